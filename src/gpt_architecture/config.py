@@ -1,0 +1,241 @@
+"""Configuration centrale : la forme du modèle et les réglages de l'entraînement simple.
+
+Deux modes exacts coexistent (voir `GPTConfig`). Rien ici ne lit l'environnement, un
+fichier ou un périphérique : ce module ne contient que des valeurs validées.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypedDict
+
+from gpt_architecture.errors import ConfigurationError
+
+END_OF_TEXT = "<|endoftext|>"
+"""Token spécial de GPT-2 : fin d'un document."""
+
+
+class GPTConfigDict(TypedDict):
+    """Les clés du document d'origine, telles qu'un dictionnaire Python les porte."""
+
+    vocab_size: int
+    context_length: int
+    emb_dim: int
+    n_heads: int
+    n_layers: int
+    drop_rate: float
+    qkv_bias: bool
+
+
+GPT_CONFIG_124M: GPTConfigDict = {
+    "vocab_size": 50257,
+    "context_length": 1024,
+    "emb_dim": 768,
+    "n_heads": 12,
+    "n_layers": 12,
+    "drop_rate": 0.1,
+    "qkv_bias": False,
+}
+"""Dictionnaire du document d'origine : GPT-2 « small », en mode livre."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """Forme d'un modèle GPT-2, immuable et validée.
+
+    Deux modes, tous deux exacts :
+
+    * **mode livre** (valeurs par défaut) : tête de sortie indépendante, initialisation
+      par défaut de PyTorch, 163 009 536 paramètres pour la taille « small » ;
+    * **mode GPT-2** (`tie_weights=True, qkv_bias=True`) : tête liée à l'embedding,
+      initialisation N(0 ; 0,02), 124 439 808 paramètres.
+
+    Attributes:
+        vocab_size: nombre de tokens du vocabulaire (V).
+        context_length: nombre maximal de positions (T max.).
+        emb_dim: largeur du modèle (D), multiple de `n_heads`.
+        n_heads: nombre de têtes d'attention (H).
+        n_layers: nombre de blocs Transformer.
+        drop_rate: probabilité d'abandon (dropout), dans [0, 1[.
+        qkv_bias: biais sur les projections requête, clé et valeur.
+        tie_weights: tête de sortie et embedding partagent le même tenseur ; choisit aussi
+            l'initialisation de GPT-2, faute de quoi les logits initiaux explosent.
+
+    Raises:
+        ConfigurationError: une valeur est du mauvais type ou hors bornes.
+    """
+
+    vocab_size: int = GPT_CONFIG_124M["vocab_size"]
+    context_length: int = GPT_CONFIG_124M["context_length"]
+    emb_dim: int = GPT_CONFIG_124M["emb_dim"]
+    n_heads: int = GPT_CONFIG_124M["n_heads"]
+    n_layers: int = GPT_CONFIG_124M["n_layers"]
+    drop_rate: float = GPT_CONFIG_124M["drop_rate"]
+    qkv_bias: bool = GPT_CONFIG_124M["qkv_bias"]
+    tie_weights: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
+            check_int(name, getattr(self, name), minimum=1)
+        for name in ("qkv_bias", "tie_weights"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(
+                    f"{name} vaut {getattr(self, name)!r}",
+                    expected="un booléen",
+                    remedy=f"donnez True ou False à {name}",
+                )
+        check_float("drop_rate", self.drop_rate, minimum=0.0, below=1.0)
+        if self.emb_dim % self.n_heads:
+            raise ConfigurationError(
+                f"emb_dim vaut {self.emb_dim} et n_heads {self.n_heads}",
+                expected="emb_dim multiple de n_heads",
+                remedy="changez l'un des deux",
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Taille d'une tête (K) : `emb_dim / n_heads`."""
+        return self.emb_dim // self.n_heads
+
+    def num_parameters(self) -> int:
+        """Nombre de paramètres distincts, par le calcul et sans construire le modèle."""
+        d = self.emb_dim
+        attention = 4 * d * d + d + (3 * d if self.qkv_bias else 0)
+        feed_forward = 2 * 4 * d * d + 4 * d + d
+        norms = 2 * 2 * d
+        body = self.n_layers * (attention + feed_forward + norms) + 2 * d
+        embeddings = (self.vocab_size + self.context_length) * d
+        head = 0 if self.tie_weights else self.vocab_size * d
+        return embeddings + body + head
+
+    def to_dict(self) -> dict[str, Any]:
+        """Toutes les clés et leurs valeurs, dans l'ordre de déclaration."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GPTConfig:
+        """Construit une configuration ; une clé inconnue est une erreur.
+
+        Les clés absentes prennent la valeur de `GPT_CONFIG_124M`.
+
+        Raises:
+            ConfigurationError: clé inconnue ou valeur invalide.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigurationError(
+                f"clé de configuration inconnue : {', '.join(map(str, unknown))}",
+                expected=", ".join(known),
+                remedy="corrigez ou retirez cette clé",
+            )
+        return cls(**values)
+
+    @classmethod
+    def coerce(cls, cfg: GPTConfig | Mapping[str, Any]) -> GPTConfig:
+        """Accepte une `GPTConfig` ou un dictionnaire aux clés du document d'origine."""
+        return cfg if isinstance(cfg, cls) else cls.from_dict(cfg)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Réglages de l'entraînement simple ; les défauts sont ceux du document d'origine.
+
+    Attributes:
+        epochs: nombre de passages sur le texte d'entraînement.
+        batch_size: séquences par lot.
+        stride: décalage entre deux fenêtres, en tokens ; None : la longueur du contexte,
+            soit des fenêtres jointives.
+        lr: taux d'apprentissage d'AdamW.
+        weight_decay: décroissance des poids d'AdamW.
+        train_ratio: part du texte, en caractères, gardée pour l'entraînement.
+        eval_freq: nombre d'étapes entre deux évaluations.
+        eval_iter: lots lus à chaque évaluation, dans chacun des deux jeux.
+        seed: graine de l'initialisation, de l'ordre des données et du dropout.
+
+    Raises:
+        ConfigurationError: une valeur est du mauvais type ou hors bornes.
+    """
+
+    epochs: int = 10
+    batch_size: int = 2
+    stride: int | None = None
+    lr: float = 4e-4
+    weight_decay: float = 0.1
+    train_ratio: float = 0.9
+    eval_freq: int = 5
+    eval_iter: int = 5
+    seed: int = 123
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_freq", "eval_iter"):
+            check_int(name, getattr(self, name), minimum=1)
+        if self.stride is not None:
+            check_int("stride", self.stride, minimum=1)
+        check_int("seed", self.seed, minimum=0, maximum=2**63 - 1)
+        check_float("lr", self.lr, above=0.0)
+        check_float("weight_decay", self.weight_decay, minimum=0.0)
+        check_float("train_ratio", self.train_ratio, above=0.0, below=1.0)
+
+
+PRESETS: dict[str, GPTConfig] = {
+    "gpt2-small": GPTConfig(qkv_bias=True, tie_weights=True),
+    "gpt2-medium": GPTConfig(
+        emb_dim=1024, n_heads=16, n_layers=24, qkv_bias=True, tie_weights=True
+    ),
+    "gpt2-large": GPTConfig(emb_dim=1280, n_heads=20, n_layers=36, qkv_bias=True, tie_weights=True),
+    "gpt2-xl": GPTConfig(emb_dim=1600, n_heads=25, n_layers=48, qkv_bias=True, tie_weights=True),
+}
+"""Les quatre tailles publiées de GPT-2 (Radford et al., 2019), en mode GPT-2."""
+
+
+def check_int(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
+    """Vérifie un entier borné.
+
+    Raises:
+        ConfigurationError: `value` n'est pas un entier, ou sort des bornes.
+    """
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if is_int and value >= minimum and (maximum is None or value <= maximum):  # type: ignore[operator]
+        return
+    upper = "" if maximum is None else f" et ≤ {maximum}"
+    raise ConfigurationError(
+        f"{name} vaut {value!r}",
+        expected=f"un entier ≥ {minimum}{upper}",
+        remedy=f"corrigez {name}",
+    )
+
+
+def check_float(
+    name: str,
+    value: object,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Vérifie un nombre fini et borné (`minimum` et `maximum` inclus, `above` et `below` exclus).
+
+    Raises:
+        ConfigurationError: `value` n'est pas un nombre fini, ou sort des bornes.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and math.isfinite(value):  # type: ignore[arg-type]
+        x = float(value)  # type: ignore[arg-type]
+        if (
+            (minimum is None or x >= minimum)
+            and (above is None or x > above)
+            and (maximum is None or x <= maximum)
+            and (below is None or x < below)
+        ):
+            return
+    bounds = (("≥", minimum), (">", above), ("≤", maximum), ("<", below))
+    limits = " et ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+    raise ConfigurationError(
+        f"{name} vaut {value!r}",
+        expected=f"un nombre {limits}".strip(),
+        remedy=f"corrigez {name}",
+    )

@@ -1,0 +1,1 @@
+"""Le modèle GPT-2 : attention, couches, cache, initialisation, poids."""

@@ -1,0 +1,81 @@
+"""Les briques du Transformer : normalisation, activation, perceptron, bloc.
+
+Formes : B lot, T tokens, D largeur.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.attention import MultiHeadAttention
+from gpt_architecture.core.kv_cache import LayerCache
+
+
+class LayerNorm(nn.Module):
+    """Normalisation de la dernière dimension (Ba et al., 2016), variance biaisée, eps 1e-5."""
+
+    def __init__(self, emb_dim: int) -> None:
+        super().__init__()
+        self.eps = 1e-5
+        self.scale = nn.Parameter(torch.ones(emb_dim))
+        self.shift = nn.Parameter(torch.zeros(emb_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (…, D) → (…, D) : (x − moyenne) / √(variance + eps) · scale + shift."""
+        return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
+
+
+class GELU(nn.Module):
+    """GELU par approximation tanh (Hendrycks et Gimpel, 2016), celle de GPT-2.
+
+    0,5 · x · (1 + tanh(√(2/π) · (x + 0,044715 · x³)))
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (…) → même forme."""
+        return F.gelu(x, approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """Perceptron appliqué à chaque position : D → 4·D → D."""
+
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(cfg.emb_dim, 4 * cfg.emb_dim),
+            GELU(),
+            nn.Linear(4 * cfg.emb_dim, cfg.emb_dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, T, D) → (B, T, D)."""
+        out: Tensor = self.layers(x)
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Bloc pré-normé : x + attention(norm1(x)), puis x + perceptron(norm2(x))."""
+
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        self.att = MultiHeadAttention(
+            d_in=cfg.emb_dim,
+            d_out=cfg.emb_dim,
+            context_length=cfg.context_length,
+            dropout=cfg.drop_rate,
+            num_heads=cfg.n_heads,
+            qkv_bias=cfg.qkv_bias,
+        )
+        self.ff = FeedForward(cfg)
+        self.norm1 = LayerNorm(cfg.emb_dim)
+        self.norm2 = LayerNorm(cfg.emb_dim)
+        self.drop_shortcut = nn.Dropout(cfg.drop_rate)
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """X (B, T, D) → (B, T, D)."""
+        x = x + self.drop_shortcut(self.att(self.norm1(x), cache))
+        x = x + self.drop_shortcut(self.ff(self.norm2(x)))
+        return x

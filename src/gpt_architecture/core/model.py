@@ -1,0 +1,103 @@
+"""GPTModel : le Transformer décodeur de GPT-2.
+
+Formes : B lot, T tokens, D largeur, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.initialization import initialize_gpt2_
+from gpt_architecture.core.kv_cache import KVCache
+from gpt_architecture.core.layers import LayerNorm, TransformerBlock
+
+
+class CausalLM(Protocol):
+    """Ce que la génération et l'évaluation demandent à un modèle.
+
+    `GPTModel` le satisfait ; un modèle compacté ou quantifié peut le satisfaire aussi.
+    """
+
+    cfg: GPTConfig
+
+    def __call__(self, in_idx: Tensor, cache: KVCache | None = None) -> Tensor:
+        """in_idx (B, T) int64 → logits (B, T, V)."""
+        ...
+
+    def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
+        """Un cache vide, sur le périphérique et dans le type du modèle."""
+        ...
+
+
+class GPTModel(nn.Module):
+    """GPT-2 (Radford et al., 2019) : embeddings, N blocs pré-normés, norme finale, tête.
+
+    Les noms des modules sont ceux du livre de Raschka, si bien que ses fichiers de poids se
+    chargent tels quels. En mode livre, une même graine donne les mêmes poids que son code.
+
+    Args:
+        cfg: `GPTConfig`, ou dictionnaire aux mêmes clés.
+    """
+
+    def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
+        super().__init__()
+        self.cfg = cfg = GPTConfig.coerce(cfg)
+        # L'ordre de création fixe les tirages aléatoires, donc les poids d'une graine.
+        self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
+        self.pos_emb = nn.Embedding(cfg.context_length, cfg.emb_dim)
+        self.drop_emb = nn.Dropout(cfg.drop_rate)
+        self.trf_blocks = nn.ModuleList([TransformerBlock(cfg) for _ in range(cfg.n_layers)])
+        self.final_norm = LayerNorm(cfg.emb_dim)
+        self.out_head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
+        if cfg.tie_weights:
+            self.tie_weights_()
+            initialize_gpt2_(self, cfg.n_layers)
+
+    def tie_weights_(self) -> None:
+        """Donne à la tête le tenseur même de l'embedding des tokens."""
+        self.out_head.weight = self.tok_emb.weight
+
+    def forward(self, in_idx: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits du token suivant, à chaque position.
+
+        Args:
+            in_idx: (B, T) int64, identifiants dans [0, V[.
+            cache: positions déjà vues ; `in_idx` en est la suite.
+
+        Returns:
+            Logits (B, T, V), non normalisés.
+
+        Raises:
+            ValueError: positions passées et nouvelles dépassent `context_length`.
+        """
+        past = 0 if cache is None else cache.length
+        end = past + in_idx.size(1)
+        if end > self.cfg.context_length:
+            raise ValueError(
+                f"{end} positions demandées, le modèle en accepte {self.cfg.context_length} ; "
+                "gardez les derniers tokens"
+            )
+        positions = torch.arange(past, end, device=in_idx.device)
+        x = self.tok_emb(in_idx) + self.pos_emb(positions)  # (B, T, D)
+        x = self.drop_emb(x)
+        for index, block in enumerate(self.trf_blocks):
+            x = block(x, None if cache is None else cache.layers[index])
+        x = self.final_norm(x)
+        logits: Tensor = self.out_head(x)  # (B, T, V)
+        return logits
+
+    def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
+        """Un cache vide, sur le périphérique et dans le type du modèle."""
+        weight = self.tok_emb.weight
+        return KVCache(
+            self.cfg, batch_size, capacity=capacity, dtype=weight.dtype, device=weight.device
+        )
+
+    def num_parameters(self) -> int:
+        """Nombre de paramètres distincts : un tenseur partagé compte une fois."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,134 @@
+"""Petits outils autour du modèle : texte ↔ tokens, pertes, modes et générateurs.
+
+Formes : B lot, T tokens, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.errors import DataError
+
+
+class TextCodec(Protocol):
+    """Le minimum demandé à un tokenizer ; celui de tiktoken convient tel quel."""
+
+    def encode(self, text: str, *, allowed_special: Any) -> list[int]:
+        """Texte → identifiants ; les tokens spéciaux permis sont reconnus dans le texte."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Identifiants → texte."""
+        ...
+
+
+def text_to_token_ids(text: str, tokenizer: TextCodec) -> Tensor:
+    """Code un texte en un lot d'une séquence : (1, T) int64. `<|endoftext|>` est reconnu."""
+    ids = tokenizer.encode(text, allowed_special={END_OF_TEXT})
+    return torch.tensor(ids, dtype=torch.int64).unsqueeze(0)  # (1, T)
+
+
+def token_ids_to_text(token_ids: Tensor, tokenizer: TextCodec) -> str:
+    """Décode une séquence (1, T) ou (T,) int64 en texte.
+
+    Raises:
+        ValueError: le lot contient plusieurs séquences.
+    """
+    if token_ids.dim() == 2 and token_ids.size(0) != 1:
+        raise ValueError(f"une seule séquence attendue, {token_ids.size(0)} reçues")
+    return tokenizer.decode(token_ids.reshape(-1).tolist())
+
+
+def calc_loss_batch(
+    input_batch: Tensor, target_batch: Tensor, model: nn.Module, device: torch.device | str
+) -> Tensor:
+    """Entropie croisée moyenne d'un lot, en nats par token (scalaire, avec son graphe).
+
+    Args:
+        input_batch: (B, T) int64.
+        target_batch: (B, T) int64, l'entrée décalée d'un token.
+        model: rend des logits (B, T, V).
+        device: où calculer.
+    """
+    logits = model(input_batch.to(device))
+    return F.cross_entropy(logits.flatten(0, 1), target_batch.to(device).flatten())
+
+
+def calc_loss_loader(
+    data_loader: DataLoader[Any],
+    model: nn.Module,
+    device: torch.device | str,
+    num_batches: int | None = None,
+) -> float:
+    """Perte moyenne sur un chargeur : somme des −log p divisée par le nombre de tokens.
+
+    Un dernier lot incomplet pèse donc selon sa taille. Ne tire rien des générateurs de
+    l'entraînement et ne garde pas de graphe ; le mode (train ou eval) reste à l'appelant.
+
+    Args:
+        data_loader: lots (entrée, cible), chacun (B, T) int64.
+        model: rend des logits (B, T, V).
+        device: où calculer.
+        num_batches: lots à lire au plus ; None : tous.
+
+    Raises:
+        DataError: aucun lot à lire.
+    """
+    total_nll, total_tokens = 0.0, 0
+    with preserved_rng(data_loader), torch.no_grad():
+        for index, (inputs, targets) in enumerate(data_loader):
+            if num_batches is not None and index >= num_batches:
+                break
+            loss = calc_loss_batch(inputs, targets, model, device)
+            total_nll += loss.item() * targets.numel()
+            total_tokens += targets.numel()
+    if total_tokens == 0:
+        raise DataError(
+            "aucun lot à évaluer",
+            expected="au moins une fenêtre de texte",
+            remedy="donnez plus de texte ou raccourcissez le contexte",
+        )
+    return total_nll / total_tokens
+
+
+@contextmanager
+def preserved_rng(*loaders: DataLoader[Any]) -> Iterator[None]:
+    """Rend, en sortant, leur état aux générateurs globaux et à ceux des chargeurs.
+
+    Évaluer ou échantillonner pendant l'entraînement ne change ainsi ni le dropout ni
+    l'ordre des données qui suivent.
+    """
+    generators = [g for loader in loaders if (g := loader.generator) is not None]
+    states = [generator.get_state() for generator in generators]
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+
+@contextmanager
+def evaluation_mode(model: object) -> Iterator[None]:
+    """Passe `model` en évaluation (pas de dropout), puis lui rend son mode.
+
+    Un modèle qui n'est pas un `nn.Module` (poids compactés) n'a pas de mode : rien ne change.
+    """
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,219 @@
+"""Le fichier de modèle `gpt-model.pt` : configuration, poids, tokenizer, métadonnées.
+
+Le fichier est écrit de façon atomique et lu avec `weights_only=True` seulement : aucun
+pickle n'est exécuté, d'où qu'il vienne.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.errors import ConfigurationError, ModelFileError, OutputError
+
+FORMAT = "gpt-architecture/model"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """Contenu d'un fichier de modèle.
+
+    Attributes:
+        config: forme du modèle.
+        state_dict: poids, par nom.
+        tokenizer: description sérialisable du tokenizer (voir `data.tokenizer`).
+        metadata: provenance et résultats, en types simples.
+    """
+
+    config: GPTConfig
+    state_dict: Mapping[str, torch.Tensor]
+    tokenizer: Mapping[str, Any]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, device: torch.device | str = "cpu") -> GPTModel:
+        """Construit le modèle, en évaluation, sans tirer de poids au hasard.
+
+        Sur CPU, les paramètres sont les tenseurs lus : rien n'est copié.
+
+        Raises:
+            ModelFileError: les poids ne correspondent pas à la configuration.
+        """
+        with torch.device("meta"):
+            model = GPTModel(self.config)
+        try:
+            model.load_state_dict(dict(self.state_dict), strict=True, assign=True)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())[:200]
+            raise ModelFileError(
+                f"les poids ne correspondent pas à la configuration du fichier : {detail}",
+                expected=f"les poids d'un modèle {self.config}",
+                remedy="réentraînez le modèle ou reprenez le fichier d'origine",
+            ) from None
+        if self.config.tie_weights:
+            model.tie_weights_()
+        return model.to(device).eval()
+
+
+def save_model(
+    path: Path | str,
+    model: nn.Module,
+    config: GPTConfig,
+    *,
+    tokenizer: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Écrit le fichier de modèle, entier ou pas du tout.
+
+    Args:
+        path: fichier à écrire ; son dossier est créé au besoin.
+        model: modèle dont les poids sont enregistrés (sur CPU dans le fichier).
+        config: forme du modèle.
+        tokenizer: description sérialisable du tokenizer.
+        metadata: provenance, en types simples (texte, nombres, listes, dictionnaires).
+
+    Raises:
+        OutputError: le disque refuse l'écriture ; l'ancien fichier est intact.
+    """
+    state = {name: tensor.detach().to("cpu") for name, tensor in model.state_dict().items()}
+    payload = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": config.to_dict(),
+        "tokenizer": dict(tokenizer),
+        "metadata": dict(metadata or {}),
+        "state_dict": state,
+    }
+    write_atomically(Path(path), lambda temporary: torch.save(payload, temporary))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Fait écrire un fichier provisoire voisin, le vide sur disque, puis le renomme en `path`.
+
+    Raises:
+        OutputError: le système refuse ; `path` n'a pas changé et le provisoire est retiré.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except (OSError, RuntimeError) as error:  # torch.save signale un disque plein par RuntimeError
+        raise OutputError(
+            f"impossible d'écrire {path} ({_first_line(error)})",
+            expected="un dossier accessible en écriture et assez de place",
+            remedy="libérez de la place ou changez de dossier avec --output-dir",
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def read_model(path: Path | str) -> ModelFile:
+    """Lit un fichier de modèle ; les poids restent projetés en mémoire depuis le disque.
+
+    Raises:
+        ModelFileError: fichier absent, illisible, dangereux ou d'un autre format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(
+            f"modèle introuvable : {path}",
+            expected="un fichier écrit par l'entraînement",
+            remedy="entraînez d'abord (make train) ou donnez --model CHEMIN",
+        )
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise ModelFileError(
+            f"{path} contient autre chose que des poids (objet Python refusé)",
+            expected="un fichier écrit par l'entraînement",
+            remedy="n'ouvrez pas ce fichier et demandez-en un sûr à sa source",
+        ) from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise ModelFileError(
+            f"{path} est illisible : {_first_line(error)}",
+            expected="un fichier de modèle complet",
+            remedy="recopiez-le ou réentraînez le modèle",
+        ) from error
+    return _parse(path, payload)
+
+
+def _parse(path: Path, payload: object) -> ModelFile:
+    expected = f"un fichier de modèle {FORMAT} en version {VERSION}"
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path} n'est pas un modèle de ce projet",
+            expected=expected,
+            remedy="donnez un fichier écrit par « gpt-architecture train »",
+        )
+    if payload.get("version") != VERSION:
+        raise ModelFileError(
+            f"{path} est en version {payload.get('version')!r}",
+            expected=expected,
+            remedy="mettez gpt-architecture à jour",
+        )
+    parts = {name: payload.get(name) for name in ("config", "tokenizer", "metadata", "state_dict")}
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise ModelFileError(
+                f"{path} : la partie {name} manque ou est mal formée",
+                expected=expected,
+                remedy="recopiez le fichier ou réentraînez le modèle",
+            )
+    if not all(isinstance(tensor, torch.Tensor) for tensor in parts["state_dict"].values()):  # type: ignore[union-attr]
+        raise ModelFileError(
+            f"{path} : state_dict contient autre chose que des tenseurs",
+            expected=expected,
+            remedy="recopiez le fichier ou réentraînez le modèle",
+        )
+    try:
+        config = GPTConfig.from_dict(parts["config"])  # type: ignore[arg-type]
+    except ConfigurationError as error:
+        raise ModelFileError(
+            f"{path} : {error.found}", expected=error.expected, remedy="réentraînez le modèle"
+        ) from None
+    return ModelFile(
+        config=config,
+        state_dict=parts["state_dict"],  # type: ignore[arg-type]
+        tokenizer=parts["tokenizer"],  # type: ignore[arg-type]
+        metadata=parts["metadata"],  # type: ignore[arg-type]
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name != "posix":  # Windows ne sait pas vider un dossier
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Le texte : d'où il vient, comment il devient des tokens, comment il devient des lots."""

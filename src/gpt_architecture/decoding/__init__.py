@@ -1,0 +1,1 @@
+"""Du modèle au texte : stratégies de décodage, boucles de génération, flux."""

@@ -1,0 +1,74 @@
+"""Stratégies de décodage : des fonctions pures, par lots.
+
+Formes : (…, V), V vocabulaire. Les deux filtres rendent les logits, −∞ là où le token est
+retiré ; il reste toujours au moins un token.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gpt_architecture.config import check_float, check_int
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """Token le plus probable : (…, V) → (…, 1) int64. À égalité, le plus petit identifiant."""
+    return logits.argmax(dim=-1, keepdim=True)
+
+
+def softmax_avec_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Distribution softmax(logits / temperature) : (…, V) → (…, V), de somme 1.
+
+    Une température de 0 n'est pas une division : toute la masse va au token le plus
+    probable. Sous 1 la distribution se resserre, au-dessus elle s'aplatit.
+
+    Raises:
+        ConfigurationError: température négative ou non finie.
+    """
+    check_float("temperature", temperature, minimum=0.0)
+    if temperature == 0:
+        return torch.zeros_like(logits).scatter(-1, greedy(logits), 1.0)
+    # On ôte le maximum avant de diviser : une température minuscule ne déborde pas.
+    shifted = logits - logits.amax(dim=-1, keepdim=True)
+    return torch.softmax(shifted / temperature, dim=-1)
+
+
+def top_k(logits: Tensor, k: int) -> Tensor:
+    """Garde exactement les k plus grands logits (Fan et al., 2018).
+
+    k est ramené à la taille du vocabulaire. À égalité sur la k-ième place, les plus petits
+    identifiants sont gardés.
+
+    Raises:
+        ConfigurationError: k n'est pas un entier ≥ 1.
+    """
+    check_int("k", k, minimum=1)
+    k = min(k, logits.size(-1))
+    threshold = logits.topk(k, dim=-1).values[..., -1:]
+    above = logits > threshold
+    tied = logits == threshold
+    seats_left = k - above.sum(dim=-1, keepdim=True)
+    kept = above | (tied & (tied.cumsum(dim=-1) <= seats_left))
+    return logits.masked_fill(~kept, -torch.inf)
+
+
+def top_p(logits: Tensor, p: float) -> Tensor:
+    """Garde le plus petit ensemble de tokens dont la probabilité atteint p (Holtzman et al., 2020).
+
+    Le token qui franchit p est gardé, si bien que p = 0 garde le plus probable seul ; p = 1
+    garde tout. À probabilité égale, les plus petits identifiants passent d'abord.
+
+    Raises:
+        ConfigurationError: p hors de [0, 1].
+    """
+    check_float("p", p, minimum=0.0, maximum=1.0)
+    if p == 1:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = torch.softmax(ordered.double(), dim=-1)
+    mass_before = probabilities.cumsum(dim=-1) - probabilities
+    kept_in_order = mass_before < p
+    kept_in_order[..., 0] = True
+    kept = torch.zeros_like(kept_in_order).scatter(-1, order, kept_in_order)
+    return logits.masked_fill(~kept, -torch.inf)

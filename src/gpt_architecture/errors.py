@@ -1,0 +1,71 @@
+"""Hiérarchie d'erreurs destinées à la personne qui utilise le projet.
+
+Chaque erreur tient en une phrase et répond à trois questions : qu'a-t-on trouvé,
+qu'attendait-on, que faire. Les commandes l'affichent telle quelle, sans pile
+d'appels, et terminent avec `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class GPTArchitectureError(Exception):
+    """Racine de toutes les erreurs prévues par le projet.
+
+    Args:
+        found: ce qui a été trouvé (« --lr vaut -1 »).
+        expected: ce qui était attendu (« un nombre strictement positif »).
+        remedy: ce qu'il faut faire, à l'impératif (« corrigez --lr »).
+    """
+
+    exit_code = 1
+
+    def __init__(self, found: str, *, expected: str, remedy: str) -> None:
+        self.found = found
+        self.expected = expected
+        self.remedy = remedy
+        super().__init__(f"{found} (attendu : {expected}) ; {remedy}.")
+
+
+class ConfigurationError(GPTArchitectureError, ValueError):
+    """Une option, une configuration ou un argument est invalide."""
+
+    exit_code = 2
+
+
+class DataError(GPTArchitectureError, ValueError):
+    """Un texte ou un fichier de données ne convient pas."""
+
+
+class TokenizerError(GPTArchitectureError, ValueError):
+    """Un tokenizer est inconnu, incomplet, ou ne sait pas coder un texte."""
+
+
+class ModelFileError(GPTArchitectureError):
+    """Un fichier de modèle manque, est illisible ou ne correspond pas à sa configuration."""
+
+
+class OutputError(GPTArchitectureError):
+    """Un fichier de sortie ne peut pas être écrit, ou ne doit pas être écrasé."""
+
+
+class GenerationError(GPTArchitectureError):
+    """Le modèle a produit des valeurs à partir desquelles on ne peut pas tirer de token."""
+
+
+class MissingDependencyError(GPTArchitectureError, ImportError):
+    """Une bibliothèque facultative manque.
+
+    Args:
+        package: nom du paquet à installer.
+        purpose: ce à quoi il sert ici (« tracer les courbes »).
+        extra: groupe optionnel du projet qui l'apporte, s'il existe.
+    """
+
+    def __init__(self, package: str, *, purpose: str, extra: str | None = None) -> None:
+        target = f'"gpt-architecture[{extra}]"' if extra else package
+        super().__init__(
+            f"le paquet {package} n'est pas installé",
+            expected=f"{package}, pour {purpose}",
+            remedy=f"installez-le : pip install {target}",
+        )
+        self.package = package

@@ -1,0 +1,1 @@
+"""Mesurer : comparer des stratégies de décodage, regarder une distribution."""

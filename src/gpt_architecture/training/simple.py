@@ -1,0 +1,198 @@
+"""La boucle d'entraînement simple : la plus courte qui soit juste.
+
+Évaluer et échantillonner n'y changent jamais les poids : leurs tirages sont rendus aux
+générateurs de l'entraînement.
+
+Formes : B lot, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sized
+from typing import Any, Protocol, cast
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.utils import (
+    TextCodec,
+    calc_loss_batch,
+    calc_loss_loader,
+    evaluation_mode,
+    preserved_rng,
+    text_to_token_ids,
+)
+from gpt_architecture.decoding.generator import stream_tokens
+from gpt_architecture.decoding.sampling import greedy_token
+from gpt_architecture.errors import GPTArchitectureError
+
+SAMPLE_TOKENS = 50
+"""Longueur des exemples générés pendant l'entraînement, en tokens."""
+
+
+class TrainingError(GPTArchitectureError):
+    """L'entraînement ne peut pas continuer."""
+
+
+class TrainingReporter(Protocol):
+    """Ce que la boucle raconte, étape par étape ; à chacun de l'afficher à sa façon."""
+
+    def on_start(self, total_steps: int) -> None:
+        """L'entraînement commence ; il fera `total_steps` étapes."""
+        ...
+
+    def on_step(self, step: int, batch_tokens: int) -> None:
+        """L'étape `step` (à partir de 0) est faite ; elle a lu `batch_tokens` tokens."""
+        ...
+
+    def on_evaluation(self, epoch: int, step: int, train_loss: float, val_loss: float) -> None:
+        """Pertes mesurées après l'étape `step` de l'époque `epoch` (à partir de 1)."""
+        ...
+
+    def on_sample(self, epoch: int, text: str) -> None:
+        """Exemple généré à la fin de l'époque `epoch`."""
+        ...
+
+
+class PrintReporter:
+    """Affiche les pertes et les exemples, une ligne chacun, sur la sortie standard."""
+
+    def on_start(self, total_steps: int) -> None:
+        """Rien à dire."""
+
+    def on_step(self, step: int, batch_tokens: int) -> None:
+        """Rien à dire."""
+
+    def on_evaluation(self, epoch: int, step: int, train_loss: float, val_loss: float) -> None:
+        """Affiche les deux pertes."""
+        print(format_evaluation(epoch, step, train_loss, val_loss))
+
+    def on_sample(self, epoch: int, text: str) -> None:
+        """Affiche l'exemple sur une ligne."""
+        print(" ".join(text.split()))
+
+
+def format_evaluation(epoch: int, step: int, train_loss: float, val_loss: float) -> str:
+    """Une ligne : époque, étape, pertes d'entraînement et de validation (nats par token)."""
+    return (
+        f"Époque {epoch} (étape {step:06d}) : "
+        f"perte entraînement {train_loss:.3f}, validation {val_loss:.3f}"
+    )
+
+
+def train_model_simple(
+    model: GPTModel,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str,
+    num_epochs: int,
+    eval_freq: int,
+    eval_iter: int,
+    start_context: str,
+    tokenizer: TextCodec,
+    *,
+    reporter: TrainingReporter | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> tuple[list[float], list[float], list[int]]:
+    """Entraîne `model`, évalue toutes les `eval_freq` étapes, génère un exemple par époque.
+
+    Args:
+        model: déjà sur `device`.
+        train_loader: lots d'entraînement (entrée, cible), chacun (B, T) int64.
+        val_loader: lots de validation.
+        optimizer: sur les paramètres de `model`.
+        device: où calculer.
+        num_epochs: passages sur `train_loader`.
+        eval_freq: étapes entre deux évaluations ; la première suit l'étape 0.
+        eval_iter: lots lus dans chaque jeu à chaque évaluation.
+        start_context: début des exemples générés.
+        tokenizer: pour coder et décoder les exemples.
+        reporter: à qui raconter ; None : affichage simple.
+        should_stop: interrogé après chaque étape ; vrai : la boucle rend la main.
+
+    Returns:
+        (pertes d'entraînement, pertes de validation, tokens lus), une valeur par évaluation.
+
+    Raises:
+        TrainingError: la perte n'est plus un nombre ; les poids n'ont pas été touchés par
+            cette étape.
+    """
+    reporter = PrintReporter() if reporter is None else reporter
+    train_losses: list[float] = []
+    val_losses: list[float] = []
+    track_tokens_seen: list[int] = []
+    tokens_seen, step = 0, -1
+    reporter.on_start(num_epochs * len(cast(Sized, train_loader)))
+
+    for epoch in range(1, num_epochs + 1):
+        model.train()
+        for input_batch, target_batch in cast(Iterable[Any], train_loader):
+            optimizer.zero_grad(set_to_none=True)
+            loss = calc_loss_batch(input_batch, target_batch, model, device)
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"la perte vaut {loss.item()} à l'étape {step + 1}",
+                    expected="un nombre fini",
+                    remedy="réduisez le taux d'apprentissage (--lr)",
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            del loss  # libère le graphe avant l'évaluation
+            step += 1
+            tokens_seen += input_batch.numel()
+            reporter.on_step(step, input_batch.numel())
+
+            if step % eval_freq == 0:
+                train_loss, val_loss = evaluate_model(
+                    model, train_loader, val_loader, device, eval_iter
+                )
+                train_losses.append(train_loss)
+                val_losses.append(val_loss)
+                track_tokens_seen.append(tokens_seen)
+                reporter.on_evaluation(epoch, step, train_loss, val_loss)
+            if should_stop is not None and should_stop():
+                return train_losses, val_losses, track_tokens_seen
+
+        reporter.on_sample(epoch, generate_sample(model, tokenizer, device, start_context))
+
+    return train_losses, val_losses, track_tokens_seen
+
+
+def evaluate_model(
+    model: nn.Module,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any],
+    device: torch.device | str,
+    eval_iter: int | None,
+) -> tuple[float, float]:
+    """Pertes (entraînement, validation) en nats par token, sans dropout.
+
+    Le modèle retrouve ensuite son mode, les générateurs leur état.
+
+    Args:
+        eval_iter: lots lus dans chaque jeu ; None : tous.
+    """
+    with evaluation_mode(model):
+        train_loss = calc_loss_loader(train_loader, model, device, num_batches=eval_iter)
+        val_loss = calc_loss_loader(val_loader, model, device, num_batches=eval_iter)
+    return train_loss, val_loss
+
+
+def generate_sample(
+    model: GPTModel, tokenizer: TextCodec, device: torch.device | str, start_context: str
+) -> str:
+    """Texte glouton de `SAMPLE_TOKENS` tokens à la suite de `start_context`, début compris."""
+    ids = text_to_token_ids(start_context, tokenizer).to(device)
+    with preserved_rng():
+        produced = [t for t, _ in stream_tokens(model, ids, SAMPLE_TOKENS, greedy_token)]
+    return tokenizer.decode(torch.cat([ids, *produced], dim=1)[0].tolist())
+
+
+def generate_and_print_sample(
+    model: GPTModel, tokenizer: TextCodec, device: torch.device | str, start_context: str
+) -> None:
+    """Affiche, sur une ligne, un exemple de ce que le modèle écrit."""
+    print(" ".join(generate_sample(model, tokenizer, device, start_context).split()))

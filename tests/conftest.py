@@ -1,0 +1,59 @@
+"""Ce que les tests partagent : pas de réseau, un petit modèle, un petit texte."""
+
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.model import GPTModel
+
+HERE = Path(__file__).resolve().parent
+runpy.run_path(str(HERE / "_sans_reseau" / "sitecustomize.py"))  # bloque le réseau ici aussi
+ROOT = HERE.parent
+SHARED_DATA = Path(os.environ.get("GPT_ARCHITECTURE_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+FRENCH_TEXT = (
+    "Le passeur leva la lampe deux fois, puis il détacha le bateau. L'eau frottait les "
+    "graviers ; elle se taisait au milieu. — Regarde l'eau, dit-il. Elle regarda l'eau. "
+) * 12
+
+
+@pytest.fixture
+def tiny_config():
+    """Une forme minuscule en mode livre ; vocabulaire de GPT-2 réduit."""
+    return GPTConfig(
+        vocab_size=61, context_length=16, emb_dim=24, n_heads=3, n_layers=2, drop_rate=0.0
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """Modèle minuscule, en évaluation, aux poids fixés."""
+    torch.manual_seed(0)
+    return GPTModel(tiny_config).eval()
+
+
+@pytest.fixture
+def verdict_path():
+    """The Verdict, s'il est à côté du projet."""
+    path = SHARED_DATA / "the-verdict.txt"
+    if not path.is_file():
+        pytest.skip(f"texte absent : {path} (GPT_ARCHITECTURE_TEST_DATA le situe)")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def isolated_environment(monkeypatch, tmp_path):
+    """Chaque test a son dossier de travail et n'hérite d'aucun réglage."""
+    for name in list(os.environ):
+        if name.startswith("GPT_ARCHITECTURE_") and name != "GPT_ARCHITECTURE_TEST_DATA":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("GPT_ARCHITECTURE_OFFLINE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(HERE / "_sans_reseau"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    workdir = tmp_path / "travail"
+    workdir.mkdir()
+    monkeypatch.chdir(workdir)
