@@ -41,6 +41,56 @@ GPT_CONFIG_124M: GPTConfigDict = {
 """Dictionnaire du document d'origine : GPT-2 « small », en mode livre."""
 
 
+def check_int(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
+    """Vérifie un entier borné.
+
+    Raises:
+        ConfigurationError: `value` n'est pas un entier, ou sort des bornes.
+    """
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if is_int and value >= minimum and (maximum is None or value <= maximum):  # type: ignore[operator]
+        return
+    upper = "" if maximum is None else f" et ≤ {maximum}"
+    raise ConfigurationError(
+        f"{name} vaut {value!r}",
+        expected=f"un entier ≥ {minimum}{upper}",
+        remedy=f"corrigez {name}",
+    )
+
+
+def check_float(
+    name: str,
+    value: object,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Vérifie un nombre fini et borné (`minimum` et `maximum` inclus, `above` et `below` exclus).
+
+    Raises:
+        ConfigurationError: `value` n'est pas un nombre fini, ou sort des bornes.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and math.isfinite(value):  # type: ignore[arg-type]
+        x = float(value)  # type: ignore[arg-type]
+        if (
+            (minimum is None or x >= minimum)
+            and (above is None or x > above)
+            and (maximum is None or x <= maximum)
+            and (below is None or x < below)
+        ):
+            return
+    bounds = (("≥", minimum), (">", above), ("≤", maximum), ("<", below))
+    limits = " et ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+    raise ConfigurationError(
+        f"{name} vaut {value!r}",
+        expected=f"un nombre {limits}".strip(),
+        remedy=f"corrigez {name}",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """Forme d'un modèle GPT-2, immuable et validée.
@@ -189,53 +239,3 @@ PRESETS: dict[str, GPTConfig] = {
     "gpt2-xl": GPTConfig(emb_dim=1600, n_heads=25, n_layers=48, qkv_bias=True, tie_weights=True),
 }
 """Les quatre tailles publiées de GPT-2 (Radford et al., 2019), en mode GPT-2."""
-
-
-def check_int(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
-    """Vérifie un entier borné.
-
-    Raises:
-        ConfigurationError: `value` n'est pas un entier, ou sort des bornes.
-    """
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if is_int and value >= minimum and (maximum is None or value <= maximum):  # type: ignore[operator]
-        return
-    upper = "" if maximum is None else f" et ≤ {maximum}"
-    raise ConfigurationError(
-        f"{name} vaut {value!r}",
-        expected=f"un entier ≥ {minimum}{upper}",
-        remedy=f"corrigez {name}",
-    )
-
-
-def check_float(
-    name: str,
-    value: object,
-    *,
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-    below: float | None = None,
-) -> None:
-    """Vérifie un nombre fini et borné (`minimum` et `maximum` inclus, `above` et `below` exclus).
-
-    Raises:
-        ConfigurationError: `value` n'est pas un nombre fini, ou sort des bornes.
-    """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and math.isfinite(value):  # type: ignore[arg-type]
-        x = float(value)  # type: ignore[arg-type]
-        if (
-            (minimum is None or x >= minimum)
-            and (above is None or x > above)
-            and (maximum is None or x <= maximum)
-            and (below is None or x < below)
-        ):
-            return
-    bounds = (("≥", minimum), (">", above), ("≤", maximum), ("<", below))
-    limits = " et ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
-    raise ConfigurationError(
-        f"{name} vaut {value!r}",
-        expected=f"un nombre {limits}".strip(),
-        remedy=f"corrigez {name}",
-    )
