@@ -7,6 +7,20 @@ d'appels, et terminent avec `exit_code`.
 
 from __future__ import annotations
 
+import errno
+
+_REASONS = {
+    errno.ENOENT: "fichier absent",
+    errno.EACCES: "accès refusé",
+    errno.EPERM: "opération refusée",
+    errno.EISDIR: "c'est un dossier",
+    errno.ENOTDIR: "un élément du chemin n'est pas un dossier",
+    errno.ENOSPC: "disque plein",
+    errno.EROFS: "système de fichiers en lecture seule",
+    errno.EEXIST: "existe déjà",
+    errno.ENAMETOOLONG: "nom trop long",
+}
+
 
 class GPTArchitectureError(Exception):
     """Racine de toutes les erreurs prévues par le projet.
@@ -69,3 +83,10 @@ class MissingDependencyError(GPTArchitectureError, ImportError):
             remedy=f"installez-le : pip install {target}",
         )
         self.package = package
+
+
+def reason(error: BaseException) -> str:
+    """La cause d'une erreur du système ou d'une bibliothèque, en une ligne courte."""
+    known = _REASONS.get(error.errno) if isinstance(error, OSError) and error.errno else None
+    text = str(error).strip()
+    return known or (text.splitlines()[0] if text else type(error).__name__)

@@ -19,7 +19,7 @@ from torch import nn
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.errors import ConfigurationError, ModelFileError, OutputError
+from gpt_architecture.errors import ConfigurationError, ModelFileError, OutputError, reason
 
 FORMAT = "gpt-architecture/model"
 VERSION = 1
@@ -117,7 +117,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         _sync_directory(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save signale un disque plein par RuntimeError
         raise OutputError(
-            f"impossible d'écrire {path} ({_first_line(error)})",
+            f"impossible d'écrire {path} : {reason(error)}",
             expected="un dossier accessible en écriture et assez de place",
             remedy="libérez de la place ou changez de dossier avec --output-dir",
         ) from error
@@ -149,7 +149,7 @@ def read_model(path: Path | str) -> ModelFile:
         ) from None
     except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise ModelFileError(
-            f"{path} est illisible : {_first_line(error)}",
+            f"{path} est illisible : {reason(error)}",
             expected="un fichier de modèle complet",
             remedy="recopiez-le ou réentraînez le modèle",
         ) from error
@@ -196,11 +196,6 @@ def _parse(path: Path, payload: object) -> ModelFile:
         tokenizer=parts["tokenizer"],  # type: ignore[arg-type]
         metadata=parts["metadata"],  # type: ignore[arg-type]
     )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _umask() -> int:

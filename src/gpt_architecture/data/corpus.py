@@ -19,7 +19,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.errors import DataError
+from gpt_architecture.errors import DataError, reason
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"{path} ne peut pas être lu ({error.strerror or error})",
+            f"{path} ne peut pas être lu : {reason(error)}",
             expected="un fichier texte lisible",
             remedy="vérifiez le chemin et les droits",
         ) from None

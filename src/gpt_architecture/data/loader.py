@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gpt_architecture.config import END_OF_TEXT, check_float, check_int
+from gpt_architecture.config import END_OF_TEXT, TrainingConfig, check_float, check_int
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer
 from gpt_architecture.errors import DataError
 
@@ -119,3 +119,47 @@ def split_text(text: str, train_ratio: float = 0.9) -> tuple[str, str]:
     check_float("train_ratio", train_ratio, above=0.0, below=1.0)
     cut = int(train_ratio * len(text))
     return text[:cut], text[cut:]
+
+
+def create_train_val_loaders(
+    text: str,
+    tokenizer: Tokenizer,
+    *,
+    context_length: int,
+    training: TrainingConfig,
+) -> tuple[DataLoader[tuple[Tensor, Tensor]], DataLoader[tuple[Tensor, Tensor]]]:
+    """Chargeurs d'entraînement (mélangé, lots entiers) et de validation (dans l'ordre, tout).
+
+    Le mélange a son propre générateur, tiré de `training.seed` : il ne dépend pas du dropout.
+
+    Args:
+        text: le texte entier ; il est coupé selon `training.train_ratio`.
+        tokenizer: voir `data.tokenizer.Tokenizer`.
+        context_length: longueur d'une fenêtre (T).
+        training: réglages de l'entraînement.
+
+    Raises:
+        DataError: l'une des deux parts est trop courte ; le message dit laquelle.
+    """
+    stride = context_length if training.stride is None else training.stride
+    parts = split_text(text, training.train_ratio)
+    loaders = []
+    for name, part in zip(("entraînement", "validation"), parts, strict=True):
+        is_training = name == "entraînement"
+        try:
+            loader = create_dataloader_v1(
+                part,
+                batch_size=training.batch_size,
+                max_length=context_length,
+                stride=stride,
+                shuffle=is_training,
+                drop_last=is_training,
+                tokenizer=tokenizer,
+                generator=torch.Generator().manual_seed(training.seed),
+            )
+        except DataError as error:
+            raise DataError(
+                f"part de {name} : {error.found}", expected=error.expected, remedy=error.remedy
+            ) from None
+        loaders.append(loader)
+    return loaders[0], loaders[1]

@@ -75,11 +75,9 @@ class PrintReporter:
 
 
 def format_evaluation(epoch: int, step: int, train_loss: float, val_loss: float) -> str:
-    """Une ligne : époque, étape, pertes d'entraînement et de validation (nats par token)."""
-    return (
-        f"Époque {epoch} (étape {step:06d}) : "
-        f"perte entraînement {train_loss:.3f}, validation {val_loss:.3f}"
-    )
+    """Une ligne : époque, étape, pertes en nats par token, à virgule décimale."""
+    losses = f"perte entraînement {train_loss:.3f}, validation {val_loss:.3f}"
+    return f"Époque {epoch} (étape {step:06d}) : {losses}".replace(".", ",")
 
 
 def train_model_simple(

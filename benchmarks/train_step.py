@@ -1,0 +1,245 @@
+"""Le pas d'entraînement, contre une référence simple et contre Transformers.
+
+Question : combien de tokens par seconde pour un pas complet (avant, arrière, AdamW) de
+GPT-124M en mode livre, lots de 2 × 256, dropout 0,1 ? Les candidats tournent en alternance
+dans ce même processus ; on imprime les médianes et les rapports.
+
+    python benchmarks/train_step.py [--quick] [--json FICHIER] [--pairs N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.utils import calc_loss_batch
+
+LR, WEIGHT_DECAY = 4e-4, 0.1
+Step = Callable[[Tensor, Tensor], float]
+
+
+class ReferenceLayerNorm(nn.Module):
+    """Normalisation en opérations séparées."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+        self.shift = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) → (B, T, D)."""
+        mean = x.mean(dim=-1, keepdim=True)
+        variance = x.var(dim=-1, keepdim=True, unbiased=False)
+        return self.scale * (x - mean) / torch.sqrt(variance + 1e-5) + self.shift
+
+
+class ReferenceBlock(nn.Module):
+    """Bloc pré-normé : trois projections séparées, softmax explicite, GELU en formule."""
+
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        d = cfg.emb_dim
+        self.heads, self.width = cfg.n_heads, d
+        self.query, self.key, self.value = (nn.Linear(d, d, bias=False) for _ in range(3))
+        self.out = nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+        self.norm1, self.norm2 = ReferenceLayerNorm(d), ReferenceLayerNorm(d)
+        self.drop_attention = nn.Dropout(cfg.drop_rate)
+        self.drop = nn.Dropout(cfg.drop_rate)
+        mask = torch.triu(torch.ones(cfg.context_length, cfg.context_length), diagonal=1)
+        self.register_buffer("mask", mask.bool(), persistent=False)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """x (B, T, D) → (B, T, D)."""
+        batch, tokens, _ = x.shape
+        shape = (batch, tokens, self.heads, self.width // self.heads)
+        q, k, v = (
+            layer(x).view(shape).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        scores = q @ k.transpose(2, 3)  # (B, H, T, T)
+        mask: Tensor = self.mask  # type: ignore[assignment]
+        scores = scores.masked_fill(mask[:tokens, :tokens], -torch.inf)
+        weights = torch.softmax(scores / math.sqrt(q.size(-1)), dim=-1)
+        context = self.drop_attention(weights) @ v
+        joined = context.transpose(1, 2).contiguous().view(batch, tokens, self.width)
+        out: Tensor = self.out(joined)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) → (B, T, D)."""
+        x = x + self.drop(self.attention(self.norm1(x)))
+        h = self.up(self.norm2(x))
+        cube = h + 0.044715 * torch.pow(h, 3)
+        h = 0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * cube))
+        return x + self.drop(self.down(h))
+
+
+class ReferenceGPT(nn.Module):
+    """Le même modèle, écrit au plus simple."""
+
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
+        self.positions = nn.Embedding(cfg.context_length, cfg.emb_dim)
+        self.drop = nn.Dropout(cfg.drop_rate)
+        self.blocks = nn.Sequential(*(ReferenceBlock(cfg) for _ in range(cfg.n_layers)))
+        self.norm = ReferenceLayerNorm(cfg.emb_dim)
+        self.head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (B, T) → logits (B, T, V)."""
+        x = self.tokens(ids) + self.positions(torch.arange(ids.size(1)))
+        logits: Tensor = self.head(self.norm(self.blocks(self.drop(x))))
+        return logits
+
+
+def ours(cfg: GPTConfig) -> Step:
+    """Le pas de ce projet, tel que `train` le fait."""
+    model = GPTModel(cfg).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
+    return make_step(lambda x, y: calc_loss_batch(x, y, model, "cpu"), optimizer)
+
+
+def reference(cfg: GPTConfig) -> Step:
+    """Le pas de la référence simple, AdamW ordinaire."""
+    model = ReferenceGPT(cfg).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+
+    return make_step(loss, optimizer)
+
+
+def transformers_gpt2(cfg: GPTConfig) -> Step:
+    """Le GPT-2 de Transformers, de même forme (tête indépendante), AdamW ordinaire."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model: Any = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=cfg.vocab_size,
+            n_positions=cfg.context_length,
+            n_embd=cfg.emb_dim,
+            n_head=cfg.n_heads,
+            n_layer=cfg.n_layers,
+            tie_word_embeddings=False,
+            use_cache=False,
+        )
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        logits = model(input_ids=x, use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+    return make_step(loss, optimizer)
+
+
+def make_step(
+    loss_of: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer
+) -> Step:
+    """Un pas complet ; rend la perte."""
+
+    def step(x: Tensor, y: Tensor) -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(x, y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def measure(steps: dict[str, Step], batches: list[tuple[Tensor, Tensor]]) -> dict[str, list[float]]:
+    """Durées (s) de chaque candidat ; ils alternent à chaque lot, l'ordre tournant."""
+    names = list(steps)
+    for name in names:  # échauffement : allocations, moments d'AdamW
+        steps[name](*batches[0])
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for index, batch in enumerate(batches):
+        for name in names[index % len(names) :] + names[: index % len(names)]:
+            start = time.perf_counter()
+            loss = steps[name](*batch)
+            seconds[name].append(time.perf_counter() - start)
+            assert math.isfinite(loss), f"{name} : perte {loss}"
+    return seconds
+
+
+def main() -> None:
+    """Mesure, imprime le tableau, écrit le JSON demandé."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--quick", action="store_true", help="moins d'une minute, petit modèle")
+    parser.add_argument("--pairs", type=int, default=9, help="passages par candidat")
+    parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
+    arguments = parser.parse_args()
+
+    torch.manual_seed(123)
+    cfg = GPTConfig(context_length=256)
+    pairs = arguments.pairs
+    if arguments.quick:
+        cfg, pairs = GPTConfig(context_length=256, emb_dim=384, n_layers=4), 5
+    candidates: dict[str, Callable[[GPTConfig], Step]] = {
+        "ce projet": ours,
+        "référence simple": reference,
+        "Transformers GPT-2": transformers_gpt2,
+    }
+    steps: dict[str, Step] = {}
+    for name, build in candidates.items():
+        try:
+            steps[name] = build(cfg)
+        except ImportError as error:
+            print(f"pair absent : {name} ({error}) ; pip install -r requirements-bench.txt")
+    gc.collect()
+    batches = []
+    for _ in range(pairs):
+        ids = torch.randint(cfg.vocab_size, (2, cfg.context_length + 1))
+        batches.append((ids[:, :-1].contiguous(), ids[:, 1:].contiguous()))
+    seconds = measure(steps, batches)
+
+    tokens = batches[0][0].numel()
+    own = statistics.median(seconds["ce projet"])
+    print(
+        f"Pas d'entraînement, 2 × {cfg.context_length} tokens, {cfg.num_parameters():,} paramètres,"
+    )
+    print(
+        f"dropout {cfg.drop_rate}, fp32, {torch.get_num_threads()} fils, médianes de {pairs} passages\n"
+    )
+    print(f"{'candidat':<20} {'s/pas':>8} {'tokens/s':>10} {'ce projet, rapport':>20}")
+    rows = []
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        ratio = statistics.median(
+            other / mine for other, mine in zip(values, seconds["ce projet"], strict=True)
+        )
+        print(f"{name:<20} {median:>8.2f} {tokens / median:>10.0f} {ratio:>19.2f}×")
+        if name != "ce projet":
+            rows.append(
+                {
+                    "name": f"pas d'entraînement, contre {name}",
+                    "ours": tokens / own,
+                    "peer": tokens / median,
+                    "ratio": ratio,
+                    "unit": "tokens/s",
+                }
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Les commandes : lire les options, appeler la bibliothèque, afficher."""

@@ -1,0 +1,311 @@
+"""Ce que les commandes partagent : aide en français, configuration, erreurs, codes de sortie.
+
+Codes : 0 réussite, 1 échec (une ligne claire), 2 mauvais usage, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import cyclopts
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.config import Dict as ConfigDict
+from cyclopts.config import Env
+from cyclopts.help import DefaultFormatter
+
+from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, reason
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpEntry, HelpPanel
+    from rich.console import Console, ConsoleOptions
+
+ENV_PREFIX = "GPT_ARCHITECTURE_"
+MODEL_NAME = "gpt-model.pt"
+_PARENTS_SEARCHED = 4  # scripts/ → gpt_architecture/ → src/ → racine du projet
+_METAVARS = {
+    "INT": "ENTIER",
+    "FLOAT": "NOMBRE",
+    "STR": "TEXTE",
+    "PATH": "CHEMIN",
+    "CHOICE": "CHOIX",
+}
+_TYPES = {"int": "un entier", "float": "un nombre", "bool": "un booléen (true ou false)"}
+
+T = TypeVar("T")
+
+
+@Parameter(name="*", group=Group("Général", sort_key=9))
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """Options communes à toutes les commandes ; `launch` les lit avant les autres."""
+
+    config: Path | None = None
+    """Fichier TOML d'options : une table par commande, par exemple [train]."""
+
+    debug: bool = False
+    """Montre la pile d'appels complète en cas d'erreur."""
+
+
+class FrenchFormatter(DefaultFormatter):
+    """L'aide de cyclopts, en français."""
+
+    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
+        """La ligne d'usage."""
+        if usage:
+            text = str(usage).replace("COMMAND", "COMMANDE").strip()
+            console.print(f"[bold]Usage :[/bold] {text.replace('[', chr(92) + '[')}\n")
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        """Un cadre d'options ou de commandes."""
+        entries = [self._translate(entry) for entry in panel.entries]
+        super().__call__(console, options, panel.copy(entries=entries))
+
+    @staticmethod
+    def _translate(entry: HelpEntry) -> HelpEntry:
+        from cyclopts.help import InlineText
+        from rich.text import Text
+
+        description = entry.description or ""
+        if not isinstance(description, InlineText):
+            description = InlineText(
+                Text(description) if isinstance(description, str) else description
+            )
+        if entry.choices:
+            description.append(Text(f"[choix : {', '.join(entry.choices)}]", "dim"))
+        if entry.default not in (None, "False"):
+            default = entry.default.strip("[]()").replace("'", "").replace(",", "")
+            description.append(Text(f"[défaut : {default}]", "dim"))
+        metavar = entry.metavar
+        for english, french in _METAVARS.items():
+            metavar = metavar and metavar.replace(english, french)
+        return entry.copy(description=description, choices=None, default=None, metavar=metavar)
+
+
+FRENCH_STYLE: dict[str, Any] = {
+    "help_formatter": FrenchFormatter(),
+    "group_commands": Group("Commandes"),
+    "group_parameters": Group("Options"),
+    "group_arguments": Group("Arguments"),
+    "default_parameter": Parameter(negative=()),
+    "help_format": "plaintext",  # le rendu Markdown coûterait un quart du temps de --help
+}
+"""Réglages de `cyclopts.App` communs à toutes les commandes."""
+
+
+def launch(app: App, tokens: list[str]) -> None:
+    """Exécute l'application et termine le processus avec le bon code."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:  # une console qui ne sait pas un caractère n'arrête rien
+            reconfigure(errors="replace")
+    _configure_logging()
+    debug = "--debug" in tokens
+    try:
+        app.config = _configuration(tokens)
+        app(
+            tokens,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+        code = 0
+    except CycloptsError as error:
+        _complain(_french_message(error))
+        code = 2
+    except GPTArchitectureError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrompu")
+        code = 130
+    except BrokenPipeError:  # « … | head » : le lecteur est parti, rien à dire
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except MemoryError:
+        _complain("mémoire insuffisante ; réduisez --batch-size, --context-length ou le modèle.")
+        code = 1
+    except (RuntimeError, OSError) as error:
+        if debug:
+            raise
+        _complain(f"{reason(error)} (--debug montre la pile d'appels)")
+        code = 1
+    raise SystemExit(code)
+
+
+def find_model(path: Path | None) -> Path:
+    """Le modèle demandé ; sinon `gpt-model.pt` dans le dossier courant ou l'un de ses parents."""
+    if path is not None:
+        return path
+    here = Path.cwd()
+    for folder in (here, *here.parents[:_PARENTS_SEARCHED]):
+        candidate = folder / MODEL_NAME
+        if candidate.is_file():
+            return candidate
+    return Path(MODEL_NAME)
+
+
+def output_console(*, stderr: bool = False) -> Console:
+    """Console rich ; hors d'un terminal, pas de couleurs et une largeur fixe."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 100, highlight=False)
+
+
+def read_prompt(prompt: str) -> str:
+    """Le début de texte ; « - » le lit sur l'entrée standard."""
+    return sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+
+
+def default_prompt(prompt: str | None, metadata: Any) -> str:
+    """Le début demandé, sinon celui des exemples de l'entraînement.
+
+    Raises:
+        ConfigurationError: aucun des deux.
+    """
+    chosen = metadata.get("prompt") if prompt is None else read_prompt(prompt)
+    if not isinstance(chosen, str) or not chosen:
+        raise ConfigurationError(
+            "aucun début de texte", expected="quelques mots", remedy='donnez --prompt "…"'
+        )
+    return chosen
+
+
+def french_duration(seconds: float) -> str:
+    """« 45 s », « 4 min 10 s », « 2 h 05 min »."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def french_size(size: int) -> str:
+    """Taille en octets, unités binaires : « 621,8 Mio »."""
+    for power, unit in ((3, "Gio"), (2, "Mio"), (1, "Kio")):
+        if size >= 1024**power:
+            return f"{size / 1024**power:.1f} {unit}".replace(".", ",")
+    return f"{size} octets"
+
+
+def _configuration(tokens: list[str]) -> tuple[Any, ...]:
+    """Sources des options, la plus forte d'abord : environnement, puis fichier TOML."""
+    sources: list[Any] = [Env(ENV_PREFIX, show=False), Env(ENV_PREFIX, command=False, show=False)]
+    path = _option_value(tokens, "--config") or os.environ.get(f"{ENV_PREFIX}CONFIG")
+    if path:
+        sources.append(ConfigDict(_read_toml(Path(path), tokens), source=path))
+    return tuple(sources)
+
+
+def _read_toml(path: Path, tokens: list[str]) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} ne peut pas être lu : {reason(error)}",
+            expected="un fichier TOML",
+            remedy="corrigez --config",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{path} n'est pas un TOML valide : {reason(error)}",
+            expected="un fichier TOML",
+            remedy="corrigez ce fichier",
+        ) from None
+    command = tokens[0] if tokens else ""
+    if command and not command.startswith("-") and not isinstance(content.get(command), dict):
+        raise ConfigurationError(
+            f"{path} n'a pas de table [{command}]",
+            expected=f"les options de {command} sous [{command}]",
+            remedy="ajoutez cette table",
+        )
+    return content
+
+
+def _option_value(tokens: list[str], name: str) -> str | None:
+    for index, token in enumerate(tokens):
+        if token == name and index + 1 < len(tokens):
+            return tokens[index + 1]
+        if token.startswith(f"{name}="):
+            return token.split("=", 1)[1]
+    return None
+
+
+def _french_message(error: CycloptsError) -> str:
+    """Traduit une erreur d'usage en une phrase."""
+    argument = error.argument.name if error.argument else "?"
+    match error:
+        case cyclopts.UnknownOptionError(token=token):
+            name = token.keyword or token.value
+            origin = "" if token.source == "cli" else f" dans {token.source}"
+            known = [option for each in error.argument_collection for option in each.names]
+            problem, remedy = f"option inconnue : {name}{origin}", _closest(name, known)
+        case cyclopts.UnknownCommandError():
+            name = (error.unused_tokens or ["?"])[0]
+            problem, remedy = f"commande inconnue : {name}", _closest(name, _commands(error))
+        case cyclopts.CoercionError(token=token) if token is not None:
+            name = token.keyword or argument
+            problem = f"{name} vaut {token.value!r} (attendu : {_expected(error)})"
+            remedy = "corrigez cette option"
+        case cyclopts.MissingArgumentError():
+            problem, remedy = f"{error.keyword or argument} attend une valeur", None
+        case cyclopts.RepeatArgumentError(token=token):
+            problem, remedy = f"{token.keyword} est donné plusieurs fois", "gardez-en un"
+        case cyclopts.UnusedCliTokensError(command_chain=None | [] | ()):
+            name = (error.unused_tokens or ["?"])[0]
+            problem, remedy = f"commande inconnue : {name}", _closest(name, _commands(error))
+        case cyclopts.UnusedCliTokensError():
+            problem, remedy = f"argument en trop : {' '.join(error.unused_tokens or [])}", None
+        case _:
+            problem, remedy = f"usage incorrect ({reason(error)})", None
+    return f"{problem} ; {remedy or 'voyez --help'}."
+
+
+def _commands(error: CycloptsError) -> list[str]:
+    return [command for command in error.app or () if not command.startswith("-")]
+
+
+def _expected(error: cyclopts.CoercionError) -> str:
+    from typing import Literal, get_args, get_origin
+
+    target = error.target_type
+    if get_origin(target) is Literal:
+        return ", ".join(map(str, get_args(target)))
+    name = getattr(target, "__name__", str(target))
+    return _TYPES.get(name, name)
+
+
+def _closest(name: str, candidates: list[str]) -> str | None:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name.replace("_", "-"), candidates, n=1, cutoff=0.6)
+    return f"essayez {close[0]}" if close else None
+
+
+def _complain(message: str) -> None:
+    print(f"erreur : {message}", file=sys.stderr)
+
+
+class _FrenchLevels(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "avertissement : " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()
+
+
+def _configure_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_FrenchLevels())
+    logger = logging.getLogger("gpt_architecture")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

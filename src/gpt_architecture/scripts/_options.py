@@ -1,0 +1,61 @@
+"""Options que plusieurs commandes partagent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cyclopts import Group, Parameter
+
+if TYPE_CHECKING:
+    from gpt_architecture.decoding.sampling import GenerationConfig
+
+
+@Parameter(name="*", group=Group("Modèle", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Quel modèle, et où le faire calculer."""
+
+    model: Path | None = None
+    """Fichier du modèle ; sans lui, gpt-model.pt ici ou dans un dossier parent."""
+
+    device: str = "auto"
+    """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
+
+
+@Parameter(name="*", group=Group("Décodage", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Comment choisir chaque token."""
+
+    strategy: Literal["greedy", "temperature", "top_k", "top_p"] = "greedy"
+    """Stratégie de décodage."""
+
+    max_tokens: int = 50
+    """Nombre de tokens à produire, au plus."""
+
+    temperature: float = 1.0
+    """Température : 0 est glouton, moins de 1 resserre, plus de 1 disperse."""
+
+    k: int = 50
+    """Nombre de tokens gardés par top_k."""
+
+    p: float = 0.9
+    """Masse de probabilité gardée par top_p, entre 0 et 1."""
+
+    seed: int | None = None
+    """Graine du tirage ; sans elle, un texte nouveau à chaque fois."""
+
+    def to_config(self, fallback_seed: int) -> GenerationConfig:
+        """La configuration validée ; `fallback_seed` sert si aucune graine n'est donnée."""
+        from gpt_architecture.decoding.sampling import GenerationConfig
+
+        return GenerationConfig(
+            strategy=self.strategy,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            k=self.k,
+            p=self.p,
+            seed=fallback_seed if self.seed is None else self.seed,
+        )

@@ -1,0 +1,47 @@
+"""Arrêt en douceur : le premier signal demande, le second impose."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Retient le signal reçu ; appelable, il répond à « faut-il s'arrêter ? »."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + numéro du signal : 130 pour Ctrl-C, 143 pour SIGTERM."""
+        return 0 if self.signal is None else 128 + self.signal
+
+
+@contextmanager
+def graceful_stop() -> Iterator[StopRequest]:
+    """Ctrl-C et SIGTERM demandent un arrêt ; répétés, ils interrompent tout de suite."""
+    request = StopRequest()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if request.signal is not None:
+            raise KeyboardInterrupt
+        request.signal = number
+        print(
+            "Arrêt demandé : l'étape en cours se termine, puis le modèle est enregistré "
+            "(de nouveau pour quitter sans attendre).",
+            file=sys.stderr,
+        )
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

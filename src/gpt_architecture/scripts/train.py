@@ -1,0 +1,338 @@
+"""`gpt-architecture train` : d'un texte à un modèle entraîné."""
+
+from __future__ import annotations
+
+import sys
+
+if __package__ in (None, ""):  # lancé par son chemin : python3 train.py
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from gpt_architecture import __version__
+from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
+from gpt_architecture.errors import MissingDependencyError, OutputError
+from gpt_architecture.scripts._cli import (
+    MODEL_NAME,
+    CommonOptions,
+    french_duration,
+    french_size,
+    output_console,
+)
+from gpt_architecture.scripts._signals import graceful_stop
+
+if TYPE_CHECKING:
+    from gpt_architecture.core.model import GPTModel
+    from gpt_architecture.data.corpus import Corpus
+    from gpt_architecture.data.tokenizer import Tokenizer
+
+PLOT_NAME = "loss-plot.pdf"
+INTERRUPTED_NAME = "gpt-model-interrompu.pt"
+SEED_PROMPT = "Every effort moves you"
+
+
+@Parameter(name="*", group=Group("Données et sorties", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """D'où vient le texte, où va le modèle."""
+
+    data: Annotated[list[str], Parameter(consume_multiple=True)] = field(
+        default_factory=lambda: ["the-verdict"]
+    )
+    """Texte : fichiers, dossiers, ou les noms the-verdict et la-lampe-du-passeur."""
+
+    tokenizer: str = "gpt2"
+    """Tokenizer : gpt2, simple-v1, simple-v2, ou le fichier JSON d'un tokenizer enregistré."""
+
+    output_dir: Path = Path()
+    """Dossier où écrire gpt-model.pt et loss-plot.pdf."""
+
+    prompt: str | None = None
+    """Début des exemples générés à chaque époque ; sans lui, celui qui convient au texte."""
+
+    device: str = "auto"
+    """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
+
+    force: bool = False
+    """Écrase un modèle existant, même d'un autre entraînement."""
+
+    offline: bool = False
+    """Interdit tout téléchargement."""
+
+
+@Parameter(name="*", group=Group("Modèle", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Forme du modèle ; la taille du vocabulaire vient du tokenizer."""
+
+    context_length: int = 256
+    """Longueur du contexte, en tokens."""
+
+    emb_dim: int = GPT_CONFIG_124M["emb_dim"]
+    """Largeur du modèle, multiple du nombre de têtes."""
+
+    n_heads: int = GPT_CONFIG_124M["n_heads"]
+    """Nombre de têtes d'attention."""
+
+    n_layers: int = GPT_CONFIG_124M["n_layers"]
+    """Nombre de blocs."""
+
+    drop_rate: float = GPT_CONFIG_124M["drop_rate"]
+    """Probabilité d'abandon (dropout)."""
+
+    qkv_bias: bool = GPT_CONFIG_124M["qkv_bias"]
+    """Biais sur les projections requête, clé et valeur."""
+
+    tie_weights: bool = False
+    """Lie la tête de sortie à l'embedding (mode GPT-2)."""
+
+
+@Parameter(name="*", group=Group("Entraînement", sort_key=3))
+@dataclass(frozen=True, kw_only=True)
+class LearningOptions:
+    """Réglages de l'apprentissage."""
+
+    epochs: int = TrainingConfig.epochs
+    """Nombre de passages sur le texte."""
+
+    batch_size: int = TrainingConfig.batch_size
+    """Séquences par lot."""
+
+    stride: int | None = TrainingConfig.stride
+    """Décalage entre deux fenêtres, en tokens ; sans lui, la longueur du contexte."""
+
+    lr: float = TrainingConfig.lr
+    """Taux d'apprentissage d'AdamW."""
+
+    weight_decay: float = TrainingConfig.weight_decay
+    """Décroissance des poids d'AdamW."""
+
+    train_ratio: float = TrainingConfig.train_ratio
+    """Part du texte gardée pour l'entraînement."""
+
+    eval_freq: int = TrainingConfig.eval_freq
+    """Étapes entre deux évaluations."""
+
+    eval_iter: int = TrainingConfig.eval_iter
+    """Lots lus à chaque évaluation."""
+
+    seed: int = TrainingConfig.seed
+    """Graine des poids, de l'ordre des données et du dropout."""
+
+
+def train(
+    *,
+    run: RunOptions = RunOptions(),
+    shape: ModelOptions = ModelOptions(),
+    learning: LearningOptions = LearningOptions(),
+    common: CommonOptions = CommonOptions(),  # noqa: B008
+) -> None:
+    """Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.
+
+    Les valeurs par défaut refont l'entraînement de référence : GPT-124M sur The Verdict,
+    dix époques.
+    """
+    del common  # lues par le lanceur
+    training = TrainingConfig(**asdict(learning))
+    config = GPTConfig(**asdict(shape))  # refuse les formes impossibles avant tout travail
+
+    import torch
+
+    from gpt_architecture.core.device import describe_device, resolve_device
+    from gpt_architecture.core.model import GPTModel
+    from gpt_architecture.data.corpus import load_corpus
+    from gpt_architecture.data.loader import create_train_val_loaders
+    from gpt_architecture.data.tokenizer import get_tokenizer
+    from gpt_architecture.training.simple import train_model_simple
+
+    device = resolve_device(run.device)
+    corpus = load_corpus(run.data, offline=run.offline)
+    tokenizer = get_tokenizer(run.tokenizer, text=corpus.text)
+    config = GPTConfig.from_dict({**config.to_dict(), "vocab_size": tokenizer.vocab_size})
+    train_loader, val_loader = create_train_val_loaders(
+        corpus.text, tokenizer, context_length=config.context_length, training=training
+    )
+    prompt = _choose_prompt(run.prompt, corpus, tokenizer)
+    identity = _identity(config, training, corpus, tokenizer)
+    _check_output(run, identity, config)
+
+    steps = len(train_loader)
+    n_tokens = len(train_loader.dataset.token_ids) + len(val_loader.dataset.token_ids)  # type: ignore[attr-defined]
+    console = output_console()
+    console.print(f"Texte        {corpus.name} : {_spaced(n_tokens)} tokens ({tokenizer.name})")
+    console.print(
+        f"Modèle       {_spaced(config.num_parameters())} paramètres, "
+        f"contexte {config.context_length}"
+    )
+    console.print(
+        f"Entraînement {training.epochs} époque(s) de {steps} étape(s), "
+        f"lots de {training.batch_size} × {config.context_length} tokens"
+    )
+    console.print(f"Périphérique {describe_device(device)}\n")
+
+    torch.manual_seed(training.seed)
+    model = GPTModel(config).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.lr, weight_decay=training.weight_decay, fused=True
+    )
+    from gpt_architecture.scripts._progress import TrainingProgress
+
+    start = time.perf_counter()
+    with graceful_stop() as stop:
+        with TrainingProgress() as progress:
+            train_losses, val_losses, tokens_seen = train_model_simple(
+                model,
+                train_loader,
+                val_loader,
+                optimizer,
+                device,
+                training.epochs,
+                training.eval_freq,
+                training.eval_iter,
+                prompt,
+                tokenizer,
+                reporter=progress,
+                should_stop=stop,
+            )
+        seconds = time.perf_counter() - start
+        del optimizer  # l'enregistrement n'a pas besoin de ses moments
+        metadata = {
+            **identity,
+            "prompt": prompt,
+            "train_losses": train_losses,
+            "val_losses": val_losses,
+            "tokens_seen": tokens_seen,
+            "steps": progress.steps_done,
+            "seconds": seconds,
+            "complete": not stop(),
+            "versions": {"gpt-architecture": __version__, "torch": str(torch.__version__)},
+        }
+        model_path = run.output_dir / (INTERRUPTED_NAME if stop() else MODEL_NAME)
+        _save(model_path, model, config, tokenizer, metadata)
+    plot_path = run.output_dir / PLOT_NAME
+    plotted = _plot(plot_path, metadata, training, steps)
+    print(f"\nTerminé en {french_duration(seconds)}." if not stop() else "\nInterrompu.")
+    print(f"Modèle : {model_path} ({french_size(model_path.stat().st_size)})")
+    if plotted:
+        print(f"Courbes : {plot_path}")
+    chosen = "" if model_path == Path(MODEL_NAME) else f" --model {model_path}"
+    print(f'Ensuite : gpt-architecture infer{chosen} --strategy top_p --prompt "{prompt}"')
+    if stop():
+        raise SystemExit(stop.exit_code)
+
+
+def _choose_prompt(prompt: str | None, corpus: Corpus, tokenizer: Tokenizer) -> str:
+    """Le début des exemples : demandé, celui du livre pour The Verdict, ou tiré du texte."""
+    if prompt is None:
+        words = corpus.text.split()
+        prompt = SEED_PROMPT if corpus.name == "the-verdict" else " ".join(words[:4])
+        if corpus.name == "la-lampe-du-passeur":
+            prompt = "Un soir d'octobre, la cloche"
+    if not tokenizer.encode(prompt):  # un mot inconnu est dit maintenant, pas après une époque
+        from gpt_architecture.errors import ConfigurationError
+
+        raise ConfigurationError(
+            f"le début d'exemple {prompt!r} ne donne aucun token",
+            expected="au moins un mot",
+            remedy="changez --prompt",
+        )
+    return prompt
+
+
+def _identity(
+    config: GPTConfig, training: TrainingConfig, corpus: Corpus, tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """Ce qui fait qu'un entraînement est le même qu'un autre."""
+    description = json.dumps(tokenizer.to_dict(), sort_keys=True).encode()
+    return {
+        "training": asdict(training),
+        "data": {"name": corpus.name, "sha256": corpus.sha256},
+        "tokenizer_sha256": hashlib.sha256(description).hexdigest(),
+        "config": config.to_dict(),
+    }
+
+
+def _check_output(run: RunOptions, identity: dict[str, Any], config: GPTConfig) -> None:
+    """Vérifie avant d'entraîner que le modèle pourra être écrit, et qu'il n'écrase rien d'autre."""
+    from gpt_architecture.core.weights import read_model, write_atomically
+    from gpt_architecture.errors import ModelFileError
+
+    path = run.output_dir / MODEL_NAME
+    if path.exists() and not run.force:
+        try:
+            existing = read_model(path).metadata
+        except ModelFileError:
+            existing = {}
+        if any(existing.get(key) != value for key, value in identity.items()):
+            raise OutputError(
+                f"{path} existe déjà et vient d'un autre entraînement",
+                expected="un dossier sans modèle, ou le modèle de ces mêmes réglages",
+                remedy="ajoutez --force pour l'écraser, ou changez --output-dir",
+            )
+    probe = run.output_dir / ".gpt-architecture-essai"
+    write_atomically(probe, lambda temporary: temporary.write_bytes(b"essai"))
+    probe.unlink()
+    needed = 4 * config.num_parameters() + (16 << 20)
+    free = shutil.disk_usage(run.output_dir).free
+    if free < needed:
+        raise OutputError(
+            f"il reste {french_size(free)} dans {run.output_dir.resolve()}",
+            expected=f"{french_size(needed)} pour le modèle",
+            remedy="libérez de la place ou changez --output-dir",
+        )
+
+
+def _save(
+    path: Path,
+    model: GPTModel,
+    config: GPTConfig,
+    tokenizer: Tokenizer,
+    metadata: dict[str, Any],
+) -> None:
+    from gpt_architecture.core.weights import save_model
+
+    print(f"Enregistrement de {path}…", file=sys.stderr)
+    save_model(path, model, config, tokenizer=tokenizer.to_dict(), metadata=metadata)
+
+
+def _plot(path: Path, metadata: dict[str, Any], training: TrainingConfig, steps: int) -> bool:
+    """Trace les courbes ; sans matplotlib, le dit et continue."""
+    from gpt_architecture.training.plots import plot_losses
+
+    if not metadata["train_losses"]:
+        return False
+    evaluations = range(len(metadata["train_losses"]))
+    epochs_seen = [(index * training.eval_freq + 1) / steps for index in evaluations]
+    try:
+        plot_losses(
+            epochs_seen,
+            metadata["tokens_seen"],
+            metadata["train_losses"],
+            metadata["val_losses"],
+            path,
+        )
+    except MissingDependencyError as error:
+        print(f"avertissement : courbes non tracées, {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _spaced(number: int) -> str:
+    """Milliers séparés par une espace : « 163 009 536 »."""
+    return f"{number:,}".replace(",", " ")
+
+
+if __name__ == "__main__":
+    from gpt_architecture.main import main
+
+    main(["train", *sys.argv[1:]])

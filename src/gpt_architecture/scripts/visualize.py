@@ -1,0 +1,143 @@
+"""`gpt-architecture visualize` : l'effet des réglages sur une distribution réelle."""
+
+from __future__ import annotations
+
+import sys
+
+if __package__ in (None, ""):  # lancé par son chemin : python3 visualize.py
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group, Parameter
+
+from gpt_architecture.errors import ConfigurationError, MissingDependencyError
+from gpt_architecture.scripts._cli import (
+    CommonOptions,
+    default_prompt,
+    find_model,
+    output_console,
+)
+from gpt_architecture.scripts._options import ModelChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpt_architecture.evaluation.distribution import DistributionStudy
+
+PLOT_NAME = "temperature-visualization.pdf"
+
+
+@Parameter(name="*", group=Group("Figure", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class FigureOptions:
+    """Ce que la figure montre."""
+
+    prompt: str | None = None
+    """Début du texte ; « - » le lit sur l'entrée standard. Sans lui, celui de l'entraînement."""
+
+    temperatures: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (
+        0.3,
+        0.7,
+        1.0,
+        2.0,
+    )
+    """Températures comparées."""
+
+    k: int = 5
+    """Nombre de tokens gardés par top-k."""
+
+    p: float = 0.9
+    """Masse de probabilité gardée par top-p."""
+
+    n_tokens: int = 10
+    """Nombre de tokens montrés, les plus probables d'abord."""
+
+    output_dir: Path = Path()
+    """Dossier où écrire temperature-visualization.pdf."""
+
+
+def visualize(
+    *,
+    figure: FigureOptions = FigureOptions(),
+    choice: ModelChoice = ModelChoice(),  # noqa: B008
+    common: CommonOptions = CommonOptions(),  # noqa: B008
+) -> None:
+    """Montre l'effet de la température, de top-k et de top-p sur le token suivant.
+
+    La distribution est celle du modèle entraîné, après le début donné. Sans matplotlib, le
+    tableau du terminal donne les mêmes nombres.
+    """
+    del common  # lues par le lanceur
+    if not figure.temperatures:
+        raise ConfigurationError(
+            "aucune température",
+            expected="au moins une",
+            remedy="donnez par exemple --temperatures 0.5 1 2",
+        )
+    from gpt_architecture.api import load
+    from gpt_architecture.evaluation.distribution import (
+        next_token_logits,
+        plot_distribution,
+        study_distribution,
+    )
+
+    gpt = load(find_model(choice.model), device=choice.device)
+    text = default_prompt(figure.prompt, gpt.metadata)
+    study = study_distribution(
+        next_token_logits(gpt.model, gpt.encode(text)),
+        figure.temperatures,
+        k=figure.k,
+        p=figure.p,
+        n_tokens=figure.n_tokens,
+    )
+    labels = [_visible(gpt.tokenizer.decode([token])) for token in study.tokens]
+    title = f"Token suivant après « {text} »"
+    _show(title, labels, study)
+    path = figure.output_dir / PLOT_NAME
+    try:
+        plot_distribution(study, labels, title, path)
+    except MissingDependencyError as error:
+        print(f"avertissement : figure non tracée, {error}", file=sys.stderr)
+        return
+    print(f"Figure : {path}")
+
+
+def _show(title: str, labels: Sequence[str], study: DistributionStudy) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    effects = (*study.temperatures, *study.filters)
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("Token", no_wrap=True)
+    for effect in effects:
+        table.add_column(effect.label, justify="right")
+    for row, label in enumerate(labels):
+        table.add_row(Text(label), *(_percent(effect.probabilities[row]) for effect in effects))
+    table.add_section()
+    table.add_row(
+        "Entropie (nats)", *(f"{effect.entropy:.2f}".replace(".", ",") for effect in effects)
+    )
+    table.add_row("Tokens gardés", *(str(effect.kept) for effect in effects))
+    output_console().print(table)
+
+
+def _percent(probability: float) -> str:
+    if probability == 0:
+        return "—"
+    return f"{100 * probability:.1f} %".replace(".", ",")
+
+
+def _visible(token: str) -> str:
+    """Rend visibles les espaces et les fins de ligne d'un token."""
+    return token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+
+
+if __name__ == "__main__":
+    from gpt_architecture.main import main
+
+    main(["visualize", *sys.argv[1:]])

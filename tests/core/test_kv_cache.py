@@ -1,0 +1,172 @@
+"""Le cache : mêmes logits que sans lui, quelle que soit la découpe."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.attention import eager_attention, use_attention_
+from gpt_architecture.core.kv_cache import KVCache, LayerCache
+from gpt_architecture.core.model import GPTModel
+
+CONTEXT = 16
+MODES = {
+    "livre": GPTConfig(
+        vocab_size=61, context_length=CONTEXT, emb_dim=24, n_heads=3, n_layers=2, drop_rate=0.1
+    ),
+    "gpt2": GPTConfig(
+        vocab_size=61,
+        context_length=CONTEXT,
+        emb_dim=24,
+        n_heads=3,
+        n_layers=2,
+        drop_rate=0.1,
+        qkv_bias=True,
+        tie_weights=True,
+    ),
+}
+
+
+def build(mode):
+    """Modèle du mode demandé, en évaluation, aux poids assez grands pour se distinguer."""
+    torch.manual_seed(0)
+    model = GPTModel(MODES[mode]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+MODELS = {mode: build(mode) for mode in MODES}
+each_mode = pytest.mark.parametrize("mode", sorted(MODES))
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    """Le cache sert à la génération, sans graphe."""
+    with torch.no_grad():
+        yield
+
+
+def random_ids(batch, length, seed=0):
+    """Identifiants (B, T) int64."""
+    return torch.randint(61, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def cached_logits(model, idx, sizes, **options):
+    """Logits (B, T, V) obtenus morceau par morceau."""
+    cache = model.new_cache(idx.size(0), **options)
+    return torch.cat([model(chunk, cache) for chunk in idx.split(sizes, dim=1)], dim=1)
+
+
+class TestEquality:
+    @each_mode
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_token_by_token(self, mode, batch):
+        model, idx = MODELS[mode], random_ids(batch, CONTEXT)
+        logits = cached_logits(model, idx, [1] * CONTEXT)
+        torch.testing.assert_close(logits, model(idx), rtol=0, atol=1e-5)
+
+    @settings(deadline=None, max_examples=25)
+    @given(
+        mode=st.sampled_from(sorted(MODES)),
+        batch=st.integers(1, 4),
+        sizes=st.lists(st.integers(1, CONTEXT), min_size=1, max_size=CONTEXT).filter(
+            lambda sizes: sum(sizes) <= CONTEXT
+        ),
+        seed=st.integers(0, 1000),
+    )
+    def test_any_chunks(self, mode, batch, sizes, seed):
+        with torch.no_grad():
+            model, idx = MODELS[mode], random_ids(batch, sum(sizes), seed)
+            logits = cached_logits(model, idx, sizes)
+            torch.testing.assert_close(logits, model(idx), rtol=0, atol=1e-5)
+
+    @each_mode
+    def test_with_the_readable_engine(self, mode):
+        model, idx = build(mode), random_ids(2, CONTEXT)
+        use_attention_(model, eager_attention)
+        logits = cached_logits(model, idx, [5, 1, 1, 7, 2])
+        torch.testing.assert_close(logits, MODELS[mode](idx), rtol=0, atol=1e-5)
+
+    def test_the_past_matters(self):
+        """Sans le passé, les logits diffèrent : l'égalité ci-dessus n'est pas vide."""
+        model, idx = MODELS["livre"], random_ids(1, 6)
+        cache = model.new_cache(1)
+        model(idx[:, :5], cache)
+        with_past = model(idx[:, 5:], cache)
+        assert (with_past - model(idx[:, 5:])).abs().max() > 1e-2
+
+    def test_rows_of_a_batch_do_not_mix(self):
+        model, idx = MODELS["gpt2"], random_ids(3, 8)
+        together = cached_logits(model, idx, [3, 1, 4])
+        alone = torch.cat([cached_logits(model, row[None], [3, 1, 4]) for row in idx])
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+class TestCapacity:
+    def test_defaults_to_the_context(self):
+        cache = MODELS["livre"].new_cache(1)
+        assert (cache.capacity, cache.length) == (CONTEXT, 0)
+
+    def test_length_counts_positions_and_buffers_do_not_move(self):
+        model, idx = MODELS["livre"], random_ids(2, 8)
+        cache = model.new_cache(2)
+        addresses = [layer._keys.data_ptr() for layer in cache.layers]
+        for step, chunk in enumerate(idx.split(2, dim=1), start=1):
+            model(chunk, cache)
+            assert cache.length == 2 * step
+        assert [layer._keys.data_ptr() for layer in cache.layers] == addresses
+
+    def test_more_than_the_context_is_refused_and_changes_nothing(self):
+        model, idx = MODELS["livre"], random_ids(1, CONTEXT)
+        cache = model.new_cache(1, capacity=2 * CONTEXT)
+        model(idx[:, :-1], cache)
+        with pytest.raises(ValueError, match=rf"{CONTEXT + 1} positions.*{CONTEXT}"):
+            model(idx[:, :2], cache)
+        assert [layer.length for layer in cache.layers] == [CONTEXT - 1] * 2
+        last = model(idx[:, -1:], cache)
+        torch.testing.assert_close(last, model(idx)[:, -1:], rtol=0, atol=1e-5)
+
+    def test_more_than_the_capacity_is_refused_and_changes_nothing(self):
+        model, idx = MODELS["livre"], random_ids(1, 4)
+        cache = model.new_cache(1, capacity=4)
+        model(idx[:, :3], cache)
+        with pytest.raises(ValueError, match=r"cache plein : 5 positions pour 4"):
+            model(idx[:, :2], cache)
+        assert [layer.length for layer in cache.layers] == [3, 3]
+        last = model(idx[:, 3:], cache)
+        torch.testing.assert_close(last, model(idx)[:, -1:], rtol=0, atol=1e-5)
+
+    def test_reset_forgets_everything(self):
+        model, first, second = MODELS["gpt2"], random_ids(1, CONTEXT, 1), random_ids(1, 5, 2)
+        cache = model.new_cache(1)
+        model(first, cache)
+        cache.reset()
+        assert cache.length == 0
+        torch.testing.assert_close(model(second, cache), model(second), rtol=0, atol=1e-5)
+
+    def test_follows_the_type_of_the_model(self):
+        model = build("livre").double()
+        cache = model.new_cache(2)
+        logits = model(random_ids(2, 3), cache)
+        assert logits.dtype == torch.float64
+        assert {layer._keys.dtype for layer in cache.layers} == {torch.float64}
+
+
+class TestPieces:
+    def test_layer_returns_all_positions(self):
+        layer = LayerCache(torch.empty(1, 2, 4, 3), torch.empty(1, 2, 4, 3))
+        k, v = torch.randn(2, 1, 2, 3, 3)
+        assert [t.shape for t in layer.append(k, v)] == [(1, 2, 3, 3)] * 2
+        k2, v2 = torch.randn(2, 1, 2, 1, 3)
+        keys, values = layer.append(k2, v2)
+        assert torch.equal(keys, torch.cat([k, k2], dim=2))
+        assert torch.equal(values, torch.cat([v, v2], dim=2))
+
+    def test_keys_and_values_are_distinct_buffers_in_each_layer(self):
+        cache = KVCache(MODES["livre"], 2, capacity=5)
+        buffers = [t for layer in cache.layers for t in (layer._keys, layer._values)]
+        assert [tuple(t.shape) for t in buffers] == [(2, 3, 5, 8)] * 4
+        assert len({t.data_ptr() for t in buffers}) == 4

@@ -1,0 +1,86 @@
+"""Les erreurs : une ligne qui dit ce qu'on a trouvé, ce qu'on attendait et que faire."""
+
+import pytest
+
+from gpt_architecture import errors
+from gpt_architecture.errors import (
+    ConfigurationError,
+    DataError,
+    GenerationError,
+    GPTArchitectureError,
+    MissingDependencyError,
+    ModelFileError,
+    OutputError,
+    TokenizerError,
+)
+
+FAMILY = [
+    GPTArchitectureError,
+    ConfigurationError,
+    DataError,
+    TokenizerError,
+    ModelFileError,
+    OutputError,
+    GenerationError,
+]
+
+
+@pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
+def test_message_says_found_expected_and_remedy_in_one_line(kind):
+    error = kind("--lr vaut -1", expected="un nombre > 0", remedy="corrigez --lr")
+    assert str(error) == "--lr vaut -1 (attendu : un nombre > 0) ; corrigez --lr."
+    assert "\n" not in str(error)
+    assert (error.found, error.expected, error.remedy) == (
+        "--lr vaut -1",
+        "un nombre > 0",
+        "corrigez --lr",
+    )
+
+
+@pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
+def test_expected_and_remedy_are_required(kind):
+    with pytest.raises(TypeError):
+        kind("trouvé")
+
+
+@pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
+def test_only_usage_errors_exit_with_two(kind):
+    assert kind.exit_code == (2 if kind is ConfigurationError else 1)
+
+
+def test_every_error_of_the_module_has_one_root():
+    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, Exception)]
+    assert set(kinds) == {*FAMILY, MissingDependencyError}
+    assert all(issubclass(kind, GPTArchitectureError) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (ConfigurationError, ValueError),
+        (DataError, ValueError),
+        (TokenizerError, ValueError),
+        (MissingDependencyError, ImportError),
+    ],
+)
+def test_builtin_counterparts(kind, builtin):
+    assert issubclass(kind, builtin)
+
+
+class TestMissingDependency:
+    def test_names_the_package_and_its_installation(self):
+        error = MissingDependencyError("tiktoken", purpose="le tokenizer gpt2")
+        assert error.package == "tiktoken"
+        assert "pip install tiktoken" in str(error)
+        assert "le tokenizer gpt2" in str(error)
+        assert "\n" not in str(error)
+        assert error.exit_code == 1
+
+    def test_names_the_extra_that_brings_it(self):
+        error = MissingDependencyError("matplotlib", purpose="tracer les courbes", extra="plots")
+        assert 'pip install "gpt-architecture[plots]"' in str(error)
+        assert "matplotlib" in error.found
+
+    def test_is_caught_as_an_import_error(self):
+        with pytest.raises(ImportError, match="tiktoken"):
+            raise MissingDependencyError("tiktoken", purpose="le tokenizer gpt2")
