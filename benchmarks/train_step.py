@@ -85,7 +85,8 @@ class ReferenceBlock(nn.Module):
         h = self.up(self.norm2(x))
         cube = h + 0.044715 * torch.pow(h, 3)
         h = 0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * cube))
-        return x + self.drop(self.down(h))
+        out: Tensor = x + self.drop(self.down(h))
+        return out
 
 
 class ReferenceGPT(nn.Module):
@@ -212,11 +213,9 @@ def main() -> None:
 
     tokens = batches[0][0].numel()
     own = statistics.median(seconds["ce projet"])
+    print(f"Pas d'entraînement, 2 × {cfg.context_length} tokens, dropout {cfg.drop_rate}, fp32 ;")
     print(
-        f"Pas d'entraînement, 2 × {cfg.context_length} tokens, {cfg.num_parameters():,} paramètres,"
-    )
-    print(
-        f"dropout {cfg.drop_rate}, fp32, {torch.get_num_threads()} fils, médianes de {pairs} passages\n"
+        f"{cfg.num_parameters():,} paramètres, {torch.get_num_threads()} fils, {pairs} passages\n"
     )
     print(f"{'candidat':<20} {'s/pas':>8} {'tokens/s':>10} {'ce projet, rapport':>20}")
     rows = []

@@ -13,6 +13,10 @@ from gpt_architecture.core.model import GPTModel
 HERE = Path(__file__).resolve().parent
 runpy.run_path(str(HERE / "_sans_reseau" / "sitecustomize.py"))  # bloque le réseau ici aussi
 ROOT = HERE.parent
+
+# Les modèles de test sont minuscules : un fil suffit, ici et dans les processus lancés.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 SHARED_DATA = Path(os.environ.get("GPT_ARCHITECTURE_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 FRENCH_TEXT = (

@@ -96,7 +96,9 @@ class TestFeedForward:
 
     def test_is_two_products_around_the_activation(self, x):
         ff = FeedForward(CONFIG)
-        w1, b1, w2, b2 = (ff.state_dict()[f"layers.{n}"] for n in ("0.weight", "0.bias", "2.weight", "2.bias"))
+        w1, b1, w2, b2 = (
+            ff.state_dict()[f"layers.{n}"] for n in ("0.weight", "0.bias", "2.weight", "2.bias")
+        )
         expected = nn.functional.gelu(x @ w1.T + b1, approximate="tanh") @ w2.T + b2
         torch.testing.assert_close(ff(x), expected)
 

@@ -107,7 +107,7 @@ class TestFailures:
         assert VERDICT in caught.value.expected
         assert SHORT_STORY in caught.value.expected
 
-    def test_bug_a_source_too_long_for_a_path_is_a_data_error(self):
+    def test_a_source_too_long_for_a_path_is_a_data_error(self):
         """Donner le texte lui-même au lieu d'un chemin : une phrase claire, pas un OSError."""
         with pytest.raises(DataError):
             load_corpus(["Il était une fois un passeur. " * 20])
@@ -139,7 +139,7 @@ class TestFailures:
         assert f"octet {byte} invalide à la position {position}" in caught.value.found
         assert "iconv" in caught.value.remedy
 
-    def test_bug_invalid_utf8_after_a_bom_names_the_right_byte(self):
+    def test_invalid_utf8_after_a_bom_names_the_right_byte(self):
         """Le BOM compte dans la position : c'est celle d'un éditeur hexadécimal."""
         with pytest.raises(DataError) as caught:
             decode_text(b"\xef\xbb\xbfabc\xff", origin="bom.txt")
@@ -157,7 +157,7 @@ class TestFailures:
         with pytest.raises(DataError, match="octet nul à la position 3"):
             load_corpus(["binaire.txt"])
 
-    def test_bug_null_byte_position_is_counted_in_bytes(self):
+    def test_null_byte_position_is_counted_in_bytes(self):
         """« octet nul à la position n » : n se compte en octets, comme pour l'UTF-8 invalide."""
         with pytest.raises(DataError, match="octet nul à la position 5"):
             decode_text("été\0".encode(), origin="binaire.txt")
@@ -181,7 +181,7 @@ class TestFailures:
 
 
 class TestEmbeddedStory:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def story(self):
         return load_corpus([SHORT_STORY], offline=True)
 
@@ -223,7 +223,11 @@ def cache_dir(tmp_path):
 class TestVerdictOffline:
     @staticmethod
     def places(cache_dir):
-        return [Path(f"{VERDICT}.txt"), Path("data") / f"{VERDICT}.txt", cache_dir / f"{VERDICT}.txt"]
+        return [
+            Path(f"{VERDICT}.txt"),
+            Path("data") / f"{VERDICT}.txt",
+            cache_dir / f"{VERDICT}.txt",
+        ]
 
     @pytest.mark.parametrize("first", [0, 1, 2])
     def test_order_of_places(self, first, cache_dir, caplog):
@@ -440,7 +444,7 @@ class TestVerdictDownload:
             found = self.load(monkeypatch, url, cache_dir)
         self.assert_fell_back(found, cache_dir, caplog)
 
-    def test_bug_server_that_does_not_speak_http(self, monkeypatch, cache_dir, caplog):
+    def test_server_that_does_not_speak_http(self, monkeypatch, cache_dir, caplog):
         """`http.client.HTTPException` n'est pas un `OSError` : elle ne doit pas s'échapper."""
 
         def babble(handler):
@@ -450,7 +454,7 @@ class TestVerdictDownload:
             found = self.load(monkeypatch, url, cache_dir)
         self.assert_fell_back(found, cache_dir, caplog, "réseau")
 
-    def test_bug_body_cut_in_the_middle_of_a_chunk(self, monkeypatch, cache_dir, caplog):
+    def test_body_cut_in_the_middle_of_a_chunk(self, monkeypatch, cache_dir, caplog):
         """`http.client.IncompleteRead`, elle non plus, n'est pas un `OSError`."""
 
         def cut(handler):

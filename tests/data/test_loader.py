@@ -75,9 +75,7 @@ class TestDataset:
     def test_windows_of_six_letters(self, max_length, stride, expected):
         assert windows(alphabet(6), max_length, stride) == expected
 
-    @pytest.mark.parametrize(
-        ("length", "count"), [(4, 1), (5, 1), (6, 1), (7, 2), (9, 2), (10, 3)]
-    )
+    @pytest.mark.parametrize(("length", "count"), [(4, 1), (5, 1), (6, 1), (7, 2), (9, 2), (10, 3)])
     def test_last_window_exactly_when_its_target_exists(self, length, count):
         """Fenêtre de 3, pas de 3 : la n-ième demande 3n lettres, plus une pour la cible."""
         found = windows(alphabet(length), 3, 3)
@@ -280,8 +278,14 @@ class TestSplit:
             loader = create_dataloader_v1(
                 part, batch_size=1, max_length=8, stride=3, tokenizer=CodePointTokenizer()
             )
-            seen.append({token for batch in loader for window in batch for token in
-                         window.flatten().tolist()})
+            seen.append(
+                {
+                    token
+                    for batch in loader
+                    for window in batch
+                    for token in window.flatten().tolist()
+                }
+            )
         assert seen[0].isdisjoint(seen[1])
 
 

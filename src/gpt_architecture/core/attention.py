@@ -23,7 +23,7 @@ class AttentionBackend(Protocol):
     """
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float) -> Tensor:
-        """Q (B, H, T, K), k et v (B, H, S, K) → contexte (B, H, T, K)."""
+        """q (B, H, T, K), k et v (B, H, S, K) → contexte (B, H, T, K)."""
         ...
 
 
@@ -94,7 +94,7 @@ class MultiHeadAttention(nn.Module):
         self.register_load_state_dict_pre_hook(_drop_stored_mask)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """X (B, T, D) → (B, T, d_out) ; `cache` reçoit les clés et valeurs nouvelles.
+        """x (B, T, D) → (B, T, d_out) ; `cache` reçoit les clés et valeurs nouvelles.
 
         Raises:
             ValueError: plus de positions que `context_length`.

@@ -24,7 +24,7 @@ class LayerNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(emb_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """X (…, D) → (…, D) : (x − moyenne) / √(variance + eps) · scale + shift."""
+        """x (…, D) → (…, D) : (x − moyenne) / √(variance + eps) · scale + shift."""
         return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
 
 
@@ -35,7 +35,7 @@ class GELU(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """X (…) → même forme."""
+        """x (…) → même forme."""
         return F.gelu(x, approximate="tanh")
 
 
@@ -51,7 +51,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """X (B, T, D) → (B, T, D)."""
+        """x (B, T, D) → (B, T, D)."""
         out: Tensor = self.layers(x)
         return out
 
@@ -75,7 +75,7 @@ class TransformerBlock(nn.Module):
         self.drop_shortcut = nn.Dropout(cfg.drop_rate)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """X (B, T, D) → (B, T, D)."""
+        """x (B, T, D) → (B, T, D)."""
         x = x + self.drop_shortcut(self.att(self.norm1(x), cache))
         x = x + self.drop_shortcut(self.ff(self.norm2(x)))
         return x

@@ -144,8 +144,8 @@ def create_train_val_loaders(
     stride = context_length if training.stride is None else training.stride
     parts = split_text(text, training.train_ratio)
     loaders = []
-    for name, part in zip(("entraînement", "validation"), parts, strict=True):
-        is_training = name == "entraînement"
+    names = ("part d'entraînement", "part de validation")
+    for name, part, is_training in zip(names, parts, (True, False), strict=True):
         try:
             loader = create_dataloader_v1(
                 part,
@@ -159,7 +159,7 @@ def create_train_val_loaders(
             )
         except DataError as error:
             raise DataError(
-                f"part de {name} : {error.found}", expected=error.expected, remedy=error.remedy
+                f"{name} : {error.found}", expected=error.expected, remedy=error.remedy
             ) from None
         loaders.append(loader)
     return loaders[0], loaders[1]

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.core.weights import write_atomically
@@ -63,8 +64,9 @@ def study_distribution(
     """Applique chaque réglage aux logits (V,) et suit les `n_tokens` tokens les plus probables.
 
     Raises:
-        ConfigurationError: température, k ou p hors bornes.
+        ConfigurationError: température, k, p ou `n_tokens` hors bornes.
     """
+    check_int("n_tokens", n_tokens, minimum=1)
     tracked = torch.softmax(logits, dim=-1).topk(min(n_tokens, logits.size(-1))).indices
 
     def effect(label: str, probabilities: Tensor) -> Effect:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
 if TYPE_CHECKING:
     from gpt_architecture.decoding.sampling import GenerationConfig
+
+Prompt = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+"""Début de texte ; il peut commencer par un tiret, et « - » seul lit l'entrée standard."""
 
 
 @Parameter(name="*", group=Group("Modèle", sort_key=2))

@@ -20,7 +20,7 @@ from gpt_architecture.scripts._cli import (
     find_model,
     output_console,
 )
-from gpt_architecture.scripts._options import ModelChoice
+from gpt_architecture.scripts._options import ModelChoice, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ RECOMMENDATIONS = (
 
 def demo(
     *,
-    prompt: str | None = None,
+    prompt: Prompt = None,
     max_tokens: int = 50,
     seed: int = 123,
     choice: ModelChoice = ModelChoice(),  # noqa: B008 — immuable

@@ -17,12 +17,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gpt_architecture.scripts._cli import CommonOptions, default_prompt, find_model
-from gpt_architecture.scripts._options import ModelChoice, SamplingOptions
+from gpt_architecture.scripts._options import ModelChoice, Prompt, SamplingOptions
 
 
 def infer(
     *,
-    prompt: str | None = None,
+    prompt: Prompt = None,
     sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 — immuable
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     as_json: Annotated[bool, Parameter(name="--json")] = False,

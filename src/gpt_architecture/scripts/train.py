@@ -29,6 +29,7 @@ from gpt_architecture.scripts._cli import (
     french_size,
     output_console,
 )
+from gpt_architecture.scripts._options import Prompt
 from gpt_architecture.scripts._signals import graceful_stop
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class RunOptions:
     output_dir: Path = Path()
     """Dossier où écrire gpt-model.pt et loss-plot.pdf."""
 
-    prompt: str | None = None
+    prompt: Prompt = None
     """Début des exemples générés à chaque époque ; sans lui, celui qui convient au texte."""
 
     device: str = "auto"

@@ -22,7 +22,7 @@ from gpt_architecture.scripts._cli import (
     find_model,
     output_console,
 )
-from gpt_architecture.scripts._options import ModelChoice
+from gpt_architecture.scripts._options import ModelChoice, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ PLOT_NAME = "temperature-visualization.pdf"
 class FigureOptions:
     """Ce que la figure montre."""
 
-    prompt: str | None = None
+    prompt: Prompt = None
     """Début du texte ; « - » le lit sur l'entrée standard. Sans lui, celui de l'entraînement."""
 
     temperatures: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (

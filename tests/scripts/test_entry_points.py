@@ -1,0 +1,128 @@
+"""Chaque commande se lance de toutes les façons promises ; aide, version, visite, codes."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from scripts_helpers import run_process, tiny
+
+import gpt_architecture
+from gpt_architecture.main import COMMANDS
+
+SOURCE = Path(gpt_architecture.__file__).resolve().parent
+SCRIPTS = SOURCE / "scripts"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_way_to_launch(command):
+    """`python3 x.py` depuis scripts/, `python -m …scripts.x`, `python -m gpt_architecture x`."""
+    ways = [
+        ([sys.executable, f"{command}.py", "--help"], SCRIPTS),
+        ([sys.executable, "-m", f"gpt_architecture.scripts.{command}", "--help"], None),
+        ([sys.executable, "-m", "gpt_architecture", command, "--help"], None),
+    ]
+    outputs = []
+    for arguments, folder in ways:
+        outcome = run_process(*arguments, cwd=folder)
+        assert outcome.code == 0, outcome.err
+        outputs.append(outcome.out)
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert f"Usage : gpt-architecture {command}" in outputs[0]
+
+
+def test_scripts_work_by_path_without_installation(trained, tmp_path):
+    """La suite du document : train puis infer depuis scripts/, sans que le paquet soit installé."""
+    code = (
+        "import sys, runpy; sys.path[:] = [p for p in sys.path if not p.endswith('/src')]; "
+        f"sys.argv = ['infer.py', '--model', {str(trained / 'gpt-model.pt')!r}, "
+        "'--prompt', 'La lampe', '--max_tokens', '5']; "
+        f"sys.path.insert(0, {str(SCRIPTS)!r}); "
+        f"runpy.run_path({str(SCRIPTS / 'infer.py')!r}, run_name='__main__')"
+    )
+    outcome = run_process(sys.executable, "-c", code, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("La lampe")
+
+
+def test_train_by_path_writes_where_it_is_launched(tmp_path):
+    """`python3 chemin/train.py` écrit dans le dossier courant."""
+    outcome = run_process(sys.executable, SCRIPTS / "train.py", *tiny(), cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "gpt-model.pt").is_file()
+    assert (tmp_path / "loss-plot.pdf").is_file()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_french_help_line(cli, command):
+    """Chaque option a sa description ; rien d'anglais dans l'aide."""
+    out = cli(command, "--help").out
+    rows = [line.strip("│ ").rstrip() for line in out.splitlines() if "│" in line]
+    options = [row for row in rows if row.startswith("--")]
+    assert len(options) > 5
+    for row in options:
+        assert re.match(r"--[a-z-]+( [A-ZÉ.]+)?\s{2,}[A-ZÉ]", row), row
+    for english in ("Usage:", "default:", "Display", "Parameters", "choices", "required"):
+        assert english not in out
+
+
+def test_help_does_not_import_torch():
+    """--help reste rapide : ni PyTorch, ni tiktoken, ni matplotlib."""
+    code = (
+        "import sys\nfrom gpt_architecture.main import main\n"
+        "try:\n    main(['train', '--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'tiktoken', 'matplotlib', 'numpy'} & set(sys.modules)\n"
+        "print('lourds :', sorted(heavy))"
+    )
+    outcome = run_process(sys.executable, "-c", code)
+    assert outcome.out.splitlines()[-1] == "lourds : []"
+
+
+def test_version(cli):
+    """--version donne la version du paquet."""
+    assert cli("--version").out.strip() == f"gpt-architecture {gpt_architecture.__version__}"
+
+
+def test_tour_without_a_model(cli):
+    """Sans argument ni modèle : les commandes, et par où commencer."""
+    outcome = cli()
+    assert outcome.code == 0
+    for command in COMMANDS:
+        assert f"gpt-architecture {command}" in outcome.out
+    assert "Aucun modèle ici" in outcome.out
+
+
+def test_tour_with_a_model(cli, trained, monkeypatch):
+    """Sans argument, avec un modèle : lequel, et quoi lancer ensuite."""
+    monkeypatch.chdir(trained)
+    outcome = cli()
+    assert "Modèle trouvé" in outcome.out
+    assert "gpt-architecture demo" in outcome.out
+
+
+def test_main_by_path(tmp_path):
+    """`python src/gpt_architecture/main.py` est la même commande."""
+    outcome = run_process(sys.executable, SOURCE / "main.py", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "gpt-architecture train" in outcome.out
+
+
+@pytest.mark.parametrize(("word", "hint"), [("trian", "essayez train"), ("xyz", "--help")])
+def test_unknown_command(cli, word, hint):
+    """Une commande inconnue : une ligne, la plus proche, code 2."""
+    cli(word).check_one_line_error(2, f"commande inconnue : {word}", hint)
+
+
+def test_debug_shows_the_traceback():
+    """--debug : la pile d'appels entière."""
+    command = (sys.executable, "-m", "gpt_architecture", "infer", "--model", "absent.pt")
+    assert "Traceback" in run_process(*command, "--debug").err
+    assert "Traceback" not in run_process(*command).err
+
+
+def test_closed_pipe_is_silent(trained):
+    """`gpt-architecture demo | head -0` ne laisse pas de pile d'appels."""
+    command = f"{sys.executable} -m gpt_architecture demo --json --model {trained / 'gpt-model.pt'}"
+    outcome = run_process("bash", "-c", f"{command} | true")
+    assert "Traceback" not in outcome.err
+    assert "Exception" not in outcome.err

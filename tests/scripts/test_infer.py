@@ -1,0 +1,123 @@
+"""La commande infer : stratégies, flux, JSON, refus."""
+
+import json
+
+import pytest
+
+from gpt_architecture import load
+
+
+@pytest.fixture
+def model(trained):
+    return trained / "gpt-model.pt"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--strategy", "greedy"],
+        ["--strategy", "temperature", "--temperature", "0.7"],
+        ["--strategy", "top_k", "--k", "5"],
+        ["--strategy", "top_p", "--p", "0.9"],
+    ],
+)
+def test_four_strategies(cli, model, options):
+    """Les quatre lignes du document d'origine, sur un modèle entraîné."""
+    outcome = cli(
+        *("infer", "--model", model, "--prompt", "Le passeur", "--max_tokens", 12, "--seed", 1),
+        *options,
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("Le passeur")
+    assert len(outcome.out) > len("Le passeur\n")
+    assert outcome.err == ""
+
+
+def test_text_is_the_library_text(cli, model):
+    """La commande écrit exactement ce que rend la bibliothèque en trois lignes."""
+    options = ("--strategy", "top_p", "--p", 0.8, "--max-tokens", 20, "--seed", 4)
+    outcome = cli("infer", "--model", model, "--prompt", "La lampe", *options)
+    expected = load(model).generate("La lampe", strategy="top_p", p=0.8, max_tokens=20, seed=4)
+    assert outcome.out == expected + "\n"
+
+
+def test_seed_is_told_and_reproduces(cli, model):
+    """Sans graine, celle qui a servi est dite ; la redonner redonne le texte."""
+    base = ("infer", "--model", model, "--prompt", "La lampe", "--strategy", "temperature")
+    first = cli(*base)
+    seed = first.err.split("graine ")[1].split(" ")[0]
+    assert cli(*base, "--seed", seed).out == first.out
+
+
+def test_json_is_one_object(cli, model):
+    """--json : un objet lisible par un programme, rien d'autre."""
+    outcome = cli("infer", "--model", model, "--prompt", "La lampe", "--json", "--seed", 3)
+    record = json.loads(outcome.out)
+    assert record["prompt"] == "La lampe"
+    assert record["strategy"] == "greedy"
+    assert record["completion"]
+    assert outcome.err == ""
+
+
+def test_default_prompt_is_the_training_prompt(cli, model):
+    """Sans --prompt, le début est celui des exemples de l'entraînement."""
+    assert cli("infer", "--model", model).out.startswith("Un soir d'octobre, la cloche")
+
+
+def test_prompt_from_standard_input(cli, model, monkeypatch):
+    """« --prompt - » lit l'entrée standard."""
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("La lampe\n"))
+    assert cli("infer", "--model", model, "--prompt", "-").out.startswith("La lampe")
+
+
+def test_model_is_found_in_a_parent_folder(cli, trained, tmp_path, monkeypatch):
+    """Depuis scripts/, on trouve le modèle de la racine."""
+    deep = tmp_path / "src" / "gpt_architecture" / "scripts"
+    deep.mkdir(parents=True)
+    (tmp_path / "gpt-model.pt").write_bytes((trained / "gpt-model.pt").read_bytes())
+    monkeypatch.chdir(deep)
+    assert cli("infer", "--prompt", "La lampe").code == 0
+
+
+def test_model_from_environment(cli, model, monkeypatch):
+    """GPT_ARCHITECTURE_MODEL désigne le modèle."""
+    monkeypatch.setenv("GPT_ARCHITECTURE_MODEL", str(model))
+    assert cli("infer", "--prompt", "La lampe").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--strategy", "magique"], 2, ["magique", "top_p"]),
+        (["--max-tokens", "0"], 2, ["max_tokens"]),
+        (["--temperature", "-1"], 2, ["temperature"]),
+        (["--temperature", "nan"], 2, ["temperature"]),
+        (["--k", "0"], 2, ["k vaut 0"]),
+        (["--p", "1.5"], 2, ["p vaut 1.5"]),
+        (["--seed", "-4"], 2, ["seed"]),
+        (["--prompt", ""], 2, ["--prompt"]),
+        (["--prompt", "   "], 2, ["--prompt"]),
+        (["--device", "abaque"], 2, ["abaque"]),
+        (["--model", "absent.pt"], 1, ["absent.pt", "make train"]),
+    ],
+)
+def test_bad_option_gives_one_line(cli, model, options, code, words):
+    """Chaque mauvaise option : une ligne et le bon code."""
+    base = [] if "--model" in options else ["--model", model]
+    cli("infer", *base, *options).check_one_line_error(code, *words)
+
+
+def test_bad_model_files_give_one_line(cli, model, tmp_path):
+    """Fichier tronqué, vide ou étranger."""
+    content = model.read_bytes()
+    for name, data in (("tronque", content[: len(content) // 2]), ("vide", b""), ("texte", b"abc")):
+        path = tmp_path / f"{name}.pt"
+        path.write_bytes(data)
+        cli("infer", "--model", path).check_one_line_error(1, name)
+
+
+def test_unexpected_words_are_refused(cli, model):
+    """Un argument sans option est une erreur d'usage."""
+    cli("infer", "bonjour", "--model", model).check_one_line_error(2, "bonjour")

@@ -1,0 +1,264 @@
+"""La commande train : sorties, options, refus, arrêt."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from pypdf import PdfReader
+from scripts_helpers import tiny
+
+from gpt_architecture.core.weights import read_model
+
+
+def test_writes_model_and_plot(trained):
+    """Les deux fichiers promis s'ouvrent et se tiennent."""
+    model = read_model(trained / "gpt-model.pt")
+    assert (model.config.emb_dim, model.config.context_length) == (32, 32)
+    assert model.tokenizer["name"] == "simple-v2"
+    assert model.config.vocab_size == len(model.tokenizer["vocab"])
+    metadata = model.metadata
+    assert metadata["complete"] is True
+    assert len(metadata["train_losses"]) == len(metadata["val_losses"]) > 1
+    assert metadata["train_losses"][-1] < metadata["train_losses"][0]
+    assert metadata["data"]["name"] == "la-lampe-du-passeur"
+    pages = PdfReader(trained / "loss-plot.pdf").pages
+    assert len(pages) == 1
+    assert "Époques" in pages[0].extract_text()
+
+
+def test_output_tells_everything(trained):
+    """Texte, forme, pertes, exemple, fichiers, et la commande suivante ; pas de couleurs."""
+    out = (trained / "sortie.txt").read_text(encoding="utf-8")
+    for expected in (
+        "la-lampe-du-passeur",
+        "paramètres",
+        "cpu",
+        "Époque 1 (étape 000000)",
+        "tokens/s, reste",
+        "Exemple : Un soir d'octobre",
+        "gpt-model.pt",
+        "loss-plot.pdf",
+        "Ensuite : gpt-architecture infer",
+    ):
+        assert expected in out
+    assert "\x1b[" not in out
+
+
+def test_same_command_overwrites_its_own_output_with_the_same_weights(cli, tmp_path):
+    """Refaire le même entraînement est permis, et donne les mêmes poids bit pour bit."""
+    command = ("train", *tiny(output_dir=tmp_path, drop_rate=0.2))
+    assert cli(*command).code == 0
+    first = read_model(tmp_path / "gpt-model.pt").state_dict
+    weights = {name: tensor.clone() for name, tensor in first.items()}
+    assert cli(*command).code == 0
+    second = read_model(tmp_path / "gpt-model.pt").state_dict
+    assert all(torch.equal(weights[name], second[name]) for name in weights)
+
+
+def test_evaluation_frequency_does_not_change_the_weights(cli, tmp_path):
+    """Évaluer plus souvent ne change pas un bit du modèle."""
+    states = []
+    for freq in (1, 1000):
+        folder = tmp_path / str(freq)
+        assert cli("train", *tiny(output_dir=folder, eval_freq=freq, drop_rate=0.2)).code == 0
+        states.append(read_model(folder / "gpt-model.pt").state_dict)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_refuses_to_overwrite_another_model(cli, trained, tmp_path):
+    """Un autre réglage n'écrase pas ; --force l'impose."""
+    target = tmp_path / "gpt-model.pt"
+    shutil.copy(trained / "gpt-model.pt", target)
+    original = target.read_bytes()
+    command = ("train", *tiny(seed=7, output_dir=tmp_path))
+    cli(*command).check_one_line_error(1, "existe déjà", "--force")
+    assert target.read_bytes() == original
+    assert cli(*command, "--force").code == 0
+    assert read_model(target).metadata["training"]["seed"] == 7
+
+
+def test_refuses_to_overwrite_a_foreign_file(cli, tmp_path):
+    """Un fichier de ce nom qui n'est pas un modèle est respecté aussi."""
+    target = tmp_path / "gpt-model.pt"
+    target.write_text("autre chose", encoding="utf-8")
+    cli("train", *tiny(output_dir=tmp_path)).check_one_line_error(1, "existe déjà")
+    assert target.read_text(encoding="utf-8") == "autre chose"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ({"epochs": 0}, 2, ["epochs", "≥ 1"]),
+        ({"epochs": "dix"}, 2, ["--epochs", "un entier"]),
+        ({"batch_size": -2}, 2, ["batch_size"]),
+        ({"lr": 0}, 2, ["lr"]),
+        ({"lr": "nan"}, 2, ["lr"]),
+        ({"stride": 0}, 2, ["stride"]),
+        ({"stride": -3}, 2, ["stride"]),
+        ({"drop_rate": 1}, 2, ["drop_rate"]),
+        ({"train_ratio": 1}, 2, ["train_ratio"]),
+        ({"seed": -1}, 2, ["seed"]),
+        ({"emb_dim": 33}, 2, ["multiple"]),
+        ({"device": "abaque"}, 2, ["abaque", "cpu"]),
+        ({"tokenizer": "inconnu"}, 1, ["inconnu", "simple-v2"]),
+        ({"data": "absent.txt"}, 1, ["absent.txt", "the-verdict"]),
+        ({"context_length": 100_000}, 1, ["trop court", "--context-length"]),
+        ({"context_length": 600}, 1, ["part de validation", "trop court"]),
+        ({"batch_size": 100_000}, 1, ["part d'entraînement", "--batch-size"]),
+        ({"tokenizer": "simple-v1", "prompt": "zygomatique"}, 1, ["zygomatique"]),
+        ({"prompt": " "}, 2, ["--prompt"]),
+        ({"nimporte": "quoi"}, 2, ["--nimporte"]),
+        ({"epoch": 2}, 2, ["--epoch", "essayez --epochs"]),
+        ({"output_dir": "/dev/null/m"}, 1, ["/dev/null", "--output-dir"]),
+        ({"config": "absent.toml"}, 2, ["absent.toml"]),
+    ],
+)
+def test_bad_option_gives_one_line(cli, tmp_path, options, code, words):
+    """Chaque mauvaise option : une ligne, le bon code, aucun modèle écrit."""
+    outcome = cli("train", *tiny(**{"output_dir": tmp_path / "m", **options}))
+    outcome.check_one_line_error(code, *words)
+    assert not (tmp_path / "m" / "gpt-model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["vide"]),
+        (b"  \n\t ", ["vide"]),
+        ("caf\xe9 cr\xe8me".encode("latin-1"), ["0xe9", "position 3", "UTF-8"]),
+        ("bonjour".encode("utf-16"), ["UTF-16"]),
+        (b"abc\0def", ["nul"]),
+        (b"trop court", ["trop court", "--context-length"]),
+    ],
+)
+def test_bad_text_gives_one_line(cli, tmp_path, content, words):
+    """Texte vide, binaire, mal encodé ou trop court : une phrase claire, code 1."""
+    source = tmp_path / "texte.txt"
+    source.write_bytes(content)
+    outcome = cli("train", *tiny(data=source, output_dir=tmp_path / "m"))
+    outcome.check_one_line_error(1, *words)
+
+
+def test_full_disk_is_said_before_training(cli, tmp_path, monkeypatch):
+    """La place manque : on le dit avant la première étape."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    outcome = cli("train", *tiny(output_dir=tmp_path / "m"))
+    outcome.check_one_line_error(1, "il reste 1000 octets")
+    assert "Époque" not in outcome.out
+
+
+def test_own_files_of_every_kind_train(cli, tmp_path):
+    """Un dossier, plusieurs sources, chaque tokenizer."""
+    folder = tmp_path / "textes"
+    folder.mkdir()
+    for name in ("un.txt", "deux.md"):
+        (folder / name).write_text("Le passeur regarde l'eau et la lampe. " * 60, encoding="utf-8")
+    for tokenizer in ("gpt2", "simple-v1", "simple-v2"):
+        out = tmp_path / tokenizer
+        options = tiny(tokenizer=tokenizer, output_dir=out, prompt="Le passeur")
+        index = options.index("--data")
+        del options[index : index + 2]
+        outcome = cli("train", *options, "--data", folder, folder / "un.txt")
+        assert outcome.code == 0, outcome.err
+        assert read_model(out / "gpt-model.pt").tokenizer["name"] == tokenizer
+
+
+def test_underscores_toml_and_environment(cli, tmp_path, monkeypatch):
+    """Ligne de commande, puis environnement, puis TOML : le plus proche gagne."""
+    config = tmp_path / "essai.toml"
+    config.write_text(
+        "[train]\nemb_dim = 48\nn-heads = 3\nlr = 0.002\nseed = 9\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("GPT_ARCHITECTURE_SEED", "11")
+    base = [o for o in tiny() if o not in ("--emb-dim", "32", "--n-heads", "2", "--context-length")]
+    outcome = cli(
+        *("train", *base, "--context_length", 24, "--config", config),
+        *("--output_dir", tmp_path, "--lr", 0.003),
+    )
+    assert outcome.code == 0, outcome.err
+    model = read_model(tmp_path / "gpt-model.pt")
+    assert (model.config.emb_dim, model.config.n_heads, model.config.context_length) == (48, 3, 24)
+    training = model.metadata["training"]
+    assert (training["lr"], training["seed"]) == (0.003, 11)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[train]\nzut = 3\n", ["zut"]),
+        ("[train]\nepochs = 'dix'\n", ["dix", "un entier"]),
+        ("epochs = 3\n", ["[train]"]),
+        ("[train\n", ["TOML"]),
+    ],
+)
+def test_bad_toml_gives_one_line(cli, tmp_path, content, words):
+    """Clé inconnue, mauvaise valeur, mauvaise table ou syntaxe."""
+    config = tmp_path / "essai.toml"
+    config.write_text(content, encoding="utf-8")
+    options = tiny(output_dir=tmp_path / "m")
+    index = options.index("--epochs")
+    del options[index : index + 2]
+    cli("train", *options, "--config", config).check_one_line_error(2, *words)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signaux POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stop_signal_saves_the_model(tmp_path, number, code):
+    """Ctrl-C ou SIGTERM : le modèle du moment est enregistré à part, le code le dit."""
+    command = [
+        *(sys.executable, "-u", "-m", "gpt_architecture", "train"),
+        *tiny(epochs=10_000, output_dir=tmp_path, eval_freq=1),
+    ]
+    (tmp_path / "gpt-model.pt").unlink(missing_ok=True)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("Époque"):
+                process.send_signal(number)
+                break
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert "Arrêt demandé" in err
+    assert "gpt-model-interrompu.pt" in out
+    model = read_model(tmp_path / "gpt-model-interrompu.pt")
+    assert model.metadata["complete"] is False
+    assert model.metadata["steps"] >= 1
+    assert not (tmp_path / "gpt-model.pt").exists()
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict.values())
+
+
+def test_missing_matplotlib_keeps_the_model(cli, tmp_path, monkeypatch):
+    """Sans matplotlib, le modèle est écrit et un avertissement dit quoi installer."""
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.ticker"):
+        monkeypatch.setitem(sys.modules, name, None)
+    outcome = cli("train", *tiny(output_dir=tmp_path))
+    assert outcome.code == 0
+    assert "pip install" in outcome.err
+    assert (tmp_path / "gpt-model.pt").is_file()
+    assert not (tmp_path / "loss-plot.pdf").exists()
+
+
+def test_missing_tiktoken_falls_back(cli, tmp_path, monkeypatch):
+    """Sans tiktoken, l'entraînement se fait avec simple-v2, et le dit."""
+    from importlib import util
+
+    find = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda n, *a: None if n == "tiktoken" else find(n, *a))
+    outcome = cli("train", *tiny(tokenizer="gpt2", output_dir=tmp_path))
+    assert outcome.code == 0, outcome.err
+    assert "simple-v2" in outcome.err
+    assert read_model(tmp_path / "gpt-model.pt").tokenizer["name"] == "simple-v2"
+
+
+def test_diverging_training_is_said(cli, tmp_path):
+    """Un taux absurde finit en une ligne, sans modèle écrit."""
+    outcome = cli("train", *tiny(lr=1e30, epochs=3, output_dir=tmp_path))
+    outcome.check_one_line_error(1, "perte", "--lr")
+    assert not (tmp_path / "gpt-model.pt").exists()

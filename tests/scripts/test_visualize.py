@@ -1,0 +1,46 @@
+"""La commande visualize : la figure, le tableau, le repli."""
+
+import sys
+
+from pypdf import PdfReader
+
+
+def test_writes_the_figure_and_prints_the_table(cli, trained, tmp_path):
+    """Le PDF s'ouvre et parle des mêmes réglages que le tableau."""
+    outcome = cli(
+        *("visualize", "--model", trained / "gpt-model.pt", "--output-dir", tmp_path),
+        *("--temperatures", 0.5, 1, "--k", 3, "--p", 0.7, "--n-tokens", 6),
+    )
+    assert outcome.code == 0, outcome.err
+    pages = PdfReader(tmp_path / "temperature-visualization.pdf").pages
+    assert len(pages) == 1
+    text = pages[0].extract_text()
+    for label in ("T = 0,5", "top-k, k = 3", "top-p, p = 0,7", "Effet de la température"):
+        assert label in text
+    for label in ("T = 0,5", "T = 1", "top-k, k = 3", "top-p, p = 0,7", "Entropie", "gardés"):
+        assert label in outcome.out
+
+
+def test_without_matplotlib_the_table_remains(cli, trained, tmp_path, monkeypatch):
+    """Repli : mêmes nombres au terminal, un avertissement, code 0."""
+    command = ("visualize", "--model", trained / "gpt-model.pt", "--output-dir", tmp_path)
+    with_figure = cli(*command)
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "temperature-visualization.pdf").unlink()
+    without = cli(*command)
+    assert without.code == 0
+    assert "pip install" in without.err
+    assert not (tmp_path / "temperature-visualization.pdf").exists()
+    assert without.out == with_figure.out.split("Figure :")[0]
+
+
+def test_bad_options_give_one_line(cli, trained, tmp_path):
+    """Températures, k, p, dossier."""
+    base = ("visualize", "--model", trained / "gpt-model.pt", "--output-dir", tmp_path)
+    cli(*base, "--temperatures", "-1").check_one_line_error(2, "temperature")
+    cli(*base, "--temperatures", "chaud").check_one_line_error(2, "chaud", "un nombre")
+    cli(*base, "--k", 0).check_one_line_error(2, "k vaut 0")
+    cli(*base, "--p", 2).check_one_line_error(2, "p vaut 2")
+    cli(*base, "--n-tokens", 0).check_one_line_error(2, "n_tokens")
+    cli(*base[:3], "--output-dir", "/dev/null/x").check_one_line_error(1, "/dev/null")
