@@ -182,7 +182,7 @@ def measure(steps: dict[str, Step], batches: list[tuple[Tensor, Tensor]]) -> dic
 
 def main() -> None:
     """Mesure, imprime le tableau, écrit le JSON demandé."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="moins d'une minute, petit modèle")
     parser.add_argument("--pairs", type=int, default=9, help="passages par candidat")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")

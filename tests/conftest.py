@@ -2,13 +2,16 @@
 
 import os
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from cli_helpers import Outcome, run_process, tiny
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.main import main
 
 HERE = Path(__file__).resolve().parent
 runpy.run_path(str(HERE / "_sans_reseau" / "sitecustomize.py"))  # bloque le réseau ici aussi
@@ -61,3 +64,32 @@ def isolated_environment(monkeypatch, tmp_path):
     workdir = tmp_path / "travail"
     workdir.mkdir()
     monkeypatch.chdir(workdir)
+
+
+@pytest.fixture
+def cli(capsys):
+    """Lance une commande dans ce processus."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        code = stop.value.code
+        return Outcome(0 if code is None else code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Dossier d'un entraînement minuscule fait par « python -m gpt_architecture train »."""
+    folder = tmp_path_factory.mktemp("entraine")
+    outcome = run_process(
+        *(sys.executable, "-W", "error", "-m", "gpt_architecture", "train", *tiny()),
+        cwd=folder,
+        env={"PYTHONPATH": str(HERE / "_sans_reseau"), "GPT_ARCHITECTURE_OFFLINE": "1"},
+    )
+    assert outcome.code == 0, outcome.err
+    (folder / "sortie.txt").write_text(outcome.out, encoding="utf-8")
+    return folder

@@ -58,6 +58,14 @@ def check_int(name: str, value: object, *, minimum: int, maximum: int | None = N
     )
 
 
+def _as_float(value: Any) -> float:
+    """Le nombre flottant, ou l'infini pour un entier qui n'en est pas un."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def check_float(
     name: str,
     value: object,
@@ -73,15 +81,15 @@ def check_float(
         ConfigurationError: `value` n'est pas un nombre fini, ou sort des bornes.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and math.isfinite(value):  # type: ignore[arg-type]
-        x = float(value)  # type: ignore[arg-type]
-        if (
-            (minimum is None or x >= minimum)
-            and (above is None or x > above)
-            and (maximum is None or x <= maximum)
-            and (below is None or x < below)
-        ):
-            return
+    x = _as_float(value) if is_number else math.nan
+    if (
+        math.isfinite(x)
+        and (minimum is None or x >= minimum)
+        and (above is None or x > above)
+        and (maximum is None or x <= maximum)
+        and (below is None or x < below)
+    ):
+        return
     bounds = (("≥", minimum), (">", above), ("≤", maximum), ("<", below))
     limits = " et ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
     raise ConfigurationError(
@@ -174,10 +182,10 @@ class GPTConfig:
             ConfigurationError: clé inconnue ou valeur invalide.
         """
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(str(key) for key in values if key not in known)
         if unknown:
             raise ConfigurationError(
-                f"clé de configuration inconnue : {', '.join(map(str, unknown))}",
+                f"clé de configuration inconnue : {', '.join(unknown)}",
                 expected=", ".join(known),
                 remedy="corrigez ou retirez cette clé",
             )

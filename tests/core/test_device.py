@@ -49,7 +49,8 @@ def test_a_given_accelerator_keeps_its_index(hardware):
 
 
 @pytest.mark.parametrize(
-    "name", ["cudaa", "cuda:99", "cuda:", "cuda:x", "tpu", "", "AUTO", "cpu:-1", "meta", "xla"]
+    "name",
+    ["cudaa", "cuda:2", "cuda:99", "cuda:", "cuda:x", "tpu", "", "AUTO", "cpu:-1", "meta", "xla"],
 )
 @pytest.mark.parametrize("machine", [{}, {"cuda": 2}], ids=["sans-gpu", "avec-gpu"])
 def test_unknown_or_absent_devices_are_refused(hardware, machine, name):

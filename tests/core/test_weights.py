@@ -215,7 +215,9 @@ class TestWriting:
         assert events[:2] == ["fsync", "replace"]
         assert path.read_text() == "x"
 
-    @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+    @pytest.mark.parametrize(
+        ("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)], ids=oct
+    )
     def test_mode_follows_the_umask(self, path, umask, mode):
         previous = os.umask(umask)
         try:

@@ -7,9 +7,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.config import END_OF_TEXT, TrainingConfig
 from gpt_architecture.data.corpus import load_corpus
-from gpt_architecture.data.loader import GPTDatasetV1, create_dataloader_v1, split_text
+from gpt_architecture.data.loader import (
+    GPTDatasetV1,
+    create_dataloader_v1,
+    create_train_val_loaders,
+    split_text,
+)
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
 
@@ -224,8 +229,15 @@ class TestLoader:
 
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("batch_size", 0), ("batch_size", -2), ("max_length", 0), ("stride", 0), ("stride", -1)]
-        + [("num_workers", -1), ("batch_size", 2.0)],
+        [
+            ("batch_size", 0),
+            ("batch_size", -2),
+            ("batch_size", 2.0),
+            ("max_length", 0),
+            ("stride", 0),
+            ("stride", -1),
+            ("num_workers", -1),
+        ],
     )
     def test_arguments_out_of_bounds(self, name, value):
         with pytest.raises(ConfigurationError, match=name):
@@ -289,6 +301,64 @@ class TestSplit:
         assert seen[0].isdisjoint(seen[1])
 
 
+class TestTrainAndValidation:
+    TEXT = "".join(chr(0x4E00 + index) for index in range(100))
+
+    def loaders(self, text=TEXT, context_length=4, **settings):
+        return create_train_val_loaders(
+            text,
+            CodePointTokenizer(),
+            context_length=context_length,
+            training=TrainingConfig(**({"batch_size": 3, "train_ratio": 0.8} | settings)),
+        )
+
+    def test_windows_side_by_side_by_default(self):
+        """80 caractères : 19 fenêtres de 4, six lots entiers ; 20 : quatre, toutes lues."""
+        train, validation = self.loaders()
+        assert sorted(train.dataset[n][0][0].item() - 0x4E00 for n in range(19)) == [
+            *range(0, 76, 4)
+        ]
+        assert [len(inputs) for inputs, _ in train] == [3] * 6
+        assert [len(inputs) for inputs, _ in validation] == [3, 1]
+
+    def test_stride(self):
+        train, _ = self.loaders(stride=1)
+        assert len(train.dataset) == 76
+
+    def test_validation_is_read_in_order(self):
+        _, validation = self.loaders()
+        assert first_tokens(validation) == [0x4E00 + n for n in (80, 84, 88, 92)]
+
+    def test_training_is_shuffled_by_the_seed_alone(self):
+        orders = []
+        for global_seed, seed in ((1, 5), (2, 5), (1, 6)):
+            torch.manual_seed(global_seed)
+            orders.append(first_tokens(self.loaders(seed=seed)[0]))
+        assert orders[0] == orders[1]
+        assert orders[0] != orders[2]
+        assert orders[0] != sorted(orders[0])
+
+    def test_shuffling_leaves_the_global_generator_alone(self):
+        """L'ordre des données ne dépend pas du dropout, ni l'inverse."""
+        before = torch.get_rng_state()
+        train, _ = self.loaders()
+        first_tokens(train)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize(
+        ("text", "settings", "part"),
+        [
+            (TEXT[:12], {"train_ratio": 0.5}, "entraînement"),  # une fenêtre, pas un lot
+            (TEXT, {"train_ratio": 0.01}, "entraînement"),
+            (TEXT, {"train_ratio": 0.97}, "validation"),
+            (TEXT[:95] + "     ", {"train_ratio": 0.95}, "validation"),
+        ],
+    )
+    def test_the_part_that_is_too_short_is_named(self, text, settings, part):
+        with pytest.raises(DataError, match=f"part d.*{part}"):
+            self.loaders(text, **settings)
+
+
 def test_verdict_with_the_original_settings(verdict_path):
     """Réglages du document d'origine : 9 lots d'entraînement de 2 × 256, 1 de validation."""
     train, validation = split_text(load_corpus([verdict_path]).text, 0.9)
@@ -298,3 +368,8 @@ def test_verdict_with_the_original_settings(verdict_path):
     )
     assert [tuple(x.shape) for x, _ in train_loader] == [(2, 256)] * 9
     assert [tuple(x.shape) for x, _ in validation_loader] == [(2, 256)]
+
+    both = create_train_val_loaders(
+        train + validation, get_tokenizer("gpt2"), context_length=256, training=TrainingConfig()
+    )
+    assert [len(loader) for loader in both] == [9, 1]

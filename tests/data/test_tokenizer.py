@@ -101,10 +101,8 @@ class TestGPT2:
     def test_special_token_is_recognised_when_allowed(self, gpt2):
         text = f"Hello, do you like tea? {END_OF_TEXT} In the sunlit terraces"
         ids = gpt2.encode(text, allowed_special={END_OF_TEXT})
-        assert ids == [15496, 11, 466, 345, 588, 8887, 30, 220, 50256, 554, 262, 4252, 18250] + [
-            8812,
-            2114,
-        ]
+        assert ids[:9] == [15496, 11, 466, 345, 588, 8887, 30, 220, 50256]
+        assert ids[9:] == [554, 262, 4252, 18250, 8812, 2114]
         assert gpt2.encode(text, allowed_special="all") == ids
         assert gpt2.decode(ids) == text
 

@@ -274,9 +274,7 @@ class TestSampled:
             (generate_text_top_k, {"k": 10 * VOCAB}),
             (generate_text_top_p, {"p": 1.0}),
         ):
-            out = oracle(
-                model, idx, 15, CONTEXT, **settings, temperature=0.8, generator=seeded(3)
-            )
+            out = oracle(model, idx, 15, CONTEXT, **settings, temperature=0.8, generator=seeded(3))
             assert torch.equal(out, plain)
 
     def test_top_k_draws_among_the_k_best(self, tiny_model):

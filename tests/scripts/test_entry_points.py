@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripts_helpers import run_process, tiny
+from cli_helpers import run_process, tiny
 
 import gpt_architecture
 from gpt_architecture.main import COMMANDS

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from pypdf import PdfReader
-from scripts_helpers import tiny
+from cli_helpers import tiny
 
 from gpt_architecture.core.weights import read_model
 

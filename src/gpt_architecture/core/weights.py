@@ -49,20 +49,21 @@ class ModelFile:
         Raises:
             ModelFileError: les poids ne correspondent pas à la configuration.
         """
-        with torch.device("meta"):
-            model = GPTModel(self.config)
         try:
+            with torch.device("meta"):
+                model = GPTModel(self.config)
             model.load_state_dict(dict(self.state_dict), strict=True, assign=True)
-        except RuntimeError as error:
+            if self.config.tie_weights:
+                model.tie_weights_()
+            model = model.to(device)
+        except (RuntimeError, NotImplementedError) as error:
             detail = " ".join(str(error).split())[:200]
             raise ModelFileError(
                 f"les poids ne correspondent pas à la configuration du fichier : {detail}",
                 expected=f"les poids d'un modèle {self.config}",
                 remedy="réentraînez le modèle ou reprenez le fichier d'origine",
             ) from None
-        if self.config.tie_weights:
-            model.tie_weights_()
-        return model.to(device).eval()
+        return model.eval()
 
 
 def save_model(
@@ -84,7 +85,11 @@ def save_model(
 
     Raises:
         OutputError: le disque refuse l'écriture ; l'ancien fichier est intact.
+        TypeError: une description ou une métadonnée n'est pas d'un type simple ; un tel
+            fichier serait refusé à la lecture.
     """
+    _check_plain("tokenizer", tokenizer)
+    _check_plain("metadata", metadata or {})
     state = {name: tensor.detach().to("cpu") for name, tensor in model.state_dict().items()}
     payload = {
         "format": FORMAT,
@@ -147,7 +152,7 @@ def read_model(path: Path | str) -> ModelFile:
             expected="un fichier écrit par l'entraînement",
             remedy="n'ouvrez pas ce fichier et demandez-en un sûr à sa source",
         ) from None
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except Exception as error:  # un fichier abîmé fait lever n'importe quoi à son lecteur
         raise ModelFileError(
             f"{path} est illisible : {reason(error)}",
             expected="un fichier de modèle complet",
@@ -178,9 +183,10 @@ def _parse(path: Path, payload: object) -> ModelFile:
                 expected=expected,
                 remedy="recopiez le fichier ou réentraînez le modèle",
             )
-    if not all(isinstance(tensor, torch.Tensor) for tensor in parts["state_dict"].values()):  # type: ignore[union-attr]
+    weights = parts["state_dict"]
+    if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):  # type: ignore[union-attr]
         raise ModelFileError(
-            f"{path} : state_dict contient autre chose que des tenseurs",
+            f"{path} : state_dict contient autre chose que des tenseurs nommés",
             expected=expected,
             remedy="recopiez le fichier ou réentraînez le modèle",
         )
@@ -196,6 +202,18 @@ def _parse(path: Path, payload: object) -> ModelFile:
         tokenizer=parts["tokenizer"],  # type: ignore[arg-type]
         metadata=parts["metadata"],  # type: ignore[arg-type]
     )
+
+
+def _check_plain(name: str, value: object) -> None:
+    """Refuse ce que la lecture avec `weights_only=True` refuserait."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_plain(f"{name}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _check_plain(f"{name}[{index}]", item)
+    elif type(value) not in (str, int, float, bool, type(None)):
+        raise TypeError(f"{name} est un {type(value).__name__} ; convertissez-le en type simple")
 
 
 def _umask() -> int:

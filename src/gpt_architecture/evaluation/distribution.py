@@ -107,6 +107,7 @@ def plot_distribution(
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
     except ImportError:
         raise MissingDependencyError(
             "matplotlib", purpose="tracer la distribution", extra="plots"
@@ -141,6 +142,7 @@ def plot_distribution(
         axes.set_xticks(range(len(study.tokens)), token_labels, rotation=30, ha="right")
         for tick in axes.get_xticklabels():
             tick.set_parse_math(False)  # un token « $ » n'est pas une formule
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: french(value)))
         axes.grid(axis="y", alpha=0.25)
         axes.legend(frameon=False, fontsize="small")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:]))

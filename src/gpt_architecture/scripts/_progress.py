@@ -7,7 +7,6 @@ import time
 from types import TracebackType
 
 from gpt_architecture.scripts._cli import french_duration, output_console
-from gpt_architecture.training.simple import format_evaluation
 
 
 class TrainingProgress:
@@ -64,6 +63,8 @@ class TrainingProgress:
 
     def on_evaluation(self, epoch: int, step: int, train_loss: float, val_loss: float) -> None:
         """Affiche les pertes ; hors d'un terminal, le débit et le temps restant aussi."""
+        from gpt_architecture.training.simple import format_evaluation
+
         line = format_evaluation(epoch, step, train_loss, val_loss)
         print(line if self._live else f"{line} | {self._pace()}", flush=True)
 

@@ -49,6 +49,9 @@ def plot_losses(
     axes.set_xlabel("Époques")
     axes.set_ylabel("Perte (nats par token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _position: f"{value:g}".replace(".", ","))
+    )
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     if len(tokens_seen) > 1:

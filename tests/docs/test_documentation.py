@@ -1,0 +1,156 @@
+"""La documentation dit vrai : chaque commande, chaque lien, chaque exemple de code."""
+
+import re
+import shlex
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gpt_architecture.main import COMMANDS, build_app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")])
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+INLINE = re.compile(r"`((?:make|gpt-architecture|python) [^`]+)`")
+
+
+def blocks(page, language):
+    """Contenus des blocs de code d'une langue."""
+    return [
+        body for name, body in FENCE.findall(page.read_text(encoding="utf-8")) if name == language
+    ]
+
+
+def shell_commands():
+    """(page, commande) pour chaque ligne des blocs bash et chaque commande en ligne."""
+    found = []
+    for page in PAGES:
+        lines = [line for body in blocks(page, "bash") for line in body.splitlines()]
+        prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+        for line in [*lines, *INLINE.findall(prose)]:
+            command = line.split(" #")[0].strip()
+            if command and "…" not in command and "COMMANDE" not in command:
+                found.append(pytest.param(command, id=f"{page.name}: {command}"))
+    return found
+
+
+def parse(tokens):
+    """Fait lire des arguments par la vraie ligne de commande, sans l'exécuter."""
+    command, bound, *_ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
+    return command, bound
+
+
+def check_make(tokens):
+    """La cible existe, et les ARGS sont ceux de la commande qu'elle lance."""
+    target, arguments = tokens[1], [t.removeprefix("ARGS=") for t in tokens if "ARGS=" in t]
+    done = subprocess.run(
+        ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if arguments and target in COMMANDS:
+        parse([target, *shlex.split(arguments[0])])
+    elif arguments:
+        recipe = next(line for line in done.stdout.splitlines() if "benchmarks/" in line)
+        check_options(ROOT / re.search(r"benchmarks/\w+\.py", recipe)[0], shlex.split(arguments[0]))
+
+
+def check_options(script, options):
+    """Le script existe et connaît chaque option."""
+    source = script.read_text(encoding="utf-8")
+    for option in options:
+        if option.startswith("--"):
+            assert f'"{option}"' in source, f"{script.name} ne connaît pas {option}"
+
+
+@pytest.mark.parametrize("command", shell_commands())
+def test_command_is_real(command):
+    """Chaque commande montrée est lue par le vrai programme."""
+    tokens = shlex.split(command)
+    if tokens[0] == "make":
+        check_make(tokens)
+    elif tokens[0] == "gpt-architecture":
+        function, _ = parse(tokens[1:])
+        assert function is not None
+    elif tokens[0] == "cd":
+        folder = ROOT / tokens[1]
+        assert folder.is_dir() or set(tokens[1]) <= set("./")
+    elif tokens[0].startswith("python") and tokens[1] == "-m":
+        module = tokens[2].removeprefix("gpt_architecture.scripts.")
+        assert module in COMMANDS
+        parse([module, *tokens[3:]])
+    elif tokens[0].startswith("python") and tokens[1].startswith("benchmarks/"):
+        check_options(ROOT / tokens[1], tokens[2:])
+    elif tokens[0].startswith("python") and tokens[1].removesuffix(".py") in COMMANDS:
+        assert (ROOT / "src/gpt_architecture/scripts" / tokens[1]).is_file()
+        parse([tokens[1].removesuffix(".py"), *tokens[2:]])
+    elif tokens[0].startswith("python") and tokens[1].startswith("src/"):
+        assert (ROOT / tokens[1]).is_file()
+    elif tokens[0] in ("source", "git"):
+        assert len(tokens) > 1
+    else:
+        pytest.fail(f"commande inconnue de ce test : {command}")
+
+
+def test_enough_commands_are_found():
+    """Le test précédent ne passe pas faute de matière."""
+    assert len(shell_commands()) > 25
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """Chaque lien relatif mène à un fichier, chaque ancre à un titre."""
+    text = page.read_text(encoding="utf-8")
+    titles = {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+    for target in LINK.findall(text):
+        if target.startswith("#"):
+            assert target[1:] in titles, target
+        elif "://" not in target:
+            assert (page.parent / target.split("#")[0]).exists(), target
+
+
+def test_python_examples_run(trained, monkeypatch, capsys):
+    """Les exemples Python des pages s'exécutent, à côté d'un modèle."""
+    monkeypatch.chdir(trained)
+    examples = [body for page in PAGES for body in blocks(page, "python")]
+    assert examples
+    for example in examples:
+        exec(compile(example, "exemple", "exec"), {})  # noqa: S102 — notre propre documentation
+    assert capsys.readouterr().out.strip()
+
+
+def test_toml_examples_are_accepted(tmp_path):
+    """Les exemples TOML ne contiennent que des options connues."""
+    examples = [body for page in PAGES for body in blocks(page, "toml")]
+    assert examples
+    for example in examples:
+        for command, options in tomllib.loads(example).items():
+            flags = []
+            for name, value in options.items():
+                values = value if isinstance(value, list) else [value]
+                flags += [f"--{name}", *map(str, values)]
+            parse([command, *flags])
+
+
+def test_pages_have_no_placeholder():
+    """Aucun passage laissé à remplir."""
+    for page in PAGES:
+        assert "@@" not in page.read_text(encoding="utf-8"), page.name
+
+
+def test_readme_figures_are_the_code_s():
+    """Les nombres de paramètres annoncés sont ceux des configurations."""
+    from gpt_architecture.config import PRESETS, GPTConfig
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for count in (
+        GPTConfig().num_parameters(),
+        PRESETS["gpt2-small"].num_parameters(),
+        GPTConfig(context_length=256).num_parameters(),
+    ):
+        assert f"{count:,}".replace(",", " ") in text
