@@ -374,6 +374,19 @@ class TestStream:
         streamed(model, torch.tensor([[7, 8]]), 4)
         assert model.inputs == [[[7, 8]], [[3]], [[4]], [[5]]]
 
+    def test_rereads_everything_only_once_the_context_is_full(self, tiny_model, monkeypatch):
+        """Début de 5 : onze tokens lus seuls remplissent les 16 positions."""
+        lengths = []
+        forward = tiny_model.forward
+
+        def spy(in_idx, cache=None):
+            lengths.append(in_idx.size(1))
+            return forward(in_idx, cache)
+
+        monkeypatch.setattr(tiny_model, "forward", spy)
+        streamed(tiny_model, prompt(1, 5), 14)
+        assert lengths == [5] + [1] * 11 + [CONTEXT] * 2
+
     def test_tokens_come_one_by_one(self):
         """Rien n'est calculé avant d'être demandé."""
         model = ScriptedModel([3, 4, 5])

@@ -205,6 +205,8 @@ class TestTopP:
     def test_one_changes_nothing(self, p):
         logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 10
         assert torch.equal(top_p(logits, p), logits)
+        negligible = torch.tensor([0.0, 200.0, 1.0])  # des probabilités arrondies à 0
+        assert torch.equal(top_p(negligible, p), negligible)
 
     def test_zero_is_greedy(self):
         logits = torch.randn(4, 20, generator=torch.Generator().manual_seed(1))

@@ -120,7 +120,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_directory(path.parent)
-    except (OSError, RuntimeError) as error:  # torch.save signale un disque plein par RuntimeError
+    except (OSError, RuntimeError, ValueError) as error:
+        # torch.save dit un disque plein par RuntimeError, matplotlib un format par ValueError
         raise OutputError(
             f"impossible d'écrire {path} : {reason(error)}",
             expected="un dossier accessible en écriture et assez de place",

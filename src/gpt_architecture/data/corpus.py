@@ -7,6 +7,7 @@ et jamais si `offline` est vrai.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
 import threading
 import urllib.request
@@ -119,16 +120,16 @@ def decode_text(data: bytes, *, origin: str) -> str:
             remedy="convertissez-le, par exemple : iconv -f UTF-16 -t UTF-8",
         )
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{origin} : octet 0x{data[error.start]:02x} invalide à la position {error.start}",
             expected="du texte UTF-8",
             remedy=convert,
         ) from None
-    if "\0" in text:
+    if b"\0" in data:
         raise DataError(
-            f"{origin} contient un octet nul à la position {text.index(chr(0))}",
+            f"{origin} contient un octet nul à la position {data.index(0)}",
             expected="du texte, non un fichier binaire",
             remedy="retirez ce fichier des sources",
         )
@@ -146,11 +147,15 @@ def _resolve(
 ) -> tuple[str, list[tuple[str, str]]]:
     """Nom court et documents (origine, texte) d'une source."""
     path = Path(source)
-    if source == VERDICT and not path.exists():
+    try:
+        exists = path.exists()
+    except OSError:  # nom trop long pour ce système
+        exists = False
+    if source == VERDICT and not exists:
         return _verdict(offline=offline, cache_dir=cache_dir)
-    if source == SHORT_STORY and not path.exists():
+    if source == SHORT_STORY and not exists:
         return SHORT_STORY, [_short_story()]
-    if path.is_dir():
+    if exists and path.is_dir():
         files = sorted(
             file
             for file in path.rglob("*")
@@ -163,10 +168,10 @@ def _resolve(
                 remedy="ajoutez-en ou donnez un autre dossier",
             )
         return path.resolve().name, [(str(file), read_text(file)) for file in files]
-    if path.is_file():
+    if exists and path.is_file():
         return path.stem, [(str(path), read_text(path))]
     raise DataError(
-        f"source de texte introuvable : {source}",
+        f"source de texte introuvable : {source[:200]}",
         expected=f"un fichier, un dossier ou l'un des noms {', '.join(CORPUS_NAMES)}",
         remedy="corrigez --data",
     )
@@ -218,7 +223,7 @@ def _download(url: str, timeout_s: float) -> tuple[bytes | None, str]:
         try:
             with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 — adresse du module
                 outcome.append((response.read(_VERDICT_MAX_BYTES), ""))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             outcome.append((None, f"réseau : {getattr(error, 'reason', error)}"))
 
     worker = threading.Thread(target=fetch, daemon=True)

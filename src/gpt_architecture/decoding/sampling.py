@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import check_float, check_int
-from gpt_architecture.decoding.strategies import greedy, softmax_avec_temperature, top_k, top_p
+from gpt_architecture.decoding.strategies import divide_by_temperature, greedy, top_k, top_p
 from gpt_architecture.errors import ConfigurationError, GenerationError
 
 StrategyName = Literal["greedy", "temperature", "top_k", "top_p"]
@@ -103,10 +103,10 @@ def sampled_token(
         _check_logits(logits)
         if temperature == 0:
             return greedy(logits)
-        scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+        scaled = divide_by_temperature(logits, temperature)
         if keep is not None:
             scaled = keep(scaled)
-        probabilities = softmax_avec_temperature(scaled, 1.0)
+        probabilities = torch.softmax(scaled, dim=-1)
         return torch.multinomial(probabilities, num_samples=1, generator=generator)
 
     return choose

@@ -29,9 +29,18 @@ def softmax_avec_temperature(logits: Tensor, temperature: float) -> Tensor:
     check_float("temperature", temperature, minimum=0.0)
     if temperature == 0:
         return torch.zeros_like(logits).scatter(-1, greedy(logits), 1.0)
-    # On ôte le maximum avant de diviser : une température minuscule ne déborde pas.
-    shifted = logits - logits.amax(dim=-1, keepdim=True)
-    return torch.softmax(shifted / temperature, dim=-1)
+    return torch.softmax(divide_by_temperature(logits, temperature), dim=-1)
+
+
+def divide_by_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """(logits − maximum) / temperature, pour une température > 0 : (…, V) → (…, V).
+
+    Ôter le maximum d'abord ne change pas le softmax et garde finis les logits du plus
+    probable, même à une température trop petite ou trop grande pour leur type.
+    """
+    limits = torch.finfo(logits.dtype)
+    temperature = min(max(temperature, limits.tiny), limits.max)
+    return (logits - logits.amax(dim=-1, keepdim=True)) / temperature
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
