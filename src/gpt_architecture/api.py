@@ -7,6 +7,7 @@ print(gpt.generate("Every effort", strategy="top_p", p=0.9, max_tokens=50, seed=
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.device import resolve_device
+from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import text_to_token_ids
 from gpt_architecture.core.weights import read_model
@@ -25,6 +26,8 @@ from gpt_architecture.decoding.generator import stream_tokens
 from gpt_architecture.decoding.sampling import GenerationConfig, StrategyName
 from gpt_architecture.decoding.streaming import TextStream
 from gpt_architecture.errors import ConfigurationError, ModelFileError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +129,10 @@ def load(path: Path | str = "gpt-model.pt", *, device: str = "auto") -> GPT:
             expected="un tokenizer qui tient dans le vocabulaire du modèle",
             remedy="reprenez le fichier d'origine",
         )
+    model = content.build(target)
+    logger.info("%s chargé sur %s", path, describe_device(target))
     return GPT(
-        model=content.build(target),
+        model=model,
         tokenizer=tokenizer,
         device=target,
         metadata=content.metadata,

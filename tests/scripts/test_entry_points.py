@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import run_process, tiny
+from pypdf import PdfReader
 
 import gpt_architecture
 from gpt_architecture.main import COMMANDS
@@ -51,6 +52,23 @@ def test_train_by_path_writes_where_it_is_launched(tmp_path):
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "gpt-model.pt").is_file()
     assert (tmp_path / "loss-plot.pdf").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [("infer", "La lampe"), ("demo", "Mesures"), ("visualize", "temperature-visualization.pdf")],
+)
+def test_scripts_run_as_processes(trained, tmp_path, command, expected):
+    """Chaque commande, dans son propre processus, avertissements interdits."""
+    outcome = run_process(
+        *(sys.executable, "-W", "error", SCRIPTS / f"{command}.py"),
+        *("--prompt", "La lampe", "--model", trained / "gpt-model.pt"),
+        cwd=tmp_path,
+    )
+    assert outcome.code == 0, outcome.err
+    assert expected in outcome.out
+    if command == "visualize":
+        assert len(PdfReader(tmp_path / expected).pages) == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)

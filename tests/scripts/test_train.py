@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-from pypdf import PdfReader
 from cli_helpers import tiny
+from pypdf import PdfReader
 
 from gpt_architecture.core.weights import read_model
 

@@ -189,23 +189,27 @@ def _verdict(*, offline: bool, cache_dir: Path | None) -> tuple[str, list[tuple[
     for candidate in (Path(f"{VERDICT}.txt"), Path("data") / f"{VERDICT}.txt", cached):
         if not candidate.is_file():
             continue
-        data = candidate.read_bytes()
+        try:
+            data = candidate.read_bytes()
+        except OSError as error:
+            logger.warning("%s ignoré : %s", candidate, reason(error))
+            continue
         if _is_verdict(data):
             return VERDICT, [(str(candidate), decode_text(data, origin=str(candidate)))]
         logger.warning("%s ignoré : son empreinte n'est pas celle de The Verdict", candidate)
-    reason = "téléchargement interdit"
+    cause = "téléchargement interdit"
     if not offline:
         logger.info("téléchargement de The Verdict (%.0f s au plus)…", DOWNLOAD_TIMEOUT_S)
-        downloaded, reason = _download(VERDICT_URL, DOWNLOAD_TIMEOUT_S)
+        downloaded, cause = _download(VERDICT_URL, DOWNLOAD_TIMEOUT_S)
         if downloaded is not None and _is_verdict(downloaded):
             _store(cached, downloaded)
             return VERDICT, [(VERDICT_URL, decode_text(downloaded, origin=VERDICT_URL))]
         if downloaded is not None:
-            reason = "empreinte inattendue"
+            cause = "empreinte inattendue"
     logger.warning(
         "The Verdict n'est pas disponible (%s) : texte par défaut, la nouvelle « %s ». "
         "Pour l'imposer : --data CHEMIN/the-verdict.txt",
-        reason,
+        cause,
         SHORT_STORY,
     )
     return SHORT_STORY, [_short_story()]

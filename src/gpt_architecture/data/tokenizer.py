@@ -101,7 +101,9 @@ class _WordTokenizer:
 
     def __init__(self, vocab: Mapping[str, int] | Iterable[str]) -> None:
         pairs = dict(vocab) if isinstance(vocab, Mapping) else {t: i for i, t in enumerate(vocab)}
-        if sorted(pairs.values()) != list(range(len(pairs))):
+        if {type(index) for index in pairs.values()} - {int} or (
+            sorted(pairs.values()) != list(range(len(pairs)))
+        ):
             raise TokenizerError(
                 "vocabulaire mal numéroté",
                 expected="des identifiants 0, 1, 2 … sans trou ni doublon",
@@ -155,8 +157,11 @@ class SimpleTokenizerV1(_WordTokenizer):
             TokenizerError: un mot n'est pas dans le vocabulaire.
         """
         tokens = split_words(text)
+        known = self.str_to_int.keys()
+        if allowed_special != "all" and END_OF_TEXT not in allowed_special:
+            known = known - {END_OF_TEXT}
         for token in tokens:
-            if token not in self.str_to_int:
+            if token not in known:
                 raise TokenizerError(
                     f"mot inconnu du vocabulaire : {token!r}",
                     expected=f"l'un des {self.vocab_size} tokens du texte d'origine",
@@ -247,9 +252,13 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
         simple = SimpleTokenizerV1 if name == "simple-v1" else SimpleTokenizerV2
         return simple.from_text(text)
     path = Path(name)
-    if not path.is_file():
+    try:
+        exists = path.is_file()
+    except OSError:  # nom trop long pour ce système
+        exists = False
+    if not exists:
         raise TokenizerError(
-            f"tokenizer inconnu : {name}",
+            f"tokenizer inconnu : {name[:200]}",
             expected=f"{', '.join(NAMES)} ou un fichier JSON existant",
             remedy="corrigez --tokenizer",
         )

@@ -5,6 +5,7 @@ Formes : T tokens, V vocabulaire.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.core.weights import write_atomically
 from gpt_architecture.decoding.strategies import softmax_avec_temperature, top_k, top_p
-from gpt_architecture.errors import MissingDependencyError
+from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,12 @@ def study_distribution(
         ConfigurationError: température, k, p ou `n_tokens` hors bornes.
     """
     check_int("n_tokens", n_tokens, minimum=1)
+    if not temperatures:
+        raise ConfigurationError(
+            "aucune température",
+            expected="au moins une",
+            remedy="donnez par exemple --temperatures 0.5 1 2",
+        )
     tracked = torch.softmax(logits, dim=-1).topk(min(n_tokens, logits.size(-1))).indices
 
     def effect(label: str, probabilities: Tensor) -> Effect:
@@ -145,7 +152,9 @@ def plot_distribution(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: french(value)))
         axes.grid(axis="y", alpha=0.25)
         axes.legend(frameon=False, fontsize="small")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:]))
+    with warnings.catch_warnings():  # un signe absent de la police devient un carré, sans bruit
+        warnings.filterwarnings("ignore", message="Glyph")
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:]))
     return path
 
 

@@ -168,9 +168,12 @@ def train(
     _check_output(run, identity, config)
 
     steps = len(train_loader)
-    n_tokens = len(train_loader.dataset.token_ids) + len(val_loader.dataset.token_ids)  # type: ignore[attr-defined]
+    sizes = [len(loader.dataset.token_ids) for loader in (train_loader, val_loader)]  # type: ignore[attr-defined]
     console = output_console()
-    console.print(f"Texte        {corpus.name} : {_spaced(n_tokens)} tokens ({tokenizer.name})")
+    console.print(
+        f"Texte        {corpus.name} : {_spaced(sizes[0])} tokens d'entraînement, "
+        f"{_spaced(sizes[1])} de validation ({tokenizer.name})"
+    )
     console.print(
         f"Modèle       {_spaced(config.num_parameters())} paramètres, "
         f"contexte {config.context_length}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ConfigurationError, MissingDependencyError
+from gpt_architecture.errors import MissingDependencyError
 from gpt_architecture.scripts._cli import (
     CommonOptions,
     default_prompt,
@@ -73,12 +73,6 @@ def visualize(
     tableau du terminal donne les mêmes nombres.
     """
     del common  # lues par le lanceur
-    if not figure.temperatures:
-        raise ConfigurationError(
-            "aucune température",
-            expected="au moins une",
-            remedy="donnez par exemple --temperatures 0.5 1 2",
-        )
     from gpt_architecture.api import load
     from gpt_architecture.evaluation.distribution import (
         next_token_logits,

@@ -123,6 +123,7 @@ def train_model_simple(
     val_losses: list[float] = []
     track_tokens_seen: list[int] = []
     tokens_seen, step = 0, -1
+    text_to_token_ids(start_context, tokenizer)  # un mot inconnu se dit avant la première étape
     reporter.on_start(num_epochs * len(cast(Sized, train_loader)))
 
     for epoch in range(1, num_epochs + 1):
