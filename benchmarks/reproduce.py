@@ -25,13 +25,15 @@ import torch
 from gpt_architecture.config import GPTConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.weights import read_model
-from gpt_architecture.data.corpus import VERDICT, load_corpus
+from gpt_architecture.data.corpus import VERDICT, VERDICT_SHA256, load_corpus
 from gpt_architecture.data.loader import create_train_val_loaders
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.training.simple import evaluate_model
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs" / "resultats.md"
+WINDOW = 256  # défaut de --context-length
+SMALL = ("--emb-dim", "96", "--n-heads", "4", "--n-layers", "2", "--epochs", "2")
 BEGIN, END = "<!-- reproduce : début -->", "<!-- reproduce : fin -->"
 
 # Journal publié avec le livre : (étape, perte d'entraînement, perte de validation).
@@ -57,19 +59,19 @@ class Target:
 
 def untrained_loss(data: str) -> float:
     """Perte d'entraînement du modèle neuf, sur tout le jeu."""
-    config, training = GPTConfig(context_length=256), TrainingConfig()
+    training = TrainingConfig()
     corpus = load_corpus([data])
     loaders = create_train_val_loaders(
-        corpus.text, get_tokenizer(), context_length=256, training=training
+        corpus.text, get_tokenizer(), context_length=WINDOW, training=training
     )
     torch.manual_seed(training.seed)
-    train_loss, _ = evaluate_model(GPTModel(config), *loaders, "cpu", None)
+    train_loss, _ = evaluate_model(GPTModel(GPTConfig()), *loaders, "cpu", None)
     return train_loss
 
 
-def run_training(data: str, output_dir: Path) -> tuple[float, float]:
+def run_training(data: str, output_dir: Path, *options: str) -> tuple[float, float]:
     """Lance la commande ; rend (secondes, mémoire résidente maximale en Go)."""
-    command = [sys.executable, "-m", "gpt_architecture", "train", "--data", data]
+    command = [sys.executable, "-m", "gpt_architecture", "train", "--data", data, *options]
     start = time.perf_counter()
     subprocess.run([*command, "--output-dir", str(output_dir), "--force"], check=True)
     seconds = time.perf_counter() - start
@@ -177,10 +179,17 @@ def main() -> None:
     parser.add_argument("--data", default=VERDICT, help="The Verdict : son nom ou son chemin")
     parser.add_argument("--output-dir", type=Path, default=ROOT / "outputs" / "reproduce")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
+    parser.add_argument(
+        "--quick", action="store_true", help="petit modèle, deux époques : essaie la chaîne seule"
+    )
     arguments = parser.parse_args()
 
-    if load_corpus([arguments.data]).name != VERDICT:
+    if load_corpus([arguments.data]).sha256 != VERDICT_SHA256:
         parser.error("The Verdict est introuvable ; donnez --data CHEMIN/the-verdict.txt")
+    if arguments.quick:
+        seconds, peak = run_training(arguments.data, arguments.output_dir / "quick", *SMALL)
+        print(f"\nChaîne complète en {seconds:.0f} s, {french(peak)} Go ; rien n'est comparé.")
+        return
     initial = untrained_loss(arguments.data)
     print(f"Perte du modèle neuf : {french(initial)}\n", flush=True)
     seconds, peak = run_training(arguments.data, arguments.output_dir)

@@ -51,6 +51,17 @@ class GPT:
         """Forme du modèle."""
         return self.model.cfg
 
+    @property
+    def window(self) -> int:
+        """Longueur de contexte apprise, en tokens : celle des fenêtres de l'entraînement.
+
+        Les positions au-delà existent peut-être mais n'ont rien appris ; la génération ne
+        s'en sert pas.
+        """
+        learned = self.metadata.get("window")
+        limit = self.config.context_length
+        return min(learned, limit) if isinstance(learned, int) and learned > 0 else limit
+
     def encode(self, prompt: str) -> Tensor:
         """Texte → (1, T) int64, sur le périphérique du modèle.
 
@@ -99,7 +110,15 @@ class GPT:
         choose = config.next_token(self.device)
         text = TextStream(self.tokenizer.decode, ids[0].tolist())
         eos_id = self.tokenizer.eos_id
-        for token, _ in stream_tokens(self.model, ids, config.max_tokens, choose, eos_id=eos_id):
+        stream = stream_tokens(
+            self.model,
+            ids,
+            config.max_tokens,
+            choose,
+            context_size=self.window,
+            eos_id=eos_id,
+        )
+        for token, _ in stream:
             if token.item() == eos_id:
                 break
             if piece := text.push(int(token)):

@@ -66,21 +66,23 @@ class GenerationError(GPTArchitectureError):
     """Le modèle a produit des valeurs à partir desquelles on ne peut pas tirer de token."""
 
 
+class TrainingError(GPTArchitectureError):
+    """L'entraînement ne peut pas continuer."""
+
+
 class MissingDependencyError(GPTArchitectureError, ImportError):
     """Une bibliothèque facultative manque.
 
     Args:
         package: nom du paquet à installer.
         purpose: ce à quoi il sert ici (« tracer les courbes »).
-        extra: groupe optionnel du projet qui l'apporte, s'il existe.
     """
 
-    def __init__(self, package: str, *, purpose: str, extra: str | None = None) -> None:
-        target = f'"gpt-architecture[{extra}]"' if extra else package
+    def __init__(self, package: str, *, purpose: str) -> None:
         super().__init__(
             f"le paquet {package} n'est pas installé",
             expected=f"{package}, pour {purpose}",
-            remedy=f"installez-le : pip install {target}",
+            remedy=f"installez-le : pip install {package}",
         )
         self.package = package
 

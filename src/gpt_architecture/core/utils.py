@@ -108,7 +108,8 @@ def preserved_rng(*loaders: DataLoader[Any]) -> Iterator[None]:
     """
     generators = [g for loader in loaders if (g := loader.generator) is not None]
     states = [generator.get_state() for generator in generators]
-    with torch.random.fork_rng():
+    # Ni l'ordre des lots ni le choix glouton ne tirent ailleurs que sur le processeur.
+    with torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:

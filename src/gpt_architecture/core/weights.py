@@ -49,6 +49,13 @@ class ModelFile:
         Raises:
             ModelFileError: les poids ne correspondent pas à la configuration.
         """
+        blocks = {name.split(".")[1] for name in self.state_dict if name.startswith("trf_blocks.")}
+        if len(blocks) != self.config.n_layers:  # avant de construire : n_layers peut être absurde
+            raise ModelFileError(
+                f"{len(blocks)} blocs dans les poids, {self.config.n_layers} dans la configuration",
+                expected="le même nombre",
+                remedy="réentraînez le modèle ou reprenez le fichier d'origine",
+            )
         try:
             with torch.device("meta"):
                 model = GPTModel(self.config)
@@ -90,7 +97,11 @@ def save_model(
     """
     _check_plain("tokenizer", tokenizer)
     _check_plain("metadata", metadata or {})
-    state = {name: tensor.detach().to("cpu") for name, tensor in model.state_dict().items()}
+    copies: dict[int, torch.Tensor] = {}  # un tenseur partagé n'est copié, puis écrit, qu'une fois
+    state = {
+        name: copies.setdefault(tensor.data_ptr(), tensor.detach().to("cpu"))
+        for name, tensor in model.state_dict().items()
+    }
     payload = {
         "format": FORMAT,
         "version": VERSION,

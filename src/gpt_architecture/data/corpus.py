@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import http.client
 import logging
+import socket
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +88,8 @@ def load_corpus(
         for origin, text in found:
             origins.append(origin)
             documents.append(text)
-    return Corpus(name="+".join(names), text=END_OF_TEXT.join(documents), origins=tuple(origins))
+    name = "+".join(names) if len(names) <= 3 else f"{names[0]}+… ({len(names)} sources)"
+    return Corpus(name=name, text=END_OF_TEXT.join(documents), origins=tuple(origins))
 
 
 def read_text(path: Path) -> str:
@@ -159,7 +162,9 @@ def _resolve(
         files = sorted(
             file
             for file in path.rglob("*")
-            if file.is_file() and file.suffix.lower() in TEXT_SUFFIXES
+            if file.suffix.lower() in TEXT_SUFFIXES
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and file.is_file()
         )
         if not files:
             raise DataError(
@@ -228,12 +233,27 @@ def _download(url: str, timeout_s: float) -> tuple[bytes | None, str]:
             with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 — adresse du module
                 outcome.append((response.read(_VERDICT_MAX_BYTES), ""))
         except (OSError, ValueError, http.client.HTTPException) as error:
-            outcome.append((None, f"réseau : {getattr(error, 'reason', error)}"))
+            outcome.append((None, _network_reason(error)))
 
     worker = threading.Thread(target=fetch, daemon=True)
     worker.start()
     worker.join(timeout_s)
     return outcome[0] if outcome else (None, f"pas de réponse en {timeout_s:.0f} s")
+
+
+def _network_reason(error: Exception) -> str:
+    """La cause d'un téléchargement manqué, en trois mots."""
+    cause = getattr(error, "reason", error)
+    known = (
+        (urllib.error.HTTPError, f"réponse HTTP {getattr(error, 'code', '?')}"),
+        (TimeoutError, "délai dépassé"),
+        (socket.gaierror, "nom de serveur introuvable"),
+        (ConnectionRefusedError, "connexion refusée"),
+    )
+    for kind, text in known:
+        if isinstance(error, kind) or isinstance(cause, kind):
+            return text
+    return f"réseau indisponible, {type(cause).__name__}"
 
 
 def _store(path: Path, data: bytes) -> None:

@@ -130,7 +130,8 @@ def create_train_val_loaders(
 ) -> tuple[DataLoader[tuple[Tensor, Tensor]], DataLoader[tuple[Tensor, Tensor]]]:
     """Chargeurs d'entraînement (mélangé, lots entiers) et de validation (dans l'ordre, tout).
 
-    Le mélange a son propre générateur, tiré de `training.seed` : il ne dépend pas du dropout.
+    Le mélange tire du générateur global, comme dans l'entraînement de référence du livre :
+    une seule graine fixe les poids, l'ordre des données et le dropout.
 
     Args:
         text: le texte entier ; il est coupé selon `training.train_ratio`.
@@ -155,7 +156,6 @@ def create_train_val_loaders(
                 shuffle=is_training,
                 drop_last=is_training,
                 tokenizer=tokenizer,
-                generator=torch.Generator().manual_seed(training.seed),
             )
         except DataError as error:
             raise DataError(

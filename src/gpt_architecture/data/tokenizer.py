@@ -157,9 +157,9 @@ class SimpleTokenizerV1(_WordTokenizer):
             TokenizerError: un mot n'est pas dans le vocabulaire.
         """
         tokens = split_words(text)
-        known = self.str_to_int.keys()
+        known = set(self.str_to_int)
         if allowed_special != "all" and END_OF_TEXT not in allowed_special:
-            known = known - {END_OF_TEXT}
+            known.discard(END_OF_TEXT)
         for token in tokens:
             if token not in known:
                 raise TokenizerError(

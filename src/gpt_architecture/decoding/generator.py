@@ -18,6 +18,7 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.decoding.sampling import NextToken, greedy_token, sampled_token
 from gpt_architecture.decoding.strategies import top_k, top_p
+from gpt_architecture.errors import ConfigurationError
 
 
 def generate_text_simple(
@@ -117,11 +118,12 @@ def stream_tokens(
     max_new_tokens: int,
     choose: NextToken,
     *,
+    context_size: int | None = None,
     eos_id: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Génère un token à la fois, avec cache.
 
-    Le contexte est celui du modèle. Quand il est plein, les positions apprises de GPT-2
+    Quand le contexte est plein, les positions apprises de GPT-2
     interdisent de faire glisser le cache : la fenêtre avance d'un token et tout est relu,
     exactement comme le fait l'oracle.
 
@@ -130,6 +132,8 @@ def stream_tokens(
         idx: (B, T) int64, T ≥ 1.
         max_new_tokens: tokens à produire, au plus.
         choose: logits (B, V) → tokens (B, 1).
+        context_size: seuls les derniers `context_size` tokens sont relus ; None : tout le
+            contexte du modèle.
         eos_id: voir `generate_text_simple`.
 
     Yields:
@@ -138,7 +142,8 @@ def stream_tokens(
     Raises:
         ConfigurationError, GenerationError: voir `generate_text_simple`.
     """
-    context_size = model.cfg.context_length
+    limit = model.cfg.context_length
+    context_size = limit if context_size is None else min(context_size, limit)
     _check_arguments(idx, max_new_tokens, context_size)
     idx = idx[:, -context_size:]
     capacity = min(context_size, idx.size(1) + max_new_tokens)
@@ -191,4 +196,7 @@ def _freeze_finished(token: Tensor, finished: Tensor, eos_id: int | None) -> tup
 def _check_arguments(idx: Tensor, max_new_tokens: int, context_size: int) -> None:
     check_int("max_new_tokens", max_new_tokens, minimum=0)
     check_int("context_size", context_size, minimum=1)
-    check_int("nombre de tokens du début", idx.size(1), minimum=1)
+    if idx.size(1) == 0:
+        raise ConfigurationError(
+            "début vide", expected="au moins un token", remedy="donnez un début de texte"
+        )

@@ -75,7 +75,8 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     if p == 1:
         return logits
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    probabilities = torch.softmax(ordered.double(), dim=-1)
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # mps s'arrête là
+    probabilities = torch.softmax(ordered.to(precise), dim=-1)
     mass_before = probabilities.cumsum(dim=-1) - probabilities
     kept_in_order = mass_before < p
     kept_in_order[..., 0] = True

@@ -66,6 +66,7 @@ def compare_strategies(
     *,
     max_tokens: int = 50,
     seed: int | None = None,
+    context_size: int | None = None,
     eos_id: int | None = None,
 ) -> Iterator[VariantResult]:
     """Génère et mesure chaque variante, l'une après l'autre.
@@ -76,6 +77,7 @@ def compare_strategies(
         variants: étiquettes et configurations.
         max_tokens: remplace celui de chaque configuration.
         seed: remplace la graine de chaque configuration.
+        context_size: derniers tokens relus, au plus ; None : le contexte du modèle.
         eos_id: token qui arrête une génération.
 
     Raises:
@@ -87,7 +89,9 @@ def compare_strategies(
         tokens: list[int] = []
         log_probs: list[float] = []
         start = time.perf_counter()
-        for token, logits in stream_tokens(model, prompt, max_tokens, choose, eos_id=eos_id):
+        for token, logits in stream_tokens(
+            model, prompt, max_tokens, choose, context_size=context_size, eos_id=eos_id
+        ):
             tokens.append(int(token))
             log_probs.append(torch.log_softmax(logits[0], dim=-1)[tokens[-1]].item())
         yield VariantResult(

@@ -26,7 +26,7 @@ class Effect:
     """Une distribution transformée.
 
     Attributes:
-        label: réglage appliqué (« température 0,5 »).
+        label: réglage appliqué (« T = 0,5 »).
         probabilities: probabilités (n,) des n tokens suivis, dans leur ordre.
         entropy: entropie de toute la distribution, en nats.
         kept: nombre de tokens de probabilité non nulle.
@@ -74,6 +74,7 @@ def study_distribution(
             expected="au moins une",
             remedy="donnez par exemple --temperatures 0.5 1 2",
         )
+    logits = logits.cpu()
     tracked = torch.softmax(logits, dim=-1).topk(min(n_tokens, logits.size(-1))).indices
 
     def effect(label: str, probabilities: Tensor) -> Effect:
@@ -116,9 +117,7 @@ def plot_distribution(
         from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter
     except ImportError:
-        raise MissingDependencyError(
-            "matplotlib", purpose="tracer la distribution", extra="plots"
-        ) from None
+        raise MissingDependencyError("matplotlib", purpose="tracer la distribution") from None
 
     path = Path(path)
     figure = Figure(figsize=(8.3, 8.3), layout="constrained")

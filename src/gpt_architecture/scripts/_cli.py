@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "GPT_ARCHITECTURE_"
 MODEL_NAME = "gpt-model.pt"
-_PARENTS_SEARCHED = 4  # scripts/ → gpt_architecture/ → src/ → racine du projet
+_PARENTS_SEARCHED = 3  # de scripts/ : gpt_architecture/, src/, puis la racine du projet
 _METAVARS = {
     "INT": "ENTIER",
     "FLOAT": "NOMBRE",
@@ -105,16 +105,12 @@ def launch(app: App, tokens: list[str]) -> None:
         if reconfigure is not None:  # une console qui ne sait pas un caractère n'arrête rien
             reconfigure(errors="replace")
     _configure_logging()
-    debug = "--debug" in tokens
+    debug = "--debug" in tokens or os.environ.get(f"{ENV_PREFIX}DEBUG", "") in ("1", "true")
     try:
         app.config = _configuration(tokens)
-        app(
-            tokens,
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
-        )
-        code = 0
+        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        code = result if isinstance(result, int) else 0
     except CycloptsError as error:
         _complain(_french_message(error))
         code = 2
@@ -127,17 +123,37 @@ def launch(app: App, tokens: list[str]) -> None:
         _complain("interrompu")
         code = 130
     except BrokenPipeError:  # « … | head » : le lecteur est parti, rien à dire
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_stdout()
         code = 1
-    except MemoryError:
-        _complain("mémoire insuffisante ; réduisez --batch-size, --context-length ou le modèle.")
-        code = 1
-    except (RuntimeError, OSError) as error:
+    except Exception as error:
         if debug:
             raise
-        _complain(f"{reason(error)} (--debug montre la pile d'appels)")
+        if _is_out_of_memory(error):
+            _complain(
+                "mémoire insuffisante ; réduisez --batch-size, --context-length ou --emb-dim."
+            )
+        else:
+            _complain(f"{reason(error)} (--debug montre la pile d'appels)")
         code = 1
     raise SystemExit(code)
+
+
+def say(line: str = "") -> None:
+    """Écrit une ligne sur stdout ; si le lecteur est parti, se tait désormais sans s'arrêter."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        silence_stdout()
+
+
+def silence_stdout() -> None:
+    """Jette tout ce qui reste à écrire sur stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
 
 
 def find_model(path: Path | None) -> Path:
@@ -157,7 +173,13 @@ def output_console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 100, highlight=False)
+    return Console(
+        stderr=stderr,
+        width=None if stream.isatty() else 100,
+        highlight=False,
+        markup=False,  # un chemin ou un texte peut contenir des crochets
+        emoji=False,
+    )
 
 
 def read_prompt(prompt: str) -> str:
@@ -200,16 +222,25 @@ def french_size(size: int) -> str:
 def _configuration(tokens: list[str]) -> tuple[Any, ...]:
     """Sources des options, la plus forte d'abord : environnement, puis fichier TOML."""
     sources: list[Any] = [Env(ENV_PREFIX, show=False), Env(ENV_PREFIX, command=False, show=False)]
-    path = _option_value(tokens, "--config") or os.environ.get(f"{ENV_PREFIX}CONFIG")
-    if path:
-        sources.append(ConfigDict(_read_toml(Path(path), tokens), source=path))
+    asked = _option_value(tokens, "--config")
+    path = asked or os.environ.get(f"{ENV_PREFIX}CONFIG")
+    if path and not {"--help", "-h", "--version"} & set(tokens):
+        content = _read_toml(Path(path))
+        command = tokens[0] if tokens else ""
+        if asked and not isinstance(content.get(command), dict):
+            raise ConfigurationError(
+                f"{path} n'a pas de table [{command}]",
+                expected=f"les options de {command} sous [{command}]",
+                remedy="ajoutez cette table",
+            )
+        sources.append(ConfigDict(content, source=path))
     return tuple(sources)
 
 
-def _read_toml(path: Path, tokens: list[str]) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            content = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise ConfigurationError(
             f"{path} ne peut pas être lu : {reason(error)}",
@@ -222,14 +253,6 @@ def _read_toml(path: Path, tokens: list[str]) -> dict[str, Any]:
             expected="un fichier TOML",
             remedy="corrigez ce fichier",
         ) from None
-    command = tokens[0] if tokens else ""
-    if command and not command.startswith("-") and not isinstance(content.get(command), dict):
-        raise ConfigurationError(
-            f"{path} n'a pas de table [{command}]",
-            expected=f"les options de {command} sous [{command}]",
-            remedy="ajoutez cette table",
-        )
-    return content
 
 
 def _option_value(tokens: list[str], name: str) -> str | None:

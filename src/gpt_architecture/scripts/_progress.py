@@ -6,7 +6,7 @@ import sys
 import time
 from types import TracebackType
 
-from gpt_architecture.scripts._cli import french_duration, output_console
+from gpt_architecture.scripts._cli import french_duration, output_console, say
 
 
 class TrainingProgress:
@@ -20,7 +20,7 @@ class TrainingProgress:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
         console = output_console(stderr=True)
-        self._live = console.is_terminal
+        self._live = sys.stderr.isatty() and console.is_interactive
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -33,7 +33,7 @@ class TrainingProgress:
         )
         self._task = self._progress.add_task("Entraînement", total=None, pace="")
         self._start = time.perf_counter()
-        self._total = 0
+        self.total_steps = 0
         self._tokens = 0
         self.steps_done = 0
 
@@ -52,7 +52,7 @@ class TrainingProgress:
     def on_start(self, total_steps: int) -> None:
         """Fixe la longueur de la barre."""
         self._start = time.perf_counter()
-        self._total = total_steps
+        self.total_steps = total_steps
         self._progress.update(self._task, total=total_steps)
 
     def on_step(self, step: int, batch_tokens: int) -> None:
@@ -66,15 +66,15 @@ class TrainingProgress:
         from gpt_architecture.training.simple import format_evaluation
 
         line = format_evaluation(epoch, step, train_loss, val_loss)
-        print(line if self._live else f"{line} | {self._pace()}", flush=True)
+        say(line if self._live else f"{line} | {self._pace()}")
 
     def on_sample(self, epoch: int, text: str) -> None:
         """Affiche l'exemple de l'époque, sur une ligne."""
-        print(f"  Exemple : {' '.join(text.split())}", flush=True)
+        say(f"  Exemple : {' '.join(text.split())}")
 
     def _pace(self) -> str:
         elapsed = time.perf_counter() - self._start
         if self.steps_done == 0 or elapsed <= 0:
             return ""
-        left = elapsed / self.steps_done * (self._total - self.steps_done)
+        left = elapsed / self.steps_done * (self.total_steps - self.steps_done)
         return f"{self._tokens / elapsed:.0f} tokens/s, reste {french_duration(left)}"

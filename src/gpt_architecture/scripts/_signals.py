@@ -31,6 +31,8 @@ def graceful_stop() -> Iterator[StopRequest]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if request.signal is not None:
+            if number == signal.SIGTERM:
+                raise SystemExit(128 + number)
             raise KeyboardInterrupt
         request.signal = number
         print(

@@ -10,22 +10,23 @@ from gpt_architecture.scripts._cli import find_model, french_size, output_consol
 def show_tour(commands: Mapping[str, str]) -> None:
     """Affiche la visite sur la sortie standard."""
     from rich.table import Table
+    from rich.text import Text
 
     console = output_console()
-    console.print("[bold]gpt-architecture[/bold] — GPT-2 écrit de zéro en PyTorch\n")
+    console.print(Text("gpt-architecture", "bold") + Text(" — GPT-2 écrit de zéro en PyTorch\n"))
     console.print(
         "Un texte devient des tokens, les tokens des fenêtres ; douze blocs d'attention\n"
         "apprennent à prédire le token suivant ; une stratégie de décodage en fait du texte.\n"
     )
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, summary in commands.items():
-        table.add_row(f"gpt-architecture [bold]{name}[/bold]", summary)
+        table.add_row(Text("gpt-architecture ") + Text(name, "bold"), summary)
     console.print(table)
     console.print()
     model = find_model(None)
     if model.is_file():
         size = french_size(model.stat().st_size)
-        console.print(f"Modèle trouvé : {model} ({size}). Et maintenant :\n")
+        print(f"Modèle trouvé : {model} ({size}). Et maintenant :\n", flush=True)
         console.print('  gpt-architecture infer --strategy top_p --p 0.9 --prompt "…"')
         console.print("  gpt-architecture demo")
         console.print("  gpt-architecture visualize")

@@ -55,22 +55,27 @@ def demo(
         as_json: Écrit un objet JSON par variante au lieu du tableau.
     """
     del common  # lues par le lanceur
+    from rich.progress import Progress
+
     from gpt_architecture.api import load
-    from gpt_architecture.evaluation.comparison import compare_strategies
+    from gpt_architecture.evaluation.comparison import SIX_VARIANTS, compare_strategies
 
     gpt = load(find_model(choice.model), device=choice.device)
     text = default_prompt(prompt, gpt.metadata)
     results = []
-    status = output_console(stderr=True)
-    with status.status("Génération des variantes…"):
+    with Progress(console=output_console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Variantes", total=len(SIX_VARIANTS))
         for result in compare_strategies(
             gpt.model,
             gpt.encode(text),
             max_tokens=max_tokens,
             seed=seed,
+            context_size=gpt.window,
             eos_id=gpt.tokenizer.eos_id,
         ):
             results.append(result)
+            pace = f"{result.label} : {result.tokens_per_second:.0f} tokens/s"
+            progress.update(task, advance=1, description=pace)
     if as_json:
         for result in results:
             print(
@@ -111,7 +116,7 @@ def _show(prompt: str, results: Sequence[VariantResult], texts: Sequence[str]) -
 
     measures = Table(title="Mesures", box=SIMPLE_HEAD, title_justify="left")
     measures.add_column("Variante", no_wrap=True)
-    for name in ("Distinct-1", "Distinct-2", "Répétition", "log p moyen", "Tokens", "Durée"):
+    for name in ("Distinct-1", "Distinct-2", "Répétition", "log p moyen", "Durée", "Tokens/s"):
         measures.add_column(name, justify="right")
     for result in results:
         measures.add_row(
@@ -120,16 +125,17 @@ def _show(prompt: str, results: Sequence[VariantResult], texts: Sequence[str]) -
             _percent(result.distinct_2),
             _percent(result.repetition),
             f"{result.mean_log_prob:.2f}".replace(".", ","),
-            str(len(result.tokens)),
             f"{result.seconds:.2f} s".replace(".", ","),
+            f"{result.tokens_per_second:.0f}",
         )
     console.print(measures)
     console.print(
-        "[dim]Distinct-n : part de n-grammes différents. Répétition : part de quadruplets de "
+        "Distinct-n : part de n-grammes différents. Répétition : part de quadruplets de "
         "tokens déjà vus.\nlog p moyen : vraisemblance par token sous le modèle, sans filtre "
-        "(plus près de 0 : plus attendu).[/dim]\n"
+        "(plus près de 0 : plus attendu).\n",
+        style="dim",
     )
-    advice = Table(title="Quelle stratégie pour quoi", box=None, title_justify="left")
+    advice = Table(title="Quelle stratégie choisir ?", box=None, title_justify="left")
     advice.add_column("Pour", style="bold")
     advice.add_column("gpt-architecture infer --strategy …", no_wrap=True)
     for goal, options in RECOMMENDATIONS:

@@ -10,7 +10,10 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 train.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import hashlib
+import itertools
 import json
+import os
+import shlex
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,14 +23,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from gpt_architecture import __version__
-from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
-from gpt_architecture.errors import MissingDependencyError, OutputError
+from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig, check_int
+from gpt_architecture.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    OutputError,
+    TokenizerError,
+)
 from gpt_architecture.scripts._cli import (
     MODEL_NAME,
     CommonOptions,
     french_duration,
     french_size,
-    output_console,
+    read_prompt,
+    say,
 )
 from gpt_architecture.scripts._options import Prompt
 from gpt_architecture.scripts._signals import graceful_stop
@@ -38,8 +47,8 @@ if TYPE_CHECKING:
     from gpt_architecture.data.tokenizer import Tokenizer
 
 PLOT_NAME = "loss-plot.pdf"
-INTERRUPTED_NAME = "gpt-model-interrompu.pt"
 SEED_PROMPT = "Every effort moves you"
+STORY_PROMPT = "Un soir d'octobre, la cloche"
 
 
 @Parameter(name="*", group=Group("Données et sorties", sort_key=1))
@@ -47,9 +56,10 @@ SEED_PROMPT = "Every effort moves you"
 class RunOptions:
     """D'où vient le texte, où va le modèle."""
 
-    data: Annotated[list[str], Parameter(consume_multiple=True)] = field(
-        default_factory=lambda: ["the-verdict"]
-    )
+    data: Annotated[
+        list[str],
+        Parameter(consume_multiple=True, env_var_split=lambda value, _: value.split(os.pathsep)),
+    ] = field(default_factory=lambda: ["the-verdict"])
     """Texte : fichiers, dossiers, ou les noms the-verdict et la-lampe-du-passeur."""
 
     tokenizer: str = "gpt2"
@@ -77,7 +87,10 @@ class ModelOptions:
     """Forme du modèle ; la taille du vocabulaire vient du tokenizer."""
 
     context_length: int = 256
-    """Longueur du contexte, en tokens."""
+    """Longueur du contexte appris, en tokens : celle des fenêtres d'entraînement."""
+
+    positions: int = GPT_CONFIG_124M["context_length"]
+    """Positions du modèle, au moins le contexte ; celles qui le dépassent n'apprennent rien."""
 
     emb_dim: int = GPT_CONFIG_124M["emb_dim"]
     """Largeur du modèle, multiple du nombre de têtes."""
@@ -137,15 +150,15 @@ def train(
     shape: ModelOptions = ModelOptions(),
     learning: LearningOptions = LearningOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
-) -> None:
+) -> int:
     """Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.
 
-    Les valeurs par défaut refont l'entraînement de référence : GPT-124M sur The Verdict,
-    dix époques.
+    Les valeurs par défaut refont l'entraînement de référence : GPT-124M sur The Verdict.
     """
     del common  # lues par le lanceur
     training = TrainingConfig(**asdict(learning))
-    config = GPTConfig(**asdict(shape))  # refuse les formes impossibles avant tout travail
+    window = shape.context_length
+    config = _model_config(shape)  # refuse les formes impossibles avant tout travail
 
     import torch
 
@@ -161,7 +174,7 @@ def train(
     tokenizer = get_tokenizer(run.tokenizer, text=corpus.text)
     config = GPTConfig.from_dict({**config.to_dict(), "vocab_size": tokenizer.vocab_size})
     train_loader, val_loader = create_train_val_loaders(
-        corpus.text, tokenizer, context_length=config.context_length, training=training
+        corpus.text, tokenizer, context_length=window, training=training
     )
     prompt = _choose_prompt(run.prompt, corpus, tokenizer)
     identity = _identity(config, training, corpus, tokenizer)
@@ -169,20 +182,19 @@ def train(
 
     steps = len(train_loader)
     sizes = [len(loader.dataset.token_ids) for loader in (train_loader, val_loader)]  # type: ignore[attr-defined]
-    console = output_console()
-    console.print(
+    say(
         f"Texte        {corpus.name} : {_spaced(sizes[0])} tokens d'entraînement, "
         f"{_spaced(sizes[1])} de validation ({tokenizer.name})"
     )
-    console.print(
+    say(
         f"Modèle       {_spaced(config.num_parameters())} paramètres, "
-        f"contexte {config.context_length}"
+        f"contexte appris {window} sur {_spaced(config.context_length)} positions"
     )
-    console.print(
+    say(
         f"Entraînement {training.epochs} époque(s) de {steps} étape(s), "
-        f"lots de {training.batch_size} × {config.context_length} tokens"
+        f"lots de {training.batch_size} × {window} tokens"
     )
-    console.print(f"Périphérique {describe_device(device)}\n")
+    say(f"Périphérique {describe_device(device)}\n")
 
     torch.manual_seed(training.seed)
     model = GPTModel(config).to(device)
@@ -209,48 +221,91 @@ def train(
                 should_stop=stop,
             )
         seconds = time.perf_counter() - start
+        interrupted = progress.steps_done < progress.total_steps
         del optimizer  # l'enregistrement n'a pas besoin de ses moments
         metadata = {
             **identity,
+            "window": window,
             "prompt": prompt,
             "train_losses": train_losses,
             "val_losses": val_losses,
             "tokens_seen": tokens_seen,
             "steps": progress.steps_done,
             "seconds": seconds,
-            "complete": not stop(),
+            "complete": not interrupted,
             "versions": {"gpt-architecture": __version__, "torch": str(torch.__version__)},
         }
-        model_path = run.output_dir / (INTERRUPTED_NAME if stop() else MODEL_NAME)
+        model_path = run.output_dir / MODEL_NAME
+        plot_path = run.output_dir / PLOT_NAME
+        if interrupted:  # rien de ce qui existe n'est écrasé par un travail inachevé
+            model_path, plot_path = _free(model_path), _free(plot_path)
         _save(model_path, model, config, tokenizer, metadata)
-    plot_path = run.output_dir / PLOT_NAME
-    plotted = _plot(plot_path, metadata, training, steps)
-    print(f"\nTerminé en {french_duration(seconds)}." if not stop() else "\nInterrompu.")
-    print(f"Modèle : {model_path} ({french_size(model_path.stat().st_size)})")
-    if plotted:
-        print(f"Courbes : {plot_path}")
-    chosen = "" if model_path == Path(MODEL_NAME) else f" --model {model_path}"
-    print(f'Ensuite : gpt-architecture infer{chosen} --strategy top_p --prompt "{prompt}"')
-    if stop():
-        raise SystemExit(stop.exit_code)
+    say("\nInterrompu." if interrupted else f"\nTerminé en {french_duration(seconds)}.")
+    say(f"Modèle : {model_path} ({french_size(model_path.stat().st_size)})")
+    if _plot(plot_path, metadata, training, steps):
+        say(f"Courbes : {plot_path}")
+    chosen = [] if model_path == Path(MODEL_NAME) else ["--model", str(model_path)]
+    command = ["gpt-architecture", "infer", *chosen, "--strategy", "top_p", "--prompt", prompt]
+    say(f"Ensuite : {shlex.join(command)}")
+    return stop.exit_code if interrupted else 0
+
+
+def _model_config(shape: ModelOptions) -> GPTConfig:
+    """La forme du modèle, vocabulaire mis à part.
+
+    Raises:
+        ConfigurationError: valeur hors bornes, ou moins de positions que de contexte.
+    """
+    values = asdict(shape)
+    window = values.pop("context_length")
+    positions = values.pop("positions")
+    check_int("context_length", window, minimum=1)
+    if positions < window:
+        raise ConfigurationError(
+            f"--positions vaut {positions} et --context-length {window}",
+            expected="au moins autant de positions que de contexte",
+            remedy=f"ajoutez --positions {window}",
+        )
+    return GPTConfig(**values, context_length=positions)
+
+
+def _free(path: Path) -> Path:
+    """Un nom libre : gpt-model-interrompu.pt, gpt-model-interrompu-2.pt…"""
+    for number in itertools.count(1):
+        suffix = "-interrompu" if number == 1 else f"-interrompu-{number}"
+        candidate = path.with_name(f"{path.stem}{suffix}{path.suffix}")
+        if not candidate.exists():
+            return candidate
+    raise AssertionError("itertools.count ne finit pas")
 
 
 def _choose_prompt(prompt: str | None, corpus: Corpus, tokenizer: Tokenizer) -> str:
-    """Le début des exemples : demandé, celui du livre pour The Verdict, ou tiré du texte."""
+    """Le début des exemples : celui demandé, sinon le premier que le tokenizer sait coder."""
     if prompt is None:
-        words = corpus.text.split()
-        prompt = SEED_PROMPT if corpus.name == "the-verdict" else " ".join(words[:4])
-        if corpus.name == "la-lampe-du-passeur":
-            prompt = "Un soir d'octobre, la cloche"
-    if not tokenizer.encode(prompt):  # un mot inconnu est dit maintenant, pas après une époque
-        from gpt_architecture.errors import ConfigurationError
+        from gpt_architecture.data.corpus import SHORT_STORY, VERDICT
 
+        first_words = " ".join(corpus.text.split(maxsplit=4)[:4])[:60]
+        preferred = {VERDICT: SEED_PROMPT, SHORT_STORY: STORY_PROMPT}.get(corpus.name, first_words)
+        prompt = preferred if _knows(tokenizer, preferred) else first_words
+    else:
+        prompt = read_prompt(prompt)
+    if not tokenizer.encode(prompt):  # un mot inconnu est dit maintenant, pas après une époque
         raise ConfigurationError(
             f"le début d'exemple {prompt!r} ne donne aucun token",
             expected="au moins un mot",
             remedy="changez --prompt",
         )
     return prompt
+
+
+def _knows(tokenizer: Tokenizer, text: str) -> bool:
+    """Vrai si chaque mot de `text` est dans le vocabulaire."""
+    from gpt_architecture.data.tokenizer import UNKNOWN
+
+    try:
+        return UNKNOWN not in tokenizer.decode(tokenizer.encode(text))
+    except TokenizerError:
+        return False
 
 
 def _identity(
@@ -272,6 +327,12 @@ def _check_output(run: RunOptions, identity: dict[str, Any], config: GPTConfig) 
     from gpt_architecture.errors import ModelFileError
 
     path = run.output_dir / MODEL_NAME
+    if path.is_dir():
+        raise OutputError(
+            f"{path} est un dossier",
+            expected="un nom libre pour le modèle",
+            remedy="renommez-le ou changez --output-dir",
+        )
     if path.exists() and not run.force:
         try:
             existing = read_model(path).metadata
@@ -310,7 +371,7 @@ def _save(
 
 
 def _plot(path: Path, metadata: dict[str, Any], training: TrainingConfig, steps: int) -> bool:
-    """Trace les courbes ; sans matplotlib, le dit et continue."""
+    """Trace les courbes ; si c'est impossible, le dit et continue."""
     from gpt_architecture.training.plots import plot_losses
 
     if not metadata["train_losses"]:
@@ -325,7 +386,7 @@ def _plot(path: Path, metadata: dict[str, Any], training: TrainingConfig, steps:
             metadata["val_losses"],
             path,
         )
-    except MissingDependencyError as error:
+    except (MissingDependencyError, OutputError) as error:  # le modèle, lui, est écrit
         print(f"avertissement : courbes non tracées, {error}", file=sys.stderr)
         return False
     return True

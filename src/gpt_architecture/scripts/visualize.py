@@ -83,7 +83,7 @@ def visualize(
     gpt = load(find_model(choice.model), device=choice.device)
     text = default_prompt(figure.prompt, gpt.metadata)
     study = study_distribution(
-        next_token_logits(gpt.model, gpt.encode(text)),
+        next_token_logits(gpt.model, gpt.encode(text)[:, -gpt.window :]),
         figure.temperatures,
         k=figure.k,
         p=figure.p,

@@ -36,9 +36,7 @@ def plot_losses(
         from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter, MaxNLocator
     except ImportError:
-        raise MissingDependencyError(
-            "matplotlib", purpose="tracer les courbes", extra="plots"
-        ) from None
+        raise MissingDependencyError("matplotlib", purpose="tracer les courbes") from None
 
     path = Path(path)
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")

@@ -15,25 +15,21 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from gpt_architecture.config import check_int
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import (
     TextCodec,
     calc_loss_batch,
     calc_loss_loader,
     evaluation_mode,
-    preserved_rng,
     text_to_token_ids,
 )
 from gpt_architecture.decoding.generator import stream_tokens
 from gpt_architecture.decoding.sampling import greedy_token
-from gpt_architecture.errors import GPTArchitectureError
+from gpt_architecture.errors import TrainingError
 
 SAMPLE_TOKENS = 50
 """Longueur des exemples générés pendant l'entraînement, en tokens."""
-
-
-class TrainingError(GPTArchitectureError):
-    """L'entraînement ne peut pas continuer."""
 
 
 class TrainingReporter(Protocol):
@@ -123,13 +119,17 @@ def train_model_simple(
     val_losses: list[float] = []
     track_tokens_seen: list[int] = []
     tokens_seen, step = 0, -1
+    optimizer.zero_grad(set_to_none=True)
+    for name, value in (
+        *(("num_epochs", num_epochs), ("eval_freq", eval_freq), ("eval_iter", eval_iter)),
+    ):
+        check_int(name, value, minimum=1)
     text_to_token_ids(start_context, tokenizer)  # un mot inconnu se dit avant la première étape
     reporter.on_start(num_epochs * len(cast(Sized, train_loader)))
 
     for epoch in range(1, num_epochs + 1):
         model.train()
         for input_batch, target_batch in cast(Iterable[Any], train_loader):
-            optimizer.zero_grad(set_to_none=True)
             loss = calc_loss_batch(input_batch, target_batch, model, device)
             if not torch.isfinite(loss):
                 raise TrainingError(
@@ -139,7 +139,8 @@ def train_model_simple(
                 )
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            del loss  # libère le graphe avant l'évaluation
+            optimizer.zero_grad(set_to_none=True)  # rend la mémoire avant l'évaluation
+            del loss
             step += 1
             tokens_seen += input_batch.numel()
             reporter.on_step(step, input_batch.numel())
@@ -155,7 +156,9 @@ def train_model_simple(
             if should_stop is not None and should_stop():
                 return train_losses, val_losses, track_tokens_seen
 
-        reporter.on_sample(epoch, generate_sample(model, tokenizer, device, start_context))
+        window = input_batch.size(1)  # le modèle n'a rien appris au-delà
+        text = generate_sample(model, tokenizer, device, start_context, context_size=window)
+        reporter.on_sample(epoch, text)
 
     return train_losses, val_losses, track_tokens_seen
 
@@ -181,12 +184,21 @@ def evaluate_model(
 
 
 def generate_sample(
-    model: GPTModel, tokenizer: TextCodec, device: torch.device | str, start_context: str
+    model: GPTModel,
+    tokenizer: TextCodec,
+    device: torch.device | str,
+    start_context: str,
+    *,
+    context_size: int | None = None,
 ) -> str:
-    """Texte glouton de `SAMPLE_TOKENS` tokens à la suite de `start_context`, début compris."""
+    """Texte glouton de `SAMPLE_TOKENS` tokens à la suite de `start_context`, début compris.
+
+    Args:
+        context_size: derniers tokens relus, au plus ; None : le contexte du modèle.
+    """
     ids = text_to_token_ids(start_context, tokenizer).to(device)
-    with preserved_rng():
-        produced = [t for t, _ in stream_tokens(model, ids, SAMPLE_TOKENS, greedy_token)]
+    stream = stream_tokens(model, ids, SAMPLE_TOKENS, greedy_token, context_size=context_size)
+    produced = [token for token, _ in stream]
     return tokenizer.decode(torch.cat([ids, *produced], dim=1)[0].tolist())
 
 
