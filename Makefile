@@ -13,14 +13,17 @@ ARGS ?=
 help: ## affiche cette aide
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-setup: ## prépare .venv ; refait seulement si les versions épinglées changent
-	@if ! cmp -s requirements.txt $(VENV)/requirements.installed; then \
+setup: ## prépare .venv ; le refait si les versions épinglées changent, ou s'il est cassé
+	@if ! cmp -s requirements.txt $(VENV)/requirements.installed || \
+			! $(BIN)/python -c '' 2>/dev/null || \
+			[ "$$(cat $(VENV)/emplacement 2>/dev/null)" != "$(CURDIR)" ]; then \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 			{ echo "erreur : Python 3.11 ou plus récent est nécessaire (PYTHON=python3.12 make …)" >&2; exit 1; }; \
 		echo "Installation dans $(VENV) (une fois, quelques minutes)…" >&2; \
 		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
 		$(PIP) "$$(grep '^torch==' requirements.txt)" && \
 		$(PIP) -r requirements.txt && \
+		echo "$(CURDIR)" > $(VENV)/emplacement && \
 		cp requirements.txt $(VENV)/requirements.installed; \
 	fi
 	@if ! cmp -s pyproject.toml $(VENV)/pyproject.installed; then \

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import GPTConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 
-LR, WEIGHT_DECAY = 4e-4, 0.1
+LR, WEIGHT_DECAY = TrainingConfig.lr, TrainingConfig.weight_decay
+WINDOW = 256  # défaut de --context-length
 Step = Callable[[Tensor, Tensor], float]
 
 
@@ -126,8 +127,12 @@ def reference(cfg: GPTConfig) -> Step:
     return make_step(loss, optimizer)
 
 
-def transformers_gpt2(cfg: GPTConfig) -> Step:
-    """Le GPT-2 de Transformers, de même forme (tête indépendante), AdamW ordinaire."""
+def transformers_gpt2(cfg: GPTConfig, *, fused: bool = False) -> Step:
+    """Le GPT-2 de Transformers, de même forme (tête indépendante).
+
+    AdamW est celui de PyTorch par défaut ; `fused=True` prend la variante fusionnée, comme
+    le fait le `Trainer` de Transformers.
+    """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model: Any = GPT2LMHeadModel(
@@ -141,7 +146,9 @@ def transformers_gpt2(cfg: GPTConfig) -> Step:
             use_cache=False,
         )
     ).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=fused or None
+    )
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         logits = model(input_ids=x, use_cache=False).logits
@@ -189,14 +196,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.manual_seed(123)
-    cfg = GPTConfig(context_length=256)
+    cfg = GPTConfig()
     pairs = arguments.pairs
     if arguments.quick:
-        cfg, pairs = GPTConfig(context_length=256, emb_dim=384, n_layers=4), 5
+        cfg, pairs = GPTConfig(emb_dim=384, n_layers=4), 5
     candidates: dict[str, Callable[[GPTConfig], Step]] = {
         "ce projet": ours,
         "référence simple": reference,
         "Transformers GPT-2": transformers_gpt2,
+        "… AdamW fusionné": lambda shape: transformers_gpt2(shape, fused=True),
     }
     steps: dict[str, Step] = {}
     for name, build in candidates.items():
@@ -207,16 +215,15 @@ def main() -> None:
     gc.collect()
     batches = []
     for _ in range(pairs):
-        ids = torch.randint(cfg.vocab_size, (2, cfg.context_length + 1))
+        ids = torch.randint(cfg.vocab_size, (2, WINDOW + 1))
         batches.append((ids[:, :-1].contiguous(), ids[:, 1:].contiguous()))
     seconds = measure(steps, batches)
 
     tokens = batches[0][0].numel()
     own = statistics.median(seconds["ce projet"])
-    print(f"Pas d'entraînement, 2 × {cfg.context_length} tokens, dropout {cfg.drop_rate}, fp32 ;")
-    print(
-        f"{cfg.num_parameters():,} paramètres, {torch.get_num_threads()} fils, {pairs} passages\n"
-    )
+    size = f"{cfg.num_parameters():,}".replace(",", " ")
+    print(f"Pas d'entraînement : lots de 2 × {WINDOW} tokens, dropout, fp32, {size} paramètres ;")
+    print(f"{torch.get_num_threads()} fils, médianes de {pairs} passages alternés.\n")
     print(f"{'candidat':<20} {'s/pas':>8} {'tokens/s':>10} {'ce projet, rapport':>20}")
     rows = []
     for name, values in seconds.items():
@@ -224,7 +231,8 @@ def main() -> None:
         ratio = statistics.median(
             other / mine for other, mine in zip(values, seconds["ce projet"], strict=True)
         )
-        print(f"{name:<20} {median:>8.2f} {tokens / median:>10.0f} {ratio:>19.2f}×")
+        row = f"{name:<20} {median:>8.2f} {tokens / median:>10.0f} {ratio:>19.2f}×"
+        print(row.replace(".", ","))
         if name != "ce projet":
             rows.append(
                 {

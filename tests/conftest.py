@@ -58,6 +58,8 @@ def isolated_environment(monkeypatch, tmp_path):
     for name in list(os.environ):
         if name.startswith("GPT_ARCHITECTURE_") and name != "GPT_ARCHITECTURE_TEST_DATA":
             monkeypatch.delenv(name)
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "PYTHONUNBUFFERED"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GPT_ARCHITECTURE_OFFLINE", "1")
     monkeypatch.setenv("PYTHONPATH", str(HERE / "_sans_reseau"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import GPTConfig, StrategyName
 from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import text_to_token_ids
 from gpt_architecture.core.weights import read_model
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.decoding.generator import stream_tokens
-from gpt_architecture.decoding.sampling import GenerationConfig, StrategyName
+from gpt_architecture.decoding.sampling import GenerationConfig
 from gpt_architecture.decoding.streaming import TextStream
 from gpt_architecture.errors import ConfigurationError, ModelFileError
 

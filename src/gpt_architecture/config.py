@@ -9,12 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from gpt_architecture.errors import ConfigurationError
 
 END_OF_TEXT = "<|endoftext|>"
 """Token spécial de GPT-2 : fin d'un document."""
+
+
+StrategyName = Literal["greedy", "temperature", "top_k", "top_p"]
+"""Nom d'une stratégie de décodage."""
+
+# Réglages par défaut du décodage, pour la bibliothèque comme pour les commandes.
+MAX_TOKENS, TEMPERATURE, TOP_K, TOP_P = 50, 1.0, 50, 0.9
 
 
 class GPTConfigDict(TypedDict):

@@ -57,6 +57,17 @@ def check_make(tokens):
         check_options(ROOT / re.search(r"benchmarks/\w+\.py", recipe)[0], shlex.split(arguments[0]))
 
 
+def check_pip(tokens):
+    """Les fichiers existent ; une version citée est celle qui est épinglée."""
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert tokens[1] == "install"
+    for token in tokens[2:]:
+        if "==" in token:
+            assert token in pins
+        elif token.endswith(".txt"):
+            assert (ROOT / token).is_file()
+
+
 def check_options(script, options):
     """Le script existe et connaît chaque option."""
     source = script.read_text(encoding="utf-8")
@@ -77,7 +88,7 @@ def test_command_is_real(command):
     elif tokens[0] == "cd":
         folder = ROOT / tokens[1]
         assert folder.is_dir() or set(tokens[1]) <= set("./")
-    elif tokens[0].startswith("python") and tokens[1] == "-m":
+    elif tokens[0].startswith("python") and tokens[1] == "-m" and tokens[2] != "venv":
         module = tokens[2].removeprefix("gpt_architecture.scripts.")
         assert module in COMMANDS
         parse([module, *tokens[3:]])
@@ -88,8 +99,10 @@ def test_command_is_real(command):
         parse([tokens[1].removesuffix(".py"), *tokens[2:]])
     elif tokens[0].startswith("python") and tokens[1].startswith("src/"):
         assert (ROOT / tokens[1]).is_file()
-    elif tokens[0] in ("source", "git"):
-        assert len(tokens) > 1
+    elif tokens[0] == "pip":
+        check_pip(tokens)
+    elif tokens[0] == "source" or tokens[1:3] == ["-m", "venv"]:
+        assert ".venv" in tokens[-1]
     else:
         pytest.fail(f"commande inconnue de ce test : {command}")
 

@@ -139,8 +139,41 @@ def test_debug_shows_the_traceback():
 
 
 def test_closed_pipe_is_silent(trained):
-    """`gpt-architecture demo | head -0` ne laisse pas de pile d'appels."""
+    """`gpt-architecture demo | true` ne laisse ni pile d'appels ni bruit."""
     command = f"{sys.executable} -m gpt_architecture demo --json --model {trained / 'gpt-model.pt'}"
-    outcome = run_process("bash", "-c", f"{command} | true")
+    outcome = run_process("bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}")
+    assert outcome.code == 1
     assert "Traceback" not in outcome.err
     assert "Exception" not in outcome.err
+
+
+def test_brackets_in_paths_are_shown(cli, trained, tmp_path, monkeypatch):
+    """Un dossier « projet [brouillon] » s'affiche tel quel."""
+    folder = tmp_path / "projet [brouillon] [/x]"
+    folder.mkdir()
+    (folder / "gpt-model.pt").write_bytes((trained / "gpt-model.pt").read_bytes())
+    monkeypatch.chdir(folder)
+    assert "projet [brouillon] [/x]" in cli().out
+
+
+def test_unexpected_failure_is_one_line(cli, monkeypatch):
+    """Même un défaut imprévu finit en une ligne ; --debug montre tout."""
+    from gpt_architecture.scripts import _tour
+
+    def fail(_):
+        raise KeyError("imprévu")
+
+    monkeypatch.setattr(_tour, "show_tour", fail)
+    cli().check_one_line_error(1, "imprévu", "--debug")
+
+
+def test_environment_config_does_not_break_other_commands(cli, trained, tmp_path, monkeypatch):
+    """Un TOML désigné par l'environnement peut ne régler qu'une commande ; l'aide l'ignore."""
+    config = tmp_path / "c.toml"
+    config.write_text("[train]\nepochs = 2\n", encoding="utf-8")
+    monkeypatch.setenv("GPT_ARCHITECTURE_CONFIG", str(config))
+    model = trained / "gpt-model.pt"
+    assert cli("infer", "--model", model, "--prompt", "La lampe").code == 0
+    monkeypatch.setenv("GPT_ARCHITECTURE_CONFIG", str(tmp_path / "absent.toml"))
+    assert cli("train", "--help").code == 0
+    assert cli("--version").code == 0

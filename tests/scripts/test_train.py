@@ -1,6 +1,7 @@
 """La commande train : sorties, options, refus, arrêt."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from cli_helpers import tiny
+from cli_helpers import run_process, tiny
 from pypdf import PdfReader
 
 from gpt_architecture.core.weights import read_model
@@ -17,7 +18,8 @@ from gpt_architecture.core.weights import read_model
 def test_writes_model_and_plot(trained):
     """Les deux fichiers promis s'ouvrent et se tiennent."""
     model = read_model(trained / "gpt-model.pt")
-    assert (model.config.emb_dim, model.config.context_length) == (32, 32)
+    assert (model.config.emb_dim, model.config.context_length) == (32, 1024)
+    assert model.metadata["window"] == 32
     assert model.tokenizer["name"] == "simple-v2"
     assert model.config.vocab_size == len(model.tokenizer["vocab"])
     metadata = model.metadata
@@ -106,7 +108,9 @@ def test_refuses_to_overwrite_a_foreign_file(cli, tmp_path):
         ({"device": "abaque"}, 2, ["abaque", "cpu"]),
         ({"tokenizer": "inconnu"}, 1, ["inconnu", "simple-v2"]),
         ({"data": "absent.txt"}, 1, ["absent.txt", "the-verdict"]),
-        ({"context_length": 100_000}, 1, ["trop court", "--context-length"]),
+        ({"context_length": 2000}, 2, ["--positions 2000"]),
+        ({"context_length": 0}, 2, ["context_length"]),
+        ({"context_length": 100_000, "positions": 100_000}, 1, ["trop court", "--context-length"]),
         ({"context_length": 600}, 1, ["part de validation", "trop court"]),
         ({"batch_size": 100_000}, 1, ["part d'entraînement", "--batch-size"]),
         ({"tokenizer": "simple-v1", "prompt": "zygomatique"}, 1, ["zygomatique"]),
@@ -182,7 +186,8 @@ def test_underscores_toml_and_environment(cli, tmp_path, monkeypatch):
     )
     assert outcome.code == 0, outcome.err
     model = read_model(tmp_path / "gpt-model.pt")
-    assert (model.config.emb_dim, model.config.n_heads, model.config.context_length) == (48, 3, 24)
+    assert (model.config.emb_dim, model.config.n_heads) == (48, 3)
+    assert model.metadata["window"] == 24
     training = model.metadata["training"]
     assert (training["lr"], training["seed"]) == (0.003, 11)
 
@@ -262,3 +267,77 @@ def test_diverging_training_is_said(cli, tmp_path):
     outcome = cli("train", *tiny(lr=1e30, epochs=3, output_dir=tmp_path))
     outcome.check_one_line_error(1, "perte", "--lr")
     assert not (tmp_path / "gpt-model.pt").exists()
+
+
+def test_reader_that_leaves_does_not_stop_the_training(tmp_path):
+    """`train | head -1` : le lecteur part, le modèle est quand même écrit."""
+    options = " ".join(tiny(output_dir=tmp_path))
+    command = f"{sys.executable} -m gpt_architecture train {options} | head -n 1"
+    outcome = run_process("bash", "-c", command)
+    assert "Traceback" not in outcome.err
+    assert read_model(tmp_path / "gpt-model.pt").metadata["complete"] is True
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminal POSIX")
+def test_progress_bar_on_a_terminal(tmp_path):
+    """Au terminal, une barre avec débit et temps restant ; les pertes restent lisibles."""
+    import pty
+
+    main_end, other_end = pty.openpty()
+    command = [sys.executable, "-m", "gpt_architecture", "train", *tiny(output_dir=tmp_path)]
+    with subprocess.Popen(
+        command, stdout=other_end, stderr=other_end, env={**os.environ, "TERM": "xterm-256color"}
+    ) as process:
+        os.close(other_end)
+        chunks = []
+        try:
+            while chunk := os.read(main_end, 65536):
+                chunks.append(chunk)
+        except OSError:  # Linux signale ainsi la fin du pseudo-terminal
+            pass
+    os.close(main_end)
+    screen = b"".join(chunks).decode("utf-8")
+    assert process.returncode == 0, screen
+    assert "tokens/s, reste" in screen
+    assert "Entraînement" in screen
+    assert "perte entraînement" in screen
+
+
+@pytest.mark.parametrize("tokenizer", ["simple-v1", "simple-v2"])
+def test_default_prompt_suits_the_tokenizer(cli, tmp_path, verdict_path, tokenizer):
+    """Sur The Verdict, « Every » n'existe pas : le début d'exemple vient alors du texte."""
+    outcome = cli("train", *tiny(data=verdict_path, tokenizer=tokenizer, output_dir=tmp_path))
+    assert outcome.code == 0, outcome.err
+    prompt = read_model(tmp_path / "gpt-model.pt").metadata["prompt"]
+    assert verdict_path.read_text(encoding="utf-8").startswith(prompt)
+
+
+def test_interrupted_files_never_overwrite(tmp_path):
+    """Les noms d'un travail inachevé sont toujours libres."""
+    from gpt_architecture.scripts.train import _free
+
+    base = tmp_path / "gpt-model.pt"
+    assert _free(base).name == "gpt-model-interrompu.pt"
+    _free(base).touch()
+    assert _free(base).name == "gpt-model-interrompu-2.pt"
+
+
+def test_suggested_command_is_safe_to_paste(cli, tmp_path):
+    """Un début qui contient des guillemets ou « $( ) » est protégé dans la commande proposée."""
+    prompt = 'Le "passeur" $(date)'
+    outcome = cli("train", *tiny(prompt=prompt, output_dir=tmp_path))
+    line = next(line for line in outcome.out.splitlines() if line.startswith("Ensuite"))
+    assert shlex.split(line.removeprefix("Ensuite : "))[-1] == prompt
+
+
+def test_data_from_environment_may_contain_spaces(cli, tmp_path, monkeypatch):
+    """GPT_ARCHITECTURE_DATA sépare les chemins comme PATH."""
+    source = tmp_path / "mon texte.txt"
+    source.write_text("Le passeur regarde l'eau et la lampe. " * 60, encoding="utf-8")
+    monkeypatch.setenv("GPT_ARCHITECTURE_DATA", os.pathsep.join([str(source), str(source)]))
+    options = tiny(output_dir=tmp_path, prompt="Le passeur")
+    index = options.index("--data")
+    del options[index : index + 2]
+    outcome = cli("train", *options)
+    assert outcome.code == 0, outcome.err
+    assert "mon texte+mon texte" in outcome.out

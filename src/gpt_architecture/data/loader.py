@@ -106,7 +106,7 @@ def create_dataloader_v1(
     )
 
 
-def split_text(text: str, train_ratio: float = 0.9) -> tuple[str, str]:
+def split_text(text: str, train_ratio: float = TrainingConfig.train_ratio) -> tuple[str, str]:
     """Coupe le texte en deux parts contiguës et disjointes : entraînement, validation.
 
     Args:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gpt_architecture.config import check_int
+from gpt_architecture.config import TEMPERATURE, TOP_K, TOP_P, check_int
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.decoding.sampling import NextToken, greedy_token, sampled_token
@@ -57,7 +57,7 @@ def generate_text_temperature(
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
-    temperature: float = 1.0,
+    temperature: float = TEMPERATURE,
     *,
     generator: torch.Generator | None = None,
     eos_id: int | None = None,
@@ -77,8 +77,8 @@ def generate_text_top_k(
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
-    k: int = 50,
-    temperature: float = 1.0,
+    k: int = TOP_K,
+    temperature: float = TEMPERATURE,
     *,
     generator: torch.Generator | None = None,
     eos_id: int | None = None,
@@ -97,8 +97,8 @@ def generate_text_top_p(
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
-    p: float = 0.9,
-    temperature: float = 1.0,
+    p: float = TOP_P,
+    temperature: float = TEMPERATURE,
     *,
     generator: torch.Generator | None = None,
     eos_id: int | None = None,

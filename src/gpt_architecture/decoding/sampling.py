@@ -7,16 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from gpt_architecture.config import check_float, check_int
+from gpt_architecture.config import (
+    MAX_TOKENS,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    StrategyName,
+    check_float,
+    check_int,
+)
 from gpt_architecture.decoding.strategies import divide_by_temperature, greedy, top_k, top_p
 from gpt_architecture.errors import ConfigurationError, GenerationError
 
-StrategyName = Literal["greedy", "temperature", "top_k", "top_p"]
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
 NextToken = Callable[[Tensor], Tensor]
@@ -40,10 +47,10 @@ class GenerationConfig:
     """
 
     strategy: StrategyName = "greedy"
-    max_tokens: int = 50
-    temperature: float = 1.0
-    k: int = 50
-    p: float = 0.9
+    max_tokens: int = MAX_TOKENS
+    temperature: float = TEMPERATURE
+    k: int = TOP_K
+    p: float = TOP_P
     seed: int | None = None
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gpt_architecture.config import MAX_TOKENS
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.decoding.generator import stream_tokens
 from gpt_architecture.decoding.sampling import GenerationConfig
@@ -64,7 +65,7 @@ def compare_strategies(
     prompt: Tensor,
     variants: Variants = SIX_VARIANTS,
     *,
-    max_tokens: int = 50,
+    max_tokens: int = MAX_TOKENS,
     seed: int | None = None,
     context_size: int | None = None,
     eos_id: int | None = None,

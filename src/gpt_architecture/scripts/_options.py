@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
+
+from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, TOP_K, TOP_P, StrategyName
 
 if TYPE_CHECKING:
     from gpt_architecture.decoding.sampling import GenerationConfig
@@ -32,19 +34,19 @@ class ModelChoice:
 class SamplingOptions:
     """Comment choisir chaque token."""
 
-    strategy: Literal["greedy", "temperature", "top_k", "top_p"] = "greedy"
+    strategy: StrategyName = "greedy"
     """Stratégie de décodage."""
 
-    max_tokens: int = 50
+    max_tokens: int = MAX_TOKENS
     """Nombre de tokens à produire, au plus."""
 
-    temperature: float = 1.0
+    temperature: float = TEMPERATURE
     """Température : 0 est glouton, moins de 1 resserre, plus de 1 disperse."""
 
-    k: int = 50
+    k: int = TOP_K
     """Nombre de tokens gardés par top_k."""
 
-    p: float = 0.9
+    p: float = TOP_P
     """Masse de probabilité gardée par top_p, entre 0 et 1."""
 
     seed: int | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from gpt_architecture.config import MAX_TOKENS, TrainingConfig
 from gpt_architecture.scripts._cli import (
     CommonOptions,
     default_prompt,
@@ -39,8 +40,8 @@ RECOMMENDATIONS = (
 def demo(
     *,
     prompt: Prompt = None,
-    max_tokens: int = 50,
-    seed: int = 123,
+    max_tokens: int = MAX_TOKENS,
+    seed: int = TrainingConfig.seed,
     choice: ModelChoice = ModelChoice(),  # noqa: B008 — immuable
     as_json: Annotated[bool, Parameter(name="--json")] = False,
     common: CommonOptions = CommonOptions(),  # noqa: B008
