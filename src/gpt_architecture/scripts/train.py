@@ -163,12 +163,14 @@ def train(
     import torch
 
     from gpt_architecture.core.device import describe_device, resolve_device
+    from gpt_architecture.core.memory import return_freed_memory
     from gpt_architecture.core.model import GPTModel
     from gpt_architecture.data.corpus import load_corpus
     from gpt_architecture.data.loader import create_train_val_loaders
     from gpt_architecture.data.tokenizer import get_tokenizer
     from gpt_architecture.training.simple import train_model_simple
 
+    return_freed_memory()
     device = resolve_device(run.device)
     corpus = load_corpus(run.data, offline=run.offline)
     tokenizer = get_tokenizer(run.tokenizer, text=corpus.text)
@@ -186,14 +188,7 @@ def train(
         f"Texte        {corpus.name} : {_spaced(sizes[0])} tokens d'entraînement, "
         f"{_spaced(sizes[1])} de validation ({tokenizer.name})"
     )
-    say(
-        f"Modèle       {_spaced(config.num_parameters())} paramètres, "
-        f"contexte appris {window} sur {_spaced(config.context_length)} positions"
-    )
-    say(
-        f"Entraînement {training.epochs} époque(s) de {steps} étape(s), "
-        f"lots de {training.batch_size} × {window} tokens"
-    )
+    _announce(config, training, window, steps)
     say(f"Périphérique {describe_device(device)}\n")
 
     torch.manual_seed(training.seed)
@@ -248,6 +243,18 @@ def train(
     command = ["gpt-architecture", "infer", *chosen, "--strategy", "top_p", "--prompt", prompt]
     say(f"Ensuite : {shlex.join(command)}")
     return stop.exit_code if interrupted else 0
+
+
+def _announce(config: GPTConfig, training: TrainingConfig, window: int, steps: int) -> None:
+    """Dit ce qui va être entraîné."""
+    say(
+        f"Modèle       {_spaced(config.num_parameters())} paramètres, "
+        f"contexte appris {window} sur {_spaced(config.context_length)} positions"
+    )
+    say(
+        f"Entraînement {training.epochs} époque(s) de {steps} étape(s), "
+        f"lots de {training.batch_size} × {window} tokens"
+    )
 
 
 def _model_config(shape: ModelOptions) -> GPTConfig:
