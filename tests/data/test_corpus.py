@@ -385,18 +385,18 @@ class TestVerdictDownload:
     def test_error_status(self, monkeypatch, cache_dir, caplog, status):
         with server(lambda handler: send(handler, FAKE, status)) as (url, _):
             found = self.load(monkeypatch, url, cache_dir)
-        self.assert_fell_back(found, cache_dir, caplog, "réseau")
+        self.assert_fell_back(found, cache_dir, caplog, f"réponse HTTP {status}")
 
     def test_nobody_listens(self, monkeypatch, cache_dir, caplog):
         with server(lambda handler: None) as (url, _):
             pass
         found = self.load(monkeypatch, url, cache_dir)
-        self.assert_fell_back(found, cache_dir, caplog, "réseau")
+        self.assert_fell_back(found, cache_dir, caplog, "connexion refusée")
 
     def test_blocked_network(self, monkeypatch, cache_dir, caplog):
         """L'adresse véritable, que le conftest rend injoignable."""
         found = self.load(monkeypatch, corpus.VERDICT_URL, cache_dir)
-        self.assert_fell_back(found, cache_dir, caplog, "réseau")
+        self.assert_fell_back(found, cache_dir, caplog, "nom de serveur introuvable")
 
     def test_server_that_never_answers(self, monkeypatch, cache_dir, caplog):
         monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT_S", 0.5)

@@ -329,21 +329,15 @@ class TestTrainAndValidation:
         _, validation = self.loaders()
         assert first_tokens(validation) == [0x4E00 + n for n in (80, 84, 88, 92)]
 
-    def test_training_is_shuffled_by_the_seed_alone(self):
+    def test_training_is_shuffled_by_the_global_generator(self):
+        """Comme dans l'entraînement de référence : une graine fixe tout."""
         orders = []
-        for global_seed, seed in ((1, 5), (2, 5), (1, 6)):
+        for global_seed in (1, 1, 2):
             torch.manual_seed(global_seed)
-            orders.append(first_tokens(self.loaders(seed=seed)[0]))
+            orders.append(first_tokens(self.loaders()[0]))
         assert orders[0] == orders[1]
         assert orders[0] != orders[2]
         assert orders[0] != sorted(orders[0])
-
-    def test_shuffling_leaves_the_global_generator_alone(self):
-        """L'ordre des données ne dépend pas du dropout, ni l'inverse."""
-        before = torch.get_rng_state()
-        train, _ = self.loaders()
-        first_tokens(train)
-        assert torch.equal(torch.get_rng_state(), before)
 
     @pytest.mark.parametrize(
         ("text", "settings", "part"),

@@ -140,7 +140,7 @@ class TestOracles:
             oracle(tiny_model, prompt(1, 3), *arguments)
 
     def test_empty_prompt(self, oracle, tiny_model):
-        with pytest.raises(ConfigurationError, match="début vaut 0"):
+        with pytest.raises(ConfigurationError, match="début vide"):
             oracle(tiny_model, prompt(1, 0), 3, CONTEXT)
 
     def test_only_the_last_context_is_read(self, oracle):
@@ -431,7 +431,7 @@ class TestStream:
         assert capacities == [(1, 5), (1, CONTEXT), (1, CONTEXT)]
 
     def test_empty_prompt(self, tiny_model):
-        with pytest.raises(ConfigurationError, match="début vaut 0"):
+        with pytest.raises(ConfigurationError, match="début vide"):
             list(stream_tokens(tiny_model, prompt(1, 0), 3, greedy_token))
 
     def test_negative_length(self, tiny_model):

@@ -40,7 +40,8 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
-        return f"cpu ({torch.get_num_threads()} fils)"
+        threads = torch.get_num_threads()
+        return f"cpu ({threads} fil{'s' if threads > 1 else ''})"
     return str(device)
 
 

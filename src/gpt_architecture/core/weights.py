@@ -49,11 +49,10 @@ class ModelFile:
         Raises:
             ModelFileError: les poids ne correspondent pas à la configuration.
         """
-        blocks = {name.split(".")[1] for name in self.state_dict if name.startswith("trf_blocks.")}
-        if len(blocks) != self.config.n_layers:  # avant de construire : n_layers peut être absurde
+        if self.config.n_layers > len(self.state_dict):  # ne construit pas un million de blocs
             raise ModelFileError(
-                f"{len(blocks)} blocs dans les poids, {self.config.n_layers} dans la configuration",
-                expected="le même nombre",
+                f"{self.config.n_layers} blocs annoncés pour {len(self.state_dict)} poids",
+                expected="les poids de chaque bloc",
                 remedy="réentraînez le modèle ou reprenez le fichier d'origine",
             )
         try:

@@ -42,6 +42,8 @@ from gpt_architecture.scripts._options import Prompt
 from gpt_architecture.scripts._signals import graceful_stop
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gpt_architecture.core.model import GPTModel
     from gpt_architecture.data.corpus import Corpus
     from gpt_architecture.data.tokenizer import Tokenizer
@@ -184,11 +186,7 @@ def train(
 
     steps = len(train_loader)
     sizes = [len(loader.dataset.token_ids) for loader in (train_loader, val_loader)]  # type: ignore[attr-defined]
-    say(
-        f"Texte        {corpus.name} : {_spaced(sizes[0])} tokens d'entraînement, "
-        f"{_spaced(sizes[1])} de validation ({tokenizer.name})"
-    )
-    _announce(config, training, window, steps)
+    _announce(config, training, window, steps, f"{corpus.name} ({tokenizer.name})", sizes)
     say(f"Périphérique {describe_device(device)}\n")
 
     torch.manual_seed(training.seed)
@@ -240,13 +238,24 @@ def train(
     if _plot(plot_path, metadata, training, steps):
         say(f"Courbes : {plot_path}")
     chosen = [] if model_path == Path(MODEL_NAME) else ["--model", str(model_path)]
-    command = ["gpt-architecture", "infer", *chosen, "--strategy", "top_p", "--prompt", prompt]
-    say(f"Ensuite : {shlex.join(command)}")
+    command = ["gpt-architecture", "infer", *chosen, "--strategy", "top_p", "--prompt"]
+    say(f"Ensuite : {shlex.join(command)} {_quoted(prompt)}")
     return stop.exit_code if interrupted else 0
 
 
-def _announce(config: GPTConfig, training: TrainingConfig, window: int, steps: int) -> None:
-    """Dit ce qui va être entraîné."""
+def _announce(
+    config: GPTConfig,
+    training: TrainingConfig,
+    window: int,
+    steps: int,
+    text: str,
+    sizes: Sequence[int],
+) -> None:
+    """Dit ce qui va être entraîné, et sur quoi."""
+    say(
+        f"Texte        {text} : {_spaced(sizes[0])} tokens d'entraînement, "
+        f"{_spaced(sizes[1])} de validation"
+    )
     say(
         f"Modèle       {_spaced(config.num_parameters())} paramètres, "
         f"contexte appris {window} sur {_spaced(config.context_length)} positions"
@@ -274,6 +283,11 @@ def _model_config(shape: ModelOptions) -> GPTConfig:
             remedy=f"ajoutez --positions {window}",
         )
     return GPTConfig(**values, context_length=positions)
+
+
+def _quoted(text: str) -> str:
+    """Le texte entre guillemets pour un terminal, protégé s'il contient de quoi l'abuser."""
+    return shlex.quote(text) if set(text) & set('"$`\\!\n') else f'"{text}"'
 
 
 def _free(path: Path) -> Path:

@@ -47,6 +47,7 @@ def plot_losses(
     axes.set_xlabel("Époques")
     axes.set_ylabel("Perte (nats par token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda value, _position: f"{value:g}".replace(".", ","))
     )
