@@ -12,6 +12,7 @@ from gpt_architecture.errors import (
     ModelFileError,
     OutputError,
     TokenizerError,
+    TrainingError,
 )
 
 FAMILY = [
@@ -21,6 +22,7 @@ FAMILY = [
     TokenizerError,
     ModelFileError,
     OutputError,
+    TrainingError,
     GenerationError,
 ]
 
@@ -75,11 +77,6 @@ class TestMissingDependency:
         assert "le tokenizer gpt2" in str(error)
         assert "\n" not in str(error)
         assert error.exit_code == 1
-
-    def test_names_the_extra_that_brings_it(self):
-        error = MissingDependencyError("matplotlib", purpose="tracer les courbes", extra="plots")
-        assert 'pip install "gpt-architecture[plots]"' in str(error)
-        assert "matplotlib" in error.found
 
     def test_is_caught_as_an_import_error(self):
         with pytest.raises(ImportError, match="tiktoken"):

@@ -228,7 +228,7 @@ class TestTokens:
 
 class TestRefusals:
     def test_empty_prompt(self, tiny_model):
-        with pytest.raises(ConfigurationError, match="début vaut 0"):
+        with pytest.raises(ConfigurationError, match="début vide"):
             next(compare_strategies(tiny_model, torch.zeros(1, 0).long()))
 
     @pytest.mark.parametrize("options", [{"max_tokens": 0}, {"seed": -1}])

@@ -149,11 +149,11 @@ def test_closed_pipe_is_silent(trained):
 
 def test_brackets_in_paths_are_shown(cli, trained, tmp_path, monkeypatch):
     """Un dossier « projet [brouillon] » s'affiche tel quel."""
-    folder = tmp_path / "projet [brouillon] [/x]"
+    folder = tmp_path / "projet [brouillon] [b]"
     folder.mkdir()
     (folder / "gpt-model.pt").write_bytes((trained / "gpt-model.pt").read_bytes())
     monkeypatch.chdir(folder)
-    assert "projet [brouillon] [/x]" in cli().out
+    assert "projet [brouillon] [b]" in cli().out
 
 
 def test_unexpected_failure_is_one_line(cli, monkeypatch):

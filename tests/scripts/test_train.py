@@ -41,7 +41,7 @@ def test_output_tells_everything(trained):
         "cpu",
         "Époque 1 (étape 000000)",
         "tokens/s, reste",
-        "Exemple : Un soir d'octobre",
+        "Exemple : Un soir d'",
         "gpt-model.pt",
         "loss-plot.pdf",
         "Ensuite : gpt-architecture infer",
@@ -310,6 +310,7 @@ def test_default_prompt_suits_the_tokenizer(cli, tmp_path, verdict_path, tokeniz
     assert outcome.code == 0, outcome.err
     prompt = read_model(tmp_path / "gpt-model.pt").metadata["prompt"]
     assert verdict_path.read_text(encoding="utf-8").startswith(prompt)
+    assert prompt != "Every effort moves you"
 
 
 def test_interrupted_files_never_overwrite(tmp_path):

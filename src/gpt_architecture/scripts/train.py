@@ -53,6 +53,11 @@ SEED_PROMPT = "Every effort moves you"
 STORY_PROMPT = "Un soir d'octobre, la cloche"
 
 
+def _split_paths(_type: Any, value: str, *, delimiter: str | None = None) -> list[str]:
+    """Chemins d'une variable d'environnement, séparés comme ceux de PATH."""
+    return value.split(delimiter or os.pathsep)
+
+
 @Parameter(name="*", group=Group("Données et sorties", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -60,7 +65,7 @@ class RunOptions:
 
     data: Annotated[
         list[str],
-        Parameter(consume_multiple=True, env_var_split=lambda value, _: value.split(os.pathsep)),
+        Parameter(consume_multiple=True, env_var_split=_split_paths),
     ] = field(default_factory=lambda: ["the-verdict"])
     """Texte : fichiers, dossiers, ou les noms the-verdict et la-lampe-du-passeur."""
 
@@ -168,14 +173,16 @@ def train(
     from gpt_architecture.core.memory import return_freed_memory
     from gpt_architecture.core.model import GPTModel
     from gpt_architecture.data.corpus import load_corpus
-    from gpt_architecture.data.loader import create_train_val_loaders
+    from gpt_architecture.data.loader import create_train_val_loaders, split_text
     from gpt_architecture.data.tokenizer import get_tokenizer
     from gpt_architecture.training.simple import train_model_simple
 
     return_freed_memory()
     device = resolve_device(run.device)
     corpus = load_corpus(run.data, offline=run.offline)
-    tokenizer = get_tokenizer(run.tokenizer, text=corpus.text)
+    # Un vocabulaire de mots vient des deux parts : la coupe peut tomber au milieu d'un mot.
+    words = "\n".join((corpus.text, *split_text(corpus.text, training.train_ratio)))
+    tokenizer = get_tokenizer(run.tokenizer, text=words)
     config = GPTConfig.from_dict({**config.to_dict(), "vocab_size": tokenizer.vocab_size})
     train_loader, val_loader = create_train_val_loaders(
         corpus.text, tokenizer, context_length=window, training=training
@@ -215,7 +222,6 @@ def train(
             )
         seconds = time.perf_counter() - start
         interrupted = progress.steps_done < progress.total_steps
-        del optimizer  # l'enregistrement n'a pas besoin de ses moments
         metadata = {
             **identity,
             "window": window,

@@ -120,10 +120,8 @@ def train_model_simple(
     track_tokens_seen: list[int] = []
     tokens_seen, step = 0, -1
     optimizer.zero_grad(set_to_none=True)
-    for name, value in (
-        *(("num_epochs", num_epochs), ("eval_freq", eval_freq), ("eval_iter", eval_iter)),
-    ):
-        check_int(name, value, minimum=1)
+    check_int("num_epochs", num_epochs, minimum=0)
+    check_int("eval_freq", eval_freq, minimum=1)
     text_to_token_ids(start_context, tokenizer)  # un mot inconnu se dit avant la première étape
     reporter.on_start(num_epochs * len(cast(Sized, train_loader)))
 
