@@ -110,7 +110,11 @@ class ReferenceGPT(nn.Module):
 
 
 def ours(cfg: GPTConfig) -> Step:
-    """Le pas de ce projet, tel que `train` le fait."""
+    """Le pas de ce projet, sans le réglage d'allocateur que `train` prend en plus.
+
+    Ce réglage vaut pour tout le processus : pris ici, il ralentirait aussi les pairs. `train`
+    est donc plus lent que ce chiffre ; docs/performances.md le dit.
+    """
     model = GPTModel(cfg).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
     return make_step(lambda x, y: calc_loss_batch(x, y, model, "cpu"), optimizer)
