@@ -83,6 +83,16 @@ def test_refuses_to_overwrite_another_model(cli, trained, tmp_path):
     assert read_model(target).metadata["training"]["seed"] == 7
 
 
+def test_another_context_length_is_another_training(cli, trained, tmp_path):
+    """La fenêtre apprise distingue deux entraînements, même à positions égales."""
+    target = tmp_path / "gpt-model.pt"
+    shutil.copy(trained / "gpt-model.pt", target)
+    original = target.read_bytes()
+    outcome = cli("train", *tiny(context_length=24, output_dir=tmp_path))
+    outcome.check_one_line_error(1, "existe déjà", "--force")
+    assert target.read_bytes() == original
+
+
 def test_refuses_to_overwrite_a_foreign_file(cli, tmp_path):
     """Un fichier de ce nom qui n'est pas un modèle est respecté aussi."""
     target = tmp_path / "gpt-model.pt"

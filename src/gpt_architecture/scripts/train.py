@@ -188,7 +188,7 @@ def train(
         corpus.text, tokenizer, context_length=window, training=training
     )
     prompt = _choose_prompt(run.prompt, corpus, tokenizer)
-    identity = _identity(config, training, corpus, tokenizer)
+    identity = _identity(config, window, training, corpus, tokenizer)
     _check_output(run, identity, config)
 
     steps = len(train_loader)
@@ -224,7 +224,6 @@ def train(
         interrupted = progress.steps_done < progress.total_steps
         metadata = {
             **identity,
-            "window": window,
             "prompt": prompt,
             "train_losses": train_losses,
             "val_losses": val_losses,
@@ -336,7 +335,11 @@ def _knows(tokenizer: Tokenizer, text: str) -> bool:
 
 
 def _identity(
-    config: GPTConfig, training: TrainingConfig, corpus: Corpus, tokenizer: Tokenizer
+    config: GPTConfig,
+    window: int,
+    training: TrainingConfig,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
 ) -> dict[str, Any]:
     """Ce qui fait qu'un entraînement est le même qu'un autre."""
     description = json.dumps(tokenizer.to_dict(), sort_keys=True).encode()
@@ -345,6 +348,7 @@ def _identity(
         "data": {"name": corpus.name, "sha256": corpus.sha256},
         "tokenizer_sha256": hashlib.sha256(description).hexdigest(),
         "config": config.to_dict(),
+        "window": window,
     }
 
 
