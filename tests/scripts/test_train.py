@@ -325,12 +325,12 @@ def test_default_prompt_suits_the_tokenizer(cli, tmp_path, verdict_path, tokeniz
 
 def test_interrupted_files_never_overwrite(tmp_path):
     """Les noms d'un travail inachevé sont toujours libres."""
-    from gpt_architecture.scripts.train import _free
+    from gpt_architecture.scripts._outputs import free_name
 
     base = tmp_path / "gpt-model.pt"
-    assert _free(base).name == "gpt-model-interrompu.pt"
-    _free(base).touch()
-    assert _free(base).name == "gpt-model-interrompu-2.pt"
+    assert free_name(base).name == "gpt-model-interrompu.pt"
+    free_name(base).touch()
+    assert free_name(base).name == "gpt-model-interrompu-2.pt"
 
 
 def test_suggested_command_is_safe_to_paste(cli, tmp_path):

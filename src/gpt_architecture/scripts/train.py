@@ -9,12 +9,8 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 train.py
 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import hashlib
-import itertools
-import json
 import os
 import shlex
-import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,8 +22,6 @@ from gpt_architecture import __version__
 from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig, check_int
 from gpt_architecture.errors import (
     ConfigurationError,
-    MissingDependencyError,
-    OutputError,
     TokenizerError,
 )
 from gpt_architecture.scripts._cli import (
@@ -39,16 +33,22 @@ from gpt_architecture.scripts._cli import (
     say,
 )
 from gpt_architecture.scripts._options import Prompt
+from gpt_architecture.scripts._outputs import (
+    PLOT_NAME,
+    check_output,
+    free_name,
+    plot,
+    run_identity,
+    save,
+)
 from gpt_architecture.scripts._signals import graceful_stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpt_architecture.core.model import GPTModel
     from gpt_architecture.data.corpus import Corpus
     from gpt_architecture.data.tokenizer import Tokenizer
 
-PLOT_NAME = "loss-plot.pdf"
 SEED_PROMPT = "Every effort moves you"
 STORY_PROMPT = "Un soir d'octobre, la cloche"
 
@@ -180,16 +180,16 @@ def train(
     return_freed_memory()
     device = resolve_device(run.device)
     corpus = load_corpus(run.data, offline=run.offline)
-    # Un vocabulaire de mots vient des deux parts : la coupe peut tomber au milieu d'un mot.
-    words = "\n".join((corpus.text, *split_text(corpus.text, training.train_ratio)))
-    tokenizer = get_tokenizer(run.tokenizer, text=words)
+    # Un vocabulaire de mots vient des parts déjà coupées : la coupe peut tomber dans un mot.
+    parts = split_text(corpus.text, training.train_ratio)
+    tokenizer = get_tokenizer(run.tokenizer, text="\n".join(parts))
     config = GPTConfig.from_dict({**config.to_dict(), "vocab_size": tokenizer.vocab_size})
     train_loader, val_loader = create_train_val_loaders(
         corpus.text, tokenizer, context_length=window, training=training
     )
     prompt = _choose_prompt(run.prompt, corpus, tokenizer)
-    identity = _identity(config, window, training, corpus, tokenizer)
-    _check_output(run, identity, config)
+    identity = run_identity(config, window, training, corpus, tokenizer)
+    check_output(run.output_dir, identity, config, force=run.force)
 
     steps = len(train_loader)
     sizes = [len(loader.dataset.token_ids) for loader in (train_loader, val_loader)]  # type: ignore[attr-defined]
@@ -236,11 +236,11 @@ def train(
         model_path = run.output_dir / MODEL_NAME
         plot_path = run.output_dir / PLOT_NAME
         if interrupted:  # rien de ce qui existe n'est écrasé par un travail inachevé
-            model_path, plot_path = _free(model_path), _free(plot_path)
-        _save(model_path, model, config, tokenizer, metadata)
+            model_path, plot_path = free_name(model_path), free_name(plot_path)
+        save(model_path, model, config, tokenizer, metadata)
     say("\nInterrompu." if interrupted else f"\nTerminé en {french_duration(seconds)}.")
     say(f"Modèle : {model_path} ({french_size(model_path.stat().st_size)})")
-    if _plot(plot_path, metadata, training, steps):
+    if plot(plot_path, metadata, training, steps):
         say(f"Courbes : {plot_path}")
     chosen = [] if model_path == Path(MODEL_NAME) else ["--model", str(model_path)]
     command = ["gpt-architecture", "infer", *chosen, "--strategy", "top_p", "--prompt"]
@@ -295,16 +295,6 @@ def _quoted(text: str) -> str:
     return shlex.quote(text) if set(text) & set('"$`\\!\n') else f'"{text}"'
 
 
-def _free(path: Path) -> Path:
-    """Un nom libre : gpt-model-interrompu.pt, gpt-model-interrompu-2.pt…"""
-    for number in itertools.count(1):
-        suffix = "-interrompu" if number == 1 else f"-interrompu-{number}"
-        candidate = path.with_name(f"{path.stem}{suffix}{path.suffix}")
-        if not candidate.exists():
-            return candidate
-    raise AssertionError("itertools.count ne finit pas")
-
-
 def _choose_prompt(prompt: str | None, corpus: Corpus, tokenizer: Tokenizer) -> str:
     """Le début des exemples : celui demandé, sinon le premier que le tokenizer sait coder."""
     if prompt is None:
@@ -332,95 +322,6 @@ def _knows(tokenizer: Tokenizer, text: str) -> bool:
         return UNKNOWN not in tokenizer.decode(tokenizer.encode(text))
     except TokenizerError:
         return False
-
-
-def _identity(
-    config: GPTConfig,
-    window: int,
-    training: TrainingConfig,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-) -> dict[str, Any]:
-    """Ce qui fait qu'un entraînement est le même qu'un autre."""
-    description = json.dumps(tokenizer.to_dict(), sort_keys=True).encode()
-    return {
-        "training": asdict(training),
-        "data": {"name": corpus.name, "sha256": corpus.sha256},
-        "tokenizer_sha256": hashlib.sha256(description).hexdigest(),
-        "config": config.to_dict(),
-        "window": window,
-    }
-
-
-def _check_output(run: RunOptions, identity: dict[str, Any], config: GPTConfig) -> None:
-    """Vérifie avant d'entraîner que le modèle pourra être écrit, et qu'il n'écrase rien d'autre."""
-    from gpt_architecture.core.weights import read_model, write_atomically
-    from gpt_architecture.errors import ModelFileError
-
-    path = run.output_dir / MODEL_NAME
-    if path.is_dir():
-        raise OutputError(
-            f"{path} est un dossier",
-            expected="un nom libre pour le modèle",
-            remedy="renommez-le ou changez --output-dir",
-        )
-    if path.exists() and not run.force:
-        try:
-            existing = read_model(path).metadata
-        except ModelFileError:
-            existing = {}
-        if any(existing.get(key) != value for key, value in identity.items()):
-            raise OutputError(
-                f"{path} existe déjà et vient d'un autre entraînement",
-                expected="un dossier sans modèle, ou le modèle de ces mêmes réglages",
-                remedy="ajoutez --force pour l'écraser, ou changez --output-dir",
-            )
-    probe = run.output_dir / ".gpt-architecture-essai"
-    write_atomically(probe, lambda temporary: temporary.write_bytes(b"essai"))
-    probe.unlink()
-    needed = 4 * config.num_parameters() + (16 << 20)
-    free = shutil.disk_usage(run.output_dir).free
-    if free < needed:
-        raise OutputError(
-            f"il reste {french_size(free)} dans {run.output_dir.resolve()}",
-            expected=f"{french_size(needed)} pour le modèle",
-            remedy="libérez de la place ou changez --output-dir",
-        )
-
-
-def _save(
-    path: Path,
-    model: GPTModel,
-    config: GPTConfig,
-    tokenizer: Tokenizer,
-    metadata: dict[str, Any],
-) -> None:
-    from gpt_architecture.core.weights import save_model
-
-    print(f"Enregistrement de {path}…", file=sys.stderr)
-    save_model(path, model, config, tokenizer=tokenizer.to_dict(), metadata=metadata)
-
-
-def _plot(path: Path, metadata: dict[str, Any], training: TrainingConfig, steps: int) -> bool:
-    """Trace les courbes ; si c'est impossible, le dit et continue."""
-    from gpt_architecture.training.plots import plot_losses
-
-    if not metadata["train_losses"]:
-        return False
-    evaluations = range(len(metadata["train_losses"]))
-    epochs_seen = [(index * training.eval_freq + 1) / steps for index in evaluations]
-    try:
-        plot_losses(
-            epochs_seen,
-            metadata["tokens_seen"],
-            metadata["train_losses"],
-            metadata["val_losses"],
-            path,
-        )
-    except (MissingDependencyError, OutputError) as error:  # le modèle, lui, est écrit
-        print(f"avertissement : courbes non tracées, {error}", file=sys.stderr)
-        return False
-    return True
 
 
 def _spaced(number: int) -> str:
