@@ -1,0 +1,199 @@
+"""La disposition des fragments de tokens sur disque, sans PyTorch : en-tête, index, empreintes.
+
+Un fragment est un fichier `.bin` de llm.c, build-nanogpt et modded-nanogpt : 256 entiers
+int32 petit-boutistes (nombre magique, version, nombre de tokens, puis des zéros), suivis des
+tokens en uint16.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from gpt_architecture.config import check_int
+from gpt_architecture.errors import DataError, reason
+
+MAGIC, VERSION = 20240520, 1
+HEADER_BYTES = 256 * 4
+TOKEN_DTYPE = np.dtype("<u2")
+MAX_VOCABULARY = 1 << 16
+MAX_SHARD_TOKENS = 2**31 - 1
+"""Le nombre de tokens d'un fragment tient dans un int32."""
+
+INDEX_NAME = "index.json"
+INDEX_FORMAT = "gpt-architecture/token-shards"
+INDEX_VERSION = 1
+_MAX_INDEX_BYTES = 256 << 20
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+SPLIT_NAMES: dict[Split, str] = {"train": "entraînement", "val": "validation"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """Un fragment, tel que l'index le décrit.
+
+    Attributes:
+        name: nom du fichier, sans dossier.
+        tokens: nombre de tokens.
+        documents: nombre de documents qui y commencent.
+        sha256: empreinte du fichier entier, en hexadécimal.
+    """
+
+    name: str
+    tokens: int
+    documents: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or self.name != Path(self.name).name or not self.name:
+            raise _bad_index(f"le nom de fragment {self.name!r}")
+        check_int(f"tokens de {self.name}", self.tokens, minimum=1, maximum=MAX_SHARD_TOKENS)
+        check_int(f"documents de {self.name}", self.documents, minimum=0)
+        if not isinstance(self.sha256, str) or len(self.sha256) != 64:
+            raise _bad_index(f"l'empreinte de {self.name}")
+
+
+def header(tokens: int) -> bytes:
+    """Les 1024 octets d'en-tête d'un fragment de `tokens` tokens."""
+    check_int("tokens", tokens, minimum=1, maximum=MAX_SHARD_TOKENS)
+    return struct.pack("<3i", MAGIC, VERSION, tokens).ljust(HEADER_BYTES, b"\0")
+
+
+def read_header(path: Path) -> int:
+    """Nombre de tokens d'un fragment, après vérification de l'en-tête et de la taille.
+
+    Raises:
+        DataError: fichier absent, vide, tronqué, ou d'un autre format.
+    """
+    remedy = "recopiez ce fragment depuis sa source ou refaites « gpt-architecture prepare »"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise DataError(
+            f"fragment {path} : {reason(error)}",
+            expected="un fichier de tokens lisible",
+            remedy=remedy,
+        ) from None
+    if len(start) < HEADER_BYTES:
+        raise DataError(
+            f"fragment {path} : {size} octets",
+            expected=f"au moins les {HEADER_BYTES} octets d'en-tête",
+            remedy=remedy,
+        )
+    magic, version, tokens = struct.unpack_from("<3i", start)
+    if (magic, version) != (MAGIC, VERSION):
+        raise DataError(
+            f"fragment {path} : nombre magique {magic}, version {version}",
+            expected=f"{MAGIC} et {VERSION}, des tokens en uint16 comme llm.c les écrit",
+            remedy=remedy,
+        )
+    if tokens < 1:
+        raise DataError(
+            f"fragment {path} : {tokens} token annoncé",
+            expected="au moins un token",
+            remedy=remedy,
+        )
+    wanted = HEADER_BYTES + tokens * TOKEN_DTYPE.itemsize
+    if size != wanted:
+        state = "tronqué" if size < wanted else "trop long"
+        raise DataError(
+            f"fragment {path} {state} : {size} octets pour {tokens} tokens annoncés",
+            expected=f"{wanted} octets",
+            remedy=remedy,
+        )
+    return int(tokens)
+
+
+def file_sha256(path: Path) -> str:
+    """Empreinte d'un fichier, lu par morceaux.
+
+    Raises:
+        DataError: fichier illisible.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{path} ne peut pas être lu : {reason(error)}",
+            expected="un fichier lisible",
+            remedy="vérifiez le chemin et les droits",
+        ) from None
+
+
+def tokenizer_sha256(description: Mapping[str, Any]) -> str:
+    """Empreinte de `Tokenizer.to_dict()`, indépendante de l'ordre des clés."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def combined_sha256(hashes: Iterable[str]) -> str:
+    """Empreinte d'une suite de fichiers, depuis leurs empreintes dans l'ordre."""
+    return hashlib.sha256("\n".join(hashes).encode("ascii")).hexdigest()
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """L'index d'un dossier de fragments, vérifié en surface.
+
+    Raises:
+        DataError: index illisible, d'un autre format, ou dont le tokenizer a été changé.
+    """
+    path = folder / INDEX_NAME
+    try:
+        if path.stat().st_size > _MAX_INDEX_BYTES:
+            raise _bad_index("sa taille")
+        index = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} est illisible : {reason(error)}",
+            expected="l'index écrit par « gpt-architecture prepare »",
+            remedy="refaites ce dossier avec --force",
+        ) from None
+    if not isinstance(index, dict) or index.get("format") != INDEX_FORMAT:
+        raise _bad_index(f"le format de {path}")
+    if index.get("version") != INDEX_VERSION:
+        raise _bad_index(f"la version {index.get('version')!r} de {path}")
+    tokenizer = index.get("tokenizer")
+    if not isinstance(tokenizer, dict) or (
+        index.get("tokenizer_sha256") != tokenizer_sha256(tokenizer)
+    ):
+        raise _bad_index(f"le tokenizer de {path}")
+    vocab_size = index.get("vocab_size")
+    if type(vocab_size) is not int or not 1 <= vocab_size <= MAX_VOCABULARY:
+        raise _bad_index(f"le vocabulaire ({vocab_size!r}) de {path}")
+    return index
+
+
+def index_entries(index: Mapping[str, Any], split: Split) -> list[ShardEntry]:
+    """Les fragments d'une part, dans l'ordre.
+
+    Raises:
+        DataError: la part est mal décrite.
+    """
+    try:
+        shards = index["splits"][split]["shards"]
+        return [ShardEntry(**shard) for shard in shards]
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise _bad_index(f"la description de la part {split}") from None
+
+
+def _bad_index(what: str) -> DataError:
+    return DataError(
+        f"{what} ne convient pas",
+        expected=f"un index {INDEX_FORMAT} en version {INDEX_VERSION}",
+        remedy="refaites ce dossier avec « gpt-architecture prepare … --force »",
+    )
