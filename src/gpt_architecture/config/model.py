@@ -1,16 +1,12 @@
-"""Configuration centrale : la forme du modèle et les réglages de l'entraînement simple.
-
-Deux modes exacts coexistent (voir `GPTConfig`). Rien ici ne lit l'environnement, un
-fichier ou un périphérique : ce module ne contient que des valeurs validées.
-"""
+"""La forme du modèle ; deux modes exacts coexistent (voir `GPTConfig`)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypedDict
 
+from gpt_architecture.config.checks import check_float, check_int
 from gpt_architecture.errors import ConfigurationError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -46,64 +42,6 @@ GPT_CONFIG_124M: GPTConfigDict = {
     "qkv_bias": False,
 }
 """Dictionnaire du document d'origine : GPT-2 « small », en mode livre."""
-
-
-def check_int(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
-    """Vérifie un entier borné.
-
-    Raises:
-        ConfigurationError: `value` n'est pas un entier, ou sort des bornes.
-    """
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if is_int and value >= minimum and (maximum is None or value <= maximum):  # type: ignore[operator]
-        return
-    upper = "" if maximum is None else f" et ≤ {maximum}"
-    raise ConfigurationError(
-        f"{name} vaut {value!r}",
-        expected=f"un entier ≥ {minimum}{upper}",
-        remedy=f"corrigez {name}",
-    )
-
-
-def _as_float(value: Any) -> float:
-    """Le nombre flottant, ou l'infini pour un entier qui n'en est pas un."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def check_float(
-    name: str,
-    value: object,
-    *,
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-    below: float | None = None,
-) -> None:
-    """Vérifie un nombre fini et borné (`minimum` et `maximum` inclus, `above` et `below` exclus).
-
-    Raises:
-        ConfigurationError: `value` n'est pas un nombre fini, ou sort des bornes.
-    """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    x = _as_float(value) if is_number else math.nan
-    if (
-        math.isfinite(x)
-        and (minimum is None or x >= minimum)
-        and (above is None or x > above)
-        and (maximum is None or x <= maximum)
-        and (below is None or x < below)
-    ):
-        return
-    bounds = (("≥", minimum), (">", above), ("≤", maximum), ("<", below))
-    limits = " et ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
-    raise ConfigurationError(
-        f"{name} vaut {value!r}",
-        expected=f"un nombre {limits}".strip(),
-        remedy=f"corrigez {name}",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,47 +140,6 @@ class GPTConfig:
     def coerce(cls, cfg: GPTConfig | Mapping[str, Any]) -> GPTConfig:
         """Accepte une `GPTConfig` ou un dictionnaire aux clés du document d'origine."""
         return cfg if isinstance(cfg, cls) else cls.from_dict(cfg)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """Réglages de l'entraînement simple ; les défauts sont ceux du document d'origine.
-
-    Attributes:
-        epochs: nombre de passages sur le texte d'entraînement.
-        batch_size: séquences par lot.
-        stride: décalage entre deux fenêtres, en tokens ; None : la longueur du contexte,
-            soit des fenêtres jointives.
-        lr: taux d'apprentissage d'AdamW.
-        weight_decay: décroissance des poids d'AdamW.
-        train_ratio: part du texte, en caractères, gardée pour l'entraînement.
-        eval_freq: nombre d'étapes entre deux évaluations.
-        eval_iter: lots lus à chaque évaluation, dans chacun des deux jeux.
-        seed: graine de l'initialisation, de l'ordre des données et du dropout.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type ou hors bornes.
-    """
-
-    epochs: int = 10
-    batch_size: int = 2
-    stride: int | None = None
-    lr: float = 4e-4
-    weight_decay: float = 0.1
-    train_ratio: float = 0.9
-    eval_freq: int = 5
-    eval_iter: int = 5
-    seed: int = 123
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_freq", "eval_iter"):
-            check_int(name, getattr(self, name), minimum=1)
-        if self.stride is not None:
-            check_int("stride", self.stride, minimum=1)
-        check_int("seed", self.seed, minimum=0, maximum=2**63 - 1)
-        check_float("lr", self.lr, above=0.0)
-        check_float("weight_decay", self.weight_decay, minimum=0.0)
-        check_float("train_ratio", self.train_ratio, above=0.0, below=1.0)
 
 
 PRESETS: dict[str, GPTConfig] = {

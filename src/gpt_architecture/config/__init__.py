@@ -1,0 +1,49 @@
+"""Configuration centrale : la forme du modèle et les réglages de l'entraînement.
+
+Rien ici ne lit l'environnement, un fichier ou un périphérique : ce paquet ne contient que
+des valeurs validées.
+"""
+
+from gpt_architecture.config.checks import check_choice, check_float, check_int
+from gpt_architecture.config.model import (
+    END_OF_TEXT,
+    GPT_CONFIG_124M,
+    MAX_TOKENS,
+    PRESETS,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    GPTConfig,
+    GPTConfigDict,
+    StrategyName,
+)
+from gpt_architecture.config.training import (
+    TRAINING_PRESETS,
+    CheckpointConfig,
+    ComputeConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "END_OF_TEXT",
+    "GPT_CONFIG_124M",
+    "MAX_TOKENS",
+    "PRESETS",
+    "TEMPERATURE",
+    "TOP_K",
+    "TOP_P",
+    "TRAINING_PRESETS",
+    "CheckpointConfig",
+    "ComputeConfig",
+    "GPTConfig",
+    "GPTConfigDict",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "StrategyName",
+    "TrainingConfig",
+    "check_choice",
+    "check_float",
+    "check_int",
+]

@@ -1,0 +1,81 @@
+"""Vérifications que partagent les dataclasses de configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from gpt_architecture.errors import ConfigurationError
+
+
+def check_int(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
+    """Vérifie un entier borné.
+
+    Raises:
+        ConfigurationError: `value` n'est pas un entier, ou sort des bornes.
+    """
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if is_int and value >= minimum and (maximum is None or value <= maximum):  # type: ignore[operator]
+        return
+    upper = "" if maximum is None else f" et ≤ {maximum}"
+    raise ConfigurationError(
+        f"{name} vaut {value!r}",
+        expected=f"un entier ≥ {minimum}{upper}",
+        remedy=f"corrigez {name}",
+    )
+
+
+def _as_float(value: Any) -> float:
+    """Le nombre flottant, ou l'infini pour un entier qui n'en est pas un."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def check_float(
+    name: str,
+    value: object,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Vérifie un nombre fini et borné (`minimum` et `maximum` inclus, `above` et `below` exclus).
+
+    Raises:
+        ConfigurationError: `value` n'est pas un nombre fini, ou sort des bornes.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    x = _as_float(value) if is_number else math.nan
+    if (
+        math.isfinite(x)
+        and (minimum is None or x >= minimum)
+        and (above is None or x > above)
+        and (maximum is None or x <= maximum)
+        and (below is None or x < below)
+    ):
+        return
+    bounds = (("≥", minimum), (">", above), ("≤", maximum), ("<", below))
+    limits = " et ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+    raise ConfigurationError(
+        f"{name} vaut {value!r}",
+        expected=f"un nombre {limits}".strip(),
+        remedy=f"corrigez {name}",
+    )
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Vérifie un nom parmi d'autres.
+
+    Raises:
+        ConfigurationError: `value` n'est pas dans `choices`.
+    """
+    if value not in choices:
+        raise ConfigurationError(
+            f"{name} vaut {value!r}",
+            expected=f"l'un de {', '.join(choices)}",
+            remedy=f"corrigez {name}",
+        )

@@ -1,0 +1,210 @@
+"""Les réglages de l'entraînement, un groupe par dataclass.
+
+Chaque champ est aussi une option de `gpt-architecture train` : sa docstring en est l'aide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from gpt_architecture.config.checks import check_choice, check_float, check_int
+from gpt_architecture.errors import ConfigurationError
+
+OptimizerName = Literal["adamw", "muon"]
+ScheduleName = Literal["constant", "linear", "cosine", "wsd"]
+PrecisionName = Literal["auto", "fp32", "bf16"]
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigurationError(
+            f"{name} vaut {value!r}",
+            expected="un booléen",
+            remedy=f"donnez True ou False à {name}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Ce qui est appris, et combien ; les défauts sont ceux du document d'origine.
+
+    Raises:
+        ConfigurationError: une valeur est du mauvais type ou hors bornes.
+    """
+
+    epochs: int = 10
+    """Nombre de passages sur le texte."""
+
+    max_steps: int | None = None
+    """Étapes au plus ; sans lui, celles des époques."""
+
+    batch_size: int = 2
+    """Séquences par lot."""
+
+    accumulate: int = 1
+    """Lots dont les gradients s'ajoutent avant chaque mise à jour des poids."""
+
+    stride: int | None = None
+    """Décalage entre deux fenêtres, en tokens ; sans lui, la longueur du contexte."""
+
+    lr: float = 4e-4
+    """Taux d'apprentissage le plus haut."""
+
+    weight_decay: float = 0.1
+    """Décroissance des matrices et des embeddings ; ni les biais ni les normes n'en ont."""
+
+    train_ratio: float = 0.9
+    """Part du texte gardée pour l'entraînement."""
+
+    eval_freq: int = 5
+    """Étapes entre deux évaluations."""
+
+    eval_iter: int = 5
+    """Lots lus à chaque évaluation, dans chacun des deux jeux."""
+
+    patience: int | None = None
+    """Évaluations sans progrès de la validation avant de s'arrêter ; sans lui, jamais."""
+
+    seed: int = 123
+    """Graine des poids, de l'ordre des données et du dropout."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "eval_freq", "eval_iter"):
+            check_int(name, getattr(self, name), minimum=1)
+        for name in ("max_steps", "stride", "patience"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), minimum=1)
+        check_int("seed", self.seed, minimum=0, maximum=2**63 - 1)
+        check_float("lr", self.lr, above=0.0)
+        check_float("weight_decay", self.weight_decay, minimum=0.0)
+        check_float("train_ratio", self.train_ratio, above=0.0, below=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Comment les poids sont mis à jour.
+
+    Raises:
+        ConfigurationError: une valeur est du mauvais type ou hors bornes.
+    """
+
+    optimizer: OptimizerName = "adamw"
+    """Optimiseur ; muon s'occupe des matrices des blocs, AdamW du reste."""
+
+    beta1: float = 0.9
+    """Inertie de la moyenne des gradients, dans AdamW."""
+
+    beta2: float = 0.999
+    """Inertie de la moyenne de leurs carrés, dans AdamW."""
+
+    eps: float = 1e-8
+    """Terme d'AdamW qui évite la division par zéro."""
+
+    muon_lr: float = 0.02
+    """Taux d'apprentissage le plus haut des matrices confiées à Muon."""
+
+    muon_momentum: float = 0.95
+    """Inertie de Muon."""
+
+    clip: float | None = None
+    """Norme au-delà de laquelle le gradient est réduit ; sans lui, jamais."""
+
+    max_bad_steps: int = 5
+    """Étapes de suite au gradient ou à la perte non finis avant d'abandonner."""
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer", self.optimizer, get_args(OptimizerName))
+        for name in ("beta1", "beta2", "muon_momentum"):
+            check_float(name, getattr(self, name), minimum=0.0, below=1.0)
+        for name in ("eps", "muon_lr"):
+            check_float(name, getattr(self, name), above=0.0)
+        if self.clip is not None:
+            check_float("clip", self.clip, above=0.0)
+        check_int("max_bad_steps", self.max_bad_steps, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Comment le taux d'apprentissage évolue.
+
+    Raises:
+        ConfigurationError: une valeur est du mauvais type ou hors bornes.
+    """
+
+    schedule: ScheduleName = "constant"
+    """Programme du taux ; wsd : montée, palier, descente."""
+
+    warmup_steps: int = 0
+    """Étapes de montée linéaire du taux, au début."""
+
+    final_lr: float = 0.0
+    """Taux à la dernière étape, en part du plus haut (linear, cosine et wsd)."""
+
+    decay_fraction: float = 0.2
+    """Part des étapes que prend la descente (wsd)."""
+
+    def __post_init__(self) -> None:
+        check_choice("schedule", self.schedule, get_args(ScheduleName))
+        check_int("warmup_steps", self.warmup_steps, minimum=0)
+        check_float("final_lr", self.final_lr, minimum=0.0, maximum=1.0)
+        check_float("decay_fraction", self.decay_fraction, above=0.0, maximum=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Quand l'état complet est écrit, et ce qui en est gardé.
+
+    Raises:
+        ConfigurationError: une valeur est du mauvais type ou hors bornes.
+    """
+
+    save_every: int | None = None
+    """Étapes entre deux points de reprise ; sans lui, seul le temps en décide."""
+
+    save_minutes: float = 15.0
+    """Minutes d'entraînement entre deux points de reprise, au plus."""
+
+    save_best: bool = False
+    """Écrit aussi un point de reprise à chaque meilleure validation."""
+
+    keep: int = 2
+    """Points de reprise gardés, les plus récents, en plus du meilleur."""
+
+    def __post_init__(self) -> None:
+        if self.save_every is not None:
+            check_int("save_every", self.save_every, minimum=1)
+        check_float("save_minutes", self.save_minutes, above=0.0)
+        _check_bool("save_best", self.save_best)
+        check_int("keep", self.keep, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Comment la machine calcule ; rien ici ne change ce qui est appris, aux arrondis près.
+
+    Raises:
+        ConfigurationError: une valeur est du mauvais type.
+    """
+
+    precision: PrecisionName = "auto"
+    """Précision ; auto : bf16 là où le matériel la calcule, fp32 ailleurs."""
+
+    compile: bool = False
+    """Compile le modèle (torch.compile) : un départ plus lent, des étapes plus rapides."""
+
+    checkpoint_activations: bool = False
+    """Recalcule les activations au lieu de les garder : moins de mémoire, plus de temps."""
+
+    deterministic: bool = False
+    """N'emploie que des algorithmes au résultat toujours identique."""
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, get_args(PrecisionName))
+        for name in ("compile", "checkpoint_activations", "deterministic"):
+            _check_bool(name, getattr(self, name))
+
+
+TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = {"verdict": {}}
+"""Préréglages de `gpt-architecture train` : nom → options ; « verdict » les laisse toutes."""
