@@ -70,6 +70,10 @@ class TrainingError(GPTArchitectureError):
     """L'entraînement ne peut pas continuer."""
 
 
+class CheckpointError(GPTArchitectureError):
+    """Un point de reprise manque ou est abîmé, ou un autre entraînement tient son dossier."""
+
+
 class MissingDependencyError(GPTArchitectureError, ImportError):
     """Une bibliothèque facultative manque.
 

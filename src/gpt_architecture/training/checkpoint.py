@@ -1,0 +1,337 @@
+"""Les points de reprise d'un entraînement : écrits sans risque, vérifiés, renouvelés.
+
+À tout instant, quoi qu'il arrive au processus, un point de reprise complet reste lisible.
+Un dossier n'apparaît sous son nom, `step-000040`, qu'une fois entier sur disque ; il ne le
+perd que d'un renommage. Les suffixes disent l'état des autres : `.incomplete` (en cours
+d'écriture), `.replaced` (complet, cède son nom à une nouvelle écriture de la même étape),
+`.removed` (en cours de suppression).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from gpt_architecture.config import check_int
+from gpt_architecture.core.weights import write_atomically
+from gpt_architecture.errors import CheckpointError, OutputError, reason
+from gpt_architecture.training.checkpoint_files import (
+    Checkpoint,
+    read_checkpoint,
+    read_json,
+    space_needed,
+    sync_directory,
+    write_checkpoint,
+)
+
+__all__ = ["CHECKPOINTS", "Checkpoint", "CheckpointStore", "read_checkpoint", "space_needed"]
+
+CHECKPOINTS = "checkpoints"
+"""Nom, sous le dossier de sortie, de celui que `CheckpointStore` gère."""
+
+_INCOMPLETE, _REPLACED, _REMOVED = ".incomplete", ".replaced", ".removed"
+_STEP = re.compile(r"step-(\d{6,15})(\.incomplete|\.replaced|\.removed)?")
+_BEST = "best.json"
+_PROBE = ".essai"
+_LOCK = ".verrou"
+_HOLDER = ".verrou.json"
+_MAX_STEP = 10**15 - 1
+_MAX_BEST = 4096
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointStore:
+    """Les points de reprise d'un dossier.
+
+    Ce qui écrit prend le verrou le temps de l'appel, s'il n'est pas déjà tenu par `lock` ;
+    ce qui lit s'en passe.
+
+    Args:
+        root: dossier des `step-*` (par usage, `OUTPUT_DIR / CHECKPOINTS`), créé au besoin.
+        keep_last: nombre des derniers points de reprise gardés, outre le meilleur.
+
+    Raises:
+        ConfigurationError: `keep_last` n'est pas un entier ≥ 1.
+    """
+
+    def __init__(self, root: Path, *, keep_last: int = 2) -> None:
+        check_int("keep_last", keep_last, minimum=1)
+        self.root = Path(root)
+        self.keep_last = keep_last
+        self._lock = FileLock(self.root / _LOCK, thread_local=False)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Réserve le dossier à ce processus ; refuse aussitôt s'il est pris.
+
+        Raises:
+            CheckpointError: un autre entraînement le tient ; son processus est nommé.
+            OutputError: le dossier ne peut pas être créé ou écrit.
+        """
+        return self._locked()
+
+    def save(
+        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    ) -> Path:
+        """Écrit le point de reprise de l'étape `step`, puis retire les plus anciens.
+
+        Args:
+            step: étape d'optimisation ; un point de reprise de la même étape est remplacé.
+            tensors: groupes de tenseurs nommés, un fichier par groupe.
+            state: types simples, clés textuelles, nombres finis.
+
+        Returns:
+            Le dossier écrit.
+
+        Raises:
+            CheckpointError: un autre entraînement tient le dossier.
+            OutputError: le disque refuse ; les points de reprise précédents sont intacts.
+            TypeError: `state` n'est pas fait de types simples.
+            ValueError: nom de groupe imprévu, nombre non fini, tenseurs qui se recouvrent.
+        """
+        check_int("step", step, minimum=0, maximum=_MAX_STEP)
+        path = self._path(step)
+        incomplete = self._path(step, _INCOMPLETE)
+        with self._locked():
+            try:
+                _remove(incomplete)
+                write_checkpoint(incomplete, step, tensors, state)
+                self._publish(step)
+            except OSError as error:
+                raise OutputError(
+                    f"impossible d'écrire le point de reprise {path} : {reason(error)}",
+                    expected="un dossier accessible en écriture et assez de place",
+                    remedy="libérez de la place ; les points de reprise précédents sont intacts",
+                ) from error
+            finally:
+                shutil.rmtree(incomplete, ignore_errors=True)
+            self._retain(step)
+        return path
+
+    def mark_best(self, step: int) -> None:
+        """Désigne le meilleur point de reprise, que le renouvellement ne retire jamais.
+
+        Raises:
+            CheckpointError: cette étape n'a pas de point de reprise.
+            OutputError: le disque refuse ; le meilleur précédent le reste.
+        """
+        if step not in self.steps():
+            raise CheckpointError(
+                f"{self.root} n'a pas de point de reprise de l'étape {step}",
+                expected="une étape enregistrée",
+                remedy="enregistrez l'étape avant de la désigner",
+            )
+        text = json.dumps({"step": step})
+        with self._locked():
+            write_atomically(
+                self.root / _BEST, lambda temporary: temporary.write_text(text, encoding="utf-8")
+            )
+
+    def steps(self) -> list[int]:
+        """Étapes enregistrées, en ordre croissant, sans vérifier leur contenu."""
+        return sorted({step for step, suffix, _ in self._entries() if suffix in (None, _REPLACED)})
+
+    def latest(self) -> Checkpoint | None:
+        """Le plus récent point de reprise intact ; les abîmés sont dits et passés."""
+        for step in reversed(self.steps()):
+            checkpoint = self._read(step)
+            if checkpoint is not None:
+                return checkpoint
+        return None
+
+    def best(self) -> Checkpoint | None:
+        """Le point de reprise désigné par `mark_best`, s'il est intact."""
+        try:
+            step = self._best_step()
+        except CheckpointError as error:
+            logger.warning("meilleur point de reprise inconnu : %s", error.found)
+            return None
+        return None if step is None else self._read(step)
+
+    def sweep(self) -> list[Path]:
+        """Achève ce qu'une interruption a laissé en plan ; rend les chemins retirés.
+
+        Raises:
+            CheckpointError: un autre entraînement tient le dossier.
+            OutputError: le disque refuse.
+        """
+        if not self.root.is_dir():
+            return []
+        with self._locked():
+            try:
+                leftovers = [
+                    p for name in (_BEST, _PROBE) for p in self.root.glob(f".{name}.*.tmp")
+                ]
+                for step, suffix, path in self._entries():
+                    if suffix == _REPLACED and not self._path(step).exists():
+                        path.rename(self._path(step))  # l'ancien reprend son nom : il est complet
+                    elif suffix is not None:
+                        leftovers.append(path)
+                for path in leftovers:
+                    _remove(path)
+                sync_directory(self.root)
+            except OSError as error:
+                raise _refused(self.root, error) from error
+        return leftovers
+
+    def check_space(self, needed: int) -> None:
+        """Vérifie, avant d'entraîner, que le dossier accepte l'écriture et qu'il a la place.
+
+        Args:
+            needed: octets qui seront écrits.
+
+        Raises:
+            OutputError: dossier refusé, en lecture seule, ou place insuffisante.
+        """
+        probe = self.root / _PROBE
+        write_atomically(probe, lambda temporary: temporary.write_bytes(b"essai"))
+        probe.unlink()
+        free = shutil.disk_usage(self.root).free
+        if free < needed:
+            raise OutputError(
+                f"il reste {free >> 20} Mio dans {self.root.resolve()}",
+                expected=f"{-(-needed >> 20)} Mio pour les points de reprise",
+                remedy="libérez de la place, gardez-en moins ou changez --output-dir",
+            )
+
+    def _path(self, step: int, suffix: str = "") -> Path:
+        return self.root / f"step-{step:06d}{suffix}"
+
+    def _entries(self) -> list[tuple[int, str | None, Path]]:
+        """Étape, suffixe et chemin de ce qui porte un nom de point de reprise."""
+        if not self.root.is_dir():
+            return []
+        matches = [(_STEP.fullmatch(path.name), path) for path in self.root.iterdir()]
+        found = [(int(match[1]), match[2], path) for match, path in matches if match]
+        return [item for item in found if item[2] == self._path(item[0], item[1] or "")]
+
+    def _publish(self, step: int) -> None:
+        """Donne son nom au point de reprise écrit, dont l'éventuel prédécesseur s'efface."""
+        path, replaced = self._path(step), self._path(step, _REPLACED)
+        if path.exists():
+            _remove(replaced)
+            path.rename(replaced)
+        self._path(step, _INCOMPLETE).rename(path)
+        sync_directory(self.root)
+
+    def _retain(self, saved: int) -> None:
+        """Retire ce qui n'est ni récent, ni le meilleur, ni `saved` ; un refus n'est que dit."""
+        try:
+            steps = self.steps()
+            kept = {saved, self._best_step(), *steps[-self.keep_last :]}
+            for step in steps:
+                if self._path(step).exists():
+                    self._discard(step, _REPLACED)
+                if step not in kept:
+                    self._discard(step)
+        except (OSError, CheckpointError) as error:
+            found = error.found if isinstance(error, CheckpointError) else reason(error)
+            logger.warning("anciens points de reprise gardés dans %s : %s", self.root, found)
+
+    def _discard(self, step: int, suffix: str = "") -> None:
+        """Supprime un dossier, qui perd d'abord son nom : il n'est jamais à demi valable."""
+        path, removed = self._path(step, suffix), self._path(step, _REMOVED)
+        if os.path.lexists(path):
+            _remove(removed)
+            path.rename(removed)
+            sync_directory(self.root)
+            _remove(removed)
+
+    def _best_step(self) -> int | None:
+        path = self.root / _BEST
+        if not os.path.lexists(path):
+            return None
+        step = read_json(path, _MAX_BEST).get("step")
+        if type(step) is not int or not 0 <= step <= _MAX_STEP:
+            raise CheckpointError(
+                f"{path} ne désigne pas une étape",
+                expected='un objet comme {"step": 40}',
+                remedy="supprimez ce fichier ; la prochaine évaluation le récrira",
+            )
+        return step
+
+    def _read(self, step: int) -> Checkpoint | None:
+        """Le point de reprise de cette étape, ou None et un avertissement."""
+        path = self._path(step)
+        if not os.path.lexists(path):  # une interruption, le temps d'un remplacement
+            path = self._path(step, _REPLACED)
+        try:
+            if path.is_symlink():
+                raise CheckpointError(
+                    f"{path} est un lien",
+                    expected="un dossier de point de reprise",
+                    remedy="déplacez-y le dossier lui-même",
+                )
+            checkpoint = read_checkpoint(path)
+            if checkpoint.step != step:
+                raise CheckpointError(
+                    f"{path} contient l'étape {checkpoint.step}",
+                    expected=f"l'étape {step}",
+                    remedy="rendez son nom au dossier",
+                )
+        except CheckpointError as error:
+            logger.warning("point de reprise écarté : %s", error.found)
+            return None
+        return checkpoint
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        holder = self.root / _HOLDER
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise CheckpointError(
+                f"{self.root} est déjà utilisé par {_describe(holder)}",
+                expected="un seul entraînement par dossier",
+                remedy="attendez sa fin, arrêtez-le ou changez --output-dir",
+            ) from None
+        except OSError as error:
+            raise _refused(self.root, error) from error
+        outermost = self._lock.lock_counter == 1
+        try:
+            if outermost:
+                record = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+                with suppress(OSError):  # disque plein : `sweep` doit pouvoir le libérer
+                    holder.write_text(record, encoding="utf-8")
+            yield
+        finally:
+            if outermost:
+                with suppress(OSError):
+                    holder.unlink(missing_ok=True)
+            self._lock.release()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _refused(root: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"impossible d'écrire dans {root} : {reason(error)}",
+        expected="un dossier accessible en écriture et assez de place",
+        remedy="libérez de la place ou changez --output-dir",
+    )
+
+
+def _describe(holder: Path) -> str:
+    """Qui tient le verrou ; sa fiche peut manquer, le temps d'être écrite."""
+    try:
+        content = read_json(holder, _MAX_BEST)
+    except CheckpointError:
+        return "un autre processus"
+    return f"le processus {content.get('pid')!r} de {content.get('host')!r}"
