@@ -282,7 +282,7 @@ each_module = pytest.mark.parametrize("module", sorted(SOURCES))
 
 
 def test_the_package_is_found():
-    assert {"gpt_architecture.config", "gpt_architecture.core.model"} <= set(SOURCES)
+    assert {"gpt_architecture.errors", "gpt_architecture.core.model"} <= set(SOURCES)
 
 
 @each_module

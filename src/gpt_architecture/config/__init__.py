@@ -22,7 +22,10 @@ from gpt_architecture.config.training import (
     CheckpointConfig,
     ComputeConfig,
     OptimizerConfig,
+    OptimizerName,
+    PrecisionName,
     ScheduleConfig,
+    ScheduleName,
     TrainingConfig,
 )
 
@@ -40,7 +43,10 @@ __all__ = [
     "GPTConfig",
     "GPTConfigDict",
     "OptimizerConfig",
+    "OptimizerName",
+    "PrecisionName",
     "ScheduleConfig",
+    "ScheduleName",
     "StrategyName",
     "TrainingConfig",
     "check_choice",

@@ -1,0 +1,130 @@
+"""Le moteur d'un pas : perte et gradients d'un lot.
+
+Formes : B lot, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gpt_architecture.config import PrecisionName
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.utils import calc_loss_batch
+from gpt_architecture.errors import ConfigurationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Un lot, ou l'un des lots d'une étape qui accumule.
+
+    Attributes:
+        inputs: (B, T) int64.
+        targets: (B, T) int64, l'entrée décalée d'un token.
+        sequence_ids: (B,) int64, numéros des séquences depuis le début de l'entraînement.
+        is_last: vrai pour le dernier lot de l'étape : les gradients sont ensuite complets.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    sequence_ids: Tensor
+    is_last: bool = True
+
+
+class TrainingEngine(Protocol):
+    """Calcule la perte d'un lot et ajoute ses gradients à ceux des paramètres."""
+
+    def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
+        """Ajoute `scale` × gradient aux `.grad` ; rend la perte moyenne du lot, détachée.
+
+        Returns:
+            Scalaire, en nats par token, avant mise à l'échelle.
+        """
+        ...
+
+
+class AutogradEngine:
+    """Le moteur lisible : l'entropie croisée du modèle, puis `backward` de PyTorch.
+
+    Args:
+        model: rend des logits (B, T, V).
+        device: où calculer.
+        dtype: type de l'autocast ; None : celui des poids.
+        compiled: passe le modèle par `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device | str,
+        *,
+        dtype: torch.dtype | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self._forward: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
+        self._device = torch.device(device)
+        self._dtype = dtype
+
+    def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
+        """Voir `TrainingEngine.forward_backward`."""
+        with autocast(self._device, self._dtype):
+            loss = calc_loss_batch(batch.inputs, batch.targets, self._forward, self._device)
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Contexte qui calcule en `dtype` ; None : ne change rien."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def resolve_precision(name: PrecisionName, device: torch.device) -> torch.dtype | None:
+    """Type de l'autocast : bf16 si le matériel le calcule, None pour fp32.
+
+    Sans instructions bf16, un processeur l'émule, plusieurs fois plus lentement que fp32.
+
+    Raises:
+        ConfigurationError: bf16 demandé à un matériel qui ne le calcule pas.
+    """
+    if name == "fp32":
+        return None
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        features = torch.cpu.get_capabilities()
+        has_bf16 = any(features.get(key, False) for key in ("avx512_bf16", "amx_bf16"))
+    else:
+        has_bf16 = False
+    if name == "bf16" and not has_bf16:
+        raise ConfigurationError(
+            f"--precision bf16 sur {device}, qui ne la calcule pas",
+            expected="un matériel à instructions bf16",
+            remedy="retirez --precision ou changez --device",
+        )
+    return torch.bfloat16 if has_bf16 else None
+
+
+def checkpoint_activations_(model: GPTModel) -> None:
+    """Fait recalculer à la rétropropagation les activations de chaque bloc, sur place.
+
+    Les tirages du dropout sont rejoués : les gradients ne changent pas d'un bit. Hors de
+    l'entraînement, les blocs calculent comme avant.
+    """
+    for block in model.trf_blocks:
+        block.forward = _recomputed(block, block.forward)
+
+
+def _recomputed(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(x: Tensor, cache: Any = None) -> Tensor:
+        if not block.training or cache is not None:
+            return forward(x, cache)
+        out: Tensor = checkpoint(forward, x, use_reentrant=False)
+        return out
+
+    return run

@@ -1,0 +1,121 @@
+"""Les optimiseurs : groupes de paramètres, AdamW fusionné, Muon, et leur état nommé."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpt_architecture.config import OptimizerConfig, TrainingConfig
+
+NamedParameters = list[tuple[str, nn.Parameter]]
+
+
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, training: TrainingConfig
+) -> torch.optim.Optimizer:
+    """L'optimiseur de `config` sur les paramètres de `model`.
+
+    Les matrices et les embeddings décroissent (`weight_decay`), les biais et les normes non.
+    Chaque groupe porte `initial_lr`, son taux le plus haut, que le programme module.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if config.optimizer == "adamw":
+        return _adamw(named, config, training)
+    matrices = [(name, p) for name, p in named if _is_block_matrix(name, p)]
+    chosen = {name for name, _ in matrices}
+    others = [(name, p) for name, p in named if name not in chosen]
+    muon = torch.optim.Muon(
+        [p for _, p in matrices],
+        lr=config.muon_lr,
+        weight_decay=training.weight_decay,
+        momentum=config.muon_momentum,
+    )
+    _remember_peak_lr_(muon)
+    return JointOptimizer([muon, _adamw(others, config, training)])
+
+
+def _adamw(
+    named: NamedParameters, config: OptimizerConfig, training: TrainingConfig
+) -> torch.optim.AdamW:
+    decaying = [p for _, p in named if p.dim() >= 2]
+    others = [p for _, p in named if p.dim() < 2]
+    groups = [
+        {"params": decaying, "weight_decay": training.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=training.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+    )
+    _remember_peak_lr_(optimizer)
+    return optimizer
+
+
+def _is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Une matrice d'un bloc : ni un embedding, ni la tête."""
+    return parameter.dim() == 2 and name.startswith("trf_blocks.")
+
+
+def _remember_peak_lr_(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+
+
+def set_lr_(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Règle chaque groupe à `factor` × son taux le plus haut ; rend le plus grand."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+class JointOptimizer(torch.optim.Optimizer):
+    """Plusieurs optimiseurs, sur des paramètres disjoints, vus comme un seul.
+
+    Args:
+        parts: les optimiseurs ; leurs groupes et leur état sont partagés avec celui-ci.
+    """
+
+    def __init__(self, parts: Iterable[torch.optim.Optimizer]) -> None:
+        self._parts = list(parts)
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        for part in self._parts:
+            part.state = self.state
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Fait avancer chaque optimiseur ; `closure` n'est pas employée."""
+        del closure
+        for part in self._parts:
+            part.step()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """L'état de l'optimiseur, à plat : `paramètre/grandeur` → tenseur, sans copie."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer_(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Rend à l'optimiseur l'état de `optimizer_tensors`.
+
+    Raises:
+        KeyError: un tenseur porte le nom d'un paramètre inconnu.
+    """
+    parameters = dict(model.named_parameters())
+    state: dict[Tensor, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        owner, _, key = name.rpartition("/")
+        parameter = parameters[owner]
+        state.setdefault(parameter, {})[key] = tensor.to(parameter.device)
+    optimizer.state.update(state)

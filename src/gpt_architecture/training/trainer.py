@@ -1,0 +1,340 @@
+"""La boucle d'entraînement : étapes, points de reprise, évaluations, exemples, arrêts.
+
+Elle reçoit tout ce qui varie : moteur, optimiseur, lots, programme, évaluateur, et ceux qui
+l'écoutent. Les méthodes sont appelées par tous les processus ; un seul écrit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gpt_architecture.errors import TrainingError
+from gpt_architecture.training.batches import BatchSource
+from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
+from gpt_architecture.training.engine import Batch, TrainingEngine
+from gpt_architecture.training.optim import set_lr_
+from gpt_architecture.training.schedule import Schedule
+from gpt_architecture.training.state import TrainingState, capture
+from gpt_architecture.training.world import SingleProcess, World
+
+logger = logging.getLogger(__name__)
+
+StopCheck = Callable[[], bool]
+Evaluate = Callable[[StopCheck], tuple[float, float] | None]
+"""Rend (perte d'entraînement, perte de validation) ; None si l'arrêt demandé l'a interrompu."""
+Sample = Callable[[StopCheck], str | None]
+"""Rend un exemple de texte ; None si l'arrêt demandé l'a interrompu."""
+
+
+class Store(Protocol):
+    """Où vont les points de reprise (voir `training.checkpoint.CheckpointStore`)."""
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+    ) -> Path:
+        """Écrit le point de reprise de `step` étapes ; rend son dossier."""
+        ...
+
+    def mark_best(self, step: int) -> None:
+        """Retient que ce point est le meilleur."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Le rythme de la boucle.
+
+    Attributes:
+        total_steps: étapes de l'entraînement entier.
+        clip: norme au-delà de laquelle le gradient est réduit ; None : jamais.
+        max_bad_steps: étapes non finies de suite avant d'abandonner.
+        eval_freq: étapes entre deux évaluations ; la première suit l'étape 0.
+        save_every: étapes entre deux points de reprise ; None : le temps seul en décide.
+        save_seconds: secondes entre deux points de reprise, au plus.
+        save_best: écrit un point de reprise à chaque meilleure validation.
+        save_last: écrit un point de reprise à la fin, même si aucun ne l'a été avant.
+        extra: ce que chaque `state.json` porte en plus (options, identité, tokenizer…).
+    """
+
+    total_steps: int
+    clip: float | None = None
+    max_bad_steps: int = 5
+    eval_freq: int = 5
+    save_every: int | None = None
+    save_seconds: float = math.inf
+    save_best: bool = False
+    save_last: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Trainer:
+    """Entraîne `model` ; s'interrompt et reprend sans rien perdre.
+
+    Args:
+        model: les poids ; déjà sur le périphérique.
+        engine: calcule pertes et gradients.
+        optimizer: sur les paramètres de `model` ; chaque groupe porte `initial_lr`.
+        batches: les lots de chaque étape.
+        config: le rythme.
+        schedule: part du taux le plus haut, à chaque étape.
+        callbacks: qui écoute, dans l'ordre.
+        evaluate: mesure les deux pertes ; None : pas d'évaluation.
+        sample: écrit un exemple à la fin de chaque époque ; None : aucun.
+        store: où vont les points de reprise ; None : nulle part.
+        world: les processus qui se partagent chaque étape.
+        should_stop: interrogé souvent ; vrai : enregistre et rend la main.
+        state: où reprendre ; None : au début.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        engine: TrainingEngine,
+        optimizer: torch.optim.Optimizer,
+        batches: BatchSource,
+        *,
+        config: TrainerConfig,
+        schedule: Schedule,
+        callbacks: Sequence[Callback] = (),
+        evaluate: Evaluate | None = None,
+        sample: Sample | None = None,
+        store: Store | None = None,
+        world: World | None = None,
+        should_stop: StopCheck | None = None,
+        state: TrainingState | None = None,
+    ) -> None:
+        self.model = model
+        self.engine = engine
+        self.optimizer = optimizer
+        self.config = config
+        self.state = TrainingState() if state is None else state
+        self._batches = batches
+        self._schedule = schedule
+        self._callbacks = list(callbacks)
+        self._evaluate = evaluate
+        self._sample = sample
+        self._store = store
+        self._world: World = SingleProcess() if world is None else world
+        self._should_stop: StopCheck = (lambda: False) if should_stop is None else should_stop
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._saved_step = self.state.step if self.state.step else -1
+        self._saved_at = time.perf_counter()
+        self._finished = False
+
+    def run(self) -> TrainingState:
+        """Entraîne jusqu'au bout, ou jusqu'à l'arrêt demandé ; rend l'état atteint.
+
+        Raises:
+            TrainingError: trop d'étapes non finies de suite, ou mémoire insuffisante.
+            OutputError: un point de reprise ne peut pas être écrit ; le précédent demeure.
+        """
+        state = self.state
+        self.optimizer.zero_grad(set_to_none=True)
+        self._tell("on_start", state, self.config.total_steps)
+        self._clock = time.perf_counter()
+        self._saved_at = self._clock
+        if state.step > 0:  # ce que l'arrêt avait interrompu après la dernière étape
+            self._after_step(state.step - 1)
+        while not self.complete and not self.stopping():
+            self._tell("on_step", self._step(state.step))
+            self._after_step(state.step - 1)
+        if not self.complete or self.config.save_last or self._saved_step >= 0:
+            self.save()
+        self._tick()
+        self._tell("on_end", state)
+        return state
+
+    @property
+    def complete(self) -> bool:
+        """Vrai si l'entraînement est allé à son terme."""
+        return self._finished or self.state.step >= self.config.total_steps
+
+    def stopping(self) -> bool:
+        """Vrai si un processus au moins doit s'arrêter ; appel collectif."""
+        return self._world.any(self._should_stop())
+
+    def finish(self, message: str) -> None:
+        """Termine l'entraînement après l'étape en cours, en disant pourquoi."""
+        self._finished = True
+        self.announce(message)
+
+    def announce(self, message: str) -> None:
+        """Dit `message` à ceux qui écoutent."""
+        self._tell("on_event", self.state.step, message)
+
+    def save(self) -> None:
+        """Écrit un point de reprise, sauf si cette étape en a déjà un."""
+        step = self.state.step
+        if self._store is None or step == self._saved_step:
+            return
+        self._tick()
+        if self._world.is_main:
+            record = {**self.config.extra, "trainer": self.state.to_dict()}
+            path = self._store.save(step, capture(self.model, self.optimizer), record)
+            self._tell("on_save", step, str(path))
+        self._world.barrier()
+        self._saved_step = step
+        self._saved_at = time.perf_counter()
+
+    def _step(self, index: int) -> StepRecord:
+        """Fait l'étape `index` ; les poids ne bougent que si perte et gradient sont finis."""
+        start = time.perf_counter()
+        lr = set_lr_(self.optimizer, self._schedule(index))
+        self.model.train()
+        batches = self._batches(index)
+        try:
+            loss = self._forward_backward(batches)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise _out_of_memory() from error
+        loss_value = float(self._world.mean(loss))
+        norm = self._gradient_norm()
+        skipped = not (math.isfinite(loss_value) and (norm is None or math.isfinite(norm)))
+        if not skipped:
+            self._update(norm)
+        self.optimizer.zero_grad(set_to_none=True)  # rend la mémoire avant l'évaluation
+
+        state = self.state
+        tokens = self._batches.sequences_in(index) * batches[0].inputs.size(1)
+        state.step += 1
+        state.tokens += tokens
+        state.sequences += self._batches.sequences_in(index)
+        record = StepRecord(
+            step=index,
+            epoch=self._batches.epoch_of(index),
+            loss=loss_value,
+            lr=lr,
+            grad_norm=norm,
+            tokens=tokens,
+            seconds=time.perf_counter() - start,
+            skipped=skipped,
+        )
+        self._count_bad_steps(record)
+        return record
+
+    def _forward_backward(self, batches: Sequence[Batch]) -> Tensor:
+        """Perte moyenne de l'étape sur ce processus ; les gradients sont dans `.grad`."""
+        sequences = sum(batch.inputs.size(0) for batch in batches)
+        total: Tensor | None = None
+        for batch in batches:
+            scale = batch.inputs.size(0) / sequences
+            loss = self.engine.forward_backward(batch, scale=scale) * scale
+            total = loss if total is None else total + loss
+        if total is None:
+            raise ValueError("une étape sans lot")
+        return total
+
+    def _gradient_norm(self) -> float | None:
+        """Norme du gradient entier ; None si le moteur n'en garde pas."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if not gradients:
+            return None
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _update(self, norm: float | None) -> None:
+        if self.config.clip is not None and norm is not None and norm > self.config.clip:
+            torch.nn.utils.clip_grads_with_norm_(
+                self._parameters, self.config.clip, torch.tensor(norm)
+            )
+        self.optimizer.step()
+
+    def _count_bad_steps(self, record: StepRecord) -> None:
+        state = self.state
+        if not record.skipped:
+            state.bad_in_a_row = 0
+            return
+        state.skipped += 1
+        state.bad_in_a_row += 1
+        culprit = "le gradient" if math.isfinite(record.loss) else "la perte"
+        self.announce(f"Étape {record.step:06d} sautée : {culprit} n'est pas un nombre fini.")
+        if state.bad_in_a_row >= self.config.max_bad_steps:
+            raise TrainingError(
+                f"la perte ou le gradient n'est pas fini depuis {state.bad_in_a_row} étapes "
+                f"(jusqu'à l'étape {record.step})",
+                expected="des nombres finis",
+                remedy="réduisez le taux d'apprentissage (--lr) ou le gradient (--clip), puis "
+                "reprenez au dernier point de reprise s'il y en a un",
+            )
+
+    def _after_step(self, index: int) -> None:
+        """Point de reprise, puis évaluation, puis exemple : ce qui peut échouer vient après."""
+        state = self.state
+        if self._must_save():
+            self.save()
+        is_due = index % self.config.eval_freq == 0 and index not in state.eval_steps[-1:]
+        if self._evaluate is not None and is_due:
+            losses = self._evaluate(self.stopping)
+            if losses is None:
+                return
+            self._note_evaluation(index, *losses)
+        if self._sample is not None and self._batches.ends_epoch(index) and state.sampled < index:
+            text = self._sample(self.stopping)
+            if text is None:
+                return
+            state.sampled = index
+            self._tell("on_sample", index, self._batches.epoch_of(index), text)
+
+    def _must_save(self) -> bool:
+        every = self.config.save_every
+        if every is not None and self.state.step % every == 0:
+            return True
+        return self._world.any(time.perf_counter() - self._saved_at >= self.config.save_seconds)
+
+    def _note_evaluation(self, index: int, train_loss: float, val_loss: float) -> None:
+        state = self.state
+        is_best = state.best_loss is None or val_loss < state.best_loss
+        state.eval_steps.append(index)
+        state.train_losses.append(train_loss)
+        state.val_losses.append(val_loss)
+        state.tokens_seen.append(state.tokens)
+        if is_best:
+            state.best_loss, state.best_step = val_loss, index
+            if self.config.save_best:
+                self.save()
+            if self._store is not None and self._saved_step == state.step and self._world.is_main:
+                self._store.mark_best(state.step)
+        record = EvaluationRecord(
+            step=index,
+            epoch=self._batches.epoch_of(index),
+            train_loss=train_loss,
+            val_loss=val_loss,
+            is_best=is_best,
+        )
+        self._tell("on_evaluation", record, self)
+
+    def _tick(self) -> None:
+        """Ajoute à l'état le temps passé depuis la dernière fois."""
+        now = time.perf_counter()
+        self.state.seconds += now - self._clock
+        self._clock = now
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        for callback in self._callbacks:
+            getattr(callback, method)(*arguments)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate" in text
+
+
+def _out_of_memory() -> TrainingError:
+    return TrainingError(
+        "mémoire insuffisante pour une étape",
+        expected="de quoi tenir les poids, leurs moments et les activations d'un lot",
+        remedy="réduisez --batch-size (--accumulate garde le lot effectif), --context-length ou "
+        "la taille du modèle, ou ajoutez --checkpoint-activations",
+    )

@@ -1,0 +1,113 @@
+"""Les optimiseurs : groupes, Muon, état nommé."""
+
+import pytest
+import torch
+
+from gpt_architecture.config import GPTConfig, OptimizerConfig, TrainingConfig
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.training.optim import (
+    JointOptimizer,
+    build_optimizer,
+    load_optimizer_,
+    optimizer_tensors,
+    set_lr_,
+)
+
+
+def model_of(**changes):
+    torch.manual_seed(0)
+    shape = {"vocab_size": 31, "context_length": 8, "emb_dim": 12, "n_heads": 2, "n_layers": 2}
+    return GPTModel(GPTConfig(**{**shape, "drop_rate": 0.0, **changes}))
+
+
+def built(model, **options):
+    training = TrainingConfig(lr=0.01, weight_decay=0.5)
+    return build_optimizer(model, OptimizerConfig(**options), training)
+
+
+def advance(model, optimizer, steps=3):
+    for seed in range(steps):
+        ids = torch.randint(31, (2, 6), generator=torch.Generator().manual_seed(seed))
+        model(ids).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_parameter_once(optimizer, tied):
+    """Les matrices décroissent, ni les biais ni les normes ; un poids lié compte une fois."""
+    model = model_of(tie_weights=tied, qkv_bias=tied)
+    groups = built(model, optimizer=optimizer).param_groups
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    for group in groups:
+        assert group["weight_decay"] == (0.5 if group["params"][0].dim() >= 2 else 0.0)
+        assert len({p.dim() >= 2 for p in group["params"]}) == 1
+
+
+def test_muon_takes_the_matrices_of_the_blocks_only():
+    model = model_of()
+    optimizer = built(model, optimizer="muon", muon_lr=0.3)
+    assert isinstance(optimizer, JointOptimizer)
+    chosen = {id(p) for p in optimizer.param_groups[0]["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in chosen}
+    assert {name.split(".")[0] for name in names} == {"trf_blocks"}
+    assert len(names) == 2 * 6
+    assert set_lr_(optimizer, 0.5) == pytest.approx(0.15)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.15, 0.005, 0.005])
+
+
+def test_muon_learns():
+    model = model_of()
+    optimizer = built(model, optimizer="muon")
+    ids = torch.arange(12).reshape(2, 6)
+    losses = []
+    for _ in range(30):
+        logits = model(ids)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_state_comes_back_to_the_bit(name):
+    """Trois pas, l'état à plat, un optimiseur neuf : les trois suivants sont les mêmes."""
+    first = model_of()
+    optimizer = built(first, optimizer=name)
+    advance(first, optimizer)
+    stored = {key: value.clone() for key, value in optimizer_tensors(optimizer, first).items()}
+    second = model_of()
+    second.load_state_dict(first.state_dict())
+    other = built(second, optimizer=name)
+    load_optimizer_(other, second, stored)
+    advance(first, optimizer)
+    advance(second, other)
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_flat_state_is_not_a_copy():
+    model = model_of()
+    optimizer = built(model)
+    advance(model, optimizer, 1)
+    flat = optimizer_tensors(optimizer, model)
+    assert flat["tok_emb.weight/exp_avg"] is optimizer.state[model.tok_emb.weight]["exp_avg"]
+
+
+def test_unknown_parameter_is_refused():
+    model = model_of()
+    with pytest.raises(KeyError):
+        load_optimizer_(built(model), model, {"ailleurs/exp_avg": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "sgd"}, {"beta1": 1.0}, {"eps": 0}, {"clip": 0}, {"max_bad_steps": 0}]
+)
+def test_bad_settings(options):
+    with pytest.raises(ConfigurationError):
+        OptimizerConfig(**options)
