@@ -4,6 +4,7 @@ import pytest
 
 from gpt_architecture import errors
 from gpt_architecture.errors import (
+    CheckpointError,
     ConfigurationError,
     DataError,
     GenerationError,
@@ -24,6 +25,7 @@ FAMILY = [
     OutputError,
     TrainingError,
     GenerationError,
+    CheckpointError,
 ]
 
 

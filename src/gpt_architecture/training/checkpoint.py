@@ -196,7 +196,7 @@ class CheckpointStore:
         """
         probe = self.root / _PROBE
         write_atomically(probe, lambda temporary: temporary.write_bytes(b"essai"))
-        probe.unlink()
+        probe.unlink(missing_ok=True)
         free = shutil.disk_usage(self.root).free
         if free < needed:
             raise OutputError(
@@ -219,7 +219,7 @@ class CheckpointStore:
     def _publish(self, step: int) -> None:
         """Donne son nom au point de reprise écrit, dont l'éventuel prédécesseur s'efface."""
         path, replaced = self._path(step), self._path(step, _REPLACED)
-        if path.exists():
+        if os.path.lexists(path):
             _remove(replaced)
             path.rename(replaced)
         self._path(step, _INCOMPLETE).rename(path)
