@@ -1,0 +1,119 @@
+"""L'état réparti sur disque, par `torch.distributed.checkpoint` (DCP), en safetensors.
+
+Chaque rang écrit ses morceaux dans un fichier à lui, avec leur place dans le tenseur entier ; la
+lecture les recoupe pour n'importe quel nombre de rangs. Le format natif de DCP range son index
+dans un pickle : celui de Hugging Face, employé ici, n'en a pas, et rien n'est exécuté à la lecture.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
+
+from gpt_architecture.errors import CheckpointError
+
+SHARDS = "sharded"
+"""Nom, sous le dossier d'une sauvegarde, de celui des morceaux (fixé par PyTorch)."""
+
+_BETWEEN = ":"  # groupe:nom ; aucun nom de paramètre n'en contient
+_SCALAR = ":"  # groupe::nom : PyTorch 2.13 perd les scalaires en réunissant, ils vont par vecteurs
+
+
+def save_shards(
+    groups: Mapping[str, Mapping[str, Tensor]],
+    folder: Path,
+    *,
+    process_group: dist.ProcessGroup | None = None,
+) -> Future[Any]:
+    """Écrit les morceaux de chaque rang en arrière-plan, puis les réunit dans `folder`.
+
+    Les tenseurs sont copiés avant de rendre la main : l'entraînement peut continuer. Tous les
+    rangs appellent ensemble ; `folder` est sur un disque qu'ils partagent.
+
+    Args:
+        groups: nom d'un groupe → ses tenseurs, répartis (`DTensor`) ou répétés sur chaque rang.
+        folder: dossier absent ou vide.
+        process_group: groupe gloo réservé à cet usage : les échanges de l'arrière-plan ne
+            doivent pas se mêler à ceux de l'entraînement.
+
+    Returns:
+        Ce dont `result()` attend la fin, sur ce rang, et lève l'erreur s'il y en a une.
+    """
+    tensors = {
+        f"{group}{_BETWEEN}{name}" if tensor.dim() else f"{group}{_BETWEEN}{_SCALAR}{name}": (
+            tensor if tensor.dim() else tensor.reshape(1)
+        )
+        for group, content in groups.items()
+        for name, tensor in content.items()
+    }
+    numbers = {group: number for number, group in enumerate(groups, start=1)}
+    writer = HuggingFaceStorageWriter(
+        str(folder),
+        fqn_to_index_mapping={name: numbers[name.split(_BETWEEN)[0]] for name in tensors},
+        save_distributed=True,
+        enable_consolidation=True,
+    )
+    pending = async_save(tensors, storage_writer=writer, process_group=process_group)
+    return pending if isinstance(pending, Future) else pending.upload_completion
+
+
+def whole_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """Les tenseurs entiers que `save_shards` a réunis, par groupe ; projetés depuis le disque."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as content:
+            for key in content.keys():  # noqa: SIM118 — safe_open n'est pas un dictionnaire
+                group, _, name = key.partition(_BETWEEN)
+                tensor = content.get_tensor(key)
+                if name.startswith(_SCALAR):
+                    name, tensor = name.removeprefix(_SCALAR), tensor.reshape(())
+                groups.setdefault(group, {})[name] = tensor
+    return groups
+
+
+def load_slices_(
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    process_group: dist.ProcessGroup | None = None,
+) -> None:
+    """Remplit `tensors` sur place ; chaque rang ne lit du disque que la part qui est la sienne.
+
+    Args:
+        tensors: nom → tenseur déjà alloué, réparti ou non.
+        folder: fichiers safetensors, entiers ou en morceaux.
+        process_group: les rangs qui lisent ensemble ; None : tous, ou ce seul processus.
+
+    Raises:
+        CheckpointError: un nom manque dans le dossier, ou un fichier est abîmé.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Lire seul est ici un choix, que PyTorch signale comme un oubli possible.
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(
+                dict(tensors),
+                storage_reader=HuggingFaceStorageReader(str(folder)),
+                process_group=process_group,
+                no_dist=not dist.is_initialized(),
+            )
+    except (CheckpointException, OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} est illisible : {str(error).strip().splitlines()[-1]}",
+            expected="des fichiers safetensors entiers, avec tous les tenseurs du modèle",
+            remedy="reprenez un point de reprise plus ancien",
+        ) from error

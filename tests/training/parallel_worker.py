@@ -1,0 +1,129 @@
+"""Ce que chaque rang exécute pour test_distributed.py : `parallel_worker.py ACTION DOSSIER`."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from distributed_helpers import STEPS, small_model, step_batches
+
+from gpt_architecture.training.distributed import distributed_world
+from gpt_architecture.training.engine import AutogradEngine
+from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
+from gpt_architecture.training.parallel import ParallelEngine, parallelize_, place_like
+from gpt_architecture.training.sharding import SHARDS, load_slices_, save_shards, whole_tensors
+
+
+def optimizer_of(model):
+    return torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+
+def train(engine, model, optimizer, world, *, first=0, steps=STEPS):
+    """Pertes et normes de quelques étapes, communes à tous les rangs."""
+    curve = []
+    for step in range(first, first + steps):
+        batches = step_batches(step, rank=world.rank, size=world.size)
+        scale = 1 / len(batches)
+        loss = sum(engine.forward_backward(batch, scale=scale) * scale for batch in batches)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        curve.append((float(world.mean(loss)), float(norm)))
+    return curve
+
+
+def shared(strategy, world, *, tied=False):
+    model = small_model(tied=tied)
+    parallel = parallelize_(model, world, strategy)
+    engine = ParallelEngine(AutogradEngine(parallel.module, "cpu"), parallel)
+    return parallel, engine, optimizer_of(model)
+
+
+def groups_of(model, optimizer):
+    return {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer, model)}
+
+
+def check_exchanges(world):
+    """Moyenne, drapeau et diffusion, sans toucher aux arguments."""
+    own = torch.tensor([world.rank + 1.0, 3.0])
+    return {
+        "mean": world.mean(own).tolist(),
+        "kept": own.tolist(),
+        "any": [world.any(world.rank == 1), world.any(False)],
+        "broadcast": world.broadcast(own, source=1).tolist(),
+        "place": [world.rank, world.size, world.local_rank, str(world.device)],
+    }
+
+
+def count_exchanges(world):
+    """Rétropropagations suivies d'un échange de gradients, pour deux lots accumulés."""
+    parallel, engine, _ = shared("ddp", world)
+    exchanged = []
+
+    def hook(state, bucket):
+        exchanged.append(1)
+        return (
+            dist.all_reduce(bucket.buffer(), async_op=True)
+            .get_future()
+            .then(lambda future: future.value()[0])
+        )
+
+    parallel.module.register_comm_hook(None, hook)
+    counts = []
+    for batch in step_batches(0, rank=world.rank, size=world.size):
+        engine.forward_backward(batch, scale=0.5)
+        counts.append(len(exchanged))
+    return counts
+
+
+def save(folder):
+    with distributed_world(30, device="cpu") as world:
+        results = {"exchanges": check_exchanges(world), "reductions": count_exchanges(world)}
+        background = dist.new_group(backend="gloo")
+        for strategy in ("ddp", "fsdp"):
+            for tied in (False, True):
+                parallel, engine, optimizer = shared(strategy, world, tied=tied)
+                model = parallel.model
+                key = f"{strategy}-{'lié' if tied else 'livre'}"
+                results[key] = train(engine, model, optimizer, world)
+                whole = parallel.whole_model()
+                if world.is_main:
+                    torch.save(whole.state_dict(), folder / f"{key}.pt")
+                if strategy == "fsdp":
+                    shards = folder / f"{key}-morceaux"
+                    pending = save_shards(
+                        groups_of(model, optimizer), shards, process_group=background
+                    )
+                    # L'entraînement continue pendant l'écriture ; elle n'en voit rien.
+                    results[f"{key}-suite"] = train(
+                        engine, model, optimizer, world, first=STEPS, steps=2
+                    )
+                    pending.result()
+        (folder / f"rang-{world.rank}.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+def resume(folder):
+    """Reprend, à deux, ce qu'un processus seul a relu puis récrit en morceaux et entier."""
+    with distributed_world(30, device="cpu") as world:
+        results = {}
+        for source in ("morceaux", "entier"):
+            parallel, engine, optimizer = shared("fsdp", world, tied=True)
+            model = parallel.model
+            place = folder / f"fsdp-lié-{source}"
+            if source == "morceaux":
+                keyed = {f"model:{name}": t for name, t in model.state_dict().items()}
+                load_slices_(keyed, place / SHARDS)
+                state = whole_tensors(place)["optimizer"]
+            else:
+                load_slices_(model.state_dict(), place)
+                state = torch.load(folder / "optimiseur.pt", weights_only=True)
+            load_optimizer_(optimizer, model, place_like(state, model))
+            results[source] = train(engine, model, optimizer, world, first=STEPS, steps=2)
+        (folder / f"reprise-{world.rank}.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"save": save, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))
