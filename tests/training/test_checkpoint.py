@@ -186,7 +186,7 @@ def peak():
     return int(text.split("VmHWM:")[1].split()[0]) >> 10
 store = CheckpointStore(Path(sys.argv[1]))
 store.save(1, {"model": {"w": torch.ones(10)}}, {})
-tensors = {name: {"w": torch.ones(24 << 20)} for name in ("model", "optimizer")}
+tensors = {name: {"w": torch.ones(12 << 20)} for name in ("model", "optimizer")}
 before = peak()
 store.save(2, tensors, {})
 checkpoint = store.latest()
@@ -198,7 +198,7 @@ print(peak() - before)
 def test_saving_and_verifying_do_not_duplicate_the_tensors(tmp_path):
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "c")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert int(done.stdout) < 24, f"{done.stdout.strip()} Mio de plus pour 192 Mio écrits"
+    assert int(done.stdout) < 24, f"{done.stdout.strip()} Mio de plus pour 96 Mio écrits"
 
 
 # --- Renouveler ------------------------------------------------------------------------------
