@@ -17,6 +17,7 @@ from gpt_architecture import __version__
 from gpt_architecture.scripts._cli import FRENCH_STYLE, launch
 
 COMMANDS = {
+    "prepare": "Prépare des textes : fragments de tokens, entraînement et validation.",
     "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
     "infer": "Écrit la suite d'un texte, au fil de l'eau.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",

@@ -1,0 +1,234 @@
+"""`gpt-architecture prepare` : de textes à des fragments de tokens."""
+
+from __future__ import annotations
+
+import sys
+
+if __package__ in (None, ""):  # lancé par son chemin : python3 prepare.py
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group, Parameter
+
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.scripts._cli import (
+    CommonOptions,
+    french_duration,
+    french_size,
+    output_console,
+    say,
+)
+
+if TYPE_CHECKING:
+    from gpt_architecture.data.prepare import PreparedTokens
+    from gpt_architecture.data.tokenizer import Tokenizer
+
+_LINE_EVERY_S = 5.0
+
+
+@Parameter(name="*", group=Group("Préparation", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Où écrire, et comment couper."""
+
+    out: Path | None = None
+    """Dossier à écrire ; obligatoire."""
+
+    field: str = "text"
+    """Champ du texte, en JSONL et en Parquet."""
+
+    tokenizer: str = "gpt2"
+    """Tokenizer : gpt2, ou le fichier JSON d'un tokenizer enregistré."""
+
+    val_fraction: float = 0.01
+    """Part des documents gardée pour la validation."""
+
+    shard_tokens: int = 100_000_000
+    """Tokens par fragment."""
+
+    workers: int | None = None
+    """Processus ; sans lui, un par cœur. Le résultat n'en dépend pas."""
+
+    seed: int = 0
+    """Graine de la répartition des documents."""
+
+    max_line_bytes: int = 32 << 20
+    """Une ligne JSONL ou une valeur Parquet plus longue, en octets, est écartée."""
+
+    force: bool = False
+    """Remplace un dossier préparé avec d'autres réglages, ou recommence."""
+
+
+def prepare(
+    *sources: Annotated[
+        str, Parameter(name="SOURCE", help="Fichiers et dossiers à préparer, dans l'ordre.")
+    ],
+    options: PrepareOptions = PrepareOptions(),
+    common: CommonOptions = CommonOptions(),  # noqa: B008
+) -> int:
+    """Prépare des textes pour l'entraînement : fragments de tokens, entraînement et validation.
+
+    Chaque source est un fichier ou un dossier (.txt, .md, .jsonl, .jsonl.gz, .parquet). Une
+    préparation interrompue reprend quand on relance la même commande.
+    """
+    del common  # lues par le lanceur
+    if not sources or options.out is None:
+        raise ConfigurationError(
+            "aucune source" if not sources else "--out n'est pas donné",
+            expected="gpt-architecture prepare SOURCE… --out DOSSIER",
+            remedy="complétez la commande",
+        )
+    from gpt_architecture.data.prepare import prepare_tokens
+    from gpt_architecture.data.split_plan import PrepareConfig
+
+    config = PrepareConfig(
+        field=options.field,
+        val_fraction=options.val_fraction,
+        shard_tokens=options.shard_tokens,
+        seed=options.seed,
+        max_record_bytes=options.max_line_bytes,
+    )
+    start = time.perf_counter()
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with PrepareProgress() as progress:
+            result = prepare_tokens(
+                sources,
+                options.out,
+                tokenizer=_tokenizer(options.tokenizer),
+                config=config,
+                workers=options.workers,
+                force=options.force,
+                reporter=progress,
+            )
+    except KeyboardInterrupt:
+        print("Interrompu ; relancez la même commande pour reprendre.", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    _report(result, time.perf_counter() - start)
+    return 0
+
+
+class PrepareProgress:
+    """Avancement sur stderr : une barre au terminal, une ligne de temps en temps ailleurs."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        console = output_console(stderr=True)
+        self._live = sys.stderr.isatty() and console.is_interactive
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[pace]}"),
+            console=console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("Préparation", total=None, pace="")
+        self._total = self._first = 0
+        self._start = self._last_line = time.perf_counter()
+
+    def __enter__(self) -> PrepareProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def on_start(self, total_bytes: int, done_bytes: int) -> None:
+        """Fixe la longueur de la barre ; dit s'il s'agit d'une reprise."""
+        self._total, self._first = total_bytes, done_bytes
+        self._start = self._last_line = time.perf_counter()
+        self._bar.update(self._task, total=total_bytes, completed=done_bytes)
+        if done_bytes:
+            share = f"{100 * done_bytes / max(1, total_bytes):.0f} %"
+            print(f"Reprise à {share} d'une préparation interrompue.", file=sys.stderr)
+
+    def on_progress(self, done_bytes: int, tokens: int) -> None:
+        """Avance la barre ; hors d'un terminal, une ligne toutes les quelques secondes."""
+        now = time.perf_counter()
+        elapsed, done = now - self._start, done_bytes - self._first
+        if elapsed <= 0 or done <= 0:
+            return
+        left = elapsed / done * (self._total - done_bytes)
+        pace = (
+            f"{_spaced(tokens)} tokens, {french_size(round(done / elapsed))}/s, "
+            f"reste {french_duration(max(0.0, left))}"
+        )
+        self._bar.update(self._task, completed=done_bytes, pace=pace)
+        if not self._live and now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            share = f"{100 * done_bytes / max(1, self._total):.0f} %"
+            print(f"Préparation {share} | {pace}", file=sys.stderr, flush=True)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    print("Arrêté ; relancez la même commande pour reprendre.", file=sys.stderr)
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    """Le tokenizer demandé.
+
+    Raises:
+        ConfigurationError: un tokenizer simple par son nom : son vocabulaire est à faire d'abord.
+    """
+    from gpt_architecture.data.tokenizer import get_tokenizer
+
+    if name in ("simple-v1", "simple-v2"):
+        raise ConfigurationError(
+            f"--tokenizer vaut {name}, dont le vocabulaire vient d'un texte",
+            expected="gpt2 ou le fichier JSON d'un tokenizer enregistré",
+            remedy="enregistrez-le avec SimpleTokenizerV2.from_text(…).save(…) et donnez ce "
+            "fichier",
+        )
+    return get_tokenizer(name)
+
+
+def _report(result: PreparedTokens, seconds: float) -> None:
+    """Dit ce qui a été préparé, et ce qui ne l'a pas été."""
+    documents, tokens = sum(result.documents.values()), sum(result.tokens.values())
+    if result.outcome == "present":
+        say(f"{result.folder} est déjà préparé, avec ces mêmes réglages ; rien à faire.")
+    else:
+        say(f"Préparé en {french_duration(seconds)} : {result.folder}")
+    say(f"Documents    {_spaced(documents)}")
+    say(
+        f"Tokens       {_spaced(tokens)} : {_spaced(result.tokens['train'])} d'entraînement, "
+        f"{_spaced(result.tokens['val'])} de validation"
+    )
+    ratio = f"{result.bytes_per_token:.2f}".replace(".", ",")
+    say(f"Texte        {french_size(result.text_bytes)}, {ratio} octets par token")
+    if result.single_document:
+        say("Un seul document : sa fin, et non des documents, fait la validation.")
+    for reason, entry in sorted(result.skipped.items()):
+        examples = entry["examples"]
+        more = " ; …" if entry["count"] > len(examples) else ""
+        say(f"Écarté       {reason} : {_spaced(entry['count'])} — {' ; '.join(examples)}{more}")
+
+
+def _spaced(number: int) -> str:
+    """Milliers séparés par une espace : « 163 009 536 »."""
+    return f"{number:,}".replace(",", " ")
+
+
+if __name__ == "__main__":
+    from gpt_architecture.main import main
+
+    main(["prepare", *sys.argv[1:]])

@@ -1,0 +1,144 @@
+"""La commande prepare : ce qu'elle écrit, ce qu'elle dit, et comment elle s'arrête."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from cli_helpers import run_process
+
+from gpt_architecture.data import prepare as library
+from gpt_architecture.data.shards import open_shards
+from gpt_architecture.data.tokenizer import SimpleTokenizerV2
+
+TEXTS = [f"Le passeur leva la lampe {i} fois, puis il détacha le bateau." for i in range(40)]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Un dossier : un JSONL, un texte, un fichier d'une autre extension."""
+    folder = tmp_path / "textes"
+    folder.mkdir()
+    lines = "".join(json.dumps({"corps": text}) + "\n" for text in TEXTS)
+    (folder / "a.jsonl").write_text(lines + "{\n", encoding="utf-8")
+    (folder / "b.txt").write_text("Un texte.", encoding="utf-8")
+    (folder / "c.csv").write_text("x", encoding="utf-8")
+    return folder
+
+
+def test_prepare_says_what_it_did(cli, source, tmp_path):
+    """Documents, tokens, octets par token, ce qui est écarté ; la relance ne refait rien."""
+    command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps")
+    outcome = cli(*command, "--val_fraction", "0.2")
+    assert outcome.code == 0, outcome.err
+    assert "Documents    41" in outcome.out
+    tokens = sum(open_shards(tmp_path / "d", split).num_tokens for split in ("train", "val"))
+    assert f"Tokens       {tokens:,} : ".replace(",", " ") in outcome.out
+    assert " octets par token" in outcome.out
+    assert f"JSON invalide : 1 — {source}/a.jsonl:41 (colonne" in outcome.out
+    assert f"extension inconnue : 1 — {source}/c.csv" in outcome.out
+    again = cli(*command, "--val-fraction", "0.2")
+    assert (again.code, "rien à faire" in again.out) == (0, True)
+    assert again.out.splitlines()[1:] == outcome.out.splitlines()[1:]
+    cli(*command).check_one_line_error(1, "val_fraction 0.2 → 0.01", "--force")
+    assert cli(*command, "--force").code == 0
+
+
+def test_single_document_is_said(cli, source, tmp_path):
+    """Un seul fichier texte : sa fin fait la validation, et c'est dit."""
+    (source / "b.txt").write_text("un texte assez long " * 40, encoding="utf-8")
+    outcome = cli("prepare", source / "b.txt", "--out", tmp_path / "d")
+    assert outcome.code == 0, outcome.err
+    assert "Un seul document" in outcome.out
+
+
+def test_saved_tokenizer(cli, source, tmp_path):
+    """Un tokenizer enregistré sert ; un tokenizer simple par son nom est refusé en une phrase."""
+    SimpleTokenizerV2.from_text(" ".join(TEXTS)).save(tmp_path / "mots.json")
+    command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps", "--tokenizer")
+    cli(*command, "simple-v2").check_one_line_error(2, "simple-v2", "SimpleTokenizerV2.from_text")
+    assert cli(*command, tmp_path / "mots.json").code == 0
+    assert open_shards(tmp_path / "d", "train").tokenizer["name"] == "simple-v2"
+
+
+def test_usage_errors(cli, source, tmp_path):
+    """Sans source, sans --out, réglage ou source impossible : une phrase."""
+    cli("prepare", "--out", tmp_path / "d").check_one_line_error(2, "aucune source")
+    cli("prepare", source).check_one_line_error(2, "--out n'est pas donné")
+    out = ("--out", tmp_path / "d")
+    cli("prepare", source, *out, "--val-fraction", "2").check_one_line_error(2, "val_fraction")
+    cli("prepare", source, *out, "--workers", "0").check_one_line_error(2, "workers")
+    cli("prepare", "absent", *out).check_one_line_error(1, "source introuvable : absent")
+    cli("prepare", source / "a.jsonl", *out).check_one_line_error(1, "aucun document", "--field")
+    assert not (tmp_path / "d").exists()
+
+
+def test_interruption_is_one_line(cli, source, tmp_path, monkeypatch):
+    """Ctrl-C : une ligne, 130, et la relance finit le travail."""
+    command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps")
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_arguments):
+            raise KeyboardInterrupt
+
+        patch.setattr(library.Tally, "add", interrupt)
+        outcome = cli(*command)
+    assert outcome.code == 130
+    assert outcome.err.splitlines() == ["Interrompu ; relancez la même commande pour reprendre."]
+    assert not (tmp_path / "d").exists()
+    assert cli(*command).code == 0
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_with_workers(source, tmp_path, number, code):
+    """Ctrl-C et SIGTERM pendant le travail de deux processus : une ligne, le bon code."""
+    line = json.dumps({"corps": " ".join(TEXTS)}) + "\n"
+    (source / "a.jsonl").write_text(line * 3000, encoding="utf-8")
+    script = (
+        "import os\n"
+        "from gpt_architecture.main import main\n"
+        "from gpt_architecture.data import prepare\n"
+        "add = prepare.Tally.add\n"
+        "def signalled(tally, encoded):\n"
+        "    add(tally, encoded)\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "prepare.Tally.add = signalled\n"
+        "if __name__ == '__main__':\n"
+        f"    main(['prepare', {str(source)!r}, '--out', {str(tmp_path / 'd')!r}, "
+        "'--field', 'corps', '--workers', '2'])\n"
+    )
+    path = tmp_path / "lance.py"
+    path.write_text(script, encoding="utf-8")
+    outcome = run_process(sys.executable, "-W", "error", path)
+    assert outcome.code == code
+    errors = outcome.err.splitlines()
+    assert len(errors) == 1, outcome.err
+    assert errors[0].endswith("relancez la même commande pour reprendre.")
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.process
+def test_orphans_die_with_their_parent(source, tmp_path):
+    """Tué sans préavis, le programme ne laisse aucun processus derrière lui."""
+    line = json.dumps({"corps": " ".join(TEXTS)}) + "\n"
+    (source / "a.jsonl").write_text(line * 3000, encoding="utf-8")
+    path = tmp_path / "lance.py"
+    path.write_text(
+        "import multiprocessing, os, signal\n"
+        "from gpt_architecture.main import main\n"
+        "from gpt_architecture.data import prepare\n"
+        "def killed(tally, encoded):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "prepare.Tally.add = killed\n"
+        "if __name__ == '__main__':\n"
+        f"    main(['prepare', {str(source)!r}, '--out', {str(tmp_path / 'd')!r}, "
+        "'--field', 'corps', '--workers', '2'])\n",
+        encoding="utf-8",
+    )
+    # stdout est hérité par les processus : la lecture finit quand le dernier est mort
+    done = subprocess.run(
+        [sys.executable, str(path)], stdout=subprocess.PIPE, check=False, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
