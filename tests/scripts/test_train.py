@@ -1,5 +1,6 @@
 """La commande train : sorties, options, refus, arrêt."""
 
+import json
 import os
 import shlex
 import shutil
@@ -10,9 +11,11 @@ import sys
 import pytest
 import torch
 from cli_helpers import run_process, tiny
+from conftest import FRENCH_TEXT
 from pypdf import PdfReader
 
 from gpt_architecture.core.weights import read_model
+from gpt_architecture.scripts import _signals, _training_options
 
 
 def test_writes_model_and_plot(trained):
@@ -223,13 +226,12 @@ def test_bad_toml_gives_one_line(cli, tmp_path, content, words):
 
 @pytest.mark.skipif(os.name != "posix", reason="signaux POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stop_signal_saves_the_model(tmp_path, number, code):
-    """Ctrl-C ou SIGTERM : le modèle du moment est enregistré à part, le code le dit."""
+def test_stop_signal_saves_a_checkpoint(cli, tmp_path, number, code):
+    """Ctrl-C ou SIGTERM : un point de reprise, la commande qui reprend, et le bon code."""
     command = [
         *(sys.executable, "-u", "-m", "gpt_architecture", "train"),
         *tiny(epochs=10_000, output_dir=tmp_path, eval_freq=1),
     ]
-    (tmp_path / "gpt-model.pt").unlink(missing_ok=True)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as process:
@@ -241,12 +243,138 @@ def test_stop_signal_saves_the_model(tmp_path, number, code):
     assert process.returncode == code, err
     assert "Traceback" not in err
     assert "Arrêt demandé" in err
-    assert "gpt-model-interrompu.pt" in out
-    model = read_model(tmp_path / "gpt-model-interrompu.pt")
-    assert model.metadata["complete"] is False
-    assert model.metadata["steps"] >= 1
+    assert f"Pour reprendre : gpt-architecture train --resume {tmp_path}" in out
+    (saved,) = (tmp_path / "checkpoints").glob("step-*")
+    assert str(saved) in out
     assert not (tmp_path / "gpt-model.pt").exists()
+    model = read_model(saved)
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict.values())
+    outcome = cli("infer", "--model", saved, "--max-tokens", 5)
+    assert outcome.out.startswith("Un soir d'octobre")
+    outcome = cli("train", "--resume", tmp_path, "--max-steps", int(saved.name[5:]) + 2)
+    assert outcome.code == 0, outcome.err
+    assert f"Reprise à l'étape {int(saved.name[5:])}" in outcome.out
+
+
+def read_journal(folder):
+    lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+class TestResume:
+    """`--resume` : les options reviennent, ce qui a changé est dit."""
+
+    @pytest.fixture
+    def source(self, tmp_path):
+        path = tmp_path / "texte.txt"
+        path.write_text(FRENCH_TEXT * 3, encoding="utf-8")
+        return path
+
+    @staticmethod
+    def start(cli, source, *extra):
+        """Lance un entraînement : dropout, accumulation, cosinus, deux époques."""
+        out = source.parent / "essai"
+        options = {"accumulate": 2, "schedule": "cosine", "epochs": 2, "eval_freq": 3}
+        common = tiny(**options, drop_rate=0.2, data=source, output_dir=out, prompt="Le passeur")
+        return out, cli("train", *common, *extra)
+
+    def test_half_then_resume_equals_straight(self, cli, source, tmp_path, monkeypatch):
+        """Les pertes et les poids sont ceux de l'entraînement d'une traite, au bit près."""
+        out, outcome = self.start(cli, source)
+        assert outcome.code == 0, outcome.err
+        straight = read_model(out / "gpt-model.pt")
+        steps = straight.metadata["steps"]
+        expected = {name: tensor.clone() for name, tensor in straight.state_dict.items()}
+        journal = read_journal(out)
+        shutil.rmtree(out)
+
+        class Stopping(_signals.StopRequest):
+            left = 20
+
+            def __call__(self):
+                type(self).left -= 1
+                if self.left < 0:
+                    self.signal = signal.SIGTERM
+                return self.signal is not None
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_signals, "StopRequest", Stopping)
+            out, outcome = self.start(cli, source)
+        assert outcome.code == 143
+        monkeypatch.chdir(tmp_path.parent)  # les chemins relatifs n'ont pas à tenir
+        outcome = cli("train", "--resume", out)
+        assert outcome.code == 0, outcome.err
+        resumed = read_model(out / "gpt-model.pt")
+        assert all(torch.equal(expected[n], t) for n, t in resumed.state_dict.items())
+        for key in ("train_losses", "val_losses", "tokens_seen", "steps"):
+            assert resumed.metadata[key] == straight.metadata[key]
+        again = read_journal(out)
+        for kind in ("step", "evaluation", "sample"):
+            names = ("step", "loss", "train_loss", "val_loss", "text")
+            first, second = (
+                [[r.get(name) for name in names] for r in records if r["kind"] == kind]
+                for records in (journal, again)
+            )
+            assert first == second
+        assert [r["step"] for r in again if r["kind"] == "step"] == list(range(steps))
+
+    def test_another_option_is_refused_and_shown(self, cli, source):
+        out, _ = self.start(cli, source, "--max-steps", 4)
+        before = sorted((out / "checkpoints").iterdir())
+        outcome = cli("train", "--resume", out, "--lr", 0.01, "--max-steps", 6)
+        outcome.check_one_line_error(1, "lr : 0.0004 enregistré, 0.01 demandé", "--override")
+        assert sorted((out / "checkpoints").iterdir()) == before
+        assert cli("train", "--resume", out, "--lr", 0.01, "--max-steps", 6, "--override").code == 0
+        assert [p.name for p in sorted((out / "checkpoints").glob("step-*"))] == [
+            "step-000004",
+            "step-000006",
+        ]
+
+    def test_changed_data_is_refused(self, cli, source):
+        out, _ = self.start(cli, source, "--max-steps", 4)
+        source.write_text(FRENCH_TEXT * 3 + "Encore. ", encoding="utf-8")
+        outcome = cli("train", "--resume", out, "--max-steps", 6)
+        outcome.check_one_line_error(1, "données", "enregistré", "--override")
+
+    def test_moved_data_is_accepted(self, cli, source):
+        """L'empreinte juge, non le chemin."""
+        moved = source.parent / "deux" / "un.txt"
+        out, _ = self.start(cli, source, "--max-steps", 4)
+        moved.parent.mkdir()
+        source.rename(moved)
+        cli("train", "--resume", out).check_one_line_error(1, "introuvable")
+        outcome = cli("train", "--resume", out, "--data", moved, "--max-steps", 6)
+        assert outcome.code == 0, outcome.err
+
+    def test_nothing_to_resume(self, cli, tmp_path):
+        cli("train", "--resume", tmp_path).check_one_line_error(2, "rien à reprendre", "--resume")
+
+    def test_starting_over_needs_force(self, cli, source):
+        """Un dossier qui a des points de reprise n'est ni effacé ni mêlé à un autre essai."""
+        out, _ = self.start(cli, source, "--max-steps", 4)
+        again = self.start(cli, source)[1]
+        again.check_one_line_error(1, "étape 4", f"--resume {out}", "--force")
+        assert self.start(cli, source, "--force", "--max-steps", 2)[1].code == 0
+        assert [p.name for p in (out / "checkpoints").glob("step-*")] == ["step-000002"]
+
+
+def test_a_preset_yields_to_explicit_options(cli, tmp_path, monkeypatch):
+    """Option, puis environnement, puis préréglage, puis défaut."""
+    monkeypatch.setitem(
+        _training_options.TRAINING_PRESETS, "essai", {"lr": 0.005, "seed": 5, "tie_weights": True}
+    )
+    monkeypatch.setenv("GPT_ARCHITECTURE_SEED", "11")
+    outcome = cli("train", *tiny(output_dir=tmp_path, preset="essai", weight_decay=0.3))
+    assert outcome.code == 0, outcome.err
+    model = read_model(tmp_path / "gpt-model.pt")
+    training = model.metadata["training"]
+    assert (training["lr"], training["seed"], training["weight_decay"]) == (0.005, 11, 0.3)
+    assert model.config.tie_weights
+
+
+def test_unknown_preset(cli, tmp_path):
+    outcome = cli("train", *tiny(output_dir=tmp_path, preset="inconnu"))
+    outcome.check_one_line_error(2, "inconnu", "verdict")
 
 
 def test_missing_matplotlib_keeps_the_model(cli, tmp_path, monkeypatch):
@@ -321,16 +449,6 @@ def test_default_prompt_suits_the_tokenizer(cli, tmp_path, verdict_path, tokeniz
     prompt = read_model(tmp_path / "gpt-model.pt").metadata["prompt"]
     assert verdict_path.read_text(encoding="utf-8").startswith(prompt)
     assert prompt != "Every effort moves you"
-
-
-def test_interrupted_files_never_overwrite(tmp_path):
-    """Les noms d'un travail inachevé sont toujours libres."""
-    from gpt_architecture.scripts._outputs import free_name
-
-    base = tmp_path / "gpt-model.pt"
-    assert free_name(base).name == "gpt-model-interrompu.pt"
-    free_name(base).touch()
-    assert free_name(base).name == "gpt-model-interrompu-2.pt"
 
 
 def test_suggested_command_is_safe_to_paste(cli, tmp_path):

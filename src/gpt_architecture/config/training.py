@@ -5,7 +5,6 @@ Chaque champ est aussi une option de `gpt-architecture train` : sa docstring en 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -206,5 +205,5 @@ class ComputeConfig:
             _check_bool(name, getattr(self, name))
 
 
-TRAINING_PRESETS: Mapping[str, Mapping[str, Any]] = {"verdict": {}}
+TRAINING_PRESETS: dict[str, dict[str, Any]] = {"verdict": {}}
 """Préréglages de `gpt-architecture train` : nom → options ; « verdict » les laisse toutes."""

@@ -1,11 +1,12 @@
 """Le fichier de modèle `gpt-model.pt` : configuration, poids, tokenizer, métadonnées.
 
-Le fichier est écrit de façon atomique et lu avec `weights_only=True` seulement : aucun
-pickle n'est exécuté, d'où qu'il vienne.
+Un point de reprise de l'entraînement se lit comme un modèle. Le fichier est écrit de façon
+atomique et lu avec `weights_only=True` seulement : aucun pickle n'est exécuté, d'où qu'il vienne.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import tempfile
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from gpt_architecture.config import GPTConfig
@@ -143,12 +146,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def read_model(path: Path | str) -> ModelFile:
-    """Lit un fichier de modèle ; les poids restent projetés en mémoire depuis le disque.
+    """Lit un fichier de modèle, ou un point de reprise de l'entraînement (un dossier).
+
+    Les poids restent projetés en mémoire depuis le disque.
 
     Raises:
         ModelFileError: fichier absent, illisible, dangereux ou d'un autre format.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_checkpoint_directory(path)
     if not path.is_file():
         raise ModelFileError(
             f"modèle introuvable : {path}",
@@ -169,6 +176,31 @@ def read_model(path: Path | str) -> ModelFile:
             expected="un fichier de modèle complet",
             remedy="recopiez-le ou réentraînez le modèle",
         ) from error
+    return _parse(path, payload)
+
+
+def _read_checkpoint_directory(path: Path) -> ModelFile:
+    """Le modèle d'un point de reprise : `model.safetensors` et `state.json`."""
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        weights = load_file(path / "model.safetensors")
+        config = GPTConfig.from_dict(state["config"])
+        if config.tie_weights:  # un poids partagé n'est écrit qu'une fois
+            weights["out_head.weight"] = weights["tok_emb.weight"]
+        payload = {
+            "format": FORMAT,
+            "version": VERSION,
+            "config": state["config"],
+            "tokenizer": state["tokenizer"],
+            "metadata": {key: state[key] for key in ("window", "prompt") if key in state},
+            "state_dict": weights,
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise ModelFileError(
+            f"{path} n'est pas un point de reprise lisible : {reason(error)}",
+            expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
+            remedy="donnez un autre --model",
+        ) from None
     return _parse(path, payload)
 
 

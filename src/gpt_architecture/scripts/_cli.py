@@ -220,7 +220,9 @@ def french_size(size: int) -> str:
 
 
 def _configuration(tokens: list[str]) -> tuple[Any, ...]:
-    """Sources des options, la plus forte d'abord : environnement, puis fichier TOML."""
+    """Sources des options, la plus forte d'abord : environnement, fichier TOML, préréglage."""
+    from gpt_architecture.scripts._training_options import training_defaults
+
     sources: list[Any] = [Env(ENV_PREFIX, show=False), Env(ENV_PREFIX, command=False, show=False)]
     asked = _option_value(tokens, "--config")
     path = asked or os.environ.get(f"{ENV_PREFIX}CONFIG")
@@ -234,7 +236,7 @@ def _configuration(tokens: list[str]) -> tuple[Any, ...]:
                 remedy="ajoutez cette table",
             )
         sources.append(ConfigDict(content, source=path))
-    return tuple(sources)
+    return (*sources, training_defaults)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

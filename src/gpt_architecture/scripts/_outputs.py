@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_architecture.config import GPTConfig, TrainingConfig
-from gpt_architecture.errors import MissingDependencyError, OutputError
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.errors import CheckpointError, MissingDependencyError, OutputError
 from gpt_architecture.scripts._cli import MODEL_NAME, french_size
+from gpt_architecture.scripts._training_options import FREE_OPTIONS
 
 if TYPE_CHECKING:
     from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.data.corpus import Corpus
     from gpt_architecture.data.tokenizer import Tokenizer
+    from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
+    from gpt_architecture.training.state import TrainingState
 
 PLOT_NAME = "loss-plot.pdf"
+_MARGIN = 16 << 20  # octets : journal, courbes, manifestes
+_CHECKPOINT_COPIES = 3  # les poids et les deux moments d'AdamW
 
 
-def run_identity(
-    config: GPTConfig,
-    window: int,
-    training: TrainingConfig,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-) -> dict[str, Any]:
-    """Ce qui fait qu'un entraînement est le même qu'un autre."""
-    description = json.dumps(tokenizer.to_dict(), sort_keys=True).encode()
-    return {
-        "training": asdict(training),
-        "data": {"name": corpus.name, "sha256": corpus.sha256},
-        "tokenizer_sha256": hashlib.sha256(description).hexdigest(),
-        "config": config.to_dict(),
-        "window": window,
-    }
+def checkpoint_bytes(config: GPTConfig) -> int:
+    """Taille d'un point de reprise, en octets."""
+    return 4 * _CHECKPOINT_COPIES * config.num_parameters()
 
 
 def check_output(
-    output_dir: Path, identity: Mapping[str, Any], config: GPTConfig, *, force: bool
+    output_dir: Path,
+    identities: Sequence[Mapping[str, Any]],
+    config: GPTConfig,
+    *,
+    checkpoints: int,
+    force: bool,
 ) -> None:
-    """Vérifie avant d'entraîner que le modèle pourra être écrit, et qu'il n'écrase rien d'autre.
+    """Vérifie avant d'entraîner que tout pourra être écrit, et que rien d'autre n'est écrasé.
+
+    Args:
+        output_dir: dossier de sortie.
+        identities: entraînements dont le modèle peut être remplacé.
+        config: forme du modèle.
+        checkpoints: points de reprise qui tiendront ensemble sur le disque.
+        force: accepte d'écraser.
 
     Raises:
         OutputError: modèle d'un autre entraînement, dossier refusé ou place insuffisante.
@@ -65,7 +64,7 @@ def check_output(
             existing = read_model(path).metadata
         except ModelFileError:
             existing = {}
-        if any(existing.get(key) != value for key, value in identity.items()):
+        if not any(_contains(existing, identity) for identity in identities):
             raise OutputError(
                 f"{path} existe déjà et vient d'un autre entraînement",
                 expected="un dossier sans modèle, ou le modèle de ces mêmes réglages",
@@ -74,24 +73,71 @@ def check_output(
     probe = output_dir / ".gpt-architecture-essai"
     write_atomically(probe, lambda temporary: temporary.write_bytes(b"essai"))
     probe.unlink()
-    needed = 4 * config.num_parameters() + (16 << 20)
+    needed = 4 * config.num_parameters() + checkpoints * checkpoint_bytes(config) + _MARGIN
     free = shutil.disk_usage(output_dir).free
     if free < needed:
         raise OutputError(
             f"il reste {french_size(free)} dans {output_dir.resolve()}",
-            expected=f"{french_size(needed)} pour le modèle",
+            expected=f"{french_size(needed)} pour le modèle et les points de reprise",
             remedy="libérez de la place ou changez --output-dir",
         )
 
 
-def free_name(path: Path) -> Path:
-    """Un nom libre : gpt-model-interrompu.pt, gpt-model-interrompu-2.pt…"""
-    for number in itertools.count(1):
-        suffix = "-interrompu" if number == 1 else f"-interrompu-{number}"
-        candidate = path.with_name(f"{path.stem}{suffix}{path.suffix}")
-        if not candidate.exists():
-            return candidate
-    raise AssertionError("itertools.count ne finit pas")
+def _contains(metadata: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    return all(metadata.get(key) == value for key, value in identity.items())
+
+
+def check_same_training(
+    checkpoint: Checkpoint, identity: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    """Refuse de reprendre avec d'autres données, un autre tokenizer ou d'autres options.
+
+    Raises:
+        CheckpointError: la différence est montrée.
+    """
+    from gpt_architecture.training.session import identity_differences
+
+    saved = checkpoint.state.get("identity", {})
+    differences = identity_differences(_essence(saved), _essence(identity))
+    differences += identity_differences(checkpoint.state["options"], options, ignored=FREE_OPTIONS)
+    if differences:
+        raise CheckpointError(
+            f"cet entraînement n'est plus celui de {checkpoint.path} ({' ; '.join(differences)})",
+            expected="les mêmes données et les mêmes options",
+            remedy="rendez-les, ou ajoutez --override pour l'accepter",
+        )
+
+
+def _essence(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Ce que les options ne disent pas d'un entraînement."""
+    return {
+        "données": identity.get("data", {}).get("sha256"),
+        "tokenizer": identity.get("tokenizer_sha256"),
+        "vocab_size": identity.get("config", {}).get("vocab_size"),
+    }
+
+
+def check_no_checkpoint(store: CheckpointStore, output_dir: Path, *, force: bool) -> None:
+    """Refuse de recommencer là où un entraînement peut être repris.
+
+    Raises:
+        OutputError: il y a des points de reprise, et `force` est faux.
+    """
+    steps = store.steps()
+    if steps and not force:
+        raise OutputError(
+            f"{output_dir} contient un entraînement enregistré à l'étape {steps[-1]}",
+            expected="un dossier sans points de reprise",
+            remedy=f"reprenez-le (gpt-architecture train --resume {output_dir}), ou ajoutez "
+            "--force pour recommencer",
+        )
+
+
+def erase_checkpoints(store: CheckpointStore) -> None:
+    """Efface ce qu'un entraînement précédent a laissé ; son verrou est tenu."""
+    if store.steps():
+        for path in [*store.root.glob("step-*"), store.root / "best.json"]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def save(
@@ -108,22 +154,15 @@ def save(
     save_model(path, model, config, tokenizer=tokenizer.to_dict(), metadata=metadata)
 
 
-def plot(path: Path, metadata: dict[str, Any], training: TrainingConfig, steps: int) -> bool:
+def plot(path: Path, state: TrainingState, steps_per_epoch: float) -> bool:
     """Trace les courbes ; si c'est impossible, le dit et continue."""
     from gpt_architecture.training.plots import plot_losses
 
-    if not metadata["train_losses"]:
+    if not state.train_losses:
         return False
-    evaluations = range(len(metadata["train_losses"]))
-    epochs_seen = [(index * training.eval_freq + 1) / steps for index in evaluations]
+    epochs_seen = [(step + 1) / steps_per_epoch for step in state.eval_steps]
     try:
-        plot_losses(
-            epochs_seen,
-            metadata["tokens_seen"],
-            metadata["train_losses"],
-            metadata["val_losses"],
-            path,
-        )
+        plot_losses(epochs_seen, state.tokens_seen, state.train_losses, state.val_losses, path)
     except (MissingDependencyError, OutputError) as error:  # le modèle, lui, est écrit
         print(f"avertissement : courbes non tracées, {error}", file=sys.stderr)
         return False

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from gpt_architecture.scripts._cli import french_duration, output_console, say
+
+if TYPE_CHECKING:
+    from gpt_architecture.training.callbacks import EvaluationRecord, StepRecord
+    from gpt_architecture.training.state import TrainingState
+    from gpt_architecture.training.trainer import Trainer
 
 
 class TrainingProgress:
     """Raconte l'entraînement : pertes et exemples sur stdout, avancement sur stderr.
 
     Le débit compte toute l'horloge, évaluations et exemples compris : le temps restant qui
-    en découle est donc juste.
+    en découle est donc juste. La part du plafond, elle, est celle de l'étape seule.
+
+    Args:
+        flops_per_token: opérations d'un token.
+        peak_flops: opérations par seconde que la machine atteint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, flops_per_token: int, peak_flops: float) -> None:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
         console = output_console(stderr=True)
         self._live = sys.stderr.isatty() and console.is_interactive
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             TaskProgressColumn(),
             TextColumn("{task.fields[pace]}"),
             console=console,
@@ -32,10 +43,12 @@ class TrainingProgress:
             redirect_stdout=sys.stdout.isatty(),
         )
         self._task = self._progress.add_task("Entraînement", total=None, pace="")
+        self._share = flops_per_token / peak_flops
         self._start = time.perf_counter()
-        self.total_steps = 0
+        self._total_steps = 0
+        self._first_step = 0
+        self._steps_done = 0
         self._tokens = 0
-        self.steps_done = 0
 
     def __enter__(self) -> TrainingProgress:
         self._progress.start()
@@ -49,32 +62,61 @@ class TrainingProgress:
     ) -> None:
         self._progress.stop()
 
-    def on_start(self, total_steps: int) -> None:
+    def on_start(self, state: TrainingState, total_steps: int) -> None:
         """Fixe la longueur de la barre."""
         self._start = time.perf_counter()
-        self.total_steps = total_steps
-        self._progress.update(self._task, total=total_steps)
+        self._first_step = self._steps_done = state.step
+        self._total_steps = total_steps
+        self._progress.update(self._task, total=total_steps, completed=state.step)
 
-    def on_step(self, step: int, batch_tokens: int) -> None:
+    def on_step(self, record: StepRecord) -> None:
         """Avance d'une étape."""
-        self.steps_done = step + 1
-        self._tokens += batch_tokens
-        self._progress.update(self._task, completed=step + 1, pace=self._pace())
+        self._steps_done = record.step + 1
+        self._tokens += record.tokens
+        self._progress.update(
+            self._task,
+            completed=self._steps_done,
+            pace=f"{self._pace()}, {self._measures(record)}",
+        )
 
-    def on_evaluation(self, epoch: int, step: int, train_loss: float, val_loss: float) -> None:
+    def on_evaluation(self, record: EvaluationRecord, trainer: Trainer) -> None:
         """Affiche les pertes ; hors d'un terminal, le débit et le temps restant aussi."""
         from gpt_architecture.training.simple import format_evaluation
 
-        line = format_evaluation(epoch, step, train_loss, val_loss)
-        say(line if self._live else f"{line} | {self._pace()}")
+        del trainer
+        line = format_evaluation(record.epoch, record.step, record.train_loss, record.val_loss)
+        pace = "" if self._live else self._pace()
+        say(f"{line} | {pace}" if pace else line)
 
-    def on_sample(self, epoch: int, text: str) -> None:
+    def on_sample(self, step: int, epoch: int, text: str) -> None:
         """Affiche l'exemple de l'époque, sur une ligne."""
+        del step, epoch
         say(f"  Exemple : {' '.join(text.split())}")
+
+    def on_save(self, step: int, path: str) -> None:
+        """Dit où est le point de reprise."""
+        del step
+        self._progress.console.print(f"Point de reprise : {path}", soft_wrap=True)
+
+    def on_event(self, step: int, message: str) -> None:
+        """Dit ce qui mérite de l'être."""
+        del step
+        say(f"  {message}")
+
+    def on_end(self, state: TrainingState) -> None:
+        """Rien à dire : la commande conclut."""
+
+    def _measures(self, record: StepRecord) -> str:
+        parts = [f"perte {record.loss:.3f}", f"taux {record.lr:.1e}"]
+        if record.grad_norm is not None and math.isfinite(record.grad_norm):
+            parts.append(f"gradient {record.grad_norm:.2f}")
+        share = 100 * self._share * record.tokens / max(record.seconds, 1e-9)
+        return ", ".join([*(part.replace(".", ",") for part in parts), f"{share:.0f} % du plafond"])
 
     def _pace(self) -> str:
         elapsed = time.perf_counter() - self._start
-        if self.steps_done == 0 or elapsed <= 0:
+        done = self._steps_done - self._first_step
+        if done == 0 or elapsed <= 0:
             return ""
-        left = elapsed / self.steps_done * (self.total_steps - self.steps_done)
+        left = elapsed / done * (self._total_steps - self._steps_done)
         return f"{self._tokens / elapsed:.0f} tokens/s, reste {french_duration(left)}"

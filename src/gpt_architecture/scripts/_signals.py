@@ -36,7 +36,7 @@ def graceful_stop() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.signal = number
         print(
-            "Arrêt demandé : l'étape en cours se termine, puis le modèle est enregistré "
+            "Arrêt demandé : le travail en cours se termine, puis un point de reprise est écrit "
             "(de nouveau pour quitter sans attendre).",
             file=sys.stderr,
         )

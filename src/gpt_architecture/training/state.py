@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from gpt_architecture.errors import TrainingError
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
+
+_LOSSES = ("train_losses", "val_losses")
 
 
 @dataclass(kw_only=True)
@@ -55,8 +58,11 @@ class TrainingState:
         return sum(step > self.best_step for step in self.eval_steps)
 
     def to_dict(self) -> dict[str, Any]:
-        """Pour state.json."""
-        return asdict(self)
+        """Pour state.json, qui n'a ni NaN ni infini : une perte non finie y est un texte."""
+        values = asdict(self)
+        for name in _LOSSES:
+            values[name] = [x if math.isfinite(x) else str(x) for x in values[name]]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingState:
@@ -73,7 +79,7 @@ class TrainingState:
                 expected="un point de reprise de cette version",
                 remedy="reprenez avec la version qui l'a écrit, ou recommencez avec --force",
             )
-        return cls(**values)
+        return cls(**{**values, **{name: [float(x) for x in values[name]] for name in _LOSSES}})
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:

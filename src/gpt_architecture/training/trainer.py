@@ -142,18 +142,20 @@ class Trainer:
         """
         state = self.state
         self.optimizer.zero_grad(set_to_none=True)
-        self._tell("on_start", state, self.config.total_steps)
         self._clock = time.perf_counter()
         self._saved_at = self._clock
-        if state.step > 0:  # ce que l'arrêt avait interrompu après la dernière étape
-            self._after_step(state.step - 1)
-        while not self.complete and not self.stopping():
-            self._tell("on_step", self._step(state.step))
-            self._after_step(state.step - 1)
-        if not self.complete or self.config.save_last or self._saved_step >= 0:
-            self.save()
-        self._tick()
-        self._tell("on_end", state)
+        self._tell("on_start", state, self.config.total_steps)
+        try:
+            if state.step > 0:  # ce que l'arrêt avait interrompu après la dernière étape
+                self._after_step(state.step - 1)
+            while not self.complete and not self.stopping():
+                self._tell("on_step", self._step(state.step))
+                self._after_step(state.step - 1)
+            if not self.complete or self.config.save_last or self._saved_step >= 0:
+                self.save()
+        finally:
+            self._tick()
+            self._tell("on_end", state)
         return state
 
     @property
@@ -288,6 +290,8 @@ class Trainer:
             self._tell("on_sample", index, self._batches.epoch_of(index), text)
 
     def _must_save(self) -> bool:
+        if self.state.bad_in_a_row:  # n'évince pas les bons points avec des poids douteux
+            return False
         every = self.config.save_every
         if every is not None and self.state.step % every == 0:
             return True
@@ -295,7 +299,7 @@ class Trainer:
 
     def _note_evaluation(self, index: int, train_loss: float, val_loss: float) -> None:
         state = self.state
-        is_best = state.best_loss is None or val_loss < state.best_loss
+        is_best = val_loss < (math.inf if state.best_loss is None else state.best_loss)
         state.eval_steps.append(index)
         state.train_losses.append(train_loss)
         state.val_losses.append(val_loss)

@@ -1,0 +1,231 @@
+"""Les options de `train` : groupes, préréglages, et celles qu'une reprise retrouve."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+from cyclopts.config import Dict as ConfigDict
+
+from gpt_architecture.config import (
+    GPT_CONFIG_124M,
+    TRAINING_PRESETS,
+    CheckpointConfig,
+    ComputeConfig,
+    GPTConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+    check_float,
+    check_int,
+)
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.scripts._options import Prompt
+
+if TYPE_CHECKING:
+    from cyclopts import App
+    from cyclopts.argument import ArgumentCollection
+
+    from gpt_architecture.training.checkpoint import Checkpoint
+
+
+def _split_paths(_type: Any, value: str, *, delimiter: str | None = None) -> list[str]:
+    """Chemins d'une variable d'environnement, séparés comme ceux de PATH."""
+    return value.split(delimiter or os.pathsep)
+
+
+@Parameter(name="*", group=Group("Données et sorties", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """D'où vient le texte, où va le modèle."""
+
+    data: Annotated[
+        list[str],
+        Parameter(consume_multiple=True, env_var_split=_split_paths),
+    ] = field(default_factory=lambda: ["the-verdict"])
+    """Texte : fichiers, dossiers, les noms the-verdict et la-lampe-du-passeur, ou un dossier de
+    fragments de tokens écrit par prepare."""
+
+    tokenizer: str = "gpt2"
+    """Tokenizer : gpt2, simple-v1, simple-v2, ou le fichier JSON d'un tokenizer enregistré."""
+
+    output_dir: Path = Path()
+    """Dossier où écrire gpt-model.pt, loss-plot.pdf, journal.jsonl et checkpoints/."""
+
+    prompt: Prompt = None
+    """Début des exemples générés à chaque époque ; sans lui, celui qui convient au texte."""
+
+    device: str = "auto"
+    """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
+
+    preset: str | None = None
+    """Préréglage ; les options données l'emportent sur lui."""
+
+    resume: Path | None = None
+    """Dossier de sortie d'un entraînement à reprendre, avec ses options."""
+
+    override: bool = False
+    """Reprend même si les données ou les options ont changé."""
+
+    force: bool = False
+    """Écrase un modèle existant et recommence au début, même d'un autre entraînement."""
+
+    estimate: bool = False
+    """Mesure quelques étapes, annonce durée, mémoire et disque, et quitte sans rien écrire."""
+
+    price_per_hour: float | None = None
+    """Prix d'une heure de la machine, pour que --estimate annonce le coût."""
+
+    tensorboard: bool = False
+    """Écrit aussi les mesures pour TensorBoard, dans tensorboard/."""
+
+    offline: bool = False
+    """Interdit tout téléchargement."""
+
+    def __post_init__(self) -> None:
+        if self.price_per_hour is not None:
+            check_float("price_per_hour", self.price_per_hour, minimum=0.0)
+
+
+@Parameter(name="*", group=Group("Modèle", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Forme du modèle ; la taille du vocabulaire vient du tokenizer."""
+
+    context_length: int = 256
+    """Longueur du contexte appris, en tokens : celle des fenêtres d'entraînement."""
+
+    positions: int = GPT_CONFIG_124M["context_length"]
+    """Positions du modèle, au moins le contexte ; celles qui le dépassent n'apprennent rien."""
+
+    emb_dim: int = GPT_CONFIG_124M["emb_dim"]
+    """Largeur du modèle, multiple du nombre de têtes."""
+
+    n_heads: int = GPT_CONFIG_124M["n_heads"]
+    """Nombre de têtes d'attention."""
+
+    n_layers: int = GPT_CONFIG_124M["n_layers"]
+    """Nombre de blocs."""
+
+    drop_rate: float = GPT_CONFIG_124M["drop_rate"]
+    """Probabilité d'abandon (dropout)."""
+
+    qkv_bias: bool = GPT_CONFIG_124M["qkv_bias"]
+    """Biais sur les projections requête, clé et valeur."""
+
+    tie_weights: bool = False
+    """Lie la tête de sortie à l'embedding (mode GPT-2)."""
+
+    def to_config(self, vocab_size: int = GPTConfig.vocab_size) -> GPTConfig:
+        """La forme du modèle.
+
+        Raises:
+            ConfigurationError: valeur hors bornes, ou moins de positions que de contexte.
+        """
+        values = asdict(self)
+        window = values.pop("context_length")
+        positions = values.pop("positions")
+        check_int("context_length", window, minimum=1)
+        if positions < window:
+            raise ConfigurationError(
+                f"--positions vaut {positions} et --context-length {window}",
+                expected="au moins autant de positions que de contexte",
+                remedy=f"ajoutez --positions {window}",
+            )
+        return GPTConfig(**values, context_length=positions, vocab_size=vocab_size)
+
+
+def _group(title: str, sort_key: int) -> Parameter:
+    return Parameter(name="*", group=Group(title, sort_key=sort_key))
+
+
+LearningOptions = Annotated[TrainingConfig, _group("Entraînement", 3)]
+OptimizerOptions = Annotated[OptimizerConfig, _group("Optimiseur", 4)]
+ScheduleOptions = Annotated[ScheduleConfig, _group("Taux d'apprentissage", 5)]
+CheckpointOptions = Annotated[CheckpointConfig, _group("Points de reprise", 6)]
+ComputeOptions = Annotated[ComputeConfig, _group("Calcul", 7)]
+
+_TOKENIZERS = ("gpt2", "simple-v1", "simple-v2")
+_OF_THIS_CALL = (
+    *("output_dir", "preset", "resume", "override", "force", "offline"),
+    *("estimate", "price_per_hour"),
+)
+"""Options d'un appel : une reprise ne les retrouve pas."""
+
+FREE_OPTIONS = (
+    *("epochs", "max_steps", "device", "prompt", "eval_freq", "eval_iter", "patience"),
+    *("checkpoint_activations", "data", "tokenizer", "tensorboard"),
+    *(item.name for item in fields(CheckpointConfig)),
+)
+"""Options qu'une reprise peut changer sans rien défaire ; des données, l'empreinte juge."""
+
+
+def saved_options(run: RunOptions, *groups: Any) -> dict[str, Any]:
+    """Les options à plat, telles qu'un point de reprise les garde : chemins absolus."""
+    flat = {name: value for name, value in asdict(run).items() if name not in _OF_THIS_CALL}
+    flat["data"] = [_absolute(source) for source in run.data]
+    if run.tokenizer not in _TOKENIZERS:
+        flat["tokenizer"] = _absolute(run.tokenizer)
+    for group in groups:
+        flat |= asdict(group)
+    return flat
+
+
+def _absolute(source: str) -> str:
+    """Le chemin absolu d'une source qui existe ; un nom reste un nom."""
+    try:
+        return str(Path(source).resolve()) if Path(source).exists() else source
+    except OSError:  # nom trop long pour ce système
+        return source
+
+
+@lru_cache(maxsize=1)
+def resumable(output_dir: Path) -> Checkpoint:
+    """Le dernier point de reprise intact d'un dossier de sortie.
+
+    Raises:
+        ConfigurationError: il n'y en a pas.
+    """
+    from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore
+
+    latest = CheckpointStore(output_dir / CHECKPOINTS).latest()
+    if latest is None or not isinstance(latest.state.get("options"), Mapping):
+        raise ConfigurationError(
+            f"rien à reprendre dans {output_dir}",
+            expected=f"le dossier de sortie d'un entraînement, avec {CHECKPOINTS}/step-…",
+            remedy="corrigez --resume, ou entraînez sans lui",
+        )
+    return latest
+
+
+def training_defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Dernière source des options de `train` : le point de reprise, sinon le préréglage.
+
+    Ce qui est donné sur la ligne de commande, dans l'environnement ou dans un fichier TOML est
+    déjà lu et l'emporte.
+    """
+    if commands != ("train",):
+        return
+    given = {argument.name: argument.tokens for argument in arguments if argument.tokens}
+    if "--resume" in given:
+        folder = Path(given["--resume"][0].value)
+        options: Mapping[str, Any] = resumable(folder).state["options"]
+        source = f"le point de reprise de {folder}"
+    elif "--preset" in given:
+        name = given["--preset"][0].value
+        if name not in TRAINING_PRESETS:
+            raise ConfigurationError(
+                f"préréglage inconnu : {name}",
+                expected=", ".join(TRAINING_PRESETS),
+                remedy="corrigez --preset",
+            )
+        options, source = TRAINING_PRESETS[name], f"le préréglage {name}"
+    else:
+        return
+    known = {name: value for name, value in options.items() if value is not None}
+    ConfigDict({"train": known}, source=source)(app, commands, arguments)

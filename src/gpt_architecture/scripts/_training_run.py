@@ -1,0 +1,282 @@
+"""Le déroulement de `train` : préparer, entraîner ou reprendre, enregistrer, conclure."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from gpt_architecture import __version__
+from gpt_architecture.config import (
+    CheckpointConfig,
+    ComputeConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from gpt_architecture.errors import ConfigurationError, TokenizerError
+from gpt_architecture.scripts._cli import (
+    MODEL_NAME,
+    french_duration,
+    french_size,
+    read_prompt,
+    say,
+)
+from gpt_architecture.scripts._outputs import (
+    PLOT_NAME,
+    check_no_checkpoint,
+    check_output,
+    check_same_training,
+    erase_checkpoints,
+    plot,
+    save,
+)
+from gpt_architecture.scripts._progress import TrainingProgress
+from gpt_architecture.scripts._signals import StopRequest
+from gpt_architecture.scripts._training_options import (
+    ModelOptions,
+    RunOptions,
+    resumable,
+    saved_options,
+)
+
+if TYPE_CHECKING:
+    from gpt_architecture.data.tokenizer import Tokenizer
+    from gpt_architecture.training.callbacks import Callback
+    from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
+    from gpt_architecture.training.datasets import TrainingData
+    from gpt_architecture.training.session import Settings
+    from gpt_architecture.training.trainer import Trainer
+
+SEED_PROMPT = "Every effort moves you"
+STORY_PROMPT = "Un soir d'octobre, la cloche"
+
+
+def run_training(
+    run: RunOptions,
+    shape: ModelOptions,
+    training: TrainingConfig,
+    optimizer: OptimizerConfig,
+    schedule: ScheduleConfig,
+    saving: CheckpointConfig,
+    compute: ComputeConfig,
+    *,
+    stop: StopRequest,
+) -> int:
+    """Entraîne selon les options, du début ou d'un point de reprise ; rend le code de sortie."""
+    from gpt_architecture.core.device import describe_device, resolve_device
+    from gpt_architecture.core.memory import return_freed_memory
+    from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore
+    from gpt_architecture.training.datasets import load_training_data
+    from gpt_architecture.training.session import Settings, deterministic_algorithms
+
+    return_freed_memory()
+    device = resolve_device(run.device)
+    window = shape.context_length
+    data = load_training_data(
+        run.data, run.tokenizer, window=window, training=training, offline=run.offline
+    )
+    settings = Settings(
+        model=shape.to_config(data.tokenizer.vocab_size),
+        window=window,
+        device=device,
+        prompt=_choose_prompt(run.prompt, data),
+        training=training,
+        optimizer=optimizer,
+        schedule=schedule,
+        checkpoints=saving,
+        compute=compute,
+        options=saved_options(run, shape, training, optimizer, schedule, saving, compute),
+    )
+    output_dir = run.output_dir if run.resume is None else run.resume
+    store = CheckpointStore(output_dir / CHECKPOINTS, keep_last=saving.keep)
+    with ExitStack() as stack:
+        if compute.deterministic:
+            stack.enter_context(deterministic_algorithms())
+        checkpoint = _prepare_output(run, settings, data, store, output_dir)
+        stack.enter_context(store.lock())
+        store.sweep()
+        if checkpoint is None:
+            check_no_checkpoint(store, output_dir, force=run.force)  # le verrou est à nous
+            erase_checkpoints(store)
+        elif not checkpoint.path.exists():  # rendu à son nom par le rangement
+            resumable.cache_clear()
+            checkpoint = resumable(output_dir)
+        _announce(settings, data)
+        say(f"Périphérique {describe_device(device)}\n")
+        if checkpoint is not None:
+            say(f"Reprise à l'étape {checkpoint.step}.")
+        trainer = _train(settings, data, store, checkpoint, output_dir, run, stop)
+        if trainer.complete:
+            _conclude(trainer, settings, data, output_dir)
+            if not store.steps():  # un entraînement court n'a laissé que le verrou
+                shutil.rmtree(store.root, ignore_errors=True)
+            return 0
+        path = store.root / f"step-{trainer.state.step:06d}"
+    say(f"\nInterrompu à l'étape {trainer.state.step} ; rien n'est perdu : {path}")
+    say(
+        f"Pour reprendre : {shlex.join(['gpt-architecture', 'train', '--resume', str(output_dir)])}"
+    )
+    return stop.exit_code
+
+
+def _prepare_output(
+    run: RunOptions,
+    settings: Settings,
+    data: TrainingData,
+    store: CheckpointStore,
+    output_dir: Path,
+) -> Checkpoint | None:
+    """Vérifie le dossier de sortie ; rend le point à reprendre, s'il y en a un."""
+    identity = settings.identity(data)
+    replaceable: list[Mapping[str, Any]] = [identity]
+    checkpoint = None
+    if run.resume is not None:
+        checkpoint = resumable(run.resume)
+        if not run.override:
+            check_same_training(checkpoint, identity, settings.options)
+        replaceable.append(checkpoint.state["identity"])
+    else:
+        check_no_checkpoint(store, output_dir, force=run.force)
+    kept = settings.checkpoints.keep + 1 if settings.checkpoints.save_every is not None else 1
+    check_output(
+        output_dir,
+        replaceable,
+        settings.model,
+        checkpoints=max(kept - len(store.steps()), 1),
+        force=run.force,
+    )
+    return checkpoint
+
+
+def _train(
+    settings: Settings,
+    data: TrainingData,
+    store: CheckpointStore,
+    checkpoint: Checkpoint | None,
+    output_dir: Path,
+    run: RunOptions,
+    stop: StopRequest,
+) -> Trainer:
+    """Construit l'entraînement et le mène jusqu'au bout, ou jusqu'à l'arrêt."""
+    from gpt_architecture.training.engine import resolve_precision
+    from gpt_architecture.training.journal import JOURNAL, Journal, TensorBoardLog
+    from gpt_architecture.training.metrics import flops_per_token, measure_peak_flops
+    from gpt_architecture.training.session import build_trainer
+
+    flops = flops_per_token(settings.model, settings.window)
+    dtype = resolve_precision(settings.compute.precision, settings.device)
+    peak = measure_peak_flops(settings.device, dtype)
+    listeners: list[Callback] = [
+        Journal(output_dir / JOURNAL, flops_per_token=flops, peak_flops=peak)
+    ]
+    if run.tensorboard:
+        listeners.append(TensorBoardLog(output_dir / "tensorboard"))
+    with TrainingProgress(flops_per_token=flops, peak_flops=peak) as progress:
+        trainer = build_trainer(
+            settings,
+            data,
+            store=store,
+            checkpoint=checkpoint,
+            callbacks=[cast("Callback", progress), *listeners],  # sans PyTorch à l'import
+            should_stop=stop,
+        )
+        trainer.run()
+    return trainer
+
+
+def _conclude(trainer: Trainer, settings: Settings, data: TrainingData, output_dir: Path) -> None:
+    """Écrit le modèle et les courbes, et dit comment s'en servir."""
+    import torch
+
+    state = trainer.state
+    model_path, plot_path = output_dir / MODEL_NAME, output_dir / PLOT_NAME
+    metadata = {
+        **settings.identity(data),
+        "prompt": settings.prompt,
+        "train_losses": state.train_losses,
+        "val_losses": state.val_losses,
+        "tokens_seen": state.tokens_seen,
+        "steps": state.step,
+        "skipped_steps": state.skipped,
+        "seconds": state.seconds,
+        "complete": True,
+        "versions": {"gpt-architecture": __version__, "torch": str(torch.__version__)},
+    }
+    save(model_path, trainer.model, settings.model, data.tokenizer, metadata)  # type: ignore[arg-type]
+    say(f"\nTerminé en {french_duration(state.seconds)}.")
+    if state.skipped:
+        say(f"Étapes sautées, faute d'un gradient fini : {state.skipped}")
+    say(f"Modèle : {model_path} ({french_size(model_path.stat().st_size)})")
+    sampler = settings.sampler(data.train.num_tokens)
+    if plot(plot_path, state, sampler.num_windows / sampler.batch_size):
+        say(f"Courbes : {plot_path}")
+    chosen = [] if model_path == Path(MODEL_NAME) else ["--model", str(model_path)]
+    command = ["gpt-architecture", "infer", *chosen, "--strategy", "top_p", "--prompt"]
+    say(f"Ensuite : {shlex.join(command)} {_quoted(settings.prompt)}")
+
+
+def _announce(settings: Settings, data: TrainingData) -> None:
+    """Dit ce qui va être entraîné, et sur quoi."""
+    training, window = settings.training, settings.window
+    sampler = settings.sampler(data.train.num_tokens)
+    say(
+        f"Texte        {data.name} ({data.tokenizer.name}) : {_spaced(data.train.num_tokens)} "
+        f"tokens d'entraînement, {_spaced(data.val.num_tokens)} de validation"
+    )
+    say(
+        f"Modèle       {_spaced(settings.model.num_parameters())} paramètres, "
+        f"contexte appris {window} sur {_spaced(settings.model.context_length)} positions"
+    )
+    batches = f"lots de {training.batch_size} × {window} tokens"
+    if training.accumulate > 1:
+        batches += (
+            f", {training.accumulate} par étape : "
+            f"{_spaced(settings.sequences * window)} tokens effectifs"
+        )
+    say(
+        f"Entraînement {training.epochs} époque(s) de {sampler.steps_per_epoch} étape(s), "
+        f"{_spaced(settings.total_steps(sampler))} en tout, {batches}"
+    )
+
+
+def _quoted(text: str) -> str:
+    """Le texte entre guillemets pour un terminal, protégé s'il contient de quoi l'abuser."""
+    return shlex.quote(text) if set(text) & set('"$`\\!\n') else f'"{text}"'
+
+
+def _choose_prompt(prompt: str | None, data: TrainingData) -> str:
+    """Le début des exemples : celui demandé, sinon le premier que le tokenizer sait coder."""
+    if prompt is None:
+        from gpt_architecture.data.corpus import SHORT_STORY, VERDICT
+
+        known = {VERDICT: SEED_PROMPT, SHORT_STORY: STORY_PROMPT}
+        preferred = known.get(data.name, data.opening)
+        prompt = preferred if _knows(data.tokenizer, preferred) else data.opening
+    else:
+        prompt = read_prompt(prompt)
+    if not data.tokenizer.encode(prompt):  # un mot inconnu est dit avant toute étape
+        raise ConfigurationError(
+            f"le début d'exemple {prompt!r} ne donne aucun token",
+            expected="au moins un mot",
+            remedy="changez --prompt",
+        )
+    return prompt
+
+
+def _knows(tokenizer: Tokenizer, text: str) -> bool:
+    """Vrai si chaque mot de `text` est dans le vocabulaire."""
+    from gpt_architecture.data.tokenizer import UNKNOWN
+
+    try:
+        return UNKNOWN not in tokenizer.decode(tokenizer.encode(text))
+    except TokenizerError:
+        return False
+
+
+def _spaced(number: int) -> str:
+    """Milliers séparés par une espace : « 163 009 536 »."""
+    return f"{number:,}".replace(",", " ")

@@ -1,0 +1,262 @@
+"""L'assemblage d'un entraînement : des réglages et des données à un `Trainer` prêt à partir."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from gpt_architecture.config import (
+    CheckpointConfig,
+    ComputeConfig,
+    GPTConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.sampler import WindowSampler
+from gpt_architecture.errors import TrainingError
+from gpt_architecture.training.batches import TokenBatches
+from gpt_architecture.training.callbacks import Callback, EarlyStopping, OverfittingNotice
+from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
+from gpt_architecture.training.datasets import TrainingData
+from gpt_architecture.training.engine import (
+    AutogradEngine,
+    TrainingEngine,
+    checkpoint_activations_,
+    resolve_precision,
+)
+from gpt_architecture.training.evaluate import LossEvaluator, TextSampler, evaluation_starts
+from gpt_architecture.training.optim import build_optimizer
+from gpt_architecture.training.schedule import make_schedule
+from gpt_architecture.training.state import TrainingState, restore_
+from gpt_architecture.training.trainer import Trainer, TrainerConfig
+from gpt_architecture.training.world import SingleProcess, World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Tous les réglages d'un entraînement.
+
+    Attributes:
+        model: forme du modèle, vocabulaire compris.
+        window: longueur de contexte apprise (T).
+        device: où calculer.
+        prompt: début des exemples.
+        training, optimizer, schedule, checkpoints, compute: voir `config`.
+        options: options de la commande, pour que la reprise les retrouve.
+    """
+
+    model: GPTConfig
+    window: int
+    device: torch.device
+    prompt: str
+    training: TrainingConfig
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sequences(self) -> int:
+        """Séquences par étape, tous processus compris : le lot effectif."""
+        return self.training.batch_size * self.training.accumulate
+
+    @property
+    def stride(self) -> int:
+        """Décalage entre deux fenêtres, en tokens."""
+        return self.window if self.training.stride is None else self.training.stride
+
+    def sampler(self, num_tokens: int) -> WindowSampler:
+        """Ce qui distribue les fenêtres d'entraînement."""
+        return WindowSampler(
+            num_tokens,
+            self.window,
+            stride=self.stride,
+            batch_size=self.sequences,
+            seed=self.training.seed,
+        )
+
+    def total_steps(self, sampler: WindowSampler) -> int:
+        """Étapes de l'entraînement entier."""
+        steps = sampler.steps_in(self.training.epochs)
+        limit = self.training.max_steps
+        return steps if limit is None else min(steps, limit)
+
+    def identity(self, data: TrainingData) -> dict[str, Any]:
+        """Ce qui fait qu'un entraînement est le même qu'un autre, en types simples."""
+        return {
+            "training": asdict(self.training),
+            "optimizer": asdict(self.optimizer),
+            "schedule": asdict(self.schedule),
+            "data": {"name": data.name, "sha256": data.sha256},
+            "tokenizer_sha256": data.tokenizer_sha256,
+            "config": self.model.to_dict(),
+            "window": self.window,
+        }
+
+
+def build_engine(model: GPTModel, device: torch.device, compute: ComputeConfig) -> TrainingEngine:
+    """Le moteur que demandent les réglages de calcul."""
+    if compute.checkpoint_activations:
+        checkpoint_activations_(model)
+    dtype = resolve_precision(compute.precision, device)
+    return AutogradEngine(model, device, dtype=dtype, compiled=compute.compile)
+
+
+def build_trainer(
+    settings: Settings,
+    data: TrainingData,
+    *,
+    store: CheckpointStore | None = None,
+    checkpoint: Checkpoint | None = None,
+    callbacks: Sequence[Callback] = (),
+    world: World | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Trainer:
+    """Construit le modèle et tout ce qui l'entraîne ; reprend `checkpoint` s'il est donné.
+
+    Raises:
+        ConfigurationError: précision que le matériel ne calcule pas.
+        TrainingError: le point de reprise ne correspond pas aux réglages.
+    """
+    world = SingleProcess() if world is None else world
+    training, device = settings.training, settings.device
+    sampler = settings.sampler(data.train.num_tokens)
+    total_steps = settings.total_steps(sampler)
+    torch.manual_seed(training.seed)
+    model = GPTModel(settings.model).to(device)
+    optimizer = build_optimizer(model, settings.optimizer, training)
+    engine = build_engine(model, device, settings.compute)
+    state = None
+    if checkpoint is not None:
+        state = _restore(checkpoint, model, optimizer)
+    count = training.eval_iter * training.batch_size
+    sets = [
+        (
+            source,
+            evaluation_starts(
+                source, settings.window, stride=settings.stride, count=count, shuffle=shuffle
+            ),
+        )
+        for source, shuffle in ((data.train, True), (data.val, False))
+    ]
+    notices: list[Callback] = [OverfittingNotice()]
+    if training.patience is not None:
+        notices.append(EarlyStopping(training.patience))
+    saving = settings.checkpoints
+    return Trainer(
+        model,
+        engine,
+        optimizer,
+        TokenBatches(data.train, sampler, micro_batch=training.batch_size, world=world),
+        config=TrainerConfig(
+            total_steps=total_steps,
+            clip=settings.optimizer.clip,
+            max_bad_steps=settings.optimizer.max_bad_steps,
+            eval_freq=training.eval_freq,
+            save_every=saving.save_every,
+            save_seconds=60 * saving.save_minutes,
+            save_best=saving.save_best,
+            save_last=saving.save_every is not None or training.max_steps is not None,
+            extra=_description(settings, data),
+        ),
+        schedule=make_schedule(settings.schedule, total_steps),
+        callbacks=[*callbacks, *notices],
+        evaluate=LossEvaluator(
+            model,
+            sets,
+            window=settings.window,
+            batch_size=training.batch_size,
+            device=device,
+            dtype=resolve_precision(settings.compute.precision, device),
+        ),
+        sample=TextSampler(model, data.tokenizer, device, settings.prompt, window=settings.window),
+        store=store,
+        world=world,
+        should_stop=should_stop,
+        state=state,
+    )
+
+
+@contextmanager
+def deterministic_algorithms() -> Iterator[None]:
+    """N'autorise, le temps du contexte, que les algorithmes au résultat toujours identique.
+
+    Sur CUDA, cuBLAS demande en plus la variable CUBLAS_WORKSPACE_CONFIG, lue à son réveil.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def _restore(
+    checkpoint: Checkpoint, model: GPTModel, optimizer: torch.optim.Optimizer
+) -> TrainingState:
+    tensors = {name: checkpoint.tensors(name) for name in checkpoint.names}
+    restore_(model, optimizer, tensors)
+    stored = checkpoint.state.get("trainer")
+    if not isinstance(stored, Mapping):
+        raise TrainingError(
+            f"{checkpoint.path} ne dit pas où en est l'entraînement",
+            expected="un point de reprise écrit par « gpt-architecture train »",
+            remedy="reprenez un autre point, ou recommencez avec --force",
+        )
+    return TrainingState.from_dict(stored)
+
+
+def _description(settings: Settings, data: TrainingData) -> dict[str, Any]:
+    """Ce que chaque point de reprise porte : de quoi reprendre, et de quoi générer."""
+    return {
+        "options": dict(settings.options),
+        "identity": settings.identity(data),
+        "config": settings.model.to_dict(),
+        "tokenizer": data.tokenizer.to_dict(),
+        "window": settings.window,
+        "prompt": settings.prompt,
+    }
+
+
+def identity_differences(
+    saved: Mapping[str, Any], current: Mapping[str, Any], *, ignored: Sequence[str] = ()
+) -> list[str]:
+    """Une phrase par valeur qui diffère : « lr : 0.0004 enregistré, 0.001 demandé ».
+
+    Args:
+        ignored: noms de valeurs qui peuvent changer.
+    """
+    before, after = _flatten(saved), _flatten(current)
+    return [
+        f"{name} : {_shown(before.get(name))} enregistré, {_shown(after.get(name))} demandé"
+        for name in sorted(before.keys() | after.keys())
+        if name.rpartition(".")[2] not in ignored and before.get(name) != after.get(name)
+    ]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    text = "rien" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
+    return text if len(text) <= 60 else f"{text[:12]}…"
