@@ -53,6 +53,14 @@ def test_single_document_is_said(cli, source, tmp_path):
     assert "Un seul document" in outcome.out
 
 
+def test_unbalanced_split_is_said(cli, source, tmp_path):
+    """Deux documents : la validation en prend un entier, et la commande prévient."""
+    (source / "d.txt").write_text("Un autre texte.", encoding="utf-8")
+    command = ("prepare", source / "b.txt", source / "d.txt", "--out", tmp_path / "d")
+    assert "% des tokens pour 1 % demandé(s)" in cli(*command).out
+    assert "demandé" not in cli(*command, "--val-fraction", "0.5", "--force").out
+
+
 def test_saved_tokenizer(cli, source, tmp_path):
     """Un tokenizer enregistré sert ; un tokenizer simple par son nom est refusé en une phrase."""
     SimpleTokenizerV2.from_text(" ".join(TEXTS)).save(tmp_path / "mots.json")

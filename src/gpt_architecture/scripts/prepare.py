@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gpt_architecture.data.tokenizer import Tokenizer
 
 _LINE_EVERY_S = 5.0
+_LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite d'être dite
 
 
 @Parameter(name="*", group=Group("Préparation", sort_key=1))
@@ -114,7 +115,7 @@ def prepare(
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
-    _report(result, time.perf_counter() - start)
+    _report(result, options.val_fraction, time.perf_counter() - start)
     return 0
 
 
@@ -201,7 +202,7 @@ def _tokenizer(name: str) -> Tokenizer:
     return get_tokenizer(name)
 
 
-def _report(result: PreparedTokens, seconds: float) -> None:
+def _report(result: PreparedTokens, val_fraction: float, seconds: float) -> None:
     """Dit ce qui a été préparé, et ce qui ne l'a pas été."""
     documents, tokens = sum(result.documents.values()), sum(result.tokens.values())
     if result.outcome == "present":
@@ -217,10 +218,20 @@ def _report(result: PreparedTokens, seconds: float) -> None:
     say(f"Texte        {french_size(result.text_bytes)}, {ratio} octets par token")
     if result.single_document:
         say("Un seul document : sa fin, et non des documents, fait la validation.")
+    elif (share := result.tokens["val"] / tokens) > _LARGE_SHARE * val_fraction:
+        say(
+            f"Validation   {_percent(share)} des tokens pour {_percent(val_fraction)} demandé(s) : "
+            "trop peu de documents pour mieux répartir"
+        )
     for reason, entry in sorted(result.skipped.items()):
         examples = entry["examples"]
         more = " ; …" if entry["count"] > len(examples) else ""
         say(f"Écarté       {reason} : {_spaced(entry['count'])} — {' ; '.join(examples)}{more}")
+
+
+def _percent(share: float) -> str:
+    """« 50 % », « 0,5 % »."""
+    return f"{100 * share:.3g} %".replace(".", ",")
 
 
 def _spaced(number: int) -> str:
