@@ -1,6 +1,7 @@
 """Ce que chaque rang exécute pour test_distributed.py : `parallel_worker.py ACTION DOSSIER`."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 import torch.distributed as dist
 from distributed_helpers import STEPS, small_model, step_batches
 
+from gpt_architecture.errors import GPTArchitectureError
 from gpt_architecture.training.distributed import distributed_world
 from gpt_architecture.training.engine import AutogradEngine
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
@@ -124,6 +126,33 @@ def resume(folder):
         (folder / f"reprise-{world.rank}.json").write_text(json.dumps(results), encoding="utf-8")
 
 
+def hosts(folder):
+    """Deux étapes avec DDP, un rang par hôte."""
+    with distributed_world(20, device="cpu") as world:
+        parallel, engine, optimizer = shared("ddp", world)
+        place = world.place
+        results = {
+            "place": [place.rank, place.size, place.local_rank, place.local_size],
+            "curve": train(engine, parallel.model, optimizer, world, steps=2),
+        }
+        (folder / f"hote-{world.rank}.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+def endless(folder):
+    """Échange sans fin ; dépose son numéro de processus après le premier échange."""
+    with distributed_world(3, device="cpu") as world:
+        world.barrier()
+        (folder / f"rang-{world.rank}.pid").write_text(str(os.getpid()), encoding="utf-8")
+        while not world.any(False):
+            pass
+
+
+ACTIONS = {"save": save, "resume": resume, "hosts": hosts, "endless": endless}
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"save": save, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))
+    try:
+        ACTIONS[sys.argv[1]](Path(sys.argv[2]))
+    except GPTArchitectureError as error:
+        print(f"erreur : {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None

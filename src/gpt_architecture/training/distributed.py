@@ -163,7 +163,11 @@ def distributed_world(
                 expected=f"{place.size} processus qui avancent ensemble",
                 remedy="voyez ce qu'a dit le premier arrêté, puis reprenez l'entraînement",
             ) from error
-    dist.destroy_process_group()
+        finally:
+            if (
+                dist.is_initialized()
+            ):  # en échec aussi : les fils de gloo feraient avorter la sortie
+                dist.destroy_process_group()
 
 
 def is_lost_peer(error: BaseException) -> bool:
