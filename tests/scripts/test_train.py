@@ -132,6 +132,15 @@ def test_refuses_to_overwrite_a_foreign_file(cli, tmp_path):
         ({"epoch": 2}, 2, ["--epoch", "essayez --epochs"]),
         ({"output_dir": "/dev/null/m"}, 1, ["/dev/null", "--output-dir"]),
         ({"config": "absent.toml"}, 2, ["absent.toml"]),
+        ({"accumulate": 0}, 2, ["accumulate"]),
+        ({"max_steps": 0}, 2, ["max_steps"]),
+        ({"clip": -1}, 2, ["clip"]),
+        ({"optimizer": "sgd"}, 2, ["--optimizer", "adamw, muon"]),
+        ({"schedule": "escalier"}, 2, ["--schedule", "cosine"]),
+        ({"save_every": 0}, 2, ["save_every"]),
+        ({"keep": 0}, 2, ["keep"]),
+        ({"patience": 0}, 2, ["patience"]),
+        ({"price_per_hour": -1}, 2, ["price_per_hour"]),
     ],
 )
 def test_bad_option_gives_one_line(cli, tmp_path, options, code, words):
@@ -370,6 +379,66 @@ def test_a_preset_yields_to_explicit_options(cli, tmp_path, monkeypatch):
     training = model.metadata["training"]
     assert (training["lr"], training["seed"], training["weight_decay"]) == (0.005, 11, 0.3)
     assert model.config.tie_weights
+
+
+def test_estimate_writes_nothing(cli, tmp_path):
+    """Durée, mémoire, disque et coût, sans laisser de trace."""
+    out = tmp_path / "m"
+    outcome = cli("train", *tiny(output_dir=out, price_per_hour=1.5), "--estimate")
+    assert outcome.code == 0, outcome.err
+    for expected in ("Durée", "43 étape(s) de", "tokens/s", "Mémoire", "Disque", "Coût", "à 1,5"):
+        assert expected in outcome.out
+    assert "Époque" not in outcome.out
+    assert not out.exists()
+    assert list(tmp_path.rglob("gpt-model*")) == []
+
+
+@pytest.mark.filterwarnings("ignore")  # ceux de tensorboard et de ses dépendances
+def test_every_technique_at_once(cli, tmp_path):
+    """Muon, WSD, échauffement, réduction, activations recalculées, déterminisme, TensorBoard."""
+    pytest.importorskip("tensorboard", reason="tensorboard n'est pas installé")
+    options = {"optimizer": "muon", "schedule": "wsd", "warmup_steps": 4, "clip": 1.0, "epochs": 3}
+    outcome = cli(
+        *("train", *tiny(output_dir=tmp_path, **options, save_every=50, precision="fp32")),
+        *("--checkpoint-activations", "--deterministic", "--save-best", "--tensorboard"),
+    )
+    assert outcome.code == 0, outcome.err
+    losses = read_model(tmp_path / "gpt-model.pt").metadata["train_losses"]
+    assert losses[-1] < losses[0]
+    assert list((tmp_path / "tensorboard").iterdir())
+    steps = [record for record in read_journal(tmp_path) if record["kind"] == "step"]
+    assert [steps[0]["lr"], steps[60]["lr"]] == pytest.approx([0.02 / 5, 0.02])
+    assert steps[-1]["lr"] == pytest.approx(0.0)
+    assert all(step["grad_norm"] > 0 for step in steps)
+
+
+def test_token_shards_train(cli, tmp_path):
+    """Un dossier écrit par prepare s'entraîne tel quel ; son tokenizer est repris."""
+    texts = tmp_path / "textes"
+    texts.mkdir()
+    for name in ("un", "deux", "trois"):
+        (texts / f"{name}.txt").write_text(f"{name}. " + FRENCH_TEXT, encoding="utf-8")
+    shards = tmp_path / "fragments"
+    outcome = cli("prepare", texts, "--out", shards, "--workers", 1)
+    assert outcome.code == 0, outcome.err
+    out = tmp_path / "m"
+    outcome = cli("train", *tiny(data=shards, tokenizer="gpt2", output_dir=out, max_steps=6))
+    assert outcome.code == 0, outcome.err
+    model = read_model(out / "gpt-model.pt")
+    assert (model.metadata["data"]["name"], model.tokenizer["name"]) == ("fragments", "gpt2")
+    outcome = cli("train", "--resume", out, "--max-steps", 8)
+    assert outcome.code == 0, outcome.err
+
+
+def test_early_stopping_ends_with_a_model(cli, tmp_path):
+    """La patience épuisée est dite, et le modèle est écrit."""
+    source = tmp_path / "texte.txt"
+    source.write_text(FRENCH_TEXT, encoding="utf-8")
+    options = {"data": source, "lr": 0.05, "epochs": 50, "eval_freq": 2, "patience": 2}
+    outcome = cli("train", *tiny(output_dir=tmp_path, context_length=16, **options))
+    assert outcome.code == 0, outcome.err
+    assert "Arrêt anticipé" in outcome.out
+    assert read_model(tmp_path / "gpt-model.pt").metadata["steps"] < 500
 
 
 def test_unknown_preset(cli, tmp_path):

@@ -13,7 +13,7 @@ from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.sampler import WindowSampler, make_batch
 from gpt_architecture.data.shards import TokenArray
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
-from gpt_architecture.errors import TrainingError
+from gpt_architecture.errors import OutputError, TrainingError
 from gpt_architecture.training import evaluate_model, train_model_simple
 from gpt_architecture.training.batches import TokenBatches
 from gpt_architecture.training.callbacks import Callback, EarlyStopping, OverfittingNotice
@@ -81,6 +81,7 @@ class Run:
         checkpoint=None,
         lr=5e-3,
         warmup=0,
+        state=None,
         **options,
     ):
         torch.manual_seed(123)
@@ -95,7 +96,6 @@ class Run:
         config = {"total_steps": steps, "eval_freq": 1000}
         names = TrainerConfig.__dataclass_fields__
         config |= {key: options.pop(key) for key in list(options) if key in names}
-        state = None
         if checkpoint is not None:
             tensors = {name: checkpoint.tensors(name) for name in checkpoint.names}
             restore_(self.model, self.optimizer, tensors)
@@ -152,7 +152,7 @@ class TestOracle:
             return lambda _stop=None: evaluate_model(model, loader, loader, "cpu", None), loader
 
         run = Run(steps=steps, batch_size=batch, eval_freq=5)
-        run.trainer._evaluate, loader = evaluation(run.model)
+        run.trainer.evaluate, loader = evaluation(run.model)
         run.go()
 
         torch.manual_seed(123)
@@ -275,6 +275,19 @@ class TestCheckpoints:
         assert store.best().step == 2
         assert store.steps() == [2, 6]
         assert run.state.best_step == 1
+
+    def test_a_refused_write_does_not_stop_the_training(self):
+        """Un disque plein est dit ; l'entraînement continue, puis le dernier refus est dit."""
+
+        class Full:
+            def save(self, *_arguments):
+                raise OutputError("disque plein", expected="de la place", remedy="libérez-en")
+
+        run = Run(steps=4, store=Full(), save_every=3)
+        assert run.go().state.step == 4
+        assert "Point de reprise non écrit : disque plein" in run.recorder.events[0]
+        with pytest.raises(OutputError):
+            Run(steps=4, store=Full(), should_stop=stop_after(2)).go()
 
     def test_time_alone_decides(self, tmp_path):
         store = CheckpointStore(tmp_path, keep_last=9)

@@ -30,6 +30,7 @@ from gpt_architecture.scripts._outputs import (
     check_no_checkpoint,
     check_output,
     check_same_training,
+    checkpoint_bytes,
     erase_checkpoints,
     plot,
     save,
@@ -93,6 +94,8 @@ def run_training(
     )
     output_dir = run.output_dir if run.resume is None else run.resume
     store = CheckpointStore(output_dir / CHECKPOINTS, keep_last=saving.keep)
+    if run.estimate:
+        return _estimate(settings, data, run)
     with ExitStack() as stack:
         if compute.deterministic:
             stack.enter_context(deterministic_algorithms())
@@ -108,7 +111,7 @@ def run_training(
         _announce(settings, data)
         say(f"Périphérique {describe_device(device)}\n")
         if checkpoint is not None:
-            say(f"Reprise à l'étape {checkpoint.step}.")
+            _announce_resume(checkpoint, settings, data)
         trainer = _train(settings, data, store, checkpoint, output_dir, run, stop)
         if trainer.complete:
             _conclude(trainer, settings, data, output_dir)
@@ -188,6 +191,40 @@ def _train(
     return trainer
 
 
+def _estimate(settings: Settings, data: TrainingData, run: RunOptions) -> int:
+    """Mesure quelques étapes et dit ce que l'entraînement demandera."""
+    from gpt_architecture.training.estimate import PROBED_STEPS, estimate_training
+    from gpt_architecture.training.session import build_trainer
+
+    checkpoint = None if run.resume is None else resumable(run.resume)
+    _announce(settings, data)
+    say(f"Mesure de {PROBED_STEPS} étapes, après une d'échauffement…\n")
+    found = estimate_training(build_trainer(settings, data, checkpoint=checkpoint))
+    kept = settings.checkpoints.keep
+    model_size, saved_size = 4 * settings.model.num_parameters(), checkpoint_bytes(settings.model)
+    say(
+        f"Durée    {french_duration(found.seconds)} : {_spaced(found.steps)} étape(s) de "
+        f"{_seconds(found.step_seconds)}, {found.evaluations} évaluation(s) de "
+        f"{_seconds(found.evaluation_seconds)}, {found.samples} exemple(s) de "
+        f"{_seconds(found.sample_seconds)}"
+    )
+    say(f"Débit    {found.tokens_per_second:.0f} tokens/s")
+    say(f"Mémoire  {french_size(found.peak_bytes)} au plus haut")
+    say(
+        f"Disque   {french_size(model_size + (kept + 1) * saved_size)} au plus : modèle "
+        f"{french_size(model_size)}, {kept} point(s) de reprise de {french_size(saved_size)} "
+        "et celui qui s'écrit"
+    )
+    if run.price_per_hour is not None:
+        cost = found.seconds / 3600 * run.price_per_hour
+        say(f"Coût     {cost:.2f}, à {run.price_per_hour:g} l'heure".replace(".", ","))
+    return 0
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s".replace(".", ",")
+
+
 def _conclude(trainer: Trainer, settings: Settings, data: TrainingData, output_dir: Path) -> None:
     """Écrit le modèle et les courbes, et dit comment s'en servir."""
     import torch
@@ -241,6 +278,18 @@ def _announce(settings: Settings, data: TrainingData) -> None:
         f"Entraînement {training.epochs} époque(s) de {sampler.steps_per_epoch} étape(s), "
         f"{_spaced(settings.total_steps(sampler))} en tout, {batches}"
     )
+
+
+def _announce_resume(checkpoint: Checkpoint, settings: Settings, data: TrainingData) -> None:
+    """Dit d'où l'on repart, et si le programme du taux s'étend sur un autre nombre d'étapes."""
+    say(f"Reprise à l'étape {checkpoint.step}.")
+    before = checkpoint.state.get("total_steps")
+    total = settings.total_steps(settings.sampler(data.train.num_tokens))
+    if before != total and settings.schedule.schedule != "constant":
+        say(
+            f"Le programme du taux ({settings.schedule.schedule}) s'étend désormais sur {total} "
+            f"étapes, et non {before} : le taux fait un saut."
+        )
 
 
 def _quoted(text: str) -> str:

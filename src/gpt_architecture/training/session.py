@@ -166,7 +166,7 @@ def build_trainer(
             save_seconds=60 * saving.save_minutes,
             save_best=saving.save_best,
             save_last=saving.save_every is not None or training.max_steps is not None,
-            extra=_description(settings, data),
+            extra={**_description(settings, data), "total_steps": total_steps},
         ),
         schedule=make_schedule(settings.schedule, total_steps),
         callbacks=[*callbacks, *notices],

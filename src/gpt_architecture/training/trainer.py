@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gpt_architecture.errors import TrainingError
+from gpt_architecture.errors import OutputError, TrainingError
 from gpt_architecture.training.batches import BatchSource
 from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
 from gpt_architecture.training.engine import Batch, TrainingEngine
@@ -120,17 +120,17 @@ class Trainer:
         self.optimizer = optimizer
         self.config = config
         self.state = TrainingState() if state is None else state
-        self._batches = batches
+        self.batches = batches
         self._schedule = schedule
         self._callbacks = list(callbacks)
-        self._evaluate = evaluate
-        self._sample = sample
+        self.evaluate = evaluate
+        self.sample = sample
         self._store = store
         self._world: World = SingleProcess() if world is None else world
         self._should_stop: StopCheck = (lambda: False) if should_stop is None else should_stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._saved_step = self.state.step if self.state.step else -1
-        self._saved_at = time.perf_counter()
+        self._clock = self._saved_at = time.perf_counter()
         self._finished = False
 
     def run(self) -> TrainingState:
@@ -138,21 +138,23 @@ class Trainer:
 
         Raises:
             TrainingError: trop d'étapes non finies de suite, ou mémoire insuffisante.
-            OutputError: un point de reprise ne peut pas être écrit ; le précédent demeure.
+            OutputError: le dernier point de reprise ne peut pas être écrit ; le précédent
+                demeure. Les autres refus du disque sont dits, sans arrêter l'entraînement.
         """
         state = self.state
         self.optimizer.zero_grad(set_to_none=True)
-        self._clock = time.perf_counter()
-        self._saved_at = self._clock
+        self._clock = self._saved_at = time.perf_counter()
         self._tell("on_start", state, self.config.total_steps)
         try:
             if state.step > 0:  # ce que l'arrêt avait interrompu après la dernière étape
                 self._after_step(state.step - 1)
             while not self.complete and not self.stopping():
-                self._tell("on_step", self._step(state.step))
+                self._tell("on_step", self.advance())
                 self._after_step(state.step - 1)
-            if not self.complete or self.config.save_last or self._saved_step >= 0:
+            if not self.complete:
                 self.save()
+            elif self.config.save_last or self._saved_step >= 0:
+                self._save_if_possible()
         finally:
             self._tick()
             self._tell("on_end", state)
@@ -190,12 +192,17 @@ class Trainer:
         self._saved_step = step
         self._saved_at = time.perf_counter()
 
-    def _step(self, index: int) -> StepRecord:
-        """Fait l'étape `index` ; les poids ne bougent que si perte et gradient sont finis."""
+    def advance(self) -> StepRecord:
+        """Fait une étape ; les poids ne bougent que si la perte et le gradient sont finis.
+
+        Raises:
+            TrainingError: voir `run`.
+        """
+        index = self.state.step
         start = time.perf_counter()
         lr = set_lr_(self.optimizer, self._schedule(index))
         self.model.train()
-        batches = self._batches(index)
+        batches = self.batches(index)
         try:
             loss = self._forward_backward(batches)
         except (RuntimeError, MemoryError) as error:
@@ -210,13 +217,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)  # rend la mémoire avant l'évaluation
 
         state = self.state
-        tokens = self._batches.sequences_in(index) * batches[0].inputs.size(1)
+        tokens = self.batches.sequences_in(index) * batches[0].inputs.size(1)
         state.step += 1
         state.tokens += tokens
-        state.sequences += self._batches.sequences_in(index)
+        state.sequences += self.batches.sequences_in(index)
         record = StepRecord(
             step=index,
-            epoch=self._batches.epoch_of(index),
+            epoch=self.batches.epoch_of(index),
             loss=loss_value,
             lr=lr,
             grad_norm=norm,
@@ -275,19 +282,19 @@ class Trainer:
         """Point de reprise, puis évaluation, puis exemple : ce qui peut échouer vient après."""
         state = self.state
         if self._must_save():
-            self.save()
+            self._save_if_possible()
         is_due = index % self.config.eval_freq == 0 and index not in state.eval_steps[-1:]
-        if self._evaluate is not None and is_due:
-            losses = self._evaluate(self.stopping)
+        if self.evaluate is not None and is_due:
+            losses = self.evaluate(self.stopping)
             if losses is None:
                 return
             self._note_evaluation(index, *losses)
-        if self._sample is not None and self._batches.ends_epoch(index) and state.sampled < index:
-            text = self._sample(self.stopping)
+        if self.sample is not None and self.batches.ends_epoch(index) and state.sampled < index:
+            text = self.sample(self.stopping)
             if text is None:
                 return
             state.sampled = index
-            self._tell("on_sample", index, self._batches.epoch_of(index), text)
+            self._tell("on_sample", index, self.batches.epoch_of(index), text)
 
     def _must_save(self) -> bool:
         if self.state.bad_in_a_row:  # n'évince pas les bons points avec des poids douteux
@@ -296,6 +303,15 @@ class Trainer:
         if every is not None and self.state.step % every == 0:
             return True
         return self._world.any(time.perf_counter() - self._saved_at >= self.config.save_seconds)
+
+    def _save_if_possible(self) -> None:
+        """Écrit un point de reprise ; un disque qui refuse est dit, l'entraînement continue."""
+        try:
+            self.save()
+        except OutputError as error:
+            self._world.barrier()  # les autres rangs attendent celui qui écrit
+            self._saved_at = time.perf_counter()
+            self.announce(f"Point de reprise non écrit : {error}")
 
     def _note_evaluation(self, index: int, train_loss: float, val_loss: float) -> None:
         state = self.state
@@ -307,12 +323,12 @@ class Trainer:
         if is_best:
             state.best_loss, state.best_step = val_loss, index
             if self.config.save_best:
-                self.save()
+                self._save_if_possible()
             if self._store is not None and self._saved_step == state.step and self._world.is_main:
                 self._store.mark_best(state.step)
         record = EvaluationRecord(
             step=index,
-            epoch=self._batches.epoch_of(index),
+            epoch=self.batches.epoch_of(index),
             train_loss=train_loss,
             val_loss=val_loss,
             is_best=is_best,

@@ -1,0 +1,90 @@
+"""Ce qu'un entraînement coûtera : mesuré sur quelques étapes, étendu au reste."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from gpt_architecture.training.trainer import Trainer
+
+PROBED_STEPS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Une étendue du mesuré au reste de l'entraînement ; les points de reprise n'y sont pas.
+
+    Attributes:
+        steps: étapes qui restent.
+        evaluations: évaluations qui restent.
+        samples: exemples qui restent.
+        step_seconds: durée d'une étape, médiane des étapes mesurées.
+        evaluation_seconds: durée d'une évaluation.
+        sample_seconds: durée d'un exemple.
+        tokens_per_second: débit d'une étape.
+        peak_bytes: mémoire au plus haut, du processus ou de la carte.
+    """
+
+    steps: int
+    evaluations: int
+    samples: int
+    step_seconds: float
+    evaluation_seconds: float
+    sample_seconds: float
+    tokens_per_second: float
+    peak_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Durée du reste de l'entraînement."""
+        return (
+            self.steps * self.step_seconds
+            + self.evaluations * self.evaluation_seconds
+            + self.samples * self.sample_seconds
+        )
+
+
+def estimate_training(trainer: Trainer) -> Estimate:
+    """Fait quelques étapes, une évaluation et un exemple, et en déduit le reste.
+
+    L'entraînement de `trainer` est consommé : il ne doit pas être poursuivi.
+    """
+    first, total = trainer.state.step, trainer.config.total_steps
+    trainer.advance()  # échauffement : allocations, compilation
+    records = [trainer.advance() for _ in range(PROBED_STEPS)]
+    start = time.perf_counter()
+    if trainer.evaluate is not None:
+        trainer.evaluate(_never)
+    evaluated = time.perf_counter()
+    if trainer.sample is not None:
+        trainer.sample(_never)
+    sampled = time.perf_counter()
+    step_seconds = statistics.median(record.seconds for record in records)
+    frequency = trainer.config.eval_freq
+    return Estimate(
+        steps=total - first,
+        evaluations=-(-total // frequency) - -(-first // frequency),
+        samples=trainer.batches.epoch_of(total) - trainer.batches.epoch_of(first),
+        step_seconds=step_seconds,
+        evaluation_seconds=evaluated - start,
+        sample_seconds=sampled - evaluated,
+        tokens_per_second=records[0].tokens / step_seconds,
+        peak_bytes=peak_memory(next(trainer.model.parameters()).device),
+    )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Mémoire au plus haut, en octets : celle de la carte, sinon celle du processus."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _never() -> bool:
+    return False
