@@ -73,9 +73,10 @@ class TransformerBlock(nn.Module):
         self.norm1 = LayerNorm(cfg.emb_dim)
         self.norm2 = LayerNorm(cfg.emb_dim)
         self.drop_shortcut = nn.Dropout(cfg.drop_rate)
+        self.drop_feed_forward = nn.Dropout(cfg.drop_rate)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """x (B, T, D) → (B, T, D)."""
         x = x + self.drop_shortcut(self.att(self.norm1(x), cache))
-        x = x + self.drop_shortcut(self.ff(self.norm2(x)))
+        x = x + self.drop_feed_forward(self.ff(self.norm2(x)))
         return x

@@ -1,0 +1,1 @@
+"""Noyaux rapides : le pas d'entraînement fusionné et l'abandon à clés."""

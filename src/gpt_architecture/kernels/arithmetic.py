@@ -1,0 +1,72 @@
+"""Petites fonctions des noyaux compilés : exponentielle, mélangeur, masques."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+FAST = {"reassoc", "contract", "arcp", "nsz"}
+"""Libertés laissées au compilateur ; ni « nnan » ni « ninf » : un NaN doit se voir."""
+
+_F = np.float32
+_INLINE: dict[str, Any] = {
+    "inline": "always",
+    "fastmath": FAST,
+    "cache": True,
+    "error_model": "numpy",
+}
+_LOG2E, _LN2_HI, _LN2_LO = _F(1.4426950408889634), _F(0.693359375), _F(-2.12194440e-4)
+
+
+@njit(**_INLINE)
+def exp(x: Any) -> Any:
+    """Exponentielle fp32 vectorisable, à 2 ulp près ; x est ramené dans [−87, 88].
+
+    Réduction de Cody et Waite, polynôme de la bibliothèque Cephes (S. Moshier).
+    """
+    x = _F(-87.0) if x < _F(-87.0) else x  # un NaN reste un NaN
+    x = _F(88.0) if x > _F(88.0) else x
+    n = np.int32(np.floor(x * _LOG2E + _F(0.5)))
+    k = _F(n)
+    r = x - k * _LN2_HI - k * _LN2_LO
+    y = _F(1.9875691500e-4)
+    y = y * r + _F(1.3981999507e-3)
+    y = y * r + _F(8.3334519073e-3)
+    y = y * r + _F(4.1665795894e-2)
+    y = y * r + _F(1.6666665459e-1)
+    y = y * r + _F(5.0000001201e-1)
+    y = y * r * r + r + _F(1.0)
+    return y * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@njit(**_INLINE)
+def mix32(x: Any) -> Any:
+    """lowbias32 ; voir `keyed_dropout`."""
+    # Numba calcule les entiers en 64 bits : chaque produit est ramené à 32.
+    x = np.uint32(x ^ (x >> np.uint32(16)))
+    x = np.uint32(x * np.uint32(0x7FEB352D))
+    x = np.uint32(x ^ (x >> np.uint32(15)))
+    x = np.uint32(x * np.uint32(0x846CA68B))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@njit(**_INLINE)
+def row_key(keys: Any, index: Any, row: Any) -> Any:
+    """Clé de la ligne `row` pour la séquence `index` ; `keys` (2·B,) : clés basses et hautes."""
+    low, high = np.uint32(keys[2 * index]), np.uint32(keys[2 * index + 1])
+    return np.uint32(mix32(np.uint32(low ^ np.uint32(row * 0x9E3779B9))) + high)
+
+
+@njit(**_INLINE)
+def fill_multipliers(out: Any, key: Any, columns: Any, drop: Any, scale: Any) -> None:
+    """Écrit dans `out` (columns,) le facteur de chaque élément : `scale` ou 0."""
+    half = (columns + 1) // 2
+    limit = np.uint32(drop)
+    for j in range(half):
+        word = mix32(np.uint32(key ^ np.uint32(j)))
+        out[j] = scale if np.uint32(word & np.uint32(0xFFFF)) >= limit else _F(0.0)
+    for j in range(columns - half):
+        word = mix32(np.uint32(key ^ np.uint32(j)))
+        out[half + j] = scale if np.uint32(word >> np.uint32(16)) >= limit else _F(0.0)

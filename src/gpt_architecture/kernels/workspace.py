@@ -1,0 +1,81 @@
+"""Tampons réemployés d'un pas à l'autre, en grandes pages quand le système en a.
+
+Rendre et redemander au système un tampon de 100 Mo coûte, à chaque pas, autant de défauts de
+page qu'il a de pages de 4 Kio ; en grandes pages (2 Mio), et gardé, il n'en coûte plus.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_HUGE_PAGE = 2 << 20
+
+
+def huge_empty(*shape: int) -> Tensor:
+    """Tenseur fp32 sur CPU au contenu quelconque, aligné, en grandes pages si elles existent."""
+    size = 4 * math.prod(shape)
+    if size < _HUGE_PAGE or sys.platform != "linux":
+        return torch.empty(shape)
+    length = -(-size // _HUGE_PAGE) * _HUGE_PAGE
+    area = mmap.mmap(-1, length + _HUGE_PAGE)
+    start = -np.frombuffer(area, dtype=np.uint8).ctypes.data % _HUGE_PAGE
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        area.madvise(mmap.MADV_HUGEPAGE, start, length)
+    array = np.frombuffer(area, dtype=np.float32, count=math.prod(shape), offset=start)
+    return torch.from_numpy(array.reshape(shape))
+
+
+class Arena:
+    """Une zone de mémoire où tailler des tenseurs, l'un après l'autre.
+
+    Args:
+        memory: tenseur fp32 contigu, au contenu libre.
+    """
+
+    def __init__(self, memory: Tensor) -> None:
+        self._memory = memory.detach().reshape(-1)
+        self._used = 0
+
+    def take(self, *shape: int) -> Tensor | None:
+        """Un tenseur de la zone, aligné sur 64 octets ; None s'il n'y a plus la place."""
+        start, size = self._used, math.prod(shape)
+        if start + size > self._memory.numel():
+            return None
+        self._used = -(-(start + size) // 16) * 16
+        return self._memory[start : start + size].view(shape)
+
+
+class Workspace:
+    """Tampons nommés, alloués à la première demande puis réemployés.
+
+    Args:
+        arenas: zones où prendre les tampons d'une couche (par numéro) et les autres (None) ;
+            un tampon qui n'y tient pas est alloué.
+    """
+
+    def __init__(self, arenas: Mapping[int | None, Arena] | None = None) -> None:
+        self._arenas = dict(arenas or {})
+        self._buffers: dict[tuple[str, int | None], Tensor] = {}
+
+    def get(self, name: str, *shape: int, slot: int | None = None) -> Tensor:
+        """Le tampon `name` de la couche `slot`, au contenu quelconque.
+
+        Raises:
+            ValueError: il a déjà été demandé sous une autre forme.
+        """
+        buffer = self._buffers.get((name, slot))
+        if buffer is None:
+            arena = self._arenas.get(slot)
+            buffer = None if arena is None else arena.take(*shape)
+            buffer = huge_empty(*shape) if buffer is None else buffer
+            self._buffers[name, slot] = buffer
+        if buffer.shape != shape:
+            raise ValueError(f"tampon {name} de forme {tuple(buffer.shape)}, demandé en {shape}")
+        return buffer

@@ -1,0 +1,34 @@
+"""Outils des tests de noyaux : un petit modèle, son oracle, des lots."""
+
+import copy
+
+import torch
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.kernels.fused_step import FusedStep
+from gpt_architecture.kernels.keyed_dropout import use_keyed_dropout_
+
+BASE = {
+    "vocab_size": 307,
+    "context_length": 40,
+    "emb_dim": 48,
+    "n_heads": 3,
+    "n_layers": 3,
+    "drop_rate": 0.2,
+}
+
+
+def pair(seed=7, **changes):
+    """Le pas fusionné, et le même modèle pour autograd, muni des mêmes clés."""
+    torch.manual_seed(0)
+    model = GPTModel(GPTConfig(**{**BASE, **changes})).train()
+    oracle = copy.deepcopy(model)
+    if oracle.cfg.tie_weights:
+        oracle.tie_weights_()
+    return FusedStep(model, seed=seed), oracle, use_keyed_dropout_(oracle, seed)
+
+
+def random_batch(step, batch=3, length=37):
+    ids = torch.randint(step.model.cfg.vocab_size, (batch, length + 1))
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.randint(10**6, (batch,))
