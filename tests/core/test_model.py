@@ -338,13 +338,13 @@ class TestDropout:
     def test_lost_embeddings_leave_nothing_to_tell_tokens_apart(self, model):
         model.train().drop_emb.p = 1.0
         for block in model.trf_blocks:
-            block.att.dropout.p = block.drop_shortcut.p = 0.0
+            block.att.dropout.p = block.drop_shortcut.p = block.drop_feed_forward.p = 0.0
         logits = model(random_ids(BOOK))
         torch.testing.assert_close(logits, logits[:1, :1].expand_as(logits))
 
     def test_lost_branches_leave_the_residual_stream_untouched(self, model):
         block, x = model.trf_blocks[0].train(), torch.randn(2, 5, 24)
-        block.drop_shortcut.p = 1.0
+        block.drop_shortcut.p = block.drop_feed_forward.p = 1.0
         assert torch.equal(block(x), x)
 
     @pytest.mark.parametrize(
