@@ -10,13 +10,12 @@ import sys
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.main import main
 from gpt_architecture.training import checkpoint, datasets, evaluate
-from gpt_architecture.training.engine import AutogradEngine
+from gpt_architecture.training.trainer import Trainer
 
 PHASES = {
     "données": (datasets, "load_training_data", 1),
     "modèle": (GPTModel, "__init__", 1),
-    "première étape": (AutogradEngine, "forward_backward", 1),
-    "étape": (AutogradEngine, "forward_backward", 12),
+    "étape": (Trainer, "_forward_backward", 6),
     "évaluation": (evaluate.LossEvaluator, "_loss", 4),
     "exemple": (evaluate, "greedy_token", 3),
     "sauvegarde": (checkpoint, "write_checkpoint", 2),
