@@ -358,6 +358,34 @@ class TestResume:
     def test_nothing_to_resume(self, cli, tmp_path):
         cli("train", "--resume", tmp_path).check_one_line_error(2, "rien à reprendre", "--resume")
 
+    def test_options_that_contradict_a_resume(self, cli, source, tmp_path):
+        out, _ = self.start(cli, source, "--max-steps", 2)
+        outcome = cli("train", "--resume", out, "--preset", "verdict")
+        outcome.check_one_line_error(2, "--preset")
+        outcome = cli("train", "--resume", out, "--output-dir", tmp_path / "ailleurs")
+        outcome.check_one_line_error(2, "--output-dir")
+
+    def test_a_longer_schedule_is_said(self, cli, source):
+        """Prolonger un cosinus change la suite de son taux."""
+        out, _ = self.start(cli, source, "--max-steps", 2)
+        outcome = cli("train", "--resume", out, "--max-steps", 4)
+        assert "cosine) s'étend désormais sur 4 étapes, et non 2" in outcome.out
+
+    def test_prompt_from_standard_input_comes_back(self, source):
+        """Le début lu sur l'entrée standard est gardé, non redemandé."""
+        base = [sys.executable, "-m", "gpt_architecture", "train"]
+        out = source.parent / "essai"
+        options = tiny(data=source, output_dir=out, prompt="-", max_steps=2)
+        assert run_process(*base, *options, stdin="Elle regarda").code == 0
+        assert run_process(*base, "--resume", out, "--max-steps", "60", stdin="").code == 0
+        assert read_model(out / "gpt-model.pt").metadata["prompt"] == "Elle regarda"
+
+    def test_the_best_is_named(self, cli, source):
+        out, outcome = self.start(cli, source, "--save-best")
+        best = json.loads((out / "checkpoints" / "best.json").read_text(encoding="utf-8"))["step"]
+        assert "Meilleure validation" in outcome.out
+        assert f"step-{best:06d}" in outcome.out
+
     def test_starting_over_needs_force(self, cli, source):
         """Un dossier qui a des points de reprise n'est ni effacé ni mêlé à un autre essai."""
         out, _ = self.start(cli, source, "--max-steps", 4)

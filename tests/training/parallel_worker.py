@@ -13,8 +13,18 @@ from gpt_architecture.errors import GPTArchitectureError
 from gpt_architecture.training.distributed import distributed_world
 from gpt_architecture.training.engine import AutogradEngine
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
-from gpt_architecture.training.parallel import ParallelEngine, parallelize_, place_like
-from gpt_architecture.training.sharding import SHARDS, load_slices_, save_shards, whole_tensors
+from gpt_architecture.training.parallel import (
+    parallelize_,
+    place_like,
+    whole_model,
+)
+from gpt_architecture.training.sharding import (
+    SHARDS,
+    load_slices_,
+    save_shards,
+    split_groups,
+    whole_tensors,
+)
 
 
 def optimizer_of(model):
@@ -36,10 +46,10 @@ def train(engine, model, optimizer, world, *, first=0, steps=STEPS):
     return curve
 
 
-def shared(strategy, world, *, tied=False):
+def shared(strategy, world, *, tied=False, autograd=True):
     model = small_model(tied=tied)
-    parallel = parallelize_(model, world, strategy)
-    engine = ParallelEngine(AutogradEngine(parallel.module, "cpu"), parallel)
+    parallel = parallelize_(model, world, strategy, autograd=autograd)
+    engine = parallel.wrap(AutogradEngine(parallel.module, "cpu"))
     return parallel, engine, optimizer_of(model)
 
 
@@ -84,20 +94,23 @@ def save(folder):
     with distributed_world(30, device="cpu") as world:
         results = {"exchanges": check_exchanges(world), "reductions": count_exchanges(world)}
         background = dist.new_group(backend="gloo")
+        parallel, engine, optimizer = shared("ddp", world, autograd=False)
+        results["moyenne"] = train(engine, parallel.model, optimizer, world)
         for strategy in ("ddp", "fsdp"):
             for tied in (False, True):
                 parallel, engine, optimizer = shared(strategy, world, tied=tied)
                 model = parallel.model
                 key = f"{strategy}-{'lié' if tied else 'livre'}"
                 results[key] = train(engine, model, optimizer, world)
-                whole = parallel.whole_model()
+                whole = whole_model(model)
                 if world.is_main:
                     torch.save(whole.state_dict(), folder / f"{key}.pt")
                 if strategy == "fsdp":
                     shards = folder / f"{key}-morceaux"
-                    pending = save_shards(
-                        groups_of(model, optimizer), shards, process_group=background
-                    )
+                    sharded, rest = split_groups(groups_of(model, optimizer))
+                    if world.is_main:
+                        torch.save(rest, folder / f"{key}-reste.pt")
+                    pending = save_shards(sharded, shards, process_group=background)
                     # L'entraînement continue pendant l'écriture ; elle n'en voit rien.
                     results[f"{key}-suite"] = train(
                         engine, model, optimizer, world, first=STEPS, steps=2
@@ -117,7 +130,8 @@ def resume(folder):
             if source == "morceaux":
                 keyed = {f"model:{name}": t for name, t in model.state_dict().items()}
                 load_slices_(keyed, place / SHARDS)
-                state = whole_tensors(place)["optimizer"]
+                rest = torch.load(folder / "fsdp-lié-reste.pt", weights_only=True)
+                state = {**whole_tensors(place)["optimizer"], **rest["optimizer"]}
             else:
                 load_slices_(model.state_dict(), place)
                 state = torch.load(folder / "optimiseur.pt", weights_only=True)

@@ -161,6 +161,12 @@ def test_two_processes_learn_as_one(ranks, single, strategy, tied):
     assert ranks[0][key_of(strategy, tied)] == ranks[1][key_of(strategy, tied)]
 
 
+def test_gradients_averaged_afterwards_are_the_same(ranks, single):
+    """Un moteur hors d'autograd échange après coup, par tranches, et apprend pareil."""
+    for results in ranks:
+        assert_same_curve(results["moyenne"], single[False][0])
+
+
 @pytest.mark.parametrize(("strategy", "tied"), RUNS)
 def test_whole_model_has_the_same_names_and_weights(ranks, single, folder, strategy, tied):
     del ranks
@@ -193,6 +199,8 @@ def test_two_ranks_write_what_one_reads(ranks, single, folder, tied):
     place = folder / f"fsdp-{'lié' if tied else 'livre'}-morceaux"
     assert len(list((place / SHARDS).glob("*.safetensors"))) == 4
     whole = whole_tensors(place)
+    rest = torch.load(folder / f"{place.name.removesuffix('morceaux')}reste.pt", weights_only=True)
+    whole["optimizer"].update(rest["optimizer"])
     reference = torch.load(folder / f"fsdp-{'lié' if tied else 'livre'}.pt", weights_only=True)
     assert set(whole) == {"model", "optimizer"}
     assert set(whole["model"]) == set(reference)
@@ -224,6 +232,8 @@ def test_two_to_one_to_two(ranks, single, folder):
     """Écrit à deux, relu et récrit seul, repris à deux : la suite est la même."""
     model = small_model(tied=True)
     state = whole_tensors(folder / "fsdp-lié-morceaux")
+    rest = torch.load(folder / "fsdp-lié-reste.pt", weights_only=True)
+    state["optimizer"].update(rest["optimizer"])
     model.load_state_dict(state["model"])
     optimizer = optimizer_of(model)
     load_optimizer_(optimizer, model, state["optimizer"])

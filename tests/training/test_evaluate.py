@@ -27,7 +27,11 @@ class Letters:
 def evaluator(model, starts, batch_size=2):
     starts = np.array(starts)
     sets = [(SOURCE, starts), (SOURCE, starts[:1])]
-    return LossEvaluator(model, sets, window=8, batch_size=batch_size, device=CPU)
+
+    def loss(inputs, targets):
+        return calc_loss_batch(inputs, targets, model, CPU)
+
+    return LossEvaluator(model, sets, window=8, batch_size=batch_size, loss=loss)
 
 
 def test_the_mean_over_windows_last_partial_batch_included(tiny_model):

@@ -236,6 +236,17 @@ class TestResume:
         assert second.state.eval_steps == straight.state.eval_steps == [0, 3, 6]
         assert same(second.weights, straight.weights)
 
+    def test_an_interrupted_last_evaluation_is_not_the_end(self, tmp_path):
+        """L'arrêt tombe dans la dernière évaluation : rien n'est fini, la reprise la fait."""
+        evaluate = {"evaluate": lambda stop: None if stop() else (1.0, 2.0), "eval_freq": 3}
+        store = CheckpointStore(tmp_path)
+        first = Run(steps=4, **evaluate, store=store, should_stop=stop_after(5)).go()
+        assert (first.state.step, first.state.eval_steps) == (4, [0])
+        assert not first.trainer.complete
+        second = Run(steps=4, **evaluate, store=store, checkpoint=store.latest()).go()
+        assert second.state.eval_steps == [0, 3]
+        assert second.trainer.complete
+
     def test_stopped_before_the_first_step(self, tmp_path):
         """Un arrêt pendant la préparation s'enregistre aussi : il n'y a qu'à reprendre."""
         store = CheckpointStore(tmp_path)
@@ -359,7 +370,9 @@ class TestBadSteps:
             def forward_backward(self, batch, *, scale):
                 raise error
 
-        with pytest.raises(TrainingError, match=r"--batch-size.*--checkpoint-activations"):
+        with pytest.raises(
+            TrainingError, match=r"--batch-size.*--checkpoint-activations.*--memory lean"
+        ):
             Run(engine=lambda _model: Full()).go()
 
     def test_another_error_is_not_disguised(self):

@@ -14,6 +14,8 @@ from gpt_architecture.errors import ConfigurationError
 OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine", "wsd"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
+EngineName = Literal["auto", "fused", "autograd"]
+MemoryMode = Literal["default", "lean"]
 
 
 def _check_bool(name: str, value: object) -> None:
@@ -181,11 +183,17 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Comment la machine calcule ; rien ici ne change ce qui est appris, aux arrondis près.
+    """Comment la machine calcule ; ce qui est appris ne change qu'aux arrondis près.
 
     Raises:
         ConfigurationError: une valeur est du mauvais type.
     """
+
+    engine: EngineName = "auto"
+    """Moteur d'un pas ; auto : le pas fusionné sur CPU en fp32, autograd ailleurs."""
+
+    memory: MemoryMode = "default"
+    """Mémoire ; lean : moments en bf16, poids mis à jour pendant l'arrière, avant recalculé."""
 
     precision: PrecisionName = "auto"
     """Précision ; auto : bf16 là où le matériel la calcule, fp32 ailleurs."""
@@ -200,6 +208,8 @@ class ComputeConfig:
     """N'emploie que des algorithmes au résultat toujours identique."""
 
     def __post_init__(self) -> None:
+        check_choice("engine", self.engine, get_args(EngineName))
+        check_choice("memory", self.memory, get_args(MemoryMode))
         check_choice("precision", self.precision, get_args(PrecisionName))
         for name in ("compile", "checkpoint_activations", "deterministic"):
             _check_bool(name, getattr(self, name))

@@ -29,6 +29,8 @@ class LeanAdamW(torch.optim.Optimizer):
         lr, betas, eps, weight_decay: comme `torch.optim.AdamW`.
     """
 
+    moment_dtype = torch.bfloat16
+
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
@@ -56,7 +58,7 @@ class LeanAdamW(torch.optim.Optimizer):
         if not state:
             state["step"] = torch.zeros(())
             for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(parameter, dtype=torch.bfloat16)
+                state[name] = torch.zeros_like(parameter, dtype=self.moment_dtype)
         state["step"] += 1
         step = int(state["step"])
         beta1, beta2 = group["betas"]

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import tomllib
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -98,8 +99,17 @@ FRENCH_STYLE: dict[str, Any] = {
 """Réglages de `cyclopts.App` communs à toutes les commandes."""
 
 
+_command_line: ContextVar[tuple[str, ...]] = ContextVar("command_line", default=())
+
+
+def command_line() -> tuple[str, ...]:
+    """Les arguments donnés à l'application en cours, commande comprise."""
+    return _command_line.get()
+
+
 def launch(app: App, tokens: list[str]) -> None:
     """Exécute l'application et termine le processus avec le bon code."""
+    _command_line.set(tuple(tokens))
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # une console qui ne sait pas un caractère n'arrête rien

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from gpt_architecture.scripts._launch import speaks
+
 
 class StopRequest:
     """Retient le signal reçu ; appelable, il répond à « faut-il s'arrêter ? »."""
@@ -35,11 +37,12 @@ def graceful_stop() -> Iterator[StopRequest]:
                 raise SystemExit(128 + number)
             raise KeyboardInterrupt
         request.signal = number
-        print(
-            "Arrêt demandé : le travail en cours se termine, puis un point de reprise est écrit "
-            "(de nouveau pour quitter sans attendre).",
-            file=sys.stderr,
-        )
+        if speaks():
+            print(
+                "Arrêt demandé : le travail en cours se termine, puis un point de reprise est "
+                "écrit (de nouveau pour quitter sans attendre).",
+                file=sys.stderr,
+            )
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

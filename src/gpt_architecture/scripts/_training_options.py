@@ -88,6 +88,12 @@ class RunOptions:
     """Interdit tout téléchargement."""
 
     def __post_init__(self) -> None:
+        if self.resume is not None and self.output_dir not in (Path(), self.resume):
+            raise ConfigurationError(
+                f"--output-dir {self.output_dir} et --resume {self.resume}",
+                expected="le même dossier : une reprise écrit où l'entraînement écrivait",
+                remedy="retirez --output-dir",
+            )
         if self.price_per_hour is not None:
             check_float("price_per_hour", self.price_per_hour, minimum=0.0)
 
@@ -165,9 +171,16 @@ FREE_OPTIONS = (
 """Options qu'une reprise peut changer sans rien défaire ; des données, l'empreinte juge."""
 
 
-def saved_options(run: RunOptions, *groups: Any) -> dict[str, Any]:
-    """Les options à plat, telles qu'un point de reprise les garde : chemins absolus."""
+def saved_options(run: RunOptions, prompt: str, *groups: Any) -> dict[str, Any]:
+    """Les options à plat, telles qu'un point de reprise les garde : chemins absolus.
+
+    Args:
+        run: données et sorties.
+        prompt: le début des exemples, une fois lu.
+        groups: les autres groupes.
+    """
     flat = {name: value for name, value in asdict(run).items() if name not in _OF_THIS_CALL}
+    flat["prompt"] = None if run.prompt is None else prompt
     flat["data"] = [_absolute(source) for source in run.data]
     if run.tokenizer not in _TOKENIZERS:
         flat["tokenizer"] = _absolute(run.tokenizer)
@@ -212,6 +225,12 @@ def training_defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCo
     if commands != ("train",):
         return
     given = {argument.name: argument.tokens for argument in arguments if argument.tokens}
+    if "--resume" in given and "--preset" in given:
+        raise ConfigurationError(
+            "--resume et --preset ensemble",
+            expected="l'un ou l'autre : une reprise retrouve ses options",
+            remedy="retirez --preset",
+        )
     if "--resume" in given:
         folder = Path(given["--resume"][0].value)
         options: Mapping[str, Any] = resumable(folder).state["options"]

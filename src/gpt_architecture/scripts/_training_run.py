@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import signal
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,14 +19,23 @@ from gpt_architecture.config import (
     ScheduleConfig,
     TrainingConfig,
 )
-from gpt_architecture.errors import ConfigurationError, TokenizerError
 from gpt_architecture.scripts._cli import (
     MODEL_NAME,
     french_duration,
     french_size,
-    read_prompt,
     say,
 )
+from gpt_architecture.scripts._launch import (
+    ScaleOptions,
+    check_share,
+    gathered,
+    on_main,
+    shared_checkpoint,
+    shared_store,
+    sharing_of,
+    training_world,
+)
+from gpt_architecture.scripts._opening import choose_prompt
 from gpt_architecture.scripts._outputs import (
     PLOT_NAME,
     check_no_checkpoint,
@@ -45,15 +56,16 @@ from gpt_architecture.scripts._training_options import (
 )
 
 if TYPE_CHECKING:
-    from gpt_architecture.data.tokenizer import Tokenizer
+    from gpt_architecture.core.model import GPTModel
     from gpt_architecture.training.callbacks import Callback
     from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
     from gpt_architecture.training.datasets import TrainingData
     from gpt_architecture.training.session import Settings
+    from gpt_architecture.training.state import TrainingState
     from gpt_architecture.training.trainer import Trainer
+    from gpt_architecture.training.world import World
 
-SEED_PROMPT = "Every effort moves you"
-STORY_PROMPT = "Un soir d'octobre, la cloche"
+SIGTERM_CODE = 128 + signal.SIGTERM
 
 
 def run_training(
@@ -64,10 +76,14 @@ def run_training(
     schedule: ScheduleConfig,
     saving: CheckpointConfig,
     compute: ComputeConfig,
+    scale: ScaleOptions,
     *,
     stop: StopRequest,
 ) -> int:
-    """Entraîne selon les options, du début ou d'un point de reprise ; rend le code de sortie."""
+    """Entraîne selon les options, du début ou d'un point de reprise ; rend le code de sortie.
+
+    Chaque processus l'appelle : le premier seul écrit et parle.
+    """
     from gpt_architecture.core.device import describe_device, resolve_device
     from gpt_architecture.core.memory import return_freed_memory
     from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore
@@ -75,47 +91,66 @@ def run_training(
     from gpt_architecture.training.session import Settings, deterministic_algorithms
 
     return_freed_memory()
-    device = resolve_device(run.device)
-    window = shape.context_length
-    data = load_training_data(
-        run.data, run.tokenizer, window=window, training=training, offline=run.offline
-    )
-    settings = Settings(
-        model=shape.to_config(data.tokenizer.vocab_size),
-        window=window,
-        device=device,
-        prompt=_choose_prompt(run.prompt, data),
-        training=training,
-        optimizer=optimizer,
-        schedule=schedule,
-        checkpoints=saving,
-        compute=compute,
-        options=saved_options(run, shape, training, optimizer, schedule, saving, compute),
-    )
-    output_dir = run.output_dir if run.resume is None else run.resume
-    store = CheckpointStore(output_dir / CHECKPOINTS, keep_last=saving.keep)
-    if run.estimate:
-        return _estimate(settings, data, run)
     with ExitStack() as stack:
+        world = stack.enter_context(training_world(scale, run.device))
+        device = getattr(world, "device", None) or resolve_device(run.device)
+        window = shape.context_length
+
+        def load() -> TrainingData:
+            return load_training_data(
+                run.data, run.tokenizer, window=window, training=training, offline=run.offline
+            )
+
+        data = on_main(world, load) or load()  # le premier télécharge, les autres relisent
+        prompt = choose_prompt(run.prompt, data)
+        settings = Settings(
+            model=shape.to_config(data.tokenizer.vocab_size),
+            window=window,
+            device=device,
+            prompt=prompt,
+            training=training,
+            optimizer=optimizer,
+            schedule=schedule,
+            checkpoints=saving,
+            compute=compute,
+            options=saved_options(
+                run, prompt, shape, training, optimizer, schedule, saving, compute
+            ),
+        )
+        check_share(settings.sequences, world)
+        output_dir = run.output_dir if run.resume is None else run.resume
+        store = CheckpointStore(output_dir / CHECKPOINTS, keep_last=saving.keep)
+        if run.estimate:
+            return _estimate(settings, data, run)
+        if scale.resumes_alone and run.resume is None and store.steps():
+            run = replace(run, resume=output_dir)
         if compute.deterministic:
             stack.enter_context(deterministic_algorithms())
-        checkpoint = _prepare_output(run, settings, data, store, output_dir)
-        stack.enter_context(store.lock())
-        store.sweep()
-        if checkpoint is None:
-            check_no_checkpoint(store, output_dir, force=run.force)  # le verrou est à nous
-            erase_checkpoints(store)
-        elif not checkpoint.path.exists():  # rendu à son nom par le rangement
-            resumable.cache_clear()
-            checkpoint = resumable(output_dir)
+
+        def claim() -> Checkpoint | None:
+            checkpoint = _prepare_output(run, settings, data, store, output_dir)
+            stack.enter_context(store.lock())
+            store.sweep()
+            if checkpoint is None:
+                check_no_checkpoint(store, output_dir, force=run.force)  # le verrou est à nous
+                erase_checkpoints(store)
+            elif not checkpoint.path.exists():  # rendu à son nom par le rangement
+                resumable.cache_clear()
+                checkpoint = resumable(output_dir)
+            return checkpoint
+
+        checkpoint = shared_checkpoint(on_main(world, claim), store, world)
         _announce(settings, data)
-        say(f"Périphérique {describe_device(device)}\n")
+        processes = f", {world.size} processus ({scale.parallel})" if world.size > 1 else ""
+        say(f"Périphérique {describe_device(device)}{processes}\n")
         if checkpoint is not None:
             _announce_resume(checkpoint, settings, data)
-        trainer = _train(settings, data, store, checkpoint, output_dir, run, stop)
+        trainer = _train(settings, data, store, checkpoint, output_dir, run, scale, world, stop)
         if trainer.complete:
-            _conclude(trainer, settings, data, output_dir)
-            if not store.steps():  # un entraînement court n'a laissé que le verrou
+            model = gathered(cast("GPTModel", trainer.model))
+            on_main(world, lambda: _conclude(trainer, model, settings, data, output_dir))
+            _say_best(trainer.state, store)
+            if world.is_main and not store.steps():  # seul le verrou est resté
                 shutil.rmtree(store.root, ignore_errors=True)
             return 0
         path = store.root / f"step-{trainer.state.step:06d}"
@@ -123,7 +158,7 @@ def run_training(
     say(
         f"Pour reprendre : {shlex.join(['gpt-architecture', 'train', '--resume', str(output_dir)])}"
     )
-    return stop.exit_code
+    return stop.exit_code or SIGTERM_CODE  # le signal a pu n'atteindre qu'un autre processus
 
 
 def _prepare_output(
@@ -162,6 +197,8 @@ def _train(
     checkpoint: Checkpoint | None,
     output_dir: Path,
     run: RunOptions,
+    scale: ScaleOptions,
+    world: World,
     stop: StopRequest,
 ) -> Trainer:
     """Construit l'entraînement et le mène jusqu'au bout, ou jusqu'à l'arrêt."""
@@ -170,21 +207,25 @@ def _train(
     from gpt_architecture.training.metrics import flops_per_token, measure_peak_flops
     from gpt_architecture.training.session import build_trainer
 
-    flops = flops_per_token(settings.model, settings.window)
-    dtype = resolve_precision(settings.compute.precision, settings.device)
-    peak = measure_peak_flops(settings.device, dtype)
-    listeners: list[Callback] = [
-        Journal(output_dir / JOURNAL, flops_per_token=flops, peak_flops=peak)
-    ]
-    if run.tensorboard:
-        listeners.append(TensorBoardLog(output_dir / "tensorboard"))
-    with TrainingProgress(flops_per_token=flops, peak_flops=peak) as progress:
+    listeners: list[Callback] = []
+    with ExitStack() as stack:
+        if world.is_main:
+            flops = flops_per_token(settings.model, settings.window)
+            dtype = resolve_precision(settings.compute.precision, settings.device)
+            peak = measure_peak_flops(settings.device, dtype)
+            progress = TrainingProgress(flops_per_token=flops, peak_flops=peak)
+            listeners.append(cast("Callback", stack.enter_context(progress)))  # sans PyTorch
+            listeners.append(Journal(output_dir / JOURNAL, flops_per_token=flops, peak_flops=peak))
+            if run.tensorboard:
+                listeners.append(TensorBoardLog(output_dir / "tensorboard"))
         trainer = build_trainer(
             settings,
             data,
-            store=store,
+            store=stack.enter_context(shared_store(store, world)),
             checkpoint=checkpoint,
-            callbacks=[cast("Callback", progress), *listeners],  # sans PyTorch à l'import
+            callbacks=listeners,
+            world=world,
+            sharing=sharing_of(scale, world),
             should_stop=stop,
         )
         trainer.run()
@@ -225,7 +266,13 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s".replace(".", ",")
 
 
-def _conclude(trainer: Trainer, settings: Settings, data: TrainingData, output_dir: Path) -> None:
+def _conclude(
+    trainer: Trainer,
+    model: GPTModel,
+    settings: Settings,
+    data: TrainingData,
+    output_dir: Path,
+) -> None:
     """Écrit le modèle et les courbes, et dit comment s'en servir."""
     import torch
 
@@ -243,7 +290,7 @@ def _conclude(trainer: Trainer, settings: Settings, data: TrainingData, output_d
         "complete": True,
         "versions": {"gpt-architecture": __version__, "torch": str(torch.__version__)},
     }
-    save(model_path, trainer.model, settings.model, data.tokenizer, metadata)  # type: ignore[arg-type]
+    save(model_path, model, settings.model, data.tokenizer, metadata)
     say(f"\nTerminé en {french_duration(state.seconds)}.")
     if state.skipped:
         say(f"Étapes sautées, faute d'un gradient fini : {state.skipped}")
@@ -254,6 +301,14 @@ def _conclude(trainer: Trainer, settings: Settings, data: TrainingData, output_d
     chosen = [] if model_path == Path(MODEL_NAME) else ["--model", str(model_path)]
     command = ["gpt-architecture", "infer", *chosen, "--strategy", "top_p", "--prompt"]
     say(f"Ensuite : {shlex.join(command)} {_quoted(settings.prompt)}")
+
+
+def _say_best(state: TrainingState, store: CheckpointStore) -> None:
+    """Dit où sont les poids de la meilleure validation, s'ils ont été gardés."""
+    path = store.root / f"step-{state.best_step + 1:06d}"
+    if state.best_loss is not None and path.is_dir():
+        loss = f"{state.best_loss:.3f}".replace(".", ",")
+        say(f"Meilleure validation ({loss}) : {path}")
 
 
 def _announce(settings: Settings, data: TrainingData) -> None:
@@ -295,35 +350,6 @@ def _announce_resume(checkpoint: Checkpoint, settings: Settings, data: TrainingD
 def _quoted(text: str) -> str:
     """Le texte entre guillemets pour un terminal, protégé s'il contient de quoi l'abuser."""
     return shlex.quote(text) if set(text) & set('"$`\\!\n') else f'"{text}"'
-
-
-def _choose_prompt(prompt: str | None, data: TrainingData) -> str:
-    """Le début des exemples : celui demandé, sinon le premier que le tokenizer sait coder."""
-    if prompt is None:
-        from gpt_architecture.data.corpus import SHORT_STORY, VERDICT
-
-        known = {VERDICT: SEED_PROMPT, SHORT_STORY: STORY_PROMPT}
-        preferred = known.get(data.name, data.opening)
-        prompt = preferred if _knows(data.tokenizer, preferred) else data.opening
-    else:
-        prompt = read_prompt(prompt)
-    if not data.tokenizer.encode(prompt):  # un mot inconnu est dit avant toute étape
-        raise ConfigurationError(
-            f"le début d'exemple {prompt!r} ne donne aucun token",
-            expected="au moins un mot",
-            remedy="changez --prompt",
-        )
-    return prompt
-
-
-def _knows(tokenizer: Tokenizer, text: str) -> bool:
-    """Vrai si chaque mot de `text` est dans le vocabulaire."""
-    from gpt_architecture.data.tokenizer import UNKNOWN
-
-    try:
-        return UNKNOWN not in tokenizer.decode(tokenizer.encode(text))
-    except TokenizerError:
-        return False
 
 
 def _spaced(number: int) -> str:

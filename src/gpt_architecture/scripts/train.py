@@ -16,7 +16,8 @@ from gpt_architecture.config import (
     ScheduleConfig,
     TrainingConfig,
 )
-from gpt_architecture.scripts._cli import CommonOptions
+from gpt_architecture.scripts._cli import CommonOptions, command_line
+from gpt_architecture.scripts._launch import ScaleOptions, launch_processes, launched_by_torchrun
 from gpt_architecture.scripts._signals import graceful_stop
 from gpt_architecture.scripts._training_options import (
     CheckpointOptions,
@@ -38,6 +39,7 @@ def train(
     schedule: ScheduleOptions = ScheduleConfig(),  # noqa: B008
     saving: CheckpointOptions = CheckpointConfig(),  # noqa: B008
     compute: ComputeOptions = ComputeConfig(),  # noqa: B008
+    scale: ScaleOptions = ScaleOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> int:
     """Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.
@@ -45,12 +47,17 @@ def train(
     Les valeurs par défaut refont l'entraînement de référence : GPT-124M sur The Verdict.
     """
     del common  # lues par le lanceur
+    shape.to_config()  # refuse les formes impossibles avant tout travail
+    if scale.launch is not None and not launched_by_torchrun():
+        return launch_processes(
+            command_line()[1:], processes=scale.launch, max_restarts=scale.max_restarts
+        )
     with graceful_stop() as stop:  # avant PyTorch : la préparation aussi s'interrompt sans perte
-        shape.to_config()  # refuse les formes impossibles avant tout travail
-
         from gpt_architecture.scripts._training_run import run_training
 
-        return run_training(run, shape, learning, optimizer, schedule, saving, compute, stop=stop)
+        return run_training(
+            run, shape, learning, optimizer, schedule, saving, compute, scale, stop=stop
+        )
 
 
 if __name__ == "__main__":

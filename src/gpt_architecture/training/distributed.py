@@ -85,13 +85,16 @@ class DistributedWorld:
     fait battre le chien de garde.
     """
 
-    def __init__(self, place: Place, device: torch.device, watchdog: Watchdog) -> None:
+    def __init__(
+        self, place: Place, device: torch.device, timeout: timedelta, watchdog: Watchdog
+    ) -> None:
         self.place = place
         self.rank = place.rank
         self.size = place.size
         self.local_rank = place.local_rank
         self.is_main = place.rank == 0
         self.device = device
+        self.timeout = timeout
         self._watchdog = watchdog
 
     def beat(self) -> None:
@@ -142,15 +145,16 @@ def distributed_world(
     check_float("timeout_s", timeout_s, above=0.0)
     place = Place.from_environment()
     chosen = _device_of(place, device)
+    timeout = timedelta(seconds=timeout_s)
     name = f"le processus {place.rank} (sur {place.size})"
     with Watchdog(timeout_s * _PATIENCE, name=name) as watchdog:
         try:
             dist.init_process_group(
                 _backend_for(chosen, backend),
-                timeout=timedelta(seconds=timeout_s),
+                timeout=timeout,
                 device_id=chosen if chosen.type == "cuda" else None,
             )
-            world = DistributedWorld(place, chosen, watchdog)
+            world = DistributedWorld(place, chosen, timeout, watchdog)
             yield world
             # Sans ce rendez-vous, gloo coupe des échanges que d'autres n'ont pas finis.
             world.barrier()

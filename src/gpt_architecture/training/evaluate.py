@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import (
     TextCodec,
-    calc_loss_batch,
     evaluation_mode,
     text_to_token_ids,
 )
@@ -24,7 +23,6 @@ from gpt_architecture.data.sampler import WindowSampler, make_batch
 from gpt_architecture.data.shards import TokenSource
 from gpt_architecture.decoding.generator import stream_tokens
 from gpt_architecture.decoding.sampling import greedy_token
-from gpt_architecture.training.engine import autocast
 from gpt_architecture.training.simple import SAMPLE_TOKENS
 
 _TRAIN_SEED = 0
@@ -51,12 +49,11 @@ class LossEvaluator:
     """Mesure la perte sur des fenêtres fixes de chaque jeu.
 
     Args:
-        model: rend des logits (B, T, V).
+        model: mis en évaluation le temps de la mesure.
         sets: pour chaque jeu, ses tokens et les débuts de ses fenêtres.
         window: longueur d'une fenêtre (T).
         batch_size: fenêtres par lot (B).
-        device: où calculer.
-        dtype: type de l'autocast ; None : celui des poids.
+        loss: perte moyenne d'un lot, en nats par token.
     """
 
     def __init__(
@@ -66,15 +63,13 @@ class LossEvaluator:
         *,
         window: int,
         batch_size: int,
-        device: torch.device,
-        dtype: torch.dtype | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
         self._model = model
         self._sets = list(sets)
         self._window = window
         self._batch_size = batch_size
-        self._device = device
-        self._dtype = dtype
+        self._batch_loss = loss
 
     def __call__(self, should_stop: Callable[[], bool]) -> tuple[float, float] | None:
         """Les deux pertes (nats par token), ou None si l'arrêt demandé l'a interrompu."""
@@ -98,9 +93,7 @@ class LossEvaluator:
                 return None
             chosen = starts[first : first + self._batch_size]
             inputs, targets = make_batch(source, chosen, self._window)
-            with autocast(self._device, self._dtype):
-                loss = calc_loss_batch(inputs, targets, self._model, self._device)
-            total += loss.item() * len(chosen)
+            total += self._batch_loss(inputs, targets).item() * len(chosen)
         return total / len(starts)
 
 

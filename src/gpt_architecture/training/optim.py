@@ -33,27 +33,33 @@ def build_optimizer(
         weight_decay=training.weight_decay,
         momentum=config.muon_momentum,
     )
-    _remember_peak_lr_(muon)
+    remember_peak_lr_(muon)
     return JointOptimizer([muon, _adamw(others, config, training)])
+
+
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], training: TrainingConfig
+) -> list[dict[str, Any]]:
+    """Deux groupes : les matrices, qui décroissent, puis les vecteurs, qui ne décroissent pas."""
+    known = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in known if p.dim() >= 2], "weight_decay": training.weight_decay},
+        {"params": [p for p in known if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _adamw(
     named: NamedParameters, config: OptimizerConfig, training: TrainingConfig
 ) -> torch.optim.AdamW:
-    decaying = [p for _, p in named if p.dim() >= 2]
-    others = [p for _, p in named if p.dim() < 2]
-    groups = [
-        {"params": decaying, "weight_decay": training.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        parameter_groups([p for _, p in named], training),
         lr=training.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
         fused=True,
     )
-    _remember_peak_lr_(optimizer)
+    remember_peak_lr_(optimizer)
     return optimizer
 
 
@@ -62,7 +68,8 @@ def _is_block_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.dim() == 2 and name.startswith("trf_blocks.")
 
 
-def _remember_peak_lr_(optimizer: torch.optim.Optimizer) -> None:
+def remember_peak_lr_(optimizer: torch.optim.Optimizer) -> None:
+    """Note dans chaque groupe son taux le plus haut, que le programme module."""
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
 
@@ -107,7 +114,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 def load_optimizer_(
     optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Rend à l'optimiseur l'état de `optimizer_tensors`.
+    """Rend à l'optimiseur l'état de `optimizer_tensors`, moments au type qu'il leur donne.
 
     Raises:
         KeyError: un tenseur porte le nom d'un paramètre inconnu.
@@ -117,5 +124,7 @@ def load_optimizer_(
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition("/")
         parameter = parameters[owner]
-        state.setdefault(parameter, {})[key] = tensor.to(parameter.device)
+        is_moment = key.startswith("exp_avg")
+        dtype = getattr(optimizer, "moment_dtype", parameter.dtype) if is_moment else None
+        state.setdefault(parameter, {})[key] = tensor.to(parameter.device, dtype)
     optimizer.state.update(state)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -22,22 +22,27 @@ from gpt_architecture.config import (
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.sampler import WindowSampler
 from gpt_architecture.errors import TrainingError
+from gpt_architecture.training.backends import build_backend
 from gpt_architecture.training.batches import TokenBatches
 from gpt_architecture.training.callbacks import Callback, EarlyStopping, OverfittingNotice
-from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
+from gpt_architecture.training.checkpoint import Checkpoint
 from gpt_architecture.training.datasets import TrainingData
-from gpt_architecture.training.engine import (
-    AutogradEngine,
-    TrainingEngine,
-    checkpoint_activations_,
-    resolve_precision,
-)
 from gpt_architecture.training.evaluate import LossEvaluator, TextSampler, evaluation_starts
-from gpt_architecture.training.optim import build_optimizer
 from gpt_architecture.training.schedule import make_schedule
 from gpt_architecture.training.state import TrainingState, restore_
-from gpt_architecture.training.trainer import Trainer, TrainerConfig
+from gpt_architecture.training.trainer import Store, Trainer, TrainerConfig
 from gpt_architecture.training.world import SingleProcess, World
+
+if TYPE_CHECKING:
+    from gpt_architecture.training.parallel import ParallelModel
+
+
+class Sharing(Protocol):
+    """Partage un modèle entre des processus (voir `training.parallel.parallelize_`)."""
+
+    def __call__(self, model: GPTModel) -> ParallelModel:
+        """Le modèle partagé ; `model` peut être modifié sur place."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,25 +108,22 @@ class Settings:
         }
 
 
-def build_engine(model: GPTModel, device: torch.device, compute: ComputeConfig) -> TrainingEngine:
-    """Le moteur que demandent les réglages de calcul."""
-    if compute.checkpoint_activations:
-        checkpoint_activations_(model)
-    dtype = resolve_precision(compute.precision, device)
-    return AutogradEngine(model, device, dtype=dtype, compiled=compute.compile)
-
-
 def build_trainer(
     settings: Settings,
     data: TrainingData,
     *,
-    store: CheckpointStore | None = None,
+    store: Store | None = None,
     checkpoint: Checkpoint | None = None,
     callbacks: Sequence[Callback] = (),
     world: World | None = None,
+    sharing: Sharing | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Trainer:
     """Construit le modèle et tout ce qui l'entraîne ; reprend `checkpoint` s'il est donné.
+
+    Args:
+        world: les processus qui se partagent chaque étape.
+        sharing: partage le modèle entre eux ; None : un seul processus.
 
     Raises:
         ConfigurationError: précision que le matériel ne calcule pas.
@@ -133,11 +135,13 @@ def build_trainer(
     total_steps = settings.total_steps(sampler)
     torch.manual_seed(training.seed)
     model = GPTModel(settings.model).to(device)
-    optimizer = build_optimizer(model, settings.optimizer, training)
-    engine = build_engine(model, device, settings.compute)
+    backend, parallel = build_backend(
+        model, settings.compute, settings.optimizer, training, sharing=sharing
+    )
+    optimizer = backend.optimizer
     state = None
     if checkpoint is not None:
-        state = _restore(checkpoint, model, optimizer)
+        state = _restore(checkpoint, model, optimizer, parallel)
     count = training.eval_iter * training.batch_size
     sets = [
         (
@@ -154,7 +158,7 @@ def build_trainer(
     saving = settings.checkpoints
     return Trainer(
         model,
-        engine,
+        backend.engine,
         optimizer,
         TokenBatches(data.train, sampler, micro_batch=training.batch_size, world=world),
         config=TrainerConfig(
@@ -175,8 +179,7 @@ def build_trainer(
             sets,
             window=settings.window,
             batch_size=training.batch_size,
-            device=device,
-            dtype=resolve_precision(settings.compute.precision, device),
+            loss=backend.loss,
         ),
         sample=TextSampler(model, data.tokenizer, device, settings.prompt, window=settings.window),
         store=store,
@@ -205,9 +208,14 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 def _restore(
-    checkpoint: Checkpoint, model: GPTModel, optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint,
+    model: GPTModel,
+    optimizer: torch.optim.Optimizer,
+    parallel: ParallelModel | None,
 ) -> TrainingState:
     tensors = {name: checkpoint.tensors(name) for name in checkpoint.names}
+    if parallel is not None:
+        tensors = {name: parallel.place(group) for name, group in tensors.items()}
     restore_(model, optimizer, tensors)
     stored = checkpoint.state.get("trainer")
     if not isinstance(stored, Mapping):

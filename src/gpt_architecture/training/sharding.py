@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.hf_storage import (
 )
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.tensor import DTensor
 
 from gpt_architecture.errors import CheckpointError
 
@@ -30,11 +31,30 @@ SHARDS = "sharded"
 """Nom, sous le dossier d'une sauvegarde, de celui des morceaux (fixé par PyTorch)."""
 
 _BETWEEN = ":"  # groupe:nom ; aucun nom de paramètre n'en contient
-_SCALAR = ":"  # groupe::nom : PyTorch 2.13 perd les scalaires en réunissant, ils vont par vecteurs
+
+Groups = Mapping[str, Mapping[str, Tensor]]
+"""Nom d'un groupe (« model », « optimizer ») → ses tenseurs nommés."""
+
+
+def split_groups(groups: Groups) -> tuple[Groups, dict[str, dict[str, Tensor]]]:
+    """Sépare les tenseurs répartis (`DTensor`) des autres, entiers sur chaque rang et copiés.
+
+    En réunissant les morceaux, PyTorch 2.13 perd les scalaires et refuse les entiers : rien de
+    ce qui est entier n'a donc à passer par là.
+    """
+    sharded: dict[str, dict[str, Tensor]] = {}
+    whole: dict[str, dict[str, Tensor]] = {}
+    for group, content in groups.items():
+        for name, tensor in content.items():
+            if isinstance(tensor, DTensor):
+                sharded.setdefault(group, {})[name] = tensor
+            else:
+                whole.setdefault(group, {})[name] = tensor.detach().clone()
+    return sharded, whole
 
 
 def save_shards(
-    groups: Mapping[str, Mapping[str, Tensor]],
+    groups: Groups,
     folder: Path,
     *,
     process_group: dist.ProcessGroup | None = None,
@@ -45,7 +65,7 @@ def save_shards(
     rangs appellent ensemble ; `folder` est sur un disque qu'ils partagent.
 
     Args:
-        groups: nom d'un groupe → ses tenseurs, répartis (`DTensor`) ou répétés sur chaque rang.
+        groups: des tenseurs répartis (voir `split_groups`).
         folder: dossier absent ou vide.
         process_group: groupe gloo réservé à cet usage : les échanges de l'arrière-plan ne
             doivent pas se mêler à ceux de l'entraînement.
@@ -54,9 +74,7 @@ def save_shards(
         Ce dont `result()` attend la fin, sur ce rang, et lève l'erreur s'il y en a une.
     """
     tensors = {
-        f"{group}{_BETWEEN}{name}" if tensor.dim() else f"{group}{_BETWEEN}{_SCALAR}{name}": (
-            tensor if tensor.dim() else tensor.reshape(1)
-        )
+        f"{group}{_BETWEEN}{name}": tensor
         for group, content in groups.items()
         for name, tensor in content.items()
     }
@@ -78,10 +96,7 @@ def whole_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as content:
             for key in content.keys():  # noqa: SIM118 — safe_open n'est pas un dictionnaire
                 group, _, name = key.partition(_BETWEEN)
-                tensor = content.get_tensor(key)
-                if name.startswith(_SCALAR):
-                    name, tensor = name.removeprefix(_SCALAR), tensor.reshape(())
-                groups.setdefault(group, {})[name] = tensor
+                groups.setdefault(group, {})[name] = content.get_tensor(key)
     return groups
 
 

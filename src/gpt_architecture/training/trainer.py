@@ -36,7 +36,10 @@ Sample = Callable[[StopCheck], str | None]
 
 
 class Store(Protocol):
-    """Où vont les points de reprise (voir `training.checkpoint.CheckpointStore`)."""
+    """Où vont les points de reprise (voir `training.checkpoint.CheckpointStore`).
+
+    Tous les processus l'appellent ensemble ; à plusieurs, `DistributedStore` s'en charge.
+    """
 
     def save(
         self,
@@ -132,6 +135,7 @@ class Trainer:
         self._saved_step = self.state.step if self.state.step else -1
         self._clock = self._saved_at = time.perf_counter()
         self._finished = False
+        self._interrupted = False
 
     def run(self) -> TrainingState:
         """Entraîne jusqu'au bout, ou jusqu'à l'arrêt demandé ; rend l'état atteint.
@@ -148,12 +152,12 @@ class Trainer:
         try:
             if state.step > 0:  # ce que l'arrêt avait interrompu après la dernière étape
                 self._after_step(state.step - 1)
-            while not self.complete and not self.stopping():
+            while not self._done and not self.stopping():
                 self._tell("on_step", self.advance())
                 self._after_step(state.step - 1)
             if not self.complete:
                 self.save()
-            elif self.config.save_last or self._saved_step >= 0:
+            elif self._saves_last:  # l'arrêt anticipé, que l'évaluation vient de décider
                 self._save_if_possible()
         finally:
             self._tick()
@@ -162,8 +166,18 @@ class Trainer:
 
     @property
     def complete(self) -> bool:
-        """Vrai si l'entraînement est allé à son terme."""
+        """Vrai si l'entraînement est allé à son terme, dernière évaluation comprise."""
+        return self._done and not self._interrupted
+
+    @property
+    def _done(self) -> bool:
+        """Vrai si plus aucune étape n'est à faire."""
         return self._finished or self.state.step >= self.config.total_steps
+
+    @property
+    def _saves_last(self) -> bool:
+        """Vrai si la fin a son point de reprise : c'est demandé, ou d'autres l'ont précédé."""
+        return self.config.save_last or self._saved_step >= 0
 
     def stopping(self) -> bool:
         """Vrai si un processus au moins doit s'arrêter ; appel collectif."""
@@ -184,11 +198,9 @@ class Trainer:
         if self._store is None or step == self._saved_step:
             return
         self._tick()
-        if self._world.is_main:
-            record = {**self.config.extra, "trainer": self.state.to_dict()}
-            path = self._store.save(step, capture(self.model, self.optimizer), record)
-            self._tell("on_save", step, str(path))
-        self._world.barrier()
+        record = {**self.config.extra, "trainer": self.state.to_dict()}
+        path = self._store.save(step, capture(self.model, self.optimizer), record)
+        self._tell("on_save", step, str(path))
         self._saved_step = step
         self._saved_at = time.perf_counter()
 
@@ -251,7 +263,9 @@ class Trainer:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if not gradients:
             return None
-        return float(torch.nn.utils.get_total_norm(gradients))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        whole = getattr(norm, "full_tensor", None)  # répartie entre les rangs par FSDP
+        return float(norm if whole is None else whole())
 
     def _update(self, norm: float | None) -> None:
         if self.config.clip is not None and norm is not None and norm > self.config.clip:
@@ -287,11 +301,13 @@ class Trainer:
         if self.evaluate is not None and is_due:
             losses = self.evaluate(self.stopping)
             if losses is None:
+                self._interrupted = True
                 return
             self._note_evaluation(index, *losses)
         if self.sample is not None and self.batches.ends_epoch(index) and state.sampled < index:
             text = self.sample(self.stopping)
             if text is None:
+                self._interrupted = True
                 return
             state.sampled = index
             self._tell("on_sample", index, self.batches.epoch_of(index), text)
@@ -302,6 +318,8 @@ class Trainer:
         every = self.config.save_every
         if every is not None and self.state.step % every == 0:
             return True
+        if self._done and self._saves_last:
+            return True
         return self._world.any(time.perf_counter() - self._saved_at >= self.config.save_seconds)
 
     def _save_if_possible(self) -> None:
@@ -309,7 +327,6 @@ class Trainer:
         try:
             self.save()
         except OutputError as error:
-            self._world.barrier()  # les autres rangs attendent celui qui écrit
             self._saved_at = time.perf_counter()
             self.announce(f"Point de reprise non écrit : {error}")
 
@@ -324,7 +341,7 @@ class Trainer:
             state.best_loss, state.best_step = val_loss, index
             if self.config.save_best:
                 self._save_if_possible()
-            if self._store is not None and self._saved_step == state.step and self._world.is_main:
+            if self._store is not None and self._saved_step == state.step:
                 self._store.mark_best(state.step)
         record = EvaluationRecord(
             step=index,
@@ -356,5 +373,5 @@ def _out_of_memory() -> TrainingError:
         "mémoire insuffisante pour une étape",
         expected="de quoi tenir les poids, leurs moments et les activations d'un lot",
         remedy="réduisez --batch-size (--accumulate garde le lot effectif), --context-length ou "
-        "la taille du modèle, ou ajoutez --checkpoint-activations",
+        "la taille du modèle, ou ajoutez --checkpoint-activations ou --memory lean",
     )

@@ -1,0 +1,48 @@
+"""Le début des exemples générés pendant l'entraînement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpt_architecture.errors import ConfigurationError, TokenizerError
+from gpt_architecture.scripts._cli import read_prompt
+
+if TYPE_CHECKING:
+    from gpt_architecture.data.tokenizer import Tokenizer
+    from gpt_architecture.training.datasets import TrainingData
+
+SEED_PROMPT = "Every effort moves you"
+STORY_PROMPT = "Un soir d'octobre, la cloche"
+
+
+def choose_prompt(prompt: str | None, data: TrainingData) -> str:
+    """Le début des exemples : celui demandé, sinon le premier que le tokenizer sait coder.
+
+    Raises:
+        ConfigurationError: il ne donne aucun token.
+    """
+    if prompt is None:
+        from gpt_architecture.data.corpus import SHORT_STORY, VERDICT
+
+        known = {VERDICT: SEED_PROMPT, SHORT_STORY: STORY_PROMPT}
+        preferred = known.get(data.name, data.opening)
+        prompt = preferred if _knows(data.tokenizer, preferred) else data.opening
+    else:
+        prompt = read_prompt(prompt)
+    if not data.tokenizer.encode(prompt):  # un mot inconnu est dit avant toute étape
+        raise ConfigurationError(
+            f"le début d'exemple {prompt!r} ne donne aucun token",
+            expected="au moins un mot",
+            remedy="changez --prompt",
+        )
+    return prompt
+
+
+def _knows(tokenizer: Tokenizer, text: str) -> bool:
+    """Vrai si chaque mot de `text` est dans le vocabulaire."""
+    from gpt_architecture.data.tokenizer import UNKNOWN
+
+    try:
+        return UNKNOWN not in tokenizer.decode(tokenizer.encode(text))
+    except TokenizerError:
+        return False

@@ -1,0 +1,176 @@
+"""Le choix du moteur : le pas fusionné là où il convient, autograd partout ailleurs.
+
+Les deux calculent la même chose, masques d'abandon compris (voir `kernels.keyed_dropout`) : sur
+processeur, un masque ne dépend que de la graine et du numéro de la séquence.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from gpt_architecture.config import ComputeConfig, OptimizerConfig, TrainingConfig
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.utils import calc_loss_batch
+from gpt_architecture.errors import ConfigurationError, MissingDependencyError
+from gpt_architecture.kernels.keyed_dropout import DropoutKeys, use_keyed_dropout_
+from gpt_architecture.training.engine import (
+    AutogradEngine,
+    Batch,
+    TrainingEngine,
+    autocast,
+    checkpoint_activations_,
+    resolve_precision,
+)
+from gpt_architecture.training.optim import build_optimizer, parameter_groups, remember_peak_lr_
+
+if TYPE_CHECKING:
+    from gpt_architecture.training.parallel import ParallelModel
+
+EvaluationLoss = Callable[[Tensor, Tensor], Tensor]
+"""(B, T), (B, T) → perte moyenne en nats par token, sans gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """De quoi faire un pas.
+
+    Attributes:
+        engine: pertes et gradients.
+        optimizer: mise à jour des poids.
+        loss: perte d'évaluation.
+    """
+
+    engine: TrainingEngine
+    optimizer: torch.optim.Optimizer
+    loss: EvaluationLoss
+
+
+class KeyedEngine:
+    """Un moteur dont les masques d'abandon suivent les séquences du lot."""
+
+    def __init__(self, engine: TrainingEngine, keys: DropoutKeys) -> None:
+        self._engine, self._keys = engine, keys
+
+    def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
+        """Voir `TrainingEngine.forward_backward`."""
+        with self._keys.sequences(batch.sequence_ids):
+            return self._engine.forward_backward(batch, scale=scale)
+
+
+def fused_obstacle(
+    model: nn.Module, compute: ComputeConfig, device: torch.device, *, alone: bool
+) -> str | None:
+    """La raison pour laquelle le moteur fusionné ne convient pas ; None s'il convient."""
+    if device.type != "cpu":
+        return f"le calcul se fait sur {device.type}"
+    if not alone:
+        return "l'entraînement est réparti entre plusieurs processus"
+    if compute.compile or compute.checkpoint_activations:
+        return "--compile et --checkpoint-activations demandent autograd"
+    if resolve_precision(compute.precision, device) is not None:
+        return "il calcule en fp32"
+    if importlib.util.find_spec("numba") is None:
+        return "le paquet numba n'est pas installé (pip install numba)"
+    from gpt_architecture.kernels.fused_step import why_not_fused
+
+    return why_not_fused(model)
+
+
+def build_backend(
+    model: GPTModel,
+    compute: ComputeConfig,
+    optimizer: OptimizerConfig,
+    training: TrainingConfig,
+    *,
+    sharing: Callable[[GPTModel], ParallelModel] | None = None,
+) -> tuple[Backend, ParallelModel | None]:
+    """Le moteur et l'optimiseur que demandent les réglages, et le modèle partagé s'il y en a un.
+
+    Raises:
+        ConfigurationError: le moteur ou le mode demandé ne convient pas.
+        MissingDependencyError: le mode économe demande numba, absent.
+    """
+    device = next(model.parameters()).device
+    obstacle = fused_obstacle(model, compute, device, alone=sharing is None)
+    wants_fused = compute.engine == "fused" or compute.memory == "lean"
+    if wants_fused and obstacle is not None:
+        if "numba" in obstacle:
+            raise MissingDependencyError("numba", purpose="le moteur fusionné")
+        asked = "--engine fused" if compute.engine == "fused" else "--memory lean"
+        raise ConfigurationError(
+            f"{asked} : {obstacle}",
+            expected="un seul processus, sur CPU, en fp32",
+            remedy=f"retirez {asked}",
+        )
+    if wants_fused or (compute.engine == "auto" and obstacle is None):
+        return _fused(model, compute, optimizer, training), None
+    return _autograd(model, compute, optimizer, training, sharing)
+
+
+def _fused(
+    model: GPTModel, compute: ComputeConfig, optimizer: OptimizerConfig, training: TrainingConfig
+) -> Backend:
+    from gpt_architecture.kernels.engine import FusedEngine
+    from gpt_architecture.kernels.lean import LeanAdamW
+
+    if compute.memory != "lean":
+        engine = FusedEngine(model, seed=training.seed)
+        built = build_optimizer(model, optimizer, training)
+        return Backend(engine=engine, optimizer=built, loss=engine.loss)
+    problems = {
+        "--optimizer muon": optimizer.optimizer != "adamw",
+        "--clip": optimizer.clip is not None,
+        "--accumulate": training.accumulate > 1,
+    }
+    refused = [name for name, found in problems.items() if found]
+    if refused:
+        raise ConfigurationError(
+            f"--memory lean avec {' et '.join(refused)}",
+            expected="AdamW, un lot par étape et un gradient non réduit : il n'est pas gardé",
+            remedy=f"retirez {' et '.join(refused)}, ou --memory lean",
+        )
+    lean = LeanAdamW(
+        parameter_groups(model.parameters(), training),
+        lr=training.lr,
+        betas=(optimizer.beta1, optimizer.beta2),
+        eps=optimizer.eps,
+    )
+    remember_peak_lr_(lean)
+    engine = FusedEngine(model, seed=training.seed, lean=lean)
+    return Backend(engine=engine, optimizer=lean, loss=engine.loss)
+
+
+def _autograd(
+    model: GPTModel,
+    compute: ComputeConfig,
+    optimizer: OptimizerConfig,
+    training: TrainingConfig,
+    sharing: Callable[[GPTModel], ParallelModel] | None,
+) -> tuple[Backend, ParallelModel | None]:
+    device = next(model.parameters()).device
+    dtype = resolve_precision(compute.precision, device)
+    keys = None
+    if device.type == "cpu" and model.cfg.drop_rate > 0:
+        keys = use_keyed_dropout_(model, training.seed)
+    if compute.checkpoint_activations:
+        checkpoint_activations_(model)
+    parallel = None if sharing is None else sharing(model)  # avant l'optimiseur : change les poids
+    built = build_optimizer(model, optimizer, training)
+    module = model if parallel is None else parallel.module
+    engine: TrainingEngine = AutogradEngine(module, device, dtype=dtype, compiled=compute.compile)
+    if parallel is not None:
+        engine = parallel.wrap(engine)
+    if keys is not None:
+        engine = KeyedEngine(engine, keys)
+
+    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        with autocast(device, dtype):
+            return calc_loss_batch(inputs, targets, model, device)
+
+    return Backend(engine=engine, optimizer=built, loss=loss), parallel

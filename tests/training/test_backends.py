@@ -1,0 +1,131 @@
+"""Le choix du moteur, et l'accord des moteurs sur un entraînement entier."""
+
+import builtins
+import importlib.util
+
+import pytest
+import torch
+
+from gpt_architecture.config import ComputeConfig, GPTConfig, OptimizerConfig, TrainingConfig
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.errors import ConfigurationError, MissingDependencyError
+from gpt_architecture.kernels.engine import FusedEngine
+from gpt_architecture.kernels.lean import LeanAdamW
+from gpt_architecture.training.backends import KeyedEngine, build_backend
+from gpt_architecture.training.engine import AutogradEngine, Batch
+
+
+def small_model(**changes):
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": 61,
+        "context_length": 16,
+        "emb_dim": 24,
+        "n_heads": 3,
+        "n_layers": 2,
+        "drop_rate": 0.2,
+    }
+    return GPTModel(GPTConfig(**{**shape, **changes})).train()
+
+
+def backend(model=None, *, training=None, optimizer=None, sharing=None, **compute):
+    return build_backend(
+        small_model() if model is None else model,
+        ComputeConfig(**compute),
+        OptimizerConfig(**(optimizer or {})),
+        TrainingConfig(**(training or {})),
+        sharing=sharing,
+    )[0]
+
+
+def losses(built, steps=6, accumulate=1):
+    """Pertes d'un petit entraînement, lots et séquences fixés."""
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for step in range(steps):
+        for part in range(accumulate):
+            ids = torch.randint(61, (2, 17), generator=generator)
+            first = 2 * (step * accumulate + part)
+            batch = Batch(
+                inputs=ids[:, :-1].contiguous(),
+                targets=ids[:, 1:].contiguous(),
+                sequence_ids=torch.arange(first, first + 2),
+            )
+            found.append(built.engine.forward_backward(batch, scale=1 / accumulate).item())
+        built.optimizer.step()
+        built.optimizer.zero_grad(set_to_none=True)
+    return found
+
+
+def test_auto_takes_the_fused_engine_where_it_fits():
+    assert isinstance(backend().engine, FusedEngine)
+    assert isinstance(backend(engine="autograd").engine, KeyedEngine)
+    assert isinstance(backend(checkpoint_activations=True).engine, KeyedEngine)
+    plain = backend(small_model(drop_rate=0.0), engine="autograd").engine
+    assert isinstance(plain, AutogradEngine)
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": "muon"}, {"clip": 0.1}])
+def test_both_engines_learn_the_same(optimizer):
+    """Six étapes, accumulation comprise, masques d'abandon compris."""
+    fused = losses(backend(optimizer=optimizer), accumulate=2)
+    plain = losses(backend(optimizer=optimizer, engine="autograd"), accumulate=2)
+    assert fused == pytest.approx(plain, rel=2e-5)
+    recomputed = losses(backend(optimizer=optimizer, checkpoint_activations=True), accumulate=2)
+    assert recomputed == plain  # bit pour bit
+
+
+def test_lean_learns_the_same_within_rounding():
+    built = backend(memory="lean")
+    assert isinstance(built.optimizer, LeanAdamW)
+    assert losses(built) == pytest.approx(losses(backend()), rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["fused", "autograd"])
+def test_evaluation_loss_is_the_same_everywhere(engine):
+    model = small_model()
+    built = backend(model, engine=engine)
+    model.eval()
+    ids = torch.randint(61, (3, 17), generator=torch.Generator().manual_seed(2))
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    with torch.no_grad():
+        found = built.loss(inputs, targets).item()
+        logits = small_model().eval()(inputs).flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, targets.flatten()).item()
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"engine": "fused", "compile": True}, "--compile"),
+        ({"memory": "lean", "checkpoint_activations": True}, "--checkpoint-activations"),
+        ({"memory": "lean", "optimizer": {"optimizer": "muon"}}, "--optimizer muon"),
+        ({"memory": "lean", "optimizer": {"clip": 1.0}}, "--clip"),
+        ({"memory": "lean", "training": {"accumulate": 2}}, "--accumulate"),
+        ({"engine": "fused", "sharing": lambda model: None}, "plusieurs processus"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, word):
+    with pytest.raises(ConfigurationError, match=word):
+        backend(**options)
+
+
+def test_without_numba_autograd_takes_over(monkeypatch):
+    """numba est facultatif : auto s'en passe, ce qui l'exige dit comment l'installer."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "numba" else find(name)
+    )
+    original = builtins.__import__
+
+    def no_numba(name, *rest):
+        if name == "numba" or name.startswith("numba."):
+            raise ImportError(name)
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", no_numba)
+    assert isinstance(backend().engine, KeyedEngine)
+    for options in ({"engine": "fused"}, {"memory": "lean"}):
+        with pytest.raises(MissingDependencyError, match="pip install numba"):
+            backend(**options)
