@@ -16,7 +16,7 @@ from gpt_architecture.core.weights import read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 WORKER = Path(__file__).with_name("training_worker.py")
-PHASES = (*("données", "modèle", "première étape", "étape", "évaluation", "exemple", "sauvegarde"),)
+PHASES = ("données", "modèle", "étape", "évaluation", "exemple", "sauvegarde")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signaux POSIX")
 
 
