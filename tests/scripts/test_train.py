@@ -1,5 +1,6 @@
 """La commande train : sorties, options, refus, arrêt."""
 
+import io
 import json
 import os
 import shlex
@@ -371,14 +372,22 @@ class TestResume:
         outcome = cli("train", "--resume", out, "--max-steps", 4)
         assert "cosine) s'étend désormais sur 4 étapes, et non 2" in outcome.out
 
-    def test_prompt_from_standard_input_comes_back(self, source):
+    def test_prompt_from_standard_input_comes_back(self, cli, source, monkeypatch):
         """Le début lu sur l'entrée standard est gardé, non redemandé."""
-        base = [sys.executable, "-m", "gpt_architecture", "train"]
         out = source.parent / "essai"
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Elle regarda\n"))
         options = tiny(data=source, output_dir=out, prompt="-", max_steps=2)
-        assert run_process(*base, *options, stdin="Elle regarda").code == 0
-        assert run_process(*base, "--resume", out, "--max-steps", "60", stdin="").code == 0
+        assert cli("train", *options).code == 0
+        assert cli("train", "--resume", out, "--max-steps", 4).code == 0
         assert read_model(out / "gpt-model.pt").metadata["prompt"] == "Elle regarda"
+
+    def test_estimate_counts_what_is_left(self, cli, source):
+        out, _ = self.start(cli, source, "--max-steps", 4)
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        outcome = cli("train", "--resume", out, "--max-steps", 10, "--estimate")
+        assert outcome.code == 0, outcome.err
+        assert " : 6 étape(s) de" in outcome.out
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
     def test_the_best_is_named(self, cli, source):
         out, outcome = self.start(cli, source, "--save-best")
