@@ -46,14 +46,3 @@ def test_a_killed_rank_stops_every_rank_with_one_line():
     last = outcome.err.splitlines()[-1]
     assert last.startswith("erreur : le processus 1 a été tué (SIGKILL)")
     assert "Traceback" not in outcome.err
-
-
-def test_the_launcher_returns_the_exit_code_of_the_failing_rank():
-    code = (
-        "from gpt_architecture.scripts._launch import launch_processes\n"
-        f"raise SystemExit(launch_processes(['quitte', '{LIMIT_S}'], processes=2, "
-        "module='failing_worker'))"
-    )
-    outcome = run_process(sys.executable, "-c", code, env=paths(), timeout=LIMIT_S)
-    assert outcome.code in (1, 3), outcome.err  # 3 : lui ; 1 : celui qui l'a perdu, vu d'abord
-    assert "Traceback" not in outcome.err
