@@ -1,8 +1,9 @@
-"""Le pas d'entraînement, contre une référence simple et contre Transformers.
+"""Le pas d'entraînement, contre une référence simple, Transformers et nanoGPT.
 
 Question : combien de tokens par seconde pour un pas complet (avant, arrière, AdamW) de
-GPT-124M en mode livre, lots de 2 × 256, dropout 0,1 ? Les candidats tournent en alternance
-dans ce même processus ; on imprime les médianes et les rapports.
+GPT-124M en mode livre, lots de 2 × 256, dropout 0,1 ? Et quelle part du temps les produits de
+matrices, à la vitesse du plus grand produit mesuré ici, prendraient-ils à eux seuls ? Les
+candidats tournent en alternance dans ce même processus ; on imprime les médianes et les rapports.
 
     python benchmarks/train_step.py [--quick] [--json FICHIER] [--pairs N]
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import math
 import statistics
@@ -24,12 +26,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt_architecture.config import GPTConfig, TrainingConfig
+from gpt_architecture.config import (
+    ComputeConfig,
+    GPTConfig,
+    MemoryMode,
+    OptimizerConfig,
+    TrainingConfig,
+)
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.utils import calc_loss_batch
+from gpt_architecture.training.backends import build_backend
+from gpt_architecture.training.engine import Batch
 
 LR, WEIGHT_DECAY = TrainingConfig.lr, TrainingConfig.weight_decay
 WINDOW = 256  # défaut de --context-length
+CEILING_SIZE = 2048
+OURS, CEILING = "ce projet", "plafond"
 Step = Callable[[Tensor, Tensor], float]
 
 
@@ -109,15 +120,84 @@ class ReferenceGPT(nn.Module):
         return logits
 
 
-def ours(cfg: GPTConfig) -> Step:
-    """Le pas de ce projet, sans le réglage d'allocateur que `train` prend en plus.
+class NanoBlock(nn.Module):
+    """Bloc à la façon de nanoGPT : projections réunies, attention et GELU de PyTorch."""
 
-    Ce réglage vaut pour tout le processus : pris ici, il ralentirait aussi les pairs. `train`
-    est donc plus lent que ce chiffre ; docs/performances.md le dit.
-    """
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        d = cfg.emb_dim
+        self.heads, self.rate = cfg.n_heads, cfg.drop_rate
+        self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) → (B, T, D)."""
+        batch, tokens, width = x.shape
+        parts = self.qkv(self.norm1(x)).split(width, dim=2)
+        q, k, v = (p.view(batch, tokens, self.heads, -1).transpose(1, 2) for p in parts)
+        context = F.scaled_dot_product_attention(q, k, v, dropout_p=self.rate, is_causal=True)
+        joined = context.transpose(1, 2).reshape(batch, tokens, width)
+        x = x + F.dropout(self.out(joined), self.rate)
+        hidden = F.gelu(self.up(self.norm2(x)), approximate="tanh")
+        return x + F.dropout(self.down(hidden), self.rate)
+
+
+class NanoGPT(nn.Module):
+    """Le modèle à la façon de nanoGPT, tête indépendante pour la même arithmétique."""
+
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
+        self.positions = nn.Embedding(cfg.context_length, cfg.emb_dim)
+        self.rate = cfg.drop_rate
+        self.blocks = nn.Sequential(*(NanoBlock(cfg) for _ in range(cfg.n_layers)))
+        self.norm = nn.LayerNorm(cfg.emb_dim)
+        self.head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (B, T) → logits (B, T, V)."""
+        x = self.tokens(ids) + self.positions(torch.arange(ids.size(1)))
+        logits: Tensor = self.head(self.norm(self.blocks(F.dropout(x, self.rate))))
+        return logits
+
+
+def ours(cfg: GPTConfig, *, memory: MemoryMode = "default") -> Step:
+    """Le pas de ce projet, tel que `train` le fait."""
     model = GPTModel(cfg).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
-    return make_step(lambda x, y: calc_loss_batch(x, y, model, "cpu"), optimizer)
+    backend, _ = build_backend(
+        model,
+        ComputeConfig(engine="fused", memory=memory),
+        OptimizerConfig(),
+        TrainingConfig(lr=LR, weight_decay=WEIGHT_DECAY),
+    )
+    sequences = itertools.count()
+
+    def step(x: Tensor, y: Tensor) -> float:
+        ids = torch.tensor([next(sequences) for _ in range(len(x))])
+        batch = Batch(inputs=x, targets=y, sequence_ids=ids)
+        loss = backend.engine.forward_backward(batch, scale=1.0)
+        backend.optimizer.step()
+        backend.optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def nano_gpt(cfg: GPTConfig) -> Step:
+    """Le pas de nanoGPT, réécrit : attention de PyTorch, AdamW fusionné, deux groupes."""
+    model = NanoGPT(cfg).train()
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LR, fused=True)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+
+    return make_step(loss, optimizer)
 
 
 def reference(cfg: GPTConfig) -> Step:
@@ -176,6 +256,24 @@ def make_step(
     return step
 
 
+def ceiling() -> Step:
+    """Un produit carré, le plus rapide de la machine : il donne le plafond arithmétique."""
+    a, b, out = (torch.randn(CEILING_SIZE, CEILING_SIZE) for _ in range(3))
+
+    def step(_x: Tensor, _y: Tensor) -> float:
+        torch.mm(a, b, out=out)
+        return 0.0
+
+    return step
+
+
+def step_flops(cfg: GPTConfig, tokens: int) -> float:
+    """Opérations des produits de matrices d'un pas : avant, puis deux fois autant en arrière."""
+    weights = cfg.n_layers * 12 * cfg.emb_dim**2 + cfg.vocab_size * cfg.emb_dim
+    attention = cfg.n_layers * 2 * WINDOW * cfg.emb_dim  # q·k et poids·v, carré entier
+    return 6.0 * tokens * (weights + attention)
+
+
 def measure(steps: dict[str, Step], batches: list[tuple[Tensor, Tensor]]) -> dict[str, list[float]]:
     """Durées (s) de chaque candidat ; ils alternent à chaque lot, l'ordre tournant."""
     names = list(steps)
@@ -205,10 +303,12 @@ def main() -> None:
     if arguments.quick:
         cfg, pairs = GPTConfig(emb_dim=384, n_layers=4), 5
     candidates: dict[str, Callable[[GPTConfig], Step]] = {
-        "ce projet": ours,
+        OURS: ours,
+        "… --memory lean": lambda shape: ours(shape, memory="lean"),
         "référence simple": reference,
         "Transformers GPT-2": transformers_gpt2,
         "… AdamW fusionné": lambda shape: transformers_gpt2(shape, fused=True),
+        "nanoGPT réécrit": nano_gpt,
     }
     steps: dict[str, Step] = {}
     for name, build in candidates.items():
@@ -216,6 +316,7 @@ def main() -> None:
             steps[name] = build(cfg)
         except ImportError as error:
             print(f"pair absent : {name} ({error}) ; pip install -r requirements-bench.txt")
+    steps[CEILING] = ceiling()
     gc.collect()
     batches = []
     for _ in range(pairs):
@@ -224,20 +325,38 @@ def main() -> None:
     seconds = measure(steps, batches)
 
     tokens = batches[0][0].numel()
-    own = statistics.median(seconds["ce projet"])
+    product = seconds.pop(CEILING)
+    flops = step_flops(cfg, tokens)
+    bounds = [flops / (2 * CEILING_SIZE**3) * value for value in product]
     size = f"{cfg.num_parameters():,}".replace(",", " ")
     print(f"Pas d'entraînement : lots de 2 × {WINDOW} tokens, dropout, fp32, {size} paramètres ;")
-    print(f"{torch.get_num_threads()} fils, médianes de {pairs} passages alternés.\n")
+    print(f"{torch.get_num_threads()} fils, médianes de {pairs} passages alternés.")
+    speed = 2 * CEILING_SIZE**3 / statistics.median(product) / 1e9
+    bound = statistics.median(bounds)
+    line = f"Plafond {speed:.0f} GFLOP/s ; borne arithmétique {bound:.2f} s par pas ; nous en"
+    share = statistics.median(
+        limit / mine for limit, mine in zip(bounds, seconds[OURS], strict=True)
+    )
+    print(f"{line} atteignons {100 * share:.0f} %.\n".replace(".", ",", 1))
     print(f"{'candidat':<20} {'s/pas':>8} {'tokens/s':>10} {'ce projet, rapport':>20}")
-    rows = []
+    rows = [
+        {
+            "name": "pas d'entraînement, part de la borne arithmétique",
+            "ours": share,
+            "peer": 1.0,
+            "ratio": share,
+            "unit": "part",
+        }
+    ]
+    own = statistics.median(seconds[OURS])
     for name, values in seconds.items():
         median = statistics.median(values)
         ratio = statistics.median(
-            other / mine for other, mine in zip(values, seconds["ce projet"], strict=True)
+            other / mine for other, mine in zip(values, seconds[OURS], strict=True)
         )
         row = f"{name:<20} {median:>8.2f} {tokens / median:>10.0f} {ratio:>19.2f}×"
         print(row.replace(".", ","))
-        if name != "ce projet":
+        if name != OURS:
             rows.append(
                 {
                     "name": f"pas d'entraînement, contre {name}",
