@@ -57,6 +57,13 @@ def losses(built, steps=6, accumulate=1):
     return found
 
 
+class Shared:
+    """Un partage entre processus dont seul compte ce qu'il dit de lui."""
+
+    def __init__(self, *, replicates):
+        self.replicates = replicates
+
+
 def test_auto_takes_the_fused_engine_where_it_fits():
     assert isinstance(backend().engine, FusedEngine)
     assert isinstance(backend(engine="autograd").engine, KeyedEngine)
@@ -103,7 +110,8 @@ def test_evaluation_loss_is_the_same_everywhere(engine):
         ({"memory": "lean", "optimizer": {"optimizer": "muon"}}, "--optimizer muon"),
         ({"memory": "lean", "optimizer": {"clip": 1.0}}, "--clip"),
         ({"memory": "lean", "training": {"accumulate": 2}}, "--accumulate"),
-        ({"engine": "fused", "sharing": lambda model: None}, "plusieurs processus"),
+        ({"engine": "fused", "sharing": Shared(replicates=False)}, "répartis"),
+        ({"memory": "lean", "sharing": Shared(replicates=True)}, "plusieurs processus"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, word):

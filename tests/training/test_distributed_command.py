@@ -15,7 +15,6 @@ FIRST, STEPS = 4, 8
 OPTIONS = {
     "n_layers": 2,
     "drop_rate": 0.1,
-    "engine": "autograd",
     "batch_size": 4,
     "accumulate": 2,
     "clip": 0.5,
@@ -70,7 +69,7 @@ def alone(cli, tmp_path):
 
 
 def test_two_processes_then_one(cli, alone, tmp_path):
-    """DDP d'une traite donne les mêmes pertes ; son point de reprise se poursuit seul."""
+    """Répété d'une traite donne les mêmes pertes ; son point de reprise se poursuit seul."""
     folder = tmp_path / "deux"
     outcome = torchrun(*tiny(output_dir=folder, **OPTIONS))
     assert outcome.code == 0, outcome.err

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     from gpt_architecture.core.model import GPTModel
+    from gpt_architecture.training.backends import Sharing
     from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
     from gpt_architecture.training.distributed import DistributedWorld
-    from gpt_architecture.training.session import Sharing
     from gpt_architecture.training.trainer import Store
     from gpt_architecture.training.world import World
 
@@ -138,9 +138,9 @@ def sharing_of(scale: ScaleOptions, world: World) -> Sharing | None:
     """Comment le modèle se partage entre les processus ; None : il n'y en a qu'un."""
     if not launched_by_torchrun():
         return None
-    from gpt_architecture.training.parallel import parallelize_
+    from gpt_architecture.training.parallel import ModelSharing
 
-    return lambda model: parallelize_(model, cast("DistributedWorld", world), scale.parallel)
+    return ModelSharing(world=cast("DistributedWorld", world), strategy=scale.parallel)
 
 
 def gathered(model: GPTModel) -> GPTModel:

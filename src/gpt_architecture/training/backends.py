@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,19 @@ if TYPE_CHECKING:
 
 EvaluationLoss = Callable[[Tensor, Tensor], Tensor]
 """(B, T), (B, T) → perte moyenne en nats par token, sans gradient."""
+
+
+class Sharing(Protocol):
+    """Partage un modèle entre des processus (voir `training.parallel.ModelSharing`)."""
+
+    @property
+    def replicates(self) -> bool:
+        """Vrai si chaque processus garde tous les poids."""
+        ...
+
+    def __call__(self, model: GPTModel, *, autograd: bool = True) -> ParallelModel:
+        """Le modèle partagé ; `model` peut être modifié sur place."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +77,17 @@ class KeyedEngine:
 
 
 def fused_obstacle(
-    model: nn.Module, compute: ComputeConfig, device: torch.device, *, alone: bool
+    model: nn.Module, compute: ComputeConfig, device: torch.device, *, whole: bool = True
 ) -> str | None:
-    """La raison pour laquelle le moteur fusionné ne convient pas ; None s'il convient."""
+    """La raison pour laquelle le moteur fusionné ne convient pas ; None s'il convient.
+
+    Args:
+        whole: vrai si ce processus garde tous les poids.
+    """
     if device.type != "cpu":
         return f"le calcul se fait sur {device.type}"
-    if not alone:
-        return "l'entraînement est réparti entre plusieurs processus"
+    if not whole:
+        return "les poids sont répartis entre plusieurs processus"
     if compute.compile or compute.checkpoint_activations:
         return "--compile et --checkpoint-activations demandent autograd"
     if resolve_precision(compute.precision, device) is not None:
@@ -88,7 +105,7 @@ def build_backend(
     optimizer: OptimizerConfig,
     training: TrainingConfig,
     *,
-    sharing: Callable[[GPTModel], ParallelModel] | None = None,
+    sharing: Sharing | None = None,
 ) -> tuple[Backend, ParallelModel | None]:
     """Le moteur et l'optimiseur que demandent les réglages, et le modèle partagé s'il y en a un.
 
@@ -97,7 +114,8 @@ def build_backend(
         MissingDependencyError: le mode économe demande numba, absent.
     """
     device = next(model.parameters()).device
-    obstacle = fused_obstacle(model, compute, device, alone=sharing is None)
+    whole = sharing is None or sharing.replicates
+    obstacle = fused_obstacle(model, compute, device, whole=whole)
     wants_fused = compute.engine == "fused" or compute.memory == "lean"
     if wants_fused and obstacle is not None:
         if "numba" in obstacle:
@@ -105,28 +123,35 @@ def build_backend(
         asked = "--engine fused" if compute.engine == "fused" else "--memory lean"
         raise ConfigurationError(
             f"{asked} : {obstacle}",
-            expected="un seul processus, sur CPU, en fp32",
+            expected="des poids entiers, sur CPU, en fp32",
             remedy=f"retirez {asked}",
         )
     if wants_fused or (compute.engine == "auto" and obstacle is None):
-        return _fused(model, compute, optimizer, training), None
+        return _fused(model, compute, optimizer, training, sharing)
     return _autograd(model, compute, optimizer, training, sharing)
 
 
 def _fused(
-    model: GPTModel, compute: ComputeConfig, optimizer: OptimizerConfig, training: TrainingConfig
-) -> Backend:
+    model: GPTModel,
+    compute: ComputeConfig,
+    optimizer: OptimizerConfig,
+    training: TrainingConfig,
+    sharing: Sharing | None,
+) -> tuple[Backend, ParallelModel | None]:
     from gpt_architecture.kernels.engine import FusedEngine
     from gpt_architecture.kernels.lean import LeanAdamW
 
     if compute.memory != "lean":
+        parallel = None if sharing is None else sharing(model, autograd=False)
         engine = FusedEngine(model, seed=training.seed)
         built = build_optimizer(model, optimizer, training)
-        return Backend(engine=engine, optimizer=built, loss=engine.loss)
+        exchanging = engine if parallel is None else parallel.wrap(engine)
+        return Backend(engine=exchanging, optimizer=built, loss=engine.loss), parallel
     problems = {
         "--optimizer muon": optimizer.optimizer != "adamw",
         "--clip": optimizer.clip is not None,
         "--accumulate": training.accumulate > 1,
+        "plusieurs processus": sharing is not None,
     }
     refused = [name for name, found in problems.items() if found]
     if refused:
@@ -143,7 +168,7 @@ def _fused(
     )
     remember_peak_lr_(lean)
     engine = FusedEngine(model, seed=training.seed, lean=lean)
-    return Backend(engine=engine, optimizer=lean, loss=engine.loss)
+    return Backend(engine=engine, optimizer=lean, loss=engine.loss), None
 
 
 def _autograd(
@@ -151,7 +176,7 @@ def _autograd(
     compute: ComputeConfig,
     optimizer: OptimizerConfig,
     training: TrainingConfig,
-    sharing: Callable[[GPTModel], ParallelModel] | None,
+    sharing: Sharing | None,
 ) -> tuple[Backend, ParallelModel | None]:
     device = next(model.parameters()).device
     dtype = resolve_precision(compute.precision, device)

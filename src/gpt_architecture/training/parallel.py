@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -110,6 +111,23 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
             first, elements = index, 0
         elements += tensor.numel()
     yield first, len(tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSharing:
+    """Comment un modèle se partage ; appelé, il le partage. Satisfait `backends.Sharing`."""
+
+    world: DistributedWorld
+    strategy: Strategy
+
+    @property
+    def replicates(self) -> bool:
+        """Vrai si chaque rang garde tous les poids."""
+        return self.strategy == "ddp"
+
+    def __call__(self, model: GPTModel, *, autograd: bool = True) -> ParallelModel:
+        """Voir `parallelize_`."""
+        return parallelize_(model, self.world, self.strategy, autograd=autograd)
 
 
 def parallelize_(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,7 +22,7 @@ from gpt_architecture.config import (
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.sampler import WindowSampler
 from gpt_architecture.errors import TrainingError
-from gpt_architecture.training.backends import build_backend
+from gpt_architecture.training.backends import Sharing, build_backend
 from gpt_architecture.training.batches import TokenBatches
 from gpt_architecture.training.callbacks import Callback, EarlyStopping, OverfittingNotice
 from gpt_architecture.training.checkpoint import Checkpoint
@@ -35,14 +35,6 @@ from gpt_architecture.training.world import SingleProcess, World
 
 if TYPE_CHECKING:
     from gpt_architecture.training.parallel import ParallelModel
-
-
-class Sharing(Protocol):
-    """Partage un modèle entre des processus (voir `training.parallel.parallelize_`)."""
-
-    def __call__(self, model: GPTModel) -> ParallelModel:
-        """Le modèle partagé ; `model` peut être modifié sur place."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
