@@ -1,8 +1,8 @@
-"""Tokenizers : un protocole, trois réalisations, un seul point d'entrée.
+"""Tokenizers : un protocole, ses réalisations, un seul point d'entrée.
 
 `get_tokenizer("gpt2")` est le BPE de GPT-2 par tiktoken, construit sans réseau à partir
 des rangs embarqués. `SimpleTokenizerV1` et `SimpleTokenizerV2` découpent sur les blancs et
-la ponctuation ; leur vocabulaire vient d'un texte.
+la ponctuation ; leur vocabulaire vient d'un texte, comme celui d'un BPE à soi (`data.bpe`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838
 GPT2_PATTERN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # motif de GPT-2
 )
-NAMES = ("gpt2", "simple-v1", "simple-v2")
+NAMES = ("gpt2", "simple-v1", "simple-v2", "bpe-N")
 
 _SPLIT = re.compile(rf"({re.escape(END_OF_TEXT)}|{re.escape(UNKNOWN)}|--|[,.:;?_!\"()'«»…’—]|\s)")
 _CLOSING = re.compile(r"\s+([,.:;?!\"()'…’])")
@@ -85,7 +85,7 @@ class GPT2Tokenizer:
         Raises:
             TokenizerError: un identifiant est hors du vocabulaire.
         """
-        _check_ids(tokens, self.vocab_size)
+        check_ids(tokens, self.vocab_size)
         text: str = self._encoding.decode(tokens)
         return text
 
@@ -120,7 +120,7 @@ class _WordTokenizer:
         Raises:
             TokenizerError: un identifiant est hors du vocabulaire.
         """
-        _check_ids(tokens, self.vocab_size)
+        check_ids(tokens, self.vocab_size)
         text = " ".join(self.int_to_str[int(token)] for token in tokens)
         return _CLOSING.sub(r"\1", text)
 
@@ -221,16 +221,19 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
     """Le tokenizer d'un nom ou d'un fichier.
 
     Args:
-        name_or_path: `gpt2`, `simple-v1`, `simple-v2`, ou un fichier JSON écrit par
-            `SimpleTokenizerV1.save`.
-        text: texte dont les tokenizers simples tirent leur vocabulaire. Il sert aussi de
-            repli : si tiktoken manque, `gpt2` devient `SimpleTokenizerV2`, et un
+        name_or_path: `gpt2`, `simple-v1`, `simple-v2`, `bpe-N` (un BPE de N tokens), ou un
+            fichier JSON écrit par `save`.
+        text: texte dont les tokenizers simples et bpe-N tirent leur vocabulaire. Il sert
+            aussi de repli : si tiktoken manque, `gpt2` devient `SimpleTokenizerV2`, et un
             avertissement le dit.
 
     Raises:
         TokenizerError: nom inconnu, fichier illisible, ou texte manquant.
-        MissingDependencyError: tiktoken manque et aucun texte ne permet le repli.
+        MissingDependencyError: tiktoken manque et aucun texte ne permet le repli, ou
+            tokenizers manque pour bpe-N.
     """
+    from gpt_architecture.data.bpe import BPETokenizer, bpe_size
+
     name = str(name_or_path)
     if name == "gpt2":
         if importlib.util.find_spec("tiktoken") is not None:
@@ -242,13 +245,16 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
             "texte (pip install tiktoken pour celui de GPT-2)"
         )
         return SimpleTokenizerV2.from_text(text)
-    if name in ("simple-v1", "simple-v2"):
+    size = bpe_size(name)
+    if name in ("simple-v1", "simple-v2") or size is not None:
         if text is None:
             raise TokenizerError(
                 f"le tokenizer {name} n'a pas de texte dont tirer son vocabulaire",
                 expected="un texte, ou le fichier JSON d'un tokenizer enregistré",
                 remedy="passez text=… ou le chemin du fichier",
             )
+        if size is not None:
+            return BPETokenizer.from_text(text, size)
         simple = SimpleTokenizerV1 if name == "simple-v1" else SimpleTokenizerV2
         return simple.from_text(text)
     path = Path(name)
@@ -282,18 +288,27 @@ def tokenizer_from_dict(description: Any) -> Tokenizer:
     name = description.get("name") if isinstance(description, Mapping) else None
     if name == "gpt2":
         return get_tokenizer("gpt2")
+    if name == "bpe":
+        from gpt_architecture.data.bpe import BPETokenizer
+
+        return BPETokenizer(description.get("vocab"), description.get("merges"))
     vocab = description.get("vocab") if isinstance(description, Mapping) else None
     well_formed = isinstance(vocab, list) and all(isinstance(token, str) for token in vocab)
     if name in ("simple-v1", "simple-v2") and well_formed:
         return SimpleTokenizerV1(vocab) if name == "simple-v1" else SimpleTokenizerV2(vocab)  # type: ignore[arg-type]
     raise TokenizerError(
         f"description de tokenizer invalide (nom {name!r})",
-        expected=f"un nom parmi {', '.join(NAMES)} et, pour les simples, la liste vocab",
+        expected="un nom parmi gpt2, simple-v1, simple-v2, bpe et, sauf pour gpt2, sa liste vocab",
         remedy="recréez le fichier ou réentraînez le modèle",
     )
 
 
-def _check_ids(tokens: Sequence[int], vocab_size: int) -> None:
+def check_ids(tokens: Sequence[int], vocab_size: int) -> None:
+    """Vérifie des identifiants.
+
+    Raises:
+        TokenizerError: l'un d'eux est hors de [0, vocab_size[.
+    """
     for token in tokens:
         if not 0 <= token < vocab_size:
             raise TokenizerError(

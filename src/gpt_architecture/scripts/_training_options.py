@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
@@ -52,7 +53,8 @@ class RunOptions:
     fragments de tokens écrit par prepare."""
 
     tokenizer: str = "gpt2"
-    """Tokenizer : gpt2, simple-v1, simple-v2, ou le fichier JSON d'un tokenizer enregistré."""
+    """Tokenizer : gpt2, simple-v1, simple-v2, bpe-N (BPE de N tokens appris sur la part
+    d'entraînement), ou le fichier JSON d'un tokenizer enregistré."""
 
     output_dir: Path = Path()
     """Dossier où écrire gpt-model.pt, loss-plot.pdf, journal.jsonl et checkpoints/."""
@@ -156,7 +158,7 @@ ScheduleOptions = Annotated[ScheduleConfig, _group("Taux d'apprentissage", 5)]
 CheckpointOptions = Annotated[CheckpointConfig, _group("Points de reprise", 6)]
 ComputeOptions = Annotated[ComputeConfig, _group("Calcul", 7)]
 
-_TOKENIZERS = ("gpt2", "simple-v1", "simple-v2")
+_TOKENIZER_NAME = re.compile(r"gpt2|simple-v[12]|bpe-[0-9]+")
 _OF_THIS_CALL = (
     *("output_dir", "preset", "resume", "override", "force", "offline"),
     *("estimate", "price_per_hour"),
@@ -182,7 +184,7 @@ def saved_options(run: RunOptions, prompt: str, *groups: Any) -> dict[str, Any]:
     flat = {name: value for name, value in asdict(run).items() if name not in _OF_THIS_CALL}
     flat["prompt"] = None if run.prompt is None else prompt
     flat["data"] = [_absolute(source) for source in run.data]
-    if run.tokenizer not in _TOKENIZERS:
+    if not _TOKENIZER_NAME.fullmatch(run.tokenizer):
         flat["tokenizer"] = _absolute(run.tokenizer)
     for group in groups:
         flat |= asdict(group)

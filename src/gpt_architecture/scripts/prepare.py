@@ -188,16 +188,20 @@ def _tokenizer(name: str) -> Tokenizer:
     """Le tokenizer demandé.
 
     Raises:
-        ConfigurationError: un tokenizer simple par son nom : son vocabulaire est à faire d'abord.
+        ConfigurationError: un tokenizer appris, par son nom : son vocabulaire est à faire d'abord.
     """
+    from gpt_architecture.data.bpe import bpe_size
     from gpt_architecture.data.tokenizer import get_tokenizer
 
-    if name in ("simple-v1", "simple-v2"):
+    size = bpe_size(name)
+    if name in ("simple-v1", "simple-v2") or size is not None:
+        maker = "SimpleTokenizerV2.from_text(…)"
+        if size is not None:
+            maker = f"BPETokenizer.from_text(…, {size})"
         raise ConfigurationError(
             f"--tokenizer vaut {name}, dont le vocabulaire vient d'un texte",
             expected="gpt2 ou le fichier JSON d'un tokenizer enregistré",
-            remedy="enregistrez-le avec SimpleTokenizerV2.from_text(…).save(…) et donnez ce "
-            "fichier",
+            remedy=f"enregistrez-le avec {maker}.save(…) et donnez ce fichier",
         )
     return get_tokenizer(name)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT, TrainingConfig
+from gpt_architecture.data.bpe import bpe_size
 from gpt_architecture.data.corpus import load_corpus
 from gpt_architecture.data.loader import split_text
 from gpt_architecture.data.shards import TokenArray, TokenSource, open_shards
@@ -106,8 +107,10 @@ def _from_text(
 ) -> TrainingData:
     corpus = load_corpus(list(sources), offline=offline)
     # Un vocabulaire de mots vient des parts déjà coupées : la coupe peut tomber dans un mot.
+    # Un BPE sait tout coder : il s'apprend sans voir la validation.
     parts = split_text(corpus.text, training.train_ratio)
-    tokenizer = get_tokenizer(tokenizer_name, text="\n".join(parts))
+    source = "\n".join(parts) if bpe_size(tokenizer_name) is None else parts[0]
+    tokenizer = get_tokenizer(tokenizer_name, text=source)
     train, val = (
         TokenArray(tokenizer.encode(part, allowed_special={END_OF_TEXT})) for part in parts
     )
