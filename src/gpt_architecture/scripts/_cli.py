@@ -73,10 +73,10 @@ class FrenchFormatter(DefaultFormatter):
         from rich.text import Text
 
         description = entry.description or ""
-        if not isinstance(description, InlineText):
-            description = InlineText(
-                Text(description) if isinstance(description, str) else description
-            )
+        if isinstance(description, InlineText):
+            description = description.primary_renderable
+        plain = description if isinstance(description, str) else getattr(description, "plain", "")
+        description = InlineText(Text(" ".join(plain.split())))  # une docstring a des retraits
         if entry.choices:
             description.append(Text(f"[choix : {', '.join(entry.choices)}]", "dim"))
         if entry.default not in (None, "False"):
