@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gpt_architecture.errors import CheckpointError, ConfigurationError, OutputError
-from gpt_architecture.training import checkpoint_files
+from gpt_architecture.core import checkpoint_files
 from gpt_architecture.training.checkpoint import (
     CHECKPOINTS,
     CheckpointStore,

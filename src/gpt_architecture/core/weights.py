@@ -6,7 +6,6 @@ atomique et lu avec `weights_only=True` seulement : aucun pickle n'est exécuté
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import tempfile
@@ -16,13 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.checkpoint_files import read_checkpoint
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.errors import ConfigurationError, ModelFileError, OutputError, reason
+from gpt_architecture.errors import (
+    CheckpointError,
+    ConfigurationError,
+    ModelFileError,
+    OutputError,
+    reason,
+)
 
 FORMAT = "gpt-architecture/model"
 VERSION = 1
@@ -180,10 +184,10 @@ def read_model(path: Path | str) -> ModelFile:
 
 
 def _read_checkpoint_directory(path: Path) -> ModelFile:
-    """Le modèle d'un point de reprise : `model.safetensors` et `state.json`."""
+    """Le modèle d'un point de reprise : `model.safetensors` et `state.json`, vérifiés."""
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        weights = load_file(path / "model.safetensors")
+        checkpoint = read_checkpoint(path)  # empreintes vérifiées
+        state, weights = checkpoint.state, checkpoint.tensors("model")
         config = GPTConfig.from_dict(state["config"])
         if config.tie_weights:  # un poids partagé n'est écrit qu'une fois
             weights["out_head.weight"] = weights["tok_emb.weight"]
@@ -195,9 +199,15 @@ def _read_checkpoint_directory(path: Path) -> ModelFile:
             "metadata": {key: state[key] for key in ("window", "prompt") if key in state},
             "state_dict": weights,
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except CheckpointError as error:
         raise ModelFileError(
-            f"{path} n'est pas un point de reprise lisible : {reason(error)}",
+            error.found,
+            expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
+            remedy="donnez un autre --model",
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(
+            f"{path} n'est pas un point de reprise d'entraînement : {reason(error)}",
             expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
             remedy="donnez un autre --model",
         ) from None

@@ -24,9 +24,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from gpt_architecture.config import check_int
-from gpt_architecture.core.weights import write_atomically
-from gpt_architecture.errors import CheckpointError, OutputError, reason
-from gpt_architecture.training.checkpoint_files import (
+from gpt_architecture.core.checkpoint_files import (
     Checkpoint,
     read_checkpoint,
     read_json,
@@ -34,6 +32,8 @@ from gpt_architecture.training.checkpoint_files import (
     sync_directory,
     write_checkpoint,
 )
+from gpt_architecture.core.weights import write_atomically
+from gpt_architecture.errors import CheckpointError, OutputError, reason
 
 __all__ = ["CHECKPOINTS", "Checkpoint", "CheckpointStore", "read_checkpoint", "space_needed"]
 
