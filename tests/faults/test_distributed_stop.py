@@ -52,7 +52,7 @@ def test_a_signal_saves_once_and_ends_every_process(tmp_path):
 def test_a_killed_rank_is_restarted_and_training_resumes(cli, tmp_path):
     """Tué à l'étape 5, le rang est relancé avec les autres : ils reprennent à l'étape 4."""
     straight, folder = tmp_path / "droit", tmp_path / "relance"
-    options = {**OPTIONS, "max_steps": 8, "save_every": 4, "epochs": 5}
+    options = {**OPTIONS, "max_steps": 8, "save_every": 4, "epochs": 5, "dist_timeout": 30}
     assert cli("train", *tiny(output_dir=straight, **options)).code == 0
     arguments = tiny(output_dir=folder, **options)
     code = (

@@ -86,8 +86,20 @@ def test_a_damaged_checkpoint_is_not_a_model(data, tmp_path, damage):
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path):
-    with pytest.raises(ModelFileError, match="n'est pas un point de reprise"):
+    with pytest.raises(ModelFileError, match=r"step-….*--model"):
         read_model(tmp_path)
+
+
+def test_a_flipped_bit_is_not_a_model(data, tmp_path):
+    """Les empreintes sont vérifiées aussi quand on ne fait que générer."""
+    store = CheckpointStore(tmp_path)
+    build_trainer(settings_of(data), data, store=store).run()
+    weights = tmp_path / "step-000004" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelFileError, match="model.safetensors"):
+        read_model(tmp_path / "step-000004")
 
 
 def test_recomputed_activations_give_the_same_weights(data):
