@@ -215,5 +215,47 @@ class ComputeConfig:
             _check_bool(name, getattr(self, name))
 
 
-TRAINING_PRESETS: dict[str, dict[str, Any]] = {"verdict": {}}
-"""Préréglages de `gpt-architecture train` : nom → options ; « verdict » les laisse toutes."""
+TRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    "verdict": {},
+    "express": {
+        "batch_size": 1,
+        "epochs": 6,
+        "drop_rate": 0.0,
+        "lr": 5e-4,
+        "weight_decay": 0.0,
+        "beta2": 0.99,
+        "clip": 1.0,
+        "schedule": "wsd",
+        "warmup_steps": 10,
+        "decay_fraction": 0.35,
+        "eval_freq": 107,
+        "eval_iter": 18,
+    },
+    "petit": {
+        "tokenizer": "bpe-2048",
+        "context_length": 128,
+        "positions": 128,
+        "emb_dim": 256,
+        "n_heads": 4,
+        "n_layers": 4,
+        "qkv_bias": True,
+        "tie_weights": True,
+        "epochs": 3,
+        "batch_size": 16,
+        "train_ratio": 0.95,
+        "lr": 2e-3,
+        "beta2": 0.95,
+        "clip": 1.0,
+        "schedule": "cosine",
+        "warmup_steps": 100,
+        "final_lr": 0.05,
+        "eval_freq": 200,
+        "eval_iter": 20,
+    },
+}
+"""Préréglages de `gpt-architecture train` : nom → options.
+
+« verdict » les laisse toutes : c'est l'entraînement du document d'origine. « express » atteint
+la même perte d'entraînement au plus vite, en apprenant par cœur : sans dropout, une fenêtre par
+étape. « petit » apprend un texte de quelques mégaoctets avec un vocabulaire à lui.
+"""
