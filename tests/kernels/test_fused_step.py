@@ -9,7 +9,12 @@ from kernel_helpers import BASE, pair, random_batch
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
+from gpt_architecture.kernels import reduction_kernels
+from gpt_architecture.kernels.engine import FusedEngine
 from gpt_architecture.kernels.fused_step import FusedStep, why_not_fused
+from gpt_architecture.kernels.lean import LeanAdamW
+from gpt_architecture.kernels.threads import launch
+from gpt_architecture.training.engine import Batch
 
 SHAPES = {
     "livre": {},
@@ -127,6 +132,64 @@ def test_non_finite_loss_touches_no_gradient(where):
         step.model.get_parameter(where)[:] = torch.nan
     assert not torch.isfinite(step.forward_backward(*random_batch(step)))
     assert all(parameter.grad is None for parameter in step.model.parameters())
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_a_late_non_finite_chunk_leaves_nothing_behind(lean):
+    """Un NaN dans le second morceau de la tête : l'étape suivante n'en garde rien."""
+    model, oracle, keys = pair()[0].model, *pair()[1:]
+    optimizer = LeanAdamW(model.parameters(), lr=1e-3) if lean else None
+    engine = FusedEngine(model, seed=7, lean=optimizer)
+    inputs, targets, ids = random_batch(engine.step, 9, 37)
+    inputs[inputs == 5] = 6
+    inputs[-1, -1] = 5  # le seul token du dernier morceau
+    with torch.no_grad():
+        good = model.tok_emb.weight[5].clone()
+        model.tok_emb.weight[5] = torch.nan
+    bad = Batch(inputs=inputs, targets=targets, sequence_ids=ids)
+    assert not torch.isfinite(engine.forward_backward(bad, scale=1.0))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with torch.no_grad():
+        model.tok_emb.weight[5] = good
+    batch = random_batch(engine.step)
+    fresh = Batch(inputs=batch[0], targets=batch[1], sequence_ids=batch[2])
+    found = engine.forward_backward(fresh, scale=1.0)
+    assert found.item() == pytest.approx(oracle_backward(oracle, keys, batch).item(), rel=1e-6)
+    if not lean:
+        assert_same_gradients(engine.step, oracle)
+        return
+    torch.optim.AdamW(oracle.parameters(), lr=1e-3, weight_decay=1e-2).step()
+    for name, expected in oracle.named_parameters():
+        clear = expected.grad.abs() > 1e-6  # ailleurs, le signe d'un gradient nul décide
+        got = model.get_parameter(name)
+        assert torch.allclose(got[clear], expected[clear], atol=2e-5), name
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda i, t, s: (i.int(), t, s), "int64"),
+        (lambda i, t, s: (i, t[:, :-1], s), "targets"),
+        (lambda i, t, s: (i + 307, t, s), "hors du vocabulaire"),
+        (lambda i, t, s: (i, t - 1000, s), "hors du vocabulaire"),
+        (lambda i, t, s: (i, t, s[:-1]), "numéros de séquence"),
+    ],
+)
+def test_what_would_be_read_out_of_bounds_is_refused(change, word):
+    step, _, _ = pair()
+    with pytest.raises(ValueError, match=word):
+        step.forward_backward(*change(*random_batch(step)))
+
+
+def test_exponential_is_exact_to_a_few_ulp():
+    """Celle des noyaux, sur toute sa plage ; un NaN reste un NaN."""
+    x = torch.cat([torch.linspace(-86, 87, 100_000), torch.tensor([0.0, torch.nan])])
+    found = x.clone().view(-1, 1)
+    launch(reduction_kernels.scaled_softmax_, -(-len(x) // 256), found, torch.zeros(1), 1.0)
+    expected = x.double().exp()
+    error = ((found[:-1, 0].double() - expected[:-1]) / expected[:-1]).abs().max()
+    assert error < 4e-7
+    assert torch.isnan(found[-1, 0])
 
 
 def test_packed_projections_keep_names_values_and_loading():

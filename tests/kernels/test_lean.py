@@ -31,7 +31,15 @@ def train(model, steps, *, lean, **options):
     return losses
 
 
-@pytest.mark.parametrize("changes", [{}, {"qkv_bias": True, "tie_weights": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"qkv_bias": True, "tie_weights": True},
+        {"vocab_size": 40, "context_length": 40},  # deux tables de même forme
+        {"vocab_size": 40, "context_length": 40, "tie_weights": True},
+    ],
+)
 def test_follows_adamw(changes):
     """Trente étapes : les pertes d'AdamW de PyTorch, à l'arrondi des moments près."""
     model = pair(**changes)[0].model

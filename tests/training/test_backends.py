@@ -2,6 +2,7 @@
 
 import builtins
 import importlib.util
+import sys
 
 import pytest
 import torch
@@ -137,3 +138,11 @@ def test_without_numba_autograd_takes_over(monkeypatch):
     for options in ({"engine": "fused"}, {"memory": "lean"}):
         with pytest.raises(MissingDependencyError, match="pip install numba"):
             backend(**options)
+
+
+def test_kernels_that_do_not_compile_give_way(monkeypatch):
+    """Un cache interdit ou une version refusée : auto prend autograd, fused dit pourquoi."""
+    monkeypatch.setitem(sys.modules, "gpt_architecture.kernels.fused_step", None)
+    assert isinstance(backend().engine, KeyedEngine)
+    with pytest.raises(ConfigurationError, match="ne se compilent pas ici"):
+        backend(engine="fused")

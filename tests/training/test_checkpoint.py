@@ -14,8 +14,8 @@ from hashlib import sha256
 import pytest
 import torch
 
-from gpt_architecture.errors import CheckpointError, ConfigurationError, OutputError
 from gpt_architecture.core import checkpoint_files
+from gpt_architecture.errors import CheckpointError, ConfigurationError, OutputError
 from gpt_architecture.training.checkpoint import (
     CHECKPOINTS,
     CheckpointStore,

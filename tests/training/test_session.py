@@ -98,7 +98,7 @@ def test_a_flipped_bit_is_not_a_model(data, tmp_path):
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ModelFileError, match="model.safetensors"):
+    with pytest.raises(ModelFileError, match=r"model\.safetensors"):
         read_model(tmp_path / "step-000004")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gpt_architecture.core.attention import MultiHeadAttention
 from gpt_architecture.core.layers import LayerNorm, TransformerBlock
-from gpt_architecture.kernels import compiled as ops
+from gpt_architecture.kernels import reduction_kernels, row_kernels
 from gpt_architecture.kernels.gradients import GradientSink
 from gpt_architecture.kernels.threads import launch
 from gpt_architecture.kernels.workspace import Workspace
@@ -43,7 +43,7 @@ class Pass:
     @property
     def row_blocks(self) -> int:
         """Lots de lignes d'un noyau."""
-        return -(-self.batch * self.length // ops.ROW_BLOCK)
+        return -(-self.batch * self.length // row_kernels.ROW_BLOCK)
 
 
 class BlockPass:
@@ -87,7 +87,7 @@ class BlockPass:
         h = normalize(run, block.norm2, middle, "stats2", slot)
         pre, act = get("pre", rows, 4 * width, slot=slot), get("act", rows, 4 * width)
         torch.mm(h, self._up.weight.t(), out=pre)
-        launch(ops.gelu_, run.row_blocks, pre, self._up.bias, act)
+        launch(row_kernels.gelu_, run.row_blocks, pre, self._up.bias, act)
         torch.mm(act, self._down.weight.t(), out=branch)
         self._residual(run, middle, branch, self._down.bias, self.site + 2, out)
 
@@ -100,11 +100,11 @@ class BlockPass:
         dh = get("dh", rows, width, slot=OUTSIDE)
 
         branch = self._residual_backward(run, dx, self.site + 2, sink, self._down.bias)
-        launch(ops.gelu_again_, run.row_blocks, pre, act)
+        launch(row_kernels.gelu_again_, run.row_blocks, pre, act)
         sink.add_product_(self._down.weight, branch.t(), act)
         torch.mm(branch, self._down.weight, out=act)  # gradient de l'activation
         partial = get("partial.wide", run.row_blocks, 1, 4 * width)
-        launch(ops.gelu_backward_, run.row_blocks, act, pre, partial)
+        launch(row_kernels.gelu_backward_, run.row_blocks, act, pre, partial)
         sink.add_blocks_(self._up.bias, partial)
         h = _normalize_again(run, block.norm2, middle, "stats2", slot)
         sink.add_product_(self._up.weight, act.t(), h)
@@ -129,7 +129,7 @@ class BlockPass:
         torch.bmm(heads[0].flatten(0, 1), heads[1].flatten(0, 1).transpose(1, 2), out=weights)
         dropped = get("dropped", *weights.shape) if run.drop else weights
         launch(
-            ops.causal_softmax_,
+            reduction_kernels.causal_softmax_,
             len(weights),
             weights,
             run.keys[self.site],
@@ -155,7 +155,7 @@ class BlockPass:
         dscores = get("dscores", *weights.shape)
         torch.bmm(dctx, v.transpose(1, 2), out=dscores)
         launch(
-            ops.causal_softmax_backward_,
+            reduction_kernels.causal_softmax_backward_,
             len(weights),
             weights,
             run.keys[self.site],
@@ -180,7 +180,7 @@ class BlockPass:
         """out = x + abandon(branch + bias), tous (N, D)."""
         keys = run.keys[site]
         launch(
-            ops.residual_,
+            row_kernels.residual_,
             run.row_blocks,
             *(x, branch, bias, keys, run.length, run.drop, run.scale, out),
         )
@@ -193,7 +193,7 @@ class BlockPass:
         partial = run.workspace.get("partial", run.row_blocks, 1, dx.size(1))
         keys = run.keys[site]
         launch(
-            ops.residual_backward_,
+            row_kernels.residual_backward_,
             run.row_blocks,
             *(dx, keys, run.length, run.drop, run.scale, branch, partial),
         )
@@ -213,14 +213,14 @@ def normalize(run: Pass, norm: LayerNorm, x: Tensor, stats_name: str, slot: int 
     """norme(x) (N, D) ; garde moyenne et 1/écart-type dans `stats_name`."""
     h = run.workspace.get("h", *x.shape, slot=OUTSIDE)
     stats = run.workspace.get(stats_name, len(x), 2, slot=slot)
-    launch(ops.layer_norm_, run.row_blocks, x, norm.scale, norm.shift, h, stats)
+    launch(row_kernels.layer_norm_, run.row_blocks, x, norm.scale, norm.shift, h, stats)
     return h
 
 
 def _normalize_again(run: Pass, norm: LayerNorm, x: Tensor, stats_name: str, slot: int) -> Tensor:
     h = run.workspace.get("h", *x.shape, slot=OUTSIDE)
     stats = run.workspace.get(stats_name, len(x), 2, slot=slot)
-    launch(ops.normalize_again_, run.row_blocks, x, norm.scale, norm.shift, h, stats)
+    launch(row_kernels.normalize_again_, run.row_blocks, x, norm.scale, norm.shift, h, stats)
     return h
 
 
@@ -240,7 +240,17 @@ def normalize_backward(
     partial = run.workspace.get("partial.norm", run.row_blocks, 2, x.size(1))
     stats = run.workspace.get(stats_name, len(x), 2, slot=slot)
     keep = float(accumulate)
-    launch(ops.layer_norm_backward_, run.row_blocks, dy, x, stats, norm.scale, dx, partial, keep)
+    launch(
+        row_kernels.layer_norm_backward_,
+        run.row_blocks,
+        dy,
+        x,
+        stats,
+        norm.scale,
+        dx,
+        partial,
+        keep,
+    )
     sink.add_blocks_(norm.scale, partial, 0)
     sink.add_blocks_(norm.shift, partial, 1)
 

@@ -1,8 +1,8 @@
 """Le pas d'entraînement fusionné : avant et arrière de GPT-2 écrits à la main, sur CPU en fp32.
 
 Les produits de matrices sont ceux de PyTorch, dans des tampons réemployés ; tout ce qui les
-entoure est compilé (`compiled.py`). L'oracle est autograd sur le même modèle, muni de l'abandon
-à clés : les tests exigent les mêmes pertes et les mêmes gradients.
+entoure est compilé (`row_kernels.py`, `reduction_kernels.py`). L'oracle est autograd sur le même
+modèle, muni de l'abandon à clés : les tests exigent les mêmes pertes et les mêmes gradients.
 
 Formes : B lot, T tokens, N = B·T, D largeur.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels import compiled as ops
+from gpt_architecture.kernels import row_kernels
 from gpt_architecture.kernels.block_pass import (
     OUTSIDE,
     BlockPass,
@@ -27,18 +27,20 @@ from gpt_architecture.kernels.keyed_dropout import keep_scale, site_keys, thresh
 from gpt_architecture.kernels.threads import launch
 from gpt_architecture.kernels.workspace import Workspace
 
-_WORKSPACES = 2  # formes de lot dont les tampons sont gardés : entraînement, évaluation
+_WORKSPACES = 4  # formes de lot dont les tampons sont gardés : accumulation, évaluation, reste
 
 
 def why_not_fused(model: nn.Module) -> str | None:
     """La raison pour laquelle le pas fusionné ne convient pas à `model` ; None s'il convient."""
-    if not isinstance(model, GPTModel):
+    if type(model) is not GPTModel:
         return "le modèle n'est pas un GPTModel"
     weight = model.tok_emb.weight
     if weight.device.type != "cpu":
         return f"le modèle est sur {weight.device}, le pas fusionné calcule sur CPU"
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         return "le pas fusionné calcule en fp32"
+    if (model.out_head.weight is weight) is not model.cfg.tie_weights:
+        return "la tête et l'embedding ne sont pas liés comme la configuration le dit"
     if not all(parameter.requires_grad for parameter in model.parameters()):
         return "des paramètres sont gelés"
     return None
@@ -83,7 +85,8 @@ class FusedStep:
     ) -> Tensor:
         """Perte moyenne du lot (nats par token) ; ajoute `scale` × son gradient.
 
-        Si la perte n'est pas finie, aucun gradient n'est touché.
+        Si la perte n'est pas finie, elle est rendue sans arrière : les `.grad` absents le restent,
+        ceux d'un lot précédent ne valent plus rien, et l'étape est à sauter.
 
         Args:
             inputs: (B, T) int64.
@@ -92,11 +95,12 @@ class FusedStep:
             scale: facteur des gradients, par exemple 1 / nombre de micro-lots.
 
         Raises:
-            ValueError: plus de positions que le modèle n'en accepte.
+            ValueError: types, formes ou identifiants hors de ce que le modèle accepte.
         """
         model, sink = self.model, self._sink
+        sink.begin()
         with torch.no_grad():
-            run = self._start(inputs, sequence_ids if model.training else None)
+            run = self._start(inputs, targets, sequence_ids if model.training else None)
             layers = self._forward(run, inputs, keep=True)
             h = normalize(run, model.final_norm, layers[-1], "stats", OUTSIDE)
             dh = run.workspace.get("dh", *h.shape, slot=OUTSIDE)
@@ -133,13 +137,13 @@ class FusedStep:
             targets: (B, T) int64.
         """
         with torch.no_grad():
-            run = self._start(inputs, None)
+            run = self._start(inputs, targets, None)
             x = self._forward(run, inputs, keep=False)[-1]
             h = normalize(run, self.model.final_norm, x, "stats", OUTSIDE)
             head = self.model.out_head.weight
             return HeadLoss(run.workspace).loss(h, head, targets.reshape(-1))
 
-    def _start(self, inputs: Tensor, sequence_ids: Tensor | None) -> Pass:
+    def _start(self, inputs: Tensor, targets: Tensor, sequence_ids: Tensor | None) -> Pass:
         """Les tampons et les clés d'un lot ; sans séquences, rien n'est abandonné."""
         cfg = self.model.cfg
         batch, length = inputs.shape
@@ -148,6 +152,10 @@ class FusedStep:
                 f"{length} positions demandées, le modèle en accepte {cfg.context_length} ; "
                 "gardez les derniers tokens"
             )
+        _check_ids("inputs", inputs, inputs.shape, cfg.vocab_size)
+        _check_ids("targets", targets, inputs.shape, cfg.vocab_size)
+        if sequence_ids is not None and sequence_ids.shape != (batch,):
+            raise ValueError(f"{sequence_ids.numel()} numéros de séquence pour un lot de {batch}")
         keys = torch.zeros(self._sites, 2 * batch, dtype=torch.int64)
         if sequence_ids is not None:
             table = site_keys(self.seed, sequence_ids, self._sites)  # (B, endroits, 2)
@@ -183,7 +191,7 @@ class FusedStep:
             lasting = OUTSIDE if self._recompute else slot
             layers.append(run.workspace.get(f"x{slot}", rows, width, slot=lasting))
         launch(
-            ops.embed_,
+            row_kernels.embed_,
             run.row_blocks,
             *(inputs.flatten(), self.model.tok_emb.weight, self.model.pos_emb.weight),
             *(run.keys[0], run.length, run.drop, run.scale, layers[0]),
@@ -196,7 +204,7 @@ class FusedStep:
     def _embedding_backward(self, run: Pass, inputs: Tensor, dx: Tensor) -> None:
         positions = self._sink.zeroed(self.model.pos_emb.weight)
         launch(
-            ops.embed_backward_,
+            row_kernels.embed_backward_,
             run.length,
             *(dx, run.keys[0], run.length, run.drop, run.scale, positions),
         )
@@ -205,4 +213,13 @@ class FusedStep:
         order = torch.argsort(ids, stable=True)
         rows, counts = torch.unique_consecutive(ids[order], return_counts=True)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        launch(ops.scatter_rows_, len(rows), order, starts, ids, dx, gradient)
+        launch(row_kernels.scatter_rows_, len(rows), order, starts, ids, dx, gradient)
+
+
+def _check_ids(name: str, ids: Tensor, shape: torch.Size, vocab_size: int) -> None:
+    """Refuse ce que les noyaux liraient hors de leurs tableaux."""
+    if ids.dtype != torch.int64 or ids.shape != shape or ids.numel() == 0:
+        raise ValueError(f"{name} {tuple(ids.shape)} {ids.dtype}, attendu {tuple(shape)} int64")
+    low, high = (int(bound) for bound in torch.aminmax(ids))
+    if low < 0 or high >= vocab_size:
+        raise ValueError(f"{name} va de {low} à {high}, hors du vocabulaire [0, {vocab_size}[")

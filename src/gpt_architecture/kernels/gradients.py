@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gpt_architecture.core.attention import MultiHeadAttention
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels import compiled as ops
+from gpt_architecture.kernels import reduction_kernels
 from gpt_architecture.kernels.threads import launch
 from gpt_architecture.kernels.workspace import Arena, huge_empty
 
@@ -30,6 +30,10 @@ class GradientSink(Protocol):
 
     def arenas(self) -> dict[int | None, Arena]:
         """Zones libres pendant l'avant, par couche ; None : ce qui ne dure pas."""
+        ...
+
+    def begin(self) -> None:
+        """Un lot commence : ce qu'un lot interrompu avait écrit est oublié."""
         ...
 
     def buffer(self, parameter: Tensor) -> tuple[Tensor, float]:
@@ -81,14 +85,21 @@ class BufferedSink:
     def add_blocks_(self, parameter: Tensor, partial: Tensor, part: int = 0) -> None:
         """Voir `GradientSink.add_blocks_`."""
         out, beta = self.buffer(parameter)
-        launch(ops.sum_blocks_, -(-len(out) // ops.STRIP), partial, part, out, beta)
+        launch(
+            reduction_kernels.sum_blocks_,
+            -(-len(out) // reduction_kernels.STRIP),
+            partial,
+            part,
+            out,
+            beta,
+        )
 
     def add_qkv_(self, attention: MultiHeadAttention, dqkv: Tensor, h: Tensor) -> None:
         """Voir `GradientSink.add_qkv_`."""
         layers = (attention.W_query, attention.W_key, attention.W_value)
         found = [self.buffer(layer.weight) for layer in layers]
         packed = _joined([out for out, _ in found])
-        if packed is not None:
+        if packed is not None and len({beta for _, beta in found}) == 1:
             torch.addmm(packed, dqkv.t(), h, beta=found[0][1], out=packed)
         else:
             for (out, beta), part in zip(found, dqkv.chunk(3, dim=1), strict=True):
@@ -121,6 +132,10 @@ class GradientStore(BufferedSink):
             found = dict.fromkeys((None, HEAD, 0), Arena(self._zones[None]))
         found |= {slot: Arena(zone) for slot, zone in self._zones.items() if slot is not None}
         return found
+
+    def begin(self) -> None:
+        """Voir `GradientSink.begin`."""
+        self._pending.clear()
 
     def buffer(self, parameter: Tensor) -> tuple[Tensor, float]:
         """Voir `GradientSink.buffer`."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from gpt_architecture.kernels import compiled as ops
+from gpt_architecture.kernels import reduction_kernels
 from gpt_architecture.kernels.gradients import HEAD
 from gpt_architecture.kernels.threads import launch
 from gpt_architecture.kernels.workspace import Workspace
@@ -52,7 +52,7 @@ class HeadLoss:
     ) -> Tensor:
         """Perte moyenne ; dh (N, D) reçoit le gradient de h, `gradient()` celui de weight.
 
-        Si la perte n'est pas finie, le gradient de `weight` n'est pas touché.
+        Si la perte n'est pas finie, elle est rendue aussitôt et les gradients ne valent rien.
 
         Args:
             scale: facteur des gradients.
@@ -67,7 +67,7 @@ class HeadLoss:
                 break
             if out is None:
                 out, beta = gradient()
-            launch(ops.scaled_softmax_, _blocks(weight), logits, lse, factor)
+            launch(reduction_kernels.scaled_softmax_, _blocks(weight), logits, lse, factor)
             logits[targets[rows], torch.arange(logits.size(1))] -= factor
             torch.mm(logits.t(), weight.detach(), out=dh[rows])
             torch.addmm(out, logits, h[rows], beta=beta, out=out)
@@ -83,7 +83,7 @@ class HeadLoss:
         turned.copy_(h.t())
         torch.mm(weight.detach(), turned, out=logits)
         top, sums = self._buffer("top", blocks, columns), self._buffer("sums", blocks, columns)
-        launch(ops.column_lse_, blocks, logits, top, sums)
+        launch(reduction_kernels.column_lse_, blocks, logits, top, sums)
         peak = top.amax(dim=0).double()  # (n,)
         lse = peak + torch.log((sums * torch.exp(top - peak)).sum(dim=0))
         picked = logits[targets, torch.arange(columns)].double()
@@ -96,7 +96,7 @@ class HeadLoss:
 
 
 def _blocks(weight: Tensor) -> int:
-    return -(-weight.size(0) // ops.VOCAB_BLOCK)
+    return -(-weight.size(0) // reduction_kernels.VOCAB_BLOCK)
 
 
 def _chunks(rows: int) -> Iterator[slice]:

@@ -36,8 +36,8 @@ _GOLDEN = 0x9E3779B9
 
 
 def threshold(p: float) -> int:
-    """Valeurs de 16 bits qui annulent un élément : p arrondi au 65 536e."""
-    return round(p * LANES)
+    """Valeurs de 16 bits qui annulent un élément : p arrondi au 65 536e, sans tout annuler."""
+    return min(round(p * LANES), LANES - 1)
 
 
 def keep_scale(p: float) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels import compiled as ops
+from gpt_architecture.kernels import reduction_kernels
 from gpt_architecture.kernels.gradients import BufferedSink, packed_buffers
 from gpt_architecture.kernels.threads import launch
 from gpt_architecture.kernels.workspace import Arena, huge_empty
@@ -63,8 +63,8 @@ class LeanAdamW(torch.optim.Optimizer):
         step = int(state["step"])
         beta1, beta2 = group["betas"]
         launch(
-            ops.adamw_,
-            -(-parameter.numel() // ops.ADAMW_BLOCK),
+            reduction_kernels.adamw_,
+            -(-parameter.numel() // reduction_kernels.ADAMW_BLOCK),
             *(parameter.view(-1), gradient.view(-1)),
             *(state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1)),
             *(float(beta1), float(beta2), float(group["eps"])),
@@ -103,7 +103,7 @@ class LeanSink(BufferedSink):
         table = huge_empty(*model.tok_emb.weight.shape)  # la tête, puis l'embedding
         for parameter in model.parameters():
             if id(parameter) not in self._buffers:
-                is_table = parameter.shape == table.shape
+                is_table = parameter is model.tok_emb.weight or parameter is model.out_head.weight
                 self._buffers[id(parameter)] = (
                     table if is_table else torch.empty_like(parameter, requires_grad=False)
                 )
@@ -115,6 +115,10 @@ class LeanSink(BufferedSink):
     def arenas(self) -> dict[int | None, Arena]:
         """Voir `GradientSink.arenas` : rien de ce qui dure pendant la tête n'y a place."""
         return {} if self._zone is None else dict.fromkeys((None, 0), Arena(self._zone))
+
+    def begin(self) -> None:
+        """Voir `GradientSink.begin`."""
+        self._pending.clear()
 
     def buffer(self, parameter: Tensor) -> tuple[Tensor, float]:
         """Voir `GradientSink.buffer`."""

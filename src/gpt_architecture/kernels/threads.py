@@ -11,19 +11,40 @@ argument (adresse ou valeur, et au plus quatre dimensions). Chaque fil prend les
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import struct
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from gpt_architecture.kernels import arithmetic
+from gpt_architecture.kernels.arithmetic import FAST
+
 KERNEL = types.void(types.voidptr)
 """Signature d'un noyau."""
+
+
+_INLINED = hashlib.sha256(
+    b"".join(Path(path).read_bytes() for path in (__file__, arithmetic.__file__))
+).hexdigest()[:12]
+
+
+def kernel(body: Any) -> Any:
+    """Compile un noyau ; le résultat est gardé sur disque d'un lancement à l'autre.
+
+    Numba date ce cache du seul fichier du noyau : l'empreinte des fonctions qu'il inclut est donc
+    mise dans son nom.
+    """
+    body.__qualname__ = f"{body.__qualname__}_{_INLINED}"
+    return cfunc(KERNEL, fastmath=FAST, cache=True, error_model="numpy")(body)
+
 
 SLOT = 5
 _HEADER = 2
@@ -153,7 +174,7 @@ def _openmp() -> Any:
     """`GOMP_parallel` du moteur OpenMP de PyTorch ; None s'il n'en offre pas."""
     try:
         runner = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):  # Windows n'a pas de bibliothèque globale
         return None
     runner.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
     runner.restype = None

@@ -6,6 +6,7 @@ page qu'il a de pages de 4 Kio ; en grandes pages (2 Mio), et gardé, il n'en co
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import sys
@@ -24,9 +25,12 @@ def huge_empty(*shape: int) -> Tensor:
     if size < _HUGE_PAGE or sys.platform != "linux":
         return torch.empty(shape)
     length = -(-size // _HUGE_PAGE) * _HUGE_PAGE
-    area = mmap.mmap(-1, length + _HUGE_PAGE)
+    try:
+        area = mmap.mmap(-1, length + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"can't allocate memory: {size} octets") from error
     start = -np.frombuffer(area, dtype=np.uint8).ctypes.data % _HUGE_PAGE
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    with contextlib.suppress(OSError, AttributeError):  # un noyau sans grandes pages
         area.madvise(mmap.MADV_HUGEPAGE, start, length)
     array = np.frombuffer(area, dtype=np.float32, count=math.prod(shape), offset=start)
     return torch.from_numpy(array.reshape(shape))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gpt_architecture.config import ComputeConfig, OptimizerConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
-from gpt_architecture.errors import ConfigurationError, MissingDependencyError
+from gpt_architecture.errors import ConfigurationError, MissingDependencyError, reason
 from gpt_architecture.kernels.keyed_dropout import DropoutKeys, use_keyed_dropout_
 from gpt_architecture.training.engine import (
     AutogradEngine,
@@ -47,6 +47,9 @@ class Sharing(Protocol):
     def __call__(self, model: GPTModel, *, autograd: bool = True) -> ParallelModel:
         """Le modèle partagé ; `model` peut être modifié sur place."""
         ...
+
+
+_NO_NUMBA = "le paquet numba n'est pas installé (pip install numba)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +95,16 @@ def fused_obstacle(
         return "--compile et --checkpoint-activations demandent autograd"
     if resolve_precision(compute.precision, device) is not None:
         return "il calcule en fp32"
-    if importlib.util.find_spec("numba") is None:
-        return "le paquet numba n'est pas installé (pip install numba)"
-    from gpt_architecture.kernels.fused_step import why_not_fused
+    return _kernel_obstacle(model)
 
+
+def _kernel_obstacle(model: nn.Module) -> str | None:
+    if importlib.util.find_spec("numba") is None:
+        return _NO_NUMBA
+    try:
+        from gpt_architecture.kernels.fused_step import why_not_fused
+    except (ImportError, OSError, RuntimeError) as error:  # cache interdit, version refusée…
+        return f"ses noyaux ne se compilent pas ici : {reason(error)}"
     return why_not_fused(model)
 
 
@@ -118,7 +127,7 @@ def build_backend(
     obstacle = fused_obstacle(model, compute, device, whole=whole)
     wants_fused = compute.engine == "fused" or compute.memory == "lean"
     if wants_fused and obstacle is not None:
-        if "numba" in obstacle:
+        if obstacle == _NO_NUMBA:
             raise MissingDependencyError("numba", purpose="le moteur fusionné")
         asked = "--engine fused" if compute.engine == "fused" else "--memory lean"
         raise ConfigurationError(

@@ -88,9 +88,13 @@ def average_gradients_(model: nn.Module) -> None:
     Pour un moteur qui écrit lui-même les `.grad`, sans les crochets que DDP pose sur autograd.
     Sans effet sur des poids répartis, dont FSDP échange les gradients.
     """
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    if not gradients or isinstance(gradients[0], DTensor):
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if isinstance(parameters[0], DTensor):
         return
+    for parameter in parameters:  # un rang à la perte non finie échange aussi, sans rien apporter
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in parameters if p.grad is not None]
     size = dist.get_world_size()
     for first, last in _buckets(gradients):
         bucket = gradients[first:last]
