@@ -32,6 +32,7 @@ LANES = 1 << 16
 
 _M32 = 0xFFFFFFFF
 _M64 = 0xFFFFFFFFFFFFFFFF
+_DOMAIN = int.from_bytes(b"dropout", "big")  # l'ordre des données vient de la même graine
 _GOLDEN = 0x9E3779B9
 
 
@@ -55,7 +56,7 @@ def site_keys(seed: int, sequence_ids: Tensor, sites: int) -> NDArray[np.uint32]
     """
     keys = np.empty((sequence_ids.numel(), sites, 2), dtype=np.uint32)
     for row, sequence in enumerate(sequence_ids.tolist()):
-        state = _splitmix64(_splitmix64(seed & _M64) ^ (sequence & _M64))
+        state = _splitmix64(_splitmix64((seed ^ _DOMAIN) & _M64) ^ (sequence & _M64))
         for site in range(sites):
             word = _splitmix64((state + site * 0x9E3779B97F4A7C15) & _M64)
             keys[row, site] = word & _M32, word >> 32
