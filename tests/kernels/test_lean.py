@@ -48,7 +48,7 @@ def test_follows_adamw(changes):
         other.tie_weights_()
     found, expected = train(model, 30, lean=True), train(other, 30, lean=False)
     assert found == pytest.approx(expected, rel=1e-4)
-    assert found[-1] < found[0] - 1
+    assert found[-1] < found[0] - 0.5
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
