@@ -17,6 +17,7 @@ from pypdf import PdfReader
 
 from gpt_architecture.core.weights import read_model
 from gpt_architecture.scripts import _signals, _training_options
+from gpt_architecture.training.checkpoint import CheckpointStore
 
 
 def test_writes_model_and_plot(trained):
@@ -264,6 +265,30 @@ def test_stop_signal_saves_a_checkpoint(cli, tmp_path, number, code):
     outcome = cli("train", "--resume", tmp_path, "--max-steps", int(saved.name[5:]) + 2)
     assert outcome.code == 0, outcome.err
     assert f"Reprise à l'étape {int(saved.name[5:])}" in outcome.out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signaux POSIX")
+def test_a_signal_saves_even_when_nobody_reads(tmp_path):
+    """`2>&1 | tee` : Ctrl-C emporte tee d'abord ; le point de reprise est écrit, le code 130."""
+    command = [
+        *(sys.executable, "-u", "-m", "gpt_architecture", "train"),
+        *tiny(epochs=10_000, output_dir=tmp_path, eval_freq=1, save_every=7),
+    ]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=writer, encoding="utf-8"
+    ) as process:
+        os.close(writer)
+        for line in process.stdout:
+            if line.startswith("Époque") and (tmp_path / "checkpoints" / "step-000007").is_dir():
+                break
+        process.stdout.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    saved = CheckpointStore(tmp_path / "checkpoints").latest()
+    steps = [record for record in read_journal(tmp_path) if record["kind"] == "step"]
+    assert saved.step == len(steps)
 
 
 def read_journal(folder):
