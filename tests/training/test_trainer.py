@@ -413,6 +413,25 @@ class TestNotices:
         assert run.trainer.complete
         assert "Arrêt anticipé" in run.recorder.events[-1]
 
+    def test_early_stopping_outlives_a_resume(self, tmp_path):
+        """L'arrêt tombe dans l'exemple, après l'évaluation décisive : la reprise n'ajoute rien."""
+        epoch = Run().sampler.steps_per_epoch
+        losses = iter([1.0, *[2.0] * epoch])
+        store = CheckpointStore(tmp_path)
+        options = {
+            "steps": 3 * epoch,
+            "eval_freq": 1,
+            "evaluate": lambda _stop: (1.0, next(losses)),
+            "callbacks": [EarlyStopping(epoch - 1)],
+            "store": store,
+        }
+        first = Run(**options, sample=lambda _stop: None).go()
+        assert (first.state.step, first.trainer.complete) == (epoch, False)
+        second = Run(**options, sample=lambda _stop: "un texte", checkpoint=store.latest()).go()
+        assert (second.state.step, second.trainer.complete) == (epoch, True)
+        assert "Arrêt anticipé" in second.recorder.events[-1]
+        assert len(second.recorder.samples) == 1
+
     def test_overfitting_is_said_once(self):
         pairs = iter([(5, 5), (4, 4), (3, 4.2), (2, 4.4), (1, 4.6), (0.5, 5.0), (0.4, 5.5)])
         run = Run(

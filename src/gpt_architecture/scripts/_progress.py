@@ -69,6 +69,9 @@ class TrainingProgress:
         self._total_steps = total_steps
         self._progress.update(self._task, total=total_steps, completed=state.step)
 
+    def on_resume(self, trainer: Trainer) -> None:
+        """Rien à dire : la commande l'a annoncé."""
+
     def on_step(self, record: StepRecord) -> None:
         """Avance d'une étape."""
         self._steps_done = record.step + 1

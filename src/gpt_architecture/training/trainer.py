@@ -150,8 +150,9 @@ class Trainer:
         self._clock = self._saved_at = time.perf_counter()
         self._tell("on_start", state, self.config.total_steps)
         try:
-            if state.step > 0:  # ce que l'arrêt avait interrompu après la dernière étape
-                self._after_step(state.step - 1)
+            if state.step > 0:
+                self._tell("on_resume", self)
+                self._after_step(state.step - 1)  # ce que l'arrêt avait interrompu
             while not self._done and not self.stopping():
                 self._tell("on_step", self.advance())
                 self._after_step(state.step - 1)
