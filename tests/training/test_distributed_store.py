@@ -1,6 +1,7 @@
 """Points de reprise communs, dans un groupe d'un seul rang : publication, refus, restes."""
 
 import contextlib
+import logging
 import socket
 
 import pytest
@@ -9,6 +10,7 @@ from distributed_helpers import small_model
 from training.parallel_worker import groups_of, optimizer_of
 
 from gpt_architecture.errors import ConfigurationError, OutputError, TrainingError
+from gpt_architecture.scripts import _launch
 from gpt_architecture.scripts._launch import check_alone, check_share, on_main
 from gpt_architecture.training import distributed
 from gpt_architecture.training.checkpoint import CheckpointStore
@@ -149,6 +151,34 @@ def test_others_wait_for_main_and_fail_with_it():
     with pytest.raises(SystemExit) as stop:
         on_main(Pair(True), lambda: pytest.fail("agit"))
     assert stop.value.code == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_says_its_own_failure(monkeypatch, capsys, rank):
+    """Celle du premier va au lanceur ; les autres disent la leur, avec leur rang."""
+
+    @contextlib.contextmanager
+    def joined(*_arguments, **_options):
+        world = Pair(False)
+        world.rank, world.is_main = rank, rank == 0
+        yield world
+
+    for name, value in {"TORCHELASTIC_RUN_ID": "essai", "RANK": str(rank)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "distributed_world", joined)
+    monkeypatch.setattr(_launch, "silence_stdout", lambda: None)
+    monkeypatch.setattr(logging.getLogger("gpt_architecture"), "level", logging.WARNING)
+    with (
+        pytest.raises((TrainingError, SystemExit)) as stop,
+        _launch.training_world(_launch.ScaleOptions(), "cpu"),
+    ):
+        raise TrainingError("mémoire pleine", expected="de la place", remedy="libérez-en")
+    said = capsys.readouterr().err
+    if rank == 0:
+        assert (stop.type, said) == (TrainingError, "")
+    else:
+        assert stop.value.code == 1
+        assert said == "processus 1 : mémoire pleine (attendu : de la place) ; libérez-en.\n"
 
 
 def test_shares_and_single_process_options():
