@@ -300,6 +300,20 @@ class TestCheckpoints:
         with pytest.raises(OutputError):
             Run(steps=4, store=Full(), should_stop=stop_after(2)).go()
 
+    def test_a_refused_best_does_not_stop_the_training(self, tmp_path):
+        """Le fichier qui désigne le meilleur est refusé : c'est dit, et les points sont là."""
+        store = CheckpointStore(tmp_path)
+
+        def refuse(step):
+            raise OutputError("disque plein", expected="de la place", remedy="libérez-en")
+
+        store.mark_best = refuse
+        evaluate = {"eval_freq": 2, "evaluate": lambda _stop: (1.0, 2.0)}
+        run = Run(steps=4, store=store, save_best=True, **evaluate).go()
+        assert run.state.step == 4
+        assert "Meilleur point de reprise non désigné : disque plein" in run.recorder.events[0]
+        assert store.steps()
+
     def test_time_alone_decides(self, tmp_path):
         store = CheckpointStore(tmp_path, keep_last=9)
         Run(steps=3, store=store, save_seconds=1e-9).go()

@@ -17,7 +17,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gpt_architecture.errors import OutputError, TrainingError
+from gpt_architecture.errors import (
+    CheckpointError,
+    GPTArchitectureError,
+    OutputError,
+    TrainingError,
+)
 from gpt_architecture.training.batches import BatchSource
 from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
 from gpt_architecture.training.engine import Batch, TrainingEngine
@@ -329,7 +334,12 @@ class Trainer:
             self.save()
         except OutputError as error:
             self._saved_at = time.perf_counter()
-            self.announce(f"Point de reprise non écrit : {error}")
+            self._note_refusal("Point de reprise non écrit", error)
+
+    def _note_refusal(self, what: str, error: GPTArchitectureError) -> None:
+        """Dit un refus du disque ; l'étape n'est plus tenue pour enregistrée."""
+        self._saved_step = min(self._saved_step, 0)  # les points d'avant, eux, l'ont été
+        self.announce(f"{what} : {error}")
 
     def _note_evaluation(self, index: int, train_loss: float, val_loss: float) -> None:
         state = self.state
@@ -343,7 +353,10 @@ class Trainer:
             if self.config.save_best:
                 self._save_if_possible()
             if self._store is not None and self._saved_step == state.step:
-                self._store.mark_best(state.step)
+                try:
+                    self._store.mark_best(state.step)
+                except (OutputError, CheckpointError) as error:
+                    self._note_refusal("Meilleur point de reprise non désigné", error)
         record = EvaluationRecord(
             step=index,
             epoch=self.batches.epoch_of(index),
