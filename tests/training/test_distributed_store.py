@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import socket
+from concurrent import futures
 
 import pytest
 import torch
@@ -73,8 +74,8 @@ def test_leftover_shards_are_swept(world, tmp_path):
         assert not list(tmp_path.glob("*.shards"))
 
 
-def test_a_refused_publication_is_said_at_the_next_call(world, tmp_path, monkeypatch):
-    """Les morceaux sont écrits, la publication refusée : le suivant le dit, puis réussit."""
+def test_a_refused_publication_does_not_cost_the_next(world, tmp_path, monkeypatch, caplog):
+    """Les morceaux sont écrits, la publication refusée : le suivant le dit, et s'écrit."""
     store = CheckpointStore(tmp_path)
     groups, _ = sharded_groups(world)
     publish = store.save
@@ -86,11 +87,28 @@ def test_a_refused_publication_is_said_at_the_next_call(world, tmp_path, monkeyp
         monkeypatch.setattr(store, "save", refuse)
         shared.save(4, groups, STATE)
         with pytest.raises(OutputError, match="disque plein"):
-            shared.save(5, groups, STATE)
+            shared.flush()
         assert not list(tmp_path.glob("*.shards"))
+        shared.save(5, groups, STATE)
+        futures.wait([shared._pending])
         monkeypatch.setattr(store, "save", publish)
         shared.save(6, groups, STATE)
     assert store.steps() == [6]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "le point de reprise précédent n'a pas été écrit : disque"
+    )
+
+
+def test_an_error_leaves_the_pending_checkpoint_whole(world, tmp_path):
+    """L'entraînement échoue pendant l'écriture : elle s'achève."""
+    store = CheckpointStore(tmp_path)
+    groups, _ = sharded_groups(world)
+    with pytest.raises(ValueError, match="perdu"), DistributedStore(store, world) as shared:
+        shared.save(4, groups, STATE)
+        raise ValueError("perdu")
+    assert store.steps() == [4]
+    assert not list(tmp_path.glob("*.shards"))
 
 
 def test_a_folder_that_cannot_exist_is_refused(world, tmp_path):

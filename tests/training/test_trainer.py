@@ -262,6 +262,23 @@ class TestResume:
             Run(shape=replace(SHAPE, n_layers=1), checkpoint=store.latest())
 
 
+class LateStore:
+    """Écrit en arrière-plan : le refus du disque n'est connu qu'à `flush`."""
+
+    def __init__(self, refusals):
+        self.refusals, self.saved, self.pending = refusals, [], False
+
+    def save(self, step, *_rest):
+        self.saved.append(step)
+        self.pending = True
+
+    def flush(self):
+        pending, self.pending = self.pending, False
+        if pending and self.refusals:
+            self.refusals -= 1
+            raise OutputError("disque plein", expected="de la place", remedy="libérez-en")
+
+
 class TestCheckpoints:
     def test_written_before_the_evaluation(self, tmp_path):
         """Une évaluation qui échoue ne coûte pas l'étape."""
@@ -294,11 +311,30 @@ class TestCheckpoints:
             def save(self, *_arguments):
                 raise OutputError("disque plein", expected="de la place", remedy="libérez-en")
 
+            def flush(self):
+                pass
+
         run = Run(steps=4, store=Full(), save_every=3)
         assert run.go().state.step == 4
         assert "Point de reprise non écrit : disque plein" in run.recorder.events[0]
         with pytest.raises(OutputError):
             Run(steps=4, store=Full(), should_stop=stop_after(2)).go()
+
+    @pytest.mark.parametrize(("refusals", "saved"), [(0, [3]), (1, [3, 3])])
+    def test_a_late_refusal_is_made_up_for(self, refusals, saved):
+        """L'écriture en arrière-plan a échoué : au moment de s'arrêter, elle est refaite."""
+        store = LateStore(refusals)
+        run = Run(steps=6, store=store, save_every=3, should_stop=stop_after(3)).go()
+        assert store.saved == saved
+        assert len(run.recorder.events) == refusals
+
+    def test_a_late_refusal_at_the_end(self):
+        """Au terme, il est dit, et le modèle reste à écrire ; à l'arrêt, c'est une erreur."""
+        run = Run(steps=3, store=LateStore(9), save_every=3).go()
+        assert run.trainer.complete
+        assert "Point de reprise non écrit : disque plein" in run.recorder.events[-1]
+        with pytest.raises(OutputError, match="disque plein"):
+            Run(steps=6, store=LateStore(9), save_every=3, should_stop=stop_after(3)).go()
 
     def test_a_refused_best_does_not_stop_the_training(self, tmp_path):
         """Le fichier qui désigne le meilleur est refusé : c'est dit, et les points sont là."""

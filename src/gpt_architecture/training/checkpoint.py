@@ -138,6 +138,9 @@ class CheckpointStore:
                 self.root / _BEST, lambda temporary: temporary.write_text(text, encoding="utf-8")
             )
 
+    def flush(self) -> None:
+        """N'attend rien : `save` a tout écrit."""
+
     def steps(self) -> list[int]:
         """Étapes enregistrées, en ordre croissant, sans vérifier leur contenu."""
         return sorted({step for step, suffix, _ in self._entries() if suffix in (None, _REPLACED)})

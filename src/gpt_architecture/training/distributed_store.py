@@ -7,7 +7,9 @@ temps d'une copie en mémoire.
 
 from __future__ import annotations
 
+import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -26,6 +28,9 @@ from gpt_architecture.training.sharding import save_shards, split_groups, whole_
 
 _SHARDS = ".shards"
 _POLL_S = 1.0
+_GRACE_S = 120.0  # après une erreur ; le lanceur, lui, tue au bout de 300 s
+
+logger = logging.getLogger(__name__)
 
 
 class DistributedStore:
@@ -61,6 +66,8 @@ class DistributedStore:
     ) -> None:
         if kind is None:
             self.flush()
+        elif isinstance(value, Exception):  # une interruption, elle, n'attend pas
+            self._finish_alone()
         self._writer.shutdown(wait=False, cancel_futures=True)
 
     def save(
@@ -68,11 +75,15 @@ class DistributedStore:
     ) -> Path:
         """Écrit le point de reprise de l'étape `step` ; réparti, il n'est publié qu'à `flush`.
 
+        L'écriture précédente est d'abord achevée ; son échec est dit, et n'empêche pas celle-ci.
+
         Raises:
-            OutputError: le disque refuse, à ce rang ou à un autre, maintenant ou pour l'écriture
-                précédente.
+            OutputError: le disque refuse, à ce rang ou à un autre.
         """
-        self.flush()
+        try:
+            self.flush()
+        except GPTArchitectureError as error:
+            logger.warning("le point de reprise précédent n'a pas été écrit : %s", error)
         path = self._store.root / f"step-{step:06d}"
         if not any(isinstance(t, DTensor) for group in tensors.values() for t in group.values()):
             self._on_main(lambda: self._store.save(step, tensors, state))
@@ -104,6 +115,17 @@ class DistributedStore:
             self._world.beat()  # l'arrière-plan a ses propres délais
         self._share(pending.exception())
 
+    def _finish_alone(self) -> None:
+        """Laisse l'écriture en cours s'achever, sans échange : les autres rangs ont pu partir."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        deadline = time.monotonic() + _GRACE_S
+        while not wait([pending], timeout=_POLL_S).done and time.monotonic() < deadline:
+            self._world.beat()
+        if not pending.done() or pending.exception() is not None:
+            logger.warning("le dernier point de reprise n'a pas été écrit")
+
     def _publish(
         self,
         pending: Future[Any],
@@ -112,11 +134,11 @@ class DistributedStore:
         whole: dict[str, dict[str, Tensor]],
         state: Mapping[str, Any],
     ) -> None:
-        pending.result()
-        groups = whole_tensors(folder)
-        for name, content in whole.items():
-            groups.setdefault(name, {}).update(content)
         try:
+            pending.result()
+            groups = whole_tensors(folder)
+            for name, content in whole.items():
+                groups.setdefault(name, {}).update(content)
             self._store.save(step, groups, state)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -59,6 +59,10 @@ class Store(Protocol):
         """Retient que ce point est le meilleur."""
         ...
 
+    def flush(self) -> None:
+        """Attend que ce qui s'écrit en arrière-plan soit publié ; lève ce qui l'a empêché."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
@@ -162,9 +166,9 @@ class Trainer:
                 self._tell("on_step", self.advance())
                 self._after_step(state.step - 1)
             if not self.complete:
-                self.save()
-            elif self._saves_last:  # l'arrêt anticipé, que l'évaluation vient de décider
-                self._save_if_possible()
+                self._save_last()
+            elif self._saves_last:
+                self._save_if_possible(last=True)
         finally:
             self._tick()
             self._tell("on_end", state)
@@ -328,10 +332,24 @@ class Trainer:
             return True
         return self._world.any(time.perf_counter() - self._saved_at >= self.config.save_seconds)
 
-    def _save_if_possible(self) -> None:
+    def _save_last(self) -> None:
+        """Écrit le point de reprise de la fin, et attend qu'il soit publié.
+
+        Celui qui s'écrivait encore est d'abord achevé : refusé, il est à refaire.
+        """
+        if self._store is None:
+            return
+        try:
+            self._store.flush()
+        except OutputError as error:
+            self._note_refusal("Point de reprise non écrit", error)
+        self.save()
+        self._store.flush()
+
+    def _save_if_possible(self, *, last: bool = False) -> None:
         """Écrit un point de reprise ; un disque qui refuse est dit, l'entraînement continue."""
         try:
-            self.save()
+            self._save_last() if last else self.save()
         except OutputError as error:
             self._saved_at = time.perf_counter()
             self._note_refusal("Point de reprise non écrit", error)
