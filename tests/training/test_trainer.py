@@ -425,6 +425,17 @@ class TestBadSteps:
         ):
             Run(engine=lambda _model: Full()).go()
 
+    def test_out_of_memory_for_the_moments_too(self):
+        """La première mise à jour alloue les moments : là aussi, les réglages sont nommés."""
+        run = Run()
+
+        def step():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+        run.optimizer.step = step
+        with pytest.raises(TrainingError, match=r"--batch-size.*--memory lean"):
+            run.go()
+
     def test_another_error_is_not_disguised(self):
         class Broken:
             def forward_backward(self, batch, *, scale):

@@ -226,16 +226,15 @@ class Trainer:
         self.model.train()
         batches = self.batches(index)
         try:
-            loss = self._forward_backward(batches)
+            loss_value = float(self._world.mean(self._forward_backward(batches)))
+            norm = self._gradient_norm()
+            skipped = not (math.isfinite(loss_value) and (norm is None or math.isfinite(norm)))
+            if not skipped:
+                self._update(norm)  # la première fois, alloue les moments
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             raise _out_of_memory() from error
-        loss_value = float(self._world.mean(loss))
-        norm = self._gradient_norm()
-        skipped = not (math.isfinite(loss_value) and (norm is None or math.isfinite(norm)))
-        if not skipped:
-            self._update(norm)
         self.optimizer.zero_grad(set_to_none=True)  # rend la mémoire avant l'évaluation
 
         state = self.state
