@@ -27,6 +27,7 @@ from gpt_architecture.scripts._cli import (
 )
 from gpt_architecture.scripts._launch import (
     ScaleOptions,
+    check_alone,
     check_share,
     gathered,
     on_main,
@@ -93,6 +94,7 @@ def run_training(
     return_freed_memory()
     with ExitStack() as stack:
         world = stack.enter_context(training_world(scale, run.device))
+        check_alone(world, {"--estimate": run.estimate})
         device = getattr(world, "device", None) or resolve_device(run.device)
         window = shape.context_length
 
