@@ -455,6 +455,21 @@ def test_estimate_writes_nothing(cli, tmp_path):
     assert list(tmp_path.rglob("gpt-model*")) == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signaux POSIX")
+def test_an_estimate_is_interrupted_at_once(cli, tmp_path, monkeypatch):
+    """Ctrl-C pendant la mesure : code 130, et aucun point de reprise n'est promis."""
+
+    def measure(_trainer):
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("la mesure continue")
+
+    monkeypatch.setattr("gpt_architecture.training.estimate.estimate_training", measure)
+    outcome = cli("train", *tiny(output_dir=tmp_path / "m"), "--estimate")
+    outcome.check_one_line_error(130, "interrompu")
+    assert "point de reprise" not in outcome.err
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.filterwarnings("ignore")  # ceux de tensorboard et de ses dépendances
 def test_every_technique_at_once(cli, tmp_path):
     """Muon, WSD, échauffement, réduction, activations recalculées, déterminisme, TensorBoard."""
