@@ -104,9 +104,14 @@ def test_an_error_leaves_the_pending_checkpoint_whole(world, tmp_path):
     """L'entraînement échoue pendant l'écriture : elle s'achève."""
     store = CheckpointStore(tmp_path)
     groups, _ = sharded_groups(world)
-    with pytest.raises(ValueError, match="perdu"), DistributedStore(store, world) as shared:
-        shared.save(4, groups, STATE)
-        raise ValueError("perdu")
+
+    def fail():
+        with DistributedStore(store, world) as shared:
+            shared.save(4, groups, STATE)
+            raise ValueError("perdu")
+
+    with pytest.raises(ValueError, match="perdu"):
+        fail()
     assert store.steps() == [4]
     assert not list(tmp_path.glob("*.shards"))
 
