@@ -22,11 +22,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from gpt_architecture.errors import GPTArchitectureError, OutputError, reason
-from gpt_architecture.training.checkpoint import CheckpointStore
+from gpt_architecture.training.checkpoint import SHARDS, CheckpointStore
 from gpt_architecture.training.distributed import DistributedWorld
 from gpt_architecture.training.sharding import save_shards, split_groups, whole_tensors
 
-_SHARDS = ".shards"
 _POLL_S = 1.0
 _GRACE_S = 120.0  # après une erreur ; le lanceur, lui, tue au bout de 300 s
 
@@ -51,7 +50,7 @@ class DistributedStore:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="points de reprise")
         self._pending: Future[Any] | None = None
         if world.is_main:  # ce qu'un arrêt brutal a laissé
-            for leftover in store.root.glob(f"step-*{_SHARDS}"):
+            for leftover in store.root.glob(f"step-*{SHARDS}"):
                 shutil.rmtree(leftover, ignore_errors=True)
         world.barrier()
 
@@ -89,7 +88,7 @@ class DistributedStore:
             self._on_main(lambda: self._store.save(step, tensors, state))
             return path
         sharded, whole = split_groups(tensors)
-        folder = path.with_name(path.name + _SHARDS)
+        folder = path.with_name(path.name + SHARDS)
         self._on_main(lambda: _make_empty(folder))
         pending = save_shards(sharded, folder, process_group=self._group)
         if self._world.is_main:
