@@ -16,7 +16,7 @@ from conftest import FRENCH_TEXT
 from pypdf import PdfReader
 
 from gpt_architecture.core.weights import read_model
-from gpt_architecture.scripts import _signals, _training_options
+from gpt_architecture.scripts import _outputs, _signals, _training_options
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 
@@ -178,6 +178,16 @@ def test_full_disk_is_said_before_training(cli, tmp_path, monkeypatch):
     outcome = cli("train", *tiny(output_dir=tmp_path / "m"))
     outcome.check_one_line_error(1, "il reste 1000 octets")
     assert "Époque" not in outcome.out
+
+
+@pytest.mark.parametrize(("options", "written"), [((), 3), (("--save-best", "--keep", "4"), 6)])
+def test_room_is_asked_for_every_checkpoint(cli, tmp_path, monkeypatch, options, written):
+    """Ceux qui sont gardés, le meilleur et celui qui s'écrit, même si le temps seul en décide."""
+    command = ("train", *tiny(output_dir=tmp_path / "m", max_steps=1), *options)
+    estimated = cli(*command, "--estimate").out
+    assert f"{written - 1} point(s) de reprise" in estimated
+    monkeypatch.setattr(_outputs, "checkpoint_bytes", lambda _config: 1 << 50)
+    cli(*command).check_one_line_error(1, f"{written << 20},0 Gio pour le modèle")
 
 
 def test_own_files_of_every_kind_train(cli, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import CheckpointConfig, GPTConfig
 from gpt_architecture.errors import CheckpointError, MissingDependencyError, OutputError
 from gpt_architecture.scripts._cli import MODEL_NAME, french_size, say_aside
 from gpt_architecture.scripts._training_options import FREE_OPTIONS
@@ -26,6 +26,11 @@ _CHECKPOINT_COPIES = 3  # les poids et les deux moments d'AdamW
 def checkpoint_bytes(config: GPTConfig) -> int:
     """Taille d'un point de reprise, en octets."""
     return 4 * _CHECKPOINT_COPIES * config.num_parameters()
+
+
+def checkpoints_kept(saving: CheckpointConfig) -> int:
+    """Points de reprise gardés au plus ; même sans --save-every, le temps en fait écrire."""
+    return saving.keep + saving.save_best
 
 
 def check_output(
