@@ -16,7 +16,8 @@ from conftest import FRENCH_TEXT
 from pypdf import PdfReader
 
 from gpt_architecture.core.weights import read_model
-from gpt_architecture.scripts import _signals, _training_options
+from gpt_architecture.scripts import _outputs, _signals, _training_options
+from gpt_architecture.training.checkpoint import CheckpointStore
 
 
 def test_writes_model_and_plot(trained):
@@ -179,6 +180,16 @@ def test_full_disk_is_said_before_training(cli, tmp_path, monkeypatch):
     assert "Époque" not in outcome.out
 
 
+@pytest.mark.parametrize(("options", "written"), [((), 3), (("--save-best", "--keep", "4"), 6)])
+def test_room_is_asked_for_every_checkpoint(cli, tmp_path, monkeypatch, options, written):
+    """Ceux qui sont gardés, le meilleur et celui qui s'écrit, même si le temps seul en décide."""
+    command = ("train", *tiny(output_dir=tmp_path / "m", max_steps=1), *options)
+    estimated = cli(*command, "--estimate").out
+    assert f"{written - 1} point(s) de reprise" in estimated
+    monkeypatch.setattr(_outputs, "checkpoint_bytes", lambda _config: 1 << 50)
+    cli(*command).check_one_line_error(1, f"{written << 20},0 Gio pour le modèle")
+
+
 def test_own_files_of_every_kind_train(cli, tmp_path):
     """Un dossier, plusieurs sources, chaque tokenizer."""
     folder = tmp_path / "textes"
@@ -264,6 +275,30 @@ def test_stop_signal_saves_a_checkpoint(cli, tmp_path, number, code):
     outcome = cli("train", "--resume", tmp_path, "--max-steps", int(saved.name[5:]) + 2)
     assert outcome.code == 0, outcome.err
     assert f"Reprise à l'étape {int(saved.name[5:])}" in outcome.out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signaux POSIX")
+def test_a_signal_saves_even_when_nobody_reads(tmp_path):
+    """`2>&1 | tee` : Ctrl-C emporte tee d'abord ; le point de reprise est écrit, le code 130."""
+    command = [
+        *(sys.executable, "-u", "-m", "gpt_architecture", "train"),
+        *tiny(epochs=10_000, output_dir=tmp_path, eval_freq=1, save_every=7),
+    ]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=writer, encoding="utf-8"
+    ) as process:
+        os.close(writer)
+        for line in process.stdout:
+            if line.startswith("Époque") and (tmp_path / "checkpoints" / "step-000007").is_dir():
+                break
+        process.stdout.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    saved = CheckpointStore(tmp_path / "checkpoints").latest()
+    steps = [record for record in read_journal(tmp_path) if record["kind"] == "step"]
+    assert saved.step == len(steps)
 
 
 def read_journal(folder):
@@ -428,6 +463,21 @@ def test_estimate_writes_nothing(cli, tmp_path):
     assert "Époque" not in outcome.out
     assert not out.exists()
     assert list(tmp_path.rglob("gpt-model*")) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signaux POSIX")
+def test_an_estimate_is_interrupted_at_once(cli, tmp_path, monkeypatch):
+    """Ctrl-C pendant la mesure : code 130, et aucun point de reprise n'est promis."""
+
+    def measure(_trainer):
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("la mesure continue")
+
+    monkeypatch.setattr("gpt_architecture.training.estimate.estimate_training", measure)
+    outcome = cli("train", *tiny(output_dir=tmp_path / "m"), "--estimate")
+    assert outcome.code == 130
+    assert "point de reprise" not in outcome.out.partition("Mesure")[2] + outcome.err
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.filterwarnings("ignore")  # ceux de tensorboard et de ses dépendances

@@ -265,7 +265,10 @@ def test_sweep_removes_leftovers_and_nothing_else(store):
     store.mark_best(10)
     leftovers = [
         store.root / name
-        for name in ("step-000020.incomplete", "step-000005.removed", "step-000010.replaced")
+        for name in (
+            *("step-000020.incomplete", "step-000005.removed", "step-000010.replaced"),
+            "step-000030.shards",  # d'un entraînement à plusieurs, repris seul
+        )
     ]
     for folder in leftovers:
         folder.mkdir()

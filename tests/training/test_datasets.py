@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import FRENCH_TEXT
+from shard_helpers import write_folder
 
 from gpt_architecture.config import TrainingConfig
 from gpt_architecture.data.loader import create_train_val_loaders
@@ -76,6 +77,40 @@ def test_shards_of_llm_c(shards):
     assert data.name == "fineweb"
     with pytest.raises(ConfigurationError, match="fineweb, codé par gpt2"):
         load(shards, _words(shards))
+
+
+def write_indexed(folder):
+    ids = get_tokenizer("gpt2").encode(FRENCH_TEXT)
+    splits = {"train": [ids[:200], ids[200:300]], "val": [ids[300:360]]}
+    tokenizer = get_tokenizer("gpt2").to_dict()
+    return write_folder(folder, splits, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("part", ["train_000001", "val_000000"])
+def test_shards_that_changed_are_refused(tmp_path, part):
+    """L'empreinte de l'index n'est pas crue sur parole : elle dit qui est l'entraînement."""
+    folder = write_indexed(tmp_path / "fragments")
+    assert load(folder).train.num_tokens == 300
+    path = folder / f"{part}.bin"
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{part}\.bin : contenu changé"):
+        load(folder)
+
+
+def test_shards_beyond_their_tokenizer_are_refused(tmp_path):
+    """L'index annonce plus de tokens que son tokenizer n'en a : la borne est la sienne."""
+    words = get_tokenizer("simple-v2", text=FRENCH_TEXT)
+    ids = [*range(words.vocab_size), words.vocab_size]
+    folder = write_folder(
+        tmp_path / "fragments",
+        {"train": [ids], "val": [ids[:20]]},
+        vocab_size=60_000,
+        tokenizer=words.to_dict(),
+    )
+    with pytest.raises(DataError, match=f"identifiant {words.vocab_size}"):
+        load(folder, window=2, training=TrainingConfig(batch_size=1))
 
 
 def _words(folder):

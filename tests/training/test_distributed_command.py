@@ -109,6 +109,13 @@ def test_one_process_then_two_sharded_then_one(cli, alone, tmp_path):
     assert_same(folder, alone)
 
 
+def test_an_estimate_is_for_one_process(tmp_path):
+    """--estimate mesure un processus : à plusieurs, une phrase le dit avant tout travail."""
+    outcome = several(*tiny(output_dir=tmp_path / "sortie"), "--estimate")
+    outcome.check_one_line_error(2, "--estimate avec 2 processus", "--launch")
+    assert "Mesure" not in outcome.out
+
+
 def test_a_batch_that_cannot_be_shared_is_one_error(tmp_path):
     """Deux processus, une phrase, le code de sortie de la commande."""
     outcome = several(*tiny(output_dir=tmp_path / "sortie", batch_size=3))

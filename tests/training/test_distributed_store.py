@@ -1,7 +1,9 @@
 """Points de reprise communs, dans un groupe d'un seul rang : publication, refus, restes."""
 
 import contextlib
+import logging
 import socket
+from concurrent import futures
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from distributed_helpers import small_model
 from training.parallel_worker import groups_of, optimizer_of
 
 from gpt_architecture.errors import ConfigurationError, OutputError, TrainingError
+from gpt_architecture.scripts import _launch
 from gpt_architecture.scripts._launch import check_alone, check_share, on_main
-from gpt_architecture.training import distributed
+from gpt_architecture.training import distributed, distributed_store
 from gpt_architecture.training.checkpoint import CheckpointStore
 from gpt_architecture.training.distributed import distributed_world
 from gpt_architecture.training.distributed_store import DistributedStore
@@ -71,11 +74,14 @@ def test_leftover_shards_are_swept(world, tmp_path):
         assert not list(tmp_path.glob("*.shards"))
 
 
-def test_a_refused_publication_is_said_at_the_next_call(world, tmp_path, monkeypatch):
-    """Les morceaux sont écrits, la publication refusée : le suivant le dit, puis réussit."""
+def test_a_refused_publication_does_not_cost_the_next(world, tmp_path, monkeypatch):
+    """Les morceaux sont écrits, la publication refusée : le suivant le dit, et s'écrit."""
     store = CheckpointStore(tmp_path)
     groups, _ = sharded_groups(world)
-    publish = store.save
+    publish, said = store.save, []
+    monkeypatch.setattr(
+        distributed_store.logger, "warning", lambda text, error: said.append(text % error.found)
+    )
 
     def refuse(*_):
         raise OutputError("disque plein", expected="de la place", remedy="libérez-en")
@@ -84,11 +90,31 @@ def test_a_refused_publication_is_said_at_the_next_call(world, tmp_path, monkeyp
         monkeypatch.setattr(store, "save", refuse)
         shared.save(4, groups, STATE)
         with pytest.raises(OutputError, match="disque plein"):
-            shared.save(5, groups, STATE)
+            shared.flush()
         assert not list(tmp_path.glob("*.shards"))
+        shared.save(5, groups, STATE)
+        futures.wait([shared._pending])
         monkeypatch.setattr(store, "save", publish)
         shared.save(6, groups, STATE)
     assert store.steps() == [6]
+    (message,) = said
+    assert message == "le point de reprise précédent n'a pas été écrit : disque plein"
+
+
+def test_an_error_leaves_the_pending_checkpoint_whole(world, tmp_path):
+    """L'entraînement échoue pendant l'écriture : elle s'achève."""
+    store = CheckpointStore(tmp_path)
+    groups, _ = sharded_groups(world)
+
+    def fail():
+        with DistributedStore(store, world) as shared:
+            shared.save(4, groups, STATE)
+            raise ValueError("perdu")
+
+    with pytest.raises(ValueError, match="perdu"):
+        fail()
+    assert store.steps() == [4]
+    assert not list(tmp_path.glob("*.shards"))
 
 
 def test_a_folder_that_cannot_exist_is_refused(world, tmp_path):
@@ -149,6 +175,34 @@ def test_others_wait_for_main_and_fail_with_it():
     with pytest.raises(SystemExit) as stop:
         on_main(Pair(True), lambda: pytest.fail("agit"))
     assert stop.value.code == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_says_its_own_failure(monkeypatch, capsys, rank):
+    """Celle du premier va au lanceur ; les autres disent la leur, avec leur rang."""
+
+    @contextlib.contextmanager
+    def joined(*_arguments, **_options):
+        world = Pair(False)
+        world.rank, world.is_main = rank, rank == 0
+        yield world
+
+    for name, value in {"TORCHELASTIC_RUN_ID": "essai", "RANK": str(rank)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "distributed_world", joined)
+    monkeypatch.setattr(_launch, "silence_stdout", lambda: None)
+    monkeypatch.setattr(logging.getLogger("gpt_architecture"), "level", logging.WARNING)
+    with (
+        pytest.raises((TrainingError, SystemExit)) as stop,
+        _launch.training_world(_launch.ScaleOptions(), "cpu"),
+    ):
+        raise TrainingError("mémoire pleine", expected="de la place", remedy="libérez-en")
+    said = capsys.readouterr().err
+    if rank == 0:
+        assert (stop.type, said) == (TrainingError, "")
+    else:
+        assert stop.value.code == 1
+        assert said == "processus 1 : mémoire pleine (attendu : de la place) ; libérez-en.\n"
 
 
 def test_shares_and_single_process_options():

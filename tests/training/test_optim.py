@@ -91,6 +91,25 @@ def test_state_comes_back_to_the_bit(name):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize(("before", "after"), [("adamw", "muon"), ("muon", "adamw")])
+def test_the_state_of_another_optimizer_is_left_behind(caplog, before, after):
+    """Les matrices des blocs repartent de zéro, et c'est dit ; le reste garde ses moments."""
+    model = model_of()
+    optimizer = built(model, optimizer=before)
+    advance(model, optimizer)
+    stored = {key: value.clone() for key, value in optimizer_tensors(optimizer, model).items()}
+    other = built(model, optimizer=after)
+    load_optimizer_(other, model, stored)
+    assert [record.getMessage()[:15] for record in caplog.records] == ["12 paramètre(s)"]
+    kept = optimizer_tensors(other, model)
+    assert kept
+    owners = {name: model.get_parameter(name.rpartition("/")[0]) for name in kept}
+    assert not any(n.startswith("trf_blocks.") and p.dim() == 2 for n, p in owners.items())
+    assert all(torch.equal(kept[name], stored[name]) for name in kept)
+    advance(model, other)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
 def test_flat_state_is_not_a_copy():
     model = model_of()
     optimizer = built(model)

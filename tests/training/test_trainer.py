@@ -262,6 +262,23 @@ class TestResume:
             Run(shape=replace(SHAPE, n_layers=1), checkpoint=store.latest())
 
 
+class LateStore:
+    """Écrit en arrière-plan : le refus du disque n'est connu qu'à `flush`."""
+
+    def __init__(self, refusals):
+        self.refusals, self.saved, self.pending = refusals, [], False
+
+    def save(self, step, *_rest):
+        self.saved.append(step)
+        self.pending = True
+
+    def flush(self):
+        pending, self.pending = self.pending, False
+        if pending and self.refusals:
+            self.refusals -= 1
+            raise OutputError("disque plein", expected="de la place", remedy="libérez-en")
+
+
 class TestCheckpoints:
     def test_written_before_the_evaluation(self, tmp_path):
         """Une évaluation qui échoue ne coûte pas l'étape."""
@@ -294,11 +311,44 @@ class TestCheckpoints:
             def save(self, *_arguments):
                 raise OutputError("disque plein", expected="de la place", remedy="libérez-en")
 
+            def flush(self):
+                pass
+
         run = Run(steps=4, store=Full(), save_every=3)
         assert run.go().state.step == 4
         assert "Point de reprise non écrit : disque plein" in run.recorder.events[0]
         with pytest.raises(OutputError):
             Run(steps=4, store=Full(), should_stop=stop_after(2)).go()
+
+    @pytest.mark.parametrize(("refusals", "saved"), [(0, [3]), (1, [3, 3])])
+    def test_a_late_refusal_is_made_up_for(self, refusals, saved):
+        """L'écriture en arrière-plan a échoué : au moment de s'arrêter, elle est refaite."""
+        store = LateStore(refusals)
+        run = Run(steps=6, store=store, save_every=3, should_stop=stop_after(3)).go()
+        assert store.saved == saved
+        assert len(run.recorder.events) == refusals
+
+    def test_a_late_refusal_at_the_end(self):
+        """Au terme, il est dit, et le modèle reste à écrire ; à l'arrêt, c'est une erreur."""
+        run = Run(steps=3, store=LateStore(9), save_every=3).go()
+        assert run.trainer.complete
+        assert "Point de reprise non écrit : disque plein" in run.recorder.events[-1]
+        with pytest.raises(OutputError, match="disque plein"):
+            Run(steps=6, store=LateStore(9), save_every=3, should_stop=stop_after(3)).go()
+
+    def test_a_refused_best_does_not_stop_the_training(self, tmp_path):
+        """Le fichier qui désigne le meilleur est refusé : c'est dit, et les points sont là."""
+        store = CheckpointStore(tmp_path)
+
+        def refuse(step):
+            raise OutputError("disque plein", expected="de la place", remedy="libérez-en")
+
+        store.mark_best = refuse
+        evaluate = {"eval_freq": 2, "evaluate": lambda _stop: (1.0, 2.0)}
+        run = Run(steps=4, store=store, save_best=True, **evaluate).go()
+        assert run.state.step == 4
+        assert "Meilleur point de reprise non désigné : disque plein" in run.recorder.events[0]
+        assert store.steps()
 
     def test_time_alone_decides(self, tmp_path):
         store = CheckpointStore(tmp_path, keep_last=9)
@@ -375,6 +425,17 @@ class TestBadSteps:
         ):
             Run(engine=lambda _model: Full()).go()
 
+    def test_out_of_memory_for_the_moments_too(self):
+        """La première mise à jour alloue les moments : là aussi, les réglages sont nommés."""
+        run = Run()
+
+        def step():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+        run.optimizer.step = step
+        with pytest.raises(TrainingError, match=r"--batch-size.*--memory lean"):
+            run.go()
+
     def test_another_error_is_not_disguised(self):
         class Broken:
             def forward_backward(self, batch, *, scale):
@@ -412,6 +473,25 @@ class TestNotices:
         assert run.state.step == 5
         assert run.trainer.complete
         assert "Arrêt anticipé" in run.recorder.events[-1]
+
+    def test_early_stopping_outlives_a_resume(self, tmp_path):
+        """L'arrêt tombe dans l'exemple, après l'évaluation décisive : la reprise n'ajoute rien."""
+        epoch = Run().sampler.steps_per_epoch
+        losses = iter([1.0, *[2.0] * epoch])
+        store = CheckpointStore(tmp_path)
+        options = {
+            "steps": 3 * epoch,
+            "eval_freq": 1,
+            "evaluate": lambda _stop: (1.0, next(losses)),
+            "callbacks": [EarlyStopping(epoch - 1)],
+            "store": store,
+        }
+        first = Run(**options, sample=lambda _stop: None).go()
+        assert (first.state.step, first.trainer.complete) == (epoch, False)
+        second = Run(**options, sample=lambda _stop: "un texte", checkpoint=store.latest()).go()
+        assert (second.state.step, second.trainer.complete) == (epoch, True)
+        assert "Arrêt anticipé" in second.recorder.events[-1]
+        assert len(second.recorder.samples) == 1
 
     def test_overfitting_is_said_once(self):
         pairs = iter([(5, 5), (4, 4), (3, 4.2), (2, 4.4), (1, 4.6), (0.5, 5.0), (0.4, 5.5)])

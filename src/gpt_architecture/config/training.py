@@ -193,7 +193,8 @@ class ComputeConfig:
     """Moteur d'un pas ; auto : le pas fusionné sur CPU en fp32, autograd ailleurs."""
 
     memory: MemoryMode = "default"
-    """Mémoire ; lean : moments en bf16, poids mis à jour pendant l'arrière, avant recalculé."""
+    """Mémoire ; lean : moments en bf16, poids mis à jour pendant l'arrière, avant recalculé ; un
+    gradient non fini n'y arrête que son paramètre."""
 
     precision: PrecisionName = "auto"
     """Précision ; auto : bf16 là où le matériel la calcule, fp32 ailleurs."""

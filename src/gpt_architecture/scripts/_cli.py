@@ -12,7 +12,7 @@ import tomllib
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import cyclopts
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -145,6 +145,10 @@ def launch(app: App, tokens: list[str]) -> None:
         else:
             _complain(f"{reason(error)} (--debug montre la pile d'appels)")
         code = 1
+    try:
+        sys.stderr.flush()  # ce qui y resterait changerait le code de sortie
+    except OSError:
+        _silence(sys.stderr)
     raise SystemExit(code)
 
 
@@ -156,9 +160,21 @@ def say(line: str = "") -> None:
         silence_stdout()
 
 
+def say_aside(line: str) -> None:
+    """Écrit une ligne sur stderr ; si elle ne s'écrit plus, se tait désormais sans s'arrêter."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
 def silence_stdout() -> None:
     """Jette tout ce qui reste à écrire sur stdout."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _silence(sys.stdout)
+
+
+def _silence(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -328,7 +344,7 @@ def _closest(name: str, candidates: list[str]) -> str | None:
 
 
 def _complain(message: str) -> None:
-    print(f"erreur : {message}", file=sys.stderr)
+    say_aside(f"erreur : {message}")
 
 
 class _FrenchLevels(logging.Formatter):

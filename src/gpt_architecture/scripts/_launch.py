@@ -16,7 +16,7 @@ from cyclopts import Group, Parameter
 
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, TrainingError
-from gpt_architecture.scripts._cli import silence_stdout
+from gpt_architecture.scripts._cli import say_aside, silence_stdout
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -84,7 +84,8 @@ def speaks() -> bool:
 def training_world(scale: ScaleOptions, device: str) -> Iterator[World]:
     """Le groupe que torchrun décrit, ou ce seul processus.
 
-    Hors du premier, rien n'est écrit que l'inattendu : les mêmes erreurs y surviennent.
+    Hors du premier, rien n'est écrit que les erreurs, sur une ligne qui dit de quel processus :
+    celle-là peut être la seule à dire pourquoi tous s'arrêtent.
     """
     if not launched_by_torchrun():
         from gpt_architecture.training.world import SingleProcess
@@ -102,6 +103,7 @@ def training_world(scale: ScaleOptions, device: str) -> Iterator[World]:
         except GPTArchitectureError as error:
             if world.is_main:
                 raise
+            say_aside(f"processus {world.rank} : {error}")
             raise SystemExit(error.exit_code) from None
 
 

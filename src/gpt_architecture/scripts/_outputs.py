@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import CheckpointConfig, GPTConfig
 from gpt_architecture.errors import CheckpointError, MissingDependencyError, OutputError
-from gpt_architecture.scripts._cli import MODEL_NAME, french_size
+from gpt_architecture.scripts._cli import MODEL_NAME, french_size, say_aside
 from gpt_architecture.scripts._training_options import FREE_OPTIONS
 
 if TYPE_CHECKING:
@@ -27,6 +26,11 @@ _CHECKPOINT_COPIES = 3  # les poids et les deux moments d'AdamW
 def checkpoint_bytes(config: GPTConfig) -> int:
     """Taille d'un point de reprise, en octets."""
     return 4 * _CHECKPOINT_COPIES * config.num_parameters()
+
+
+def checkpoints_kept(saving: CheckpointConfig) -> int:
+    """Points de reprise gardés au plus ; même sans --save-every, le temps en fait écrire."""
+    return saving.keep + saving.save_best
 
 
 def check_output(
@@ -150,7 +154,7 @@ def save(
     """Écrit le modèle, et le dit sur stderr."""
     from gpt_architecture.core.weights import save_model
 
-    print(f"Enregistrement de {path}…", file=sys.stderr)
+    say_aside(f"Enregistrement de {path}…")
     save_model(path, model, config, tokenizer=tokenizer.to_dict(), metadata=metadata)
 
 
@@ -164,6 +168,6 @@ def plot(path: Path, state: TrainingState, steps_per_epoch: float) -> bool:
     try:
         plot_losses(epochs_seen, state.tokens_seen, state.train_losses, state.val_losses, path)
     except (MissingDependencyError, OutputError) as error:  # le modèle, lui, est écrit
-        print(f"avertissement : courbes non tracées, {error}", file=sys.stderr)
+        say_aside(f"avertissement : courbes non tracées, {error}")
         return False
     return True

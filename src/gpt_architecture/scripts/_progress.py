@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from gpt_architecture.scripts._cli import french_duration, output_console, say
+from gpt_architecture.scripts._cli import french_duration, output_console, say, say_aside
 
 if TYPE_CHECKING:
     from gpt_architecture.training.callbacks import EvaluationRecord, StepRecord
@@ -69,6 +69,9 @@ class TrainingProgress:
         self._total_steps = total_steps
         self._progress.update(self._task, total=total_steps, completed=state.step)
 
+    def on_resume(self, trainer: Trainer) -> None:
+        """Rien à dire : la commande l'a annoncé."""
+
     def on_step(self, record: StepRecord) -> None:
         """Avance d'une étape."""
         self._steps_done = record.step + 1
@@ -96,7 +99,11 @@ class TrainingProgress:
     def on_save(self, step: int, path: str) -> None:
         """Dit où est le point de reprise."""
         del step
-        self._progress.console.print(f"Point de reprise : {path}", soft_wrap=True)
+        line = f"Point de reprise : {path}"
+        if self._live:
+            self._progress.console.print(line, soft_wrap=True)
+        else:  # rich quitterait le programme si le lecteur est parti
+            say_aside(line)
 
     def on_event(self, step: int, message: str) -> None:
         """Dit ce qui mérite de l'être."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from gpt_architecture.scripts._launch import speaks
+
+_NOTICE = (
+    "Arrêt demandé : le travail en cours se termine, puis un point de reprise est écrit "
+    "(de nouveau pour quitter sans attendre).\n"
+)
 
 
 class StopRequest:
@@ -38,11 +43,8 @@ def graceful_stop() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.signal = number
         if speaks():
-            print(
-                "Arrêt demandé : le travail en cours se termine, puis un point de reprise est "
-                "écrit (de nouveau pour quitter sans attendre).",
-                file=sys.stderr,
-            )
+            with suppress(OSError):  # « 2>&1 | tee » : Ctrl-C a pu emporter le lecteur aussi
+                os.write(2, ("\n" * os.isatty(2) + _NOTICE).encode())  # sous la barre
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

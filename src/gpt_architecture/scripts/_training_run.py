@@ -27,6 +27,7 @@ from gpt_architecture.scripts._cli import (
 )
 from gpt_architecture.scripts._launch import (
     ScaleOptions,
+    check_alone,
     check_share,
     gathered,
     on_main,
@@ -42,6 +43,7 @@ from gpt_architecture.scripts._outputs import (
     check_output,
     check_same_training,
     checkpoint_bytes,
+    checkpoints_kept,
     erase_checkpoints,
     plot,
     save,
@@ -93,6 +95,7 @@ def run_training(
     return_freed_memory()
     with ExitStack() as stack:
         world = stack.enter_context(training_world(scale, run.device))
+        check_alone(world, {"--estimate": run.estimate})
         device = getattr(world, "device", None) or resolve_device(run.device)
         window = shape.context_length
 
@@ -179,12 +182,12 @@ def _prepare_output(
         replaceable.append(checkpoint.state["identity"])
     else:
         check_no_checkpoint(store, output_dir, force=run.force)
-    kept = settings.checkpoints.keep + 1 if settings.checkpoints.save_every is not None else 1
+    written = checkpoints_kept(settings.checkpoints) + 1  # et celui qui s'écrit
     check_output(
         output_dir,
         replaceable,
         settings.model,
-        checkpoints=max(kept - len(store.steps()), 1),
+        checkpoints=max(written - len(store.steps()), 1),
         force=run.force,
     )
     return checkpoint
@@ -241,7 +244,7 @@ def _estimate(settings: Settings, data: TrainingData, run: RunOptions) -> int:
     _announce(settings, data)
     say(f"Mesure de {PROBED_STEPS} étapes, après une d'échauffement…\n")
     found = estimate_training(build_trainer(settings, data, checkpoint=checkpoint))
-    kept = settings.checkpoints.keep
+    kept = checkpoints_kept(settings.checkpoints)
     model_size, saved_size = 4 * settings.model.num_parameters(), checkpoint_bytes(settings.model)
     say(
         f"Durée    {french_duration(found.seconds)} : {_spaced(found.steps)} étape(s) de "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 if __package__ in (None, ""):  # lancé par son chemin : python3 train.py
     from pathlib import Path
@@ -18,7 +19,7 @@ from gpt_architecture.config import (
 )
 from gpt_architecture.scripts._cli import CommonOptions, command_line
 from gpt_architecture.scripts._launch import ScaleOptions, launch_processes, launched_by_torchrun
-from gpt_architecture.scripts._signals import graceful_stop
+from gpt_architecture.scripts._signals import StopRequest, graceful_stop
 from gpt_architecture.scripts._training_options import (
     CheckpointOptions,
     ComputeOptions,
@@ -52,7 +53,9 @@ def train(
         return launch_processes(
             command_line()[1:], processes=scale.launch, max_restarts=scale.max_restarts
         )
-    with graceful_stop() as stop:  # avant PyTorch : la préparation aussi s'interrompt sans perte
+    # Avant PyTorch : la préparation aussi s'interrompt sans perte. Une estimation, elle, n'a rien
+    # à enregistrer : un signal l'interrompt aussitôt.
+    with nullcontext(StopRequest()) if run.estimate else graceful_stop() as stop:
         from gpt_architecture.scripts._training_run import run_training
 
         return run_training(

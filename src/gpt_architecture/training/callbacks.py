@@ -53,6 +53,9 @@ class Callback:
     def on_start(self, state: TrainingState, total_steps: int) -> None:
         """L'entraînement commence, ou reprend, à `state.step`."""
 
+    def on_resume(self, trainer: Trainer) -> None:
+        """L'entraînement reprend, avant sa première étape."""
+
     def on_step(self, record: StepRecord) -> None:
         """Une étape est faite."""
 
@@ -78,8 +81,15 @@ class EarlyStopping(Callback):
     def __init__(self, patience: int) -> None:
         self._patience = patience
 
+    def on_resume(self, trainer: Trainer) -> None:
+        """Juge la dernière évaluation, que la reprise ne refait pas."""
+        self._judge(trainer)
+
     def on_evaluation(self, record: EvaluationRecord, trainer: Trainer) -> None:
         """Compte les évaluations depuis la meilleure."""
+        self._judge(trainer)
+
+    def _judge(self, trainer: Trainer) -> None:
         state = trainer.state
         if state.evaluations_without_progress >= self._patience:
             trainer.finish(

@@ -3,8 +3,8 @@
 À tout instant, quoi qu'il arrive au processus, un point de reprise complet reste lisible.
 Un dossier n'apparaît sous son nom, `step-000040`, qu'une fois entier sur disque ; il ne le
 perd que d'un renommage. Les suffixes disent l'état des autres : `.incomplete` (en cours
-d'écriture), `.replaced` (complet, cède son nom à une nouvelle écriture de la même étape),
-`.removed` (en cours de suppression).
+d'écriture), `.shards` (morceaux de plusieurs processus, à réunir), `.replaced` (complet, cède
+son nom à une nouvelle écriture de la même étape), `.removed` (en cours de suppression).
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ __all__ = ["CHECKPOINTS", "Checkpoint", "CheckpointStore", "read_checkpoint", "s
 CHECKPOINTS = "checkpoints"
 """Nom, sous le dossier de sortie, de celui que `CheckpointStore` gère."""
 
+SHARDS = ".shards"
+"""Suffixe des morceaux qu'écrit `distributed_store`."""
+
 _INCOMPLETE, _REPLACED, _REMOVED = ".incomplete", ".replaced", ".removed"
-_STEP = re.compile(r"step-(\d{6,15})(\.incomplete|\.replaced|\.removed)?")
+_STEP = re.compile(r"step-(\d{6,15})(\.incomplete|\.shards|\.replaced|\.removed)?")
 _BEST = "best.json"
 _PROBE = ".essai"
 _LOCK = ".verrou"
@@ -137,6 +140,9 @@ class CheckpointStore:
             write_atomically(
                 self.root / _BEST, lambda temporary: temporary.write_text(text, encoding="utf-8")
             )
+
+    def flush(self) -> None:
+        """N'attend rien : `save` a tout écrit."""
 
     def steps(self) -> list[int]:
         """Étapes enregistrées, en ordre croissant, sans vérifier leur contenu."""

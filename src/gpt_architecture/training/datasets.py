@@ -13,6 +13,7 @@ from gpt_architecture.config import END_OF_TEXT, TrainingConfig
 from gpt_architecture.data.bpe import bpe_size
 from gpt_architecture.data.corpus import load_corpus
 from gpt_architecture.data.loader import split_text
+from gpt_architecture.data.shard_layout import INDEX_NAME, read_index
 from gpt_architecture.data.shards import TokenArray, TokenSource, open_shards
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer, tokenizer_from_dict
 from gpt_architecture.errors import ConfigurationError, DataError
@@ -76,12 +77,11 @@ def load_training_data(
 
 
 def _holds_shards(path: Path) -> bool:
-    return path.is_dir() and ((path / "index.json").is_file() or any(path.glob("*.bin")))
+    return path.is_dir() and ((path / INDEX_NAME).is_file() or any(path.glob("*.bin")))
 
 
 def _from_shards(path: Path, tokenizer_name: str) -> TrainingData:
-    train, val = open_shards(path, "train"), open_shards(path, "val")
-    stored = train.tokenizer
+    stored = read_index(path)["tokenizer"] if (path / INDEX_NAME).exists() else None
     tokenizer = get_tokenizer("gpt2") if stored is None else tokenizer_from_dict(stored)
     if tokenizer_name != "gpt2" and _sha256(get_tokenizer(tokenizer_name).to_dict()) != _sha256(
         tokenizer.to_dict()
@@ -91,6 +91,10 @@ def _from_shards(path: Path, tokenizer_name: str) -> TrainingData:
             expected="le tokenizer qui a codé ces fragments",
             remedy="retirez --tokenizer",
         )
+    train = open_shards(path, "train", vocab_size=tokenizer.vocab_size)
+    val = open_shards(path, "val", vocab_size=tokenizer.vocab_size)
+    for part in (train, val):  # l'identité vient de l'index : le contenu doit être le sien
+        part.verify()
     ids = train.read(0, min(_OPENING_TOKENS, train.num_tokens)).tolist()
     return TrainingData(
         name=path.resolve().name,

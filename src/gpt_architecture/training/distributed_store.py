@@ -7,7 +7,9 @@ temps d'une copie en mémoire.
 
 from __future__ import annotations
 
+import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -20,12 +22,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from gpt_architecture.errors import GPTArchitectureError, OutputError, reason
-from gpt_architecture.training.checkpoint import CheckpointStore
+from gpt_architecture.training.checkpoint import SHARDS, CheckpointStore
 from gpt_architecture.training.distributed import DistributedWorld
 from gpt_architecture.training.sharding import save_shards, split_groups, whole_tensors
 
-_SHARDS = ".shards"
 _POLL_S = 1.0
+_GRACE_S = 120.0  # après une erreur ; le lanceur, lui, tue au bout de 300 s
+
+logger = logging.getLogger(__name__)
 
 
 class DistributedStore:
@@ -46,7 +50,7 @@ class DistributedStore:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="points de reprise")
         self._pending: Future[Any] | None = None
         if world.is_main:  # ce qu'un arrêt brutal a laissé
-            for leftover in store.root.glob(f"step-*{_SHARDS}"):
+            for leftover in store.root.glob(f"step-*{SHARDS}"):
                 shutil.rmtree(leftover, ignore_errors=True)
         world.barrier()
 
@@ -61,6 +65,8 @@ class DistributedStore:
     ) -> None:
         if kind is None:
             self.flush()
+        elif isinstance(value, Exception):  # une interruption, elle, n'attend pas
+            self._finish_alone()
         self._writer.shutdown(wait=False, cancel_futures=True)
 
     def save(
@@ -68,17 +74,21 @@ class DistributedStore:
     ) -> Path:
         """Écrit le point de reprise de l'étape `step` ; réparti, il n'est publié qu'à `flush`.
 
+        L'écriture précédente est d'abord achevée ; son échec est dit, et n'empêche pas celle-ci.
+
         Raises:
-            OutputError: le disque refuse, à ce rang ou à un autre, maintenant ou pour l'écriture
-                précédente.
+            OutputError: le disque refuse, à ce rang ou à un autre.
         """
-        self.flush()
+        try:
+            self.flush()
+        except GPTArchitectureError as error:
+            logger.warning("le point de reprise précédent n'a pas été écrit : %s", error)
         path = self._store.root / f"step-{step:06d}"
         if not any(isinstance(t, DTensor) for group in tensors.values() for t in group.values()):
             self._on_main(lambda: self._store.save(step, tensors, state))
             return path
         sharded, whole = split_groups(tensors)
-        folder = path.with_name(path.name + _SHARDS)
+        folder = path.with_name(path.name + SHARDS)
         self._on_main(lambda: _make_empty(folder))
         pending = save_shards(sharded, folder, process_group=self._group)
         if self._world.is_main:
@@ -104,6 +114,17 @@ class DistributedStore:
             self._world.beat()  # l'arrière-plan a ses propres délais
         self._share(pending.exception())
 
+    def _finish_alone(self) -> None:
+        """Laisse l'écriture en cours s'achever, sans échange : les autres rangs ont pu partir."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        deadline = time.monotonic() + _GRACE_S
+        while not wait([pending], timeout=_POLL_S).done and time.monotonic() < deadline:
+            self._world.beat()
+        if not pending.done() or pending.exception() is not None:
+            logger.warning("le dernier point de reprise n'a pas été écrit")
+
     def _publish(
         self,
         pending: Future[Any],
@@ -112,11 +133,11 @@ class DistributedStore:
         whole: dict[str, dict[str, Tensor]],
         state: Mapping[str, Any],
     ) -> None:
-        pending.result()
-        groups = whole_tensors(folder)
-        for name, content in whole.items():
-            groups.setdefault(name, {}).update(content)
         try:
+            pending.result()
+            groups = whole_tensors(folder)
+            for name, content in whole.items():
+                groups.setdefault(name, {}).update(content)
             self._store.save(step, groups, state)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

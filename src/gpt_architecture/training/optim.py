@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.config import OptimizerConfig, TrainingConfig
+
+_ADAM_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
+_MUON_STATE = frozenset({"momentum_buffer"})
+
+logger = logging.getLogger(__name__)
 
 NamedParameters = list[tuple[str, nn.Parameter]]
 
@@ -84,20 +90,20 @@ def set_lr_(optimizer: torch.optim.Optimizer, factor: float) -> float:
 class JointOptimizer(torch.optim.Optimizer):
     """Plusieurs optimiseurs, sur des paramètres disjoints, vus comme un seul.
 
-    Args:
+    Attributes:
         parts: les optimiseurs ; leurs groupes et leur état sont partagés avec celui-ci.
     """
 
     def __init__(self, parts: Iterable[torch.optim.Optimizer]) -> None:
-        self._parts = list(parts)
-        super().__init__([group for part in self._parts for group in part.param_groups], {})
-        for part in self._parts:
+        self.parts = list(parts)
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        for part in self.parts:
             part.state = self.state
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Fait avancer chaque optimiseur ; `closure` n'est pas employée."""
         del closure
-        for part in self._parts:
+        for part in self.parts:
             part.step()
 
 
@@ -116,6 +122,8 @@ def load_optimizer_(
 ) -> None:
     """Rend à l'optimiseur l'état de `optimizer_tensors`, moments au type qu'il leur donne.
 
+    Un paramètre dont l'état est celui d'un autre optimiseur repart sans lui, et c'est dit.
+
     Raises:
         KeyError: un tenseur porte le nom d'un paramètre inconnu.
     """
@@ -127,4 +135,23 @@ def load_optimizer_(
         is_moment = key.startswith("exp_avg")
         dtype = getattr(optimizer, "moment_dtype", parameter.dtype) if is_moment else None
         state.setdefault(parameter, {})[key] = tensor.to(parameter.device, dtype)
-    optimizer.state.update(state)
+    expected = _state_keys(optimizer)
+    fitting = {p: values for p, values in state.items() if values.keys() == expected.get(p)}
+    if len(fitting) < len(state):
+        logger.warning(
+            "%d paramètre(s) repartent de zéro : leur état enregistré est celui d'un autre "
+            "optimiseur",
+            len(state) - len(fitting),
+        )
+    optimizer.state.update(fitting)
+
+
+def _state_keys(optimizer: torch.optim.Optimizer) -> dict[Tensor, frozenset[str]]:
+    """Les grandeurs que l'optimiseur garde de chaque paramètre."""
+    parts = optimizer.parts if isinstance(optimizer, JointOptimizer) else [optimizer]
+    return {
+        parameter: _MUON_STATE if isinstance(part, torch.optim.Muon) else _ADAM_STATE
+        for part in parts
+        for group in part.param_groups
+        for parameter in group["params"]
+    }

@@ -17,7 +17,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gpt_architecture.errors import OutputError, TrainingError
+from gpt_architecture.errors import (
+    CheckpointError,
+    GPTArchitectureError,
+    OutputError,
+    TrainingError,
+)
 from gpt_architecture.training.batches import BatchSource
 from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
 from gpt_architecture.training.engine import Batch, TrainingEngine
@@ -52,6 +57,10 @@ class Store(Protocol):
 
     def mark_best(self, step: int) -> None:
         """Retient que ce point est le meilleur."""
+        ...
+
+    def flush(self) -> None:
+        """Attend que ce qui s'écrit en arrière-plan soit publié ; lève ce qui l'a empêché."""
         ...
 
 
@@ -150,15 +159,16 @@ class Trainer:
         self._clock = self._saved_at = time.perf_counter()
         self._tell("on_start", state, self.config.total_steps)
         try:
-            if state.step > 0:  # ce que l'arrêt avait interrompu après la dernière étape
-                self._after_step(state.step - 1)
+            if state.step > 0:
+                self._tell("on_resume", self)
+                self._after_step(state.step - 1)  # ce que l'arrêt avait interrompu
             while not self._done and not self.stopping():
                 self._tell("on_step", self.advance())
                 self._after_step(state.step - 1)
             if not self.complete:
-                self.save()
-            elif self._saves_last:  # l'arrêt anticipé, que l'évaluation vient de décider
-                self._save_if_possible()
+                self._save_last()
+            elif self._saves_last:
+                self._save_if_possible(last=True)
         finally:
             self._tick()
             self._tell("on_end", state)
@@ -216,16 +226,15 @@ class Trainer:
         self.model.train()
         batches = self.batches(index)
         try:
-            loss = self._forward_backward(batches)
+            loss_value = float(self._world.mean(self._forward_backward(batches)))
+            norm = self._gradient_norm()
+            skipped = not (math.isfinite(loss_value) and (norm is None or math.isfinite(norm)))
+            if not skipped:
+                self._update(norm)  # la première fois, alloue les moments
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             raise _out_of_memory() from error
-        loss_value = float(self._world.mean(loss))
-        norm = self._gradient_norm()
-        skipped = not (math.isfinite(loss_value) and (norm is None or math.isfinite(norm)))
-        if not skipped:
-            self._update(norm)
         self.optimizer.zero_grad(set_to_none=True)  # rend la mémoire avant l'évaluation
 
         state = self.state
@@ -322,13 +331,32 @@ class Trainer:
             return True
         return self._world.any(time.perf_counter() - self._saved_at >= self.config.save_seconds)
 
-    def _save_if_possible(self) -> None:
+    def _save_last(self) -> None:
+        """Écrit le point de reprise de la fin, et attend qu'il soit publié.
+
+        Celui qui s'écrivait encore est d'abord achevé : refusé, il est à refaire.
+        """
+        if self._store is None:
+            return
+        try:
+            self._store.flush()
+        except OutputError as error:
+            self._note_refusal("Point de reprise non écrit", error)
+        self.save()
+        self._store.flush()
+
+    def _save_if_possible(self, *, last: bool = False) -> None:
         """Écrit un point de reprise ; un disque qui refuse est dit, l'entraînement continue."""
         try:
-            self.save()
+            self._save_last() if last else self.save()
         except OutputError as error:
             self._saved_at = time.perf_counter()
-            self.announce(f"Point de reprise non écrit : {error}")
+            self._note_refusal("Point de reprise non écrit", error)
+
+    def _note_refusal(self, what: str, error: GPTArchitectureError) -> None:
+        """Dit un refus du disque ; l'étape n'est plus tenue pour enregistrée."""
+        self._saved_step = min(self._saved_step, 0)  # les points d'avant, eux, l'ont été
+        self.announce(f"{what} : {error}")
 
     def _note_evaluation(self, index: int, train_loss: float, val_loss: float) -> None:
         state = self.state
@@ -342,7 +370,10 @@ class Trainer:
             if self.config.save_best:
                 self._save_if_possible()
             if self._store is not None and self._saved_step == state.step:
-                self._store.mark_best(state.step)
+                try:
+                    self._store.mark_best(state.step)
+                except (OutputError, CheckpointError) as error:
+                    self._note_refusal("Meilleur point de reprise non désigné", error)
         record = EvaluationRecord(
             step=index,
             epoch=self.batches.epoch_of(index),
