@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from gpt_architecture.training.datasets import TrainingData
     from gpt_architecture.training.session import Settings
     from gpt_architecture.training.state import TrainingState
-    from gpt_architecture.training.trainer import Trainer
     from gpt_architecture.training.world import World
 
 SIGTERM_CODE = 128 + signal.SIGTERM
@@ -148,16 +147,18 @@ def run_training(
         say(f"Périphérique {describe_device(device)}{processes}\n")
         if checkpoint is not None:
             _announce_resume(checkpoint, settings, data)
-        trainer = _train(settings, data, store, checkpoint, output_dir, run, scale, world, stop)
-        if trainer.complete:
-            model = gathered(cast("GPTModel", trainer.model))
-            on_main(world, lambda: _conclude(trainer, model, settings, data, output_dir))
-            _say_best(trainer.state, store)
+        trained, state, complete = _train(
+            settings, data, store, checkpoint, output_dir, run, scale, world, stop
+        )
+        if complete:
+            model = gathered(trained)
+            on_main(world, lambda: _conclude(state, model, settings, data, output_dir))
+            _say_best(state, store)
             if world.is_main and not store.steps():  # seul le verrou est resté
                 shutil.rmtree(store.root, ignore_errors=True)
             return 0
-        path = store.root / f"step-{trainer.state.step:06d}"
-    say(f"\nInterrompu à l'étape {trainer.state.step} ; rien n'est perdu : {path}")
+        path = store.root / f"step-{state.step:06d}"
+    say(f"\nInterrompu à l'étape {state.step} ; rien n'est perdu : {path}")
     say(
         f"Pour reprendre : {shlex.join(['gpt-architecture', 'train', '--resume', str(output_dir)])}"
     )
@@ -203,8 +204,14 @@ def _train(
     scale: ScaleOptions,
     world: World,
     stop: StopRequest,
-) -> Trainer:
-    """Construit l'entraînement et le mène jusqu'au bout, ou jusqu'à l'arrêt."""
+) -> tuple[GPTModel, TrainingState, bool]:
+    """Construit l'entraînement et le mène jusqu'au bout, ou jusqu'à l'arrêt.
+
+    Returns:
+        Le modèle, l'état atteint, et vrai si c'est le terme. Moteur, gradients et moments sont
+        rendus : enregistrer et tracer ne s'y ajoutent pas.
+    """
+    from gpt_architecture.core.memory import release_library_pages
     from gpt_architecture.training.engine import resolve_precision
     from gpt_architecture.training.journal import JOURNAL, Journal, TensorBoardLog
     from gpt_architecture.training.metrics import flops_per_token, measure_peak_flops
@@ -231,8 +238,9 @@ def _train(
             sharing=sharing_of(scale, world),
             should_stop=stop,
         )
-        trainer.run()
-    return trainer
+        release_library_pages()
+        state = trainer.run()
+    return cast("GPTModel", trainer.model), state, trainer.complete
 
 
 def _estimate(settings: Settings, data: TrainingData, run: RunOptions) -> int:
@@ -270,7 +278,7 @@ def _seconds(value: float) -> str:
 
 
 def _conclude(
-    trainer: Trainer,
+    state: TrainingState,
     model: GPTModel,
     settings: Settings,
     data: TrainingData,
@@ -279,7 +287,6 @@ def _conclude(
     """Écrit le modèle et les courbes, et dit comment s'en servir."""
     import torch
 
-    state = trainer.state
     model_path, plot_path = output_dir / MODEL_NAME, output_dir / PLOT_NAME
     metadata = {
         **settings.identity(data),
