@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import sys
-from pathlib import Path
 
 _M_MMAP_THRESHOLD = -3  # numéro de ce réglage dans malloc.h
 _THRESHOLD = 1_500_000  # octets : juste sous les activations d'un lot de référence (512 × 768)
@@ -24,29 +22,3 @@ def return_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _THRESHOLD))
-
-
-_MADV_PAGEOUT = 21  # numéro de ce conseil dans mman.h, depuis Linux 5.4
-
-
-def release_library_pages() -> bool:
-    """Rend au système les pages de bibliothèques que les imports ont lues et qui ne servent plus.
-
-    Elles viennent de fichiers : celles qui resserviront seront relues du cache du disque. Une page
-    qu'un autre processus tient aussi reste en place.
-
-    Returns:
-        Vrai si le système a entendu ; faux hors de Linux, où rien ne change.
-    """
-    if sys.platform != "linux":
-        return False
-    advise = ctypes.CDLL(None).madvise
-    advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    heard = False
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
-        span, rights, _, _, _, *path = line.split(maxsplit=5)
-        if "w" in rights or not path or (not path[0].endswith(".so") and ".so." not in path[0]):
-            continue
-        start, end = (int(bound, 16) for bound in span.split("-"))
-        heard |= advise(start, end - start, _MADV_PAGEOUT) == 0
-    return heard

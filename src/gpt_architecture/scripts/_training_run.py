@@ -211,7 +211,6 @@ def _train(
         Le modèle, l'état atteint, et vrai si c'est le terme. Moteur, gradients et moments sont
         rendus : enregistrer et tracer ne s'y ajoutent pas.
     """
-    from gpt_architecture.core.memory import release_library_pages
     from gpt_architecture.training.engine import resolve_precision
     from gpt_architecture.training.journal import JOURNAL, Journal, TensorBoardLog
     from gpt_architecture.training.metrics import flops_per_token, measure_peak_flops
@@ -238,7 +237,6 @@ def _train(
             sharing=sharing_of(scale, world),
             should_stop=stop,
         )
-        release_library_pages()
         state = trainer.run()
     return cast("GPTModel", trainer.model), state, trainer.complete
 
