@@ -241,7 +241,7 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
         "n_layers": 4,
         "qkv_bias": True,
         "tie_weights": True,
-        "epochs": 3,
+        "epochs": 2,
         "batch_size": 16,
         "train_ratio": 0.95,
         "lr": 2e-3,
