@@ -8,6 +8,7 @@ dernier. L'entraînement ne demande ainsi presque rien de plus que poids, gradie
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Protocol
@@ -65,12 +66,12 @@ class GradientSink(Protocol):
         ...
 
 
-class BufferedSink:
+class BufferedSink(ABC):
     """Ce que les destinations ont en commun : ajouter à un tampon."""
 
+    @abstractmethod
     def buffer(self, parameter: Tensor) -> tuple[Tensor, float]:
         """Voir `GradientSink.buffer`."""
-        raise NotImplementedError
 
     def zeroed(self, parameter: Tensor) -> Tensor:
         """Voir `GradientSink.zeroed`."""
