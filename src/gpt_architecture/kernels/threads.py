@@ -1,7 +1,7 @@
 """Lancer un noyau compilé sur les fils de PyTorch.
 
 Numba a son propre groupe de fils : après chaque produit de matrices, ceux de PyTorch attendent
-en tournant à vide et lui disputent les cœurs (mesuré, machine chargée : un pas jusqu'à trois fois plus long). Un
+en tournant à vide et lui disputent les cœurs (mesuré : un pas jusqu'à trois fois plus long). Un
 noyau est donc une fonction C que le moteur OpenMP de PyTorch exécute lui-même.
 
 Un noyau reçoit un tableau d'entiers : compteur partagé, nombre de lots, puis cinq mots par
