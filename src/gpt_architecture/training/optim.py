@@ -76,7 +76,8 @@ class _AdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Une étape, comme `torch.optim.AdamW.step`."""
-        return inspect.unwrap(torch.optim.AdamW.step)(self, closure)
+        loss: float | None = inspect.unwrap(torch.optim.AdamW.step)(self, closure)
+        return loss
 
 
 def without_dynamo() -> None:
