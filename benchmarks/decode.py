@@ -44,6 +44,10 @@ BATCHES = (8, 32)
 BATCH_COUNT = 32
 LOOKUP = 10  # tokens proposés à la fois
 CONTEXTS = (64, 128, 256, 512, 1024)
+CONTEXT_NAMES = (
+    *("ce projet, fp32", "ce projet, int8", "ce projet, int4"),
+    *("llama.cpp f32", "llama.cpp q8_0", "llama.cpp q4_0"),
+)
 CONTEXT_STEPS = 32  # décodages mesurés à la fin de chaque contexte
 
 
@@ -138,7 +142,8 @@ def run_seconds(engine: Engine, prompt: list[int]) -> float:
 
 def context_cost(bench: Bench, contexts: Sequence[int], plot: Path | None) -> list[Row]:
     """Le prix d'un token selon ce qui le précède."""
-    names = [n for n in bench.prepare(*PEERS) if n.startswith(("ce projet", "llama.cpp"))]
+    present = bench.prepare(*PEERS)
+    names = [name for name in CONTEXT_NAMES if name in present]
     costs: dict[str, list[float]] = {name: [] for name in names}
     for context in contexts:
         prompt = bench.prompt(context - CONTEXT_STEPS)
@@ -176,8 +181,9 @@ def draw(contexts: Sequence[int], costs: dict[str, list[float]], path: Path) -> 
     axes.set_xlabel("tokens de contexte")
     axes.set_ylabel("ms par token")
     axes.set_ylim(bottom=0)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)
-    axes.legend(ncols=2, frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path)
 
 
