@@ -22,8 +22,8 @@ from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import text_to_token_ids
 from gpt_architecture.core.weights import read_model
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.decoding.generator import stream_tokens
-from gpt_architecture.decoding.sampling import GenerationConfig
+from gpt_architecture.decoding.simple import stream_tokens
+from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.streaming import TextStream
 from gpt_architecture.errors import ConfigurationError, ModelFileError
 

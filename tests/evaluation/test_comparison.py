@@ -13,7 +13,7 @@ from gpt_architecture.decoding.generator import (
     generate_text_top_k,
     generate_text_top_p,
 )
-from gpt_architecture.decoding.sampling import GenerationConfig
+from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.evaluation.comparison import (
     SIX_VARIANTS,

@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, TOP_K, TOP_P, StrategyName
 
 if TYPE_CHECKING:
-    from gpt_architecture.decoding.sampling import GenerationConfig
+    from gpt_architecture.decoding.config import GenerationConfig
 
 Prompt = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 """Début de texte ; il peut commencer par un tiret, et « - » seul lit l'entrée standard."""
@@ -54,7 +54,7 @@ class SamplingOptions:
 
     def to_config(self, fallback_seed: int) -> GenerationConfig:
         """La configuration validée ; `fallback_seed` sert si aucune graine n'est donnée."""
-        from gpt_architecture.decoding.sampling import GenerationConfig
+        from gpt_architecture.decoding.config import GenerationConfig
 
         return GenerationConfig(
             strategy=self.strategy,
