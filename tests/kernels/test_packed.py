@@ -100,14 +100,14 @@ def test_without_a_cache(changes, packing):
         assert_same(packed(ids), oracle(ids), packing)
 
 
-def test_fp32_shares_the_weights_of_the_model():
-    """Rien n'est copié ; une tête liée reste le tenseur de l'embedding."""
-    model = build(tie_weights=True)
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_is_shared_and_counted(tied):
+    """Un embedding libre reste celui du modèle ; une tête liée n'est rangée qu'une fois."""
+    model = build(tie_weights=tied)
     packed = pack(model)
-    assert packed.matrices["out_head"] is packed.matrices["tok_emb"]
-    pointers = {p.data_ptr() for p in model.parameters()}
-    weights = [m.weight for m in packed.matrices.values()]
-    assert {w.data_ptr() for w in (*weights, *packed.vectors.values())} <= pointers
+    embedding = packed.matrices["tok_emb"]
+    assert (packed.matrices["out_head"] is embedding) is tied
+    assert (embedding.weight.data_ptr() == model.tok_emb.weight.data_ptr()) is not tied
     assert packed.nbytes == 4 * model.num_parameters()
 
 

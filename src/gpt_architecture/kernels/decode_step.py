@@ -36,7 +36,7 @@ from gpt_architecture.kernels.step_kernels import (
 _ACTIVE, _OUT = 0, 7  # arguments récrits d'un produit : activations présentes, sortie
 _BLOCKS, _LINE, _MAX_BLOCK = 32, 16, 256
 """Lots visés par produit : assez pour que le dernier ne fasse attendre personne. Un bloc est un
-nombre entier de lignes de cache de la sortie (16 valeurs), que les fils ne se disputent donc pas."""
+nombre entier de lignes de cache de la sortie (16 valeurs), que les fils ne se disputent pas."""
 
 
 class DecodeStep:
@@ -81,9 +81,7 @@ class DecodeStep:
             arguments = (0, qkv, self._context, index, cfg.n_heads, self._state)
             self._attentions.append(self._program.add(attention_, 1, *arguments))
             self._product([f"{block}att.out_proj"], self._context, self._branch, mode=RESIDUAL)
-            self._product(
-                [f"{block}ff.layers.0"], self._x, wide, norm=f"{block}norm2", mode=GELU
-            )
+            self._product([f"{block}ff.layers.0"], self._x, wide, norm=f"{block}norm2", mode=GELU)
             self._product([f"{block}ff.layers.2"], wide, self._branch, mode=RESIDUAL)
         logits = torch.zeros(1, cfg.vocab_size)  # remplacés à chaque passage
         self._product(["out_head"], self._x, logits, norm="final_norm", chosen=self._chosen)
@@ -92,9 +90,7 @@ class DecodeStep:
     def fits(self, rows: int, cache: KVCache) -> bool:
         """Vrai si le pas sait traiter `rows` activations avec ce cache."""
         storage = cache.storage
-        return (
-            rows <= self._height and storage.dtype is torch.float32 and storage.is_contiguous()
-        )
+        return rows <= self._height and storage.dtype is torch.float32 and storage.is_contiguous()
 
     def __call__(self, x: Tensor, cache: KVCache, at: Tensor | None) -> Tensor:
         """x (B, T, D), embeddings des tokens nouveaux → logits (B, T, V), ou (B, 1, V) avec `at`.
@@ -148,7 +144,9 @@ class DecodeStep:
             chosen: lignes de x à lire ; None : toutes.
         """
         matrices = [self._matrices[name] for name in names]
-        biases = [self._vectors[name] for name in (f"{n}.bias" for n in names) if name in self._vectors]
+        biases = [
+            self._vectors[name] for name in (f"{n}.bias" for n in names) if name in self._vectors
+        ]
         bias = torch.cat(biases) if biases else torch.empty(0)
         rows = matrices[0].shape[0]
         block = max(_LINE, min(_MAX_BLOCK, rows * len(names) // _BLOCKS // _LINE * _LINE))
@@ -175,6 +173,7 @@ class DecodeStep:
         self, matrix: PackedMatrix, x: Tensor, norm: str | None, chosen: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Ajoute, s'il le faut, le noyau qui prépare x pour `matrix` ; rend ce qu'il écrit."""
+        outputs: tuple[Tensor, ...]
         gain, shift = torch.empty(0), torch.empty(0)
         if norm is not None:
             gain, shift = self._vectors[f"{norm}.scale"], self._vectors[f"{norm}.shift"]
@@ -186,10 +185,10 @@ class DecodeStep:
                 codes = torch.zeros(self._height, width, dtype=torch.int16)
                 self._codes[width] = (codes, torch.zeros(self._height))
             kernel, outputs = encode_rows_, self._codes[width]
-        elif norm is not None:
-            kernel, outputs = normalize_rows_, (self._normed,)
-        else:
+        elif norm is None:
             return (x,)
+        else:
+            kernel, outputs = normalize_rows_, (self._normed,)
         phase = self._program.add(kernel, 1, 0, x, gain, shift, chosen, *outputs)
         self._per_row.append(phase)
         return outputs

@@ -27,9 +27,9 @@ GROUP_SIZES = (32, 64, 128)
 FLOAT_COLUMNS, INTEGER_COLUMNS = 8, 4
 """Activations au plus par lecture d'une ligne : leurs sommes tiennent dans 16 registres."""
 
-import os
-AHEAD = int(os.environ.get("AHEAD","2048"))
-"""Octets d'avance : le temps de les lire couvre celui d'un accès à la mémoire."""
+AHEAD = 2048
+"""Octets d'avance des poids entiers : décoder remplit la fenêtre du processeur, qui n'atteint plus
+assez tôt les lignes suivantes (mesuré : un quart du débit)."""
 
 _I64, _I32, _I16, _I8 = (ir.IntType(bits) for bits in (64, 32, 16, 8))
 _F32 = ir.FloatType()
@@ -43,11 +43,18 @@ Values = list[Any]
 
 
 @intrinsic
-def float_dots(  # type: ignore[no-untyped-def]
-    typingctx, columns, weight, x, x_stride, length, out, out_stride
-):
+def float_dots(
+    typingctx: Any,
+    columns: Any,
+    weight: Any,
+    x: Any,
+    x_stride: Any,
+    length: Any,
+    out: Any,
+    out_stride: Any,
+) -> Any:
     """Ligne fp32 de `length` poids contre 1 à FLOAT_COLUMNS activations fp32."""
-    del columns, weight, x, x_stride, length, out, out_stride
+    del typingctx, columns, weight, x, x_stride, length, out, out_stride
 
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         columns, *rest = arguments
@@ -59,16 +66,26 @@ def float_dots(  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def integer_dots(  # type: ignore[no-untyped-def]
-    typingctx, bits, group, columns, codes, scales, x, x_stride, units, out, out_stride
-):
+def integer_dots(
+    typingctx: Any,
+    bits: Any,
+    group: Any,
+    columns: Any,
+    codes: Any,
+    scales: Any,
+    x: Any,
+    x_stride: Any,
+    units: Any,
+    out: Any,
+    out_stride: Any,
+) -> Any:
     """Ligne de poids sur `bits` 8 ou 4, une échelle bf16 par groupe, contre des activations.
 
     Les activations, de 1 à INTEGER_COLUMNS, sont sur 16 bits. `group` est dans GROUP_SIZES ;
     `units` : UNIT poids chacun. La somme d'un groupe est exacte : au plus 128 · 32767 · 128,
     répartis sur huit voies.
     """
-    del bits, group, columns, codes, scales, x, x_stride, units, out, out_stride
+    del typingctx, bits, group, columns, codes, scales, x, x_stride, units, out, out_stride
 
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         bits, group, columns, *rest = arguments
@@ -95,9 +112,6 @@ def _float_case(columns: int, arguments: Values) -> Callable[[Any], None]:
         def step_of(kind: Any, size: int, times: int) -> Callable[[Any, Values], Values]:
             def step(index: Any, sums: Values) -> Values:
                 pairs = []
-                if kind is _FLOATS:
-                    first = builder.mul(index, _int(times * size))
-                    _prefetch(builder, builder.add(weight, first), times * size)
                 for i in range(times):
                     at = builder.add(builder.mul(index, _int(times * size)), _int(i * size))
                     w = _load(builder, kind, builder.add(weight, at))
@@ -117,9 +131,7 @@ def _float_case(columns: int, arguments: Values) -> Callable[[Any], None]:
     return emit
 
 
-def _integer_case(
-    bits: int, group: int, columns: int, arguments: Values
-) -> Callable[[Any], None]:
+def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Callable[[Any], None]:
     codes, scales, x, x_stride, units, out, out_stride = arguments
     decode = {4: _decode_int4, 8: _decode_int8}[bits]
     groups = UNIT // group
@@ -142,7 +154,9 @@ def _integer_case(
                 for c in range(columns):
                     products = [
                         _dot_pairs(
-                            builder, weights[i], _load(builder, _WORDS, _add(builder, values[c], 32 * i))
+                            builder,
+                            weights[i],
+                            _load(builder, _WORDS, _add(builder, values[c], 32 * i)),
                         )
                         for i in range(g * per_group, (g + 1) * per_group)
                     ]

@@ -99,6 +99,11 @@ class GroupedCodes:
         return self.padded // self.scales.size(1)
 
 
+def padded_width(width: int) -> int:
+    """Largeur d'une ligne une fois complétée."""
+    return -(-width // UNIT) * UNIT
+
+
 def quantize(weight: Tensor, scheme: Scheme) -> GroupedCodes:
     """Quantifie une matrice (N, D).
 
@@ -106,7 +111,7 @@ def quantize(weight: Tensor, scheme: Scheme) -> GroupedCodes:
         ModelFileError: un poids est infini ou NaN.
     """
     panel = max(1, _PANEL // weight.size(1))
-    parts = [_quantize_panel(part.float(), scheme) for part in weight.split(panel)]
+    parts = [_quantize_panel(part.float(), scheme) for part in torch.split(weight, panel)]
     codes, scales = (torch.cat(each) for each in zip(*parts, strict=True))
     return GroupedCodes(bits=scheme.bits, width=weight.size(1), codes=codes, scales=scales)
 
@@ -115,7 +120,7 @@ def dequantize(weight: GroupedCodes) -> Tensor:
     """Les poids (N, D) fp32 que les codes représentent."""
     codes = weight.codes
     if weight.bits == 4:
-        low, high = codes.unflatten(1, (-1, 16, 2)).unbind(-1)  # (N, blocs de 64, 16)
+        low, high = codes.view(len(codes), -1, 16, 2).unbind(-1)  # (N, blocs de 64, 16)
         codes = torch.cat((low & 15, low >> 4, high & 15, high >> 4), dim=2).to(torch.int8) - 8
     values = codes.reshape(len(codes), -1, weight.group_size).float()  # (N, G, g)
     values = values * weight.scales.float().unsqueeze(2)
@@ -129,14 +134,15 @@ def _quantize_panel(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
             expected="des poids finis",
             remedy="réentraînez le modèle ou reprenez le fichier d'origine",
         )
-    groups = F.pad(weight, (0, -weight.size(1) % UNIT)).unflatten(1, (-1, scheme.group_size))
+    rows, missing = len(weight), padded_width(weight.size(1)) - weight.size(1)
+    groups = F.pad(weight, (0, missing)).view(rows, -1, scheme.group_size)  # (N, G, g)
     if scheme.bits == 8:
         scales = _round_up(groups.abs().amax(dim=2) / 127)
         codes = _nearest(groups, scales, -127, 127).to(torch.int8)
         return codes.flatten(1), scales.bfloat16()
     scales = _best_scales(groups)
     biased = (_nearest(groups, scales, -8, 7) + 8).to(torch.uint8)
-    words = biased.flatten(1).unflatten(1, (-1, 4, 16))  # (N, blocs de 64, quarts, 16)
+    words = biased.view(rows, -1, 4, 16)  # (N, blocs de 64, quarts, 16)
     low, high = words[:, :, 0] | words[:, :, 1] << 4, words[:, :, 2] | words[:, :, 3] << 4
     return torch.stack((low, high), dim=-1).flatten(1), scales.bfloat16()
 

@@ -57,6 +57,7 @@ PLAIN, GELU, RESIDUAL = 0, 1, 2
 _F = np.float32
 _GELU_A, _GELU_B = _F(math.sqrt(2.0 / math.pi)), _F(0.044715)
 
+
 @njit
 def _float_rows(d: Any, part: Any, first: Any, last: Any, m: Any, columns: Any) -> None:
     """Lignes first … last d'une partie contre les activations m … m + columns."""

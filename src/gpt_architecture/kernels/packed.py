@@ -19,13 +19,13 @@ from gpt_architecture.core.attention import sdpa_attention
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.kernels.grouped_codes import Scheme, quantize
 from gpt_architecture.kernels.packed_weights import (
     DenseMatrix,
     GroupedMatrix,
     PackedMatrix,
     gather,
 )
-from gpt_architecture.kernels.grouped_codes import Scheme, quantize
 
 if TYPE_CHECKING:
     from gpt_architecture.kernels.decode_step import DecodeStep
@@ -70,8 +70,8 @@ class PackedModel:
     @property
     def nbytes(self) -> int:
         """Octets des poids ; une matrice partagée compte une fois."""
-        distinct = {id(matrix): matrix for matrix in self.matrices.values()}
-        return sum(m.nbytes for m in (*distinct.values(), *self.vectors.values()))
+        distinct = {id(matrix): matrix.nbytes for matrix in self.matrices.values()}
+        return sum(distinct.values()) + sum(v.nbytes for v in self.vectors.values())
 
     @property
     def compiled(self) -> bool:
@@ -109,7 +109,7 @@ class PackedModel:
         return logits
 
     def dequantize(self) -> GPTModel:
-        """Un `GPTModel` ordinaire aux mêmes poids, arrondis compris ; les poids fp32 sont partagés."""
+        """Un `GPTModel` ordinaire aux mêmes poids, arrondis compris."""
         with torch.device("meta"):
             model = GPTModel(self.cfg)
         state = dict(self.vectors)

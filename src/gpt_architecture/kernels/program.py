@@ -30,10 +30,9 @@ _ITEMS = HEADER - 1
 
 
 @intrinsic
-def _run(  # type: ignore[no-untyped-def]
-    typingctx, runner, function, data, threads
-):
+def _run(typingctx: Any, runner: Any, function: Any, data: Any, threads: Any) -> Any:
     """Appelle `function(data)` : par `runner` (GOMP_parallel) à plusieurs fils, ou directement."""
+    del typingctx, runner, function, data, threads
 
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         runner, function, data, threads = arguments

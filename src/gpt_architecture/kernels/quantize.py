@@ -24,7 +24,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.weights import write_atomically
 from gpt_architecture.errors import ConfigurationError, ModelFileError, reason
-from gpt_architecture.kernels.grouped_codes import GroupedCodes, Scheme
+from gpt_architecture.kernels.grouped_codes import GroupedCodes, Scheme, padded_width
 from gpt_architecture.kernels.packed import PackedModel, is_matrix, scheme_of
 from gpt_architecture.kernels.packed_weights import GroupedMatrix, PackedMatrix
 
@@ -70,7 +70,10 @@ def save_quantized(
         )
     tensors = dict(model.vectors)
     for name, matrix in _distinct(model.matrices).items():
-        tensors[f"{name}.codes"], tensors[f"{name}.scales"] = matrix.grouped.codes, matrix.grouped.scales
+        tensors[f"{name}.codes"], tensors[f"{name}.scales"] = (
+            matrix.grouped.codes,
+            matrix.grouped.scales,
+        )
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -84,7 +87,7 @@ def save_quantized(
 
 
 def is_quantized_file(path: Path | str) -> bool:
-    """Vrai si le fichier s'annonce comme un modèle quantifié de ce projet ; ne lit que l'en-tête."""
+    """Vrai si l'en-tête du fichier est celui d'un modèle quantifié de ce projet."""
     try:
         with Path(path).open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
@@ -180,10 +183,9 @@ def _build(
             continue
         module = name.removesuffix(".weight")
         own = scheme_of(module, scheme)
-        groups = -(-shape[1] // own.group_size)
-        width = groups * own.group_size * own.bits // 8
-        codes = take(f"{module}.codes", _CODE_TYPES[own.bits], (shape[0], width))
-        scales = take(f"{module}.scales", torch.bfloat16, (shape[0], groups))
+        width = padded_width(shape[1])
+        codes = take(f"{module}.codes", _CODE_TYPES[own.bits], (shape[0], width * own.bits // 8))
+        scales = take(f"{module}.scales", torch.bfloat16, (shape[0], width // own.group_size))
         if not bool(scales.isfinite().all()):
             _refuse(path, f": une échelle de {module} est infinie ou NaN")
         matrices[module] = GroupedMatrix(

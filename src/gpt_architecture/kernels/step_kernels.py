@@ -101,7 +101,13 @@ def encode_rows_(data: Any) -> None:
     l'échelle NaN : l'erreur se voit dans les logits.
     """
     d = words(data)
-    x, gain, shift, codes, scales = matrix(d, 1), vector(d, 2), vector(d, 3), shorts(d, 5), vector(d, 6)
+    x, gain, shift, codes, scales = (
+        matrix(d, 1),
+        vector(d, 2),
+        vector(d, 3),
+        shorts(d, 5),
+        vector(d, 6),
+    )
     width = x.shape[1]
     y = np.empty(width, np.float32)
     m = claim(data)
@@ -152,7 +158,13 @@ def attention_(data: Any) -> None:
     (voir STATE_HEADER, puis la longueur de chaque séquence).
     """
     d = words(data)
-    qkv, context, layer, heads, state = matrix(d, 1), matrix(d, 2), integer(d, 3), integer(d, 4), integers(d, 5)
+    qkv, context, layer, heads, state = (
+        matrix(d, 1),
+        matrix(d, 2),
+        integer(d, 3),
+        integer(d, 4),
+        integers(d, 5),
+    )
     queries, batch, storage, capacity = state[0], state[1], state[2], state[3]
     width = context.shape[1]
     size = width // heads

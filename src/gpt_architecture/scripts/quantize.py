@@ -58,7 +58,7 @@ def quantize(
     model: Path | None = None,
     /,
     *,
-    options: QuantizeOptions = QuantizeOptions(),  # noqa: B008 — immuable
+    options: QuantizeOptions = QuantizeOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Quantifie les poids d'un modèle, sur 8 ou 4 bits, pour décoder plus vite.
@@ -170,7 +170,8 @@ def _report(record: dict[str, Any], sizes: tuple[int, int]) -> None:
         return
     print(
         f"Perplexité sur {record['tokens']} tokens : {_french(record['perplexity_before'], 3)} "
-        f"→ {_french(record['perplexity_after'], 3)} ({_french(100 * record['perplexity_gap'], 2, '+')} %)"
+        f"→ {_french(record['perplexity_after'], 3)} "
+        f"({_french(100 * record['perplexity_gap'], 2, '+')} %)"
     )
     print(f"Même token glouton : {_french(100 * record['greedy_agreement'], 1)} % des positions")
 
