@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gpt_architecture.config import MAX_TOKENS
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.decoding.generator import stream_tokens
-from gpt_architecture.decoding.sampling import GenerationConfig
+from gpt_architecture.decoding.simple import stream_tokens
+from gpt_architecture.decoding.config import GenerationConfig
 
 Variants = Sequence[tuple[str, GenerationConfig]]
 
