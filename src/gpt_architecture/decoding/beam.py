@@ -22,7 +22,6 @@ from gpt_architecture.decoding.pipeline import build_pipeline
 from gpt_architecture.decoding.reader import Reader
 from gpt_architecture.decoding.sampling import check_logits
 from gpt_architecture.decoding.sequence import FinishReason, eos_ids
-from gpt_architecture.errors import GenerationError
 
 _CONTEXT = 5
 """Derniers tokens du début relus avec la suite : ils donnent les espaces justes."""
@@ -75,15 +74,15 @@ def beam_search(
         window: derniers tokens relus, au plus.
 
     Returns:
-        `config.n` hypothèses ; moins si les interdictions n'en laissent pas tant.
+        `config.n` hypothèses ; moins s'il n'y a pas tant de suites permises.
 
     Raises:
-        GenerationError: logits NaN ou infinis, ou aucune suite permise.
+        GenerationError: logits NaN ou infinis, ou interdictions qui ne laissent aucun token.
     """
     search = _Search(model, prompt, config, tokenizer, window)
     while search.advance():
         pass
-    return search.best()
+    return search.finished[: config.n]
 
 
 class _Search:
@@ -107,21 +106,7 @@ class _Search:
             vocab_size=model.cfg.vocab_size,
         )
         self._running = [_Running()]
-        self._finished = list[Hypothesis]()  # au plus `beams`, la meilleure d'abord
-
-    def best(self) -> list[Hypothesis]:
-        """Les n meilleures hypothèses finies.
-
-        Raises:
-            GenerationError: il n'y en a aucune.
-        """
-        if not self._finished:
-            raise GenerationError(
-                "la recherche en faisceau n'a trouvé aucune suite permise",
-                expected="au moins un token permis à chaque pas",
-                remedy="assouplissez les interdictions",
-            )
-        return self._finished[: self._config.n]
+        self.finished = list[Hypothesis]()  # au plus `beams`, la meilleure d'abord
 
     def advance(self) -> bool:
         """Un token de plus pour chaque suite ; faux si la recherche est finie."""
@@ -192,7 +177,7 @@ class _Search:
     def _keep(self, candidate: _Running, finish: FinishReason) -> None:
         """Range une suite finie parmi les `beams` meilleures."""
         text = self._text(candidate.tokens)
-        self._finished.append(
+        self.finished.append(
             Hypothesis(
                 text=text[: self._stop_place(text)],
                 tokens=candidate.tokens,
@@ -200,8 +185,8 @@ class _Search:
                 finish=finish,
             )
         )
-        self._finished.sort(key=lambda each: each.score, reverse=True)
-        del self._finished[self._config.beams :]
+        self.finished.sort(key=lambda each: each.score, reverse=True)
+        del self.finished[self._config.beams :]
 
     def _score(self, candidate: _Running) -> float:
         return candidate.logprob / len(candidate.tokens) ** self._config.length_penalty
@@ -212,8 +197,8 @@ class _Search:
         Comme Transformers, la meilleure suite en cours est notée à sa longueur présente : avec
         une `length_penalty` positive, c'est une estimation.
         """
-        if len(self._finished) < self._config.beams:
+        if len(self.finished) < self._config.beams:
             return True
         if self._config.early_stopping:
             return False
-        return self._score(self._running[0]) > self._finished[-1].score
+        return self._score(self._running[0]) > self.finished[-1].score
