@@ -7,13 +7,13 @@ import torch
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
+from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import (
     generate_text_simple,
     generate_text_temperature,
     generate_text_top_k,
     generate_text_top_p,
 )
-from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.evaluation.comparison import (
     SIX_VARIANTS,

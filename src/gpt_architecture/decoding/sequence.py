@@ -125,7 +125,9 @@ class Continuation:
             generator=self.generator,
             vocab_size=vocab_size,
         )
-        self._unknown = vocab_size - tokenizer.vocab_size  # logits sans texte, en fin de vocabulaire
+        self._unknown = (
+            vocab_size - tokenizer.vocab_size
+        )  # logits sans texte, en fin de vocabulaire
         self._mirostat = (
             Mirostat(config.mirostat_tau, config.mirostat_eta, self.generator)
             if config.strategy == "mirostat" and config.temperature > 0
