@@ -146,7 +146,7 @@ class DraftModel:
         return Draft(tokens=tuple(tokens), probabilities=torch.cat(rows) if rows else None)
 
     def _make_room(self, length: int, count: int) -> int:
-        """Place dans la fenêtre ; pleine, elle avance de moitié, pour ne pas tout relire souvent."""
+        """Place dans la fenêtre ; pleine, elle avance de moitié, pour tout relire rarement."""
         if self._start >= length:
             self._start = 0  # une autre suite
         if length - self._start + count > self._window:
