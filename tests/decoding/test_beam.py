@@ -54,7 +54,7 @@ def ending_model(seed):
     return model
 
 
-@pytest.fixture(scope="module", params=[3, 4])
+@pytest.fixture(scope="module", params=[3, 6])
 def pair(request):
     """Notre modèle et le même chez Transformers."""
     pytest.importorskip("transformers", reason="parité : transformers n'est pas installé")
@@ -110,7 +110,7 @@ class TestTransformers:
 
     def test_cases_end_both_ways(self):
         """Les comparaisons ci-dessus ne prouveraient rien si aucune hypothèse ne finissait."""
-        models = [ending_model(3), ending_model(4)]
+        models = [ending_model(3), ending_model(6)]
         found = [each for model in models for each in search(model, "a", n=4, max_tokens=14)]
         assert {each.finish for each in found} == {"stop", "length"}
 

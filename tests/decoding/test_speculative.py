@@ -245,6 +245,13 @@ class TestCost:
         assert stats.acceptance_rate == 0.0
         assert stats.tokens_per_pass == 1.0
 
+    def test_stats_are_written_with_their_rates(self):
+        stats = SpeculationStats(proposed=8, accepted=6, passes=4, tokens=10)
+        assert stats.to_dict() == {
+            **{"proposed": 8, "accepted": 6, "passes": 4, "tokens": 10},
+            **{"acceptance_rate": 0.75, "tokens_per_pass": 2.5},
+        }
+
     def test_before_the_first_pass(self):
         nothing = SpeculationStats(proposed=0, accepted=0, passes=0, tokens=0)
         assert nothing.tokens_per_pass == nothing.acceptance_rate == 0.0

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -224,12 +224,11 @@ def _reason(matcher: Any) -> str:
     return " ".join(error.split())[:_LONGEST_REASON]
 
 
-@lru_cache(maxsize=2)
-def _vocabulary(tokenizer: Any) -> Any:
-    """Les octets de chaque token, rangés pour llguidance : une demi-seconde, une fois.
+def _vocabulary(tokenizer: Tokenizer) -> Any:
+    """Les tokens d'un tokenizer, rangés pour llguidance.
 
     Raises:
-        ConfigurationError: les tokens ne sont pas des suites d'octets.
+        ConfigurationError: ce ne sont pas des suites d'octets.
     """
     if not isinstance(tokenizer, ByteTokenizer):
         raise ConfigurationError(
@@ -237,6 +236,11 @@ def _vocabulary(tokenizer: Any) -> Any:
             expected="pour une contrainte, un tokenizer par octets : gpt2 ou bpe-N",
             remedy="retirez la contrainte ou prenez un modèle entraîné avec l'un d'eux",
         )
+    return _token_tree(cast(Any, tokenizer))
+
+
+@lru_cache(maxsize=2)  # une demi-seconde pour les tokens de GPT-2
+def _token_tree(tokenizer: ByteTokenizer) -> Any:
     library = _library()
     return library.LLTokenizer(library.TokenizerWrapper(_Vocabulary(tokenizer)))
 

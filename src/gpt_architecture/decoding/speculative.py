@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from typing import Protocol
 
@@ -76,6 +76,11 @@ class SpeculationStats:
     def tokens_per_pass(self) -> float:
         """Tokens produits par passage du modèle ; 1 sans propositions."""
         return self.tokens / self.passes if self.passes else 0.0
+
+    def to_dict(self) -> dict[str, int | float]:
+        """Les comptes et les deux rapports."""
+        rates = {"acceptance_rate": self.acceptance_rate, "tokens_per_pass": self.tokens_per_pass}
+        return {**asdict(self), **rates}
 
 
 class PromptLookup:
