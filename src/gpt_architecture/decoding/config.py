@@ -196,7 +196,7 @@ class GenerationConfig:
         check_int("no_repeat_ngram", self.no_repeat_ngram, minimum=0)
         check_int("n", self.n, minimum=1, maximum=MAX_SEQUENCES)
         check_int("beams", self.beams, minimum=1, maximum=MAX_SEQUENCES)
-        check_float("length_penalty", self.length_penalty)
+        check_float("length_penalty", self.length_penalty, minimum=-10.0, maximum=10.0)
         if self.logprobs is not None:
             check_int("logprobs", self.logprobs, minimum=0, maximum=MAX_ALTERNATIVES)
         check_int("lookup", self.lookup, minimum=0, maximum=MAX_DRAFT)
