@@ -1,0 +1,177 @@
+"""La trace des filtres, montrée : tableaux au terminal, page HTML, objet JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from gpt_architecture.decoding.trace import Candidate, Trace, TraceStep
+
+TraceFormat = Literal["table", "json", "html"]
+"""Comment montrer une trace."""
+
+FINISHES = {"stop": "fin du texte", "length": "nombre de tokens", None: "interrompu"}
+_TOKEN_WIDTH = 16
+_FATE_WIDTH = 16
+_CELL_WIDTH = 8  # « 100,0 % », et l'espace qui suit
+
+
+def write_trace(trace: Trace, format_: TraceFormat, path: Path | None) -> None:
+    """Montre une trace sur stdout, ou l'écrit dans un fichier.
+
+    Raises:
+        OutputError: le fichier ne peut pas être écrit.
+    """
+    from rich.console import Console
+
+    from gpt_architecture.core.weights import write_atomically
+    from gpt_architecture.scripts._cli import output_console
+
+    if format_ == "table":
+        console = output_console()
+        if path is not None:
+            console = Console(width=100, highlight=False, markup=False, emoji=False, record=True)
+            with console.capture() as capture:
+                render_terminal(console, trace)
+            content = capture.get()
+        else:
+            render_terminal(console, trace)
+            return
+    elif format_ == "json":
+        content = json.dumps(trace.to_dict(), ensure_ascii=False) + "\n"
+    else:
+        content = render_html(trace)
+    if path is None:
+        print(content, end="")
+    else:
+        write_atomically(path, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+
+
+def render_html(trace: Trace) -> str:
+    """Une page d'un seul fichier : le texte, cliquable, et une carte par token."""
+    from gpt_architecture.evaluation.pages import render
+
+    return render(
+        "trace",
+        trace=trace,
+        settings=list(_settings(trace)),
+        finish=FINISHES[trace.finish],
+        deterministic=not trace.config.is_sampling,
+        scale_of=lambda step: max(max(filter(None, c.probabilities)) for c in step.candidates),
+    )
+
+
+def render_terminal(console: Console, trace: Trace) -> None:
+    """Un tableau par token, lisible sur 80 colonnes."""
+    from rich.text import Text
+
+    from gpt_architecture.data.visible import visible_text
+
+    settings = " ".join(f"{name}={value}" for name, value in _settings(trace))
+    console.print(Text(f"Trace des filtres · {trace.config.strategy} {settings}".rstrip(), "bold"))
+    console.print(Text(visible_text(trace.prompt), "dim") + Text(visible_text(trace.text)))
+    console.print(Text("▶ choisi   ● possible   ✘ retiré, par le filtre nommé\n", "dim"))
+    for step in trace.steps:
+        console.print(_table(step, console.width, trace.config.is_sampling))
+    if trace.omitted:
+        console.print(f"Les {trace.omitted} tokens suivants ne sont pas tracés.")
+
+
+def _table(step: TraceStep, width: int, is_sampling: bool) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from gpt_architecture.data.visible import visible_token
+    from gpt_architecture.evaluation.numbers import decimal, percent, thousands
+
+    chosen = step.chosen
+    title = Text.assemble(
+        (f"{step.position}  ", "dim"),
+        (visible_token(chosen.text), "bold green"),
+        f"  {'tiré' if is_sampling else 'choisi'} à {percent(chosen.final)}, rang {step.rank} sur "
+        f"{thousands(step.stages[-1].kept)} ; {percent(chosen.raw)} sous le modèle, "
+        f"rang {thousands(chosen.rank)}",
+    )
+    shown = shown_stages(step, width)
+    table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD)
+    table.add_column("Candidat", no_wrap=True, max_width=_TOKEN_WIDTH)
+    for index in shown:
+        name = step.stages[index].name.replace("_", "_\n")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Sort", overflow="fold", max_width=_FATE_WIDTH)
+    for candidate in step.candidates:
+        symbol, style, fate = _fate(candidate, candidate is chosen)
+        cells = [_cell(candidate, index) for index in shown]
+        token = Text(f"{symbol} {visible_token(candidate.text)}", style)
+        table.add_row(token, *(Text(cell, style) for cell in cells), Text(fate, style))
+    table.add_section()
+    stages = [step.stages[index] for index in shown]
+    table.add_row("restent", *(thousands(each.kept) for each in stages), "", style="dim")
+    table.add_row("entropie", *(decimal(each.entropy) for each in stages), "bits", style="dim")
+    if hidden := [each.name for n, each in enumerate(step.stages) if n not in shown]:
+        table.caption = Text(f"étapes non montrées : {', '.join(hidden)}", "dim")
+        table.caption_justify = "left"
+    return table
+
+
+def shown_stages(step: TraceStep, width: int) -> list[int]:
+    """Places des étapes qui tiennent en `width` colonnes, dans l'ordre.
+
+    Le modèle et la dernière y sont toujours ; entre eux, celles qui changent le plus les
+    probabilités des candidats.
+    """
+    last = len(step.stages) - 1
+    change = {
+        place: sum(
+            abs((each.probabilities[place] or 0.0) - (each.probabilities[place - 1] or 0.0))
+            for each in step.candidates
+        )
+        for place in range(1, last)
+    }
+    shown = sorted({0, last})
+    for place in sorted(change, key=lambda place: (-change[place], place)):
+        wanted = sorted([*shown, place])
+        if _columns(step, wanted) <= width:
+            shown = wanted
+    return shown
+
+
+def _columns(step: TraceStep, shown: Sequence[int]) -> int:
+    """Largeur du tableau qui montrerait ces étapes."""
+    names = [step.stages[place].name.split("_") for place in shown]
+    longest = [
+        max(len(part) + (part is not parts[-1]) for part in parts) for parts in names
+    ]  # le tiret bas reste au bout de sa ligne
+    cells = sum(max(_CELL_WIDTH, width) + 3 for width in longest)
+    return _TOKEN_WIDTH + 3 + cells + _FATE_WIDTH + 3
+
+
+def _cell(candidate: Candidate, place: int) -> str:
+    from gpt_architecture.evaluation.numbers import percent
+
+    probability = candidate.probabilities[place]
+    return "✘" if probability is None else percent(probability)
+
+
+def _fate(candidate: Candidate, chosen: bool) -> tuple[str, str, str]:
+    """Symbole, style et sort d'un candidat."""
+    if chosen:
+        return "▶", "bold green", "choisi"
+    if candidate.removed_by is not None:
+        return "✘", "red", candidate.removed_by
+    return "●", "", "possible"
+
+
+def _settings(trace: Trace) -> Iterator[tuple[str, str]]:
+    """Les réglages qui diffèrent du défaut, en texte."""
+    for name, value in trace.config.to_dict().items():
+        if name != "strategy":
+            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
