@@ -9,14 +9,14 @@ import torch
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.decoding.generator import (
+from gpt_architecture.decoding.sampling import greedy_token, sampled_token
+from gpt_architecture.decoding.simple import (
     generate_text_simple,
     generate_text_temperature,
     generate_text_top_k,
     generate_text_top_p,
     stream_tokens,
 )
-from gpt_architecture.decoding.sampling import greedy_token, sampled_token
 from gpt_architecture.decoding.strategies import top_k, top_p
 from gpt_architecture.errors import ConfigurationError, GenerationError
 
@@ -379,9 +379,9 @@ class TestStream:
         lengths = []
         forward = tiny_model.forward
 
-        def spy(in_idx, cache=None):
+        def spy(in_idx, cache=None, *, at=None):
             lengths.append(in_idx.size(1))
-            return forward(in_idx, cache)
+            return forward(in_idx, cache, at=at)
 
         monkeypatch.setattr(tiny_model, "forward", spy)
         streamed(tiny_model, prompt(1, 5), 14)

@@ -35,8 +35,10 @@ class ScriptedModel:
         )
         self.tokens = iter(tokens)
 
-    def __call__(self, in_idx, cache=None):
-        logits = torch.zeros(*in_idx.shape, 10)
+    def __call__(self, in_idx, cache=None, *, at=None):
+        if cache is not None:
+            cache.advance_(in_idx.size(1))
+        logits = torch.zeros(1, 1 if at is not None else in_idx.size(1), 10)
         logits[0, -1, next(self.tokens)] = 100.0
         return logits
 
