@@ -144,9 +144,10 @@ def scatter(
 def ticks(values: Sequence[float], count: int) -> list[float]:
     """Environ `count` graduations rondes (1, 2 ou 5 · 10ⁿ) qui encadrent les valeurs."""
     low, high = min(values), max(values)
-    span = (high - low) or abs(high) or 1.0
+    size = max(1.0, abs(low), abs(high))
+    span = high - low if high - low > 1e-9 * size else size
     power = 10.0 ** math.floor(math.log10(span / count))
-    step = next(size * power for size in (1, 2, 5, 10) if size * power >= span / count)
+    step = next(unit * power for unit in (1, 2, 5, 10) if unit * power >= span / count)
     first, last = math.floor(low / step), math.ceil(high / step)
     if first == last:
         last += 1

@@ -109,7 +109,7 @@ class VariantSummary:
     def mean_log_prob(self) -> float:
         """log p moyen (nats), chaque token comptant pour un."""
         total = sum(each.mean_log_prob * len(each.tokens) for each in self.results)
-        return total / self.tokens
+        return total / max(1, self.tokens)
 
     @property
     def perplexity(self) -> float:
@@ -141,11 +141,11 @@ def compare_strategies(
             étiquette en double ou plusieurs suites demandées à la fois.
     """
     _check(prompts, variants, seeds)
-    encoded = [generator.encode(prompt) for prompt in prompts]
+    encoded = [(_text(prompt, generator), generator.encode(prompt)) for prompt in prompts]
     for label, variant in variants:
-        for ids in encoded:
+        for prompt, ids in encoded:
             for seed in seeds:
-                yield _measure(generator, label, ids, replace(variant, seed=seed))
+                yield _measure(generator, label, prompt, ids, replace(variant, seed=seed))
 
 
 def summarize(results: Sequence[VariantResult]) -> list[VariantSummary]:
@@ -171,8 +171,16 @@ def perplexity_of(mean_log_prob: float) -> float:
         return math.inf
 
 
+def _text(prompt: str | Sequence[int], generator: Generator) -> str:
+    return prompt if isinstance(prompt, str) else generator.tokenizer.decode(prompt)
+
+
 def _measure(
-    generator: Generator, label: str, ids: Sequence[int], config: GenerationConfig
+    generator: Generator,
+    label: str,
+    prompt: str,
+    ids: Sequence[int],
+    config: GenerationConfig,
 ) -> VariantResult:
     """Une génération ; le faisceau ne rend pas les probabilités de ses tokens, on les recalcule."""
     scored = config.strategy != "beam"
@@ -180,11 +188,11 @@ def _measure(
     (generation,) = generator.generate([ids], replace(config, logprobs=0) if scored else config)[0]
     seconds = time.perf_counter() - start
     tokens = generation.tokens
-    scores = generation.scores if scored else generator.score([*ids, *tokens])[-len(tokens) :]
+    scores = generation.scores if scored else generator.score([*ids, *tokens])[len(ids) - 1 :]
     return VariantResult(
         label=label,
         config=config,
-        prompt=generator.tokenizer.decode(ids),
+        prompt=prompt,
         prompt_ids=tuple(ids),
         text=generation.text,
         tokens=tokens,
@@ -193,7 +201,7 @@ def _measure(
         distinct_2=distinct_n(tokens, 2),
         distinct_3=distinct_n(tokens, 3),
         repetition=repetition(tokens),
-        mean_log_prob=sum(each.logprob for each in scores) / len(tokens),
+        mean_log_prob=sum(each.logprob for each in scores) / max(1, len(tokens)),
         seconds=seconds,
     )
 

@@ -2,56 +2,72 @@
 
 from __future__ import annotations
 
+import io
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from rich.console import Console
-    from rich.text import Text
+    from rich.table import Table
 
+    from gpt_architecture.api import GPT
+    from gpt_architecture.decoding.config import GenerationConfig
     from gpt_architecture.decoding.trace import Candidate, Trace, TraceStep
 
 TraceFormat = Literal["table", "json", "html"]
 """Comment montrer une trace."""
 
-FINISHES = {"stop": "fin du texte", "length": "nombre de tokens", None: "interrompu"}
+FINISHES = {"stop": "fin du texte", "length": "nombre de tokens atteint", None: "interrompu"}
+_FILE_WIDTH = 100
 _TOKEN_WIDTH = 16
 _FATE_WIDTH = 16
-_CELL_WIDTH = 8  # « 100,0 % », et l'espace qui suit
+_CELL_WIDTH = 7  # « 100,0 % »
+_GAP = 3  # entre deux colonnes
 
 
-def write_trace(trace: Trace, format_: TraceFormat, path: Path | None) -> None:
-    """Montre une trace sur stdout, ou l'écrit dans un fichier.
+def write_trace(
+    gpt: GPT, prompt: str, config: GenerationConfig, *, form: TraceFormat, path: Path | None
+) -> None:
+    """Génère une suite et montre sa trace, sur la sortie standard ou dans un fichier.
 
     Raises:
+        ConfigurationError: la suite ne se choisit pas token par token.
         OutputError: le fichier ne peut pas être écrit.
     """
-    from rich.console import Console
-
     from gpt_architecture.core.weights import write_atomically
-    from gpt_architecture.scripts._cli import output_console
+    from gpt_architecture.decoding.trace import Tracer
+    from gpt_architecture.scripts._cli import output_console, say_aside
 
-    if format_ == "table":
-        console = output_console()
-        if path is not None:
-            console = Console(width=100, highlight=False, markup=False, emoji=False, record=True)
-            with console.capture() as capture:
-                render_terminal(console, trace)
-            content = capture.get()
-        else:
-            render_terminal(console, trace)
-            return
-    elif format_ == "json":
-        content = json.dumps(trace.to_dict(), ensure_ascii=False) + "\n"
-    else:
-        content = render_html(trace)
+    tracer = Tracer(gpt.generator.encode(prompt), config, gpt.tokenizer)
+    for _ in tracer.follow(gpt.pieces(prompt, config, observer=tracer.observe)):
+        pass
+    if path is None and form == "table":
+        render_terminal(output_console(), tracer.trace)
+        return
+    content = _RENDERERS[form](tracer.trace)
     if path is None:
         print(content, end="")
-    else:
-        write_atomically(path, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+        return
+    write_atomically(path, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+    say_aside(f"Trace : {path}")
+
+
+def render_text(trace: Trace) -> str:
+    """Les tableaux, sans couleurs."""
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=_FILE_WIDTH, highlight=False, markup=False, emoji=False)
+    render_terminal(console, trace)
+    return buffer.getvalue()
+
+
+def render_json(trace: Trace) -> str:
+    """Un objet JSON, sur une ligne."""
+    return json.dumps(trace.to_dict(), ensure_ascii=False) + "\n"
 
 
 def render_html(trace: Trace) -> str:
@@ -64,8 +80,13 @@ def render_html(trace: Trace) -> str:
         settings=list(_settings(trace)),
         finish=FINISHES[trace.finish],
         deterministic=not trace.config.is_sampling,
-        scale_of=lambda step: max(max(filter(None, c.probabilities)) for c in step.candidates),
+        scale_of=_scale,
     )
+
+
+def _scale(step: TraceStep) -> float:
+    """La plus grande probabilité d'une carte : celle d'une barre pleine."""
+    return max(p or 0.0 for each in step.candidates for p in each.probabilities) or 1.0
 
 
 def render_terminal(console: Console, trace: Trace) -> None:
@@ -84,7 +105,7 @@ def render_terminal(console: Console, trace: Trace) -> None:
         console.print(f"Les {trace.omitted} tokens suivants ne sont pas tracés.")
 
 
-def _table(step: TraceStep, width: int, is_sampling: bool) -> Any:
+def _table(step: TraceStep, width: int, is_sampling: bool) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -150,8 +171,8 @@ def _columns(step: TraceStep, shown: Sequence[int]) -> int:
     longest = [
         max(len(part) + (part is not parts[-1]) for part in parts) for parts in names
     ]  # le tiret bas reste au bout de sa ligne
-    cells = sum(max(_CELL_WIDTH, width) + 3 for width in longest)
-    return _TOKEN_WIDTH + 3 + cells + _FATE_WIDTH + 3
+    cells = sum(max(_CELL_WIDTH, width) + _GAP for width in longest)
+    return _TOKEN_WIDTH + cells + _FATE_WIDTH + 2 * _GAP
 
 
 def _cell(candidate: Candidate, place: int) -> str:
@@ -175,3 +196,6 @@ def _settings(trace: Trace) -> Iterator[tuple[str, str]]:
     for name, value in trace.config.to_dict().items():
         if name != "strategy":
             yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_RENDERERS = {"table": render_text, "json": render_json, "html": render_html}

@@ -74,7 +74,7 @@ def demo(
     from gpt_architecture.evaluation.comparison import summarize
 
     variants = _variants(variant, max_tokens)  # une erreur d'usage n'attend pas le modèle
-    gpt = load(find_model(choice.model), device=choice.device)
+    gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant)
     prompts = [default_prompt(each, gpt.metadata) for each in prompt or (None,)]
     summaries = summarize(_run(gpt, prompts, variants, seed))
     if as_json:
@@ -103,14 +103,12 @@ def _run(gpt: GPT, prompts: Sequence[str], variants: Variants, seeds: Sequence[i
     """Toutes les générations, avec une barre de progression."""
     from rich.progress import Progress
 
-    from gpt_architecture.decoding.generator import Generator
     from gpt_architecture.evaluation.comparison import compare_strategies
 
-    generator = Generator(gpt.model, gpt.tokenizer, window=gpt.window)
     results = []
     with Progress(console=output_console(stderr=True), transient=True) as progress:
         task = progress.add_task("Variantes", total=len(variants) * len(prompts) * len(seeds))
-        for result in compare_strategies(generator, prompts, variants, seeds=seeds):
+        for result in compare_strategies(gpt.generator, prompts, variants, seeds=seeds):
             results.append(result)
             pace = f"{result.label} : {result.tokens_per_second:.0f} tokens/s"
             progress.update(task, advance=1, description=pace)
@@ -153,7 +151,7 @@ def _write_page(
         summaries,
         gpt.tokenizer,
         facts=[
-            ("paramètres", thousands(gpt.model.num_parameters())),
+            ("paramètres", thousands(gpt.config.num_parameters())),
             ("contexte", thousands(gpt.window)),
             ("variantes", str(len(summaries))),
             ("débuts", str(len({each.prompt for each in results}))),
