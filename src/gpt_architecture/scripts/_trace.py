@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.table import Table
 
     from gpt_architecture.api import GPT
@@ -100,21 +100,21 @@ def render_terminal(console: Console, trace: Trace) -> None:
     console.print(Text(visible_text(trace.prompt), "dim") + Text(visible_text(trace.text)))
     console.print(Text("▶ choisi   ● possible   ✘ retiré, par le filtre nommé\n", "dim"))
     for step in trace.steps:
-        console.print(_table(step, console.width, trace.config.is_sampling))
+        console.print(_card(step, console.width, trace.config.is_sampling))
     if trace.omitted:
         console.print(f"Les {trace.omitted} tokens suivants ne sont pas tracés.")
 
 
-def _table(step: TraceStep, width: int, is_sampling: bool) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _card(step: TraceStep, width: int, is_sampling: bool) -> Group:
+    """Un token : ce qui est arrivé, le tableau, et les étapes qui n'y tiennent pas."""
+    from rich.console import Group
     from rich.text import Text
 
     from gpt_architecture.data.visible import visible_token
-    from gpt_architecture.evaluation.numbers import decimal, percent, thousands
+    from gpt_architecture.evaluation.numbers import percent, thousands
 
     chosen = step.chosen
-    title = Text.assemble(
+    story = Text.assemble(
         (f"{step.position}  ", "dim"),
         (visible_token(chosen.text), "bold green"),
         f"  {'tiré' if is_sampling else 'choisi'} à {percent(chosen.final)}, rang {step.rank} sur "
@@ -122,24 +122,34 @@ def _table(step: TraceStep, width: int, is_sampling: bool) -> Table:
         f"rang {thousands(chosen.rank)}",
     )
     shown = shown_stages(step, width)
-    table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD)
+    hidden = [stage.name for place, stage in enumerate(step.stages) if place not in shown]
+    note = [Text(f"  étapes non montrées : {', '.join(hidden)}\n", "dim")] if hidden else []
+    return Group(story, _table(step, shown), *note)
+
+
+def _table(step: TraceStep, shown: Sequence[int]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from gpt_architecture.data.visible import visible_token
+    from gpt_architecture.evaluation.numbers import decimal, thousands
+
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("Candidat", no_wrap=True, max_width=_TOKEN_WIDTH)
-    for index in shown:
-        name = step.stages[index].name.replace("_", "_\n")
+    for place in shown:
+        name = step.stages[place].name.replace("_", "_\n")
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Sort", overflow="fold", max_width=_FATE_WIDTH)
     for candidate in step.candidates:
-        symbol, style, fate = _fate(candidate, candidate is chosen)
-        cells = [_cell(candidate, index) for index in shown]
+        symbol, style, fate = _fate(candidate, candidate is step.chosen)
+        cells = [_cell(candidate, place) for place in shown]
         token = Text(f"{symbol} {visible_token(candidate.text)}", style)
-        table.add_row(token, *(Text(cell, style) for cell in cells), Text(fate, style))
+        table.add_row(token, *cells, Text(fate, style))
     table.add_section()
-    stages = [step.stages[index] for index in shown]
-    table.add_row("restent", *(thousands(each.kept) for each in stages), "", style="dim")
+    stages = [step.stages[place] for place in shown]
+    table.add_row("restent", *(thousands(each.kept) for each in stages), "tokens", style="dim")
     table.add_row("entropie", *(decimal(each.entropy) for each in stages), "bits", style="dim")
-    if hidden := [each.name for n, each in enumerate(step.stages) if n not in shown]:
-        table.caption = Text(f"étapes non montrées : {', '.join(hidden)}", "dim")
-        table.caption_justify = "left"
     return table
 
 
