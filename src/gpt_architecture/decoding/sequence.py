@@ -115,12 +115,12 @@ class Continuation:
         self.seed = self.seed_of(config) if seed is None else seed
         self.generator = torch.Generator(device=device)
         self.generator.manual_seed(self.seed)
-        self._eos = _eos_ids(config, tokenizer)
+        self.eos_ids = eos_ids(config, tokenizer)
         self._history = _History(prompt, len(prompt) + config.max_tokens, device)
         self._stages = build_pipeline(
             config,
             prompt_length=len(prompt),
-            eos_ids=self._eos,
+            eos_ids=self.eos_ids,
             encode=tokenizer.encode,
             generator=self.generator,
             vocab_size=vocab_size,
@@ -190,7 +190,7 @@ class Continuation:
         self._history.append(token)
         if self.constraint is not None:
             self.constraint.advance(token)
-        if token in self._eos:
+        if token in self.eos_ids:
             text, self.finish = self._release(), "stop"
             return Piece(text=text, token=token, score=score, finish="stop")
         text = self._stop.push(self._text.push(token))
@@ -224,7 +224,7 @@ def score_of(logits: Tensor, token: int, top: int) -> TokenScore:
     return TokenScore(token=token, logprob=float(logprobs[token]), top=best)
 
 
-def _eos_ids(config: GenerationConfig, tokenizer: Tokenizer) -> frozenset[int]:
+def eos_ids(config: GenerationConfig, tokenizer: Tokenizer) -> frozenset[int]:
     """Les identifiants qui arrêtent la suite."""
     eos = () if config.ignore_eos or tokenizer.eos_id is None else (tokenizer.eos_id,)
     return frozenset((*eos, *config.stop_ids))

@@ -6,10 +6,15 @@ retiré ; il reste toujours au moins un token.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from gpt_architecture.config import check_float, check_int
+
+HEADS = (512, 8192)
+"""Combien de tokens, parmi les plus probables, on trie avant d'en venir à tout le vocabulaire."""
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -53,13 +58,10 @@ def top_k(logits: Tensor, k: int) -> Tensor:
         ConfigurationError: k n'est pas un entier ≥ 1.
     """
     check_int("k", k, minimum=1)
-    k = min(k, logits.size(-1))
+    if k >= logits.size(-1):
+        return logits
     threshold = logits.topk(k, dim=-1).values[..., -1:]
-    above = logits > threshold
-    tied = logits == threshold
-    seats_left = k - above.sum(dim=-1, keepdim=True)
-    kept = above | (tied & (tied.cumsum(dim=-1) <= seats_left))
-    return logits.masked_fill(~kept, -torch.inf)
+    return _keep_largest(logits, threshold, torch.full_like(threshold, k, dtype=torch.int64))
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
@@ -74,11 +76,44 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     check_float("p", p, minimum=0.0, maximum=1.0)
     if p == 1:
         return logits
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # mps s'arrête là
-    probabilities = torch.softmax(ordered.to(precise), dim=-1)
-    mass_before = probabilities.cumsum(dim=-1) - probabilities
-    kept_in_order = mass_before < p
-    kept_in_order[..., 0] = True
-    kept = torch.zeros_like(kept_in_order).scatter(-1, order, kept_in_order)
+    precise = precise_type(logits)
+    maximum = logits.amax(dim=-1, keepdim=True).to(precise)
+    total = (logits.to(precise) - maximum).exp().sum(dim=-1, keepdim=True)
+    for ordered in largest_first(logits):
+        probabilities = (ordered.to(precise) - maximum).exp() / total
+        mass_before = probabilities.cumsum(dim=-1) - probabilities
+        count = (mass_before < p).sum(dim=-1, keepdim=True).clamp(min=1)
+        if bool((count < ordered.size(-1)).all()):  # chaque ligne montre un token de trop
+            break
+    return _keep_largest(logits, ordered.gather(-1, count - 1), count)
+
+
+def largest_first(values: Tensor) -> Iterator[Tensor]:
+    """Les plus grandes valeurs, décroissantes, de plus en plus nombreuses : (…, V) → (…, n).
+
+    Trier tout le vocabulaire coûte presque un token de calcul, et la tête suffit d'ordinaire
+    à un filtre. Le dernier tenseur rendu est complet, n = V.
+    """
+    for head in HEADS:
+        if head < values.size(-1):
+            yield values.topk(head, dim=-1).values
+    yield values.sort(dim=-1, descending=True).values
+
+
+def precise_type(values: Tensor) -> torch.dtype:
+    """Le type flottant le plus précis du périphérique : mps s'arrête à float32."""
+    return torch.float32 if values.device.type == "mps" else torch.float64
+
+
+def _keep_largest(logits: Tensor, threshold: Tensor, count: Tensor) -> Tensor:
+    """Garde les `count` (…, 1) plus grands logits, dont le dernier vaut `threshold` (…, 1).
+
+    À égalité sur la dernière place, les plus petits identifiants sont gardés.
+    """
+    kept = logits >= threshold
+    if bool((kept.sum(dim=-1, keepdim=True) > count).any()):
+        above = logits > threshold
+        tied = logits == threshold
+        seats_left = count - above.sum(dim=-1, keepdim=True)
+        kept = above | (tied & (tied.cumsum(dim=-1) <= seats_left))
     return logits.masked_fill(~kept, -torch.inf)
