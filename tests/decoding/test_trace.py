@@ -36,27 +36,28 @@ def one_step(stages, token, **settings):
     return step
 
 
-class TestByHand:
-    stages = {
-        "modèle": logits_of(0.5, 0.25, 0.125, 0.125),
-        "top_k": logits_of(2 / 3, 1 / 3, 0, 0),
-        "top_p": logits_of(1, 0, 0, 0),
-    }
+STAGES = {
+    "modèle": logits_of(0.5, 0.25, 0.125, 0.125),
+    "top_k": logits_of(2 / 3, 1 / 3, 0, 0),
+    "top_p": logits_of(1, 0, 0, 0),
+}
 
+
+class TestByHand:
     def test_probabilities_after_each_stage(self):
-        step = one_step(self.stages, 0)
+        step = one_step(STAGES, 0)
         found = {each.token: each.probabilities for each in step.candidates}
         assert found[0] == pytest.approx((0.5, 2 / 3, 1.0))
         assert found[1] == (pytest.approx(0.25), pytest.approx(1 / 3), None)
         assert found[2] == (pytest.approx(0.125), None, None)
 
     def test_the_first_filter_that_removes_is_named(self):
-        step = one_step(self.stages, 0)
+        step = one_step(STAGES, 0)
         assert [each.removed_by for each in step.candidates] == [None, "top_p", "top_k", "top_k"]
 
     def test_summaries(self):
-        model, top_k, top_p = one_step(self.stages, 0).stages
-        assert [model.name, top_k.name, top_p.name] == list(self.stages)
+        model, top_k, top_p = one_step(STAGES, 0).stages
+        assert [model.name, top_k.name, top_p.name] == list(STAGES)
         assert [model.kept, top_k.kept, top_p.kept] == [4, 2, 1]
         assert model.entropy == pytest.approx(1.75, abs=1e-5)  # ½·1 + ¼·2 + 2·⅛·3 bits
         assert top_p.entropy == pytest.approx(0.0, abs=1e-5)
@@ -171,9 +172,7 @@ class TestWithGenerator:
         config = GenerationConfig(**settings, seed=3, max_tokens=12, ignore_eos=True)
         generator = Generator(sharp_model(), LetterTokenizer())
         tracer = Tracer(generator.encode("abc"), config, generator.tokenizer, top=40)
-        pieces = list(
-            tracer.follow(generator.stream("abc", config, observer=tracer.observe))
-        )
+        pieces = list(tracer.follow(generator.stream("abc", config, observer=tracer.observe)))
         return generator, config, tracer.trace, pieces
 
     def test_the_text_does_not_change(self, settings):
@@ -208,7 +207,7 @@ class TestWithGenerator:
 
 
 def test_to_dict_is_json():
-    step = one_step(TestByHand.stages, 0).to_dict()
+    step = one_step(STAGES, 0).to_dict()
     assert json.loads(json.dumps(step)) == step
     assert step["draw"] == {"probability": 1.0, "rank": 1}
     assert step["candidates"][3]["removed_by"] == "top_k"

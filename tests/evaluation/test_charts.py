@@ -26,9 +26,7 @@ def test_ticks_by_hand(values, count, expected):
 
 
 @given(
-    st.lists(
-        st.floats(-1e6, 1e6, allow_nan=False, allow_infinity=False), min_size=1, max_size=8
-    ),
+    st.lists(st.floats(-1e6, 1e6, allow_nan=False, allow_infinity=False), min_size=1, max_size=8),
     st.integers(2, 8),
 )
 def test_ticks_enclose_the_values(values, count):

@@ -81,9 +81,7 @@ class TestVariants:
 
     def test_every_prompt_and_seed(self):
         results = list(
-            compare_strategies(
-                generator_of(), ["abc", [1, 2]], six(max_tokens=2)[:2], seeds=[4, 5]
-            )
+            compare_strategies(generator_of(), ["abc", [1, 2]], six(max_tokens=2)[:2], seeds=[4, 5])
         )
         assert [(r.label, r.prompt, r.config.seed) for r in results] == [
             (label, prompt, seed)
@@ -96,7 +94,7 @@ class TestVariants:
     def test_one_at_a_time(self):
         """Une personne voit chaque résultat dès qu'il est prêt."""
         results = compare_strategies(
-            dictated(1, 2), [PROMPT], [("a", GenerationConfig(max_tokens=2))] + six(), seeds=[0]
+            dictated(1, 2), [PROMPT], [("a", GenerationConfig(max_tokens=2)), *six()], seeds=[0]
         )
         assert next(results).tokens == (1, 2)
 

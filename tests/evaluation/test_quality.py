@@ -66,7 +66,9 @@ def naive_self_bleu(texts):
                 min(count, max(Counter(ngrams(other, n))[gram] for other in others))
                 for gram, count in counts.items()
             )
-            logs.append(-math.inf if n == 1 and not clipped else math.log((clipped or 0.1) / counts.total()))
+            logs.append(
+                -math.inf if n == 1 and not clipped else math.log((clipped or 0.1) / counts.total())
+            )
         closest = min((len(other) for other in others), key=lambda n: (abs(n - len(text)), n))
         brevity = 1.0 if not text or len(text) >= closest else math.exp(1 - closest / len(text))
         scores.append(brevity * math.exp(sum(logs) / len(logs)) if logs else 0.0)

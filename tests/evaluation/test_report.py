@@ -12,6 +12,7 @@ from gpt_architecture.evaluation.comparison import VariantResult, compare_strate
 from gpt_architecture.evaluation.quality import distinct_n, repetition
 from gpt_architecture.evaluation.report import comparison_page, highlights, passages
 
+
 def result_of(tokens, text, label="essai", prompt="abc", seed=1, **changes):
     result = VariantResult(
         label=label,
@@ -39,9 +40,7 @@ def summaries():
         ("Mirostat", GenerationConfig(strategy="mirostat", max_tokens=20)),
     ]
     generator = Generator(sharp_model(), LetterTokenizer())
-    return summarize(
-        list(compare_strategies(generator, ["abc", "le mot"], variants, seeds=[1, 2]))
-    )
+    return summarize(list(compare_strategies(generator, ["abc", "le mot"], variants, seeds=[1, 2])))
 
 
 def test_page_is_alone_and_complete(summaries):

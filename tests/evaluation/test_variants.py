@@ -17,7 +17,10 @@ def config_of(line, **defaults):
         ("greedy", {"strategy": "greedy"}),
         ("top_p p=0.9 temperature=0.8", {"strategy": "top_p", "p": 0.9, "temperature": 0.8}),
         ("sample k=5 ignore_eos=true", {"strategy": "sample", "k": 5, "ignore_eos": True}),
-        ("sample order=llama.cpp min_p=1e-2", {"strategy": "sample", "order": "llama.cpp", "min_p": 0.01}),
+        (
+            "sample order=llama.cpp min_p=1e-2",
+            {"strategy": "sample", "order": "llama.cpp", "min_p": 0.01},
+        ),
         ("sample stop=Fin", {"strategy": "sample", "stop": ("Fin",)}),
         ("""sample 'stop=["\\n", "Fin."]'""", {"strategy": "sample", "stop": ("\n", "Fin.")}),
         ("sample 'stop=deux mots'", {"strategy": "sample", "stop": ("deux mots",)}),

@@ -89,9 +89,7 @@ def test_configuration_file_and_environment(cli, model, monkeypatch, tmp_path):
     path = tmp_path / "demo.toml"
     path.write_text('[demo]\nvariant = ["top_k k=3", "greedy"]\nseed = [7]\n', encoding="utf-8")
     monkeypatch.setenv("GPT_ARCHITECTURE_PROMPT", "La lampe du passeur")
-    found = records(
-        cli("demo", "--model", model, "--json", "--max-tokens", 3, "--config", path)
-    )
+    found = records(cli("demo", "--model", model, "--json", "--max-tokens", 3, "--config", path))
     assert [(r["variante"], r["seed"]) for r in found] == [("top_k k=3", 7), ("greedy", 7)]
     assert {r["prompt"] for r in found} == {"La lampe du passeur"}
 

@@ -221,7 +221,5 @@ def _bars(measure: Measure, summaries: Sequence[VariantSummary]) -> list[Bar]:
             text="" if value is None else measure.show(value),
             points=tuple(each / full for each in own) if len(own) > 1 and full else (),
         )
-        for number, (variant, value, own) in enumerate(
-            zip(summaries, values, points, strict=True)
-        )
+        for number, (variant, value, own) in enumerate(zip(summaries, values, points, strict=True))
     ]

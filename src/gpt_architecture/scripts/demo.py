@@ -139,9 +139,7 @@ def _records(summaries: Sequence[VariantSummary]) -> list[dict[str, object]]:
     ]
 
 
-def _write_page(
-    path: Path, gpt: GPT, summaries: Sequence[VariantSummary], max_tokens: int
-) -> None:
+def _write_page(path: Path, gpt: GPT, summaries: Sequence[VariantSummary], max_tokens: int) -> None:
     from gpt_architecture.core.weights import write_atomically
     from gpt_architecture.evaluation.numbers import thousands
     from gpt_architecture.evaluation.report import comparison_page
