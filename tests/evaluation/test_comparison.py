@@ -20,6 +20,7 @@ from gpt_architecture.evaluation.comparison import (
     MAX_RESULTS,
     SIX_VARIANTS,
     VariantResult,
+    by_text,
     compare_strategies,
     summarize,
 )
@@ -232,6 +233,21 @@ class TestSummaries:
         assert first.self_bleu is not None
         assert second.self_bleu is None
 
+    def test_self_bleu_compares_the_texts_of_one_prompt(self):
+        """Deux débuts aux suites identiques ne font pas une ressemblance."""
+        base = self.results()[0]
+        elsewhere = dataclasses.replace(base, prompt_ids=(9,))
+        other = dataclasses.replace(base, tokens=(7, 8, 9, 10))
+        assert summarize([base, elsewhere])[0].self_bleu is None
+        assert summarize([base, other, elsewhere])[0].self_bleu == 0.0
+        twins = [base, base, elsewhere, dataclasses.replace(elsewhere, tokens=other.tokens)]
+        assert summarize(twins)[0].self_bleu == pytest.approx(0.5)
+
+    def test_same_texts_are_shown_once(self):
+        base, _, longer = self.results()
+        again = dataclasses.replace(base, config=dataclasses.replace(base.config, seed=8))
+        assert by_text([base, longer, again]) == [(base, (0, 8)), (longer, (0,))]
+
     def test_perplexity_may_be_infinite(self):
         (one,) = summarize([dataclasses.replace(self.results()[0], mean_log_prob=-1e6)])
         assert one.perplexity == math.inf
@@ -250,7 +266,9 @@ class TestRefusals:
             (["a"], SIX_VARIANTS, [], "aucune graine"),
             (["a"], SIX_VARIANTS, [-1], "seed"),
             (["a"], SIX_VARIANTS, list(range(MAX_RESULTS)), "6000 générations"),
-            (["a"], [*SIX_VARIANTS, SIX_VARIANTS[0]], [0], "Glouton"),
+            (["a"], [*SIX_VARIANTS, SIX_VARIANTS[0]], [0], "la variante 'Glouton'"),
+            (["a", "a"], SIX_VARIANTS, [0], "le début 'a'"),
+            (["a"], SIX_VARIANTS, [3, 3], "la graine 3"),
             (["a"], [("deux", GenerationConfig(strategy="sample", n=2))], [0], "n vaut 2"),
         ],
     )

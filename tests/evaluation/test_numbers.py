@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from gpt_architecture.evaluation.numbers import decimal, percent, significant, thousands
+from gpt_architecture.evaluation.numbers import decimal, percent, rate, significant, thousands
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,8 @@ from gpt_architecture.evaluation.numbers import decimal, percent, significant, t
         (percent(0.99999), "> 99,9 %"),
         (percent(0.5, 0), "50 %"),
         (percent(0.001, 0), "< 1 %"),
+        (rate(4.68), "4,7"),
+        (rate(118.4), "118"),
         (significant(4.2689), "4,27"),
         (significant(42.689), "42,7"),
         (significant(118.4), "118"),

@@ -47,7 +47,7 @@ def test_page_is_alone_and_complete(summaries):
     reader = read_page(comparison_page(summaries, LetterTokenizer(), facts=[("graines", "1, 2")]))
     for summary in summaries:
         for result in summary.results:
-            assert result.text in reader.text
+            assert result.text.strip() in reader.text
             assert result.prompt in reader.text
     for name in ("Distinct-1", "Distinct-2", "Distinct-3", "Répétition", "Self-BLEU", "Perplexité"):
         assert name in reader.text
@@ -59,7 +59,7 @@ def test_one_generation_has_no_self_bleu():
     page = comparison_page(summarize([result_of([1, 2, 3], "bcd")]), LetterTokenizer())
     reader = read_page(page)
     assert "Self-BLEU" in reader.text  # la colonne du tableau, vide
-    assert "ressemblance des suites entre elles" not in reader.text  # pas de barres
+    assert "ressemblance entre graines" not in reader.text  # pas de barres
 
 
 def test_hostile_texts_are_shown_not_run():
@@ -111,10 +111,20 @@ class TestHighlights:
         assert found == {
             "La plus attendue": "sûre",
             "La plus variée": "vive",
-            "La moins répétitive": "vive, sûre",
             "La plus rapide": "vive",
         }
 
     def test_more_than_two_winners(self):
-        same = [result_of([1, 2], "bc", label=label) for label in "abcd"]
-        assert highlights(summarize(same))[0][1] == "a, b et 2 autres"
+        same = [result_of([1, 2], "bc", label=label) for label in "abc"]
+        other = result_of([1, 1], "bb", label="d")
+        found = {title: labels for title, labels, _ in highlights(summarize([*same, other]))}
+        assert found == {"La plus variée": "a, b et d'autres"}
+
+    def test_alone(self):
+        titles = [title for title, _, _ in highlights(summarize([result_of([1, 2], "bc")]))]
+        assert titles == [
+            "La plus attendue",
+            "La plus variée",
+            "La plus répétitive",
+            "La plus rapide",
+        ]

@@ -16,7 +16,7 @@ _CONTROL_PICTURES = 0x2400
 
 def visible_token(text: str) -> str:
     """Un token, où chaque espace, fin de ligne et caractère sans dessin devient un signe."""
-    shown = "".join(_SIGNS.get(each) or _drawn(each) for each in text)
+    shown = "".join(_SIGNS.get(each) or _space(each) or _drawn(each) for each in text)
     if not shown:
         return "∅"
     # Un accent seul se poserait sur ce qui le précède.
@@ -25,13 +25,16 @@ def visible_token(text: str) -> str:
 
 def visible_text(text: str) -> str:
     """Un texte, espaces et fins de ligne laissées, où rien d'autre n'est caché."""
-    return "".join(each if each in " \n" or each in _JOINERS else _drawn(each) for each in text)
+    return "".join(each if each == "\n" or each in _JOINERS else _drawn(each) for each in text)
+
+
+def _space(character: str) -> str:
+    """Le signe d'une espace autre que l'ordinaire : insécable, fine…"""
+    return "⍽" if unicodedata.category(character) == "Zs" else ""
 
 
 def _drawn(character: str) -> str:
     category, code = unicodedata.category(character), ord(character)
-    if category == "Zs" and character != " ":
-        return "⍽"
     if category not in _HIDDEN:
         return character
     if code < 0x20:

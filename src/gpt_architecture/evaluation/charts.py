@@ -18,7 +18,8 @@ COLORS = 8
 _LETTER = 6.6  # largeur moyenne d'une lettre à 12 unités
 _LINE = 15.0
 _MARK = 9.0  # demi-côté d'une marque, marge comprise
-_MARGINS = (18.0, 18.0, 46.0, 58.0)  # haut, droite, bas, gauche
+_MARGINS = (14.0, 14.0, 46.0, 58.0)  # haut, droite, bas, gauche
+_PADDING = 14.0  # entre le cadre et les graduations extrêmes : une marque n'y est pas coupée
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +103,10 @@ def scatter(
     y_values = ticks([y for _, y in everything], 5)
 
     def across(value: float) -> float:
-        return _between(value, x_values, left, right)
+        return _between(value, x_values, left + _PADDING, right - _PADDING)
 
     def up(value: float) -> float:
-        return _between(value, y_values, bottom, margin_top)
+        return _between(value, y_values, bottom - _PADDING, margin_top + _PADDING)
 
     centers = [(across(cloud.mean[0]), up(cloud.mean[1])) for cloud in clouds]
     taken = [(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in centers]

@@ -82,7 +82,8 @@ class VariantSummary:
         label: nom affiché.
         config: configuration, celle de la première génération.
         results: les générations, débuts puis graines.
-        self_bleu: ressemblance des suites entre elles ; None : il n'y en a qu'une.
+        self_bleu: ressemblance entre elles des suites d'un même début, en moyenne sur les débuts ;
+            None : une seule graine.
     """
 
     label: str
@@ -138,7 +139,7 @@ def compare_strategies(
 
     Raises:
         ConfigurationError: rien à comparer, trop de générations, début vide, graine négative,
-            étiquette en double ou plusieurs suites demandées à la fois.
+            doublon ou plusieurs suites demandées à la fois.
     """
     _check(prompts, variants, seeds)
     encoded = [(_text(prompt, generator), generator.encode(prompt)) for prompt in prompts]
@@ -157,10 +158,19 @@ def summarize(results: Sequence[VariantResult]) -> list[VariantSummary]:
             label=group[0].label,
             config=group[0].config,
             results=group,
-            self_bleu=self_bleu([each.tokens for each in group]),
+            self_bleu=_self_bleu(group),
         )
         for group in groups
     ]
+
+
+def by_text(results: Sequence[VariantResult]) -> list[tuple[VariantResult, tuple[int, ...]]]:
+    """Les suites différentes d'un même début, chacune avec les graines qui l'ont donnée."""
+    seeds = dict[tuple[int, ...], list[int]]()
+    for each in results:
+        seeds.setdefault(each.tokens, []).append(each.config.seed or 0)
+    first = {each.tokens: each for each in reversed(results)}
+    return [(first[tokens], tuple(found)) for tokens, found in seeds.items()]
 
 
 def perplexity_of(mean_log_prob: float) -> float:
@@ -169,6 +179,16 @@ def perplexity_of(mean_log_prob: float) -> float:
         return math.exp(-mean_log_prob)
     except OverflowError:
         return math.inf
+
+
+def _self_bleu(results: Sequence[VariantResult]) -> float | None:
+    """Entre deux débuts, une même graine donne des tirages communs : on ne les mêle pas."""
+    groups = [
+        [each.tokens for each in results if each.prompt_ids == ids]
+        for ids in dict.fromkeys(each.prompt_ids for each in results)
+    ]
+    found = [value for group in groups if (value := self_bleu(group)) is not None]
+    return sum(found) / len(found) if found else None
 
 
 def _text(prompt: str | Sequence[int], generator: Generator) -> str:
@@ -224,14 +244,19 @@ def _check(
             expected=f"au plus {MAX_RESULTS} (variantes × débuts × graines)",
             remedy="retirez des variantes, des débuts ou des graines",
         )
-    labels = [label for label, _ in variants]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise ConfigurationError(
-            f"deux variantes s'appellent « {twice} »",
-            expected="des variantes différentes",
-            remedy="retirez l'une d'elles",
-        )
+    given: tuple[tuple[str, list[object]], ...] = (
+        ("la variante", [label for label, _ in variants]),
+        ("le début", list(prompts)),
+        ("la graine", list(seeds)),
+    )
+    for name, values in given:
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ConfigurationError(
+                f"{name} {twice!r} est là deux fois",
+                expected="des variantes, des débuts et des graines différents",
+                remedy="retirez l'une des deux",
+            )
     for label, config in variants:
         if config.n != 1:
             raise ConfigurationError(

@@ -29,6 +29,11 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{decimal(100 * share, digits)}{_SPACE}%"
 
 
+def rate(value: float) -> str:
+    """Un débit, sans décimale à partir de 10 : « 4,7 », « 118 »."""
+    return decimal(value, 1) if value < 10 else thousands(round(value))
+
+
 def significant(value: float) -> str:
     """Trois chiffres utiles : « 4,27 », « 118 », « 24 500 », « 1,2·10⁹ »."""
     if math.isinf(value):

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gpt_architecture.data.visible import visible_text, visible_token
-from gpt_architecture.evaluation.numbers import decimal, percent, significant, thousands
+from gpt_architecture.evaluation.numbers import decimal, percent, rate, significant, thousands
 
 _SURPRISE_STEPS = (1, 2, 4, 7, 11)  # bits
 
@@ -38,6 +38,7 @@ def render(name: str, **context: Any) -> str:
     environment.filters.update(
         decimal=decimal,
         percent=percent,
+        rate=rate,
         significant=significant,
         thousands=thousands,
         visible_text=visible_text,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.streaming import TextStream
 from gpt_architecture.evaluation.charts import COLORS, Cloud, scatter
-from gpt_architecture.evaluation.comparison import VariantResult, VariantSummary
-from gpt_architecture.evaluation.numbers import decimal, percent, significant
+from gpt_architecture.evaluation.comparison import VariantResult, VariantSummary, by_text
+from gpt_architecture.evaluation.numbers import decimal, percent, rate
 from gpt_architecture.evaluation.pages import render
 from gpt_architecture.evaluation.quality import repeated_places
 
@@ -85,7 +85,7 @@ MEASURES = (
     ),
     Measure(
         name="Self-BLEU",
-        meaning="ressemblance des suites entre elles ; plus bas : plus diverses",
+        meaning="ressemblance entre graines ; plus bas : suites plus diverses",
         of_variant=lambda variant: variant.self_bleu,
         of_result=None,
         show=lambda value: decimal(value, 2),
@@ -104,7 +104,7 @@ MEASURES = (
         meaning="tokens par seconde, lecture du début comprise",
         of_variant=lambda variant: variant.tokens_per_second,
         of_result=lambda result: result.tokens_per_second,
-        show=significant,
+        show=rate,
         full=None,
     ),
 )
@@ -133,7 +133,7 @@ def comparison_page(
         highlights=highlights(summaries),
         scatters=[
             scatter(clouds, width=width, height=height, x_label=_tick, y_label=_share)
-            for width, height in ((860.0, 430.0), (380.0, 380.0))
+            for width, height in ((1100.0, 440.0), (400.0, 340.0))
         ],
         panels=[
             (measure, bars)
@@ -146,7 +146,11 @@ def comparison_page(
             (
                 prompt,
                 [
-                    (number % COLORS, variant, [r for r in variant.results if r.prompt == prompt])
+                    (
+                        number % COLORS,
+                        variant,
+                        by_text([r for r in variant.results if r.prompt == prompt]),
+                    )
                     for number, variant in enumerate(summaries)
                 ],
             )
@@ -160,19 +164,23 @@ def highlights(summaries: Sequence[VariantSummary]) -> list[tuple[str, str, str]
     """Ce qui ressort : (titre, variantes, valeur)."""
     wanted = (
         ("La plus attendue", "Surprise", min),
-        ("La plus variée", "Distinct-2", max),
-        ("La moins répétitive", "Répétition", min),
+        ("La plus variée", "Distinct-1", max),
+        ("La plus diverse", "Self-BLEU", min),
+        ("La plus répétitive", "Répétition", max),
         ("La plus rapide", "Débit", max),
     )
     found = list[tuple[str, str, str]]()
     for title, name, best_of in wanted:
         measure = next(each for each in MEASURES if each.name == name)
-        values = [measure.of_variant(variant) or 0.0 for variant in summaries]
-        best = best_of(values)
-        winners = [v.label for v, value in zip(summaries, values, strict=True) if value == best]
-        more = f" et {len(winners) - 2} autres" if len(winners) > 2 else ""
-        text = f"{name} : {measure.show(best)}"
-        found.append((title, ", ".join(winners[:2]) + more, text))
+        values = [(measure.of_variant(variant), variant.label) for variant in summaries]
+        known = [(value, label) for value, label in values if value is not None]
+        if not known:
+            continue
+        best = best_of(value for value, _ in known)
+        winners = [label for value, label in known if value == best]
+        if len(winners) < len(summaries) or len(summaries) == 1:  # sinon rien ne les départage
+            names = ", ".join(winners[:2]) + (" et d'autres" if len(winners) > 2 else "")
+            found.append((title, names, f"{name} : {measure.show(best)}"))
     return found
 
 
@@ -195,8 +203,8 @@ def passages(result: VariantResult, tokenizer: Tokenizer) -> list[tuple[str, boo
 def _cloud(variant: VariantSummary) -> Cloud:
     return Cloud(
         label=variant.label if len(variant.label) <= 28 else f"{variant.label[:27]}…",
-        points=tuple((each.mean_log_prob, each.distinct_2) for each in variant.results),
-        mean=(variant.mean_log_prob, variant.mean("distinct_2")),
+        points=tuple((each.mean_log_prob, each.distinct_1) for each in variant.results),
+        mean=(variant.mean_log_prob, variant.mean("distinct_1")),
     )
 
 

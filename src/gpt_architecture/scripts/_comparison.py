@@ -36,6 +36,7 @@ def _show_texts(console: Console, prompt: str, summaries: Sequence[VariantSummar
     from rich.text import Text
 
     from gpt_architecture.data.visible import visible_text
+    from gpt_architecture.evaluation.comparison import by_text
 
     several = len({each.config.seed for each in summaries[0].results}) > 1
     title = Text(f"Début : {visible_text(prompt)}")
@@ -45,16 +46,16 @@ def _show_texts(console: Console, prompt: str, summaries: Sequence[VariantSummar
         table.add_column("Graine", justify="right")
     table.add_column("Suite générée", ratio=1)
     for summary in summaries:
-        for result in summary.results:
-            if result.prompt == prompt:
-                seed = [str(result.config.seed)] if several else []
-                text = Text(visible_text(" ".join(result.text.split())))
-                table.add_row(Text(summary.label), *seed, text)
+        here = [each for each in summary.results if each.prompt == prompt]
+        for result, seeds in by_text(here):
+            seed = [", ".join(map(str, seeds))] if several else []
+            text = Text(visible_text(" ".join(result.text.split())))
+            table.add_row(Text(summary.label), *seed, text)
     console.print(table)
 
 
 def _show_measures(console: Console, summaries: Sequence[VariantSummary]) -> None:
-    from gpt_architecture.evaluation.numbers import decimal, percent, significant
+    from gpt_architecture.evaluation.numbers import decimal, percent, rate, significant
 
     shared = any(each.self_bleu is not None for each in summaries)
     diversity = {
@@ -70,7 +71,7 @@ def _show_measures(console: Console, summaries: Sequence[VariantSummary]) -> Non
             decimal(each.mean_log_prob),
             significant(each.perplexity),
             f"{decimal(each.seconds)} s",
-            significant(each.tokens_per_second),
+            rate(each.tokens_per_second),
         ]
         for each in summaries
     }
@@ -84,7 +85,9 @@ def _show_measures(console: Console, summaries: Sequence[VariantSummary]) -> Non
         "(plus près de 0 : plus attendu) ;\nperplexité : exp(−log p moyen)."
     )
     if shared:
-        explanation += "\nSelf-BLEU : ressemblance des suites d'une variante entre elles, de 0 à 1."
+        explanation += (
+            "\nSelf-BLEU : ressemblance entre elles des suites d'un même début, de 0 à 1."
+        )
     console.print(f"{explanation}\n", style="dim")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _FILE_WIDTH = 100
 _TOKEN_WIDTH = 16
 _FATE_WIDTH = 16
 _CELL_WIDTH = 7  # « 100,0 % »
+_HEADER_WIDTH = 11  # « temperature »
 _GAP = 3  # entre deux colonnes
 
 
@@ -138,8 +140,8 @@ def _table(step: TraceStep, shown: Sequence[int]) -> Table:
     table = Table(box=SIMPLE_HEAD)
     table.add_column("Candidat", no_wrap=True, max_width=_TOKEN_WIDTH)
     for place in shown:
-        name = step.stages[place].name.replace("_", "_\n")
-        table.add_column(name, justify="right", no_wrap=True)
+        header = "\n".join(_broken(step.stages[place].name))
+        table.add_column(header, justify="right", no_wrap=True)
     table.add_column("Sort", overflow="fold", max_width=_FATE_WIDTH)
     for candidate in step.candidates:
         symbol, style, fate = _fate(candidate, candidate is step.chosen)
@@ -177,12 +179,20 @@ def shown_stages(step: TraceStep, width: int) -> list[int]:
 
 def _columns(step: TraceStep, shown: Sequence[int]) -> int:
     """Largeur du tableau qui montrerait ces étapes."""
-    names = [step.stages[place].name.split("_") for place in shown]
-    longest = [
-        max(len(part) + (part is not parts[-1]) for part in parts) for parts in names
-    ]  # le tiret bas reste au bout de sa ligne
-    cells = sum(max(_CELL_WIDTH, width) + _GAP for width in longest)
+    cells = sum(
+        max(_CELL_WIDTH, *map(len, _broken(step.stages[place].name))) + _GAP for place in shown
+    )
     return _TOKEN_WIDTH + cells + _FATE_WIDTH + 2 * _GAP
+
+
+def _broken(name: str) -> list[str]:
+    """Un nom d'étape coupé en lignes courtes, chaque tiret bas au bout de la sienne."""
+    lines = [""]
+    for part in re.findall(r"[^_]*_?", name):
+        if lines[-1] and len(lines[-1] + part) > _HEADER_WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return lines
 
 
 def _cell(candidate: Candidate, place: int) -> str:
