@@ -130,7 +130,7 @@ class TestNothingLeft:
 BANS = {
     "no_repeat_ngram": bans.no_repeat_ngram(2),
     "banned": bans.banned([[8], [1, 2]]),
-    "min_tokens": bans.min_tokens(5, prompt_length=1, eos_ids=[0]),
+    "min_tokens": bans.min_tokens(9, prompt_length=1, eos_ids=[0]),
     "contrainte": bans.allowed_tokens(lambda: torch.arange(VOCAB) < 5),
 }
 

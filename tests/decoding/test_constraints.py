@@ -11,6 +11,7 @@ from decoding_helpers import LetterTokenizer, sharp_model
 
 from gpt_architecture.data.bpe import BPETokenizer
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, SimpleTokenizerV2
+from gpt_architecture.decoding import constraints
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import build_constraint
 from gpt_architecture.decoding.generator import Generator
@@ -54,7 +55,9 @@ def adversary(tokenizer, seed):
 
 def write(tokenizer, seed, *, max_tokens=90, **settings):
     config = GenerationConfig(
-        **{"strategy": "temperature", "temperature": 1.5} | settings, max_tokens=max_tokens, seed=seed
+        **{"strategy": "temperature", "temperature": 1.5} | settings,
+        max_tokens=max_tokens,
+        seed=seed,
     )
     generator = Generator(adversary(tokenizer, seed % 5), tokenizer)
     ((found,),) = generator.generate(["Le passeur"], config)
@@ -91,7 +94,14 @@ class TestOutput:
                 assert regex == r"(ab|ba)*c?"  # la seule qui puisse ne pas finir
 
     def test_choices(self, tokenizer):
-        choices = ("Paris", "Par", "a+b (c) [d]", "l'été", "deux mots\nsur deux lignes", "#é\\&~-<>")
+        choices = (
+            "Paris",
+            "Par",
+            "a+b (c) [d]",
+            "l'été",
+            "deux mots\nsur deux lignes",
+            "#é\\&~-<>",
+        )
         found = {write(tokenizer, seed, choices=choices).text for seed in range(40)}
         assert found <= set(choices)
         assert len(found) > 2
@@ -204,7 +214,8 @@ class TestRefusals:
             {"regex": "a(?=b)"},
             {"regex": r"(a)\1"},
             {"regex": r"[^\s\S]"},
-            {"regex": "((((a{500}){500}){500}){500})"},
+            {"regex": "a\\"},
+            {"regex": r"début\b"},
             {"json_schema": "{"},
             {"json_schema": "[1]"},
             {"json_schema": "true"},
@@ -224,6 +235,28 @@ class TestRefusals:
         assert next(iter(settings)) in message
         assert "\n" not in message
         assert len(message) < 600
+
+    @pytest.mark.parametrize("limit", ["initial_lexer_fuel", "max_grammar_size"])
+    def test_bounds_on_the_grammar(self, tokenizer, monkeypatch, limit):
+        monkeypatch.setitem(constraints._LIMITS, limit, 2)
+        with pytest.raises(ConfigurationError, match="json_schema"):
+            constraint(tokenizer, json_schema=json.dumps(SCHEMA))
+
+    def test_bounds_on_a_step(self, tokenizer, monkeypatch):
+        monkeypatch.setitem(constraints._LIMITS, "max_lexer_states", 40)
+        follower = constraint(tokenizer, regex="[a-z]{1,90}é")
+
+        def go_on():
+            for _ in range(90):
+                follower.advance(int(follower.allowed().nonzero()[0]))
+
+        with pytest.raises(GenerationError, match="regex"):
+            go_on()
+
+    def test_a_huge_expression_freezes_nothing(self, tokenizer):
+        found = write(tokenizer, 0, regex="((a{999}b?){999}c?){999}", max_tokens=5)
+        assert found.finish == "length"
+        assert set(found.text) == {"a"}
 
     def test_words_are_not_bytes(self):
         for tokenizer in (SimpleTokenizerV2.from_text("un deux"), LetterTokenizer()):

@@ -208,7 +208,9 @@ class TestLogitBias:
         expected = process.SequenceBiasLogitsProcessor([[[3], 1.5], [[7], -2.25]])(
             ids(*[[0]] * 4), scores
         )
-        assert torch.equal(penalties.logit_bias({3: 1.5, 7: -2.25})(ids(*[[0]] * 4), scores), expected)
+        assert torch.equal(
+            penalties.logit_bias({3: 1.5, 7: -2.25})(ids(*[[0]] * 4), scores), expected
+        )
 
     def test_extremes_stay_finite(self):
         found = penalties.logit_bias({0: 1e300, 1: -1e300, 2: 1e300})(

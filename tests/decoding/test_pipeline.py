@@ -36,6 +36,30 @@ EVERYTHING = {
     "min_tokens": 3,
 }
 
+TRANSFORMERS_NAMES = {
+    "SequenceBiasLogitsProcessor": "logit_bias",
+    "RepetitionPenaltyLogitsProcessor": "repetition_penalty",
+    "NoRepeatNGramLogitsProcessor": "no_repeat_ngram",
+    "NoBadWordsLogitsProcessor": "banned",
+    "MinLengthLogitsProcessor": "min_tokens",  # déduite, avant l'autre, de min_new_tokens
+    "MinNewTokensLengthLogitsProcessor": "min_tokens",
+    "PrefixConstrainedLogitsProcessor": "contrainte",
+    "TemperatureLogitsWarper": "temperature",
+    "TopKLogitsWarper": "top_k",
+    "TopPLogitsWarper": "top_p",
+    "MinPLogitsWarper": "min_p",
+    "TypicalLogitsWarper": "typical_p",
+    "EpsilonLogitsWarper": "epsilon_cutoff",
+    "EtaLogitsWarper": "eta_cutoff",
+}
+OURS_ALONE = {
+    "xtc_probability": 0.0,
+    "dry_multiplier": 0.0,
+    "top_n_sigma": None,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
 
 def build(options, **arguments):
     arguments = {
@@ -157,7 +181,9 @@ def test_the_documented_orders_are_these():
         for line in lines[header + 2 :]
         if re.match(r"\| \d+ \|", line)
     ]
-    assert dict(zip(ORDERS, map(tuple, zip(*table, strict=True)), strict=True)) == dict(STAGE_ORDERS)
+    assert dict(zip(ORDERS, map(tuple, zip(*table, strict=True)), strict=True)) == dict(
+        STAGE_ORDERS
+    )
 
 
 class TestOnlyWhatActs:
@@ -196,9 +222,7 @@ class TestOnlyWhatActs:
 class TestTexts:
     def test_banned_with_and_without_a_space(self):
         gpt2 = get_tokenizer("gpt2")
-        (stage,) = build(
-            {"banned": ("chat", "\n")}, encode=gpt2.encode, vocab_size=gpt2.vocab_size
-        )
+        (stage,) = build({"banned": ("chat", "\n")}, encode=gpt2.encode, vocab_size=gpt2.vocab_size)
         logits = torch.zeros(1, gpt2.vocab_size)
         for text in ("chat", " chat"):
             *before, last = gpt2.encode(text)
@@ -229,7 +253,9 @@ class TestWhatCounts:
         found = stage.process(torch.tensor([[3, 3, 3, 1]]), torch.zeros(1, VOCAB))
         assert found[0, 3] == expected
 
-    @pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty", "repetition_penalty"])
+    @pytest.mark.parametrize(
+        "name", ["presence_penalty", "frequency_penalty", "repetition_penalty"]
+    )
     def test_window(self, name):
         (stage,) = build({name: 2.0, "penalty_window": 1}, prompt_length=1)
         found = stage.process(torch.tensor([[4, 3, 1]]), torch.ones(1, VOCAB))
@@ -280,29 +306,6 @@ class TestErrors:
 
 class TestAgainstTransformers:
     """Ce que `generate()` applique, dans son ordre, sur les logits de son modèle."""
-
-    NAMES = {
-        "SequenceBiasLogitsProcessor": "logit_bias",
-        "RepetitionPenaltyLogitsProcessor": "repetition_penalty",
-        "NoRepeatNGramLogitsProcessor": "no_repeat_ngram",
-        "NoBadWordsLogitsProcessor": "banned",
-        "MinNewTokensLengthLogitsProcessor": "min_tokens",
-        "PrefixConstrainedLogitsProcessor": "contrainte",
-        "TemperatureLogitsWarper": "temperature",
-        "TopKLogitsWarper": "top_k",
-        "TopPLogitsWarper": "top_p",
-        "MinPLogitsWarper": "min_p",
-        "TypicalLogitsWarper": "typical_p",
-        "EpsilonLogitsWarper": "epsilon_cutoff",
-        "EtaLogitsWarper": "eta_cutoff",
-    }
-    OURS_ALONE = {
-        "xtc_probability": 0.0,
-        "dry_multiplier": 0.0,
-        "top_n_sigma": None,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-    }
 
     @pytest.fixture
     def calls(self, monkeypatch):
@@ -358,12 +361,12 @@ class TestAgainstTransformers:
 
     def test_same_order(self, calls):
         seen, mask = calls
-        expected = [self.NAMES[name] for name in seen[0][0]]
-        assert names(EVERYTHING | self.OURS_ALONE, allowed=lambda: mask) == expected
+        expected = list(dict.fromkeys(TRANSFORMERS_NAMES[name] for name in seen[0][0]))
+        assert names(EVERYTHING | OURS_ALONE, allowed=lambda: mask) == expected
 
     def test_same_distributions_at_each_step(self, calls):
         seen, mask = calls
-        stages = build(EVERYTHING | self.OURS_ALONE, allowed=lambda: mask)
+        stages = build(EVERYTHING | OURS_ALONE, allowed=lambda: mask)
         assert len(seen) == 8
         for _, tokens, before, after in seen:
             row = before

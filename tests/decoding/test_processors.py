@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt_architecture.decoding import processors, strategies
+from gpt_architecture.decoding import processors
 from gpt_architecture.errors import ConfigurationError
 
 INF = float("inf")
@@ -53,7 +53,9 @@ KINDS = ["ordinaires", "plats", "piqués", "égalités", "retirés"]
 
 
 class TestByHand:
-    @pytest.mark.parametrize(("ratio", "expected"), [(0, 4), (0.09, 4), (0.29, 3), (0.9, 1), (1, 1)])
+    @pytest.mark.parametrize(
+        ("ratio", "expected"), [(0, 4), (0.09, 4), (0.29, 3), (0.9, 1), (1, 1)]
+    )
     def test_min_p(self, ratio, expected):
         found = processors.min_p(ratio)(NO_TEXT, log(0.5, 0.3, 0.15, 0.05))
         assert kept(found) == list(range(expected))
@@ -108,7 +110,9 @@ class TestByHand:
         torch.testing.assert_close(found.softmax(-1), (logits / value).softmax(-1))
 
     def test_temperature_zero_keeps_the_best_alone(self):
-        found = processors.temperature(0)(NO_TEXT, torch.tensor([[1.0, 3.0, 3.0], [2.0, 0.0, -INF]]))
+        found = processors.temperature(0)(
+            NO_TEXT, torch.tensor([[1.0, 3.0, 3.0], [2.0, 0.0, -INF]])
+        )
         assert found.tolist() == [[-INF, 3.0, -INF], [2.0, -INF, -INF]]
 
     def test_typical_may_remove_the_best(self):
@@ -129,7 +133,7 @@ class TestXtcDraws:
         assert (processors.xtc(1, 0.1, generator())(NO_TEXT, logits)[:, 0] == -INF).all()
 
     def test_draws_do_not_depend_on_the_logits(self):
-        """Un nombre par ligne et par pas : la suite des tirages est la même, filtre utile ou non."""
+        """Un nombre par ligne et par pas : la suite des tirages est la même, utile ou non."""
         useful, useless = generator(5), generator(5)
         processors.xtc(0.5, 0.1, useful)(NO_TEXT, log(0.4, 0.3, 0.2, 0.1).repeat(3, 1))
         processors.xtc(0.5, 0.1, useless)(NO_TEXT, torch.tensor([[0.0, -INF, -INF]] * 3))
@@ -209,18 +213,6 @@ def test_idempotent(name, kind):
     assert torch.equal(FILTERS[name]()(NO_TEXT, once), once)
 
 
-@pytest.mark.parametrize("mass", [0.05, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("kind", KINDS)
-def test_typical_head_equals_full_sort(monkeypatch, kind, mass):
-    """La tête triée suffit, ou bien le tri complet a lieu : même résultat."""
-    logits = batch(kind)
-    process = processors.typical_p(mass)
-    monkeypatch.setattr(strategies, "HEADS", ())
-    full = process(NO_TEXT, logits)
-    monkeypatch.setattr(strategies, "HEADS", (4, 32))
-    assert torch.equal(process(NO_TEXT, logits), full)
-
-
 def test_temperature_then_top_n_sigma_commute():
     """Le filtre suit l'échelle des logits (Tang et al., 2024)."""
     logits = batch("ordinaires")
@@ -271,7 +263,8 @@ class TestAgainstTransformers:
         logits = batch(kind)
         expected = warpers.TemperatureLogitsWarper(value)(None, logits)
         found = processors.temperature(value)(NO_TEXT, logits)
-        torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1))
+        torch.testing.assert_close(found.softmax(-1), expected.softmax(-1))
+        assert torch.equal(found > -INF, expected > -INF)
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("k", [1, 7, 299, 300, 5000])

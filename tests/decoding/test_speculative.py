@@ -47,10 +47,18 @@ class TableModel:
         return KVCache(self.cfg, batch_size, capacity=capacity)
 
 
-def alphabet_model(**options):
-    """Récite l'alphabet en boucle : chaque token est sûr."""
-    size = TOKENIZER.vocab_size
-    return TableModel(20.0 * torch.eye(size)[(torch.arange(size) + 1) % 26], **options)
+def alphabet_model(last=None, **options):
+    """Récite l'alphabet, en boucle ou jusqu'à `last` : chaque token est sûr."""
+    following = (torch.arange(TOKENIZER.vocab_size) + 1) % 26
+    if last is not None:
+        following[LETTERS.index(last)] = TOKENIZER.eos_id
+    return TableModel(20.0 * torch.eye(TOKENIZER.vocab_size)[following], **options)
+
+
+def random_table(seed):
+    """Quatre tokens, des lois quelconques."""
+    table = 1.2 * torch.randn(4, 4, generator=torch.Generator().manual_seed(seed))
+    return TableModel(table, context_length=256)
 
 
 class RandomProposer:
@@ -198,7 +206,9 @@ class TestEnds:
             assert stats.accepted == stats.proposed
 
     def test_end_of_text(self):
-        table = 20.0 * torch.eye(TOKENIZER.vocab_size)[(torch.arange(TOKENIZER.vocab_size) + 1) % 26]
+        table = (
+            20.0 * torch.eye(TOKENIZER.vocab_size)[(torch.arange(TOKENIZER.vocab_size) + 1) % 26]
+        )
         table[LETTERS.index("m")] = 40.0 * torch.eye(TOKENIZER.vocab_size)[TOKENIZER.eos_id]
         model = TableModel(table)
         found, stats = speculative(model, continuation(model, "abcabcd"), DraftModel(model, 20))
@@ -228,10 +238,19 @@ class TestCost:
 
     def test_nothing_is_proposed_where_nothing_repeats(self):
         model = alphabet_model()
-        found, stats = speculative(model, continuation(model, "abc", max_tokens=20), PromptLookup(8))
+        found, stats = speculative(
+            model, continuation(model, "abc", max_tokens=20), PromptLookup(8)
+        )
         assert stats == SpeculationStats(proposed=0, accepted=0, passes=20, tokens=len(found))
         assert stats.acceptance_rate == 0.0
         assert stats.tokens_per_pass == 1.0
+
+    def test_stats_are_written_with_their_rates(self):
+        stats = SpeculationStats(proposed=8, accepted=6, passes=4, tokens=10)
+        assert stats.to_dict() == {
+            **{"proposed": 8, "accepted": 6, "passes": 4, "tokens": 10},
+            **{"acceptance_rate": 0.75, "tokens_per_pass": 2.5},
+        }
 
     def test_before_the_first_pass(self):
         nothing = SpeculationStats(proposed=0, accepted=0, passes=0, tokens=0)
@@ -269,72 +288,76 @@ class TestCost:
         assert stats.passes == 10
 
 
-class TestDistribution:
-    """Le tirage : la loi jointe de trois tokens est celle du modèle, calculée exactement."""
+@pytest.fixture(scope="module")
+def target():
+    return random_table(0)
 
-    RUNS = 3000
+
+@pytest.fixture(scope="module")
+def other():
+    return random_table(1)
+
+
+class TestDistribution:
+    """Le tirage : après chaque couple de tokens, la loi du suivant est celle du modèle."""
+
+    SETTINGS = (
+        {"strategy": "temperature", "temperature": 0.8},
+        {"strategy": "sample", "k": 3, "p": 0.95, "repetition_penalty": 1.5, "penalty_window": 2},
+    )
 
     class FourTokens(LetterTokenizer):
         vocab_size = 4
         eos_id = None
 
-    @pytest.fixture(scope="class")
-    def target(self):
-        return TableModel(1.5 * torch.randn(4, 4, generator=torch.Generator().manual_seed(0)))
+    def sequence(self, target, prompt, settings):
+        return continuation(target, prompt, tokenizer=self.FourTokens(), **settings)
 
-    @pytest.fixture(scope="class")
-    def other(self):
-        return TableModel(1.5 * torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))
+    def excess(self, target, settings, proposer):
+        """Khi-deux des tokens écrits, divisé par sa valeur critique à 1/10 000.
 
-    SETTINGS = (
-        {"strategy": "temperature", "temperature": 0.8},
-        {"strategy": "sample", "k": 3, "p": 0.95, "repetition_penalty": 1.5},
-    )
-
-    def exact(self, target, settings):
-        """Probabilité de chaque suite de trois tokens, les filtres appliqués à chaque pas."""
-        law = {}
-        for tokens in itertools.product(range(4), repeat=3):
-            sequence = self.sequence(target, settings, 0)
-            probability = 1.0
-            for token in tokens:
-                last = (*sequence.prompt, *sequence.tokens)[-1]
-                logits = target(torch.tensor([[last]]))[0, -1]
-                probability *= float(sequence.filtered(logits).softmax(-1)[token])
-                sequence.accept(token)
-            law[tokens] = probability
-        assert sum(law.values()) == pytest.approx(1.0)
-        return law
-
-    def sequence(self, target, settings, seed):
-        prompt, tokenizer = [0, 1, 2, 0, 1], self.FourTokens()
-        return continuation(
-            target, prompt, tokenizer=tokenizer, **{**settings, "max_tokens": 3, "seed": seed}
-        )
-
-    def surprise(self, target, settings, proposer):
-        """Khi-deux des suites écrites, divisé par sa valeur critique à 1/10 000."""
+        Les filtres ne regardent que deux tokens, et le modèle un seul : chaque tirage ne
+        dépend que des deux tokens qui le précèdent.
+        """
         counts = Counter()
-        for seed in range(self.RUNS):
-            sequence = self.sequence(target, settings, seed)
+        for seed in range(12):
+            sequence = self.sequence(target, [0, 1], {**settings, "max_tokens": 250, "seed": seed})
             speculative(target, sequence, proposer())
-            counts[tuple(sequence.tokens)] += 1
-        return chi_square(counts, self.exact(target, settings))
+            ids = [0, 1, *sequence.tokens]
+            counts.update(zip(ids, ids[1:], ids[2:], strict=False))
+        statistic = freedom = 0.0
+        for state in itertools.product(range(4), repeat=2):
+            logits = target(torch.tensor([[state[1]]]))[0, -1]
+            law = self.sequence(target, list(state), settings).filtered(logits).softmax(-1)
+            visits = sum(counts[*state, token] for token in range(4))
+            for token, probability in enumerate(law.tolist()):
+                seen, expected = counts[*state, token], visits * probability
+                assert seen == 0 or probability > 0
+                statistic += (seen - expected) ** 2 / expected if expected else 0.0
+                freedom += probability > 0
+            freedom -= 1
+        part = 2 / (9 * freedom)  # Wilson et Hilferty
+        return statistic / (freedom * (1 - part + 3.719 * math.sqrt(part)) ** 3)
 
     @pytest.mark.parametrize("settings", SETTINGS, ids=str)
     def test_prompt_lookup(self, target, settings):
-        assert self.surprise(target, settings, lambda: PromptLookup(2, ngram=2)) < 1
+        assert self.excess(target, settings, lambda: PromptLookup(3, ngram=2)) < 1
 
     @pytest.mark.parametrize("settings", SETTINGS, ids=str)
     def test_draft_model(self, target, other, settings):
-        assert self.surprise(target, settings, lambda: DraftModel(other, 2)) < 1
+        assert self.excess(target, settings, lambda: DraftModel(other, 3)) < 1
 
-    def test_the_check_sees_a_wrong_rule(self, target, other, monkeypatch):
-        """Accepter toujours : la loi serait celle du petit modèle."""
+    @pytest.mark.parametrize("proposer", [PromptLookup, DraftModel])
+    def test_the_check_sees_a_wrong_rule(self, target, other, monkeypatch, proposer):
+        """Accepter toujours : la loi serait celle des propositions."""
         monkeypatch.setattr(
             SpeculativeDecoder, "_verify", lambda _, __, draft, place: draft.tokens[place]
         )
-        assert self.surprise(target, self.SETTINGS[0], lambda: DraftModel(other, 2)) > 2
+        make = {
+            PromptLookup: lambda: PromptLookup(3, ngram=2),
+            DraftModel: lambda: DraftModel(other, 3),
+        }
+        assert self.excess(target, self.SETTINGS[0], make[proposer]) > 2
 
     def test_rejected_certain_proposals_are_never_drawn(self, model):
         """Le remplaçant d'une proposition certaine en diffère toujours."""
@@ -352,29 +375,15 @@ class TestDistribution:
         assert tokens() == tokens()
 
 
-def chi_square(counts, law):
-    """Statistique de Pearson sur sa valeur critique (Wilson et Hilferty) à 1/10 000."""
-    total = sum(counts.values())
-    assert all(law[key] > 0 for key in counts)
-    common = {key: p * total for key, p in law.items() if p * total >= 5}
-    rare = total - sum(common.values())
-    pairs = [(counts[key], expected) for key, expected in common.items()]
-    pairs.append((total - sum(seen for seen, _ in pairs), max(rare, 1e-9)))
-    if rare < 5:
-        pairs.pop()
-    freedom = len(pairs) - 1
-    statistic = sum((seen - expected) ** 2 / expected for seen, expected in pairs)
-    part = 2 / (9 * freedom)
-    return statistic / (freedom * (1 - part + 3.719 * math.sqrt(part)) ** 3)
-
-
 class TestPromptLookup:
     @staticmethod
     def propose(ids, count, ngram):
         sequence = continuation(alphabet_model(), ids)
         return list(PromptLookup(8, ngram=ngram).propose(sequence, count).tokens)
 
-    @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 8))
+    @given(
+        st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 8)
+    )
     def test_copies_after_the_last_occurrence(self, ids, ngram, count):
         expected = []
         for start in reversed(range(len(ids) - ngram)):

@@ -10,9 +10,7 @@ from torch.nn import functional as F
 
 from gpt_architecture.config import GPTConfig
 
-pytest.importorskip(
-    "transformers", reason="parité : le paquet transformers n'est pas installé"
-)
+pytest.importorskip("transformers", reason="parité : le paquet transformers n'est pas installé")
 
 CONFIGS = [
     pytest.param(

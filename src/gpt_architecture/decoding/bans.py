@@ -59,13 +59,10 @@ def no_repeat_ngram(size: int) -> Processor:
         prefix = token_ids[:, token_ids.size(1) + 1 - size :]  # (B, L − 1)
         begun = (windows[..., :-1] == prefix.unsqueeze(1)).all(dim=-1)
         begun &= (windows >= 0).all(dim=-1)
-        vocab_size = logits.size(-1)
-        removed = torch.zeros(
-            logits.size(0), vocab_size + 1, dtype=torch.bool, device=logits.device
-        )
         # Une colonne de plus recueille les suites qui ne sont pas commencées.
-        removed.scatter_(1, windows[..., -1].masked_fill(~begun, vocab_size), True)
-        return _checked(logits.masked_fill(removed[:, :-1], -torch.inf), "no_repeat_ngram")
+        columns = windows[..., -1].masked_fill(~begun, logits.size(-1))
+        padded = torch.nn.functional.pad(logits, (0, 1)).scatter(1, columns, -torch.inf)
+        return _checked(padded[:, :-1], "no_repeat_ngram")
 
     return process
 
@@ -85,7 +82,7 @@ def banned(sequences: Collection[Sequence[int]]) -> Processor:
     groups = [torch.tensor(group, dtype=torch.int64) for group in by_length.values()]  # (N, L)
 
     def process(token_ids: Tensor, logits: Tensor) -> Tensor:
-        removed = torch.zeros_like(logits, dtype=torch.bool)
+        left = logits.clone()
         for group in groups:
             prefixes = group[:, :-1].to(token_ids.device)
             length = prefixes.size(1)
@@ -93,8 +90,8 @@ def banned(sequences: Collection[Sequence[int]]) -> Processor:
                 continue
             ending = token_ids[:, None, token_ids.size(1) - length :]  # (B, 1, L − 1)
             row, which = (ending == prefixes).all(dim=-1).nonzero(as_tuple=True)
-            removed[row, group[:, -1].to(row.device)[which]] = True
-        return _checked(logits.masked_fill(removed, -torch.inf), "banned")
+            left[row, group[:, -1].to(row.device)[which]] = -torch.inf
+        return _checked(left, "banned")
 
     return process
 

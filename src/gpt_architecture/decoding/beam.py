@@ -189,7 +189,8 @@ class _Search:
         del self.finished[self._config.beams :]
 
     def _score(self, candidate: _Running) -> float:
-        return candidate.logprob / len(candidate.tokens) ** self._config.length_penalty
+        divisor: float = len(candidate.tokens) ** self._config.length_penalty
+        return candidate.logprob / divisor
 
     def _can_improve(self) -> bool:
         """Faux quand aucune suite en cours ne peut plus entrer parmi les meilleures.

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,6 +43,12 @@ _JSON_STYLE = {
     "coerce_one_of": False,
     "lenient": False,  # un mot-clé que llguidance ignore est une erreur
 }
+_HEADER = '%llguidance {"no_forcing": true}\n'
+"""Tous les tokens permis le sont : la loi est celle du modèle, restreinte aux textes permis."""
+
+_NOTHING = "aucun texte ne la vérifie"
+_DETAIL = re.compile(r"error: |\(in regex\): |compile JSON schema: ")
+_CONTEXT = re.compile(r"\n\s*\d+ \| |<")
 _LONGEST_REASON = 300
 
 
@@ -138,7 +144,7 @@ class GrammarConstraint:
             if token < self._vocab_size:
                 mask[token] = can_end and token in self._ends
         if self._matcher.is_error() or not mask.any():
-            raise self._failure(_reason(self._matcher) or "aucun token ne peut suivre")
+            raise self._failure(_reason(self._matcher) or _NOTHING)
         return torch.from_numpy(mask).to(self._device)
 
     def advance(self, token: int) -> None:
@@ -148,7 +154,7 @@ class GrammarConstraint:
             GenerationError: la contrainte ne le permettait pas.
         """
         if token not in self._ends and not self._matcher.consume_token(token):
-            raise self._failure(f"le token {token} lui est contraire")
+            raise self._failure(_reason(self._matcher))
 
     @property
     def is_complete(self) -> bool:
@@ -166,24 +172,24 @@ class GrammarConstraint:
 def _grammar(config: GenerationConfig, library: Any) -> tuple[str, str]:
     """Nom du réglage, et sa grammaire pour llguidance."""
     if config.json_schema is not None:
-        return "json_schema", _json_grammar(config.json_schema, library)
-    if config.regex is not None:
-        return "regex", library.LLMatcher.grammar_from_regex(config.regex)
-    choices = "|".join(re.escape(choice) for choice in config.choices)
-    return "choices", library.LLMatcher.grammar_from_regex(f"({choices})")
+        return "json_schema", f"{_HEADER}start: %json {_schema(config.json_schema)}"
+    name, regex = "regex", config.regex
+    if regex is None:
+        name, regex = "choices", "|".join(re.escape(choice) for choice in config.choices)
+    if (len(regex) - len(regex.rstrip("\\"))) % 2:  # llguidance l'oublierait en silence
+        raise _refusal(name, "une barre oblique inverse finale n'échappe rien")
+    return name, f"{_HEADER}start: /{library.regex_to_lark(regex)}/"
 
 
-def _json_grammar(text: str, library: Any) -> str:
-    """La grammaire d'un schéma, dans une écriture sans blancs."""
+def _schema(text: str) -> str:
+    """Le schéma, avec une écriture du JSON sans blancs."""
     try:
         schema = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise _refusal("json_schema", f"ce n'est pas du JSON ({error})") from None
     if not isinstance(schema, dict):
         raise _refusal("json_schema", "ce n'est pas un objet JSON")
-    schema["x-guidance"] = _JSON_STYLE
-    grammar: str = library.LLMatcher.grammar_from_json_schema(json.dumps(schema))
-    return grammar
+    return json.dumps({**schema, "x-guidance": _JSON_STYLE})
 
 
 def _check_grammar(matcher: Any, name: str) -> None:
@@ -196,8 +202,8 @@ def _check_grammar(matcher: Any, name: str) -> None:
         logger.warning("%s : %s", name, " ".join(warning.split()))
     reason = _reason(matcher)
     if not reason:
-        possible = matcher.is_accepting() or any(matcher.compute_bitmask())
-        reason = _reason(matcher) or ("" if possible else "aucun texte ne la vérifie")
+        possible = any(matcher.compute_bitmask())
+        reason = _reason(matcher) or ("" if possible else _NOTHING)
     if reason:
         raise _refusal(name, reason)
 
@@ -212,15 +218,17 @@ def _refusal(name: str, reason: str) -> ConfigurationError:
 
 def _reason(matcher: Any) -> str:
     """L'erreur de la bibliothèque en une ligne ; vide s'il n'y en a pas."""
-    return " ".join(matcher.get_error().split())[:_LONGEST_REASON]
+    error = _DETAIL.split(_CONTEXT.split(matcher.get_error(), maxsplit=1)[0])[-1]
+    if error.startswith("NoExtension"):
+        return _NOTHING
+    return " ".join(error.split())[:_LONGEST_REASON]
 
 
-@lru_cache(maxsize=4)
 def _vocabulary(tokenizer: Tokenizer) -> Any:
-    """Les octets de chaque token, rangés pour llguidance ; quelques dixièmes de seconde.
+    """Les tokens d'un tokenizer, rangés pour llguidance.
 
     Raises:
-        ConfigurationError: les tokens ne sont pas des suites d'octets.
+        ConfigurationError: ce ne sont pas des suites d'octets.
     """
     if not isinstance(tokenizer, ByteTokenizer):
         raise ConfigurationError(
@@ -228,6 +236,11 @@ def _vocabulary(tokenizer: Tokenizer) -> Any:
             expected="pour une contrainte, un tokenizer par octets : gpt2 ou bpe-N",
             remedy="retirez la contrainte ou prenez un modèle entraîné avec l'un d'eux",
         )
+    return _token_tree(cast(Any, tokenizer))
+
+
+@lru_cache(maxsize=2)  # une demi-seconde pour les tokens de GPT-2
+def _token_tree(tokenizer: ByteTokenizer) -> Any:
     library = _library()
     return library.LLTokenizer(library.TokenizerWrapper(_Vocabulary(tokenizer)))
 

@@ -2,14 +2,15 @@
 
 Aucune ne retire de token, et aucune ne rend NaN : un logit fini reste fini, un token déjà
 retiré le reste. Le texte (B, T) est complété à gauche par −1 ; « les N derniers tokens » sont
-donc les N dernières colonnes.
+donc les N dernières colonnes. Le coût suit la longueur du texte, non celle du vocabulaire.
 
-Formes : B lot, T tokens, V vocabulaire, L longueur d'une séquence.
+Formes : B lot, T tokens, V vocabulaire.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
@@ -36,18 +37,13 @@ def repetition_penalty(penalty: float, *, window: int | None = None) -> Processo
         ConfigurationError: valeur hors bornes.
     """
     check_float("repetition_penalty", penalty, above=0.0)
-    _check_window(window)
 
-    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
-        limits = torch.finfo(logits.dtype)
+    def move(seen: Tensor, counts: Tensor) -> Tensor:
+        limits = torch.finfo(seen.dtype)
         factor = min(max(penalty, limits.tiny), limits.max)
-        columns = _columns(_last(token_ids, window), logits.size(-1))
-        padded = torch.nn.functional.pad(logits, (0, 1))  # (B, V + 1) : le −1 a sa colonne
-        seen = padded.gather(1, columns)
-        moved = _finite(torch.where(seen < 0, seen * factor, seen / factor), seen)
-        return padded.scatter(1, columns, moved)[:, :-1]
+        return torch.where(seen < 0, seen * factor, seen / factor)
 
-    return process
+    return _on_seen(move, prompt_length=0, window=window)
 
 
 def presence_penalty(
@@ -66,7 +62,11 @@ def presence_penalty(
     """
     check_float("presence_penalty", penalty)
     strength = _single(penalty)
-    return _count_penalty(lambda counts: strength * (counts > 0), prompt_length, window)
+    return _on_seen(
+        lambda seen, counts: seen - strength * counts.clamp(max=1),
+        prompt_length=prompt_length,
+        window=window,
+    )
 
 
 def frequency_penalty(
@@ -82,7 +82,9 @@ def frequency_penalty(
     """
     check_float("frequency_penalty", penalty)
     strength = _single(penalty)
-    return _count_penalty(lambda counts: strength * counts, prompt_length, window)
+    return _on_seen(
+        lambda seen, counts: seen - strength * counts, prompt_length=prompt_length, window=window
+    )
 
 
 def dry(
@@ -115,26 +117,41 @@ def dry(
     check_int("dry_allowed_length", allowed_length, minimum=1)
     _check_window(window, "dry_range")
     check_sequences("dry_breakers", breakers)
-    single = torch.tensor([breaker[0] for breaker in breakers if len(breaker) == 1])
+    by_end = defaultdict[int, list[list[int]]](list)
+    for breaker in breakers:
+        by_end[breaker[-1]].append(list(breaker))
+    alone = {breaker[0] for breaker in breakers if len(breaker) == 1}
     growth = math.log(base)
-    highest = int(FLOAT32_LOG_MAX / growth) if growth > 1e-6 else None
+    highest = int(FLOAT32_LOG_MAX / growth) if growth > 1e-6 else math.inf
+
+    def punish(text: list[int]) -> dict[int, float]:
+        """Token → pénalité."""
+        limit = _length_since_breaker(text, by_end)
+        if limit < allowed_length:
+            return {}
+        longest = dict[int, int]()
+        for distance, length in enumerate(_repeated_lengths(text)):
+            following = text[-distance] if distance else -1
+            if length >= allowed_length and following not in alone:
+                longest[following] = max(min(length, limit), longest.get(following, 0))
+        return {
+            token: multiplier * base ** min(length - allowed_length, highest)
+            for token, length in longest.items()
+        }
 
     def process(token_ids: Tensor, logits: Tensor) -> Tensor:
-        text = _last(token_ids, window)
-        if text.size(1) <= allowed_length:
+        found = [
+            (row, token, amount)
+            for row, text in enumerate(_last(token_ids, window).tolist())
+            for token, amount in punish([token for token in text if token >= 0]).items()
+        ]
+        if not found:
             return logits
-        stops = _breaker_ends(text, breakers) | (text < 0)
-        longest = None if highest is None else allowed_length + highest
-        lengths = _repeated_lengths(text, stops, longest)  # (B, T − 1)
-        following = text[:, 1:]
-        punished = (lengths >= allowed_length) & ~torch.isin(following, single.to(text.device))
-        if not bool(punished.any()):
-            return logits
-        exponent = (lengths - allowed_length).to(torch.float32)
-        penalties = (multiplier * torch.pow(base, exponent)).masked_fill(~punished, 0)
-        largest = torch.zeros(logits.size(0), logits.size(-1) + 1, device=logits.device)
-        largest.scatter_reduce_(1, _columns(following, logits.size(-1)), penalties, "amax")
-        return _finite(logits - largest[:, :-1], logits)
+        rows, columns, amounts = (torch.tensor(each) for each in zip(*found, strict=True))
+        rows, columns = rows.to(logits.device), columns.to(logits.device)
+        seen = logits[rows, columns]
+        moved = _finite(seen - amounts.to(logits.device), seen)
+        return logits.index_put((rows, columns), moved)
 
     return process
 
@@ -149,13 +166,12 @@ def logit_bias(bias: Mapping[int, float]) -> Processor:
         check_int("logit_bias", token, minimum=0)
         check_float(f"logit_bias[{token}]", value)
     tokens = torch.tensor(list(bias), dtype=torch.int64)
-    values = torch.tensor(list(bias.values()), dtype=torch.float64)
+    values = torch.tensor([_single(value) for value in bias.values()])
 
     def process(token_ids: Tensor, logits: Tensor) -> Tensor:
         columns = tokens.to(logits.device)
         chosen = logits[:, columns]
-        moved = _finite(chosen + values.to(logits.device, logits.dtype), chosen)
-        return logits.index_copy(1, columns, moved)
+        return logits.index_copy(1, columns, _finite(chosen + values.to(logits.device), chosen))
 
     return process
 
@@ -177,10 +193,16 @@ def check_sequences(name: str, sequences: Collection[Sequence[int]]) -> None:
             check_int(name, token, minimum=0)
 
 
-def _count_penalty(
-    delta: Callable[[Tensor], Tensor], prompt_length: int, window: int | None
+def _on_seen(
+    move: Callable[[Tensor, Tensor], Tensor], *, prompt_length: int, window: int | None
 ) -> Processor:
-    """Ôte `delta(occurrences)` ; les occurrences sont (B, V), en float32."""
+    """Déplace les logits des tokens déjà vus.
+
+    Args:
+        move: logits (B, T) des tokens du texte, nombre d'occurrences (B, T) → logits (B, T).
+        prompt_length: colonnes de tête qui ne comptent pas.
+        window: ne regarde que les derniers tokens ; None : tous.
+    """
     check_int("prompt_length", prompt_length, minimum=0)
     _check_window(window)
 
@@ -188,16 +210,20 @@ def _count_penalty(
         text = _last(token_ids[:, prompt_length:], window)
         if text.size(1) == 0:
             return logits
-        columns = _columns(text, logits.size(-1))
-        counts = torch.zeros(logits.size(0), logits.size(-1) + 1, device=logits.device)
+        vocab_size = logits.size(-1)  # une colonne de plus, de ce rang, recueille les −1
+        columns = text.masked_fill(text < 0, vocab_size).clamp(max=vocab_size)
+        padded = torch.nn.functional.pad(logits, (0, 1))  # (B, V + 1)
+        counts = torch.zeros(padded.shape, device=logits.device)
         counts.scatter_add_(1, columns, torch.ones_like(columns, dtype=counts.dtype))
-        return _finite(logits - delta(counts[:, :-1]), logits)
+        seen = padded.gather(1, columns)
+        moved = _finite(move(seen, counts.gather(1, columns)), seen)
+        return padded.scatter(1, columns, moved)[:, :-1]
 
     return process
 
 
 def _single(value: float) -> float:
-    """`value` ramené aux bornes de float32 : infinie, elle rendrait NaN où le compte est nul."""
+    """`value` ramené aux bornes de float32, où se font les sommes."""
     highest = torch.finfo(torch.float32).max
     return min(max(value, -highest), highest)
 
@@ -211,11 +237,6 @@ def _last(token_ids: Tensor, window: int | None) -> Tensor:
     return token_ids if window is None else token_ids[:, -window:]
 
 
-def _columns(text: Tensor, vocab_size: int) -> Tensor:
-    """Colonne de chaque token ; celle de rang V recueille les −1."""
-    return text.masked_fill(text < 0, vocab_size).clamp(max=vocab_size)
-
-
 def _finite(moved: Tensor, logits: Tensor) -> Tensor:
     """`moved` dans le type de `logits` ; un logit fini le reste, un −∞ aussi."""
     limits = torch.finfo(logits.dtype)
@@ -223,32 +244,32 @@ def _finite(moved: Tensor, logits: Tensor) -> Tensor:
     return torch.where(logits == -torch.inf, logits, bounded)
 
 
-def _breaker_ends(text: Tensor, breakers: Collection[Sequence[int]]) -> Tensor:
-    """(B, T) booléen : vrai où finit un séparateur."""
-    ends = torch.zeros_like(text, dtype=torch.bool)
-    for breaker in breakers:
-        length = len(breaker)
-        if length <= text.size(1):
-            pattern = torch.tensor(breaker, device=text.device)
-            windows = text.unfold(1, length, 1)  # (B, T − L + 1, L)
-            ends[:, length - 1 :] |= (windows == pattern).all(dim=-1)
-    return ends
+def _length_since_breaker(text: list[int], by_end: Mapping[int, Collection[list[int]]]) -> int:
+    """Nombre de tokens après le dernier séparateur ; `by_end` les range par dernier token."""
+    for length in range(len(text)):
+        end = len(text) - length
+        if any(
+            text[max(end - len(breaker), 0) : end] == breaker
+            for breaker in by_end.get(text[end - 1], ())
+        ):
+            return length
+    return len(text)
 
 
-def _repeated_lengths(text: Tensor, stops: Tensor, longest: int | None) -> Tensor:
-    """Longueur du plus long suffixe du texte qui finit aussi à chaque position : (B, T − 1).
+def _repeated_lengths(text: list[int]) -> list[int]:
+    """Longueur de la fin commune au texte et au texte privé de ses d derniers tokens, pour tout d.
 
-    Le suffixe s'allonge d'un token par tour, tant qu'une position le suit encore ; il ne
-    contient pas de position marquée par `stops` (B, T).
+    C'est la fonction Z du texte retourné, en temps linéaire ; à la distance 0, elle vaut 0.
     """
-    last = text.size(1) - 1
-    lengths = torch.zeros_like(text[:, :-1])
-    alive = torch.ones_like(lengths, dtype=torch.bool)
-    for size in range(last if longest is None else min(last, longest)):
-        newest = slice(last - size, last - size + 1)  # la position dont le suffixe s'allonge
-        alive[:, :size] = False
-        alive[:, size:] &= (text[:, : last - size] == text[:, newest]) & ~stops[:, newest]
-        if not bool(alive.any()):
-            break
-        lengths += alive
+    backwards = text[::-1]
+    size = len(text)
+    lengths = [0] * size
+    left = right = 0  # le dernier intervalle qui répète le début
+    for start in range(1, size):
+        length = min(lengths[start - left], right - start) if start < right else 0
+        while start + length < size and backwards[length] == backwards[start + length]:
+            length += 1
+        lengths[start] = length
+        if start + length > right:
+            left, right = start, start + length
     return lengths

@@ -4,7 +4,7 @@ Un processeur va de (tokens déjà là, logits) aux logits ; il est pur et se co
 fermeture. Un token retiré vaut −∞. Un filtre ne vide jamais une ligne : il garde toujours au
 moins un token. Ce qui dépend du texte est dans `penalties` et `bans`, l'ordre dans `pipeline`.
 
-Formes : B lot, T tokens, V vocabulaire, n tokens de la tête.
+Formes : B lot, T tokens, V vocabulaire.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.decoding import strategies
+from gpt_architecture.decoding.ordering import ascending
 
 Processor = Callable[[Tensor, Tensor], Tensor]
 """(tokens (B, T) int64, logits (B, V)) → logits (B, V).
@@ -96,10 +97,11 @@ def typical_p(mass: float) -> Processor:
         if mass == 1:
             return logits
         log_probabilities = torch.log_softmax(logits.float(), dim=-1)
-        entropy = _entropy(log_probabilities)  # (B, 1)
-        deviation = (log_probabilities + entropy).abs()  # (B, V)
-        limit = _typical_limit(log_probabilities, entropy, mass)
-        return logits.masked_fill(deviation > limit, -torch.inf)
+        deviation = (log_probabilities + _entropy(log_probabilities)).abs()  # |−ln p − H|
+        ordered, order = ascending(deviation)
+        reached = log_probabilities.exp().gather(-1, order).cumsum(dim=-1)
+        last = (reached < mass).sum(dim=-1, keepdim=True).clamp(max=logits.size(-1) - 1)
+        return logits.masked_fill(deviation > ordered.gather(-1, last), -torch.inf)
 
     return process
 
@@ -120,7 +122,7 @@ def epsilon_cutoff(epsilon: float) -> Processor:
 
 
 def eta_cutoff(epsilon: float) -> Processor:
-    """Retire les tokens de probabilité < η = min(ε, √ε·e^−H), sauf le premier (Hewitt et al., 2022).
+    """Retire les tokens de probabilité < min(ε, √ε·e^−H), sauf le premier (Hewitt et al., 2022).
 
     Là où l'entropie H est grande, le seuil baisse.
 
@@ -151,12 +153,10 @@ def top_n_sigma(n: float) -> Processor:
 
     def process(token_ids: Tensor, logits: Tensor) -> Tensor:
         scores = logits.float()
-        present = scores > -torch.inf
-        count = present.sum(dim=-1, keepdim=True)
         below = scores - scores.amax(dim=-1, keepdim=True)  # ≤ 0
-        mean = below.masked_fill(~present, 0).sum(dim=-1, keepdim=True) / count
-        gaps = (below - mean).masked_fill(~present, 0)
-        sigma = (gaps.square().sum(dim=-1, keepdim=True) / count).sqrt()
+        present = below + 0 * below  # NaN là où le logit vaut −∞ : les moyennes l'ignorent
+        gaps = present - present.nanmean(dim=-1, keepdim=True)
+        sigma = gaps.square().nanmean(dim=-1, keepdim=True).sqrt()
         return logits.masked_fill(below < -n * sigma, -torch.inf)
 
     return process
@@ -184,6 +184,8 @@ def xtc(probability: float, threshold: float, generator: torch.Generator) -> Pro
     def process(token_ids: Tensor, logits: Tensor) -> Tensor:
         draw = torch.rand(logits.size(0), 1, generator=generator, device=generator.device)
         active = (draw < probability).to(logits.device)  # (B, 1)
+        if not bool(active.any()):
+            return logits
         probabilities = torch.softmax(logits.float(), dim=-1)
         top = (probabilities >= threshold) & (logits > -torch.inf)
         least = probabilities.masked_fill(~top, torch.inf).amin(dim=-1, keepdim=True)
@@ -202,24 +204,6 @@ def _log(probability: float) -> float:
 def _entropy(log_probabilities: Tensor) -> Tensor:
     """Entropie en nats : (B, V) → (B, 1) ; un token retiré n'y compte pas."""
     return -(log_probabilities * log_probabilities.exp()).nansum(dim=-1, keepdim=True)
-
-
-def _typical_limit(log_probabilities: Tensor, entropy: Tensor, mass: float) -> Tensor:
-    """Plus grand écart gardé par `typical_p` : (B, V) et (B, 1) → (B, 1)."""
-    precise = strategies.precise_type(log_probabilities)
-    for ordered in strategies.largest_first(log_probabilities):
-        deviation, order = (ordered + entropy).abs().sort(dim=-1)  # (B, n)
-        reached = ordered.to(precise).exp().gather(-1, order).cumsum(dim=-1)
-        last = (reached < mass).sum(dim=-1, keepdim=True).clamp(max=ordered.size(-1) - 1)
-        limit = deviation.gather(-1, last)
-        if ordered.size(-1) == log_probabilities.size(-1):
-            break
-        # Les tokens non triés ont une surprise plus grande encore que le dernier trié.
-        nearest_unsorted = -ordered[..., -1:] - entropy
-        complete = (reached[..., -1:] >= mass) & (limit < nearest_unsorted)
-        if bool(complete.all()):
-            break
-    return limit
 
 
 def _remove(logits: Tensor, removed: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from typing import Protocol
 
@@ -76,6 +76,11 @@ class SpeculationStats:
     def tokens_per_pass(self) -> float:
         """Tokens produits par passage du modèle ; 1 sans propositions."""
         return self.tokens / self.passes if self.passes else 0.0
+
+    def to_dict(self) -> dict[str, int | float]:
+        """Les comptes et les deux rapports."""
+        rates = {"acceptance_rate": self.acceptance_rate, "tokens_per_pass": self.tokens_per_pass}
+        return {**asdict(self), **rates}
 
 
 class PromptLookup:
@@ -146,7 +151,7 @@ class DraftModel:
         return Draft(tokens=tuple(tokens), probabilities=torch.cat(rows) if rows else None)
 
     def _make_room(self, length: int, count: int) -> int:
-        """Place dans la fenêtre ; pleine, elle avance de moitié, pour ne pas tout relire souvent."""
+        """Place dans la fenêtre ; pleine, elle avance de moitié, pour tout relire rarement."""
         if self._start >= length:
             self._start = 0  # une autre suite
         if length - self._start + count > self._window:

@@ -6,15 +6,14 @@ retiré ; il reste toujours au moins un token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from gpt_architecture.config import check_float, check_int
+from gpt_architecture.decoding.ordering import descending, largest
 
-HEADS = (512, 8192)
-"""Combien de tokens, parmi les plus probables, on trie avant d'en venir à tout le vocabulaire."""
+HEAD = 512
+"""Tokens que top-p trie d'abord, avant d'en venir à tout le vocabulaire."""
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -76,33 +75,22 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     check_float("p", p, minimum=0.0, maximum=1.0)
     if p == 1:
         return logits
-    precise = precise_type(logits)
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # mps s'arrête là
     maximum = logits.amax(dim=-1, keepdim=True).to(precise)
     total = (logits.to(precise) - maximum).exp().sum(dim=-1, keepdim=True)
-    for ordered in largest_first(logits):
-        probabilities = (ordered.to(precise) - maximum).exp() / total
-        mass_before = probabilities.cumsum(dim=-1) - probabilities
-        count = (mass_before < p).sum(dim=-1, keepdim=True).clamp(min=1)
-        if bool((count < ordered.size(-1)).all()):  # chaque ligne montre un token de trop
-            break
+    ordered = largest(logits, min(HEAD, logits.size(-1)))
+    count = _nucleus_size(ordered, maximum, total, p)
+    if bool((count == ordered.size(-1)).any()):  # le noyau dépasse peut-être la tête
+        ordered = descending(logits)
+        count = _nucleus_size(ordered, maximum, total, p)
     return _keep_largest(logits, ordered.gather(-1, count - 1), count)
 
 
-def largest_first(values: Tensor) -> Iterator[Tensor]:
-    """Les plus grandes valeurs, décroissantes, de plus en plus nombreuses : (…, V) → (…, n).
-
-    Trier tout le vocabulaire coûte presque un token de calcul, et la tête suffit d'ordinaire
-    à un filtre. Le dernier tenseur rendu est complet, n = V.
-    """
-    for head in HEADS:
-        if head < values.size(-1):
-            yield values.topk(head, dim=-1).values
-    yield values.sort(dim=-1, descending=True).values
-
-
-def precise_type(values: Tensor) -> torch.dtype:
-    """Le type flottant le plus précis du périphérique : mps s'arrête à float32."""
-    return torch.float32 if values.device.type == "mps" else torch.float64
+def _nucleus_size(ordered: Tensor, maximum: Tensor, total: Tensor, p: float) -> Tensor:
+    """Taille du noyau de masse p, (…, 1), d'après des logits décroissants (…, n)."""
+    probabilities = (ordered.to(maximum.dtype) - maximum).exp() / total
+    mass_before = probabilities.cumsum(dim=-1) - probabilities
+    return (mass_before < p).sum(dim=-1, keepdim=True).clamp(min=1)
 
 
 def _keep_largest(logits: Tensor, threshold: Tensor, count: Tensor) -> Tensor:
