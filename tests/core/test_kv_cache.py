@@ -268,5 +268,6 @@ class TestPieces:
         cache = KVCache(MODES["livre"], 2, capacity=5)
         assert cache.storage.shape == (2, 2, 2, 3, 5, 8)
         for number, layer in enumerate(cache.layers):
-            layer.append(torch.full((2, 3, 1, 8), 2.0 * number + 1), torch.full((2, 3, 1, 8), 2.0 * number + 2))
+            keys = torch.full((2, 3, 1, 8), 2.0 * number + 1)
+            layer.append(keys, keys + 1)
         assert cache.storage[:, :, 0, 0, 0, 0].tolist() == [[1, 2], [3, 4]]

@@ -223,7 +223,9 @@ class GenerationConfig:
 
     def _check_together(self) -> None:
         given = [
-            name for name in ("regex", "choices", "json_schema") if getattr(self, name) not in (None, ())
+            name
+            for name in ("regex", "choices", "json_schema")
+            if getattr(self, name) not in (None, ())
         ]
         if len(given) > 1:
             _refuse_pair(*given[:2])

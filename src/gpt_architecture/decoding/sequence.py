@@ -124,8 +124,9 @@ class Continuation:
             encode=tokenizer.encode,
             generator=self.generator,
             vocab_size=vocab_size,
+            allowed=None if constraint is None else constraint.allowed,
         )
-        self._unknown = vocab_size - tokenizer.vocab_size  # logits sans texte, en fin de vocabulaire
+        self._unknown = vocab_size - tokenizer.vocab_size  # logits sans texte, à la fin
         self._mirostat = (
             Mirostat(config.mirostat_tau, config.mirostat_eta, self.generator)
             if config.strategy == "mirostat" and config.temperature > 0
@@ -157,10 +158,6 @@ class Continuation:
         if self._unknown > 0:
             row = row.clone()
             row[:, -self._unknown :] = -torch.inf
-        if self.constraint is not None:
-            row = row.masked_fill(~self.constraint.allowed(), -torch.inf)
-            if observer is not None:
-                observer("contrainte", row[0])
         for stage in self._stages:
             row = stage.process(self._history.tokens, row)
             if observer is not None:
