@@ -196,13 +196,13 @@ class TestRaggedRows:
                 whole = MODELS[mode](ids[row : row + 1, : start + size])[0, -size:]
                 torch.testing.assert_close(found[row], whole, rtol=0, atol=1e-5)
 
-    def test_rows_are_kept_ordered_and_repeated(self):
+    @pytest.mark.parametrize("rows", [[3, 0, 0], [1, 0, 2, 2], [0, 1, 2, 3], [2, 2, 0, 1, 3]])
+    def test_rows_are_kept_ordered_and_repeated(self, rows):
         model, ids = MODELS["livre"], random_ids(4, CONTEXT)
         cache, _ = self.prefilled(model, ids)
-        rows = [3, 0, 0]
         cache.select_(rows)
         assert cache.lengths == [self.LENGTHS[row] for row in rows]
-        tokens = torch.tensor([[4], [5], [6]])
+        tokens = torch.arange(4, 4 + len(rows)).unsqueeze(1)
         found = model(tokens, cache)
         for place, row in enumerate(rows):
             whole = torch.cat([ids[row, : self.LENGTHS[row]], tokens[place]])[None]

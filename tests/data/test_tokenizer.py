@@ -148,6 +148,17 @@ class TestGPT2:
             pytest.skip("ce tiktoken ne publie pas son motif")
         assert reference_encoding(pattern).encode_ordinary(text) == gpt2.encode(text)
 
+    @property_test
+    @given(text=any_text)
+    def test_the_bytes_of_tokens_make_the_text(self, gpt2, text):
+        octets = gpt2.token_bytes()
+        assert b"".join(octets[token] for token in gpt2.encode(text)) == text.encode()
+        assert (len(octets), octets[gpt2.eos_id]) == (gpt2.vocab_size, END_OF_TEXT.encode())
+
+    def test_words_have_no_bytes(self, gpt2):
+        assert isinstance(gpt2, ByteTokenizer)
+        assert not isinstance(SimpleTokenizerV1.from_text("un deux"), ByteTokenizer)
+
 
 _references = {}
 
@@ -165,17 +176,6 @@ def reference_encoding(pattern):
             special_tokens={},
         )
     return _references[pattern]
-
-    @property_test
-    @given(text=any_text)
-    def test_the_bytes_of_tokens_make_the_text(self, gpt2, text):
-        octets = gpt2.token_bytes()
-        assert b"".join(octets[token] for token in gpt2.encode(text)) == text.encode()
-        assert (len(octets), octets[gpt2.eos_id]) == (gpt2.vocab_size, END_OF_TEXT.encode())
-
-    def test_words_have_no_bytes(self, gpt2):
-        assert isinstance(gpt2, ByteTokenizer)
-        assert not isinstance(SimpleTokenizerV1.from_text("un deux"), ByteTokenizer)
 
 
 class TestSplit:

@@ -65,6 +65,12 @@ class TestByHand:
             [0.0, 0.25, 1 / 3]
         )
 
+    def test_a_stage_without_effect(self):
+        half = logits_of(0.5, 0.5)
+        step = one_step({"modèle": half, "a": half, "b": logits_of(1, 0), "c": logits_of(1, 0)}, 0)
+        assert step.active == (0, 2)
+        assert step.inert == ("a", "c")
+
     def test_draw(self):
         step = one_step({"modèle": logits_of(0.5, 0.3, 0.2), "x": logits_of(0, 0.4, 0.6)}, 1)
         assert (step.chosen.rank, step.rank) == (2, 2)

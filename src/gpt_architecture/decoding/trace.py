@@ -39,12 +39,14 @@ class StageSummary:
         kept: tokens encore possibles.
         entropy: entropie de la distribution qui en sort, en bits.
         removed_mass: part de la distribution entrante que l'étape a retirée, dans [0, 1].
+        changed: faux si elle rend les logits tels qu'elle les a reçus.
     """
 
     name: str
     kept: int
     entropy: float
     removed_mass: float
+    changed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,16 @@ class TraceStep:
     rank: int
     stages: tuple[StageSummary, ...]
     candidates: tuple[Candidate, ...]
+
+    @property
+    def active(self) -> tuple[int, ...]:
+        """Places des étapes qui ont changé quelque chose, celle du modèle comprise."""
+        return tuple(place for place, stage in enumerate(self.stages) if stage.changed)
+
+    @property
+    def inert(self) -> tuple[str, ...]:
+        """Noms des étapes qui n'ont rien changé."""
+        return tuple(stage.name for stage in self.stages if not stage.changed)
 
     @property
     def chosen(self) -> Candidate:
@@ -251,7 +263,7 @@ class Tracer:
             token=token,
             written=written,
             rank=int((rows[-1] > rows[-1, token]).sum()) + 1,
-            stages=_summaries(names, probabilities, possible),
+            stages=_summaries(names, rows, probabilities),
             candidates=tuple(
                 Candidate(
                     token=each,
@@ -288,18 +300,21 @@ def _candidates(rows: Tensor, token: int, top: int) -> list[int]:
 
 
 def _summaries(
-    names: Sequence[str], probabilities: Tensor, possible: Tensor
+    names: Sequence[str], rows: Tensor, probabilities: Tensor
 ) -> tuple[StageSummary, ...]:
-    """Résumé de chaque étape ; probabilities et possible (S, V)."""
+    """Résumé de chaque étape ; rows et probabilities (S, V)."""
+    possible = rows > -torch.inf
+    changed = (rows[:-1] != rows[1:]).any(dim=-1)  # (S − 1,)
     entropy = torch.special.entr(probabilities).sum(dim=-1) / math.log(2)  # (S,)
     removed = (probabilities[:-1] * ~possible[1:]).sum(dim=-1)  # (S − 1,)
     return tuple(
-        StageSummary(name=name, kept=kept, entropy=bits, removed_mass=mass)
-        for name, kept, bits, mass in zip(
+        StageSummary(name=name, kept=kept, entropy=bits, removed_mass=mass, changed=different)
+        for name, kept, bits, mass, different in zip(
             names,
             possible.sum(dim=-1).tolist(),
             entropy.tolist(),
             [0.0, *removed.tolist()],
+            [True, *changed.tolist()],
             strict=True,
         )
     )

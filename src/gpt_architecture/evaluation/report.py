@@ -100,8 +100,8 @@ MEASURES = (
         full=None,
     ),
     Measure(
-        name="Débit",
-        meaning="tokens par seconde, lecture du début comprise",
+        name="Tokens/s",
+        meaning="débit, lecture du début comprise",
         of_variant=lambda variant: variant.tokens_per_second,
         of_result=lambda result: result.tokens_per_second,
         show=rate,
@@ -167,7 +167,7 @@ def highlights(summaries: Sequence[VariantSummary]) -> list[tuple[str, str, str]
         ("La plus variée", "Distinct-1", max),
         ("La plus diverse", "Self-BLEU", min),
         ("La plus répétitive", "Répétition", max),
-        ("La plus rapide", "Débit", max),
+        ("La plus rapide", "Tokens/s", max),
     )
     found = list[tuple[str, str, str]]()
     for title, name, best_of in wanted:

@@ -124,9 +124,10 @@ def _card(step: TraceStep, width: int, is_sampling: bool) -> Group:
         f"rang {thousands(chosen.rank)}",
     )
     shown = shown_stages(step, width)
-    hidden = [stage.name for place, stage in enumerate(step.stages) if place not in shown]
-    note = [Text(f"  étapes non montrées : {', '.join(hidden)}\n", "dim")] if hidden else []
-    return Group(story, _table(step, shown), *note)
+    hidden = [step.stages[place].name for place in step.active if place not in shown]
+    notes = {"sans effet ici": step.inert, "non montrées": hidden}
+    lines = [f"  étapes {title} : {', '.join(names)}" for title, names in notes.items() if names]
+    return Group(story, _table(step, shown), *(Text(line, "dim") for line in lines), "")
 
 
 def _table(step: TraceStep, shown: Sequence[int]) -> Table:
@@ -156,20 +157,19 @@ def _table(step: TraceStep, shown: Sequence[int]) -> Table:
 
 
 def shown_stages(step: TraceStep, width: int) -> list[int]:
-    """Places des étapes qui tiennent en `width` colonnes, dans l'ordre.
+    """Places des étapes actives qui tiennent en `width` colonnes, dans l'ordre.
 
     Le modèle et la dernière y sont toujours ; entre eux, celles qui changent le plus les
     probabilités des candidats.
     """
-    last = len(step.stages) - 1
     change = {
         place: sum(
             abs((each.probabilities[place] or 0.0) - (each.probabilities[place - 1] or 0.0))
             for each in step.candidates
         )
-        for place in range(1, last)
+        for place in step.active[1:-1]
     }
-    shown = sorted({0, last})
+    shown = sorted({step.active[0], step.active[-1]})
     for place in sorted(change, key=lambda place: (-change[place], place)):
         wanted = sorted([*shown, place])
         if _columns(step, wanted) <= width:
