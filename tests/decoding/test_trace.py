@@ -168,6 +168,7 @@ SETTINGS = [
     {"strategy": "greedy"},
     {"strategy": "top_k", "k": 5},
     {"strategy": "sample", "temperature": 0.7, "k": 12, "p": 0.8, "min_p": 0.02},
+    {"strategy": "mirostat", "mirostat_tau": 1.5},
     {"strategy": "sample", "repetition_penalty": 1.3, "no_repeat_ngram": 2, "typical_p": 0.9},
 ]
 
@@ -210,6 +211,31 @@ class TestWithGenerator:
                 column = [each.probabilities[place] for each in step.candidates]
                 assert sum(filter(None, column)) == pytest.approx(1.0, abs=1e-5)
                 assert sum(p is not None for p in column) == stage.kept
+
+
+class TestWhatThePipelineDoesNotHold:
+    def trace_of(self, config, vocab_size=LetterTokenizer.vocab_size):
+        generator = Generator(sharp_model(vocab_size=vocab_size), LetterTokenizer())
+        tracer = Tracer(generator.encode("abc"), config, generator.tokenizer, top=40)
+        list(tracer.follow(generator.stream("abc", config, observer=tracer.observe)))
+        return tracer.trace
+
+    def test_mirostat_is_a_stage(self):
+        config = GenerationConfig(strategy="mirostat", mirostat_tau=0.5, seed=1, max_tokens=5)
+        steps = self.trace_of(config).steps
+        assert {step.stages[-1].name for step in steps} == {"mirostat"}
+        removed = [each for each in steps[0].candidates if each.removed_by == "mirostat"]
+        assert removed
+        assert all(each.raw < 0.5 + 1e-6 for each in removed)  # surprise > μ = 2τ = 1 bit
+
+    def test_logits_without_text_are_removed_by_name(self):
+        vocab_size = LetterTokenizer.vocab_size + 5
+        config = GenerationConfig(strategy="sample", seed=1, max_tokens=2)
+        step = self.trace_of(config, vocab_size).steps[0]
+        assert {
+            each.removed_by for each in step.candidates if each.token >= LetterTokenizer.vocab_size
+        } == {"vocabulaire"}
+        assert step.stages[1].kept == LetterTokenizer.vocab_size
 
 
 def test_to_dict_is_json():

@@ -158,6 +158,8 @@ class Continuation:
         if self._unknown > 0:
             row = row.clone()
             row[:, -self._unknown :] = -torch.inf
+            if observer is not None:
+                observer("vocabulaire", row[0])
         for stage in self._stages:
             row = stage.process(self._history.tokens, row)
             if observer is not None:
@@ -168,6 +170,8 @@ class Continuation:
         """Le prochain token, d'après les logits (V,) du modèle."""
         row = self.filtered(logits, observer)
         if self._mirostat is not None:
+            if observer is not None:
+                observer("mirostat", self._mirostat.truncate(row))
             return self._mirostat.choose(row)
         if not self.config.is_sampling:
             return int(greedy(row))
