@@ -125,6 +125,19 @@ class TestOrders:
             "temperature",
         ]
 
+    def test_llama_cpp_says_the_same(self):
+        peer = pytest.importorskip("xllamacpp", reason="pair : xllamacpp absent")
+        ours = {
+            "penalties": ("repetition_penalty", "frequency_penalty", "presence_penalty"),
+            "typ_p": ("typical_p",),
+        }
+        expected = [
+            stage
+            for name in peer.CommonParams().sampling.samplers.split(";")
+            for stage in ours.get(name, (name,))
+        ]
+        assert [name for name in STAGE_ORDERS["llama.cpp"] if name in expected] == expected
+
     def test_litgpt(self):
         found = names(EVERYTHING | {"order": "litgpt"}, allowed=allow_everything)
         known = ["top_k", "temperature", "top_p"]

@@ -224,6 +224,18 @@ class TestEnds:
             assert [each.token for each in found] == [each.token for each in expected]
             assert (sequence.finish, len(found)) == ("stop", 9)
 
+    def test_a_constraint_says_nothing_of_later_tokens(self, model):
+        """Le masque d'ici et l'interdiction de répéter videraient les propositions d'après."""
+
+        class Spelled(LettersOnly):
+            def allowed(self):
+                return torch.arange(TOKENIZER.vocab_size) == 3 - self._left
+
+        for settings in ({}, {"no_repeat_ngram": 1}):
+            sequence = continuation(model, "zzz", constraint=Spelled(3), **settings)
+            found, _ = speculative(model, sequence, DraftModel(model, 4))
+            assert "".join(each.text for each in found) == "abc"
+
 
 class TestCost:
     def test_a_repeated_text_is_copied(self):
@@ -320,7 +332,7 @@ class TestDistribution:
         dépend que des deux tokens qui le précèdent.
         """
         counts = Counter()
-        for seed in range(12):
+        for seed in range(6):
             sequence = self.sequence(target, [0, 1], {**settings, "max_tokens": 250, "seed": seed})
             speculative(target, sequence, proposer())
             ids = [0, 1, *sequence.tokens]

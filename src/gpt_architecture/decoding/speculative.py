@@ -26,6 +26,9 @@ from gpt_architecture.decoding.sampling import check_logits
 from gpt_architecture.decoding.sequence import Continuation, Piece
 from gpt_architecture.decoding.strategies import greedy
 
+_HERE_ONLY = "contrainte"
+"""L'étape qui ne sait parler que du prochain token, pas de ceux qui suivront."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
@@ -140,7 +143,7 @@ class DraftModel:
         ids = [*sequence.prompt, *sequence.tokens]
         tokens, rows = list[int](), list[Tensor]()
         for _ in range(min(count, self._make_room(len(ids), count))):
-            logits = self._filtered(sequence, [*ids, *tokens])  # (1, V)
+            logits = self._filtered(sequence, ids, tokens)  # (1, V)
             if sequence.config.is_sampling:
                 rows.append(torch.softmax(logits.float(), dim=-1))
                 tokens.append(_drawn(rows[-1], sequence.generator))
@@ -158,14 +161,16 @@ class DraftModel:
             self._start = max(self._start, length - max(1, self._window // 2))
         return self._window - (length - self._start)
 
-    def _filtered(self, sequence: Continuation, ids: list[int]) -> Tensor:
-        """Logits (1, V) qui suivent `ids`, après les filtres de la suite."""
-        logits = self._reader.read([ids[self._start :]])[0].clone()  # (1, V)
+    def _filtered(self, sequence: Continuation, ids: list[int], drafted: list[int]) -> Tensor:
+        """Logits (1, V) du petit modèle après les propositions, passés par les filtres."""
+        text = [*ids, *drafted]
+        logits = self._reader.read([text[self._start :]])[0].clone()  # (1, V)
         logits[:, sequence.tokenizer.vocab_size :] = -torch.inf  # sans texte : jamais acceptés
         check_logits(logits)
-        history = torch.tensor([ids], dtype=torch.int64, device=logits.device)
+        history = torch.tensor([text], dtype=torch.int64, device=logits.device)
         for stage in sequence.stages:
-            logits = stage.process(history, logits)
+            if not (drafted and stage.name == _HERE_ONLY):
+                logits = stage.process(history, logits)
         return logits
 
 
