@@ -38,9 +38,11 @@ def _whole(_type: Any, value: str, *, delimiter: str | None = None) -> list[str]
     return [value]
 
 
-Prompts = Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True, env_var_split=_whole)]
+Prompts = Annotated[
+    tuple[str, ...] | None, Parameter(allow_leading_hyphen=True, env_var_split=_whole)
+]
 VariantLines = Annotated[
-    tuple[str, ...],
+    tuple[str, ...] | None,
     Parameter(name=("--variant", "--variants"), consume_multiple=True, env_var_split=_whole),
 ]
 Seeds = Annotated[tuple[int, ...], Parameter(name=("--seed", "--seeds"), consume_multiple=True)]
@@ -48,8 +50,8 @@ Seeds = Annotated[tuple[int, ...], Parameter(name=("--seed", "--seeds"), consume
 
 def demo(
     *,
-    prompt: Prompts = (),
-    variant: VariantLines = (),
+    prompt: Prompts = None,
+    variant: VariantLines = None,
     max_tokens: int = MAX_TOKENS,
     seed: Seeds = (TrainingConfig.seed,),
     choice: ModelChoice = ModelChoice(),  # noqa: B008 — immuable
@@ -88,7 +90,7 @@ def demo(
         _write_page(html, gpt, summaries, max_tokens)
 
 
-def _variants(lines: Sequence[str], max_tokens: int) -> Variants:
+def _variants(lines: Sequence[str] | None, max_tokens: int) -> Variants:
     from dataclasses import replace
 
     from gpt_architecture.evaluation.comparison import SIX_VARIANTS
