@@ -210,7 +210,6 @@ def test_two_ranks_write_what_one_reads(ranks, single, folder, tied):
         torch.testing.assert_close(whole["optimizer"][name], tensor, rtol=1e-4, atol=1e-6)
 
 
-
 def test_nothing_on_disk_is_executed(ranks, folder):
     """Ni pickle ni index natif de DCP : des fichiers safetensors et du JSON."""
     del ranks

@@ -88,4 +88,3 @@ def whole_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
                 group, _, name = key.partition(_BETWEEN)
                 groups.setdefault(group, {})[name] = content.get_tensor(key)
     return groups
-
