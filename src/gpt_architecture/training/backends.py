@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.config import ComputeConfig, OptimizerConfig, TrainingConfig
+from gpt_architecture.core.memory import drop_library_code
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError, reason
@@ -27,7 +28,12 @@ from gpt_architecture.training.engine import (
     checkpoint_activations_,
     resolve_precision,
 )
-from gpt_architecture.training.optim import build_optimizer, parameter_groups, remember_peak_lr_
+from gpt_architecture.training.optim import (
+    build_optimizer,
+    parameter_groups,
+    remember_peak_lr_,
+    without_dynamo,
+)
 
 if TYPE_CHECKING:
     from gpt_architecture.training.parallel import ParallelModel
@@ -48,6 +54,9 @@ class Sharing(Protocol):
         """Le modèle partagé ; `model` peut être modifié sur place."""
         ...
 
+
+_COMPILER = "libllvmlite.so"
+"""Le compilateur de Numba : 54 Mo de code lus au chargement des noyaux, puis plus jamais."""
 
 _NO_NUMBA = "le paquet numba n'est pas installé (pip install numba)"
 
@@ -159,6 +168,7 @@ def build_backend(
     """
     device = next(model.parameters()).device
     whole = sharing is None or sharing.replicates
+    without_dynamo()
     obstacle = fused_obstacle(model, compute, device, whole=whole)
     wants_fused = compute.engine == "fused" or compute.memory == "lean"
     if wants_fused and obstacle is not None:
@@ -185,6 +195,7 @@ def _fused(
     from gpt_architecture.kernels.engine import FusedEngine
     from gpt_architecture.kernels.lean import LeanAdamW
 
+    drop_library_code(_COMPILER)  # les noyaux viennent d'être lus
     if compute.memory != "lean":
         parallel = None if sharing is None else sharing(model, autograd=False)
         engine = FusedEngine(model, seed=training.seed)
