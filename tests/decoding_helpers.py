@@ -81,7 +81,7 @@ class DictatedModel:
 
 
 def chooser(config=None, *, prompt=(0,), vocab_size=5, **settings):
-    """Une fonction logits (B, V) → tokens (B, 1) qui tire comme une suite de cette configuration."""
+    """logits (B, V) → tokens (B, 1), tirés comme une suite de cette configuration."""
     config = GenerationConfig(**settings) if config is None else config
     tokenizer = LetterTokenizer()
     tokenizer.vocab_size, tokenizer.eos_id = vocab_size, None

@@ -174,7 +174,7 @@ class TestGenerate:
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_is_the_prompt_and_the_stream(self, gpt, strategy):
-        settings = {"strategy": strategy, "max_tokens": 25, "seed": 2, "k": 5}
+        settings = {"strategy": strategy, "max_tokens": 25, "seed": 2, "ignore_eos": True}
         pieces = list(gpt.stream(PROMPT, GenerationConfig(**settings)))
         assert gpt.generate(PROMPT, **settings) == PROMPT + "".join(pieces)
         assert len(pieces) > 5

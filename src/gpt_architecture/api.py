@@ -84,9 +84,7 @@ class GPT:
         """
         return torch.tensor([self.generator.encode(prompt)], device=self.device)
 
-    def generate(
-        self, prompt: str, config: GenerationConfig | None = None, **settings: Any
-    ) -> str:
+    def generate(self, prompt: str, config: GenerationConfig | None = None, **settings: Any) -> str:
         """Écrit la suite de `prompt` et rend le tout.
 
         La génération s'arrête au token de fin de texte, qui n'est pas rendu.
@@ -244,9 +242,7 @@ def _runner(
     return packed
 
 
-def _draft(
-    path: Path, device: torch.device, engine: EngineName, tokenizer: Tokenizer
-) -> CausalLM:
+def _draft(path: Path, device: torch.device, engine: EngineName, tokenizer: Tokenizer) -> CausalLM:
     content = read_model(path)
     if dict(content.tokenizer) != tokenizer.to_dict():
         raise ConfigurationError(

@@ -196,13 +196,13 @@ class TestRaggedRows:
                 whole = MODELS[mode](ids[row : row + 1, : start + size])[0, -size:]
                 torch.testing.assert_close(found[row], whole, rtol=0, atol=1e-5)
 
-    def test_rows_are_kept_ordered_and_repeated(self):
+    @pytest.mark.parametrize("rows", [[3, 0, 0], [1, 0, 2, 2], [0, 1, 2, 3], [2, 2, 0, 1, 3]])
+    def test_rows_are_kept_ordered_and_repeated(self, rows):
         model, ids = MODELS["livre"], random_ids(4, CONTEXT)
         cache, _ = self.prefilled(model, ids)
-        rows = [3, 0, 0]
         cache.select_(rows)
         assert cache.lengths == [self.LENGTHS[row] for row in rows]
-        tokens = torch.tensor([[4], [5], [6]])
+        tokens = torch.arange(4, 4 + len(rows)).unsqueeze(1)
         found = model(tokens, cache)
         for place, row in enumerate(rows):
             whole = torch.cat([ids[row, : self.LENGTHS[row]], tokens[place]])[None]
@@ -268,5 +268,6 @@ class TestPieces:
         cache = KVCache(MODES["livre"], 2, capacity=5)
         assert cache.storage.shape == (2, 2, 2, 3, 5, 8)
         for number, layer in enumerate(cache.layers):
-            layer.append(torch.full((2, 3, 1, 8), 2.0 * number + 1), torch.full((2, 3, 1, 8), 2.0 * number + 2))
+            keys = torch.full((2, 3, 1, 8), 2.0 * number + 1)
+            layer.append(keys, keys + 1)
         assert cache.storage[:, :, 0, 0, 0, 0].tolist() == [[1, 2], [3, 4]]

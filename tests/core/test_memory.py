@@ -1,4 +1,4 @@
-"""Le réglage de l'allocateur."""
+"""La mémoire du processus : allocateur, code des bibliothèques."""
 
 import platform
 import sys
@@ -24,3 +24,26 @@ def test_other_systems_are_left_alone(monkeypatch):
     """Ailleurs, rien n'est touché."""
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert memory.return_freed_memory() is False
+
+
+def test_dropped_code_is_read_again_when_needed():
+    """Le compilateur rendu au système compile encore."""
+    if sys.platform != "linux":
+        pytest.skip("les zones d'un processus ne se lisent ainsi que sous Linux")
+    pytest.importorskip("numba", reason="numba n'est pas installé")
+    code = (
+        "import numba; from gpt_architecture.core.memory import drop_library_code as drop;"
+        "f = numba.njit(lambda x: x + 1); first = f(1);"
+        "dropped = drop('libllvmlite.so');"
+        "g = numba.njit(lambda x: x * 2.5); print(first, dropped > 10_000_000, g(4))"
+    )
+    assert run_process(sys.executable, "-c", code).out.split() == ["2", "True", "10.0"]
+
+
+def test_unknown_library_drops_nothing():
+    assert memory.drop_library_code("libinconnue.so") == 0
+
+
+def test_elsewhere_nothing_is_dropped(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert memory.drop_library_code("libllvmlite.so") == 0

@@ -43,21 +43,23 @@ def text_of(pieces):
 
 class TestGenerate:
     @pytest.mark.parametrize(
-        ("settings", "oracle", "options"),
+        ("strategy", "oracle", "options"),
         [
-            ({}, generate_text_simple, {}),
-            ({"strategy": "temperature", "temperature": 0.8}, generate_text_temperature, {"temperature": 0.8}),
-            ({"strategy": "top_k", "k": 4}, generate_text_top_k, {"k": 4}),
-            ({"strategy": "top_p", "p": 0.6}, generate_text_top_p, {"p": 0.6}),
+            ("greedy", generate_text_simple, {}),
+            ("temperature", generate_text_temperature, {"temperature": 0.8}),
+            ("top_k", generate_text_top_k, {"k": 4, "temperature": 0.8}),
+            ("top_p", generate_text_top_p, {"p": 0.6, "temperature": 0.8}),
         ],
     )
-    def test_the_four_seed_strategies_are_the_oracles(self, model, generator, settings, oracle, options):
+    def test_the_seed_strategies_are_the_oracles(self, model, strategy, oracle, options):
         """Même graine, mêmes tokens que la fonction lisible, sans cache."""
-        config = GenerationConfig(max_tokens=30, seed=7, ignore_eos=True, **settings)
+        config = GenerationConfig(
+            strategy=strategy, max_tokens=30, seed=7, ignore_eos=True, **options
+        )
         ids = torch.tensor([TOKENIZER.encode("bonjour")])
         drawn = torch.Generator().manual_seed(7)
         expected = oracle(model, ids, 30, model.cfg.context_length, generator=drawn, **options)
-        ((found,),) = generator.generate(["bonjour"], config)
+        ((found,),) = Generator(model, TOKENIZER).generate(["bonjour"], config)
         assert list(found.tokens) == expected[0, ids.size(1) :].tolist()
 
     def test_a_batch_is_each_prompt_alone(self, generator):
@@ -80,12 +82,11 @@ class TestGenerate:
         assert narrow == Generator(model, TOKENIZER).generate(PROMPTS, config)
 
     def test_n_sequences_differ_and_the_first_is_that_of_the_seed(self, generator):
-        config = GenerationConfig(strategy="temperature", temperature=1.5, max_tokens=12, seed=4, n=4)
-        (found,) = generator.generate(["le"], config)
+        settings = {"strategy": "temperature", "temperature": 1.5, "max_tokens": 12, "seed": 4}
+        (found,) = generator.generate(["le"], GenerationConfig(**settings, n=4))
         assert [each.seed for each in found] == [4, 5, 6, 7]
         assert len({each.tokens for each in found}) == 4
-        one = GenerationConfig(strategy="temperature", temperature=1.5, max_tokens=12, seed=4)
-        assert found[0] == generator.generate(["le"], one)[0][0]
+        assert found[0] == generator.generate(["le"], GenerationConfig(**settings))[0][0]
 
     def test_without_seed_texts_differ(self, generator):
         config = GenerationConfig(strategy="temperature", temperature=2.0, max_tokens=30)
@@ -93,7 +94,7 @@ class TestGenerate:
         assert len(seeds) == 5
 
     def test_ids_are_accepted_as_prompts(self, generator):
-        config = GenerationConfig(max_tokens=5)
+        config = GenerationConfig(max_tokens=5, seed=0)
         ids = TOKENIZER.encode("le chat")
         assert generator.generate([ids], config) == generator.generate(["le chat"], config)
 
@@ -141,9 +142,10 @@ class TestStops:
         assert pieces[-1].finish == "stop"
 
     def test_min_tokens_forbids_the_end(self):
-        pieces = dictated("", TOKENIZER, min_tokens=3)
-        tokens = [piece.token for piece in pieces]
-        assert TOKENIZER.eos_id not in tokens[:3]
+        model = DictatedModel([TOKENIZER.eos_id] * 9, vocab_size=TOKENIZER.vocab_size)
+        config = GenerationConfig(max_tokens=40, min_tokens=3)
+        ((found,),) = Generator(model, TOKENIZER).generate(["a"], config)
+        assert found.tokens == (0, 0, 0, TOKENIZER.eos_id)
 
 
 class TestStream:
@@ -167,11 +169,15 @@ class TestStream:
 
     def test_observer_sees_every_stage(self, generator):
         seen = []
+
+        def observer(name, logits):
+            seen.append((name, int(torch.isfinite(logits).sum())))
+
         config = GenerationConfig(strategy="top_k", k=3, temperature=0.5, max_tokens=2, seed=1)
-        list(generator.stream("le", config, observer=lambda name, logits: seen.append((name, logits))))
-        names = [name for name, _ in seen]
-        assert names == ["modèle", "temperature", "top_k"] * (len(seen) // 3)
-        assert all(int(torch.isfinite(logits).sum()) == 3 for name, logits in seen if name == "top_k")
+        pieces = list(generator.stream("le", config, observer=observer))
+        whole = TOKENIZER.vocab_size
+        expected = [("modèle", whole), ("temperature", whole), ("top_k", 3)]
+        assert seen == expected * len(pieces)
 
 
 class TestScores:

@@ -98,11 +98,7 @@ class TestSeeds:
 
     def test_different_seeds_differ(self):
         results = {
-            tuple(
-                draws(
-                    chooser(strategy="temperature", seed=seed), FIVE, 50
-                ).tolist()
-            )
+            tuple(draws(chooser(strategy="temperature", seed=seed), FIVE, 50).tolist())
             for seed in range(5)
         }
         assert len(results) == 5

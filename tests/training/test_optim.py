@@ -1,7 +1,10 @@
 """Les optimiseurs : groupes, Muon, état nommé."""
 
+import sys
+
 import pytest
 import torch
+from cli_helpers import run_process
 
 from gpt_architecture.config import GPTConfig, OptimizerConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
@@ -130,3 +133,33 @@ def test_unknown_parameter_is_refused():
 def test_bad_settings(options):
     with pytest.raises(ConfigurationError):
         OptimizerConfig(**options)
+
+
+def test_steps_are_those_of_torch():
+    """Notre AdamW contourne le compilateur, rien d'autre."""
+    ours, theirs = model_of(), model_of()
+    groups = [
+        {"params": [p for p in theirs.parameters() if p.dim() >= 2], "weight_decay": 0.5},
+        {"params": [p for p in theirs.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    advance(ours, built(ours))
+    advance(theirs, torch.optim.AdamW(groups, lr=0.01, fused=True))
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other), name
+
+
+def test_the_compiler_stays_out_of_memory():
+    """Construire un optimiseur et s'en servir n'importe pas torch._dynamo."""
+    code = (
+        "import sys, torch;"
+        "from gpt_architecture.config import *;"
+        "from gpt_architecture.core.model import GPTModel;"
+        "from gpt_architecture.training.backends import build_backend;"
+        "shape = dict(vocab_size=31, context_length=8, emb_dim=12, n_heads=2, n_layers=1);"
+        "model = GPTModel(GPTConfig(**shape));"
+        "built = build_backend(model, ComputeConfig(), OptimizerConfig(), TrainingConfig())[0];"
+        "[setattr(p, 'grad', torch.ones_like(p)) for p in model.parameters()];"
+        "built.optimizer.step(); built.optimizer.zero_grad(set_to_none=True);"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    assert run_process(sys.executable, "-c", code).out.split() == ["False"]

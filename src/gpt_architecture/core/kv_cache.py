@@ -152,14 +152,15 @@ class KVCache:
 
     def select_(self, rows: Sequence[int]) -> None:
         """Garde, range ou répète des séquences : la nouvelle i est l'ancienne `rows[i]`."""
-        if list(rows) == list(range(len(self.lengths))):
-            return
-        kept = self.storage[:, :, :, :, : self.length]
-        shape = (*self.storage.shape[:2], len(rows), *self.storage.shape[3:])
-        storage = self.storage.new_zeros(shape)
-        index = torch.tensor(list(rows), dtype=torch.int64, device=storage.device)
-        storage[:, :, :, :, : self.length] = kept.index_select(2, index)
-        self.storage = storage
+        present = self.storage[:, :, :, :, : self.length]
+        if len(rows) == len(self.lengths):  # en place : seules les séquences qui changent bougent
+            moved = [row for row, source in enumerate(rows) if row != source]
+            if moved:
+                present[:, :, moved] = present[:, :, [rows[row] for row in moved]]
+        else:
+            shape = (*self.storage.shape[:2], len(rows), *self.storage.shape[3:])
+            self.storage = self.storage.new_zeros(shape)
+            self.storage[:, :, :, :, : self.length] = present[:, :, list(rows)]
         self._set_lengths([self.lengths[row] for row in rows])
 
     def load_(self, other: KVCache, first: int) -> None:

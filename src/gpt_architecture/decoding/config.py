@@ -196,7 +196,7 @@ class GenerationConfig:
         check_int("no_repeat_ngram", self.no_repeat_ngram, minimum=0)
         check_int("n", self.n, minimum=1, maximum=MAX_SEQUENCES)
         check_int("beams", self.beams, minimum=1, maximum=MAX_SEQUENCES)
-        check_float("length_penalty", self.length_penalty)
+        check_float("length_penalty", self.length_penalty, minimum=-10.0, maximum=10.0)
         if self.logprobs is not None:
             check_int("logprobs", self.logprobs, minimum=0, maximum=MAX_ALTERNATIVES)
         check_int("lookup", self.lookup, minimum=0, maximum=MAX_DRAFT)
@@ -223,7 +223,9 @@ class GenerationConfig:
 
     def _check_together(self) -> None:
         given = [
-            name for name in ("regex", "choices", "json_schema") if getattr(self, name) not in (None, ())
+            name
+            for name in ("regex", "choices", "json_schema")
+            if getattr(self, name) not in (None, ())
         ]
         if len(given) > 1:
             _refuse_pair(*given[:2])

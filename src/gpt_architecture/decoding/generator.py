@@ -163,9 +163,7 @@ class Generator:
             ConfigurationError: début vide, ou autant de configurations que de débuts attendu.
             GenerationError: logits NaN ou infinis.
         """
-        configs = (
-            [config] * len(prompts) if isinstance(config, GenerationConfig) else list(config)
-        )
+        configs = [config] * len(prompts) if isinstance(config, GenerationConfig) else list(config)
         if len(configs) != len(prompts):
             raise ConfigurationError(
                 f"{len(configs)} configurations pour {len(prompts)} débuts",

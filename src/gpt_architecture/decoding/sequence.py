@@ -115,17 +115,18 @@ class Continuation:
         self.seed = self.seed_of(config) if seed is None else seed
         self.generator = torch.Generator(device=device)
         self.generator.manual_seed(self.seed)
-        self._eos = _eos_ids(config, tokenizer)
+        self.eos_ids = eos_ids(config, tokenizer)
         self._history = _History(prompt, len(prompt) + config.max_tokens, device)
         self._stages = build_pipeline(
             config,
             prompt_length=len(prompt),
-            eos_ids=self._eos,
+            eos_ids=self.eos_ids,
             encode=tokenizer.encode,
             generator=self.generator,
             vocab_size=vocab_size,
+            allowed=None if constraint is None else constraint.allowed,
         )
-        self._unknown = vocab_size - tokenizer.vocab_size  # logits sans texte, en fin de vocabulaire
+        self._unknown = vocab_size - tokenizer.vocab_size  # logits sans texte, à la fin
         self._mirostat = (
             Mirostat(config.mirostat_tau, config.mirostat_eta, self.generator)
             if config.strategy == "mirostat" and config.temperature > 0
@@ -157,10 +158,8 @@ class Continuation:
         if self._unknown > 0:
             row = row.clone()
             row[:, -self._unknown :] = -torch.inf
-        if self.constraint is not None:
-            row = row.masked_fill(~self.constraint.allowed(), -torch.inf)
             if observer is not None:
-                observer("contrainte", row[0])
+                observer("vocabulaire", row[0])
         for stage in self._stages:
             row = stage.process(self._history.tokens, row)
             if observer is not None:
@@ -171,6 +170,8 @@ class Continuation:
         """Le prochain token, d'après les logits (V,) du modèle."""
         row = self.filtered(logits, observer)
         if self._mirostat is not None:
+            if observer is not None:
+                observer("mirostat", self._mirostat.truncate(row))
             return self._mirostat.choose(row)
         if not self.config.is_sampling:
             return int(greedy(row))
@@ -190,7 +191,7 @@ class Continuation:
         self._history.append(token)
         if self.constraint is not None:
             self.constraint.advance(token)
-        if token in self._eos:
+        if token in self.eos_ids:
             text, self.finish = self._release(), "stop"
             return Piece(text=text, token=token, score=score, finish="stop")
         text = self._stop.push(self._text.push(token))
@@ -224,7 +225,7 @@ def score_of(logits: Tensor, token: int, top: int) -> TokenScore:
     return TokenScore(token=token, logprob=float(logprobs[token]), top=best)
 
 
-def _eos_ids(config: GenerationConfig, tokenizer: Tokenizer) -> frozenset[int]:
+def eos_ids(config: GenerationConfig, tokenizer: Tokenizer) -> frozenset[int]:
     """Les identifiants qui arrêtent la suite."""
     eos = () if config.ignore_eos or tokenizer.eos_id is None else (tokenizer.eos_id,)
     return frozenset((*eos, *config.stop_ids))

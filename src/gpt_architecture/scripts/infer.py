@@ -71,7 +71,7 @@ def infer(
     shape: ShapeOptions = ShapeOptions(),  # noqa: B008
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     draft: Path | None = None,
-    output: OutputOptions = OutputOptions(),  # noqa: B008
+    output: OutputOptions = OutputOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Écrit la suite d'un texte, au fil de l'eau.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.config import ComputeConfig, OptimizerConfig, TrainingConfig
+from gpt_architecture.core.memory import drop_library_code
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError, reason
@@ -27,7 +28,12 @@ from gpt_architecture.training.engine import (
     checkpoint_activations_,
     resolve_precision,
 )
-from gpt_architecture.training.optim import build_optimizer, parameter_groups, remember_peak_lr_
+from gpt_architecture.training.optim import (
+    build_optimizer,
+    parameter_groups,
+    remember_peak_lr_,
+    without_dynamo,
+)
 
 if TYPE_CHECKING:
     from gpt_architecture.training.parallel import ParallelModel
@@ -48,6 +54,9 @@ class Sharing(Protocol):
         """Le modèle partagé ; `model` peut être modifié sur place."""
         ...
 
+
+_COMPILER = "libllvmlite.so"
+"""Le compilateur de Numba : 54 Mo de code lus au chargement des noyaux, puis plus jamais."""
 
 _NO_NUMBA = "le paquet numba n'est pas installé (pip install numba)"
 
@@ -77,6 +86,41 @@ class KeyedEngine:
         """Voir `TrainingEngine.forward_backward`."""
         with self._keys.sequences(batch.sequence_ids):
             return self._engine.forward_backward(batch, scale=scale)
+
+
+class LeanEngine:
+    """Le moteur du mode économe, qui met à jour les poids lui-même.
+
+    Args:
+        engine: le moteur fusionné, avec `optimizer` pour le mode économe.
+        model: ses poids.
+        optimizer: compte les mises à jour de chaque paramètre.
+
+    Attributes:
+        held_back: paramètres que le dernier lot a laissés tels quels (voir `engine.held_back`).
+    """
+
+    def __init__(
+        self, engine: TrainingEngine, model: GPTModel, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._engine, self._optimizer = engine, optimizer
+        self._parameters = dict(model.named_parameters())
+        self.held_back: list[str] = []
+
+    def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
+        """Voir `TrainingEngine.forward_backward` ; NaN si un gradient n'était pas fini."""
+        before = self._updates()
+        loss = self._engine.forward_backward(batch, scale=scale)
+        after = self._updates()
+        self.held_back = [name for name, count in after.items() if count == before[name]]
+        return loss
+
+    def _updates(self) -> dict[str, int]:
+        state = self._optimizer.state
+        return {
+            name: int(state[parameter]["step"]) if parameter in state else 0
+            for name, parameter in self._parameters.items()
+        }
 
 
 def fused_obstacle(
@@ -124,6 +168,7 @@ def build_backend(
     """
     device = next(model.parameters()).device
     whole = sharing is None or sharing.replicates
+    without_dynamo()
     obstacle = fused_obstacle(model, compute, device, whole=whole)
     wants_fused = compute.engine == "fused" or compute.memory == "lean"
     if wants_fused and obstacle is not None:
@@ -150,6 +195,7 @@ def _fused(
     from gpt_architecture.kernels.engine import FusedEngine
     from gpt_architecture.kernels.lean import LeanAdamW
 
+    drop_library_code(_COMPILER)  # les noyaux viennent d'être lus
     if compute.memory != "lean":
         parallel = None if sharing is None else sharing(model, autograd=False)
         engine = FusedEngine(model, seed=training.seed)
@@ -177,7 +223,8 @@ def _fused(
     )
     remember_peak_lr_(lean)
     engine = FusedEngine(model, seed=training.seed, lean=lean)
-    return Backend(engine=engine, optimizer=lean, loss=engine.loss), None
+    watched = LeanEngine(engine, model, lean)
+    return Backend(engine=watched, optimizer=lean, loss=engine.loss), None
 
 
 def _autograd(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.config import OptimizerConfig, TrainingConfig
+from gpt_architecture.training.engine import resolve_precision
+from gpt_architecture.training.muon import Muon
 
 _ADAM_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
 _MUON_STATE = frozenset({"momentum_buffer"})
@@ -33,8 +36,9 @@ def build_optimizer(
     matrices = [(name, p) for name, p in named if _is_block_matrix(name, p)]
     chosen = {name for name, _ in matrices}
     others = [(name, p) for name, p in named if name not in chosen]
-    muon = torch.optim.Muon(
+    muon = Muon(
         [p for _, p in matrices],
+        dtype=resolve_precision("auto", matrices[0][1].device),
         lr=config.muon_lr,
         weight_decay=training.weight_decay,
         momentum=config.muon_momentum,
@@ -58,7 +62,7 @@ def parameter_groups(
 def _adamw(
     named: NamedParameters, config: OptimizerConfig, training: TrainingConfig
 ) -> torch.optim.AdamW:
-    optimizer = torch.optim.AdamW(
+    optimizer = _AdamW(
         parameter_groups([p for _, p in named], training),
         lr=training.lr,
         betas=(config.beta1, config.beta2),
@@ -67,6 +71,29 @@ def _adamw(
     )
     remember_peak_lr_(optimizer)
     return optimizer
+
+
+class _AdamW(torch.optim.AdamW):
+    """Celui de PyTorch, dont l'étape ne passe pas par le compilateur (voir `without_dynamo`)."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Une étape, comme `torch.optim.AdamW.step`."""
+        loss: float | None = inspect.unwrap(torch.optim.AdamW.step)(self, closure)
+        return loss
+
+
+def without_dynamo() -> None:
+    """Permet de construire un optimiseur sans importer torch._dynamo.
+
+    PyTorch l'importe à cette occasion pour que torch.compile, s'il compile un jour l'optimiseur,
+    saute quatre méthodes : 76 Mo et plus d'une seconde, pour rien ici. Les méthodes sont marquées
+    d'avance comme il le ferait ; une version qui s'y prendrait autrement l'importerait encore.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        method = inspect.unwrap(getattr(torch.optim.Optimizer, name))
+        if not hasattr(method, "__dynamo_disable"):
+            method.__dynamo_disable = method
 
 
 def _is_block_matrix(name: str, parameter: Tensor) -> bool:
