@@ -96,3 +96,9 @@ def reason(error: BaseException) -> str:
     known = _REASONS.get(error.errno) if isinstance(error, OSError) and error.errno else None
     text = str(error).strip()
     return known or (text.splitlines()[0] if text else type(error).__name__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Vrai si l'erreur dit que la mémoire manque, sur le processeur ou sur une carte."""
+    text = str(error)  # PyTorch lève une RuntimeError, dont seul le texte le dit
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text

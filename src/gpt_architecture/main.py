@@ -20,10 +20,12 @@ COMMANDS = {
     "prepare": "Prépare des textes : fragments de tokens, entraînement et validation.",
     "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
     "infer": "Écrit la suite d'un texte, au fil de l'eau.",
+    "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
     "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
 }
 """Nom de chaque commande et sa ligne d'aide ; le module du même nom est chargé à l'appel."""
+_ARGUMENTS = {"prepare": "SOURCE… --out DOSSIER "}
 
 
 def build_app() -> App:
@@ -42,7 +44,9 @@ def build_app() -> App:
     app["--version"].help = "Affiche la version et quitte."
     app.default(_tour)
     for name, summary in COMMANDS.items():
-        app.command(f"gpt_architecture.scripts.{name}:{name}", name=name, help=summary)
+        usage = f"gpt-architecture {name} {_ARGUMENTS.get(name, '')}[OPTIONS]"  # sinon recalculé
+        module = f"gpt_architecture.scripts.{name}:{name}"
+        app.command(module, name=name, help=summary, usage=usage)
     return app
 
 

@@ -1,5 +1,6 @@
 """Interrompre « train » : à chaque phase, tuer net, disque plein, deux entraînements, reprise."""
 
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from gpt_architecture.core.weights import read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 WORKER = Path(__file__).with_name("training_worker.py")
-PHASES = ("données", "modèle", "étape", "évaluation", "exemple", "sauvegarde")
+PHASES = ("données", "modèle", "échauffement", "étape", "évaluation", "exemple", "sauvegarde")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signaux POSIX")
 
 
@@ -54,6 +55,12 @@ def result(out):
     return losses, {name: tensor.clone() for name, tensor in model.state_dict.items()}
 
 
+def rates(out):
+    """Taux d'apprentissage de chaque étape notée."""
+    lines = (out / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    return [r["lr"] for r in map(json.loads, lines) if r["kind"] == "step"]
+
+
 def check_same(first, second):
     assert first[0] == second[0]
     assert all(torch.equal(first[1][name], tensor) for name, tensor in second[1].items())
@@ -86,6 +93,8 @@ def test_sigterm_in_each_phase_loses_nothing(cli, text, straight, tmp_path, phas
     assert "Traceback" not in outcome.err
     assert "Pour reprendre" in outcome.out
     assert not (out / "gpt-model.pt").exists()
+    if phase == "échauffement":  # le taux montait encore : 2 étapes sur 3, vers 4e-4
+        assert rates(out) == pytest.approx([1e-4, 2e-4])
     resume(cli, out, straight)
 
 

@@ -15,6 +15,7 @@ from gpt_architecture.training.trainer import Trainer
 PHASES = {
     "données": (datasets, "load_training_data", 1),
     "modèle": (GPTModel, "__init__", 1),
+    "échauffement": (Trainer, "_forward_backward", 2),
     "étape": (Trainer, "_forward_backward", 6),
     "évaluation": (evaluate.LossEvaluator, "_loss", 4),
     "exemple": (evaluate, "greedy_token", 3),

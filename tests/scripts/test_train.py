@@ -246,9 +246,11 @@ def test_bad_toml_gives_one_line(cli, tmp_path, content, words):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signaux POSIX")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_stop_signal_saves_a_checkpoint(cli, tmp_path, number, code):
-    """Ctrl-C ou SIGTERM : un point de reprise, la commande qui reprend, et le bon code."""
+    """Ctrl-C, SIGTERM ou SIGHUP : un point de reprise, la commande qui reprend, et le bon code."""
     command = [
         *(sys.executable, "-u", "-m", "gpt_architecture", "train"),
         *tiny(epochs=10_000, output_dir=tmp_path, eval_freq=1),
@@ -316,10 +318,10 @@ class TestResume:
         return path
 
     @staticmethod
-    def start(cli, source, *extra):
+    def start(cli, source, *extra, **changes):
         """Lance un entraînement : dropout, accumulation, cosinus, deux époques."""
         out = source.parent / "essai"
-        options = {"accumulate": 2, "schedule": "cosine", "epochs": 2, "eval_freq": 3}
+        options = {"accumulate": 2, "schedule": "cosine", "epochs": 2, "eval_freq": 3, **changes}
         common = tiny(**options, drop_rate=0.2, data=source, output_dir=out, prompt="Le passeur")
         return out, cli("train", *common, *extra)
 
@@ -380,6 +382,29 @@ class TestResume:
         source.write_text(FRENCH_TEXT * 3 + "Encore. ", encoding="utf-8")
         outcome = cli("train", "--resume", out, "--max-steps", 6)
         outcome.check_one_line_error(1, "données", "enregistré", "--override")
+
+    @pytest.mark.parametrize("tokenizer", ["simple-v2", "bpe-300"])
+    def test_overridden_data_keep_the_learned_vocabulary(self, cli, source, tokenizer):
+        """Sur un autre texte, l'apprendre de nouveau donnerait d'autres tokens aux mêmes poids."""
+        out, _ = self.start(cli, source, "--max-steps", 4, tokenizer=tokenizer)
+        learned = read_model(out / "gpt-model.pt").tokenizer
+        source.write_text("Un autre texte, tout autre, sans passeur ni eau. " * 60, "utf-8")
+        refused = cli("train", "--resume", out, "--max-steps", 6)
+        refused.check_one_line_error(1, "données", "--override")
+        outcome = cli("train", "--resume", out, "--max-steps", 6, "--override")
+        assert outcome.code == 0, outcome.err
+        assert read_model(out / "gpt-model.pt").tokenizer == learned
+        assert CheckpointStore(out / "checkpoints").latest().state["tokenizer"] == learned
+
+    def test_another_vocabulary_is_refused_even_overridden(self, cli, source):
+        """De même taille ou non : des poids ne valent que pour leurs tokens."""
+        out, _ = self.start(cli, source, "--max-steps", 4, tokenizer="bpe-300")
+        before = sorted((out / "checkpoints").iterdir())
+        command = ("train", "--resume", out, "--max-steps", 6, "--override", "--tokenizer")
+        for other in ("bpe-290", "gpt2"):
+            outcome = cli(*command, other)
+            outcome.check_one_line_error(1, "le tokenizer n'est plus celui", "--override")
+        assert sorted((out / "checkpoints").iterdir()) == before
 
     def test_moved_data_is_accepted(self, cli, source):
         """L'empreinte juge, non le chemin."""

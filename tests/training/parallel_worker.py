@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from distributed_helpers import STEPS, small_model, step_batches
+from safetensors.torch import load_file
 
 from gpt_architecture.errors import GPTArchitectureError
 from gpt_architecture.training.distributed import distributed_world
@@ -18,13 +19,7 @@ from gpt_architecture.training.parallel import (
     place_like,
     whole_model,
 )
-from gpt_architecture.training.sharding import (
-    SHARDS,
-    load_slices_,
-    save_shards,
-    split_groups,
-    whole_tensors,
-)
+from gpt_architecture.training.sharding import save_shards, split_groups, whole_tensors
 
 
 def optimizer_of(model):
@@ -128,13 +123,13 @@ def resume(folder):
             model = parallel.model
             place = folder / f"fsdp-lié-{source}"
             if source == "morceaux":
-                keyed = {f"model:{name}": t for name, t in model.state_dict().items()}
-                load_slices_(keyed, place / SHARDS)
+                groups = whole_tensors(place)
                 rest = torch.load(folder / "fsdp-lié-reste.pt", weights_only=True)
-                state = {**whole_tensors(place)["optimizer"], **rest["optimizer"]}
+                weights, state = groups["model"], {**groups["optimizer"], **rest["optimizer"]}
             else:
-                load_slices_(model.state_dict(), place)
+                weights = load_file(place / "model.safetensors")
                 state = torch.load(folder / "optimiseur.pt", weights_only=True)
+            model.load_state_dict(place_like(weights, model))
             load_optimizer_(optimizer, model, place_like(state, model))
             results[source] = train(engine, model, optimizer, world, first=STEPS, steps=2)
         (folder / f"reprise-{world.rank}.json").write_text(json.dumps(results), encoding="utf-8")

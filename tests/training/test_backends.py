@@ -2,6 +2,7 @@
 
 import builtins
 import importlib.util
+import math
 import sys
 
 import pytest
@@ -11,9 +12,11 @@ from gpt_architecture.config import ComputeConfig, GPTConfig, OptimizerConfig, T
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.kernels.engine import FusedEngine
-from gpt_architecture.kernels.lean import LeanAdamW
+from gpt_architecture.kernels.lean import LeanAdamW, LeanSink
 from gpt_architecture.training.backends import KeyedEngine, build_backend
-from gpt_architecture.training.engine import AutogradEngine, Batch
+from gpt_architecture.training.callbacks import StepRecord
+from gpt_architecture.training.engine import AutogradEngine, Batch, held_back
+from gpt_architecture.training.notices import skip_notice
 
 
 def small_model(**changes):
@@ -146,3 +149,54 @@ def test_kernels_that_do_not_compile_give_way(monkeypatch):
     assert isinstance(backend().engine, KeyedEngine)
     with pytest.raises(ConfigurationError, match="ne se compilent pas ici"):
         backend(engine="fused")
+
+
+class TestLeanSkips:
+    """Mode économe : ce qu'un gradient non fini a retenu, et lui seul, est dit."""
+
+    @staticmethod
+    def step(model, *, scale=1.0):
+        built = backend(model, memory="lean")
+        ids = torch.randint(61, (2, 17), generator=torch.Generator().manual_seed(3))
+        batch = Batch(
+            inputs=ids[:, :-1].contiguous(),
+            targets=ids[:, 1:].contiguous(),
+            sequence_ids=torch.arange(2),
+        )
+        loss = built.engine.forward_backward(batch, scale=scale).item()
+        record = StepRecord(
+            step=7, epoch=1, loss=loss, lr=0.1, grad_norm=None, tokens=32, seconds=1.0,
+            skipped=not math.isfinite(loss),
+        )  # fmt: skip
+        kept = held_back(built.engine)
+        return kept, skip_notice(record, kept, len(list(model.parameters())))
+
+    def test_one_parameter(self, monkeypatch):
+        """Le seul gradient infini est celui d'une norme : les autres poids ont bougé."""
+        model = small_model()
+        target = model.trf_blocks[0].norm1.shift
+        apply = LeanSink._apply_
+
+        def poison(self, parameter):
+            if parameter is target:
+                self._buffers[id(parameter)][0] = math.inf
+            apply(self, parameter)
+
+        monkeypatch.setattr(LeanSink, "_apply_", poison)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        kept, notice = self.step(model)
+        still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+        assert kept == still == ["trf_blocks.0.norm1.shift"]
+        count = len(before)
+        assert f"Étape 000007 incomplète : le gradient de 1 paramètre(s) sur {count}" in notice
+        assert "(trf_blocks.0.norm1.shift)" in notice
+        assert "sautée" not in notice
+
+    def test_every_parameter(self):
+        model = small_model()
+        kept, notice = self.step(model, scale=math.inf)
+        assert kept == [name for name, _ in model.named_parameters()]
+        assert notice == "Étape 000007 sautée : la perte ou le gradient n'est pas un nombre fini."
+
+    def test_none(self):
+        assert self.step(small_model())[0] == []

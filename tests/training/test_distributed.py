@@ -8,12 +8,12 @@ from distributed_helpers import HERE, STEPS, run_in_session, small_model, torchr
 from safetensors.torch import save_file
 from training.parallel_worker import groups_of, optimizer_of, train
 
-from gpt_architecture.errors import CheckpointError, ConfigurationError
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training.distributed import Place, distributed_world, is_lost_peer
 from gpt_architecture.training.engine import AutogradEngine
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
 from gpt_architecture.training.parallel import place_like
-from gpt_architecture.training.sharding import SHARDS, load_slices_, whole_tensors
+from gpt_architecture.training.sharding import whole_tensors
 from gpt_architecture.training.watchdog import Watchdog
 from gpt_architecture.training.world import SingleProcess
 
@@ -197,7 +197,7 @@ def test_place_like_leaves_a_whole_model_alone():
 def test_two_ranks_write_what_one_reads(ranks, single, folder, tied):
     """Morceaux et fichiers réunis : les poids d'avant la suite, et l'optimiseur."""
     place = folder / f"fsdp-{'lié' if tied else 'livre'}-morceaux"
-    assert len(list((place / SHARDS).glob("*.safetensors"))) == 4
+    assert len(list((place / "sharded").glob("*.safetensors"))) == 4
     whole = whole_tensors(place)
     rest = torch.load(folder / f"{place.name.removesuffix('morceaux')}reste.pt", weights_only=True)
     whole["optimizer"].update(rest["optimizer"])
@@ -208,17 +208,6 @@ def test_two_ranks_write_what_one_reads(ranks, single, folder, tied):
         assert torch.equal(whole["model"][name], tensor), name
     for name, tensor in single[tied][1]["optimizer"].items():
         torch.testing.assert_close(whole["optimizer"][name], tensor, rtol=1e-4, atol=1e-6)
-
-    model = small_model(tied=tied)
-    load_slices_({f"model:{n}": t for n, t in model.state_dict().items()}, place / SHARDS)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, reference[name]), name
-
-
-def test_missing_tensor_is_refused(ranks, folder):
-    del ranks
-    with pytest.raises(CheckpointError, match="inconnu"):
-        load_slices_({"inconnu": torch.zeros(3)}, folder / "fsdp-lié-morceaux" / SHARDS)
 
 
 def test_nothing_on_disk_is_executed(ranks, folder):

@@ -1,5 +1,7 @@
 """Le moteur lisible : perte, gradients, précision, activations recalculées."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from gpt_architecture.training.engine import (
 CPU = torch.device("cpu")
 
 
-def model_of(drop_rate=0.0):
+def model_of(drop_rate=0.0, n_layers=2):
     torch.manual_seed(0)
     return GPTModel(
         GPTConfig(
@@ -25,7 +27,7 @@ def model_of(drop_rate=0.0):
             context_length=8,
             emb_dim=12,
             n_heads=2,
-            n_layers=2,
+            n_layers=n_layers,
             drop_rate=drop_rate,
         )
     )
@@ -112,3 +114,21 @@ def test_precision_follows_the_hardware(monkeypatch, feature):
     assert resolve_precision("auto", CPU) is torch.bfloat16
     assert resolve_precision("bf16", CPU) is torch.bfloat16
     assert resolve_precision("fp32", CPU) is None
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++"))), reason="inductor demande un compilateur C++"
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_compiled_step_is_the_plain_one(tmp_path, monkeypatch):
+    """`torch.compile`, par inductor et le compilateur C++ : même perte, mêmes gradients."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # pas de processus à démarrer
+    plain, compiled = model_of(n_layers=1), model_of(n_layers=1)
+    expected = AutogradEngine(plain, CPU).forward_backward(batch_of(), scale=0.5)
+    engine = AutogradEngine(compiled, CPU, compiled=True)
+    found = engine.forward_backward(batch_of(), scale=0.5)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    others = gradients(compiled)
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6)

@@ -88,17 +88,55 @@ def test_numbers_that_json_does_not_have(tmp_path):
     assert read(path)[1]["loss"] == "nan"
 
 
-def test_a_full_disk_is_said_once(tmp_path, caplog):
-    class Full:
-        def write(self, _text):
-            raise OSError(28, "plein")
+class Capricious:
+    """Un fichier dont le disque se remplit, puis se libère : la place à chaque écriture."""
 
-    journal = Journal(tmp_path / "journal.jsonl", flops_per_token=1, peak_flops=1.0)
-    journal._file = Full()
+    def __init__(self, file, rooms):
+        self.file, self.rooms = file, iter(rooms)
+
+    def write(self, content):
+        room = next(self.rooms)
+        if room == 0:
+            raise OSError(28, "plein")
+        return self.file.write(content[:room])
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_disk_full_for_a_moment_loses_no_line(tmp_path, caplog):
+    """Refus dit une fois ; les lignes attendent, l'évaluation les écrit, aucune n'est coupée."""
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, flops_per_token=1, peak_flops=1.0)
+    journal.on_start(TrainingState(), 9)
+    whole = 1 << 20
+    journal._file = Capricious(journal._file, [whole, 0, 7, whole, 0, whole])
     journal.on_step(step(0))
-    journal.on_step(step(1))
+    journal.on_step(step(1))  # refusée
+    journal.on_step(step(2))  # attend, sans nouvel essai
+    journal.on_evaluation(evaluation(2), FakeTrainer)  # écrite à moitié, donc retirée
+    assert [line["kind"] for line in read(path)] == ["start", "step"]
+    journal.on_evaluation(evaluation(3), FakeTrainer)
+    journal.on_step(step(4))  # refusée de nouveau
+    journal.on_end(TrainingState(step=5))
+    facts = [(line["kind"], line["step"]) for line in read(path)]
+    assert facts == [
+        *[("start", 0), ("step", 0), ("step", 1), ("step", 2)],
+        *[("evaluation", 2), ("evaluation", 3), ("step", 4), ("end", 5)],
+    ]
     assert len(caplog.records) == 1
-    assert "disque plein" in caplog.text
+    assert "disque plein ; nouvel essai" in caplog.text
+
+
+def test_a_disk_that_stays_full_is_said_once(tmp_path, caplog):
+    """Jusqu'au bout, l'entraînement n'en est pas arrêté."""
+    journal = Journal(tmp_path / "journal.jsonl", flops_per_token=1, peak_flops=1.0)
+    journal.on_start(TrainingState(), 9)
+    journal._file = Capricious(journal._file, [0, 0, 0])
+    journal.on_step(step(0))
+    journal.on_evaluation(evaluation(0), FakeTrainer)
+    journal.on_end(TrainingState(step=1))
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.filterwarnings("ignore")  # ceux de tensorboard et de ses dépendances

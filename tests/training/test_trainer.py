@@ -18,11 +18,12 @@ from gpt_architecture.training import evaluate_model, train_model_simple
 from gpt_architecture.training.batches import TokenBatches
 from gpt_architecture.training.callbacks import Callback, EarlyStopping, OverfittingNotice
 from gpt_architecture.training.checkpoint import CheckpointStore
+from gpt_architecture.training.contracts import TrainerConfig
 from gpt_architecture.training.engine import AutogradEngine
 from gpt_architecture.training.optim import build_optimizer
 from gpt_architecture.training.schedule import make_schedule
 from gpt_architecture.training.state import TrainingState, restore_
-from gpt_architecture.training.trainer import Trainer, TrainerConfig
+from gpt_architecture.training.trainer import Trainer
 
 WINDOW = 8
 TOKENIZER = SimpleTokenizerV2.from_text(FRENCH_TEXT)

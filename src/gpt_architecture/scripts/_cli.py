@@ -1,10 +1,12 @@
 """Ce que les commandes partagent : aide en français, configuration, erreurs, codes de sortie.
 
-Codes : 0 réussite, 1 échec (une ligne claire), 2 mauvais usage, 130 Ctrl-C, 143 SIGTERM.
+Codes : 0 réussite, 1 échec (une ligne claire), 2 mauvais usage, 129 terminal fermé,
+130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -12,33 +14,27 @@ import tomllib
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import cyclopts
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Dict as ConfigDict
 from cyclopts.config import Env
-from cyclopts.help import DefaultFormatter
 
-from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, reason
+from gpt_architecture.errors import (
+    ConfigurationError,
+    GPTArchitectureError,
+    is_out_of_memory,
+    reason,
+)
+from gpt_architecture.scripts._french_help import FrenchFormatter
+from gpt_architecture.scripts._usage_errors import usage_message
 
 if TYPE_CHECKING:
-    from cyclopts.help import HelpEntry, HelpPanel
-    from rich.console import Console, ConsoleOptions
+    from rich.console import Console
 
 ENV_PREFIX = "GPT_ARCHITECTURE_"
 MODEL_NAME = "gpt-model.pt"
 _PARENTS_SEARCHED = 3  # de scripts/ : gpt_architecture/, src/, puis la racine du projet
-_METAVARS = {
-    "INT": "ENTIER",
-    "FLOAT": "NOMBRE",
-    "STR": "TEXTE",
-    "PATH": "CHEMIN",
-    "CHOICE": "CHOIX",
-}
-_TYPES = {"int": "un entier", "float": "un nombre", "bool": "un booléen (true ou false)"}
-
-T = TypeVar("T")
 
 
 @Parameter(name="*", group=Group("Général", sort_key=9))
@@ -51,41 +47,6 @@ class CommonOptions:
 
     debug: bool = False
     """Montre la pile d'appels complète en cas d'erreur."""
-
-
-class FrenchFormatter(DefaultFormatter):
-    """L'aide de cyclopts, en français."""
-
-    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
-        """La ligne d'usage."""
-        if usage:
-            text = str(usage).replace("COMMAND", "COMMANDE").strip()
-            console.print(f"[bold]Usage :[/bold] {text.replace('[', chr(92) + '[')}\n")
-
-    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        """Un cadre d'options ou de commandes."""
-        entries = [self._translate(entry) for entry in panel.entries]
-        super().__call__(console, options, panel.copy(entries=entries))
-
-    @staticmethod
-    def _translate(entry: HelpEntry) -> HelpEntry:
-        from cyclopts.help import InlineText
-        from rich.text import Text
-
-        description = entry.description or ""
-        if isinstance(description, InlineText):
-            description = description.primary_renderable
-        plain = description if isinstance(description, str) else getattr(description, "plain", "")
-        description = InlineText(Text(" ".join(plain.split())))  # une docstring a des retraits
-        if entry.choices:
-            description.append(Text(f"[choix : {', '.join(entry.choices)}]", "dim"))
-        if entry.default not in (None, "False"):
-            default = entry.default.strip("[]()").replace("'", "").replace(",", "")
-            description.append(Text(f"[défaut : {default}]", "dim"))
-        metavar = entry.metavar
-        for english, french in _METAVARS.items():
-            metavar = metavar and metavar.replace(english, french)
-        return entry.copy(description=description, choices=None, default=None, metavar=metavar)
 
 
 FRENCH_STYLE: dict[str, Any] = {
@@ -117,12 +78,10 @@ def launch(app: App, tokens: list[str]) -> None:
     _configure_logging()
     debug = "--debug" in tokens or os.environ.get(f"{ENV_PREFIX}DEBUG", "") in ("1", "true")
     try:
-        app.config = _configuration(tokens)
-        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        code = _run(app, tokens)
         sys.stdout.flush()
-        code = result if isinstance(result, int) else 0
     except CycloptsError as error:
-        _complain(_french_message(error))
+        _complain(usage_message(error))
         code = 2
     except GPTArchitectureError as error:
         if debug:
@@ -138,7 +97,7 @@ def launch(app: App, tokens: list[str]) -> None:
     except Exception as error:
         if debug:
             raise
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             _complain(
                 "mémoire insuffisante ; réduisez --batch-size, --context-length ou --emb-dim."
             )
@@ -148,15 +107,31 @@ def launch(app: App, tokens: list[str]) -> None:
     try:
         sys.stderr.flush()  # ce qui y resterait changerait le code de sortie
     except OSError:
-        _silence(sys.stderr)
+        silence(sys.stderr.fileno())
     raise SystemExit(code)
+
+
+def _run(app: App, tokens: list[str]) -> int:
+    """Exécute la commande ; l'aide d'une commande est écrite sans être d'abord analysée.
+
+    cyclopts assemblerait sinon toutes ses options une fois de plus, pour voir si l'une d'elles
+    s'appelle --help.
+    """
+    if len(tokens) == 2 and tokens[0] in app and tokens[1] in app.help_flags:
+        app.help_print(tokens[:1])
+        return 0
+    app.config = _configuration(tokens)
+    result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    return result if isinstance(result, int) else 0
 
 
 def say(line: str = "") -> None:
     """Écrit une ligne sur stdout ; si le lecteur est parti, se tait désormais sans s'arrêter."""
     try:
         print(line, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):  # EIO : le terminal s'est fermé
+            raise
         silence_stdout()
 
 
@@ -165,21 +140,17 @@ def say_aside(line: str) -> None:
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
-        _silence(sys.stderr)
+        silence(sys.stderr.fileno())
 
 
 def silence_stdout() -> None:
     """Jette tout ce qui reste à écrire sur stdout."""
-    _silence(sys.stdout)
+    silence(sys.stdout.fileno())
 
 
-def _silence(stream: TextIO) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+def silence(descriptor: int) -> None:
+    """Jette tout ce qui reste à écrire sur ce descripteur."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def find_model(path: Path | None) -> Path:
@@ -225,6 +196,11 @@ def default_prompt(prompt: str | None, metadata: Any) -> str:
             "aucun début de texte", expected="quelques mots", remedy='donnez --prompt "…"'
         )
     return chosen
+
+
+def french_number(number: int) -> str:
+    """Milliers séparés par une espace : « 163 009 536 »."""
+    return f"{number:,}".replace(",", " ")
 
 
 def french_duration(seconds: float) -> str:
@@ -290,57 +266,6 @@ def _option_value(tokens: list[str], name: str) -> str | None:
         if token.startswith(f"{name}="):
             return token.split("=", 1)[1]
     return None
-
-
-def _french_message(error: CycloptsError) -> str:
-    """Traduit une erreur d'usage en une phrase."""
-    argument = error.argument.name if error.argument else "?"
-    match error:
-        case cyclopts.UnknownOptionError(token=token):
-            name = token.keyword or token.value
-            origin = "" if token.source == "cli" else f" dans {token.source}"
-            known = [option for each in error.argument_collection for option in each.names]
-            problem, remedy = f"option inconnue : {name}{origin}", _closest(name, known)
-        case cyclopts.UnknownCommandError():
-            name = (error.unused_tokens or ["?"])[0]
-            problem, remedy = f"commande inconnue : {name}", _closest(name, _commands(error))
-        case cyclopts.CoercionError(token=token) if token is not None:
-            name = token.keyword or argument
-            problem = f"{name} vaut {token.value!r} (attendu : {_expected(error)})"
-            remedy = "corrigez cette option"
-        case cyclopts.MissingArgumentError():
-            problem, remedy = f"{error.keyword or argument} attend une valeur", None
-        case cyclopts.RepeatArgumentError(token=token):
-            problem, remedy = f"{token.keyword} est donné plusieurs fois", "gardez-en un"
-        case cyclopts.UnusedCliTokensError(command_chain=None | [] | ()):
-            name = (error.unused_tokens or ["?"])[0]
-            problem, remedy = f"commande inconnue : {name}", _closest(name, _commands(error))
-        case cyclopts.UnusedCliTokensError():
-            problem, remedy = f"argument en trop : {' '.join(error.unused_tokens or [])}", None
-        case _:
-            problem, remedy = f"usage incorrect ({reason(error)})", None
-    return f"{problem} ; {remedy or 'voyez --help'}."
-
-
-def _commands(error: CycloptsError) -> list[str]:
-    return [command for command in error.app or () if not command.startswith("-")]
-
-
-def _expected(error: cyclopts.CoercionError) -> str:
-    from typing import Literal, get_args, get_origin
-
-    target = error.target_type
-    if get_origin(target) is Literal:
-        return ", ".join(map(str, get_args(target)))
-    name = getattr(target, "__name__", str(target))
-    return _TYPES.get(name, name)
-
-
-def _closest(name: str, candidates: list[str]) -> str | None:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name.replace("_", "-"), candidates, n=1, cutoff=0.6)
-    return f"essayez {close[0]}" if close else None
 
 
 def _complain(message: str) -> None:

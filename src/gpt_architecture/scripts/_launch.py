@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from gpt_architecture.core.model import GPTModel
     from gpt_architecture.training.backends import Sharing
     from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
+    from gpt_architecture.training.contracts import Store
     from gpt_architecture.training.distributed import DistributedWorld
-    from gpt_architecture.training.trainer import Store
     from gpt_architecture.training.world import World
 
 T = TypeVar("T")
@@ -233,6 +233,8 @@ def launch_processes(
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     # torchrun donnerait un seul fil à chaque processus, quel que soit le nombre de cœurs.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    hangup = getattr(signal, "SIGHUP", None)  # absent de Windows
+    is_deaf = hangup is not None and signal.getsignal(hangup) is signal.SIG_IGN  # nohup
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -242,6 +244,7 @@ def launch_processes(
         rdzv_endpoint="localhost:0",
         max_restarts=max_restarts,
         shutdown_timeout=SHUTDOWN_S,
+        signals_to_handle=f"SIGTERM,SIGINT,SIGQUIT{'' if is_deaf else ',SIGHUP'}",
     )
     try:
         elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)

@@ -112,6 +112,21 @@ def check_same_training(
         )
 
 
+def check_same_vocabulary(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
+    """Refuse, même avec --override, des tokens que les poids à reprendre ne connaissent pas.
+
+    Raises:
+        CheckpointError: le tokenizer n'est pas celui du point de reprise.
+    """
+    if checkpoint.state["identity"].get("tokenizer_sha256") != identity["tokenizer_sha256"]:
+        raise CheckpointError(
+            f"le tokenizer n'est plus celui de {checkpoint.path}",
+            expected="le vocabulaire que ces poids ont appris : --override n'en change pas",
+            remedy="rendez-le (--tokenizer, ou les fragments d'origine), ou recommencez avec "
+            "--force",
+        )
+
+
 def _essence(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Ce que les options ne disent pas d'un entraînement."""
     return {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from gpt_architecture.scripts._cli import french_duration, output_console, say, say_aside
+from gpt_architecture.scripts._cli import french_duration, say
 
 if TYPE_CHECKING:
+    from gpt_architecture.scripts._bar import ProgressBar
     from gpt_architecture.training.callbacks import EvaluationRecord, StepRecord
     from gpt_architecture.training.state import TrainingState
     from gpt_architecture.training.trainer import Trainer
@@ -23,26 +22,13 @@ class TrainingProgress:
     en découle est donc juste. La part du plafond, elle, est celle de l'étape seule.
 
     Args:
+        bar: la barre, déjà en place.
         flops_per_token: opérations d'un token.
         peak_flops: opérations par seconde que la machine atteint.
     """
 
-    def __init__(self, *, flops_per_token: int, peak_flops: float) -> None:
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        console = output_console(stderr=True)
-        self._live = sys.stderr.isatty() and console.is_interactive
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[pace]}"),
-            console=console,
-            transient=True,
-            disable=not self._live,
-            redirect_stdout=sys.stdout.isatty(),
-        )
-        self._task = self._progress.add_task("Entraînement", total=None, pace="")
+    def __init__(self, bar: ProgressBar, *, flops_per_token: int, peak_flops: float) -> None:
+        self._bar = bar
         self._share = flops_per_token / peak_flops
         self._start = time.perf_counter()
         self._total_steps = 0
@@ -50,24 +36,12 @@ class TrainingProgress:
         self._steps_done = 0
         self._tokens = 0
 
-    def __enter__(self) -> TrainingProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
     def on_start(self, state: TrainingState, total_steps: int) -> None:
         """Fixe la longueur de la barre."""
         self._start = time.perf_counter()
         self._first_step = self._steps_done = state.step
         self._total_steps = total_steps
-        self._progress.update(self._task, total=total_steps, completed=state.step)
+        self._bar.start(total_steps, state.step)
 
     def on_resume(self, trainer: Trainer) -> None:
         """Rien à dire : la commande l'a annoncé."""
@@ -76,11 +50,7 @@ class TrainingProgress:
         """Avance d'une étape."""
         self._steps_done = record.step + 1
         self._tokens += record.tokens
-        self._progress.update(
-            self._task,
-            completed=self._steps_done,
-            pace=f"{self._pace()}, {self._measures(record)}",
-        )
+        self._bar.update(self._steps_done, f"{self._pace()}, {self._measures(record)}")
 
     def on_evaluation(self, record: EvaluationRecord, trainer: Trainer) -> None:
         """Affiche les pertes ; hors d'un terminal, le débit et le temps restant aussi."""
@@ -88,7 +58,7 @@ class TrainingProgress:
 
         del trainer
         line = format_evaluation(record.epoch, record.step, record.train_loss, record.val_loss)
-        pace = "" if self._live else self._pace()
+        pace = "" if self._bar.is_live else self._pace()
         say(f"{line} | {pace}" if pace else line)
 
     def on_sample(self, step: int, epoch: int, text: str) -> None:
@@ -99,11 +69,7 @@ class TrainingProgress:
     def on_save(self, step: int, path: str) -> None:
         """Dit où est le point de reprise."""
         del step
-        line = f"Point de reprise : {path}"
-        if self._live:
-            self._progress.console.print(line, soft_wrap=True)
-        else:  # rich quitterait le programme si le lecteur est parti
-            say_aside(line)
+        self._bar.say(f"Point de reprise : {path}")
 
     def on_event(self, step: int, message: str) -> None:
         """Dit ce qui mérite de l'être."""

@@ -26,12 +26,14 @@ from gpt_architecture.config import (
     check_int,
 )
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.scripts._launch import ScaleOptions
 from gpt_architecture.scripts._options import Prompt
 
 if TYPE_CHECKING:
     from cyclopts import App
     from cyclopts.argument import ArgumentCollection
 
+    from gpt_architecture.data.tokenizer import Tokenizer
     from gpt_architecture.training.checkpoint import Checkpoint
 
 
@@ -148,6 +150,20 @@ class ModelOptions:
         return GPTConfig(**values, context_length=positions, vocab_size=vocab_size)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Toutes les options de `train`, par groupe."""
+
+    run: RunOptions
+    shape: ModelOptions
+    training: TrainingConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    saving: CheckpointConfig
+    compute: ComputeConfig
+    scale: ScaleOptions
+
+
 def _group(title: str, sort_key: int) -> Parameter:
     return Parameter(name="*", group=Group(title, sort_key=sort_key))
 
@@ -159,6 +175,7 @@ CheckpointOptions = Annotated[CheckpointConfig, _group("Points de reprise", 6)]
 ComputeOptions = Annotated[ComputeConfig, _group("Calcul", 7)]
 
 _TOKENIZER_NAME = re.compile(r"gpt2|simple-v[12]|bpe-[0-9]+")
+_LEARNED_TOKENIZER = re.compile(r"simple-v2|bpe-[0-9]+")  # simple-v1 ignore les mots nouveaux
 _OF_THIS_CALL = (
     *("output_dir", "preset", "resume", "override", "force", "offline"),
     *("estimate", "price_per_hour"),
@@ -173,20 +190,23 @@ FREE_OPTIONS = (
 """Options qu'une reprise peut changer sans rien défaire ; des données, l'empreinte juge."""
 
 
-def saved_options(run: RunOptions, prompt: str, *groups: Any) -> dict[str, Any]:
+def saved_options(options: TrainOptions, prompt: str) -> dict[str, Any]:
     """Les options à plat, telles qu'un point de reprise les garde : chemins absolus.
 
     Args:
-        run: données et sorties.
+        options: toutes ; celles qui ne valent que pour un appel sont laissées.
         prompt: le début des exemples, une fois lu.
-        groups: les autres groupes.
     """
+    run = options.run
     flat = {name: value for name, value in asdict(run).items() if name not in _OF_THIS_CALL}
     flat["prompt"] = None if run.prompt is None else prompt
     flat["data"] = [_absolute(source) for source in run.data]
     if not _TOKENIZER_NAME.fullmatch(run.tokenizer):
         flat["tokenizer"] = _absolute(run.tokenizer)
-    for group in groups:
+    for group in (
+        *(options.shape, options.training, options.optimizer),
+        *(options.schedule, options.saving, options.compute),
+    ):
         flat |= asdict(group)
     return flat
 
@@ -216,6 +236,22 @@ def resumable(output_dir: Path) -> Checkpoint:
             remedy="corrigez --resume, ou entraînez sans lui",
         )
     return latest
+
+
+def learned_tokenizer(run: RunOptions) -> Tokenizer | None:
+    """Le vocabulaire appris du point à reprendre, si c'est lui qui est demandé ; sinon None.
+
+    L'apprendre de nouveau, sur un texte qui a changé, donnerait d'autres tokens à des poids qui ont
+    appris ceux-là.
+    """
+    from gpt_architecture.data.tokenizer import tokenizer_from_dict
+
+    if run.resume is None or not _LEARNED_TOKENIZER.fullmatch(run.tokenizer):
+        return None
+    state = resumable(run.resume).state
+    if state["options"].get("tokenizer") != run.tokenizer:
+        return None
+    return tokenizer_from_dict(state["tokenizer"])
 
 
 def training_defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

@@ -13,17 +13,18 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.scripts._bar import ProgressBar
 from gpt_architecture.scripts._cli import (
     CommonOptions,
     french_duration,
+    french_number,
     french_size,
-    output_console,
     say,
 )
 
@@ -100,7 +101,7 @@ def prepare(
     start = time.perf_counter()
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        with PrepareProgress() as progress:
+        with ProgressBar("Préparation", width=40) as bar:
             result = prepare_tokens(
                 sources,
                 options.out,
@@ -108,7 +109,7 @@ def prepare(
                 config=config,
                 workers=options.workers,
                 force=options.force,
-                reporter=progress,
+                reporter=PrepareProgress(bar),
             )
     except KeyboardInterrupt:
         print("Interrompu ; relancez la même commande pour reprendre.", file=sys.stderr)
@@ -120,46 +121,25 @@ def prepare(
 
 
 class PrepareProgress:
-    """Avancement sur stderr : une barre au terminal, une ligne de temps en temps ailleurs."""
+    """Avancement sur stderr : une barre au terminal, une ligne de temps en temps ailleurs.
 
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    Args:
+        bar: la barre, déjà en place.
+    """
 
-        console = output_console(stderr=True)
-        self._live = sys.stderr.isatty() and console.is_interactive
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[pace]}"),
-            console=console,
-            transient=True,
-            disable=not self._live,
-        )
-        self._task = self._bar.add_task("Préparation", total=None, pace="")
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
         self._total = self._first = 0
         self._start = self._last_line = time.perf_counter()
-
-    def __enter__(self) -> PrepareProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def on_start(self, total_bytes: int, done_bytes: int) -> None:
         """Fixe la longueur de la barre ; dit s'il s'agit d'une reprise."""
         self._total, self._first = total_bytes, done_bytes
         self._start = self._last_line = time.perf_counter()
-        self._bar.update(self._task, total=total_bytes, completed=done_bytes)
+        self._bar.start(total_bytes, done_bytes)
         if done_bytes:
             share = f"{100 * done_bytes / max(1, total_bytes):.0f} %"
-            print(f"Reprise à {share} d'une préparation interrompue.", file=sys.stderr)
+            self._bar.say(f"Reprise à {share} d'une préparation interrompue.")
 
     def on_progress(self, done_bytes: int, tokens: int) -> None:
         """Avance la barre ; hors d'un terminal, une ligne toutes les quelques secondes."""
@@ -169,14 +149,14 @@ class PrepareProgress:
             return
         left = elapsed / done * (self._total - done_bytes)
         pace = (
-            f"{_spaced(tokens)} tokens, {french_size(round(done / elapsed))}/s, "
+            f"{french_number(tokens)} tokens, {french_size(round(done / elapsed))}/s, "
             f"reste {french_duration(max(0.0, left))}"
         )
-        self._bar.update(self._task, completed=done_bytes, pace=pace)
-        if not self._live and now - self._last_line >= _LINE_EVERY_S:
+        self._bar.update(done_bytes, pace)
+        if not self._bar.is_live and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
             share = f"{100 * done_bytes / max(1, self._total):.0f} %"
-            print(f"Préparation {share} | {pace}", file=sys.stderr, flush=True)
+            self._bar.say(f"Préparation {share} | {pace}")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -213,10 +193,11 @@ def _report(result: PreparedTokens, val_fraction: float, seconds: float) -> None
         say(f"{result.folder} est déjà préparé, avec ces mêmes réglages ; rien à faire.")
     else:
         say(f"Préparé en {french_duration(seconds)} : {result.folder}")
-    say(f"Documents    {_spaced(documents)}")
+    say(f"Documents    {french_number(documents)}")
     say(
-        f"Tokens       {_spaced(tokens)} : {_spaced(result.tokens['train'])} d'entraînement, "
-        f"{_spaced(result.tokens['val'])} de validation"
+        f"Tokens       {french_number(tokens)} : "
+        f"{french_number(result.tokens['train'])} d'entraînement, "
+        f"{french_number(result.tokens['val'])} de validation"
     )
     ratio = f"{result.bytes_per_token:.2f}".replace(".", ",")
     say(f"Texte        {french_size(result.text_bytes)}, {ratio} octets par token")
@@ -230,17 +211,13 @@ def _report(result: PreparedTokens, val_fraction: float, seconds: float) -> None
     for reason, entry in sorted(result.skipped.items()):
         examples = entry["examples"]
         more = " ; …" if entry["count"] > len(examples) else ""
-        say(f"Écarté       {reason} : {_spaced(entry['count'])} — {' ; '.join(examples)}{more}")
+        count = french_number(entry["count"])
+        say(f"Écarté       {reason} : {count} — {' ; '.join(examples)}{more}")
 
 
 def _percent(share: float) -> str:
     """« 50 % », « 0,5 % »."""
     return f"{100 * share:.3g} %".replace(".", ",")
-
-
-def _spaced(number: int) -> str:
-    """Milliers séparés par une espace : « 163 009 536 »."""
-    return f"{number:,}".replace(",", " ")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from gpt_architecture.scripts._training_options import (
     OptimizerOptions,
     RunOptions,
     ScheduleOptions,
+    TrainOptions,
 )
 
 
@@ -58,9 +59,17 @@ def train(
     with nullcontext(StopRequest()) if run.estimate else graceful_stop() as stop:
         from gpt_architecture.scripts._training_run import run_training
 
-        return run_training(
-            run, shape, learning, optimizer, schedule, saving, compute, scale, stop=stop
+        options = TrainOptions(
+            run=run,
+            shape=shape,
+            training=learning,
+            optimizer=optimizer,
+            schedule=schedule,
+            saving=saving,
+            compute=compute,
+            scale=scale,
         )
+        return run_training(options, stop=stop)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,41 @@ class KeyedEngine:
             return self._engine.forward_backward(batch, scale=scale)
 
 
+class LeanEngine:
+    """Le moteur du mode économe, qui met à jour les poids lui-même.
+
+    Args:
+        engine: le moteur fusionné, avec `optimizer` pour le mode économe.
+        model: ses poids.
+        optimizer: compte les mises à jour de chaque paramètre.
+
+    Attributes:
+        held_back: paramètres que le dernier lot a laissés tels quels (voir `engine.held_back`).
+    """
+
+    def __init__(
+        self, engine: TrainingEngine, model: GPTModel, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._engine, self._optimizer = engine, optimizer
+        self._parameters = dict(model.named_parameters())
+        self.held_back: list[str] = []
+
+    def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
+        """Voir `TrainingEngine.forward_backward` ; NaN si un gradient n'était pas fini."""
+        before = self._updates()
+        loss = self._engine.forward_backward(batch, scale=scale)
+        after = self._updates()
+        self.held_back = [name for name, count in after.items() if count == before[name]]
+        return loss
+
+    def _updates(self) -> dict[str, int]:
+        state = self._optimizer.state
+        return {
+            name: int(state[parameter]["step"]) if parameter in state else 0
+            for name, parameter in self._parameters.items()
+        }
+
+
 def fused_obstacle(
     model: nn.Module, compute: ComputeConfig, device: torch.device, *, whole: bool = True
 ) -> str | None:
@@ -188,7 +223,8 @@ def _fused(
     )
     remember_peak_lr_(lean)
     engine = FusedEngine(model, seed=training.seed, lean=lean)
-    return Backend(engine=engine, optimizer=lean, loss=engine.loss), None
+    watched = LeanEngine(engine, model, lean)
+    return Backend(engine=watched, optimizer=lean, loss=engine.loss), None
 
 
 def _autograd(

@@ -23,7 +23,8 @@ class StepRecord:
         grad_norm: norme du gradient avant réduction ; None : gradient non gardé.
         tokens: tokens lus par l'étape, tous processus compris.
         seconds: durée de l'étape seule.
-        skipped: vrai si les poids n'ont pas bougé, faute d'une perte et d'un gradient finis.
+        skipped: vrai si la perte ou le gradient n'était pas fini : les poids n'ont pas bougé, hors
+            ceux que le mode économe met à jour chacun de son côté.
     """
 
     step: int

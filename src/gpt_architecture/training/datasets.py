@@ -53,6 +53,7 @@ def load_training_data(
     *,
     window: int,
     training: TrainingConfig,
+    vocabulary: Tokenizer | None = None,
     offline: bool = False,
 ) -> TrainingData:
     """Lit les données : un dossier de fragments, ou des textes (voir `data.corpus`).
@@ -62,6 +63,7 @@ def load_training_data(
         tokenizer: nom ou fichier ; un dossier de fragments a le sien.
         window: longueur d'une fenêtre (T).
         training: lot et coupe du texte.
+        vocabulary: un tokenizer déjà appris, à la place de celui que `tokenizer` nomme.
         offline: interdit tout téléchargement.
 
     Raises:
@@ -69,9 +71,9 @@ def load_training_data(
         TokenizerError: tokenizer inconnu.
     """
     if len(sources) == 1 and _holds_shards(Path(sources[0])):
-        data = _from_shards(Path(sources[0]), tokenizer)
+        data = _from_shards(Path(sources[0]), tokenizer, vocabulary)
     else:
-        data = _from_text(sources, tokenizer, training, offline=offline)
+        data = _from_text(sources, tokenizer, vocabulary, training, offline=offline)
     _check_lengths(data, window, training)
     return data
 
@@ -80,11 +82,11 @@ def _holds_shards(path: Path) -> bool:
     return path.is_dir() and ((path / INDEX_NAME).is_file() or any(path.glob("*.bin")))
 
 
-def _from_shards(path: Path, tokenizer_name: str) -> TrainingData:
+def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) -> TrainingData:
     stored = read_index(path)["tokenizer"] if (path / INDEX_NAME).exists() else None
     tokenizer = get_tokenizer("gpt2") if stored is None else tokenizer_from_dict(stored)
-    if tokenizer_name != "gpt2" and _sha256(get_tokenizer(tokenizer_name).to_dict()) != _sha256(
-        tokenizer.to_dict()
+    if tokenizer_name != "gpt2" and not _same(
+        get_tokenizer(tokenizer_name) if vocabulary is None else vocabulary, tokenizer
     ):
         raise ConfigurationError(
             f"--tokenizer {tokenizer_name} pour {path}, codé par {tokenizer.name}",
@@ -107,14 +109,21 @@ def _from_shards(path: Path, tokenizer_name: str) -> TrainingData:
 
 
 def _from_text(
-    sources: Sequence[str], tokenizer_name: str, training: TrainingConfig, *, offline: bool
+    sources: Sequence[str],
+    tokenizer_name: str,
+    vocabulary: Tokenizer | None,
+    training: TrainingConfig,
+    *,
+    offline: bool,
 ) -> TrainingData:
     corpus = load_corpus(list(sources), offline=offline)
     # Un vocabulaire de mots vient des parts déjà coupées : la coupe peut tomber dans un mot.
     # Un BPE sait tout coder : il s'apprend sans voir la validation.
     parts = split_text(corpus.text, training.train_ratio)
-    source = "\n".join(parts) if bpe_size(tokenizer_name) is None else parts[0]
-    tokenizer = get_tokenizer(tokenizer_name, text=source)
+    tokenizer = vocabulary
+    if tokenizer is None:
+        source = "\n".join(parts) if bpe_size(tokenizer_name) is None else parts[0]
+        tokenizer = get_tokenizer(tokenizer_name, text=source)
     train, val = (
         TokenArray(tokenizer.encode(part, allowed_special={END_OF_TEXT})) for part in parts
     )
@@ -151,6 +160,10 @@ def _check_lengths(data: TrainingData, window: int, training: TrainingConfig) ->
 
 def _first_words(text: str) -> str:
     return " ".join(text.split(maxsplit=4)[:4])[:60]
+
+
+def _same(first: Tokenizer, second: Tokenizer) -> bool:
+    return _sha256(first.to_dict()) == _sha256(second.to_dict())
 
 
 def _sha256(value: Any) -> str:

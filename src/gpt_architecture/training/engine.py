@@ -5,7 +5,7 @@ Formes : B lot, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -47,6 +47,16 @@ class TrainingEngine(Protocol):
             Scalaire, en nats par token, avant mise à l'échelle.
         """
         ...
+
+
+def held_back(engine: TrainingEngine) -> Sequence[str]:
+    """Les paramètres que le dernier lot a laissés tels quels, faute d'un gradient fini.
+
+    Vide pour un moteur qui laisse la mise à jour à l'optimiseur : elle a lieu pour tous, ou pour
+    aucun.
+    """
+    names: Sequence[str] = getattr(engine, "held_back", ())
+    return names
 
 
 class AutogradEngine:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
+import os
+from collections import deque
+from contextlib import suppress
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gpt_architecture.core.weights import write_atomically
 from gpt_architecture.errors import MissingDependencyError, reason
@@ -16,6 +21,8 @@ from gpt_architecture.training.state import TrainingState
 from gpt_architecture.training.trainer import Trainer
 
 JOURNAL = "journal.jsonl"
+_WAITING_LINES = 10_000  # au-delà, les plus anciennes sont perdues
+_RETRIES = ("evaluation", "end")  # ni à chaque étape ni jamais
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +31,8 @@ class Journal(Callback):
     """Ajoute une ligne par étape, évaluation, exemple, point de reprise ou événement.
 
     À la reprise, les lignes au-delà du point repris sont retirées : aucune étape n'y est deux
-    fois. Un disque qui refuse une ligne est dit, et n'arrête pas l'entraînement.
+    fois. Un disque qui refuse est dit, une fois, et n'arrête pas l'entraînement : les lignes
+    attendent en mémoire, et sont proposées de nouveau à chaque évaluation et à la fin.
 
     Args:
         path: le fichier.
@@ -35,14 +43,16 @@ class Journal(Callback):
     def __init__(self, path: Path, *, flops_per_token: int, peak_flops: float) -> None:
         self._path = path
         self._share = flops_per_token / peak_flops
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
+        self._waiting: deque[str] = deque(maxlen=_WAITING_LINES)
+        self._refusal_said = False
 
     def on_start(self, state: TrainingState, total_steps: int) -> None:
         """Repart de rien, ou des lignes d'avant la reprise."""
         kept = _lines_before(self._path, state) if state.step else []
         text = "".join(f"{line}\n" for line in kept)
         write_atomically(self._path, lambda temporary: temporary.write_text(text, "utf-8"))
-        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._file = self._path.open("ab", buffering=0)
         self._write("start", step=state.step, total_steps=total_steps)
 
     def on_step(self, record: StepRecord) -> None:
@@ -78,11 +88,34 @@ class Journal(Callback):
         if self._file is None:
             return
         line = json.dumps({"kind": kind, **_finite(values)}, ensure_ascii=False, allow_nan=False)
+        self._waiting.append(f"{line}\n")
+        if len(self._waiting) > 1 and kind not in _RETRIES:
+            return
         try:
-            self._file.write(f"{line}\n")
+            _append(self._file, "".join(self._waiting).encode())
         except OSError as error:
-            logger.warning("%s n'est plus écrit : %s", self._path, reason(error))
-            self._file = None
+            if not self._refusal_said:
+                text = "%s n'est pas écrit : %s ; nouvel essai à chaque évaluation"
+                logger.warning(text, self._path, reason(error))
+            self._refusal_said = True
+        else:
+            self._waiting.clear()
+
+
+def _append(file: FileIO, content: bytes) -> None:
+    """Ajoute tout `content`, ou rien : le fichier n'a que des lignes entières.
+
+    Raises:
+        OSError: le disque refuse.
+    """
+    end = file.seek(0, os.SEEK_END)
+    try:
+        if file.write(content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        with suppress(OSError):
+            file.truncate(end)
+        raise
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.config import OptimizerConfig, TrainingConfig
+from gpt_architecture.training.engine import resolve_precision
+from gpt_architecture.training.muon import Muon
 
 _ADAM_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
 _MUON_STATE = frozenset({"momentum_buffer"})
@@ -34,8 +36,9 @@ def build_optimizer(
     matrices = [(name, p) for name, p in named if _is_block_matrix(name, p)]
     chosen = {name for name, _ in matrices}
     others = [(name, p) for name, p in named if name not in chosen]
-    muon = torch.optim.Muon(
+    muon = Muon(
         [p for _, p in matrices],
+        dtype=resolve_precision("auto", matrices[0][1].device),
         lr=config.muon_lr,
         weight_decay=training.weight_decay,
         momentum=config.muon_momentum,

@@ -26,11 +26,12 @@ from gpt_architecture.training.backends import Sharing, build_backend
 from gpt_architecture.training.batches import TokenBatches
 from gpt_architecture.training.callbacks import Callback, EarlyStopping, OverfittingNotice
 from gpt_architecture.training.checkpoint import Checkpoint
+from gpt_architecture.training.contracts import Store, TrainerConfig
 from gpt_architecture.training.datasets import TrainingData
 from gpt_architecture.training.evaluate import LossEvaluator, TextSampler, evaluation_starts
 from gpt_architecture.training.schedule import make_schedule
 from gpt_architecture.training.state import TrainingState, restore_
-from gpt_architecture.training.trainer import Store, Trainer, TrainerConfig
+from gpt_architecture.training.trainer import Trainer
 from gpt_architecture.training.world import SingleProcess, World
 
 if TYPE_CHECKING:

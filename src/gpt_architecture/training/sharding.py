@@ -1,34 +1,24 @@
 """L'état réparti sur disque, par `torch.distributed.checkpoint` (DCP), en safetensors.
 
-Chaque rang écrit ses morceaux dans un fichier à lui, avec leur place dans le tenseur entier ; la
-lecture les recoupe pour n'importe quel nombre de rangs. Le format natif de DCP range son index
-dans un pickle : celui de Hugging Face, employé ici, n'en a pas, et rien n'est exécuté à la lecture.
+Chaque rang écrit ses morceaux dans un fichier à lui, avec leur place dans le tenseur entier ; ils
+sont ensuite réunis, et se relisent avec n'importe quel nombre de rangs. Le format natif de DCP
+range son index dans un pickle : celui de Hugging Face, employé ici, n'en a pas, et rien n'est
+exécuté à la lecture.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
-from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
-
-from gpt_architecture.errors import CheckpointError
-
-SHARDS = "sharded"
-"""Nom, sous le dossier d'une sauvegarde, de celui des morceaux (fixé par PyTorch)."""
 
 _BETWEEN = ":"  # groupe:nom ; aucun nom de paramètre n'en contient
 
@@ -98,37 +88,3 @@ def whole_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
                 group, _, name = key.partition(_BETWEEN)
                 groups.setdefault(group, {})[name] = content.get_tensor(key)
     return groups
-
-
-def load_slices_(
-    tensors: Mapping[str, Tensor],
-    folder: Path,
-    *,
-    process_group: dist.ProcessGroup | None = None,
-) -> None:
-    """Remplit `tensors` sur place ; chaque rang ne lit du disque que la part qui est la sienne.
-
-    Args:
-        tensors: nom → tenseur déjà alloué, réparti ou non.
-        folder: fichiers safetensors, entiers ou en morceaux.
-        process_group: les rangs qui lisent ensemble ; None : tous, ou ce seul processus.
-
-    Raises:
-        CheckpointError: un nom manque dans le dossier, ou un fichier est abîmé.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Lire seul est ici un choix, que PyTorch signale comme un oubli possible.
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            load(
-                dict(tensors),
-                storage_reader=HuggingFaceStorageReader(str(folder)),
-                process_group=process_group,
-                no_dist=not dist.is_initialized(),
-            )
-    except (CheckpointException, OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder} est illisible : {str(error).strip().splitlines()[-1]}",
-            expected="des fichiers safetensors entiers, avec tous les tenseurs du modèle",
-            remedy="reprenez un point de reprise plus ancien",
-        ) from error

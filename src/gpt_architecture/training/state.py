@@ -24,8 +24,8 @@ class TrainingState:
         step: étapes faites, sautées comprises : la position dans les données.
         tokens: tokens lus.
         sequences: séquences lues.
-        skipped: étapes sautées, perte ou gradient non finis.
-        bad_in_a_row: étapes sautées de suite.
+        skipped: étapes sautées ou incomplètes, perte ou gradient non finis.
+        bad_in_a_row: celles-là, de suite.
         seconds: durée cumulée, reprises comprises.
         eval_steps: étape (depuis 0) de chaque évaluation.
         train_losses: perte d'entraînement à chaque évaluation (nats par token).

@@ -6,13 +6,10 @@ l'écoutent. Les méthodes sont appelées par tous les processus ; un seul écri
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,74 +18,23 @@ from gpt_architecture.errors import (
     CheckpointError,
     GPTArchitectureError,
     OutputError,
-    TrainingError,
+    is_out_of_memory,
 )
 from gpt_architecture.training.batches import BatchSource
 from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
-from gpt_architecture.training.engine import Batch, TrainingEngine
+from gpt_architecture.training.contracts import (
+    Evaluate,
+    Sample,
+    StopCheck,
+    Store,
+    TrainerConfig,
+)
+from gpt_architecture.training.engine import Batch, TrainingEngine, held_back
+from gpt_architecture.training.notices import out_of_memory, skip_notice, too_many_bad_steps
 from gpt_architecture.training.optim import set_lr_
 from gpt_architecture.training.schedule import Schedule
 from gpt_architecture.training.state import TrainingState, capture
 from gpt_architecture.training.world import SingleProcess, World
-
-logger = logging.getLogger(__name__)
-
-StopCheck = Callable[[], bool]
-Evaluate = Callable[[StopCheck], tuple[float, float] | None]
-"""Rend (perte d'entraînement, perte de validation) ; None si l'arrêt demandé l'a interrompu."""
-Sample = Callable[[StopCheck], str | None]
-"""Rend un exemple de texte ; None si l'arrêt demandé l'a interrompu."""
-
-
-class Store(Protocol):
-    """Où vont les points de reprise (voir `training.checkpoint.CheckpointStore`).
-
-    Tous les processus l'appellent ensemble ; à plusieurs, `DistributedStore` s'en charge.
-    """
-
-    def save(
-        self,
-        step: int,
-        tensors: Mapping[str, Mapping[str, Tensor]],
-        state: Mapping[str, Any],
-    ) -> Path:
-        """Écrit le point de reprise de `step` étapes ; rend son dossier."""
-        ...
-
-    def mark_best(self, step: int) -> None:
-        """Retient que ce point est le meilleur."""
-        ...
-
-    def flush(self) -> None:
-        """Attend que ce qui s'écrit en arrière-plan soit publié ; lève ce qui l'a empêché."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """Le rythme de la boucle.
-
-    Attributes:
-        total_steps: étapes de l'entraînement entier.
-        clip: norme au-delà de laquelle le gradient est réduit ; None : jamais.
-        max_bad_steps: étapes non finies de suite avant d'abandonner.
-        eval_freq: étapes entre deux évaluations ; la première suit l'étape 0.
-        save_every: étapes entre deux points de reprise ; None : le temps seul en décide.
-        save_seconds: secondes entre deux points de reprise, au plus.
-        save_best: écrit un point de reprise à chaque meilleure validation.
-        save_last: écrit un point de reprise à la fin, même si aucun ne l'a été avant.
-        extra: ce que chaque `state.json` porte en plus (options, identité, tokenizer…).
-    """
-
-    total_steps: int
-    clip: float | None = None
-    max_bad_steps: int = 5
-    eval_freq: int = 5
-    save_every: int | None = None
-    save_seconds: float = math.inf
-    save_best: bool = False
-    save_last: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Trainer:
@@ -217,6 +163,8 @@ class Trainer:
     def advance(self) -> StepRecord:
         """Fait une étape ; les poids ne bougent que si la perte et le gradient sont finis.
 
+        Un moteur qui met à jour les poids lui-même en juge paramètre par paramètre.
+
         Raises:
             TrainingError: voir `run`.
         """
@@ -232,9 +180,9 @@ class Trainer:
             if not skipped:
                 self._update(norm)  # la première fois, alloue les moments
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-            raise _out_of_memory() from error
+            raise out_of_memory() from error
         self.optimizer.zero_grad(set_to_none=True)  # rend la mémoire avant l'évaluation
 
         state = self.state
@@ -290,16 +238,9 @@ class Trainer:
             return
         state.skipped += 1
         state.bad_in_a_row += 1
-        culprit = "le gradient" if math.isfinite(record.loss) else "la perte"
-        self.announce(f"Étape {record.step:06d} sautée : {culprit} n'est pas un nombre fini.")
+        self.announce(skip_notice(record, held_back(self.engine), len(self._parameters)))
         if state.bad_in_a_row >= self.config.max_bad_steps:
-            raise TrainingError(
-                f"la perte ou le gradient n'est pas fini depuis {state.bad_in_a_row} étapes "
-                f"(jusqu'à l'étape {record.step})",
-                expected="des nombres finis",
-                remedy="réduisez le taux d'apprentissage (--lr) ou le gradient (--clip), puis "
-                "reprenez au dernier point de reprise s'il y en a un",
-            )
+            raise too_many_bad_steps(state, record.step)
 
     def _after_step(self, index: int) -> None:
         """Point de reprise, puis évaluation, puis exemple : ce qui peut échouer vient après."""
@@ -392,17 +333,3 @@ class Trainer:
     def _tell(self, method: str, *arguments: Any) -> None:
         for callback in self._callbacks:
             getattr(callback, method)(*arguments)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate" in text
-
-
-def _out_of_memory() -> TrainingError:
-    return TrainingError(
-        "mémoire insuffisante pour une étape",
-        expected="de quoi tenir les poids, leurs moments et les activations d'un lot",
-        remedy="réduisez --batch-size (--accumulate garde le lot effectif), --context-length ou "
-        "la taille du modèle, ou ajoutez --checkpoint-activations ou --memory lean",
-    )
