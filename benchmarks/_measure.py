@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-REST = 0.3  # s : les fils d'un autre moteur OpenMP tournent à vide jusqu'à 0,2 s après leur travail
+REST = 0.1  # s : les fils d'un autre moteur tournent encore un peu à vide après leur travail
 TOLERATED = 0.08  # part d'un cœur prise par d'autres, au-delà de laquelle une mesure est refaite
 STREAM_FLOATS = 2**28  # 1 Gio : bien plus que les caches
 

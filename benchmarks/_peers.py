@@ -126,7 +126,7 @@ class Transformers:
             tie_word_embeddings=False,
         )
         self._model: Any = GPT2LMHeadModel(config)
-        self._model.eval()
+        self._model.train(mode=False)
         weights = {
             "transformer.wte.weight": model.tok_emb.weight,
             "transformer.wpe.weight": model.pos_emb.weight,

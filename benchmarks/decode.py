@@ -168,6 +168,7 @@ def context_cost(bench: Bench, contexts: Sequence[int], plot: Path | None) -> li
 def draw(contexts: Sequence[int], costs: dict[str, list[float]], path: Path) -> None:
     """Une courbe par moteur : trait plein pour nous, tireté pour llama.cpp."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -181,7 +182,7 @@ def draw(contexts: Sequence[int], costs: dict[str, list[float]], path: Path) -> 
     axes.set_xlabel("tokens de contexte")
     axes.set_ylabel("ms par token")
     axes.set_ylim(bottom=0)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path)
@@ -273,7 +274,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="fils de chaque candidat")
     parser.add_argument("--turns", type=int, default=7, help="passages par candidat")
     parser.add_argument("--retries", type=int, default=4, help="reprises d'une mesure troublée")
-    parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS, help="longueurs")
+    parser.add_argument("--contexts", type=int, nargs="+", help="longueurs de contexte")
     parser.add_argument("--plot", type=Path, help="figure du coût selon le contexte (.svg)")
     parser.add_argument("--model", type=Path, help="modèle entraîné, pour la perplexité")
     parser.add_argument("--data", help="texte tenu à l'écart, pour la perplexité")
@@ -282,19 +283,21 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     cfg, turns, retries = GPTConfig(drop_rate=0.0), arguments.turns, arguments.retries
     if arguments.quick:
-        cfg, turns, retries = GPTConfig(emb_dim=256, n_heads=4, n_layers=4, drop_rate=0.0), 2, 0
+        cfg, turns, retries = GPTConfig(emb_dim=256, n_heads=4, n_layers=4, drop_rate=0.0), 1, 0
+
+    contexts = arguments.contexts or (CONTEXTS[:2] if arguments.quick else CONTEXTS)
 
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(cfg, Path(folder), threads=arguments.threads, turns=turns, retries=retries)
         size = f"{cfg.num_parameters():,}".replace(",", " ")
-        print(f"{size} paramètres, {arguments.threads} fils, médianes de {turns} passages.\n")
+        print(f"{size} paramètres, {arguments.threads} fils, médianes de {turns} passage(s).\n")
         answers: dict[str, Callable[[], list[Row]]] = {
             "debit": lambda: decode_speed(bench),
             "invite": lambda: prefill_speed(bench),
             "lots": lambda: batch_speed(bench),
             "repetition": lambda: repetition_speed(bench),
-            "contexte": lambda: context_cost(bench, arguments.contexts, arguments.plot),
+            "contexte": lambda: context_cost(bench, contexts, arguments.plot),
             "demarrage": lambda: cold_start(bench),
         }
         for question, answer in answers.items():
