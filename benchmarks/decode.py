@@ -146,7 +146,7 @@ def context_cost(bench: Bench, contexts: Sequence[int], plot: Path | None) -> li
     names = [name for name in CONTEXT_NAMES if name in present]
     costs: dict[str, list[float]] = {name: [] for name in names}
     for context in contexts:
-        prompt = bench.prompt(context - CONTEXT_STEPS)
+        prompt = bench.prompt(context - CONTEXT_STEPS - 1)
         seconds = bench.alternate(
             {n: partial(bench.seconds, n, [prompt], CONTEXT_STEPS + 1) for n in names}
         )
@@ -270,7 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     questions = ("debit", "invite", "lots", "repetition", "contexte", "demarrage", "qualite")
     parser.add_argument("--quick", action="store_true", help="moins d'une minute, petit modèle")
-    parser.add_argument("--only", nargs="+", choices=questions, default=questions)
+    parser.add_argument("--only", nargs="+", choices=questions, default=questions, help="questions")
     parser.add_argument("--threads", type=int, default=2, help="fils de chaque candidat")
     parser.add_argument("--turns", type=int, default=7, help="passages par candidat")
     parser.add_argument("--retries", type=int, default=4, help="reprises d'une mesure troublée")
@@ -284,9 +284,9 @@ def main() -> None:
     cfg, turns, retries = GPTConfig(drop_rate=0.0), arguments.turns, arguments.retries
     if arguments.quick:
         cfg, turns, retries = GPTConfig(emb_dim=256, n_heads=4, n_layers=4, drop_rate=0.0), 1, 0
-
     contexts = arguments.contexts or (CONTEXTS[:2] if arguments.quick else CONTEXTS)
-
+    if not CONTEXT_STEPS + 1 < min(contexts) <= max(contexts) <= cfg.context_length:
+        parser.error(f"--contexts : de {CONTEXT_STEPS + 2} à {cfg.context_length} tokens")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(cfg, Path(folder), threads=arguments.threads, turns=turns, retries=retries)
