@@ -181,6 +181,7 @@ class DecodeStep:
             chosen: lignes de x à lire ; None : toutes.
         """
         matrix, width = self._matrices[name], x.size(1)
+        shapes: list[tuple[int, ...]]
         gain, shift = torch.empty(0), torch.empty(0)
         if norm is not None:
             gain, shift = self._vectors[f"{norm}.scale"], self._vectors[f"{norm}.shift"]
@@ -199,6 +200,6 @@ class DecodeStep:
             self._inputs[width] = tuple(
                 torch.zeros(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True)
             )
-        arguments = (0, x, gain, shift, chosen, *self._inputs[width])
+        arguments: tuple[Tensor | float, ...] = (0, x, gain, shift, chosen, *self._inputs[width])
         self._prepared.append(self._program.add(kernel, 1, *arguments))
         return self._inputs[width]
