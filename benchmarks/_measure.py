@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from gpt_architecture.kernels.workspace import huge_empty
+
 REST = 0.1  # s : les fils d'un autre moteur tournent encore un peu à vide après leur travail
 TOLERATED = 0.08  # part d'un cœur prise par d'autres, au-delà de laquelle une mesure est refaite
-STREAM_FLOATS = 2**28  # 1 Gio : bien plus que les caches
+STREAM_ROWS, STREAM_WIDTH = 2**16, 2**12  # 1 Gio : bien plus que les caches
 
 Row = dict[str, Any]
 Seconds = Mapping[str, Sequence[float]]
@@ -120,18 +122,23 @@ def lone_row(name: str, value: float, unit: str, **extra: Any) -> Row:
 
 
 class ReadStream:
-    """Lit un grand tableau avec tous les fils : la borne de tout décodage à un token."""
+    """Lit un grand tableau avec tous les fils : la borne de tout décodage à un token.
+
+    C'est un produit par un vecteur, en grandes pages : la plus rapide des lectures essayées.
+    """
 
     def __init__(self) -> None:
-        self._array = torch.ones(STREAM_FLOATS)
+        self._matrix = huge_empty(STREAM_ROWS, STREAM_WIDTH).fill_(1.0)
+        self._vector = torch.ones(STREAM_WIDTH)
+        self._out = torch.empty(STREAM_ROWS)
 
     def __call__(self) -> float:
-        """Secondes pour un Gio."""
+        """Secondes pour lire `bytes` octets."""
         start = time.perf_counter()
-        self._array.sum()
+        torch.mv(self._matrix, self._vector, out=self._out)
         return time.perf_counter() - start
 
     @property
     def bytes(self) -> int:
         """Octets lus à chaque appel."""
-        return 4 * STREAM_FLOATS
+        return self._matrix.nbytes
