@@ -14,18 +14,19 @@ from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.weights import save_model
 from gpt_architecture.data.tokenizer import SimpleTokenizerV1, SimpleTokenizerV2
+from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import (
     generate_text_simple,
     generate_text_temperature,
     generate_text_top_k,
     generate_text_top_p,
 )
-from gpt_architecture.decoding.sampling import STRATEGIES, GenerationConfig
 from gpt_architecture.errors import ConfigurationError, ModelFileError, TokenizerError
 
 TOKENIZER = SimpleTokenizerV2.from_text(FRENCH_TEXT)
 METADATA = {"graine": 123, "pertes": [3.5, 2.25], "corpus": {"nom": "essai"}}
 PROMPT = "Le passeur leva"
+STRATEGIES = ("greedy", "temperature", "top_k", "top_p")
 
 
 def config(vocab_size=TOKENIZER.vocab_size):
@@ -57,9 +58,10 @@ class ScriptedModel:
         self.tokens = iter(TOKENIZER.encode(words, allowed_special="all"))
         self.calls = 0
 
-    def __call__(self, in_idx, cache=None):
+    def __call__(self, in_idx, cache=None, *, at=None):
         self.calls += 1
-        logits = torch.zeros(*in_idx.shape, self.cfg.vocab_size)
+        cache.advance_(in_idx.size(1))
+        logits = torch.zeros(1, 1 if at is not None else in_idx.size(1), self.cfg.vocab_size)
         logits[0, -1, next(self.tokens)] = 100.0
         return logits
 
@@ -144,9 +146,7 @@ class TestGenerate:
     )
     def test_is_the_text_of_the_oracle(self, gpt, strategy, oracle, settings):
         """De l'enregistrement au texte, la chaîne entière contre la boucle sans cache."""
-        text = gpt.generate(
-            PROMPT, strategy=strategy, max_tokens=30, temperature=0.7, k=3, p=0.6, seed=4
-        )
+        text = gpt.generate(PROMPT, strategy=strategy, max_tokens=30, seed=4, **settings)
         ids = torch.tensor([TOKENIZER.encode(PROMPT)])
         expected = oracle(
             gpt.model,
@@ -174,7 +174,7 @@ class TestGenerate:
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_is_the_prompt_and_the_stream(self, gpt, strategy):
-        settings = {"strategy": strategy, "max_tokens": 25, "seed": 2, "k": 5}
+        settings = {"strategy": strategy, "max_tokens": 25, "seed": 2, "ignore_eos": True}
         pieces = list(gpt.stream(PROMPT, GenerationConfig(**settings)))
         assert gpt.generate(PROMPT, **settings) == PROMPT + "".join(pieces)
         assert len(pieces) > 5
@@ -213,8 +213,9 @@ class TestGenerate:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("strategy", "beam"),
+            ("strategy", "faisceau"),
             ("max_tokens", 0),
+            ("couleur", "bleu"),
             ("temperature", -1),
             ("k", 0),
             ("p", 2),

@@ -331,7 +331,7 @@ def test_importing_the_package_leaves_torch_alone():
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("core.model", "from gpt_architecture.decoding.generator import stream_tokens"),
+        ("core.model", "from gpt_architecture.decoding.simple import stream_tokens"),
         ("core.model", "import gpt_architecture.training.simple"),
         ("core.model", "import gpt_architecture.training.simple as s"),
         ("core.model", "def f():\n    from gpt_architecture.api import load"),

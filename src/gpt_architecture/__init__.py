@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
     from gpt_architecture.core.model import GPTModel
     from gpt_architecture.data.tokenizer import get_tokenizer
-    from gpt_architecture.decoding.sampling import GenerationConfig
+    from gpt_architecture.decoding.config import GenerationConfig
     from gpt_architecture.errors import GPTArchitectureError
 
 __version__ = "0.1.0"
@@ -26,7 +26,7 @@ _HOMES = {
     "TrainingConfig": "config",
     "GPTModel": "core.model",
     "get_tokenizer": "data.tokenizer",
-    "GenerationConfig": "decoding.sampling",
+    "GenerationConfig": "decoding.config",
     "GPTArchitectureError": "errors",
 }
 

@@ -7,27 +7,31 @@ print(gpt.generate("Every effort", strategy="top_p", p=0.9, max_tokens=50, seed=
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from gpt_architecture.config import GPTConfig, StrategyName
+from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.device import describe_device, resolve_device
-from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.utils import text_to_token_ids
+from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.weights import read_model
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.decoding.generator import stream_tokens
-from gpt_architecture.decoding.sampling import GenerationConfig
-from gpt_architecture.decoding.streaming import TextStream
-from gpt_architecture.errors import ConfigurationError, ModelFileError
+from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.generator import Generation, Generator
+from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
+from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, ModelFileError
 
 logger = logging.getLogger(__name__)
+
+EngineName = Literal["auto", "torch", "packed"]
+"""Calcul du décodage : noyaux compilés (`packed`), PyTorch seul, ou le meilleur des deux."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +43,16 @@ class GPT:
         tokenizer: celui de l'entraînement.
         device: où le modèle calcule.
         metadata: provenance et résultats de l'entraînement.
+        runner: ce qui calcule pendant la génération ; None : `model` lui-même.
+        draft: petit modèle qui propose ce que le grand vérifie ; None : aucun.
     """
 
-    model: GPTModel
+    model: CausalLM
     tokenizer: Tokenizer
     device: torch.device
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    runner: CausalLM | None = None
+    draft: CausalLM | None = None
 
     @property
     def config(self) -> GPTConfig:
@@ -62,43 +70,45 @@ class GPT:
         limit = self.config.context_length
         return min(learned, limit) if isinstance(learned, int) and learned > 0 else limit
 
+    @cached_property
+    def generator(self) -> Generator:
+        """Le générateur complet : lots, scores, flux (voir `decoding.generator`)."""
+        model = self.model if self.runner is None else self.runner
+        return Generator(model, self.tokenizer, window=self.window, draft=self.draft)
+
     def encode(self, prompt: str) -> Tensor:
         """Texte → (1, T) int64, sur le périphérique du modèle.
 
         Raises:
             ConfigurationError: le texte ne donne aucun token.
         """
-        ids = text_to_token_ids(prompt, self.tokenizer)
-        if ids.size(1) == 0:
-            raise ConfigurationError(
-                f"début de texte vide ({prompt!r})",
-                expected="au moins un mot",
-                remedy="donnez un début avec --prompt",
-            )
-        return ids.to(self.device)
+        return torch.tensor([self.generator.encode(prompt)], device=self.device)
 
-    def generate(
-        self,
-        prompt: str,
-        *,
-        strategy: StrategyName = GenerationConfig.strategy,
-        max_tokens: int = GenerationConfig.max_tokens,
-        temperature: float = GenerationConfig.temperature,
-        k: int = GenerationConfig.k,
-        p: float = GenerationConfig.p,
-        seed: int | None = GenerationConfig.seed,
-    ) -> str:
-        """Écrit la suite de `prompt` et rend le tout. Paramètres : voir `GenerationConfig`.
+    def generate(self, prompt: str, config: GenerationConfig | None = None, **settings: Any) -> str:
+        """Écrit la suite de `prompt` et rend le tout.
 
         La génération s'arrête au token de fin de texte, qui n'est pas rendu.
 
+        Args:
+            prompt: début du texte.
+            config: comment générer ; None : la configuration par défaut.
+            settings: réglages de `GenerationConfig`, à la place de `config`.
+
         Raises:
-            ConfigurationError: paramètre hors bornes ou début vide.
+            ConfigurationError: réglage inconnu ou hors bornes, ou début vide.
         """
-        config = GenerationConfig(
-            strategy=strategy, max_tokens=max_tokens, temperature=temperature, k=k, p=p, seed=seed
-        )
-        return prompt + "".join(self.stream(prompt, config))
+        return prompt + "".join(self.stream(prompt, _config(config, settings)))
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str],
+        config: GenerationConfig | Sequence[GenerationConfig] | None = None,
+        **settings: Any,
+    ) -> list[list[Generation]]:
+        """Les suites de plusieurs débuts, qui avancent ensemble (voir `Generator.generate`)."""
+        if config is None or isinstance(config, GenerationConfig):
+            config = _config(config, settings)
+        return self.generator.generate(prompts, config)
 
     def stream(self, prompt: str, config: GenerationConfig) -> Iterator[str]:
         """Rend la suite de `prompt` morceau par morceau, sans le début.
@@ -106,53 +116,158 @@ class GPT:
         Raises:
             ConfigurationError: début vide.
         """
-        ids = self.encode(prompt)
-        choose = config.next_token(self.device)
-        text = TextStream(self.tokenizer.decode, ids[0].tolist())
-        eos_id = self.tokenizer.eos_id
-        stream = stream_tokens(
-            self.model,
-            ids,
-            config.max_tokens,
-            choose,
-            context_size=self.window,
-            eos_id=eos_id,
-        )
-        for token, _ in stream:
-            if token.item() == eos_id:
-                break
-            if piece := text.push(int(token)):
-                yield piece
-        if piece := text.finish():
-            yield piece
+        for piece in self.pieces(prompt, config):
+            if piece.text:
+                yield piece.text
+
+    def pieces(
+        self, prompt: str, config: GenerationConfig, *, observer: Observer | None = None
+    ) -> Iterator[Piece]:
+        """La suite token par token, scores et fin compris (voir `Generator.stream`)."""
+        return self.generator.stream(prompt, config, observer=observer)
+
+    def score(self, text: str, *, top: int = 0) -> list[TokenScore]:
+        """Probabilité de chaque token d'un texte (voir `Generator.score`)."""
+        return self.generator.score(text, top=top)
 
 
-def load(path: Path | str = "gpt-model.pt", *, device: str = "auto") -> GPT:
+def load(
+    path: Path | str = "gpt-model.pt",
+    *,
+    device: str = "auto",
+    quant: str | None = None,
+    engine: EngineName = "auto",
+    draft: Path | str | None = None,
+) -> GPT:
     """Charge un modèle entraîné par ce projet.
 
     Args:
-        path: fichier écrit par l'entraînement.
+        path: fichier écrit par l'entraînement, point de reprise, ou modèle quantifié.
         device: voir `core.device.resolve_device`.
+        quant: `int8` ou `int4` : quantifie les poids au chargement, sur CPU.
+        engine: `packed` exige les noyaux compilés, `torch` s'en passe.
+        draft: petit modèle de même tokenizer, qui propose ce que le grand vérifie.
 
     Raises:
         ModelFileError: fichier absent, illisible, dangereux ou d'un format inconnu.
-        ConfigurationError: périphérique absent.
+        ConfigurationError: périphérique absent, ou réglages qui ne vont pas ensemble.
+        MissingDependencyError: numba manque et il est exigé.
     """
     target = resolve_device(device)
-    content = read_model(path)
-    tokenizer = tokenizer_from_dict(content.tokenizer)
-    if tokenizer.vocab_size > content.config.vocab_size:
+    loaded = _read(Path(path), target)
+    tokenizer = tokenizer_from_dict(loaded.tokenizer)
+    vocab_size = loaded.model.cfg.vocab_size
+    if tokenizer.vocab_size > vocab_size:
         raise ModelFileError(
-            f"{path} : tokenizer de {tokenizer.vocab_size} tokens, "
-            f"modèle de {content.config.vocab_size}",
+            f"{path} : tokenizer de {tokenizer.vocab_size} tokens, modèle de {vocab_size}",
             expected="un tokenizer qui tient dans le vocabulaire du modèle",
             remedy="reprenez le fichier d'origine",
         )
-    model = content.build(target)
+    runner = None if loaded.quantized else _runner(loaded.model, target, quant, engine)
+    if loaded.quantized and quant is not None:
+        raise ConfigurationError(
+            f"{path} est déjà quantifié",
+            expected="un modèle en fp32",
+            remedy="retirez --quant",
+        )
     logger.info("%s chargé sur %s", path, describe_device(target))
     return GPT(
-        model=model,
+        model=loaded.model,
         tokenizer=tokenizer,
         device=target,
-        metadata=content.metadata,
+        metadata=loaded.metadata,
+        runner=runner,
+        draft=None if draft is None else _draft(Path(draft), target, engine, tokenizer),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    model: CausalLM
+    tokenizer: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    quantized: bool
+
+
+def _read(path: Path, device: torch.device) -> _Loaded:
+    if path.suffix == ".safetensors":
+        from gpt_architecture.kernels.quantize import load_quantized
+
+        if device.type != "cpu":
+            raise ConfigurationError(
+                f"un modèle quantifié sur {device.type}",
+                expected="le processeur",
+                remedy="ajoutez --device cpu",
+            )
+        model, tokenizer, metadata = load_quantized(path)
+        return _Loaded(model=model, tokenizer=tokenizer, metadata=metadata, quantized=True)
+    content = read_model(path)
+    return _Loaded(
+        model=content.build(device),
+        tokenizer=content.tokenizer,
+        metadata=content.metadata,
+        quantized=False,
+    )
+
+
+def _runner(
+    model: CausalLM, device: torch.device, quant: str | None, engine: EngineName
+) -> CausalLM | None:
+    """Le modèle compacté, là où il convient ; None : PyTorch calcule."""
+    wanted = engine == "packed" or quant is not None
+    if engine == "torch" and quant is not None:
+        raise ConfigurationError(
+            f"quant={quant} avec engine=torch",
+            expected="les noyaux compilés",
+            remedy="retirez l'un des deux",
+        )
+    if device.type != "cpu":
+        if wanted:
+            raise ConfigurationError(
+                f"des poids compactés sur {device.type}",
+                expected="le processeur",
+                remedy="ajoutez --device cpu",
+            )
+        return None
+    if engine == "torch" or (not wanted and importlib.util.find_spec("numba") is None):
+        return None
+    from gpt_architecture.kernels.packed import pack
+
+    try:
+        packed: CausalLM = pack(model, quant or "fp32")  # type: ignore[arg-type]
+    except GPTArchitectureError:
+        if wanted:
+            raise
+        return None
+    return packed
+
+
+def _draft(path: Path, device: torch.device, engine: EngineName, tokenizer: Tokenizer) -> CausalLM:
+    content = read_model(path)
+    if dict(content.tokenizer) != tokenizer.to_dict():
+        raise ConfigurationError(
+            f"{path} a un autre tokenizer que le modèle",
+            expected="le même vocabulaire",
+            remedy="donnez un modèle d'appoint entraîné avec le même tokenizer",
+        )
+    model = content.build(device)
+    return _runner(model, device, None, engine) or model
+
+
+def _config(config: GenerationConfig | None, settings: Mapping[str, Any]) -> GenerationConfig:
+    if config is not None and settings:
+        raise ConfigurationError(
+            f"config et {', '.join(settings)} sont donnés ensemble",
+            expected="l'un ou l'autre",
+            remedy="mettez tous les réglages dans config",
+        )
+    if config is not None:
+        return config
+    unknown = set(settings) - set(GenerationConfig.__dataclass_fields__)
+    if unknown:
+        raise ConfigurationError(
+            f"réglage inconnu : {', '.join(sorted(unknown))}",
+            expected="les réglages de GenerationConfig",
+            remedy="corrigez son nom",
+        )
+    return GenerationConfig(**settings)

@@ -232,9 +232,9 @@ class TestWholeModel:
     def test_use_attention_reaches_every_layer(self, tiny_model):
         calls = []
 
-        def spy(q, k, v, *, dropout_p):
+        def spy(q, k, v, *, dropout_p, mask=None):
             calls.append(dropout_p)
-            return eager_attention(q, k, v, dropout_p=dropout_p)
+            return eager_attention(q, k, v, dropout_p=dropout_p, mask=mask)
 
         use_attention_(tiny_model, spy)
         tiny_model(torch.zeros(1, 4, dtype=torch.int64))

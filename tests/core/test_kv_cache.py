@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.attention import eager_attention, use_attention_
-from gpt_architecture.core.kv_cache import KVCache, LayerCache
+from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel
 
 CONTEXT = 16
@@ -119,11 +119,11 @@ class TestCapacity:
     def test_length_counts_positions_and_buffers_do_not_move(self):
         model, idx = MODELS["livre"], random_ids(2, 8)
         cache = model.new_cache(2)
-        addresses = [layer._keys.data_ptr() for layer in cache.layers]
+        address = cache.storage.data_ptr()
         for step, chunk in enumerate(idx.split(2, dim=1), start=1):
             model(chunk, cache)
             assert cache.length == 2 * step
-        assert [layer._keys.data_ptr() for layer in cache.layers] == addresses
+        assert cache.storage.data_ptr() == address
 
     def test_more_than_the_context_is_refused_and_changes_nothing(self):
         model, idx = MODELS["livre"], random_ids(1, CONTEXT)
@@ -131,7 +131,7 @@ class TestCapacity:
         model(idx[:, :-1], cache)
         with pytest.raises(ValueError, match=rf"{CONTEXT + 1} positions.*{CONTEXT}"):
             model(idx[:, :2], cache)
-        assert [layer.length for layer in cache.layers] == [CONTEXT - 1] * 2
+        assert cache.lengths == [CONTEXT - 1]
         last = model(idx[:, -1:], cache)
         torch.testing.assert_close(last, model(idx)[:, -1:], rtol=0, atol=1e-5)
 
@@ -141,7 +141,7 @@ class TestCapacity:
         model(idx[:, :3], cache)
         with pytest.raises(ValueError, match=r"cache plein : 5 positions pour 4"):
             model(idx[:, :2], cache)
-        assert [layer.length for layer in cache.layers] == [3, 3]
+        assert cache.lengths == [3]
         last = model(idx[:, 3:], cache)
         torch.testing.assert_close(last, model(idx)[:, -1:], rtol=0, atol=1e-5)
 
@@ -158,21 +158,116 @@ class TestCapacity:
         cache = model.new_cache(2)
         logits = model(random_ids(2, 3), cache)
         assert logits.dtype == torch.float64
-        assert {layer._keys.dtype for layer in cache.layers} == {torch.float64}
+        assert cache.storage.dtype == torch.float64
+
+
+class TestRaggedRows:
+    """Des séquences de longueurs différentes dans un même lot."""
+
+    LENGTHS = (3, 7, 1, 5)
+
+    def prefilled(self, model, ids):
+        """Débuts complétés à droite, puis ramenés à leur longueur ; logits de la suite (B, V)."""
+        padded = torch.zeros(len(self.LENGTHS), max(self.LENGTHS), dtype=torch.int64)
+        for row, length in enumerate(self.LENGTHS):
+            padded[row, :length] = ids[row, :length]
+        cache = model.new_cache(len(self.LENGTHS))
+        at = torch.tensor(self.LENGTHS) - 1
+        logits = model(padded, cache, at=at)
+        cache.rewind_(self.LENGTHS)
+        return cache, logits[:, 0]
+
+    @each_mode
+    @pytest.mark.parametrize("engine", [None, eager_attention])
+    @pytest.mark.parametrize("size", [1, 3])
+    def test_each_row_is_what_it_would_be_alone(self, mode, engine, size):
+        model, ids = build(mode), random_ids(4, CONTEXT)
+        if engine is not None:
+            use_attention_(model, engine)
+        cache, logits = self.prefilled(model, ids)
+        for row, length in enumerate(self.LENGTHS):
+            expected = MODELS[mode](ids[row : row + 1, :length])[0, -1]
+            torch.testing.assert_close(logits[row], expected, rtol=0, atol=1e-5)
+        for turn in range(3):
+            starts = [length + turn * size for length in self.LENGTHS]
+            chunk = torch.stack([ids[row, a : a + size] for row, a in enumerate(starts)])
+            found = model(chunk, cache)
+            for row, start in enumerate(starts):
+                whole = MODELS[mode](ids[row : row + 1, : start + size])[0, -size:]
+                torch.testing.assert_close(found[row], whole, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("rows", [[3, 0, 0], [1, 0, 2, 2], [0, 1, 2, 3], [2, 2, 0, 1, 3]])
+    def test_rows_are_kept_ordered_and_repeated(self, rows):
+        model, ids = MODELS["livre"], random_ids(4, CONTEXT)
+        cache, _ = self.prefilled(model, ids)
+        cache.select_(rows)
+        assert cache.lengths == [self.LENGTHS[row] for row in rows]
+        tokens = torch.arange(4, 4 + len(rows)).unsqueeze(1)
+        found = model(tokens, cache)
+        for place, row in enumerate(rows):
+            whole = torch.cat([ids[row, : self.LENGTHS[row]], tokens[place]])[None]
+            torch.testing.assert_close(found[place, -1], model(whole)[0, -1], rtol=0, atol=1e-5)
+
+    def test_a_cache_is_copied_into_a_larger_one(self):
+        model, ids = MODELS["gpt2"], random_ids(4, CONTEXT)
+        first, _ = self.prefilled(model, ids)
+        second, _ = self.prefilled(model, ids.flip(0))
+        joined = model.new_cache(8)
+        joined.load_(first, 0)
+        joined.load_(second, 4)
+        assert joined.lengths == [*self.LENGTHS, *self.LENGTHS]
+        tokens = random_ids(8, 1, seed=5)
+        expected = torch.cat([model(tokens[:4], first), model(tokens[4:], second)])
+        torch.testing.assert_close(model(tokens, joined), expected, rtol=0, atol=1e-5)
+
+    def test_no_room_for_another_cache(self):
+        model = MODELS["livre"]
+        with pytest.raises(ValueError, match="2 séquences de 0 positions à partir de la ligne 1"):
+            model.new_cache(2).load_(model.new_cache(2), 1)
+
+    def test_rewound_positions_are_forgotten(self):
+        model, ids = MODELS["livre"], random_ids(1, 9)
+        cache = model.new_cache(1)
+        model(ids, cache)
+        cache.rewind_([4])
+        found = model(ids[:, 4:], cache)
+        torch.testing.assert_close(found, model(ids)[:, 4:], rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("lengths", [[5], [-1]])
+    def test_only_present_positions_can_be_forgotten(self, lengths):
+        model = MODELS["livre"]
+        cache = model.new_cache(1)
+        model(random_ids(1, 4), cache)
+        with pytest.raises(ValueError, match="longueurs"):
+            cache.rewind_(lengths)
+        assert cache.lengths == [4]
+
+    def test_one_position_only(self):
+        """`at` rend les mêmes logits que la sortie entière, à la place choisie."""
+        model, ids = MODELS["gpt2"], random_ids(3, 6)
+        at = torch.tensor([5, 0, 2])
+        found = model(ids, at=at)
+        assert found.shape == (3, 1, 61)
+        torch.testing.assert_close(found[:, 0], model(ids)[torch.arange(3), at], rtol=0, atol=1e-5)
 
 
 class TestPieces:
     def test_layer_returns_all_positions(self):
-        layer = LayerCache(torch.empty(1, 2, 4, 3), torch.empty(1, 2, 4, 3))
-        k, v = torch.randn(2, 1, 2, 3, 3)
-        assert [t.shape for t in layer.append(k, v)] == [(1, 2, 3, 3)] * 2
-        k2, v2 = torch.randn(2, 1, 2, 1, 3)
-        keys, values = layer.append(k2, v2)
+        cache = KVCache(MODES["livre"], 1, capacity=4)
+        k, v = torch.randn(2, 1, 3, 3, 8)
+        keys, values, mask = cache.layers[1].append(k, v)
+        assert (keys.shape, values.shape, mask) == ((1, 3, 3, 8), (1, 3, 3, 8), None)
+        cache.advance_(3)
+        k2, v2 = torch.randn(2, 1, 3, 1, 8)
+        keys, values, mask = cache.layers[1].append(k2, v2)
         assert torch.equal(keys, torch.cat([k, k2], dim=2))
         assert torch.equal(values, torch.cat([v, v2], dim=2))
+        assert mask is None
 
-    def test_keys_and_values_are_distinct_buffers_in_each_layer(self):
+    def test_keys_and_values_are_distinct_in_each_layer(self):
         cache = KVCache(MODES["livre"], 2, capacity=5)
-        buffers = [t for layer in cache.layers for t in (layer._keys, layer._values)]
-        assert [tuple(t.shape) for t in buffers] == [(2, 3, 5, 8)] * 4
-        assert len({t.data_ptr() for t in buffers}) == 4
+        assert cache.storage.shape == (2, 2, 2, 3, 5, 8)
+        for number, layer in enumerate(cache.layers):
+            keys = torch.full((2, 3, 1, 8), 2.0 * number + 1)
+            layer.append(keys, keys + 1)
+        assert cache.storage[:, :, 0, 0, 0, 0].tolist() == [[1, 2], [3, 4]]

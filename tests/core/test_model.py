@@ -326,9 +326,9 @@ class TestDropout:
     def test_fast_engine_receives_the_rate_in_training_only(self, model):
         rates = []
 
-        def spy(q, k, v, *, dropout_p):
+        def spy(q, k, v, *, dropout_p, mask=None):
             rates.append(dropout_p)
-            return sdpa_attention(q, k, v, dropout_p=dropout_p)
+            return sdpa_attention(q, k, v, dropout_p=dropout_p, mask=mask)
 
         use_attention_(model, spy)
         model.train()(random_ids(BOOK))

@@ -22,7 +22,12 @@ from gpt_architecture.data.bpe import (
 )
 from gpt_architecture.data.loader import split_text
 from gpt_architecture.data.shards import open_shards
-from gpt_architecture.data.tokenizer import GPT2_PATTERN, get_tokenizer, tokenizer_from_dict
+from gpt_architecture.data.tokenizer import (
+    GPT2_PATTERN,
+    ByteTokenizer,
+    get_tokenizer,
+    tokenizer_from_dict,
+)
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
 from gpt_architecture.training.datasets import load_training_data
 
@@ -109,6 +114,14 @@ class TestCoding:
         line = "Le passeur leva la lampe.\n"
         ids = bpe.encode(line)
         assert bpe.encode(line * 50_000) == ids * 50_000
+
+    @property_test
+    @given(text=any_text)
+    def test_the_bytes_of_tokens_make_the_text(self, bpe, text):
+        octets = bpe.token_bytes()
+        assert isinstance(bpe, ByteTokenizer)
+        assert b"".join(octets[token] for token in bpe.encode(text)) == text.encode()
+        assert (len(octets), octets[bpe.eos_id]) == (bpe.vocab_size, END_OF_TEXT.encode())
 
 
 class TestSpecial:

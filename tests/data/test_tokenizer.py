@@ -17,6 +17,7 @@ from gpt_architecture.data.corpus import load_corpus
 from gpt_architecture.data.tokenizer import (
     GPT2_RANKS_SHA256,
     UNKNOWN,
+    ByteTokenizer,
     GPT2Tokenizer,
     SimpleTokenizerV1,
     SimpleTokenizerV2,
@@ -146,6 +147,17 @@ class TestGPT2:
         if pattern is None:
             pytest.skip("ce tiktoken ne publie pas son motif")
         assert reference_encoding(pattern).encode_ordinary(text) == gpt2.encode(text)
+
+    @property_test
+    @given(text=any_text)
+    def test_the_bytes_of_tokens_make_the_text(self, gpt2, text):
+        octets = gpt2.token_bytes()
+        assert b"".join(octets[token] for token in gpt2.encode(text)) == text.encode()
+        assert (len(octets), octets[gpt2.eos_id]) == (gpt2.vocab_size, END_OF_TEXT.encode())
+
+    def test_words_have_no_bytes(self, gpt2):
+        assert isinstance(gpt2, ByteTokenizer)
+        assert not isinstance(SimpleTokenizerV1.from_text("un deux"), ByteTokenizer)
 
 
 _references = {}

@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gpt_architecture.decoding import strategies
 from gpt_architecture.decoding.strategies import greedy, softmax_avec_temperature, top_k, top_p
 from gpt_architecture.errors import ConfigurationError
 
@@ -239,6 +240,42 @@ class TestTopP:
             assert len(found) == len(values)
         else:
             assert len(masses) == 1 or math.fsum(masses[:-1]) < p + 1e-9
+
+
+def full_sort_top_p(logits, p):
+    """Le noyau par un tri de tout le vocabulaire."""
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = torch.softmax(ordered.double(), dim=-1)
+    kept_in_order = probabilities.cumsum(dim=-1) - probabilities < p
+    kept_in_order[..., 0] = True
+    found = torch.zeros_like(kept_in_order).scatter(-1, order, kept_in_order)
+    return logits.masked_fill(~found, -INF)
+
+
+class TestHead:
+    """Trier la tête seule donne le même résultat que trier tout le vocabulaire."""
+
+    @pytest.mark.parametrize("p", [0.0, 0.3, 0.9, 0.99, 0.9999])
+    @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0, 10.0])
+    @pytest.mark.parametrize("ties", [False, True])
+    def test_whole_vocabulary(self, p, scale, ties):
+        logits = torch.randn(3, 50257, generator=torch.Generator().manual_seed(0)) * scale
+        logits[1, ::3] = -INF
+        logits = (logits * 2).round() / 2 if ties else logits
+        assert torch.equal(top_p(logits, p), full_sort_top_p(logits, p))
+
+    @property_test
+    @given(logits_lists, st.floats(0, 1, exclude_max=True), st.integers(1, 12))
+    def test_any_head(self, monkeypatch, values, p, head):
+        monkeypatch.setattr(strategies, "HEAD", head)
+        logits = torch.tensor([values, values[::-1]])
+        assert torch.equal(top_p(logits, p), full_sort_top_p(logits, p))
+
+    def test_one_flat_row_is_enough_to_sort_more(self, monkeypatch):
+        monkeypatch.setattr(strategies, "HEAD", 2)
+        logits = torch.stack([log(0.97, 0.01, 0.01, 0.01), log(0.25, 0.25, 0.25, 0.25)])
+        found = top_p(logits, 0.7)
+        assert [kept(row) for row in found] == [[0], [0, 1, 2]]
 
 
 FILTERS = [

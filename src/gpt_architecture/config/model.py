@@ -13,7 +13,7 @@ END_OF_TEXT = "<|endoftext|>"
 """Token spécial de GPT-2 : fin d'un document."""
 
 
-StrategyName = Literal["greedy", "temperature", "top_k", "top_p"]
+StrategyName = Literal["greedy", "temperature", "top_k", "top_p", "sample", "mirostat", "beam"]
 """Nom d'une stratégie de décodage."""
 
 # Réglages par défaut du décodage, pour la bibliothèque comme pour les commandes.

@@ -18,11 +18,14 @@ from gpt_architecture.core.kv_cache import LayerCache
 class AttentionBackend(Protocol):
     """Calcul de l'attention causale, interchangeable.
 
-    Les T requêtes sont les T *dernières* des S positions : la requête i voit les clés
-    0 … S − T + i. Sans cache, S = T et l'on retrouve le triangle habituel.
+    Sans masque, les T requêtes sont les T *dernières* des S positions : la requête i voit les
+    clés 0 … S − T + i. Sans cache, S = T et l'on retrouve le triangle habituel. Le masque
+    (B, 1, T, S), vrai là où une clé est vue, sert aux lots de longueurs différentes.
     """
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float, mask: Tensor | None = None
+    ) -> Tensor:
         """q (B, H, T, K), k et v (B, H, S, K) → contexte (B, H, T, K)."""
         ...
 
@@ -32,26 +35,31 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
-def eager_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float) -> Tensor:
+def eager_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float, mask: Tensor | None = None
+) -> Tensor:
     """Attention écrite pas à pas : l'oracle lisible, comparé par les tests à `sdpa_attention`."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, T, S)
-    visible = causal_mask(q.size(-2), k.size(-2), q.device)
+    visible = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
     scores = scores.masked_fill(~visible, -torch.inf)
     weights = torch.softmax(scores, dim=-1)
     weights = F.dropout(weights, p=dropout_p, training=dropout_p > 0.0)
     return weights @ v  # (B, H, T, K)
 
 
-def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float) -> Tensor:
+def sdpa_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float, mask: Tensor | None = None
+) -> Tensor:
     """Attention par `scaled_dot_product_attention` de PyTorch : le chemin rapide.
 
     Le drapeau `is_causal` de PyTorch aligne le triangle en haut à gauche : il n'est exact
     que pour T = S. Une requête seule voit tout ; les autres cas passent par un masque.
     """
     queries, keys = q.size(-2), k.size(-2)
-    if queries == keys:
+    if mask is None and queries == keys:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout_p)
-    mask = None if queries == 1 else causal_mask(queries, keys, q.device)
+    if mask is None and queries > 1:
+        mask = causal_mask(queries, keys, q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
 
 
@@ -103,14 +111,16 @@ class MultiHeadAttention(nn.Module):
         q = self._split_heads(self.W_query(x))
         k = self._split_heads(self.W_key(x))
         v = self._split_heads(self.W_value(x))
+        mask = None
         if cache is not None:
-            k, v = cache.append(k, v)  # (B, H, S, K)
+            k, v, mask = cache.append(k, v)  # (B, H, S, K)
         if k.size(-2) > self.context_length:
             raise ValueError(
                 f"{k.size(-2)} positions demandées, le modèle en accepte {self.context_length} ; "
                 "raccourcissez la séquence"
             )
-        context = self.backend(q, k, v, dropout_p=self.dropout.p if self.training else 0.0)
+        dropout_p = self.dropout.p if self.training else 0.0
+        context = self.backend(q, k, v, dropout_p=dropout_p, mask=mask)
         context = context.transpose(1, 2).reshape(batch, queries, self.d_out)  # (B, T, H·K)
         out: Tensor = self.out_proj(context)
         return out

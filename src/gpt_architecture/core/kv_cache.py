@@ -1,9 +1,15 @@
 """Cache des clés et valeurs : chaque position n'est projetée qu'une fois.
 
+Les séquences d'un lot peuvent avoir des longueurs différentes : chacune garde la sienne, et ce
+qui est au-delà n'est jamais vu.
+
 Formes : B lot, T positions nouvelles, S positions au total, H têtes, K taille d'une tête.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,31 +17,42 @@ from torch import Tensor
 from gpt_architecture.config import GPTConfig
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Où vont les positions qui arrivent, et ce que chaque requête peut voir."""
+
+    start: int | None  # même début pour toutes les séquences ; None : `positions` le dit
+    end: int
+    positions: Tensor
+    mask: Tensor | None
+
+
 class LayerCache:
-    """Clés et valeurs d'une couche, dans deux tampons alloués d'avance (B, H, capacité, K)."""
+    """Clés et valeurs d'une couche : deux vues (B, H, capacité, K) du tampon commun."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self._keys = keys
-        self._values = values
-        self.length = 0
+    def __init__(self, owner: KVCache, index: int) -> None:
+        self._owner, self._index = owner, index
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Ajoute k et v (B, H, T, K), renvoie les vues de toutes les positions (B, H, S, K).
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Ajoute k et v (B, H, T, K) à la suite de chaque séquence.
+
+        Returns:
+            Clés et valeurs (B, H, S, K) de toutes les positions, et le masque (B, 1, T, S), vrai
+            là où une requête voit une clé ; None : l'ordre causal suffit.
 
         Raises:
             ValueError: le tampon est plein.
         """
-        end = self.length + k.size(-2)
-        capacity = self._keys.size(-2)
-        if end > capacity:
-            raise ValueError(
-                f"cache plein : {end} positions pour {capacity} ; "
-                "videz-le avec reset() ou allouez-le plus grand"
-            )
-        self._keys[:, :, self.length : end] = k
-        self._values[:, :, self.length : end] = v
-        self.length = end
-        return self._keys[:, :, :end], self._values[:, :, :end]
+        plan = self._owner.plan(k.size(-2))
+        keys, values = self._owner.storage[self._index]
+        if plan.start is not None:
+            keys[:, :, plan.start : plan.end] = k
+            values[:, :, plan.start : plan.end] = v
+        else:
+            rows = torch.arange(k.size(0), device=k.device).unsqueeze(1)  # (B, 1)
+            keys[rows, :, plan.positions] = k.transpose(1, 2)  # (B, T, H, K)
+            values[rows, :, plan.positions] = v.transpose(1, 2)
+        return keys[:, :, : plan.end], values[:, :, : plan.end], plan.mask
 
 
 class KVCache:
@@ -47,6 +64,10 @@ class KVCache:
         capacity: positions au plus ; None : `cfg.context_length`.
         dtype: type des tampons, celui des activations.
         device: périphérique des tampons.
+
+    Attributes:
+        storage: (couches, 2, B, H, capacité, K) : clés, puis valeurs.
+        lengths: positions présentes de chaque séquence.
     """
 
     def __init__(
@@ -59,18 +80,107 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         capacity = cfg.context_length if capacity is None else capacity
-        shape = (2, batch_size, cfg.n_heads, capacity, cfg.head_dim)
-        self.layers = [
-            LayerCache(*torch.empty(shape, dtype=dtype, device=device)) for _ in range(cfg.n_layers)
-        ]
+        shape = (cfg.n_layers, 2, batch_size, cfg.n_heads, capacity, cfg.head_dim)
+        # Des zéros : une position masquée est multipliée par 0, elle doit donc être un nombre.
+        self.storage = torch.zeros(shape, dtype=dtype, device=device)
+        self.layers = [LayerCache(self, index) for index in range(cfg.n_layers)]
         self.capacity = capacity
+        self.lengths = [0] * batch_size
+        self._plan: Plan | None = None
 
     @property
     def length(self) -> int:
-        """Nombre de positions déjà présentes (S)."""
-        return self.layers[0].length
+        """Positions de la plus longue séquence (S)."""
+        return max(self.lengths, default=0)
+
+    @property
+    def uniform(self) -> bool:
+        """Vrai si toutes les séquences ont la même longueur."""
+        return len(set(self.lengths)) <= 1
+
+    def positions(self, count: int) -> Tensor:
+        """Positions des `count` prochains tokens : (T,), ou (B, T) si les longueurs diffèrent.
+
+        Raises:
+            ValueError: le tampon est trop petit.
+        """
+        return self.plan(count).positions
+
+    def plan(self, count: int) -> Plan:
+        """Où vont les `count` prochaines positions ; gardé jusqu'à ce que les longueurs changent.
+
+        Raises:
+            ValueError: le tampon est trop petit.
+        """
+        plan = self._plan
+        if plan is not None and plan.positions.size(-1) == count:
+            return plan
+        end = self.length + count
+        if end > self.capacity:
+            raise ValueError(
+                f"cache plein : {end} positions pour {self.capacity} ; "
+                "videz-le avec reset() ou allouez-le plus grand"
+            )
+        device = self.storage.device
+        if self.uniform:
+            plan = Plan(self.length, end, torch.arange(self.length, end, device=device), None)
+        else:
+            starts = torch.tensor(self.lengths, device=device).unsqueeze(1)  # (B, 1)
+            positions = starts + torch.arange(count, device=device)  # (B, T)
+            visible = torch.arange(end, device=device) <= positions.unsqueeze(-1)  # (B, T, S)
+            plan = Plan(None, end, positions, visible.unsqueeze(1))
+        self._plan = plan
+        return plan
+
+    def advance_(self, count: int) -> None:
+        """Compte `count` positions de plus dans chaque séquence ; une fois par passage."""
+        self._set_lengths([length + count for length in self.lengths])
+
+    def rewind_(self, lengths: Sequence[int]) -> None:
+        """Oublie les dernières positions de chaque séquence.
+
+        Args:
+            lengths: ce qu'il en reste, par séquence.
+
+        Raises:
+            ValueError: une longueur est négative ou plus grande que la présente.
+        """
+        pairs = zip(lengths, self.lengths, strict=True)
+        if any(not 0 <= wanted <= present for wanted, present in pairs):
+            raise ValueError(f"longueurs {list(lengths)} pour un cache de {self.lengths}")
+        self._set_lengths(list(lengths))
+
+    def select_(self, rows: Sequence[int]) -> None:
+        """Garde, range ou répète des séquences : la nouvelle i est l'ancienne `rows[i]`."""
+        present = self.storage[:, :, :, :, : self.length]
+        if len(rows) == len(self.lengths):  # en place : seules les séquences qui changent bougent
+            moved = [row for row, source in enumerate(rows) if row != source]
+            if moved:
+                present[:, :, moved] = present[:, :, [rows[row] for row in moved]]
+        else:
+            shape = (*self.storage.shape[:2], len(rows), *self.storage.shape[3:])
+            self.storage = self.storage.new_zeros(shape)
+            self.storage[:, :, :, :, : self.length] = present[:, :, list(rows)]
+        self._set_lengths([self.lengths[row] for row in rows])
+
+    def load_(self, other: KVCache, first: int) -> None:
+        """Copie toutes les séquences d'un autre cache à partir de la ligne `first`.
+
+        Raises:
+            ValueError: il n'y a pas la place.
+        """
+        rows = slice(first, first + len(other.lengths))
+        if rows.stop > len(self.lengths) or other.length > self.capacity:
+            raise ValueError(
+                f"{len(other.lengths)} séquences de {other.length} positions à partir de la ligne "
+                f"{first}, dans un cache de {len(self.lengths)} séquences de {self.capacity}"
+            )
+        self.storage[:, :, rows, :, : other.length] = other.storage[:, :, :, :, : other.length]
+        self._set_lengths([*self.lengths[:first], *other.lengths, *self.lengths[rows.stop :]])
 
     def reset(self) -> None:
         """Oublie toutes les positions, sans rendre la mémoire."""
-        for layer in self.layers:
-            layer.length = 0
+        self._set_lengths([0] * len(self.lengths))
+
+    def _set_lengths(self, lengths: list[int]) -> None:
+        self.lengths, self._plan = lengths, None

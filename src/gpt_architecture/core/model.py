@@ -25,8 +25,10 @@ class CausalLM(Protocol):
 
     cfg: GPTConfig
 
-    def __call__(self, in_idx: Tensor, cache: KVCache | None = None) -> Tensor:
-        """in_idx (B, T) int64 → logits (B, T, V)."""
+    def __call__(
+        self, in_idx: Tensor, cache: KVCache | None = None, *, at: Tensor | None = None
+    ) -> Tensor:
+        """in_idx (B, T) int64 → logits (B, T, V) ; (B, 1, V) si `at` (B,) choisit un rang."""
         ...
 
     def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
@@ -62,15 +64,19 @@ class GPTModel(nn.Module):
         """Donne à la tête le tenseur même de l'embedding des tokens."""
         self.out_head.weight = self.tok_emb.weight
 
-    def forward(self, in_idx: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits du token suivant, à chaque position.
+    def forward(
+        self, in_idx: Tensor, cache: KVCache | None = None, *, at: Tensor | None = None
+    ) -> Tensor:
+        """Logits du token suivant, à chaque position ou à une seule.
 
         Args:
             in_idx: (B, T) int64, identifiants dans [0, V[.
             cache: positions déjà vues ; `in_idx` en est la suite.
+            at: (B,) int64, rang dans `in_idx` de la seule position voulue de chaque séquence :
+                la tête, un tiers du calcul d'un début de texte, ne sert alors que pour elle.
 
         Returns:
-            Logits (B, T, V), non normalisés.
+            Logits (B, T, V), non normalisés ; (B, 1, V) avec `at`.
 
         Raises:
             ValueError: positions passées et nouvelles dépassent `context_length`.
@@ -82,11 +88,18 @@ class GPTModel(nn.Module):
                 f"{end} positions demandées, le modèle en accepte {self.cfg.context_length} ; "
                 "gardez les derniers tokens"
             )
-        positions = torch.arange(past, end, device=in_idx.device)
+        if cache is None:
+            positions = torch.arange(end, device=in_idx.device)
+        else:
+            positions = cache.positions(in_idx.size(1))  # (T,) ou (B, T)
         x = self.tok_emb(in_idx) + self.pos_emb(positions)  # (B, T, D)
         x = self.drop_emb(x)
         for index, block in enumerate(self.trf_blocks):
             x = block(x, None if cache is None else cache.layers[index])
+        if cache is not None:
+            cache.advance_(in_idx.size(1))
+        if at is not None:
+            x = x[torch.arange(x.size(0), device=x.device), at].unsqueeze(1)  # (B, 1, D)
         x = self.final_norm(x)
         logits: Tensor = self.out_head(x)  # (B, T, V)
         return logits

@@ -130,6 +130,10 @@ class BPETokenizer:
         check_ids(tokens, self.vocab_size)
         return b"".join(self._bytes[int(token)] for token in tokens).decode("utf-8", "replace")
 
+    def token_bytes(self) -> list[bytes]:
+        """Les octets de chaque identifiant ; voir `tokenizer.ByteTokenizer`."""
+        return list(self._bytes)
+
     def to_dict(self) -> dict[str, Any]:
         """Nom, vocabulaire dans l'ordre des identifiants, fusions dans l'ordre appris."""
         return {"name": self.name, "vocab": list(self._vocab), "merges": list(self._merges)}

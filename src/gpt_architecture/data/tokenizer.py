@@ -18,7 +18,7 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
@@ -62,6 +62,15 @@ class Tokenizer(Protocol):
         ...
 
 
+@runtime_checkable
+class ByteTokenizer(Tokenizer, Protocol):
+    """Un tokenizer dont les tokens, mis bout à bout, sont les octets du texte."""
+
+    def token_bytes(self) -> list[bytes]:
+        """Les octets de chaque identifiant, fin de texte comprise."""
+        ...
+
+
 class GPT2Tokenizer:
     """BPE par octets de GPT-2 (Radford et al., 2019) : 50 257 tokens, sans perte."""
 
@@ -88,6 +97,11 @@ class GPT2Tokenizer:
         check_ids(tokens, self.vocab_size)
         text: str = self._encoding.decode(tokens)
         return text
+
+    def token_bytes(self) -> list[bytes]:
+        """Les octets de chaque identifiant ; voir `ByteTokenizer`."""
+        decode = self._encoding.decode_single_token_bytes
+        return [decode(token) for token in range(self.vocab_size)]
 
     def to_dict(self) -> dict[str, Any]:
         """Le nom suffit : les rangs sont embarqués."""

@@ -1,202 +1,339 @@
-"""Boucles de génération : l'oracle lisible, sans cache, et le flux avec cache.
+"""Le générateur : des débuts de texte et une configuration, des suites en retour.
 
-Les fonctions `generate_text_*` recalculent tout le contexte à chaque token : c'est lent et
-évident. `stream_tokens` garde clés et valeurs ; les tests exigent les mêmes tokens.
-
-Formes : B lot, T tokens, V vocabulaire.
+Il choisit le chemin : lot à cache, propositions vérifiées, recherche en faisceau. Le modèle est
+n'importe lequel qui offre `core.model.CausalLM`, compacté ou quantifié compris.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from gpt_architecture.config import TEMPERATURE, TOP_K, TOP_P, check_int
+from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.utils import evaluation_mode
-from gpt_architecture.decoding.sampling import NextToken, greedy_token, sampled_token
-from gpt_architecture.decoding.strategies import top_k, top_p
+from gpt_architecture.core.utils import evaluation_mode, text_to_token_ids
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.decoding.batch import BatchDecoder
+from gpt_architecture.decoding.beam import beam_search
+from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.constraints import build_constraint
+from gpt_architecture.decoding.sequence import (
+    Continuation,
+    FinishReason,
+    Observer,
+    Piece,
+    TokenScore,
+    score_of,
+)
+from gpt_architecture.decoding.simple import (
+    generate_text_simple,
+    generate_text_temperature,
+    generate_text_top_k,
+    generate_text_top_p,
+)
+from gpt_architecture.decoding.speculative import (
+    DraftModel,
+    PromptLookup,
+    SpeculationStats,
+    SpeculativeDecoder,
+)
 from gpt_architecture.errors import ConfigurationError
 
+__all__ = [
+    "MAX_BATCH",
+    "Generation",
+    "Generator",
+    "generate_text_simple",
+    "generate_text_temperature",
+    "generate_text_top_k",
+    "generate_text_top_p",
+]
 
-def generate_text_simple(
-    model: CausalLM,
-    idx: Tensor,
-    max_new_tokens: int,
-    context_size: int,
-    *,
-    generator: torch.Generator | None = None,
-    eos_id: int | None = None,
-) -> Tensor:
-    """Décodage glouton : à chaque pas, le token le plus probable.
+MAX_BATCH = 32
+"""Suites qui avancent ensemble, au plus."""
 
-    Args:
-        model: rend des logits (B, T, V) ; il est mis en évaluation le temps de l'appel.
-        idx: (B, T) int64, T ≥ 1 ; le début du texte.
-        max_new_tokens: tokens à produire, au plus.
-        context_size: seuls les derniers `context_size` tokens sont relus.
-        generator: sans effet ici ; présent pour que les quatre stratégies s'appellent de même.
-        eos_id: une ligne qui le produit est finie et n'est plus remplie que de lui ; la
-            génération s'arrête quand toutes le sont.
+_SCORED_CHUNK = 128
 
-    Returns:
-        (B, T + n) int64, n ≤ `max_new_tokens` : le début, puis la suite.
 
-    Raises:
-        ConfigurationError: `max_new_tokens` < 0, `context_size` < 1 ou début vide.
-        GenerationError: logits NaN ou infinis.
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Une suite achevée.
+
+    Attributes:
+        text: la suite, sans le début ni le texte d'arrêt.
+        tokens: ses identifiants, fin de texte comprise.
+        prompt_tokens: longueur du début, en tokens.
+        finish: pourquoi elle s'arrête.
+        seed: graine de son tirage.
+        scores: probabilités de ses tokens, si elles sont demandées.
+        score: note d'une hypothèse de la recherche en faisceau ; None ailleurs.
+        speculation: propositions faites et acceptées, s'il y en a eu.
     """
-    del generator
-    return _generate(model, idx, max_new_tokens, context_size, greedy_token, eos_id)
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    finish: FinishReason
+    seed: int
+    scores: tuple[TokenScore, ...] = ()
+    score: float | None = None
+    speculation: SpeculationStats | None = None
 
 
-def generate_text_temperature(
-    model: CausalLM,
-    idx: Tensor,
-    max_new_tokens: int,
-    context_size: int,
-    temperature: float = TEMPERATURE,
-    *,
-    generator: torch.Generator | None = None,
-    eos_id: int | None = None,
-) -> Tensor:
-    """Tirage dans la distribution à température donnée ; voir `generate_text_simple`.
-
-    Args:
-        temperature: ≥ 0 ; 0 est glouton.
-        generator: source du tirage ; None : le générateur global de PyTorch.
-    """
-    choose = sampled_token(temperature, None, generator)
-    return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
-
-
-def generate_text_top_k(
-    model: CausalLM,
-    idx: Tensor,
-    max_new_tokens: int,
-    context_size: int,
-    k: int = TOP_K,
-    temperature: float = TEMPERATURE,
-    *,
-    generator: torch.Generator | None = None,
-    eos_id: int | None = None,
-) -> Tensor:
-    """Tirage parmi les k tokens les plus probables ; voir `generate_text_temperature`.
-
-    Args:
-        k: nombre de tokens gardés, ≥ 1.
-    """
-    choose = sampled_token(temperature, lambda logits: top_k(logits, k), generator)
-    return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
-
-
-def generate_text_top_p(
-    model: CausalLM,
-    idx: Tensor,
-    max_new_tokens: int,
-    context_size: int,
-    p: float = TOP_P,
-    temperature: float = TEMPERATURE,
-    *,
-    generator: torch.Generator | None = None,
-    eos_id: int | None = None,
-) -> Tensor:
-    """Tirage dans le noyau de masse p ; voir `generate_text_temperature`.
-
-    Args:
-        p: masse de probabilité gardée, dans [0, 1].
-    """
-    choose = sampled_token(temperature, lambda logits: top_p(logits, p), generator)
-    return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
-
-
-def stream_tokens(
-    model: CausalLM,
-    idx: Tensor,
-    max_new_tokens: int,
-    choose: NextToken,
-    *,
-    context_size: int | None = None,
-    eos_id: int | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Génère un token à la fois, avec cache.
-
-    Quand le contexte est plein, les positions apprises de GPT-2
-    interdisent de faire glisser le cache : la fenêtre avance d'un token et tout est relu,
-    exactement comme le fait l'oracle.
+class Generator:
+    """Écrit des suites avec un modèle.
 
     Args:
         model: rend des logits (B, T, V).
-        idx: (B, T) int64, T ≥ 1.
-        max_new_tokens: tokens à produire, au plus.
-        choose: logits (B, V) → tokens (B, 1).
-        context_size: seuls les derniers `context_size` tokens sont relus ; None : tout le
-            contexte du modèle.
-        eos_id: voir `generate_text_simple`.
-
-    Yields:
-        (tokens (B, 1) int64, logits (B, V)) : le choix et les logits d'où il vient.
+        tokenizer: le sien.
+        window: derniers tokens relus, au plus ; None : tout le contexte du modèle.
+        draft: petit modèle de même vocabulaire, qui propose ce que le grand vérifie.
+        draft_tokens: tokens qu'il propose à la fois.
+        max_batch: suites qui avancent ensemble, au plus.
 
     Raises:
-        ConfigurationError, GenerationError: voir `generate_text_simple`.
+        ConfigurationError: le petit modèle a un autre vocabulaire.
     """
-    limit = model.cfg.context_length
-    context_size = limit if context_size is None else min(context_size, limit)
-    _check_arguments(idx, max_new_tokens, context_size)
-    idx = idx[:, -context_size:]
-    capacity = min(context_size, idx.size(1) + max_new_tokens)
-    cache = model.new_cache(idx.size(0), capacity)
-    finished = torch.zeros(idx.size(0), 1, dtype=torch.bool, device=idx.device)
-    fresh = idx
-    for _ in range(max_new_tokens):
-        if cache.length + fresh.size(1) > context_size:
-            cache.reset()
-            fresh = idx = idx[:, -context_size:]
-        with torch.inference_mode(), evaluation_mode(model):
-            logits = model(fresh, cache)[:, -1, :]  # (B, V)
-            fresh = choose(logits)
-        fresh, finished = _freeze_finished(fresh, finished, eos_id)
-        idx = torch.cat((idx, fresh), dim=1)
-        yield fresh, logits
-        if bool(finished.all()):
+
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: Tokenizer,
+        *,
+        window: int | None = None,
+        draft: CausalLM | None = None,
+        draft_tokens: int = 4,
+        max_batch: int = MAX_BATCH,
+    ) -> None:
+        check_int("max_batch", max_batch, minimum=1)
+        check_int("draft_tokens", draft_tokens, minimum=1)
+        if draft is not None and draft.cfg.vocab_size != model.cfg.vocab_size:
+            raise ConfigurationError(
+                f"le modèle d'appoint a {draft.cfg.vocab_size} tokens, "
+                f"le modèle {model.cfg.vocab_size}",
+                expected="le même vocabulaire",
+                remedy="donnez un modèle d'appoint entraîné avec le même tokenizer",
+            )
+        limit = model.cfg.context_length
+        self.model, self.tokenizer = model, tokenizer
+        self.window = limit if window is None else min(window, limit)
+        self._draft, self._draft_tokens = draft, draft_tokens
+        self._max_batch = max_batch
+
+    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+        """Texte ou identifiants → identifiants.
+
+        Raises:
+            ConfigurationError: le début est vide, ou un identifiant hors du vocabulaire.
+        """
+        if isinstance(prompt, str):
+            ids: list[int] = text_to_token_ids(prompt, self.tokenizer)[0].tolist()
+        else:
+            ids = list(prompt)
+        if not ids:
+            raise ConfigurationError(
+                f"début de texte vide ({prompt!r})",
+                expected="au moins un mot",
+                remedy="donnez un début avec --prompt",
+            )
+        limit = self.model.cfg.vocab_size
+        if min(ids) < 0 or max(ids) >= limit:
+            raise ConfigurationError(
+                f"identifiants de {min(ids)} à {max(ids)} dans le début",
+                expected=f"des identifiants de 0 à {limit - 1}",
+                remedy="codez le texte avec le tokenizer du modèle",
+            )
+        return ids
+
+    def generate(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        config: GenerationConfig | Sequence[GenerationConfig],
+    ) -> list[list[Generation]]:
+        """Les `config.n` suites de chaque début, dans l'ordre des débuts.
+
+        Args:
+            prompts: textes ou identifiants.
+            config: la même pour tous, ou une par début.
+
+        Raises:
+            ConfigurationError: début vide, ou autant de configurations que de débuts attendu.
+            GenerationError: logits NaN ou infinis.
+        """
+        configs = [config] * len(prompts) if isinstance(config, GenerationConfig) else list(config)
+        if len(configs) != len(prompts):
+            raise ConfigurationError(
+                f"{len(configs)} configurations pour {len(prompts)} débuts",
+                expected="une par début, ou une seule",
+                remedy="donnez-en autant",
+            )
+        encoded = [self.encode(prompt) for prompt in prompts]
+        found = [list[Generation]() for _ in prompts]
+        together = list[tuple[int, Continuation]]()
+        for index, (ids, each) in enumerate(zip(encoded, configs, strict=True)):
+            if each.strategy == "beam":
+                found[index] = self._beam(ids, each)
+                continue
+            sequences = self._continuations(ids, each)
+            if self._speculates(each):
+                found[index] = [self._alone(sequence) for sequence in sequences]
+            else:
+                together += [(index, sequence) for sequence in sequences]
+        for (index, _), generation in zip(
+            together, self._together([sequence for _, sequence in together]), strict=True
+        ):
+            found[index].append(generation)
+        return found
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        config: GenerationConfig,
+        *,
+        observer: Observer | None = None,
+    ) -> Iterator[Piece]:
+        """La suite d'un début, token par token.
+
+        Args:
+            prompt: texte ou identifiants.
+            config: `n` doit valoir 1 ; la recherche en faisceau ne rend rien avant la fin.
+            observer: reçoit les logits (V,) après chaque filtre ; sans effet sur les propositions.
+
+        Raises:
+            ConfigurationError: début vide, ou plusieurs suites demandées.
+        """
+        if config.n != 1:
+            raise ConfigurationError(
+                f"n vaut {config.n}", expected="n = 1 pour un flux", remedy="utilisez generate"
+            )
+        ids = self.encode(prompt)
+        if config.strategy == "beam":
+            (best,) = self._beam(ids, config)
+            yield Piece(text=best.text, finish=best.finish)
             return
+        (sequence,) = self._continuations(ids, config)
+        yield from self._pieces(sequence, observer)
 
+    def score(self, prompt: str | Sequence[int], *, top: int = 0) -> list[TokenScore]:
+        """Probabilité de chaque token d'un texte sachant les précédents, sauf du premier.
 
-def _generate(
-    model: CausalLM,
-    idx: Tensor,
-    max_new_tokens: int,
-    context_size: int,
-    choose: NextToken,
-    eos_id: int | None,
-) -> Tensor:
-    """La boucle de l'oracle : relire le contexte, choisir, ajouter."""
-    _check_arguments(idx, max_new_tokens, context_size)
-    finished = torch.zeros(idx.size(0), 1, dtype=torch.bool, device=idx.device)
-    with torch.no_grad(), evaluation_mode(model):
-        for _ in range(max_new_tokens):
-            logits = model(idx[:, -context_size:])[:, -1, :]  # (B, V)
-            token, finished = _freeze_finished(choose(logits), finished, eos_id)
-            idx = torch.cat((idx, token), dim=1)  # (B, T + 1)
-            if bool(finished.all()):
-                break
-    return idx
+        Au-delà de la fenêtre, elle avance d'une demi-longueur : chaque token garde au moins
+        une demi-fenêtre de contexte, et n'est compté qu'une fois.
 
+        Args:
+            prompt: texte ou identifiants.
+            top: autres tokens à rendre à chaque place.
+        """
+        ids = self.encode(prompt)
+        scores = list[TokenScore]()
+        start = done = 0
+        while done < len(ids) - 1:
+            end = min(start + self.window, len(ids) - 1)
+            scores += self._score_window(ids, start, done, end, top)
+            done, start = end, max(start + 1, end - self.window // 2)
+        return scores
 
-def _freeze_finished(token: Tensor, finished: Tensor, eos_id: int | None) -> tuple[Tensor, Tensor]:
-    """Remplace par EOS le token (B, 1) des lignes déjà finies, et met `finished` (B, 1) à jour."""
-    if eos_id is None:
-        return token, finished
-    token = token.masked_fill(finished, eos_id)
-    return token, finished | (token == eos_id)
+    def _score_window(
+        self, ids: Sequence[int], start: int, done: int, end: int, top: int
+    ) -> list[TokenScore]:
+        """Tokens done + 1 … end, lus depuis start."""
+        scores = list[TokenScore]()
+        cache = self.model.new_cache(1, end - start)
+        device = cache.storage.device
+        for first in range(start, end, _SCORED_CHUNK):
+            last = min(first + _SCORED_CHUNK, end)
+            chunk = torch.tensor([ids[first:last]], dtype=torch.int64, device=device)
+            with torch.inference_mode(), evaluation_mode(self.model):
+                logits = self.model(chunk, cache)[0]  # (T, V)
+            scores += [
+                score_of(logits[place - first], ids[place + 1], top)
+                for place in range(max(first, done), last)
+            ]
+        return scores
 
+    def _continuations(self, ids: Sequence[int], config: GenerationConfig) -> list[Continuation]:
+        """Les n suites d'un début ; la graine de chacune suit celle de la première."""
+        device = self.model.new_cache(1, 1).storage.device
+        base = Continuation.seed_of(config)
+        return [
+            Continuation(
+                ids,
+                config,
+                self.tokenizer,
+                vocab_size=self.model.cfg.vocab_size,
+                device=device,
+                seed=(base + number) % 2**63,
+                constraint=build_constraint(
+                    config, self.tokenizer, vocab_size=self.model.cfg.vocab_size, device=device
+                ),
+            )
+            for number in range(config.n)
+        ]
 
-def _check_arguments(idx: Tensor, max_new_tokens: int, context_size: int) -> None:
-    check_int("max_new_tokens", max_new_tokens, minimum=0)
-    check_int("context_size", context_size, minimum=1)
-    if idx.size(1) == 0:
-        raise ConfigurationError(
-            "début vide", expected="au moins un token", remedy="donnez un début de texte"
+    def _speculates(self, config: GenerationConfig) -> bool:
+        return config.lookup > 0 or (self._draft is not None and config.strategy != "mirostat")
+
+    def _pieces(self, sequence: Continuation, observer: Observer | None) -> Iterator[Piece]:
+        if self._speculates(sequence.config):
+            yield from self._speculative(sequence)
+            return
+        decoder = BatchDecoder(self.model, window=self.window)
+        decoder.add([sequence])
+        while decoder.active:
+            for _, piece in decoder.step(observer):
+                yield piece
+
+    def _together(self, sequences: Sequence[Continuation]) -> list[Generation]:
+        """Fait avancer toutes les suites, `max_batch` à la fois."""
+        decoder = BatchDecoder(self.model, window=self.window)
+        waiting, pieces = deque(sequences), {id(each): list[Piece]() for each in sequences}
+        while waiting or decoder.active:
+            room = self._max_batch - len(decoder.active)
+            if waiting and room > 0:
+                decoder.add([waiting.popleft() for _ in range(min(room, len(waiting)))])
+            for sequence, piece in decoder.step():
+                pieces[id(sequence)].append(piece)
+        return [_generation(each, pieces[id(each)]) for each in sequences]
+
+    def _alone(self, sequence: Continuation) -> Generation:
+        decoder = self._speculative(sequence)
+        return replace(_generation(sequence, list(decoder)), speculation=decoder.stats)
+
+    def _speculative(self, sequence: Continuation) -> SpeculativeDecoder:
+        config = sequence.config
+        proposer = (
+            PromptLookup(config.lookup, ngram=config.lookup_ngram)
+            if config.lookup
+            else DraftModel(self._draft, self._draft_tokens, window=self.window)  # type: ignore[arg-type]
         )
+        return SpeculativeDecoder(self.model, sequence, proposer, window=self.window)
+
+    def _beam(self, ids: Sequence[int], config: GenerationConfig) -> list[Generation]:
+        hypotheses = beam_search(
+            self.model, ids, config, tokenizer=self.tokenizer, window=self.window
+        )
+        return [
+            Generation(
+                text=each.text,
+                tokens=each.tokens,
+                prompt_tokens=len(ids),
+                finish=each.finish,
+                seed=Continuation.seed_of(config),
+                score=each.score,
+            )
+            for each in hypotheses
+        ]
+
+
+def _generation(sequence: Continuation, pieces: Sequence[Piece]) -> Generation:
+    return Generation(
+        text="".join(piece.text for piece in pieces),
+        tokens=tuple(sequence.tokens),
+        prompt_tokens=len(sequence.prompt),
+        finish=sequence.finish or "length",
+        seed=sequence.seed,
+        scores=tuple(piece.score for piece in pieces if piece.score is not None),
+    )

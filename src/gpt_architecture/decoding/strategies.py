@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import check_float, check_int
+from gpt_architecture.decoding.ordering import descending, largest
+
+HEAD = 512
+"""Tokens que top-p trie d'abord, avant d'en venir à tout le vocabulaire."""
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -53,13 +57,10 @@ def top_k(logits: Tensor, k: int) -> Tensor:
         ConfigurationError: k n'est pas un entier ≥ 1.
     """
     check_int("k", k, minimum=1)
-    k = min(k, logits.size(-1))
+    if k >= logits.size(-1):
+        return logits
     threshold = logits.topk(k, dim=-1).values[..., -1:]
-    above = logits > threshold
-    tied = logits == threshold
-    seats_left = k - above.sum(dim=-1, keepdim=True)
-    kept = above | (tied & (tied.cumsum(dim=-1) <= seats_left))
-    return logits.masked_fill(~kept, -torch.inf)
+    return _keep_largest(logits, threshold, torch.full_like(threshold, k, dtype=torch.int64))
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
@@ -74,11 +75,33 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     check_float("p", p, minimum=0.0, maximum=1.0)
     if p == 1:
         return logits
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     precise = torch.float32 if logits.device.type == "mps" else torch.float64  # mps s'arrête là
-    probabilities = torch.softmax(ordered.to(precise), dim=-1)
+    maximum = logits.amax(dim=-1, keepdim=True).to(precise)
+    total = (logits.to(precise) - maximum).exp().sum(dim=-1, keepdim=True)
+    ordered = largest(logits, min(HEAD, logits.size(-1)))
+    count = _nucleus_size(ordered, maximum, total, p)
+    if bool((count == ordered.size(-1)).any()):  # le noyau dépasse peut-être la tête
+        ordered = descending(logits)
+        count = _nucleus_size(ordered, maximum, total, p)
+    return _keep_largest(logits, ordered.gather(-1, count - 1), count)
+
+
+def _nucleus_size(ordered: Tensor, maximum: Tensor, total: Tensor, p: float) -> Tensor:
+    """Taille du noyau de masse p, (…, 1), d'après des logits décroissants (…, n)."""
+    probabilities = (ordered.to(maximum.dtype) - maximum).exp() / total
     mass_before = probabilities.cumsum(dim=-1) - probabilities
-    kept_in_order = mass_before < p
-    kept_in_order[..., 0] = True
-    kept = torch.zeros_like(kept_in_order).scatter(-1, order, kept_in_order)
+    return (mass_before < p).sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def _keep_largest(logits: Tensor, threshold: Tensor, count: Tensor) -> Tensor:
+    """Garde les `count` (…, 1) plus grands logits, dont le dernier vaut `threshold` (…, 1).
+
+    À égalité sur la dernière place, les plus petits identifiants sont gardés.
+    """
+    kept = logits >= threshold
+    if bool((kept.sum(dim=-1, keepdim=True) > count).any()):
+        above = logits > threshold
+        tied = logits == threshold
+        seats_left = count - above.sum(dim=-1, keepdim=True)
+        kept = above | (tied & (tied.cumsum(dim=-1) <= seats_left))
     return logits.masked_fill(~kept, -torch.inf)

@@ -1,21 +1,17 @@
-"""Comparaison mesurée de stratégies de décodage sur un même début de texte.
-
-Formes : T tokens du début, N tokens produits, V vocabulaire.
-"""
+"""Comparaison mesurée de stratégies de décodage, sur des débuts de texte et des graines."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
-from gpt_architecture.config import MAX_TOKENS
-from gpt_architecture.core.model import CausalLM
-from gpt_architecture.decoding.generator import stream_tokens
-from gpt_architecture.decoding.sampling import GenerationConfig
+from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.generator import Generator
+from gpt_architecture.decoding.sequence import FinishReason
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.evaluation.quality import distinct_n, repetition, self_bleu
 
 Variants = Sequence[tuple[str, GenerationConfig]]
 
@@ -29,17 +25,25 @@ SIX_VARIANTS: Variants = (
 )
 """Les six variantes du document d'origine : étiquette et configuration."""
 
+MAX_RESULTS = 1_000
+"""Générations d'une comparaison, au plus."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VariantResult:
-    """Ce qu'une variante a produit, et ses mesures.
+    """Une génération d'une variante, et ses mesures.
 
     Attributes:
-        label: nom affiché.
+        label: nom affiché de la variante.
         config: configuration de génération, graine comprise.
-        tokens: identifiants produits (N), sans le début.
+        prompt: le début.
+        prompt_ids: ses identifiants.
+        text: la suite, sans le début ni le texte d'arrêt.
+        tokens: identifiants produits (N), fin de texte comprise.
+        finish: pourquoi elle s'arrête.
         distinct_1: part de tokens différents, dans [0, 1].
         distinct_2: part de paires de tokens différentes.
+        distinct_3: part de triplets différents.
         repetition: part de quadruplets déjà vus (seq-rep-4, Welleck et al., 2020).
         mean_log_prob: moyenne des log p (nats) sous la distribution brute du modèle.
         seconds: durée de la génération.
@@ -47,12 +51,22 @@ class VariantResult:
 
     label: str
     config: GenerationConfig
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    text: str
     tokens: tuple[int, ...]
+    finish: FinishReason
     distinct_1: float
     distinct_2: float
+    distinct_3: float
     repetition: float
     mean_log_prob: float
     seconds: float
+
+    @property
+    def perplexity(self) -> float:
+        """Perplexité de la suite sous la distribution brute du modèle."""
+        return perplexity_of(self.mean_log_prob)
 
     @property
     def tokens_per_second(self) -> float:
@@ -60,54 +74,193 @@ class VariantResult:
         return len(self.tokens) / self.seconds if self.seconds > 0 else 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class VariantSummary:
+    """Toutes les générations d'une variante.
+
+    Attributes:
+        label: nom affiché.
+        config: configuration, celle de la première génération.
+        results: les générations, débuts puis graines.
+        self_bleu: ressemblance entre elles des suites d'un même début, en moyenne sur les débuts ;
+            None : une seule graine.
+    """
+
+    label: str
+    config: GenerationConfig
+    results: tuple[VariantResult, ...]
+    self_bleu: float | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens produits en tout."""
+        return sum(len(each.tokens) for each in self.results)
+
+    @property
+    def seconds(self) -> float:
+        """Durée totale."""
+        return sum(each.seconds for each in self.results)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Débit d'ensemble."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def mean_log_prob(self) -> float:
+        """log p moyen (nats), chaque token comptant pour un."""
+        total = sum(each.mean_log_prob * len(each.tokens) for each in self.results)
+        return total / max(1, self.tokens)
+
+    @property
+    def perplexity(self) -> float:
+        """Perplexité de toutes les suites ensemble."""
+        return perplexity_of(self.mean_log_prob)
+
+    def mean(self, measure: str) -> float:
+        """Moyenne, par génération, de la mesure de ce nom."""
+        return sum(float(getattr(each, measure)) for each in self.results) / len(self.results)
+
+
 def compare_strategies(
-    model: CausalLM,
-    prompt: Tensor,
+    generator: Generator,
+    prompts: Sequence[str | Sequence[int]],
     variants: Variants = SIX_VARIANTS,
     *,
-    max_tokens: int = MAX_TOKENS,
-    seed: int | None = None,
-    context_size: int | None = None,
-    eos_id: int | None = None,
+    seeds: Sequence[int],
 ) -> Iterator[VariantResult]:
-    """Génère et mesure chaque variante, l'une après l'autre.
+    """Génère et mesure, l'une après l'autre : chaque variante, chaque début, chaque graine.
 
     Args:
-        model: rend des logits (1, T, V).
-        prompt: (1, T) int64, T ≥ 1.
-        variants: étiquettes et configurations.
-        max_tokens: remplace celui de chaque configuration.
-        seed: remplace la graine de chaque configuration.
-        context_size: derniers tokens relus, au plus ; None : le contexte du modèle.
-        eos_id: token qui arrête une génération.
+        generator: le modèle et son tokenizer.
+        prompts: débuts, textes ou identifiants.
+        variants: étiquettes et configurations, `n` valant 1.
+        seeds: remplacent la graine de chaque configuration.
 
     Raises:
-        ConfigurationError: début vide ou valeur hors bornes.
+        ConfigurationError: rien à comparer, trop de générations, début vide, graine négative,
+            doublon ou plusieurs suites demandées à la fois.
     """
+    _check(prompts, variants, seeds)
+    encoded = [(_text(prompt, generator), generator.encode(prompt)) for prompt in prompts]
     for label, variant in variants:
-        config = replace(variant, max_tokens=max_tokens, seed=seed)
-        choose = config.next_token(prompt.device)
-        tokens: list[int] = []
-        log_probs: list[float] = []
-        start = time.perf_counter()
-        for token, logits in stream_tokens(
-            model, prompt, max_tokens, choose, context_size=context_size, eos_id=eos_id
-        ):
-            tokens.append(int(token))
-            log_probs.append(torch.log_softmax(logits[0], dim=-1)[tokens[-1]].item())
-        yield VariantResult(
-            label=label,
-            config=config,
-            tokens=tuple(tokens),
-            distinct_1=distinct_n(tokens, 1),
-            distinct_2=distinct_n(tokens, 2),
-            repetition=1.0 - distinct_n(tokens, 4),
-            mean_log_prob=sum(log_probs) / len(log_probs),
-            seconds=time.perf_counter() - start,
+        for prompt, ids in encoded:
+            for seed in seeds:
+                yield _measure(generator, label, prompt, ids, replace(variant, seed=seed))
+
+
+def summarize(results: Sequence[VariantResult]) -> list[VariantSummary]:
+    """Réunit les générations de chaque variante, dans l'ordre de leur première venue."""
+    labels = list(dict.fromkeys(result.label for result in results))
+    groups = [tuple(each for each in results if each.label == label) for label in labels]
+    return [
+        VariantSummary(
+            label=group[0].label,
+            config=group[0].config,
+            results=group,
+            self_bleu=_self_bleu(group),
         )
+        for group in groups
+    ]
 
 
-def distinct_n(tokens: Sequence[int], n: int) -> float:
-    """Part de n-grammes différents (Li et al., 2016), dans ]0, 1] ; 1 s'il n'y en a aucun."""
-    grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 1.0
+def by_text(results: Sequence[VariantResult]) -> list[tuple[VariantResult, tuple[int, ...]]]:
+    """Les suites différentes d'un même début, chacune avec les graines qui l'ont donnée."""
+    seeds = dict[tuple[int, ...], list[int]]()
+    for each in results:
+        seeds.setdefault(each.tokens, []).append(each.config.seed or 0)
+    first = {each.tokens: each for each in reversed(results)}
+    return [(first[tokens], tuple(found)) for tokens, found in seeds.items()]
+
+
+def perplexity_of(mean_log_prob: float) -> float:
+    """exp(−log p moyen), infinie si elle ne tient pas dans un flottant."""
+    try:
+        return math.exp(-mean_log_prob)
+    except OverflowError:
+        return math.inf
+
+
+def _self_bleu(results: Sequence[VariantResult]) -> float | None:
+    """Entre deux débuts, une même graine donne des tirages communs : on ne les mêle pas."""
+    groups = [
+        [each.tokens for each in results if each.prompt_ids == ids]
+        for ids in dict.fromkeys(each.prompt_ids for each in results)
+    ]
+    found = [value for group in groups if (value := self_bleu(group)) is not None]
+    return sum(found) / len(found) if found else None
+
+
+def _text(prompt: str | Sequence[int], generator: Generator) -> str:
+    return prompt if isinstance(prompt, str) else generator.tokenizer.decode(prompt)
+
+
+def _measure(
+    generator: Generator,
+    label: str,
+    prompt: str,
+    ids: Sequence[int],
+    config: GenerationConfig,
+) -> VariantResult:
+    """Une génération ; le faisceau ne rend pas les probabilités de ses tokens, on les recalcule."""
+    scored = config.strategy != "beam"
+    start = time.perf_counter()
+    (generation,) = generator.generate([ids], replace(config, logprobs=0) if scored else config)[0]
+    seconds = time.perf_counter() - start
+    tokens = generation.tokens
+    scores = generation.scores if scored else generator.score([*ids, *tokens])[len(ids) - 1 :]
+    return VariantResult(
+        label=label,
+        config=config,
+        prompt=prompt,
+        prompt_ids=tuple(ids),
+        text=generation.text,
+        tokens=tokens,
+        finish=generation.finish,
+        distinct_1=distinct_n(tokens, 1),
+        distinct_2=distinct_n(tokens, 2),
+        distinct_3=distinct_n(tokens, 3),
+        repetition=repetition(tokens),
+        mean_log_prob=sum(each.logprob for each in scores) / max(1, len(tokens)),
+        seconds=seconds,
+    )
+
+
+def _check(
+    prompts: Sequence[str | Sequence[int]], variants: Variants, seeds: Sequence[int]
+) -> None:
+    counts = {"variante": len(variants), "début": len(prompts), "graine": len(seeds)}
+    for name, count in counts.items():
+        if count == 0:
+            raise ConfigurationError(
+                f"aucune {name}" if name != "début" else "aucun début",
+                expected="au moins un de chaque : variante, début, graine",
+                remedy="donnez ce qui manque",
+            )
+    total = math.prod(counts.values())
+    if total > MAX_RESULTS:
+        raise ConfigurationError(
+            f"{total} générations demandées",
+            expected=f"au plus {MAX_RESULTS} (variantes × débuts × graines)",
+            remedy="retirez des variantes, des débuts ou des graines",
+        )
+    given: tuple[tuple[str, list[object]], ...] = (
+        ("la variante", [label for label, _ in variants]),
+        ("le début", list(prompts)),
+        ("la graine", list(seeds)),
+    )
+    for name, values in given:
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ConfigurationError(
+                f"{name} {twice!r} est là deux fois",
+                expected="des variantes, des débuts et des graines différents",
+                remedy="retirez l'une des deux",
+            )
+    for label, config in variants:
+        if config.n != 1:
+            raise ConfigurationError(
+                f"n vaut {config.n} dans la variante « {label} »",
+                expected="n = 1",
+                remedy="demandez plusieurs graines : --seed 1 2 3",
+            )

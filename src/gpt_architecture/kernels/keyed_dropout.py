@@ -156,9 +156,11 @@ class _KeyedAttention:
     def __init__(self, original: AttentionBackend, keys: DropoutKeys, site: int) -> None:
         self.original, self.keys, self.site = original, keys, site
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float) -> Tensor:
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float, mask: Tensor | None = None
+    ) -> Tensor:
         if dropout_p == 0.0:
-            return self.original(q, k, v, dropout_p=0.0)
+            return self.original(q, k, v, dropout_p=0.0, mask=mask)
         batch, heads, queries, size = q.shape
         scores = q @ k.transpose(-2, -1) * size**-0.5  # (B, H, T, T)
         scores = scores.masked_fill(~causal_mask(queries, k.size(-2), q.device), -torch.inf)

@@ -4,8 +4,8 @@ Numba a son propre groupe de fils : après chaque produit de matrices, ceux de P
 en tournant à vide et lui disputent les cœurs (mesuré : un pas jusqu'à trois fois plus long). Un
 noyau est donc une fonction C que le moteur OpenMP de PyTorch exécute lui-même.
 
-Un noyau reçoit un tableau d'entiers : compteur partagé, nombre de lots, puis cinq mots par
-argument (adresse ou valeur, et au plus quatre dimensions). Chaque fil prend les lots un à un.
+Un noyau reçoit un tableau d'entiers : compteur partagé, à sa place, nombre de lots, puis cinq mots
+par argument (adresse ou valeur, et au plus quatre dimensions). Chaque fil prend les lots un à un.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpt_architecture.kernels import arithmetic
+from gpt_architecture.kernels import arithmetic, dot_tiles
 from gpt_architecture.kernels.arithmetic import FAST
 
 KERNEL = types.void(types.voidptr)
@@ -32,7 +32,9 @@ KERNEL = types.void(types.voidptr)
 
 
 _INLINED = hashlib.sha256(
-    b"".join(Path(path).read_bytes() for path in (__file__, arithmetic.__file__))
+    b"".join(
+        Path(path).read_bytes() for path in (__file__, arithmetic.__file__, dot_tiles.__file__)
+    )
 ).hexdigest()[:12]
 
 
@@ -46,8 +48,10 @@ def kernel(body: Any) -> Any:
     return cfunc(KERNEL, fastmath=FAST, cache=True, error_model="numpy")(body)
 
 
-SLOT = 5
-_HEADER = 2
+SLOT, HEADER = 5, 9
+"""Mots d'un argument, et mots qui les précèdent : le compteur a sa ligne de cache, sans quoi
+chaque lot pris ferait relire les arguments à tous les fils."""
+
 _OPTIONS: dict[str, Any] = {"inline": "always", "cache": True}
 
 
@@ -65,7 +69,7 @@ def _fetch_add(typingctx: Any, pointer: Any) -> Any:
 
 
 @intrinsic
-def _pointer(typingctx: Any, address: Any) -> Any:
+def pointer(typingctx: Any, address: Any) -> Any:
     """Adresse entière → pointeur."""
     del typingctx
 
@@ -78,7 +82,7 @@ def _pointer(typingctx: Any, address: Any) -> Any:
 @njit(**_OPTIONS)
 def words(data: Any) -> Any:
     """Les mots d'un noyau."""
-    return carray(data, (_HEADER + SLOT * 16,), np.int64)
+    return carray(data, (HEADER + SLOT * 16,), np.int64)
 
 
 @njit(**_OPTIONS)
@@ -90,54 +94,89 @@ def claim(data: Any) -> Any:
 @njit(**_OPTIONS)
 def count(d: Any) -> Any:
     """Nombre de lots."""
-    return d[1]
+    return d[HEADER - 1]
+
+
+@njit(**_OPTIONS)
+def address(d: Any, i: Any) -> Any:
+    """Adresse d'un argument tenseur."""
+    return d[HEADER + SLOT * i]
+
+
+@njit(**_OPTIONS)
+def extent(d: Any, i: Any, axis: Any) -> Any:
+    """Taille d'un argument tenseur selon un axe."""
+    return d[HEADER + SLOT * i + 1 + axis]
 
 
 @njit(**_OPTIONS)
 def integer(d: Any, i: Any) -> Any:
     """Argument entier."""
-    return d[2 + 5 * i]
+    return d[HEADER + SLOT * i]
 
 
 @njit(**_OPTIONS)
 def real(d: Any, i: Any) -> Any:
     """Argument fp32."""
-    return np.int32(d[2 + 5 * i]).view(np.float32)
+    return np.int32(d[HEADER + SLOT * i]).view(np.float32)
 
 
 @njit(**_OPTIONS)
 def vector(d: Any, i: Any) -> Any:
     """Argument fp32 (n,)."""
-    k = 2 + 5 * i
-    return carray(_pointer(d[k]), (d[k + 1],), np.float32)
+    k = HEADER + SLOT * i
+    return carray(pointer(d[k]), (d[k + 1],), np.float32)
 
 
 @njit(**_OPTIONS)
 def matrix(d: Any, i: Any) -> Any:
     """Argument fp32 (n, m)."""
-    k = 2 + 5 * i
-    return carray(_pointer(d[k]), (d[k + 1], d[k + 2]), np.float32)
+    k = HEADER + SLOT * i
+    return carray(pointer(d[k]), (d[k + 1], d[k + 2]), np.float32)
 
 
 @njit(**_OPTIONS)
 def cube(d: Any, i: Any) -> Any:
     """Argument fp32 (n, m, p)."""
-    k = 2 + 5 * i
-    return carray(_pointer(d[k]), (d[k + 1], d[k + 2], d[k + 3]), np.float32)
+    k = HEADER + SLOT * i
+    return carray(pointer(d[k]), (d[k + 1], d[k + 2], d[k + 3]), np.float32)
 
 
 @njit(**_OPTIONS)
 def integers(d: Any, i: Any) -> Any:
     """Argument int64 (n,)."""
-    k = 2 + 5 * i
-    return carray(_pointer(d[k]), (d[k + 1],), np.int64)
+    k = HEADER + SLOT * i
+    return carray(pointer(d[k]), (d[k + 1],), np.int64)
+
+
+@njit(**_OPTIONS)
+def shorts(d: Any, i: Any) -> Any:
+    """Argument 16 bits signés (n, m)."""
+    k = HEADER + SLOT * i
+    return carray(pointer(d[k]), (d[k + 1], d[k + 2]), np.int16)
 
 
 @njit(**_OPTIONS)
 def halves(d: Any, i: Any) -> Any:
     """Argument 16 bits (n,), lu comme uint16."""
-    k = 2 + 5 * i
-    return carray(_pointer(d[k]), (d[k + 1],), np.uint16)
+    k = HEADER + SLOT * i
+    return carray(pointer(d[k]), (d[k + 1],), np.uint16)
+
+
+def table(items: int, *arguments: torch.Tensor | float) -> list[int]:
+    """Les mots d'un noyau pour `items` lots.
+
+    Args:
+        arguments: tenseurs CPU contigus, entiers ou flottants (passés en fp32).
+    """
+    found = [0] * (HEADER - 1) + [items]
+    for argument in arguments:
+        if isinstance(argument, torch.Tensor):
+            shape = argument.shape
+            found += (argument.data_ptr(), *shape, *((0,) * (SLOT - 1 - len(shape))))
+        else:
+            found += (_word(argument), 0, 0, 0, 0)
+    return found
 
 
 def launch(kernel: Any, items: int, *arguments: torch.Tensor | float) -> None:
@@ -146,17 +185,11 @@ def launch(kernel: Any, items: int, *arguments: torch.Tensor | float) -> None:
     Args:
         kernel: fonction compilée par `numba.cfunc(KERNEL)`.
         items: nombre de lots.
-        arguments: tenseurs CPU contigus, entiers ou flottants (passés en fp32).
+        arguments: voir `table`.
     """
-    table = [0, items]
-    for argument in arguments:
-        if isinstance(argument, torch.Tensor):
-            shape = argument.shape
-            table += (argument.data_ptr(), *shape, *((0,) * (SLOT - 1 - len(shape))))
-        else:
-            table += (_word(argument), 0, 0, 0, 0)
-    data = (ctypes.c_int64 * len(table))(*table)
-    runner, threads = _openmp(), min(torch.get_num_threads(), items)
+    found = table(items, *arguments)
+    data = (ctypes.c_int64 * len(found))(*found)
+    runner, threads = openmp(), min(torch.get_num_threads(), items)
     if runner is None or threads <= 1:
         kernel.ctypes(ctypes.addressof(data))
     else:
@@ -170,7 +203,7 @@ def _word(value: float) -> int:
 
 
 @lru_cache(maxsize=1)
-def _openmp() -> Any:
+def openmp() -> Any:
     """`GOMP_parallel` du moteur OpenMP de PyTorch ; None s'il n'en offre pas."""
     try:
         runner = ctypes.CDLL(None).GOMP_parallel

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, TOP_K, TOP_P, StrategyName
+from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, StrategyName
+from gpt_architecture.errors import ConfigurationError, DataError, reason
 
 if TYPE_CHECKING:
-    from gpt_architecture.decoding.sampling import GenerationConfig
+    from gpt_architecture.decoding.config import GenerationConfig
 
 Prompt = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 """Début de texte ; il peut commencer par un tiret, et « - » seul lit l'entrée standard."""
+
+Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
+
+QuantName = Literal["int8", "int4"]
+"""Quantification des poids au chargement."""
+
+# Les réglages qui n'ont de sens qu'avec un tirage : en donner un choisit `sample`.
+_SAMPLING = (
+    *("k", "p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"),
+    *("xtc_probability", "temperature"),
+)
 
 
 @Parameter(name="*", group=Group("Modèle", sort_key=2))
@@ -28,39 +40,208 @@ class ModelChoice:
     device: str = "auto"
     """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
 
+    quant: QuantName | None = None
+    """Quantifie les poids au chargement (CPU) : moins de mémoire lue, plus de tokens/s."""
+
 
 @Parameter(name="*", group=Group("Décodage", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """Comment choisir chaque token."""
 
-    strategy: StrategyName = "greedy"
-    """Stratégie de décodage."""
+    strategy: StrategyName | None = None
+    """Stratégie de décodage ; sans elle, greedy, ou sample si un filtre est donné."""
 
     max_tokens: int = MAX_TOKENS
     """Nombre de tokens à produire, au plus."""
 
-    temperature: float = TEMPERATURE
-    """Température : 0 est glouton, moins de 1 resserre, plus de 1 disperse."""
+    temperature: float | None = None
+    """Température : 0 est glouton, moins de 1 resserre, plus de 1 disperse (sans elle, 1)."""
 
-    k: int = TOP_K
-    """Nombre de tokens gardés par top_k."""
+    k: Annotated[int | None, Parameter(name=("--k", "--top-k"))] = None
+    """Nombre de tokens gardés par top-k (50 avec la stratégie top_k)."""
 
-    p: float = TOP_P
-    """Masse de probabilité gardée par top_p, entre 0 et 1."""
+    p: Annotated[float | None, Parameter(name=("--p", "--top-p"))] = None
+    """Masse de probabilité gardée par top-p, entre 0 et 1 (0,9 avec la stratégie top_p)."""
 
     seed: int | None = None
     """Graine du tirage ; sans elle, un texte nouveau à chaque fois."""
 
-    def to_config(self, fallback_seed: int) -> GenerationConfig:
-        """La configuration validée ; `fallback_seed` sert si aucune graine n'est donnée."""
-        from gpt_architecture.decoding.sampling import GenerationConfig
+    n: int = 1
+    """Nombre de suites pour un même début."""
 
-        return GenerationConfig(
-            strategy=self.strategy,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            k=self.k,
-            p=self.p,
-            seed=fallback_seed if self.seed is None else self.seed,
-        )
+
+@Parameter(name="*", group=Group("Filtres", sort_key=3))
+@dataclass(frozen=True, kw_only=True)
+class FilterOptions:
+    """Ce qui écarte ou pénalise des tokens (docs/decodage.md en donne les formules)."""
+
+    min_p: float | None = None
+    """Retire les tokens sous cette part de la plus grande probabilité."""
+
+    typical_p: float | None = None
+    """Échantillonnage typique : masse gardée."""
+
+    epsilon_cutoff: float | None = None
+    """Retire les tokens de probabilité moindre."""
+
+    eta_cutoff: float | None = None
+    """De même, en tenant compte de l'entropie."""
+
+    top_n_sigma: float | None = None
+    """Retire les logits à plus de tant d'écarts-types du plus grand."""
+
+    xtc_probability: float = 0.0
+    """XTC : probabilité d'exclure les tokens les plus attendus."""
+
+    xtc_threshold: float = 0.1
+    """XTC : probabilité au-delà de laquelle un token est attendu."""
+
+    dry_multiplier: float = 0.0
+    """DRY : force de la pénalité des suites répétées."""
+
+    dry_base: float = 1.75
+    """DRY : croissance de la pénalité."""
+
+    dry_allowed_length: int = 2
+    """DRY : longueur répétée sans pénalité."""
+
+    dry_range: int | None = None
+    """DRY : derniers tokens regardés ; sans elle, tous."""
+
+    mirostat_tau: float = 5.0
+    """Mirostat : surprise visée, en bits."""
+
+    mirostat_eta: float = 0.1
+    """Mirostat : vitesse d'ajustement."""
+
+    repetition_penalty: float = 1.0
+    """Divise les logits des tokens déjà vus."""
+
+    presence_penalty: float = 0.0
+    """Retranché une fois aux tokens déjà produits."""
+
+    frequency_penalty: float = 0.0
+    """Retranché à chaque occurrence d'un token produit."""
+
+    penalty_window: int | None = None
+    """Derniers tokens que regardent ces pénalités ; sans elle, tous."""
+
+    no_repeat_ngram: int = 0
+    """Longueur des suites de tokens qui ne reviennent jamais."""
+
+    logit_bias: tuple[str, ...] = ()
+    """Ajoute à un logit : IDENTIFIANT=NOMBRE ; répétable."""
+
+    banned: Annotated[tuple[Text, ...], Parameter(name=("--banned", "--interdit"))] = ()
+    """Texte jamais produit ; répétable."""
+
+    order: Annotated[
+        Literal["hf", "llama.cpp", "litgpt", "vllm"], Parameter(name=("--ordre", "--order"))
+    ] = "hf"
+    """Ordre des filtres, celui d'un autre logiciel au besoin."""
+
+
+@Parameter(name="*", group=Group("Arrêt, forme et vitesse", sort_key=4))
+@dataclass(frozen=True, kw_only=True)
+class ShapeOptions:
+    """Quand s'arrêter, sous quelle forme, par quel chemin."""
+
+    stop: tuple[Text, ...] = ()
+    """Texte qui arrête la génération ; répétable."""
+
+    stop_ids: tuple[int, ...] = ()
+    """Identifiant qui l'arrête ; répétable."""
+
+    ignore_eos: bool = False
+    """La fin de texte n'arrête rien."""
+
+    min_tokens: int = 0
+    """Tokens avant lesquels la fin de texte est interdite."""
+
+    regex: Text | None = None
+    """Expression régulière que la suite doit vérifier."""
+
+    choices: Annotated[tuple[Text, ...], Parameter(name=("--choix", "--choices"))] = ()
+    """Suite permise ; répétable."""
+
+    json_schema: Text | None = None
+    """Schéma JSON que la suite doit vérifier : un texte, ou @FICHIER."""
+
+    beams: int = 4
+    """Hypothèses suivies par la stratégie beam."""
+
+    length_penalty: float = 1.0
+    """beam : exposant de la longueur ; plus grand, des suites plus longues."""
+
+    early_stopping: bool = False
+    """beam : s'arrête dès qu'assez d'hypothèses sont finies."""
+
+    lookup: int = 0
+    """Tokens proposés d'avance en relisant le texte : plus rapide quand il se répète."""
+
+    lookup_ngram: int = 3
+    """Longueur de la suite cherchée pour proposer."""
+
+    logprobs: int | None = None
+    """Rend les log-probabilités : celle du token choisi et de tant d'autres (avec --json)."""
+
+
+def generation_config(
+    sampling: SamplingOptions,
+    filters: FilterOptions,
+    shape: ShapeOptions,
+    fallback_seed: int,
+) -> GenerationConfig:
+    """La configuration validée ; `fallback_seed` sert si aucune graine n'est donnée.
+
+    Raises:
+        ConfigurationError: une option est hors bornes ou mal écrite.
+        DataError: le schéma nommé ne peut pas être lu.
+    """
+    from gpt_architecture.decoding.config import GenerationConfig
+
+    values: dict[str, Any] = {
+        each.name: getattr(group, each.name)
+        for group in (sampling, filters, shape)
+        for each in fields(group)
+    }
+    if sampling.strategy is None:
+        default = {name: getattr(GenerationConfig, name) for name in _SAMPLING} | {
+            "temperature": None
+        }
+        chosen = any(values[name] != default[name] for name in _SAMPLING)
+        values["strategy"] = "sample" if chosen else "greedy"
+    if sampling.temperature is None:
+        values["temperature"] = TEMPERATURE
+    if sampling.seed is None:
+        values["seed"] = fallback_seed
+    values["logit_bias"] = dict(map(_bias, filters.logit_bias))
+    values["json_schema"] = _schema(shape.json_schema)
+    return GenerationConfig(**values)
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise ConfigurationError(
+            f"logit_bias vaut {text!r}",
+            expected="IDENTIFIANT=NOMBRE, par exemple 262=-5",
+            remedy="corrigez --logit-bias",
+        ) from None
+
+
+def _schema(text: str | None) -> str | None:
+    if text is None or not text.startswith("@"):
+        return text
+    path = Path(text[1:])
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} ne peut pas être lu : {reason(error)}",
+            expected="un schéma JSON",
+            remedy="corrigez --json-schema",
+        ) from None

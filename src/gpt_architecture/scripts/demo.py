@@ -1,4 +1,4 @@
-"""`gpt-architecture demo` : six variantes de décodage côte à côte."""
+"""`gpt-architecture demo` : des stratégies de décodage côte à côte, mesurées."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 demo.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -20,132 +21,146 @@ from gpt_architecture.scripts._cli import (
     default_prompt,
     find_model,
     output_console,
+    say_aside,
 )
-from gpt_architecture.scripts._options import ModelChoice, Prompt
+from gpt_architecture.scripts._options import ModelChoice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpt_architecture.evaluation.comparison import VariantResult
+    from gpt_architecture.api import GPT
+    from gpt_architecture.evaluation.comparison import Variants, VariantSummary
 
-RECOMMENDATIONS = (
-    ("une réponse stable et reproductible", "greedy"),
-    ("un texte sage, proche du style appris", "temperature --temperature 0.3"),
-    ("un bon compromis pour écrire", "top_p --p 0.9 --temperature 0.8"),
-    ("de la variété sans trop d'écarts", "top_k --k 50"),
-    ("explorer, quitte à perdre le fil", "temperature --temperature 1.5"),
-)
+
+def _whole(_type: Any, value: str, *, delimiter: str | None = None) -> list[str]:
+    """Une variable d'environnement est un seul texte, espaces compris."""
+    del delimiter
+    return [value]
+
+
+Prompts = Annotated[
+    tuple[str, ...] | None, Parameter(allow_leading_hyphen=True, env_var_split=_whole)
+]
+VariantLines = Annotated[
+    tuple[str, ...] | None,
+    Parameter(name=("--variant", "--variants"), consume_multiple=True, env_var_split=_whole),
+]
+Seeds = Annotated[tuple[int, ...], Parameter(name=("--seed", "--seeds"), consume_multiple=True)]
 
 
 def demo(
     *,
-    prompt: Prompt = None,
+    prompt: Prompts = None,
+    variant: VariantLines = None,
     max_tokens: int = MAX_TOKENS,
-    seed: int = TrainingConfig.seed,
+    seed: Seeds = (TrainingConfig.seed,),
     choice: ModelChoice = ModelChoice(),  # noqa: B008 — immuable
     as_json: Annotated[bool, Parameter(name="--json")] = False,
+    html: Path | None = None,
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
-    """Compare six stratégies de décodage sur un même début, avec leurs mesures.
+    """Compare des stratégies de décodage sur les mêmes débuts, avec leurs mesures.
 
     Args:
-        prompt: Début du texte ; « - » le lit sur l'entrée standard. Sans lui, celui de
-            l'entraînement.
-        max_tokens: Nombre de tokens à produire par variante, au plus.
-        seed: Graine du tirage, la même pour chaque variante.
-        as_json: Écrit un objet JSON par variante au lieu du tableau.
+        prompt: Début du texte, répétable ; « - » le lit sur l'entrée standard. Sans lui, celui
+            de l'entraînement.
+        variant: Stratégie et ses réglages, par exemple "top_p p=0.9 temperature=0.8" ;
+            répétable ; nom="…" la nomme. Sans elle, six variantes.
+        max_tokens: Nombre de tokens à produire par génération, au plus.
+        seed: Graines du tirage ; chaque variante est essayée avec chacune.
+        as_json: Écrit un objet JSON par génération au lieu des tableaux.
+        html: Page à écrire en plus : figures, mesures, textes côte à côte.
     """
     del common  # lues par le lanceur
+    from gpt_architecture.api import load
+    from gpt_architecture.evaluation.comparison import summarize
+
+    variants = _variants(variant, max_tokens)  # une erreur d'usage n'attend pas le modèle
+    gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant)
+    prompts = [default_prompt(each, gpt.metadata) for each in prompt or (None,)]
+    summaries = summarize(_run(gpt, prompts, variants, seed))
+    if as_json:
+        for record in _records(summaries):
+            print(json.dumps(record, ensure_ascii=False))
+    else:
+        from gpt_architecture.scripts._comparison import show_comparison
+
+        show_comparison(output_console(), prompts, summaries)
+    if html is not None:
+        _write_page(html, gpt, summaries, max_tokens)
+
+
+def _variants(lines: Sequence[str] | None, max_tokens: int) -> Variants:
+    from dataclasses import replace
+
+    from gpt_architecture.evaluation.comparison import SIX_VARIANTS
+    from gpt_architecture.evaluation.variants import parse_variant
+
+    if lines:
+        return [parse_variant(line, {"max_tokens": max_tokens}) for line in lines]
+    return [(label, replace(config, max_tokens=max_tokens)) for label, config in SIX_VARIANTS]
+
+
+def _run(gpt: GPT, prompts: Sequence[str], variants: Variants, seeds: Sequence[int]) -> list[Any]:
+    """Toutes les générations, avec une barre de progression."""
     from rich.progress import Progress
 
-    from gpt_architecture.api import load
-    from gpt_architecture.evaluation.comparison import SIX_VARIANTS, compare_strategies
+    from gpt_architecture.evaluation.comparison import compare_strategies
 
-    gpt = load(find_model(choice.model), device=choice.device)
-    text = default_prompt(prompt, gpt.metadata)
     results = []
     with Progress(console=output_console(stderr=True), transient=True) as progress:
-        task = progress.add_task("Variantes", total=len(SIX_VARIANTS))
-        for result in compare_strategies(
-            gpt.model,
-            gpt.encode(text),
-            max_tokens=max_tokens,
-            seed=seed,
-            context_size=gpt.window,
-            eos_id=gpt.tokenizer.eos_id,
-        ):
+        task = progress.add_task("Variantes", total=len(variants) * len(prompts) * len(seeds))
+        for result in compare_strategies(gpt.generator, prompts, variants, seeds=seeds):
             results.append(result)
             pace = f"{result.label} : {result.tokens_per_second:.0f} tokens/s"
             progress.update(task, advance=1, description=pace)
-    if as_json:
-        for result in results:
-            print(
-                json.dumps(_record(result, gpt.tokenizer.decode(result.tokens)), ensure_ascii=False)
-            )
-        return
-    _show(text, results, [gpt.tokenizer.decode(result.tokens) for result in results])
+    return results
 
 
-def _record(result: VariantResult, text: str) -> dict[str, object]:
-    return {
-        "variante": result.label,
-        "strategy": result.config.strategy,
-        "text": text,
-        "distinct_1": result.distinct_1,
-        "distinct_2": result.distinct_2,
-        "repetition": result.repetition,
-        "mean_log_prob": result.mean_log_prob,
-        "seconds": result.seconds,
-        "tokens": len(result.tokens),
-    }
+def _records(summaries: Sequence[VariantSummary]) -> list[dict[str, object]]:
+    return [
+        {
+            "variante": result.label,
+            "strategy": result.config.strategy,
+            "prompt": result.prompt,
+            "seed": result.config.seed,
+            "text": result.text,
+            "distinct_1": result.distinct_1,
+            "distinct_2": result.distinct_2,
+            "distinct_3": result.distinct_3,
+            "repetition": result.repetition,
+            "self_bleu": summary.self_bleu,
+            "mean_log_prob": result.mean_log_prob,
+            "perplexity": result.perplexity,
+            "seconds": result.seconds,
+            "tokens": len(result.tokens),
+            "finish": result.finish,
+        }
+        for summary in summaries
+        for result in summary.results
+    ]
 
 
-def _show(prompt: str, results: Sequence[VariantResult], texts: Sequence[str]) -> None:
-    from rich.box import ROUNDED, SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+def _write_page(path: Path, gpt: GPT, summaries: Sequence[VariantSummary], max_tokens: int) -> None:
+    from gpt_architecture.core.weights import write_atomically
+    from gpt_architecture.evaluation.numbers import thousands
+    from gpt_architecture.evaluation.report import comparison_page
 
-    console = output_console()
-    table = Table(
-        title=Text(f"Début : {prompt}"), box=ROUNDED, show_lines=True, title_justify="left"
+    results = summaries[0].results
+    page = comparison_page(
+        summaries,
+        gpt.tokenizer,
+        facts=[
+            ("paramètres", thousands(gpt.config.num_parameters())),
+            ("contexte", thousands(gpt.window)),
+            ("variantes", str(len(summaries))),
+            ("débuts", str(len({each.prompt for each in results}))),
+            ("graines", ", ".join(str(s) for s in sorted({r.config.seed or 0 for r in results}))),
+            ("tokens par génération", f"{thousands(max_tokens)} au plus"),
+        ],
     )
-    table.add_column("Variante", no_wrap=True)
-    table.add_column("Suite générée", ratio=1)
-    for result, text in zip(results, texts, strict=True):
-        table.add_row(result.label, Text(" ".join(text.split())))
-    console.print(table)
-
-    measures = Table(title="Mesures", box=SIMPLE_HEAD, title_justify="left")
-    measures.add_column("Variante", no_wrap=True)
-    for name in ("Distinct-1", "Distinct-2", "Répétition", "log p moyen", "Durée", "Tokens/s"):
-        measures.add_column(name, justify="right")
-    for result in results:
-        measures.add_row(
-            result.label,
-            _percent(result.distinct_1),
-            _percent(result.distinct_2),
-            _percent(result.repetition),
-            f"{result.mean_log_prob:.2f}".replace(".", ","),
-            f"{result.seconds:.2f} s".replace(".", ","),
-            f"{result.tokens_per_second:.0f}",
-        )
-    console.print(measures)
-    console.print(
-        "Distinct-n : part de n-grammes différents. Répétition : part de quadruplets de "
-        "tokens déjà vus.\nlog p moyen : vraisemblance par token sous le modèle, sans filtre "
-        "(plus près de 0 : plus attendu).\n",
-        style="dim",
-    )
-    advice = Table(title="Quelle stratégie choisir ?", box=None, title_justify="left")
-    advice.add_column("Pour", style="bold")
-    advice.add_column("gpt-architecture infer --strategy …", no_wrap=True)
-    for goal, options in RECOMMENDATIONS:
-        advice.add_row(goal, options)
-    console.print(advice)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    say_aside(f"Page : {path}")
 
 
 if __name__ == "__main__":

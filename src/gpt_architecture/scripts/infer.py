@@ -12,20 +12,66 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 infer.py
 import json
 import secrets
 import time
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
+from gpt_architecture.errors import ConfigurationError, DataError, reason
 from gpt_architecture.scripts._cli import CommonOptions, default_prompt, find_model
-from gpt_architecture.scripts._options import ModelChoice, Prompt, SamplingOptions
+from gpt_architecture.scripts._options import (
+    FilterOptions,
+    ModelChoice,
+    Prompt,
+    SamplingOptions,
+    ShapeOptions,
+    generation_config,
+)
+from gpt_architecture.scripts._trace import TraceFormat, write_trace
+
+if TYPE_CHECKING:
+    from gpt_architecture.api import GPT
+    from gpt_architecture.decoding.config import GenerationConfig
+    from gpt_architecture.decoding.generator import Generation
+    from gpt_architecture.decoding.sequence import TokenScore
+
+MAX_PROMPTS = 100_000
+
+
+@Parameter(name="*", group=Group("Sortie", sort_key=5))
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Ce qui est rendu."""
+
+    as_json: Annotated[bool, Parameter(name="--json")] = False
+    """Écrit un objet JSON par suite au lieu du texte."""
+
+    prompts: Path | None = None
+    """Fichier de débuts, un par ligne : leurs suites avancent ensemble."""
+
+    score: bool = False
+    """N'écrit rien de nouveau : donne la probabilité de chaque token du début."""
+
+    trace: bool = False
+    """Montre, pour chaque token, les candidats et ce que chaque filtre en a fait."""
+
+    trace_format: TraceFormat = "table"
+    """Forme de cette trace : table, json ou html."""
+
+    trace_file: Path | None = None
+    """Fichier où écrire la trace ; sans lui, la sortie standard."""
 
 
 def infer(
     *,
     prompt: Prompt = None,
     sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 — immuable
+    filters: FilterOptions = FilterOptions(),  # noqa: B008
+    shape: ShapeOptions = ShapeOptions(),  # noqa: B008
     choice: ModelChoice = ModelChoice(),  # noqa: B008
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    draft: Path | None = None,
+    output: OutputOptions = OutputOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Écrit la suite d'un texte, au fil de l'eau.
@@ -33,41 +79,196 @@ def infer(
     Args:
         prompt: Début du texte ; « - » le lit sur l'entrée standard. Sans lui, celui de
             l'entraînement.
-        as_json: Écrit un objet JSON au lieu du texte.
+        draft: Petit modèle, de même tokenizer, qui propose ce que le grand vérifie.
     """
     del common  # lues par le lanceur
-    config = sampling.to_config(secrets.randbelow(2**31))
+    config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
+    _check_together(output, config, prompt)
 
     from gpt_architecture.api import load
 
-    gpt = load(find_model(choice.model), device=choice.device)
-    text = default_prompt(prompt, gpt.metadata)
+    gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant, draft=draft)
+    if output.score:
+        _score(gpt, default_prompt(prompt, gpt.metadata), config, as_json=output.as_json)
+    elif output.prompts is not None or config.n > 1 or config.lookup or draft is not None:
+        texts = (
+            [default_prompt(prompt, gpt.metadata)]
+            if output.prompts is None
+            else _read_prompts(output.prompts)
+        )
+        _whole(gpt, texts, config, as_json=output.as_json)
+    elif output.trace:
+        text = default_prompt(prompt, gpt.metadata)
+        write_trace(gpt, text, config, form=output.trace_format, path=output.trace_file)
+    else:
+        _stream(gpt, default_prompt(prompt, gpt.metadata), config, as_json=output.as_json)
+    if config.is_sampling and sampling.seed is None and not output.as_json and not output.score:
+        print(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)", file=sys.stderr)
+
+
+def _check_together(output: OutputOptions, config: GenerationConfig, prompt: str | None) -> None:
+    """Refuse ce qui ne va pas ensemble, avant de charger le modèle."""
+    pairs = {
+        "--prompt et --prompts": prompt is not None and output.prompts is not None,
+        "--score et --trace": output.score and output.trace,
+        "--score et --prompts": output.score and output.prompts is not None,
+        "--trace et --prompts": output.trace and output.prompts is not None,
+        "--trace et --n": output.trace and config.n > 1,
+        "--trace et --lookup": output.trace and config.lookup > 0,
+        "--trace et --strategy beam": output.trace and config.strategy == "beam",
+        "--trace et --json (--trace-format json)": output.trace and output.as_json,
+    }
+    refused = [pair for pair, found in pairs.items() if found]
+    if refused:
+        raise ConfigurationError(
+            f"{refused[0]} sont donnés ensemble",
+            expected="l'un ou l'autre",
+            remedy="retirez l'un des deux",
+        )
+
+
+def _read_prompts(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} ne peut pas être lu : {reason(error)}",
+            expected="un texte UTF-8, un début par ligne",
+            remedy="corrigez --prompts",
+        ) from None
+    prompts = [line for line in lines if line.strip()]
+    if not 1 <= len(prompts) <= MAX_PROMPTS:
+        raise DataError(
+            f"{path} contient {len(prompts)} débuts",
+            expected=f"de 1 à {MAX_PROMPTS} lignes non vides",
+            remedy="corrigez ce fichier",
+        )
+    return prompts
+
+
+def _stream(gpt: GPT, text: str, config: GenerationConfig, *, as_json: bool) -> None:
+    """Une suite, au fil de l'eau."""
     start = time.perf_counter()
     pieces = []
     if not as_json:
         print(text, end="", flush=True)
-    for piece in gpt.stream(text, config):
+    for piece in gpt.pieces(text, config):
         pieces.append(piece)
-        if not as_json:
-            print(piece, end="", flush=True)
-    seconds = time.perf_counter() - start
-    if as_json:
-        record = {
-            "prompt": text,
-            "completion": "".join(pieces),
-            "strategy": config.strategy,
-            "max_tokens": config.max_tokens,
-            "temperature": config.temperature,
-            "k": config.k,
-            "p": config.p,
-            "seed": config.seed,
-            "seconds": seconds,
-        }
-        print(json.dumps(record, ensure_ascii=False))
+        if not as_json and piece.text:
+            print(piece.text, end="", flush=True)
+    if not as_json:
+        print()
         return
-    print()
-    if config.strategy != "greedy" and sampling.seed is None:
-        print(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)", file=sys.stderr)
+    record = _record(text, "".join(piece.text for piece in pieces), config)
+    record["finish"] = pieces[-1].finish
+    record["tokens"] = [piece.token for piece in pieces if piece.token is not None]
+    record["seconds"] = time.perf_counter() - start
+    scores = [piece.score for piece in pieces if piece.score is not None]
+    _print_record(gpt, record, scores, config)
+
+
+def _whole(gpt: GPT, texts: list[str], config: GenerationConfig, *, as_json: bool) -> None:
+    """Toutes les suites, une fois achevées."""
+    start = time.perf_counter()
+    found = gpt.generate_batch(texts, config)
+    seconds = time.perf_counter() - start
+    count = sum(len(each.tokens) for generations in found for each in generations)
+    if as_json:
+        for text, generations in zip(texts, found, strict=True):
+            for each in generations:
+                record = _record(text, each.text, config)
+                record |= {"seed": each.seed, "finish": each.finish, "tokens": list(each.tokens)}
+                if each.score is not None:
+                    record["score"] = each.score
+                if each.speculation is not None:
+                    record["speculation"] = each.speculation.to_dict()
+                record["seconds"] = seconds
+                _print_record(gpt, record, list(each.scores), config)
+        return
+    blocks = [
+        text + each.text
+        for text, generations in zip(texts, found, strict=True)
+        for each in generations
+    ]
+    print("\n\n---\n\n".join(blocks))
+    print(_summary(count, seconds, [each for group in found for each in group]), file=sys.stderr)
+
+
+def _summary(count: int, seconds: float, generations: list[Generation]) -> str:
+    """Débit, et propositions acceptées s'il y en a eu."""
+    pace = f"{count} tokens en {seconds:.1f} s ({count / seconds:.0f} tokens/s)".replace(".", ",")
+    stats = [each.speculation for each in generations if each.speculation is not None]
+    proposed = sum(each.proposed for each in stats)
+    if not proposed:
+        return pace
+    accepted = sum(each.accepted for each in stats)
+    passes = sum(each.passes for each in stats)
+    return (
+        f"{pace} ; {accepted} propositions acceptées sur {proposed} "
+        f"({100 * accepted / proposed:.0f} %), {count / passes:.1f} tokens par passage".replace(
+            ".", ","
+        )
+    )
+
+
+def _score(gpt: GPT, text: str, config: GenerationConfig, *, as_json: bool) -> None:
+    """La probabilité de chaque token du début."""
+    scores = gpt.score(text, top=config.logprobs or 0)
+    if as_json:
+        print(json.dumps(_score_record(gpt, scores, text), ensure_ascii=False))
+        return
+    for each in scores:
+        word = json.dumps(gpt.tokenizer.decode([each.token]), ensure_ascii=False)
+        print(f"{each.logprob:8.3f}  {word}".replace(".", ",", 1))
+    if scores:
+        mean = sum(each.logprob for each in scores) / len(scores)
+        print(f"log p moyen : {mean:.3f} sur {len(scores)} tokens".replace(".", ","))
+
+
+def _score_record(gpt: GPT, scores: list[TokenScore], text: str) -> dict[str, Any]:
+    total = sum(each.logprob for each in scores)
+    return {
+        "prompt": text,
+        "logprob": total,
+        "tokens": len(scores),
+        "scores": [_score_dict(gpt, each) for each in scores],
+    }
+
+
+def _score_dict(gpt: GPT, score: TokenScore) -> dict[str, Any]:
+    decode = gpt.tokenizer.decode
+    return {
+        "token": score.token,
+        "text": decode([score.token]),
+        "logprob": score.logprob,
+        "top": [
+            {"token": token, "text": decode([token]), "logprob": logprob}
+            for token, logprob in score.top
+            if token < gpt.tokenizer.vocab_size
+        ],
+    }
+
+
+def _record(text: str, completion: str, config: GenerationConfig) -> dict[str, Any]:
+    return {
+        "prompt": text,
+        "completion": completion,
+        "strategy": config.strategy,
+        "max_tokens": config.max_tokens,
+        "temperature": config.temperature,
+        "k": config.top_k,
+        "p": config.top_p,
+        "seed": config.seed,
+        "settings": config.to_dict(),
+    }
+
+
+def _print_record(
+    gpt: GPT, record: dict[str, Any], scores: list[TokenScore], config: GenerationConfig
+) -> None:
+    if config.logprobs is not None:
+        record["scores"] = [_score_dict(gpt, each) for each in scores]
+    print(json.dumps(record, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from gpt_architecture.core.utils import (
 )
 from gpt_architecture.data.sampler import WindowSampler, make_batch
 from gpt_architecture.data.shards import TokenSource
-from gpt_architecture.decoding.generator import stream_tokens
 from gpt_architecture.decoding.sampling import greedy_token
+from gpt_architecture.decoding.simple import stream_tokens
 from gpt_architecture.training.simple import SAMPLE_TOKENS
 
 _TRAIN_SEED = 0

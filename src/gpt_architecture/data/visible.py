@@ -1,0 +1,42 @@
+"""Rendre visible ce qu'un terminal ou une page n'affichent pas, ou affichent mal.
+
+Un token est un texte quelconque : une espace seule, une fin de ligne, un caractère de contrôle,
+la moitié d'un caractère composé.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+_SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_JOINERS = {"\u200c", "\u200d"}  # ils lient les lettres de certaines écritures, et des émojis
+_CONTROL_PICTURES = 0x2400
+
+
+def visible_token(text: str) -> str:
+    """Un token, où chaque espace, fin de ligne et caractère sans dessin devient un signe."""
+    shown = "".join(_SIGNS.get(each) or _space(each) or _drawn(each) for each in text)
+    if not shown:
+        return "∅"
+    # Un accent seul se poserait sur ce qui le précède.
+    return f"◌{shown}" if unicodedata.category(shown[0]).startswith("M") else shown
+
+
+def visible_text(text: str) -> str:
+    """Un texte, espaces et fins de ligne laissées, où rien d'autre n'est caché."""
+    return "".join(each if each == "\n" or each in _JOINERS else _drawn(each) for each in text)
+
+
+def _space(character: str) -> str:
+    """Le signe d'une espace autre que l'ordinaire : insécable, fine…"""
+    return "⍽" if unicodedata.category(character) == "Zs" else ""
+
+
+def _drawn(character: str) -> str:
+    category, code = unicodedata.category(character), ord(character)
+    if category not in _HIDDEN:
+        return character
+    if code < 0x20:
+        return chr(_CONTROL_PICTURES + code)
+    return f"‹U+{code:04X}›"

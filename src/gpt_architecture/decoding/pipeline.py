@@ -1,0 +1,256 @@
+"""L'ordre des filtres : d'une configuration à la suite des étapes qui s'appliquent aux logits.
+
+`STAGE_ORDERS` est le seul endroit où l'ordre est écrit ; `docs/decodage.md` le commente. Une
+étape qui ne changerait rien n'est pas construite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from gpt_architecture.config import check_choice, check_int
+from gpt_architecture.decoding import bans, penalties, processors
+from gpt_architecture.decoding.config import GenerationConfig, OrderName
+from gpt_architecture.decoding.processors import Processor
+from gpt_architecture.errors import ConfigurationError, TokenizerError
+
+Encode = Callable[[str], list[int]]
+"""Texte → identifiants."""
+
+STAGE_ORDERS: Mapping[OrderName, tuple[str, ...]] = MappingProxyType(
+    {
+        "hf": (
+            "logit_bias",
+            *("repetition_penalty", "frequency_penalty", "presence_penalty", "dry"),
+            *("no_repeat_ngram", "banned", "min_tokens", "contrainte"),
+            *("temperature", "top_n_sigma", "top_k", "top_p", "min_p"),
+            *("typical_p", "epsilon_cutoff", "eta_cutoff", "xtc"),
+        ),
+        "llama.cpp": (
+            *("logit_bias", "banned", "no_repeat_ngram", "min_tokens", "contrainte"),
+            *("repetition_penalty", "frequency_penalty", "presence_penalty", "dry"),
+            *("top_n_sigma", "top_k", "typical_p", "top_p", "min_p"),
+            *("epsilon_cutoff", "eta_cutoff", "xtc", "temperature"),
+        ),
+        "litgpt": (
+            "logit_bias",
+            *("repetition_penalty", "frequency_penalty", "presence_penalty", "dry"),
+            *("no_repeat_ngram", "banned", "min_tokens", "contrainte"),
+            *("top_n_sigma", "top_k", "temperature", "top_p", "min_p"),
+            *("typical_p", "epsilon_cutoff", "eta_cutoff", "xtc"),
+        ),
+        "vllm": (
+            *("contrainte", "banned", "no_repeat_ngram", "min_tokens", "logit_bias"),
+            *("repetition_penalty", "frequency_penalty", "presence_penalty", "dry"),
+            *("temperature", "min_p", "top_n_sigma", "typical_p"),
+            *("epsilon_cutoff", "eta_cutoff", "top_k", "top_p", "xtc"),
+        ),
+    }
+)
+"""Nom de chaque étape, dans l'ordre où chaque projet les applique."""
+
+_PROMPT_COUNTS: frozenset[OrderName] = frozenset({"llama.cpp"})
+"""Ordres où le début compte dans les pénalités de présence et de fréquence."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Une étape.
+
+    Attributes:
+        name: son nom, celui qu'affiche la trace.
+        process: ce qu'elle fait des logits.
+    """
+
+    name: str
+    process: Processor
+
+
+def build_pipeline(
+    config: GenerationConfig,
+    *,
+    prompt_length: int,
+    eos_ids: Collection[int],
+    encode: Encode,
+    generator: torch.Generator,
+    vocab_size: int,
+    allowed: Callable[[], Tensor] | None = None,
+) -> tuple[Stage, ...]:
+    """Les étapes que demande `config`, dans l'ordre `config.order`.
+
+    `greedy`, `beam` et une température nulle ne gardent que ce qui peut changer le plus
+    probable : pénalités et interdictions. `mirostat` y ajoute la température ; son propre
+    filtre est dans `decoding.mirostat`.
+
+    Args:
+        config: comment générer.
+        prompt_length: colonnes que le début occupe dans les tokens donnés aux étapes.
+        eos_ids: identifiants qui finissent la suite, pour `min_tokens`.
+        encode: code les textes interdits et les séparateurs de DRY.
+        generator: source des tirages de XTC.
+        vocab_size: nombre de logits (V).
+        allowed: masque (V,) des tokens qu'une contrainte permet maintenant ; None : tous.
+
+    Raises:
+        ConfigurationError: ordre inconnu, filtre sans objet pour la stratégie, texte que le
+            tokenizer ne peut pas coder, identifiant hors du vocabulaire.
+    """
+    check_choice("order", config.order, tuple(STAGE_ORDERS))
+    check_int("vocab_size", vocab_size, minimum=1)
+    _check_filters(config)
+    found = dict(_bans(config, prompt_length, eos_ids, encode, vocab_size))
+    found |= _penalties(config, prompt_length, encode, vocab_size)
+    if allowed is not None:
+        found["contrainte"] = bans.allowed_tokens(allowed)
+    if config.is_sampling:
+        found |= _filters(config, generator, vocab_size)
+    return tuple(Stage(name, found[name]) for name in STAGE_ORDERS[config.order] if name in found)
+
+
+def _bans(
+    config: GenerationConfig,
+    prompt_length: int,
+    eos_ids: Collection[int],
+    encode: Encode,
+    vocab_size: int,
+) -> Iterator[tuple[str, Processor]]:
+    ends = [token for token in eos_ids if token < vocab_size]
+    if config.min_tokens and ends:
+        yield (
+            "min_tokens",
+            bans.min_tokens(config.min_tokens, prompt_length=prompt_length, eos_ids=ends),
+        )
+    if config.no_repeat_ngram:
+        yield "no_repeat_ngram", bans.no_repeat_ngram(config.no_repeat_ngram)
+    if config.banned:
+        sequences = [codes for text in config.banned for codes in _spellings(text, encode)]
+        for codes in sequences:
+            _check_vocabulary("banned", codes, vocab_size)
+        yield "banned", bans.banned(sequences)
+
+
+def _penalties(
+    config: GenerationConfig, prompt_length: int, encode: Encode, vocab_size: int
+) -> Iterator[tuple[str, Processor]]:
+    window = config.penalty_window
+    skipped = 0 if config.order in _PROMPT_COUNTS else prompt_length
+    if config.logit_bias:
+        _check_vocabulary("logit_bias", config.logit_bias, vocab_size)
+        yield "logit_bias", penalties.logit_bias(config.logit_bias)
+    if config.repetition_penalty != 1:
+        yield (
+            "repetition_penalty",
+            penalties.repetition_penalty(config.repetition_penalty, window=window),
+        )
+    if config.frequency_penalty:
+        yield (
+            "frequency_penalty",
+            penalties.frequency_penalty(
+                config.frequency_penalty, prompt_length=skipped, window=window
+            ),
+        )
+    if config.presence_penalty:
+        yield (
+            "presence_penalty",
+            penalties.presence_penalty(
+                config.presence_penalty, prompt_length=skipped, window=window
+            ),
+        )
+    if config.dry_multiplier:
+        yield (
+            "dry",
+            penalties.dry(
+                config.dry_multiplier,
+                base=config.dry_base,
+                allowed_length=config.dry_allowed_length,
+                breakers=_breakers(config.dry_breakers, encode),
+                window=config.dry_range,
+            ),
+        )
+
+
+def _filters(
+    config: GenerationConfig, generator: torch.Generator, vocab_size: int
+) -> Iterator[tuple[str, Processor]]:
+    if config.temperature != 1:
+        yield "temperature", processors.temperature(config.temperature)
+    if config.top_k is not None and config.top_k < vocab_size:
+        yield "top_k", processors.top_k(config.top_k)
+    if config.top_p is not None and config.top_p < 1:
+        yield "top_p", processors.top_p(config.top_p)
+    if config.min_p:
+        yield "min_p", processors.min_p(config.min_p)
+    if config.typical_p is not None and config.typical_p != 1:
+        yield "typical_p", processors.typical_p(config.typical_p)
+    if config.epsilon_cutoff:
+        yield "epsilon_cutoff", processors.epsilon_cutoff(config.epsilon_cutoff)
+    if config.eta_cutoff:
+        yield "eta_cutoff", processors.eta_cutoff(config.eta_cutoff)
+    if config.top_n_sigma is not None:
+        yield "top_n_sigma", processors.top_n_sigma(config.top_n_sigma)
+    if config.xtc_probability:
+        yield (
+            "xtc",
+            processors.xtc(config.xtc_probability, config.xtc_threshold, generator),
+        )
+
+
+def _check_filters(config: GenerationConfig) -> None:
+    """Refuse un filtre que la stratégie n'applique pas, plutôt que de l'ignorer."""
+    filters = {
+        "min_p": config.min_p,
+        "typical_p": config.typical_p,
+        "epsilon_cutoff": config.epsilon_cutoff,
+        "eta_cutoff": config.eta_cutoff,
+        "top_n_sigma": config.top_n_sigma,
+        "xtc_probability": config.xtc_probability or None,
+    }
+    if config.strategy == "mirostat":
+        filters |= {"k": config.k, "p": config.p}
+    elif config.strategy not in ("greedy", "beam"):
+        return
+    for name, value in filters.items():
+        if value is not None:
+            raise ConfigurationError(
+                f"{name} est donné avec la stratégie {config.strategy}, qui n'en fait rien",
+                expected="une stratégie qui filtre avant de tirer",
+                remedy=f"choisissez la stratégie sample, ou retirez {name}",
+            )
+
+
+def _spellings(text: str, encode: Encode) -> list[tuple[int, ...]]:
+    """Les suites de tokens qui écrivent `text`, en tête de texte et après une espace."""
+    variants = [text] if text[0].isspace() else [text, f" {text}"]
+    spellings = {tuple(encode(variant)) for variant in variants} - {()}
+    if not spellings:
+        raise ConfigurationError(
+            f"le texte interdit {text!r} n'a aucun token",
+            expected="un texte que le tokenizer sait coder",
+            remedy="corrigez banned",
+        )
+    return sorted(spellings)
+
+
+def _breakers(texts: Collection[str], encode: Encode) -> list[tuple[int, ...]]:
+    """Les séparateurs de DRY ; un texte sans tokens ne se produit pas, et ne sépare donc rien."""
+    found = set[tuple[int, ...]]()
+    for text in texts:
+        with suppress(TokenizerError):
+            found.add(tuple(encode(text)))
+    return sorted(found - {()})
+
+
+def _check_vocabulary(name: str, tokens: Collection[int], vocab_size: int) -> None:
+    outside = [token for token in tokens if token >= vocab_size]
+    if outside:
+        raise ConfigurationError(
+            f"{name} nomme le token {outside[0]}",
+            expected=f"un identifiant < {vocab_size}",
+            remedy=f"corrigez {name}",
+        )

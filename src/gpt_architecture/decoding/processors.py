@@ -1,0 +1,212 @@
+"""Filtres de la distribution : chacun retire des tokens d'après les logits du pas seul.
+
+Un processeur va de (tokens déjà là, logits) aux logits ; il est pur et se construit par une
+fermeture. Un token retiré vaut −∞. Un filtre ne vide jamais une ligne : il garde toujours au
+moins un token. Ce qui dépend du texte est dans `penalties` et `bans`, l'ordre dans `pipeline`.
+
+Formes : B lot, T tokens, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gpt_architecture.config import check_float, check_int
+from gpt_architecture.decoding import strategies
+from gpt_architecture.decoding.ordering import ascending
+
+Processor = Callable[[Tensor, Tensor], Tensor]
+"""(tokens (B, T) int64, logits (B, V)) → logits (B, V).
+
+Les tokens sont le début et la suite produite, complétés à gauche par −1 quand les lignes
+diffèrent ; un processeur ignore ces −1.
+"""
+
+
+def temperature(value: float) -> Processor:
+    """Divise les logits par `value` ; 0 ne garde que le plus probable.
+
+    Le maximum de chaque ligne en est d'abord ôté, ce qui laisse la distribution inchangée.
+
+    Raises:
+        ConfigurationError: `value` négative ou non finie.
+    """
+    check_float("temperature", value, minimum=0.0)
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        if value > 0:
+            return strategies.divide_by_temperature(logits, value)
+        best = strategies.greedy(logits)
+        return torch.full_like(logits, -torch.inf).scatter(-1, best, logits.gather(-1, best))
+
+    return process
+
+
+def top_k(k: int) -> Processor:
+    """Garde les k tokens les plus probables (Fan et al., 2018) ; voir `strategies.top_k`.
+
+    Raises:
+        ConfigurationError: k < 1.
+    """
+    check_int("k", k, minimum=1)
+    return lambda token_ids, logits: strategies.top_k(logits, k)
+
+
+def top_p(p: float) -> Processor:
+    """Garde le noyau de masse p (Holtzman et al., 2020) ; voir `strategies.top_p`.
+
+    Raises:
+        ConfigurationError: p hors de [0, 1].
+    """
+    check_float("p", p, minimum=0.0, maximum=1.0)
+    return lambda token_ids, logits: strategies.top_p(logits, p)
+
+
+def min_p(ratio: float) -> Processor:
+    """Garde les tokens au moins `ratio` fois aussi probables que le premier (Nguyen et al., 2024).
+
+    Raises:
+        ConfigurationError: `ratio` hors de [0, 1].
+    """
+    check_float("min_p", ratio, minimum=0.0, maximum=1.0)
+    margin = _log(ratio)  # p < ratio·max ⇔ logit < logit maximal + ln(ratio) : sans softmax
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        scores = logits.float()
+        return logits.masked_fill(scores < scores.amax(dim=-1, keepdim=True) + margin, -torch.inf)
+
+    return process
+
+
+def typical_p(mass: float) -> Processor:
+    """Garde les tokens de surprise la plus proche de l'entropie (Meister et al., 2022).
+
+    Les tokens sont pris par écart |−ln p − H| croissant jusqu'à atteindre `mass` ; ceux d'écart
+    égal au dernier le sont aussi. Le plus probable peut donc être retiré.
+
+    Raises:
+        ConfigurationError: `mass` hors de ]0, 1].
+    """
+    check_float("typical_p", mass, above=0.0, maximum=1.0)
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        if mass == 1:
+            return logits
+        log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+        deviation = (log_probabilities + _entropy(log_probabilities)).abs()  # |−ln p − H|
+        ordered, order = ascending(deviation)
+        reached = log_probabilities.exp().gather(-1, order).cumsum(dim=-1)
+        last = (reached < mass).sum(dim=-1, keepdim=True).clamp(max=logits.size(-1) - 1)
+        return logits.masked_fill(deviation > ordered.gather(-1, last), -torch.inf)
+
+    return process
+
+
+def epsilon_cutoff(epsilon: float) -> Processor:
+    """Retire les tokens de probabilité < `epsilon`, sauf le premier (Hewitt et al., 2022).
+
+    Raises:
+        ConfigurationError: `epsilon` hors de [0, 1[.
+    """
+    check_float("epsilon_cutoff", epsilon, minimum=0.0, below=1.0)
+    floor = _log(epsilon)
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        return _remove(logits, torch.log_softmax(logits.float(), dim=-1) < floor)
+
+    return process
+
+
+def eta_cutoff(epsilon: float) -> Processor:
+    """Retire les tokens de probabilité < min(ε, √ε·e^−H), sauf le premier (Hewitt et al., 2022).
+
+    Là où l'entropie H est grande, le seuil baisse.
+
+    Raises:
+        ConfigurationError: `epsilon` hors de [0, 1[.
+    """
+    check_float("eta_cutoff", epsilon, minimum=0.0, below=1.0)
+    floor = _log(epsilon)
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+        eta = (floor / 2 - _entropy(log_probabilities)).clamp(max=floor)  # ln η, (B, 1)
+        return _remove(logits, log_probabilities < eta)
+
+    return process
+
+
+def top_n_sigma(n: float) -> Processor:
+    """Garde les logits à moins de n écarts-types du maximum (Tang et al., 2024).
+
+    L'écart-type est celui des logits encore présents. Il suit l'échelle des logits : la
+    température ne change rien à ce qui est gardé.
+
+    Raises:
+        ConfigurationError: n ≤ 0.
+    """
+    check_float("top_n_sigma", n, above=0.0)
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        scores = logits.float()
+        below = scores - scores.amax(dim=-1, keepdim=True)  # ≤ 0
+        present = below + 0 * below  # NaN là où le logit vaut −∞ : les moyennes l'ignorent
+        gaps = present - present.nanmean(dim=-1, keepdim=True)
+        sigma = gaps.square().nanmean(dim=-1, keepdim=True).sqrt()
+        return logits.masked_fill(below < -n * sigma, -torch.inf)
+
+    return process
+
+
+def xtc(probability: float, threshold: float, generator: torch.Generator) -> Processor:
+    """Écarte parfois les premiers choix : « exclude top choices » (p-e-w, 2024).
+
+    Avec la probabilité `probability`, tirée pour chaque ligne et à chaque pas, tous les tokens
+    de probabilité ≥ `threshold` sont retirés sauf le moins probable d'entre eux (à égalité, le
+    plus grand identifiant). Rien ne change s'il n'y en a qu'un. Comme dans llama.cpp, la fin de
+    texte n'est pas protégée.
+
+    Args:
+        probability: dans [0, 1].
+        threshold: dans [0, 1] ; au-delà de 0,5 le filtre est sans effet.
+        generator: source des tirages, un nombre par ligne, que le filtre agisse ou non.
+
+    Raises:
+        ConfigurationError: valeur hors bornes.
+    """
+    check_float("xtc_probability", probability, minimum=0.0, maximum=1.0)
+    check_float("xtc_threshold", threshold, minimum=0.0, maximum=1.0)
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        draw = torch.rand(logits.size(0), 1, generator=generator, device=generator.device)
+        active = (draw < probability).to(logits.device)  # (B, 1)
+        if not bool(active.any()):
+            return logits
+        probabilities = torch.softmax(logits.float(), dim=-1)
+        top = (probabilities >= threshold) & (logits > -torch.inf)
+        least = probabilities.masked_fill(~top, torch.inf).amin(dim=-1, keepdim=True)
+        tied = top & (probabilities == least)
+        identifiers = torch.arange(logits.size(-1), device=logits.device)
+        survivor = identifiers == (tied * (identifiers + 1)).amax(dim=-1, keepdim=True) - 1
+        return logits.masked_fill(active & top & ~survivor, -torch.inf)
+
+    return process
+
+
+def _log(probability: float) -> float:
+    return math.log(probability) if probability > 0 else -math.inf
+
+
+def _entropy(log_probabilities: Tensor) -> Tensor:
+    """Entropie en nats : (B, V) → (B, 1) ; un token retiré n'y compte pas."""
+    return -(log_probabilities * log_probabilities.exp()).nansum(dim=-1, keepdim=True)
+
+
+def _remove(logits: Tensor, removed: Tensor) -> Tensor:
+    """Retire `removed` (B, V), en gardant toujours les logits maximaux."""
+    best = logits == logits.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(removed & ~best, -torch.inf)

@@ -1,0 +1,252 @@
+"""Une suite en cours : ses tokens, ses filtres, son tirage, son texte, et quand elle s'arrête.
+
+Rien ici ne connaît le modèle ni les autres suites : un lot, un serveur ou une recherche n'ont
+qu'à lui donner les logits de sa prochaine position.
+
+Formes : T tokens, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.mirostat import Mirostat
+from gpt_architecture.decoding.pipeline import Stage, build_pipeline
+from gpt_architecture.decoding.sampling import check_logits, draw
+from gpt_architecture.decoding.stopping import StopMatcher
+from gpt_architecture.decoding.strategies import greedy
+from gpt_architecture.decoding.streaming import TextStream
+
+FinishReason = Literal["stop", "length"]
+"""`stop` : fin de texte, arrêt demandé ou contrainte satisfaite ; `length` : plus de place."""
+
+Observer = Callable[[str, Tensor], None]
+"""Reçoit le nom d'une étape et les logits (V,) qui en sortent ; la première est `modèle`."""
+
+RAW = "modèle"
+"""Nom de l'étape qui précède tout filtre."""
+
+
+class Constraint(Protocol):
+    """Ce que la suite a le droit d'écrire (voir `decoding.constraints`)."""
+
+    def allowed(self) -> Tensor:
+        """(V,) booléen : les tokens permis maintenant, fin de texte comprise."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """Prend note du token choisi."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Vrai si plus rien ne peut suivre."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScore:
+    """Probabilité (log, nats) d'un token sous la distribution brute du modèle.
+
+    Attributes:
+        token: identifiant.
+        logprob: log p du token.
+        top: les plus probables à cette place, (identifiant, log p), du plus au moins probable.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Ce qu'une étape a produit.
+
+    Attributes:
+        text: texte devenu certain, parfois vide.
+        token: identifiant produit ; None : le dernier morceau, qui rend ce qui était retenu.
+        score: sa probabilité, si elle est demandée.
+        finish: pourquoi la suite s'arrête ; None : elle continue.
+    """
+
+    text: str
+    token: int | None = None
+    score: TokenScore | None = None
+    finish: FinishReason | None = None
+
+
+class Continuation:
+    """Une suite en cours d'écriture.
+
+    Args:
+        prompt: identifiants du début, au moins un.
+        config: comment générer.
+        tokenizer: celui du modèle.
+        vocab_size: logits du modèle (V), au moins ceux du tokenizer.
+        device: où sont les logits.
+        seed: remplace la graine de `config`.
+        constraint: ce qui a le droit d'être écrit ; None : tout.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        config: GenerationConfig,
+        tokenizer: Tokenizer,
+        *,
+        vocab_size: int,
+        device: torch.device | str = "cpu",
+        seed: int | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.prompt, self.tokens = tuple(prompt), list[int]()
+        self.constraint = constraint
+        self.finish: FinishReason | None = None
+        self.seed = self.seed_of(config) if seed is None else seed
+        self.generator = torch.Generator(device=device)
+        self.generator.manual_seed(self.seed)
+        self.eos_ids = eos_ids(config, tokenizer)
+        self._history = _History(prompt, len(prompt) + config.max_tokens, device)
+        self._stages = build_pipeline(
+            config,
+            prompt_length=len(prompt),
+            eos_ids=self.eos_ids,
+            encode=tokenizer.encode,
+            generator=self.generator,
+            vocab_size=vocab_size,
+            allowed=None if constraint is None else constraint.allowed,
+        )
+        self._unknown = vocab_size - tokenizer.vocab_size  # logits sans texte, à la fin
+        self._mirostat = (
+            Mirostat(config.mirostat_tau, config.mirostat_eta, self.generator)
+            if config.strategy == "mirostat" and config.temperature > 0
+            else None
+        )
+        self._text = TextStream(tokenizer.decode, list(prompt))
+        self._stop = StopMatcher(config.stop)
+
+    @staticmethod
+    def seed_of(config: GenerationConfig) -> int:
+        """La graine demandée, ou une imprévisible."""
+        return secrets.randbelow(2**31) if config.seed is None else config.seed
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Les filtres, dans l'ordre."""
+        return self._stages
+
+    def filtered(self, logits: Tensor, observer: Observer | None = None) -> Tensor:
+        """Logits (V,) du modèle → logits (V,) après tous les filtres, −∞ là où c'est interdit.
+
+        Raises:
+            GenerationError: les logits ne sont pas des nombres.
+        """
+        check_logits(logits)
+        row = logits.unsqueeze(0)  # (1, V)
+        if observer is not None:
+            observer(RAW, logits)
+        if self._unknown > 0:
+            row = row.clone()
+            row[:, -self._unknown :] = -torch.inf
+            if observer is not None:
+                observer("vocabulaire", row[0])
+        for stage in self._stages:
+            row = stage.process(self._history.tokens, row)
+            if observer is not None:
+                observer(stage.name, row[0])
+        return row[0]
+
+    def choose(self, logits: Tensor, observer: Observer | None = None) -> int:
+        """Le prochain token, d'après les logits (V,) du modèle."""
+        row = self.filtered(logits, observer)
+        if self._mirostat is not None:
+            if observer is not None:
+                observer("mirostat", self._mirostat.truncate(row))
+            return self._mirostat.choose(row)
+        if not self.config.is_sampling:
+            return int(greedy(row))
+        return int(draw(row.unsqueeze(0), self.generator))
+
+    def accept(self, token: int, logits: Tensor | None = None) -> Piece:
+        """Ajoute un token à la suite ; rend le texte devenu certain.
+
+        Args:
+            token: identifiant choisi.
+            logits: (V,) d'où il vient, pour `config.logprobs`.
+        """
+        score = None
+        if self.config.logprobs is not None and logits is not None:
+            score = score_of(logits, token, self.config.logprobs)
+        self.tokens.append(token)
+        self._history.append(token)
+        if self.constraint is not None:
+            self.constraint.advance(token)
+        if token in self.eos_ids:
+            text, self.finish = self._release(), "stop"
+            return Piece(text=text, token=token, score=score, finish="stop")
+        text = self._stop.push(self._text.push(token))
+        if self._stop.matched is not None or self._is_complete():
+            self.finish = "stop"
+        elif len(self.tokens) >= self.config.max_tokens:
+            self.finish = "length"
+        if self.finish is not None:
+            text += self._release()
+        return Piece(text=text, token=token, score=score, finish=self.finish)
+
+    def step(self, logits: Tensor, observer: Observer | None = None) -> Piece:
+        """Choisit puis ajoute le prochain token."""
+        return self.accept(self.choose(logits, observer), logits)
+
+    def _is_complete(self) -> bool:
+        return self.constraint is not None and self.constraint.is_complete
+
+    def _release(self) -> str:
+        """Ce que le décodage et les arrêts retenaient encore."""
+        return self._stop.push(self._text.finish()) + self._stop.finish()
+
+
+def score_of(logits: Tensor, token: int, top: int) -> TokenScore:
+    """Probabilité d'un token, et de tant d'autres, sous des logits bruts (V,)."""
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    best: tuple[tuple[int, float], ...] = ()
+    if top:
+        values, ids = logprobs.topk(min(top, len(logprobs)))
+        best = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return TokenScore(token=token, logprob=float(logprobs[token]), top=best)
+
+
+def eos_ids(config: GenerationConfig, tokenizer: Tokenizer) -> frozenset[int]:
+    """Les identifiants qui arrêtent la suite."""
+    eos = () if config.ignore_eos or tokenizer.eos_id is None else (tokenizer.eos_id,)
+    return frozenset((*eos, *config.stop_ids))
+
+
+class _History:
+    """Début et suite, dans un tampon alloué d'avance."""
+
+    def __init__(self, prompt: Sequence[int], capacity: int, device: torch.device | str) -> None:
+        self._buffer = torch.empty(1, min(capacity, len(prompt) + 256), dtype=torch.int64)
+        self._buffer = self._buffer.to(device)
+        self._buffer[0, : len(prompt)] = torch.tensor(list(prompt), dtype=torch.int64)
+        self._length = len(prompt)
+
+    @property
+    def tokens(self) -> Tensor:
+        """(1, T) int64."""
+        return self._buffer[:, : self._length]
+
+    def append(self, token: int) -> None:
+        if self._length == self._buffer.size(1):
+            self._buffer = torch.cat([self._buffer, torch.empty_like(self._buffer)], dim=1)
+        self._buffer[0, self._length] = token
+        self._length += 1

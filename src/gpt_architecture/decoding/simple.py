@@ -1,0 +1,203 @@
+"""Boucles de génération lisibles : l'oracle, sans cache, et le flux le plus simple, avec cache.
+
+Les fonctions `generate_text_*` recalculent tout le contexte à chaque token : c'est lent et
+évident. `stream_tokens` garde clés et valeurs, comme `decoding.generator.Generator` ; les tests
+exigent les mêmes tokens.
+
+Formes : B lot, T tokens, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gpt_architecture.config import TEMPERATURE, TOP_K, TOP_P, check_int
+from gpt_architecture.core.model import CausalLM
+from gpt_architecture.core.utils import evaluation_mode
+from gpt_architecture.decoding.sampling import NextToken, greedy_token, sampled_token
+from gpt_architecture.decoding.strategies import top_k, top_p
+from gpt_architecture.errors import ConfigurationError
+
+
+def generate_text_simple(
+    model: CausalLM,
+    idx: Tensor,
+    max_new_tokens: int,
+    context_size: int,
+    *,
+    generator: torch.Generator | None = None,
+    eos_id: int | None = None,
+) -> Tensor:
+    """Décodage glouton : à chaque pas, le token le plus probable.
+
+    Args:
+        model: rend des logits (B, T, V) ; il est mis en évaluation le temps de l'appel.
+        idx: (B, T) int64, T ≥ 1 ; le début du texte.
+        max_new_tokens: tokens à produire, au plus.
+        context_size: seuls les derniers `context_size` tokens sont relus.
+        generator: sans effet ici ; présent pour que les quatre stratégies s'appellent de même.
+        eos_id: une ligne qui le produit est finie et n'est plus remplie que de lui ; la
+            génération s'arrête quand toutes le sont.
+
+    Returns:
+        (B, T + n) int64, n ≤ `max_new_tokens` : le début, puis la suite.
+
+    Raises:
+        ConfigurationError: `max_new_tokens` < 0, `context_size` < 1 ou début vide.
+        GenerationError: logits NaN ou infinis.
+    """
+    del generator
+    return _generate(model, idx, max_new_tokens, context_size, greedy_token, eos_id)
+
+
+def generate_text_temperature(
+    model: CausalLM,
+    idx: Tensor,
+    max_new_tokens: int,
+    context_size: int,
+    temperature: float = TEMPERATURE,
+    *,
+    generator: torch.Generator | None = None,
+    eos_id: int | None = None,
+) -> Tensor:
+    """Tirage dans la distribution à température donnée ; voir `generate_text_simple`.
+
+    Args:
+        temperature: ≥ 0 ; 0 est glouton.
+        generator: source du tirage ; None : le générateur global de PyTorch.
+    """
+    choose = sampled_token(temperature, None, generator)
+    return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
+
+
+def generate_text_top_k(
+    model: CausalLM,
+    idx: Tensor,
+    max_new_tokens: int,
+    context_size: int,
+    k: int = TOP_K,
+    temperature: float = TEMPERATURE,
+    *,
+    generator: torch.Generator | None = None,
+    eos_id: int | None = None,
+) -> Tensor:
+    """Tirage parmi les k tokens les plus probables ; voir `generate_text_temperature`.
+
+    Args:
+        k: nombre de tokens gardés, ≥ 1.
+    """
+    choose = sampled_token(temperature, lambda logits: top_k(logits, k), generator)
+    return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
+
+
+def generate_text_top_p(
+    model: CausalLM,
+    idx: Tensor,
+    max_new_tokens: int,
+    context_size: int,
+    p: float = TOP_P,
+    temperature: float = TEMPERATURE,
+    *,
+    generator: torch.Generator | None = None,
+    eos_id: int | None = None,
+) -> Tensor:
+    """Tirage dans le noyau de masse p ; voir `generate_text_temperature`.
+
+    Args:
+        p: masse de probabilité gardée, dans [0, 1].
+    """
+    choose = sampled_token(temperature, lambda logits: top_p(logits, p), generator)
+    return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
+
+
+def stream_tokens(
+    model: CausalLM,
+    idx: Tensor,
+    max_new_tokens: int,
+    choose: NextToken,
+    *,
+    context_size: int | None = None,
+    eos_id: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Génère un token à la fois, avec cache.
+
+    Quand le contexte est plein, les positions apprises de GPT-2
+    interdisent de faire glisser le cache : la fenêtre avance d'un token et tout est relu,
+    exactement comme le fait l'oracle.
+
+    Args:
+        model: rend des logits (B, T, V).
+        idx: (B, T) int64, T ≥ 1.
+        max_new_tokens: tokens à produire, au plus.
+        choose: logits (B, V) → tokens (B, 1).
+        context_size: seuls les derniers `context_size` tokens sont relus ; None : tout le
+            contexte du modèle.
+        eos_id: voir `generate_text_simple`.
+
+    Yields:
+        (tokens (B, 1) int64, logits (B, V)) : le choix et les logits d'où il vient.
+
+    Raises:
+        ConfigurationError, GenerationError: voir `generate_text_simple`.
+    """
+    limit = model.cfg.context_length
+    context_size = limit if context_size is None else min(context_size, limit)
+    _check_arguments(idx, max_new_tokens, context_size)
+    idx = idx[:, -context_size:]
+    capacity = min(context_size, idx.size(1) + max_new_tokens)
+    cache = model.new_cache(idx.size(0), capacity)
+    finished = torch.zeros(idx.size(0), 1, dtype=torch.bool, device=idx.device)
+    fresh = idx
+    for _ in range(max_new_tokens):
+        if cache.length + fresh.size(1) > context_size:
+            cache.reset()
+            fresh = idx = idx[:, -context_size:]
+        with torch.inference_mode(), evaluation_mode(model):
+            logits = model(fresh, cache)[:, -1, :]  # (B, V)
+            fresh = choose(logits)
+        fresh, finished = _freeze_finished(fresh, finished, eos_id)
+        idx = torch.cat((idx, fresh), dim=1)
+        yield fresh, logits
+        if bool(finished.all()):
+            return
+
+
+def _generate(
+    model: CausalLM,
+    idx: Tensor,
+    max_new_tokens: int,
+    context_size: int,
+    choose: NextToken,
+    eos_id: int | None,
+) -> Tensor:
+    """La boucle de l'oracle : relire le contexte, choisir, ajouter."""
+    _check_arguments(idx, max_new_tokens, context_size)
+    finished = torch.zeros(idx.size(0), 1, dtype=torch.bool, device=idx.device)
+    with torch.no_grad(), evaluation_mode(model):
+        for _ in range(max_new_tokens):
+            logits = model(idx[:, -context_size:])[:, -1, :]  # (B, V)
+            token, finished = _freeze_finished(choose(logits), finished, eos_id)
+            idx = torch.cat((idx, token), dim=1)  # (B, T + 1)
+            if bool(finished.all()):
+                break
+    return idx
+
+
+def _freeze_finished(token: Tensor, finished: Tensor, eos_id: int | None) -> tuple[Tensor, Tensor]:
+    """Remplace par EOS le token (B, 1) des lignes déjà finies, et met `finished` (B, 1) à jour."""
+    if eos_id is None:
+        return token, finished
+    token = token.masked_fill(finished, eos_id)
+    return token, finished | (token == eos_id)
+
+
+def _check_arguments(idx: Tensor, max_new_tokens: int, context_size: int) -> None:
+    check_int("max_new_tokens", max_new_tokens, minimum=0)
+    check_int("context_size", context_size, minimum=1)
+    if idx.size(1) == 0:
+        raise ConfigurationError(
+            "début vide", expected="au moins un token", remedy="donnez un début de texte"
+        )

@@ -1,0 +1,237 @@
+"""Le modèle compacté : mêmes logits que `GPTModel`, poids rangés pour le décodage sur processeur.
+
+Formes : B lot, T tokens, D largeur, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpt_architecture.config import GPTConfig, check_choice
+from gpt_architecture.core.attention import sdpa_attention
+from gpt_architecture.core.kv_cache import KVCache, LayerCache
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.kernels.grouped_codes import Scheme, quantize
+from gpt_architecture.kernels.packed_weights import (
+    DenseMatrix,
+    GroupedMatrix,
+    PackedMatrix,
+    gather,
+)
+
+if TYPE_CHECKING:
+    from gpt_architecture.kernels.decode_step import DecodeStep
+
+logger = logging.getLogger(__name__)
+
+PackingName = Literal["fp32", "int8", "int4"]
+"""Format des poids d'un modèle compacté."""
+
+PACKINGS: tuple[PackingName, ...] = ("fp32", "int8", "int4")
+STEP_ROWS: dict[str, int] = {"fp32": 8, "int8": 24, "int4": 24}
+"""Activations au plus du pas compilé ; au-delà, les produits de PyTorch vont plus vite."""
+
+
+class PackedModel:
+    """Un modèle prêt à décoder ; satisfait `core.model.CausalLM`.
+
+    Jusqu'à `STEP_ROWS` activations, un passage est un pas compilé (`decode_step`) ; au-delà, ou
+    sans numba, ce sont les produits de PyTorch sur les mêmes poids.
+
+    Args:
+        cfg: forme du modèle.
+        matrices: poids, par nom de module ; une tête liée est la matrice même de `tok_emb`.
+        vectors: positions, normes et biais, par nom du `state_dict`.
+        scheme: comment les matrices ont été quantifiées ; None : elles sont en fp32.
+    """
+
+    def __init__(
+        self,
+        cfg: GPTConfig,
+        matrices: Mapping[str, PackedMatrix],
+        vectors: Mapping[str, Tensor],
+        *,
+        scheme: Scheme | None = None,
+    ) -> None:
+        self.cfg, self.scheme = cfg, scheme
+        self.vectors = vectors
+        self.matrices = _settle(matrices)
+        height = STEP_ROWS["fp32" if scheme is None else scheme.name]
+        self._step = _compile_step(cfg, self.matrices, vectors, height)
+
+    @property
+    def nbytes(self) -> int:
+        """Octets des poids ; une matrice partagée compte une fois."""
+        distinct = {id(matrix): matrix.nbytes for matrix in self.matrices.values()}
+        return sum(distinct.values()) + sum(v.nbytes for v in self.vectors.values())
+
+    @property
+    def compiled(self) -> bool:
+        """Vrai si le pas compilé sert ; faux si numba manque."""
+        return self._step is not None
+
+    def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
+        """Un cache vide, en fp32."""
+        return KVCache(self.cfg, batch_size, capacity=capacity)
+
+    @torch.no_grad()
+    def __call__(
+        self, in_idx: Tensor, cache: KVCache | None = None, *, at: Tensor | None = None
+    ) -> Tensor:
+        """Logits du token suivant ; voir `GPTModel.forward`.
+
+        Raises:
+            ValueError: positions passées et nouvelles dépassent `context_length`.
+        """
+        count = in_idx.size(1)
+        end = count + (0 if cache is None else cache.length)
+        if end > self.cfg.context_length:
+            raise ValueError(
+                f"{end} positions demandées, le modèle en accepte {self.cfg.context_length} ; "
+                "gardez les derniers tokens"
+            )
+        positions = torch.arange(count) if cache is None else cache.positions(count)
+        x = self.matrices["tok_emb"].rows(in_idx) + self.vectors["pos_emb.weight"][positions]
+        if cache is not None and self._step is not None and self._step.fits(in_idx.numel(), cache):
+            logits = self._step(x, cache, at)
+        else:
+            logits = self._forward(x, cache, at)
+        if cache is not None:
+            cache.advance_(count)
+        return logits
+
+    def dequantize(self) -> GPTModel:
+        """Un `GPTModel` ordinaire aux mêmes poids, arrondis compris."""
+        with torch.device("meta"):
+            model = GPTModel(self.cfg)
+        state = dict(self.vectors)
+        for name, matrix in self.matrices.items():
+            state[f"{name}.weight"] = matrix.dense()
+        model.load_state_dict(state, assign=True)
+        if self.cfg.tie_weights:
+            model.tie_weights_()
+        return model.eval()
+
+    def _forward(self, x: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
+        """x (B, T, D) → logits, par les produits de PyTorch."""
+        batch = x.size(0)
+        for index in range(self.cfg.n_layers):
+            block = f"trf_blocks.{index}."
+            layer = None if cache is None else cache.layers[index]
+            h = self._norm(f"{block}norm1", x)
+            x = x + self._linear(f"{block}att.out_proj", self._attention(block, h, layer))
+            h = self._linear(f"{block}ff.layers.0", self._norm(f"{block}norm2", x))
+            x = x + self._linear(f"{block}ff.layers.2", F.gelu(h, approximate="tanh"))
+        if at is not None:
+            x = x[torch.arange(batch), at].unsqueeze(1)  # (B, 1, D)
+        return self._linear("out_head", self._norm("final_norm", x))
+
+    def _attention(self, block: str, h: Tensor, layer: LayerCache | None) -> Tensor:
+        """Contexte (B, T, D) de h (B, T, D)."""
+        batch, count, width = h.shape
+        q, k, v = (
+            self._linear(f"{block}att.W_{name}", h)
+            .view(batch, count, self.cfg.n_heads, self.cfg.head_dim)
+            .transpose(1, 2)  # (B, H, T, K)
+            for name in ("query", "key", "value")
+        )
+        mask = None
+        if layer is not None:
+            k, v, mask = layer.append(k, v)  # (B, H, S, K)
+        context = sdpa_attention(q, k, v, dropout_p=0.0, mask=mask)
+        return context.transpose(1, 2).reshape(batch, count, width)
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        """x (B, T, D) · matrice transposée + biais, s'il existe."""
+        out = self.matrices[name].times(x.flatten(0, 1)).view(*x.shape[:2], -1)
+        bias = self.vectors.get(f"{name}.bias")
+        return out if bias is None else out.add_(bias)
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        gain, shift = self.vectors[f"{name}.scale"], self.vectors[f"{name}.shift"]
+        return F.layer_norm(x, gain.shape, gain, shift, 1e-5)
+
+
+def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel:
+    """Compacte un modèle pour le décodage sur processeur.
+
+    Les poids sont recopiés dans de grandes pages (voir `gather`), sauf l'embedding, dont on ne lit
+    que quelques lignes : en fp32, il reste celui du modèle, comme les normes et les biais.
+
+    Args:
+        model: sur CPU.
+        packing: format des poids, ou schéma de quantification complet.
+
+    Raises:
+        ConfigurationError: format inconnu, ou modèle sur un autre périphérique.
+        ModelFileError: un poids est infini ou NaN (int8, int4).
+    """
+    device = model.tok_emb.weight.device
+    if device.type != "cpu":
+        raise ConfigurationError(
+            f"modèle sur {device}",
+            expected="un modèle sur processeur : les poids compactés y sont rangés",
+            remedy="donnez --device cpu",
+        )
+    if isinstance(packing, Scheme):
+        scheme: Scheme | None = packing
+    else:
+        check_choice("packing", packing, PACKINGS)
+        scheme = None if packing == "fp32" else Scheme(name=packing)
+    matrices: dict[str, PackedMatrix] = {}
+    vectors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        module = name.removesuffix(".weight")
+        if not is_matrix(name):
+            vectors[name] = tensor.detach().float().contiguous()
+        elif module == "out_head" and model.cfg.tie_weights:
+            matrices[module] = matrices["tok_emb"]
+        elif scheme is None:
+            matrices[module] = DenseMatrix(tensor)
+        else:
+            matrices[module] = GroupedMatrix(quantize(tensor, scheme_of(module, scheme)))
+    return PackedModel(model.cfg, matrices, vectors, scheme=scheme)
+
+
+def is_matrix(name: str) -> bool:
+    """Vrai si ce poids du `state_dict` est l'une des matrices compactées."""
+    return name.endswith(".weight") and name != "pos_emb.weight"
+
+
+def scheme_of(module: str, scheme: Scheme) -> Scheme:
+    """Le schéma d'une matrice : la tête et l'embedding gardent 8 bits sous un schéma à 4."""
+    if module in ("tok_emb", "out_head"):
+        return Scheme(name="int8", group_size=scheme.group_size)
+    return scheme
+
+
+def _settle(matrices: Mapping[str, PackedMatrix]) -> dict[str, PackedMatrix]:
+    """Met en grandes pages ce que le décodage lit en entier."""
+    shared = matrices["tok_emb"] is matrices["out_head"]
+    whole = {name: m for name, m in matrices.items() if shared or name != "tok_emb"}
+    return {**matrices, **gather(whole)}
+
+
+def _compile_step(
+    cfg: GPTConfig,
+    matrices: Mapping[str, PackedMatrix],
+    vectors: Mapping[str, Tensor],
+    height: int,
+) -> DecodeStep | None:
+    if importlib.util.find_spec("numba") is None:
+        logger.warning("numba manque (pip install numba) : décodage par PyTorch, plus lent")
+        return None
+    try:
+        from gpt_architecture.kernels.decode_step import DecodeStep  # noqa: PLC0415
+    except (ImportError, OSError, RuntimeError) as error:  # cache interdit, version refusée…
+        logger.warning("noyaux non compilés (%s) : décodage par PyTorch, plus lent", reason(error))
+        return None
+    return DecodeStep(cfg, matrices, vectors, height)

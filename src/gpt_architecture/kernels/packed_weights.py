@@ -1,0 +1,147 @@
+"""Les matrices d'un modèle compacté : pleines, ou quantifiées par groupes.
+
+Formes : N lignes, D largeur, n activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gpt_architecture.kernels.grouped_codes import GroupedCodes, dequantize
+from gpt_architecture.kernels.workspace import huge_empty
+
+_PANEL_ROWS = 4096
+"""Lignes déquantifiées à la fois : le tampon reste petit."""
+
+
+class PackedMatrix(Protocol):
+    """Une matrice (N, D) que le décodage sait lire."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D)."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Octets gardés en mémoire."""
+        ...
+
+    def dense(self) -> Tensor:
+        """Toute la matrice, en fp32."""
+        ...
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Lignes `index` (…), en fp32 : (…, D)."""
+        ...
+
+    def times(self, x: Tensor) -> Tensor:
+        """x (n, D) · transposée → (n, N)."""
+        ...
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Ce que lisent les noyaux."""
+        ...
+
+    def with_tensors(self, *tensors: Tensor) -> PackedMatrix:
+        """La même matrice, dont les tenseurs ont changé de place."""
+        ...
+
+
+class DenseMatrix:
+    """Une matrice fp32, telle quelle ; rien n'est copié si elle est déjà contiguë en fp32."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight.detach().float().contiguous()
+        self.shape = (weight.size(0), weight.size(1))
+        self.nbytes = self.weight.nbytes
+
+    def dense(self) -> Tensor:
+        """Voir `PackedMatrix`."""
+        return self.weight
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Voir `PackedMatrix`."""
+        return self.weight[index]
+
+    def times(self, x: Tensor) -> Tensor:
+        """Voir `PackedMatrix`."""
+        return x @ self.weight.t()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Voir `PackedMatrix`."""
+        return (self.weight,)
+
+    def with_tensors(self, *tensors: Tensor) -> DenseMatrix:
+        """Voir `PackedMatrix`."""
+        return DenseMatrix(*tensors)
+
+
+class GroupedMatrix:
+    """Une matrice quantifiée."""
+
+    def __init__(self, grouped: GroupedCodes) -> None:
+        self.grouped = grouped
+        self.shape = (len(grouped.codes), grouped.width)
+        self.nbytes = grouped.codes.nbytes + grouped.scales.nbytes
+
+    def dense(self) -> Tensor:
+        """Voir `PackedMatrix`."""
+        return dequantize(self.grouped)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Voir `PackedMatrix`."""
+        return dequantize(self._part(index.reshape(-1))).view(*index.shape, self.shape[1])
+
+    def times(self, x: Tensor) -> Tensor:
+        """Voir `PackedMatrix` ; les poids sont déquantifiés par panneaux."""
+        out = x.new_empty(len(x), self.shape[0])
+        for start in range(0, self.shape[0], _PANEL_ROWS):
+            rows = slice(start, min(start + _PANEL_ROWS, self.shape[0]))
+            torch.mm(x, dequantize(self._part(rows)).t(), out=out[:, rows])
+        return out
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Voir `PackedMatrix`."""
+        return self.grouped.codes, self.grouped.scales
+
+    def with_tensors(self, *tensors: Tensor) -> GroupedMatrix:
+        """Voir `PackedMatrix`."""
+        codes, scales = tensors
+        return GroupedMatrix(replace(self.grouped, codes=codes, scales=scales))
+
+    def _part(self, rows: Tensor | slice) -> GroupedCodes:
+        codes, scales = self.tensors()
+        return replace(self.grouped, codes=codes[rows], scales=scales[rows])
+
+
+def gather(matrices: Mapping[str, PackedMatrix]) -> dict[str, PackedMatrix]:
+    """Recopie des matrices l'une après l'autre dans une zone de grandes pages.
+
+    Lire des poids en pages de 4 Kio, projetés depuis un fichier ou non, coûte un cinquième du
+    débit de la mémoire (mesuré) : la machine cherche l'adresse de chaque page et cesse d'anticiper
+    à chacune. Une matrice présente sous deux noms n'est recopiée qu'une fois.
+    """
+    distinct = {id(matrix): matrix for matrix in matrices.values()}
+    sizes = [_lines(t) for matrix in distinct.values() for t in matrix.tensors()]
+    area, start = huge_empty(sum(sizes)), 0
+    moved: dict[int, PackedMatrix] = {}
+    for key, matrix in distinct.items():
+        places = []
+        for tensor in matrix.tensors():
+            stop = start + _lines(tensor)
+            place = area[start:stop].view(tensor.dtype)[: tensor.numel()].view(tensor.shape)
+            places.append(place.copy_(tensor))
+            start = stop
+        moved[key] = matrix.with_tensors(*places)
+    return {name: moved[id(matrix)] for name, matrix in matrices.items()}
+
+
+def _lines(tensor: Tensor) -> int:
+    """Place d'un tenseur, en valeurs de 4 octets, arrondie à une ligne de cache."""
+    return -(-tensor.nbytes // 64) * 16

@@ -1,0 +1,209 @@
+"""`gpt-architecture quantize` : écrire un modèle quantifié, et dire ce qu'il perd."""
+
+from __future__ import annotations
+
+import sys
+
+if __package__ in (None, ""):  # lancé par son chemin : python3 quantize.py
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from gpt_architecture.errors import ConfigurationError, OutputError
+from gpt_architecture.scripts._cli import CommonOptions, find_model, french_size, output_console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gpt_architecture.core.weights import ModelFile
+    from gpt_architecture.evaluation.fidelity import Fidelity
+    from gpt_architecture.kernels.packed import PackedModel
+
+
+@Parameter(name="*", group=Group("Quantification", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """Comment quantifier, et où écrire."""
+
+    scheme: Literal["int8", "int4"] = "int8"
+    """Bits par poids : 8, ou 4 (la tête et l'embedding gardent 8 bits)."""
+
+    group_size: Literal[32, 64, 128] = 32
+    """Poids par échelle : plus il y en a, plus le fichier est petit et moins il est fidèle."""
+
+    output: Path | None = None
+    """Fichier à écrire ; sans lui, le nom du modèle suivi du schéma, à côté de lui."""
+
+    force: bool = False
+    """Remplace un fichier qui existe déjà."""
+
+    text: Path | None = None
+    """Texte que le modèle n'a pas appris : mesure la perplexité et l'accord des tokens."""
+
+    tokens: int = 8192
+    """Tokens de ce texte à mesurer, au plus."""
+
+    as_json: Annotated[bool, Parameter(name="--json")] = False
+    """Écrit un objet JSON au lieu des lignes."""
+
+
+def quantize(
+    model: Path | None = None,
+    /,
+    *,
+    options: QuantizeOptions = QuantizeOptions(),
+    common: CommonOptions = CommonOptions(),  # noqa: B008
+) -> None:
+    """Quantifie les poids d'un modèle, sur 8 ou 4 bits, pour décoder plus vite.
+
+    Args:
+        model: Fichier du modèle ; sans lui, gpt-model.pt ici ou dans un dossier parent.
+    """
+    del common  # lues par le lanceur
+    source = find_model(model)
+    output = options.output or source.with_name(f"{source.stem}-{options.scheme}.safetensors")
+    _check(output, options)
+
+    from gpt_architecture.core.weights import read_model
+    from gpt_architecture.kernels.grouped_codes import Scheme
+    from gpt_architecture.kernels.packed import pack
+    from gpt_architecture.kernels.quantize import save_quantized
+
+    content = read_model(source)
+    reference = content.build()
+    with _Stage("Quantification"):
+        packed = pack(reference, Scheme(name=options.scheme, group_size=options.group_size))
+    save_quantized(output, packed, tokenizer=content.tokenizer, metadata=content.metadata)
+    fidelity = None
+    if options.text is not None:
+        with _Stage("Mesure") as stage:
+            fidelity = _measure(content, packed, options, stage.advance)
+    sizes = (4 * content.config.num_parameters(), packed.nbytes)
+    record = _record(output, options, sizes, fidelity)
+    if options.as_json:
+        print(json.dumps(record, ensure_ascii=False))
+    else:
+        _report(record, sizes)
+
+
+def _check(output: Path, options: QuantizeOptions) -> None:
+    """Refuse, avant de charger le modèle, ce qui échouerait après."""
+    if output.suffix != ".safetensors":
+        raise ConfigurationError(
+            f"--output vaut {output}",
+            expected="un nom en .safetensors",
+            remedy="changez l'extension",
+        )
+    if output.exists() and not options.force:
+        raise OutputError(
+            f"{output} existe déjà",
+            expected="un nom libre",
+            remedy="ajoutez --force pour le remplacer, ou donnez un autre --output",
+        )
+    if options.tokens < 2:
+        raise ConfigurationError(
+            f"--tokens vaut {options.tokens}", expected="au moins 2", remedy="corrigez --tokens"
+        )
+
+
+def _measure(
+    content: ModelFile,
+    packed: PackedModel,
+    options: QuantizeOptions,
+    on_progress: Callable[[int, int], None],
+) -> Fidelity:
+    import torch
+
+    from gpt_architecture.data.corpus import read_text
+    from gpt_architecture.data.tokenizer import tokenizer_from_dict
+    from gpt_architecture.evaluation.fidelity import compare_models
+
+    assert options.text is not None  # noqa: S101 — l'appelant l'a vérifié
+    ids = tokenizer_from_dict(content.tokenizer).encode(read_text(options.text))
+    learned, limit = content.metadata.get("window"), content.config.context_length
+    return compare_models(
+        content.build(),
+        packed,
+        torch.tensor(ids[: options.tokens + 1], dtype=torch.int64),
+        window=min(learned, limit) if isinstance(learned, int) and learned > 0 else limit,
+        on_progress=on_progress,
+    )
+
+
+def _record(
+    output: Path, options: QuantizeOptions, sizes: tuple[int, int], fidelity: Fidelity | None
+) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "output": str(output),
+        "scheme": options.scheme,
+        "group_size": options.group_size,
+        "bytes_before": sizes[0],
+        "bytes_after": sizes[1],
+    }
+    if fidelity is not None:
+        record |= {
+            "tokens": fidelity.tokens,
+            "perplexity_before": fidelity.reference_perplexity,
+            "perplexity_after": fidelity.candidate_perplexity,
+            "perplexity_gap": fidelity.relative_gap,
+            "greedy_agreement": fidelity.agreement,
+        }
+    return record
+
+
+def _report(record: dict[str, Any], sizes: tuple[int, int]) -> None:
+    before, after = sizes
+    print(
+        f"{record['output']} : {record['scheme']}, groupes de {record['group_size']} ; "
+        f"poids de {french_size(before)} à {french_size(after)} "
+        f"({_french(before / after, 1)} fois moins)"
+    )
+    if "tokens" not in record:
+        print("Qualité non mesurée : --text FICHIER, un texte que le modèle n'a pas appris.")
+        return
+    print(
+        f"Perplexité sur {record['tokens']} tokens : {_french(record['perplexity_before'], 3)} "
+        f"→ {_french(record['perplexity_after'], 3)} "
+        f"({_french(100 * record['perplexity_gap'], 2, '+')} %)"
+    )
+    print(f"Même token glouton : {_french(100 * record['greedy_agreement'], 1)} % des positions")
+
+
+def _french(value: float, digits: int, sign: str = "") -> str:
+    return f"{value:{sign}.{digits}f}".replace(".", ",")
+
+
+class _Stage:
+    """Une étape longue : une barre au terminal, rien ailleurs."""
+
+    def __init__(self, name: str) -> None:
+        from rich.progress import Progress
+
+        console = output_console(stderr=True)
+        live = sys.stderr.isatty() and console.is_interactive
+        self._bar = Progress(console=console, transient=True, disable=not live)
+        self._task = self._bar.add_task(name, total=None)
+
+    def __enter__(self) -> _Stage:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._bar.stop()
+
+    def advance(self, done: int, total: int) -> None:
+        """Avance la barre."""
+        self._bar.update(self._task, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    from gpt_architecture.main import main
+
+    main(["quantize", *sys.argv[1:]])
