@@ -288,6 +288,7 @@ class LlamaCpp:
         """Voir `Engine.decode` ; une seule invite."""
         (prompt,) = prompts
         found = self._complete(prompt, count)
+        assert len(found["tokens"]) == count, found["timings"]
         return Run(tokens=[found["tokens"]], seconds=found["timings"]["predicted_ms"] / 1e3)
 
     def prefill(self, prompt: list[int]) -> float:

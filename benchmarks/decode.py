@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -31,17 +30,18 @@ import torch
 from _bench import PEERS, Bench, ours, packed
 from _measure import ReadStream, Row, french, lone_row, speed_rows
 from _peers import Engine, Streamed
-from torch.nn import functional as F
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.weights import read_model, save_model
 from gpt_architecture.data.corpus import load_corpus
 from gpt_architecture.data.tokenizer import tokenizer_from_dict
+from gpt_architecture.evaluation.fidelity import compare_models
 
 PROMPT, COUNT = 16, 128  # le cas de référence : 128 tokens après une invite de 16
 PREFILL = 512
 BATCHES = (8, 32)
 BATCH_COUNT = 32
+QUALITY_TOKENS = 20_000
 LOOKUP = 10  # tokens proposés à la fois
 CONTEXTS = (64, 128, 256, 512, 1024)
 CONTEXT_NAMES = (
@@ -146,7 +146,7 @@ def context_cost(bench: Bench, contexts: Sequence[int], plot: Path | None) -> li
     names = [name for name in CONTEXT_NAMES if name in present]
     costs: dict[str, list[float]] = {name: [] for name in names}
     for context in contexts:
-        prompt = bench.prompt(context - CONTEXT_STEPS)
+        prompt = bench.prompt(context - CONTEXT_STEPS - 1)
         seconds = bench.alternate(
             {n: partial(bench.seconds, n, [prompt], CONTEXT_STEPS + 1) for n in names}
         )
@@ -222,44 +222,31 @@ def command_seconds(command: Sequence[str], *, forgotten: Path | None = None) ->
     return time.perf_counter() - start
 
 
-def quality(model_path: Path, data: str) -> list[Row]:
+def quality(model_path: Path, data: str, limit: int) -> list[Row]:
     """Perplexité sur un texte tenu à l'écart, et accord des choix gloutons avec fp32."""
     content = read_model(model_path)
     model = content.build()
-    ids = tokenizer_from_dict(content.tokenizer).encode(load_corpus([data]).text)
+    ids = tokenizer_from_dict(content.tokenizer).encode(load_corpus([data]).text)[:limit]
     window = content.metadata.get("window") or model.cfg.context_length
-    print(f"\nPerplexité de {model_path.name} sur {len(ids)} tokens, fenêtres de {window}")
-    base: list[torch.Tensor] = []
+    size = f"{model.num_parameters():,}".replace(",", " ")
+    print(f"\nPerplexité d'un modèle de {size} paramètres sur {len(ids)} tokens tenus à l'écart")
     rows: list[Row] = []
-    reference = math.nan
     for precision in PEERS:
         candidate = packed(model, precision)
-        total, count, agreed = 0.0, 0, 0
-        for index, start in enumerate(range(0, len(ids) - 1, window)):
-            piece = torch.tensor(ids[start : start + window + 1])
-            with torch.inference_mode():
-                logits = candidate(piece[None, :-1])[0]  # (T, V)
-            total += float(F.cross_entropy(logits, piece[1:], reduction="sum"))
-            count += len(piece) - 1
-            choice = logits.argmax(1)
-            if precision == "fp32":
-                base.append(choice)
-            agreed += int((choice == base[index]).sum())
-        perplexity = math.exp(total / count)
-        reference = perplexity if precision == "fp32" else reference
-        change = 100 * (perplexity / reference - 1)
+        found = compare_models(model, candidate, torch.tensor(ids), window=window)
         print(
-            f"{ours(precision):<28} {french(perplexity, 3):>10}   {french(change):>6} %   "
-            f"mêmes choix : {french(100 * agreed / count, 1)} %"
+            f"{ours(precision):<28} {french(found.candidate_perplexity, 3):>10}   "
+            f"{100 * found.relative_gap:+.2f} %   ".replace(".", ",")
+            + f"mêmes choix : {french(100 * found.agreement, 1)} %"
         )
         rows.append(
             {
                 "name": f"perplexité, {precision}",
-                "ours": perplexity,
-                "peer": reference,
-                "ratio": reference / perplexity,
+                "ours": found.candidate_perplexity,
+                "peer": found.reference_perplexity,
+                "ratio": found.reference_perplexity / found.candidate_perplexity,
                 "unit": "perplexité",
-                "agreement": agreed / count,
+                "agreement": found.agreement,
             }
         )
     return rows
@@ -270,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     questions = ("debit", "invite", "lots", "repetition", "contexte", "demarrage", "qualite")
     parser.add_argument("--quick", action="store_true", help="moins d'une minute, petit modèle")
-    parser.add_argument("--only", nargs="+", choices=questions, default=questions)
+    parser.add_argument("--only", nargs="+", choices=questions, default=questions, help="questions")
     parser.add_argument("--threads", type=int, default=2, help="fils de chaque candidat")
     parser.add_argument("--turns", type=int, default=7, help="passages par candidat")
     parser.add_argument("--retries", type=int, default=4, help="reprises d'une mesure troublée")
@@ -284,9 +271,9 @@ def main() -> None:
     cfg, turns, retries = GPTConfig(drop_rate=0.0), arguments.turns, arguments.retries
     if arguments.quick:
         cfg, turns, retries = GPTConfig(emb_dim=256, n_heads=4, n_layers=4, drop_rate=0.0), 1, 0
-
     contexts = arguments.contexts or (CONTEXTS[:2] if arguments.quick else CONTEXTS)
-
+    if not CONTEXT_STEPS + 1 < min(contexts) <= max(contexts) <= cfg.context_length:
+        parser.error(f"--contexts : de {CONTEXT_STEPS + 2} à {cfg.context_length} tokens")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(cfg, Path(folder), threads=arguments.threads, turns=turns, retries=retries)
@@ -305,7 +292,7 @@ def main() -> None:
                 rows += answer()
     if "qualite" in arguments.only:
         if arguments.model and arguments.data:
-            rows += quality(arguments.model, arguments.data)
+            rows += quality(arguments.model, arguments.data, QUALITY_TOKENS)
         else:
             print("\nPerplexité : non mesurée, donnez --model FICHIER et --data TEXTE.")
     if arguments.json:

@@ -1,8 +1,12 @@
-"""Un pas de décodage entier, d'un seul appel : peu d'activations, poids lus une fois.
+"""Un pas de décodage entier, d'un seul appel, sans revenir à Python.
 
 À une séquence, la durée d'un token est celle de la lecture des poids ; tout le reste (normes,
 attention, allers et retours avec Python) doit disparaître derrière elle. Le pas est donc un
 programme (voir `program`) : de sept à neuf noyaux par bloc, puis la norme finale et la tête.
+
+Il a deux formes. Étroite, pour quelques activations : chaque ligne de poids est lue une fois et
+multipliée telle quelle (`linear_kernels`). Large, pour un lot : les activations sont transposées et
+des tuiles de registres les multiplient ensemble (`wide_kernels`).
 
 Formes : B séquences, T tokens nouveaux de chacune, M = B·T activations, D largeur, V vocabulaire.
 """
@@ -24,7 +28,7 @@ from gpt_architecture.kernels.linear_kernels import (
     linear_float_,
     linear_integer_,
 )
-from gpt_architecture.kernels.packed_weights import DenseMatrix, GroupedMatrix, PackedMatrix
+from gpt_architecture.kernels.packed_weights import GroupedMatrix, PackedMatrix
 from gpt_architecture.kernels.program import Program
 from gpt_architecture.kernels.step_kernels import (
     STATE_HEADER,
@@ -32,11 +36,18 @@ from gpt_architecture.kernels.step_kernels import (
     encode_rows_,
     normalize_rows_,
 )
+from gpt_architecture.kernels.wide_kernels import LINE, linear_wide_, transpose_rows_
+from gpt_architecture.kernels.wide_tiles import MAX_COLUMNS
 
 _ACTIVE, _OUT = 0, 7  # arguments récrits d'un produit : activations présentes, sortie
-_BLOCKS, _LINE, _MAX_BLOCK = 32, 16, 256
-"""Lots visés par produit : assez pour que le dernier ne fasse attendre personne. Un bloc est un
-nombre entier de lignes de cache de la sortie (16 valeurs), que les fils ne se disputent pas."""
+NARROW_ROWS, WIDE_ROWS = 4, MAX_COLUMNS
+"""Activations au plus de chaque forme."""
+
+_BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 32, 256, 24
+"""Lots visés par produit étroit : assez pour que le dernier ne fasse attendre personne ; lignes au
+plus ; lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
+
+_CACHE_LINE = 16  # valeurs fp32 ; un bloc en est un multiple : les fils n'écrivent pas dans la même
 
 
 class DecodeStep:
@@ -46,7 +57,7 @@ class DecodeStep:
         cfg: forme du modèle.
         matrices: poids, par nom de module.
         vectors: normes et biais, par nom du `state_dict`.
-        height: activations au plus (M).
+        wide: forme large plutôt qu'étroite.
     """
 
     def __init__(
@@ -54,37 +65,43 @@ class DecodeStep:
         cfg: GPTConfig,
         matrices: Mapping[str, PackedMatrix],
         vectors: Mapping[str, Tensor],
-        height: int,
+        *,
+        wide: bool,
     ) -> None:
         self._cfg, self._matrices, self._vectors = cfg, matrices, vectors
-        self._height = height
+        self._wide, self._height = wide, WIDE_ROWS if wide else NARROW_ROWS
+        height = self._height
         self._program = Program()
-        self._per_row: list[int] = []  # noyaux dont les lots sont les activations
+        self._prepared: list[int] = []  # noyaux dont les lots sont les activations
         self._products: list[int] = []
         self._attentions: list[int] = []
-        self._codes: dict[int, tuple[Tensor, Tensor]] = {}
+        self._inputs: dict[int, tuple[Tensor, ...]] = {}  # x préparé, par largeur
         self._shape = (0, 0, 0)
         self._state = torch.zeros(STATE_HEADER + height, dtype=torch.int64)
         self._chosen = torch.zeros(height, dtype=torch.int64)
-        self._x, self._normed, self._context, self._branch = torch.zeros(4, height, cfg.emb_dim)
+        self._x, self._context, self._branch = torch.zeros(3, height, cfg.emb_dim)
         self._compose()
 
     def _compose(self) -> None:
         """Écrit le programme."""
         cfg, height = self._cfg, self._height
         qkv = torch.zeros(height, 3 * cfg.emb_dim)
-        wide = torch.zeros(height, 4 * cfg.emb_dim)
+        hidden = torch.zeros((4 * cfg.emb_dim, height) if self._wide else (height, 4 * cfg.emb_dim))
         for index in range(cfg.n_layers):
             block = f"trf_blocks.{index}."
             parts = [f"{block}att.W_{name}" for name in ("query", "key", "value")]
-            self._product(parts, self._x, qkv, norm=f"{block}norm1")
+            self._product(parts, self._prepare(parts[0], self._x, f"{block}norm1"), qkv)
             arguments = (0, qkv, self._context, index, cfg.n_heads, self._state)
             self._attentions.append(self._program.add(attention_, 1, *arguments))
-            self._product([f"{block}att.out_proj"], self._context, self._branch, mode=RESIDUAL)
-            self._product([f"{block}ff.layers.0"], self._x, wide, norm=f"{block}norm2", mode=GELU)
-            self._product([f"{block}ff.layers.2"], wide, self._branch, mode=RESIDUAL)
-        logits = torch.zeros(1, cfg.vocab_size)  # remplacés à chaque passage
-        self._product(["out_head"], self._x, logits, norm="final_norm", chosen=self._chosen)
+            name = f"{block}att.out_proj"
+            self._product([name], self._prepare(name, self._context), self._branch, RESIDUAL)
+            name = f"{block}ff.layers.0"
+            self._product([name], self._prepare(name, self._x, f"{block}norm2"), hidden, GELU)
+            name = f"{block}ff.layers.2"
+            inputs = (hidden,) if self._wide else self._prepare(name, hidden)
+            self._product([name], inputs, self._branch, RESIDUAL)
+        inputs = self._prepare("out_head", self._x, "final_norm", self._chosen)
+        self._product(["out_head"], inputs, torch.zeros(1, cfg.vocab_size))  # remplacé à l'appel
         self._program.seal()
 
     def fits(self, rows: int, cache: KVCache) -> bool:
@@ -125,70 +142,64 @@ class DecodeStep:
         self._shape = (batch, rows, wanted)
         self._program.set_items_(self._attentions, batch * self._cfg.n_heads)
         for phases, size in ((slice(None, -1), rows), (slice(-1, None), wanted)):
-            self._program.set_items_(self._per_row[phases], size)
+            prepared = self._prepared[phases]
+            self._program.set_items_(prepared, -(-size // LINE) if self._wide else size)
+            self._program.set_word_(prepared, _ACTIVE, size)
             self._program.set_word_(self._products[phases], _ACTIVE, size)
 
     def _product(
-        self,
-        names: Sequence[str],
-        x: Tensor,
-        out: Tensor,
-        *,
-        norm: str | None = None,
-        chosen: Tensor | None = None,
-        mode: int = PLAIN,
+        self, names: Sequence[str], inputs: tuple[Tensor, ...], out: Tensor, mode: int = PLAIN
     ) -> None:
-        """out = norme(x) · [matrices `names` empilées] + biais ; avec RESIDUAL, x du pas += out.
+        """out = inputs · [matrices `names` empilées] + biais ; avec RESIDUAL, x du pas += out."""
+        matrices = [self._matrices[name] for name in names]
+        tensors = list(zip(*(matrix.tensors() for matrix in matrices), strict=True))
+        weights, *scales = (torch.tensor([t.data_ptr() for t in each]) for each in tensors)
+        biases = [self._vectors[key] for name in names if (key := f"{name}.bias") in self._vectors]
+        rows, width = matrices[0].shape
+        block = rows * len(names) // _BLOCKS // _CACHE_LINE * _CACHE_LINE
+        block = _WIDE_BLOCK if self._wide else max(_CACHE_LINE, min(_MAX_BLOCK, block))
+        grouped = matrices[0].grouped if isinstance(matrices[0], GroupedMatrix) else None
+        bits, group = (32, 1) if grouped is None else (grouped.bits, grouped.group_size)
+        narrow = linear_float_ if grouped is None else linear_integer_
+        last = width if self._wide or grouped is None else inputs[1]
+        phase = self._program.add(
+            linear_wide_ if self._wide else narrow,
+            len(names) * -(-rows // block),
+            *(0, inputs[0], weights, rows, block),
+            torch.cat(biases) if biases else torch.empty(0),
+            *(mode, out, self._x if mode == RESIDUAL else torch.empty(0)),
+            *(bits, group, scales[0] if scales else torch.empty(0, dtype=torch.int64), last),
+        )
+        self._products.append(phase)
+
+    def _prepare(
+        self, name: str, x: Tensor, norm: str | None = None, chosen: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Ajoute, s'il le faut, le noyau qui prépare x pour la matrice `name` ; rend sa sortie.
 
         Args:
             chosen: lignes de x à lire ; None : toutes.
         """
-        matrices = [self._matrices[name] for name in names]
-        biases = [
-            self._vectors[name] for name in (f"{n}.bias" for n in names) if name in self._vectors
-        ]
-        bias = torch.cat(biases) if biases else torch.empty(0)
-        rows = matrices[0].shape[0]
-        block = max(_LINE, min(_MAX_BLOCK, rows * len(names) // _BLOCKS // _LINE * _LINE))
-        items = len(names) * -(-rows // block)
-        residual = self._x if mode == RESIDUAL else torch.empty(0)
-        inputs = self._input(matrices[0], x, norm, chosen)
-        common = (rows, block, bias, mode, out, residual)
-        if isinstance(matrices[0], GroupedMatrix):
-            grouped = [each.grouped for each in matrices if isinstance(each, GroupedMatrix)]
-            codes, scales = (
-                torch.tensor([tensor.data_ptr() for tensor in tensors])
-                for tensors in ([each.codes for each in grouped], [each.scales for each in grouped])
-            )
-            arguments = (inputs[0], codes, *common)
-            extra = (grouped[0].bits, grouped[0].group_size, scales, inputs[1])
-            phase = self._program.add(linear_integer_, items, 0, *arguments, *extra)
-        else:
-            dense = [each.weight for each in matrices if isinstance(each, DenseMatrix)]
-            addresses = torch.tensor([weight.data_ptr() for weight in dense])
-            phase = self._program.add(linear_float_, items, 0, inputs[0], addresses, *common)
-        self._products.append(phase)
-
-    def _input(
-        self, matrix: PackedMatrix, x: Tensor, norm: str | None, chosen: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        """Ajoute, s'il le faut, le noyau qui prépare x pour `matrix` ; rend ce qu'il écrit."""
-        outputs: tuple[Tensor, ...]
+        matrix, width = self._matrices[name], x.size(1)
+        shapes: list[tuple[int, ...]]
         gain, shift = torch.empty(0), torch.empty(0)
         if norm is not None:
             gain, shift = self._vectors[f"{norm}.scale"], self._vectors[f"{norm}.shift"]
         if chosen is None:
             chosen = torch.empty(0, dtype=torch.int64)
-        if isinstance(matrix, GroupedMatrix):
-            width = matrix.grouped.padded
-            if width not in self._codes:
-                codes = torch.zeros(self._height, width, dtype=torch.int16)
-                self._codes[width] = (codes, torch.zeros(self._height))
-            kernel, outputs = encode_rows_, self._codes[width]
+        if self._wide:
+            kernel, shapes = transpose_rows_, [(width, self._height)]
+        elif isinstance(matrix, GroupedMatrix):
+            kernel, shapes = encode_rows_, [(self._height, matrix.grouped.padded), (self._height,)]
         elif norm is None:
             return (x,)
         else:
-            kernel, outputs = normalize_rows_, (self._normed,)
-        phase = self._program.add(kernel, 1, 0, x, gain, shift, chosen, *outputs)
-        self._per_row.append(phase)
-        return outputs
+            kernel, shapes = normalize_rows_, [(self._height, width)]
+        if width not in self._inputs:
+            kinds = [torch.int16, torch.float32] if len(shapes) == 2 else [torch.float32]
+            self._inputs[width] = tuple(
+                torch.zeros(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True)
+            )
+        arguments: tuple[Tensor | float, ...] = (0, x, gain, shift, chosen, *self._inputs[width])
+        self._prepared.append(self._program.add(kernel, 1, *arguments))
+        return self._inputs[width]

@@ -91,6 +91,13 @@ def _integer_rows(d: Any, part: Any, first: Any, last: Any, m: Any, columns: Any
         out += 4
 
 
+@njit(inline="always", fastmath=FAST, error_model="numpy")
+def gelu(x: Any) -> Any:
+    """GELU, approximation tanh : tanh(u) = 1 − 2 / (e^{2u} + 1)."""
+    u = _GELU_A * (x + _GELU_B * x * x * x)
+    return x - x / (exp(u + u) + _F(1.0))
+
+
 @njit(fastmath=FAST, error_model="numpy")
 def _finish(d: Any, m: Any, start: Any, stop: Any) -> None:
     """Biais, puis activation ou résidu, des colonnes start … stop de la ligne m de `out`."""
@@ -100,9 +107,7 @@ def _finish(d: Any, m: Any, start: Any, stop: Any) -> None:
             out[m, n] += bias[n]
     if mode == GELU:
         for n in range(start, stop):
-            x = out[m, n]
-            u = _GELU_A * (x + _GELU_B * x * x * x)
-            out[m, n] = x - x / (exp(u + u) + _F(1.0))  # tanh(u) = 1 − 2 / (e^{2u} + 1)
+            out[m, n] = gelu(out[m, n])
     elif mode == RESIDUAL:
         residual = matrix(d, 8)
         for n in range(start, stop):
@@ -118,7 +123,7 @@ def _rescale(d: Any, m: Any, start: Any, stop: Any) -> None:
 
 
 @njit
-def _block(d: Any, item: Any) -> Any:
+def block_of(d: Any, item: Any) -> Any:
     """(partie, première ligne, dernière exclue) d'un lot."""
     per_part, size = integer(d, 3), integer(d, 4)
     blocks = (per_part + size - 1) // size
@@ -133,7 +138,7 @@ def linear_float_(data: Any) -> None:
     active = integer(d, 0)
     item = claim(data)
     while item < count(d):
-        part, first, last = _block(d, item)
+        part, first, last = block_of(d, item)
         for m in range(0, active, FLOAT_COLUMNS):
             _float_rows(d, part, first, last, m, min(active - m, FLOAT_COLUMNS))
         base = part * integer(d, 3)
@@ -149,7 +154,7 @@ def linear_integer_(data: Any) -> None:
     active = integer(d, 0)
     item = claim(data)
     while item < count(d):
-        part, first, last = _block(d, item)
+        part, first, last = block_of(d, item)
         for m in range(0, active, INTEGER_COLUMNS):
             _integer_rows(d, part, first, last, m, min(active - m, INTEGER_COLUMNS))
         base = part * integer(d, 3)

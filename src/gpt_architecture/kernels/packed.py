@@ -36,15 +36,13 @@ PackingName = Literal["fp32", "int8", "int4"]
 """Format des poids d'un modèle compacté."""
 
 PACKINGS: tuple[PackingName, ...] = ("fp32", "int8", "int4")
-STEP_ROWS: dict[str, int] = {"fp32": 8, "int8": 24, "int4": 24}
-"""Activations au plus du pas compilé ; au-delà, les produits de PyTorch vont plus vite."""
 
 
 class PackedModel:
     """Un modèle prêt à décoder ; satisfait `core.model.CausalLM`.
 
-    Jusqu'à `STEP_ROWS` activations, un passage est un pas compilé (`decode_step`) ; au-delà, ou
-    sans numba, ce sont les produits de PyTorch sur les mêmes poids.
+    Jusqu'à 32 activations, un passage est un pas compilé (`decode_step`) ; au-delà, ou sans numba,
+    ce sont les produits de PyTorch sur les mêmes poids.
 
     Args:
         cfg: forme du modèle.
@@ -64,8 +62,7 @@ class PackedModel:
         self.cfg, self.scheme = cfg, scheme
         self.vectors = vectors
         self.matrices = _settle(matrices)
-        height = STEP_ROWS["fp32" if scheme is None else scheme.name]
-        self._step = _compile_step(cfg, self.matrices, vectors, height)
+        self._steps = _compile_steps(cfg, self.matrices, vectors)
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +73,7 @@ class PackedModel:
     @property
     def compiled(self) -> bool:
         """Vrai si le pas compilé sert ; faux si numba manque."""
-        return self._step is not None
+        return bool(self._steps)
 
     def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
         """Un cache vide, en fp32."""
@@ -100,10 +97,11 @@ class PackedModel:
             )
         positions = torch.arange(count) if cache is None else cache.positions(count)
         x = self.matrices["tok_emb"].rows(in_idx) + self.vectors["pos_emb.weight"][positions]
-        if cache is not None and self._step is not None and self._step.fits(in_idx.numel(), cache):
-            logits = self._step(x, cache, at)
-        else:
+        step = self._step(in_idx.numel(), cache)
+        if step is None or cache is None:
             logits = self._forward(x, cache, at)
+        else:
+            logits = step(x, cache, at)
         if cache is not None:
             cache.advance_(count)
         return logits
@@ -119,6 +117,12 @@ class PackedModel:
         if self.cfg.tie_weights:
             model.tie_weights_()
         return model.eval()
+
+    def _step(self, rows: int, cache: KVCache | None) -> DecodeStep | None:
+        """Le pas compilé qui sait traiter `rows` activations avec ce cache, s'il y en a un."""
+        if cache is None:
+            return None
+        return next((step for step in self._steps if step.fits(rows, cache)), None)
 
     def _forward(self, x: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
         """x (B, T, D) → logits, par les produits de PyTorch."""
@@ -220,18 +224,16 @@ def _settle(matrices: Mapping[str, PackedMatrix]) -> dict[str, PackedMatrix]:
     return {**matrices, **gather(whole)}
 
 
-def _compile_step(
-    cfg: GPTConfig,
-    matrices: Mapping[str, PackedMatrix],
-    vectors: Mapping[str, Tensor],
-    height: int,
-) -> DecodeStep | None:
+def _compile_steps(
+    cfg: GPTConfig, matrices: Mapping[str, PackedMatrix], vectors: Mapping[str, Tensor]
+) -> tuple[DecodeStep, ...]:
+    """Le pas étroit et le pas large ; rien si les noyaux ne se compilent pas ici."""
     if importlib.util.find_spec("numba") is None:
         logger.warning("numba manque (pip install numba) : décodage par PyTorch, plus lent")
-        return None
+        return ()
     try:
         from gpt_architecture.kernels.decode_step import DecodeStep  # noqa: PLC0415
     except (ImportError, OSError, RuntimeError) as error:  # cache interdit, version refusée…
         logger.warning("noyaux non compilés (%s) : décodage par PyTorch, plus lent", reason(error))
-        return None
-    return DecodeStep(cfg, matrices, vectors, height)
+        return ()
+    return tuple(DecodeStep(cfg, matrices, vectors, wide=wide) for wide in (False, True))

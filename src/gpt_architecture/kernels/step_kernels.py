@@ -33,7 +33,7 @@ _OPTIONS: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy"}
 
 
 @njit(**_OPTIONS)
-def _normalize(x: Any, gain: Any, shift: Any, y: Any) -> None:
+def normalize(x: Any, gain: Any, shift: Any, y: Any) -> None:
     """y (D,) = norme(x) ; une norme sans gain recopie x."""
     width = x.size
     if gain.size == 0:
@@ -53,7 +53,7 @@ def _normalize(x: Any, gain: Any, shift: Any, y: Any) -> None:
 
 
 @njit(**_OPTIONS)
-def _row(d: Any, item: Any) -> Any:
+def row_of(d: Any, item: Any) -> Any:
     """Ligne de x que lit le lot : celle que dit l'argument 4, ou la même s'il est vide."""
     chosen = integers(d, 4)
     return chosen[item] if chosen.size > 0 else item
@@ -69,7 +69,7 @@ def normalize_rows_(data: Any) -> None:
     x, gain, shift, y = matrix(d, 1), vector(d, 2), vector(d, 3), matrix(d, 5)
     m = claim(data)
     while m < count(d):
-        _normalize(x[_row(d, m)], gain, shift, y[m])
+        normalize(x[row_of(d, m)], gain, shift, y[m])
         m = claim(data)
 
 
@@ -112,7 +112,7 @@ def encode_rows_(data: Any) -> None:
     y = np.empty(width, np.float32)
     m = claim(data)
     while m < count(d):
-        _normalize(x[_row(d, m)], gain, shift, y)
+        normalize(x[row_of(d, m)], gain, shift, y)
         _encode(y, codes[m], scales[m : m + 1])
         m = claim(data)
 

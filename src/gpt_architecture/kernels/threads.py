@@ -24,17 +24,18 @@ from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpt_architecture.kernels import arithmetic, dot_tiles
 from gpt_architecture.kernels.arithmetic import FAST
 
 KERNEL = types.void(types.voidptr)
 """Signature d'un noyau."""
 
 
+_SOURCES = (
+    *("arithmetic", "dot_tiles", "ir_tools", "linear_kernels", "step_kernels", "threads"),
+    "wide_tiles",
+)
 _INLINED = hashlib.sha256(
-    b"".join(
-        Path(path).read_bytes() for path in (__file__, arithmetic.__file__, dot_tiles.__file__)
-    )
+    b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _SOURCES)
 ).hexdigest()[:12]
 
 
