@@ -97,18 +97,29 @@ def train(
     trainer = build_trainer(settings, data, callbacks=[measures])
     trainer.sample = None
     trainer.run()
-    return Run(
+    run = Run(
         optimizer=optimizer.optimizer,
         rate=optimizer.muon_lr if optimizer.optimizer == "muon" else lr,
         train_loss=measures.losses[0],
         val_loss=measures.losses[1],
         step_seconds=statistics.median(measures.seconds),
     )
+    show(run)
+    return run
 
 
 def best(runs: list[Run]) -> Run:
     """Le taux dont la validation finit le plus bas."""
     return min(runs, key=lambda run: run.val_loss)
+
+
+def show(run: Run) -> None:
+    """Une ligne du tableau, dès qu'elle est connue."""
+    line = (
+        f"{run.optimizer:<10} {run.rate:>7.3f} {run.train_loss:>14.3f} {run.val_loss:>11.3f} "
+        f"{1000 * run.step_seconds:>8.0f}"
+    )
+    print(line.replace(".", ","), flush=True)
 
 
 def compare(data: TrainingData, *, steps: int, quick: bool) -> dict[str, list[Run]]:
@@ -175,21 +186,16 @@ def main() -> None:
         [arguments.data], "bpe-512" if quick else "bpe-2048", window=WINDOW, training=training
     )
     config = shape_of(data.tokenizer.vocab_size, quick=quick)
+    parameters = f"{config.num_parameters():,}".replace(",", " ")
     print(
-        f"{data.name} : {data.tokenizer.vocab_size} tokens de vocabulaire, "
-        f"{config.num_parameters():,} paramètres, {steps} pas de {BATCH * WINDOW} tokens, "
-        f"{torch.get_num_threads()} fils.\n".replace(",", " ", 1)
+        f"{data.name} : {data.tokenizer.vocab_size} tokens de vocabulaire, {parameters} "
+        f"paramètres, {steps} pas de {BATCH * WINDOW} tokens, {torch.get_num_threads()} fils.\n"
     )
-    found = compare(data, steps=steps, quick=quick)
     print("optimiseur    taux   entraînement  validation   ms/pas")
-    for run in [run for runs in found.values() for run in runs]:
-        mark = " *" if run in (best(found["adamw"]), best(found["muon"])) else ""
-        line = (
-            f"{run.optimizer:<10} {run.rate:>7.3f} {run.train_loss:>14.3f} {run.val_loss:>11.3f} "
-            f"{1000 * run.step_seconds:>8.0f}{mark}"
-        )
-        print(line.replace(".", ","))
-    alone = orthogonalization(config, repeats=3 if quick else 9)
+    found = compare(data, steps=steps, quick=quick)
+    for name, runs in found.items():
+        print(f"Meilleur taux de {name} : {best(runs).rate:g}".replace(".", ","))
+    alone = orthogonalization(config, repeats=1 if quick else 3)
     ratio = f"{alone['bf16'] / alone['fp32']:.1f}".replace(".", ",")
     print(
         f"\nMuon seul, par pas : {1000 * alone['bf16']:.0f} ms en bf16, "

@@ -44,3 +44,11 @@ def test_bad_options_give_one_line(cli, trained, tmp_path):
     cli(*base, "--p", 2).check_one_line_error(2, "p vaut 2")
     cli(*base, "--n-tokens", 0).check_one_line_error(2, "n_tokens")
     cli(*base[:3], "--output-dir", "/dev/null/x").check_one_line_error(1, "/dev/null")
+
+
+def test_quantised_weights_are_those_shown(cli, trained, tmp_path):
+    """--quant vaut ici aussi : les probabilités sont celles du modèle quantifié."""
+    command = ("visualize", "--model", trained / "gpt-model.pt", "--output-dir", tmp_path)
+    exact, quantised = cli(*command), cli(*command, "--quant", "int4")
+    assert (exact.code, quantised.code) == (0, 0)
+    assert exact.out != quantised.out

@@ -74,22 +74,23 @@ def visualize(
     """
     del common  # lues par le lanceur
     from gpt_architecture.api import load
+    from gpt_architecture.data.visible import visible_token
     from gpt_architecture.evaluation.distribution import (
         next_token_logits,
         plot_distribution,
         study_distribution,
     )
 
-    gpt = load(find_model(choice.model), device=choice.device)
+    gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant)
     text = default_prompt(figure.prompt, gpt.metadata)
     study = study_distribution(
-        next_token_logits(gpt.model, gpt.encode(text)[:, -gpt.window :]),
+        next_token_logits(gpt.generator.model, gpt.encode(text)[:, -gpt.window :]),
         figure.temperatures,
         k=figure.k,
         p=figure.p,
         n_tokens=figure.n_tokens,
     )
-    labels = [_visible(gpt.tokenizer.decode([token])) for token in study.tokens]
+    labels = [visible_token(gpt.tokenizer.decode([token])) for token in study.tokens]
     title = f"Token suivant après « {text} »"
     _show(title, labels, study)
     path = figure.output_dir / PLOT_NAME
@@ -124,11 +125,6 @@ def _percent(probability: float) -> str:
     if probability == 0:
         return "—"
     return f"{100 * probability:.1f} %".replace(".", ",")
-
-
-def _visible(token: str) -> str:
-    """Rend visibles les espaces et les fins de ligne d'un token."""
-    return token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
 
 
 if __name__ == "__main__":

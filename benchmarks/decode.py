@@ -1,0 +1,303 @@
+"""Le décodage, contre llama.cpp, CTranslate2 et Transformers, avec les mêmes poids.
+
+Questions : combien de tokens par seconde, seul et par lots, à chaque précision ? Quelle part
+de la borne de lecture de la mémoire ? Combien pour lire une invite, pour démarrer, selon la
+longueur du contexte ? Que coûtent huit et quatre bits en perplexité ?
+
+    python benchmarks/decode.py [--quick] [--json FICHIER] [--only QUESTION …] [--threads N]
+        [--contexts N …] [--plot FIGURE] [--model FICHIER --data TEXTE]
+
+Les candidats alternent dans un même processus ; les rapports sont des médianes. Avant toute
+mesure, chaque moteur doit choisir les mêmes tokens que GPTModel, à sa précision près.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from _bench import PEERS, Bench, ours, packed
+from _measure import ReadStream, Row, french, lone_row, speed_rows
+from _peers import Engine, Streamed
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.weights import read_model, save_model
+from gpt_architecture.data.corpus import load_corpus
+from gpt_architecture.data.tokenizer import tokenizer_from_dict
+from gpt_architecture.evaluation.fidelity import compare_models
+
+PROMPT, COUNT = 16, 128  # le cas de référence : 128 tokens après une invite de 16
+PREFILL = 512
+BATCHES = (8, 32)
+BATCH_COUNT = 32
+QUALITY_TOKENS = 20_000
+LOOKUP = 10  # tokens proposés à la fois
+CONTEXTS = (64, 128, 256, 512, 1024)
+CONTEXT_NAMES = (
+    *("ce projet, fp32", "ce projet, int8", "ce projet, int4"),
+    *("llama.cpp f32", "llama.cpp q8_0", "llama.cpp q4_0"),
+)
+CONTEXT_STEPS = 32  # décodages mesurés à la fin de chaque contexte
+
+
+def decode_speed(bench: Bench) -> list[Row]:
+    """Un seul texte, toutes précisions, et la borne de lecture."""
+    names = bench.prepare(*PEERS)
+    prompt, stream = bench.prompt(PROMPT), ReadStream()
+    seconds = bench.alternate(
+        {
+            **{n: partial(bench.seconds, n, [prompt], COUNT) for n in names},
+            "lecture": stream,
+        }
+    )
+    print(f"\nDécodage, un texte, {COUNT} tokens après une invite de {PROMPT}")
+    rows = []
+    for precision, peers in PEERS.items():
+        rows += speed_rows("décodage", seconds, ours(precision), peers, COUNT - 1)
+    step = step_bytes(bench.cfg, PROMPT + COUNT // 2)
+    shares = [
+        read / stream.bytes * step * (COUNT - 1) / mine
+        for read, mine in zip(seconds["lecture"], seconds[ours("fp32")], strict=True)
+    ]
+    share = statistics.median(shares)
+    rate = stream.bytes / statistics.median(seconds["lecture"])
+    print(
+        f"Lecture de la mémoire : {french(rate / 1e9, 1)} Go/s ; un pas fp32 lit "
+        f"{french(step / 1e6, 0)} Mo, soit {french(rate / step, 1)} tok/s au plus ; "
+        f"nous en atteignons {french(100 * share, 0)} %."
+    )
+    return [*rows, lone_row("décodage fp32, part de la borne de lecture", share, "part")]
+
+
+def step_bytes(cfg: GPTConfig, context: int) -> float:
+    """Octets qu'un pas fp32 doit lire : les poids, moins les embeddings, et le cache."""
+    rows = cfg.vocab_size + cfg.context_length
+    weights = cfg.num_parameters() - (rows - cfg.vocab_size * cfg.tie_weights) * cfg.emb_dim
+    return 4.0 * (weights + 2 * cfg.n_layers * context * cfg.emb_dim)
+
+
+def prefill_speed(bench: Bench) -> list[Row]:
+    """La lecture d'une longue invite."""
+    names = bench.prepare("fp32")
+    prompt = bench.prompt(PREFILL)
+    seconds = bench.alternate({n: partial(bench.engines[n].prefill, prompt) for n in names})
+    print(f"\nLecture d'une invite de {PREFILL} tokens, fp32")
+    return speed_rows("invite", seconds, ours("fp32"), PEERS["fp32"], PREFILL)
+
+
+def batch_speed(bench: Bench) -> list[Row]:
+    """Plusieurs textes à la fois ; le débit est celui de tous ensemble."""
+    names = [n for n in bench.prepare("fp32") if not n.startswith("llama.cpp")]
+    rows = []
+    for size in BATCHES:
+        prompts = [bench.prompt(PROMPT, seed) for seed in range(size)]
+        seconds = bench.alternate(
+            {n: partial(bench.seconds, n, prompts, BATCH_COUNT) for n in names}
+        )
+        print(f"\nLot de {size}, {BATCH_COUNT} tokens chacun après une invite de {PROMPT}, fp32")
+        tokens = size * (BATCH_COUNT - 1)
+        rows += speed_rows(f"lot de {size}", seconds, ours("fp32"), PEERS["fp32"], tokens)
+    return rows
+
+
+def repetition_speed(bench: Bench) -> list[Row]:
+    """Les tokens proposés en relisant le texte, sur un texte qui répète son début.
+
+    Sans positions ni attention, le token suivant ne dépend que du dernier : un début qui finit
+    par son premier token est répété mot pour mot, au même prix par passage que tout autre texte.
+    """
+    model = copy.deepcopy(bench.model)
+    for name, parameter in model.named_parameters():
+        if name == "pos_emb.weight" or ".att.out_proj." in name:
+            parameter.zero_()
+    fast = packed(model, "fp32")
+    plain, lookup = "sans proposition", f"{LOOKUP} tokens proposés"
+    engines = {plain: Streamed(fast), lookup: Streamed(fast, lookup=LOOKUP)}
+    first = bench.prompt(1)
+    (chain,) = engines[plain].decode([first], COUNT).tokens
+    prompt = [*first, *chain[:-1], *first]
+    assert all(engine.decode([prompt], COUNT).tokens[0] == chain for engine in engines.values())
+    seconds = bench.alternate(
+        {n: partial(run_seconds, engine, prompt) for n, engine in engines.items()}
+    )
+    print(f"\nTexte qui répète son début, {COUNT} tokens après une invite de {len(prompt)}, fp32")
+    return speed_rows("répétition", seconds, lookup, [plain], COUNT - 1)
+
+
+def run_seconds(engine: Engine, prompt: list[int]) -> float:
+    """Durée d'une génération seule."""
+    return engine.decode([prompt], COUNT).seconds
+
+
+def context_cost(bench: Bench, contexts: Sequence[int], plot: Path | None) -> list[Row]:
+    """Le prix d'un token selon ce qui le précède."""
+    present = bench.prepare(*PEERS)
+    names = [name for name in CONTEXT_NAMES if name in present]
+    costs: dict[str, list[float]] = {name: [] for name in names}
+    for context in contexts:
+        prompt = bench.prompt(context - CONTEXT_STEPS - 1)
+        seconds = bench.alternate(
+            {n: partial(bench.seconds, n, [prompt], CONTEXT_STEPS + 1) for n in names}
+        )
+        for name, values in seconds.items():
+            costs[name].append(1e3 * statistics.median(values) / CONTEXT_STEPS)
+    print("\nMillisecondes par token selon la longueur du contexte")
+    print(f"{'':<28}" + "".join(f"{context:>8}" for context in contexts))
+    for name, values in costs.items():
+        print(f"{name:<28}" + "".join(f"{french(value):>8}" for value in values))
+    if plot is not None:
+        draw(contexts, costs, plot)
+    return [
+        lone_row(f"contexte {context}, {name}", value, "ms/token")
+        for name, values in costs.items()
+        for context, value in zip(contexts, values, strict=True)
+    ]
+
+
+def draw(contexts: Sequence[int], costs: dict[str, list[float]], path: Path) -> None:
+    """Une courbe par moteur : trait plein pour nous, tireté pour llama.cpp."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    colors = ("#1f5fa8", "#2f8f4e", "#c4572e")
+    for prefix, style in (("ce projet", "-"), ("llama.cpp", "--")):
+        group = [name for name in costs if name.startswith(prefix)]
+        for name, color in zip(group, colors, strict=False):
+            axes.plot(contexts, costs[name], style, marker="o", color=color, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(contexts, [str(context) for context in contexts])
+    axes.set_xlabel("tokens de contexte")
+    axes.set_ylabel("ms par token")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(path)
+
+
+def cold_start(bench: Bench) -> list[Row]:
+    """De la commande au premier token, fichier en mémoire puis rendu au disque."""
+    path = bench.folder / "gpt-model.pt"
+    save_model(path, bench.model, bench.cfg, tokenizer={"name": "gpt2"})
+    command = [sys.executable, "-m", "gpt_architecture", "infer", "--model", str(path)]
+    command += ["--prompt", "Every effort moves you", "--max_tokens", "1"]
+    read, unread = "fichier déjà lu", "fichier à lire"
+    found = bench.alternate(
+        {
+            read: partial(command_seconds, command),
+            unread: partial(command_seconds, command, forgotten=path),
+        }
+    )
+    size = french(path.stat().st_size / 2**20, 0)
+    print(f"\nDémarrage : infer jusqu'au premier token, fin du processus comprise, {size} Mio")
+    rows = []
+    for name, values in found.items():
+        median = statistics.median(values)
+        print(f"{name:<28} {french(median):>8} s")
+        rows.append(lone_row(f"démarrage, {name}", median, "s"))
+    return rows
+
+
+def command_seconds(command: Sequence[str], *, forgotten: Path | None = None) -> float:
+    """Durée d'une commande ; d'abord, le système oublie ce qu'il garde du fichier `forgotten`."""
+    if forgotten is not None:
+        with forgotten.open("rb+") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return time.perf_counter() - start
+
+
+def quality(model_path: Path, data: str, limit: int) -> list[Row]:
+    """Perplexité sur un texte tenu à l'écart, et accord des choix gloutons avec fp32."""
+    content = read_model(model_path)
+    model = content.build()
+    ids = tokenizer_from_dict(content.tokenizer).encode(load_corpus([data]).text)[:limit]
+    window = content.metadata.get("window") or model.cfg.context_length
+    size = f"{model.num_parameters():,}".replace(",", " ")
+    print(f"\nPerplexité d'un modèle de {size} paramètres sur {len(ids)} tokens tenus à l'écart")
+    rows: list[Row] = []
+    for precision in PEERS:
+        candidate = packed(model, precision)
+        found = compare_models(model, candidate, torch.tensor(ids), window=window)
+        print(
+            f"{ours(precision):<28} {french(found.candidate_perplexity, 3):>10}   "
+            f"{100 * found.relative_gap:+.2f} %   ".replace(".", ",")
+            + f"mêmes choix : {french(100 * found.agreement, 1)} %"
+        )
+        rows.append(
+            {
+                "name": f"perplexité, {precision}",
+                "ours": found.candidate_perplexity,
+                "peer": found.reference_perplexity,
+                "ratio": found.reference_perplexity / found.candidate_perplexity,
+                "unit": "perplexité",
+                "agreement": found.agreement,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Mesure, imprime les tableaux, écrit le JSON et la figure demandés."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    questions = ("debit", "invite", "lots", "repetition", "contexte", "demarrage", "qualite")
+    parser.add_argument("--quick", action="store_true", help="moins d'une minute, petit modèle")
+    parser.add_argument("--only", nargs="+", choices=questions, default=questions, help="questions")
+    parser.add_argument("--threads", type=int, default=2, help="fils de chaque candidat")
+    parser.add_argument("--turns", type=int, default=7, help="passages par candidat")
+    parser.add_argument("--retries", type=int, default=4, help="reprises d'une mesure troublée")
+    parser.add_argument("--contexts", type=int, nargs="+", help="longueurs de contexte")
+    parser.add_argument("--plot", type=Path, help="figure du coût selon le contexte (.svg)")
+    parser.add_argument("--model", type=Path, help="modèle entraîné, pour la perplexité")
+    parser.add_argument("--data", help="texte tenu à l'écart, pour la perplexité")
+    parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    cfg, turns, retries = GPTConfig(drop_rate=0.0), arguments.turns, arguments.retries
+    if arguments.quick:
+        cfg, turns, retries = GPTConfig(emb_dim=256, n_heads=4, n_layers=4, drop_rate=0.0), 1, 0
+    contexts = arguments.contexts or (CONTEXTS[:2] if arguments.quick else CONTEXTS)
+    if not CONTEXT_STEPS + 1 < min(contexts) <= max(contexts) <= cfg.context_length:
+        parser.error(f"--contexts : de {CONTEXT_STEPS + 2} à {cfg.context_length} tokens")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(cfg, Path(folder), threads=arguments.threads, turns=turns, retries=retries)
+        size = f"{cfg.num_parameters():,}".replace(",", " ")
+        print(f"{size} paramètres, {arguments.threads} fils, médianes de {turns} passage(s).\n")
+        answers: dict[str, Callable[[], list[Row]]] = {
+            "debit": lambda: decode_speed(bench),
+            "invite": lambda: prefill_speed(bench),
+            "lots": lambda: batch_speed(bench),
+            "repetition": lambda: repetition_speed(bench),
+            "contexte": lambda: context_cost(bench, contexts, arguments.plot),
+            "demarrage": lambda: cold_start(bench),
+        }
+        for question, answer in answers.items():
+            if question in arguments.only:
+                rows += answer()
+    if "qualite" in arguments.only:
+        if arguments.model and arguments.data:
+            rows += quality(arguments.model, arguments.data, QUALITY_TOKENS)
+        else:
+            print("\nPerplexité : non mesurée, donnez --model FICHIER et --data TEXTE.")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
