@@ -27,7 +27,7 @@ from gpt_architecture.training.session import Settings, build_trainer
 from gpt_architecture.training.trainer import Trainer
 
 WINDOW, BATCH, EVALUATED = 128, 16, 40
-ADAMW_RATES = (1e-3, 2e-3, 4e-3)
+ADAMW_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 MUON_RATES = (0.01, 0.02, 0.04)
 
 

@@ -40,8 +40,8 @@ from gpt_architecture.kernels.wide_kernels import LINE, linear_wide_, transpose_
 from gpt_architecture.kernels.wide_tiles import MAX_COLUMNS
 
 _ACTIVE, _OUT = 0, 7  # arguments récrits d'un produit : activations présentes, sortie
-NARROW_ROWS, WIDE_ROWS = 4, MAX_COLUMNS
-"""Activations au plus de chaque forme."""
+FLOAT_ROWS, INTEGER_ROWS, WIDE_ROWS = 4, 12, MAX_COLUMNS
+"""Activations au plus de la forme étroite, en fp32 et en entiers, et de la large (mesurées)."""
 
 _BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 32, 256, 24
 """Lots visés par produit étroit : assez pour que le dernier ne fasse attendre personne ; lignes au
@@ -69,8 +69,9 @@ class DecodeStep:
         wide: bool,
     ) -> None:
         self._cfg, self._matrices, self._vectors = cfg, matrices, vectors
-        self._wide, self._height = wide, WIDE_ROWS if wide else NARROW_ROWS
-        height = self._height
+        integers = isinstance(matrices["out_head"], GroupedMatrix)
+        height = WIDE_ROWS if wide else INTEGER_ROWS if integers else FLOAT_ROWS
+        self._wide, self._height = wide, height
         self._program = Program()
         self._prepared: list[int] = []  # noyaux dont les lots sont les activations
         self._products: list[int] = []
@@ -181,25 +182,22 @@ class DecodeStep:
             chosen: lignes de x à lire ; None : toutes.
         """
         matrix, width = self._matrices[name], x.size(1)
-        shapes: list[tuple[int, ...]]
         gain, shift = torch.empty(0), torch.empty(0)
         if norm is not None:
             gain, shift = self._vectors[f"{norm}.scale"], self._vectors[f"{norm}.shift"]
         if chosen is None:
             chosen = torch.empty(0, dtype=torch.int64)
+        outputs: tuple[Tensor, ...]
         if self._wide:
-            kernel, shapes = transpose_rows_, [(width, self._height)]
+            kernel, outputs = transpose_rows_, (torch.zeros(width, self._height),)
         elif isinstance(matrix, GroupedMatrix):
-            kernel, shapes = encode_rows_, [(self._height, matrix.grouped.padded), (self._height,)]
+            codes = torch.zeros(self._height, matrix.grouped.padded, dtype=torch.int16)
+            kernel, outputs = encode_rows_, (codes, torch.zeros(self._height))
         elif norm is None:
             return (x,)
         else:
-            kernel, shapes = normalize_rows_, [(self._height, width)]
-        if width not in self._inputs:
-            kinds = [torch.int16, torch.float32] if len(shapes) == 2 else [torch.float32]
-            self._inputs[width] = tuple(
-                torch.zeros(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True)
-            )
-        arguments: tuple[Tensor | float, ...] = (0, x, gain, shift, chosen, *self._inputs[width])
-        self._prepared.append(self._program.add(kernel, 1, *arguments))
-        return self._inputs[width]
+            kernel, outputs = normalize_rows_, (torch.zeros(self._height, width),)
+        outputs = self._inputs.setdefault(width, outputs)
+        phase = self._program.add(kernel, 1, 0, x, gain, shift, chosen, *outputs)
+        self._prepared.append(phase)
+        return outputs

@@ -5,8 +5,8 @@ Chaque ligne d'une matrice est découpée en groupes de poids voisins ; un group
 en bf16 et les entiers sont choisis avec l'échelle arrondie : l'arrondi ne coûte donc rien.
 
 * **8 bits** : s = max |w| / 127 ; q dans [−127, 127].
-* **4 bits** : q dans [−8, 7] ; parmi quelques échelles voisines de (extrême du groupe) / −8, et
-  leurs opposées, celle dont l'erreur quadratique est la plus petite.
+* **4 bits** : q dans [−8, 7] ; parmi quelques échelles voisines de (extrême du groupe) / −8, celle
+  dont l'erreur quadratique est la plus petite.
 
 Formes : N lignes, D largeur, G groupes par ligne, g poids par groupe ; une ligne est complétée par
 des zéros jusqu'à G · g, multiple de UNIT.
@@ -37,7 +37,7 @@ GROUP_SIZES = (32, 64, 128)
 _SHARES = torch.linspace(0.72, 1.04, 9).tolist()
 """Parts de l'échelle pleine essayées sur 4 bits."""
 
-_PANEL = 1 << 22  # poids traités à la fois : les tableaux provisoires restent petits
+_PANEL = 1 << 19  # poids traités à la fois : les tableaux provisoires restent dans le cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +156,12 @@ def _best_scales(groups: Tensor) -> Tensor:
     full = extreme.squeeze(2) / -8  # l'extrême tombe sur −8
     best, error = full.bfloat16().float(), torch.full_like(full, torch.inf)
     for share in _SHARES:
-        for sign in (1, -1):
-            scales = (full * (share * sign)).bfloat16().float()
-            steps = scales / peak.squeeze(2)
-            found = _nearest(units, steps, -8, 7).mul_(steps.unsqueeze(2))
-            found = found.sub_(units).square_().sum(dim=2)
-            best = torch.where(found < error, scales, best)
-            error = torch.minimum(found, error)
+        scales = (full * share).bfloat16().float()
+        steps = scales / peak.squeeze(2)
+        found = _nearest(units, steps, -8, 7).mul_(steps.unsqueeze(2))
+        found = found.sub_(units).square_().sum(dim=2)
+        best = torch.where(found < error, scales, best)
+        error = torch.minimum(found, error)
     return best
 
 

@@ -81,15 +81,15 @@ def load(builder: Any, kind: Any, address: Any) -> Any:
 
 
 def add(builder: Any, address: Any, offset: int) -> Any:
-    """Adresse plus `offset` octets."""
+    """address + offset octets."""
     return builder.add(address, int64(offset)) if offset else address
 
 
 def offset_by(builder: Any, address: Any, stride: Any, times: int) -> Any:
-    """Adresse plus `times` pas."""
+    """address + times · stride octets."""
     return builder.add(address, builder.mul(stride, int64(times))) if times else address
 
 
 def int64(value: int) -> Any:
-    """Constante de 64 bits."""
+    """Constante entière sur 64 bits."""
     return ir.Constant(I64, value)

@@ -5,6 +5,7 @@ Formes : B lot, T tokens, D largeur, V vocabulaire.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from gpt_architecture.core.attention import sdpa_attention
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, reason
-from gpt_architecture.kernels.grouped_codes import Scheme, quantize
+from gpt_architecture.kernels.grouped_codes import Scheme, dequantize, quantize
 from gpt_architecture.kernels.packed_weights import (
     DenseMatrix,
     GroupedMatrix,
@@ -62,7 +63,16 @@ class PackedModel:
         self.cfg, self.scheme = cfg, scheme
         self.vectors = vectors
         self.matrices = _settle(matrices)
-        self._steps = _compile_steps(cfg, self.matrices, vectors)
+        self._decode, self._activate = dequantize, _activate
+        self._steps: tuple[DecodeStep, ...] = ()
+        if _compiles():
+            from gpt_architecture.kernels.decode_step import DecodeStep  # noqa: PLC0415
+            from gpt_architecture.kernels.panel_kernels import activate, decode  # noqa: PLC0415
+
+            self._decode, self._activate = decode, activate
+            self._steps = tuple(
+                DecodeStep(cfg, self.matrices, vectors, wide=wide) for wide in (False, True)
+            )
 
     @property
     def nbytes(self) -> int:
@@ -132,8 +142,9 @@ class PackedModel:
             layer = None if cache is None else cache.layers[index]
             h = self._norm(f"{block}norm1", x)
             x = x + self._linear(f"{block}att.out_proj", self._attention(block, h, layer))
-            h = self._linear(f"{block}ff.layers.0", self._norm(f"{block}norm2", x))
-            x = x + self._linear(f"{block}ff.layers.2", F.gelu(h, approximate="tanh"))
+            h = self._product(f"{block}ff.layers.0", self._norm(f"{block}norm2", x))
+            h = self._activate(h.flatten(0, 1), self.vectors[f"{block}ff.layers.0.bias"])
+            x = x + self._linear(f"{block}ff.layers.2", h.view(*x.shape[:2], -1))
         if at is not None:
             x = x[torch.arange(batch), at].unsqueeze(1)  # (B, 1, D)
         return self._linear("out_head", self._norm("final_norm", x))
@@ -155,9 +166,13 @@ class PackedModel:
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         """x (B, T, D) · matrice transposée + biais, s'il existe."""
-        out = self.matrices[name].times(x.flatten(0, 1)).view(*x.shape[:2], -1)
-        bias = self.vectors.get(f"{name}.bias")
+        out, bias = self._product(name, x), self.vectors.get(f"{name}.bias")
         return out if bias is None else out.add_(bias)
+
+    def _product(self, name: str, x: Tensor) -> Tensor:
+        """x (B, T, D) · matrice transposée."""
+        out = self.matrices[name].times(x.flatten(0, 1), self._decode)
+        return out.view(*x.shape[:2], -1)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         gain, shift = self.vectors[f"{name}.scale"], self.vectors[f"{name}.shift"]
@@ -224,16 +239,19 @@ def _settle(matrices: Mapping[str, PackedMatrix]) -> dict[str, PackedMatrix]:
     return {**matrices, **gather(whole)}
 
 
-def _compile_steps(
-    cfg: GPTConfig, matrices: Mapping[str, PackedMatrix], vectors: Mapping[str, Tensor]
-) -> tuple[DecodeStep, ...]:
-    """Le pas étroit et le pas large ; rien si les noyaux ne se compilent pas ici."""
+def _activate(x: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x + biais), sans noyau compilé."""
+    return F.gelu(x + bias, approximate="tanh")
+
+
+def _compiles() -> bool:
+    """Vrai si les noyaux se compilent ici ; sinon un avertissement dit pourquoi."""
     if importlib.util.find_spec("numba") is None:
         logger.warning("numba manque (pip install numba) : décodage par PyTorch, plus lent")
-        return ()
+        return False
     try:
-        from gpt_architecture.kernels.decode_step import DecodeStep  # noqa: PLC0415
+        importlib.import_module("gpt_architecture.kernels.decode_step")
     except (ImportError, OSError, RuntimeError) as error:  # cache interdit, version refusée…
         logger.warning("noyaux non compilés (%s) : décodage par PyTorch, plus lent", reason(error))
-        return ()
-    return tuple(DecodeStep(cfg, matrices, vectors, wide=wide) for wide in (False, True))
+        return False
+    return True

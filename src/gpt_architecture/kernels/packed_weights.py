@@ -5,7 +5,7 @@ Formes : N lignes, D largeur, n activations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -17,6 +17,10 @@ from gpt_architecture.kernels.workspace import huge_empty
 
 _PANEL_ROWS = 4096
 """Lignes déquantifiées à la fois : le tampon reste petit."""
+
+
+Decoder = Callable[[GroupedCodes], Tensor]
+"""Codes → poids fp32."""
 
 
 class PackedMatrix(Protocol):
@@ -40,8 +44,8 @@ class PackedMatrix(Protocol):
         """Lignes `index` (…), en fp32 : (…, D)."""
         ...
 
-    def times(self, x: Tensor) -> Tensor:
-        """x (n, D) · transposée → (n, N)."""
+    def times(self, x: Tensor, decode: Decoder) -> Tensor:
+        """x (n, D) · transposée → (n, N) ; `decode` rend les poids fp32 d'un panneau."""
         ...
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -69,8 +73,9 @@ class DenseMatrix:
         """Voir `PackedMatrix`."""
         return self.weight[index]
 
-    def times(self, x: Tensor) -> Tensor:
+    def times(self, x: Tensor, decode: Decoder) -> Tensor:
         """Voir `PackedMatrix`."""
+        del decode
         return x @ self.weight.t()
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -98,12 +103,12 @@ class GroupedMatrix:
         """Voir `PackedMatrix`."""
         return dequantize(self._part(index.reshape(-1))).view(*index.shape, self.shape[1])
 
-    def times(self, x: Tensor) -> Tensor:
-        """Voir `PackedMatrix` ; les poids sont déquantifiés par panneaux."""
+    def times(self, x: Tensor, decode: Decoder) -> Tensor:
+        """Voir `PackedMatrix`."""
         out = x.new_empty(len(x), self.shape[0])
         for start in range(0, self.shape[0], _PANEL_ROWS):
             rows = slice(start, min(start + _PANEL_ROWS, self.shape[0]))
-            torch.mm(x, dequantize(self._part(rows)).t(), out=out[:, rows])
+            torch.mm(x, decode(self._part(rows)).t(), out=out[:, rows])
         return out
 
     def tensors(self) -> tuple[Tensor, ...]:
