@@ -10,7 +10,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, ModelFileError
 from gpt_architecture.kernels.grouped_codes import Scheme
-from gpt_architecture.kernels.packed import PACKINGS, pack
+from gpt_architecture.kernels.packed import PACKINGS, SETTLE_AFTER, pack
 
 BASE = {
     "vocab_size": 307,
@@ -101,14 +101,33 @@ def test_without_a_cache(changes, packing):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_what_is_shared_and_counted(tied):
-    """Un embedding libre reste celui du modèle ; une tête liée n'est rangée qu'une fois."""
+def test_fp32_shares_the_weights_until_settled(tied):
+    """Rien n'est copié d'abord ; ensuite, tout l'est, sauf un embedding libre. Logits inchangés."""
     model = build(tie_weights=tied)
     packed = pack(model)
-    embedding = packed.matrices["tok_emb"]
-    assert (packed.matrices["out_head"] is embedding) is tied
-    assert (embedding.weight.data_ptr() == model.tok_emb.weight.data_ptr()) is not tied
+    pointers = {p.data_ptr() for p in model.parameters()}
+    ids = random_ids(packed, 1, 3)
+    before = packed(ids, packed.new_cache(1))
+    assert {m.weight.data_ptr() for m in packed.matrices.values()} <= pointers
+    packed.settle()
+    own = {m.weight.data_ptr() for m in packed.matrices.values()}
+    assert own & pointers == (set() if tied else {model.tok_emb.weight.data_ptr()})
+    assert (packed.matrices["out_head"] is packed.matrices["tok_emb"]) is tied
     assert packed.nbytes == 4 * model.num_parameters()
+    assert torch.equal(packed(ids, packed.new_cache(1)), before)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_settling_happens_by_itself(packing):
+    """Au passage SETTLE_AFTER, au milieu d'un texte : la suite est celle de l'oracle."""
+    packed = pack(build(), packing)
+    ids = random_ids(packed, 1, SETTLE_AFTER + 4)
+    cache = packed.new_cache(1)
+    before = packed.matrices["out_head"]
+    found = torch.cat([packed(ids[:, i : i + 1], cache) for i in range(ids.size(1))], dim=1)
+    assert packed.matrices["out_head"] is not before
+    with torch.no_grad():
+        assert_same(found, packed.dequantize()(ids), packing)
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

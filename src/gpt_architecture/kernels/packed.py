@@ -37,6 +37,8 @@ PackingName = Literal["fp32", "int8", "int4"]
 """Format des poids d'un modèle compacté."""
 
 PACKINGS: tuple[PackingName, ...] = ("fp32", "int8", "int4")
+SETTLE_AFTER = 32
+"""Pas compilés avant de ranger les poids en grandes pages."""
 
 
 class PackedModel:
@@ -61,18 +63,37 @@ class PackedModel:
         scheme: Scheme | None = None,
     ) -> None:
         self.cfg, self.scheme = cfg, scheme
-        self.vectors = vectors
-        self.matrices = _settle(matrices)
+        self.matrices, self.vectors = matrices, vectors
         self._decode, self._activate = dequantize, _activate
         self._steps: tuple[DecodeStep, ...] = ()
+        self._passes, self._settled = 0, False
         if _compiles():
-            from gpt_architecture.kernels.decode_step import DecodeStep  # noqa: PLC0415
             from gpt_architecture.kernels.panel_kernels import activate, decode  # noqa: PLC0415
 
             self._decode, self._activate = decode, activate
-            self._steps = tuple(
-                DecodeStep(cfg, self.matrices, vectors, wide=wide) for wide in (False, True)
-            )
+            self._compile_steps()
+
+    def settle(self) -> None:
+        """Range les poids en grandes pages (voir `gather`), sauf ceux dont on lit peu de lignes.
+
+        Un passage en est un cinquième plus court, mais la copie dure autant que quelques dizaines
+        d'entre eux : elle attend le passage SETTLE_AFTER, pour qu'un texte court n'attende pas.
+        """
+        if self._settled or not self._steps:
+            return
+        shared = self.matrices["tok_emb"] is self.matrices["out_head"]
+        read = {name: m for name, m in self.matrices.items() if shared or name != "tok_emb"}
+        self.matrices = {**self.matrices, **gather(read)}
+        self._settled = True
+        self._compile_steps()
+
+    def _compile_steps(self) -> None:
+        """Le pas étroit et le pas large."""
+        from gpt_architecture.kernels.decode_step import DecodeStep  # noqa: PLC0415
+
+        self._steps = tuple(
+            DecodeStep(self.cfg, self.matrices, self.vectors, wide=wide) for wide in (False, True)
+        )
 
     @property
     def nbytes(self) -> int:
@@ -112,6 +133,9 @@ class PackedModel:
             logits = self._forward(x, cache, at)
         else:
             logits = step(x, cache, at)
+            self._passes += 1
+            if self._passes == SETTLE_AFTER:
+                self.settle()
         if cache is not None:
             cache.advance_(count)
         return logits
@@ -182,8 +206,8 @@ class PackedModel:
 def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel:
     """Compacte un modèle pour le décodage sur processeur.
 
-    Les poids sont recopiés dans de grandes pages (voir `gather`), sauf l'embedding, dont on ne lit
-    que quelques lignes : en fp32, il reste celui du modèle, comme les normes et les biais.
+    En fp32, les poids sont d'abord ceux du modèle, partagés : rien n'est copié avant
+    `PackedModel.settle`.
 
     Args:
         model: sur CPU.
@@ -230,13 +254,6 @@ def scheme_of(module: str, scheme: Scheme) -> Scheme:
     if module in ("tok_emb", "out_head"):
         return Scheme(name="int8", group_size=scheme.group_size)
     return scheme
-
-
-def _settle(matrices: Mapping[str, PackedMatrix]) -> dict[str, PackedMatrix]:
-    """Met en grandes pages ce que le décodage lit en entier."""
-    shared = matrices["tok_emb"] is matrices["out_head"]
-    whole = {name: m for name, m in matrices.items() if shared or name != "tok_emb"}
-    return {**matrices, **gather(whole)}
 
 
 def _activate(x: Tensor, bias: Tensor) -> Tensor:
