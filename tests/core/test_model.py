@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig
 from gpt_architecture.core.attention import eager_attention, sdpa_attention, use_attention_
 from gpt_architecture.core.kv_cache import KVCache
-from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.core.utils import text_to_token_ids, token_ids_to_text
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.decoding.generator import generate_text_simple
@@ -369,3 +369,17 @@ def test_golden_continuation_of_the_book():
     assert token_ids_to_text(out, tokenizer) == (
         "Every effort moves you rentingetic wasnم refres RexMeCHicular stren"
     )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_blank_model_draws_nothing(tied):
+    """Un modèle vide a les noms et les formes, n'alloue rien et ne touche pas aux générateurs."""
+    cfg = GPTConfig(vocab_size=61, emb_dim=24, n_heads=3, n_layers=2, tie_weights=tied)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    blank = blank_model(cfg)
+    assert torch.equal(torch.rand(2), expected)
+    assert all(p.device.type == "meta" for p in blank.parameters())
+    shapes = {name: tensor.shape for name, tensor in GPTModel(cfg).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in blank.state_dict().items()} == shapes

@@ -6,12 +6,36 @@ Le mode livre garde l'initialisation par défaut de PyTorch et n'a rien à faire
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 STD = 0.02
 """Écart-type des matrices et des embeddings de GPT-2."""
+
+
+class WithoutDraws(TorchFunctionMode):
+    """Contexte où `normal_` et `uniform_` ne tirent rien : pour des poids qui vont être remplacés.
+
+    Sur le périphérique meta aussi, un tirage coûterait : le premier y charge, en plus d'une
+    seconde, les décompositions de PyTorch.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Passe l'appel, sauf ces deux-là."""
+        del types
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()

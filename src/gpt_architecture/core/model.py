@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.initialization import initialize_gpt2_
+from gpt_architecture.core.initialization import WithoutDraws, initialize_gpt2_
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.layers import LayerNorm, TransformerBlock
 
@@ -114,3 +114,9 @@ class GPTModel(nn.Module):
     def num_parameters(self) -> int:
         """Nombre de paramètres distincts : un tenseur partagé compte une fois."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def blank_model(cfg: GPTConfig) -> GPTModel:
+    """Un modèle sans poids (périphérique meta), à remplir par `load_state_dict(assign=True)`."""
+    with WithoutDraws(), torch.device("meta"):
+        return GPTModel(cfg)

@@ -19,7 +19,7 @@ from torch import nn
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.checkpoint_files import read_checkpoint
-from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import (
     CheckpointError,
     ConfigurationError,
@@ -63,8 +63,7 @@ class ModelFile:
                 remedy="réentraînez le modèle ou reprenez le fichier d'origine",
             )
         try:
-            with torch.device("meta"):
-                model = GPTModel(self.config)
+            model = blank_model(self.config)
             model.load_state_dict(dict(self.state_dict), strict=True, assign=True)
             if self.config.tie_weights:
                 model.tie_weights_()

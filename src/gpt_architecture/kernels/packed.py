@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from gpt_architecture.config import GPTConfig, check_choice
 from gpt_architecture.core.attention import sdpa_attention
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
-from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.kernels.grouped_codes import Scheme, dequantize, quantize
 from gpt_architecture.kernels.packed_weights import (
@@ -142,8 +142,7 @@ class PackedModel:
 
     def dequantize(self) -> GPTModel:
         """Un `GPTModel` ordinaire aux mêmes poids, arrondis compris."""
-        with torch.device("meta"):
-            model = GPTModel(self.cfg)
+        model = blank_model(self.cfg)
         state = dict(self.vectors)
         for name, matrix in self.matrices.items():
             state[f"{name}.weight"] = matrix.dense()

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.model import blank_model
 from gpt_architecture.core.weights import write_atomically
 from gpt_architecture.errors import ConfigurationError, ModelFileError, reason
 from gpt_architecture.kernels.grouped_codes import GroupedCodes, Scheme, padded_width
@@ -161,8 +161,7 @@ def _build(
     path: Path, config: GPTConfig, scheme: Scheme, tensors: Mapping[str, Tensor]
 ) -> PackedModel:
     """Le modèle, une fois chaque tenseur vérifié contre la configuration."""
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in GPTModel(config).state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in blank_model(config).state_dict().items()}
     if config.tie_weights:
         del shapes["out_head.weight"]
     matrices: dict[str, PackedMatrix] = {}

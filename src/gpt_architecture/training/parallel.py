@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt_architecture.config import check_choice
-from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training.distributed import DistributedWorld
 from gpt_architecture.training.engine import Batch, TrainingEngine
@@ -183,8 +183,7 @@ def whole_model(model: GPTModel) -> GPTModel:
         return model
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(model, options=options)
-    with torch.device("meta"):
-        whole = GPTModel(model.cfg)
+    whole = blank_model(model.cfg)
     if state:  # les autres rangs n'ont rien reçu
         whole.load_state_dict(state, assign=True)
         if whole.cfg.tie_weights:
