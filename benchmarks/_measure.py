@@ -16,6 +16,7 @@ from gpt_architecture.kernels.workspace import huge_empty
 REST = 0.1  # s : les fils d'un autre moteur tournent encore un peu à vide après leur travail
 TOLERATED = 0.08  # part d'un cœur prise par d'autres, au-delà de laquelle une mesure est refaite
 STREAM_ROWS, STREAM_WIDTH = 2**16, 2**12  # 1 Gio : bien plus que les caches
+STREAM_READS = 20
 
 Row = dict[str, Any]
 Seconds = Mapping[str, Sequence[float]]
@@ -124,7 +125,9 @@ def lone_row(name: str, value: float, unit: str, **extra: Any) -> Row:
 class ReadStream:
     """Lit un grand tableau avec tous les fils : la borne de tout décodage à un token.
 
-    C'est un produit par un vecteur, en grandes pages : la plus rapide des lectures essayées.
+    C'est un produit par un vecteur, en grandes pages : la plus rapide des lectures essayées. Une
+    lecture seule ne dure que quelques centièmes de seconde, et la première après une pause est
+    cinq fois plus lente : la durée rendue est la médiane de plusieurs.
     """
 
     def __init__(self) -> None:
@@ -134,9 +137,12 @@ class ReadStream:
 
     def __call__(self) -> float:
         """Secondes pour lire `bytes` octets."""
-        start = time.perf_counter()
-        torch.mv(self._matrix, self._vector, out=self._out)
-        return time.perf_counter() - start
+        seconds = []
+        for _ in range(STREAM_READS):
+            start = time.perf_counter()
+            torch.mv(self._matrix, self._vector, out=self._out)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds)
 
     @property
     def bytes(self) -> int:
