@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from gpt_architecture.core.attention import MultiHeadAttention, attention_weights
+from gpt_architecture.core.layers import TransformerBlock
 from gpt_architecture.core.model import CausalLM, GPTModel
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.data.tokenizer import Tokenizer
@@ -74,7 +76,7 @@ def attention_of(model: CausalLM, ids: Sequence[int] | Tensor) -> Tensor:
     with torch.inference_mode(), evaluation_mode(model):
         positions = torch.arange(len(tokens), device=device)
         x = (model.tok_emb(tokens) + model.pos_emb(positions)).unsqueeze(0)  # (1, T, D)
-        for block in model.trf_blocks:
+        for block in cast(list[TransformerBlock], list(model.trf_blocks)):
             found.append(_weights(block.att, block.norm1(x)))
             x = block(x)
         return torch.cat(found).float().cpu()  # (L, H, T, T)
