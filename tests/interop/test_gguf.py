@@ -130,7 +130,7 @@ def test_end_of_text_ends_both(bpe, tmp_path):
     tokens, text = greedy(file, PROMPT, 40)
     assert 0 < len(tokens) < 40
     with llama(tmp_path / "m.gguf") as peer:
-        assert peer.greedy(PROMPT, 40) == (tokens, text)
+        assert peer.greedy(PROMPT, 40, ignore_eos=False) == (tokens, text)
 
 
 def test_learned_positions_only(bpe, tmp_path):
