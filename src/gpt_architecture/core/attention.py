@@ -35,15 +35,18 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Part que chaque requête donne à chaque clé : (B, H, T, S), de somme 1 sur S."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, T, S)
+    visible = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
+    return torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=-1)
+
+
 def eager_attention(
     q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float, mask: Tensor | None = None
 ) -> Tensor:
     """Attention écrite pas à pas : l'oracle lisible, comparé par les tests à `sdpa_attention`."""
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (B, H, T, S)
-    visible = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
-    scores = scores.masked_fill(~visible, -torch.inf)
-    weights = torch.softmax(scores, dim=-1)
-    weights = F.dropout(weights, p=dropout_p, training=dropout_p > 0.0)
+    weights = F.dropout(attention_weights(q, k, mask), p=dropout_p, training=dropout_p > 0.0)
     return weights @ v  # (B, H, T, K)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.decoding.streaming import TextStream
 from gpt_architecture.evaluation.charts import COLORS, Cloud, scatter
 from gpt_architecture.evaluation.comparison import VariantResult, VariantSummary, by_text
+from gpt_architecture.evaluation.marking import marked_pieces
 from gpt_architecture.evaluation.numbers import decimal, percent, rate
 from gpt_architecture.evaluation.pages import render
 from gpt_architecture.evaluation.quality import repeated_places
@@ -186,18 +186,7 @@ def highlights(summaries: Sequence[VariantSummary]) -> list[tuple[str, str, str]
 
 def passages(result: VariantResult, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     """La suite en morceaux (texte, déjà vu) : vrai là où un quadruplet de tokens revient."""
-    stream = TextStream(tokenizer.decode, result.prompt_ids)
-    repeated = repeated_places(result.tokens)
-    left, found = len(result.text), list[tuple[str, bool]]()
-    for place, token in enumerate(result.tokens):
-        last = place == len(result.tokens) - 1
-        text = (stream.push(token) + (stream.finish() if last else ""))[:left]
-        left -= len(text)
-        if found and found[-1][1] == (place in repeated):
-            found[-1] = (found[-1][0] + text, found[-1][1])
-        else:
-            found.append((text, place in repeated))
-    return [(text, seen) for text, seen in found if text]
+    return marked_pieces(result, repeated_places(result.tokens), tokenizer)
 
 
 def _cloud(variant: VariantSummary) -> Cloud:

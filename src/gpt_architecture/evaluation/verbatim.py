@@ -1,0 +1,175 @@
+"""La plus longue suite de tokens d'un texte qui se trouve mot pour mot dans un corpus.
+
+Exact, sans empreinte ni approximation : un tableau des suffixes du corpus (Manber et Myers, 1993),
+bâti par doublement, puis une recherche dichotomique menée pour toutes les places à la fois. Le
+corpus est lu par blocs qui se recouvrent : la mémoire ne dépend pas de sa longueur.
+
+Formes : N tokens d'un bloc, M tokens de tous les textes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_architecture.data.shards import TokenSource
+
+BLOCK_TOKENS = 1 << 21
+"""Tokens du corpus indexés à la fois : une centaine de mégaoctets."""
+
+_KEY_BITS = 62
+_END = -1  # avant tout identifiant
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """Ce qu'un texte partage avec un corpus, place par place.
+
+    Attributes:
+        lengths: longueur de la plus longue suite du corpus qui commence à chaque place du texte,
+            sans en dépasser la fin ; 0 : ce token n'est nulle part dans le corpus.
+        places: où elle commence dans le corpus ; −1 : nulle part.
+    """
+
+    lengths: tuple[int, ...]
+    places: tuple[int, ...]
+
+    @property
+    def longest(self) -> int:
+        """Longueur de la plus longue suite commune, en tokens."""
+        return max(self.lengths, default=0)
+
+    def count(self, n: int) -> tuple[int, int]:
+        """(n-grammes présents dans le corpus, n-grammes du texte)."""
+        return sum(length >= n for length in self.lengths), max(0, len(self.lengths) - n + 1)
+
+    def passages(self, shortest: int) -> list[tuple[int, int, int]]:
+        """Suites communes d'au moins `shortest` tokens, aucune contenue dans une autre.
+
+        Returns:
+            (début, fin exclue, début dans le corpus), dans l'ordre du texte.
+        """
+        found, reached = list[tuple[int, int, int]](), 0
+        for start, (length, place) in enumerate(zip(self.lengths, self.places, strict=True)):
+            if length >= max(1, shortest) and start + length > reached:
+                found.append((start, start + length, place))
+            reached = max(reached, start + length)
+        return found
+
+
+def overlaps(
+    corpus: TokenSource,
+    texts: Sequence[Sequence[int]],
+    *,
+    block_tokens: int = BLOCK_TOKENS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Overlap]:
+    """Cherche chaque suite de chaque texte dans le corpus.
+
+    Args:
+        corpus: tokens où chercher.
+        texts: identifiants de chaque texte.
+        block_tokens: tokens indexés à la fois ; sans effet sur le résultat.
+        on_progress: appelé avec (tokens du corpus lus, en tout).
+    """
+    query = np.concatenate([np.asarray(text, dtype=np.int64) for text in [*texts, []]])  # (M,)
+    rooms = [np.arange(len(text), 0, -1) for text in texts]
+    room = np.concatenate([*rooms, np.empty(0, dtype=np.int64)])  # tokens jusqu'à la fin du texte
+    depth = max((len(text) for text in texts), default=0)
+    lengths, places = np.zeros_like(query), np.full_like(query, -1)
+    total, step = corpus.num_tokens, max(1, block_tokens)
+    for start in range(0, total, step) if depth else ():
+        # Le recouvrement : une suite à cheval sur deux blocs est entière dans le premier.
+        block = corpus.read(start, min(step + depth - 1, total - start)).numpy()
+        here, where = _longest(block, query, room, depth)
+        better = here > lengths
+        lengths[better], places[better] = here[better], start + where[better]
+        if on_progress is not None:
+            on_progress(min(start + step, total), total)
+    ends = np.cumsum([len(text) for text in texts])
+    return [
+        Overlap(lengths=tuple(each.tolist()), places=tuple(where.tolist()))
+        for each, where in zip(
+            np.split(lengths, ends)[: len(texts)], np.split(places, ends), strict=False
+        )
+    ]
+
+
+def _longest(
+    block: Integers, query: Integers, room: Integers, depth: int
+) -> tuple[Integers, Integers]:
+    """Longueur et place, dans le bloc, de la plus longue suite commune à chaque place (M,).
+
+    Les suffixes qui commencent par ce qui est déjà reconnu forment un intervalle du tableau ;
+    chaque token de plus le resserre, jusqu'à ce qu'il soit vide.
+    """
+    order = suffix_order(block, depth)
+    padded = np.append(block, _END)
+    low, high = np.zeros_like(query), np.full_like(query, len(block))
+    lengths = np.zeros_like(query)
+    active = np.flatnonzero(room > 0)
+    for offset in range(depth):
+        if not active.size:
+            break
+        wanted = query[active + offset]
+        first = _bound(padded, order, low[active], high[active], offset, wanted)
+        last = _bound(padded, order, first, high[active], offset, wanted + 1)
+        found = last > first
+        active = active[found]
+        low[active], high[active] = first[found], last[found]
+        lengths[active] += 1
+        active = active[room[active] > offset + 1]
+    return lengths, np.where(lengths > 0, order[np.minimum(low, len(order) - 1)], -1)
+
+
+def _bound(
+    padded: Integers, order: Integers, low: Integers, high: Integers, offset: int, wanted: Integers
+) -> Integers:
+    """Premier rang de [low, high[ dont le token, à `offset` du début, vaut au moins `wanted`."""
+    low, high = low.copy(), high.copy()
+    while (low < high).any():
+        middle = (low + high) // 2
+        # Un intervalle vide peut finir au-delà du tableau : sa lecture est sans effet.
+        suffix = order[np.minimum(middle, len(order) - 1)]
+        before = padded[np.minimum(suffix + offset, len(padded) - 1)] < wanted
+        is_open = low < high
+        low = np.where(is_open & before, middle + 1, low)
+        high = np.where(is_open & ~before, middle, high)
+    return low
+
+
+def suffix_order(tokens: Integers, depth: int) -> Integers:
+    """Places (N,) des suffixes de `tokens` (N,), dans l'ordre de leurs `depth` premiers tokens.
+
+    Un suffixe plus court que `depth` vient avant ceux qu'il commence.
+    """
+    size = len(tokens)
+    values, rank = np.unique(tokens, return_inverse=True)
+    rank = rank + 1  # 0 : au-delà de la fin
+    base = len(values) + 1
+    length = max(1, min(depth, int(_KEY_BITS / math.log2(base + 1))))
+    key = np.zeros(size, dtype=np.int64)
+    for shift in range(length):
+        key = key * base + _shifted(rank, shift)
+    while True:
+        order = np.argsort(key)
+        ordered = key[order]
+        fresh = ordered[1:] != ordered[:-1]
+        if length >= depth or fresh.all():
+            return order
+        rank[order] = np.concatenate([[1], 1 + np.cumsum(fresh)])
+        key = rank * (size + 1) + _shifted(rank, length)
+        length *= 2
+
+
+def _shifted(rank: Integers, shift: int) -> Integers:
+    """Le rang `shift` places plus loin ; 0 au-delà de la fin."""
+    moved = np.zeros_like(rank)
+    moved[: max(0, len(rank) - shift)] = rank[shift:]
+    return moved

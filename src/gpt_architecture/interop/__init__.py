@@ -1,0 +1,1 @@
+"""Échange des poids et des vocabulaires avec les autres bibliothèques."""

@@ -1,0 +1,177 @@
+"""Écrit un modèle en ONNX, que lisent onnxruntime et ses semblables, sans PyTorch.
+
+Le graphe accepte tout lot et toute longueur jusqu'au contexte du modèle. Les poids y portent nos
+noms ; une tête liée n'est écrite qu'une fois.
+
+Formes : B lot, T tokens, P tokens passés, S = P + T, H têtes, K taille d'une tête, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.weights import ModelFile, write_atomically
+from gpt_architecture.errors import MissingDependencyError, OutputError
+from gpt_architecture.interop.onnx_graph import OPSET, GraphBuilder, build_nodes
+
+INLINE_LIMIT = 2_000_000_000
+"""Octets de poids que le fichier .onnx porte lui-même : Protobuf s'arrête à 2 Gio."""
+
+_IR_VERSION = 9  # celle d'ONNX 1.15, la première à avoir l'opset 20
+_PAGE = 4096  # un poids à part commence sur une page, pour être projeté en mémoire
+
+
+def export_onnx(
+    content: ModelFile, dest: Path, *, cache: bool = False, inline_limit: int = INLINE_LIMIT
+) -> None:
+    """Écrit `dest` : `input_ids` (B, T) int64 → `logits` (B, T, V) fp32, B et T libres.
+
+    Args:
+        content: le modèle et ses métadonnées.
+        dest: fichier à écrire ; son dossier est créé au besoin.
+        cache: ajoute les entrées `past_key_values.N.{key,value}` (B, H, P, K), P ≥ 0, et les
+            sorties `present.N.{key,value}` (B, H, S, K), pour générer sans tout relire.
+        inline_limit: au-delà de tant d'octets, les poids vont dans `dest` suivi de « .data ».
+
+    Raises:
+        ModelFileError: les poids ne conviennent pas.
+        MissingDependencyError: le paquet onnx manque.
+        OutputError: le disque refuse l'écriture.
+    """
+    library = _library()
+    dest = Path(dest)
+    weights = {
+        name: tensor.detach()
+        for name, tensor in content.build().named_parameters()  # une tête liée n'y est qu'une fois
+    }
+    graph = GraphBuilder(library, {name: tuple(each.shape) for name, each in weights.items()})
+    build_nodes(graph, content.config, cache=cache)
+    outside = dest.with_name(f"{dest.name}.data")
+    size = 4 * sum(tensor.numel() for tensor in weights.values())
+    if size <= inline_limit:
+        initializers = [_inline(library, name, tensor) for name, tensor in weights.items()]
+        model = _model(library, graph, content, initializers, cache=cache)
+        write_atomically(dest, lambda path: path.write_bytes(model.SerializeToString()))
+        outside.unlink(missing_ok=True)  # ceux d'un export précédent
+        return
+    places = _places(weights)
+    initializers = [
+        _external(library, name, tensor, outside.name, places[name])
+        for name, tensor in weights.items()
+    ]
+    model = _model(library, graph, content, initializers, cache=cache)
+    write_atomically(outside, lambda path: _write_weights(path, weights, places))
+    try:
+        write_atomically(dest, lambda path: path.write_bytes(model.SerializeToString()))
+    except OutputError:
+        outside.unlink(missing_ok=True)
+        raise
+
+
+def _model(
+    library: Any, graph: GraphBuilder, content: ModelFile, weights: list[Any], *, cache: bool
+) -> Any:
+    """Le `ModelProto` : nœuds, poids, entrées, sorties, provenance."""
+    inputs, outputs = _signature(library, content.config, cache=cache)
+    proto = library.helper.make_graph(
+        graph.nodes, "gpt2", inputs, outputs, initializer=[*graph.constants, *weights]
+    )
+    model = library.helper.make_model(
+        proto,
+        opset_imports=[library.helper.make_opsetid("", OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="gpt-architecture",
+    )
+    library.helper.set_model_props(model, _provenance(content))
+    return model
+
+
+def _signature(library: Any, cfg: GPTConfig, *, cache: bool) -> tuple[list[Any], list[Any]]:
+    """Les entrées et les sorties, leurs types et leurs dimensions libres."""
+    describe, kinds = library.helper.make_tensor_value_info, library.TensorProto
+    inputs = [describe("input_ids", kinds.INT64, ["batch", "time"])]
+    outputs = [describe("logits", kinds.FLOAT, ["batch", "time", cfg.vocab_size])]
+    for layer in range(cfg.n_layers if cache else 0):
+        for part in ("key", "value"):
+            for side, prefix, length in (
+                (inputs, "past_key_values", "past"),
+                (outputs, "present", "total"),
+            ):
+                shape = ["batch", cfg.n_heads, length, cfg.head_dim]
+                side.append(describe(f"{prefix}.{layer}.{part}", kinds.FLOAT, shape))
+    return inputs, outputs
+
+
+def _provenance(content: ModelFile) -> dict[str, str]:
+    """Ce que le fichier dit de lui-même, en textes."""
+    metadata = content.metadata
+    known = {
+        key: str(metadata[key])
+        for key in ("name", "license", "source", "window")
+        if metadata.get(key)
+    }
+    return {
+        "tokenizer": str(content.tokenizer.get("name", "")),
+        "context_length": str(content.config.context_length),
+        **known,
+    }
+
+
+def _inline(library: Any, name: str, tensor: Tensor) -> Any:
+    return library.TensorProto(
+        name=name,
+        data_type=library.TensorProto.FLOAT,
+        dims=tensor.shape,
+        raw_data=_bytes(tensor),
+    )
+
+
+def _external(library: Any, name: str, tensor: Tensor, location: str, offset: int) -> Any:
+    """Un poids décrit par sa place dans le fichier voisin."""
+    where = {"location": location, "offset": str(offset), "length": str(4 * tensor.numel())}
+    return library.TensorProto(
+        name=name,
+        data_type=library.TensorProto.FLOAT,
+        dims=tensor.shape,
+        data_location=library.TensorProto.EXTERNAL,
+        external_data=[
+            library.StringStringEntryProto(key=key, value=value) for key, value in where.items()
+        ],
+    )
+
+
+def _places(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """Où commence chaque poids dans le fichier à part."""
+    places, end = {}, 0
+    for name, tensor in weights.items():
+        places[name] = end
+        end = -(-(end + 4 * tensor.numel()) // _PAGE) * _PAGE
+    return places
+
+
+def _write_weights(path: Path, weights: Mapping[str, Tensor], places: Mapping[str, int]) -> None:
+    with path.open("wb") as file:
+        for name, tensor in weights.items():
+            file.seek(places[name])
+            file.write(_bytes(tensor))
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """Les octets fp32 du tenseur, petit-boutistes comme ONNX les veut."""
+    data: bytes = tensor.to("cpu", torch.float32).contiguous().numpy().astype("<f4").tobytes()
+    return data
+
+
+def _library() -> Any:
+    try:
+        import onnx  # noqa: PLC0415 — facultatif
+        import onnx.helper  # noqa: PLC0415
+    except ImportError:
+        raise MissingDependencyError("onnx", purpose="écrire un fichier ONNX") from None
+    return onnx
