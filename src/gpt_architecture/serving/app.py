@@ -11,7 +11,6 @@ from fastapi import APIRouter, FastAPI, Path, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from gpt_architecture import __version__
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.serving import schemas
 from gpt_architecture.serving.answers import ChatShape, CompletionShape, Transcript
@@ -79,7 +78,7 @@ def create_app(
         title="gpt-architecture",
         summary=f"Service du modèle « {context.name} »",
         description=_DESCRIPTION,
-        version=__version__,
+        version="1",
         docs_url=None,  # la page de FastAPI prend ses scripts sur un CDN
         redoc_url=None,
     )

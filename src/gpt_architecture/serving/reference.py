@@ -28,7 +28,7 @@ def reference_page(document: Mapping[str, Any]) -> str:
         '<!doctype html><html lang="fr"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>{escape(info['title'])} : référence</title><style>{_STYLE}</style>"
-        f"<main><h1>{escape(info['title'])} {escape(info['version'])}</h1>"
+        f"<main><h1>{escape(info['title'])} : référence</h1>"
         f"<p>{escape(info.get('summary', ''))}. {escape(info.get('description', ''))} "
         'Le document complet : <a href="openapi.json"><code>openapi.json</code></a>.</p>'
         f"{routes}</main></html>"
