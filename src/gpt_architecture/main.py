@@ -20,12 +20,13 @@ COMMANDS = {
     "prepare": "Prépare des textes : fragments de tokens, entraînement et validation.",
     "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
     "infer": "Écrit la suite d'un texte, au fil de l'eau.",
+    "evaluate": "Mesure un modèle : perplexité, bits par octet, dernier mot, choix multiple.",
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
     "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
 }
 """Nom de chaque commande et sa ligne d'aide ; le module du même nom est chargé à l'appel."""
-_ARGUMENTS = {"prepare": "SOURCE… --out DOSSIER "}
+_ARGUMENTS = {"prepare": "SOURCE… --out DOSSIER ", "evaluate": "[MODÈLE] "}
 
 
 def build_app() -> App:
