@@ -17,19 +17,13 @@ if TYPE_CHECKING:
 
     from gpt_architecture.api import GPT
     from gpt_architecture.data.shards import TokenSource
-    from gpt_architecture.evaluation.attention_maps import AttentionMaps
-    from gpt_architecture.evaluation.calibration import Calibration
     from gpt_architecture.evaluation.comparison import VariantResult
-    from gpt_architecture.evaluation.loss_curves import LossCurves
     from gpt_architecture.evaluation.memorisation import MemorisationReport
-    from gpt_architecture.evaluation.model_page import TextScore
 
     Progress = Callable[[int, int], None]
 
 _OPENINGS = 3  # débuts pris dans chaque texte
 _OPENING_TOKENS = 12
-_SENTENCE_WORDS = 14
-_CALIBRATION_TOKENS = 4096
 
 
 @Parameter(name="*", group=Group("Mémorisation et page du modèle", sort_key=2))
@@ -97,6 +91,50 @@ class Study:
     memorisation: MemorisationReport | None
 
 
+def study_model(
+    gpt: GPT,
+    model_path: Path,
+    options: StudyOptions,
+    *,
+    held_out: Sequence[Sequence[int]],
+    losses: Sequence[Mapping[str, Any]],
+    offline: bool,
+    progress: Callable[[str], Progress],
+) -> MemorisationReport | None:
+    """Écrit des suites, cherche ce qu'elles récitent, et fait la page si elle est demandée.
+
+    Args:
+        gpt: le modèle, chargé.
+        model_path: son fichier ; le journal de l'entraînement est lu à côté.
+        options: ce qui est demandé.
+        held_out: tokens des documents de `--data`.
+        losses: leurs pertes, telles que la commande les écrit en JSON.
+        offline: interdit tout téléchargement.
+        progress: rend, pour une étape de ce nom, ce qui en reçoit l'avancement.
+
+    Returns:
+        La mémorisation ; None si les données de l'entraînement ne sont pas données.
+
+    Raises:
+        ConfigurationError: phrase trop longue, ou demandée d'un modèle quantifié.
+        OutputError: la page ne peut pas être écrite.
+    """
+    from gpt_architecture.evaluation.attention_maps import attention_maps
+    from gpt_architecture.evaluation.model_page import write_model_page
+    from gpt_architecture.scripts._model_page import assemble_page
+
+    sentence = None
+    if options.sentence is not None:  # une phrase trop longue n'attend pas les suites
+        sentence = attention_maps(gpt.model, gpt.tokenizer, options.sentence, window=gpt.window)
+    texts = read_texts(gpt, options, held_out, offline=offline)
+    study = run_study(gpt, options, texts, progress)
+    if options.report is not None:
+        page = assemble_page(model_path, gpt, study, texts, losses, sentence, progress)
+        write_model_page(options.report, page, gpt.tokenizer)
+        say_aside(f"Page : {options.report}")
+    return study.memorisation
+
+
 def read_texts(
     gpt: GPT, options: StudyOptions, held_out: Sequence[Sequence[int]], *, offline: bool
 ) -> Texts:
@@ -121,7 +159,7 @@ def read_texts(
     given = TokenArray(joined) if joined else None
     if not options.memorisation:
         return Texts(training=None, unseen=given)
-    ratio = _recorded(gpt, "training").get("train_ratio", TrainingConfig.train_ratio)
+    ratio = recorded(gpt, "training").get("train_ratio", TrainingConfig.train_ratio)
     data = load_training_data(
         options.memorisation,
         gpt.tokenizer.name,
@@ -136,7 +174,7 @@ def read_texts(
             expected=f"des fragments codés par {gpt.tokenizer.name}, le tokenizer du modèle",
             remedy="donnez les données de son entraînement",
         )
-    if data.sha256 == _recorded(gpt, "data").get("sha256"):
+    if data.sha256 == recorded(gpt, "data").get("sha256"):
         return Texts(training=data.train, unseen=data.val)
     say_aside(
         "avertissement : --memorisation n'est pas exactement le texte de l'entraînement (autre "
@@ -147,7 +185,7 @@ def read_texts(
     return Texts(training=TokenArray(np.concatenate(parts)), unseen=given)
 
 
-def study(
+def run_study(
     gpt: GPT, options: StudyOptions, texts: Texts, progress: Callable[[str], Progress]
 ) -> Study:
     """Écrit les suites, et cherche ce qu'elles récitent.
@@ -195,47 +233,7 @@ def study(
     return Study(results=tuple(results), memorisation=memory)
 
 
-def write_page(
-    path: Path,
-    model_path: Path,
-    gpt: GPT,
-    study: Study,
-    texts: Texts,
-    *,
-    scores: Sequence[TextScore],
-    sentence: str | None,
-    progress: Callable[[str], Progress],
-) -> None:
-    """Mesure ce que la page demande encore, et l'écrit.
-
-    Args:
-        path: la page.
-        model_path: le modèle ; son journal est lu à côté.
-        scores: pertes déjà mesurées.
-        sentence: phrase dont montrer l'attention ; None : celle d'un début de texte.
-    """
-    from gpt_architecture.evaluation.comparison import summarize
-    from gpt_architecture.evaluation.model_page import ModelPage, TextScore, write_model_page
-
-    calibrations = _calibrations(gpt, texts, progress)
-    measured = [
-        TextScore(label=label, tokens=each.tokens, nll=each.nll) for label, each in calibrations
-    ]
-    page = ModelPage(
-        name=str(model_path),
-        facts=_facts(gpt),
-        curves=_curves(model_path, gpt),
-        scores=[*scores, *measured],
-        memorisation=study.memorisation,
-        samples=summarize(study.results),
-        calibrations=calibrations,
-        sentence=_attention(gpt, study, sentence),
-    )
-    write_model_page(path, page, gpt.tokenizer)
-    say_aside(f"Page : {path}")
-
-
-def _recorded(gpt: GPT, name: str) -> Mapping[str, Any]:
+def recorded(gpt: GPT, name: str) -> Mapping[str, Any]:
     """Ce que le fichier du modèle dit de son entraînement ; vide pour un modèle importé."""
     found = gpt.metadata.get(name)
     return found if isinstance(found, dict) else {}
@@ -245,68 +243,3 @@ def _own_prompt(gpt: GPT) -> list[tuple[int, ...]]:
     """Le début des exemples de l'entraînement, s'il est gardé."""
     prompt = gpt.metadata.get("prompt")
     return [tuple(gpt.generator.encode(prompt))] if isinstance(prompt, str) and prompt else []
-
-
-def _calibrations(
-    gpt: GPT, texts: Texts, progress: Callable[[str], Progress]
-) -> list[tuple[str, Calibration]]:
-    from gpt_architecture.evaluation.calibration import calibrate
-
-    named = (("texte inédit", texts.unseen), ("texte d'entraînement", texts.training))
-    return [
-        (
-            label,
-            calibrate(
-                gpt.model,
-                source.read(0, min(_CALIBRATION_TOKENS + 1, source.num_tokens)),
-                window=gpt.window,
-                on_progress=progress("Calibration"),
-            ),
-        )
-        for label, source in named
-        if source is not None and source.num_tokens > 1
-    ]
-
-
-def _facts(gpt: GPT) -> list[tuple[str, str]]:
-    from gpt_architecture.evaluation.numbers import thousands
-
-    config = gpt.config
-    facts = [
-        ("paramètres", thousands(config.num_parameters())),
-        ("couches", str(config.n_layers)),
-        ("têtes", str(config.n_heads)),
-        ("largeur", thousands(config.emb_dim)),
-        ("contexte appris", thousands(gpt.window)),
-        ("vocabulaire", f"{gpt.tokenizer.name}, {thousands(gpt.tokenizer.vocab_size)} tokens"),
-    ]
-    data = _recorded(gpt, "data").get("name")
-    return [*facts, ("données", str(data))] if data else facts
-
-
-def _curves(model_path: Path, gpt: GPT) -> LossCurves:
-    """Les pertes du journal, sinon celles que le modèle garde."""
-    from gpt_architecture.evaluation.loss_curves import curves_from_journal, curves_from_metadata
-    from gpt_architecture.training.journal import JOURNAL
-
-    journal = model_path.resolve().parent / JOURNAL
-    curves = curves_from_metadata(gpt.metadata)
-    if not journal.is_file():
-        return curves
-    found = curves_from_journal(journal)
-    # Un journal d'un autre entraînement, resté là, ne raconte pas ce modèle.
-    is_own = curves.is_empty or found.validation[-1:] == curves.validation[-1:]
-    return found if is_own and not found.is_empty else curves
-
-
-def _attention(gpt: GPT, study: Study, sentence: str | None) -> AttentionMaps | None:
-    """Les cartes de la phrase demandée ; un modèle quantifié n'en a pas, et la page s'en passe."""
-    from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.evaluation.attention_maps import attention_maps
-
-    if sentence is None:
-        if not isinstance(gpt.model, GPTModel):
-            return None
-        first = study.results[0]
-        sentence = " ".join(f"{first.prompt}{first.text}".split()[:_SENTENCE_WORDS])
-    return attention_maps(gpt.model, gpt.tokenizer, sentence)
