@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "Mesure un modèle : perplexité, épreuves, mémorisation ; en fait une page.",
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
     "serve": "Sert un modèle à tout client d'OpenAI (HTTP), jusqu'à Ctrl-C ou SIGTERM.",
+    "chat": "Converse avec un modèle affiné sur des dialogues, ici ou derrière un service.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
     "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
 }
@@ -42,6 +43,7 @@ _ARGUMENTS = {
     "tokenizer view": "TEXTE ",
     "prepare": "SOURCE… --out DOSSIER ",
     "evaluate": "[MODÈLE] ",
+    "serve": "[MODÈLE] ",
 }
 
 

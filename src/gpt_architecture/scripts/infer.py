@@ -71,6 +71,7 @@ def infer(
     shape: ShapeOptions = ShapeOptions(),  # noqa: B008
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     draft: Path | None = None,
+    server: str | None = None,
     output: OutputOptions = OutputOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
@@ -80,10 +81,14 @@ def infer(
         prompt: Début du texte ; « - » le lit sur l'entrée standard. Sans lui, celui de
             l'entraînement.
         draft: Petit modèle, de même tokenizer, qui propose ce que le grand vérifie.
+        server: Adresse d'un service (http://127.0.0.1:8000), qui écrit à la place du modèle.
     """
     del common  # lues par le lanceur
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
     _check_together(output, config, prompt)
+    if server is not None:
+        _remotely(server, prompt, config, output, choice, draft)
+        return
 
     from gpt_architecture.api import load
 
@@ -125,6 +130,37 @@ def _check_together(output: OutputOptions, config: GenerationConfig, prompt: str
             expected="l'un ou l'autre",
             remedy="retirez l'un des deux",
         )
+
+
+def _remotely(
+    server: str,
+    prompt: str | None,
+    config: GenerationConfig,
+    output: OutputOptions,
+    choice: ModelChoice,
+    draft: Path | None,
+) -> None:
+    """Fait écrire un service ; ce qui demande le modèle lui-même est refusé."""
+    from gpt_architecture.scripts._remote_infer import infer_remotely
+
+    local = {
+        "--model": choice.model is not None,
+        "--quant": choice.quant is not None,
+        "--draft": draft is not None,
+        "--score": output.score,
+        "--trace": output.trace,
+    }
+    for name, given in local.items():
+        if given:
+            raise ConfigurationError(
+                f"{name} et --server sont donnés ensemble",
+                expected="l'un ou l'autre",
+                remedy="retirez l'un des deux",
+            )
+    prompts = (
+        [default_prompt(prompt, {})] if output.prompts is None else _read_prompts(output.prompts)
+    )
+    infer_remotely(server, prompts, config, as_json=output.as_json)
 
 
 def _read_prompts(path: Path) -> list[str]:
