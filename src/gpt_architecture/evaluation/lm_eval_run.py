@@ -10,9 +10,10 @@ import json
 import logging
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -31,6 +32,9 @@ from gpt_architecture.evaluation.likelihood import MAX_ROWS
 
 LOCAL_TASKS = ("dernier_mot_fr", "prose_fr", "serie_fr", "suite_fr")
 """Nos épreuves, par leur nom."""
+
+UNITS = {"générations": "textes"}
+"""Ce que compte l'avancement d'une nature de requêtes, quand ce ne sont pas des tokens."""
 
 _BOOTSTRAP = 1000
 _FEWSHOT_SEED = 1234  # celle de lm-eval
@@ -94,14 +98,19 @@ def run_tasks(
         MissingDependencyError: lm-eval n'est pas installé.
         DataError: épreuve inconnue, ou dont les données manquent.
     """
+    stderr = sys.stderr
+
+    def report(kind: str, done: int, total: int) -> None:
+        if on_progress is not None:
+            with redirect_stderr(stderr):  # seul lm-eval se tait
+                on_progress(kind, done, total)
+
     with _harness(offline=offline):
         from gpt_architecture.evaluation.lm_eval_adapter import (  # noqa: PLC0415 — facultatif
             HarnessModel,
         )
 
-        lm = HarnessModel(
-            model, tokenizer, window=window, max_rows=max_rows, on_progress=on_progress
-        )
+        lm = HarnessModel(model, tokenizer, window=window, max_rows=max_rows, on_progress=report)
         return evaluate_harness(lm, names, limit=limit)
 
 
@@ -212,7 +221,7 @@ def _harness(*, offline: bool = False) -> Iterator[None]:
     Raises:
         MissingDependencyError: lm-eval n'est pas installé.
     """
-    settings = {"TQDM_DISABLE": "1", "DISABLE_MULTIPROC": "1"}
+    settings = {"DISABLE_MULTIPROC": "1"}
     if offline:
         settings |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     before = {name: os.environ.get(name) for name in settings}
@@ -221,7 +230,7 @@ def _harness(*, offline: bool = False) -> Iterator[None]:
     os.environ.update(settings)
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             _import_harness()
             yield

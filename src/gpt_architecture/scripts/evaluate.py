@@ -55,6 +55,10 @@ class EvaluateOptions:
     choices: Path | None = None
     """Exemples JSONL au format de HellaSwag : choisir la bonne suite."""
 
+    lm_eval: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    """Épreuves de lm-eval : dernier_mot_fr, prose_fr, serie_fr, suite_fr (locales), ou une des
+    siennes."""
+
     limit: int | None = None
     """Documents et exemples mesurés, au plus, dans chaque fichier."""
 
@@ -159,10 +163,10 @@ class Measured:
 
 def _check(options: EvaluateOptions, compute: ComputeOptions) -> None:
     """Refuse, avant de lire quoi que ce soit, ce qui échouerait après."""
-    if not (options.data or options.lambada or options.choices):
+    if not (options.data or options.lambada or options.choices or options.lm_eval):
         raise ConfigurationError(
             "rien à mesurer",
-            expected="--data FICHIER…, --lambada FICHIER ou --choices FICHIER",
+            expected="--data FICHIER…, --lambada FICHIER, --choices FICHIER ou --lm-eval ÉPREUVE…",
             remedy="donnez au moins l'un d'eux",
         )
     for name in ("limit", "tokens"):
@@ -237,6 +241,24 @@ def _measure(
         results["choices"] = Measured(
             record=report.choices_record(chosen), show=partial(report.show_choices, result=chosen)
         )
+    if options.lm_eval:
+        from gpt_architecture.evaluation.lm_eval_run import UNITS, run_tasks
+
+        progress: dict[str, _Progress] = {}
+        passed = run_tasks(
+            options.lm_eval,
+            model,
+            gpt.tokenizer,
+            limit=options.limit,
+            offline=options.offline,
+            on_progress=lambda kind, done, total: progress.setdefault(
+                kind, _Progress(bar, f"lm-eval, {kind}", UNITS.get(kind, "tokens"))
+            )(done, total),
+            **shared,
+        )
+        results["lm_eval"] = Measured(
+            record=report.harness_record(passed), show=partial(report.show_harness, results=passed)
+        )
     return results
 
 
@@ -305,20 +327,20 @@ def _note(path: Path, gpt: GPT, record: dict[str, Any]) -> None:
 class _Progress:
     """Avancement d'une mesure : la barre au terminal, une ligne de temps en temps ailleurs."""
 
-    def __init__(self, bar: ProgressBar, name: str) -> None:
-        self._bar, self._name = bar, name
+    def __init__(self, bar: ProgressBar, name: str, unit: str = "tokens") -> None:
+        self._bar, self._name, self._unit = bar, name, unit
         self._start = self._last_line = time.perf_counter()
         self._started = False
 
     def __call__(self, done: int, total: int) -> None:
-        """Avance jusqu'à `done` tokens sur `total`."""
+        """Avance jusqu'à `done` unités sur `total`."""
         if not self._started:
             self._bar.start(total, 0)
             self._started = True
         now = time.perf_counter()
         elapsed = max(now - self._start, 1e-9)
         left = french_duration(elapsed / done * (total - done))
-        pace = f"{self._name}, {done / elapsed:.0f} tokens/s, reste {left}"
+        pace = f"{self._name}, {done / elapsed:.0f} {self._unit}/s, reste {left}"
         self._bar.update(done, pace)
         if not self._bar.is_live and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
