@@ -24,20 +24,25 @@ from gpt_architecture.scripts._cli import (
     MODEL_NAME,
     CommonOptions,
     find_model,
-    french_duration,
     output_console,
     say_aside,
 )
+from gpt_architecture.scripts._evaluation_measures import (
+    Examples,
+    Measured,
+    MeasureProgress,
+    measure,
+    read_texts,
+)
+from gpt_architecture.scripts._model_study import StudyOptions
 from gpt_architecture.scripts._options import QuantName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from gpt_architecture.api import GPT
-    from gpt_architecture.evaluation.examples import LastWord, MultipleChoice
     from gpt_architecture.evaluation.perplexity import TokenDocument
 
-_LINE_EVERY_S = 5.0
 STANDARD_OUTPUT = Path("-")
 
 
@@ -72,7 +77,7 @@ class EvaluateOptions:
     """Interdit tout téléchargement."""
 
 
-@Parameter(name="*", group=Group("Calcul et résultats", sort_key=2))
+@Parameter(name="*", group=Group("Calcul et résultats", sort_key=3))
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions:
     """Comment mesurer, et où l'écrire."""
@@ -98,10 +103,11 @@ def evaluate(
     /,
     *,
     options: EvaluateOptions = EvaluateOptions(),
+    study: StudyOptions = StudyOptions(),  # noqa: B008
     compute: ComputeOptions = ComputeOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
-    """Mesure un modèle : perplexité et bits par octet, dernier mot, choix multiple.
+    """Mesure un modèle : perplexité et bits par octet, épreuves, mémorisation ; en fait une page.
 
     Les intervalles sont à 95 %. Si le modèle est dans le dossier d'un entraînement, son journal
     reçoit une ligne.
@@ -111,21 +117,24 @@ def evaluate(
             dans un dossier parent.
     """
     del common  # lues par le lanceur
-    _check(options, compute)
+    _check(options, study, compute)
     path = _model_path(model)
 
     from gpt_architecture.api import load
 
-    examples = _Examples.read(options)  # une mauvaise ligne n'attend pas le modèle
+    examples = Examples.read(options)  # une mauvaise ligne n'attend pas le modèle
     gpt = load(
         path,
         device=compute.device,
         quant=compute.quant,
-        engine="auto" if compute.quant else "torch",
+        engine="auto" if compute.quant or study.is_asked else "torch",
     )
     start = time.perf_counter()
+    documents = read_texts(gpt, options) if options.data else []
     with ProgressBar("Évaluation", width=40) as bar:
-        results = _measure(gpt, options, compute, examples, bar)
+        results = measure(gpt, documents, examples, options, compute, bar)
+        if study.is_asked:
+            results |= _study(gpt, path, documents, options, study, results, bar)
     record = {
         **_header(gpt, path, compute),
         **{name: result.record for name, result in results.items()},
@@ -135,38 +144,15 @@ def evaluate(
     _note(path, gpt, record)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Examples:
-    """Les exemples des épreuves, lus avant le modèle."""
-
-    last_words: list[LastWord]
-    choices: list[MultipleChoice]
-
-    @classmethod
-    def read(cls, options: EvaluateOptions) -> _Examples:
-        from gpt_architecture.evaluation.examples import read_choices, read_last_words
-
-        lambada, choices, limit = options.lambada, options.choices, options.limit
-        return cls(
-            last_words=[] if lambada is None else read_last_words(lambada, limit=limit),
-            choices=[] if choices is None else read_choices(choices, limit=limit),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Une mesure faite : ce qui s'écrit en JSON, et ce qui s'affiche."""
-
-    record: dict[str, Any]
-    show: Callable[[Any], None]
-
-
-def _check(options: EvaluateOptions, compute: ComputeOptions) -> None:
+def _check(options: EvaluateOptions, study: StudyOptions, compute: ComputeOptions) -> None:
     """Refuse, avant de lire quoi que ce soit, ce qui échouerait après."""
-    if not (options.data or options.lambada or options.choices or options.lm_eval):
+    study.check()
+    asked = options.data or options.lambada or options.choices or options.lm_eval
+    if not (asked or study.is_asked):
         raise ConfigurationError(
             "rien à mesurer",
-            expected="--data FICHIER…, --lambada FICHIER, --choices FICHIER ou --lm-eval ÉPREUVE…",
+            expected="--data FICHIER…, --lambada FICHIER, --choices FICHIER, --lm-eval ÉPREUVE…, "
+            "--memorisation FICHIER… ou --report PAGE",
             remedy="donnez au moins l'un d'eux",
         )
     for name in ("limit", "tokens"):
@@ -190,89 +176,39 @@ def _model_path(model: Path | None) -> Path:
     return inside if path.is_dir() and inside.is_file() else path
 
 
-def _measure(
+def _study(
     gpt: GPT,
+    path: Path,
+    documents: Sequence[TokenDocument],
     options: EvaluateOptions,
-    compute: ComputeOptions,
-    examples: _Examples,
+    study: StudyOptions,
+    results: dict[str, Measured],
     bar: ProgressBar,
 ) -> dict[str, Measured]:
+    """La mémorisation, et la page si elle est demandée."""
     from functools import partial
 
-    from gpt_architecture.evaluation.perplexity import measure_documents
-    from gpt_architecture.evaluation.tasks import measure_choices, measure_last_words
-    from gpt_architecture.scripts import _evaluation_report as report
+    from gpt_architecture.scripts._memorisation_report import show_memorisation
+    from gpt_architecture.scripts._evaluation_measures import (
+    Examples,
+    Measured,
+    MeasureProgress,
+    measure,
+    read_texts,
+)
+from gpt_architecture.scripts._model_study import study_model
 
-    model = gpt.model if gpt.runner is None else gpt.runner
-    shared = {"window": gpt.window, "max_rows": compute.batch_size}
-    results: dict[str, Measured] = {}
-    if options.data:
-        documents = _documents(gpt, options)
-        measures = measure_documents(
-            model,
-            documents,
-            stride=compute.stride,
-            prefix=gpt.tokenizer.eos_id,
-            on_progress=_Progress(bar, "Textes"),
-            **shared,
-        )
-        results["text"] = Measured(
-            record=report.text_record(measures), show=partial(report.show_text, measures=measures)
-        )
-    if examples.last_words:
-        found = measure_last_words(
-            model,
-            gpt.tokenizer,
-            examples.last_words,
-            on_progress=_Progress(bar, "Dernier mot"),
-            **shared,
-        )
-        results["last_word"] = Measured(
-            record=report.last_word_record(found), show=partial(report.show_last_word, result=found)
-        )
-    if examples.choices:
-        chosen = measure_choices(
-            model,
-            gpt.tokenizer,
-            examples.choices,
-            on_progress=_Progress(bar, "Choix multiple"),
-            **shared,
-        )
-        results["choices"] = Measured(
-            record=report.choices_record(chosen), show=partial(report.show_choices, result=chosen)
-        )
-    if options.lm_eval:
-        from gpt_architecture.evaluation.lm_eval_run import UNITS, run_tasks
-
-        progress: dict[str, _Progress] = {}
-        passed = run_tasks(
-            options.lm_eval,
-            model,
-            gpt.tokenizer,
-            limit=options.limit,
-            offline=options.offline,
-            on_progress=lambda kind, done, total: progress.setdefault(
-                kind, _Progress(bar, f"lm-eval, {kind}", UNITS.get(kind, "tokens"))
-            )(done, total),
-            **shared,
-        )
-        results["lm_eval"] = Measured(
-            record=report.harness_record(passed), show=partial(report.show_harness, results=passed)
-        )
-    return results
-
-
-def _documents(gpt: GPT, options: EvaluateOptions) -> list[TokenDocument]:
-    from gpt_architecture.evaluation.documents import read_documents
-
-    return read_documents(
-        options.data,
-        gpt.tokenizer,
-        field=options.field,
-        limit=options.limit,
-        max_tokens=options.tokens,
+    report = study_model(
+        *(gpt, path, study),
+        held_out=[document.tokens for document in documents],
+        losses=results["text"].record["documents"] if "text" in results else [],
         offline=options.offline,
+        progress=partial(MeasureProgress, bar),
     )
+    if report is None:
+        return {}
+    show = partial(show_memorisation, report=report, tokenizer=gpt.tokenizer)
+    return {"memorisation": Measured(record=report.to_dict(), show=show)}
 
 
 def _header(gpt: GPT, path: Path, compute: ComputeOptions) -> dict[str, Any]:
@@ -322,29 +258,6 @@ def _note(path: Path, gpt: GPT, record: dict[str, Any]) -> None:
         append_record(journal, "measures", step=step or 0, **journal_record(record))
     except OSError as error:
         say_aside(f"avertissement : {journal} n'est pas écrit : {reason(error)}")
-
-
-class _Progress:
-    """Avancement d'une mesure : la barre au terminal, une ligne de temps en temps ailleurs."""
-
-    def __init__(self, bar: ProgressBar, name: str, unit: str = "tokens") -> None:
-        self._bar, self._name, self._unit = bar, name, unit
-        self._start = self._last_line = time.perf_counter()
-        self._started = False
-
-    def __call__(self, done: int, total: int) -> None:
-        """Avance jusqu'à `done` unités sur `total`."""
-        if not self._started:
-            self._bar.start(total, 0)
-            self._started = True
-        now = time.perf_counter()
-        elapsed = max(now - self._start, 1e-9)
-        left = french_duration(elapsed / done * (total - done))
-        pace = f"{self._name}, {done / elapsed:.0f} {self._unit}/s, reste {left}"
-        self._bar.update(done, pace)
-        if not self._bar.is_live and now - self._last_line >= _LINE_EVERY_S:
-            self._last_line = now
-            self._bar.say(f"Évaluation {100 * done / total:.0f} % | {pace}")
 
 
 if __name__ == "__main__":
