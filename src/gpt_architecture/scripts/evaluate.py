@@ -189,14 +189,7 @@ def _study(
     from functools import partial
 
     from gpt_architecture.scripts._memorisation_report import show_memorisation
-    from gpt_architecture.scripts._evaluation_measures import (
-    Examples,
-    Measured,
-    MeasureProgress,
-    measure,
-    read_texts,
-)
-from gpt_architecture.scripts._model_study import study_model
+    from gpt_architecture.scripts._model_study import study_model
 
     report = study_model(
         *(gpt, path, study),
