@@ -21,11 +21,17 @@ COMMANDS = {
     "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
     "infer": "Écrit la suite d'un texte, au fil de l'eau.",
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
+    "convert": "Convertit un modèle : Transformers, llama.cpp, ONNX, nanoGPT, livre de Raschka.",
+    "inspect": "Dit ce qu'est un modèle, sans charger ses poids.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
     "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
 }
 """Nom de chaque commande et sa ligne d'aide ; le module du même nom est chargé à l'appel."""
-_ARGUMENTS = {"prepare": "SOURCE… --out DOSSIER "}
+_ARGUMENTS = {
+    "prepare": "SOURCE… --out DOSSIER ",
+    "convert": "SOURCE DESTINATION --to FORMAT ",
+    "inspect": "[MODÈLE] ",
+}
 
 
 def build_app() -> App:
