@@ -22,8 +22,8 @@ from gpt_architecture.data.bpe import (
 )
 from gpt_architecture.data.loader import split_text
 from gpt_architecture.data.shards import open_shards
+from gpt_architecture.data.split_patterns import GPT2_PATTERN
 from gpt_architecture.data.tokenizer import (
-    GPT2_PATTERN,
     ByteTokenizer,
     get_tokenizer,
     tokenizer_from_dict,

@@ -31,7 +31,8 @@ PIECE_CHARACTERS = 1 << 20
 _MAX_RUN = 1 << 14  # un « mot » plus long coûterait plus que sa longueur au BPE
 _LONG_RUN = re.compile(rf"(?<!\S)\S{{{_MAX_RUN + 1}}}|(?<!\s)\s{{{_MAX_RUN + 1}}}")
 _RUN = re.compile(r"\S+|\s+")
-_LAST_BOUNDARY = re.compile(r".*\S(?=[ \n\t])", re.DOTALL)
+_LAST_BOUNDARY = re.compile(r".*(?:\S(?=[ \t])|[^\W_](?=\n))", re.DOTALL)
+_LAST_LINE_END = re.compile(r".*\S(?=\n)", re.DOTALL)
 
 
 class Rejected(Exception):
@@ -153,9 +154,10 @@ def split_of(value: int, val_fraction: float) -> Split:
 def cut_pieces(chunks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iterator[str]:
     """Recoupe un texte en morceaux d'environ `size` caractères, juste avant un blanc.
 
-    Aucun token du BPE de GPT-2, ni aucun mot, n'enjambe un blanc qui suit un autre caractère :
-    les tokens des morceaux sont ceux du texte entier. Sans blanc, la coupe tombe entre deux
-    caractères.
+    Aucun mot n'enjambe un blanc qui suit un autre caractère : les tokens des morceaux sont ceux du
+    texte entier. Le découpage moderne fait exception, qui joint un signe aux fins de ligne qui le
+    suivent : une fin de ligne ne sert que si rien d'autre ne convient, ou après une lettre. Sans
+    blanc, la coupe tombe entre deux caractères.
     """
     pending = ""
     for chunk in chunks:
@@ -170,7 +172,8 @@ def cut_pieces(chunks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iterator[
 
 def last_boundary(text: str, limit: int) -> int:
     """La dernière coupure sûre de `text` dans ]0, limit] ; `limit` s'il n'y en a pas."""
-    found = _LAST_BOUNDARY.match(text, 0, limit + 1)
+    end = limit + 1
+    found = _LAST_BOUNDARY.match(text, 0, end) or _LAST_LINE_END.match(text, 0, end)
     return found.end() if found else limit
 
 

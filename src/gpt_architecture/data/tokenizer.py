@@ -21,15 +21,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.data.split_patterns import GPT2_PATTERN
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "<|unk|>"
 GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
-GPT2_PATTERN = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # motif de GPT-2
-)
 NAMES = ("gpt2", "simple-v1", "simple-v2", "bpe-N")
 
 _SPLIT = re.compile(rf"({re.escape(END_OF_TEXT)}|{re.escape(UNKNOWN)}|--|[,.:;?_!\"()'«»…’—]|\s)")
@@ -236,7 +234,7 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
 
     Args:
         name_or_path: `gpt2`, `simple-v1`, `simple-v2`, `bpe-N` (un BPE de N tokens), ou un
-            fichier JSON écrit par `save`.
+            fichier JSON écrit par `save`, ou le `tokenizer.json` d'un BPE par octets.
         text: texte dont les tokenizers simples et bpe-N tirent leur vocabulaire. Il sert
             aussi de repli : si tiktoken manque, `gpt2` devient `SimpleTokenizerV2`, et un
             avertissement le dit.
@@ -290,6 +288,10 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
             expected="un fichier JSON écrit par save()",
             remedy="recréez-le",
         ) from None
+    if isinstance(description, Mapping) and "model" in description:  # un tokenizer.json
+        from gpt_architecture.data.tokenizer_json import tokenizer_from_json
+
+        return tokenizer_from_json(description)
     return tokenizer_from_dict(description)
 
 
@@ -305,7 +307,7 @@ def tokenizer_from_dict(description: Any) -> Tokenizer:
     if name == "bpe":
         from gpt_architecture.data.bpe import BPETokenizer
 
-        return BPETokenizer(description.get("vocab"), description.get("merges"))
+        return BPETokenizer.from_dict(description)
     vocab = description.get("vocab") if isinstance(description, Mapping) else None
     well_formed = isinstance(vocab, list) and all(isinstance(token, str) for token in vocab)
     if name in ("simple-v1", "simple-v2") and well_formed:
