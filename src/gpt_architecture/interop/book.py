@@ -134,6 +134,6 @@ def _is_tied(state: Mapping[str, Tensor]) -> bool:
     head, embedding = state.get(OUR_HEAD), state[OUR_EMBEDDING]
     if head is None:
         return True
-    if head.is_meta or head.shape != embedding.shape:
+    if head.shape != embedding.shape:
         return False
     return head.data_ptr() == embedding.data_ptr() or torch.equal(head, embedding)

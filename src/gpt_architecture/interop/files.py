@@ -47,25 +47,22 @@ def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     return content
 
 
-def read_torch(path: Path, *, shapes_only: bool = False) -> Any:
+def read_torch(path: Path) -> Any:
     """Lit un fichier de PyTorch sans exécuter le pickle qu'il porte.
 
-    Args:
-        path: fichier.
-        shapes_only: rend les tenseurs sans leurs valeurs (périphérique meta).
+    Les tenseurs sont projetés en mémoire : leurs valeurs ne sont lues que si l'on s'en sert.
 
     Raises:
         ModelFileError: fichier illisible, ou qui contient autre chose que des poids.
     """
-    device = "meta" if shapes_only else "cpu"
     try:
         try:
-            return torch.load(path, map_location=device, weights_only=True, mmap=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
             if "mmap" not in str(error):
                 raise
             # avant PyTorch 1.6, le fichier n'était pas une archive : il se lit sans projection
-            return torch.load(path, map_location=device, weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelFileError(
             f"{path} contient autre chose que des poids (objet Python refusé)",

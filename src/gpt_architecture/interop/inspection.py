@@ -164,7 +164,7 @@ def _inspect_hf(path: Path) -> _Facts:
         if file.suffix == ".safetensors":
             tensors += safetensors_header(file)[1]
         else:
-            tensors += _infos(named_tensors(file, read_torch(file, shapes_only=True)))
+            tensors += _infos(named_tensors(file, read_torch(file)))
     return _Facts(
         config=config,
         tensors=tuple(tensors),
@@ -174,7 +174,7 @@ def _inspect_hf(path: Path) -> _Facts:
 
 
 def _inspect_nanogpt(path: Path) -> _Facts:
-    content = read_torch(path, shapes_only=True)
+    content = read_torch(path)
     config = nanogpt_config(path, content["model_args"])
     state = named_tensors(path, content["model"])
     steps = content.get("iter_num")

@@ -44,7 +44,7 @@ def detect(path: Path) -> Kind:
     Raises:
         ModelFileError: rien de connu, ou illisible.
     """
-    return _identify(path, shapes_only=True)[0]
+    return _identify(path)[0]
 
 
 def read_source(
@@ -63,7 +63,7 @@ def read_source(
     """
     if not path.exists():
         return read_model(path)  # dit ce qui manque et comment l'obtenir
-    kind, content = _identify(path, shapes_only=False)
+    kind, content = _identify(path)
     if kind == "safetensors" and (path.parent / CONFIG).is_file():
         kind, path = "hf", path.parent
     if kind == "hf":
@@ -82,7 +82,7 @@ def read_source(
     )
 
 
-def _identify(path: Path, *, shapes_only: bool) -> tuple[Kind, Any]:
+def _identify(path: Path) -> tuple[Kind, Any]:
     """Le genre d'un chemin et, pour un fichier de PyTorch, son contenu."""
     if path.is_dir():
         if (path / MANIFEST).exists():
@@ -92,7 +92,7 @@ def _identify(path: Path, *, shapes_only: bool) -> tuple[Kind, Any]:
         raise _unknown(path)
     if not _is_torch(path):
         return _raw(path), None
-    content = read_torch(path, shapes_only=shapes_only)
+    content = read_torch(path)
     return _torch_kind(path, content), content
 
 
