@@ -20,7 +20,7 @@ COMMANDS = {
     "prepare": "Prépare des textes : fragments de tokens, entraînement et validation.",
     "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
     "infer": "Écrit la suite d'un texte, au fil de l'eau.",
-    "evaluate": "Mesure un modèle : perplexité, bits par octet, dernier mot, choix multiple.",
+    "evaluate": "Mesure un modèle : perplexité, épreuves, mémorisation ; en fait une page.",
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
     "convert": "Convertit un modèle : Transformers, llama.cpp, ONNX, nanoGPT, livre de Raschka.",
     "inspect": "Dit ce qu'est un modèle, sans charger ses poids.",
