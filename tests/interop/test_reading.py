@@ -24,7 +24,7 @@ def model_file(path, config=BOOK):
 
 def test_the_kind_comes_from_the_content(tmp_path):
     """Le nom et l'extension ne disent rien."""
-    model_file(tmp_path / "a.safetensors")
+    model_file(tmp_path / "a.onnx")
     torch.save(dict(content(BOOK).state_dict), tmp_path / "b.gguf")
     torch.save({"model": {}, "model_args": {}}, tmp_path / "c.json")
     export_hf(content(GPT2), tmp_path / "d.pt")
@@ -33,7 +33,7 @@ def test_the_kind_comes_from_the_content(tmp_path):
         tmp_path / "f.bin", pack(content(BOOK).build(), "int8"), tokenizer=tokenizer().to_dict()
     )
     expected = {
-        "a.safetensors": "model",
+        "a.onnx": "model",
         "b.gguf": "book",
         "c.json": "nanogpt",
         "d.pt": "hf",
