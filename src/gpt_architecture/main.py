@@ -19,13 +19,17 @@ from gpt_architecture.scripts._cli import FRENCH_STYLE, launch
 COMMANDS = {
     "prepare": "Prépare des textes : fragments de tokens, entraînement et validation.",
     "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
+    "merge": "Fond des adaptateurs LoRA dans leur modèle de départ.",
     "infer": "Écrit la suite d'un texte, au fil de l'eau.",
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
     "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
 }
 """Nom de chaque commande et sa ligne d'aide ; le module du même nom est chargé à l'appel."""
-_ARGUMENTS = {"prepare": "SOURCE… --out DOSSIER "}
+_ARGUMENTS = {
+    "prepare": "SOURCE… --out DOSSIER ",
+    "merge": "MODÈLE ADAPTATEURS --out FICHIER ",
+}
 
 
 def build_app() -> App:
