@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
     "merge": "Fond des adaptateurs LoRA dans leur modèle de départ.",
     "infer": "Écrit la suite d'un texte, au fil de l'eau.",
+    "evaluate": "Mesure un modèle : perplexité, bits par octet, dernier mot, choix multiple.",
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
     "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
@@ -29,6 +30,7 @@ COMMANDS = {
 _ARGUMENTS = {
     "prepare": "SOURCE… --out DOSSIER ",
     "merge": "MODÈLE ADAPTATEURS --out FICHIER ",
+    "evaluate": "[MODÈLE] ",
 }
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.attention import eager_attention, use_attention_
-from gpt_architecture.core.kv_cache import KVCache
+from gpt_architecture.core.kv_cache import CacheView, KVCache
 from gpt_architecture.core.model import GPTModel
 
 CONTEXT = 16
@@ -271,3 +271,49 @@ class TestPieces:
             keys = torch.full((2, 3, 1, 8), 2.0 * number + 1)
             layer.append(keys, keys + 1)
         assert cache.storage[:, :, 0, 0, 0, 0].tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("slots", [[0, 1], [2, 0], [1], [3, 1, 2]])
+def test_a_view_advances_its_lines_only(tiny_model, slots):
+    """Les lignes choisies lisent ce qu'elles liraient seules ; les autres ne bougent pas."""
+    ids = torch.randint(61, (4, 9), generator=torch.Generator().manual_seed(1))
+    lengths = [3, 5, 1, 3]
+    pool = tiny_model.new_cache(4, 16)
+    with torch.inference_mode():
+        for row, length in enumerate(lengths):
+            tiny_model(ids[row : row + 1, :length], CacheView(pool, [row]))
+        assert pool.lengths == lengths
+        before = pool.storage.clone()
+        for count in (1, 2):
+            starts = [pool.lengths[slot] for slot in slots]
+            pairs = list(zip(slots, starts, strict=True))
+            new = torch.stack([ids[slot, start : start + count] for slot, start in pairs])
+            logits = tiny_model(new, CacheView(pool, slots))
+            for row, (slot, start) in enumerate(pairs):
+                whole = tiny_model(ids[slot : slot + 1, : start + count])[0, -count:]
+                torch.testing.assert_close(logits[row], whole)
+    for row in set(range(4)) - set(slots):
+        assert pool.lengths[row] == lengths[row]
+        assert torch.equal(pool.storage[:, :, row], before[:, :, row])
+
+
+def test_a_view_does_not_rearrange_its_pool(tiny_model):
+    pool = tiny_model.new_cache(2, 4)
+    view = CacheView(pool, [0])
+    with pytest.raises(ValueError, match="vue"):
+        view.select_([0, 0])
+    with pytest.raises(ValueError, match="vue"):
+        view.load_(pool, 0)
+
+
+def test_lines_are_copied_and_cleared(tiny_model):
+    pool = tiny_model.new_cache(2, 4)
+    tiny_model(torch.tensor([[1, 2, 3]]), CacheView(pool, [0]))
+    pool.copy_(0, 1, 2)
+    assert pool.lengths == [3, 2]
+    assert torch.equal(pool.storage[:, :, 0, :, :2], pool.storage[:, :, 1, :, :2])
+    with pytest.raises(ValueError, match="4 positions"):
+        pool.copy_(0, 1, 4)
+    pool.clear_(0)
+    assert pool.lengths == [0, 2]
+    assert not pool.storage[:, :, 0].any()

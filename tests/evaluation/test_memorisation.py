@@ -61,6 +61,17 @@ def test_a_parrot_is_told_from_chance():
     assert first.recited(report.threshold, known_prompt=False) == (0, 0)
 
 
+def test_the_longest_passage_is_shown_where_it_was_learned():
+    parrot = written([255, *TRAINING[10:40], 255], label="Perroquet")
+    excerpt = measure_memorisation([written([3]), parrot], TokenArray(TRAINING)).excerpt
+    assert excerpt.label == "Perroquet"
+    assert list(excerpt.before + excerpt.passage + excerpt.after) == TRAINING[: 40 + 24]
+    assert list(excerpt.passage) == TRAINING[10:40]
+    nothing = measure_memorisation([written([255])], TokenArray(TRAINING))
+    assert nothing.excerpt is None
+    assert nothing.variants[0].longest == 0
+
+
 def test_reference_is_the_same_measure_on_unseen_text():
     report = measure_memorisation([written(noise(3, 50))], TokenArray(TRAINING), unseen=UNSEEN)
     assert len(report.reference) == 30

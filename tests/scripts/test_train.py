@@ -16,7 +16,7 @@ from conftest import FRENCH_TEXT
 from pypdf import PdfReader
 
 from gpt_architecture.core.weights import read_model
-from gpt_architecture.scripts import _outputs, _products, _signals, _training_options
+from gpt_architecture.scripts import _products, _signals, _training_options
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 

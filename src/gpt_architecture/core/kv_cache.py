@@ -43,16 +43,20 @@ class LayerCache:
         Raises:
             ValueError: le tampon est plein.
         """
-        plan = self._owner.plan(k.size(-2))
-        keys, values = self._owner.storage[self._index]
+        owner = self._owner
+        plan, rows = owner.plan(k.size(-2)), owner.rows
+        keys, values = owner.storage[self._index]
+        if isinstance(rows, slice):
+            keys, values = keys[rows], values[rows]  # des vues : rien n'est copié
+            rows = slice(None)
         if plan.start is not None:
-            keys[:, :, plan.start : plan.end] = k
-            values[:, :, plan.start : plan.end] = v
+            keys[rows, :, plan.start : plan.end] = k
+            values[rows, :, plan.start : plan.end] = v
         else:
-            rows = torch.arange(k.size(0), device=k.device).unsqueeze(1)  # (B, 1)
-            keys[rows, :, plan.positions] = k.transpose(1, 2)  # (B, T, H, K)
-            values[rows, :, plan.positions] = v.transpose(1, 2)
-        return keys[:, :, : plan.end], values[:, :, : plan.end], plan.mask
+            each = torch.arange(len(k), device=k.device) if isinstance(rows, slice) else rows
+            keys[each[:, None], :, plan.positions] = k.transpose(1, 2)  # (B, T, H, K)
+            values[each[:, None], :, plan.positions] = v.transpose(1, 2)
+        return keys[rows, :, : plan.end], values[rows, :, : plan.end], plan.mask
 
 
 class KVCache:
@@ -87,6 +91,11 @@ class KVCache:
         self.capacity = capacity
         self.lengths = [0] * batch_size
         self._plan: Plan | None = None
+
+    @property
+    def rows(self) -> slice | Tensor:
+        """Lignes du tampon où sont les séquences : une tranche, ou (B,) int64."""
+        return slice(None)
 
     @property
     def length(self) -> int:
@@ -182,5 +191,66 @@ class KVCache:
         """Oublie toutes les positions, sans rendre la mémoire."""
         self._set_lengths([0] * len(self.lengths))
 
+    def set_length_(self, row: int, length: int) -> None:
+        """Dit combien de positions de la ligne `row` sont présentes."""
+        self.lengths[row], self._plan = length, None
+
+    def copy_(self, source: int, target: int, length: int) -> None:
+        """La ligne `target` devient les `length` premières positions de la ligne `source`.
+
+        Raises:
+            ValueError: elles n'y sont pas.
+        """
+        if not 0 <= length <= self.lengths[source]:
+            raise ValueError(f"{length} positions d'une ligne qui en a {self.lengths[source]}")
+        rows = self.storage[:, :, :, :, :length]
+        rows[:, :, target] = rows[:, :, source]
+        self.set_length_(target, length)
+
+    def clear_(self, row: int) -> None:
+        """Vide une ligne, valeurs comprises : un NaN masqué se propagerait encore (0 × NaN)."""
+        self.storage[:, :, row] = 0.0
+        self.set_length_(row, 0)
+
     def _set_lengths(self, lengths: list[int]) -> None:
         self.lengths, self._plan = lengths, None
+
+
+class CacheView(KVCache):
+    """Quelques séquences d'un cache, sans copie : un passage n'avance que celles-là.
+
+    Args:
+        pool: le cache commun ; ses longueurs avancent avec la vue.
+        slots: lignes du cache, distinctes, dans l'ordre des séquences du passage.
+    """
+
+    def __init__(self, pool: KVCache, slots: Sequence[int]) -> None:
+        self.storage, self.capacity = pool.storage, pool.capacity
+        self.layers = [LayerCache(self, index) for index in range(len(pool.layers))]
+        self.lengths = [pool.lengths[slot] for slot in slots]
+        self.slots, self._pool, self._plan = list(slots), pool, None
+        first = self.slots[0]
+        consecutive = self.slots == list(range(first, first + len(self.slots)))
+        self._rows = (
+            slice(first, first + len(self.slots))
+            if consecutive
+            else torch.tensor(self.slots, device=self.storage.device)
+        )
+
+    @property
+    def rows(self) -> slice | Tensor:
+        """Voir `KVCache.rows`."""
+        return self._rows
+
+    def select_(self, rows: Sequence[int]) -> None:
+        """Refusé : les lignes appartiennent au cache commun."""
+        raise ValueError("une vue ne range pas les lignes du cache commun")
+
+    def load_(self, other: KVCache, first: int) -> None:
+        """Refusé, comme `select_`."""
+        raise ValueError("une vue ne remplit pas les lignes du cache commun")
+
+    def _set_lengths(self, lengths: list[int]) -> None:
+        super()._set_lengths(lengths)
+        for slot, length in zip(self.slots, lengths, strict=True):
+            self._pool.set_length_(slot, length)

@@ -27,6 +27,7 @@ WITHOUT_REFERENCE = 16
 """Longueur tenue pour un souvenir quand aucun texte inédit ne la fixe."""
 
 _WINDOWS = 200
+_AROUND = 24  # tokens montrés de part et d'autre d'un passage retrouvé
 _CHANCE = 0.95  # part des extraits inédits qui ne dépassent pas la longueur due au hasard
 _SEARCHED = 96  # tokens où chercher le début d'une phrase
 _SENTENCE_ENDS = (".", "!", "?", "…", "\n", "»", '"', "”")
@@ -90,6 +91,23 @@ class VariantMemory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Excerpt:
+    """Un passage récité, remis à sa place dans le texte d'entraînement ; des identifiants.
+
+    Attributes:
+        label: stratégie qui l'a écrit.
+        before: ce qui le précède.
+        passage: le passage.
+        after: ce qui le suit.
+    """
+
+    label: str
+    before: tuple[int, ...]
+    passage: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemorisationReport:
     """Ce que le modèle récite, par stratégie, et ce que le hasard donnerait.
 
@@ -98,12 +116,14 @@ class MemorisationReport:
         variants: une par stratégie.
         reference: extraits de texte inédit, de la longueur des suites ; vide : aucun.
         training_tokens: longueur du texte d'entraînement.
+        excerpt: le plus long passage commun, dans ce texte ; None : rien de commun.
     """
 
     orders: tuple[int, ...]
     variants: tuple[VariantMemory, ...]
     reference: tuple[Overlap, ...]
     training_tokens: int
+    excerpt: Excerpt | None
 
     @property
     def chance_length(self) -> int | None:
@@ -205,6 +225,7 @@ def measure_memorisation(
         ),
         reference=tuple(rest[len(prompts) :]),
         training_tokens=training.num_tokens,
+        excerpt=_excerpt(max(recollections, key=lambda each: each.overlap.longest), training),
     )
 
 
@@ -247,6 +268,23 @@ def openings(
             opening.pop()  # un caractère coupé
         found.append(tuple(opening))
     return list(dict.fromkeys(found))
+
+
+def _excerpt(text: Recollection, training: TokenSource) -> Excerpt | None:
+    """Le plus long passage de ce texte, relu dans l'entraînement avec ce qui l'entoure."""
+    length = text.overlap.longest
+    if not length:
+        return None
+    place = text.overlap.places[text.overlap.lengths.index(length)]
+    first = max(0, place - _AROUND)
+    last = min(training.num_tokens, place + length + _AROUND)
+    ids = training.read(first, last - first).tolist()
+    return Excerpt(
+        label=text.result.label,
+        before=tuple(ids[: place - first]),
+        passage=tuple(ids[place - first : place - first + length]),
+        after=tuple(ids[place - first + length :]),
+    )
 
 
 def _windows(source: TokenSource, size: int) -> list[list[int]]:

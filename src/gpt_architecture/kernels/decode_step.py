@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.kv_cache import KVCache
+from gpt_architecture.core.kv_cache import CacheView, KVCache
 from gpt_architecture.kernels.linear_kernels import (
     GELU,
     PLAIN,
@@ -108,6 +108,8 @@ class DecodeStep:
     def fits(self, rows: int, cache: KVCache) -> bool:
         """Vrai si le pas sait traiter `rows` activations avec ce cache."""
         storage = cache.storage
+        if isinstance(cache, CacheView):
+            return False
         return rows <= self._height and storage.dtype is torch.float32 and storage.is_contiguous()
 
     def __call__(self, x: Tensor, cache: KVCache, at: Tensor | None) -> Tensor:

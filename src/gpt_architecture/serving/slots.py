@@ -1,0 +1,115 @@
+"""Les places : un cache alloué une fois, dont chaque ligne sert une demande après l'autre.
+
+Une ligne libérée garde ce qu'elle a lu : la demande suivante qui commence de même en part, et une
+demande en cours prête aussi son début, par copie. Rien n'est jamais recalculé ni déplacé pour une
+autre raison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_architecture.core.kv_cache import CacheView
+from gpt_architecture.core.model import CausalLM
+
+Ids = NDArray[np.int64]
+
+
+class SlotPool:
+    """Un cache de `rows` lignes de `capacity` positions, et les tokens que chacune a lus.
+
+    Args:
+        model: alloue le cache.
+        rows: lignes.
+        capacity: positions d'une ligne.
+    """
+
+    def __init__(self, model: CausalLM, rows: int, capacity: int) -> None:
+        self.cache = model.new_cache(rows, capacity)
+        self._tokens: Ids = np.full((rows, capacity), -1, dtype=np.int64)
+        self._busy = [False] * rows
+        self._used = [0] * rows  # date de libération
+        self._clock = count(1)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Positions lues de chaque ligne."""
+        return self.cache.lengths
+
+    @property
+    def occupied(self) -> int:
+        """Positions des lignes prises."""
+        return sum(length for length, busy in zip(self.lengths, self._busy, strict=True) if busy)
+
+    def acquire(self, prompt: Ids, *, reuse: bool = True) -> tuple[int, int]:
+        """Prend une ligne libre ; rend son numéro et combien de tokens de `prompt` y sont lus.
+
+        Le dernier token n'est jamais compté : il faut le lire pour savoir ce qui suit.
+
+        Args:
+            prompt: le début à lire.
+            reuse: faux : rien de ce qui est déjà lu ne sert.
+        """
+        donor, shared = self._longest_prefix(prompt) if reuse else (-1, 0)
+        free = [row for row, busy in enumerate(self._busy) if not busy]
+        if donor in free and 2 * shared >= self.lengths[donor]:
+            slot = donor
+        else:  # le donneur garde sa suite, qui peut servir encore
+            kept = donor if shared else None
+            slot = min(free, key=lambda row: (row == kept, self.lengths[row] > 0, self._used[row]))
+        self._busy[slot] = True
+        self._copy_prefix(donor, slot, shared)
+        return slot, shared
+
+    def extend_(self, slot: int, prompt: Ids) -> int:
+        """Copie dans `slot` ce qu'une autre ligne a lu de plus de `prompt` ; rend combien."""
+        donor, shared = self._longest_prefix(prompt)
+        gained = shared - self.lengths[slot]
+        if gained <= 0:
+            return 0
+        self._copy_prefix(donor, slot, shared)
+        return gained
+
+    def release(self, slot: int, *, spoiled: bool = False) -> None:
+        """Rend une ligne ; `spoiled` : ce qu'elle contient est peut-être faux."""
+        if spoiled:
+            self.cache.clear_(slot)
+        self._busy[slot], self._used[slot] = False, next(self._clock)
+
+    def view(self, slots: Sequence[int]) -> CacheView:
+        """Les lignes `slots`, pour un passage du modèle."""
+        return CacheView(self.cache, slots)
+
+    def note(self, slot: int, tokens: Sequence[int]) -> None:
+        """Retient les tokens que la ligne vient de lire."""
+        length = self.lengths[slot]
+        self._tokens[slot, length - len(tokens) : length] = tokens
+
+    def _longest_prefix(self, prompt: Ids) -> tuple[int, int]:
+        """La ligne qui a lu le plus long début de `prompt`, et sa longueur."""
+        limit = min(len(prompt) - 1, self._tokens.shape[1])
+        present = np.arange(limit) < np.array(self.lengths)[:, None]  # (lignes, positions)
+        same = (self._tokens[:, :limit] == prompt[:limit]) & present
+        # La première différence : une colonne fausse de plus arrête aussi ce qui est tout égal.
+        stops = np.column_stack([same, np.zeros(len(same), dtype=bool)])
+        lengths = stops.argmin(axis=1)
+        best = int(lengths.argmax())
+        return best, int(lengths[best])
+
+    def _copy_prefix(self, donor: int, slot: int, length: int) -> None:
+        if donor == slot or length == 0:
+            self.cache.set_length_(slot, length)
+            return
+        self.cache.copy_(donor, slot, length)
+        self._tokens[slot, :length] = self._tokens[donor, :length]
+
+
+def shared_prefix(first: Ids, second: Ids) -> int:
+    """Longueur du début commun de deux suites."""
+    limit = min(len(first), len(second))
+    different = first[:limit] != second[:limit]
+    return int(different.argmax()) if different.any() else limit
