@@ -71,4 +71,4 @@ class LoRAConfig:
                 expected=", ".join(field.name for field in fields(cls)),
                 remedy="reprenez le fichier d'origine",
             )
-        return cls(**{**values, "targets": tuple(str(target) for target in targets)})  # type: ignore[arg-type]
+        return cls(**{**values, "targets": tuple(str(target) for target in targets)})

@@ -72,11 +72,11 @@ class ConversationTokens(TokenArray):
     def __init__(self, rows: Sequence[EncodedConversation], window: int, padding: int) -> None:
         pitch = window + 1
         ids = np.full((len(rows), pitch), padding, dtype=np.int64)
-        self._learned = np.zeros((len(rows), pitch), dtype=np.bool_)
+        learned = np.zeros((len(rows), pitch), dtype=np.bool_)
         for index, row in enumerate(rows):
             ids[index, : len(row.ids)] = row.ids
-            self._learned[index, : len(row.ids)] = row.learned
-        self._learned = self._learned.reshape(-1)
+            learned[index, : len(row.ids)] = row.learned
+        self._learned = learned.reshape(-1)
         super().__init__(ids.reshape(-1))
 
     def read_targets(self, start: int, length: int) -> Tensor:

@@ -90,7 +90,7 @@ def weights_sha256(content: ModelFile) -> str:
             continue
         tensor = content.state_dict[name].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
