@@ -249,3 +249,20 @@ def test_chat_needs_a_template(cli, base):
         load(base).chat_prompt([{"role": "user", "content": "Qui ?"}])
     both = cli("infer", "--model", base, "--chat", "Qui ?", "--prompt", "a")
     both.check_one_line_error(2, "--chat et --prompt")
+
+
+def test_from_a_transformers_folder(cli, talk, tmp_path):
+    """Un dossier de Transformers s'affine et se fond sans autre étape."""
+    options = tiny(tokenizer="bpe-300", output_dir=tmp_path / "m", max_steps=1, tie_weights=True)
+    options = [each for each in options if each != "True"]
+    assert cli("train", *options, "--qkv-bias").code == 0
+    folder = tmp_path / "hf"
+    converted = cli("convert", tmp_path / "m" / "gpt-model.pt", folder, "--to", "hf")
+    assert converted.code == 0, converted.err
+    outcome = cli(*lora(folder, talk, tmp_path / "a", "--max-steps", 1, "--context-length", 128))
+    assert outcome.code == 0, outcome.err
+    adapter, out = tmp_path / "a" / "adapter.safetensors", tmp_path / "fondu.pt"
+    for source in (folder, tmp_path / "m" / "gpt-model.pt"):  # les mêmes poids, la même empreinte
+        merged = cli("merge", source, adapter, "--out", out, "--force")
+        assert merged.code == 0, merged.err
+    assert "chat_template" in read_model(out).metadata

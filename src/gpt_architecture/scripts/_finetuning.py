@@ -27,8 +27,8 @@ class FinetuneOptions:
     """D'où repartir, sur quelles conversations, avec quels adaptateurs."""
 
     start: Annotated[Path | None, Parameter(name="--from")] = None
-    """Modèle dont viennent les poids, la forme et le tokenizer : gpt-model.pt ou point de
-    reprise."""
+    """Modèle dont viennent les poids, la forme et le tokenizer : gpt-model.pt, point de reprise,
+    ou dossier de Transformers."""
 
     chat: Path | None = None
     """Conversations JSONL à la place de --data ; seules les réponses s'apprennent."""
@@ -99,15 +99,15 @@ class FinetuneOptions:
 
 @lru_cache(maxsize=1)
 def starting_point(path: Path) -> StartingPoint:
-    """Le modèle de départ.
+    """Le modèle de départ : d'ici, de Transformers, de nanoGPT.
 
     Raises:
         ModelFileError: fichier absent, illisible ou d'un autre format.
     """
-    from gpt_architecture.core.weights import read_model
+    from gpt_architecture.interop.reading import read_source
     from gpt_architecture.training.starting_point import StartingPoint
 
-    return StartingPoint(name=str(path), content=read_model(path))
+    return StartingPoint(name=str(path), content=read_source(path))
 
 
 def starting_shape(path: Path) -> dict[str, Any]:
