@@ -7,9 +7,22 @@ import sys
 import threading
 
 import pytest
+import torch
 from decoding_helpers import LetterTokenizer
-from http_helpers import ScriptedEngine, closed, make_context, serving, small_model, small_service
+from http_helpers import (
+    CHAT_TEMPLATE,
+    ScriptedEngine,
+    closed,
+    make_context,
+    serving,
+    small_model,
+    small_service,
+)
 
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.weights import save_model
+from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.serving.app import create_app
@@ -69,6 +82,7 @@ def test_infer_writes_json(url, cli, tmp_path):
     [
         (("--model", "m.pt"), 2, "--model"),
         (("--score",), 2, "--score"),
+        (("--trace",), 2, "--trace"),
         (("--strategy", "beam"), 2, "strategy=beam"),
         (("--lookup", 4), 2, "lookup"),
         (("--xtc-probability", 0.5), 2, "xtc_probability"),
@@ -140,3 +154,30 @@ def test_chat_refusals(cli, monkeypatch):
     with serving(create_app(make_context(ScriptedEngine(error=closed())))) as found:
         cli("chat", "--server", found).check_one_line_error(1, "gabarit de conversation")
     cli("chat", "--server", "http://127.0.0.1:1", "--n", 2).check_one_line_error(2, "--n")
+
+
+def test_chat_with_a_model_here(tmp_path, cli, monkeypatch):
+    """Sans --server, le modèle est chargé ici ; sans gabarit, c'est dit avant toute question."""
+    tokenizer = get_tokenizer("simple-v2", text="user, bonjour. assistant, oui non lac bateau")
+    torch.manual_seed(0)
+    model = GPTModel(
+        GPTConfig(
+            vocab_size=tokenizer.vocab_size,
+            context_length=64,
+            emb_dim=16,
+            n_heads=2,
+            n_layers=1,
+            drop_rate=0.0,
+        )
+    )
+    metadata = {"chat_template": CHAT_TEMPLATE}
+    for name, found in (("avec.pt", metadata), ("sans.pt", {})):
+        save_model(tmp_path / name, model, model.cfg, tokenizer=tokenizer.to_dict(), metadata=found)
+    options = ("--max-tokens", 5, "--seed", 3, "--temperature", 1)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("bonjour\n"))
+    spoken = cli("chat", "--model", tmp_path / "avec.pt", *options)
+    once = cli("infer", "--model", tmp_path / "avec.pt", "--chat", "bonjour", *options)
+    assert spoken.code == 0, spoken.err
+    assert spoken.out == once.out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("bonjour\n"))
+    cli("chat", "--model", tmp_path / "sans.pt").check_one_line_error(2, "gabarit")

@@ -125,20 +125,12 @@ def _show(pieces: Iterator[str]) -> str:
 def _local(choice: ModelChoice, config: GenerationConfig) -> Responder:
     """Un modèle chargé ici, par son gabarit."""
     from gpt_architecture.api import load
-    from gpt_architecture.data.chat import CHAT_TEMPLATE, render_chat
 
-    path = find_model(choice.model)
-    gpt = load(path, device=choice.device, quant=choice.quant)
-    template = gpt.metadata.get(CHAT_TEMPLATE)
-    if not isinstance(template, str):
-        raise ConfigurationError(
-            f"{path} n'a pas de gabarit de conversation",
-            expected="un modèle affiné sur des dialogues",
-            remedy="affinez-le, ou continuez un texte avec infer",
-        )
+    gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant)
+    gpt.chat_prompt([{"role": "user", "content": "?"}])  # sans gabarit, le dire avant la question
 
     def respond(messages: Messages) -> Iterator[str]:
-        return gpt.stream(render_chat(messages, template, add_generation_prompt=True), config)
+        return gpt.stream(gpt.chat_prompt(messages), config)
 
     return respond
 
