@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from _gguf import block_tensors, write_gguf
+from _gguf import write_scheme
 
 from gpt_architecture.core.model import CausalLM, GPTModel
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.interop.gguf import gguf_tensors
 
 Prompts = list[list[int]]
 
@@ -135,16 +136,16 @@ class Transformers:
             "lm_head.weight": model.out_head.weight,
         }
         names = {
-            "norm1": "ln_1",
-            "qkv": "attn.c_attn",
-            "out": "attn.c_proj",
-            "norm2": "ln_2",
-            "up": "mlp.c_fc",
-            "down": "mlp.c_proj",
+            "attn_norm": "ln_1",
+            "attn_qkv": "attn.c_attn",
+            "attn_output": "attn.c_proj",
+            "ffn_norm": "ln_2",
+            "ffn_up": "mlp.c_fc",
+            "ffn_down": "mlp.c_proj",
         }
-        for index, block in enumerate(model.trf_blocks):
-            for name, tensor in block_tensors(block).items():
-                kind, _, part = name.partition(".")
+        for name, tensor in gguf_tensors(model):
+            if name.startswith("blk."):
+                _, index, kind, part = name.split(".")
                 turned = tensor.T if tensor.dim() == 2 else tensor  # Conv1D range (entrée, sortie)
                 weights[f"transformer.h.{index}.{names[kind]}.{part}"] = turned
         self._model.load_state_dict(weights)
@@ -239,19 +240,20 @@ def _write_ctranslate2(model: GPTModel, path: Path) -> None:
     decoder.projection.weight = array(model.out_head.weight)
     decoder.layer_norm.gamma = array(model.final_norm.scale)
     decoder.layer_norm.beta = array(model.final_norm.shift)
-    for block, layer in zip(model.trf_blocks, decoder.layer, strict=True):
-        tensors = block_tensors(block)
+    tensors = dict(gguf_tensors(model))
+    for index, layer in enumerate(decoder.layer):
         places = {
-            "norm1": layer.self_attention.layer_norm,
-            "qkv": layer.self_attention.linear[0],
-            "out": layer.self_attention.linear[1],
-            "norm2": layer.ffn.layer_norm,
-            "up": layer.ffn.linear_0,
-            "down": layer.ffn.linear_1,
+            "attn_norm": layer.self_attention.layer_norm,
+            "attn_qkv": layer.self_attention.linear[0],
+            "attn_output": layer.self_attention.linear[1],
+            "ffn_norm": layer.ffn.layer_norm,
+            "ffn_up": layer.ffn.linear_0,
+            "ffn_down": layer.ffn.linear_1,
         }
         for kind, place in places.items():
-            weight, bias = array(tensors[f"{kind}.weight"]), array(tensors[f"{kind}.bias"])
-            if kind.startswith("norm"):
+            name = f"blk.{index}.{kind}"
+            weight, bias = array(tensors[f"{name}.weight"]), array(tensors[f"{name}.bias"])
+            if kind.endswith("norm"):
                 place.gamma, place.beta = weight, bias
             else:
                 place.weight, place.bias = weight, bias
@@ -272,7 +274,7 @@ class LlamaCpp:
 
         path = folder / f"{scheme}.gguf"
         if not path.is_file():
-            write_gguf(model, path, scheme)
+            write_scheme(model, path, scheme)
         params: Any = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_ctx = model.cfg.context_length

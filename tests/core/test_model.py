@@ -5,6 +5,8 @@ Formes : B lot, T tokens, D largeur, V vocabulaire.
 
 import copy
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -383,3 +385,17 @@ def test_blank_model_draws_nothing(tied):
     assert all(p.device.type == "meta" for p in blank.parameters())
     shapes = {name: tensor.shape for name, tensor in GPTModel(cfg).state_dict().items()}
     assert {name: tensor.shape for name, tensor in blank.state_dict().items()} == shapes
+
+
+def test_blank_model_loads_no_compiler():
+    """Le vider de ses tirages évite l'import du compilateur de PyTorch, plus de deux secondes."""
+    code = (
+        "import sys; from gpt_architecture.config import GPTConfig; "
+        "from gpt_architecture.core.model import blank_model; "
+        "blank_model(GPTConfig(vocab_size=61, emb_dim=24, n_heads=3, n_layers=2)); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "False"

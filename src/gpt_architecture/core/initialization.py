@@ -18,10 +18,10 @@ STD = 0.02
 
 
 class WithoutDraws(TorchFunctionMode):
-    """Contexte où `normal_` et `uniform_` ne tirent rien : pour des poids qui vont être remplacés.
+    """Contexte où aucun poids n'est tiré : pour ceux qui vont être remplacés.
 
-    Sur le périphérique meta aussi, un tirage coûterait : le premier y charge, en plus d'une
-    seconde, les décompositions de PyTorch.
+    Sur le périphérique meta aussi, un tirage coûterait : le premier y charge, en plus de deux
+    secondes, les décompositions de PyTorch et son compilateur.
     """
 
     def __torch_function__(
@@ -31,11 +31,18 @@ class WithoutDraws(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Passe l'appel, sauf ces deux-là."""
+        """Passe l'appel, sauf un tirage."""
         del types
-        if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if func in _DRAWS:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
+_DRAWS = (
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
+    *(Tensor.normal_, Tensor.uniform_),
+)
 
 
 @torch.no_grad()

@@ -87,8 +87,7 @@ class Journal(Callback):
     def _write(self, kind: str, **values: Any) -> None:
         if self._file is None:
             return
-        line = json.dumps({"kind": kind, **_finite(values)}, ensure_ascii=False, allow_nan=False)
-        self._waiting.append(f"{line}\n")
+        self._waiting.append(_line(kind, values))
         if len(self._waiting) > 1 and kind not in _RETRIES:
             return
         try:
@@ -100,6 +99,28 @@ class Journal(Callback):
             self._refusal_said = True
         else:
             self._waiting.clear()
+
+
+def append_record(path: Path, kind: str, **values: Any) -> None:
+    """Ajoute une ligne au journal d'un entraînement, fini ou en cours.
+
+    Args:
+        path: le fichier ; il doit exister.
+        kind: nature de la ligne.
+        values: types simples ; `step` la garde à la reprise d'un point qui n'est pas antérieur.
+
+    Raises:
+        OSError: le journal manque, ou le disque refuse.
+    """
+    if not path.is_file():  # « ab » le créerait
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with path.open("ab", buffering=0) as file:
+        _append(file, _line(kind, values).encode())
+
+
+def _line(kind: str, values: dict[str, Any]) -> str:
+    line = json.dumps({"kind": kind, **_finite(values)}, ensure_ascii=False, allow_nan=False)
+    return f"{line}\n"
 
 
 def _append(file: FileIO, content: bytes) -> None:

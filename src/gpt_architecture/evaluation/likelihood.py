@@ -1,0 +1,179 @@
+"""Log-probabilité de la fin d'une séquence sachant son début : le calcul de toutes les mesures.
+
+Perplexité, dernier mot, choix multiple et lm-eval ne diffèrent que par les séquences qu'ils
+notent. Formes : B lot, T tokens, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gpt_architecture.core.model import CausalLM
+from gpt_architecture.core.utils import evaluation_mode
+from gpt_architecture.errors import DataError, GenerationError
+
+MAX_LOGITS = 1 << 26
+"""Logits d'un lot, au plus : 256 Mio en fp32."""
+
+MAX_ROWS = 64
+"""Séquences d'un lot, au plus."""
+
+_PADDING = 0  # à droite, donc jamais vu : l'attention est causale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Une séquence dont seule la fin est notée.
+
+    Attributes:
+        tokens: identifiants ; le modèle lit tous les tokens sauf le dernier.
+        scored: combien des derniers sont notés, au plus `len(tokens) - 1`.
+    """
+
+    tokens: Sequence[int]
+    scored: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanScore:
+    """La note d'une fin de séquence.
+
+    Attributes:
+        log_prob: somme des log p de ses tokens, en nats.
+        is_greedy: chacun est le token le plus probable à sa place.
+    """
+
+    log_prob: float
+    is_greedy: bool
+
+
+def score_spans(
+    model: CausalLM,
+    spans: Sequence[Span],
+    *,
+    max_rows: int = MAX_ROWS,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[SpanScore]:
+    """Note chaque séquence, par lots de longueurs voisines ; l'ordre rendu est celui donné.
+
+    Args:
+        model: rend des logits (B, T, V).
+        spans: les séquences, d'au plus `context_length + 1` tokens.
+        max_rows: séquences d'un lot, au plus.
+        on_progress: appelé après chaque lot avec le nombre de tokens notés dans ce lot.
+
+    Raises:
+        GenerationError: logits NaN ou infinis.
+    """
+    scores: list[SpanScore] = [SpanScore(log_prob=0.0, is_greedy=True)] * len(spans)
+    device = model.new_cache(1, 1).storage.device
+    with torch.inference_mode(), evaluation_mode(model):
+        for rows in _batches(spans, model.cfg.vocab_size, max_rows):
+            width = len(spans[rows[0]].tokens) - 1  # la plus longue est la première
+            inputs = torch.full((len(rows), width), _PADDING, dtype=torch.int64)
+            for place, row in enumerate(rows):
+                tokens = spans[row].tokens
+                inputs[place, : len(tokens) - 1] = torch.tensor(tokens[:-1], dtype=torch.int64)
+            logits = model(inputs.to(device))  # (B, T, V)
+            for place, row in enumerate(rows):
+                tokens, scored = spans[row].tokens, spans[row].scored
+                end = len(tokens) - 1
+                scores[row] = _score(logits[place, end - scored : end], tokens[end - scored + 1 :])
+            if on_progress is not None:
+                on_progress(sum(spans[row].scored for row in rows))
+    return scores
+
+
+def _score(logits: torch.Tensor, targets: Sequence[int]) -> SpanScore:
+    """La note des tokens `targets` (T,) sous les logits (T, V) de leurs places."""
+    wanted = torch.tensor(targets, dtype=torch.int64, device=logits.device)
+    values = logits.float()
+    chosen = values.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # (T,)
+    log_probs = chosen - values.logsumexp(dim=-1)
+    log_prob = log_probs.double().sum().item()
+    if not math.isfinite(log_prob):
+        raise GenerationError(
+            f"le modèle donne à un token la log-probabilité {log_prob}",
+            expected="un nombre fini",
+            remedy="reprenez un point de reprise plus ancien : ses poids sont abîmés",
+        )
+    return SpanScore(
+        log_prob=log_prob,
+        is_greedy=bool((values.argmax(dim=-1) == wanted).all()),
+    )
+
+
+def _batches(spans: Sequence[Span], vocab_size: int, max_rows: int) -> Iterator[list[int]]:
+    """Rangs des séquences de chaque lot, les plus longues d'abord ; rien à noter : omises."""
+    order = sorted(
+        (row for row, span in enumerate(spans) if span.scored > 0),
+        key=lambda row: -len(spans[row].tokens),
+    )
+    start = 0
+    while start < len(order):
+        width = len(spans[order[start]].tokens) - 1
+        rows = max(1, min(max_rows, MAX_LOGITS // (width * vocab_size)))
+        yield order[start : start + rows]
+        start += rows
+
+
+def encode_pair(
+    encode: Callable[[str], list[int]], context: str, continuation: str
+) -> tuple[list[int], list[int]]:
+    """Un contexte et sa suite, codés comme un seul texte puis séparés.
+
+    Les blancs qui finissent le contexte passent à la suite : un BPE colle l'espace au mot qu'elle
+    précède. C'est la règle de lm-eval (Gao et al., 2021).
+
+    Args:
+        encode: texte → identifiants.
+        context: ce qui est donné, non vide.
+        continuation: ce qui est noté.
+    """
+    kept = context.rstrip()
+    continuation = context[len(kept) :] + continuation
+    context_ids = encode(kept)
+    return context_ids, encode(kept + continuation)[len(context_ids) :]
+
+
+def continuation_span(
+    encode: Callable[[str], list[int]],
+    context: str,
+    continuation: str,
+    *,
+    prefix: int | None,
+    window: int,
+) -> Span:
+    """La séquence qui note `continuation` après `context`.
+
+    Un contexte trop long perd son début. Sans contexte, la suite est notée après `prefix`, ou,
+    s'il manque, depuis son deuxième token.
+
+    Args:
+        encode: texte → identifiants.
+        prefix: token de début de texte ; None : le vocabulaire n'en a pas.
+        window: tokens que le modèle lit à la fois.
+
+    Raises:
+        DataError: la suite est plus longue que le contexte du modèle, ou ne donne aucun token.
+    """
+    start = [] if prefix is None else [prefix]
+    if context.strip():
+        given, scored = encode_pair(encode, context, continuation)
+    else:
+        given, scored = start, encode(context + continuation)
+        if scored[:1] == start:  # le texte porte déjà son début
+            scored = scored[1:]
+    given = given or start
+    if not 0 < len(scored) <= window:
+        raise DataError(
+            f"la suite {continuation[:40]!r} donne {len(scored)} tokens",
+            expected=f"de 1 à {window} tokens, ce que le modèle lit à la fois",
+            remedy="raccourcissez-la ou prenez un modèle de plus long contexte",
+        )
+    tokens = [*given, *scored][-(window + 1) :]
+    return Span(tokens=tokens, scored=min(len(scored), len(tokens) - 1))

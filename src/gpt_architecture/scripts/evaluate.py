@@ -1,0 +1,365 @@
+"""`gpt-architecture evaluate` : ce que vaut un modèle, mesuré."""
+
+from __future__ import annotations
+
+import sys
+
+if __package__ in (None, ""):  # lancé par son chemin : python3 evaluate.py
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from gpt_architecture.config import check_int
+from gpt_architecture.errors import ConfigurationError, OutputError, reason
+from gpt_architecture.scripts._bar import ProgressBar
+from gpt_architecture.scripts._cli import (
+    MODEL_NAME,
+    CommonOptions,
+    find_model,
+    french_duration,
+    output_console,
+    say_aside,
+)
+from gpt_architecture.scripts._model_study import StudyOptions
+from gpt_architecture.scripts._options import QuantName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gpt_architecture.api import GPT
+    from gpt_architecture.evaluation.examples import LastWord, MultipleChoice
+    from gpt_architecture.evaluation.perplexity import TokenDocument
+
+_LINE_EVERY_S = 5.0
+STANDARD_OUTPUT = Path("-")
+
+
+@Parameter(name="*", group=Group("Mesures", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Que mesurer."""
+
+    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    """Textes dont mesurer la perplexité : fichiers, dossiers, fragments ou corpus connus."""
+
+    lambada: Path | None = None
+    """Exemples JSONL {"text": "…"} : deviner le dernier mot."""
+
+    choices: Path | None = None
+    """Exemples JSONL au format de HellaSwag : choisir la bonne suite."""
+
+    limit: int | None = None
+    """Documents et exemples mesurés, au plus, dans chaque fichier."""
+
+    tokens: int | None = None
+    """Tokens mesurés, au plus, dans chaque document."""
+
+    field: str = "text"
+    """Champ du texte des documents JSONL et Parquet."""
+
+    offline: bool = False
+    """Interdit tout téléchargement."""
+
+
+@Parameter(name="*", group=Group("Calcul et résultats", sort_key=3))
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """Comment mesurer, et où l'écrire."""
+
+    stride: int | None = None
+    """Tokens notés par fenêtre ; sans lui, la moitié du contexte appris."""
+
+    batch_size: int = 64
+    """Séquences lues ensemble, au plus ; la mémoire en décide aussi."""
+
+    device: str = "auto"
+    """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
+
+    quant: QuantName | None = None
+    """Mesure le modèle quantifié au chargement (CPU)."""
+
+    json: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None
+    """Fichier JSON à écrire ; « - » l'écrit à la place du tableau."""
+
+
+def evaluate(
+    model: Path | None = None,
+    /,
+    *,
+    options: EvaluateOptions = EvaluateOptions(),
+    study: StudyOptions = StudyOptions(),  # noqa: B008
+    compute: ComputeOptions = ComputeOptions(),
+    common: CommonOptions = CommonOptions(),  # noqa: B008
+) -> None:
+    """Mesure un modèle : perplexité et bits par octet, épreuves, mémorisation ; en fait une page.
+
+    Les intervalles sont à 95 %. Si le modèle est dans le dossier d'un entraînement, son journal
+    reçoit une ligne.
+
+    Args:
+        model: Modèle, point de reprise ou dossier d'entraînement ; sans lui, gpt-model.pt ici ou
+            dans un dossier parent.
+    """
+    del common  # lues par le lanceur
+    _check(options, study, compute)
+    path = _model_path(model)
+
+    from gpt_architecture.api import load
+
+    examples = _Examples.read(options)  # une mauvaise ligne n'attend pas le modèle
+    gpt = load(
+        path,
+        device=compute.device,
+        quant=compute.quant,
+        engine="auto" if compute.quant or study.is_asked else "torch",
+    )
+    start = time.perf_counter()
+    documents = _documents(gpt, options) if options.data else []
+    with ProgressBar("Évaluation", width=40) as bar:
+        results = _measure(gpt, documents, compute, examples, bar)
+        if study.is_asked:
+            results |= _study(gpt, path, documents, options, study, results, bar)
+    record = {
+        **_header(gpt, path, compute),
+        **{name: result.record for name, result in results.items()},
+        "seconds": time.perf_counter() - start,
+    }
+    _write(record, results, compute.json)
+    _note(path, gpt, record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Examples:
+    """Les exemples des épreuves, lus avant le modèle."""
+
+    last_words: list[LastWord]
+    choices: list[MultipleChoice]
+
+    @classmethod
+    def read(cls, options: EvaluateOptions) -> _Examples:
+        from gpt_architecture.evaluation.examples import read_choices, read_last_words
+
+        lambada, choices, limit = options.lambada, options.choices, options.limit
+        return cls(
+            last_words=[] if lambada is None else read_last_words(lambada, limit=limit),
+            choices=[] if choices is None else read_choices(choices, limit=limit),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Une mesure faite : ce qui s'écrit en JSON, et ce qui s'affiche."""
+
+    record: dict[str, Any]
+    show: Callable[[Any], None]
+
+
+def _check(options: EvaluateOptions, study: StudyOptions, compute: ComputeOptions) -> None:
+    """Refuse, avant de lire quoi que ce soit, ce qui échouerait après."""
+    study.check()
+    if not (options.data or options.lambada or options.choices or study.is_asked):
+        raise ConfigurationError(
+            "rien à mesurer",
+            expected="--data FICHIER…, --lambada FICHIER, --choices FICHIER, "
+            "--memorisation FICHIER… ou --report PAGE",
+            remedy="donnez au moins l'un d'eux",
+        )
+    for name in ("limit", "tokens"):
+        if getattr(options, name) is not None:
+            check_int(f"--{name}", getattr(options, name), minimum=1)
+    if compute.stride is not None:
+        check_int("--stride", compute.stride, minimum=1)
+    check_int("--batch-size", compute.batch_size, minimum=1)
+    if compute.json is not None and compute.json.is_dir():
+        raise OutputError(
+            f"{compute.json} est un dossier",
+            expected="un nom de fichier",
+            remedy="corrigez --json",
+        )
+
+
+def _model_path(model: Path | None) -> Path:
+    """Le modèle demandé ; celui d'un dossier d'entraînement s'il en a un."""
+    path = find_model(model)
+    inside = path / MODEL_NAME
+    return inside if path.is_dir() and inside.is_file() else path
+
+
+def _measure(
+    gpt: GPT,
+    documents: Sequence[TokenDocument],
+    compute: ComputeOptions,
+    examples: _Examples,
+    bar: ProgressBar,
+) -> dict[str, Measured]:
+    from functools import partial
+
+    from gpt_architecture.evaluation.perplexity import measure_documents
+    from gpt_architecture.evaluation.tasks import measure_choices, measure_last_words
+    from gpt_architecture.scripts import _evaluation_report as report
+
+    model = gpt.runner if compute.quant and gpt.runner is not None else gpt.model
+    shared = {"window": gpt.window, "max_rows": compute.batch_size}
+    results: dict[str, Measured] = {}
+    if documents:
+        measures = measure_documents(
+            model,
+            documents,
+            stride=compute.stride,
+            prefix=gpt.tokenizer.eos_id,
+            on_progress=_Progress(bar, "Textes"),
+            **shared,
+        )
+        results["text"] = Measured(
+            record=report.text_record(measures), show=partial(report.show_text, measures=measures)
+        )
+    if examples.last_words:
+        found = measure_last_words(
+            model,
+            gpt.tokenizer,
+            examples.last_words,
+            on_progress=_Progress(bar, "Dernier mot"),
+            **shared,
+        )
+        results["last_word"] = Measured(
+            record=report.last_word_record(found), show=partial(report.show_last_word, result=found)
+        )
+    if examples.choices:
+        chosen = measure_choices(
+            model,
+            gpt.tokenizer,
+            examples.choices,
+            on_progress=_Progress(bar, "Choix multiple"),
+            **shared,
+        )
+        results["choices"] = Measured(
+            record=report.choices_record(chosen), show=partial(report.show_choices, result=chosen)
+        )
+    return results
+
+
+def _study(
+    gpt: GPT,
+    path: Path,
+    documents: Sequence[TokenDocument],
+    options: EvaluateOptions,
+    study: StudyOptions,
+    results: dict[str, Measured],
+    bar: ProgressBar,
+) -> dict[str, Measured]:
+    """La mémorisation, et la page si elle est demandée."""
+    from functools import partial
+
+    from gpt_architecture.scripts._memorisation_report import show_memorisation
+    from gpt_architecture.scripts._model_study import study_model
+
+    report = study_model(
+        *(gpt, path, study),
+        held_out=[document.tokens for document in documents],
+        losses=results["text"].record["documents"] if "text" in results else [],
+        offline=options.offline,
+        progress=partial(_Progress, bar),
+    )
+    if report is None:
+        return {}
+    show = partial(show_memorisation, report=report, tokenizer=gpt.tokenizer)
+    return {"memorisation": Measured(record=report.to_dict(), show=show)}
+
+
+def _documents(gpt: GPT, options: EvaluateOptions) -> list[TokenDocument]:
+    from gpt_architecture.evaluation.documents import read_documents
+
+    return read_documents(
+        options.data,
+        gpt.tokenizer,
+        field=options.field,
+        limit=options.limit,
+        max_tokens=options.tokens,
+        offline=options.offline,
+    )
+
+
+def _header(gpt: GPT, path: Path, compute: ComputeOptions) -> dict[str, Any]:
+    return {
+        "model": str(path),
+        "parameters": gpt.config.num_parameters(),
+        "tokenizer": gpt.tokenizer.name,
+        "vocab_size": gpt.tokenizer.vocab_size,
+        "window": gpt.window,
+        "quant": compute.quant,
+    }
+
+
+def _write(record: dict[str, Any], results: dict[str, Measured], json_path: Path | None) -> None:
+    """Le tableau sur stdout, ou le JSON ; le fichier JSON s'il est demandé."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1)
+    if json_path == STANDARD_OUTPUT:
+        print(text)
+        return
+    console = output_console()
+    for result in results.values():
+        result.show(console)
+    if json_path is not None:
+        from gpt_architecture.core.weights import write_atomically
+
+        write_atomically(
+            json_path, lambda temporary: temporary.write_text(f"{text}\n", encoding="utf-8")
+        )
+        say_aside(f"Mesures : {json_path}")
+
+
+def _note(path: Path, gpt: GPT, record: dict[str, Any]) -> None:
+    """Une ligne dans le journal de l'entraînement, si le modèle est dans son dossier."""
+    from gpt_architecture.scripts._evaluation_report import journal_record
+    from gpt_architecture.training.checkpoint import CHECKPOINTS
+    from gpt_architecture.training.journal import JOURNAL, append_record
+
+    resolved = path.resolve()
+    folder = resolved.parent.parent if resolved.parent.name == CHECKPOINTS else resolved.parent
+    journal = folder / JOURNAL
+    if not journal.is_file():
+        return
+    step = gpt.metadata.get("steps")
+    if resolved.is_dir():  # un point de reprise : step-000040
+        step = int(resolved.name.rpartition("-")[2])
+    try:
+        append_record(journal, "measures", step=step or 0, **journal_record(record))
+    except OSError as error:
+        say_aside(f"avertissement : {journal} n'est pas écrit : {reason(error)}")
+
+
+class _Progress:
+    """Avancement d'une mesure : la barre au terminal, une ligne de temps en temps ailleurs."""
+
+    def __init__(self, bar: ProgressBar, name: str) -> None:
+        self._bar, self._name = bar, name
+        self._start = self._last_line = time.perf_counter()
+        self._started = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Avance jusqu'à `done` tokens sur `total`."""
+        if not self._started:
+            self._bar.start(total, 0)
+            self._started = True
+        now = time.perf_counter()
+        elapsed = max(now - self._start, 1e-9)
+        left = french_duration(elapsed / done * (total - done))
+        pace = f"{self._name}, {done / elapsed:.0f} tokens/s, reste {left}"
+        self._bar.update(done, pace)
+        if not self._bar.is_live and now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            self._bar.say(f"Évaluation {100 * done / total:.0f} % | {pace}")
+
+
+if __name__ == "__main__":
+    from gpt_architecture.main import main
+
+    main(["evaluate", *sys.argv[1:]])

@@ -1,0 +1,109 @@
+"""La note d'une fin de séquence : contre une boucle token par token, en lots, aux bords."""
+
+import pytest
+import torch
+
+from gpt_architecture.data.tokenizer import GPT2Tokenizer
+from gpt_architecture.errors import DataError, GenerationError
+from gpt_architecture.evaluation.likelihood import (
+    Span,
+    continuation_span,
+    encode_pair,
+    score_spans,
+)
+
+
+def slow_score(model, span):
+    """Token par token, une séquence à la fois."""
+    log_prob, greedy = 0.0, True
+    for place in range(len(span.tokens) - span.scored, len(span.tokens)):
+        with torch.no_grad():
+            logits = model(torch.tensor([list(span.tokens[:place])]))[0, -1]
+        log_prob += logits.log_softmax(-1)[span.tokens[place]].item()
+        greedy = greedy and int(logits.argmax()) == span.tokens[place]
+    return log_prob, greedy
+
+
+def codes(text):
+    """Un codage lettre par lettre."""
+    return [ord(letter) - 97 for letter in text]
+
+
+def random_spans(count):
+    """Des séquences de 2 à 17 tokens, dont de 1 à tous sont notés."""
+    generator = torch.Generator().manual_seed(3)
+    spans = []
+    for _ in range(count):
+        length = int(torch.randint(2, 18, (), generator=generator))
+        tokens = torch.randint(61, (length,), generator=generator).tolist()
+        scored = int(torch.randint(1, length, (), generator=generator))
+        spans.append(Span(tokens=tokens, scored=scored))
+    return spans
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_the_slow_loop_agrees(tiny_model, rows):
+    """Lots de longueurs mêlées : chaque note est celle de la boucle, dans l'ordre donné."""
+    spans, done = random_spans(20), []
+    scores = score_spans(tiny_model, spans, max_rows=rows, on_progress=done.append)
+    for span, score in zip(spans, scores, strict=True):
+        log_prob, greedy = slow_score(tiny_model, span)
+        assert score.log_prob == pytest.approx(log_prob, abs=1e-4)
+        assert score.is_greedy == greedy
+    assert sum(done) == sum(span.scored for span in spans)
+
+
+def test_greedy_text_is_recognised(tiny_model):
+    """La suite que le choix glouton écrit est dite gloutonne ; une autre ne l'est pas."""
+    tokens = [5, 9]
+    for _ in range(4):
+        with torch.no_grad():
+            tokens.append(int(tiny_model(torch.tensor([tokens]))[0, -1].argmax()))
+    other = [*tokens[:-1], (tokens[-1] + 1) % 61]
+    scores = score_spans(tiny_model, [Span(tokens=t, scored=4) for t in (tokens, other)])
+    assert [score.is_greedy for score in scores] == [True, False]
+
+
+def test_nothing_to_score(tiny_model):
+    (score,) = score_spans(tiny_model, [Span(tokens=[4], scored=0)])
+    assert (score.log_prob, score.is_greedy) == (0.0, True)
+
+
+def test_the_mode_is_given_back(tiny_model):
+    tiny_model.train()
+    score_spans(tiny_model, [Span(tokens=[4, 5], scored=1)])
+    assert tiny_model.training
+
+
+def test_a_broken_model_is_said(tiny_model):
+    with torch.no_grad():
+        tiny_model.out_head.weight.fill_(float("nan"))
+    with pytest.raises(GenerationError, match="nan"):
+        score_spans(tiny_model, [Span(tokens=[4, 5], scored=1)])
+
+
+def test_trailing_spaces_go_to_the_continuation():
+    """« le chat » + « dort » se code comme le texte entier, l'espace avec le mot."""
+    encode = GPT2Tokenizer().encode
+    for context, continuation in (("le chat", " dort"), ("le chat ", "dort")):
+        given, scored = encode_pair(encode, context, continuation)
+        assert given == encode("le chat")
+        assert given + scored == encode("le chat dort")
+
+
+def test_a_long_context_loses_its_start():
+    span = continuation_span(codes, "abcdefgh", "ij", prefix=None, window=5)
+    assert span == Span(tokens=codes("efghij"), scored=2)
+
+
+def test_without_context():
+    """Notée après le début de texte ; sans lui, depuis le deuxième token."""
+    assert continuation_span(codes, "", "abc", prefix=25, window=9).tokens == [25, 0, 1, 2]
+    alone = continuation_span(codes, "", "abc", prefix=None, window=9)
+    assert alone == Span(tokens=[0, 1, 2], scored=2)
+
+
+@pytest.mark.parametrize("text", ["abcdef", ""])
+def test_a_continuation_must_fit(text):
+    with pytest.raises(DataError, match="de 1 à 5 tokens"):
+        continuation_span(codes, "xy", text, prefix=None, window=5)

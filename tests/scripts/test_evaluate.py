@@ -1,0 +1,143 @@
+"""La commande evaluate : tableau, JSON, journal, refus."""
+
+import json
+import shutil
+
+import pytest
+
+from gpt_architecture.training.journal import JOURNAL
+
+TEXT = "Le passeur leva la lampe. Elle regarda l'eau. " * 20
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """Un dossier d'entraînement à soi."""
+    return shutil.copytree(trained, tmp_path / "entraînement")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "texte.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def lambada(tmp_path):
+    path = tmp_path / "mots.jsonl"
+    rows = [{"text": "Le passeur leva la lampe"}, {"text": "Elle regarda l'eau"}]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def choices(tmp_path):
+    path = tmp_path / "suites.jsonl"
+    row = {"ctx": "Le passeur", "endings": ["leva la lampe.", "regarda l'eau."], "label": 0}
+    path.write_text(f"{json.dumps(row)}\n", encoding="utf-8")
+    return path
+
+
+def test_everything_at_once(cli, run, text, lambada, choices, tmp_path):
+    """Tableaux en français, fichier JSON, ligne du journal : les mêmes chiffres."""
+    output = tmp_path / "sortie" / "mesures.json"
+    outcome = cli(
+        *("evaluate", run / "gpt-model.pt", "--data", text, text.parent / "mots.jsonl"),
+        *("--lambada", lambada, "--choices", choices, "--json", output),
+    )
+    assert outcome.code == 0, outcome.err
+    for words in ("Perplexité", "Bits/octet", "Total", "Exactitude", "acc_norm", "texte.txt"):
+        assert words in outcome.out
+    record = json.loads(output.read_text(encoding="utf-8"))
+    assert [each["name"] for each in record["text"]["documents"]] == [
+        *("texte.txt", "mots.jsonl:1", "mots.jsonl:2")
+    ]
+    assert f"{record['text']['loss']:.3f}".replace(".", ",") in outcome.out
+    low, high = record["text"]["loss_interval"]
+    assert low <= record["text"]["loss"] <= high
+    assert record["last_word"]["count"] == 2
+    assert len(record["choices"]["examples"][0]["log_probs"]) == 2
+    line = json.loads((run / JOURNAL).read_text(encoding="utf-8").splitlines()[-1])
+    assert line["kind"] == "measures"
+    assert line["step"] > 0
+    assert line["text"]["loss"] == record["text"]["loss"]
+    assert "documents" not in line["text"]
+
+
+def test_a_run_directory_is_a_model(cli, run, text):
+    """Le dossier d'un entraînement ; sur stdout, un objet JSON seul."""
+    outcome = cli("evaluate", run, "--data", text, "--stride", 32, "--json", "-")
+    record = json.loads(outcome.out)
+    assert record["model"] == str(run / "gpt-model.pt")
+    assert record["text"]["stride"] == 32
+    assert record["text"]["bytes"] == len(TEXT.encode())
+
+
+def test_limits(cli, run, text, lambada):
+    outcome = cli(
+        *("evaluate", run, "--data", text, lambada, "--lambada", lambada),
+        *("--limit", 1, "--tokens", 40, "--json", "-"),
+    )
+    record = json.loads(outcome.out)
+    assert record["text"]["tokens"] == 40
+    assert record["last_word"]["count"] == 1
+
+
+def test_quantised_figures_are_close(cli, run, text):
+    """Sur 8 bits, ce petit modèle ne perd presque rien ; le fichier quantifié de même."""
+    losses = []
+    for options in ([], ["--quant", "int8"]):
+        outcome = cli("evaluate", run, "--data", text, "--json", "-", *options)
+        assert outcome.code == 0, outcome.err
+        losses.append(json.loads(outcome.out)["text"]["loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert cli("quantize", run / "gpt-model.pt").code == 0
+    outcome = cli("evaluate", run / "gpt-model-int8.safetensors", "--data", text, "--json", "-")
+    assert json.loads(outcome.out)["text"]["loss"] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_outside_of_a_run(cli, run, text, tmp_path):
+    """Un modèle seul : rien d'autre n'est écrit à côté de lui."""
+    alone = tmp_path / "seul"
+    alone.mkdir()
+    shutil.copy(run / "gpt-model.pt", alone)
+    assert cli("evaluate", alone / "gpt-model.pt", "--data", text).code == 0
+    assert [each.name for each in alone.iterdir()] == ["gpt-model.pt"]
+
+
+def test_nothing_to_measure(cli, run):
+    cli("evaluate", run).check_one_line_error(2, "rien à mesurer", "--data")
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--stride", "0"], "--stride"),
+        (["--stride", "999"], "stride"),
+        (["--limit", "0"], "--limit"),
+        (["--tokens", "0"], "--tokens"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--quant", "int3"], "int3"),
+    ],
+)
+def test_bad_usage(cli, run, text, options, word):
+    cli("evaluate", run, "--data", text, *options).check_one_line_error(2, word)
+
+
+def test_bad_lines_come_before_the_model(cli, tmp_path, lambada):
+    """Le numéro de la ligne est dit, et rien n'est écrit."""
+    lambada.write_text('{"text": "un mot"}\n{"text": 3}\n', encoding="utf-8")
+    output = tmp_path / "mesures.json"
+    outcome = cli("evaluate", tmp_path / "absent.pt", "--lambada", lambada, "--json", output)
+    outcome.check_one_line_error(1, "ligne 2")
+    assert not output.exists()
+
+
+def test_missing_files(cli, run, tmp_path):
+    absent = tmp_path / "absent"
+    cli("evaluate", absent, "--data", absent).check_one_line_error(1, "introuvable")
+    cli("evaluate", run, "--data", absent).check_one_line_error(1, "introuvable")
+    cli("evaluate", run, "--choices", absent).check_one_line_error(1, "absent")
+    cli("evaluate", run, "--data", run, "--json", tmp_path).check_one_line_error(1, "dossier")
