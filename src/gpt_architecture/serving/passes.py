@@ -155,7 +155,7 @@ class Passes:
         tokens = [parts[index].tokens[start:stop] for index, start, stop in pieces]
         view = self._pool.view([parts[index].slot for index, _, _ in pieces])
         logits = model.read_uniform(tokens, view, wide=wide, wanted=wanted)
-        split = logits.split([size for _, size in owners])
+        split = torch.split(logits, [size for _, size in owners])
         return [(index, each) for (index, _), each in zip(owners, split, strict=True)]
 
     def _run_plain(self, parts: Sequence[Part]) -> list[Tensor]:
