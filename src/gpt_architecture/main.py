@@ -23,6 +23,8 @@ COMMANDS = {
     "infer": "Écrit la suite d'un texte, au fil de l'eau.",
     "evaluate": "Mesure un modèle : perplexité, épreuves, mémorisation ; en fait une page.",
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
+    "convert": "Convertit un modèle : Transformers, llama.cpp, ONNX, nanoGPT, livre de Raschka.",
+    "inspect": "Dit ce qu'est un modèle, sans charger ses poids.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
     "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
 }
@@ -41,6 +43,8 @@ _ARGUMENTS = {
     "tokenizer view": "TEXTE ",
     "prepare": "SOURCE… --out DOSSIER ",
     "evaluate": "[MODÈLE] ",
+    "convert": "SOURCE DESTINATION --to FORMAT ",
+    "inspect": "[MODÈLE] ",
 }
 
 
