@@ -21,12 +21,12 @@ from torch import Tensor
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.weights import read_model
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, ModelFileError
+from gpt_architecture.interop.reading import detect, read_source
 
 logger = logging.getLogger(__name__)
 
@@ -139,10 +139,11 @@ def load(
     engine: EngineName = "auto",
     draft: Path | str | None = None,
 ) -> GPT:
-    """Charge un modèle entraîné par ce projet.
+    """Charge un modèle entraîné ici, ou un GPT-2 venu d'ailleurs.
 
     Args:
-        path: fichier écrit par l'entraînement, point de reprise, ou modèle quantifié.
+        path: fichier écrit par l'entraînement, point de reprise, modèle quantifié, dossier de
+            Transformers, ckpt.pt de nanoGPT ou .pth du livre de Raschka.
         device: voir `core.device.resolve_device`.
         quant: `int8` ou `int4` : quantifie les poids au chargement, sur CPU.
         engine: `packed` exige les noyaux compilés, `torch` s'en passe.
@@ -190,7 +191,7 @@ class _Loaded:
 
 
 def _read(path: Path, device: torch.device) -> _Loaded:
-    if path.suffix == ".safetensors":
+    if path.is_file() and path.suffix == ".safetensors" and detect(path) == "quantized":
         from gpt_architecture.kernels.quantize import load_quantized
 
         if device.type != "cpu":
@@ -201,7 +202,7 @@ def _read(path: Path, device: torch.device) -> _Loaded:
             )
         model, tokenizer, metadata = load_quantized(path)
         return _Loaded(model=model, tokenizer=tokenizer, metadata=metadata, quantized=True)
-    content = read_model(path)
+    content = read_source(path)
     return _Loaded(
         model=content.build(device),
         tokenizer=content.tokenizer,
@@ -243,7 +244,7 @@ def _runner(
 
 
 def _draft(path: Path, device: torch.device, engine: EngineName, tokenizer: Tokenizer) -> CausalLM:
-    content = read_model(path)
+    content = read_source(path)
     if dict(content.tokenizer) != tokenizer.to_dict():
         raise ConfigurationError(
             f"{path} a un autre tokenizer que le modèle",

@@ -17,16 +17,35 @@ from gpt_architecture import __version__
 from gpt_architecture.scripts._cli import FRENCH_STYLE, launch
 
 COMMANDS = {
+    "tokenizer": "Apprend un vocabulaire, en compare plusieurs, en montre le découpage.",
     "prepare": "Prépare des textes : fragments de tokens, entraînement et validation.",
     "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
     "infer": "Écrit la suite d'un texte, au fil de l'eau.",
-    "evaluate": "Mesure un modèle : perplexité, bits par octet, dernier mot, choix multiple.",
+    "evaluate": "Mesure un modèle : perplexité, épreuves, mémorisation ; en fait une page.",
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
+    "convert": "Convertit un modèle : Transformers, llama.cpp, ONNX, nanoGPT, livre de Raschka.",
+    "inspect": "Dit ce qu'est un modèle, sans charger ses poids.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
     "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
 }
 """Nom de chaque commande et sa ligne d'aide ; le module du même nom est chargé à l'appel."""
-_ARGUMENTS = {"prepare": "SOURCE… --out DOSSIER ", "evaluate": "[MODÈLE] "}
+SUBCOMMANDS = {
+    "tokenizer": {
+        "train": "Apprend un vocabulaire sur des textes, et l'écrit en tokenizer.json.",
+        "compare": "Compare des vocabulaires sur un texte : tokens par mot, octets par token.",
+        "view": "Montre le découpage d'un texte, token par token, au terminal ou en HTML.",
+    },
+}
+"""Les commandes de celles qui en ont plusieurs ; chacune est une fonction du même module."""
+_ARGUMENTS = {
+    "tokenizer train": "SOURCE… --out FICHIER ",
+    "tokenizer compare": "TEXTE ",
+    "tokenizer view": "TEXTE ",
+    "prepare": "SOURCE… --out DOSSIER ",
+    "evaluate": "[MODÈLE] ",
+    "convert": "SOURCE DESTINATION --to FORMAT ",
+    "inspect": "[MODÈLE] ",
+}
 
 
 def build_app() -> App:
@@ -45,10 +64,23 @@ def build_app() -> App:
     app["--version"].help = "Affiche la version et quitte."
     app.default(_tour)
     for name, summary in COMMANDS.items():
-        usage = f"gpt-architecture {name} {_ARGUMENTS.get(name, '')}[OPTIONS]"  # sinon recalculé
-        module = f"gpt_architecture.scripts.{name}:{name}"
-        app.command(module, name=name, help=summary, usage=usage)
+        if name not in SUBCOMMANDS:
+            _add_command(app, name, f"{name}:{name}", summary)
+            continue
+        group = App(name=name, help=summary, version_flags=(), **FRENCH_STYLE)
+        group.usage = f"gpt-architecture {name} COMMAND"
+        group["--help"].help = "Affiche cette aide et quitte."
+        for subcommand, line in SUBCOMMANDS[name].items():
+            _add_command(group, f"{name} {subcommand}", f"{name}:{subcommand}", line)
+        app.command(group)
     return app
+
+
+def _add_command(app: App, path: str, function: str, summary: str) -> None:
+    """Ajoute la commande `path`, faite par `module:fonction` de `scripts`."""
+    usage = f"gpt-architecture {path} {_ARGUMENTS.get(path, '')}[OPTIONS]"  # sinon recalculé
+    module = f"gpt_architecture.scripts.{function}"
+    app.command(module, name=path.rsplit(maxsplit=1)[-1], help=summary, usage=usage)
 
 
 def _tour() -> None:

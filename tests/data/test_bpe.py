@@ -21,6 +21,7 @@ from gpt_architecture.data.bpe import (
     byte_characters,
 )
 from gpt_architecture.data.loader import split_text
+from gpt_architecture.data.shard_layout import tokenizer_sha256
 from gpt_architecture.data.shards import open_shards
 from gpt_architecture.data.split_patterns import GPT2_PATTERN
 from gpt_architecture.data.tokenizer import (
@@ -124,7 +125,99 @@ class TestCoding:
         assert (len(octets), octets[bpe.eos_id]) == (bpe.vocab_size, END_OF_TEXT.encode())
 
 
+class TestModernPattern:
+    """Le découpage de GPT-4."""
+
+    @pytest.fixture(scope="class")
+    def modern(self):
+        return BPETokenizer.from_text(FRENCH_TEXT, 300, pattern="moderne")
+
+    @property_test
+    @given(text=any_text)
+    def test_any_text_comes_back(self, modern, text):
+        assert modern.decode(modern.encode(text)) == text
+
+    @property_test
+    @given(text=st.text(st.sampled_from(list(" \t\r\nabé1234'’.!S")), max_size=60))
+    def test_splits_as_published(self, text):
+        """Oracle : tiktoken et l'écriture publiée du motif ; les fusions sont de deux octets."""
+        merges = ["a b", ". Ċ", "1 2", "3 4", "Ġ Ġ", "' S", "Ċ Ċ", "' a", "Ã ©", "Ġ ."]
+        vocab = [*byte_characters(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
+        octets = {c: bytes([octet]) for octet, c in enumerate(byte_characters())}
+        ranks = {
+            b"".join(octets[c] for c in token): index for index, token in enumerate(vocab[:-1])
+        }
+        published = (
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )
+        oracle = tiktoken.Encoding(
+            name="oracle", pat_str=published, mergeable_ranks=ranks, special_tokens={}
+        )
+        assert BPETokenizer(vocab, merges, pattern="moderne").encode(text) == oracle.encode(text)
+
+    def test_digits_go_by_three_and_signs_take_the_newline(self):
+        learned = BPETokenizer.from_text(
+            "1234567890 " * 50 + "fin !\n" * 50, 400, pattern="moderne"
+        )
+        octets = learned.token_bytes()
+        assert max(len(token) for token in octets if token.isdigit()) == 3
+        assert b" !\n" in octets
+
+    def test_the_pattern_is_part_of_the_vocabulary(self, bpe, modern):
+        assert modern.to_dict()["pattern"] == "moderne"
+        assert "pattern" not in bpe.to_dict()
+        same_lists = BPETokenizer.from_dict({**bpe.to_dict(), "pattern": "moderne"})
+        assert tokenizer_sha256(same_lists.to_dict()) != tokenizer_sha256(bpe.to_dict())
+
+    def test_long_text_is_cut_where_no_token_is(self, modern):
+        """Les morceaux d'un long texte ne séparent pas un signe de sa fin de ligne."""
+        line = "Le passeur leva la lampe !\n"
+        learned = BPETokenizer.from_text(line * 40, 300, pattern="moderne")
+        assert learned.encode(line * 50_000) == learned.encode(line) * 50_000
+
+    def test_unknown_pattern(self):
+        with pytest.raises(TokenizerError, match="gpt2 ou moderne"):
+            BPETokenizer.from_text(FRENCH_TEXT, 300, pattern="gpt5")
+
+
 class TestSpecial:
+    def test_more_than_one(self):
+        names = ("<|user|>", "<|assistant|>")
+        chat = BPETokenizer.from_text(f"<|user|>{FRENCH_TEXT}" * 3, 320, special=names)
+        assert (chat.vocab_size, chat.eos_id) == (320, 317)
+        assert chat.special == {END_OF_TEXT: 317, "<|user|>": 318, "<|assistant|>": 319}
+        text = "<|user|>Où ?<|assistant|>Là.<|endoftext|>"
+        where, here = chat.encode("Où ?"), chat.encode("Là.")
+        assert chat.encode(text, allowed_special="all") == [318, *where, 319, *here, 317]
+        assert chat.encode("<|user|>Où ?", allowed_special={"<|user|>"}) == [318, *where]
+        plain = chat.encode(text, allowed_special={"<|system|>"})
+        assert not {317, 318, 319} & set(plain)
+        assert chat.decode(plain) == text
+        assert chat.token_bytes()[318] == b"<|user|>"
+        assert tokenizer_from_dict(chat.to_dict()).to_dict() == chat.to_dict()
+
+    def test_the_longest_name_wins(self):
+        names = ("<a>", "<a><b>")
+        vocab = [*byte_characters(), *names]
+        assert BPETokenizer(vocab, [], special=names).encode(
+            "<a><b><a>", allowed_special="all"
+        ) == [257, 256]
+
+    def test_they_teach_nothing(self):
+        """Écrit cent fois dans le texte, un token spécial ne donne aucune fusion."""
+        learned = BPETokenizer.from_text("<|user|>" * 100, 300, special=["<|user|>"])
+        assert learned.to_dict()["merges"] == []
+
+    @pytest.mark.parametrize("name", ["a", "", "<>", "user", "<|a b|>", "<é>", "<a><b>"])
+    def test_bad_name(self, name):
+        with pytest.raises(TokenizerError, match="token spécial"):
+            BPETokenizer.from_text(FRENCH_TEXT, 300, special=[name])
+
+    def test_they_count_in_the_size(self):
+        with pytest.raises(TokenizerError, match="de 258 "):
+            BPETokenizer.from_text(FRENCH_TEXT, 257, special=["<|user|>"])
+
     def test_only_where_allowed(self, bpe):
         assert bpe.vocab_size - 1 == bpe.eos_id
         parts = [bpe.encode(part) for part in DOCUMENTS.split(END_OF_TEXT)]
@@ -181,7 +274,7 @@ class TestLearning:
                 *(sys.executable, "-c", code, source, target), env={"RAYON_NUM_THREADS": threads}
             )
             assert (outcome.code, outcome.err) == (0, "")
-            assert json.loads(target.read_text(encoding="utf-8")) == bpe.to_dict()
+            assert get_tokenizer(target).to_dict() == bpe.to_dict()
 
     def test_the_environment_is_left_alone(self):
         before = dict(os.environ)
@@ -265,6 +358,12 @@ class TestDescription:
             (lambda d: d["merges"].append("zzz a"), "fusion impossible"),
             (lambda d: d["merges"].append("Z Q"), "fusion impossible"),
             (lambda d: d["merges"].reverse(), "fusion impossible"),
+            (lambda d: d.update(pattern="autre"), "motif inconnu 'autre'"),
+            (lambda d: d.update(pattern=["gpt2"]), "motif inconnu"),
+            (lambda d: d.update(special="<s>"), "special n'est pas une liste"),
+            (lambda d: d.update(special=[END_OF_TEXT, "<s>"]), "pas de token <s>"),
+            (lambda d: d.update(special=[]), "qu'aucune fusion ne forme"),
+            (lambda d: d.update(special=[END_OF_TEXT, "a"]), "il manque des octets"),
         ],
     )
     def test_malformed_description_is_refused(self, bpe, damage, words):
@@ -348,7 +447,7 @@ class TestTraining:
         out = tmp_path / "fragments"
         command = ("prepare", source, "--out", out, "--val-fraction", "0.3", "--tokenizer")
         cli(*command, "bpe-300").check_one_line_error(
-            2, "bpe-300", "BPETokenizer.from_text(…, 300)"
+            2, "bpe-300", "gpt-architecture tokenizer train"
         )
         bpe.save(tmp_path / "bpe.json")
         outcome = cli(*command, tmp_path / "bpe.json", "--workers", "2")

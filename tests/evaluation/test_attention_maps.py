@@ -64,6 +64,13 @@ def test_bad_sentences_are_refused(ids, words):
         attention_of(sharp_model(), ids)
 
 
+def test_positions_that_learned_nothing_are_refused():
+    with pytest.raises(ConfigurationError, match="1 à 4 tokens"):
+        attention_of(sharp_model(), IDS, window=4)
+    with pytest.raises(ConfigurationError, match="1 à 24 tokens"):
+        attention_of(sharp_model(), [1] * 30, window=99)
+
+
 def test_another_kind_of_model_is_refused():
     with pytest.raises(ConfigurationError, match="non quantifié"):
         attention_of(lambda ids: ids, IDS)

@@ -9,7 +9,7 @@ from cli_helpers import run_process, tiny
 from pypdf import PdfReader
 
 import gpt_architecture
-from gpt_architecture.main import COMMANDS
+from gpt_architecture.main import COMMANDS, SUBCOMMANDS
 
 SOURCE = Path(gpt_architecture.__file__).resolve().parent
 SCRIPTS = SOURCE / "scripts"
@@ -71,17 +71,36 @@ def test_scripts_run_as_processes(trained, tmp_path, command, expected):
         assert len(PdfReader(tmp_path / expected).pages) == 1
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        *((name,) for name in COMMANDS if name not in SUBCOMMANDS),
+        *((name, each) for name, group in SUBCOMMANDS.items() for each in group),
+    ],
+    ids=" ".join,
+)
 def test_every_option_has_a_french_help_line(cli, command):
     """Chaque option a sa description ; rien d'anglais dans l'aide."""
-    out = cli(command, "--help").out
+    out = cli(*command, "--help").out
     rows = [line.strip("│ ").rstrip() for line in out.splitlines() if "│" in line]
     options = [row for row in rows if row.startswith("--")]
-    assert len(options) > 5
+    assert len(options) > 3
     for row in options:
         assert re.match(r"--[a-z0-9-]+( --[a-z0-9-]+)*( [A-ZÉ.]+)?\s{2,}([A-ZÉ]|beam :)", row), row
     for english in ("Usage:", "default:", "Display", "Parameters", "[choices", "required"):
         assert english not in out
+
+
+@pytest.mark.parametrize("group", SUBCOMMANDS)
+def test_a_group_shows_its_commands(cli, group):
+    """Sans sous-commande, ou avec --help : la liste de celles-ci, en français."""
+    for arguments in ((group,), (group, "--help")):
+        outcome = cli(*arguments)
+        assert outcome.code == 0
+        assert f"Usage : gpt-architecture {group} COMMANDE\n" in outcome.out
+        assert all(f" {name} " in outcome.out for name in SUBCOMMANDS[group])
+        assert "Commands" not in outcome.out
+    cli(group, "xyz").check_one_line_error(2, "commande inconnue : xyz")
 
 
 def test_help_does_not_import_torch():

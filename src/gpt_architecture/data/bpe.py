@@ -17,7 +17,8 @@ from typing import Any
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.documents import cut_pieces
 from gpt_architecture.data.split_patterns import PATTERN_NAMES, PATTERNS, PatternName
-from gpt_architecture.data.tokenizer import AllowedSpecial, check_ids
+from gpt_architecture.data.tokenizer_file import write_json
+from gpt_architecture.data.tokenizer_protocol import AllowedSpecial, check_ids
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
 
 logger = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ class BPETokenizer:
         return b"".join(self._bytes[int(token)] for token in tokens).decode("utf-8", "replace")
 
     def token_bytes(self) -> list[bytes]:
-        """Les octets de chaque identifiant ; voir `tokenizer.ByteTokenizer`."""
+        """Les octets de chaque identifiant ; voir `tokenizer_protocol.ByteTokenizer`."""
         return list(self._bytes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,8 +211,7 @@ class BPETokenizer:
         """Écrit le `tokenizer.json` de ce tokenizer, relu par `get_tokenizer(chemin)`."""
         from gpt_architecture.data.tokenizer_json import tokenizer_json  # noqa: PLC0415 — il nous lit
 
-        document = json.dumps(tokenizer_json(self), ensure_ascii=False, indent=1)
-        Path(path).write_text(document, encoding="utf-8")
+        write_json(path, tokenizer_json(self), indent=1)
 
 
 def bpe_size(name: str) -> int | None:

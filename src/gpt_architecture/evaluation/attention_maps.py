@@ -36,8 +36,10 @@ class AttentionMaps:
     weights: Tensor
 
 
-def attention_maps(model: CausalLM, tokenizer: Tokenizer, sentence: str) -> AttentionMaps:
-    """Code une phrase et rend ses poids d'attention.
+def attention_maps(
+    model: CausalLM, tokenizer: Tokenizer, sentence: str, *, window: int | None = None
+) -> AttentionMaps:
+    """Code une phrase et rend ses poids d'attention ; `window` : voir `attention_of`.
 
     Raises:
         ConfigurationError: phrase vide ou trop longue, ou modèle quantifié.
@@ -45,11 +47,13 @@ def attention_maps(model: CausalLM, tokenizer: Tokenizer, sentence: str) -> Atte
     ids = tokenizer.encode(sentence)
     return AttentionMaps(
         pieces=tuple(tokenizer.decode([token]) for token in ids),
-        weights=attention_of(model, ids),
+        weights=attention_of(model, ids, window=window),
     )
 
 
-def attention_of(model: CausalLM, ids: Sequence[int] | Tensor) -> Tensor:
+def attention_of(
+    model: CausalLM, ids: Sequence[int] | Tensor, *, window: int | None = None
+) -> Tensor:
     """Poids d'attention de toutes les têtes (L, H, T, T), float32 sur le processeur.
 
     Le modèle n'est ni modifié ni instrumenté : d'autres fils peuvent s'en servir en même temps.
@@ -57,6 +61,8 @@ def attention_of(model: CausalLM, ids: Sequence[int] | Tensor) -> Tensor:
     Args:
         model: un `GPTModel` ; un modèle quantifié ou compacté ne donne pas ses projections.
         ids: identifiants (T) ou (1, T).
+        window: contexte appris : au-delà, les positions n'ont rien appris ; None : tout le
+            contexte du modèle.
 
     Raises:
         ConfigurationError: autre sorte de modèle, aucun token, trop de tokens ou identifiant
@@ -69,7 +75,8 @@ def attention_of(model: CausalLM, ids: Sequence[int] | Tensor) -> Tensor:
             remedy="donnez le gpt-model.pt d'origine",
         )
     tokens = torch.as_tensor(ids, dtype=torch.int64).reshape(-1)
-    _check(tokens, model.cfg.vocab_size, min(MAX_TOKENS, model.cfg.context_length))
+    limit = model.cfg.context_length if window is None else min(window, model.cfg.context_length)
+    _check(tokens, model.cfg.vocab_size, min(MAX_TOKENS, limit))
     device = model.tok_emb.weight.device
     tokens = tokens.to(device)
     found = list[Tensor]()

@@ -45,10 +45,14 @@ class FrenchFormatter(DefaultFormatter):
         description = InlineText(Text(" ".join(plain.split())))  # une docstring a des retraits
         if entry.choices:
             description.append(Text(f"[choix : {', '.join(entry.choices)}]", "dim"))
+        if entry.required:
+            description.append(Text("[obligatoire]", "dim"))
         if entry.default not in (None, "False"):
             default = entry.default.strip("[]()").replace("'", "").replace(",", "")
             description.append(Text(f"[défaut : {default}]", "dim"))
         metavar = entry.metavar
         for english, french in _METAVARS.items():
             metavar = metavar and metavar.replace(english, french)
-        return entry.copy(description=description, choices=None, default=None, metavar=metavar)
+        return entry.copy(
+            description=description, choices=None, default=None, required=False, metavar=metavar
+        )

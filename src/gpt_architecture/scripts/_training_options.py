@@ -55,8 +55,8 @@ class RunOptions:
     fragments de tokens écrit par prepare."""
 
     tokenizer: str = "gpt2"
-    """Tokenizer : gpt2, simple-v1, simple-v2, bpe-N (BPE de N tokens appris sur la part
-    d'entraînement), ou le fichier JSON d'un tokenizer enregistré."""
+    """Tokenizer : gpt2, simple-v1, simple-v2, char (caractères), bpe-N (BPE de N tokens appris
+    sur la part d'entraînement), ou un tokenizer.json, par exemple de « tokenizer train »."""
 
     output_dir: Path = Path()
     """Dossier où écrire gpt-model.pt, loss-plot.pdf, journal.jsonl et checkpoints/."""
@@ -174,8 +174,8 @@ ScheduleOptions = Annotated[ScheduleConfig, _group("Taux d'apprentissage", 5)]
 CheckpointOptions = Annotated[CheckpointConfig, _group("Points de reprise", 6)]
 ComputeOptions = Annotated[ComputeConfig, _group("Calcul", 7)]
 
-_TOKENIZER_NAME = re.compile(r"gpt2|simple-v[12]|bpe-[0-9]+")
-_LEARNED_TOKENIZER = re.compile(r"simple-v2|bpe-[0-9]+")  # simple-v1 ignore les mots nouveaux
+_TOKENIZER_NAME = re.compile(r"gpt2|simple-v[12]|char|bpe-[0-9]+")
+_LEARNED_TOKENIZER = re.compile(r"simple-v2|char|bpe-[0-9]+")  # simple-v1 ignore les mots nouveaux
 _OF_THIS_CALL = (
     *("output_dir", "preset", "resume", "override", "force", "offline"),
     *("estimate", "price_per_hour"),

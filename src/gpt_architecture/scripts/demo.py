@@ -101,6 +101,11 @@ def _variants(lines: Sequence[str] | None, max_tokens: int) -> Variants:
     return [(label, replace(config, max_tokens=max_tokens)) for label, config in SIX_VARIANTS]
 
 
+_WARM_UP = 40
+"""Tokens écrits avant toute mesure : sans eux la première variante paraît lente, car les poids
+compactés ne se rangent qu'après quelques pas."""
+
+
 def _run(gpt: GPT, prompts: Sequence[str], variants: Variants, seeds: Sequence[int]) -> list[Any]:
     """Toutes les générations, avec une barre de progression."""
     from rich.progress import Progress
@@ -110,6 +115,7 @@ def _run(gpt: GPT, prompts: Sequence[str], variants: Variants, seeds: Sequence[i
     results = []
     with Progress(console=output_console(stderr=True), transient=True) as progress:
         task = progress.add_task("Variantes", total=len(variants) * len(prompts) * len(seeds))
+        gpt.generate(prompts[0], max_tokens=_WARM_UP, ignore_eos=True)
         for result in compare_strategies(gpt.generator, prompts, variants, seeds=seeds):
             results.append(result)
             pace = f"{result.label} : {result.tokens_per_second:.0f} tokens/s"

@@ -28,10 +28,11 @@ from gpt_architecture.scripts._cli import (
     output_console,
     say_aside,
 )
+from gpt_architecture.scripts._model_study import StudyOptions
 from gpt_architecture.scripts._options import QuantName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gpt_architecture.api import GPT
     from gpt_architecture.evaluation.examples import LastWord, MultipleChoice
@@ -68,7 +69,7 @@ class EvaluateOptions:
     """Interdit tout téléchargement."""
 
 
-@Parameter(name="*", group=Group("Calcul et résultats", sort_key=2))
+@Parameter(name="*", group=Group("Calcul et résultats", sort_key=3))
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions:
     """Comment mesurer, et où l'écrire."""
@@ -94,10 +95,11 @@ def evaluate(
     /,
     *,
     options: EvaluateOptions = EvaluateOptions(),
+    study: StudyOptions = StudyOptions(),  # noqa: B008
     compute: ComputeOptions = ComputeOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
-    """Mesure un modèle : perplexité et bits par octet, dernier mot, choix multiple.
+    """Mesure un modèle : perplexité et bits par octet, épreuves, mémorisation ; en fait une page.
 
     Les intervalles sont à 95 %. Si le modèle est dans le dossier d'un entraînement, son journal
     reçoit une ligne.
@@ -107,7 +109,7 @@ def evaluate(
             dans un dossier parent.
     """
     del common  # lues par le lanceur
-    _check(options, compute)
+    _check(options, study, compute)
     path = _model_path(model)
 
     from gpt_architecture.api import load
@@ -117,11 +119,14 @@ def evaluate(
         path,
         device=compute.device,
         quant=compute.quant,
-        engine="auto" if compute.quant else "torch",
+        engine="auto" if compute.quant or study.is_asked else "torch",
     )
     start = time.perf_counter()
+    documents = _documents(gpt, options) if options.data else []
     with ProgressBar("Évaluation", width=40) as bar:
-        results = _measure(gpt, options, compute, examples, bar)
+        results = _measure(gpt, documents, compute, examples, bar)
+        if study.is_asked:
+            results |= _study(gpt, path, documents, options, study, results, bar)
     record = {
         **_header(gpt, path, compute),
         **{name: result.record for name, result in results.items()},
@@ -157,12 +162,14 @@ class Measured:
     show: Callable[[Any], None]
 
 
-def _check(options: EvaluateOptions, compute: ComputeOptions) -> None:
+def _check(options: EvaluateOptions, study: StudyOptions, compute: ComputeOptions) -> None:
     """Refuse, avant de lire quoi que ce soit, ce qui échouerait après."""
-    if not (options.data or options.lambada or options.choices):
+    study.check()
+    if not (options.data or options.lambada or options.choices or study.is_asked):
         raise ConfigurationError(
             "rien à mesurer",
-            expected="--data FICHIER…, --lambada FICHIER ou --choices FICHIER",
+            expected="--data FICHIER…, --lambada FICHIER, --choices FICHIER, "
+            "--memorisation FICHIER… ou --report PAGE",
             remedy="donnez au moins l'un d'eux",
         )
     for name in ("limit", "tokens"):
@@ -188,7 +195,7 @@ def _model_path(model: Path | None) -> Path:
 
 def _measure(
     gpt: GPT,
-    options: EvaluateOptions,
+    documents: Sequence[TokenDocument],
     compute: ComputeOptions,
     examples: _Examples,
     bar: ProgressBar,
@@ -199,11 +206,10 @@ def _measure(
     from gpt_architecture.evaluation.tasks import measure_choices, measure_last_words
     from gpt_architecture.scripts import _evaluation_report as report
 
-    model = gpt.model if gpt.runner is None else gpt.runner
+    model = gpt.runner if compute.quant and gpt.runner is not None else gpt.model
     shared = {"window": gpt.window, "max_rows": compute.batch_size}
     results: dict[str, Measured] = {}
-    if options.data:
-        documents = _documents(gpt, options)
+    if documents:
         measures = measure_documents(
             model,
             documents,
@@ -238,6 +244,34 @@ def _measure(
             record=report.choices_record(chosen), show=partial(report.show_choices, result=chosen)
         )
     return results
+
+
+def _study(
+    gpt: GPT,
+    path: Path,
+    documents: Sequence[TokenDocument],
+    options: EvaluateOptions,
+    study: StudyOptions,
+    results: dict[str, Measured],
+    bar: ProgressBar,
+) -> dict[str, Measured]:
+    """La mémorisation, et la page si elle est demandée."""
+    from functools import partial
+
+    from gpt_architecture.scripts._memorisation_report import show_memorisation
+    from gpt_architecture.scripts._model_study import study_model
+
+    report = study_model(
+        *(gpt, path, study),
+        held_out=[document.tokens for document in documents],
+        losses=results["text"].record["documents"] if "text" in results else [],
+        offline=options.offline,
+        progress=partial(_Progress, bar),
+    )
+    if report is None:
+        return {}
+    show = partial(show_memorisation, report=report, tokenizer=gpt.tokenizer)
+    return {"memorisation": Measured(record=report.to_dict(), show=show)}
 
 
 def _documents(gpt: GPT, options: EvaluateOptions) -> list[TokenDocument]:

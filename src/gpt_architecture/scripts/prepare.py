@@ -27,10 +27,10 @@ from gpt_architecture.scripts._cli import (
     french_size,
     say,
 )
+from gpt_architecture.scripts._tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     from gpt_architecture.data.prepare import PreparedTokens
-    from gpt_architecture.data.tokenizer import Tokenizer
 
 _LINE_EVERY_S = 5.0
 _LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite d'être dite
@@ -48,7 +48,7 @@ class PrepareOptions:
     """Champ du texte, en JSONL et en Parquet."""
 
     tokenizer: str = "gpt2"
-    """Tokenizer : gpt2, ou le fichier JSON d'un tokenizer enregistré."""
+    """Tokenizer : gpt2, ou un tokenizer.json, par exemple de « tokenizer train »."""
 
     val_fraction: float = 0.01
     """Part des documents gardée pour la validation."""
@@ -105,7 +105,7 @@ def prepare(
             result = prepare_tokens(
                 sources,
                 options.out,
-                tokenizer=_tokenizer(options.tokenizer),
+                tokenizer=load_tokenizer(options.tokenizer),
                 config=config,
                 workers=options.workers,
                 force=options.force,
@@ -162,28 +162,6 @@ class PrepareProgress:
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     print("Arrêté ; relancez la même commande pour reprendre.", file=sys.stderr)
     raise SystemExit(128 + signal.SIGTERM)
-
-
-def _tokenizer(name: str) -> Tokenizer:
-    """Le tokenizer demandé.
-
-    Raises:
-        ConfigurationError: un tokenizer appris, par son nom : son vocabulaire est à faire d'abord.
-    """
-    from gpt_architecture.data.bpe import bpe_size
-    from gpt_architecture.data.tokenizer import get_tokenizer
-
-    size = bpe_size(name)
-    if name in ("simple-v1", "simple-v2") or size is not None:
-        maker = "SimpleTokenizerV2.from_text(…)"
-        if size is not None:
-            maker = f"BPETokenizer.from_text(…, {size})"
-        raise ConfigurationError(
-            f"--tokenizer vaut {name}, dont le vocabulaire vient d'un texte",
-            expected="gpt2 ou le fichier JSON d'un tokenizer enregistré",
-            remedy=f"enregistrez-le avec {maker}.save(…) et donnez ce fichier",
-        )
-    return get_tokenizer(name)
 
 
 def _report(result: PreparedTokens, val_fraction: float, seconds: float) -> None:

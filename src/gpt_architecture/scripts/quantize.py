@@ -71,12 +71,12 @@ def quantize(
     output = options.output or source.with_name(f"{source.stem}-{options.scheme}.safetensors")
     _check(output, options)
 
-    from gpt_architecture.core.weights import read_model
+    from gpt_architecture.interop.reading import read_source
     from gpt_architecture.kernels.grouped_codes import Scheme
     from gpt_architecture.kernels.packed import pack
     from gpt_architecture.kernels.quantize import save_quantized
 
-    content = read_model(source)
+    content = read_source(source)
     reference = content.build()
     with _Stage("Quantification"):
         packed = pack(reference, Scheme(name=options.scheme, group_size=options.group_size))

@@ -118,11 +118,14 @@ def _from_text(
 ) -> TrainingData:
     corpus = load_corpus(list(sources), offline=offline)
     # Un vocabulaire de mots vient des parts déjà coupées : la coupe peut tomber dans un mot.
-    # Un BPE sait tout coder : il s'apprend sans voir la validation.
+    # Un BPE sait tout coder : il s'apprend sans voir la validation ; des caractères, non.
     parts = split_text(corpus.text, training.train_ratio)
     tokenizer = vocabulary
     if tokenizer is None:
-        source = "\n".join(parts) if bpe_size(tokenizer_name) is None else parts[0]
+        if bpe_size(tokenizer_name) is not None:
+            source = parts[0]
+        else:
+            source = corpus.text if tokenizer_name == "char" else "\n".join(parts)
         tokenizer = get_tokenizer(tokenizer_name, text=source)
     train, val = (
         TokenArray(tokenizer.encode(part, allowed_special={END_OF_TEXT})) for part in parts

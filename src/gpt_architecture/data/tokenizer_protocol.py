@@ -1,0 +1,59 @@
+"""Ce qu'est un tokenizer pour tout le reste, et la vérification d'identifiants commune à tous."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from gpt_architecture.errors import TokenizerError
+
+AllowedSpecial = AbstractSet[str] | Literal["all"]
+
+
+class Tokenizer(Protocol):
+    """Ce que chaque étape (données, entraînement, génération) demande à un tokenizer."""
+
+    name: str
+    vocab_size: int
+    eos_id: int | None
+
+    def encode(self, text: str, *, allowed_special: AllowedSpecial = frozenset()) -> list[int]:
+        """Texte → identifiants dans [0, vocab_size[.
+
+        Un token spécial écrit dans le texte n'est reconnu que s'il est dans
+        `allowed_special` ; sinon ses caractères sont codés comme du texte ordinaire.
+        """
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Identifiants → texte."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Description sérialisable, relue par `tokenizer_from_dict`."""
+        ...
+
+
+@runtime_checkable
+class ByteTokenizer(Tokenizer, Protocol):
+    """Un tokenizer dont les tokens, mis bout à bout, sont les octets du texte."""
+
+    def token_bytes(self) -> list[bytes]:
+        """Les octets de chaque identifiant, fin de texte comprise."""
+        ...
+
+
+def check_ids(tokens: Sequence[int], vocab_size: int) -> None:
+    """Vérifie des identifiants.
+
+    Raises:
+        TokenizerError: l'un d'eux est hors de [0, vocab_size[.
+    """
+    for token in tokens:
+        if not 0 <= token < vocab_size:
+            raise TokenizerError(
+                f"identifiant de token {token}",
+                expected=f"un entier de 0 à {vocab_size - 1}",
+                remedy="décodez avec le tokenizer qui a servi à coder",
+            )

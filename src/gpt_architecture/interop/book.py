@@ -1,0 +1,139 @@
+"""Lire un fichier de poids du livre de Raschka (`.pth`), dont la forme se déduit des tenseurs.
+
+*Build a Large Language Model (From Scratch)* enregistre le `state_dict` seul, ou avec
+l'optimiseur sous `model_state_dict` ; ses variantes tiennent Q, K et V dans `att.qkv`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.weights import ModelFile
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.errors import ConfigurationError, ModelFileError
+from gpt_architecture.interop.files import named_tensors
+from gpt_architecture.interop.nanogpt import COMPILED
+from gpt_architecture.interop.state_map import OUR_EMBEDDING, OUR_HEAD, own_weights
+from gpt_architecture.interop.vocabulary import assumed_tokenizer
+
+HEAD_DIM = 64
+"""Taille d'une tête dans les quatre GPT-2, et dans le livre : rien d'autre ne dit leur nombre."""
+
+_BLOCK = re.compile(r"trf_blocks\.(\d+)\.")
+_FUSED = re.compile(r"(trf_blocks\.\d+\.att)\.qkv\.(weight|bias)")
+_POSITIONS = "pos_emb.weight"
+
+
+def book_state(content: object) -> Mapping[str, Any] | None:
+    """Les poids d'un fichier du livre ; None si le contenu n'en est pas un."""
+    if not isinstance(content, Mapping):
+        return None
+    inner = content.get("model_state_dict", content)
+    if not isinstance(inner, Mapping):
+        return None
+    state = {str(name).removeprefix(COMPILED): tensor for name, tensor in inner.items()}
+    return state if {OUR_EMBEDDING, _POSITIONS} <= set(state) else None
+
+
+def read_book(
+    path: Path,
+    content: Mapping[str, Any],
+    *,
+    tokenizer: Tokenizer | None = None,
+    n_heads: int | None = None,
+) -> ModelFile:
+    """Le modèle d'un fichier du livre.
+
+    Args:
+        path: le fichier, pour les messages.
+        content: ses poids, tels que `book_state` les rend.
+        tokenizer: celui à employer ; None : GPT-2, si la taille du vocabulaire est la sienne.
+        n_heads: nombre de têtes ; None : une par `HEAD_DIM` de la largeur, comme GPT-2.
+
+    Raises:
+        ModelFileError: poids imprévus, ou nombre de têtes que rien ne dit.
+        TokenizerError: vocabulaire inconnu.
+    """
+    state = split_fused(named_tensors(path, content))
+    config = book_config(path, state, n_heads)
+    weights = own_weights(state, config)
+    if config.tie_weights:
+        weights[OUR_HEAD] = weights[OUR_EMBEDDING]
+    chosen = tokenizer or assumed_tokenizer(config.vocab_size, path)
+    return ModelFile(
+        config=config,
+        state_dict=weights,
+        tokenizer=chosen.to_dict(),
+        metadata={"origin": "livre"},
+    )
+
+
+def split_fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sépare les `att.qkv` en trois et rend à la projection de sortie son nom."""
+    split: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        fused = _FUSED.fullmatch(name)
+        if fused is None:
+            split[name.replace(".att.proj.", ".att.out_proj.")] = tensor
+        elif tensor.ndim and tensor.size(0) % 3 == 0:
+            for part, chunk in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                split[f"{fused[1]}.W_{part}.{fused[2]}"] = chunk
+        else:
+            split[name] = tensor  # la table dira que ce nom est en trop
+    return split
+
+
+def book_config(path: Path, state: Mapping[str, Tensor], n_heads: int | None = None) -> GPTConfig:
+    """La forme que disent les tenseurs.
+
+    Raises:
+        ModelFileError: ils ne disent pas une forme de GPT-2.
+    """
+    embedding, positions = state[OUR_EMBEDDING], state[_POSITIONS]
+    if embedding.ndim != 2 or positions.ndim != 2:
+        raise ModelFileError(
+            f"{path} : embeddings de formes {tuple(embedding.shape)} et {tuple(positions.shape)}",
+            expected="deux matrices",
+            remedy="reprenez le fichier d'origine",
+        )
+    width = embedding.size(1)
+    if n_heads is None and width % HEAD_DIM:
+        raise ModelFileError(
+            f"{path} ne dit pas le nombre de têtes d'un modèle de largeur {width}",
+            expected=f"une largeur multiple de {HEAD_DIM}, ou le nombre de têtes",
+            remedy="convertissez-le en donnant --n-heads",
+        )
+    numbers = [int(found[1]) for name in state if (found := _BLOCK.match(name)) is not None]
+    try:
+        return GPTConfig(
+            vocab_size=embedding.size(0),
+            context_length=positions.size(0),
+            emb_dim=width,
+            n_heads=width // HEAD_DIM if n_heads is None else n_heads,
+            n_layers=1 + max(numbers, default=-1),
+            qkv_bias=any(name.endswith(".att.W_query.bias") for name in state),
+            tie_weights=_is_tied(state),
+        )
+    except ConfigurationError as error:
+        raise ModelFileError(
+            f"{path} : {error.found}",
+            expected=error.expected,
+            remedy="reprenez le fichier d'origine, ou corrigez --n-heads",
+        ) from None
+
+
+def _is_tied(state: Mapping[str, Tensor]) -> bool:
+    """Vrai si la tête manque ou répète l'embedding : les poids d'OpenAI, chargés par le livre."""
+    head, embedding = state.get(OUR_HEAD), state[OUR_EMBEDDING]
+    if head is None:
+        return True
+    if head.shape != embedding.shape:
+        return False
+    return head.data_ptr() == embedding.data_ptr() or torch.equal(head, embedding)

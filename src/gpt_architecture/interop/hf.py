@@ -1,0 +1,181 @@
+"""Lire un GPT-2 de Transformers : un dossier, ses poids, sa configuration, son vocabulaire.
+
+Sont acceptés safetensors et `pytorch_model.bin` (poids seuls, aucun pickle exécuté), en un ou
+plusieurs fichiers. Une autre architecture, ou un GPT-2 dont le calcul diffère du nôtre, est
+refusée d'après `config.json`, avant d'ouvrir les poids.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.weights import ModelFile
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.errors import ConfigurationError, ModelFileError
+from gpt_architecture.interop.files import named_tensors, read_json, read_safetensors, read_torch
+from gpt_architecture.interop.state_map import from_hf
+from gpt_architecture.interop.vocabulary import folder_tokenizer
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+PROVENANCE = "gpt_architecture.json"
+"""Ce que `config.json` ne sait pas dire : le mode livre, la fenêtre apprise, l'entraînement."""
+PROVENANCE_FORMAT = "gpt-architecture/provenance"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Fichiers de poids, du préféré au moins bon ; le même nom suivi de `.index.json` les répartit."""
+
+_MAX_SHARDS = 1000
+_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # la même fonction sous trois noms
+_EXPECTED: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
+    ("activation_function", "gelu_new", _TANH_GELU),
+    ("layer_norm_epsilon", 1e-5, (1e-5,)),
+    ("scale_attn_weights", True, (True,)),
+    ("scale_attn_by_inverse_layer_idx", False, (False,)),
+    ("reorder_and_upcast_attn", False, (False,)),
+    ("add_cross_attention", False, (False,)),
+    ("quantization_config", None, (None,)),
+)
+"""Clé, valeur quand elle manque, valeurs dont le calcul est celui d'ici."""
+
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "context_length": "n_positions",
+    "emb_dim": "n_embd",
+    "n_heads": "n_head",
+    "n_layers": "n_layer",
+}
+
+
+def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
+    """Le modèle d'un dossier de Transformers.
+
+    Args:
+        folder: dossier qui tient `config.json` et les poids.
+        tokenizer: celui à employer ; None : celui du dossier.
+
+    Raises:
+        ModelFileError: autre architecture, fichier absent ou abîmé, poids imprévus.
+        TokenizerError: vocabulaire absent ou d'un genre inconnu.
+    """
+    document = read_json(folder / CONFIG)
+    provenance = read_provenance(folder)
+    config = config_from_hf(document, folder / CONFIG, qkv_bias=provenance.get("qkv_bias", True))
+    weights = from_hf(_weights(folder), config)
+    chosen = tokenizer or folder_tokenizer(folder, config.vocab_size)
+    metadata = provenance.get("metadata") or {"origin": "transformers"}
+    return ModelFile(
+        config=config, state_dict=weights, tokenizer=chosen.to_dict(), metadata=metadata
+    )
+
+
+def config_from_hf(document: Mapping[str, Any], path: Path, *, qkv_bias: bool = True) -> GPTConfig:
+    """La forme qu'annonce un `config.json`, si son calcul est celui d'ici.
+
+    Raises:
+        ModelFileError: autre architecture, variante de GPT-2 au calcul différent, forme absurde.
+    """
+    if document.get("model_type") != "gpt2":
+        _refuse(path, f"annonce l'architecture {str(document.get('model_type'))[:80]!r}", "gpt2")
+    for key, default, accepted in _EXPECTED:
+        value = document.get(key, default)
+        if value not in accepted:
+            _refuse(path, f"a {key} = {str(value)[:80]!r}", repr(accepted[0]))
+    width = document.get("n_embd")
+    inner = document.get("n_inner")
+    if inner is not None and (type(width) is not int or inner != 4 * width):
+        _refuse(path, f"a n_inner = {str(inner)[:80]!r}", "null, ou quatre fois n_embd")
+    missing = [key for key in _SIZES.values() if key not in document]
+    if missing:
+        _refuse(path, f"n'a pas de clé {', '.join(missing)}", "les tailles d'un GPT-2")
+    drop = [document.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")]
+    if any(rate != drop[0] for rate in drop):
+        logger.warning("%s : trois taux d'abandon différents, le plus grand sert partout", path)
+    try:
+        return GPTConfig(
+            **{ours: document[theirs] for ours, theirs in _SIZES.items()},
+            drop_rate=max(drop),
+            qkv_bias=qkv_bias,
+            tie_weights=document.get("tie_word_embeddings", True),
+        )
+    except (ConfigurationError, TypeError) as error:
+        found = getattr(error, "found", "un taux d'abandon mal formé")
+        _refuse(path, f": {found}", "les tailles d'un GPT-2")
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Ce que nous avons écrit à côté d'un dossier exporté ; vide pour celui d'un autre.
+
+    Raises:
+        ModelFileError: le fichier est là, mais n'est pas celui qu'on écrit.
+    """
+    path = folder / PROVENANCE
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    if (
+        content.get("format") != PROVENANCE_FORMAT
+        or not isinstance(content.get("qkv_bias"), bool)
+        or not isinstance(content.get("metadata"), dict)
+    ):
+        _refuse(path, "n'est pas une provenance lisible", f"le format {PROVENANCE_FORMAT}")
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Les fichiers de poids d'un dossier.
+
+    Raises:
+        ModelFileError: il n'y en a pas, ou l'index en nomme un qui manque ou sort du dossier.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _shards(index, Path(name).suffix)
+    raise ModelFileError(
+        f"{folder} n'a pas de poids",
+        expected=" ou ".join(WEIGHTS) + ", en un ou plusieurs fichiers",
+        remedy="recopiez le dossier entier",
+    )
+
+
+def _shards(index: Path, suffix: str) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        _refuse(index, "n'a pas de weight_map", "un index de poids")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or not name.endswith(suffix) or len(names) > _MAX_SHARDS:
+            _refuse(index, f"nomme le fichier {name[:80]!r}", f"un fichier {suffix} du dossier")
+        if not (index.parent / name).is_file():
+            _refuse(index, f"nomme {name[:80]!r}, qui manque", "tous les fichiers de poids")
+    return [index.parent / name for name in names]
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """Tous les poids d'un dossier ; un nom répété dans deux fichiers est refusé."""
+    weights: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        safe = path.suffix == ".safetensors"
+        part = read_safetensors(path) if safe else named_tensors(path, read_torch(path))
+        twice = sorted(set(part) & set(weights))
+        if twice:
+            _refuse(path, f"répète le poids {twice[0][:80]}", "chaque poids une seule fois")
+        weights |= part
+    return weights
+
+
+def _refuse(path: Path, found: str, expected: str) -> NoReturn:
+    raise ModelFileError(
+        f"{path} {found}",
+        expected=expected,
+        remedy="donnez un modèle d'architecture GPT-2, tel que Transformers l'enregistre",
+    )

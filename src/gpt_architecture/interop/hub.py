@@ -1,0 +1,76 @@
+"""Télécharger un GPT-2 du Hub de Hugging Face, seulement quand on le demande."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpt_architecture.errors import MissingDependencyError, ModelFileError, reason
+from gpt_architecture.interop.hf import WEIGHTS
+
+SCHEME = "hub:"
+"""Ce qui distingue un nom du Hub d'un chemin : `hub:gpt2`."""
+
+TIMEOUT_S = 10
+"""Secondes sans réponse du Hub avant d'abandonner."""
+
+_TEXTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+
+
+def hub_name(source: str) -> str | None:
+    """Le dépôt que nomme `hub:DÉPÔT` ; None pour un chemin."""
+    return source.removeprefix(SCHEME) if source.startswith(SCHEME) else None
+
+
+def download(name: str) -> Path:
+    """Télécharge un dépôt dans le cache de Hugging Face et rend son dossier.
+
+    Les poids safetensors sont préférés ; `pytorch_model.bin` ne vient qu'à défaut.
+
+    Args:
+        name: « gpt2 », « distilgpt2 », « auteur/modèle ».
+
+    Raises:
+        MissingDependencyError: huggingface_hub manque.
+        ModelFileError: dépôt inconnu, ou réseau absent.
+    """
+    try:
+        import huggingface_hub  # noqa: PLC0415 — facultatif
+        from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+    except ImportError:
+        raise MissingDependencyError(
+            "huggingface_hub", purpose="télécharger un modèle du Hub"
+        ) from None
+    try:
+        for weights in WEIGHTS:
+            path = Path(weights)
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    name,
+                    allow_patterns=[
+                        *_TEXTS,
+                        weights,
+                        f"{path.stem}-*{path.suffix}",
+                        f"{weights}.index.json",
+                    ],
+                    etag_timeout=TIMEOUT_S,
+                )
+            )
+            if any(folder.glob(f"{path.stem}*{path.suffix}")):
+                return folder
+    except HFValidationError:
+        raise ModelFileError(
+            f"{name[:200]!r} n'est pas un nom de dépôt du Hub",
+            expected=f"par exemple {SCHEME}gpt2 ou {SCHEME}auteur/modèle",
+            remedy="corrigez ce nom",
+        ) from None
+    except Exception as error:  # réseau, dépôt inconnu, disque plein : plusieurs bibliothèques
+        raise ModelFileError(
+            f"le Hub n'a pas donné {name[:200]} ({reason(error)})",
+            expected="un dépôt public, et le réseau ou un cache déjà rempli",
+            remedy="vérifiez le nom et la connexion, ou donnez un dossier local",
+        ) from None
+    raise ModelFileError(
+        f"le dépôt {name[:200]} n'a pas de poids PyTorch",
+        expected=" ou ".join(WEIGHTS),
+        remedy="choisissez un autre dépôt",
+    )

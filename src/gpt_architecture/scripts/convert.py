@@ -1,0 +1,204 @@
+"""`gpt-architecture convert` : d'un format de poids à un autre."""
+
+from __future__ import annotations
+
+import sys
+
+if __package__ in (None, ""):  # lancé par son chemin : python3 convert.py
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.scripts._bar import ProgressBar
+from gpt_architecture.scripts._cli import CommonOptions, french_number, french_size, say_aside
+
+if TYPE_CHECKING:
+    from gpt_architecture.core.weights import ModelFile
+
+Target = Literal["hf", "gguf", "onnx", "pt"]
+Dtype = Literal["f32", "f16", "q8_0"]
+
+_DTYPES: dict[Target, tuple[Dtype, ...]] = {
+    "hf": ("f32", "f16"),
+    "gguf": ("f32", "f16", "q8_0"),
+    "onnx": ("f32",),
+    "pt": ("f32",),
+}
+
+
+@Parameter(name="*", group=Group("Conversion", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Vers quoi convertir, et ce que la source ne dit pas d'elle-même."""
+
+    to: Target
+    """Format : dossier de Transformers, GGUF de llama.cpp, ONNX, ou fichier de ce projet."""
+
+    dtype: Dtype = "f32"
+    """Type des poids écrits : f16 pour hf et gguf, q8_0 (8 bits) pour gguf."""
+
+    tokenizer: str | None = None
+    """Vocabulaire des poids qui n'en portent pas : gpt2, ou le fichier d'un tokenizer."""
+
+    n_heads: int | None = None
+    """Nombre de têtes d'un fichier du livre ; sans lui, une par 64 de la largeur."""
+
+    license: str | None = None
+    """Licence à écrire dans la fiche, par exemple mit ou cc-by-4.0."""
+
+    shard_size: int = 5120
+    """Taille d'un fichier de poids hf, en Mio, au plus : au-delà, ils sont répartis."""
+
+    force: bool = False
+    """Remplace une destination qui existe déjà."""
+
+    as_json: Annotated[bool, Parameter(name="--json")] = False
+    """Écrit un objet JSON au lieu des lignes."""
+
+
+def convert(
+    source: str,
+    dest: Path,
+    /,
+    *,
+    options: ConvertOptions,
+    common: CommonOptions = CommonOptions(),  # noqa: B008
+) -> None:
+    """Convertit un modèle ; le format de la source est reconnu à son contenu.
+
+    Args:
+        source: Modèle ou point de reprise d'ici, dossier de Transformers, ckpt.pt de nanoGPT,
+            .pth du livre de Raschka ; hub:gpt2 le télécharge.
+        dest: Dossier (hf) ou fichier à écrire.
+    """
+    del common  # lues par le lanceur
+    _check(dest, options)
+    with ProgressBar("Conversion") as bar:
+        bar.start(2, 0)
+        content = _read(source, options)
+        bar.update(1, "lecture faite")
+        _write(content, dest, options)
+        bar.update(2, "écriture faite")
+    record = _record(content, dest, options)
+    if options.as_json:
+        print(json.dumps(record, ensure_ascii=False))
+    else:
+        _report(record)
+
+
+def _check(dest: Path, options: ConvertOptions) -> None:
+    """Refuse, avant de lire le modèle, ce qui échouerait après."""
+    from gpt_architecture.config import check_int
+    from gpt_architecture.interop.files import check_free
+
+    if options.dtype not in _DTYPES[options.to]:
+        raise ConfigurationError(
+            f"--dtype vaut {options.dtype} avec --to {options.to}",
+            expected=" ou ".join(_DTYPES[options.to]),
+            remedy="corrigez --dtype",
+        )
+    check_int("--shard-size", options.shard_size, minimum=1, maximum=1 << 20)
+    if options.n_heads is not None:
+        check_int("--n-heads", options.n_heads, minimum=1)
+    check_free(dest, force=options.force, directory=options.to == "hf")
+
+
+def _read(source: str, options: ConvertOptions) -> ModelFile:
+    from gpt_architecture.data.tokenizer import get_tokenizer
+    from gpt_architecture.interop.hub import download, hub_name
+    from gpt_architecture.interop.reading import read_source
+
+    tokenizer = None if options.tokenizer is None else get_tokenizer(options.tokenizer)
+    name = hub_name(source)
+    if name is None:
+        content = read_source(Path(source), tokenizer=tokenizer, n_heads=options.n_heads)
+        added: dict[str, Any] = {}
+    else:
+        say_aside(f"Téléchargement de {name} depuis le Hub de Hugging Face…")
+        content = read_source(download(name), tokenizer=tokenizer)
+        added = {"source": f"https://huggingface.co/{name}", "name": name}
+    if options.license is not None:
+        added["license"] = options.license
+    return replace(content, metadata={**content.metadata, **added})
+
+
+def _write(content: ModelFile, dest: Path, options: ConvertOptions) -> None:
+    if options.to == "hf":
+        from gpt_architecture.interop.hf_export import export_hf
+
+        export_hf(
+            content,
+            dest,
+            dtype="f16" if options.dtype == "f16" else "f32",
+            max_shard_bytes=options.shard_size << 20,
+            force=options.force,
+        )
+    elif options.to == "gguf":
+        from gpt_architecture.interop.gguf import export_gguf
+
+        export_gguf(content, dest, dtype=options.dtype)
+    elif options.to == "onnx":
+        from gpt_architecture.interop.onnx import export_onnx
+
+        export_onnx(content, dest)
+    else:
+        from gpt_architecture.core.weights import save_model
+
+        save_model(
+            dest,
+            content.build(),
+            content.config,
+            tokenizer=content.tokenizer,
+            metadata=content.metadata,
+        )
+
+
+def _record(content: ModelFile, dest: Path, options: ConvertOptions) -> dict[str, Any]:
+    files = sorted(dest.iterdir()) if dest.is_dir() else [dest]
+    learned = content.metadata.get("window")
+    return {
+        "output": str(dest),
+        "to": options.to,
+        "dtype": options.dtype,
+        "parameters": content.config.num_parameters(),
+        "context_length": content.config.context_length,
+        "window": learned if isinstance(learned, int) else None,
+        "bytes": sum(file.stat().st_size for file in files),
+        "files": [file.name for file in files],
+    }
+
+
+def _report(record: dict[str, Any]) -> None:
+    dest, target = record["output"], record["to"]
+    print(
+        f"{dest} : {french_number(record['parameters'])} paramètres en {record['dtype']}, "
+        f"{french_size(record['bytes'])}"
+    )
+    if target == "hf":
+        print("Fichiers : " + ", ".join(record["files"]))
+        if record["window"] is not None and record["window"] < record["context_length"]:
+            print(
+                f"Des {record['context_length']} positions, {record['window']} ont appris : "
+                "ne les dépassez pas."
+            )
+    steps = {
+        "hf": f'AutoModelForCausalLM.from_pretrained("{dest}"), ou : vllm serve {dest}',
+        "gguf": f"llama-cli -m {dest}",
+        "onnx": f'onnxruntime.InferenceSession("{dest}")',
+        "pt": f"gpt-architecture infer --model {dest}",
+    }
+    print(f"Ensuite : {steps[target]}")
+
+
+if __name__ == "__main__":
+    from gpt_architecture.main import main
+
+    main(["convert", *sys.argv[1:]])

@@ -1,0 +1,319 @@
+"""`gpt-architecture tokenizer` : apprendre un vocabulaire, en comparer, en voir le découpage."""
+
+from __future__ import annotations
+
+import sys
+
+if __package__ in (None, ""):  # lancé par son chemin : python3 tokenizer.py
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from dataclasses import field as made_of
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Group, Parameter
+
+from gpt_architecture.errors import ConfigurationError, DataError, OutputError
+from gpt_architecture.scripts._bar import ProgressBar
+from gpt_architecture.scripts._cli import (
+    CommonOptions,
+    french_duration,
+    french_number,
+    french_size,
+    say,
+    say_aside,
+)
+from gpt_architecture.scripts._tokenizers import load_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpt_architecture.data.bpe import BPETokenizer
+    from gpt_architecture.data.char_tokenizer import CharTokenizer
+    from gpt_architecture.data.source_texts import SourceTexts
+    from gpt_architecture.data.tokenizer import Tokenizer
+
+_Names = Annotated[list[str], Parameter(consume_multiple=True)]
+_VIEW_CHARACTERS = 20_000
+_TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
+
+
+@Parameter(name="*", group=Group("Vocabulaire", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Quel vocabulaire apprendre, et où l'écrire."""
+
+    vocab_size: int = 4096
+    """Tokens du vocabulaire, spéciaux compris."""
+
+    out: Path = Path("tokenizer.json")
+    """Fichier à écrire."""
+
+    kind: Literal["bpe", "char"] = "bpe"
+    """Des morceaux de mots (bpe), ou un token par caractère du texte (char)."""
+
+    pattern: Literal["gpt2", "moderne"] = "gpt2"
+    """Découpage en mots : celui de GPT-2, ou celui de GPT-4 (chiffres par trois)."""
+
+    special: Annotated[list[str], Parameter(consume_multiple=True, show_default=False)] = made_of(
+        default_factory=list
+    )
+    """Tokens spéciaux en plus de <|endoftext|>, par exemple <|user|> et <|assistant|>."""
+
+    field: str = "text"
+    """Champ du texte, en JSONL et en Parquet."""
+
+    force: bool = False
+    """Remplace un fichier qui existe déjà."""
+
+
+@Parameter(name="*", group=Group("Comparaison", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Quels vocabulaires comparer."""
+
+    tokenizers: _Names = made_of(default_factory=lambda: ["gpt2"])
+    """Tokenizers : gpt2, des tokenizer.json, ou des modèles .pt."""
+
+    as_json: Annotated[bool, Parameter(name="--json")] = False
+    """Écrit une liste JSON au lieu du tableau."""
+
+
+@Parameter(name="*", group=Group("Découpage", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """Quels découpages montrer, et où."""
+
+    tokenizer: _Names = made_of(default_factory=lambda: ["gpt2"])
+    """Un ou plusieurs tokenizers : gpt2, des tokenizer.json, ou des modèles .pt."""
+
+    html: Path | None = None
+    """Écrit une page HTML d'un seul fichier au lieu du terminal."""
+
+    force: bool = False
+    """Remplace un fichier qui existe déjà."""
+
+    as_json: Annotated[bool, Parameter(name="--json")] = False
+    """Écrit un objet JSON : pour chaque tokenizer, ses tokens et leurs identifiants."""
+
+
+def train(
+    *sources: Annotated[
+        str, Parameter(name="SOURCE", help="Fichiers et dossiers de textes, ou noms de corpus.")
+    ],
+    options: TrainOptions = TrainOptions(),
+    common: CommonOptions = CommonOptions(),  # noqa: B008
+) -> None:
+    """Apprend un vocabulaire sur des textes, et l'écrit en tokenizer.json.
+
+    Chaque source est un fichier ou un dossier (.txt, .md, .jsonl, .jsonl.gz, .parquet), lu au
+    fil de l'eau. Le fichier écrit sert à prepare et à train (--tokenizer FICHIER), et se charge
+    dans la bibliothèque tokenizers.
+    """
+    del common  # lues par le lanceur
+    if not sources:
+        raise ConfigurationError(
+            "aucune source",
+            expected="gpt-architecture tokenizer train SOURCE… --out FICHIER",
+            remedy="donnez des fichiers ou des dossiers de textes",
+        )
+    _check_free(options.out, force=options.force)
+    from gpt_architecture.data.source_texts import SourceTexts
+
+    start = time.perf_counter()
+    with ProgressBar("Apprentissage", width=40) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.start(total, done)
+            bar.update(done, f"{french_size(done)} lus")
+
+        texts = SourceTexts(sources, field=options.field, on_progress=advance)
+        learned = _learn(texts, options)
+    learned.save(options.out)
+    _report(learned, texts, options, time.perf_counter() - start)
+
+
+def compare(
+    text: str | None = None,
+    /,
+    *,
+    options: CompareOptions = CompareOptions(),
+    common: CommonOptions = CommonOptions(),  # noqa: B008
+) -> None:
+    """Compare des vocabulaires sur un texte : tokens par mot, octets par token, tokens employés.
+
+    Args:
+        text: Fichier de texte, nom de corpus, « - » pour l'entrée standard, ou le texte lui-même.
+    """
+    del common
+    content, tokenizers = _read(text), _load_all(options.tokenizers)
+    from gpt_architecture.evaluation.fertility import measure_fertility
+
+    rows = [
+        measure_fertility(content, tokenizer, label=label)
+        for label, tokenizer in tokenizers.items()
+    ]
+    if options.as_json:
+        ratios = ("tokens_per_word", "bytes_per_token", "share_used")
+        records = [asdict(row) | {name: getattr(row, name) for name in ratios} for row in rows]
+        print(json.dumps(records, ensure_ascii=False))
+        return
+    from gpt_architecture.scripts._tokenizer_views import show_comparison
+
+    show_comparison(rows)
+
+
+def view(
+    text: str | None = None,
+    /,
+    *,
+    options: ViewOptions = ViewOptions(),
+    common: CommonOptions = CommonOptions(),  # noqa: B008
+) -> None:
+    """Montre le découpage d'un texte, token par token, au terminal ou dans une page HTML.
+
+    Args:
+        text: Fichier de texte, nom de corpus, « - » pour l'entrée standard, ou le texte lui-même.
+    """
+    del common
+    if options.html is not None:
+        _check_free(options.html, force=options.force)
+    content, tokenizers = _read(text), _load_all(options.tokenizer)
+    if len(content) > _VIEW_CHARACTERS:
+        say_aside(
+            f"Texte de {french_number(len(content))} caractères : les "
+            f"{french_number(_VIEW_CHARACTERS)} premiers sont montrés."
+        )
+        content = content[:_VIEW_CHARACTERS]
+    if options.html is not None:
+        from gpt_architecture.core.weights import write_atomically
+        from gpt_architecture.evaluation.vocabulary_page import vocabulary_page
+
+        page = vocabulary_page(content, tokenizers)
+        write_atomically(options.html, lambda path: path.write_text(page, encoding="utf-8"))
+        say(f"Découpage écrit : {options.html}")
+        return
+    from gpt_architecture.evaluation.fertility import split_text
+
+    splits = {label: list(split_text(content, each)) for label, each in tokenizers.items()}
+    if options.as_json:
+        record = {
+            label: [{"text": each.text, "ids": list(each.ids)} for each in segments]
+            for label, segments in splits.items()
+        }
+        print(json.dumps(record, ensure_ascii=False))
+        return
+    from gpt_architecture.scripts._tokenizer_views import show_splits
+
+    show_splits(splits)
+
+
+def _check_free(path: Path, *, force: bool) -> None:
+    """Refuse, avant tout travail, d'écrire sur un fichier qui existe."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise OutputError(
+            f"{path} {'est un dossier' if path.is_dir() else 'est dans un dossier qui manque'}",
+            expected="un nom de fichier dans un dossier existant",
+            remedy="changez ce chemin",
+        )
+    if path.exists() and not force:
+        raise OutputError(
+            f"{path} existe déjà",
+            expected="un nom libre",
+            remedy="ajoutez --force pour le remplacer, ou donnez un autre nom",
+        )
+
+
+def _learn(texts: SourceTexts, options: TrainOptions) -> BPETokenizer | CharTokenizer:
+    if options.kind == "char":
+        from gpt_architecture.data.char_tokenizer import CharTokenizer
+
+        return CharTokenizer.train(texts)
+    from gpt_architecture.data.bpe import BPETokenizer
+
+    return BPETokenizer.train(
+        texts, options.vocab_size, pattern=options.pattern, special=options.special
+    )
+
+
+def _report(
+    learned: BPETokenizer | CharTokenizer,
+    texts: SourceTexts,
+    options: TrainOptions,
+    seconds: float,
+) -> None:
+    from gpt_architecture.data.shard_layout import tokenizer_sha256
+
+    say(f"Écrit en {french_duration(seconds)} : {options.out}")
+    size = french_number(learned.vocab_size)
+    say(f"Vocabulaire  {size} tokens, de genre {learned.name}")
+    if options.kind == "bpe":
+        short = learned.vocab_size < options.vocab_size
+        say(f"Découpage    {options.pattern}" + (" ; texte trop court pour plus" * short))
+    say(f"Texte        {french_size(texts.tally.text_bytes)}")
+    say(f"Empreinte    {tokenizer_sha256(learned.to_dict())}")
+    for reason, entry in sorted(texts.tally.skipped.items()):
+        examples = " ; ".join(entry["examples"])
+        say(f"Écarté       {reason} : {french_number(entry['count'])} — {examples}")
+    say(f"Ensuite      gpt-architecture tokenizer compare TEXTE --tokenizers gpt2 {options.out}")
+
+
+def _read(text: str | None) -> str:
+    """Le texte demandé : entrée standard, fichier, corpus nommé, ou l'argument lui-même."""
+    if text is None:
+        raise ConfigurationError(
+            "aucun texte",
+            expected="un fichier, ou un texte entre guillemets",
+            remedy="complétez la commande",
+        )
+    from gpt_architecture.data.corpus import CORPUS_NAMES, load_corpus, read_text
+
+    if text == "-":
+        content = sys.stdin.read()
+    elif _is_file(text):
+        content = read_text(Path(text))
+    elif text in CORPUS_NAMES:
+        content = load_corpus([text], offline=True).text
+    elif text.endswith(_TEXT_SUFFIXES) and len(text.split()) == 1:  # un nom mal tapé
+        raise DataError(
+            f"texte introuvable : {text[:200]}",
+            expected="un fichier existant, ou un texte entre guillemets",
+            remedy="corrigez ce chemin",
+        )
+    else:
+        content = text
+    if not content.strip():
+        raise DataError(
+            "le texte est vide", expected="quelques mots", remedy="donnez un autre texte"
+        )
+    return content
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # trop long, ou octet nul
+        return False
+
+
+def _load_all(names: Sequence[str]) -> dict[str, Tokenizer]:
+    """Les tokenizers, sous le nom le plus court qui les distingue."""
+    given = list(dict.fromkeys(names))
+    if not given:
+        raise ConfigurationError(
+            "aucun tokenizer", expected="gpt2 ou des fichiers", remedy="donnez-en un"
+        )
+    short = [Path(name).name or name for name in given]
+    labels = [s if short.count(s) == 1 else name for s, name in zip(short, given, strict=True)]
+    return {label: load_tokenizer(name) for label, name in zip(labels, given, strict=True)}
+
+
+if __name__ == "__main__":
+    from gpt_architecture.main import main
+
+    main(["tokenizer", *sys.argv[1:]])

@@ -1,0 +1,56 @@
+"""Les textes d'un corpus, au fil de l'eau : toutes les sortes de fichiers, mémoire bornée."""
+
+import gzip
+import json
+import tracemalloc
+
+import pytest
+
+from gpt_architecture.data.source_texts import SourceTexts
+from gpt_architecture.errors import DataError
+
+
+def test_every_kind_in_order(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfun\r\ndeux")
+    lines = [json.dumps({"text": "trois"}), "{cass", "", json.dumps({"text": "quatre"})]
+    (tmp_path / "b.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"text": "cinq"}'))
+    (tmp_path / "d.txt").write_bytes(b"\xff\xff")
+    (tmp_path / "e.png").write_bytes(b"x")
+    seen = []
+    texts = SourceTexts([str(tmp_path)], on_progress=lambda done, total: seen.append((done, total)))
+    assert list(texts) == ["un\ndeux", "trois", "quatre", "cinq"]
+    skipped = {reason: entry["count"] for reason, entry in texts.tally.skipped.items()}
+    assert skipped == {"JSON invalide": 1, "vide": 1, "UTF-8 invalide": 1, "extension inconnue": 1}
+    assert texts.tally.text_bytes == len("un\ndeuxtroisquatrecinq")
+    assert seen == sorted(seen)
+    assert seen[-1][0] <= seen[-1][1]
+
+
+def test_field_and_named_corpus(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"corps": "oui", "text": "non"}', encoding="utf-8")
+    assert list(SourceTexts([str(path)], field="corps")) == ["oui"]
+    assert "lampe" in "".join(SourceTexts(["la-lampe-du-passeur"]))
+
+
+def test_long_file_is_never_whole_in_memory(tmp_path):
+    path = tmp_path / "long.txt"
+    line = "Le passeur leva la lampe.\n"
+    path.write_text(line * 600_000, encoding="utf-8")  # 15 Mo
+    tracemalloc.start()
+    try:
+        count = sum(len(text) for text in SourceTexts([str(path)]))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == len(line) * 600_000
+    assert peak < 8e6
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(DataError, match="introuvable"):
+        SourceTexts([str(tmp_path / "absent.txt")])
+    (tmp_path / "vide.txt").write_text("  ", encoding="utf-8")
+    with pytest.raises(DataError, match="aucun texte"):
+        list(SourceTexts([str(tmp_path / "vide.txt")]))

@@ -1,0 +1,70 @@
+"""La commande inspect : ce qu'elle montre, ce qu'elle refuse."""
+
+import json
+
+from interop_helpers import BOOK, GPT2, content
+
+from gpt_architecture.core.weights import save_model
+from gpt_architecture.interop.hf_export import export_hf
+
+
+def test_a_model_file(cli, tmp_path):
+    """Forme, données, pertes, empreintes d'un modèle entraîné."""
+    original = content(
+        BOOK,
+        data={"name": "fables", "sha256": "ab" * 32},
+        val_losses=[4.0, 3.25],
+        versions={"gpt-architecture": "0.1.0"},
+    )
+    path = tmp_path / "gpt-model.pt"
+    save_model(
+        path, original.build(), BOOK, tokenizer=original.tokenizer, metadata=original.metadata
+    )
+    outcome = cli("inspect", path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    for words in (
+        "modèle gpt-architecture",
+        "Forme : 2 blocs, 3 têtes, largeur 24, vocabulaire 300, 32 positions",
+        "tête indépendante, sans biais q, k, v",
+        "Tokenizer : bpe, 290 tokens",
+        "Données : fables, sha256 abab",
+        "Perte de validation : 3,25",
+        "Versions : gpt-architecture 0.1.0",
+        "gpt-model.pt : ",
+    ):
+        assert words in outcome.out, words
+
+
+def test_blocks_are_grouped(cli, tmp_path):
+    """Les deux blocs tiennent en une ligne par tenseur ; --tensors les sépare."""
+    export_hf(content(GPT2), tmp_path / "hf")
+    short = cli("inspect", tmp_path / "hf").out
+    assert "transformer.h.N.attn.c_attn.weight (24, 72) F32 × 2" in short
+    long = cli("inspect", tmp_path / "hf", "--tensors").out
+    assert "transformer.h.1.attn.c_attn.weight (24, 72) F32" in long
+    assert "sha256" not in cli("inspect", tmp_path / "hf", "--no-hashes").out.split("Fichiers")[1]
+
+
+def test_json(cli, tmp_path):
+    export_hf(content(BOOK, window=24), tmp_path / "hf")
+    record = json.loads(cli("inspect", tmp_path / "hf", "--json").out)
+    assert record["kind"] == "hf"
+    assert record["parameters"] == BOOK.num_parameters()
+    assert record["config"] == BOOK.to_dict()
+    assert record["provenance"] == {"window": 24}
+    assert {"name", "shape", "dtype"} == set(record["tensors"][0])
+    assert len(record["files"][0]["sha256"]) == 64
+
+
+def test_a_hostile_provenance_cannot_command_the_terminal(cli, tmp_path):
+    export_hf(content(GPT2, license="\x1b[2J" + "x" * 500), tmp_path / "hf")
+    for options in ((), ("--provenance",)):
+        out = cli("inspect", tmp_path / "hf", *options).out
+        assert "\x1b" not in out
+        assert "x" * 200 not in out
+
+
+def test_refusals(cli, tmp_path):
+    cli("inspect", tmp_path / "absent").check_one_line_error(1, "introuvable")
+    cli("inspect", tmp_path).check_one_line_error(1, "n'est pas un modèle connu")
