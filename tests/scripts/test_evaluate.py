@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -96,6 +97,20 @@ def test_quantised_figures_are_close(cli, run, text):
     assert cli("quantize", run / "gpt-model.pt").code == 0
     outcome = cli("evaluate", run / "gpt-model-int8.safetensors", "--data", text, "--json", "-")
     assert json.loads(outcome.out)["text"]["loss"] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_lm_eval(cli, run, monkeypatch):
+    """Une épreuve locale, au tableau et dans le journal ; une inconnue est dite."""
+    pytest.importorskip("lm_eval", reason="le paquet lm-eval n'est pas installé")
+    outcome = cli("evaluate", run, "--lm-eval", "suite_fr", "serie_fr", "--limit", 4)
+    assert outcome.code == 0, outcome.err
+    for words in ("acc_norm", "exact_match, premier_mot", "Erreur type"):
+        assert words in outcome.out
+    line = json.loads((run / JOURNAL).read_text(encoding="utf-8").splitlines()[-1])
+    assert line["lm_eval"]["suite_fr"]["count"] == 4
+    cli("evaluate", run, "--lm-eval", "absente").check_one_line_error(1, "absente", "suite_fr")
+    monkeypatch.setitem(sys.modules, "lm_eval.evaluator", None)
+    cli("evaluate", run, "--lm-eval", "suite_fr").check_one_line_error(1, "pip install lm-eval")
 
 
 def test_outside_of_a_run(cli, run, text, tmp_path):

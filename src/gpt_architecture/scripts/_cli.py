@@ -171,7 +171,7 @@ def output_console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(
-        stderr=stderr,
+        file=stream,  # celui d'à présent, même si une bibliothèque est ensuite réduite au silence
         width=None if stream.isatty() else 100,
         highlight=False,
         markup=False,  # un chemin ou un texte peut contenir des crochets

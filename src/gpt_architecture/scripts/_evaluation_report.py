@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from gpt_architecture.evaluation.intervals import Interval
+    from gpt_architecture.evaluation.lm_eval_run import TaskMetric, TaskResult
     from gpt_architecture.evaluation.perplexity import TextLoss, TextMeasures
     from gpt_architecture.evaluation.tasks import ChoiceResult, LastWordResult
 
@@ -63,6 +64,24 @@ def choices_record(result: ChoiceResult) -> dict[str, Any]:
             }
             for each in result.outcomes
         ],
+    }
+
+
+def harness_record(results: Sequence[TaskResult]) -> dict[str, Any]:
+    """Les épreuves de lm-eval, en types simples ; un filtre suit le nom de sa mesure."""
+    return {
+        each.name: {
+            "version": each.version,
+            "count": each.count,
+            "metrics": {
+                _metric_name(metric): {
+                    "value": _finite(metric.value),
+                    "stderr": metric.stderr,
+                }
+                for metric in each.metrics
+            },
+        }
+        for each in results
     }
 
 
@@ -123,6 +142,36 @@ def show_choices(console: Console, *, result: ChoiceResult) -> None:
     ]
     title = f"Choix multiple ({_examples(len(result.outcomes))})"
     _show_table(console, title, ("Mesure", "Valeur", "à 95 %"), rows)
+
+
+def show_harness(console: Console, *, results: Sequence[TaskResult]) -> None:
+    """Une ligne par mesure de chaque épreuve."""
+    rows = [
+        [
+            each.name,
+            "" if each.count is None else str(each.count),
+            _metric_name(metric),
+            *_metric_cells(metric),
+        ]
+        for each in results
+        for metric in each.metrics
+    ]
+    headings = ("Épreuve", "Exemples", "Mesure", "Valeur", "Erreur type")
+    _show_table(console, "lm-eval", headings, rows)
+
+
+def _metric_name(metric: TaskMetric) -> str:
+    return metric.name if metric.filter == "none" else f"{metric.name}, {metric.filter}"
+
+
+def _metric_cells(metric: TaskMetric) -> tuple[str, str]:
+    """La valeur et son erreur type ; une perplexité se lit à trois chiffres utiles."""
+    from gpt_architecture.evaluation.numbers import decimal, significant
+
+    def shown(value: float) -> str:
+        return significant(value) if abs(metric.value) >= 10 else decimal(value, 4)
+
+    return shown(metric.value), "—" if metric.stderr is None else shown(metric.stderr)
 
 
 def _show_table(

@@ -24,21 +24,25 @@ from gpt_architecture.scripts._cli import (
     MODEL_NAME,
     CommonOptions,
     find_model,
-    french_duration,
     output_console,
     say_aside,
+)
+from gpt_architecture.scripts._evaluation_measures import (
+    Examples,
+    Measured,
+    MeasureProgress,
+    measure,
+    read_texts,
 )
 from gpt_architecture.scripts._model_study import StudyOptions
 from gpt_architecture.scripts._options import QuantName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from gpt_architecture.api import GPT
-    from gpt_architecture.evaluation.examples import LastWord, MultipleChoice
     from gpt_architecture.evaluation.perplexity import TokenDocument
 
-_LINE_EVERY_S = 5.0
 STANDARD_OUTPUT = Path("-")
 
 
@@ -55,6 +59,10 @@ class EvaluateOptions:
 
     choices: Path | None = None
     """Exemples JSONL au format de HellaSwag : choisir la bonne suite."""
+
+    lm_eval: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    """Épreuves de lm-eval : dernier_mot_fr, prose_fr, serie_fr, suite_fr (locales), ou une des
+    siennes."""
 
     limit: int | None = None
     """Documents et exemples mesurés, au plus, dans chaque fichier."""
@@ -114,7 +122,7 @@ def evaluate(
 
     from gpt_architecture.api import load
 
-    examples = _Examples.read(options)  # une mauvaise ligne n'attend pas le modèle
+    examples = Examples.read(options)  # une mauvaise ligne n'attend pas le modèle
     gpt = load(
         path,
         device=compute.device,
@@ -122,9 +130,9 @@ def evaluate(
         engine="auto" if compute.quant or study.is_asked else "torch",
     )
     start = time.perf_counter()
-    documents = _documents(gpt, options) if options.data else []
+    documents = read_texts(gpt, options) if options.data else []
     with ProgressBar("Évaluation", width=40) as bar:
-        results = _measure(gpt, documents, compute, examples, bar)
+        results = measure(gpt, documents, examples, options, compute, bar)
         if study.is_asked:
             results |= _study(gpt, path, documents, options, study, results, bar)
     record = {
@@ -136,39 +144,14 @@ def evaluate(
     _note(path, gpt, record)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Examples:
-    """Les exemples des épreuves, lus avant le modèle."""
-
-    last_words: list[LastWord]
-    choices: list[MultipleChoice]
-
-    @classmethod
-    def read(cls, options: EvaluateOptions) -> _Examples:
-        from gpt_architecture.evaluation.examples import read_choices, read_last_words
-
-        lambada, choices, limit = options.lambada, options.choices, options.limit
-        return cls(
-            last_words=[] if lambada is None else read_last_words(lambada, limit=limit),
-            choices=[] if choices is None else read_choices(choices, limit=limit),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Une mesure faite : ce qui s'écrit en JSON, et ce qui s'affiche."""
-
-    record: dict[str, Any]
-    show: Callable[[Any], None]
-
-
 def _check(options: EvaluateOptions, study: StudyOptions, compute: ComputeOptions) -> None:
     """Refuse, avant de lire quoi que ce soit, ce qui échouerait après."""
     study.check()
-    if not (options.data or options.lambada or options.choices or study.is_asked):
+    asked = options.data or options.lambada or options.choices or options.lm_eval
+    if not (asked or study.is_asked):
         raise ConfigurationError(
             "rien à mesurer",
-            expected="--data FICHIER…, --lambada FICHIER, --choices FICHIER, "
+            expected="--data FICHIER…, --lambada FICHIER, --choices FICHIER, --lm-eval ÉPREUVE…, "
             "--memorisation FICHIER… ou --report PAGE",
             remedy="donnez au moins l'un d'eux",
         )
@@ -193,59 +176,6 @@ def _model_path(model: Path | None) -> Path:
     return inside if path.is_dir() and inside.is_file() else path
 
 
-def _measure(
-    gpt: GPT,
-    documents: Sequence[TokenDocument],
-    compute: ComputeOptions,
-    examples: _Examples,
-    bar: ProgressBar,
-) -> dict[str, Measured]:
-    from functools import partial
-
-    from gpt_architecture.evaluation.perplexity import measure_documents
-    from gpt_architecture.evaluation.tasks import measure_choices, measure_last_words
-    from gpt_architecture.scripts import _evaluation_report as report
-
-    model = gpt.runner if compute.quant and gpt.runner is not None else gpt.model
-    shared = {"window": gpt.window, "max_rows": compute.batch_size}
-    results: dict[str, Measured] = {}
-    if documents:
-        measures = measure_documents(
-            model,
-            documents,
-            stride=compute.stride,
-            prefix=gpt.tokenizer.eos_id,
-            on_progress=_Progress(bar, "Textes"),
-            **shared,
-        )
-        results["text"] = Measured(
-            record=report.text_record(measures), show=partial(report.show_text, measures=measures)
-        )
-    if examples.last_words:
-        found = measure_last_words(
-            model,
-            gpt.tokenizer,
-            examples.last_words,
-            on_progress=_Progress(bar, "Dernier mot"),
-            **shared,
-        )
-        results["last_word"] = Measured(
-            record=report.last_word_record(found), show=partial(report.show_last_word, result=found)
-        )
-    if examples.choices:
-        chosen = measure_choices(
-            model,
-            gpt.tokenizer,
-            examples.choices,
-            on_progress=_Progress(bar, "Choix multiple"),
-            **shared,
-        )
-        results["choices"] = Measured(
-            record=report.choices_record(chosen), show=partial(report.show_choices, result=chosen)
-        )
-    return results
-
-
 def _study(
     gpt: GPT,
     path: Path,
@@ -266,25 +196,12 @@ def _study(
         held_out=[document.tokens for document in documents],
         losses=results["text"].record["documents"] if "text" in results else [],
         offline=options.offline,
-        progress=partial(_Progress, bar),
+        progress=partial(MeasureProgress, bar),
     )
     if report is None:
         return {}
     show = partial(show_memorisation, report=report, tokenizer=gpt.tokenizer)
     return {"memorisation": Measured(record=report.to_dict(), show=show)}
-
-
-def _documents(gpt: GPT, options: EvaluateOptions) -> list[TokenDocument]:
-    from gpt_architecture.evaluation.documents import read_documents
-
-    return read_documents(
-        options.data,
-        gpt.tokenizer,
-        field=options.field,
-        limit=options.limit,
-        max_tokens=options.tokens,
-        offline=options.offline,
-    )
 
 
 def _header(gpt: GPT, path: Path, compute: ComputeOptions) -> dict[str, Any]:
@@ -334,29 +251,6 @@ def _note(path: Path, gpt: GPT, record: dict[str, Any]) -> None:
         append_record(journal, "measures", step=step or 0, **journal_record(record))
     except OSError as error:
         say_aside(f"avertissement : {journal} n'est pas écrit : {reason(error)}")
-
-
-class _Progress:
-    """Avancement d'une mesure : la barre au terminal, une ligne de temps en temps ailleurs."""
-
-    def __init__(self, bar: ProgressBar, name: str) -> None:
-        self._bar, self._name = bar, name
-        self._start = self._last_line = time.perf_counter()
-        self._started = False
-
-    def __call__(self, done: int, total: int) -> None:
-        """Avance jusqu'à `done` tokens sur `total`."""
-        if not self._started:
-            self._bar.start(total, 0)
-            self._started = True
-        now = time.perf_counter()
-        elapsed = max(now - self._start, 1e-9)
-        left = french_duration(elapsed / done * (total - done))
-        pace = f"{self._name}, {done / elapsed:.0f} tokens/s, reste {left}"
-        self._bar.update(done, pace)
-        if not self._bar.is_live and now - self._last_line >= _LINE_EVERY_S:
-            self._last_line = now
-            self._bar.say(f"Évaluation {100 * done / total:.0f} % | {pace}")
 
 
 if __name__ == "__main__":
