@@ -21,6 +21,7 @@ from torch import Tensor
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM
+from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generation, Generator
@@ -83,6 +84,25 @@ class GPT:
             ConfigurationError: le texte ne donne aucun token.
         """
         return torch.tensor([self.generator.encode(prompt)], device=self.device)
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Le texte d'une conversation, prêt pour la réponse du modèle.
+
+        Args:
+            messages: chacun a un `role` (system, user, assistant) et un `content`.
+
+        Raises:
+            ConfigurationError: le modèle n'a pas de gabarit de conversation.
+            DataError: message mal formé, ou que le gabarit refuse.
+        """
+        template = self.metadata.get(CHAT_TEMPLATE)
+        if template is None:
+            raise ConfigurationError(
+                "ce modèle n'a pas de gabarit de conversation",
+                expected="un modèle affiné par « gpt-architecture train --chat »",
+                remedy="donnez un début de texte avec --prompt",
+            )
+        return render_chat(messages, check_template(template), add_generation_prompt=True)
 
     def generate(self, prompt: str, config: GenerationConfig | None = None, **settings: Any) -> str:
         """Écrit la suite de `prompt` et rend le tout.

@@ -16,7 +16,7 @@ from conftest import FRENCH_TEXT
 from pypdf import PdfReader
 
 from gpt_architecture.core.weights import read_model
-from gpt_architecture.scripts import _outputs, _signals, _training_options
+from gpt_architecture.scripts import _products, _signals, _training_options
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 
@@ -186,7 +186,7 @@ def test_room_is_asked_for_every_checkpoint(cli, tmp_path, monkeypatch, options,
     command = ("train", *tiny(output_dir=tmp_path / "m", max_steps=1), *options)
     estimated = cli(*command, "--estimate").out
     assert f"{written - 1} point(s) de reprise" in estimated
-    monkeypatch.setattr(_outputs, "checkpoint_bytes", lambda _config: 1 << 50)
+    monkeypatch.setattr(_products._Model, "checkpoint_bytes", 1 << 50)
     cli(*command).check_one_line_error(1, f"{written << 20},0 Gio pour le modèle")
 
 

@@ -5,6 +5,7 @@ des valeurs validées.
 """
 
 from gpt_architecture.config.checks import check_choice, check_float, check_int
+from gpt_architecture.config.finetuning import LoRAConfig, LoRATarget
 from gpt_architecture.config.model import (
     END_OF_TEXT,
     GPT_CONFIG_124M,
@@ -43,6 +44,8 @@ __all__ = [
     "ComputeConfig",
     "GPTConfig",
     "GPTConfigDict",
+    "LoRAConfig",
+    "LoRATarget",
     "MemoryMode",
     "OptimizerConfig",
     "OptimizerName",

@@ -31,6 +31,8 @@ from gpt_architecture.errors import (
 FORMAT = "gpt-architecture/model"
 VERSION = 1
 
+_GENERATION_KEYS = ("window", "prompt", "chat_template")  # ce que la génération lit d'un modèle
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
@@ -186,6 +188,13 @@ def _read_checkpoint_directory(path: Path) -> ModelFile:
     """Le modèle d'un point de reprise : `model.safetensors` et `state.json`, vérifiés."""
     try:
         checkpoint = read_checkpoint(path)  # empreintes vérifiées
+        if "adapter" in checkpoint.names:
+            raise ModelFileError(
+                f"{path} ne contient que des adaptateurs",
+                expected="un modèle entier",
+                remedy="fondez-les d'abord : gpt-architecture merge MODÈLE "
+                f"{path} --out gpt-model.pt",
+            )
         state, weights = checkpoint.state, checkpoint.tensors("model")
         config = GPTConfig.from_dict(state["config"])
         if config.tie_weights:  # un poids partagé n'est écrit qu'une fois
@@ -195,7 +204,7 @@ def _read_checkpoint_directory(path: Path) -> ModelFile:
             "version": VERSION,
             "config": state["config"],
             "tokenizer": state["tokenizer"],
-            "metadata": {key: state[key] for key in ("window", "prompt") if key in state},
+            "metadata": {key: state[key] for key in _GENERATION_KEYS if key in state},
             "state_dict": weights,
         }
     except CheckpointError as error:

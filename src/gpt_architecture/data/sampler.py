@@ -8,7 +8,7 @@ Formes : B séquences d'un processus, T tokens d'une fenêtre.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,11 @@ from gpt_architecture.errors import ConfigurationError, DataError
 _ROUNDS = 8
 _MIN_HALF_BITS = 3  # sur un trop petit domaine, un réseau de Feistel mélange mal
 _GOLDEN = 0x9E3779B97F4A7C15
+
+_LENGTH_STEP = 64  # peu de formes différentes : les moteurs gardent des tampons par forme
+
+IGNORED = -100
+"""Cible sans perte ni gradient : celle que `cross_entropy` de PyTorch laisse de côté."""
 
 UInts = NDArray[np.uint64]
 Ints = NDArray[np.int64]
@@ -183,8 +188,30 @@ def _mix(values: UInts) -> UInts:
     return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
 
 
+@runtime_checkable
+class LabelledSource(TokenSource, Protocol):
+    """Une suite de tokens dont certains seulement s'apprennent."""
+
+    def read_targets(self, start: int, length: int) -> Tensor:
+        """Les cibles [start, start + length[ : (length,) int64, ou `IGNORED`."""
+        ...
+
+    def count_learned(self, starts: Ints, window: int) -> int:
+        """Tokens que les fenêtres commençant en `starts` font apprendre."""
+        ...
+
+
+def learned_tokens(source: TokenSource, starts: Ints, window: int) -> int:
+    """Tokens que ces fenêtres font apprendre : tous, sauf si `source` en distingue."""
+    if isinstance(source, LabelledSource):
+        return source.count_learned(starts, window)
+    return len(starts) * window
+
+
 def make_batch(source: TokenSource, starts: Ints, window: int) -> tuple[Tensor, Tensor]:
     """Lit les fenêtres et leurs cibles, décalées d'un token.
+
+    Ce qui suit la dernière cible à apprendre est laissé : aucun token ne le voit.
 
     Args:
         source: la suite de tokens.
@@ -192,7 +219,13 @@ def make_batch(source: TokenSource, starts: Ints, window: int) -> tuple[Tensor, 
         window: longueur d'une fenêtre (T).
 
     Returns:
-        Entrées et cibles, chacune (B, T) int64.
+        Entrées et cibles, chacune (B, T) int64 ; (B, T' ≤ T) si `source` distingue des cibles.
     """
     rows = torch.stack([source.read(int(start), window + 1) for start in starts])  # (B, T + 1)
-    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    inputs, targets = rows[:, :-1], rows[:, 1:]
+    if isinstance(source, LabelledSource):
+        targets = torch.stack([source.read_targets(int(start) + 1, window) for start in starts])
+        last = int((targets != IGNORED).any(dim=0).nonzero().max())
+        length = min(window, -(-(last + 1) // _LENGTH_STEP) * _LENGTH_STEP)
+        inputs, targets = inputs[:, :length], targets[:, :length]
+    return inputs.contiguous(), targets.contiguous()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.kernels import row_kernels
 from gpt_architecture.kernels.block_pass import (
     OUTSIDE,
@@ -90,7 +91,7 @@ class FusedStep:
 
         Args:
             inputs: (B, T) int64.
-            targets: (B, T) int64.
+            targets: (B, T) int64 ; `data.sampler.IGNORED` : ni perte ni gradient.
             sequence_ids: (B,) int64, numéros des séquences, clés des masques d'abandon.
             scale: facteur des gradients, par exemple 1 / nombre de micro-lots.
 
@@ -153,7 +154,8 @@ class FusedStep:
                 "gardez les derniers tokens"
             )
         _check_ids("inputs", inputs, inputs.shape, cfg.vocab_size)
-        _check_ids("targets", targets, inputs.shape, cfg.vocab_size)
+        known = targets.masked_fill(targets == IGNORED, 0)
+        _check_ids("targets", known, inputs.shape, cfg.vocab_size)
         if sequence_ids is not None and sequence_ids.shape != (batch,):
             raise ValueError(f"{sequence_ids.numel()} numéros de séquence pour un lot de {batch}")
         keys = torch.zeros(self._sites, 2 * batch, dtype=torch.int64)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.kernels import reduction_kernels
 from gpt_architecture.kernels.gradients import HEAD
 from gpt_architecture.kernels.threads import launch
@@ -35,7 +36,13 @@ class HeadLoss:
         self._workspace = workspace
 
     def loss(self, h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """Entropie croisée moyenne (nats par token) de h (N, D), weight (V, D), targets (N,)."""
+        """Entropie croisée moyenne (nats par token) de h (N, D), weight (V, D), targets (N,).
+
+        Les cibles `IGNORED` n'y comptent pas ; NaN s'il n'y en a pas d'autre.
+        """
+        h, targets, _ = _learned(h, targets)
+        if not len(targets):
+            return torch.tensor(math.nan)
         total = 0.0
         for rows in _chunks(len(targets)):
             total += float(self._nll(h[rows], weight, targets[rows])[1].sum())
@@ -52,12 +59,19 @@ class HeadLoss:
     ) -> Tensor:
         """Perte moyenne ; dh (N, D) reçoit le gradient de h, `gradient()` celui de weight.
 
-        Si la perte n'est pas finie, elle est rendue aussitôt et les gradients ne valent rien.
+        Si la perte n'est pas finie, elle est rendue aussitôt et les gradients ne valent rien. Les
+        cibles `IGNORED` n'ont ni perte ni gradient, et leurs logits ne sont pas calculés.
 
         Args:
             scale: facteur des gradients.
             gradient: rend (tampon (V, D), poids de son contenu) ; appelé s'il y a lieu.
         """
+        h, targets, kept = _learned(h, targets)
+        if not len(targets):
+            return torch.tensor(math.nan)
+        whole = dh
+        if kept is not None:
+            dh = torch.empty_like(h)
         total, out, beta = 0.0, None, 0.0
         factor = scale / len(targets)
         for rows in _chunks(len(targets)):
@@ -72,6 +86,8 @@ class HeadLoss:
             torch.mm(logits.t(), weight.detach(), out=dh[rows])
             torch.addmm(out, logits, h[rows], beta=beta, out=out)
             beta = 1.0
+        if kept is not None:
+            whole.zero_()[kept] = dh
         return torch.tensor(total / len(targets))
 
     def _nll(self, h: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,6 +109,14 @@ class HeadLoss:
         """(rows, columns) contigu, pris dans un tampon à la mesure du plus grand morceau."""
         whole = self._workspace.get(name, rows * CHUNK, slot=HEAD)
         return whole[: rows * columns].view(rows, columns)
+
+
+def _learned(h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Ce que la perte regarde : h (n, D), cibles (n,), et leurs rangs (n,) ; None : tous."""
+    if int(targets.min()) >= 0:
+        return h, targets, None
+    kept = torch.nonzero(targets != IGNORED).squeeze(1)
+    return h[kept], targets[kept], kept
 
 
 def _blocks(weight: Tensor) -> int:

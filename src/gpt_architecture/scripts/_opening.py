@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpt_architecture.errors import ConfigurationError, TokenizerError
-from gpt_architecture.scripts._cli import read_prompt
 
 if TYPE_CHECKING:
     from gpt_architecture.data.tokenizer import Tokenizer
@@ -18,6 +17,10 @@ STORY_PROMPT = "Un soir d'octobre, la cloche"
 def choose_prompt(prompt: str | None, data: TrainingData) -> str:
     """Le début des exemples : celui demandé, sinon le premier que le tokenizer sait coder.
 
+    Args:
+        prompt: celui demandé, déjà lu ; avec des conversations, une question.
+        data: les données.
+
     Raises:
         ConfigurationError: il ne donne aucun token.
     """
@@ -27,8 +30,11 @@ def choose_prompt(prompt: str | None, data: TrainingData) -> str:
         known = {VERDICT: SEED_PROMPT, SHORT_STORY: STORY_PROMPT}
         preferred = known.get(data.name, data.opening)
         prompt = preferred if _knows(data.tokenizer, preferred) else data.opening
-    else:
-        prompt = read_prompt(prompt)
+    elif data.chat_template is not None:
+        from gpt_architecture.data.chat import render_chat
+
+        asked = [{"role": "user", "content": prompt}]
+        prompt = render_chat(asked, data.chat_template, add_generation_prompt=True)
     if not data.tokenizer.encode(prompt):  # un mot inconnu est dit avant toute étape
         raise ConfigurationError(
             f"le début d'exemple {prompt!r} ne donne aucun token",

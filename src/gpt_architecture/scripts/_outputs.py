@@ -7,25 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_architecture.config import CheckpointConfig, GPTConfig
+from gpt_architecture.config import CheckpointConfig
 from gpt_architecture.errors import CheckpointError, MissingDependencyError, OutputError
-from gpt_architecture.scripts._cli import MODEL_NAME, french_size, say_aside
+from gpt_architecture.scripts._cli import french_size, say_aside
+from gpt_architecture.scripts._products import Product
 from gpt_architecture.scripts._training_options import FREE_OPTIONS
 
 if TYPE_CHECKING:
-    from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.data.tokenizer import Tokenizer
     from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
     from gpt_architecture.training.state import TrainingState
 
 PLOT_NAME = "loss-plot.pdf"
 _MARGIN = 16 << 20  # octets : journal, courbes, manifestes
-_CHECKPOINT_COPIES = 3  # les poids et les deux moments d'AdamW
-
-
-def checkpoint_bytes(config: GPTConfig) -> int:
-    """Taille d'un point de reprise, en octets."""
-    return 4 * _CHECKPOINT_COPIES * config.num_parameters()
 
 
 def checkpoints_kept(saving: CheckpointConfig) -> int:
@@ -36,7 +29,7 @@ def checkpoints_kept(saving: CheckpointConfig) -> int:
 def check_output(
     output_dir: Path,
     identities: Sequence[Mapping[str, Any]],
-    config: GPTConfig,
+    product: Product,
     *,
     checkpoints: int,
     force: bool,
@@ -45,18 +38,18 @@ def check_output(
 
     Args:
         output_dir: dossier de sortie.
-        identities: entraînements dont le modèle peut être remplacé.
-        config: forme du modèle.
+        identities: entraînements dont le fichier peut être remplacé.
+        product: ce qui sera écrit à la fin.
         checkpoints: points de reprise qui tiendront ensemble sur le disque.
         force: accepte d'écraser.
 
     Raises:
         OutputError: modèle d'un autre entraînement, dossier refusé ou place insuffisante.
     """
-    from gpt_architecture.core.weights import read_model, write_atomically
+    from gpt_architecture.core.weights import write_atomically
     from gpt_architecture.errors import ModelFileError
 
-    path = output_dir / MODEL_NAME
+    path = output_dir / product.file_name
     if path.is_dir():
         raise OutputError(
             f"{path} est un dossier",
@@ -65,7 +58,7 @@ def check_output(
         )
     if path.exists() and not force:
         try:
-            existing = read_model(path).metadata
+            existing = product.read_metadata(path)
         except ModelFileError:
             existing = {}
         if not any(_contains(existing, identity) for identity in identities):
@@ -77,7 +70,7 @@ def check_output(
     probe = output_dir / ".gpt-architecture-essai"
     write_atomically(probe, lambda temporary: temporary.write_bytes(b"essai"))
     probe.unlink()
-    needed = 4 * config.num_parameters() + checkpoints * checkpoint_bytes(config) + _MARGIN
+    needed = product.nbytes + checkpoints * product.checkpoint_bytes + _MARGIN
     free = shutil.disk_usage(output_dir).free
     if free < needed:
         raise OutputError(
@@ -133,6 +126,7 @@ def _essence(identity: Mapping[str, Any]) -> dict[str, Any]:
         "données": identity.get("data", {}).get("sha256"),
         "tokenizer": identity.get("tokenizer_sha256"),
         "vocab_size": identity.get("config", {}).get("vocab_size"),
+        "modèle de départ": (identity.get("start") or {}).get("sha256"),
     }
 
 
@@ -157,20 +151,6 @@ def erase_checkpoints(store: CheckpointStore) -> None:
     if store.steps():
         for path in [*store.root.glob("step-*"), store.root / "best.json"]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def save(
-    path: Path,
-    model: GPTModel,
-    config: GPTConfig,
-    tokenizer: Tokenizer,
-    metadata: dict[str, Any],
-) -> None:
-    """Écrit le modèle, et le dit sur stderr."""
-    from gpt_architecture.core.weights import save_model
-
-    say_aside(f"Enregistrement de {path}…")
-    save_model(path, model, config, tokenizer=tokenizer.to_dict(), metadata=metadata)
 
 
 def plot(path: Path, state: TrainingState, steps_per_epoch: float) -> bool:

@@ -26,6 +26,7 @@ from gpt_architecture.config import (
     check_int,
 )
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.scripts._finetuning import FinetuneOptions, starting_shape
 from gpt_architecture.scripts._launch import ScaleOptions
 from gpt_architecture.scripts._options import Prompt
 
@@ -156,6 +157,7 @@ class TrainOptions:
 
     run: RunOptions
     shape: ModelOptions
+    finetune: FinetuneOptions
     training: TrainingConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
@@ -185,22 +187,25 @@ _OF_THIS_CALL = (
 FREE_OPTIONS = (
     *("epochs", "max_steps", "device", "prompt", "eval_freq", "eval_iter", "patience"),
     *("checkpoint_activations", "data", "tokenizer", "tensorboard"),
+    *("from", "chat", "chat_template"),
     *(item.name for item in fields(CheckpointConfig)),
 )
 """Options qu'une reprise peut changer sans rien défaire ; des données, l'empreinte juge."""
 
 
-def saved_options(options: TrainOptions, prompt: str) -> dict[str, Any]:
+def saved_options(options: TrainOptions, prompt: str | None) -> dict[str, Any]:
     """Les options à plat, telles qu'un point de reprise les garde : chemins absolus.
 
     Args:
         options: toutes ; celles qui ne valent que pour un appel sont laissées.
-        prompt: le début des exemples, une fois lu.
+        prompt: le début des exemples demandé, une fois lu.
     """
     run = options.run
     flat = {name: value for name, value in asdict(run).items() if name not in _OF_THIS_CALL}
-    flat["prompt"] = None if run.prompt is None else prompt
+    flat["prompt"] = prompt
     flat["data"] = [_absolute(source) for source in run.data]
+    if options.finetune.chat is not None:
+        flat["data"] = None
     if not _TOKENIZER_NAME.fullmatch(run.tokenizer):
         flat["tokenizer"] = _absolute(run.tokenizer)
     for group in (
@@ -208,7 +213,7 @@ def saved_options(options: TrainOptions, prompt: str) -> dict[str, Any]:
         *(options.schedule, options.saving, options.compute),
     ):
         flat |= asdict(group)
-    return flat
+    return flat | options.finetune.saved()
 
 
 def _absolute(source: str) -> str:
@@ -255,7 +260,7 @@ def learned_tokenizer(run: RunOptions) -> Tokenizer | None:
 
 
 def training_defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Dernière source des options de `train` : le point de reprise, sinon le préréglage.
+    """Dernière source des options de `train` : point de reprise, préréglage ou modèle de départ.
 
     Ce qui est donné sur la ligne de commande, dans l'environnement ou dans un fichier TOML est
     déjà lu et l'emporte.
@@ -267,6 +272,12 @@ def training_defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCo
         raise ConfigurationError(
             "--resume et --preset ensemble",
             expected="l'un ou l'autre : une reprise retrouve ses options",
+            remedy="retirez --preset",
+        )
+    if "--from" in given and "--preset" in given:
+        raise ConfigurationError(
+            "--from et --preset ensemble",
+            expected="l'un ou l'autre : un préréglage fixe une forme, le modèle a la sienne",
             remedy="retirez --preset",
         )
     if "--resume" in given:
@@ -282,6 +293,15 @@ def training_defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCo
                 remedy="corrigez --preset",
             )
         options, source = TRAINING_PRESETS[name], f"le préréglage {name}"
+    elif "--from" in given:
+        if "--tokenizer" in given:
+            raise ConfigurationError(
+                "--from et --tokenizer ensemble",
+                expected="le tokenizer du modèle de départ, que ses poids ont appris",
+                remedy="retirez --tokenizer",
+            )
+        path = Path(given["--from"][0].value)
+        options, source = starting_shape(path), f"le modèle {path}"
     else:
         return
     known = {name: value for name, value in options.items() if value is not None}

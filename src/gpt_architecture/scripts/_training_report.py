@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_architecture.scripts._cli import (
-    MODEL_NAME,
     french_duration,
     french_number,
     french_size,
@@ -15,6 +14,7 @@ from gpt_architecture.scripts._cli import (
 )
 
 if TYPE_CHECKING:
+    from gpt_architecture.scripts._products import Product
     from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
     from gpt_architecture.training.datasets import TrainingData
     from gpt_architecture.training.estimate import Estimate
@@ -26,15 +26,18 @@ def announce(settings: Settings, data: TrainingData) -> None:
     """Dit ce qui va être entraîné, et sur quoi."""
     training, window = settings.training, settings.window
     sampler = settings.sampler(data.train.num_tokens)
+    unit, size = ("tokens", 1) if data.chat_template is None else ("conversations", window + 1)
     say(
         f"Texte        {data.name} ({data.tokenizer.name}) : "
-        f"{french_number(data.train.num_tokens)} tokens d'entraînement, "
-        f"{french_number(data.val.num_tokens)} de validation"
+        f"{french_number(data.train.num_tokens // size)} {unit} d'entraînement, "
+        f"{french_number(data.val.num_tokens // size)} de validation"
     )
     say(
         f"Modèle       {french_number(settings.model.num_parameters())} paramètres, "
         f"contexte appris {window} sur {french_number(settings.model.context_length)} positions"
     )
+    if settings.start is not None:
+        say(f"Départ       {settings.start.name}{_adapters(settings)}")
     batches = f"lots de {training.batch_size} × {window} tokens"
     if training.accumulate > 1:
         batches += (
@@ -44,6 +47,19 @@ def announce(settings: Settings, data: TrainingData) -> None:
     say(
         f"Entraînement {training.epochs} époque(s) de {sampler.steps_per_epoch} étape(s), "
         f"{french_number(settings.total_steps(sampler))} en tout, {batches}"
+    )
+
+
+def _adapters(settings: Settings) -> str:
+    """Les adaptateurs qui apprennent, s'il y en a."""
+    if settings.lora is None:
+        return ""
+    from gpt_architecture.training.lora import adapter_parameters
+
+    lora = settings.lora
+    return (
+        f", adaptateurs de rang {lora.rank} sur {', '.join(lora.targets)} : "
+        f"{french_number(adapter_parameters(settings.model, lora))} paramètres apprennent"
     )
 
 
@@ -62,8 +78,7 @@ def announce_resume(checkpoint: Checkpoint, settings: Settings, data: TrainingDa
 def report_estimate(
     found: Estimate,
     *,
-    model_bytes: int,
-    checkpoint_bytes: int,
+    product: Product,
     kept: int,
     price_per_hour: float | None,
 ) -> None:
@@ -71,8 +86,7 @@ def report_estimate(
 
     Args:
         found: ce qui a été mesuré.
-        model_bytes: taille du modèle écrit.
-        checkpoint_bytes: taille d'un point de reprise.
+        product: ce qui sera écrit.
         kept: points de reprise gardés.
         price_per_hour: prix d'une heure ; None : le coût n'est pas dit.
     """
@@ -85,28 +99,21 @@ def report_estimate(
     say(f"Débit    {found.tokens_per_second:.0f} tokens/s")
     say(f"Mémoire  {french_size(found.peak_bytes)} au plus haut")
     say(
-        f"Disque   {french_size(model_bytes + (kept + 1) * checkpoint_bytes)} au plus : modèle "
-        f"{french_size(model_bytes)}, {kept} point(s) de reprise de "
-        f"{french_size(checkpoint_bytes)} et celui qui s'écrit"
+        f"Disque   {french_size(product.nbytes + (kept + 1) * product.checkpoint_bytes)} au plus : "
+        f"{product.title.lower()} {french_size(product.nbytes)}, {kept} point(s) de reprise de "
+        f"{french_size(product.checkpoint_bytes)} et celui qui s'écrit"
     )
     if price_per_hour is not None:
         cost = found.seconds / 3600 * price_per_hour
         say(f"Coût     {cost:.2f}, à {price_per_hour:g} l'heure".replace(".", ","))
 
 
-def report_model(state: TrainingState, path: Path) -> None:
-    """Dit que c'est fini, et où est le modèle."""
+def report_product(state: TrainingState, product: Product, path: Path) -> None:
+    """Dit que c'est fini, et où est ce qui a été produit."""
     say(f"\nTerminé en {french_duration(state.seconds)}.")
     if state.skipped:
         say(f"Étapes sautées ou incomplètes, faute d'un gradient fini : {state.skipped}")
-    say(f"Modèle : {path} ({french_size(path.stat().st_size)})")
-
-
-def report_next(model_path: Path, prompt: str) -> None:
-    """Dit la commande qui se sert du modèle."""
-    chosen = [] if model_path == Path(MODEL_NAME) else ["--model", str(model_path)]
-    command = ["gpt-architecture", "infer", *chosen, "--strategy", "top_p", "--prompt"]
-    say(f"Ensuite : {shlex.join(command)} {_quoted(prompt)}")
+    say(f"{product.title} : {path} ({french_size(path.stat().st_size)})")
 
 
 def report_best(state: TrainingState, store: CheckpointStore) -> None:
@@ -127,8 +134,3 @@ def report_interruption(state: TrainingState, store: CheckpointStore, output_dir
 
 def _seconds(value: float) -> str:
     return f"{value:.2f} s".replace(".", ",")
-
-
-def _quoted(text: str) -> str:
-    """Le texte entre guillemets pour un terminal, protégé s'il contient de quoi l'abuser."""
-    return shlex.quote(text) if set(text) & set('"$`\\!\n') else f'"{text}"'

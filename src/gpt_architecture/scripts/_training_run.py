@@ -7,12 +7,14 @@ import signal
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gpt_architecture import __version__
 from gpt_architecture.scripts._bar import ProgressBar
-from gpt_architecture.scripts._cli import MODEL_NAME, say
+from gpt_architecture.scripts._cli import read_prompt, say
+from gpt_architecture.scripts._finetuning import check_shape, starting_point
 from gpt_architecture.scripts._launch import (
     ScaleOptions,
     check_alone,
@@ -31,14 +33,14 @@ from gpt_architecture.scripts._outputs import (
     check_output,
     check_same_training,
     check_same_vocabulary,
-    checkpoint_bytes,
     checkpoints_kept,
     erase_checkpoints,
     plot,
-    save,
 )
+from gpt_architecture.scripts._products import Product, product_of
 from gpt_architecture.scripts._progress import TrainingProgress
 from gpt_architecture.scripts._signals import StopRequest
+from gpt_architecture.scripts._training_data import load_data, training_of
 from gpt_architecture.scripts._training_options import (
     RunOptions,
     TrainOptions,
@@ -52,8 +54,7 @@ from gpt_architecture.scripts._training_report import (
     report_best,
     report_estimate,
     report_interruption,
-    report_model,
-    report_next,
+    report_product,
 )
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class _Job:
     store: CheckpointStore
     output_dir: Path
     world: World
+
+    @cached_property
+    def product(self) -> Product:
+        """Ce qu'il produira."""
+        return product_of(self.settings)
 
 
 def run_training(options: TrainOptions, *, stop: StopRequest) -> int:
@@ -121,10 +127,9 @@ def _prepare(options: TrainOptions, world: World) -> _Job:
     """Lit les données et fixe les réglages ; rien n'est encore écrit."""
     from gpt_architecture.core.device import resolve_device
     from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore
-    from gpt_architecture.training.datasets import load_training_data
     from gpt_architecture.training.session import Settings
 
-    run, training, window = options.run, options.training, options.shape.context_length
+    run, window, finetune = options.run, options.shape.context_length, options.finetune
     check_alone(world, {"--estimate": run.estimate})
     device = getattr(world, "device", None) or resolve_device(run.device)
     output_dir = run.output_dir if run.resume is None else run.resume
@@ -132,20 +137,22 @@ def _prepare(options: TrainOptions, world: World) -> _Job:
     if options.scale.resumes_alone and not run.estimate and run.resume is None and store.steps():
         run = replace(run, resume=output_dir)
 
+    start = None if finetune.start is None else starting_point(finetune.start)
+    training = training_of(options)
+
     def load() -> TrainingData:
-        return load_training_data(
-            run.data,
-            run.tokenizer,
-            window=window,
-            training=training,
-            vocabulary=learned_tokenizer(run),
-            offline=run.offline,
-        )
+        vocabulary = learned_tokenizer(run) if start is None else start.tokenizer
+        return load_data(run, finetune, training, window, vocabulary)
 
     data = on_main(world, load) or load()  # le premier télécharge, les autres relisent
-    prompt = choose_prompt(run.prompt, data)
+    asked = None if run.prompt is None else read_prompt(run.prompt)
+    prompt = choose_prompt(asked, data)
+    vocab_size = data.tokenizer.vocab_size if start is None else start.content.config.vocab_size
+    model = options.shape.to_config(vocab_size)
+    if start is not None:
+        check_shape(model, start)
     settings = Settings(
-        model=options.shape.to_config(data.tokenizer.vocab_size),
+        model=model,
         window=window,
         device=device,
         prompt=prompt,
@@ -154,7 +161,9 @@ def _prepare(options: TrainOptions, world: World) -> _Job:
         schedule=options.schedule,
         checkpoints=options.saving,
         compute=options.compute,
-        options=saved_options(options, prompt),
+        options=saved_options(options, asked),
+        start=start,
+        lora=finetune.lora(),
     )
     check_share(settings.sequences, world)
     return _Job(
@@ -211,7 +220,7 @@ def _check_output_dir(job: _Job) -> Checkpoint | None:
     check_output(
         job.output_dir,
         replaceable,
-        settings.model,
+        job.product,
         checkpoints=max(written - len(store.steps()), 1),
         force=run.force,
     )
@@ -277,8 +286,7 @@ def _estimate(job: _Job) -> int:
     say(f"Mesure de {PROBED_STEPS} étapes, après une d'échauffement…\n")
     report_estimate(
         estimate_training(build_trainer(settings, data, checkpoint=checkpoint)),
-        model_bytes=4 * settings.model.num_parameters(),
-        checkpoint_bytes=checkpoint_bytes(settings.model),
+        product=job.product,
         kept=checkpoints_kept(settings.checkpoints),
         price_per_hour=job.run.price_per_hour,
     )
@@ -286,11 +294,15 @@ def _estimate(job: _Job) -> int:
 
 
 def _conclude(job: _Job, state: TrainingState, model: GPTModel) -> None:
-    """Écrit le modèle et les courbes, et dit comment s'en servir."""
+    """Écrit le modèle, ou les adaptateurs, et les courbes ; dit comment s'en servir."""
     import torch
 
+    from gpt_architecture.data.chat import CHAT_TEMPLATE
+
     settings, data = job.settings, job.data
-    model_path, plot_path = job.output_dir / MODEL_NAME, job.output_dir / PLOT_NAME
+    product, plot_path = job.product, job.output_dir / PLOT_NAME
+    path = job.output_dir / product.file_name
+    template = _template_of(job)
     metadata = {
         **settings.identity(data),
         "prompt": settings.prompt,
@@ -303,9 +315,20 @@ def _conclude(job: _Job, state: TrainingState, model: GPTModel) -> None:
         "complete": True,
         "versions": {"gpt-architecture": __version__, "torch": str(torch.__version__)},
     }
-    save(model_path, model, settings.model, data.tokenizer, metadata)
-    report_model(state, model_path)
+    if template is not None:
+        metadata[CHAT_TEMPLATE] = template
+    product.save(path, model, data.tokenizer, metadata)
+    report_product(state, product, path)
     sampler = settings.sampler(data.train.num_tokens)
     if plot(plot_path, state, sampler.num_windows / sampler.batch_size):
         say(f"Courbes : {plot_path}")
-    report_next(model_path, settings.prompt)
+    chats = data.chat_template is not None
+    say(f"Ensuite : {product.next_command(path, settings.prompt, chats=chats)}")
+
+
+def _template_of(job: _Job) -> str | None:
+    """Le gabarit à garder : celui des conversations apprises, sinon celui du modèle de départ."""
+    start = job.settings.start
+    if job.data.chat_template is not None or start is None:
+        return job.data.chat_template
+    return start.chat_template

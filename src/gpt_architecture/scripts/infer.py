@@ -12,14 +12,14 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 infer.py
 import json
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.errors import ConfigurationError, DataError, reason
-from gpt_architecture.scripts._cli import CommonOptions, default_prompt, find_model
+from gpt_architecture.scripts._cli import CommonOptions, default_prompt, find_model, read_prompt
 from gpt_architecture.scripts._options import (
     FilterOptions,
     ModelChoice,
@@ -62,10 +62,14 @@ class OutputOptions:
     trace_file: Path | None = None
     """Fichier où écrire la trace ; sans lui, la sortie standard."""
 
+    echo: Annotated[bool, Parameter(parse=False)] = True
+    """Vrai : le début précède la suite."""
+
 
 def infer(
     *,
     prompt: Prompt = None,
+    chat: Prompt = None,
     sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 — immuable
     filters: FilterOptions = FilterOptions(),  # noqa: B008
     shape: ShapeOptions = ShapeOptions(),  # noqa: B008
@@ -79,15 +83,20 @@ def infer(
     Args:
         prompt: Début du texte ; « - » le lit sur l'entrée standard. Sans lui, celui de
             l'entraînement.
+        chat: Question à poser à un modèle qui a un gabarit de conversation ; seule la réponse est
+            écrite.
         draft: Petit modèle, de même tokenizer, qui propose ce que le grand vérifie.
     """
     del common  # lues par le lanceur
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
-    _check_together(output, config, prompt)
+    _check_together(output, config, prompt, chat)
 
     from gpt_architecture.api import load
 
     gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant, draft=draft)
+    if chat is not None:
+        messages = [{"role": "user", "content": read_prompt(chat)}]
+        prompt, output = gpt.chat_prompt(messages), replace(output, echo=False)
     if output.score:
         _score(gpt, default_prompt(prompt, gpt.metadata), config, as_json=output.as_json)
     elif output.prompts is not None or config.n > 1 or config.lookup or draft is not None:
@@ -96,19 +105,23 @@ def infer(
             if output.prompts is None
             else _read_prompts(output.prompts)
         )
-        _whole(gpt, texts, config, as_json=output.as_json)
+        _whole(gpt, texts, config, output)
     elif output.trace:
         text = default_prompt(prompt, gpt.metadata)
         write_trace(gpt, text, config, form=output.trace_format, path=output.trace_file)
     else:
-        _stream(gpt, default_prompt(prompt, gpt.metadata), config, as_json=output.as_json)
+        _stream(gpt, default_prompt(prompt, gpt.metadata), config, output)
     if config.is_sampling and sampling.seed is None and not output.as_json and not output.score:
         print(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)", file=sys.stderr)
 
 
-def _check_together(output: OutputOptions, config: GenerationConfig, prompt: str | None) -> None:
+def _check_together(
+    output: OutputOptions, config: GenerationConfig, prompt: str | None, chat: str | None
+) -> None:
     """Refuse ce qui ne va pas ensemble, avant de charger le modèle."""
     pairs = {
+        "--chat et --prompt": chat is not None and prompt is not None,
+        "--chat et --prompts": chat is not None and output.prompts is not None,
         "--prompt et --prompts": prompt is not None and output.prompts is not None,
         "--score et --trace": output.score and output.trace,
         "--score et --prompts": output.score and output.prompts is not None,
@@ -146,11 +159,11 @@ def _read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def _stream(gpt: GPT, text: str, config: GenerationConfig, *, as_json: bool) -> None:
+def _stream(gpt: GPT, text: str, config: GenerationConfig, output: OutputOptions) -> None:
     """Une suite, au fil de l'eau."""
-    start = time.perf_counter()
+    start, as_json = time.perf_counter(), output.as_json
     pieces = []
-    if not as_json:
+    if output.echo and not as_json:
         print(text, end="", flush=True)
     for piece in gpt.pieces(text, config):
         pieces.append(piece)
@@ -167,13 +180,13 @@ def _stream(gpt: GPT, text: str, config: GenerationConfig, *, as_json: bool) -> 
     _print_record(gpt, record, scores, config)
 
 
-def _whole(gpt: GPT, texts: list[str], config: GenerationConfig, *, as_json: bool) -> None:
+def _whole(gpt: GPT, texts: list[str], config: GenerationConfig, output: OutputOptions) -> None:
     """Toutes les suites, une fois achevées."""
     start = time.perf_counter()
     found = gpt.generate_batch(texts, config)
     seconds = time.perf_counter() - start
     count = sum(len(each.tokens) for generations in found for each in generations)
-    if as_json:
+    if output.as_json:
         for text, generations in zip(texts, found, strict=True):
             for each in generations:
                 record = _record(text, each.text, config)
@@ -186,7 +199,7 @@ def _whole(gpt: GPT, texts: list[str], config: GenerationConfig, *, as_json: boo
                 _print_record(gpt, record, list(each.scores), config)
         return
     blocks = [
-        text + each.text
+        text + each.text if output.echo else each.text
         for text, generations in zip(texts, found, strict=True)
         for each in generations
     ]

@@ -18,6 +18,7 @@ from gpt_architecture.config import (
     TrainingConfig,
 )
 from gpt_architecture.scripts._cli import CommonOptions, command_line
+from gpt_architecture.scripts._finetuning import FinetuneOptions
 from gpt_architecture.scripts._launch import ScaleOptions, launch_processes, launched_by_torchrun
 from gpt_architecture.scripts._signals import StopRequest, graceful_stop
 from gpt_architecture.scripts._training_options import (
@@ -36,6 +37,7 @@ def train(
     *,
     run: RunOptions = RunOptions(),  # noqa: B008 — immuable, comme les suivants
     shape: ModelOptions = ModelOptions(),  # noqa: B008
+    finetune: FinetuneOptions = FinetuneOptions(),  # noqa: B008
     learning: LearningOptions = TrainingConfig(),  # noqa: B008
     optimizer: OptimizerOptions = OptimizerConfig(),  # noqa: B008
     schedule: ScheduleOptions = ScheduleConfig(),  # noqa: B008
@@ -46,7 +48,8 @@ def train(
 ) -> int:
     """Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.
 
-    Les valeurs par défaut refont l'entraînement de référence : GPT-124M sur The Verdict.
+    Les valeurs par défaut refont l'entraînement de référence : GPT-124M sur The Verdict. Avec
+    --from, affine un modèle qui existe ; avec --lora-rank, écrit adapter.safetensors.
     """
     del common  # lues par le lanceur
     shape.to_config()  # refuse les formes impossibles avant tout travail
@@ -62,6 +65,7 @@ def train(
         options = TrainOptions(
             run=run,
             shape=shape,
+            finetune=finetune,
             training=learning,
             optimizer=optimizer,
             schedule=schedule,

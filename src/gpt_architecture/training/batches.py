@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from gpt_architecture.data.sampler import WindowSampler, make_batch
+from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_batch
 from gpt_architecture.data.shards import TokenSource
 from gpt_architecture.training.engine import Batch
 from gpt_architecture.training.world import SingleProcess, World
@@ -61,16 +61,21 @@ class TokenBatches:
 
     def __call__(self, step: int) -> list[Batch]:
         """Voir `BatchSource`."""
-        starts, ids = self._sampler.batch(step, rank=self._world.rank, world_size=self._world.size)
+        world, window = self._world, self._sampler.window
+        starts, ids = self._sampler.batch(step, rank=world.rank, world_size=world.size)
+        every = starts if world.size == 1 else self._sampler.batch(step)[0]
+        total = learned_tokens(self._source, every, window)
         batches = []
         for first in range(0, len(starts), self._micro_batch):
             chosen = slice(first, first + self._micro_batch)
-            inputs, targets = make_batch(self._source, starts[chosen], self._sampler.window)
+            inputs, targets = make_batch(self._source, starts[chosen], window)
+            learned = learned_tokens(self._source, starts[chosen], window)
             batches.append(
                 Batch(
                     inputs=inputs,
                     targets=targets,
                     sequence_ids=torch.from_numpy(ids[chosen].copy()),
+                    share=learned * world.size / total,
                     is_last=first + self._micro_batch >= len(starts),
                 )
             )

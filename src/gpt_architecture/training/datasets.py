@@ -32,6 +32,7 @@ class TrainingData:
         val: tokens de validation.
         tokenizer: celui qui les a codés.
         opening: les premiers mots, pour les exemples.
+        chat_template: gabarit des conversations ; None : du texte suivi.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TrainingData:
     val: TokenSource
     tokenizer: Tokenizer
     opening: str
+    chat_template: str | None = None
 
     @property
     def tokenizer_sha256(self) -> str:
@@ -74,7 +76,7 @@ def load_training_data(
         data = _from_shards(Path(sources[0]), tokenizer, vocabulary)
     else:
         data = _from_text(sources, tokenizer, vocabulary, training, offline=offline)
-    _check_lengths(data, window, training)
+    check_lengths(data, window, training)
     return data
 
 
@@ -85,13 +87,14 @@ def _holds_shards(path: Path) -> bool:
 def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) -> TrainingData:
     stored = read_index(path)["tokenizer"] if (path / INDEX_NAME).exists() else None
     tokenizer = get_tokenizer("gpt2") if stored is None else tokenizer_from_dict(stored)
-    if tokenizer_name != "gpt2" and not _same(
-        get_tokenizer(tokenizer_name) if vocabulary is None else vocabulary, tokenizer
-    ):
+    asked = vocabulary
+    if asked is None and tokenizer_name != "gpt2":
+        asked = get_tokenizer(tokenizer_name)
+    if asked is not None and not _same(asked, tokenizer):
         raise ConfigurationError(
-            f"--tokenizer {tokenizer_name} pour {path}, codé par {tokenizer.name}",
+            f"le tokenizer {asked.name} pour {path}, codé par {tokenizer.name}",
             expected="le tokenizer qui a codé ces fragments",
-            remedy="retirez --tokenizer",
+            remedy="retirez --tokenizer, ou recodez-les avec celui du modèle de départ",
         )
     train = open_shards(path, "train", vocab_size=tokenizer.vocab_size)
     val = open_shards(path, "val", vocab_size=tokenizer.vocab_size)
@@ -140,7 +143,12 @@ def _from_text(
     )
 
 
-def _check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> None:
+def check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> None:
+    """Vérifie que chaque jeu a une fenêtre, et le premier un lot entier.
+
+    Raises:
+        DataError: il n'y a pas assez de texte ; le message dit où.
+    """
     named = (("part d'entraînement", data.train), ("part de validation", data.val))
     for name, source in named:
         if source.num_tokens <= window:

@@ -26,14 +26,17 @@ class Batch:
 
     Attributes:
         inputs: (B, T) int64.
-        targets: (B, T) int64, l'entrée décalée d'un token.
+        targets: (B, T) int64, l'entrée décalée d'un token ; `data.sampler.IGNORED` : sans perte.
         sequence_ids: (B,) int64, numéros des séquences depuis le début de l'entraînement.
+        share: part de ce lot dans la moyenne de l'étape sur ce processus ; ce qu'il fait apprendre
+            la fixe.
         is_last: vrai pour le dernier lot de l'étape : les gradients sont ensuite complets.
     """
 
     inputs: Tensor
     targets: Tensor
     sequence_ids: Tensor
+    share: float = 1.0
     is_last: bool = True
 
 

@@ -19,7 +19,7 @@ from gpt_architecture.core.utils import (
     evaluation_mode,
     text_to_token_ids,
 )
-from gpt_architecture.data.sampler import WindowSampler, make_batch
+from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_batch
 from gpt_architecture.data.shards import TokenSource
 from gpt_architecture.decoding.sampling import greedy_token
 from gpt_architecture.decoding.simple import stream_tokens
@@ -87,14 +87,16 @@ class LossEvaluator:
     def _loss(
         self, source: TokenSource, starts: NDArray[np.int64], should_stop: Callable[[], bool]
     ) -> float | None:
-        total = 0.0
+        total, tokens = 0.0, 0
         for first in range(0, len(starts), self._batch_size):
             if should_stop():
                 return None
             chosen = starts[first : first + self._batch_size]
             inputs, targets = make_batch(source, chosen, self._window)
-            total += self._batch_loss(inputs, targets).item() * len(chosen)
-        return total / len(starts)
+            learned = learned_tokens(source, chosen, self._window)
+            total += self._batch_loss(inputs, targets).item() * learned
+            tokens += learned
+        return total / tokens
 
 
 class TextSampler:
@@ -106,6 +108,7 @@ class TextSampler:
         device: où calculer.
         start: début de l'exemple.
         window: derniers tokens relus, au plus.
+        eos_id: token qui achève l'exemple ; None : aucun.
     """
 
     def __init__(
@@ -116,8 +119,10 @@ class TextSampler:
         start: str,
         *,
         window: int,
+        eos_id: int | None = None,
     ) -> None:
         self._model = model
+        self._eos_id = eos_id
         self._tokenizer = tokenizer
         self._device = device
         self._start = text_to_token_ids(start, tokenizer)  # un mot inconnu se dit tout de suite
@@ -128,7 +133,12 @@ class TextSampler:
         ids = self._start.to(self._device)
         produced = []
         stream = stream_tokens(
-            self._model, ids, SAMPLE_TOKENS, greedy_token, context_size=self._window
+            self._model,
+            ids,
+            SAMPLE_TOKENS,
+            greedy_token,
+            context_size=self._window,
+            eos_id=self._eos_id,
         )
         for token, _ in stream:
             produced.append(token)

@@ -15,13 +15,15 @@ from gpt_architecture.config import (
     CheckpointConfig,
     ComputeConfig,
     GPTConfig,
+    LoRAConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainingConfig,
 )
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.chat import CHAT_TEMPLATE
 from gpt_architecture.data.sampler import WindowSampler
-from gpt_architecture.errors import TrainingError
+from gpt_architecture.errors import ConfigurationError, TrainingError
 from gpt_architecture.training.backends import Sharing, build_backend
 from gpt_architecture.training.batches import TokenBatches
 from gpt_architecture.training.callbacks import Callback, EarlyStopping, OverfittingNotice
@@ -30,6 +32,7 @@ from gpt_architecture.training.contracts import Store, TrainerConfig
 from gpt_architecture.training.datasets import TrainingData
 from gpt_architecture.training.evaluate import LossEvaluator, TextSampler, evaluation_starts
 from gpt_architecture.training.schedule import make_schedule
+from gpt_architecture.training.starting_point import StartingPoint, initial_model
 from gpt_architecture.training.state import TrainingState, restore_
 from gpt_architecture.training.trainer import Trainer
 from gpt_architecture.training.world import SingleProcess, World
@@ -49,6 +52,8 @@ class Settings:
         prompt: début des exemples.
         training, optimizer, schedule, checkpoints, compute: voir `config`.
         options: options de la commande, pour que la reprise les retrouve.
+        start: modèle dont partent les poids ; None : tirés au hasard.
+        lora: adaptateurs, seuls à apprendre ; None : tous les poids apprennent.
     """
 
     model: GPTConfig
@@ -61,6 +66,8 @@ class Settings:
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     options: Mapping[str, Any] = field(default_factory=dict)
+    start: StartingPoint | None = None
+    lora: LoRAConfig | None = None
 
     @property
     def sequences(self) -> int:
@@ -98,6 +105,8 @@ class Settings:
             "tokenizer_sha256": data.tokenizer_sha256,
             "config": self.model.to_dict(),
             "window": self.window,
+            "start": None if self.start is None else {"sha256": self.start.sha256},
+            "lora": None if self.lora is None else self.lora.to_dict(),
         }
 
 
@@ -126,14 +135,17 @@ def build_trainer(
     training, device = settings.training, settings.device
     sampler = settings.sampler(data.train.num_tokens)
     total_steps = settings.total_steps(sampler)
+    _check_adapters(settings, sharing)
     torch.manual_seed(training.seed)
-    model = GPTModel(settings.model).to(device)
+    model = initial_model(settings.model, settings.start, settings.lora, seed=training.seed)
+    model = model.to(device)
     backend, parallel = build_backend(
         model, settings.compute, settings.optimizer, training, sharing=sharing
     )
     optimizer = backend.optimizer
     state = None
     if checkpoint is not None:
+        _check_start(checkpoint, settings)
         state = _restore(checkpoint, model, optimizer, parallel)
     count = training.eval_iter * training.batch_size
     sets = [
@@ -174,7 +186,14 @@ def build_trainer(
             batch_size=training.batch_size,
             loss=backend.loss,
         ),
-        sample=TextSampler(model, data.tokenizer, device, settings.prompt, window=settings.window),
+        sample=TextSampler(
+            model,
+            data.tokenizer,
+            device,
+            settings.prompt,
+            window=settings.window,
+            eos_id=None if data.chat_template is None else data.tokenizer.eos_id,
+        ),
         store=store,
         world=world,
         should_stop=should_stop,
@@ -200,6 +219,41 @@ def deterministic_algorithms() -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
+def _check_adapters(settings: Settings, sharing: Sharing | None) -> None:
+    """Refuse ce que des poids gelés ne permettent pas."""
+    if settings.lora is None:
+        return
+    problems = {
+        "sans --from": settings.start is None,
+        "avec --optimizer muon": settings.optimizer.optimizer == "muon",
+        "avec --parallel fsdp": sharing is not None and not sharing.replicates,
+    }
+    for problem, found in problems.items():
+        if found:
+            raise ConfigurationError(
+                f"--lora-rank {problem}",
+                expected="un modèle de départ, AdamW et des poids entiers dans chaque processus",
+                remedy="changez l'un ou l'autre",
+            )
+
+
+def _check_start(checkpoint: Checkpoint, settings: Settings) -> None:
+    """Refuse de poser des adaptateurs sur un autre modèle que celui qu'ils ont appris à corriger.
+
+    Des poids entiers, eux, se suffisent.
+    """
+    identity = checkpoint.state.get("identity", {})
+    saved = identity.get("start") or {}
+    if settings.lora is None or settings.start is None or not identity.get("lora"):
+        return
+    if saved.get("sha256") != settings.start.sha256:
+        raise TrainingError(
+            f"le modèle de départ {settings.start.name} n'est plus celui de {checkpoint.path}",
+            expected="les poids dont les adaptateurs sont partis",
+            remedy="rendez-le à --from, ou recommencez avec --force",
+        )
+
+
 def _restore(
     checkpoint: Checkpoint,
     model: GPTModel,
@@ -222,7 +276,9 @@ def _restore(
 
 def _description(settings: Settings, data: TrainingData) -> dict[str, Any]:
     """Ce que chaque point de reprise porte : de quoi reprendre, et de quoi générer."""
+    template = {} if data.chat_template is None else {CHAT_TEMPLATE: data.chat_template}
     return {
+        **template,
         "options": dict(settings.options),
         "identity": settings.identity(data),
         "config": settings.model.to_dict(),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.errors import TrainingError
+from gpt_architecture.training.adapter_file import ADAPTER_GROUP
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
 
 _LOSSES = ("train_losses", "val_losses")
@@ -83,15 +84,17 @@ class TrainingState:
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
-    """Les tenseurs à enregistrer, sans copie : poids, optimiseur, générateurs.
+    """Les tenseurs à enregistrer, sans copie : poids qui apprennent, optimiseur, générateurs.
 
-    Un poids partagé n'y est qu'une fois, sous son premier nom.
+    Un poids partagé n'y est qu'une fois, sous son premier nom. Les poids gelés n'y sont pas : ils
+    restent ceux du modèle de départ.
     """
     device = next(model.parameters()).device
     rng = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         rng["cuda"] = torch.cuda.get_rng_state(device)
-    tensors = {"model": {name: p.detach() for name, p in model.named_parameters()}, "rng": rng}
+    group, parameters = _learned(model)
+    tensors = {group: {name: p.detach() for name, p in parameters.items()}, "rng": rng}
     moments = optimizer_tensors(optimizer, model)
     if moments:
         tensors["optimizer"] = moments
@@ -109,8 +112,8 @@ def restore_(
     Raises:
         TrainingError: les noms ou les formes ne sont pas ceux du modèle.
     """
-    parameters = dict(model.named_parameters())
-    stored = tensors["model"]
+    group, parameters = _learned(model)
+    stored = tensors.get(group, {})
     same_shapes = parameters.keys() == stored.keys() and all(
         parameters[name].shape == tensor.shape for name, tensor in stored.items()
     )
@@ -128,3 +131,10 @@ def restore_(
         device = next(model.parameters()).device
         if device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng"]["cuda"], device)
+
+
+def _learned(model: nn.Module) -> tuple[str, dict[str, nn.Parameter]]:
+    """Le nom du groupe des poids qui apprennent, et ces poids : tous, ou des adaptateurs."""
+    named = dict(model.named_parameters())
+    learned = {name: p for name, p in named.items() if p.requires_grad}
+    return ("model" if len(learned) == len(named) else ADAPTER_GROUP), learned

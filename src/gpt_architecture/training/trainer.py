@@ -205,11 +205,9 @@ class Trainer:
 
     def _forward_backward(self, batches: Sequence[Batch]) -> Tensor:
         """Perte moyenne de l'étape sur ce processus ; les gradients sont dans `.grad`."""
-        sequences = sum(batch.inputs.size(0) for batch in batches)
         total: Tensor | None = None
         for batch in batches:
-            scale = batch.inputs.size(0) / sequences
-            loss = self.engine.forward_backward(batch, scale=scale) * scale
+            loss = self.engine.forward_backward(batch, scale=batch.share) * batch.share
             total = loss if total is None else total + loss
         if total is None:
             raise ValueError("une étape sans lot")
