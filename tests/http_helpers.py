@@ -139,6 +139,26 @@ def small_service(*, chat=False, keys=None, model=None, engine=None, limits=None
 
 
 @contextmanager
+def running_service(model, tokenizer):
+    """Un autre modèle, servi avec son tokenizer ; rend l'adresse."""
+    engine = Engine(model, tokenizer, slots=4)
+    engine.start()
+    try:
+        context = ServingContext(
+            engine=engine,
+            model=model,
+            tokenizer=tokenizer,
+            name=NAME,
+            metadata={},
+            window=engine.window,
+        )
+        with serving(create_app(context)) as url:
+            yield url
+    finally:
+        engine.stop()
+
+
+@contextmanager
 def client_of(app_or_context, **options):
     """Un client dans ce processus, sans prise réseau."""
     from starlette.testclient import TestClient

@@ -23,6 +23,7 @@ from gpt_architecture.evaluation.comparison import (
     by_text,
     compare_strategies,
     summarize,
+    write_samples,
 )
 
 CONTEXT = 24
@@ -275,3 +276,25 @@ class TestRefusals:
     def test_one_sentence(self, prompts, variants, seeds, word):
         with pytest.raises(ConfigurationError, match=word):
             next(compare_strategies(generator_of(), prompts, variants, seeds=seeds))
+
+
+def test_samples_written_together_are_those_written_alone():
+    """Glouton, tirage et faisceau : mêmes suites, mêmes mesures ; seule la durée change."""
+    variants = [
+        *six(max_tokens=7),
+        ("Faisceau", GenerationConfig(strategy="beam", max_tokens=7)),
+    ]
+    prompts = ["abc", [1, 2], "le mot"]
+    alone = list(compare_strategies(generator_of(), prompts, variants, seeds=[3]))
+    batches = list(write_samples(generator_of(), prompts, variants, seed=3))
+    assert [len(batch) for batch in batches] == [3] * 7
+    together = [result for batch in batches for result in batch]
+    for first, second in zip(alone, together, strict=True):
+        assert second.mean_log_prob == pytest.approx(first.mean_log_prob, abs=1e-5)
+        same = {"seconds": 0.0, "mean_log_prob": 0.0}
+        assert dataclasses.replace(first, **same) == dataclasses.replace(second, **same)
+
+
+def test_nothing_to_write():
+    with pytest.raises(ConfigurationError, match="aucun début"):
+        list(write_samples(generator_of(), [], seed=1))

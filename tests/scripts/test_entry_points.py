@@ -82,6 +82,7 @@ def test_scripts_run_as_processes(trained, tmp_path, command, expected):
 def test_every_option_has_a_french_help_line(cli, command):
     """Chaque option a sa description ; rien d'anglais dans l'aide."""
     out = cli(*command, "--help").out
+    assert "[défaut : ]" not in " ".join(out.replace("│", " ").split())
     rows = [line.strip("│ ").rstrip() for line in out.splitlines() if "│" in line]
     options = [row for row in rows if row.startswith("--")]
     assert len(options) > 3

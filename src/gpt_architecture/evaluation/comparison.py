@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.decoding.generator import Generator
+from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import FinishReason
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.evaluation.quality import distinct_n, repetition, self_bleu
@@ -149,6 +149,35 @@ def compare_strategies(
                 yield _measure(generator, label, prompt, ids, replace(variant, seed=seed))
 
 
+def write_samples(
+    generator: Generator,
+    prompts: Sequence[str | Sequence[int]],
+    variants: Variants = SIX_VARIANTS,
+    *,
+    seed: int,
+) -> Iterator[list[VariantResult]]:
+    """Les mêmes générations que `compare_strategies`, plus vite : les débuts avancent ensemble.
+
+    Rend celles d'une variante à la fois, dans l'ordre des débuts ; leur durée est une part égale
+    de celle du lot.
+
+    Raises:
+        ConfigurationError: voir `compare_strategies`.
+    """
+    _check(prompts, variants, [seed])
+    encoded = [generator.encode(prompt) for prompt in prompts]
+    texts = [_text(prompt, generator) for prompt in prompts]
+    for label, variant in variants:
+        config = replace(variant, seed=seed)
+        start = time.perf_counter()
+        found = generator.generate(encoded, _scored(config))
+        seconds = (time.perf_counter() - start) / len(encoded)
+        yield [
+            _result(generator, label, text, ids, config, generation, seconds)
+            for text, ids, (generation,) in zip(texts, encoded, found, strict=True)
+        ]
+
+
 def summarize(results: Sequence[VariantResult]) -> list[VariantSummary]:
     """Réunit les générations de chaque variante, dans l'ordre de leur première venue."""
     labels = list(dict.fromkeys(result.label for result in results))
@@ -202,13 +231,31 @@ def _measure(
     ids: Sequence[int],
     config: GenerationConfig,
 ) -> VariantResult:
-    """Une génération ; le faisceau ne rend pas les probabilités de ses tokens, on les recalcule."""
-    scored = config.strategy != "beam"
+    """Une génération, chronométrée seule."""
     start = time.perf_counter()
-    (generation,) = generator.generate([ids], replace(config, logprobs=0) if scored else config)[0]
+    (generation,) = generator.generate([ids], _scored(config))[0]
     seconds = time.perf_counter() - start
-    tokens = generation.tokens
-    scores = generation.scores if scored else generator.score([*ids, *tokens])[len(ids) - 1 :]
+    return _result(generator, label, prompt, ids, config, generation, seconds)
+
+
+def _scored(config: GenerationConfig) -> GenerationConfig:
+    """La même, qui garde les probabilités ; le faisceau ne les rend pas."""
+    return config if config.strategy == "beam" else replace(config, logprobs=0)
+
+
+def _result(
+    generator: Generator,
+    label: str,
+    prompt: str,
+    ids: Sequence[int],
+    config: GenerationConfig,
+    generation: Generation,
+    seconds: float,
+) -> VariantResult:
+    """Les mesures d'une génération ; les probabilités que le faisceau ne rend pas, recalculées."""
+    tokens, scores = generation.tokens, generation.scores
+    if config.strategy == "beam":
+        scores = tuple(generator.score([*ids, *tokens])[len(ids) - 1 :])
     return VariantResult(
         label=label,
         config=config,

@@ -276,6 +276,7 @@ def _cards(page: ModelPage, tokenizer: Tokenizer) -> list[tuple[int, str, list[_
                         known_prompt=found is not None and found.known_prompt,
                     )
                 )
+        samples.sort(key=lambda each: each.longest or 0, reverse=True)  # la page replie la suite
         cards.append((number % COLORS, summary.label, samples))
     return cards
 

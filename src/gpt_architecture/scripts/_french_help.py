@@ -49,7 +49,8 @@ class FrenchFormatter(DefaultFormatter):
             description.append(Text("[obligatoire]", "dim"))
         if entry.default not in (None, "False"):
             default = entry.default.strip("[]()").replace("'", "").replace(",", "")
-            description.append(Text(f"[défaut : {default}]", "dim"))
+            if default:  # une liste vide n'en est pas un
+                description.append(Text(f"[défaut : {default}]", "dim"))
         metavar = entry.metavar
         for english, french in _METAVARS.items():
             metavar = metavar and metavar.replace(english, french)

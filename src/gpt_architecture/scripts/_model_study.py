@@ -201,7 +201,7 @@ def run_study(
     """
     from dataclasses import replace
 
-    from gpt_architecture.evaluation.comparison import SIX_VARIANTS, compare_strategies
+    from gpt_architecture.evaluation.comparison import SIX_VARIANTS, write_samples
     from gpt_architecture.evaluation.memorisation import measure_memorisation, openings
 
     sources = [each for each in (texts.training, texts.unseen) if each is not None]
@@ -220,11 +220,13 @@ def run_study(
     variants = [
         (label, replace(config, max_tokens=options.length)) for label, config in SIX_VARIANTS
     ]
-    seeds, results = [TrainingConfig.seed], list[Any]()
-    advance, total = progress("Suites"), len(prompts) * len(variants)
-    for result in compare_strategies(gpt.generator, prompts, variants, seeds=seeds):
-        results.append(result)
-        advance(options.length * len(results), options.length * total)
+    results = list[Any]()
+    advance, size = progress("Suites"), options.length * len(prompts)
+    for number, samples in enumerate(
+        write_samples(gpt.generator, prompts, variants, seed=TrainingConfig.seed), start=1
+    ):
+        results += samples
+        advance(number * size, len(variants) * size)
     memory = None
     if texts.training is not None:
         memory = measure_memorisation(

@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.serving import schemas
+from gpt_architecture.serving import response_schemas, schemas
 from gpt_architecture.serving.answers import ChatShape, CompletionShape, Transcript
 from gpt_architecture.serving.auth import AuthMiddleware, KeyRing
 from gpt_architecture.serving.context import ServingContext
@@ -38,7 +38,7 @@ _DESCRIPTION = (
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
-        status: {"model": schemas.ErrorEnvelope, "description": _MEANINGS[status]}
+        status: {"model": response_schemas.ErrorEnvelope, "description": _MEANINGS[status]}
         for status in statuses
     }
 
@@ -109,7 +109,7 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     @router.post(
         "/v1/completions",
         summary="Continuer un texte",
-        response_model=schemas.CompletionAnswer,
+        response_model=response_schemas.CompletionAnswer,
         responses={200: {"content": _STREAM}, **_COMMON, **_errors(404, 504)},
     )
     async def completions(body: schemas.CompletionBody, request: Request) -> Response:
@@ -130,7 +130,7 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     @router.post(
         "/v1/chat/completions",
         summary="Répondre à une conversation",
-        response_model=schemas.ChatAnswer,
+        response_model=response_schemas.ChatAnswer,
         responses={200: {"content": _STREAM}, **_COMMON, **_errors(404, 504)},
     )
     async def chat(body: schemas.ChatBody, request: Request) -> Response:
@@ -157,7 +157,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
     @router.get(
         "/v1/models",
         summary="Modèles servis",
-        response_model=schemas.ModelList,
+        response_model=response_schemas.ModelList,
         responses=_errors(401, 429),
     )
     async def models() -> Response:
@@ -166,7 +166,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
     @router.get(
         "/v1/models/{name:path}",
         summary="Un modèle",
-        response_model=schemas.ModelCard,
+        response_model=response_schemas.ModelCard,
         responses=_errors(401, 404, 429),
     )
     async def model(name: Annotated[str, Path(min_length=1)]) -> Response:
@@ -176,7 +176,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
     @router.post(
         "/tokenize",
         summary="Couper un texte en tokens",
-        response_model=schemas.TokenizeAnswer,
+        response_model=response_schemas.TokenizeAnswer,
         responses={**_COMMON, **_errors(404)},
     )
     async def tokenize(body: schemas.TokenizeBody) -> Response:
@@ -199,7 +199,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
     @router.post(
         "/detokenize",
         summary="Réunir des tokens en texte",
-        response_model=schemas.DetokenizeAnswer,
+        response_model=response_schemas.DetokenizeAnswer,
         responses={**_COMMON, **_errors(404)},
     )
     async def detokenize(body: schemas.DetokenizeBody) -> Response:
@@ -210,7 +210,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
     @router.get(
         "/tokenizer_info",
         summary="Ce qu'est le tokenizer",
-        response_model=schemas.TokenizerInfo,
+        response_model=response_schemas.TokenizerInfo,
         responses=_errors(401, 429),
     )
     async def tokenizer_info() -> Response:
@@ -235,7 +235,7 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
     @router.get(
         "/health",
         summary="Le service peut-il répondre ?",
-        response_model=schemas.Health,
+        response_model=response_schemas.Health,
         responses=_errors(503),
     )
     async def health() -> Response:
