@@ -81,7 +81,7 @@ export function attention(info) {
     byId("head-title").textContent = `Couche ${l + 1}, tête ${h + 1}`;
     const canvas = byId("head-map");
     paint(canvas, l, h);
-    const cell = Math.max(11, Math.min(30, Math.floor(430 / maps.size)));
+    const cell = Math.max(8, Math.min(30, Math.floor((Math.min(520, byId("attention-result").clientWidth) - 80) / maps.size)));
     canvas.style.width = canvas.style.height = `${cell * maps.size}px`;
     byId("head-rows").replaceChildren(...maps.names.map((name) => {
       const row = element("div", {}, visible(name));

@@ -74,6 +74,7 @@ export function compare(info) {
     try {
       const body = { ...shared, ...variant.settings, prompt, logprobs: 0, stream: true };
       for await (const chunk of stream("api/generate", body, signal)) {
+        if (signal.aborted) break;
         for (const token of chunk.tokens ?? []) {
           each.tokens.push(token.id);
           each.logprobs.push(token.logprob);

@@ -43,7 +43,7 @@ export function training(info) {
       pairs.push(["Perte d'entraînement", format(evaluation[1])], ["Perte de validation", format(evaluation[2])]);
       if (best < Infinity) pairs.push(["Meilleure", `${number(best, 3)} (perplexité ${number(Math.exp(best), 1)})`]);
     }
-    if (last) pairs.push(["Débit", last[3] === null ? "—" : `${number(last[3])} tokens/s`], ["Taux d'apprentissage", last[2] === null ? "—" : last[2].toLocaleString("fr-FR", { notation: "scientific", maximumFractionDigits: 2 })]);
+    if (last) pairs.push(["Débit", last[3] === null ? "—" : `${number(last[3])} tokens/s`], ["Taux d'apprentissage", last[2] === null ? "—" : last[2].toLocaleString("fr-FR", { maximumSignificantDigits: 3 })]);
     facts(byId("run-facts"), pairs);
     byId("run-result").hidden = false;
     const box = byId("run-loss");

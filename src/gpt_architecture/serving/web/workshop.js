@@ -61,6 +61,7 @@ export function workshop(info) {
     try {
       const chunks = stream("api/generate", { ...body, prompt, logprobs: info.candidates, stream: true }, mine.signal);
       for await (const chunk of chunks) {
+        if (mine.signal.aborted) throw mine.signal.reason;
         if (chunk.prompt) {
           run.prompt ??= chunk.prompt;
           continue;
@@ -188,6 +189,8 @@ export function workshop(info) {
   });
   back.addEventListener("click", () => {
     abort?.abort();
+    abort = null;
+    stop.disabled = true;
     run = branches.pop();
     selected = -1;
     redraw();
