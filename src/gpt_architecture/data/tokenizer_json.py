@@ -104,6 +104,22 @@ def tokenizer_from_json(document: Mapping[str, Any]) -> Tokenizer:
     return BPETokenizer(tokens, merges, pattern=pattern, special=special)
 
 
+def tokenizer_from_lists(ids: Mapping[str, int], merges: Sequence[str]) -> Tokenizer:
+    """Le tokenizer de `vocab.json` et `merges.txt`, les fichiers de GPT-2 avant `tokenizer.json`.
+
+    Raises:
+        TokenizerError: listes incohérentes, ou sans fin de texte.
+        MissingDependencyError: voir `tokenizer_from_json`.
+    """
+    return tokenizer_from_json(
+        {
+            "added_tokens": [_added_token(END_OF_TEXT, ids.get(END_OF_TEXT))],
+            "pre_tokenizer": _pre_tokenizer("gpt2"),
+            "model": {"type": "BPE", "vocab": ids, "merges": list(merges)},
+        }
+    )
+
+
 def _refuse(problem: str) -> NoReturn:
     raise TokenizerError(
         f"tokenizer.json non pris en charge : {problem}",
@@ -112,7 +128,7 @@ def _refuse(problem: str) -> NoReturn:
     )
 
 
-def _added_token(name: str, index: int) -> dict[str, Any]:
+def _added_token(name: str, index: int | None) -> dict[str, Any]:
     return {
         "id": index,
         "content": name,

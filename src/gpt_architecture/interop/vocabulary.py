@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from gpt_architecture.config import END_OF_TEXT, PRESETS
+from gpt_architecture.config import PRESETS
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer
-from gpt_architecture.data.tokenizer_json import tokenizer_from_json
+from gpt_architecture.data.tokenizer_json import tokenizer_from_json, tokenizer_from_lists
 from gpt_architecture.errors import ModelFileError, TokenizerError, reason
 from gpt_architecture.interop.files import MAX_JSON, read_json
 
@@ -26,7 +26,7 @@ def folder_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return tokenizer_from_json(read_json(folder / "tokenizer.json"))
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return tokenizer_from_json(_legacy_document(folder))
+        return _from_vocabulary_files(folder)
     return assumed_tokenizer(vocab_size, folder)
 
 
@@ -46,9 +46,8 @@ def assumed_tokenizer(vocab_size: int, path: Path) -> Tokenizer:
     return get_tokenizer("gpt2")
 
 
-def _legacy_document(folder: Path) -> dict[str, object]:
-    """`vocab.json` et `merges.txt`, dits comme le ferait `tokenizer.json`."""
-    ids = read_json(folder / "vocab.json")
+def _from_vocabulary_files(folder: Path) -> Tokenizer:
+    """Le tokenizer de `vocab.json` et `merges.txt`."""
     path = folder / "merges.txt"
     try:
         with path.open(encoding="utf-8") as file:
@@ -60,35 +59,4 @@ def _legacy_document(folder: Path) -> dict[str, object]:
             remedy="recopiez le dossier d'origine",
         ) from None
     merges = [line for line in lines if line and not line.startswith("#version")]
-    special = {
-        "id": ids.get(END_OF_TEXT),
-        "content": END_OF_TEXT,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [special],
-        "normalizer": None,
-        "pre_tokenizer": {**byte_level, "use_regex": True},
-        "post_processor": None,
-        "decoder": {**byte_level, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": ids,
-            "merges": merges,
-        },
-    }
+    return tokenizer_from_lists(read_json(folder / "vocab.json"), merges)

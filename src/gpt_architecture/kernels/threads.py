@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import struct
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +22,33 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import carray, cfunc, njit, types
-from numba.core import cgutils
+from numba.core import cgutils, event
 from numba.extending import intrinsic
 
 from gpt_architecture.kernels.arithmetic import FAST
+
+logger = logging.getLogger(__name__)
+
+
+class Announcement(event.Listener):
+    """Dit, une fois, que les noyaux se compilent : sans cela, le premier lancement paraît figé."""
+
+    def on_start(self, event: Any) -> None:
+        """Une compilation commence, faute de code gardé sur disque."""
+        del event
+        if not self.made:
+            self.made = True
+            logger.info(
+                "première utilisation sur cette machine : les noyaux se compilent, une demi-minute"
+            )
+
+    def on_end(self, event: Any) -> None:
+        """Rien à dire."""
+
+    made = False
+
+
+event.register("numba:run_pass", Announcement())
 
 KERNEL = types.void(types.voidptr)
 """Signature d'un noyau."""
