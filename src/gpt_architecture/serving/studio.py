@@ -244,4 +244,4 @@ def _ordered(logits: Tensor, names: TokenNames) -> dict[str, Any]:
 def _base64(values: Tensor) -> str:
     """Les octets d'un tenseur, petit-boutistes."""
     array = values.contiguous().numpy()
-    return base64.b64encode(array.astype(array.dtype.newbyteorder("<"))).decode()
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
