@@ -74,6 +74,10 @@ class CheckpointError(GPTArchitectureError):
     """Un point de reprise manque ou est abîmé, ou un autre entraînement tient son dossier."""
 
 
+class ServiceError(GPTArchitectureError):
+    """Un service distant ne répond pas, ou refuse."""
+
+
 class MissingDependencyError(GPTArchitectureError, ImportError):
     """Une bibliothèque facultative manque.
 

@@ -26,6 +26,8 @@ COMMANDS = {
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
     "convert": "Convertit un modèle : Transformers, llama.cpp, ONNX, nanoGPT, livre de Raschka.",
     "inspect": "Dit ce qu'est un modèle, sans charger ses poids.",
+    "serve": "Sert un modèle à tout client d'OpenAI (HTTP), jusqu'à Ctrl-C ou SIGTERM.",
+    "chat": "Converse avec un modèle affiné sur des dialogues, ici ou derrière un service.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
     "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
 }
@@ -47,6 +49,7 @@ _ARGUMENTS = {
     "evaluate": "[MODÈLE] ",
     "convert": "SOURCE DESTINATION --to FORMAT ",
     "inspect": "[MODÈLE] ",
+    "serve": "[MODÈLE] ",
 }
 
 

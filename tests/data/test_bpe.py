@@ -45,6 +45,11 @@ def bpe():
     return BPETokenizer.from_text(FRENCH_TEXT, 300)
 
 
+@pytest.fixture(scope="module")
+def modern():
+    return BPETokenizer.from_text(FRENCH_TEXT, 300, pattern="moderne")
+
+
 class TestCoding:
     @property_test
     @given(text=any_text)
@@ -127,10 +132,6 @@ class TestCoding:
 
 class TestModernPattern:
     """Le découpage de GPT-4."""
-
-    @pytest.fixture(scope="class")
-    def modern(self):
-        return BPETokenizer.from_text(FRENCH_TEXT, 300, pattern="moderne")
 
     @property_test
     @given(text=any_text)

@@ -244,6 +244,7 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 2,
         "batch_size": 16,
         "train_ratio": 0.95,
+        "optimizer": "muon",
         "lr": 2e-3,
         "beta2": 0.95,
         "clip": 1.0,

@@ -98,6 +98,11 @@ class KVCache:
         return slice(None)
 
     @property
+    def lines(self) -> Sequence[int]:
+        """Les mêmes, une par une."""
+        return range(len(self.lengths))
+
+    @property
     def length(self) -> int:
         """Positions de la plus longue séquence (S)."""
         return max(self.lengths, default=0)
@@ -143,7 +148,12 @@ class KVCache:
 
     def advance_(self, count: int) -> None:
         """Compte `count` positions de plus dans chaque séquence ; une fois par passage."""
-        self._set_lengths([length + count for length in self.lengths])
+        self.advance_each_([count] * len(self.lengths))
+
+    def advance_each_(self, counts: Sequence[int]) -> None:
+        """Compte `counts[i]` positions de plus dans la séquence i."""
+        pairs = zip(self.lengths, counts, strict=True)
+        self._set_lengths([length + count for length, count in pairs])
 
     def rewind_(self, lengths: Sequence[int]) -> None:
         """Oublie les dernières positions de chaque séquence.
@@ -228,19 +238,24 @@ class CacheView(KVCache):
         self.storage, self.capacity = pool.storage, pool.capacity
         self.layers = [LayerCache(self, index) for index in range(len(pool.layers))]
         self.lengths = [pool.lengths[slot] for slot in slots]
-        self.slots, self._pool, self._plan = list(slots), pool, None
-        first = self.slots[0]
-        consecutive = self.slots == list(range(first, first + len(self.slots)))
+        self._slots, self._pool, self._plan = list(slots), pool, None
+        first = self._slots[0]
+        consecutive = self._slots == list(range(first, first + len(self._slots)))
         self._rows = (
-            slice(first, first + len(self.slots))
+            slice(first, first + len(self._slots))
             if consecutive
-            else torch.tensor(self.slots, device=self.storage.device)
+            else torch.tensor(self._slots, device=self.storage.device)
         )
 
     @property
     def rows(self) -> slice | Tensor:
         """Voir `KVCache.rows`."""
         return self._rows
+
+    @property
+    def lines(self) -> Sequence[int]:
+        """Voir `KVCache.lines`."""
+        return self._slots
 
     def select_(self, rows: Sequence[int]) -> None:
         """Refusé : les lignes appartiennent au cache commun."""
@@ -252,5 +267,5 @@ class CacheView(KVCache):
 
     def _set_lengths(self, lengths: list[int]) -> None:
         super()._set_lengths(lengths)
-        for slot, length in zip(self.slots, lengths, strict=True):
+        for slot, length in zip(self._slots, lengths, strict=True):
             self._pool.set_length_(slot, length)

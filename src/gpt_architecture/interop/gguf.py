@@ -23,6 +23,7 @@ from gpt_architecture.core.weights import ModelFile, write_atomically
 from gpt_architecture.data.tokenizer import tokenizer_from_dict
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError, ModelFileError
 from gpt_architecture.interop.gguf_vocabulary import GGUFVocabulary, gguf_vocabulary
+from gpt_architecture.interop.hf_export import learned_window
 
 GGUFType = Literal["f32", "f16", "q8_0"]
 """Type des matrices ; positions, normes et biais restent en fp32, comme chez llama.cpp."""
@@ -90,7 +91,7 @@ def write_gguf(
             expected="un tokenizer qui tient dans le vocabulaire du modèle",
             remedy="reprenez le fichier d'origine",
         )
-    window = _window(content)
+    window = learned_window(content)  # llama.cpp se servirait des positions suivantes
     tensors = _Tensors(model, tokens=len(vocabulary.tokens), positions=window, body=body, head=head)
     for name, tensor in tensors:
         _check(tensor, tensors.kind(name))
@@ -179,12 +180,6 @@ def _write_tensors(writer: Any, tensors: _Tensors, quantize: Quantizer) -> None:
     for name, tensor in tensors:
         array, kind = tensor.to("cpu", torch.float32).contiguous().numpy(), tensors.kind(name)
         writer.write_tensor_data(array if kind.name == "F32" else quantize(array, kind))
-
-
-def _window(content: ModelFile) -> int:
-    """Positions que l'entraînement a parcourues ; llama.cpp se servirait des autres."""
-    learned, limit = content.metadata.get("window"), content.config.context_length
-    return min(learned, limit) if isinstance(learned, int) and learned > 0 else limit
 
 
 def _add_provenance(writer: Any, metadata: Mapping[str, Any], default_name: str) -> None:

@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.kv_cache import CacheView, KVCache
+from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.kernels.linear_kernels import (
     GELU,
     PLAIN,
@@ -32,6 +33,7 @@ from gpt_architecture.kernels.packed_weights import GroupedMatrix, PackedMatrix
 from gpt_architecture.kernels.program import Program
 from gpt_architecture.kernels.step_kernels import (
     STATE_HEADER,
+    STATE_SEQUENCE,
     attention_,
     encode_rows_,
     normalize_rows_,
@@ -58,6 +60,8 @@ class DecodeStep:
         matrices: poids, par nom de module.
         vectors: normes et biais, par nom du `state_dict`.
         wide: forme large plutôt qu'étroite.
+        uniform: les logits d'une activation sont les mêmes, au bit près, quelles que soient les
+            autres ; la forme large l'est toujours, l'étroite y perd un peu de vitesse.
     """
 
     def __init__(
@@ -67,25 +71,26 @@ class DecodeStep:
         vectors: Mapping[str, Tensor],
         *,
         wide: bool,
+        uniform: bool = False,
     ) -> None:
         self._cfg, self._matrices, self._vectors = cfg, matrices, vectors
         integers = isinstance(matrices["out_head"], GroupedMatrix)
         height = WIDE_ROWS if wide else INTEGER_ROWS if integers else FLOAT_ROWS
-        self._wide, self._height = wide, height
+        self._wide, self._uniform, self.height = wide, uniform, height
         self._program = Program()
         self._prepared: list[int] = []  # noyaux dont les lots sont les activations
         self._products: list[int] = []
         self._attentions: list[int] = []
         self._inputs: dict[int, tuple[Tensor, ...]] = {}  # x préparé, par largeur
         self._shape = (0, 0, 0)
-        self._state = torch.zeros(STATE_HEADER + height, dtype=torch.int64)
+        self._state = torch.zeros(STATE_HEADER + STATE_SEQUENCE * height, dtype=torch.int64)
         self._chosen = torch.zeros(height, dtype=torch.int64)
         self._x, self._context, self._branch = torch.zeros(3, height, cfg.emb_dim)
         self._compose()
 
     def _compose(self) -> None:
         """Écrit le programme."""
-        cfg, height = self._cfg, self._height
+        cfg, height = self._cfg, self.height
         qkv = torch.zeros(height, 3 * cfg.emb_dim)
         hidden = torch.zeros((4 * cfg.emb_dim, height) if self._wide else (height, 4 * cfg.emb_dim))
         for index in range(cfg.n_layers):
@@ -104,13 +109,12 @@ class DecodeStep:
         inputs = self._prepare("out_head", self._x, "final_norm", self._chosen)
         self._product(["out_head"], inputs, torch.zeros(1, cfg.vocab_size))  # remplacé à l'appel
         self._program.seal()
+        self._head_items = self._program.items(self._products[-1])
 
     def fits(self, rows: int, cache: KVCache) -> bool:
         """Vrai si le pas sait traiter `rows` activations avec ce cache."""
         storage = cache.storage
-        if isinstance(cache, CacheView):
-            return False
-        return rows <= self._height and storage.dtype is torch.float32 and storage.is_contiguous()
+        return rows <= self.height and storage.dtype is torch.float32 and storage.is_contiguous()
 
     def __call__(self, x: Tensor, cache: KVCache, at: Tensor | None) -> Tensor:
         """x (B, T, D), embeddings des tokens nouveaux → logits (B, T, V), ou (B, 1, V) avec `at`.
@@ -121,34 +125,55 @@ class DecodeStep:
             IndexError: un rang de `at` n'existe pas.
         """
         batch, count, width = x.shape
-        rows = batch * count
-        self._x[:rows] = x.view(rows, width)
-        header = (count, batch, cache.storage.data_ptr(), cache.capacity)
-        self._state.numpy()[: STATE_HEADER + batch] = (*header, *cache.lengths)
-        wanted = np.arange(rows)
+        wanted = np.arange(batch * count)
         if at is not None:
             chosen = at.numpy()
             if chosen.min() < 0 or chosen.max() >= count:
                 raise IndexError(f"rangs {chosen.tolist()} pour {count} tokens")
             wanted = np.arange(batch) * count + chosen
+        logits = self.ragged(x.view(-1, width), cache, [count] * batch, wanted)
+        return logits.view(batch, -1, self._cfg.vocab_size)
+
+    def ragged(
+        self, x: Tensor, cache: KVCache, counts: Sequence[int], wanted: NDArray[np.int64]
+    ) -> Tensor:
+        """Comme l'appel, pour des séquences qui n'ont pas le même nombre de tokens nouveaux.
+
+        Args:
+            x: (M, D), leurs embeddings, une séquence après l'autre.
+            cache: une ligne par séquence ; il n'est pas avancé.
+            counts: tokens nouveaux de chacune.
+            wanted: (W,), rangs dans x des logits voulus.
+
+        Returns:
+            Logits (W, V).
+        """
+        rows, sequences = len(x), len(counts)
+        self._x[:rows] = x
+        state = self._state.numpy()
+        state[:STATE_HEADER] = cache.storage.data_ptr(), cache.capacity, cache.storage.size(2)
+        each = state[STATE_HEADER:].reshape(-1, STATE_SEQUENCE)[:sequences]
+        each[:, 0], each[:, 1], each[:, 3] = cache.lines, cache.lengths, counts
+        each[:, 2] = each[:, 3].cumsum() - each[:, 3]
         self._chosen.numpy()[: len(wanted)] = wanted
-        self._resize(batch, rows, len(wanted))
+        self._resize(sequences, rows, len(wanted))
         logits = torch.empty(len(wanted), self._cfg.vocab_size)
         self._program.set_word_(self._products[-1:], _OUT, logits.data_ptr())
         self._program.run()
-        return logits.view(batch, -1, self._cfg.vocab_size)
+        return logits
 
-    def _resize(self, batch: int, rows: int, wanted: int) -> None:
+    def _resize(self, sequences: int, rows: int, wanted: int) -> None:
         """Dit leur taille aux noyaux, si elle a changé."""
-        if self._shape == (batch, rows, wanted):
+        if self._shape == (sequences, rows, wanted):
             return
-        self._shape = (batch, rows, wanted)
-        self._program.set_items_(self._attentions, batch * self._cfg.n_heads)
+        self._shape = (sequences, rows, wanted)
+        self._program.set_items_(self._attentions, sequences * self._cfg.n_heads)
         for phases, size in ((slice(None, -1), rows), (slice(-1, None), wanted)):
             prepared = self._prepared[phases]
             self._program.set_items_(prepared, -(-size // LINE) if self._wide else size)
             self._program.set_word_(prepared, _ACTIVE, size)
             self._program.set_word_(self._products[phases], _ACTIVE, size)
+        self._program.set_items_(self._products[-1:], self._head_items if wanted else 0)
 
     def _product(
         self, names: Sequence[str], inputs: tuple[Tensor, ...], out: Tensor, mode: int = PLAIN
@@ -172,6 +197,7 @@ class DecodeStep:
             torch.cat(biases) if biases else torch.empty(0),
             *(mode, out, self._x if mode == RESIDUAL else torch.empty(0)),
             *(bits, group, scales[0] if scales else torch.empty(0, dtype=torch.int64), last),
+            int(self._uniform),
         )
         self._products.append(phase)
 
@@ -191,14 +217,14 @@ class DecodeStep:
             chosen = torch.empty(0, dtype=torch.int64)
         outputs: tuple[Tensor, ...]
         if self._wide:
-            kernel, outputs = transpose_rows_, (torch.zeros(width, self._height),)
+            kernel, outputs = transpose_rows_, (torch.zeros(width, self.height),)
         elif isinstance(matrix, GroupedMatrix):
-            codes = torch.zeros(self._height, matrix.grouped.padded, dtype=torch.int16)
-            kernel, outputs = encode_rows_, (codes, torch.zeros(self._height))
+            codes = torch.zeros(self.height, matrix.grouped.padded, dtype=torch.int16)
+            kernel, outputs = encode_rows_, (codes, torch.zeros(self.height))
         elif norm is None:
             return (x,)
         else:
-            kernel, outputs = normalize_rows_, (torch.zeros(self._height, width),)
+            kernel, outputs = normalize_rows_, (torch.zeros(self.height, width),)
         outputs = self._inputs.setdefault(width, outputs)
         phase = self._program.add(kernel, 1, 0, x, gain, shift, chosen, *outputs)
         self._prepared.append(phase)

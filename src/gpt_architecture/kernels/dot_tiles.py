@@ -45,6 +45,10 @@ GROUP_SIZES = (32, 64, 128)
 FLOAT_COLUMNS, INTEGER_COLUMNS = 4, 4
 """Activations au plus par lecture d'une ligne : leurs sommes tiennent dans 16 registres."""
 
+UNIFORM = 4
+"""Ajouté à un nombre de colonnes : la somme de chacune se fait dans le même ordre quel que soit ce
+nombre, au prix de sommes qui s'attendent un peu quand elles sont peu nombreuses."""
+
 AHEAD = 2048
 """Octets d'avance des poids entiers : décoder remplit la fenêtre du processeur, qui n'atteint plus
 assez tôt les lignes suivantes (mesuré : un quart du débit)."""
@@ -65,12 +69,13 @@ def float_dots(
     out: Any,
     out_stride: Any,
 ) -> Any:
-    """Ligne fp32 de `length` poids contre 1 à FLOAT_COLUMNS activations fp32."""
+    """Ligne fp32 de `length` poids contre 1 à FLOAT_COLUMNS activations fp32 ; voir UNIFORM."""
     del typingctx, columns, weight, x, x_stride, length, out, out_stride
 
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         columns, *rest = arguments
-        cases = {c: _float_case(c, rest) for c in range(1, FLOAT_COLUMNS + 1)}
+        cases = {c: _float_case(c, 8 // c, rest) for c in range(1, FLOAT_COLUMNS + 1)}
+        cases |= {c + UNIFORM: _float_case(c, 2, rest) for c in range(1, FLOAT_COLUMNS + 1)}
         switch(builder, columns, cases)
         return context.get_dummy_value()
 
@@ -93,7 +98,8 @@ def integer_dots(
 ) -> Any:
     """Ligne de poids sur `bits` 8 ou 4, une échelle bf16 par groupe, contre des activations.
 
-    Les activations, de 1 à INTEGER_COLUMNS, sont sur 16 bits. `group` est dans GROUP_SIZES ;
+    Les activations, de 1 à INTEGER_COLUMNS, sont sur 16 bits ; seule 1 + UNIFORM existe, les autres
+    nombres étant déjà uniformes. `group` est dans GROUP_SIZES ;
     `units` : UNIT poids chacun. La somme d'un groupe est exacte : au plus 128 · 32767 · 128,
     répartis sur huit voies.
     """
@@ -102,12 +108,12 @@ def integer_dots(
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         bits, group, columns, *rest = arguments
         cases = {
-            (b + g) * 8 + c: _integer_case(b, g, c, rest)
+            (b + g) * 16 + c: _integer_case(b, g, c, rest)
             for b in (4, 8)
             for g in GROUP_SIZES
-            for c in range(1, INTEGER_COLUMNS + 1)
+            for c in (*range(1, INTEGER_COLUMNS + 1), 1 + UNIFORM)
         }
-        key = builder.add(builder.shl(builder.add(bits, group), int64(3)), columns)
+        key = builder.add(builder.shl(builder.add(bits, group), int64(4)), columns)
         switch(builder, key, cases)
         return context.get_dummy_value()
 
@@ -130,9 +136,8 @@ def decode_row(
     return types.void(*[types.int64] * 6), codegen
 
 
-def _float_case(columns: int, arguments: Values) -> Callable[[Any], None]:
+def _float_case(columns: int, unroll: int, arguments: Values) -> Callable[[Any], None]:
     weight, x, x_stride, length, out, out_stride = arguments
-    unroll = 8 // columns
 
     def emit(builder: Any) -> None:
         inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
@@ -164,6 +169,7 @@ def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Cal
     decode = {4: _decode_int4, 8: _decode_int8}[bits]
     groups = UNIT // group
     chains = 2 if columns == 1 and groups > 1 else 1  # deux sommes se suivent sans s'attendre
+    columns = columns - UNIFORM if columns > INTEGER_COLUMNS else columns
 
     def emit(builder: Any) -> None:
         inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]

@@ -16,7 +16,8 @@ l'ordre :
 9. pour des poids entiers, leur nombre de bits, 8 ou 4 ;
 10. poids d'un groupe ;
 11. adresses des échelles (bf16) des parties ;
-12. échelles de x (hauteur,).
+12. échelles de x (hauteur,) ;
+13. 1 : sommes dans un ordre qui ne dépend pas de M ; 0 : au plus vite.
 
 Formes : M activations, D largeur (complétée à un nombre entier de groupes pour des entiers), N
 lignes de poids en tout.
@@ -34,6 +35,7 @@ from gpt_architecture.kernels.arithmetic import FAST, exp
 from gpt_architecture.kernels.dot_tiles import (
     FLOAT_COLUMNS,
     INTEGER_COLUMNS,
+    UNIFORM,
     UNIT,
     float_dots,
     integer_dots,
@@ -67,7 +69,7 @@ def _float_rows(d: Any, part: Any, first: Any, last: Any, m: Any, columns: Any) 
     weight = integers(d, 2)[part] + stride * first
     out = address(d, 7) + out_stride * m + 4 * (part * integer(d, 3) + first)
     for _ in range(last - first):
-        float_dots(columns, weight, x, stride, width, out, out_stride)
+        float_dots(columns + UNIFORM * integer(d, 13), weight, x, stride, width, out, out_stride)
         weight += stride
         out += 4
 
@@ -82,6 +84,8 @@ def _integer_rows(d: Any, part: Any, first: Any, last: Any, m: Any, columns: Any
     codes = integers(d, 2)[part] + stride * first
     scales = integers(d, 11)[part] + scale_stride * first
     out = address(d, 7) + out_stride * m + 4 * (part * integer(d, 3) + first)
+    if columns == 1:
+        columns += UNIFORM * integer(d, 13)
     for _ in range(last - first):
         integer_dots(
             bits, group, columns, codes, scales, x, x_stride, width // UNIT, out, out_stride

@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -66,6 +67,7 @@ class PackedModel:
         self.matrices, self.vectors = matrices, vectors
         self._decode, self._activate = dequantize, _activate
         self._steps: tuple[DecodeStep, ...] = ()
+        self._uniform_steps: tuple[DecodeStep, ...] = ()
         self._passes, self._settled = 0, False
         if _compiles():
             from gpt_architecture.kernels.panel_kernels import activate, decode  # noqa: PLC0415
@@ -94,6 +96,15 @@ class PackedModel:
         self._steps = tuple(
             DecodeStep(self.cfg, self.matrices, self.vectors, wide=wide) for wide in (False, True)
         )
+        if self._uniform_steps:
+            self._compile_uniform_steps()
+
+    def _compile_uniform_steps(self) -> None:
+        """Les mêmes, dont chaque activation ignore les autres au bit près."""
+        from gpt_architecture.kernels.decode_step import DecodeStep  # noqa: PLC0415
+
+        narrow = DecodeStep(self.cfg, self.matrices, self.vectors, wide=False, uniform=True)
+        self._uniform_steps = (narrow, self._steps[1])
 
     @property
     def nbytes(self) -> int:
@@ -133,11 +144,67 @@ class PackedModel:
             logits = self._forward(x, cache, at)
         else:
             logits = step(x, cache, at)
-            self._passes += 1
-            if self._passes == SETTLE_AFTER:
-                self.settle()
+            self._count_pass()
         if cache is not None:
             cache.advance_(count)
+        return logits
+
+    def _count_pass(self) -> None:
+        self._passes += 1
+        if self._passes == SETTLE_AFTER:
+            self.settle()
+
+    @property
+    def uniform_rows(self) -> tuple[int, int]:
+        """Activations au plus de `read_uniform`, sous ses deux formes ; (0, 0) sans pas compilé."""
+        if not self._steps:
+            return 0, 0
+        if not self._uniform_steps:
+            self._compile_uniform_steps()
+        narrow, wide = self._uniform_steps
+        return narrow.height, wide.height
+
+    @torch.no_grad()
+    def read_uniform(
+        self,
+        parts: Sequence[Sequence[int]],
+        cache: KVCache,
+        *,
+        wide: bool,
+        wanted: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Lit des parts de toutes longueurs ; leurs logits ne dépendent que de leur séquence.
+
+        Sous une même forme, ils sont les mêmes au bit près quelles que soient les autres parts et
+        la découpe : un serveur rend donc le même texte quelle que soit sa charge.
+
+        Args:
+            parts: tokens nouveaux de chaque séquence du cache.
+            cache: en fp32, contigu.
+            wide: forme large, faite pour beaucoup d'activations ; sinon étroite.
+            wanted: (W,), rangs des logits voulus, parts mises bout à bout ; None : le dernier de
+                chaque part ; aucun : la tête, un tiers des poids, n'est pas lue.
+
+        Returns:
+            Logits (W, V).
+
+        Raises:
+            ValueError: trop d'activations pour cette forme, ou trop de positions.
+        """
+        counts = [len(part) for part in parts]
+        limit = self.uniform_rows[wide]
+        pasts = cache.lengths
+        ends = [past + count for past, count in zip(pasts, counts, strict=True)]
+        if sum(counts) > limit or max(ends) > min(cache.capacity, self.cfg.context_length):
+            raise ValueError(f"{sum(counts)} activations pour {limit}, positions {max(ends)}")
+        ids = torch.tensor([token for part in parts for token in part])
+        spans = zip(pasts, ends, strict=True)
+        positions = torch.tensor([place for past, end in spans for place in range(past, end)])
+        x = self.matrices["tok_emb"].rows(ids) + self.vectors["pos_emb.weight"][positions]
+        chosen = np.cumsum(counts) - 1 if wanted is None else np.array(wanted, dtype=np.int64)
+        logits = self._uniform_steps[wide].ragged(x, cache, counts, chosen)
+        cache.advance_each_(counts)
+        self._count_pass()
         return logits
 
     def dequantize(self) -> GPTModel:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gpt_architecture.kernels.threads import HEADER, SLOT, kernel, openmp, pointer, table
 
-ARGUMENTS = 13
+ARGUMENTS = 14
 """Arguments d'un noyau de programme, au plus."""
 
 _WORDS = HEADER + SLOT * ARGUMENTS
@@ -101,6 +101,10 @@ class Program:
         self._addresses = np.array(self._functions, np.int64)
         runner = openmp()
         self._runner = 0 if runner is None else ctypes.cast(runner, ctypes.c_void_p).value or 0
+
+    def items(self, phase: int) -> int:
+        """Nombre de lots du noyau `phase`."""
+        return int(self._tables[phase, _ITEMS])
 
     def set_items_(self, phases: Sequence[int], items: int) -> None:
         """Change le nombre de lots des noyaux `phases`."""

@@ -1,6 +1,6 @@
 """Ce qui entoure les produits d'un pas de décodage : normes, codes des activations, attention.
 
-Formes : M activations présentes, B séquences, T tokens nouveaux de chacune (M = B·T), D largeur,
+Formes : M activations présentes, D largeur,
 H têtes, K taille d'une tête, S positions vues.
 """
 
@@ -25,8 +25,9 @@ from gpt_architecture.kernels.threads import (
     words,
 )
 
-STATE_HEADER = 4
-"""Mots de l'état avant les longueurs : T, séquences du cache, son adresse, sa capacité."""
+STATE_HEADER, STATE_SEQUENCE = 3, 4
+"""Mots de l'état : d'abord adresse du cache, sa capacité, ses lignes ; puis, par séquence, sa ligne
+dans le cache, les positions qui y sont, sa première activation et le nombre d'activations."""
 
 _F = np.float32
 _OPTIONS: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy"}
@@ -155,7 +156,7 @@ def attention_(data: Any) -> None:
     """Ajoute les clés et valeurs nouvelles au cache, puis calcule le contexte ; un lot par tête.
 
     Arguments : inutilisé, projections (hauteur, 3·D), contexte (hauteur, D), couche, H, état
-    (voir STATE_HEADER, puis la longueur de chaque séquence).
+    (voir STATE_HEADER).
     """
     d = words(data)
     qkv, context, layer, heads, state = (
@@ -165,18 +166,19 @@ def attention_(data: Any) -> None:
         integer(d, 4),
         integers(d, 5),
     )
-    queries, batch, storage, capacity = state[0], state[1], state[2], state[3]
+    storage, capacity, lines = state[0], state[1], state[2]
     width = context.shape[1]
     size = width // heads
     plane = capacity * size
     scores = np.empty(capacity, np.float32)
     item = claim(data)
     while item < count(d):
-        b, first = item // heads, (item % heads) * size
-        past, row = state[STATE_HEADER + b], b * queries
-        where = storage + 4 * plane * (2 * layer * batch * heads + item)
+        head, word = item % heads, STATE_HEADER + STATE_SEQUENCE * (item // heads)
+        line, past, row, queries = state[word], state[word + 1], state[word + 2], state[word + 3]
+        first = head * size
+        where = storage + 4 * plane * ((2 * layer * lines + line) * heads + head)
         keys = carray(pointer(where), (capacity, size), np.float32)
-        values = carray(pointer(where + 4 * plane * batch * heads), (capacity, size), np.float32)
+        values = carray(pointer(where + 4 * plane * lines * heads), (capacity, size), np.float32)
         for t in range(queries):
             for j in range(size):
                 keys[past + t, j] = qkv[row + t, width + first + j]

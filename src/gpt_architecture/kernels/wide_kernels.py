@@ -104,9 +104,10 @@ def _finish(d: Any, base: Any, rows: Any, sums: Any) -> None:
         for r in range(rows):
             for m in range(active):
                 sums[r, m] += bias[base + r]
-    if mode == GELU:
+    if mode == GELU:  # par vecteurs entiers : une fin de boucle scalaire arrondirait autrement
+        whole = (active + 7) // 8 * 8
         for r in range(rows):
-            for m in range(active):
+            for m in range(whole):
                 out[base + r, m] = gelu(sums[r, m])
         return
     for m in range(active):

@@ -116,7 +116,7 @@ def show_text(console: Console, *, measures: TextMeasures) -> None:
         lines.append(
             f"{thousands(measures.skipped)} document(s) sans token à prédire, non comptés."
         )
-    console.print("\n".join(lines), style="dim")
+    console.print("\n".join(lines), "\n", style="dim", sep="")
 
 
 def show_last_word(console: Console, *, result: LastWordResult) -> None:

@@ -163,6 +163,8 @@ def _write(content: ModelFile, dest: Path, options: ConvertOptions) -> None:
 
 def _record(content: ModelFile, dest: Path, options: ConvertOptions) -> dict[str, Any]:
     files = sorted(dest.iterdir()) if dest.is_dir() else [dest]
+    beside = dest.with_name(f"{dest.name}.data")  # les gros poids d'un export ONNX
+    files += [beside] if options.to == "onnx" and beside.exists() else []
     learned = content.metadata.get("window")
     return {
         "output": str(dest),
@@ -191,7 +193,7 @@ def _report(record: dict[str, Any]) -> None:
             )
     steps = {
         "hf": f'AutoModelForCausalLM.from_pretrained("{dest}"), ou : vllm serve {dest}',
-        "gguf": f"llama-cli -m {dest}",
+        "gguf": f'llama-completion -m {dest} -p "…"',
         "onnx": f'onnxruntime.InferenceSession("{dest}")',
         "pt": f"gpt-architecture infer --model {dest}",
     }

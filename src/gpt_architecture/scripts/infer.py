@@ -31,6 +31,8 @@ from gpt_architecture.scripts._options import (
 from gpt_architecture.scripts._trace import TraceFormat, write_trace
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gpt_architecture.api import GPT
     from gpt_architecture.decoding.config import GenerationConfig
     from gpt_architecture.decoding.generator import Generation
@@ -75,6 +77,7 @@ def infer(
     shape: ShapeOptions = ShapeOptions(),  # noqa: B008
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     draft: Path | None = None,
+    server: str | None = None,
     output: OutputOptions = OutputOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
@@ -86,10 +89,15 @@ def infer(
         chat: Question à poser à un modèle qui a un gabarit de conversation ; seule la réponse est
             écrite.
         draft: Petit modèle, de même tokenizer, qui propose ce que le grand vérifie.
+        server: Adresse d'un service (http://127.0.0.1:8000), qui écrit à la place du modèle.
     """
     del common  # lues par le lanceur
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
     _check_together(output, config, prompt, chat)
+    if server is not None:
+        given = {"--model": choice.model, "--quant": choice.quant, "--draft": draft, "--chat": chat}
+        _remotely(server, prompt, config, output, given)
+        return
 
     from gpt_architecture.api import load
 
@@ -138,6 +146,30 @@ def _check_together(
             expected="l'un ou l'autre",
             remedy="retirez l'un des deux",
         )
+
+
+def _remotely(
+    server: str,
+    prompt: str | None,
+    config: GenerationConfig,
+    output: OutputOptions,
+    given: Mapping[str, object],
+) -> None:
+    """Fait écrire un service ; ce qui demande le modèle lui-même est refusé."""
+    from gpt_architecture.scripts._remote_infer import infer_remotely
+
+    local = {**given, "--score": output.score or None, "--trace": output.trace or None}
+    for name, value in local.items():
+        if value is not None:
+            raise ConfigurationError(
+                f"{name} et --server sont donnés ensemble",
+                expected="l'un ou l'autre",
+                remedy="retirez l'un des deux (pour une conversation : chat --server)",
+            )
+    prompts = (
+        [default_prompt(prompt, {})] if output.prompts is None else _read_prompts(output.prompts)
+    )
+    infer_remotely(server, prompts, config, as_json=output.as_json)
 
 
 def _read_prompts(path: Path) -> list[str]:

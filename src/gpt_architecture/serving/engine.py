@@ -5,7 +5,10 @@ part de leur début, puis chacune choisit. Une demande entre ou s'en va entre de
 autres bougent (Orca, Yu et al., 2022 ; lecture par parts : Sarathi-Serve, Agrawal et al., 2024).
 
 Ce qu'une demande écrit dépend d'elle seule : son tirage a sa graine, sa place n'est lue par
-personne d'autre.
+personne d'autre. Avec un modèle compacté (`kernels.packed`), ses logits sont les mêmes au bit près
+quelles que soient la charge, la découpe des débuts et les reprises du cache, pour un même nombre
+de places. Avec un autre, les produits de PyTorch arrondissent selon le nombre de lignes : deux
+tokens que séparent moins de quelques millionièmes peuvent alors s'échanger.
 """
 
 from __future__ import annotations
@@ -52,7 +55,8 @@ class Engine:
         window: positions qu'une demande peut occuper, au plus ; None : le contexte du modèle.
         slots: demandes qui avancent ensemble, au plus.
         max_waiting: demandes qui attendent, au plus.
-        prefill_chunk: tokens de début lus par pas, au plus, toutes demandes réunies.
+        prefill_chunk: tokens de début lus par pas, toutes demandes réunies ; None : ce qui convient
+            au modèle.
         prefix_cache_tokens: positions gardées, en plus des places, pour ce qu'ont lu des demandes
             finies.
 
@@ -68,12 +72,13 @@ class Engine:
         window: int | None = None,
         slots: int = 8,
         max_waiting: int = 64,
-        prefill_chunk: int = 64,
+        prefill_chunk: int | None = None,
         prefix_cache_tokens: int = 4096,
     ) -> None:
         check_int("slots", slots, minimum=1, maximum=1024)
         check_int("max_waiting", max_waiting, minimum=1)
-        check_int("prefill_chunk", prefill_chunk, minimum=1)
+        if prefill_chunk is not None:
+            check_int("prefill_chunk", prefill_chunk, minimum=1)
         check_int("prefix_cache_tokens", prefix_cache_tokens, minimum=0)
         limit = model.cfg.context_length
         if window is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.errors import reason
 from gpt_architecture.serving.jobs import Job
-from gpt_architecture.serving.passes import Part, run_parts
+from gpt_architecture.serving.passes import Part, Passes
 from gpt_architecture.serving.requests import Failed, FinishedReason, Produced
 from gpt_architecture.serving.scheduler import share
 from gpt_architecture.serving.slots import SlotPool
@@ -32,7 +32,7 @@ class Runner:
         slots: demandes qui avancent ensemble, au plus.
         rows: lignes du cache ; celles qui dépassent `slots` gardent des débuts déjà lus.
         capacity: positions d'une ligne.
-        chunk: tokens de début lus par pas, au plus.
+        chunk: tokens de début lus par pas, à peu près ; None : ce qui convient au modèle.
 
     Attributes:
         running: les demandes en cours, de la plus ancienne à la plus récente.
@@ -43,14 +43,15 @@ class Runner:
     """
 
     def __init__(
-        self, model: CausalLM, *, slots: int, rows: int, capacity: int, chunk: int
+        self, model: CausalLM, *, slots: int, rows: int, capacity: int, chunk: int | None
     ) -> None:
         self.slots, self.running = slots, list[Job]()
         self.counts, self.finished = Counter[str](), Counter[FinishedReason]()
         self.mean_seconds = 1.0
-        self._model, self._chunk = model, chunk
+        self._chunk = chunk
         self._failures = 0
         self._pool = SlotPool(model, rows, capacity)
+        self._passes = Passes(model, self._pool, slots)
 
     @property
     def has_room(self) -> bool:
@@ -63,8 +64,8 @@ class Runner:
         return self._pool.occupied
 
     def warm_up(self) -> None:
-        """Fait un passage, qui compile ce qui doit l'être."""
-        run_parts(self._model, self._pool, [Part(slot=0, tokens=[0])])
+        """Fait un passage de chaque forme, qui compile ce qui doit l'être."""
+        self._passes.warm_up()
         self._pool.release(0, spoiled=True)
 
     def start(self, job: Job) -> None:
@@ -92,15 +93,20 @@ class Runner:
             Exception: le modèle échoue pour la MAX_FAILURES-ième fois à la suite.
         """
         self._catch_up()
-        chosen = share(self.running, self._chunk)
+        chosen = share(self.running, self._passes.budget(self._chunk, self._writing))
         if not chosen:
             return
         parts = [
-            Part(slot=job.slot, tokens=job.next_tokens(count), every=job.scores is not None)
+            Part(
+                slot=job.slot,
+                tokens=job.next_tokens(count),
+                prompt=job.computed < len(job.ids),
+                every=job.scores is not None,
+            )
             for job, count in chosen
         ]
         try:
-            logits = run_parts(self._model, self._pool, parts)
+            logits = self._passes.run(parts)
         except Exception as error:
             self._restart(error)
             return
@@ -130,6 +136,11 @@ class Runner:
             self.counts["failed"] += 1
             job.emit(Failed(error=error))
         self.running.clear()
+
+    @property
+    def _writing(self) -> int:
+        """Demandes qui ont lu leur début."""
+        return sum(job.computed >= len(job.ids) for job in self.running)
 
     def _catch_up(self) -> None:
         """Recopie ce qu'une autre demande vient de lire d'un début commun."""

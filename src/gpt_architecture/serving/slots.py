@@ -18,6 +18,9 @@ from gpt_architecture.core.model import CausalLM
 
 Ids = NDArray[np.int64]
 
+UNKNOWN = -1
+"""Un token d'aucun vocabulaire."""
+
 
 class SlotPool:
     """Un cache de `rows` lignes de `capacity` positions, et les tokens que chacune a lus.
@@ -30,7 +33,7 @@ class SlotPool:
 
     def __init__(self, model: CausalLM, rows: int, capacity: int) -> None:
         self.cache = model.new_cache(rows, capacity)
-        self._tokens: Ids = np.full((rows, capacity), -1, dtype=np.int64)
+        self._tokens: Ids = np.full((rows, capacity), UNKNOWN, dtype=np.int64)
         self._busy = [False] * rows
         self._used = [0] * rows  # date de libération
         self._clock = count(1)
@@ -85,7 +88,7 @@ class SlotPool:
         return CacheView(self.cache, slots)
 
     def note(self, slot: int, tokens: Sequence[int]) -> None:
-        """Retient les tokens que la ligne vient de lire."""
+        """Retient les tokens que la ligne vient de lire ; UNKNOWN : que nul ne doit reprendre."""
         length = self.lengths[slot]
         self._tokens[slot, length - len(tokens) : length] = tokens
 

@@ -1,0 +1,224 @@
+"""`gpt-architecture serve` : un modèle derrière l'interface HTTP d'OpenAI."""
+
+from __future__ import annotations
+
+import sys
+
+if __package__ in (None, ""):  # lancé par son chemin : python3 serve.py
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cyclopts import Group, Parameter
+
+from gpt_architecture.config import check_float, check_int
+from gpt_architecture.errors import MissingDependencyError
+from gpt_architecture.scripts._cli import (
+    ENV_PREFIX,
+    CommonOptions,
+    find_model,
+    french_number,
+    say,
+    say_aside,
+)
+from gpt_architecture.scripts._options import QuantName
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from gpt_architecture.serving.auth import KeyRing
+    from gpt_architecture.serving.context import ServingContext
+    from gpt_architecture.serving.engine import Engine
+    from gpt_architecture.serving.limits import Limits
+
+KEYS_VARIABLE = f"{ENV_PREFIX}API_KEYS"
+_LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
+
+
+@Parameter(name="*", group=Group("Réseau", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Où écouter, et qui peut parler."""
+
+    host: str = "127.0.0.1"
+    """Adresse où écouter ; sans elle, cette machine seule y a accès."""
+
+    port: int = 8000
+    """Port ; 0 en choisit un libre."""
+
+    api_key_file: Path | None = None
+    """Fichier de clés d'accès, une par ligne ; ou la variable GPT_ARCHITECTURE_API_KEYS."""
+
+    allow_origin: tuple[str, ...] = ()
+    """Page web d'ailleurs qui peut appeler le service (CORS) ; répétable."""
+
+    log_requests: bool = False
+    """Écrit une ligne par requête sur stderr, sans rien du texte traité."""
+
+    def __post_init__(self) -> None:
+        check_int("port", self.port, minimum=0, maximum=65_535)
+
+
+@Parameter(name="*", group=Group("Moteur", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Comment le modèle calcule, et combien de suites il mène de front."""
+
+    device: str = "auto"
+    """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
+
+    quant: QuantName | None = None
+    """Quantifie les poids au chargement (CPU) : moins de mémoire lue, plus de tokens/s."""
+
+    slots: int = 8
+    """Suites qui avancent ensemble."""
+
+    max_waiting: int = 64
+    """Suites qui attendent une place, au plus ; au-delà, 429."""
+
+    max_tokens: int = 4096
+    """Tokens qu'une suite peut demander, au plus."""
+
+    timeout: float = 600.0
+    """Secondes laissées à une requête."""
+
+    drain_timeout: float = 60.0
+    """Secondes laissées aux requêtes en cours après un signal d'arrêt."""
+
+    name: str | None = None
+    """Nom du modèle pour les clients ; sans lui, celui de son fichier."""
+
+    run_directory: Path | None = None
+    """Dossier d'entraînement à montrer dans le studio."""
+
+    def __post_init__(self) -> None:
+        check_int("slots", self.slots, minimum=1, maximum=1024)
+        check_int("max_waiting", self.max_waiting, minimum=1, maximum=100_000)
+        check_int("max_tokens", self.max_tokens, minimum=1)
+        check_float("timeout", self.timeout, above=0.0, maximum=86_400.0)
+        check_float("drain_timeout", self.drain_timeout, above=0.0, maximum=86_400.0)
+
+
+def serve(
+    model: Path | None = None,
+    /,
+    *,
+    network: NetworkOptions = NetworkOptions(),
+    engine: EngineOptions = EngineOptions(),
+    common: CommonOptions = CommonOptions(),  # noqa: B008
+) -> int:
+    """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM.
+
+    Args:
+        model: Fichier du modèle ; sans lui, gpt-model.pt ici ou dans un dossier parent.
+    """
+    del common  # lues par le lanceur
+    _check_installed()
+    from gpt_architecture.serving.gate import LoadingGate
+    from gpt_architecture.serving.http import HttpServer, bind, url_of
+    from gpt_architecture.serving.limits import Limits
+
+    path = find_model(model)
+    limits = Limits(
+        max_tokens=engine.max_tokens,
+        request_seconds=engine.timeout,
+        sequences=min(Limits.sequences, engine.max_waiting),
+    )
+    keys = _keys(network.api_key_file)
+    if not keys and network.host not in _LOCAL_HOSTS:
+        say_aside(
+            f"avertissement : le service écoute sur {network.host} sans clé d'accès ; "
+            "donnez --api-key-file."
+        )
+    started = list["Engine"]()
+
+    def build() -> ASGIApp:
+        from gpt_architecture.serving.app import create_app
+
+        running, context = _load(path, engine, limits)
+        started.append(running)
+        say_aside(
+            f"Modèle « {context.name} » prêt : {engine.slots} suites de front, contexte de "
+            f"{french_number(context.window)} tokens."
+        )
+        return create_app(
+            context, keys=keys, origins=network.allow_origin, log_requests=network.log_requests
+        )
+
+    gate = LoadingGate(build)
+    server = HttpServer(
+        gate,
+        limits=limits,
+        drain_seconds=engine.drain_timeout,
+        on_drain=lambda: say_aside(
+            "Arrêt demandé : les requêtes en cours finissent (de nouveau pour couper)."
+        ),
+    )
+    listener = bind(network.host, network.port)
+    say(f"Service sur {url_of(listener)} (référence : /docs, état : /health)")
+    gate.start(server.request_stop)
+    code = server.serve_until_stopped(listener)
+    if gate.error is not None:
+        raise gate.error
+    for each in started:
+        each.drain(1.0)  # les requêtes HTTP sont finies : il ne reste que des suites abandonnées
+        each.stop()
+    return code
+
+
+def _check_installed() -> None:
+    """Dit ce qui manque avant d'ouvrir quoi que ce soit."""
+    from importlib.util import find_spec
+
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        if find_spec(package) is None:
+            raise MissingDependencyError("gpt-architecture[serve]", purpose="servir un modèle")
+
+
+def _keys(path: Path | None) -> KeyRing:
+    """Les clés du fichier et de l'environnement."""
+    from gpt_architecture.serving.auth import KeyRing, read_keys
+
+    keys = [] if path is None else read_keys(path)
+    keys += [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()]
+    return KeyRing(keys)
+
+
+def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, ServingContext]:
+    """Le modèle, son moteur démarré et prêt."""
+    from gpt_architecture.api import load
+    from gpt_architecture.serving.context import ServingContext
+    from gpt_architecture.serving.engine import Engine
+
+    gpt = load(path, device=options.device, quant=options.quant)
+    model = gpt.model if gpt.runner is None else gpt.runner
+    engine = Engine(
+        model,
+        gpt.tokenizer,
+        window=gpt.window,
+        slots=options.slots,
+        max_waiting=options.max_waiting,
+    )
+    engine.start()
+    context = ServingContext(
+        engine=engine,
+        model=model,
+        tokenizer=gpt.tokenizer,
+        name=path.stem if options.name is None else options.name,
+        metadata=gpt.metadata,
+        window=gpt.window,
+        limits=limits,
+        run_directory=options.run_directory,
+    )
+    return engine, context
+
+
+if __name__ == "__main__":
+    from gpt_architecture.main import main
+
+    main(["serve", *sys.argv[1:]])

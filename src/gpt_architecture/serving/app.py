@@ -1,0 +1,266 @@
+"""L'application HTTP : les routes d'OpenAI, et celles qui surveillent le service."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Path, Request
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.serving import schemas
+from gpt_architecture.serving.answers import ChatShape, CompletionShape, Transcript
+from gpt_architecture.serving.auth import AuthMiddleware, KeyRing
+from gpt_architecture.serving.context import ServingContext
+from gpt_architecture.serving.errors import ApiError, install_handlers
+from gpt_architecture.serving.generation import (
+    check_ids,
+    check_model,
+    encode_text,
+    plan_chat,
+    plan_completion,
+    render,
+)
+from gpt_architecture.serving.guard import GuardMiddleware
+from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
+from gpt_architecture.serving.reference import reference_page
+from gpt_architecture.serving.streaming import Answerer
+from gpt_architecture.serving.strict_json import StrictRoute
+
+_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_DESCRIPTION = (
+    "Un modèle GPT-2 derrière l'interface d'OpenAI. Toute erreur est rendue dans son enveloppe."
+)
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": schemas.ErrorEnvelope, "description": _MEANINGS[status]}
+        for status in statuses
+    }
+
+
+_MEANINGS = {
+    400: "Requête refusée.",
+    401: "Clé d'accès absente ou inconnue.",
+    404: "Adresse ou modèle inconnu.",
+    405: "Méthode HTTP refusée.",
+    408: "Corps trop lent.",
+    413: "Corps trop grand.",
+    429: "Service plein ; Retry-After dit quand réessayer.",
+    500: "Panne du service.",
+    503: "Service pas prêt, ou qui s'arrête.",
+    504: "Temps écoulé.",
+}
+_COMMON = _errors(400, 401, 408, 413, 429, 500, 503)
+
+
+def create_app(
+    context: ServingContext,
+    *,
+    keys: KeyRing | None = None,
+    origins: Sequence[str] = (),
+    log_requests: bool = False,
+) -> FastAPI:
+    """L'application d'un modèle chargé, dont le moteur est démarré.
+
+    Args:
+        context: ce qu'elle sert.
+        keys: clés d'accès ; None : tout le monde est accepté.
+        origins: pages web d'ailleurs qui peuvent l'appeler (CORS) ; vide : aucune.
+        log_requests: écrit au journal une ligne par requête.
+    """
+    app = FastAPI(
+        title="gpt-architecture",
+        summary=f"Service du modèle « {context.name} »",
+        description=_DESCRIPTION,
+        version="1",
+        docs_url=None,  # la page de FastAPI prend ses scripts sur un CDN
+        redoc_url=None,
+    )
+    app.state.limits = context.limits
+    install_handlers(app)
+    metrics = Metrics(context.engine, context.name)
+    app.include_router(_generation_routes(context, Answerer(context, metrics)))
+    app.include_router(_model_routes(context))
+    app.include_router(_watch_routes(context, metrics))
+    app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
+    if importlib.util.find_spec("gpt_architecture.serving.studio"):
+        studio = importlib.import_module("gpt_architecture.serving.studio")
+        app.include_router(studio.studio_router(context))
+    # Le dernier ajouté est traversé le premier : clés, puis corps, puis routes.
+    app.add_middleware(GuardMiddleware, limits=context.limits, log_requests=log_requests)
+    app.add_middleware(AuthMiddleware, keys=keys or KeyRing())
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    return app
+
+
+def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter:
+    router = APIRouter(route_class=StrictRoute, tags=["Génération"])
+
+    @router.post(
+        "/v1/completions",
+        summary="Continuer un texte",
+        response_model=schemas.CompletionAnswer,
+        responses={200: {"content": _STREAM}, **_COMMON, **_errors(404, 504)},
+    )
+    async def completions(body: schemas.CompletionBody, request: Request) -> Response:
+        plan = await plan_completion(context, body)
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        shape = CompletionShape(
+            context.name, context.names, logprobs=body.logprobs is not None, usage=usage
+        )
+        echo = [
+            prompt if isinstance(prompt, str) else context.tokenizer.decode(prompt)
+            for prompt in body.prompt
+        ]
+        transcript = Transcript(plan, echo=echo if body.echo else None)
+        return await answerer.answer(
+            request, plan, transcript, shape, stream=bool(body.stream), usage=usage
+        )
+
+    @router.post(
+        "/v1/chat/completions",
+        summary="Répondre à une conversation",
+        response_model=schemas.ChatAnswer,
+        responses={200: {"content": _STREAM}, **_COMMON, **_errors(404, 504)},
+    )
+    async def chat(body: schemas.ChatBody, request: Request) -> Response:
+        plan = await plan_chat(context, body)
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        shape = ChatShape(context.name, context.names, logprobs=bool(body.logprobs), usage=usage)
+        return await answerer.answer(
+            request, plan, Transcript(plan), shape, stream=bool(body.stream), usage=usage
+        )
+
+    return router
+
+
+def _model_routes(context: ServingContext) -> APIRouter:
+    router = APIRouter(route_class=StrictRoute, tags=["Modèle et tokens"])
+    card = {
+        "id": context.name,
+        "object": "model",
+        "created": context.created,
+        "owned_by": "gpt-architecture",
+        "max_model_len": context.window,
+    }
+
+    @router.get(
+        "/v1/models",
+        summary="Modèles servis",
+        response_model=schemas.ModelList,
+        responses=_errors(401, 429),
+    )
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": [card]})
+
+    @router.get(
+        "/v1/models/{name:path}",
+        summary="Un modèle",
+        response_model=schemas.ModelCard,
+        responses=_errors(401, 404, 429),
+    )
+    async def model(name: Annotated[str, Path(min_length=1)]) -> Response:
+        check_model(context, name)
+        return JSONResponse(card)
+
+    @router.post(
+        "/tokenize",
+        summary="Couper un texte en tokens",
+        response_model=schemas.TokenizeAnswer,
+        responses={**_COMMON, **_errors(404)},
+    )
+    async def tokenize(body: schemas.TokenizeBody) -> Response:
+        check_model(context, body.model)
+        text = body.prompt
+        if text is None:
+            messages = body.messages or []
+            text = render(context, messages, add_generation_prompt=body.add_generation_prompt)
+        tokens = await encode_text(context, text)
+        names = [context.names.text(token) for token in tokens] if body.return_token_strs else None
+        return JSONResponse(
+            {
+                "count": len(tokens),
+                "max_model_len": context.window,
+                "tokens": tokens,
+                "token_strs": names,
+            }
+        )
+
+    @router.post(
+        "/detokenize",
+        summary="Réunir des tokens en texte",
+        response_model=schemas.DetokenizeAnswer,
+        responses={**_COMMON, **_errors(404)},
+    )
+    async def detokenize(body: schemas.DetokenizeBody) -> Response:
+        check_model(context, body.model)
+        check_ids(context, body.tokens, param="tokens")
+        return JSONResponse({"prompt": context.tokenizer.decode(body.tokens)})
+
+    @router.get(
+        "/tokenizer_info",
+        summary="Ce qu'est le tokenizer",
+        response_model=schemas.TokenizerInfo,
+        responses=_errors(401, 429),
+    )
+    async def tokenizer_info() -> Response:
+        ending = END_OF_TEXT if context.tokenizer.eos_id is not None else None
+        return JSONResponse(
+            {
+                "tokenizer_class": context.tokenizer.name,
+                "vocab_size": context.tokenizer.vocab_size,
+                "eos_token": ending,
+                "bos_token": ending,
+                "pad_token": ending,
+                "chat_template": context.chat_template,
+            }
+        )
+
+    return router
+
+
+def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["Surveillance"])
+
+    @router.get(
+        "/health",
+        summary="Le service peut-il répondre ?",
+        response_model=schemas.Health,
+        responses=_errors(503),
+    )
+    async def health() -> Response:
+        state = context.engine.state
+        if state != "ready":
+            raise ApiError.unavailable(f"le moteur n'est pas prêt ({state})", code=state)
+        return JSONResponse({"status": "ok"})
+
+    @router.get(
+        "/metrics",
+        summary="Mesures, pour Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def read_metrics() -> Response:
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+    return router
+
+
+def _docs(app: FastAPI) -> Any:
+    async def docs() -> HTMLResponse:
+        """La page de référence."""
+        return HTMLResponse(reference_page(app.openapi()))
+
+    return docs

@@ -1,0 +1,77 @@
+"""Ce que les routes partagent : le moteur, le modèle qu'il sert, et sous quelles bornes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from gpt_architecture.core.model import CausalLM
+from gpt_architecture.data.chat import CHAT_TEMPLATE
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.serving.limits import Limits
+from gpt_architecture.serving.requests import (
+    EngineRequest,
+    EngineState,
+    EngineStats,
+    Event,
+    Ticket,
+)
+from gpt_architecture.serving.token_names import TokenNames
+
+
+class ServingEngine(Protocol):
+    """Ce que le service demande au moteur (voir `serving.engine.Engine`)."""
+
+    @property
+    def state(self) -> EngineState:
+        """Son état."""
+        ...
+
+    def submit(self, request: EngineRequest, on_event: Callable[[Event], None]) -> Ticket:
+        """Accepte une demande."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Où il en est."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingContext:
+    """Un modèle en service.
+
+    Attributes:
+        engine: le moteur, démarré.
+        model: rend des logits ; lui seul l'emploie pour écrire.
+        tokenizer: celui du modèle.
+        name: nom sous lequel les clients le demandent.
+        metadata: provenance et résultats de l'entraînement.
+        window: positions qu'une suite peut occuper, début compris.
+        limits: ce qu'une requête peut demander.
+        run_directory: dossier d'entraînement montré par le studio ; None : aucun.
+        created: date de mise en service, en secondes depuis 1970.
+        names: le nom de chaque token.
+    """
+
+    engine: ServingEngine
+    model: CausalLM
+    tokenizer: Tokenizer
+    name: str
+    metadata: Mapping[str, Any]
+    window: int
+    limits: Limits = field(default_factory=Limits)
+    run_directory: Path | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+    names: TokenNames = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", TokenNames(self.tokenizer))
+
+    @property
+    def chat_template(self) -> str | None:
+        """Le gabarit de conversation du modèle, s'il en a un."""
+        template = self.metadata.get(CHAT_TEMPLATE)
+        return template if isinstance(template, str) and template else None

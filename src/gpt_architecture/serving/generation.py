@@ -1,0 +1,281 @@
+"""D'un corps de requête aux demandes que le moteur exécute."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.data.chat import render_chat
+from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.serving.context import ServingContext
+from gpt_architecture.serving.errors import ApiError
+from gpt_architecture.serving.limits import check_maximum
+from gpt_architecture.serving.requests import EngineRequest
+from gpt_architecture.serving.schemas import ChatBody, CompletionBody, Message, Prompt, SamplingBody
+
+DEFAULT_TOKENS = 16
+"""Tokens écrits si `max_tokens` n'est pas donné à `/v1/completions`, comme chez OpenAI."""
+
+_LONG_TEXT = 20_000  # caractères : au-delà, coder le texte ne doit pas arrêter la boucle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Ce qu'une requête fait écrire.
+
+    Attributes:
+        prompts: identifiants de chaque début.
+        n: suites par début.
+        config: comment générer ; la graine est celle de la première suite.
+        max_tokens: 0 : rien n'est écrit.
+        score_prompt: autres tokens à rendre à chaque place du début ; None : début non noté.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    n: int
+    config: GenerationConfig
+    max_tokens: int
+    score_prompt: int | None = None
+
+    @property
+    def needs_engine(self) -> bool:
+        """Faux s'il n'y a rien à calculer : ni suite, ni note."""
+        return self.max_tokens > 0 or self.score_prompt is not None
+
+    def requests(self, client: str, seconds: float) -> list[EngineRequest]:
+        """Les demandes au moteur, n par début, chacune avec sa graine."""
+        if not self.needs_engine:
+            return []
+        base = secrets.randbelow(2**31) if self.config.seed is None else self.config.seed
+        deadline = time.monotonic() + seconds
+        return [
+            EngineRequest(
+                prompt=prompt,
+                config=replace(self.config, seed=(base + number) % 2**63),
+                client=client,
+                deadline=deadline,
+                score_prompt=self.score_prompt,
+                generate=self.max_tokens > 0,
+            )
+            for prompt in self.prompts
+            for number in range(self.n)
+        ]
+
+
+def check_model(context: ServingContext, name: str | None) -> None:
+    """Vérifie que le modèle demandé est celui du service.
+
+    Raises:
+        ApiError: 404.
+    """
+    if name is not None and name != context.name:
+        raise ApiError(
+            404,
+            f"le modèle « {name[:100]} » n'est pas servi ici ; celui de ce service se nomme "
+            f"« {context.name} »",
+            param="model",
+            code="model_not_found",
+        )
+
+
+async def plan_completion(context: ServingContext, body: CompletionBody) -> Plan:
+    """Ce que demande un corps de `/v1/completions`.
+
+    Raises:
+        ApiError: un champ dépasse les bornes du service.
+        ConfigurationError: un réglage est impossible.
+    """
+    check_model(context, body.model)
+    n = body.n or 1
+    context.limits.check_sequences(len(body.prompt), n)
+    if body.logprobs is not None:
+        check_maximum("logprobs", body.logprobs, context.limits.logprobs)
+    prompts = tuple([await encode(context, prompt) for prompt in body.prompt])
+    longest = max(map(len, prompts))
+    asked = body.max_tokens
+    max_tokens = _room(context, longest, asked, DEFAULT_TOKENS)
+    return Plan(
+        prompts=prompts,
+        n=n,
+        config=_config(context, body, max_tokens, body.logprobs),
+        max_tokens=max_tokens,
+        score_prompt=body.logprobs if body.echo else None,
+    )
+
+
+async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
+    """Ce que demande un corps de `/v1/chat/completions`.
+
+    Raises:
+        ApiError: le modèle n'a pas de gabarit, ou un champ dépasse les bornes du service.
+        DataError: le gabarit refuse ces messages.
+        ConfigurationError: un réglage est impossible.
+    """
+    check_model(context, body.model)
+    n = body.n or 1
+    context.limits.check_sequences(1, n)
+    check_maximum("top_logprobs", body.top_logprobs or 0, context.limits.logprobs)
+    prompt = await encode(context, render(context, body.messages), param="messages")
+    asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    max_tokens = _room(context, len(prompt), asked, context.limits.max_tokens)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    config = _config(context, body, max_tokens, logprobs)
+    return Plan(prompts=(prompt,), n=n, config=config, max_tokens=max_tokens)
+
+
+def render(
+    context: ServingContext, messages: Sequence[Message], *, add_generation_prompt: bool = True
+) -> str:
+    """Le texte d'une conversation, par le gabarit du modèle.
+
+    Raises:
+        ApiError: 400, le modèle n'en a pas.
+        DataError: il refuse ces messages.
+    """
+    template = context.chat_template
+    if template is None:
+        raise ApiError.invalid(
+            "ce modèle n'a pas de gabarit de conversation : il continue un texte, il ne répond "
+            "pas à des messages ; employez /v1/completions, ou un modèle affiné sur des dialogues",
+            param="messages",
+            code="no_chat_template",
+        )
+    flat = [message.flat() for message in messages]
+    return render_chat(flat, template, add_generation_prompt=add_generation_prompt)
+
+
+async def encode(
+    context: ServingContext, prompt: Prompt, *, param: str = "prompt"
+) -> tuple[int, ...]:
+    """Les identifiants d'un début ; `<|endoftext|>` y est la fin de texte.
+
+    Raises:
+        ApiError: 400, début vide, trop long, ou identifiant hors du vocabulaire.
+        TokenizerError: un mot n'est pas dans un vocabulaire fermé.
+    """
+    ids = await encode_text(context, prompt) if isinstance(prompt, str) else prompt
+    if not ids:
+        raise ApiError.invalid("le début est vide : donnez au moins un token", param=param)
+    check_ids(context, ids, param=param)
+    if len(ids) > context.window:
+        raise _too_long(context, len(ids), 0, param)
+    return tuple(ids)
+
+
+async def encode_text(context: ServingContext, text: str) -> list[int]:
+    """Les identifiants d'un texte, sans borne ni vérification."""
+
+    def work() -> list[int]:
+        return context.tokenizer.encode(text, allowed_special={END_OF_TEXT})
+
+    return work() if len(text) < _LONG_TEXT else await asyncio.to_thread(work)
+
+
+def check_ids(context: ServingContext, ids: Sequence[int], *, param: str) -> None:
+    """Vérifie que des identifiants sont ceux de tokens connus.
+
+    Raises:
+        ApiError: 400.
+    """
+    limit = context.tokenizer.vocab_size
+    unknown = next((token for token in ids if not 0 <= token < limit), None)
+    if unknown is not None:
+        raise ApiError.invalid(
+            f"le token {unknown} n'existe pas : les identifiants vont de 0 à {limit - 1}",
+            param=param,
+        )
+
+
+def _room(context: ServingContext, prompt: int, asked: int | None, default: int) -> int:
+    """Tokens à écrire : ceux demandés, sinon ce que la fenêtre laisse, au plus `default`.
+
+    Raises:
+        ApiError: 400, il n'y a pas la place.
+    """
+    room = context.window - prompt + 1  # le dernier token écrit n'est pas relu
+    if asked is None:
+        return min(room, default, context.limits.max_tokens)
+    check_maximum("max_tokens", asked, context.limits.max_tokens)
+    if asked > room:
+        raise _too_long(context, prompt, asked, "max_tokens")
+    return asked
+
+
+def _too_long(context: ServingContext, prompt: int, asked: int, param: str) -> ApiError:
+    return ApiError.invalid(
+        f"le contexte de ce modèle compte {context.window} tokens ; cette requête en demande "
+        f"{prompt + asked} ({prompt} de début, {asked} à écrire)",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
+def _config(
+    context: ServingContext, body: SamplingBody, max_tokens: int, logprobs: int | None
+) -> GenerationConfig:
+    """La configuration du décodage ; à température nulle, les filtres n'ont plus d'effet."""
+    if len(body.stops) > context.limits.stops:
+        raise ApiError.invalid(
+            f"stop compte {len(body.stops)} textes : ce service en accepte au plus "
+            f"{context.limits.stops}",
+            param="stop",
+        )
+    temperature = 1.0 if body.temperature is None else body.temperature
+    values: dict[str, Any] = {
+        "strategy": "sample",
+        "temperature": temperature,
+        "k": body.top_k if (body.top_k or 0) > 0 else None,
+        "p": body.top_p,
+        "min_p": body.min_p,
+    }
+    if temperature == 0:
+        values = {"strategy": "greedy"}
+    if max_tokens:
+        values |= {"max_tokens": max_tokens, "min_tokens": min(body.min_tokens or 0, max_tokens)}
+    for name in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
+        if getattr(body, name) is not None:
+            values[name] = getattr(body, name)
+    return GenerationConfig(
+        seed=None if body.seed is None else body.seed % 2**63,
+        stop=body.stops,
+        ignore_eos=bool(body.ignore_eos),
+        logit_bias=_biases(context, body.logit_bias or {}),
+        logprobs=logprobs,
+        regex=body.regex,
+        choices=tuple(body.choices or ()),
+        json_schema=_schema(body),
+        **values,
+    )
+
+
+def _biases(context: ServingContext, biases: dict[str, float]) -> dict[int, float]:
+    found = {}
+    for key, bias in biases.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 12):
+            raise ApiError.invalid(
+                f"logit_bias : « {key[:40]} » n'est pas un identifiant de token",
+                param="logit_bias",
+            )
+        found[int(key)] = bias
+    check_ids(context, list(found), param="logit_bias")
+    return found
+
+
+def _schema(body: SamplingBody) -> str | None:
+    """Le schéma JSON demandé, par `response_format` ou par `json_schema`."""
+    form = body.response_format
+    schema = body.json_schema
+    if form is not None and form.type != "text":
+        if schema is not None:
+            raise ApiError.invalid(
+                "response_format et json_schema sont donnés ensemble : gardez l'un des deux",
+                param="json_schema",
+            )
+        schema = {"type": "object"} if form.json_schema is None else form.json_schema.schema_
+    return None if schema is None else json.dumps(schema)

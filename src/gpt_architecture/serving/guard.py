@@ -1,0 +1,151 @@
+"""La porte du service : ce que toute requête HTTP traverse avant les routes.
+
+Le corps est lu ici, borné en taille et en temps ; l'envoi de la réponse l'est aussi, et aucune
+exception n'en sort sans l'enveloppe d'OpenAI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from urllib.parse import quote
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gpt_architecture.serving.errors import ApiError, as_api_error
+from gpt_architecture.serving.limits import Limits
+
+logger = logging.getLogger(__name__)
+
+PROBES = frozenset({"/health", "/metrics"})
+"""Adresses qui répondent même quand le service est plein."""
+
+
+class GuardMiddleware:
+    """Borne chaque requête, et rend chaque panne sous la forme attendue.
+
+    Args:
+        app: application gardée.
+        limits: bornes.
+        log_requests: écrit au journal une ligne par requête.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: Limits, log_requests: bool = False) -> None:
+        self._app, self._limits, self._log = app, limits, log_requests
+        self._active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Traite une requête ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        reply = _Reply(send, self._limits.send_seconds)
+        start = time.perf_counter()
+        self._active += 1
+        try:
+            if self._active > self._limits.requests and scope["path"] not in PROBES:
+                raise _full(self._limits.requests)
+            body = await _read_body(scope, receive, self._limits)
+            if body is not None:
+                await self._app(scope, _replay(body, receive), reply)
+        except _SlowReader:
+            raise  # le serveur ferme la connexion : rien d'autre ne peut être dit
+        except Exception as error:
+            if reply.status is not None:
+                raise
+            await as_api_error(error).response()(scope, receive, reply)
+        finally:
+            self._active -= 1
+            if self._log:
+                self._write_line(scope, reply.status, time.perf_counter() - start)
+
+    def _write_line(self, scope: Scope, status: int | None, seconds: float) -> None:
+        client = scope["client"][0] if scope.get("client") else "-"
+        path = quote(scope["path"])[:200]  # rien de ce qu'envoie un client n'y ajoute une ligne
+        state = "abandon" if status is None else status
+        logger.info("%s %s %s %s %.0f ms", client, scope["method"], path, state, 1000 * seconds)
+
+
+class _SlowReader(Exception):
+    """Le client ne lit plus sa réponse."""
+
+
+class _Reply:
+    """Envoie la réponse, en bornant le temps que le client met à la lire."""
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send, self._seconds = send, seconds
+        self.status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._send(message)
+        except TimeoutError:
+            raise _SlowReader from None
+
+
+async def _read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes | None:
+    """Le corps entier ; None si le client est parti.
+
+    Raises:
+        ApiError: 413 ou 408.
+    """
+    announced = next((value for key, value in scope["headers"] if key == b"content-length"), b"0")
+    if not announced.isdigit() or int(announced) > limits.body_bytes:
+        raise _too_large(limits.body_bytes)
+    chunks, size = list[bytes](), 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limits.body_bytes:
+                    raise _too_large(limits.body_bytes)
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise ApiError(
+            408,
+            f"le corps n'est pas arrivé en {limits.body_seconds:g} s",
+            code="request_timeout",
+            headers={"Connection": "close"},
+        ) from None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Rend le corps déjà lu, puis ce que dit la connexion."""
+    pending = [body]
+
+    async def replayed() -> Message:
+        if pending:
+            return {"type": "http.request", "body": pending.pop(), "more_body": False}
+        return await receive()
+
+    return replayed
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413,
+        f"le corps dépasse {limit} octets",
+        code="request_too_large",
+        headers={"Connection": "close"},
+    )
+
+
+def _full(limit: int) -> ApiError:
+    return ApiError(
+        429,
+        f"le service traite déjà {limit} requêtes ; réessayez dans un instant",
+        kind="rate_limit_error",
+        code="overloaded",
+        headers={"Retry-After": "1", "Connection": "close"},
+    )

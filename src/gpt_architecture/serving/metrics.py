@@ -1,0 +1,127 @@
+"""Mesures pour Prometheus, sous les noms de vLLM : ses tableaux de bord s'en servent tels quels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gpt_architecture.serving.context import ServingEngine
+from gpt_architecture.serving.requests import Finished
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_FIRST = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.5, 5.0, 10.0, 20.0, 40.0)
+_EACH = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+_WHOLE = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """Les mesures d'un service ; rien n'est global.
+
+    Args:
+        engine: le moteur, dont l'état est lu à chaque relevé.
+        model: valeur de l'étiquette `model_name`.
+    """
+
+    def __init__(self, engine: ServingEngine, model: str) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(engine, model))
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            found = Histogram(
+                f"vllm:{name}", text, ["model_name"], buckets=buckets, registry=self._registry
+            )
+            return found.labels(model)
+
+        self.first = histogram("time_to_first_token_seconds", "Attente du premier token.", _FIRST)
+        self.each = histogram("inter_token_latency_seconds", "Temps entre deux tokens.", _EACH)
+        self.whole = histogram("e2e_request_latency_seconds", "Durée d'une suite.", _WHOLE)
+        self.mean = histogram(
+            "request_time_per_output_token_seconds", "Temps moyen par token d'une suite.", _EACH
+        )
+        self.success = Counter(
+            "vllm:request_success",
+            "Suites achevées, par raison.",
+            ["model_name", "finished_reason"],
+            registry=self._registry,
+        )
+        self.failures = Counter(
+            "vllm:request_failure", "Suites échouées.", ["model_name"], registry=self._registry
+        ).labels(model)
+        self.model = model
+
+    def watch(self) -> SequenceWatch:
+        """L'observateur d'une suite qui commence."""
+        return SequenceWatch(self)
+
+    def render(self) -> bytes:
+        """Le relevé, au format texte de Prometheus."""
+        return generate_latest(self._registry)
+
+
+class SequenceWatch:
+    """Mesure une suite, de sa demande à sa fin."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._start = time.perf_counter()
+        self._first = self._last = 0.0
+
+    def produced(self) -> None:
+        """Un token vient d'arriver."""
+        now = time.perf_counter()
+        if self._last:
+            self._metrics.each.observe(now - self._last)
+        else:
+            self._first = now
+            self._metrics.first.observe(now - self._start)
+        self._last = now
+
+    def finished(self, event: Finished) -> None:
+        """La suite est achevée."""
+        metrics = self._metrics
+        metrics.whole.observe(time.perf_counter() - self._start)
+        if event.completion_tokens > 1:
+            metrics.mean.observe((self._last - self._first) / (event.completion_tokens - 1))
+        metrics.success.labels(metrics.model, event.reason).inc()
+
+    def failed(self) -> None:
+        """La suite a échoué."""
+        self._metrics.failures.inc()
+
+
+class _EngineCollector(Collector):
+    """Lit l'état du moteur au moment du relevé."""
+
+    def __init__(self, engine: ServingEngine, model: str) -> None:
+        self._engine, self._model = engine, model
+
+    def collect(self) -> Iterator[Metric]:
+        """Les jauges et les compteurs du moteur."""
+        stats = self._engine.stats()
+        used = stats.kv_tokens / stats.kv_capacity if stats.kv_capacity else 0.0
+        gauges = {
+            "num_requests_running": ("Suites qui avancent.", float(stats.running)),
+            "num_requests_waiting": ("Suites qui attendent une place.", float(stats.waiting)),
+            "kv_cache_usage_perc": ("Part du cache occupée, de 0 à 1.", used),
+            "engine_ready": ("1 si le moteur accepte des requêtes.", float(stats.state == "ready")),
+        }
+        for name, (text, value) in gauges.items():
+            gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])
+            gauge.add_metric([self._model], value)
+            yield gauge
+        counters = {
+            "prompt_tokens": ("Tokens de début.", stats.prompt_tokens),
+            "generation_tokens": ("Tokens écrits.", stats.completion_tokens),
+            "prefix_cache_queries": ("Tokens de début cherchés en mémoire.", stats.prompt_tokens),
+            "prefix_cache_hits": ("Tokens de début trouvés en mémoire.", stats.cached_tokens),
+            "engine_restarts": ("Échecs du modèle suivis d'un redémarrage.", stats.restarts),
+        }
+        for name, (text, value) in counters.items():
+            counter = CounterMetricFamily(f"vllm:{name}", text, labels=["model_name"])
+            counter.add_metric([self._model], value)
+            yield counter

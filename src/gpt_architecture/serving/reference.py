@@ -1,0 +1,90 @@
+"""La page de référence : le document OpenAPI en HTML, sans script et sans rien d'ailleurs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+_STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+body { max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
+code { font-family: ui-monospace, monospace; font-size: .9em; }
+section { border-top: 1px solid color-mix(in srgb, currentColor 25%, transparent); }
+table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; }
+td, th { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; }
+"""
+
+
+def reference_page(document: Mapping[str, Any]) -> str:
+    """La page d'un document OpenAPI : chaque route, ses champs, ses réponses."""
+    info = document["info"]
+    routes = "".join(
+        _route(path, method, route, document)
+        for path, methods in document["paths"].items()
+        for method, route in methods.items()
+    )
+    return (
+        '<!doctype html><html lang="fr"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(info['title'])} : référence</title><style>{_STYLE}</style>"
+        f"<main><h1>{escape(info['title'])} : référence</h1>"
+        f"<p>{escape(info.get('summary', ''))}. {escape(info.get('description', ''))} "
+        'Le document complet : <a href="openapi.json"><code>openapi.json</code></a>.</p>'
+        f"{routes}</main></html>"
+    )
+
+
+def _route(path: str, method: str, route: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    body = route.get("requestBody", {}).get("content", {}).get("application/json", {})
+    fields = "".join(_fields(body.get("schema", {}), document))
+    table = f"<table><tr><th>Champ<th>Type<th>Bornes{fields}</table>" if fields else ""
+    answers = "".join(
+        f"<tr><td><code>{status}</code><td>{escape(answer['description'])}"
+        for status, answer in route["responses"].items()
+    )
+    return (
+        f"<section><h2><code>{method.upper()} {escape(path)}</code></h2>"
+        f"<p>{escape(route.get('summary', ''))}</p>{table}"
+        f"<table><tr><th>Code<th>Réponse{answers}</table></section>"
+    )
+
+
+def _fields(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[str]:
+    schema = _resolved(schema, document)
+    required = schema.get("required", ())
+    for name, field in schema.get("properties", {}).items():
+        kind = _kind(field, document) + ("" if name in required else " (facultatif)")
+        yield (f"<tr><td><code>{escape(name)}</code><td>{escape(kind)}<td>{escape(_bounds(field))}")
+
+
+def _resolved(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = schema.get("$ref", "").rsplit("/", 1)[-1]
+    return document["components"]["schemas"][name] if name else schema
+
+
+_KINDS = {
+    "string": "texte",
+    "integer": "entier",
+    "number": "nombre",
+    "boolean": "booléen",
+    "object": "objet",
+    "array": "liste",
+}
+
+
+def _kind(field: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    if "anyOf" in field:
+        kinds = [_kind(each, document) for each in field["anyOf"] if each.get("type") != "null"]
+        return " ou ".join(dict.fromkeys(kinds))
+    if "enum" in field or "const" in field:
+        return ", ".join(map(str, field.get("enum", [field.get("const")])))
+    field = _resolved(field, document)
+    kind = _KINDS.get(field.get("type", ""), "valeur")
+    return f"liste : {_kind(field['items'], document)}" if "items" in field else kind
+
+
+def _bounds(field: Mapping[str, Any]) -> str:
+    signs = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<"}
+    own = [f"{sign} {field[name]:g}" for name, sign in signs.items() if name in field]
+    return " et ".join([*own, *filter(None, map(_bounds, field.get("anyOf", ())))])

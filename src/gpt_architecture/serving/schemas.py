@@ -1,0 +1,384 @@
+"""Les corps que le service lit et écrit, sous la forme d'OpenAI et avec des types stricts.
+
+`true` n'est pas un entier, `1.0` non plus, et un champ inconnu est une erreur. Ce qui dépend de
+l'instance (combien de débuts, de tokens…) est vérifié ensuite par `Limits`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+MAX_TOKEN_ID = 2**31 - 1
+_MAX_BIASES = 1024
+_MAX_MESSAGES = 1024
+
+Prompt = str | list[int]
+"""Un début : un texte, ou des identifiants."""
+
+
+def refuse(message: str) -> PydanticCustomError:
+    """Une erreur de validation qui porte sa phrase ; les accolades y restent des accolades."""
+    return PydanticCustomError("refus", "{message}", {"message": message})
+
+
+def _prompts(value: Any) -> list[Prompt]:
+    """Texte, liste de textes, identifiants, ou liste de listes d'identifiants → débuts."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        if isinstance(value[0], str) and all(isinstance(each, str) for each in value):
+            return value
+        if _are_ids(value):
+            return [value]
+        if all(isinstance(each, list) and _are_ids(each) for each in value):
+            return value
+    raise refuse(
+        "doit être un texte, une liste de textes, une liste d'identifiants de tokens, "
+        "ou une liste de telles listes, sans liste vide"
+    )
+
+
+def _ids(value: Any) -> list[int]:
+    if isinstance(value, list) and (not value or _are_ids(value)):
+        return value
+    raise refuse("doit être une liste d'identifiants de tokens")
+
+
+def _are_ids(value: list[Any]) -> bool:
+    return bool(value) and all(type(each) is int and 0 <= each <= MAX_TOKEN_ID for each in value)
+
+
+TokenIds = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+Prompts = Annotated[
+    list[Prompt],
+    PlainValidator(
+        _prompts,
+        json_schema_input_type=str
+        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[TokenIds], Field(min_length=1)]
+        | Annotated[list[Annotated[list[TokenIds], Field(min_length=1)]], Field(min_length=1)],
+    ),
+]
+Ids = Annotated[list[int], PlainValidator(_ids, json_schema_input_type=list[TokenIds])]
+StopText = Annotated[str, Field(min_length=1, max_length=2000)]
+Choice = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class StreamOptions(_Body):
+    """Réglages d'un flux."""
+
+    include_usage: bool = False
+    """Ajoute, à la fin, le compte des tokens."""
+
+
+class JsonSchemaFormat(_Body):
+    """Un schéma JSON nommé."""
+
+    name: str = ""
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Body):
+    """La forme de la réponse : texte, objet JSON, ou JSON d'un schéma."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise refuse("response_format : json_schema va avec le type json_schema")
+        return self
+
+
+class SamplingBody(_Body):
+    """Ce que les deux routes de génération partagent ; null vaut l'absence."""
+
+    model: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: StopText | list[StopText] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=_MAX_BIASES)
+        ]
+        | None
+    ) = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    response_format: ResponseFormat | None = None
+    # Au-delà d'OpenAI, sous les noms de vLLM.
+    top_k: Annotated[int, Field(ge=-1, le=MAX_TOKEN_ID)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    regex: Annotated[str, Field(min_length=1, max_length=200_000)] | None = None
+    choices: Annotated[list[Choice], Field(min_length=1, max_length=64)] | None = None
+    json_schema: dict[str, Any] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Les textes d'arrêt."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @model_validator(mode="after")
+    def _check_stream(self) -> SamplingBody:
+        if self.stream_options is not None and not self.stream:
+            raise refuse("stream_options demande stream=true")
+        return self
+
+
+class CompletionBody(SamplingBody):
+    """`POST /v1/completions`."""
+
+    prompt: Prompts
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
+    suffix: Literal[""] | None = None
+
+    @model_validator(mode="after")
+    def _check_best_of(self) -> CompletionBody:
+        if self.best_of not in (None, self.n or 1):
+            raise refuse("best_of doit valoir n : ce service ne trie pas les suites")
+        return self
+
+
+class TextPart(_Body):
+    """Un morceau de message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Body):
+    """Un message d'une conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def flat(self) -> dict[str, str]:
+        """Rôle et texte."""
+        text = (
+            self.content
+            if isinstance(self.content, str)
+            else "".join(part.text for part in self.content)
+        )
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatBody(SamplingBody):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check_logprobs(self) -> ChatBody:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise refuse("top_logprobs demande logprobs=true")
+        return self
+
+
+class TokenizeBody(_Body):
+    """`POST /tokenize` : un texte, ou une conversation."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)] | None = None
+    add_generation_prompt: bool = True
+    add_special_tokens: bool = False
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise refuse("donnez prompt ou messages, l'un des deux")
+        return self
+
+
+class DetokenizeBody(_Body):
+    """`POST /detokenize`."""
+
+    model: str | None = None
+    tokens: Ids
+
+
+# --- Réponses : elles servent à la page OpenAPI -------------------------------------------------
+
+
+class ErrorDetail(BaseModel):
+    """Une erreur."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(BaseModel):
+    """L'enveloppe de toutes les erreurs."""
+
+    error: ErrorDetail
+
+
+class PromptTokensDetails(BaseModel):
+    """Tokens du début déjà en mémoire."""
+
+    cached_tokens: int
+
+
+class Usage(BaseModel):
+    """Compte des tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class CompletionLogprobs(BaseModel):
+    """Probabilités (log) des tokens, sous l'ancienne forme d'OpenAI."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """Une suite."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class CompletionAnswer(BaseModel):
+    """Réponse de `/v1/completions`."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class TopLogprob(BaseModel):
+    """Un candidat."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    """Un token et ses candidats."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """Probabilités (log) des tokens d'un message."""
+
+    content: list[TokenLogprob]
+
+
+class AnswerMessage(BaseModel):
+    """Le message produit."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatChoice(BaseModel):
+    """Une réponse."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class ChatAnswer(BaseModel):
+    """Réponse de `/v1/chat/completions`."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ModelCard(BaseModel):
+    """Un modèle servi."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    """Les modèles servis."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class TokenizeAnswer(BaseModel):
+    """Les tokens d'un texte."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeAnswer(BaseModel):
+    """Le texte de tokens."""
+
+    prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """Ce qu'un client doit savoir du tokenizer."""
+
+    tokenizer_class: str
+    vocab_size: int
+    eos_token: str | None
+    bos_token: str | None
+    pad_token: str | None
+    chat_template: str | None
+
+
+class Health(BaseModel):
+    """État du service."""
+
+    status: Literal["ok"]

@@ -1,0 +1,133 @@
+"""La lecture uniforme : les logits d'une suite ne dépendent que d'elle, au bit près."""
+
+import random
+
+import pytest
+import torch
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.kv_cache import CacheView
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.kernels.packed import PACKINGS, pack
+
+SHAPES = {
+    "livre": {"emb_dim": 48, "n_heads": 3},
+    "gpt-2": {"emb_dim": 128, "n_heads": 2, "qkv_bias": True, "tie_weights": True},
+    "impaire": {"emb_dim": 21, "n_heads": 3, "vocab_size": 61, "qkv_bias": True},
+}
+BASE = {"vocab_size": 307, "context_length": 48, "n_layers": 3, "drop_rate": 0.0}
+TOLERANCE = {"fp32": 1e-4, "int8": 2e-3, "int4": 2e-3}
+LENGTH = 20
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES)
+def model(request):
+    torch.manual_seed(0)
+    model = GPTModel(GPTConfig(**{**BASE, **request.param})).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+            elif name != "pos_emb.weight":
+                parameter.mul_(1.5)
+    return model
+
+
+def texts(model, count):
+    draw = torch.Generator().manual_seed(1)
+    return torch.randint(model.cfg.vocab_size, (count, LENGTH), generator=draw).tolist()
+
+
+def read_one_by_one(packed, ids, *, wide):
+    """Les logits (T, V) d'un texte lu seul, token à token."""
+    cache = packed.new_cache(1, LENGTH)
+    return torch.cat([packed.read_uniform([[token]], cache, wide=wide) for token in ids])
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("wide", [False, True], ids=["étroite", "large"])
+def test_neither_the_others_nor_the_cut_change_a_bit(model, packing, wide):
+    """Quatre textes avancent par parts tirées au sort, sur un cache commun."""
+    packed = pack(model, packing)
+    height = packed.uniform_rows[wide]
+    everything = texts(model, 4)
+    expected = [read_one_by_one(packed, ids, wide=wide) for ids in everything]
+    pool, dice = packed.new_cache(6, LENGTH), random.Random(3)  # noqa: S311
+    lines = dice.sample(range(6), 4)
+    found = [[] for _ in everything]
+    while unread := [i for i in range(4) if pool.lengths[lines[i]] < LENGTH]:
+        chosen, room = dice.sample(unread, dice.randint(1, len(unread))), height
+        parts, kept = [], []
+        for i in chosen:
+            start = pool.lengths[lines[i]]
+            size = min(dice.randint(1, height), LENGTH - start, room)
+            if size:
+                parts.append(everything[i][start : start + size])
+                kept.append(i)
+                room -= size
+        rows = range(sum(map(len, parts)))
+        view = CacheView(pool, [lines[i] for i in kept])
+        logits = packed.read_uniform(parts, view, wide=wide, wanted=rows)
+        for i, each in zip(kept, logits.split([len(part) for part in parts]), strict=True):
+            found[i].append(each)
+    for each, alone in zip(found, expected, strict=True):
+        assert torch.equal(torch.cat(each), alone)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("wide", [False, True], ids=["étroite", "large"])
+def test_the_logits_are_those_of_the_model(model, packing, wide):
+    packed = pack(model, packing)
+    (ids,) = texts(model, 1)
+    with torch.no_grad():
+        expected = packed.dequantize()(torch.tensor([ids]))[0]
+    found = read_one_by_one(packed, ids, wide=wide)
+    size = max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[packing] * size)
+
+
+def test_the_last_of_each_part_by_default(model):
+    packed = pack(model)
+    first, second = (ids[:3] for ids in texts(model, 2))
+    cache = packed.new_cache(2, LENGTH)
+    every = packed.read_uniform([first, second], cache, wide=True, wanted=range(6))
+    assert cache.lengths == [3, 3]
+    last = packed.read_uniform([first, second], packed.new_cache(2, LENGTH), wide=True)
+    assert torch.equal(last, every[[2, 5]])
+
+
+def test_a_part_whose_logits_are_not_wanted_is_read_all_the_same(model):
+    packed = pack(model, "int8")
+    (ids,) = texts(model, 1)
+    cache = packed.new_cache(1, LENGTH)
+    assert packed.read_uniform([ids[:9]], cache, wide=True, wanted=()).shape[0] == 0
+    found = packed.read_uniform([ids[9:]], cache, wide=True, wanted=range(LENGTH - 9))
+    assert torch.equal(found, read_one_by_one(packed, ids, wide=True)[9:])
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["étroite", "large"])
+def test_the_number_of_threads_changes_no_bit(model, wide):
+    packed, before = pack(model), torch.get_num_threads()
+    (ids,) = texts(model, 1)
+    expected = read_one_by_one(packed, ids, wide=wide)
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(read_one_by_one(packed, ids, wide=wide), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_settling_changes_no_bit(model):
+    packed = pack(model, "int8")
+    (ids,) = texts(model, 1)
+    before = read_one_by_one(packed, ids, wide=False)
+    packed.settle()
+    assert torch.equal(read_one_by_one(packed, ids, wide=False), before)
+
+
+def test_what_does_not_fit_is_refused(model):
+    packed = pack(model)
+    with pytest.raises(ValueError, match="33 activations pour 32"):
+        packed.read_uniform([[0] * 33], packed.new_cache(1), wide=True)
+    with pytest.raises(ValueError, match="positions 5"):
+        packed.read_uniform([[0] * 5], packed.new_cache(1, 4), wide=True)

@@ -1,0 +1,197 @@
+"""Qui entre : clés, pages d'ailleurs, et ce que l'on répond avant que le modèle soit là."""
+
+import threading
+
+import pytest
+from http_helpers import (
+    HTTP,
+    NAME,
+    LateEngine,
+    ScriptedEngine,
+    check_envelope,
+    client_of,
+    make_context,
+    serving,
+    wait_until,
+)
+
+from gpt_architecture.errors import ConfigurationError, ModelFileError
+from gpt_architecture.serving.app import create_app
+from gpt_architecture.serving.auth import KeyRing, read_keys
+from gpt_architecture.serving.gate import LoadingGate
+from gpt_architecture.serving.http import bind
+
+KEYS = ("premiere-clef-0123456789", "seconde-clef-0123456789")
+
+
+@pytest.fixture
+def client():
+    """Un client d'un service à deux clés."""
+    with client_of(make_context(ScriptedEngine()), keys=KeyRing(KEYS)) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Basic {KEYS[0]}",
+        KEYS[0],
+        f"Bearer {KEYS[0]}x",
+        f"Bearer {KEYS[0][:-1]}",
+        f"Bearer {KEYS[0].upper()}",
+        "Bearer é".encode(),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/tokenizer_info", "/studio/api/x", "/nulle-part"])
+def test_wrong_keys_are_refused(client, header, path):
+    """Sans la bonne clé, rien ne se dit, pas même ce qui existe."""
+    headers = {} if header is None else {"Authorization": header}
+    response = client.get(path, headers=headers)
+    assert check_envelope(response, 401)["code"] == "invalid_api_key"
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_key_opens(client, key):
+    """Chaque clé ouvre, et le mot Bearer s'écrit comme on veut."""
+    for scheme in ("Bearer", "bearer"):
+        headers = {"Authorization": f"{scheme} {key}"}
+        assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_probes_need_no_key(client):
+    """Les sondes et la référence restent ouvertes."""
+    for path in ("/health", "/metrics", "/docs", "/openapi.json"):
+        assert client.get(path).status_code == 200
+
+
+def test_the_body_is_not_read_without_a_key(client):
+    """Le refus vient avant toute lecture : un corps illisible n'y change rien."""
+    check_envelope(client.post("/v1/completions", content=b"{"), 401)
+
+
+def test_two_headers_are_not_a_key(client):
+    """Deux en-têtes valent l'absence : on ne choisit pas le bon."""
+    headers = [("Authorization", f"Bearer {key}") for key in KEYS]
+    assert client.get("/v1/models", headers=headers).status_code == 401
+
+
+def test_the_client_is_named_for_the_fair_queue():
+    """La file est partagée entre clés, ou entre adresses s'il n'y en a pas."""
+    engine = LateEngine()
+    for keys, headers in (
+        (None, {}),
+        (KeyRing(KEYS), {"Authorization": f"Bearer {KEYS[1]}"}),
+    ):
+        with client_of(make_context(engine), keys=keys) as client:
+            thread = threading.Thread(
+                target=client.post,
+                args=("/v1/completions",),
+                kwargs={"json": {"prompt": "a", "stream": True}, "headers": headers},
+            )
+            count = len(engine.requests)
+            thread.start()
+            wait_until(lambda count=count: len(engine.requests) > count)
+            engine.on_event(failure())
+            thread.join(10)
+    assert [request.client for request in engine.requests] == ["testclient", "clé 2"]
+
+
+def failure():
+    """De quoi finir une suite."""
+    from gpt_architecture.serving.requests import Failed
+
+    return Failed(error=ConfigurationError("x", expected="y", remedy="z"))
+
+
+def test_keys_come_from_a_file(tmp_path):
+    """Une clé par ligne, commentaires compris ; un fichier vide ou absent est une erreur."""
+    path = tmp_path / "cles.txt"
+    path.write_text(f"# équipe\n{KEYS[0]}\n\n  {KEYS[1]}  \n", encoding="utf-8")
+    assert read_keys(path) == list(KEYS)
+    path.write_text("# rien\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="aucune clé"):
+        read_keys(path)
+    with pytest.raises(ConfigurationError, match="fichier absent"):
+        read_keys(tmp_path / "absent.txt")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="ne peut pas être lu"):
+        read_keys(path)
+
+
+@pytest.mark.parametrize("key", ["courte", "a" * 15, "avec espace dedans", "é" * 20])
+def test_weak_keys_are_refused(key):
+    """Une clé trop courte ou illisible n'est pas acceptée, ni répétée dans l'erreur."""
+    with pytest.raises(ConfigurationError) as refused:
+        KeyRing([key])
+    assert key not in str(refused.value)
+
+
+def test_cors_is_off_by_default():
+    """Aucune page d'ailleurs n'a accès, sauf celle qu'on nomme."""
+    page = {"Origin": "https://exemple.fr"}
+    with client_of(make_context(ScriptedEngine())) as client:
+        answer = client.get("/v1/models", headers=page)
+        assert "access-control-allow-origin" not in answer.headers
+    allowed = {"origins": ["https://exemple.fr"], "keys": KeyRing(KEYS)}
+    with client_of(make_context(ScriptedEngine()), **allowed) as client:
+        preflight = client.options(
+            "/v1/completions",
+            headers={
+                **page,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization",
+            },
+        )
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "https://exemple.fr"
+        other = client.get("/health", headers={"Origin": "https://autre.fr"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_the_gate_answers_while_the_model_loads():
+    """503 et quand réessayer, sur toute adresse ; puis l'application, sans relancer."""
+    ready = threading.Event()
+
+    def build():
+        ready.wait(10)
+        return create_app(make_context(ScriptedEngine()))
+
+    gate = LoadingGate(build)
+    failures = []
+    with serving(gate) as url:
+        gate.start(lambda: failures.append(1))
+        for path in ("/health", "/v1/models", "/metrics"):
+            response = HTTP.get(url + path)
+            assert check_envelope(response, 503)["code"] == "loading"
+            assert "retry-after" in response.headers
+        ready.set()
+        wait_until(lambda: HTTP.get(url + "/health").status_code == 200)
+        assert HTTP.get(url + "/v1/models").json()["data"][0]["id"] == NAME
+    assert failures == []
+
+
+def test_a_failed_load_is_reported():
+    """Un modèle illisible : l'erreur est gardée, et qui attend est prévenu."""
+
+    def build():
+        raise ModelFileError("x", expected="y", remedy="z")
+
+    gate, told = LoadingGate(build), threading.Event()
+    gate.start(told.set)
+    assert told.wait(10)
+    assert isinstance(gate.error, ModelFileError)
+
+
+def test_a_taken_port_is_a_clear_error():
+    """Un port pris, une adresse inconnue : une phrase."""
+    with bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=str(port)):
+            bind("127.0.0.1", port)
+    with pytest.raises(ConfigurationError, match="impossible d'écouter"):
+        bind("203.0.113.7", 0)
