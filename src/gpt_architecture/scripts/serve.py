@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gpt_architecture.serving.limits import Limits
 
 KEYS_VARIABLE = f"{ENV_PREFIX}API_KEYS"
+_EXAMPLE = "Il était une fois"
 _LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
@@ -160,7 +161,7 @@ def serve(
         ),
     )
     listener = bind(network.host, network.port)
-    say(f"Service sur {url_of(listener)} (référence : /docs, état : /health)")
+    say(f"Service sur {url_of(listener)} (studio : /studio, référence : /docs, état : /health)")
     gate.start(server.request_stop)
     code = server.serve_until_stopped(listener)
     if gate.error is not None:
@@ -191,7 +192,12 @@ def _keys(path: Path | None) -> KeyRing:
 
 def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, ServingContext]:
     """Le modèle, son moteur démarré et prêt."""
+    from functools import partial
+
     from gpt_architecture.api import load
+    from gpt_architecture.core.model import GPTModel
+    from gpt_architecture.evaluation.attention_maps import attention_of
+    from gpt_architecture.evaluation.comparison import SIX_VARIANTS
     from gpt_architecture.serving.context import ServingContext
     from gpt_architecture.serving.engine import Engine
 
@@ -205,6 +211,7 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
         max_waiting=options.max_waiting,
     )
     engine.start()
+    prompt = gpt.metadata.get("prompt")
     context = ServingContext(
         engine=engine,
         model=model,
@@ -214,6 +221,11 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
         window=gpt.window,
         limits=limits,
         run_directory=options.run_directory,
+        example=prompt if isinstance(prompt, str) and prompt else _EXAMPLE,
+        attention=partial(attention_of, gpt.model, window=gpt.window)
+        if isinstance(gpt.model, GPTModel)
+        else None,
+        variants=tuple(SIX_VARIANTS),
     )
     return engine, context
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -30,6 +28,7 @@ from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
 from gpt_architecture.serving.reference import reference_page
 from gpt_architecture.serving.streaming import Answerer
 from gpt_architecture.serving.strict_json import StrictRoute
+from gpt_architecture.serving.studio import studio_router
 
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 _DESCRIPTION = (
@@ -85,13 +84,12 @@ def create_app(
     app.state.limits = context.limits
     install_handlers(app)
     metrics = Metrics(context.engine, context.name)
-    app.include_router(_generation_routes(context, Answerer(context, metrics)))
+    answerer = Answerer(context, metrics)
+    app.include_router(_generation_routes(context, answerer))
     app.include_router(_model_routes(context))
     app.include_router(_watch_routes(context, metrics))
     app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
-    if importlib.util.find_spec("gpt_architecture.serving.studio"):
-        studio = importlib.import_module("gpt_architecture.serving.studio")
-        app.include_router(studio.studio_router(context))
+    app.include_router(studio_router(context, answerer))
     # Le dernier ajouté est traversé le premier : clés, puis corps, puis routes.
     app.add_middleware(GuardMiddleware, limits=context.limits, log_requests=log_requests)
     app.add_middleware(AuthMiddleware, keys=keys or KeyRing())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.requests import (
     EngineRequest,
@@ -52,6 +55,10 @@ class ServingContext:
         window: positions qu'une suite peut occuper, début compris.
         limits: ce qu'une requête peut demander.
         run_directory: dossier d'entraînement montré par le studio ; None : aucun.
+        example: début de texte que le studio propose.
+        attention: identifiants (T) → poids d'attention (L, H, T, T), pour le studio ; None : le
+            modèle ne les donne pas.
+        variants: étiquettes et configurations que le studio compare d'abord.
         created: date de mise en service, en secondes depuis 1970.
         names: le nom de chaque token.
     """
@@ -64,6 +71,9 @@ class ServingContext:
     window: int
     limits: Limits = field(default_factory=Limits)
     run_directory: Path | None = None
+    example: str = ""
+    attention: Callable[[Sequence[int]], Tensor] | None = None
+    variants: tuple[tuple[str, GenerationConfig], ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
     names: TokenNames = field(init=False, repr=False)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.decoding.config import MAX_ALTERNATIVES, GenerationConfig
 from gpt_architecture.decoding.sequence import Piece, TokenScore
@@ -29,6 +31,7 @@ class EngineRequest:
         deadline: instant (`time.monotonic`) après lequel la demande est abandonnée.
         score_prompt: autres tokens à rendre à chaque place du début ; None : début non noté.
         generate: faux : noter le début sans rien écrire.
+        observe: donne aussi les logits de chaque token écrit, avant tout filtre.
 
     Raises:
         ConfigurationError: début vide, plusieurs suites, rien à faire, ou réglage que le moteur
@@ -41,6 +44,7 @@ class EngineRequest:
     deadline: float | None = None
     score_prompt: int | None = None
     generate: bool = True
+    observe: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -96,6 +100,13 @@ class PromptScored:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Ce que le modèle dit du token qui va être écrit : ses logits bruts (V), à soi."""
+
+    logits: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Produced:
     """Un token de plus."""
 
@@ -126,7 +137,7 @@ class Failed:
     error: Exception
 
 
-Event = PromptScored | Produced | Finished | Failed
+Event = PromptScored | Observed | Produced | Finished | Failed
 """Ce que reçoit `on_event` : parfois un `PromptScored`, des `Produced`, puis une fin, une seule."""
 
 OnEvent = Callable[[Event], None]

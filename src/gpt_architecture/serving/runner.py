@@ -12,7 +12,7 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.errors import reason
 from gpt_architecture.serving.jobs import Job
 from gpt_architecture.serving.passes import Part, Passes
-from gpt_architecture.serving.requests import Failed, FinishedReason, Produced
+from gpt_architecture.serving.requests import Failed, FinishedReason, Observed, Produced
 from gpt_architecture.serving.scheduler import share
 from gpt_architecture.serving.slots import SlotPool
 
@@ -162,6 +162,8 @@ class Runner:
             if job.sequence is None:
                 self.end(job, "length")
                 return
+            if job.request.observe:
+                job.emit(Observed(logits=logits[-1].float().cpu().clone()))
             piece = job.sequence.step(logits[-1])
         except Exception as error:  # la demande seule : un filtre, une contrainte, un NaN
             logger.warning("demande %d : %s", job.id, reason(error))

@@ -21,7 +21,7 @@ from gpt_architecture.serving.errors import ApiError, as_api_error
 from gpt_architecture.serving.flow import Flow
 from gpt_architecture.serving.generation import Plan
 from gpt_architecture.serving.metrics import Metrics
-from gpt_architecture.serving.requests import Event
+from gpt_architecture.serving.requests import EngineRequest, Event
 
 T = TypeVar("T")
 
@@ -81,6 +81,20 @@ class Answerer:
             flow.cancel()
             raise
 
+    async def events(self, request: Request, requests: Sequence[EngineRequest]) -> list[Event]:
+        """Tous les événements de demandes au moteur, abandonnées si le client s'en va.
+
+        Raises:
+            ApiError: le moteur refuse les demandes, ou l'une échoue.
+        """
+        flow = Flow(self._context.engine, requests, self._metrics.watch)
+        try:
+            await flow.submit()
+            return await _unless_gone(request, _all_events(flow.batches()))
+        except BaseException:
+            flow.cancel()
+            raise
+
 
 class _EventStream(EventSourceResponse):
     """Un flux dont la fin, quelle qu'elle soit, annule ce qui n'est pas fini."""
@@ -103,6 +117,10 @@ async def _collect(
     async for batch in batches:
         deltas += transcript.read(batch)
     return deltas
+
+
+async def _all_events(batches: AsyncIterator[list[tuple[int, Event]]]) -> list[Event]:
+    return [event async for batch in batches for _, event in batch]
 
 
 async def _events(
