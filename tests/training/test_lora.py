@@ -188,6 +188,8 @@ def test_file_round_trip_and_merge(tmp_path):
     with torch.no_grad():
         assert torch.allclose(merged(ids), adapted(ids), atol=1e-5)
     assert merged.out_head.weight is merged.tok_emb.weight
+    for parameter in merged.parameters():  # sauvé, le modèle ne traîne pas les poids remplacés
+        assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
     assert all(torch.equal(before[name], base.state_dict[name]) for name in before)
 
 

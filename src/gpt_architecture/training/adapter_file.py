@@ -73,6 +73,8 @@ class AdapterFile:
         add_lora_(model, self.lora, seed=0)
         load_adapter_(model, self.tensors)
         merge_lora_(model)
+        for parameter in model.parameters():  # un poids voisin, dans le fichier, garderait le sien
+            parameter.data = parameter.data.clone()
         return model.eval()
 
 
