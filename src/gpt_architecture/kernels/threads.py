@@ -48,7 +48,7 @@ class Announcement(event.Listener):
     made = False
 
 
-event.register("numba:run_pass", Announcement())
+event.register("numba:run_pass", Announcement())  # type: ignore[no-untyped-call]
 
 KERNEL = types.void(types.voidptr)
 """Signature d'un noyau."""
