@@ -153,6 +153,10 @@ def test_every_head_can_be_looked_at(open_page, tmp_path):
     page.locator("#sentence .tok").first.click()
     expect(page.locator("#looks li")).to_have_count(1)
     expect(page.locator("#looks")).to_contain_text("100 %")
+    hidden = page.locator(".scroll:has(#head-map)").evaluate(
+        "(box) => box.scrollWidth - box.clientWidth"
+    )
+    assert hidden <= 0
     page.screenshot(path=tmp_path / "attention.png")
 
 

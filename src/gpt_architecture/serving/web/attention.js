@@ -4,6 +4,7 @@ import { read, unpack } from "./api.js";
 import { bar, byId, counted, element, percent, roving, say, visible } from "./dom.js";
 
 const MOST_LOOKED = 6;
+const NAMES = 90; // pixels laissés aux noms des lignes
 
 export function attention(info) {
   const status = byId("attention-status");
@@ -81,7 +82,7 @@ export function attention(info) {
     byId("head-title").textContent = `Couche ${l + 1}, tête ${h + 1}`;
     const canvas = byId("head-map");
     paint(canvas, l, h);
-    const cell = Math.max(8, Math.min(30, Math.floor((Math.min(520, byId("attention-result").clientWidth) - 80) / maps.size)));
+    const cell = Math.max(8, Math.min(30, Math.floor((canvas.closest(".scroll").clientWidth - NAMES) / maps.size)));
     canvas.style.width = canvas.style.height = `${cell * maps.size}px`;
     byId("head-rows").replaceChildren(...maps.names.map((name) => {
       const row = element("div", {}, visible(name));
