@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +27,17 @@ FRENCH_TEXT = (
     "Le passeur leva la lampe deux fois, puis il détacha le bateau. L'eau frottait les "
     "graviers ; elle se taisait au milieu. — Regarde l'eau, dit-il. Elle regarda l'eau. "
 ) * 12
+
+
+def pytest_configure() -> None:
+    """Rend leur effet aux signaux que nohup ou un lancement en arrière-plan fait ignorer.
+
+    Les processus que lancent les tests hériteraient de cette surdité, et n'en finiraient pas.
+    """
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -92,7 +92,8 @@ def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) 
         asked = get_tokenizer(tokenizer_name)
     if asked is not None and not _same(asked, tokenizer):
         raise ConfigurationError(
-            f"le tokenizer {asked.name} pour {path}, codé par {tokenizer.name}",
+            f"le tokenizer {tokenizer_name if vocabulary is None else asked.name} pour {path}, "
+            f"codé par {tokenizer.name}",
             expected="le tokenizer qui a codé ces fragments",
             remedy="retirez --tokenizer, ou recodez-les avec celui du modèle de départ",
         )
