@@ -12,6 +12,7 @@ from gpt_architecture.errors import (
     MissingDependencyError,
     ModelFileError,
     OutputError,
+    ServiceError,
     TokenizerError,
     TrainingError,
 )
@@ -26,6 +27,7 @@ FAMILY = [
     TrainingError,
     GenerationError,
     CheckpointError,
+    ServiceError,
 ]
 
 
