@@ -38,6 +38,7 @@ from gpt_architecture.data.tokenizer import tokenizer_from_dict
 from gpt_architecture.evaluation.fidelity import compare_models
 
 PROMPT, COUNT = 16, 128  # le cas de référence : 128 tokens après une invite de 16
+OPENING = "Every effort moves you"
 PREFILL = 512
 BATCHES = (8, 32)
 BATCH_COUNT = 32
@@ -193,16 +194,16 @@ def cold_start(bench: Bench) -> list[Row]:
     path = bench.folder / "gpt-model.pt"
     save_model(path, bench.model, bench.cfg, tokenizer={"name": "gpt2"})
     command = [sys.executable, "-m", "gpt_architecture", "infer", "--model", str(path)]
-    command += ["--prompt", "Every effort moves you", "--max_tokens", "1"]
+    command += ["--prompt", OPENING, "--max_tokens", "1"]
     read, unread = "fichier déjà lu", "fichier à lire"
     found = bench.alternate(
         {
-            read: partial(command_seconds, command),
-            unread: partial(command_seconds, command, forgotten=path),
+            read: partial(seconds_to_first_token, command),
+            unread: partial(seconds_to_first_token, command, forgotten=path),
         }
     )
     size = french(path.stat().st_size / 2**20, 0)
-    print(f"\nDémarrage : infer jusqu'au premier token, fin du processus comprise, {size} Mio")
+    print(f"\nDémarrage : de la commande infer à son premier token, {size} Mio")
     rows = []
     for name, values in found.items():
         median = statistics.median(values)
@@ -211,15 +212,23 @@ def cold_start(bench: Bench) -> list[Row]:
     return rows
 
 
-def command_seconds(command: Sequence[str], *, forgotten: Path | None = None) -> float:
-    """Durée d'une commande ; d'abord, le système oublie ce qu'il garde du fichier `forgotten`."""
+def seconds_to_first_token(command: Sequence[str], *, forgotten: Path | None = None) -> float:
+    """Temps jusqu'au premier token écrit ; d'abord, le système oublie le fichier `forgotten`."""
     if forgotten is not None:
         with forgotten.open("rb+") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return time.perf_counter() - start
+    found = b""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        while len(found.rstrip()) <= len(OPENING):
+            piece = os.read(process.stdout.fileno(), 4096)
+            if not piece:
+                raise RuntimeError(f"infer s'est tu après {found!r}")
+            found += piece
+        elapsed = time.perf_counter() - start
+    return elapsed
 
 
 def quality(model_path: Path, data: str, limit: int) -> list[Row]:
