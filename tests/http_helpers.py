@@ -1,10 +1,12 @@
 """Outils des tests du service : un petit modèle servi pour de bon, un moteur aux ordres."""
 
 import json
+import re
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import fields
+from urllib.parse import urljoin
 
 import httpx2
 from decoding_helpers import LETTERS, LetterTokenizer, sharp_model
@@ -18,6 +20,7 @@ from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.requests import EngineClosed, EngineStats, Ticket
 
 WINDOW = 256
+STUDIO_FILES = ("studio.css", "icon.svg")
 HTTP = httpx2.Client(
     verify=False, trust_env=False, timeout=30, limits=httpx2.Limits(max_keepalive_connections=0)
 )
@@ -185,6 +188,26 @@ def check_envelope(response, *statuses):
     assert error["message"]
     assert "Traceback" not in response.text
     return error
+
+
+def check_page(response, *, reloads):
+    """Une page d'attente : 503, accessible, sans rien d'ailleurs ; rend ce qu'elle dit."""
+    assert response.status_code == 503
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'self'" in response.headers["content-security-policy"]
+    assert response.headers["cache-control"] == "no-store"
+    page = response.text
+    assert '<html lang="fr">' in page
+    assert page.count("<h1>") == 1
+    assert "://" not in page
+    for forbidden in ("<script", "<style", " style=", "{"):
+        assert forbidden not in page
+    assert ("retry-after" in response.headers) == reloads
+    seconds = response.headers.get("retry-after")
+    assert (f'<meta http-equiv="refresh" content="{seconds}">' in page) == reloads
+    for name in re.findall(r'href="([^"]+)"', page):
+        assert urljoin(str(response.url), name).partition("/studio/")[2] in STUDIO_FILES
+    return page
 
 
 def wait_until(condition, seconds=10.0):

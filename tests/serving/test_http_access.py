@@ -9,8 +9,10 @@ from http_helpers import (
     LateEngine,
     ScriptedEngine,
     check_envelope,
+    check_page,
     client_of,
     make_context,
+    post,
     serving,
     wait_until,
 )
@@ -175,8 +177,28 @@ def test_the_gate_answers_while_the_model_loads():
     assert failures == []
 
 
+def test_the_gate_shows_a_page_to_a_person():
+    """Un navigateur voit une page qui se recharge, et ses fichiers ; un programme, l'enveloppe."""
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    with serving(LoadingGate(ScriptedEngine)) as url:
+        for path in ("/", "/docs", "/studio", "/studio/", "/studio/index.html"):
+            check_page(HTTP.get(url + path, headers=browser), reloads=True)
+        for path in ("/studio", "/studio/"):  # ces adresses ne sont que des pages
+            check_page(HTTP.get(url + path), reloads=True)
+        for path in ("/studio/studio.css", "/studio/icon.svg"):
+            assert HTTP.get(url + path).status_code == 200
+        for path in ("/v1/models", "/health", "/studio/api/info", "/nulle-part"):
+            response = HTTP.get(url + path, headers=browser)
+            assert check_envelope(response, 503)["code"] == "loading"
+        for path in ("/", "/docs"):
+            check_envelope(HTTP.get(url + path, headers={"Accept": "application/json"}), 503)
+        check_envelope(post(url, "/v1/completions", {"prompt": "a"}, headers=browser), 503)
+        check_envelope(post(url, "/studio/", {}, headers=browser), 405)
+        check_envelope(HTTP.get(url + "/studio/rien", headers=browser), 404)
+
+
 def test_a_failed_load_is_reported():
-    """Un modèle illisible : l'erreur est gardée, et qui attend est prévenu."""
+    """Un modèle illisible : l'erreur est gardée, qui attend est prévenu, la page le dit."""
 
     def build():
         raise ModelFileError("x", expected="y", remedy="z")
@@ -185,6 +207,8 @@ def test_a_failed_load_is_reported():
     gate.start(told.set)
     assert told.wait(10)
     assert isinstance(gate.error, ModelFileError)
+    with serving(gate) as url:
+        check_page(HTTP.get(url + "/studio/"), reloads=False)
 
 
 def test_a_taken_port_is_a_clear_error():

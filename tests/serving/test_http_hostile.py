@@ -1,5 +1,6 @@
 """Ce qu'un client malveillant ou maladroit envoie : une erreur d'OpenAI, jamais un 500."""
 
+import asyncio
 import json
 import socket
 import time
@@ -27,6 +28,7 @@ from http_helpers import (
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.app import create_app
+from gpt_architecture.serving.guard import GuardMiddleware
 from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.requests import Failed, Finished, Overloaded, Produced
 
@@ -253,6 +255,26 @@ def test_too_many_requests_at_once_are_refused_but_probes_answer():
         for link in links:
             link.close()
         wait_until(lambda: HTTP.get(url + "/v1/models").status_code == 200)
+
+
+def test_a_probe_does_not_wait_for_a_crowd():
+    """Cent requêtes arrivées ensemble sont comprises une par une ; la sonde, dès qu'elle est là."""
+    order = []
+
+    async def app(scope, _receive, _send):
+        order.append(scope["path"])
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}"}
+
+    async def crowd():
+        guard = GuardMiddleware(app, limits=Limits())
+        paths = [f"/{number}" for number in range(100)] + ["/health"]
+        scopes = [{"type": "http", "path": path, "headers": []} for path in paths]
+        await asyncio.gather(*(guard(scope, receive, None) for scope in scopes))
+
+    asyncio.run(crowd())
+    assert order == ["/health", *(f"/{number}" for number in range(100))]
 
 
 def test_a_closed_engine_is_a_503():

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from http_helpers import check_envelope, client_of
+from http_helpers import ScriptedEngine, check_envelope, check_page, client_of, make_context
 from studio_helpers import PROMPT, WEB, WINDOW, Bytes, byte_model, studio_context, write_journal
 
 from gpt_architecture.evaluation.attention_maps import attention_of
@@ -71,6 +71,29 @@ def test_the_address_without_a_slash_leads_to_the_page(client):
     response = client.get("/studio", follow_redirects=False)
     assert response.status_code == 307
     assert response.headers["location"] == "studio/"
+
+
+def test_the_root_leads_to_the_page_even_with_keys():
+    """Qui n'écrit que l'adresse du service arrive au studio."""
+    context = make_context(ScriptedEngine())
+    with client_of(context, keys=KeyRing(["clef-de-seize-caracteres"])) as client:
+        response = client.get("/", follow_redirects=False)
+        assert (response.status_code, response.headers["location"]) == (307, "studio/")
+        assert client.get("/").headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("starting", "se charge"), ("draining", "n'en accepte plus"), ("dead", "Relancez")],
+)
+def test_the_page_says_when_the_engine_is_not_ready(state, words):
+    """Seul un moteur qui peut devenir prêt fait recharger la page ; les fichiers restent servis."""
+    with client_of(make_context(ScriptedEngine(state=state))) as client:
+        for path in ("/", "/studio", "/studio/", "/studio/index.html"):
+            page = check_page(client.get(path), reloads=state == "starting")
+            assert words in page
+        assert client.get("/studio/studio.css").status_code == 200
+        check_envelope(client.get("/health"), 503)
 
 
 @pytest.mark.parametrize(

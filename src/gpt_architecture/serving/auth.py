@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.serving.errors import ApiError
 
-OPEN_PATHS = frozenset({"/health", "/metrics", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/health", "/metrics", "/docs", "/openapi.json"})
 """Adresses que sondes et navigateurs lisent sans clé ; elles ne disent rien du texte traité."""
 
 _OPEN_PAGES = "/studio"
@@ -120,9 +120,14 @@ _REFUSAL = ApiError(
 
 
 def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or is_studio_file(path)
+
+
+def is_studio_file(path: str) -> bool:
+    """Vrai pour la page du studio et ses fichiers, faux pour ce qu'elle demande au service."""
     if path.startswith(_CLOSED_DATA):
         return False
-    return path in OPEN_PATHS or path == _OPEN_PAGES or path.startswith(f"{_OPEN_PAGES}/")
+    return path == _OPEN_PAGES or path.startswith(f"{_OPEN_PAGES}/")
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

@@ -109,6 +109,11 @@ class Engine:
         """Lance le fil ; après un premier passage du modèle, l'état devient `ready`."""
         self._thread.start()
 
+    def wait_started(self) -> None:
+        """Attend que le premier passage du modèle soit fini, ou qu'il ait échoué."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state != "starting")
+
     def submit(self, request: EngineRequest, on_event: OnEvent) -> Ticket:
         """Accepte une demande.
 

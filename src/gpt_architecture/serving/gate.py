@@ -5,11 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gpt_architecture.serving.errors import ApiError
+from gpt_architecture.serving.auth import is_studio_file
+from gpt_architecture.serving.errors import ApiError, install_handlers
+from gpt_architecture.serving.requests import EngineState
+from gpt_architecture.serving.studio_files import files_router, not_ready
 
 _LOADING = ApiError.unavailable("le modèle se charge ; réessayez dans un instant", code="loading")
+_READ_BY_PEOPLE = frozenset({"/", "/docs"})
 
 
 class LoadingGate:
@@ -23,6 +29,9 @@ class LoadingGate:
         self.error: BaseException | None = None
         self._build = build
         self._app: ASGIApp | None = None
+        self._pages = FastAPI(openapi_url=None)
+        self._pages.include_router(files_router(self._state))
+        install_handlers(self._pages)
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Commence le chargement.
@@ -38,10 +47,20 @@ class LoadingGate:
         """Traite une requête ASGI."""
         if scope["type"] != "http":
             return
-        if self._app is None:
-            await _LOADING.response()(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        app: ASGIApp = self._waiting(scope) if self._app is None else self._app
+        await app(scope, receive, send)
+
+    def _waiting(self, scope: Scope) -> ASGIApp:
+        """Qui répond en attendant : une page à qui en demande une, l'enveloppe d'OpenAI sinon."""
+        path: str = scope["path"]
+        if is_studio_file(path):
+            return self._pages
+        if path in _READ_BY_PEOPLE and "text/html" in Headers(scope=scope).get("accept", ""):
+            return not_ready(self._state(), path)
+        return _LOADING.response()
+
+    def _state(self) -> EngineState:
+        return "starting" if self.error is None else "dead"
 
     def _load(self, on_failure: Callable[[], None]) -> None:
         try:

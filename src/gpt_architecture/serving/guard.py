@@ -1,7 +1,8 @@
 """La porte du service : ce que toute requête HTTP traverse avant les routes.
 
 Le corps est lu ici, borné en taille et en temps ; l'envoi de la réponse l'est aussi, et aucune
-exception n'en sort sans l'enveloppe d'OpenAI.
+exception n'en sort sans l'enveloppe d'OpenAI. Les requêtes sont comprises une par tour de boucle :
+une sonde passe entre deux, même quand des centaines arrivent ensemble.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class GuardMiddleware:
     def __init__(self, app: ASGIApp, *, limits: Limits, log_requests: bool = False) -> None:
         self._app, self._limits, self._log = app, limits, log_requests
         self._active = 0
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Traite une requête ASGI."""
@@ -47,6 +49,9 @@ class GuardMiddleware:
             if self._active > self._limits.requests and scope["path"] not in PROBES:
                 raise _full(self._limits.requests)
             body = await _read_body(scope, receive, self._limits)
+            if scope["path"] not in PROBES:
+                async with self._turn:
+                    await asyncio.sleep(0)  # la boucle revient aux connexions avant la suivante
             if body is not None:
                 await self._app(scope, _replay(body, receive), reply)
         except _SlowReader:

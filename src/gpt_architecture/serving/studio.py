@@ -161,7 +161,7 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
         del name
         raise ApiError(404, "le studio n'a pas cette adresse", code="not_found")
 
-    router.include_router(files_router())
+    router.include_router(files_router(lambda: context.engine.state))
     return router
 
 

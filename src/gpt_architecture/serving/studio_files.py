@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib import resources
 
 from fastapi import APIRouter, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from gpt_architecture.serving.errors import ApiError
+from gpt_architecture.serving.requests import EngineState
+from gpt_architecture.serving.waiting_page import RELOAD_SECONDS, waiting_page
 
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -40,22 +42,31 @@ class _File:
     tag: str
 
 
-def files_router() -> APIRouter:
-    """Les routes `/studio` (renvoi), `/studio/` et `/studio/FICHIER`."""
-    router = APIRouter(include_in_schema=False)
-    found = _read()
+def files_router(state: Callable[[], EngineState]) -> APIRouter:
+    """Les routes `/` et `/studio` (renvois), `/studio/` et `/studio/FICHIER`.
 
+    Args:
+        state: où en est le moteur ; tant qu'il n'est pas prêt, la page le dit.
+    """
+    router = APIRouter(include_in_schema=False)
+    files = _read()
+
+    @router.api_route("/", methods=["GET", "HEAD"])
     @router.api_route("/studio", methods=["GET", "HEAD"])
     async def home(request: Request) -> Response:
+        if (found := state()) != "ready":
+            return not_ready(found, request.url.path)
         # Relatif : le studio marche aussi derrière un relais qui ajoute un préfixe.
         query = f"?{request.url.query}" if request.url.query else ""
         return RedirectResponse(f"studio/{query}")
 
     @router.api_route("/studio/{name:path}", methods=["GET", "HEAD"])
     async def page(name: str, request: Request) -> Response:
-        file = found.get(name or _INDEX)
+        file = files.get(name or _INDEX)
         if file is None:
             raise ApiError(404, "le studio n'a pas ce fichier", code="not_found")
+        if name in ("", _INDEX) and (now := state()) != "ready":
+            return not_ready(now, request.url.path)
         headers = {**HEADERS, "ETag": file.tag}
         known = request.headers.get("if-none-match", "")
         if file.tag in (each.strip().removeprefix("W/") for each in known.split(",")):
@@ -65,10 +76,24 @@ def files_router() -> APIRouter:
     return router
 
 
+def not_ready(state: EngineState, path: str) -> Response:
+    """La page qui fait patienter, ou dit que c'est fini : 503.
+
+    Args:
+        state: état du moteur.
+        path: chemin demandé, d'où partent les adresses relatives.
+    """
+    headers = {**HEADERS, "Cache-Control": "no-store"}
+    if state == "starting":
+        headers["Retry-After"] = str(RELOAD_SECONDS)
+    folder = "" if path.startswith("/studio/") else "studio/"
+    return HTMLResponse(waiting_page(state, folder=folder), 503, headers=headers)
+
+
 def _read() -> dict[str, _File]:
     """Nom → fichier : seul un nom exact de cette table est servi, jamais un chemin."""
     found = {}
-    for entry in files("gpt_architecture.serving").joinpath("web").iterdir():
+    for entry in resources.files("gpt_architecture.serving").joinpath("web").iterdir():
         suffix = "." + entry.name.rpartition(".")[2]
         if suffix in _TYPES:
             content = entry.read_bytes()
