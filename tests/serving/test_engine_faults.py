@@ -242,7 +242,21 @@ def test_a_model_that_never_starts_leaves_a_dead_engine(model, caplog):
     gate = Gate(model, opened=True)
     gate.error = RuntimeError("pas assez de mémoire")
     with running(gate) as engine, caplog.at_level(logging.CRITICAL):
-        until(lambda: engine.state == "dead")
+        engine.wait_started()
+        assert engine.state == "dead"
+
+
+def test_waiting_for_the_first_pass(model):
+    """`wait_started` ne rend la main qu'à un moteur prêt."""
+    gate = Gate(model)
+    with running(gate) as engine:
+        waiting = threading.Thread(target=engine.wait_started)
+        waiting.start()
+        assert engine.state == "starting"
+        assert waiting.is_alive()
+        gate.open()
+        waiting.join(PATIENCE)
+        assert engine.state == "ready"
 
 
 def test_hundreds_of_random_requests_and_cancels(model):
