@@ -257,11 +257,12 @@ def watched_health(server: Server) -> Iterator[list[float]]:
 
 def run_watch(url: str) -> None:
     """Le processus qui relève `/health`, jusqu'à ce que son entrée soit fermée."""
-    done = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), done.set()), daemon=True).start()
+    ended = threading.Thread(target=sys.stdin.read, daemon=True)
+    ended.start()
     print("prêt", flush=True)
-    while not done.wait(0.05):
+    while ended.is_alive():
         print(*health(url))
+        ended.join(0.05)
 
 
 def overload(folder: Path) -> list[Row]:

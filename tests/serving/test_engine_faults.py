@@ -229,7 +229,9 @@ def test_repeated_model_failures_kill_the_engine(model, caplog):
     with running(gate, slots=1) as engine, caplog.at_level(logging.CRITICAL):
         ask(engine, request())
         gate.error = RuntimeError("carte débranchée")
+        gate.permits = threading.Semaphore(0)  # il ne meurt qu'une fois les cinq acceptées
         boxes = submit(engine, *[request() for _ in range(5)])
+        gate.open()
         errors = [box.wait().error for box in boxes]
         assert [isinstance(error, EngineClosed) for error in errors] == [False] * 3 + [True] * 2
         until(lambda: engine.state == "dead")
