@@ -9,6 +9,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import CacheView
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.kernels.packed import PACKINGS, pack
+from gpt_architecture.kernels.packed_weights import StripMatrix
 
 SHAPES = {
     "livre": {"emb_dim": 48, "n_heads": 3},
@@ -38,20 +39,19 @@ def texts(model, count):
     return torch.randint(model.cfg.vocab_size, (count, LENGTH), generator=draw).tolist()
 
 
-def read_one_by_one(packed, ids, *, wide):
+def read_one_by_one(packed, ids):
     """Les logits (T, V) d'un texte lu seul, token à token."""
     cache = packed.new_cache(1, LENGTH)
-    return torch.cat([packed.read_uniform([[token]], cache, wide=wide) for token in ids])
+    return torch.cat([packed.read_uniform([[token]], cache) for token in ids])
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("wide", [False, True], ids=["étroite", "large"])
-def test_neither_the_others_nor_the_cut_change_a_bit(model, packing, wide):
+def test_neither_the_others_nor_the_cut_change_a_bit(model, packing):
     """Quatre textes avancent par parts tirées au sort, sur un cache commun."""
     packed = pack(model, packing)
-    height = packed.uniform_rows[wide]
+    height = packed.uniform_rows
     everything = texts(model, 4)
-    expected = [read_one_by_one(packed, ids, wide=wide) for ids in everything]
+    expected = [read_one_by_one(packed, ids) for ids in everything]
     pool, dice = packed.new_cache(6, LENGTH), random.Random(3)  # noqa: S311
     lines = dice.sample(range(6), 4)
     found = [[] for _ in everything]
@@ -67,7 +67,7 @@ def test_neither_the_others_nor_the_cut_change_a_bit(model, packing, wide):
                 room -= size
         rows = range(sum(map(len, parts)))
         view = CacheView(pool, [lines[i] for i in kept])
-        logits = packed.read_uniform(parts, view, wide=wide, wanted=rows)
+        logits = packed.read_uniform(parts, view, wanted=rows)
         for i, each in zip(kept, logits.split([len(part) for part in parts]), strict=True):
             found[i].append(each)
     for each, alone in zip(found, expected, strict=True):
@@ -75,24 +75,33 @@ def test_neither_the_others_nor_the_cut_change_a_bit(model, packing, wide):
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("wide", [False, True], ids=["étroite", "large"])
-def test_the_logits_are_those_of_the_model(model, packing, wide):
+def test_the_logits_are_those_of_the_model(model, packing):
     packed = pack(model, packing)
     (ids,) = texts(model, 1)
     with torch.no_grad():
         expected = packed.dequantize()(torch.tensor([ids]))[0]
-    found = read_one_by_one(packed, ids, wide=wide)
+    found = read_one_by_one(packed, ids)
     size = max(1.0, expected.abs().max().item())
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[packing] * size)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 37])
+def test_strips_hold_every_weight(rows):
+    weight = torch.randn(rows, 21)
+    strips = StripMatrix(weight)
+    assert strips.shape == (rows, 21)
+    assert torch.equal(strips.dense(), weight)
+    (stored,) = strips.tensors()
+    assert stored.flatten().tolist().count(0.0) == 21 * (-rows % 16)  # complétée par des zéros
 
 
 def test_the_last_of_each_part_by_default(model):
     packed = pack(model)
     first, second = (ids[:3] for ids in texts(model, 2))
     cache = packed.new_cache(2, LENGTH)
-    every = packed.read_uniform([first, second], cache, wide=True, wanted=range(6))
+    every = packed.read_uniform([first, second], cache, wanted=range(6))
     assert cache.lengths == [3, 3]
-    last = packed.read_uniform([first, second], packed.new_cache(2, LENGTH), wide=True)
+    last = packed.read_uniform([first, second], packed.new_cache(2, LENGTH))
     assert torch.equal(last, every[[2, 5]])
 
 
@@ -100,19 +109,18 @@ def test_a_part_whose_logits_are_not_wanted_is_read_all_the_same(model):
     packed = pack(model, "int8")
     (ids,) = texts(model, 1)
     cache = packed.new_cache(1, LENGTH)
-    assert packed.read_uniform([ids[:9]], cache, wide=True, wanted=()).shape[0] == 0
-    found = packed.read_uniform([ids[9:]], cache, wide=True, wanted=range(LENGTH - 9))
-    assert torch.equal(found, read_one_by_one(packed, ids, wide=True)[9:])
+    assert packed.read_uniform([ids[:9]], cache, wanted=()).shape[0] == 0
+    found = packed.read_uniform([ids[9:]], cache, wanted=range(LENGTH - 9))
+    assert torch.equal(found, read_one_by_one(packed, ids)[9:])
 
 
-@pytest.mark.parametrize("wide", [False, True], ids=["étroite", "large"])
-def test_the_number_of_threads_changes_no_bit(model, wide):
+def test_the_number_of_threads_changes_no_bit(model):
     packed, before = pack(model), torch.get_num_threads()
     (ids,) = texts(model, 1)
-    expected = read_one_by_one(packed, ids, wide=wide)
+    expected = read_one_by_one(packed, ids)
     try:
         torch.set_num_threads(2)
-        assert torch.equal(read_one_by_one(packed, ids, wide=wide), expected)
+        assert torch.equal(read_one_by_one(packed, ids), expected)
     finally:
         torch.set_num_threads(before)
 
@@ -120,14 +128,14 @@ def test_the_number_of_threads_changes_no_bit(model, wide):
 def test_settling_changes_no_bit(model):
     packed = pack(model, "int8")
     (ids,) = texts(model, 1)
-    before = read_one_by_one(packed, ids, wide=False)
+    before = read_one_by_one(packed, ids)
     packed.settle()
-    assert torch.equal(read_one_by_one(packed, ids, wide=False), before)
+    assert torch.equal(read_one_by_one(packed, ids), before)
 
 
 def test_what_does_not_fit_is_refused(model):
     packed = pack(model)
     with pytest.raises(ValueError, match="33 activations pour 32"):
-        packed.read_uniform([[0] * 33], packed.new_cache(1), wide=True)
+        packed.read_uniform([[0] * 33], packed.new_cache(1))
     with pytest.raises(ValueError, match="positions 5"):
-        packed.read_uniform([[0] * 5], packed.new_cache(1, 4), wide=True)
+        packed.read_uniform([[0] * 5], packed.new_cache(1, 4))

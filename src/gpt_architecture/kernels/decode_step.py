@@ -4,9 +4,11 @@
 attention, allers et retours avec Python) doit disparaître derrière elle. Le pas est donc un
 programme (voir `program`) : de sept à neuf noyaux par bloc, puis la norme finale et la tête.
 
-Il a deux formes. Étroite, pour quelques activations : chaque ligne de poids est lue une fois et
-multipliée telle quelle (`linear_kernels`). Large, pour un lot : les activations sont transposées et
-des tuiles de registres les multiplient ensemble (`wide_kernels`).
+Des poids fp32 en lignes se lisent sous deux formes. Étroite, pour quelques activations : chaque
+ligne est lue une fois et multipliée telle quelle (`linear_kernels`). Large, pour un lot : les
+activations sont transposées et des tuiles de registres les multiplient ensemble (`wide_kernels`).
+Des poids entiers, ou des poids fp32 en bandes (`strip_kernels`), n'en ont qu'une, où chaque
+activation ignore les autres au bit près.
 
 Formes : B séquences, T tokens nouveaux de chacune, M = B·T activations, D largeur, V vocabulaire.
 """
@@ -29,7 +31,12 @@ from gpt_architecture.kernels.linear_kernels import (
     linear_float_,
     linear_integer_,
 )
-from gpt_architecture.kernels.packed_weights import GroupedMatrix, PackedMatrix
+from gpt_architecture.kernels.packed_weights import (
+    STRIP,
+    GroupedMatrix,
+    KernelMatrix,
+    StripMatrix,
+)
 from gpt_architecture.kernels.program import Program
 from gpt_architecture.kernels.step_kernels import (
     STATE_HEADER,
@@ -38,18 +45,19 @@ from gpt_architecture.kernels.step_kernels import (
     encode_rows_,
     normalize_rows_,
 )
+from gpt_architecture.kernels.strip_kernels import linear_strips_
 from gpt_architecture.kernels.wide_kernels import LINE, linear_wide_, transpose_rows_
 from gpt_architecture.kernels.wide_tiles import MAX_COLUMNS
 
 _ACTIVE, _OUT = 0, 7  # arguments récrits d'un produit : activations présentes, sortie
-FLOAT_ROWS, INTEGER_ROWS, WIDE_ROWS = 4, 12, MAX_COLUMNS
-"""Activations au plus de la forme étroite, en fp32 et en entiers, et de la large (mesurées)."""
+NARROW_ROWS, ROWS = 4, MAX_COLUMNS
+"""Activations au plus de la forme étroite, et des autres (mesurées)."""
 
 _BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 32, 256, 24
 """Lots visés par produit étroit : assez pour que le dernier ne fasse attendre personne ; lignes au
 plus ; lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
 
-_CACHE_LINE = 16  # valeurs fp32 ; un bloc en est un multiple : les fils n'écrivent pas dans la même
+_CACHE_LINE = STRIP  # valeurs fp32 ; un bloc en est un multiple : les fils n'y écrivent qu'une fois
 
 
 class DecodeStep:
@@ -59,24 +67,21 @@ class DecodeStep:
         cfg: forme du modèle.
         matrices: poids, par nom de module.
         vectors: normes et biais, par nom du `state_dict`.
-        wide: forme large plutôt qu'étroite.
-        uniform: les logits d'une activation sont les mêmes, au bit près, quelles que soient les
-            autres ; la forme large l'est toujours, l'étroite y perd un peu de vitesse.
+        wide: forme large plutôt qu'étroite, pour des poids fp32 en lignes.
     """
 
     def __init__(
         self,
         cfg: GPTConfig,
-        matrices: Mapping[str, PackedMatrix],
+        matrices: Mapping[str, KernelMatrix],
         vectors: Mapping[str, Tensor],
         *,
-        wide: bool,
-        uniform: bool = False,
+        wide: bool = False,
     ) -> None:
         self._cfg, self._matrices, self._vectors = cfg, matrices, vectors
-        integers = isinstance(matrices["out_head"], GroupedMatrix)
-        height = WIDE_ROWS if wide else INTEGER_ROWS if integers else FLOAT_ROWS
-        self._wide, self._uniform, self.height = wide, uniform, height
+        self._wide = wide
+        single = isinstance(matrices["out_head"], GroupedMatrix | StripMatrix)
+        height = self.height = ROWS if wide or single else NARROW_ROWS
         self._program = Program()
         self._prepared: list[int] = []  # noyaux dont les lots sont les activations
         self._products: list[int] = []
@@ -183,21 +188,24 @@ class DecodeStep:
         tensors = list(zip(*(matrix.tensors() for matrix in matrices), strict=True))
         weights, *scales = (torch.tensor([t.data_ptr() for t in each]) for each in tensors)
         biases = [self._vectors[key] for name in names if (key := f"{name}.bias") in self._vectors]
-        rows, width = matrices[0].shape
+        rows = matrices[0].shape[0]
         block = rows * len(names) // _BLOCKS // _CACHE_LINE * _CACHE_LINE
         block = _WIDE_BLOCK if self._wide else max(_CACHE_LINE, min(_MAX_BLOCK, block))
-        grouped = matrices[0].grouped if isinstance(matrices[0], GroupedMatrix) else None
-        bits, group = (32, 1) if grouped is None else (grouped.bits, grouped.group_size)
-        narrow = linear_float_ if grouped is None else linear_integer_
-        last = width if self._wide or grouped is None else inputs[1]
+        first, more = matrices[0], list[Tensor | int]()
+        if isinstance(first, GroupedMatrix):
+            kernel = linear_integer_
+            more = [first.grouped.bits, first.grouped.group_size, scales[0], inputs[1]]
+        elif isinstance(first, StripMatrix):
+            kernel = linear_strips_
+        else:
+            kernel = linear_wide_ if self._wide else linear_float_
         phase = self._program.add(
-            linear_wide_ if self._wide else narrow,
+            kernel,
             len(names) * -(-rows // block),
             *(0, inputs[0], weights, rows, block),
             torch.cat(biases) if biases else torch.empty(0),
             *(mode, out, self._x if mode == RESIDUAL else torch.empty(0)),
-            *(bits, group, scales[0] if scales else torch.empty(0, dtype=torch.int64), last),
-            int(self._uniform),
+            *more,
         )
         self._products.append(phase)
 

@@ -33,6 +33,7 @@ from gpt_architecture.kernels.ir_tools import (
     loop,
     offset_by,
     prefetch,
+    splat,
     switch,
 )
 
@@ -44,10 +45,6 @@ GROUP_SIZES = (32, 64, 128)
 
 FLOAT_COLUMNS, INTEGER_COLUMNS = 4, 4
 """Activations au plus par lecture d'une ligne : leurs sommes tiennent dans 16 registres."""
-
-UNIFORM = 4
-"""Ajouté à un nombre de colonnes : la somme de chacune se fait dans le même ordre quel que soit ce
-nombre, au prix de sommes qui s'attendent un peu quand elles sont peu nombreuses."""
 
 AHEAD = 2048
 """Octets d'avance des poids entiers : décoder remplit la fenêtre du processeur, qui n'atteint plus
@@ -69,13 +66,12 @@ def float_dots(
     out: Any,
     out_stride: Any,
 ) -> Any:
-    """Ligne fp32 de `length` poids contre 1 à FLOAT_COLUMNS activations fp32 ; voir UNIFORM."""
+    """Ligne fp32 de `length` poids contre 1 à FLOAT_COLUMNS activations fp32."""
     del typingctx, columns, weight, x, x_stride, length, out, out_stride
 
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         columns, *rest = arguments
-        cases = {c: _float_case(c, 8 // c, rest) for c in range(1, FLOAT_COLUMNS + 1)}
-        cases |= {c + UNIFORM: _float_case(c, 2, rest) for c in range(1, FLOAT_COLUMNS + 1)}
+        cases = {c: _float_case(c, rest) for c in range(1, FLOAT_COLUMNS + 1)}
         switch(builder, columns, cases)
         return context.get_dummy_value()
 
@@ -98,22 +94,21 @@ def integer_dots(
 ) -> Any:
     """Ligne de poids sur `bits` 8 ou 4, une échelle bf16 par groupe, contre des activations.
 
-    Les activations, de 1 à INTEGER_COLUMNS, sont sur 16 bits ; seule 1 + UNIFORM existe, les autres
-    nombres étant déjà uniformes. `group` est dans GROUP_SIZES ;
-    `units` : UNIT poids chacun. La somme d'un groupe est exacte : au plus 128 · 32767 · 128,
-    répartis sur huit voies.
+    Les activations, de 1 à INTEGER_COLUMNS, sont sur 16 bits ; chacune est sommée dans le même
+    ordre quel que soit leur nombre. `group` est dans GROUP_SIZES ; `units` : UNIT poids chacun. La
+    somme d'un groupe est exacte : au plus 128 · 32767 · 128, répartis sur huit voies.
     """
     del typingctx, bits, group, columns, codes, scales, x, x_stride, units, out, out_stride
 
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         bits, group, columns, *rest = arguments
         cases = {
-            (b + g) * 16 + c: _integer_case(b, g, c, rest)
+            (b + g) * 8 + c: _integer_case(b, g, c, rest)
             for b in (4, 8)
             for g in GROUP_SIZES
-            for c in (*range(1, INTEGER_COLUMNS + 1), 1 + UNIFORM)
+            for c in range(1, INTEGER_COLUMNS + 1)
         }
-        key = builder.add(builder.shl(builder.add(bits, group), int64(4)), columns)
+        key = builder.add(builder.shl(builder.add(bits, group), int64(3)), columns)
         switch(builder, key, cases)
         return context.get_dummy_value()
 
@@ -136,8 +131,9 @@ def decode_row(
     return types.void(*[types.int64] * 6), codegen
 
 
-def _float_case(columns: int, unroll: int, arguments: Values) -> Callable[[Any], None]:
+def _float_case(columns: int, arguments: Values) -> Callable[[Any], None]:
     weight, x, x_stride, length, out, out_stride = arguments
+    unroll = 8 // columns
 
     def emit(builder: Any) -> None:
         inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
@@ -168,8 +164,7 @@ def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Cal
     codes, scales, x, x_stride, units, out, out_stride = arguments
     decode = {4: _decode_int4, 8: _decode_int8}[bits]
     groups = UNIT // group
-    chains = 2 if columns == 1 and groups > 1 else 1  # deux sommes se suivent sans s'attendre
-    columns = columns - UNIFORM if columns > INTEGER_COLUMNS else columns
+    chains = min(groups, 2)  # deux sommes se suivent sans s'attendre
 
     def emit(builder: Any) -> None:
         inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
@@ -267,7 +262,7 @@ def _bfloat16(builder: Any, address: Any, count: int) -> Values:
     found = []
     for i in range(count // 2):  # deux par mot de 32 bits : un chargement sert aux deux
         pair = load(builder, I32, add(builder, address, 4 * i))
-        lanes = _splat(builder, pair)
+        lanes = splat(builder, pair)
         low = builder.shl(lanes, ir.Constant(_SUMS, [16] * LANES))
         high = builder.and_(lanes, ir.Constant(_SUMS, [-65536] * LANES))
         found += [builder.bitcast(low, FLOATS), builder.bitcast(high, FLOATS)]
@@ -275,14 +270,7 @@ def _bfloat16(builder: Any, address: Any, count: int) -> Values:
 
 
 def _splat_high(builder: Any, word: Any) -> Any:
-    return builder.bitcast(_splat(builder, word), FLOATS)
-
-
-def _splat(builder: Any, word: Any) -> Any:
-    """Un entier de 32 bits dans les huit voies d'un vecteur."""
-    blank = ir.Constant(_SUMS, ir.Undefined)
-    first = builder.insert_element(blank, word, ir.Constant(I32, 0))
-    return builder.shuffle_vector(first, blank, ir.Constant(_SUMS, [0] * LANES))
+    return builder.bitcast(splat(builder, word), FLOATS)
 
 
 def _tree(builder: Any, values: Values) -> Any:

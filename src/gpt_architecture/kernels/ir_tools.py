@@ -75,6 +75,14 @@ def loop(
     return carried
 
 
+def splat(builder: Any, value: Any) -> Any:
+    """Une valeur de 32 bits dans les huit voies d'un vecteur."""
+    blank = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    first = builder.insert_element(blank, value, ir.Constant(I32, 0))
+    lanes = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
+    return builder.shuffle_vector(first, blank, lanes)
+
+
 def load(builder: Any, kind: Any, address: Any) -> Any:
     """Valeur à cette adresse, alignée ou non."""
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)

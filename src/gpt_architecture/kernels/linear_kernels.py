@@ -16,8 +16,7 @@ l'ordre :
 9. pour des poids entiers, leur nombre de bits, 8 ou 4 ;
 10. poids d'un groupe ;
 11. adresses des échelles (bf16) des parties ;
-12. échelles de x (hauteur,) ;
-13. 1 : sommes dans un ordre qui ne dépend pas de M ; 0 : au plus vite.
+12. échelles de x (hauteur,).
 
 Formes : M activations, D largeur (complétée à un nombre entier de groupes pour des entiers), N
 lignes de poids en tout.
@@ -35,7 +34,6 @@ from gpt_architecture.kernels.arithmetic import FAST, exp
 from gpt_architecture.kernels.dot_tiles import (
     FLOAT_COLUMNS,
     INTEGER_COLUMNS,
-    UNIFORM,
     UNIT,
     float_dots,
     integer_dots,
@@ -69,7 +67,7 @@ def _float_rows(d: Any, part: Any, first: Any, last: Any, m: Any, columns: Any) 
     weight = integers(d, 2)[part] + stride * first
     out = address(d, 7) + out_stride * m + 4 * (part * integer(d, 3) + first)
     for _ in range(last - first):
-        float_dots(columns + UNIFORM * integer(d, 13), weight, x, stride, width, out, out_stride)
+        float_dots(columns, weight, x, stride, width, out, out_stride)
         weight += stride
         out += 4
 
@@ -84,8 +82,6 @@ def _integer_rows(d: Any, part: Any, first: Any, last: Any, m: Any, columns: Any
     codes = integers(d, 2)[part] + stride * first
     scales = integers(d, 11)[part] + scale_stride * first
     out = address(d, 7) + out_stride * m + 4 * (part * integer(d, 3) + first)
-    if columns == 1:
-        columns += UNIFORM * integer(d, 13)
     for _ in range(last - first):
         integer_dots(
             bits, group, columns, codes, scales, x, x_stride, width // UNIT, out, out_stride
@@ -103,7 +99,7 @@ def gelu(x: Any) -> Any:
 
 
 @njit(fastmath=FAST, error_model="numpy")
-def _finish(d: Any, m: Any, start: Any, stop: Any) -> None:
+def finish(d: Any, m: Any, start: Any, stop: Any) -> None:
     """Biais, puis activation ou résidu, des colonnes start … stop de la ligne m de `out`."""
     bias, mode, out = vector(d, 5), integer(d, 6), matrix(d, 7)
     if bias.size > 0:
@@ -147,7 +143,7 @@ def linear_float_(data: Any) -> None:
             _float_rows(d, part, first, last, m, min(active - m, FLOAT_COLUMNS))
         base = part * integer(d, 3)
         for m in range(active):
-            _finish(d, m, base + first, base + last)
+            finish(d, m, base + first, base + last)
         item = claim(data)
 
 
@@ -164,5 +160,5 @@ def linear_integer_(data: Any) -> None:
         base = part * integer(d, 3)
         for m in range(active):
             _rescale(d, m, base + first, base + last)
-            _finish(d, m, base + first, base + last)
+            finish(d, m, base + first, base + last)
         item = claim(data)

@@ -25,7 +25,9 @@ from gpt_architecture.kernels.grouped_codes import Scheme, dequantize, quantize
 from gpt_architecture.kernels.packed_weights import (
     DenseMatrix,
     GroupedMatrix,
+    KernelMatrix,
     PackedMatrix,
+    StripMatrix,
     gather,
 )
 
@@ -67,7 +69,7 @@ class PackedModel:
         self.matrices, self.vectors = matrices, vectors
         self._decode, self._activate = dequantize, _activate
         self._steps: tuple[DecodeStep, ...] = ()
-        self._uniform_steps: tuple[DecodeStep, ...] = ()
+        self._uniform_step: DecodeStep | None = None
         self._passes, self._settled = 0, False
         if _compiles():
             from gpt_architecture.kernels.panel_kernels import activate, decode  # noqa: PLC0415
@@ -90,21 +92,27 @@ class PackedModel:
         self._compile_steps()
 
     def _compile_steps(self) -> None:
-        """Le pas étroit et le pas large."""
+        """Le pas des poids entiers, ou l'étroit et le large des poids fp32."""
         from gpt_architecture.kernels.decode_step import DecodeStep  # noqa: PLC0415
 
+        forms = (False, True) if self.scheme is None else (False,)
         self._steps = tuple(
-            DecodeStep(self.cfg, self.matrices, self.vectors, wide=wide) for wide in (False, True)
+            DecodeStep(self.cfg, self.matrices, self.vectors, wide=wide) for wide in forms
         )
-        if self._uniform_steps:
-            self._compile_uniform_steps()
 
-    def _compile_uniform_steps(self) -> None:
-        """Les mêmes, dont chaque activation ignore les autres au bit près."""
+    def _compile_uniform_step(self) -> DecodeStep:
+        """Le pas dont chaque activation ignore les autres."""
         from gpt_architecture.kernels.decode_step import DecodeStep  # noqa: PLC0415
 
-        narrow = DecodeStep(self.cfg, self.matrices, self.vectors, wide=False, uniform=True)
-        self._uniform_steps = (narrow, self._steps[1])
+        if self.scheme is not None:  # celui des poids entiers l'est toujours
+            self.settle()
+            return self._steps[0]
+        strips: dict[str, KernelMatrix] = {
+            name: StripMatrix(matrix.dense())
+            for name, matrix in self.matrices.items()
+            if name != "tok_emb"
+        }
+        return DecodeStep(self.cfg, strips, self.vectors)
 
     @property
     def nbytes(self) -> int:
@@ -155,14 +163,15 @@ class PackedModel:
             self.settle()
 
     @property
-    def uniform_rows(self) -> tuple[int, int]:
-        """Activations au plus de `read_uniform`, sous ses deux formes ; (0, 0) sans pas compilé."""
-        if not self._steps:
-            return 0, 0
-        if not self._uniform_steps:
-            self._compile_uniform_steps()
-        narrow, wide = self._uniform_steps
-        return narrow.height, wide.height
+    def uniform_rows(self) -> int:
+        """Activations au plus de `read_uniform` ; 0 sans pas compilé.
+
+        La première fois, les poids sont recopiés en grandes pages, et par bandes s'ils sont en
+        fp32.
+        """
+        if self._uniform_step is None and self._steps:
+            self._uniform_step = self._compile_uniform_step()
+        return 0 if self._uniform_step is None else self._uniform_step.height
 
     @torch.no_grad()
     def read_uniform(
@@ -170,18 +179,16 @@ class PackedModel:
         parts: Sequence[Sequence[int]],
         cache: KVCache,
         *,
-        wide: bool,
         wanted: Sequence[int] | None = None,
     ) -> Tensor:
         """Lit des parts de toutes longueurs ; leurs logits ne dépendent que de leur séquence.
 
-        Sous une même forme, ils sont les mêmes au bit près quelles que soient les autres parts et
-        la découpe : un serveur rend donc le même texte quelle que soit sa charge.
+        Ils sont les mêmes au bit près quelles que soient les autres parts et la découpe : un
+        serveur rend donc le même texte quelle que soit sa charge.
 
         Args:
             parts: tokens nouveaux de chaque séquence du cache.
             cache: en fp32, contigu.
-            wide: forme large, faite pour beaucoup d'activations ; sinon étroite.
             wanted: (W,), rangs des logits voulus, parts mises bout à bout ; None : le dernier de
                 chaque part ; aucun : la tête, un tiers des poids, n'est pas lue.
 
@@ -189,22 +196,22 @@ class PackedModel:
             Logits (W, V).
 
         Raises:
-            ValueError: trop d'activations pour cette forme, ou trop de positions.
+            ValueError: trop d'activations, ou trop de positions.
         """
         counts = [len(part) for part in parts]
-        limit = self.uniform_rows[wide]
+        limit, step = self.uniform_rows, self._uniform_step
         pasts = cache.lengths
         ends = [past + count for past, count in zip(pasts, counts, strict=True)]
-        if sum(counts) > limit or max(ends) > min(cache.capacity, self.cfg.context_length):
+        crowded = max(ends) > min(cache.capacity, self.cfg.context_length)
+        if step is None or sum(counts) > limit or crowded:
             raise ValueError(f"{sum(counts)} activations pour {limit}, positions {max(ends)}")
         ids = torch.tensor([token for part in parts for token in part])
         spans = zip(pasts, ends, strict=True)
         positions = torch.tensor([place for past, end in spans for place in range(past, end)])
         x = self.matrices["tok_emb"].rows(ids) + self.vectors["pos_emb.weight"][positions]
         chosen = np.cumsum(counts) - 1 if wanted is None else np.array(wanted, dtype=np.int64)
-        logits = self._uniform_steps[wide].ragged(x, cache, counts, chosen)
+        logits = step.ragged(x, cache, counts, chosen)
         cache.advance_each_(counts)
-        self._count_pass()
         return logits
 
     def dequantize(self) -> GPTModel:

@@ -15,6 +15,9 @@ from torch import Tensor
 from gpt_architecture.kernels.grouped_codes import GroupedCodes, dequantize
 from gpt_architecture.kernels.workspace import huge_empty
 
+STRIP = 16
+"""Lignes entrelacées d'une bande : une ligne de cache par colonne."""
+
 _PANEL_ROWS = 4096
 """Lignes déquantifiées à la fois : le tampon reste petit."""
 
@@ -23,13 +26,21 @@ Decoder = Callable[[GroupedCodes], Tensor]
 """Codes → poids fp32."""
 
 
-class PackedMatrix(Protocol):
-    """Une matrice (N, D) que le décodage sait lire."""
+class KernelMatrix(Protocol):
+    """Une matrice (N, D) que les noyaux savent lire."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """(N, D)."""
         ...
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Ce que lisent les noyaux."""
+        ...
+
+
+class PackedMatrix(KernelMatrix, Protocol):
+    """Une matrice (N, D) que le décodage sait lire."""
 
     @property
     def nbytes(self) -> int:
@@ -46,10 +57,6 @@ class PackedMatrix(Protocol):
 
     def times(self, x: Tensor, decode: Decoder) -> Tensor:
         """x (n, D) · transposée → (n, N) ; `decode` rend les poids fp32 d'un panneau."""
-        ...
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Ce que lisent les noyaux."""
         ...
 
     def with_tensors(self, *tensors: Tensor) -> PackedMatrix:
@@ -79,7 +86,7 @@ class DenseMatrix:
         return x @ self.weight.t()
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Voir `PackedMatrix`."""
+        """Voir `KernelMatrix`."""
         return (self.weight,)
 
     def with_tensors(self, *tensors: Tensor) -> DenseMatrix:
@@ -112,7 +119,7 @@ class GroupedMatrix:
         return out
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Voir `PackedMatrix`."""
+        """Voir `KernelMatrix`."""
         return self.grouped.codes, self.grouped.scales
 
     def with_tensors(self, *tensors: Tensor) -> GroupedMatrix:
@@ -123,6 +130,34 @@ class GroupedMatrix:
     def _part(self, rows: Tensor | slice) -> GroupedCodes:
         codes, scales = self.tensors()
         return replace(self.grouped, codes=codes[rows], scales=scales[rows])
+
+
+class StripMatrix:
+    """Une matrice fp32 dont les lignes sont entrelacées seize par seize (voir `strip_tiles`).
+
+    Args:
+        weight: (N, D) ; recopiée.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        rows, width = weight.shape
+        self.shape = (rows, width)
+        count = -(-rows // STRIP)
+        self.strips = huge_empty(count, width, STRIP)
+        whole = rows // STRIP
+        self.strips[:whole] = weight[: whole * STRIP].view(whole, STRIP, width).transpose(1, 2)
+        if whole < count:
+            rest = weight[whole * STRIP :]
+            self.strips[whole].zero_()[:, : len(rest)] = rest.t()
+
+    def dense(self) -> Tensor:
+        """Les poids (N, D), remis en lignes."""
+        rows, width = self.shape
+        return self.strips.transpose(1, 2).reshape(-1, width)[:rows]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Voir `KernelMatrix`."""
+        return (self.strips,)
 
 
 def gather(matrices: Mapping[str, PackedMatrix]) -> dict[str, PackedMatrix]:

@@ -55,8 +55,8 @@ KERNEL = types.void(types.voidptr)
 
 
 _SOURCES = (
-    *("arithmetic", "dot_tiles", "ir_tools", "linear_kernels", "step_kernels", "threads"),
-    "wide_tiles",
+    *("arithmetic", "dot_tiles", "ir_tools", "linear_kernels", "step_kernels", "strip_tiles"),
+    *("threads", "wide_tiles"),
 )
 _INLINED = hashlib.sha256(
     b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in _SOURCES)

@@ -1,9 +1,8 @@
 """Les produits d'un lot d'activations : le calcul, plus que la lecture des poids, fixe la durée.
 
-Un lot est un bloc de lignes de poids, pris par tranches de colonnes qui tiennent dans le cache ;
-des poids entiers y sont d'abord décodés en fp32. Arguments, dans l'ordre : ceux de
-`linear_kernels`, à ceci près que x (D, hauteur) et, en mode GELU, out (N, hauteur) sont
-transposés, que des poids fp32 ont 32 bits et que l'argument 12 est la largeur D.
+Un lot est un bloc de lignes de poids fp32, pris par tranches de colonnes qui tiennent dans le
+cache. Arguments, dans l'ordre : ceux de `linear_kernels`, jusqu'au résidu, à ceci près que
+x (D, hauteur) et, en mode GELU, out (N, hauteur) sont transposés.
 
 Formes : M activations, D largeur, N lignes de poids en tout.
 """
@@ -16,7 +15,6 @@ import numpy as np
 from numba import njit
 
 from gpt_architecture.kernels.arithmetic import FAST
-from gpt_architecture.kernels.dot_tiles import UNIT, decode_row
 from gpt_architecture.kernels.linear_kernels import GELU, RESIDUAL, block_of, gelu
 from gpt_architecture.kernels.step_kernels import normalize, row_of
 from gpt_architecture.kernels.threads import (
@@ -36,25 +34,11 @@ from gpt_architecture.kernels.wide_tiles import MAX_COLUMNS, wide_tile
 LINE = 16
 """Activations d'un lot de `transpose_rows_` : une ligne de cache de la sortie."""
 
-_CHUNK = UNIT
+_CHUNK = 128
 """Colonnes d'une tranche : 128 × 32 activations tiennent dans la moitié du premier cache."""
 
 _TILES_AHEAD = 2  # le temps de deux tuiles couvre celui d'un accès à la mémoire
 _F = np.float32
-
-
-@njit
-def _decode(d: Any, part: Any, first: Any, last: Any, out: Any) -> Any:
-    """Décode les lignes first … last à l'adresse `out` ; rend le pas d'une ligne, en octets."""
-    bits, group, width = integer(d, 9), integer(d, 10), integer(d, 12)
-    units = (width + UNIT - 1) // UNIT
-    stride, scale_stride = units * UNIT * bits // 8, 2 * (units * UNIT // group)
-    codes = integers(d, 2)[part] + first * stride
-    scales = integers(d, 11)[part] + first * scale_stride
-    for n in range(last - first):
-        to = out + 4 * UNIT * units * n
-        decode_row(bits, group, codes + stride * n, scales + scale_stride * n, units, to)
-    return 4 * UNIT * units
 
 
 @njit
@@ -63,7 +47,7 @@ def _multiply(d: Any, weight: Any, stride: Any, rows: Any, following: Any, sums:
 
     `following` : adresse des lignes que ce fil prendra ensuite.
     """
-    width, x, x_stride = integer(d, 12), address(d, 1), 4 * extent(d, 1, 1)
+    width, x, x_stride = extent(d, 1, 0), address(d, 1), 4 * extent(d, 1, 1)
     vectors = (integer(d, 0) + 7) // 8
     full = 8 if vectors == 1 else 4 if vectors == 2 else 3 if vectors == 3 else 2
     sums[:rows] = _F(0.0)
@@ -124,26 +108,20 @@ def _finish(d: Any, base: Any, rows: Any, sums: Any) -> None:
 def _start(d: Any, item: Any) -> Any:
     """Adresse des poids fp32 d'un lot ; au-delà du dernier, celle du dernier."""
     part, first, _ = block_of(d, min(item, count(d) - 1))
-    return integers(d, 2)[part] + 4 * first * integer(d, 12)
+    return integers(d, 2)[part] + 4 * first * extent(d, 1, 0)
 
 
 @kernel
 def linear_wide_(data: Any) -> None:
     """Voir le début du module."""
     d = words(data)
-    size, width, floats = integer(d, 4), integer(d, 12), integer(d, 9) == 32
-    decoded = np.empty(0 if floats else size * ((width + UNIT - 1) // UNIT * UNIT), np.float32)
-    sums = np.empty((size, MAX_COLUMNS), np.float32)
+    stride = 4 * extent(d, 1, 0)
+    sums = np.empty((integer(d, 4), MAX_COLUMNS), np.float32)
     item = claim(data)
     while item < count(d):
         following = claim(data)  # pris d'avance : ses poids sont demandés à temps
         part, first, last = block_of(d, item)
-        if floats:
-            weight, stride, after = _start(d, item), 4 * width, _start(d, following)
-        else:
-            weight = decoded.ctypes.data
-            stride = _decode(d, part, first, last, weight)
-            after = weight
+        weight, after = _start(d, item), _start(d, following)
         _multiply(d, weight, stride, last - first, after, sums)
         _finish(d, part * integer(d, 3) + first, last - first, sums)
         item = following

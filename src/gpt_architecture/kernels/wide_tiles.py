@@ -12,14 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from gpt_architecture.kernels.ir_tools import (
     F32,
     FLOATS,
-    I32,
     LANES,
     Values,
     add,
@@ -29,6 +27,7 @@ from gpt_architecture.kernels.ir_tools import (
     loop,
     offset_by,
     prefetch,
+    splat,
     switch,
 )
 
@@ -88,7 +87,7 @@ def _case(vectors: int, rows: int, arguments: Values) -> Callable[[Any], None]:
                 load(builder, FLOATS, add(builder, line, 4 * LANES * v)) for v in range(vectors)
             ]
             at = builder.shl(index, int64(2))
-            factors = [_splat(builder, load(builder, F32, builder.add(w, at))) for w in weights]
+            factors = [splat(builder, load(builder, F32, builder.add(w, at))) for w in weights]
             return add_products(builder, sums, [(a, b) for a in factors for b in columns])
 
         def several(index: Any, sums: Values) -> Values:
@@ -108,11 +107,3 @@ def _case(vectors: int, rows: int, arguments: Values) -> Callable[[Any], None]:
             builder.store(total, builder.inttoptr(address, FLOATS.as_pointer()), align=4)
 
     return emit
-
-
-def _splat(builder: Any, value: Any) -> Any:
-    """Une valeur dans les huit voies."""
-    blank = ir.Constant(FLOATS, ir.Undefined)
-    first = builder.insert_element(blank, value, ir.Constant(I32, 0))
-    lanes = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
-    return builder.shuffle_vector(first, blank, lanes)

@@ -14,10 +14,13 @@ from torch import Tensor
 
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.serving.slots import UNKNOWN, SlotPool
+from gpt_architecture.serving.slots import SlotPool
 
 _PLAIN_CHUNK = 128
 """Tokens de début lus par pas quand chaque part demande son passage."""
+
+_PROMPT_PASSES = 4
+"""Passages d'un pas, au plus ou presque, quand des débuts sont à lire."""
 
 
 @runtime_checkable
@@ -25,8 +28,8 @@ class UniformLM(Protocol):
     """Un modèle dont un passage mêle des parts de toutes longueurs (voir `kernels.packed`)."""
 
     @property
-    def uniform_rows(self) -> tuple[int, int]:
-        """Tokens au plus d'un passage, sous la forme étroite et sous la large ; (0, 0) : aucun."""
+    def uniform_rows(self) -> int:
+        """Tokens au plus d'un passage ; 0 : aucun."""
         ...
 
     def read_uniform(
@@ -34,7 +37,6 @@ class UniformLM(Protocol):
         parts: Sequence[Sequence[int]],
         cache: KVCache,
         *,
-        wide: bool,
         wanted: Sequence[int] | None = None,
     ) -> Tensor:
         """Logits (W, V) des rangs voulus, qui ne dépendent que de leur séquence."""
@@ -48,13 +50,11 @@ class Part:
     Attributes:
         slot: la place.
         tokens: ce qui suit ce qu'elle a lu.
-        prompt: vrai : cela appartient au début ; faux : c'est le dernier token écrit.
         every: vrai : les logits de chaque token ; faux : ceux du dernier.
     """
 
     slot: int
     tokens: Sequence[int]
-    prompt: bool = True
     every: bool = False
 
 
@@ -64,66 +64,43 @@ class Passes:
     Args:
         model: en évaluation.
         pool: les places.
-        writers: places qui écrivent ensemble, au plus. D'elles dépend la forme de leurs passages,
-            et non de celles qui écrivent à un moment : ce qu'une demande écrit ne dépend donc pas
-            des autres.
     """
 
-    def __init__(self, model: CausalLM, pool: SlotPool, writers: int) -> None:
+    def __init__(self, model: CausalLM, pool: SlotPool) -> None:
         self._model, self._pool = model, pool
         self._uniform: UniformLM | None = None
-        self._rows = (0, 0)
-        if isinstance(model, UniformLM) and model.uniform_rows[True] > 0:
+        self._rows = 0
+        if isinstance(model, UniformLM) and model.uniform_rows > 0:
             self._uniform, self._rows = model, model.uniform_rows
-        self._wide_writers = writers > self._rows[False]
 
     def warm_up(self) -> None:
-        """Un passage de chaque forme, sur la première place."""
-        for prompt in (True,) if self._uniform is None else (True, False):
-            self.run([Part(slot=0, tokens=[0], prompt=prompt)])
+        """Un passage, sur la première place."""
+        self.run([Part(slot=0, tokens=[0])])
 
-    def budget(self, chunk: int | None, writing: int) -> int:
+    def budget(self, writing: int) -> int:
         """Tokens de début à lire pendant un pas où `writing` places écrivent.
 
-        Quand débuts et écritures passent ensemble, un pas emplit un passage, ou deux s'il ne
-        restait presque rien du premier.
+        Débuts et écritures passent ensemble : les débuts emplissent le dernier passage des
+        écritures, puis quelques autres. Trop peu, et qui arrive attend son premier token ; trop,
+        et qui écrit attend le suivant.
         """
         if self._uniform is None:
-            return _PLAIN_CHUNK if chunk is None else chunk
-        height = self._rows[True]
-        if chunk is not None or not self._wide_writers:
-            return height if chunk is None else chunk
-        room = height - writing % height
-        return room if room >= height // 4 else room + height
+            return _PLAIN_CHUNK
+        return _PROMPT_PASSES * self._rows - writing % self._rows
 
     def run(self, parts: Sequence[Part]) -> list[Tensor]:
         """Lit chaque part à la suite de sa place ; rend ses logits (1, V), ou (T, V) si `every`."""
-        if self._uniform is None:
-            found = self._run_plain(parts)
-        else:
-            found = [torch.empty(0)] * len(parts)
-            for wide in (False, True):
-                chosen = [i for i, part in enumerate(parts) if self._is_wide(part) is wide]
-                for index, logits in zip(
-                    chosen, self._run_uniform([parts[i] for i in chosen], wide=wide), strict=True
-                ):
-                    found[index] = logits
+        found = self._run_plain(parts) if self._uniform is None else self._run_uniform(parts)
         for part in parts:
-            # Relu, ce qu'écrit la forme étroite le serait par la large : à quelques bits près.
-            rereadable = self._uniform is None or self._is_wide(part)
-            known = part.tokens if rereadable else [UNKNOWN] * len(part.tokens)
-            self._pool.note(part.slot, known)
+            self._pool.note(part.slot, part.tokens)
         return found
 
-    def _is_wide(self, part: Part) -> bool:
-        return part.prompt or self._wide_writers
-
-    def _run_uniform(self, parts: Sequence[Part], *, wide: bool) -> list[Tensor]:
+    def _run_uniform(self, parts: Sequence[Part]) -> list[Tensor]:
         """Remplit des passages de parts mises bout à bout, coupées où il le faut."""
         found: list[list[Tensor]] = [[] for _ in parts]
         left = [(index, 0) for index in range(len(parts))]  # part, tokens déjà lus
         while left:
-            room, pieces, rest = self._rows[wide], [], []
+            room, pieces, rest = self._rows, [], []
             for index, start in left:
                 stop = min(start + room, len(parts[index].tokens))
                 room -= stop - start
@@ -131,13 +108,13 @@ class Passes:
                     pieces.append((index, start, stop))
                 if stop < len(parts[index].tokens):
                     rest.append((index, stop))
-            for index, logits in self._read(parts, pieces, wide=wide):
+            for index, logits in self._read(parts, pieces):
                 found[index].append(logits)
             left = rest
         return [torch.cat(each) if len(each) > 1 else each[0] for each in found]
 
     def _read(
-        self, parts: Sequence[Part], pieces: Sequence[tuple[int, int, int]], *, wide: bool
+        self, parts: Sequence[Part], pieces: Sequence[tuple[int, int, int]]
     ) -> list[tuple[int, Tensor]]:
         """Un passage de morceaux (part, début, fin) ; rend les logits voulus de chaque part."""
         wanted, owners, row = list[int](), list[tuple[int, int]](), 0
@@ -154,7 +131,7 @@ class Passes:
             return []
         tokens = [parts[index].tokens[start:stop] for index, start, stop in pieces]
         view = self._pool.view([parts[index].slot for index, _, _ in pieces])
-        logits = model.read_uniform(tokens, view, wide=wide, wanted=wanted)
+        logits = model.read_uniform(tokens, view, wanted=wanted)
         split = torch.split(logits, [size for _, size in owners])
         return [(index, each) for (index, _), each in zip(owners, split, strict=True)]
 

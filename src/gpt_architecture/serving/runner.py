@@ -51,7 +51,7 @@ class Runner:
         self._chunk = chunk
         self._failures = 0
         self._pool = SlotPool(model, rows, capacity)
-        self._passes = Passes(model, self._pool, slots)
+        self._passes = Passes(model, self._pool)
 
     @property
     def has_room(self) -> bool:
@@ -64,7 +64,7 @@ class Runner:
         return self._pool.occupied
 
     def warm_up(self) -> None:
-        """Fait un passage de chaque forme, qui compile ce qui doit l'être."""
+        """Fait un passage, qui compile ce qui doit l'être."""
         self._passes.warm_up()
         self._pool.release(0, spoiled=True)
 
@@ -93,14 +93,14 @@ class Runner:
             Exception: le modèle échoue pour la MAX_FAILURES-ième fois à la suite.
         """
         self._catch_up()
-        chosen = share(self.running, self._passes.budget(self._chunk, self._writing))
+        chunk = self._passes.budget(self._writing) if self._chunk is None else self._chunk
+        chosen = share(self.running, chunk)
         if not chosen:
             return
         parts = [
             Part(
                 slot=job.slot,
                 tokens=job.next_tokens(count),
-                prompt=job.computed < len(job.ids),
                 every=job.scores is not None,
             )
             for job, count in chosen

@@ -18,8 +18,7 @@ from gpt_architecture.core.model import CausalLM
 
 Ids = NDArray[np.int64]
 
-UNKNOWN = -1
-"""Un token d'aucun vocabulaire."""
+_UNKNOWN = -1  # un token d'aucun vocabulaire
 
 
 class SlotPool:
@@ -33,7 +32,7 @@ class SlotPool:
 
     def __init__(self, model: CausalLM, rows: int, capacity: int) -> None:
         self.cache = model.new_cache(rows, capacity)
-        self._tokens: Ids = np.full((rows, capacity), UNKNOWN, dtype=np.int64)
+        self._tokens: Ids = np.full((rows, capacity), _UNKNOWN, dtype=np.int64)
         self._busy = [False] * rows
         self._used = [0] * rows  # date de libération
         self._clock = count(1)
@@ -88,7 +87,7 @@ class SlotPool:
         return CacheView(self.cache, slots)
 
     def note(self, slot: int, tokens: Sequence[int]) -> None:
-        """Retient les tokens que la ligne vient de lire ; UNKNOWN : que nul ne doit reprendre."""
+        """Retient les tokens que la ligne vient de lire."""
         length = self.lengths[slot]
         self._tokens[slot, length - len(tokens) : length] = tokens
 
