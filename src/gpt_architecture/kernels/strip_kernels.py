@@ -16,7 +16,7 @@ from numba import njit
 
 from gpt_architecture.kernels.linear_kernels import block_of, finish
 from gpt_architecture.kernels.packed_weights import STRIP
-from gpt_architecture.kernels.strip_tiles import STRIP_COLUMNS, strip_tile
+from gpt_architecture.kernels.strip_tiles import PAIRED_COLUMNS, STRIP_COLUMNS, strip_tile
 from gpt_architecture.kernels.threads import (
     address,
     claim,
@@ -34,22 +34,26 @@ _CHUNK = 128
 
 
 @njit
-def _multiply(d: Any, weight: Any, sums: Any) -> None:
-    """sums (M, STRIP) = x · la bande à l'adresse `weight`."""
+def _multiply(d: Any, weight: Any, strips: Any, sums: Any) -> None:
+    """sums (2, M, STRIP) = x · les bandes qui commencent à l'adresse `weight`."""
     active, width, x = integer(d, 0), extent(d, 1, 1), address(d, 1)
     groups = (active + STRIP_COLUMNS - 1) // STRIP_COLUMNS
-    sums[:active] = np.float32(0.0)
-    for start in range(0, width, _CHUNK):
-        length = min(_CHUNK, width - start)
+    sums[:strips, :active] = np.float32(0.0)
+    chunk = width if groups == 1 else _CHUNK
+    for start in range(0, width, chunk):
+        length = min(chunk, width - start)
         for group in range(groups):  # de tailles voisines : peu de sommes s'attendraient
             first, last = active * group // groups, active * (group + 1) // groups
             strip_tile(
                 last - first,
+                strips,
                 weight + 4 * STRIP * start,
+                4 * STRIP * width,
                 x + 4 * (width * first + start),
                 4 * width,
                 length,
                 sums.ctypes.data + 4 * STRIP * first,
+                4 * STRIP * sums.shape[1],
             )
 
 
@@ -58,17 +62,21 @@ def linear_strips_(data: Any) -> None:
     """Voir le début du module ; un lot est un nombre entier de bandes, sauf le dernier."""
     d = words(data)
     active, width, out = integer(d, 0), extent(d, 1, 1), matrix(d, 7)
-    sums = np.empty((extent(d, 1, 0), STRIP), np.float32)
+    sums = np.empty((2, extent(d, 1, 0), STRIP), np.float32)
+    paired = 2 if active <= PAIRED_COLUMNS else 1
     item = claim(data)
     while item < count(d):
         part, first, last = block_of(d, item)
         base = part * integer(d, 3)
-        for start in range(first, last, STRIP):
-            _multiply(d, integers(d, 2)[part] + 4 * width * start, sums)
-            present = min(STRIP, last - start)
-            for m in range(active):
-                for r in range(present):
-                    out[m, base + start + r] = sums[m, r]
+        start = first
+        while start < last:
+            strips = paired if last - start > STRIP else 1
+            _multiply(d, integers(d, 2)[part] + 4 * width * start, strips, sums)
+            for s in range(strips):
+                for m in range(active):
+                    for r in range(min(STRIP, last - start)):
+                        out[m, base + start + r] = sums[s, m, r]
+                start += STRIP
         for m in range(active):
             finish(d, m, base + first, base + last)
         item = claim(data)

@@ -37,6 +37,9 @@ from gpt_architecture.kernels.packed_weights import STRIP
 STRIP_COLUMNS = 12 * LANES // STRIP
 """Activations au plus d'une tuile : ses douze vecteurs de sommes tiennent dans 16 registres."""
 
+PAIRED_COLUMNS = 2
+"""Activations au plus d'une tuile de deux bandes, dont les sommes s'attendent moins."""
+
 _LINE = 4 * STRIP
 _UNROLL = 8  # colonnes d'un tour
 _AHEAD = 2048  # octets d'avance : au-delà de ce que la machine anticipe d'elle-même
@@ -46,42 +49,61 @@ _AHEAD = 2048  # octets d'avance : au-delà de ce que la machine anticipe d'elle
 def strip_tile(
     typingctx: Any,
     columns: Any,
+    strips: Any,
     weight: Any,
+    weight_stride: Any,
     x: Any,
     x_stride: Any,
     length: Any,
     out: Any,
+    out_stride: Any,
 ) -> Any:
-    """out (columns, STRIP) += x (columns, length) · weight (length, STRIP), en fp32."""
-    del typingctx, columns, weight, x, x_stride, length, out
+    """out (strips, columns, STRIP) += x (columns, length) · weight (strips, length, STRIP).
+
+    En fp32. `strips` vaut 1, ou 2 pour PAIRED_COLUMNS activations au plus ; les pas
+    `weight_stride` et `out_stride` séparent deux bandes.
+    """
+    del typingctx, columns, strips, weight, weight_stride, x, x_stride, length, out, out_stride
 
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        columns, *rest = arguments
-        switch(builder, columns, {c: _case(c, rest) for c in range(1, STRIP_COLUMNS + 1)})
+        columns, strips, *rest = arguments
+        cases = {2 * c + 1: _case(c, 1, rest) for c in range(1, STRIP_COLUMNS + 1)}
+        cases |= {2 * c + 2: _case(c, 2, rest) for c in range(1, PAIRED_COLUMNS + 1)}
+        switch(builder, builder.add(builder.shl(columns, int64(1)), strips), cases)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), codegen
+    return types.void(*[types.int64] * 9), codegen
 
 
-def _case(columns: int, arguments: Values) -> Callable[[Any], None]:
-    weight, x, x_stride, length, out = arguments
+def _case(columns: int, strips: int, arguments: Values) -> Callable[[Any], None]:
+    weight, weight_stride, x, x_stride, length, out, out_stride = arguments
 
     def emit(builder: Any) -> None:
         inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
-        outputs = [add(builder, out, 4 * LANES * i) for i in range(STRIP // LANES * columns)]
+        streams = [offset_by(builder, weight, weight_stride, s) for s in range(strips)]
+        halves = [4 * LANES * i for i in range(STRIP // LANES)]
+        outputs = [
+            add(builder, offset_by(builder, out, out_stride, s), _LINE * c + half)
+            for c in range(columns)
+            for s in range(strips)
+            for half in halves
+        ]
 
         def one(index: Any, sums: Values) -> Values:
-            line = builder.add(weight, builder.mul(index, int64(_LINE)))
-            halves = [add(builder, line, 4 * LANES * i) for i in range(STRIP // LANES)]
-            weights = [load(builder, FLOATS, half) for half in halves]
+            at = builder.mul(index, int64(_LINE))
+            lines = [builder.add(stream, at) for stream in streams]
+            weights = [
+                load(builder, FLOATS, add(builder, n, half)) for n in lines for half in halves
+            ]
             at = builder.shl(index, int64(2))
             values = [splat(builder, load(builder, F32, builder.add(v, at))) for v in inputs]
             return add_products(builder, sums, [(w, v) for v in values for w in weights])
 
         def several(index: Any, sums: Values) -> Values:
             first = builder.mul(index, int64(_UNROLL))
-            line = builder.add(weight, builder.mul(first, int64(_LINE)))
-            prefetch(builder, add(builder, line, _AHEAD), _LINE * _UNROLL)
+            at = add(builder, builder.mul(first, int64(_LINE)), _AHEAD)
+            for stream in streams:
+                prefetch(builder, builder.add(stream, at), _LINE * _UNROLL)
             for i in range(_UNROLL):
                 sums = one(builder.add(first, int64(i)), sums)
             return sums

@@ -94,7 +94,8 @@ class Flow:
         while self._pending:
             if not self._events:
                 try:
-                    await asyncio.wait_for(self._ready.wait(), ping)
+                    async with asyncio.timeout(ping):  # wait_for coûterait une tâche par token
+                        await self._ready.wait()
                 except TimeoutError:
                     yield []
                     continue
