@@ -9,7 +9,13 @@ from gpt_architecture.serving.scheduler import FairQueue, share
 
 
 def job(number, prompt=(1, 2, 3), *, client="", computed=0):
-    found = Job(number, request(prompt, client=client, generate=True), _Sequence(), print)
+    found = Job(
+        number,
+        request(prompt, client=client, generate=True),
+        _Sequence(),
+        print,
+        lambda delivery: delivery(),
+    )
     found.computed = computed
     return found
 

@@ -29,6 +29,7 @@ from gpt_architecture.decoding.constraints import build_constraint
 from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.serving.jobs import Job
+from gpt_architecture.serving.messenger import Messenger
 from gpt_architecture.serving.requests import (
     EngineClosed,
     EngineRequest,
@@ -98,6 +99,7 @@ class Engine:
         self._queue = FairQueue(max_waiting)
         self._changed = threading.Condition()  # garde l'état et la file
         self._numbers = count(1)
+        self._messenger = Messenger()
         self._thread = threading.Thread(target=self._work, name="moteur", daemon=True)
 
     @property
@@ -119,7 +121,7 @@ class Engine:
 
         Args:
             request: ce qu'elle veut.
-            on_event: reçoit les événements, du fil du moteur : il ne doit pas attendre.
+            on_event: reçoit les événements, d'un fil du moteur : il ne doit pas attendre.
 
         Raises:
             ConfigurationError: demande que ce modèle ne peut pas suivre.
@@ -130,7 +132,7 @@ class Engine:
         with self._changed:
             self._check_open(request.client)
         sequence = self._sequence(request) if request.generate else None
-        job = Job(next(self._numbers), request, sequence, on_event)
+        job = Job(next(self._numbers), request, sequence, on_event, self._messenger.keep)
         with self._changed:
             self._check_open(request.client)
             self._queue.push(job)
@@ -174,7 +176,8 @@ class Engine:
         with self._changed:
             if self._state != "dead":
                 self._state = "draining"
-            return self._changed.wait_for(lambda: not self._has_work, timeout)
+            done = self._changed.wait_for(lambda: not self._has_work, timeout)
+        return done and self._messenger.settle()
 
     def stop(self) -> None:
         """Arrête le fil ; les demandes en cours ou en attente échouent par `EngineClosed`."""
@@ -184,6 +187,7 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
         self._close(EngineClosed("le moteur s'est arrêté"))  # s'il n'avait jamais démarré
+        self._messenger.close()
 
     @property
     def _has_work(self) -> bool:
@@ -242,7 +246,9 @@ class Engine:
                     now = time.monotonic()
                     self._dismiss(now)
                     self._admit()
+                    self._messenger.send()
                     self._runner.step()
+                    self._messenger.send()
         except Exception as error:
             logger.exception("le moteur est mort")
             closed = EngineClosed(f"le moteur est mort : {reason(error)}")
@@ -286,6 +292,7 @@ class Engine:
         self._runner.abandon(error)
         for job in waiting:
             self._runner.end(job, error)
+        self._messenger.send()
         with self._changed:
             for job in waiting:
                 self._queue.remove(job)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gpt_architecture.decoding.sequence import Continuation, TokenScore
+from gpt_architecture.serving.messenger import Delivery
 from gpt_architecture.serving.requests import (
     EngineRequest,
     Event,
@@ -31,6 +33,7 @@ class Job:
         request: la demande.
         sequence: la suite à écrire ; None : rien à écrire.
         on_event: reçoit les événements.
+        keep: garde la remise d'un événement, qui se fera hors du fil du moteur.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Job:
         request: EngineRequest,
         sequence: Continuation | None,
         on_event: OnEvent,
+        keep: Callable[[Delivery], None],
     ) -> None:
         self.id, self.request, self.sequence = number, request, sequence
         self.ids = np.array(request.prompt, dtype=np.int64)
@@ -49,7 +53,7 @@ class Job:
         self.scores: list[TokenScore | None] | None = (
             None if request.score_prompt is None else [None]
         )
-        self._on_event = on_event
+        self._on_event, self._keep = on_event, keep
 
     @property
     def completion(self) -> int:
@@ -100,6 +104,9 @@ class Job:
         if self.finished:
             return
         self.finished = isinstance(event, Finished | Failed)
+        self._keep(partial(self._deliver, event))
+
+    def _deliver(self, event: Event) -> None:
         try:
             self._on_event(event)
         except Exception:

@@ -1,0 +1,46 @@
+"""Le messager : tout est remis, dans l'ordre, hors du fil qui envoie."""
+
+import threading
+
+from gpt_architecture.serving.messenger import Messenger
+
+
+def test_everything_is_delivered_in_order_by_another_thread():
+    found, threads = [], set()
+
+    def delivery(number):
+        def deliver():
+            found.append(number)
+            threads.add(threading.get_ident())
+
+        return deliver
+
+    messenger = Messenger()
+    for number in range(1000):
+        messenger.keep(delivery(number))
+        if number % 7 == 0:
+            messenger.send()
+    messenger.send()
+    assert messenger.settle()
+    assert found == list(range(1000))
+    assert threading.get_ident() not in threads
+    assert len(threads) == 1
+    messenger.close()
+
+
+def test_what_is_kept_waits_for_the_sending():
+    found = []
+    messenger = Messenger()
+    messenger.keep(lambda: found.append(1))
+    assert messenger.settle()  # rien n'a été envoyé
+    assert found == []
+    messenger.close()
+    assert found == [1]
+
+
+def test_closing_an_idle_messenger_does_nothing():
+    messenger = Messenger()
+    messenger.send()
+    messenger.close()
+    messenger.close()
+    assert messenger.settle()
