@@ -14,6 +14,7 @@ from serving_helpers import PATIENCE, TOKENIZER, Gate, Inbox, ask, request, runn
 
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.errors import GenerationError
+from gpt_architecture.serving.engine import Engine
 from gpt_architecture.serving.requests import EngineClosed, Failed, Finished, Overloaded
 
 
@@ -94,6 +95,17 @@ def test_beyond_the_queue_a_request_is_refused(model):
         gate.open()
         assert all(box.wait().reason == "length" for box in boxes)
         assert ask(engine, request()).events[-1].reason == "length"
+
+
+def test_free_slots_lengthen_the_queue(model):
+    """Une rafale venue entre deux pas remplit les places libres avant la file."""
+    engine = Engine(model, TOKENIZER, slots=3, max_waiting=2)
+    boxes = submit(engine, *[request() for _ in range(5)])
+    with pytest.raises(Overloaded):
+        engine.submit(request(), Inbox())
+    engine.start()
+    assert [box.wait().reason for box in boxes] == ["length"] * 5
+    engine.stop()
 
 
 def test_clients_are_served_in_turn(model):

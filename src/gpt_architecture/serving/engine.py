@@ -212,8 +212,9 @@ class Engine:
     def _check_open(self, client: str) -> None:
         if self._stopping or self._state in ("draining", "dead"):
             raise EngineClosed("le moteur n'accepte plus de demandes")
-        if not self._queue.has_room(client):
-            seconds = self._runner.mean_seconds * len(self._queue) / self._runner.slots
+        runner = self._runner
+        if not self._queue.has_room(client, free=runner.slots - len(runner.running)):
+            seconds = runner.mean_seconds * len(self._queue) / runner.slots
             raise Overloaded(len(self._queue), min(max(seconds, _SHORTEST_RETRY), _LONGEST_RETRY))
 
     def _sequence(self, request: EngineRequest) -> Continuation:

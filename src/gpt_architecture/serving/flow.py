@@ -20,6 +20,8 @@ from gpt_architecture.serving.requests import (
 PING_SECONDS = 15.0
 """Silence au bout duquel un flux donne signe de vie, pour qu'aucun relais ne le coupe."""
 
+_FEW = 4  # suites préparées sans quitter la boucle : une milliseconde
+
 
 class Submitter(Protocol):
     """Ce qui accepte des requêtes : le moteur."""
@@ -73,8 +75,12 @@ class Flow:
             EngineClosed: il n'accepte plus rien.
             ConfigurationError: il ne sait pas suivre l'une d'elles.
         """
-        # Hors de la boucle : lire la contrainte d'une suite peut prendre une demi-seconde.
-        await asyncio.to_thread(self._submit)
+        constrained = any(request.config.is_constrained for request in self._requests)
+        if constrained or len(self._requests) > _FEW:
+            # Hors de la boucle : lire la contrainte d'une suite peut prendre une demi-seconde.
+            await asyncio.to_thread(self._submit)
+        else:
+            self._submit()
 
     def cancel(self) -> None:
         """Abandonne les suites qui ne sont pas finies ; sans effet sur les autres."""

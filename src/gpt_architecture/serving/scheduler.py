@@ -35,10 +35,14 @@ class FairQueue:
         for jobs in list(self._clients.values()):
             yield from tuple(jobs)
 
-    def has_room(self, client: str) -> bool:
-        """Vrai si ce client peut attendre ; le dernier quart de la file va aux moins pressants."""
-        own = len(self._clients.get(client, ()))
-        return len(self) < self._limit and own < self._limit - self._limit // _RESERVE
+    def has_room(self, client: str, *, free: int = 0) -> bool:
+        """Vrai si ce client peut attendre ; le dernier quart de la file va aux moins pressants.
+
+        Args:
+            free: places libres, que la file va remplir au prochain pas : elles l'allongent.
+        """
+        own, limit = len(self._clients.get(client, ())), self._limit + free
+        return len(self) < limit and own < limit - self._limit // _RESERVE
 
     def push(self, job: Job) -> None:
         """Met une demande au bout de la file de son client."""
