@@ -5,7 +5,7 @@ Questions : combien de tokens par seconde en tout, et combien d'attente avant le
 s'en vont au milieu d'un flux ?
 
     python benchmarks/serve.py [--quick] [--json FICHIER] [--turns N] [--only QUESTION …]
-        [--soak SECONDES]
+        [--streams N …] [--soak SECONDES]
 
 Chaque serveur est un processus ; les passages alternent entre eux, l'autre ne faisant rien. Les
 clients sont les mêmes : des flux `/v1/completions` gloutons de 64 tokens, un début par flux.
@@ -180,7 +180,9 @@ def run_llama(path: str, threads: int) -> None:
     threading.Event().wait()
 
 
-def speed(model: GPTModel, folder: Path, turns: int, threads: int) -> list[Row]:
+def speed(
+    model: GPTModel, folder: Path, streams: Sequence[int], turns: int, threads: int
+) -> list[Row]:
     """Débit et attente, à chaque précision et à chaque nombre de flux."""
     rows: list[Row] = []
     for precision, (scheme, options) in PAIRS.items():
@@ -193,7 +195,7 @@ def speed(model: GPTModel, folder: Path, turns: int, threads: int) -> list[Row]:
             print(
                 f"\n{precision} contre llama.cpp {scheme}, {SLOTS} places, {COUNT} tokens par flux"
             )
-            for count in STREAMS:
+            for count in streams:
                 rows += _pair(precision, scheme, count, {"ours": ours, "peer": peer}, turns)
     return rows
 
@@ -328,6 +330,7 @@ def main() -> None:
     questions = ("debit", "surcharge", "endurance")
     parser.add_argument("--quick", action="store_true", help="petit modèle, un passage")
     parser.add_argument("--only", nargs="+", choices=questions, default=questions, help="questions")
+    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="flux à la fois")
     parser.add_argument("--turns", type=int, default=3, help="passages par candidat")
     parser.add_argument("--threads", type=int, default=2, help="fils de llama.cpp")
     parser.add_argument("--soak", type=float, default=120.0, help="secondes d'endurance")
@@ -352,7 +355,7 @@ def main() -> None:
         folder = Path(name)
         save_model(folder / "modele.pt", model, cfg, tokenizer={"name": "gpt2"}, metadata={})
         if "debit" in arguments.only:
-            rows += speed(model, folder, turns, arguments.threads)
+            rows += speed(model, folder, arguments.streams, turns, arguments.threads)
         if "surcharge" in arguments.only:
             rows += overload(folder)
         if "endurance" in arguments.only:

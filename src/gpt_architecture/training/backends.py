@@ -55,8 +55,9 @@ class Sharing(Protocol):
         ...
 
 
-_COMPILER = "libllvmlite.so"
-"""Le compilateur de Numba : 54 Mo de code lus au chargement des noyaux, puis plus jamais."""
+_READ_ONCE = ("libllvmlite.so", "libtorch_python.so", "libtorch_cpu.so")
+"""Bibliothèques dont presque tout le code ne sert qu'au chargement : 54 Mo pour le compilateur de
+Numba, autant pour PyTorch ; ce qui sert encore est relu, sans le disque."""
 
 _NO_NUMBA = "le paquet numba n'est pas installé (pip install numba)"
 
@@ -195,7 +196,8 @@ def _fused(
     from gpt_architecture.kernels.engine import FusedEngine
     from gpt_architecture.kernels.lean import LeanAdamW
 
-    drop_library_code(_COMPILER)  # les noyaux viennent d'être lus
+    for library in _READ_ONCE:  # les noyaux viennent d'être lus
+        drop_library_code(library)
     if compute.memory != "lean":
         parallel = None if sharing is None else sharing(model, autograd=False)
         engine = FusedEngine(model, seed=training.seed)
