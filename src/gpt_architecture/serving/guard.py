@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
+from http import HTTPStatus
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 PROBES = frozenset({"/health", "/metrics"})
 """Adresses qui répondent même quand le service est plein."""
+
+_LINGER_SECONDS, _LINGER_BYTES = 1.0, 16 << 20  # d'un corps refusé, lus puis jetés
 
 
 class GuardMiddleware:
@@ -48,7 +52,12 @@ class GuardMiddleware:
         try:
             if self._active > self._limits.requests and scope["path"] not in PROBES:
                 raise _full(self._limits.requests)
-            body = await _read_body(scope, receive, self._limits)
+            try:
+                body = await _read_body(scope, receive, self._limits)
+            except ApiError as error:
+                if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                    await _discard(scope, receive)
+                raise
             if scope["path"] not in PROBES:
                 async with self._turn:
                     await asyncio.sleep(0)  # la boucle revient aux connexions avant la suivante
@@ -123,6 +132,23 @@ async def _read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes | 
             code="request_timeout",
             headers={"Connection": "close"},
         ) from None
+
+
+async def _discard(scope: Scope, receive: Receive) -> None:
+    """Lit et jette, un moment, ce que le client envoie : fermer sur lui lui cacherait la réponse.
+
+    Qui attend qu'on l'invite à envoyer (`Expect`) n'y est pas invité.
+    """
+    if any(name == b"expect" for name, _ in scope["headers"]):
+        return
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while size < _LINGER_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
