@@ -57,7 +57,7 @@ _BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 32, 256, 24
 """Lots visés par produit étroit : assez pour que le dernier ne fasse attendre personne ; lignes au
 plus ; lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
 
-_CACHE_LINE = STRIP  # valeurs fp32 ; un bloc en est un multiple : les fils n'y écrivent qu'une fois
+_CACHE_LINE = STRIP  # valeurs fp32 ; un bloc en est un multiple : deux fils n'en partagent pas
 
 
 class DecodeStep:

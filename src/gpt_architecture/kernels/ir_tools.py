@@ -75,6 +75,26 @@ def loop(
     return carried
 
 
+def accumulate(
+    builder: Any,
+    outputs: Values,
+    length: Any,
+    unroll: int,
+    several: Callable[[Any, Values], Values],
+    one: Callable[[Any, Values], Values],
+) -> None:
+    """Ajoute `length` colonnes aux vecteurs que portent les adresses `outputs`.
+
+    `several` en ajoute `unroll` à la fois, par tour ; `one` celles qui restent, par colonne.
+    """
+    sums = [load(builder, FLOATS, address) for address in outputs]
+    whole = builder.udiv(length, int64(unroll))
+    sums = loop(builder, int64(0), whole, sums, several)
+    sums = loop(builder, builder.mul(whole, int64(unroll)), length, sums, one)
+    for address, total in zip(outputs, sums, strict=True):
+        builder.store(total, builder.inttoptr(address, FLOATS.as_pointer()), align=4)
+
+
 def splat(builder: Any, value: Any) -> Any:
     """Une valeur de 32 bits dans les huit voies d'un vecteur."""
     blank = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)

@@ -20,11 +20,11 @@ from gpt_architecture.kernels.ir_tools import (
     FLOATS,
     LANES,
     Values,
+    accumulate,
     add,
     add_products,
     int64,
     load,
-    loop,
     offset_by,
     prefetch,
     splat,
@@ -99,11 +99,6 @@ def _case(vectors: int, rows: int, arguments: Values) -> Callable[[Any], None]:
                 sums = one(builder.add(first, int64(i)), sums)
             return sums
 
-        sums = [load(builder, FLOATS, address) for address in outputs]
-        whole = builder.udiv(length, int64(_UNROLL))
-        sums = loop(builder, int64(0), whole, sums, several)
-        sums = loop(builder, builder.mul(whole, int64(_UNROLL)), length, sums, one)
-        for address, total in zip(outputs, sums, strict=True):
-            builder.store(total, builder.inttoptr(address, FLOATS.as_pointer()), align=4)
+        accumulate(builder, outputs, length, _UNROLL, several, one)
 
     return emit
