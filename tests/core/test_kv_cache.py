@@ -1,5 +1,8 @@
 """Le cache : mêmes logits que sans lui, quelle que soit la découpe."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -317,3 +320,18 @@ def test_lines_are_copied_and_cleared(tiny_model):
     pool.clear_(0)
     assert pool.lengths == [0, 2]
     assert not pool.storage[:, :, 0].any()
+
+
+def test_memory_is_given_back_without_the_garbage_collector():
+    """Un cycle garderait le tampon, des dizaines de mégaoctets, jusqu'au ramasse-miettes."""
+    gc.disable()
+    try:
+        model = build("livre")
+        cache = model.new_cache(1)
+        with torch.no_grad():
+            model(torch.zeros(1, 2, dtype=torch.int64), cache)
+        buffers = [weakref.ref(cache), weakref.ref(CacheView(cache, [0]))]
+        del cache
+        assert [ref() for ref in buffers] == [None, None]
+    finally:
+        gc.enable()

@@ -87,10 +87,18 @@ class KVCache:
         shape = (cfg.n_layers, 2, batch_size, cfg.n_heads, capacity, cfg.head_dim)
         # Des zéros : une position masquée est multipliée par 0, elle doit donc être un nombre.
         self.storage = torch.zeros(shape, dtype=dtype, device=device)
-        self.layers = [LayerCache(self, index) for index in range(cfg.n_layers)]
         self.capacity = capacity
         self.lengths = [0] * batch_size
         self._plan: Plan | None = None
+
+    @property
+    def layers(self) -> list[LayerCache]:
+        """Le cache de chaque couche.
+
+        Fait à la demande : gardées, ces vues et lui se tiendraient l'un l'autre, et le tampon ne
+        serait rendu qu'au passage du ramasse-miettes.
+        """
+        return [LayerCache(self, index) for index in range(len(self.storage))]
 
     @property
     def rows(self) -> slice | Tensor:
@@ -236,7 +244,6 @@ class CacheView(KVCache):
 
     def __init__(self, pool: KVCache, slots: Sequence[int]) -> None:
         self.storage, self.capacity = pool.storage, pool.capacity
-        self.layers = [LayerCache(self, index) for index in range(len(pool.layers))]
         self.lengths = [pool.lengths[slot] for slot in slots]
         self._slots, self._pool, self._plan = list(slots), pool, None
         first = self._slots[0]

@@ -94,8 +94,9 @@ class GPTModel(nn.Module):
             positions = cache.positions(in_idx.size(1))  # (T,) ou (B, T)
         x = self.tok_emb(in_idx) + self.pos_emb(positions)  # (B, T, D)
         x = self.drop_emb(x)
-        for index, block in enumerate(self.trf_blocks):
-            x = block(x, None if cache is None else cache.layers[index])
+        layers = [None] * len(self.trf_blocks) if cache is None else cache.layers
+        for block, layer in zip(self.trf_blocks, layers, strict=True):
+            x = block(x, layer)
         if cache is not None:
             cache.advance_(in_idx.size(1))
         if at is not None:
