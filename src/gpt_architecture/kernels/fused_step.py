@@ -25,6 +25,7 @@ from gpt_architecture.kernels.block_pass import (
 from gpt_architecture.kernels.gradients import GradientSink, GradientStore
 from gpt_architecture.kernels.head_loss import HeadLoss
 from gpt_architecture.kernels.keyed_dropout import keep_scale, site_keys, threshold
+from gpt_architecture.kernels.products import fastest_products
 from gpt_architecture.kernels.threads import launch
 from gpt_architecture.kernels.workspace import Workspace
 
@@ -81,6 +82,7 @@ class FusedStep:
         ]
         self._workspaces: dict[tuple[int, int, bool], Workspace] = {}
 
+    @fastest_products()
     def forward_backward(
         self, inputs: Tensor, targets: Tensor, sequence_ids: Tensor, *, scale: float = 1.0
     ) -> Tensor:
@@ -130,6 +132,7 @@ class FusedStep:
             sink.finish()
         return loss
 
+    @fastest_products()
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Perte moyenne (nats par token), sans abandon ni gradient.
 

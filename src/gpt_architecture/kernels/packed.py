@@ -30,6 +30,7 @@ from gpt_architecture.kernels.packed_weights import (
     StripMatrix,
     gather,
 )
+from gpt_architecture.kernels.products import fastest_products
 
 if TYPE_CHECKING:
     from gpt_architecture.kernels.decode_step import DecodeStep
@@ -231,12 +232,13 @@ class PackedModel:
             return None
         return next((step for step in self._steps if step.fits(rows, cache)), None)
 
+    @fastest_products()
     def _forward(self, x: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
         """x (B, T, D) → logits, par les produits de PyTorch."""
-        batch = x.size(0)
+        batch, layers = x.size(0), None if cache is None else cache.layers
         for index in range(self.cfg.n_layers):
             block = f"trf_blocks.{index}."
-            layer = None if cache is None else cache.layers[index]
+            layer = None if layers is None else layers[index]
             h = self._norm(f"{block}norm1", x)
             x = x + self._linear(f"{block}att.out_proj", self._attention(block, h, layer))
             h = self._product(f"{block}ff.layers.0", self._norm(f"{block}norm2", x))
