@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import ComputeConfig, GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.errors import ConfigurationError
@@ -13,7 +13,9 @@ from gpt_architecture.training.engine import (
     AutogradEngine,
     Batch,
     checkpoint_activations_,
+    has_bf16,
     resolve_precision,
+    training_precision,
 )
 
 CPU = torch.device("cpu")
@@ -108,12 +110,24 @@ def test_bf16_autocast_keeps_fp32_weights_and_gradients():
 def test_precision_follows_the_hardware(monkeypatch, feature):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: False})
     assert resolve_precision("auto", CPU) is None
+    assert not has_bf16(CPU)
     with pytest.raises(ConfigurationError, match="--precision"):
         resolve_precision("bf16", CPU)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True})
-    assert resolve_precision("auto", CPU) is torch.bfloat16
+    assert has_bf16(CPU)
     assert resolve_precision("bf16", CPU) is torch.bfloat16
     assert resolve_precision("fp32", CPU) is None
+    gains = feature == "amx_bf16"  # les seules instructions vectorielles ne font rien gagner
+    assert resolve_precision("auto", CPU) is (torch.bfloat16 if gains else None)
+
+
+def test_a_wanted_fused_step_computes_in_fp32(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert training_precision(ComputeConfig(), CPU) is torch.bfloat16
+    for wanted in ({"engine": "fused"}, {"memory": "lean"}):
+        assert training_precision(ComputeConfig(**wanted), CPU) is None
+        asked = ComputeConfig(**wanted, precision="bf16")  # refusé plus loin, avec sa raison
+        assert training_precision(asked, CPU) is torch.bfloat16
 
 
 @pytest.mark.skipif(

@@ -197,7 +197,7 @@ class ComputeConfig:
     gradient non fini n'y arrête que son paramètre."""
 
     precision: PrecisionName = "auto"
-    """Précision ; auto : bf16 là où le matériel la calcule, fp32 ailleurs."""
+    """Précision ; auto : bf16 là où elle fait gagner (GPU, processeur à AMX), fp32 ailleurs."""
 
     compile: bool = False
     """Compile le modèle (torch.compile) : un départ plus lent, des étapes plus rapides."""

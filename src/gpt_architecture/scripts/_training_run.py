@@ -256,13 +256,13 @@ def _train(
 
 def _listeners(job: _Job, stack: ExitStack) -> list[Callback]:
     """Ceux qui racontent l'entraînement ; `stack` ferme la barre."""
-    from gpt_architecture.training.engine import resolve_precision
+    from gpt_architecture.training.engine import training_precision
     from gpt_architecture.training.journal import JOURNAL, Journal, TensorBoardLog
     from gpt_architecture.training.metrics import flops_per_token, measure_peak_flops
 
     settings = job.settings
     flops = flops_per_token(settings.model, settings.window)
-    dtype = resolve_precision(settings.compute.precision, settings.device)
+    dtype = training_precision(settings.compute, settings.device)
     peak = measure_peak_flops(settings.device, dtype)
     bar = stack.enter_context(ProgressBar("Entraînement"))
     progress = TrainingProgress(bar, flops_per_token=flops, peak_flops=peak)

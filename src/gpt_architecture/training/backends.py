@@ -26,7 +26,7 @@ from gpt_architecture.training.engine import (
     TrainingEngine,
     autocast,
     checkpoint_activations_,
-    resolve_precision,
+    training_precision,
 )
 from gpt_architecture.training.optim import (
     build_optimizer,
@@ -138,7 +138,7 @@ def fused_obstacle(
         return "les poids sont répartis entre plusieurs processus"
     if compute.compile or compute.checkpoint_activations:
         return "--compile et --checkpoint-activations demandent autograd"
-    if resolve_precision(compute.precision, device) is not None:
+    if training_precision(compute, device) is not None:
         return "il calcule en fp32"
     return _kernel_obstacle(model)
 
@@ -237,7 +237,7 @@ def _autograd(
     sharing: Sharing | None,
 ) -> tuple[Backend, ParallelModel | None]:
     device = next(model.parameters()).device
-    dtype = resolve_precision(compute.precision, device)
+    dtype = training_precision(compute, device)
     keys = None
     if device.type == "cpu" and model.cfg.drop_rate > 0:
         keys = use_keyed_dropout_(model, training.seed)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gpt_architecture.config import PrecisionName
+from gpt_architecture.config import ComputeConfig, PrecisionName
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.errors import ConfigurationError
@@ -97,30 +97,46 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
-def resolve_precision(name: PrecisionName, device: torch.device) -> torch.dtype | None:
-    """Type de l'autocast : bf16 si le matériel le calcule, None pour fp32.
+def training_precision(compute: ComputeConfig, device: torch.device) -> torch.dtype | None:
+    """Type de l'autocast que demandent les réglages ; le pas fusionné, exigé, calcule en fp32."""
+    wants_fused = compute.engine == "fused" or compute.memory == "lean"
+    if wants_fused and compute.precision == "auto":
+        return None
+    return resolve_precision(compute.precision, device)
 
-    Sans instructions bf16, un processeur l'émule, plusieurs fois plus lentement que fp32.
+
+def resolve_precision(name: PrecisionName, device: torch.device) -> torch.dtype | None:
+    """Type de l'autocast : None pour fp32.
+
+    `auto` choisit bf16 là où il fait gagner : un GPU qui le calcule, ou un processeur à matrices
+    bf16 (AMX). Avec les seules instructions vectorielles (AVX512-BF16), le pas fusionné en fp32 va
+    aussi vite, et il est exact (voir docs/performances.md) ; sans elles, bf16 est émulé, plusieurs
+    fois plus lentement.
 
     Raises:
         ConfigurationError: bf16 demandé à un matériel qui ne le calcule pas.
     """
     if name == "fp32":
         return None
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        features = torch.cpu.get_capabilities()
-        has_bf16 = any(features.get(key, False) for key in ("avx512_bf16", "amx_bf16"))
-    else:
-        has_bf16 = False
-    if name == "bf16" and not has_bf16:
+    if name == "bf16" and not has_bf16(device):
         raise ConfigurationError(
             f"--precision bf16 sur {device}, qui ne la calcule pas",
             expected="un matériel à instructions bf16",
             remedy="retirez --precision ou changez --device",
         )
-    return torch.bfloat16 if has_bf16 else None
+    gains = _cpu_has("amx_bf16") if device.type == "cpu" else has_bf16(device)
+    return torch.bfloat16 if name == "bf16" or gains else None
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Vrai si le matériel calcule bf16 sans l'émuler."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and (_cpu_has("avx512_bf16") or _cpu_has("amx_bf16"))
+
+
+def _cpu_has(feature: str) -> bool:
+    return bool(torch.cpu.get_capabilities().get(feature, False))
 
 
 def checkpoint_activations_(model: GPTModel) -> None:

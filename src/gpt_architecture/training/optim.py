@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.config import OptimizerConfig, TrainingConfig
-from gpt_architecture.training.engine import resolve_precision
+from gpt_architecture.training.engine import has_bf16
 from gpt_architecture.training.muon import Muon
 
 _ADAM_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
@@ -38,7 +38,7 @@ def build_optimizer(
     others = [(name, p) for name, p in named if name not in chosen]
     muon = Muon(
         [p for _, p in matrices],
-        dtype=resolve_precision("auto", matrices[0][1].device),
+        dtype=torch.bfloat16 if has_bf16(matrices[0][1].device) else None,
         lr=config.muon_lr,
         weight_decay=training.weight_decay,
         momentum=config.muon_momentum,
