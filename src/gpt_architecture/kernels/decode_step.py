@@ -46,6 +46,7 @@ from gpt_architecture.kernels.step_kernels import (
     normalize_rows_,
 )
 from gpt_architecture.kernels.strip_kernels import linear_strips_
+from gpt_architecture.kernels.strip_tiles import TOGETHER
 from gpt_architecture.kernels.wide_kernels import LINE, linear_wide_, transpose_rows_
 from gpt_architecture.kernels.wide_tiles import MAX_COLUMNS
 
@@ -56,6 +57,9 @@ NARROW_ROWS, ROWS = 4, MAX_COLUMNS
 _BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 32, 256, 24
 """Lots visés par produit étroit : assez pour que le dernier ne fasse attendre personne ; lignes au
 plus ; lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
+
+_FEW_THREADS = 4
+"""Fils au plus pour que des blocs de plusieurs bandes les occupent encore tous jusqu'au bout."""
 
 _CACHE_LINE = STRIP  # valeurs fp32 ; un bloc en est un multiple : deux fils n'en partagent pas
 
@@ -189,9 +193,12 @@ class DecodeStep:
         weights, *scales = (torch.tensor([t.data_ptr() for t in each]) for each in tensors)
         biases = [self._vectors[key] for name in names if (key := f"{name}.bias") in self._vectors]
         rows = matrices[0].shape[0]
-        block = rows * len(names) // _BLOCKS // _CACHE_LINE * _CACHE_LINE
-        block = _WIDE_BLOCK if self._wide else max(_CACHE_LINE, min(_MAX_BLOCK, block))
         first, more = matrices[0], list[Tensor | int]()
+        unit = _CACHE_LINE
+        if isinstance(first, StripMatrix) and torch.get_num_threads() <= _FEW_THREADS:
+            unit *= TOGETHER
+        block = rows * len(names) // _BLOCKS // unit * unit
+        block = _WIDE_BLOCK if self._wide else max(unit, min(_MAX_BLOCK, block))
         if isinstance(first, GroupedMatrix):
             kernel = linear_integer_
             more = [first.grouped.bits, first.grouped.group_size, scales[0], inputs[1]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 
 I64, I32, I16, I8 = (ir.IntType(bits) for bits in (64, 32, 16, 8))
 F32 = ir.FloatType()
@@ -13,6 +13,10 @@ LANES = 8
 """Valeurs fp32 d'un vecteur : un registre d'AVX2."""
 
 FLOATS = ir.VectorType(F32, LANES)
+
+_FEATURES = binding.get_host_cpu_features()
+HAS_AVX512 = bool(_FEATURES.get("avx512f") and _FEATURES.get("avx512bw"))
+"""Vrai si la machine a des registres deux fois plus larges, et deux fois plus nombreux."""
 FUSE = ("contract", "nsz")
 """Libertés des sommes de produits : une seule instruction, signe de zéro sans importance."""
 
@@ -82,25 +86,27 @@ def accumulate(
     unroll: int,
     several: Callable[[Any, Values], Values],
     one: Callable[[Any, Values], Values],
+    *,
+    kind: Any = FLOATS,
 ) -> None:
-    """Ajoute `length` colonnes aux vecteurs que portent les adresses `outputs`.
+    """Ajoute `length` colonnes aux vecteurs `kind` que portent les adresses `outputs`.
 
     `several` en ajoute `unroll` à la fois, par tour ; `one` celles qui restent, par colonne.
     """
-    sums = [load(builder, FLOATS, address) for address in outputs]
+    sums = [load(builder, kind, address) for address in outputs]
     whole = builder.udiv(length, int64(unroll))
     sums = loop(builder, int64(0), whole, sums, several)
     sums = loop(builder, builder.mul(whole, int64(unroll)), length, sums, one)
     for address, total in zip(outputs, sums, strict=True):
-        builder.store(total, builder.inttoptr(address, FLOATS.as_pointer()), align=4)
+        builder.store(total, builder.inttoptr(address, kind.as_pointer()), align=4)
 
 
-def splat(builder: Any, value: Any) -> Any:
-    """Une valeur de 32 bits dans les huit voies d'un vecteur."""
-    blank = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+def splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
+    """Une valeur de 32 bits dans toutes les voies d'un vecteur."""
+    blank = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     first = builder.insert_element(blank, value, ir.Constant(I32, 0))
-    lanes = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
-    return builder.shuffle_vector(first, blank, lanes)
+    zeros = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+    return builder.shuffle_vector(first, blank, zeros)
 
 
 def load(builder: Any, kind: Any, address: Any) -> Any:

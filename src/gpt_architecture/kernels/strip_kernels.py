@@ -16,7 +16,12 @@ from numba import njit
 
 from gpt_architecture.kernels.linear_kernels import block_of, finish
 from gpt_architecture.kernels.packed_weights import STRIP
-from gpt_architecture.kernels.strip_tiles import PAIRED_COLUMNS, STRIP_COLUMNS, strip_tile
+from gpt_architecture.kernels.strip_tiles import (
+    STRIP_COLUMNS,
+    TOGETHER,
+    TOGETHER_COLUMNS,
+    strip_tile,
+)
 from gpt_architecture.kernels.threads import (
     address,
     claim,
@@ -35,7 +40,7 @@ _CHUNK = 128
 
 @njit
 def _multiply(d: Any, weight: Any, strips: Any, sums: Any) -> None:
-    """sums (2, M, STRIP) = x · les bandes qui commencent à l'adresse `weight`."""
+    """sums (TOGETHER, M, STRIP) = x · les bandes qui commencent à l'adresse `weight`."""
     active, width, x = integer(d, 0), extent(d, 1, 1), address(d, 1)
     groups = (active + STRIP_COLUMNS - 1) // STRIP_COLUMNS
     sums[:strips, :active] = np.float32(0.0)
@@ -62,15 +67,16 @@ def linear_strips_(data: Any) -> None:
     """Voir le début du module ; un lot est un nombre entier de bandes, sauf le dernier."""
     d = words(data)
     active, width, out = integer(d, 0), extent(d, 1, 1), matrix(d, 7)
-    sums = np.empty((2, extent(d, 1, 0), STRIP), np.float32)
-    paired = 2 if active <= PAIRED_COLUMNS else 1
+    sums = np.empty((TOGETHER, extent(d, 1, 0), STRIP), np.float32)
+    largest = min(active, STRIP_COLUMNS)
+    together = TOGETHER if largest <= TOGETHER_COLUMNS else 1
     item = claim(data)
     while item < count(d):
         part, first, last = block_of(d, item)
         base = part * integer(d, 3)
         start = first
         while start < last:
-            strips = paired if last - start > STRIP else 1
+            strips = together if last - start > (TOGETHER - 1) * STRIP else 1
             _multiply(d, integers(d, 2)[part] + 4 * width * start, strips, sums)
             for s in range(strips):
                 for m in range(active):

@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from gpt_architecture.kernels.ir_tools import (
     F32,
-    FLOATS,
+    HAS_AVX512,
     LANES,
     Values,
     accumulate,
@@ -34,11 +35,14 @@ from gpt_architecture.kernels.ir_tools import (
 )
 from gpt_architecture.kernels.packed_weights import STRIP
 
-STRIP_COLUMNS = 12 * LANES // STRIP
-"""Activations au plus d'une tuile : ses douze vecteurs de sommes tiennent dans 16 registres."""
+_WIDTH = STRIP if HAS_AVX512 else LANES  # lignes d'un vecteur
+_VECTOR = ir.VectorType(F32, _WIDTH)
 
-PAIRED_COLUMNS = 2
-"""Activations au plus d'une tuile de deux bandes, dont les sommes s'attendent moins."""
+STRIP_COLUMNS = 6
+"""Activations au plus d'une tuile : ses sommes tiennent dans les registres."""
+
+TOGETHER, TOGETHER_COLUMNS = (4, STRIP_COLUMNS) if HAS_AVX512 else (2, 2)
+"""Bandes d'une tuile de plusieurs, et activations au plus d'une telle tuile."""
 
 _LINE = 4 * STRIP
 _UNROLL = 8  # colonnes d'un tour
@@ -60,16 +64,16 @@ def strip_tile(
 ) -> Any:
     """out (strips, columns, STRIP) += x (columns, length) · weight (strips, length, STRIP).
 
-    En fp32. `strips` vaut 1, ou 2 pour PAIRED_COLUMNS activations au plus ; les pas
+    En fp32. `strips` vaut 1, ou TOGETHER pour TOGETHER_COLUMNS activations au plus ; les pas
     `weight_stride` et `out_stride` séparent deux bandes.
     """
     del typingctx, columns, strips, weight, weight_stride, x, x_stride, length, out, out_stride
 
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         columns, strips, *rest = arguments
-        cases = {2 * c + 1: _case(c, 1, rest) for c in range(1, STRIP_COLUMNS + 1)}
-        cases |= {2 * c + 2: _case(c, 2, rest) for c in range(1, PAIRED_COLUMNS + 1)}
-        switch(builder, builder.add(builder.shl(columns, int64(1)), strips), cases)
+        cases = {8 * c + 1: _case(c, 1, rest) for c in range(1, STRIP_COLUMNS + 1)}
+        cases |= {8 * c + TOGETHER: _case(c, TOGETHER, rest) for c in range(1, TOGETHER_COLUMNS + 1)}
+        switch(builder, builder.add(builder.shl(columns, int64(3)), strips), cases)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 9), codegen
@@ -81,7 +85,7 @@ def _case(columns: int, strips: int, arguments: Values) -> Callable[[Any], None]
     def emit(builder: Any) -> None:
         inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
         streams = [offset_by(builder, weight, weight_stride, s) for s in range(strips)]
-        halves = [4 * LANES * i for i in range(STRIP // LANES)]
+        halves = [4 * _WIDTH * i for i in range(STRIP // _WIDTH)]
         outputs = [
             add(builder, offset_by(builder, out, out_stride, s), _LINE * c + half)
             for c in range(columns)
@@ -93,10 +97,12 @@ def _case(columns: int, strips: int, arguments: Values) -> Callable[[Any], None]
             at = builder.mul(index, int64(_LINE))
             lines = [builder.add(stream, at) for stream in streams]
             weights = [
-                load(builder, FLOATS, add(builder, n, half)) for n in lines for half in halves
+                load(builder, _VECTOR, add(builder, n, half)) for n in lines for half in halves
             ]
             at = builder.shl(index, int64(2))
-            values = [splat(builder, load(builder, F32, builder.add(v, at))) for v in inputs]
+            values = [
+                splat(builder, load(builder, F32, builder.add(v, at)), _WIDTH) for v in inputs
+            ]
             return add_products(builder, sums, [(w, v) for v in values for w in weights])
 
         def several(index: Any, sums: Values) -> Values:
@@ -108,6 +114,6 @@ def _case(columns: int, strips: int, arguments: Values) -> Callable[[Any], None]
                 sums = one(builder.add(first, int64(i)), sums)
             return sums
 
-        accumulate(builder, outputs, length, _UNROLL, several, one)
+        accumulate(builder, outputs, length, _UNROLL, several, one, kind=_VECTOR)
 
     return emit
