@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 from gpt_architecture.kernels.ir_tools import (
     F32,
     FLOATS,
+    HAS_AVX512,
     I8,
     I16,
     I32,
@@ -43,16 +44,17 @@ UNIT = 128
 GROUP_SIZES = (32, 64, 128)
 """Poids par échelle pour lesquels le code existe."""
 
-FLOAT_COLUMNS, INTEGER_COLUMNS = 4, 4
-"""Activations au plus par lecture d'une ligne : leurs sommes tiennent dans 16 registres."""
+FLOAT_COLUMNS, INTEGER_COLUMNS = 4, 8 if HAS_AVX512 else 4
+"""Activations au plus par lecture d'une ligne : leurs sommes tiennent dans les registres."""
 
 AHEAD = 2048
 """Octets d'avance des poids entiers : décoder remplit la fenêtre du processeur, qui n'atteint plus
 assez tôt les lignes suivantes (mesuré : un quart du débit)."""
 
 _SUMS = ir.VectorType(I32, LANES)
-_BYTES, _WORDS = ir.VectorType(I8, 16), ir.VectorType(I16, 16)
-_PAIRS = ir.VectorType(I32, 16)
+
+_WIDE_LANES = 2 * LANES if HAS_AVX512 else LANES
+"""Sommes d'un vecteur, pour des poids sur 8 bits ; sur 4 bits, un mot en porte de deux groupes."""
 
 
 @intrinsic
@@ -103,12 +105,12 @@ def integer_dots(
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         bits, group, columns, *rest = arguments
         cases = {
-            (b + g) * 8 + c: _integer_case(b, g, c, rest)
+            (b + g) * 16 + c: _integer_case(b, g, c, rest)
             for b in (4, 8)
             for g in GROUP_SIZES
             for c in range(1, INTEGER_COLUMNS + 1)
         }
-        key = builder.add(builder.shl(builder.add(bits, group), int64(3)), columns)
+        key = builder.add(builder.shl(builder.add(bits, group), int64(4)), columns)
         switch(builder, key, cases)
         return context.get_dummy_value()
 
@@ -162,7 +164,8 @@ def _float_case(columns: int, arguments: Values) -> Callable[[Any], None]:
 
 def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Callable[[Any], None]:
     codes, scales, x, x_stride, units, out, out_stride = arguments
-    decode = {4: _decode_int4, 8: _decode_int8}[bits]
+    lanes = _WIDE_LANES if bits == 8 else LANES
+    words, floats = ir.VectorType(I16, 2 * lanes), ir.VectorType(F32, lanes)
     groups = UNIT // group
     chains = min(groups, 2)  # deux sommes se suivent sans s'attendre
 
@@ -172,9 +175,9 @@ def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Cal
         def step(index: Any, totals: Values) -> Values:
             at = builder.mul(index, int64(UNIT * bits // 8))
             prefetch(builder, add(builder, builder.add(codes, at), AHEAD), UNIT * bits // 8)
-            weights = decode(builder, builder.add(codes, at))
+            weights = _decode(builder, bits, builder.add(codes, at), words)
             at = builder.mul(index, int64(2 * groups))
-            factors = _bfloat16(builder, builder.add(scales, at), groups)
+            factors = _bfloat16(builder, builder.add(scales, at), groups, lanes)
             at = builder.mul(index, int64(2 * UNIT))
             values = [builder.add(v, at) for v in inputs]
             totals = list(totals)
@@ -185,17 +188,17 @@ def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Cal
                         _dot_pairs(
                             builder,
                             weights[i],
-                            load(builder, _WORDS, add(builder, values[c], 32 * i)),
+                            load(builder, words, add(builder, values[c], 4 * lanes * i)),
                         )
                         for i in range(g * per_group, (g + 1) * per_group)
                     ]
                     total = _tree(builder, products)
                     slot = g % chains * columns + c
-                    pair = (builder.sitofp(total, FLOATS), factors[g])
+                    pair = (builder.sitofp(total, floats), factors[g])
                     totals[slot] = add_products(builder, [totals[slot]], [pair])[0]
             return totals
 
-        zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * (columns * chains)
+        zeros = [ir.Constant(floats, [0.0] * lanes)] * (columns * chains)
         totals = loop(builder, int64(0), units, zeros, step)
         _store(builder, _fold(builder, totals, columns), out, out_stride)
 
@@ -204,16 +207,16 @@ def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Cal
 
 def _decoding_case(bits: int, group: int, arguments: Values) -> Callable[[Any], None]:
     codes, scales, units, out = arguments
-    decode = {4: _decode_int4, 8: _decode_int8}[bits]
+    kind = ir.VectorType(I16, 2 * LANES)
     groups = UNIT // group
 
     def emit(builder: Any) -> None:
         def step(index: Any, nothing: Values) -> Values:
             at = builder.mul(index, int64(UNIT * bits // 8))
             prefetch(builder, add(builder, builder.add(codes, at), AHEAD), UNIT * bits // 8)
-            words = decode(builder, builder.add(codes, at))
+            words = _decode(builder, bits, builder.add(codes, at), kind)
             at = builder.mul(index, int64(2 * groups))
-            factors = _bfloat16(builder, builder.add(scales, at), groups)
+            factors = _bfloat16(builder, builder.add(scales, at), groups, LANES)
             place = builder.add(out, builder.mul(index, int64(4 * UNIT)))
             for i, word in enumerate(words):
                 for half in (0, 1):
@@ -230,47 +233,52 @@ def _decoding_case(bits: int, group: int, arguments: Values) -> Callable[[Any], 
     return emit
 
 
-def _decode_int8(builder: Any, address: Any) -> Values:
-    """128 octets signés → huit vecteurs."""
+def _decode(builder: Any, bits: int, address: Any, words: Any) -> Values:
+    """UNIT poids sur 8 ou 4 bits, en vecteurs `words` de mots de 16 bits."""
+    return (_decode_int8 if bits == 8 else _decode_int4)(builder, address, words)
+
+
+def _decode_int8(builder: Any, address: Any, words: Any) -> Values:
+    """128 octets signés."""
+    size = words.count
+    octets = ir.VectorType(I8, size)
     return [
-        builder.sext(load(builder, _BYTES, add(builder, address, 16 * i)), _WORDS)
-        for i in range(UNIT // 16)
+        builder.sext(load(builder, octets, add(builder, address, size * i)), words)
+        for i in range(UNIT // size)
     ]
 
 
-def _decode_int4(builder: Any, address: Any) -> Values:
-    """64 octets → huit vecteurs.
+def _decode_int4(builder: Any, address: Any, words: Any) -> Values:
+    """64 octets → huit vecteurs de seize.
 
     Par 64 poids, le mot de 16 bits l porte, des bits bas aux bits hauts, les poids l, 16 + l,
     32 + l et 48 + l, chacun plus 8 : masquer et décaler suffit, sans rien réordonner.
     """
-    mask, bias = (ir.Constant(_WORDS, [value] * 16) for value in (15, 8))
+    mask, bias = (ir.Constant(words, [value] * 16) for value in (15, 8))
     found = []
     for i in range(UNIT // 64):
-        words = load(builder, _WORDS, add(builder, address, 32 * i))
+        packed = load(builder, words, add(builder, address, 32 * i))
         for shift in (0, 4, 8, 12):
-            part = builder.lshr(words, ir.Constant(_WORDS, [shift] * 16))
+            part = builder.lshr(packed, ir.Constant(words, [shift] * 16))
             found.append(builder.sub(builder.and_(part, mask), bias))
     return found
 
 
-def _bfloat16(builder: Any, address: Any, count: int) -> Values:
-    """`count` valeurs bf16 qui se suivent, chacune dans les huit voies d'un vecteur fp32."""
+def _bfloat16(builder: Any, address: Any, count: int, width: int) -> Values:
+    """`count` valeurs bf16 qui se suivent, chacune dans les `width` voies d'un vecteur fp32."""
+    integers, floats = ir.VectorType(I32, width), ir.VectorType(F32, width)
     if count == 1:
         word = builder.zext(load(builder, I16, address), I32)
-        return [_splat_high(builder, builder.shl(word, ir.Constant(I32, 16)))]
+        word = builder.shl(word, ir.Constant(I32, 16))
+        return [builder.bitcast(splat(builder, word, width), floats)]
     found = []
     for i in range(count // 2):  # deux par mot de 32 bits : un chargement sert aux deux
         pair = load(builder, I32, add(builder, address, 4 * i))
-        lanes = splat(builder, pair)
-        low = builder.shl(lanes, ir.Constant(_SUMS, [16] * LANES))
-        high = builder.and_(lanes, ir.Constant(_SUMS, [-65536] * LANES))
-        found += [builder.bitcast(low, FLOATS), builder.bitcast(high, FLOATS)]
+        lanes = splat(builder, pair, width)
+        low = builder.shl(lanes, ir.Constant(integers, [16] * width))
+        high = builder.and_(lanes, ir.Constant(integers, [-65536] * width))
+        found += [builder.bitcast(low, floats), builder.bitcast(high, floats)]
     return found
-
-
-def _splat_high(builder: Any, word: Any) -> Any:
-    return builder.bitcast(splat(builder, word), FLOATS)
 
 
 def _tree(builder: Any, values: Values) -> Any:
@@ -292,9 +300,11 @@ def _fold(builder: Any, sums: Values, columns: int) -> Values:
 
 
 def _dot_pairs(builder: Any, a: Any, b: Any) -> Any:
-    """Seize produits de deux vecteurs sur 16 bits, additionnés deux à deux sur 32."""
-    products = builder.mul(builder.sext(a, _PAIRS), builder.sext(b, _PAIRS), flags=("nsw",))
-    even, odd = (ir.Constant(_SUMS, list(range(first, 16, 2))) for first in (0, 1))
+    """Produits de deux vecteurs sur 16 bits, additionnés deux à deux sur 32."""
+    size = a.type.count
+    pairs, sums = (ir.VectorType(I32, count) for count in (size, size // 2))
+    products = builder.mul(builder.sext(a, pairs), builder.sext(b, pairs), flags=("nsw",))
+    even, odd = (ir.Constant(sums, list(range(first, size, 2))) for first in (0, 1))
     return builder.add(
         builder.shuffle_vector(products, products, even),
         builder.shuffle_vector(products, products, odd),
@@ -302,15 +312,19 @@ def _dot_pairs(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _sum_lanes(builder: Any, vector: Any) -> Any:
-    """Somme des huit voies, par moitiés."""
-    for half in (4, 2, 1):
-        lanes = ir.VectorType(I32, half)
-        low, high = (
-            builder.shuffle_vector(vector, vector, ir.Constant(lanes, list(range(i, i + half))))
-            for i in (0, half)
-        )
-        vector = builder.fadd(low, high)
-    return builder.extract_element(vector, ir.Constant(I32, 0))
+    """Somme des voies, par moitiés."""
+    while (half := vector.type.count // 2) > 1:
+        vector = builder.fadd(*_halves(builder, vector, half))
+    low, high = (builder.extract_element(vector, ir.Constant(I32, i)) for i in (0, 1))
+    return builder.fadd(low, high)
+
+
+def _halves(builder: Any, vector: Any, half: int) -> Values:
+    lanes = ir.VectorType(I32, half)
+    return [
+        builder.shuffle_vector(vector, vector, ir.Constant(lanes, list(range(i, i + half))))
+        for i in (0, half)
+    ]
 
 
 def _store(builder: Any, totals: Values, out: Any, out_stride: Any) -> None:

@@ -72,7 +72,8 @@ def strip_tile(
     def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         columns, strips, *rest = arguments
         cases = {8 * c + 1: _case(c, 1, rest) for c in range(1, STRIP_COLUMNS + 1)}
-        cases |= {8 * c + TOGETHER: _case(c, TOGETHER, rest) for c in range(1, TOGETHER_COLUMNS + 1)}
+        several = range(1, TOGETHER_COLUMNS + 1)
+        cases |= {8 * c + TOGETHER: _case(c, TOGETHER, rest) for c in several}
         switch(builder, builder.add(builder.shl(columns, int64(3)), strips), cases)
         return context.get_dummy_value()
 
