@@ -8,7 +8,8 @@ s'en vont au milieu d'un flux ?
         [--streams N …] [--soak SECONDES]
 
 Chaque serveur est un processus ; les passages alternent entre eux, l'autre ne faisant rien. Les
-clients sont les mêmes : des flux `/v1/completions` gloutons de 64 tokens, un début par flux.
+clients sont les mêmes : des flux `/v1/completions` gloutons de 64 tokens, un début par flux, neuf
+à chaque passage.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from urllib.parse import urlsplit
 
 import torch
 from _gguf import write_scheme
-from _measure import Row, french
+from _measure import REST, Row, french
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
@@ -135,11 +136,17 @@ def health(url: str) -> tuple[int, float]:
     return status, time.perf_counter() - start
 
 
-def together(server: Server, count: int, tokens: int) -> tuple[float, list[Served]]:
-    """`count` flux à la fois : durée totale (s), et chaque requête."""
+def together(
+    server: Server, count: int, tokens: int, *, series: int = 0
+) -> tuple[float, list[Served]]:
+    """`count` flux à la fois : durée totale (s), et chaque requête.
+
+    Les débuts d'une série ne sont ceux d'aucune autre : personne ne les a déjà lus.
+    """
     with ThreadPoolExecutor(count) as pool:
         start = time.perf_counter()
-        found = list(pool.map(lambda seed: server.complete(seed, tokens), range(count)))
+        seeds = range(1000 * series, 1000 * series + count)
+        found = list(pool.map(lambda seed: server.complete(seed, tokens), seeds))
         return time.perf_counter() - start, found
 
 
@@ -208,7 +215,8 @@ def _pair(
     for turn in range(-1, turns):  # le premier passage, d'échauffement, n'est pas compté
         names = list(servers) if turn % 2 else list(servers)[::-1]
         for name in names:
-            seconds, found = together(servers[name], count, COUNT)
+            time.sleep(REST)
+            seconds, found = together(servers[name], count, COUNT, series=count * (turn + 2))
             assert all(each.status == http.client.OK for each in found), Counter(
                 each.status for each in found
             )

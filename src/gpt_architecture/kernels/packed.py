@@ -34,6 +34,7 @@ from gpt_architecture.kernels.products import fastest_products
 
 if TYPE_CHECKING:
     from gpt_architecture.kernels.decode_step import DecodeStep
+    from gpt_architecture.kernels.self_draft import SelfDraft
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class PackedModel:
         self._decode, self._activate = dequantize, _activate
         self._steps: tuple[DecodeStep, ...] = ()
         self._uniform_step: DecodeStep | None = None
+        self._self_draft: SelfDraft | None = None
         self._passes, self._settled = 0, False
         if _compiles():
             from gpt_architecture.kernels.panel_kernels import activate, decode  # noqa: PLC0415
@@ -206,14 +208,39 @@ class PackedModel:
         crowded = max(ends) > min(cache.capacity, self.cfg.context_length)
         if step is None or sum(counts) > limit or crowded:
             raise ValueError(f"{sum(counts)} activations pour {limit}, positions {max(ends)}")
-        ids = torch.tensor([token for part in parts for token in part])
         spans = zip(pasts, ends, strict=True)
-        positions = torch.tensor([place for past, end in spans for place in range(past, end)])
-        x = self.matrices["tok_emb"].rows(ids) + self.vectors["pos_emb.weight"][positions]
+        places = [place for past, end in spans for place in range(past, end)]
+        x = self._embed([token for part in parts for token in part], places)
         chosen = np.cumsum(counts) - 1 if wanted is None else np.array(wanted, dtype=np.int64)
         logits = step.ragged(x, cache, counts, chosen)
         cache.advance_each_(counts)
         return logits
+
+    @property
+    def can_draft(self) -> bool:
+        """Vrai si le modèle sait proposer : ses poids sont en fp32 et son pas, compilé."""
+        return self.scheme is None and self.compiled
+
+    @torch.no_grad()
+    def draft(self, last: Sequence[int], cache: KVCache, count: int) -> list[list[int]]:
+        """Les `count` tokens que choisirait une copie sur 8 bits (voir `self_draft`).
+
+        La copie, du quart des poids, est faite la première fois.
+
+        Args:
+            last: dernier token de chaque séquence, qui n'est pas dans le cache.
+            cache: en fp32, contigu ; il doit y rester `count` positions.
+        """
+        if self._self_draft is None:
+            from gpt_architecture.kernels.self_draft import SelfDraft  # noqa: PLC0415
+
+            self._self_draft = SelfDraft(self.cfg, self.matrices, self.vectors, self._embed)
+        return self._self_draft(last, cache, count)
+
+    def _embed(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """x (M, D) de tokens et de leurs positions (M,)."""
+        x = self.matrices["tok_emb"].rows(torch.tensor(tokens))
+        return x + self.vectors["pos_emb.weight"][torch.tensor(positions)]
 
     def dequantize(self) -> GPTModel:
         """Un `GPTModel` ordinaire aux mêmes poids, arrondis compris."""

@@ -82,6 +82,10 @@ class EngineOptions:
     slots: int = 8
     """Suites qui avancent ensemble."""
 
+    drafts: int = 5
+    """Tokens que le modèle propose d'avance, puis vérifie, à faible charge (poids fp32) ; 0 :
+    aucun. Le texte reste le même."""
+
     max_waiting: int = 64
     """Suites qui attendent une place, au plus ; au-delà, 429."""
 
@@ -102,6 +106,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         check_int("slots", self.slots, minimum=1, maximum=1024)
+        check_int("drafts", self.drafts, minimum=0, maximum=5)
         check_int("max_waiting", self.max_waiting, minimum=1, maximum=100_000)
         check_int("max_tokens", self.max_tokens, minimum=1)
         check_float("timeout", self.timeout, above=0.0, maximum=86_400.0)
@@ -228,6 +233,7 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
         window=gpt.window,
         slots=options.slots,
         max_waiting=options.max_waiting,
+        drafts=options.drafts,
     )
     engine.start()
     prompt = gpt.metadata.get("prompt")

@@ -28,6 +28,7 @@ from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.constraints import build_constraint
 from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.serving.drafts import MOST
 from gpt_architecture.serving.jobs import Job
 from gpt_architecture.serving.messenger import Messenger
 from gpt_architecture.serving.requests import (
@@ -60,6 +61,8 @@ class Engine:
             au modèle.
         prefix_cache_tokens: positions gardées, en plus des places, pour ce qu'ont lu des demandes
             finies.
+        drafts: tokens que le modèle propose d'avance à une suite, au plus, à faible charge (voir
+            `drafts`) ; son texte reste le même.
 
     Raises:
         ConfigurationError: réglage hors bornes.
@@ -75,12 +78,14 @@ class Engine:
         max_waiting: int = 64,
         prefill_chunk: int | None = None,
         prefix_cache_tokens: int = 4096,
+        drafts: int = MOST,
     ) -> None:
         check_int("slots", slots, minimum=1, maximum=1024)
         check_int("max_waiting", max_waiting, minimum=1)
         if prefill_chunk is not None:
             check_int("prefill_chunk", prefill_chunk, minimum=1)
         check_int("prefix_cache_tokens", prefix_cache_tokens, minimum=0)
+        check_int("drafts", drafts, minimum=0, maximum=MOST)
         limit = model.cfg.context_length
         if window is not None:
             check_int("window", window, minimum=1, maximum=limit)
@@ -92,6 +97,7 @@ class Engine:
             rows=slots + prefix_cache_tokens // self.window,
             capacity=self.window,
             chunk=prefill_chunk,
+            drafts=drafts,
         )
         self._device = model.new_cache(1, 1).storage.device
         self._state: EngineState = "starting"
@@ -159,6 +165,8 @@ class Engine:
                 cached_tokens=counts["cached"],
                 prefix_hits=counts["hits"],
                 completion_tokens=counts["completion"],
+                drafted_tokens=counts["drafted"],
+                accepted_tokens=counts["accepted"],
                 finished=dict(runner.finished),
                 failed=counts["failed"],
                 restarts=counts["restarts"],

@@ -119,6 +119,11 @@ class _EngineCollector(Collector):
             "generation_tokens": ("Tokens écrits.", stats.completion_tokens),
             "prefix_cache_queries": ("Tokens de début cherchés en mémoire.", stats.prompt_tokens),
             "prefix_cache_hits": ("Tokens de début trouvés en mémoire.", stats.cached_tokens),
+            "spec_decode_num_draft_tokens": ("Tokens proposés d'avance.", stats.drafted_tokens),
+            "spec_decode_num_accepted_tokens": (
+                "Tokens proposés et gardés.",
+                stats.accepted_tokens,
+            ),
             "engine_restarts": ("Échecs du modèle suivis d'un redémarrage.", stats.restarts),
         }
         for name, (text, value) in counters.items():

@@ -43,6 +43,20 @@ class UniformLM(Protocol):
         ...
 
 
+@runtime_checkable
+class DraftingLM(Protocol):
+    """Un modèle qui propose ses prochains tokens (voir `kernels.self_draft`)."""
+
+    @property
+    def can_draft(self) -> bool:
+        """Vrai s'il le sait."""
+        ...
+
+    def draft(self, last: Sequence[int], cache: KVCache, count: int) -> list[list[int]]:
+        """`count` tokens à la suite de chaque séquence, dont `last` n'est pas dans le cache."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """Ce qu'une place lit pendant un pas.
@@ -70,11 +84,21 @@ class Passes:
         self._model, self._pool = model, pool
         self._uniform: UniformLM | None = None
         self._rows = 0
+        self._drafter: DraftingLM | None = None
         if isinstance(model, UniformLM) and model.uniform_rows > 0:
             self._uniform, self._rows = model, model.uniform_rows
+            if isinstance(model, DraftingLM) and model.can_draft:
+                self._drafter = model
 
-    def warm_up(self) -> None:
-        """Un passage, sur la première place."""
+    @property
+    def can_draft(self) -> bool:
+        """Vrai si le modèle sait proposer ce que ses logits, uniformes, confirmeront ou non."""
+        return self._drafter is not None
+
+    def warm_up(self, *, drafts: bool) -> None:
+        """Un passage, et une proposition s'il y en aura, sur la première place."""
+        if drafts:
+            self.draft([0], [0], 1)
         self.run([Part(slot=0, tokens=[0])])
 
     def budget(self, writing: int) -> int:
@@ -87,6 +111,11 @@ class Passes:
         if self._uniform is None:
             return _PLAIN_CHUNK
         return _PROMPT_PASSES * self._rows - writing % self._rows
+
+    def draft(self, slots: Sequence[int], last: Sequence[int], count: int) -> list[list[int]]:
+        """Ce que le modèle propose à la suite de chaque place, dont `last` n'est pas lu."""
+        model = self._drafter
+        return [] if model is None else model.draft(last, self._pool.view(slots), count)
 
     def run(self, parts: Sequence[Part]) -> list[Tensor]:
         """Lit chaque part à la suite de sa place ; rend ses logits (1, V), ou (T, V) si `every`."""

@@ -200,6 +200,8 @@ class EngineStats:
         cached_tokens: ceux d'entre eux trouvés dans le cache.
         prefix_hits: demandes dont un début de début y était.
         completion_tokens: tokens écrits.
+        drafted_tokens: tokens proposés d'avance.
+        accepted_tokens: ceux d'entre eux que les suites ont choisis.
         finished: demandes finies, par raison.
         failed: demandes échouées.
         restarts: fois où un échec du modèle a vidé toutes les places.
@@ -216,6 +218,8 @@ class EngineStats:
     cached_tokens: int
     prefix_hits: int
     completion_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     finished: Mapping[FinishedReason, int]
     failed: int
     restarts: int

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from gpt_architecture.core.model import CausalLM
+from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.errors import reason
+from gpt_architecture.serving.drafts import Draft, Drafts
 from gpt_architecture.serving.jobs import Job
 from gpt_architecture.serving.passes import Part, Passes
 from gpt_architecture.serving.requests import Failed, FinishedReason, Observed, Produced
@@ -33,17 +36,26 @@ class Runner:
         rows: lignes du cache ; celles qui dépassent `slots` gardent des débuts déjà lus.
         capacity: positions d'une ligne.
         chunk: tokens de début lus par pas, à peu près ; None : ce qui convient au modèle.
+        drafts: tokens que le modèle propose d'avance à une suite, au plus (voir `drafts`) ; sans
+            effet s'il ne sait pas le faire.
 
     Attributes:
         running: les demandes en cours, de la plus ancienne à la plus récente.
-        counts: ce qui a été fait (`steps`, `prompt`, `cached`, `hits`, `completion`, `failed`,
-            `restarts`).
+        counts: ce qui a été fait (`steps`, `prompt`, `cached`, `hits`, `completion`, `drafted`,
+            `accepted`, `failed`, `restarts`).
         finished: demandes finies, par raison.
         mean_seconds: durée moyenne des dernières demandes.
     """
 
     def __init__(
-        self, model: CausalLM, *, slots: int, rows: int, capacity: int, chunk: int | None
+        self,
+        model: CausalLM,
+        *,
+        slots: int,
+        rows: int,
+        capacity: int,
+        chunk: int | None,
+        drafts: int,
     ) -> None:
         self.slots, self.running = slots, list[Job]()
         self.counts, self.finished = Counter[str](), Counter[FinishedReason]()
@@ -52,6 +64,8 @@ class Runner:
         self._failures = 0
         self._pool = SlotPool(model, rows, capacity)
         self._passes = Passes(model, self._pool)
+        self._most_drafts = drafts if self._passes.can_draft else 0
+        self._drafts = Drafts(self._propose, self._most_drafts)
 
     @property
     def has_room(self) -> bool:
@@ -64,8 +78,8 @@ class Runner:
         return self._pool.occupied
 
     def warm_up(self) -> None:
-        """Fait un passage, qui compile ce qui doit l'être."""
-        self._passes.warm_up()
+        """Fait ce qui doit l'être une fois : compiler, copier les poids."""
+        self._passes.warm_up(drafts=self._most_drafts > 0)
         self._pool.release(0, spoiled=True)
 
     def start(self, job: Job) -> None:
@@ -87,7 +101,7 @@ class Runner:
                 self.end(job, ending)
 
     def step(self) -> None:
-        """Une lecture, et un token de plus pour chaque demande qui a tout lu.
+        """Une lecture, et un token de plus, ou plusieurs, pour chaque demande qui a tout lu.
 
         Raises:
             Exception: le modèle échoue pour la MAX_FAILURES-ième fois à la suite.
@@ -97,23 +111,26 @@ class Runner:
         chosen = share(self.running, chunk)
         if not chosen:
             return
-        parts = [
-            Part(
-                slot=job.slot,
-                tokens=job.next_tokens(count),
-                every=job.scores is not None,
-            )
-            for job, count in chosen
-        ]
         try:
+            drafts: list[Draft] = [()] * len(chosen)
+            if self._most_drafts and all(job.reading == 1 for job, _ in chosen):
+                drafts = self._drafts.of([job for job, _ in chosen])
+            parts = [
+                Part(
+                    slot=job.slot,
+                    tokens=[*job.next_tokens(count), *draft],
+                    every=job.scores is not None or len(draft) > 0,
+                )
+                for (job, count), draft in zip(chosen, drafts, strict=True)
+            ]
             logits = self._passes.run(parts)
         except Exception as error:
             self._restart(error)
             return
         self._failures = 0
         self.counts["steps"] += 1
-        for (job, count), each in zip(chosen, logits, strict=True):
-            self._advance(job, count, each)
+        for (job, count), draft, each in zip(chosen, drafts, logits, strict=True):
+            self._advance(job, count, draft, each)
 
     def end(self, job: Job, how: FinishedReason | Exception) -> None:
         """Dit comment une demande finit, puis rend sa place si elle en a une."""
@@ -127,6 +144,7 @@ class Runner:
         if job in self.running:
             self._pool.release(job.slot, spoiled=failed)
             self.running.remove(job)
+            self._drafts.forget(job)
             seconds = time.monotonic() - job.started
             self.mean_seconds += _LAST_WEIGHT * (seconds - self.mean_seconds)
 
@@ -152,8 +170,8 @@ class Runner:
                 job.computed += gained
                 job.cached += gained
 
-    def _advance(self, job: Job, count: int, logits: Tensor) -> None:
-        """Ce qu'une demande fait de ses logits (T, V), après avoir lu `count` tokens."""
+    def _advance(self, job: Job, count: int, draft: Draft, logits: Tensor) -> None:
+        """Ce qu'une demande fait de ses logits (T, V), après avoir lu `count` tokens et `draft`."""
         job.computed += count
         try:
             job.score_(logits, count)
@@ -162,17 +180,37 @@ class Runner:
             if job.sequence is None:
                 self.end(job, "length")
                 return
-            if job.request.observe:
-                job.emit(Observed(logits=logits[-1].float().cpu().clone()))
-            piece = job.sequence.step(logits[-1])
+            self._write(job, job.sequence, draft, logits[len(logits) - 1 - len(draft) :])
         except Exception as error:  # la demande seule : un filtre, une contrainte, un NaN
             logger.warning("demande %d : %s", job.id, reason(error))
             self.end(job, error)
-            return
-        self.counts["completion"] += 1
-        job.emit(Produced(piece=piece))
-        if piece.finish is not None:
-            self.end(job, piece.finish)
+
+    def _write(self, job: Job, sequence: Continuation, draft: Draft, logits: Tensor) -> None:
+        """Choisit un token après chaque rang des logits (k + 1, V), tant que c'est le proposé."""
+        kept = 0
+        self.counts["drafted"] += len(draft)
+        for place, row in enumerate(logits):
+            if job.request.observe:
+                job.emit(Observed(logits=row.float().cpu().clone()))
+            piece = sequence.step(row)
+            self.counts["completion"] += 1
+            job.emit(Produced(piece=piece))
+            is_kept = place < len(draft) and piece.token == draft[place]
+            kept += is_kept
+            self.counts["accepted"] += is_kept
+            if piece.finish is not None:
+                self.end(job, piece.finish)
+                return
+            if not is_kept:
+                break
+        if draft:
+            job.computed += kept
+            self._pool.keep(job.slot, job.computed)
+            self._drafts.learn(job, len(draft), kept)
+
+    def _propose(self, jobs: Sequence[Job], count: int) -> list[list[int]]:
+        last = [job.next_tokens(1)[-1] for job in jobs]
+        return self._passes.draft([job.slot for job in jobs], last, count)
 
     def _restart(self, error: Exception) -> None:
         """Après un échec du modèle : les demandes en cours échouent, leurs places sont vidées."""

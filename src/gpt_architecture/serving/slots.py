@@ -91,6 +91,10 @@ class SlotPool:
         length = self.lengths[slot]
         self._tokens[slot, length - len(tokens) : length] = tokens
 
+    def keep(self, slot: int, length: int) -> None:
+        """Ne garde que les `length` premières positions de la ligne."""
+        self.cache.set_length_(slot, length)
+
     def _longest_prefix(self, prompt: Ids) -> tuple[int, int]:
         """La ligne qui a lu le plus long début de `prompt`, et sa longueur."""
         limit = min(len(prompt) - 1, self._tokens.shape[1])
