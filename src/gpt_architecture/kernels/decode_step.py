@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
+from gpt_architecture.kernels.dot_tiles import PAIRED_BLOCKS
 from gpt_architecture.kernels.linear_kernels import (
     GELU,
     PLAIN,
@@ -54,9 +55,10 @@ _ACTIVE, _OUT = 0, 7  # arguments récrits d'un produit : activations présentes
 NARROW_ROWS, ROWS = 4, MAX_COLUMNS
 """Activations au plus de la forme étroite, et des autres (mesurées)."""
 
-_BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 32, 256, 24
-"""Lots visés par produit étroit : assez pour que le dernier ne fasse attendre personne ; lignes au
-plus ; lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
+_BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 4, 1024, 24
+"""Lots visés par fil d'un produit étroit : peu, car chaque lot commence une lecture que la machine
+n'a pas anticipée (mesuré : seize lots par fil coûtent un quart d'un token) ; lignes au plus ;
+lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
 
 _FEW_THREADS = 4
 """Fils au plus pour que des blocs de plusieurs bandes les occupent encore tous jusqu'au bout."""
@@ -197,7 +199,7 @@ class DecodeStep:
         unit = _CACHE_LINE
         if isinstance(first, StripMatrix) and torch.get_num_threads() <= _FEW_THREADS:
             unit *= TOGETHER
-        block = rows * len(names) // _BLOCKS // unit * unit
+        block = rows * len(names) // (_BLOCKS * torch.get_num_threads()) // unit * unit
         block = _WIDE_BLOCK if self._wide else max(unit, min(_MAX_BLOCK, block))
         if isinstance(first, GroupedMatrix):
             kernel = linear_integer_
@@ -231,16 +233,18 @@ class DecodeStep:
         if chosen is None:
             chosen = torch.empty(0, dtype=torch.int64)
         outputs: tuple[Tensor, ...]
+        more: tuple[int, ...] = ()
         if self._wide:
             kernel, outputs = transpose_rows_, (torch.zeros(width, self.height),)
         elif isinstance(matrix, GroupedMatrix):
             codes = torch.zeros(self.height, matrix.grouped.padded, dtype=torch.int16)
             kernel, outputs = encode_rows_, (codes, torch.zeros(self.height))
+            more = (int(PAIRED_BLOCKS and matrix.grouped.bits == 4),)
         elif norm is None:
             return (x,)
         else:
             kernel, outputs = normalize_rows_, (torch.zeros(self.height, width),)
         outputs = self._inputs.setdefault(width, outputs)
-        phase = self._program.add(kernel, 1, 0, x, gain, shift, chosen, *outputs)
+        phase = self._program.add(kernel, 1, 0, x, gain, shift, chosen, *outputs, *more)
         self._prepared.append(phase)
         return outputs

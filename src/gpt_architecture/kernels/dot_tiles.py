@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
 from gpt_architecture.kernels.ir_tools import (
@@ -53,8 +53,19 @@ assez tôt les lignes suivantes (mesuré : un quart du débit)."""
 
 _SUMS = ir.VectorType(I32, LANES)
 
-_WIDE_LANES = 2 * LANES if HAS_AVX512 else LANES
-"""Sommes d'un vecteur, pour des poids sur 8 bits ; sur 4 bits, un mot en porte de deux groupes."""
+_INTEGER_LANES = 2 * LANES if HAS_AVX512 else LANES
+"""Sommes d'un vecteur de produits d'entiers."""
+
+PAIRED_BLOCKS = HAS_AVX512
+"""Vrai si un vecteur porte, sur 4 bits, le même quart de deux blocs de 64 poids ; les activations
+sont alors rangées dans l'ordre de `paired_place`."""
+
+
+@njit(inline="always")
+def paired_place(j: Any) -> Any:
+    """Où est rangée l'activation j de son unité, pour des poids sur 4 bits par deux blocs."""
+    unit, block, quarter, rest = j // 128, j // 64 % 2, j // 16 % 4, j % 16
+    return unit * 128 + quarter * 32 + block * 16 + rest
 
 
 @intrinsic
@@ -164,10 +175,10 @@ def _float_case(columns: int, arguments: Values) -> Callable[[Any], None]:
 
 def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Callable[[Any], None]:
     codes, scales, x, x_stride, units, out, out_stride = arguments
-    lanes = _WIDE_LANES if bits == 8 else LANES
+    lanes = _INTEGER_LANES
     words, floats = ir.VectorType(I16, 2 * lanes), ir.VectorType(F32, lanes)
-    groups = UNIT // group
-    chains = min(groups, 2)  # deux sommes se suivent sans s'attendre
+    scaled = 1 if group == UNIT else UNIT // group // (2 if bits == 4 and HAS_AVX512 else 1)
+    chains = min(scaled, 2)  # deux sommes se suivent sans s'attendre
 
     def emit(builder: Any) -> None:
         inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
@@ -176,13 +187,13 @@ def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Cal
             at = builder.mul(index, int64(UNIT * bits // 8))
             prefetch(builder, add(builder, builder.add(codes, at), AHEAD), UNIT * bits // 8)
             weights = _decode(builder, bits, builder.add(codes, at), words)
-            at = builder.mul(index, int64(2 * groups))
-            factors = _bfloat16(builder, builder.add(scales, at), groups, lanes)
+            at = builder.mul(index, int64(2 * (UNIT // group)))
+            factors = _factors(builder, bits, builder.add(scales, at), UNIT // group, lanes)
             at = builder.mul(index, int64(2 * UNIT))
             values = [builder.add(v, at) for v in inputs]
             totals = list(totals)
-            per_group = len(weights) // groups
-            for g in range(groups):
+            each = len(weights) // scaled
+            for g in range(scaled):
                 for c in range(columns):
                     products = [
                         _dot_pairs(
@@ -190,7 +201,7 @@ def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Cal
                             weights[i],
                             load(builder, words, add(builder, values[c], 4 * lanes * i)),
                         )
-                        for i in range(g * per_group, (g + 1) * per_group)
+                        for i in range(g * each, (g + 1) * each)
                     ]
                     total = _tree(builder, products)
                     slot = g % chains * columns + c
@@ -249,24 +260,44 @@ def _decode_int8(builder: Any, address: Any, words: Any) -> Values:
 
 
 def _decode_int4(builder: Any, address: Any, words: Any) -> Values:
-    """64 octets → huit vecteurs de seize.
+    """64 octets → quatre vecteurs de trente-deux, ou huit de seize.
 
     Par 64 poids, le mot de 16 bits l porte, des bits bas aux bits hauts, les poids l, 16 + l,
     32 + l et 48 + l, chacun plus 8 : masquer et décaler suffit, sans rien réordonner.
     """
-    mask, bias = (ir.Constant(words, [value] * 16) for value in (15, 8))
+    size = words.count
+    mask, bias = (ir.Constant(words, [value] * size) for value in (15, 8))
     found = []
-    for i in range(UNIT // 64):
+    for i in range(32 // size):
         packed = load(builder, words, add(builder, address, 32 * i))
         for shift in (0, 4, 8, 12):
-            part = builder.lshr(packed, ir.Constant(words, [shift] * 16))
+            part = builder.lshr(packed, ir.Constant(words, [shift] * size))
             found.append(builder.sub(builder.and_(part, mask), bias))
     return found
 
 
+def _factors(builder: Any, bits: int, address: Any, groups: int, width: int) -> Values:
+    """Les échelles d'une unité, dans l'ordre de ses vecteurs, chacune dans les voies qu'elle suit.
+
+    Sur 4 bits par deux blocs, la moitié basse d'un vecteur est du premier, la haute du second.
+    """
+    if bits == 8 or not PAIRED_BLOCKS or groups == 1:
+        return _bfloat16(builder, address, groups, width)
+    half = width // 2
+    places = ir.Constant(ir.VectorType(I32, width), [0] * half + [1] * half)
+    if groups == 2:  # une échelle par bloc
+        both = load(builder, ir.VectorType(I16, 2), address)
+        both = builder.zext(both, ir.VectorType(I32, 2))
+        both = builder.shl(both, ir.Constant(ir.VectorType(I32, 2), [16, 16]))
+        spread = builder.shuffle_vector(both, both, places)
+        return [builder.bitcast(spread, ir.VectorType(F32, width))]
+    both = load(builder, ir.VectorType(I32, 2), address)  # deux échelles par bloc
+    return _low_and_high(builder, builder.shuffle_vector(both, both, places))
+
+
 def _bfloat16(builder: Any, address: Any, count: int, width: int) -> Values:
     """`count` valeurs bf16 qui se suivent, chacune dans les `width` voies d'un vecteur fp32."""
-    integers, floats = ir.VectorType(I32, width), ir.VectorType(F32, width)
+    floats = ir.VectorType(F32, width)
     if count == 1:
         word = builder.zext(load(builder, I16, address), I32)
         word = builder.shl(word, ir.Constant(I32, 16))
@@ -274,11 +305,17 @@ def _bfloat16(builder: Any, address: Any, count: int, width: int) -> Values:
     found = []
     for i in range(count // 2):  # deux par mot de 32 bits : un chargement sert aux deux
         pair = load(builder, I32, add(builder, address, 4 * i))
-        lanes = splat(builder, pair, width)
-        low = builder.shl(lanes, ir.Constant(integers, [16] * width))
-        high = builder.and_(lanes, ir.Constant(integers, [-65536] * width))
-        found += [builder.bitcast(low, floats), builder.bitcast(high, floats)]
+        found += _low_and_high(builder, splat(builder, pair, width))
     return found
+
+
+def _low_and_high(builder: Any, words: Any) -> Values:
+    """Les deux valeurs bf16 de mots de 32 bits, en fp32 : la basse, la haute."""
+    width = words.type.count
+    floats = ir.VectorType(F32, width)
+    low = builder.shl(words, ir.Constant(words.type, [16] * width))
+    high = builder.and_(words, ir.Constant(words.type, [-65536] * width))
+    return [builder.bitcast(low, floats), builder.bitcast(high, floats)]
 
 
 def _tree(builder: Any, values: Values) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from numba import carray, njit
 
 from gpt_architecture.kernels.arithmetic import FAST, exp
+from gpt_architecture.kernels.dot_tiles import paired_place
 from gpt_architecture.kernels.threads import (
     claim,
     count,
@@ -85,11 +86,17 @@ def _peak(y: Any) -> Any:
 
 
 @njit(**_OPTIONS)
-def _encode(y: Any, codes: Any, scale: Any) -> None:
+def _encode(y: Any, codes: Any, scale: Any, paired: Any) -> None:
     peak = _peak(y)
     factor = _F(32767.0) / peak if peak > _F(0.0) else _F(0.0)
-    for j in range(y.size):
-        codes[j] = np.int16(np.int32(np.floor(y[j] * factor + _F(0.5))))
+    if paired:
+        for j in range(0, y.size, 16):
+            place = paired_place(j)
+            for i in range(min(16, y.size - j)):
+                codes[place + i] = np.int16(np.int32(np.floor(y[j + i] * factor + _F(0.5))))
+    else:
+        for j in range(y.size):
+            codes[j] = np.int16(np.int32(np.floor(y[j] * factor + _F(0.5))))
     scale[0] = peak / _F(32767.0) if peak < _F(np.inf) else _F(np.nan)
 
 
@@ -98,8 +105,9 @@ def encode_rows_(data: Any) -> None:
     """codes · échelle ≈ norme(x), ligne par ligne, sur 16 bits ; un gain vide : pas de norme.
 
     Arguments : lignes présentes, x (hauteur, D), gain, décalage, lignes choisies, codes
-    (hauteur, D complété par des zéros), échelles (hauteur,). Une valeur infinie ou NaN rend
-    l'échelle NaN : l'erreur se voit dans les logits.
+    (hauteur, D complété par des zéros), échelles (hauteur,), et 1 pour les ranger par paires de
+    blocs (voir `dot_tiles.paired_place`). Une valeur infinie ou NaN rend l'échelle NaN : l'erreur
+    se voit dans les logits.
     """
     d = words(data)
     x, gain, shift, codes, scales = (
@@ -109,12 +117,12 @@ def encode_rows_(data: Any) -> None:
         shorts(d, 5),
         vector(d, 6),
     )
-    width = x.shape[1]
+    width, paired = x.shape[1], integer(d, 7) > 0
     y = np.empty(width, np.float32)
     m = claim(data)
     while m < count(d):
         normalize(x[row_of(d, m)], gain, shift, y)
-        _encode(y, codes[m], scales[m : m + 1])
+        _encode(y, codes[m], scales[m : m + 1], paired)
         m = claim(data)
 
 
