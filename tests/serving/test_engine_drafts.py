@@ -17,6 +17,7 @@ from gpt_architecture.scripts.serve import EngineOptions
 from gpt_architecture.serving.drafts import MOST, ROWS, Drafts, expected_speed
 from gpt_architecture.serving.engine import Engine
 from gpt_architecture.serving.jobs import Job
+from gpt_architecture.serving.messenger import Messenger
 
 PROMPTS = ("bonjour", "le chat dort, le chat")
 KINDS = {
@@ -152,7 +153,9 @@ def job_of(text, number=1, max_tokens=50):
     """Une demande qui n'a rien écrit."""
     with running(sharp_model(context_length=128), drafts=0) as engine:
         each = request(text, max_tokens=max_tokens)
-        return Job(number, each, engine._sequence(each), lambda _: None, lambda _: None)
+        return Job(
+            number, each, engine._sequence(each), lambda _: None, lambda _, *, urgent=True: None
+        )
 
 
 def drafts_of(most=MOST):

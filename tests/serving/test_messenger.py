@@ -2,7 +2,7 @@
 
 import threading
 
-from gpt_architecture.serving.messenger import Messenger
+from gpt_architecture.serving.messenger import GAP, Messenger
 
 
 def test_everything_is_delivered_in_order_by_another_thread():
@@ -44,3 +44,27 @@ def test_closing_an_idle_messenger_does_nothing():
     messenger.close()
     messenger.close()
     assert messenger.settle()
+
+
+def test_what_does_not_press_leaves_with_the_next(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("gpt_architecture.serving.messenger.time.monotonic", lambda: now[0])
+    found = []
+    messenger = Messenger()
+
+    def send(number, *, urgent=False):
+        messenger.keep(lambda: found.append(number), urgent=urgent)
+        messenger.send()
+        assert messenger.settle()
+        return found[:]
+
+    assert send(1) == [1]  # rien n'est parti depuis longtemps
+    now[0] += GAP / 2
+    assert send(2) == [1]
+    assert send(3, urgent=True) == [1, 2, 3]
+    assert send(4) == [1, 2, 3]
+    now[0] += 2 * GAP
+    assert send(5) == [1, 2, 3, 4, 5]
+    send(6)
+    messenger.close()
+    assert found == [1, 2, 3, 4, 5, 6]

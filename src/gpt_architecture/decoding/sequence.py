@@ -248,5 +248,8 @@ class _History:
     def append(self, token: int) -> None:
         if self._length == self._buffer.size(1):
             self._buffer = torch.cat([self._buffer, torch.empty_like(self._buffer)], dim=1)
-        self._buffer[0, self._length] = token
+        if self._buffer.device.type == "cpu":  # dix fois plus vite que par PyTorch
+            self._buffer.numpy()[0, self._length] = token
+        else:
+            self._buffer[0, self._length] = token
         self._length += 1

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,7 +109,9 @@ class GroupedMatrix:
 
     def rows(self, index: Tensor) -> Tensor:
         """Voir `PackedMatrix`."""
-        return dequantize(self._part(index.reshape(-1))).view(*index.shape, self.shape[1])
+        flat = index.reshape(-1)
+        found = dequantize(self._part(flat)) if self.grouped.bits == 4 else self._octets(flat)
+        return found.reshape(*index.shape, self.shape[1])
 
     def times(self, x: Tensor, decode: Decoder) -> Tensor:
         """Voir `PackedMatrix`."""
@@ -126,6 +129,15 @@ class GroupedMatrix:
         """Voir `PackedMatrix`."""
         codes, scales = tensors
         return GroupedMatrix(replace(self.grouped, codes=codes, scales=scales))
+
+    def _octets(self, index: Tensor) -> Tensor:
+        """`dequantize` de quelques lignes sur 8 bits, par NumPy : cinq fois moins d'appels."""
+        chosen, grouped = index.numpy(), self.grouped
+        codes = grouped.codes.numpy()[chosen].reshape(len(chosen), -1, grouped.group_size)
+        high = grouped.scales.view(torch.int16).numpy()[chosen].view(np.uint16).astype(np.uint32)
+        scales = (high << 16).view(np.float32)  # bf16 : la moitié haute de fp32
+        values = codes.astype(np.float32) * scales[:, :, None]
+        return torch.from_numpy(values.reshape(len(chosen), -1)[:, : grouped.width])
 
     def _part(self, rows: Tensor | slice) -> GroupedCodes:
         codes, scales = self.tensors()

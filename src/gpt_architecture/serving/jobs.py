@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.decoding.sequence import Continuation, TokenScore
-from gpt_architecture.serving.messenger import Delivery
+from gpt_architecture.serving.messenger import Keep
 from gpt_architecture.serving.requests import (
     EngineRequest,
     Event,
@@ -19,6 +19,7 @@ from gpt_architecture.serving.requests import (
     Finished,
     FinishedReason,
     OnEvent,
+    Produced,
     PromptScored,
 )
 
@@ -42,7 +43,7 @@ class Job:
         request: EngineRequest,
         sequence: Continuation | None,
         on_event: OnEvent,
-        keep: Callable[[Delivery], None],
+        keep: Keep,
     ) -> None:
         self.id, self.request, self.sequence = number, request, sequence
         self.ids = np.array(request.prompt, dtype=np.int64)
@@ -104,7 +105,8 @@ class Job:
         if self.finished:
             return
         self.finished = isinstance(event, Finished | Failed)
-        self._keep(partial(self._deliver, event))
+        is_next = isinstance(event, Produced) and self.completion > 1
+        self._keep(partial(self._deliver, event), urgent=self.finished or not is_next)
 
     def _deliver(self, event: Event) -> None:
         try:
