@@ -153,9 +153,7 @@ def job_of(text, number=1, max_tokens=50):
     """Une demande qui n'a rien écrit."""
     with running(sharp_model(context_length=128), drafts=0) as engine:
         each = request(text, max_tokens=max_tokens)
-        return Job(
-            number, each, engine._sequence(each), lambda _: None, lambda _, *, urgent=True: None
-        )
+        return Job(number, each, engine._sequence(each), lambda _: None, Messenger().keep)
 
 
 def drafts_of(most=MOST):
