@@ -286,6 +286,8 @@ def test_metrics_are_vllm_s(client):
         "inter_token_latency_seconds_count",
         "e2e_request_latency_seconds_sum",
         "request_success_total",
+        "spec_decode_num_draft_tokens_total",
+        "spec_decode_num_accepted_tokens_total",
     ):
         assert f"vllm:{name}{{" in text
     assert f'model_name="{NAME}"' in text
