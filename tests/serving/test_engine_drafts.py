@@ -119,6 +119,22 @@ def test_a_full_window_is_never_exceeded(packed):
     assert written(boxes[1]) == written(boxes[0])
 
 
+@pytest.mark.parametrize("window", [24, 128])
+def test_two_texts_whose_ends_are_not_the_same_stay_in_their_places(packed, window):
+    """Celle qui finit emplit la fenêtre ; celle qui continue voudrait d'autres propositions."""
+    prompt = tuple(TOKENIZER.encode(PROMPTS[0]))
+    room = window - len(prompt) + 1
+    wanted = [request(prompt, max_tokens=room), request(PROMPTS[1][:3], max_tokens=window - 4)]
+    found = []
+    for drafts in (0, MOST):
+        with running(packed, slots=2, drafts=drafts, window=window) as engine:
+            boxes = submit(engine, *wanted)
+            found.append([box.wait() and written(box)[0] for box in boxes])
+            assert engine.stats().restarts == 0
+    assert found[0] == found[1]
+    assert [len(pieces) for pieces in found[1]] == [room, window - 4]
+
+
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_a_light_model_gets_none(precision):
     """Ses poids sont déjà ceux qui proposeraient."""
@@ -206,6 +222,21 @@ class TestDrafts:
     def test_the_end_of_the_text_is_not_passed(self):
         assert len(drafts_of().of([job_of(PROMPTS[0], max_tokens=2)])[0]) == 1
         assert drafts_of().of([job_of(PROMPTS[0], max_tokens=1)]) == [()]
+
+    def test_the_first_to_end_limits_the_others(self):
+        asked = []
+
+        def propose(jobs, count):
+            asked.append(([job.id for job in jobs], count))
+            return [[7] * count for _ in jobs]
+
+        drafts = Drafts(propose, MOST)
+        near, far, last = (
+            job_of(PROMPTS[0], n, max_tokens=m) for n, m in ((1, 2), (2, 50), (3, 1))
+        )
+        assert [len(draft) for draft in drafts.of([near, far])] == [1, 1]
+        assert [len(draft) for draft in drafts.of([last, far])] == [0, 3]
+        assert asked == [([1, 2], 1), ([2], 3)]
 
     def test_none_wanted_none_made(self):
         assert drafts_of(0).of([job_of(PROMPTS[0])]) == [()]

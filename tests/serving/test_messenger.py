@@ -65,6 +65,10 @@ def test_what_does_not_press_leaves_with_the_next(monkeypatch):
     assert send(4) == [1, 2, 3]
     now[0] += 2 * GAP
     assert send(5) == [1, 2, 3, 4, 5]
-    send(6)
+    assert send(6) == [1, 2, 3, 4, 5]
+    messenger.send(urgent=True)
+    assert messenger.settle()
+    assert found[-1] == 6
+    send(7)
     messenger.close()
-    assert found == [1, 2, 3, 4, 5, 6]
+    assert found == [1, 2, 3, 4, 5, 6, 7]

@@ -208,6 +208,11 @@ class ComputeConfig:
     deterministic: bool = False
     """N'emploie que des algorithmes au résultat toujours identique."""
 
+    @property
+    def wants_fused(self) -> bool:
+        """Vrai si le pas fusionné est exigé."""
+        return self.engine == "fused" or self.memory == "lean"
+
     def __post_init__(self) -> None:
         check_choice("engine", self.engine, get_args(EngineName))
         check_choice("memory", self.memory, get_args(MemoryMode))

@@ -92,7 +92,7 @@ class DecodeStep:
         self._prepared: list[int] = []  # noyaux dont les lots sont les activations
         self._products: list[int] = []
         self._attentions: list[int] = []
-        self._inputs: dict[int, tuple[Tensor, ...]] = {}  # x préparé, par largeur
+        self._inputs: dict[tuple[int, tuple[int, ...]], tuple[Tensor, ...]] = {}  # x préparé
         self._shape = (0, 0, 0)
         self._state = torch.zeros(STATE_HEADER + STATE_SEQUENCE * height, dtype=torch.int64)
         self._chosen = torch.zeros(height, dtype=torch.int64)
@@ -244,7 +244,7 @@ class DecodeStep:
             return (x,)
         else:
             kernel, outputs = normalize_rows_, (torch.zeros(self.height, width),)
-        outputs = self._inputs.setdefault(width, outputs)
+        outputs = self._inputs.setdefault((width, more), outputs)
         phase = self._program.add(kernel, 1, 0, x, gain, shift, chosen, *outputs, *more)
         self._prepared.append(phase)
         return outputs

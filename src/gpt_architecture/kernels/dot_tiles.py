@@ -109,7 +109,7 @@ def integer_dots(
 
     Les activations, de 1 à INTEGER_COLUMNS, sont sur 16 bits ; chacune est sommée dans le même
     ordre quel que soit leur nombre. `group` est dans GROUP_SIZES ; `units` : UNIT poids chacun. La
-    somme d'un groupe est exacte : au plus 128 · 32767 · 128, répartis sur huit voies.
+    somme d'un groupe est exacte : au plus 128 · 32767 · 128, répartis sur huit voies ou seize.
     """
     del typingctx, bits, group, columns, codes, scales, x, x_stride, units, out, out_stride
 

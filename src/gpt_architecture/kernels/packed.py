@@ -229,13 +229,16 @@ class PackedModel:
 
         Args:
             last: dernier token de chaque séquence, qui n'est pas dans le cache.
-            cache: en fp32, contigu ; il doit y rester `count` positions.
+            cache: en fp32, contigu.
+
+        Raises:
+            ValueError: il n'y reste pas `count` positions.
         """
         if self._self_draft is None:
             from gpt_architecture.kernels.self_draft import SelfDraft  # noqa: PLC0415
 
-            self._self_draft = SelfDraft(self.cfg, self.matrices, self.vectors, self._embed)
-        return self._self_draft(last, cache, count)
+            self._self_draft = SelfDraft(self.cfg, self.matrices, self.vectors)
+        return self._self_draft(last, cache, count, self._embed)
 
     def _embed(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
         """x (M, D) de tokens et de leurs positions (M,)."""

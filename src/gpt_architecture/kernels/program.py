@@ -190,7 +190,7 @@ class Program:
         self._tables[:, 0] = 0
         self._call[:_FIRST] = 0
         runner, threads, data = openmp(), torch.get_num_threads(), self._call.ctypes.data
-        if runner is None or threads == 1:
+        if runner is None or threads == 1 or self._call[_FIRST] == 0:
             team_.ctypes(data)
         else:
             runner(team_.address, data, threads, 0)

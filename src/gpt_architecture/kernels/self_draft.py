@@ -32,7 +32,6 @@ class SelfDraft:
         cfg: forme du modèle.
         matrices: ses poids fp32, par nom de module.
         vectors: ses normes et biais, par nom du `state_dict`.
-        embed: ses embeddings.
     """
 
     def __init__(
@@ -40,7 +39,6 @@ class SelfDraft:
         cfg: GPTConfig,
         matrices: Mapping[str, PackedMatrix],
         vectors: Mapping[str, Tensor],
-        embed: Embed,
     ) -> None:
         scheme = Scheme(name="int8")
         codes: dict[str, PackedMatrix] = {
@@ -48,26 +46,31 @@ class SelfDraft:
             for name, matrix in matrices.items()
             if name != "tok_emb"
         }
-        self._step, self._embed = DecodeStep(cfg, gather(codes), vectors), embed
+        self._step = DecodeStep(cfg, gather(codes), vectors)
+        self._positions = cfg.context_length
 
-    @property
-    def rows(self) -> int:
-        """Séquences au plus."""
-        return self._step.height
-
-    def __call__(self, last: Sequence[int], cache: KVCache, count: int) -> list[list[int]]:
+    def __call__(
+        self, last: Sequence[int], cache: KVCache, count: int, embed: Embed
+    ) -> list[list[int]]:
         """Les `count` tokens qui suivraient, gloutonnement, chaque séquence du cache.
 
         Args:
             last: dernier token de chacune, qui n'est pas dans le cache.
             cache: ses longueurs sont les mêmes au retour ; ce qui est au-delà a changé.
-            count: il doit rester autant de positions.
+            count: combien.
+            embed: les embeddings du modèle.
+
+        Raises:
+            ValueError: trop de séquences, ou il ne reste pas autant de positions.
         """
+        room = min(cache.capacity, self._positions) - cache.length
+        if len(last) > self._step.height or count > room:
+            raise ValueError(f"{count} propositions à {len(last)} séquences pour {room} positions")
         before, everyone = cache.lengths, np.arange(len(last))
         found: list[list[int]] = [[] for _ in last]
         tokens = list(last)
         for _ in range(count):
-            x = self._embed(tokens, cache.lengths)
+            x = embed(tokens, cache.lengths)
             logits = self._step.ragged(x, cache, [1] * len(last), everyone)
             cache.advance_(1)
             tokens = logits.numpy().argmax(axis=1).tolist()

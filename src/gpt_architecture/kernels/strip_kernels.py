@@ -34,8 +34,8 @@ from gpt_architecture.kernels.threads import (
     words,
 )
 
-_CHUNK = 128
-"""Colonnes d'une tranche : ses poids et 32 activations tiennent dans le premier cache."""
+_CHUNK = 256 // TOGETHER
+"""Colonnes d'une tranche : ses poids et 32 activations tiennent dans le premier cache (32 Kio)."""
 
 
 @njit

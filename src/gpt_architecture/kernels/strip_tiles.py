@@ -1,10 +1,11 @@
 """Une bande de seize lignes de poids contre quelques activations.
 
 Les poids d'une bande sont entrelacés, (D, 16) : les seize poids d'une même colonne se suivent. Un
-vecteur porte donc huit lignes, chaque valeur d'activation y est diffusée, et une somme avance
-colonne après colonne, toujours dans le même ordre : elle ne dépend ni des autres activations ni de
-leur nombre, au bit près. Une activation seule ne fait que lire les poids à la suite ; six
-emplissent les registres de sommes, à la vitesse d'un produit de matrices.
+vecteur porte donc huit lignes (seize avec AVX-512), chaque valeur d'activation y est diffusée, et
+une somme avance colonne après colonne, toujours dans le même ordre : elle ne dépend ni des autres
+activations ni de leur nombre, au bit près. Une activation seule ne fait que lire les poids à la
+suite ; six emplissent les registres de sommes, à la vitesse d'un produit de matrices, avec quatre
+bandes à la fois pour AVX-512.
 
 Les adresses et les pas sont en octets.
 """

@@ -68,8 +68,12 @@ class Drafts:
 
     def of(self, jobs: Sequence[Job]) -> list[Draft]:
         """Les propositions faites à chaque demande, qui toutes écrivent ; parfois aucune."""
-        room = min(ROWS // len(jobs) - 1, self._most)
-        counts = [self._count(job, room) for job in jobs]
+        places = [_left(job) for job in jobs]
+        # Toutes en reçoivent autant : la plus proche de sa fin borne les autres.
+        room = min(ROWS // len(jobs) - 1, self._most, *(left for left in places if left))
+        counts = [
+            self._count(job, room) if left else 0 for job, left in zip(jobs, places, strict=True)
+        ]
         chosen = [job for job, count in zip(jobs, counts, strict=True) if count]
         if not chosen:
             return [()] * len(jobs)
@@ -85,11 +89,13 @@ class Drafts:
         self._records.pop(job.id, None)
 
     def _count(self, job: Job, room: int) -> int:
-        sequence = job.sequence
-        if room <= 0 or sequence is None:
-            return 0
-        left = sequence.config.max_tokens - len(sequence.tokens) - 1  # après le prochain
-        return self._records.setdefault(job.id, _Record()).count(min(room, left))
+        return self._records.setdefault(job.id, _Record()).count(max(room, 0))
+
+
+def _left(job: Job) -> int:
+    """Tokens qu'une demande peut encore écrire après le prochain."""
+    sequence = job.sequence
+    return 0 if sequence is None else sequence.config.max_tokens - len(sequence.tokens) - 1
 
 
 def expected_speed(share: float, count: int) -> float:

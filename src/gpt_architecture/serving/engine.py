@@ -1,8 +1,10 @@
 """Le moteur : un fil possède le modèle et fait avancer toutes les demandes, un pas à la fois.
 
 À chaque pas, les demandes qui écrivent lisent leur dernier token, celles qui commencent lisent une
-part de leur début, puis chacune choisit. Une demande entre ou s'en va entre deux pas, sans que les
-autres bougent (Orca, Yu et al., 2022 ; lecture par parts : Sarathi-Serve, Agrawal et al., 2024).
+part de leur début, puis chacune choisit ; peu chargé, le moteur peut proposer plusieurs tokens à
+une suite et les vérifier ensemble (voir `drafts`). Une demande entre ou s'en va entre deux pas,
+sans que les autres bougent (Orca, Yu et al., 2022 ; lecture par parts : Sarathi-Serve, Agrawal et
+al., 2024).
 
 Ce qu'une demande écrit dépend d'elle seule : son tirage a sa graine, sa place n'est lue par
 personne d'autre. Avec un modèle compacté (`kernels.packed`), ses logits sont les mêmes au bit près
@@ -255,7 +257,7 @@ class Engine:
                     now = time.monotonic()
                     self._dismiss(now)
                     self._admit()
-                    self._messenger.send()
+                    self._messenger.send(urgent=self._runner.is_reading)  # le pas sera long
                     self._runner.step()
                     self._messenger.send()
         except Exception as error:

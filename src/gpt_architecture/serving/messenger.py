@@ -45,10 +45,10 @@ class Messenger:
         self._kept.append(delivery)
         self._urgent |= urgent
 
-    def send(self) -> None:
-        """Fait remettre ce qui est gardé, s'il est temps ; n'attend pas."""
+    def send(self, *, urgent: bool = False) -> None:
+        """Fait remettre ce qui est gardé, s'il est temps ou si c'est urgent ; n'attend pas."""
         now = time.monotonic()
-        if not self._kept or not (self._urgent or now - self._sent >= GAP):
+        if not self._kept or not (urgent or self._urgent or now - self._sent >= GAP):
             return
         self._urgent, self._sent = False, now
         if self._thread is None:
@@ -67,8 +67,7 @@ class Messenger:
 
     def close(self) -> None:
         """Remet tout, puis arrête le fil."""
-        self._urgent = True
-        self.send()
+        self.send(urgent=True)
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()

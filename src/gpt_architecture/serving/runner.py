@@ -73,6 +73,11 @@ class Runner:
         return len(self.running) < self.slots
 
     @property
+    def is_reading(self) -> bool:
+        """Vrai si une demande lit encore son début."""
+        return any(job.reading > 1 for job in self.running)
+
+    @property
     def occupied(self) -> int:
         """Positions du cache que tiennent les demandes en cours."""
         return self._pool.occupied

@@ -171,8 +171,7 @@ def build_backend(
     whole = sharing is None or sharing.replicates
     without_dynamo()
     obstacle = fused_obstacle(model, compute, device, whole=whole)
-    wants_fused = compute.engine == "fused" or compute.memory == "lean"
-    if wants_fused and obstacle is not None:
+    if compute.wants_fused and obstacle is not None:
         if obstacle == _NO_NUMBA:
             raise MissingDependencyError("numba", purpose="le moteur fusionné")
         asked = "--engine fused" if compute.engine == "fused" else "--memory lean"
@@ -181,7 +180,7 @@ def build_backend(
             expected="des poids entiers, sur CPU, en fp32",
             remedy=f"retirez {asked}",
         )
-    if wants_fused or (compute.engine == "auto" and obstacle is None):
+    if compute.wants_fused or (compute.engine == "auto" and obstacle is None):
         return _fused(model, compute, optimizer, training, sharing)
     return _autograd(model, compute, optimizer, training, sharing)
 

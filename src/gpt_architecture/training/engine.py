@@ -99,8 +99,7 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
 
 def training_precision(compute: ComputeConfig, device: torch.device) -> torch.dtype | None:
     """Type de l'autocast que demandent les réglages ; le pas fusionné, exigé, calcule en fp32."""
-    wants_fused = compute.engine == "fused" or compute.memory == "lean"
-    if wants_fused and compute.precision == "auto":
+    if compute.wants_fused and compute.precision == "auto":
         return None
     return resolve_precision(compute.precision, device)
 
