@@ -81,11 +81,12 @@ def test_a_constraint_is_followed_token_by_token():
     assert drafted > 0
 
 
-def test_a_text_takes_fewer_passes(packed):
+@pytest.mark.parametrize("kind", ["glouton", "tirage", "filtres"])
+def test_a_text_takes_fewer_passes(packed, kind):
     steps = {}
     for drafts in (0, MOST):
         with running(packed, drafts=drafts) as engine:
-            ask(engine, request(PROMPTS[0], max_tokens=60))
+            ask(engine, request(PROMPTS[0], max_tokens=60, **KINDS[kind]))
             stats = engine.stats()
             steps[drafts] = stats.steps
             assert stats.completion_tokens == 60

@@ -152,6 +152,9 @@ class Continuation:
             GenerationError: les logits ne sont pas des nombres.
         """
         check_logits(logits)
+        return self._process(logits, observer)
+
+    def _process(self, logits: Tensor, observer: Observer | None = None) -> Tensor:
         row = logits.unsqueeze(0)  # (1, V)
         if observer is not None:
             observer(RAW, logits)
@@ -176,6 +179,26 @@ class Continuation:
         if not self.config.is_sampling:
             return int(greedy(row))
         return int(draw(row.unsqueeze(0), self.generator))
+
+    def guesser(self) -> Callable[[Tensor], int]:
+        """De quoi deviner ses prochains tokens d'après des logits (V,) approchés.
+
+        La suite n'en change pas. Un token tiré l'est avec le nombre au hasard qui servira : dans
+        une loi voisine, il désigne presque toujours le même. Ce qui dépend de ce qui est écrit
+        entre-temps (contrainte, mirostat, XTC) n'est pas suivi.
+        """
+        config = self.config
+        follows = self.constraint is None and not config.xtc_probability
+        if not follows or self._mirostat is not None or not config.is_sampling:
+            return lambda logits: int(logits.argmax())
+        generator = torch.Generator(device=self.generator.device)
+        generator.set_state(self.generator.get_state())
+
+        def guess(logits: Tensor) -> int:
+            found = draw(self._process(logits).unsqueeze(0), generator)
+            return min(int(found), len(logits) - 1)  # un NaN désignerait au-delà
+
+        return guess
 
     def accept(self, token: int, logits: Tensor | None = None) -> Piece:
         """Ajoute un token à la suite ; rend le texte devenu certain.

@@ -34,7 +34,7 @@ from gpt_architecture.kernels.products import fastest_products
 
 if TYPE_CHECKING:
     from gpt_architecture.kernels.decode_step import DecodeStep
-    from gpt_architecture.kernels.self_draft import SelfDraft
+    from gpt_architecture.kernels.self_draft import Choose, SelfDraft
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,13 @@ class PackedModel:
         return self.scheme is None and self.compiled
 
     @torch.no_grad()
-    def draft(self, last: Sequence[int], cache: KVCache, count: int) -> list[list[int]]:
+    def draft(
+        self,
+        last: Sequence[int],
+        cache: KVCache,
+        count: int,
+        choose: Choose | None = None,
+    ) -> list[list[int]]:
         """Les `count` tokens que choisirait une copie sur 8 bits (voir `self_draft`).
 
         La copie, du quart des poids, est faite la première fois.
@@ -230,6 +236,8 @@ class PackedModel:
         Args:
             last: dernier token de chaque séquence, qui n'est pas dans le cache.
             cache: en fp32, contigu.
+            count: combien.
+            choose: logits (M, V) → un token par séquence ; None : les plus probables.
 
         Raises:
             ValueError: il n'y reste pas `count` positions.
@@ -238,7 +246,7 @@ class PackedModel:
             from gpt_architecture.kernels.self_draft import SelfDraft  # noqa: PLC0415
 
             self._self_draft = SelfDraft(self.cfg, self.matrices, self.vectors)
-        return self._self_draft(last, cache, count, self._embed)
+        return self._self_draft(last, cache, count, embed=self._embed, choose=choose)
 
     def _embed(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
         """x (M, D) de tokens et de leurs positions (M,)."""

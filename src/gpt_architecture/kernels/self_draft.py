@@ -21,6 +21,9 @@ from gpt_architecture.kernels.decode_step import DecodeStep
 from gpt_architecture.kernels.grouped_codes import Scheme, quantize
 from gpt_architecture.kernels.packed_weights import GroupedMatrix, PackedMatrix, gather
 
+Choose = Callable[[Tensor], list[int]]
+"""Logits (M, V) → le token de chaque séquence."""
+
 Embed = Callable[[Sequence[int], Sequence[int]], Tensor]
 """Tokens et positions (M,) → x (M, D)."""
 
@@ -50,15 +53,22 @@ class SelfDraft:
         self._positions = cfg.context_length
 
     def __call__(
-        self, last: Sequence[int], cache: KVCache, count: int, embed: Embed
+        self,
+        last: Sequence[int],
+        cache: KVCache,
+        count: int,
+        *,
+        embed: Embed,
+        choose: Choose | None = None,
     ) -> list[list[int]]:
-        """Les `count` tokens qui suivraient, gloutonnement, chaque séquence du cache.
+        """Les `count` tokens qui suivraient chaque séquence du cache.
 
         Args:
             last: dernier token de chacune, qui n'est pas dans le cache.
             cache: ses longueurs sont les mêmes au retour ; ce qui est au-delà a changé.
             count: combien.
             embed: les embeddings du modèle.
+            choose: choisit les tokens, une fois par rang ; None : les plus probables.
 
         Raises:
             ValueError: trop de séquences, ou il ne reste pas autant de positions.
@@ -73,8 +83,13 @@ class SelfDraft:
             x = embed(tokens, cache.lengths)
             logits = self._step.ragged(x, cache, [1] * len(last), everyone)
             cache.advance_(1)
-            tokens = logits.numpy().argmax(axis=1).tolist()
+            tokens = _greedy(logits) if choose is None else choose(logits)
             for each, token in zip(found, tokens, strict=True):
                 each.append(token)
         cache.rewind_(before)
         return found
+
+
+def _greedy(logits: Tensor) -> list[int]:
+    found: list[int] = logits.numpy().argmax(axis=1).tolist()
+    return found

@@ -5,7 +5,7 @@ Formes : B places, T tokens, V vocabulaire.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +21,10 @@ _PLAIN_CHUNK = 128
 
 _PROMPT_PASSES = 4
 """Passages d'un pas, au plus ou presque, quand des débuts sont à lire."""
+
+
+Choose = Callable[[Tensor], list[int]]
+"""Logits (B, V) → un token par place."""
 
 
 @runtime_checkable
@@ -52,7 +56,13 @@ class DraftingLM(Protocol):
         """Vrai s'il le sait."""
         ...
 
-    def draft(self, last: Sequence[int], cache: KVCache, count: int) -> list[list[int]]:
+    def draft(
+        self,
+        last: Sequence[int],
+        cache: KVCache,
+        count: int,
+        choose: Choose | None = None,
+    ) -> list[list[int]]:
         """`count` tokens à la suite de chaque séquence, dont `last` n'est pas dans le cache."""
         ...
 
@@ -112,10 +122,12 @@ class Passes:
             return _PLAIN_CHUNK
         return _PROMPT_PASSES * self._rows - writing % self._rows
 
-    def draft(self, slots: Sequence[int], last: Sequence[int], count: int) -> list[list[int]]:
+    def draft(
+        self, slots: Sequence[int], last: Sequence[int], count: int, choose: Choose | None = None
+    ) -> list[list[int]]:
         """Ce que le modèle propose à la suite de chaque place, dont `last` n'est pas lu."""
         model = self._drafter
-        return [] if model is None else model.draft(last, self._pool.view(slots), count)
+        return [] if model is None else model.draft(last, self._pool.view(slots), count, choose)
 
     def run(self, parts: Sequence[Part]) -> list[Tensor]:
         """Lit chaque part à la suite de sa place ; rend ses logits (1, V), ou (T, V) si `every`."""

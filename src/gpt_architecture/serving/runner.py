@@ -215,7 +215,12 @@ class Runner:
 
     def _propose(self, jobs: Sequence[Job], count: int) -> list[list[int]]:
         last = [job.next_tokens(1)[-1] for job in jobs]
-        return self._passes.draft([job.slot for job in jobs], last, count)
+        guesses = [job.sequence.guesser() for job in jobs if job.sequence is not None]
+
+        def choose(logits: Tensor) -> list[int]:
+            return [guess(row) for guess, row in zip(guesses, logits, strict=True)]
+
+        return self._passes.draft([job.slot for job in jobs], last, count, choose)
 
     def _restart(self, error: Exception) -> None:
         """Après un échec du modèle : les demandes en cours échouent, leurs places sont vidées."""
