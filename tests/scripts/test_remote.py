@@ -110,6 +110,16 @@ def test_no_service_is_a_clear_error(cli, monkeypatch, url):
     cli("infer", "--server", url, *ask).check_one_line_error(1, "clé d'accès")
 
 
+def read_request(link):
+    """Lit une requête HTTP entière, corps compris."""
+    with link.makefile("rb") as stream:
+        size = 0
+        while (line := stream.readline().strip()) != b"":
+            name, _, value = line.partition(b":")
+            size = int(value) if name.lower() == b"content-length" else size
+        stream.read(size)
+
+
 def test_a_cut_answer_is_an_error(cli):
     """Un service qui se tait au milieu d'un flux : la fin manque, et c'est dit."""
     answers = [
@@ -121,7 +131,7 @@ def test_a_cut_answer_is_an_error(cli):
         for body in answers:
             link, _ = server.accept()
             with link:
-                link.recv(65536)
+                read_request(link)  # fermer sans tout lire romprait la connexion
                 link.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
 
     with socket.create_server(("127.0.0.1", 0)) as server:

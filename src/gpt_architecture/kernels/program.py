@@ -30,7 +30,7 @@ _WORDS = HEADER + SLOT * ARGUMENTS
 _ITEMS = HEADER - 1
 
 
-_PATIENCE = 1 << 14
+_PATIENCE = 1 << 11
 """Tours d'attente avant de rendre le cœur : assez pour le plus long lot, trop peu pour gêner."""
 
 _CALL = 32
