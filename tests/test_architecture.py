@@ -16,7 +16,7 @@ PACKAGE = "gpt_architecture"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 
 LAYERS = (
-    {"config", "errors"},
+    {"config", "errors", "storage"},
     {"core", "data"},
     {"decoding", "interop", "kernels"},
     {"training", "evaluation", "serving"},
@@ -24,7 +24,7 @@ LAYERS = (
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 SHARED_LEVELS = (0, 4)
-"""Couches dont les membres peuvent s'importer : les deux modules du bas, les entrées du haut."""
+"""Couches dont les membres peuvent s'importer : les modules du bas, les entrées du haut."""
 
 LAZY_UNITS = LAYERS[1] | LAYERS[2] | LAYERS[3] | {"api"}
 """Ce que `main` et `scripts` n'importent que dans une fonction : PyTorch vient avec."""
