@@ -1,5 +1,8 @@
 """Les erreurs : une ligne qui dit ce qu'on a trouvé, ce qu'on attendait et que faire."""
 
+import shlex
+from pathlib import Path
+
 import pytest
 
 from gpt_architecture import errors
@@ -85,3 +88,19 @@ class TestMissingDependency:
     def test_is_caught_as_an_import_error(self):
         with pytest.raises(ImportError, match="tiktoken"):
             raise MissingDependencyError("tiktoken", purpose="le tokenizer gpt2")
+
+
+def test_an_extra_installs_from_the_clone():
+    """Dans un clone, la commande de l'extra désigne ce clone."""
+    root = Path(__file__).resolve().parents[1]
+    error = MissingDependencyError("fastapi", purpose="servir un modèle", extra="serve")
+    assert error.remedy == f"installez-le : pip install -e {shlex.quote(f'{root}[serve]')}"
+
+
+def test_an_extra_names_its_packages_elsewhere(monkeypatch, tmp_path):
+    """Hors d'un clone, ce sont ses paquets : le projet n'est peut-être publié nulle part."""
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "lib" / "gpt_architecture" / "errors.py"))
+    command = shlex.split(errors.install_command("serve"))
+    assert command[:2] == ["pip", "install"]
+    names = {part.split(">")[0] for part in command[2:]}
+    assert names == {"fastapi", "uvicorn", "prometheus-client", "llguidance"}

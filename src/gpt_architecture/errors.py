@@ -8,6 +8,9 @@ d'appels, et terminent avec `exit_code`.
 from __future__ import annotations
 
 import errno
+import importlib.metadata
+import shlex
+from pathlib import Path
 
 _REASONS = {
     errno.ENOENT: "fichier absent",
@@ -84,15 +87,35 @@ class MissingDependencyError(GPTArchitectureError, ImportError):
     Args:
         package: nom du paquet à installer.
         purpose: ce à quoi il sert ici (« tracer les courbes »).
+        extra: groupe facultatif du projet à installer entier ; None : ce paquet suffit.
     """
 
-    def __init__(self, package: str, *, purpose: str) -> None:
+    def __init__(self, package: str, *, purpose: str, extra: str | None = None) -> None:
+        command = f"pip install {package}" if extra is None else install_command(extra)
         super().__init__(
             f"le paquet {package} n'est pas installé",
             expected=f"{package}, pour {purpose}",
-            remedy=f"installez-le : pip install {package}",
+            remedy=f"installez-le : {command}",
         )
         self.package = package
+
+
+def install_command(extra: str) -> str:
+    """La commande qui installe un groupe facultatif, telle qu'elle marche ici.
+
+    Depuis un clone, c'est le clone qui l'installe ; ailleurs, ses paquets sont nommés : le projet
+    n'est pas forcément là d'où vient pip.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if (root / "pyproject.toml").is_file():
+        return f"pip install -e {shlex.quote(f'{root}[{extra}]')}"
+    wanted = (each.partition(";") for each in importlib.metadata.requires("gpt-architecture") or ())
+    packages = [name.strip() for name, _, when in wanted if f"extra == '{extra}'" in _quoted(when)]
+    return shlex.join(["pip", "install", *packages])
+
+
+def _quoted(marker: str) -> str:
+    return marker.replace('"', "'")
 
 
 def reason(error: BaseException) -> str:

@@ -202,7 +202,8 @@ def _check_installed() -> None:
 
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(package) is None:
-            raise MissingDependencyError("gpt-architecture[serve]", purpose="servir un modèle")
+            name = package.replace("_", "-")
+            raise MissingDependencyError(name, purpose="servir un modèle", extra="serve")
 
 
 def _keys(path: Path | None) -> KeyRing:
