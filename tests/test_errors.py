@@ -85,3 +85,23 @@ class TestMissingDependency:
     def test_is_caught_as_an_import_error(self):
         with pytest.raises(ImportError, match="tiktoken"):
             raise MissingDependencyError("tiktoken", purpose="le tokenizer gpt2")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (-1, "-1"),
+        ("abc", "'abc'"),
+        (10**18, "1000000000000000000"),
+        (10**5_000, "un entier de 16610 bits"),
+        (-(10**5_000), "un entier de 16610 bits"),
+    ],
+    ids=["négatif", "texte", "grand", "démesuré", "démesuré-négatif"],
+)
+def test_a_value_is_shown_whole_when_it_is_short(value, said):
+    assert errors.shown(value) == said
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, ["x" * 1_000] * 1_000, {1: {2: {3: "x" * 999}}}], ids=type)
+def test_a_huge_value_is_shown_in_a_few_words(value):
+    assert len(errors.shown(value)) < 700
