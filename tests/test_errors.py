@@ -102,6 +102,8 @@ def test_a_value_is_shown_whole_when_it_is_short(value, said):
     assert errors.shown(value) == said
 
 
-@pytest.mark.parametrize("value", ["x" * 10**6, ["x" * 1_000] * 1_000, {1: {2: {3: "x" * 999}}}], ids=type)
+@pytest.mark.parametrize(
+    "value", ["x" * 10**6, ["x" * 1_000] * 1_000, {1: {2: {3: "x" * 999}}}], ids=type
+)
 def test_a_huge_value_is_shown_in_a_few_words(value):
     assert len(errors.shown(value)) < 700

@@ -25,6 +25,7 @@ MAX_DEPTH = 64
 
 _MAX_VALUES = 1 << 23  # un vocabulaire de 256 000 tokens et ses fusions en ont un million
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _TOO_DEEP = f"plus de {MAX_DEPTH} imbrications"
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows changerait les fins de ligne
@@ -114,7 +115,7 @@ def check_plain(value: Any) -> None:
     Un pickle sait se contenir lui-même, et se répéter au point que l'écrire ne finirait pas.
 
     Raises:
-        ValueError: trop d'imbrications ou de valeurs.
+        ValueError: trop d'imbrications ou de valeurs, ou l'une n'est pas d'un type de JSON.
     """
     level: list[Any] = [[value]]
     count = 0
@@ -124,12 +125,11 @@ def check_plain(value: Any) -> None:
         count += sum(map(len, level))
         if count > _MAX_VALUES:
             raise ValueError(f"plus de {_MAX_VALUES} valeurs")
-        level = [
-            inside
-            for each in level
-            for inside in (each.values() if isinstance(each, dict) else each)
-            if isinstance(inside, (dict, list, tuple))
-        ]
+        inside = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for values in inside for each in values if type(each) not in _PLAIN]
+        odd = next((each for each in level if not isinstance(each, (dict, list, tuple))), None)
+        if odd is not None:
+            raise ValueError(f"une valeur y est de type {type(odd).__name__}")
     raise ValueError(_TOO_DEEP)
 
 
