@@ -99,8 +99,32 @@ def test_an_extra_installs_from_the_clone():
 
 def test_an_extra_names_its_packages_elsewhere(monkeypatch, tmp_path):
     """Hors d'un clone, ce sont ses paquets : le projet n'est peut-être publié nulle part."""
-    monkeypatch.setattr(errors, "__file__", str(tmp_path / "lib" / "gpt_architecture" / "errors.py"))
+    monkeypatch.setattr(
+        errors, "__file__", str(tmp_path / "lib" / "gpt_architecture" / "errors.py")
+    )
     command = shlex.split(errors.install_command("serve"))
     assert command[:2] == ["pip", "install"]
     names = {part.split(">")[0] for part in command[2:]}
     assert names == {"fastapi", "uvicorn", "prometheus-client", "llguidance"}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (-1, "-1"),
+        ("abc", "'abc'"),
+        (10**18, "1000000000000000000"),
+        (10**5_000, "un entier de 16610 bits"),
+        (-(10**5_000), "un entier de 16610 bits"),
+    ],
+    ids=["négatif", "texte", "grand", "démesuré", "démesuré-négatif"],
+)
+def test_a_value_is_shown_whole_when_it_is_short(value, said):
+    assert errors.shown(value) == said
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 10**6, ["x" * 1_000] * 1_000, {1: {2: {3: "x" * 999}}}], ids=type
+)
+def test_a_huge_value_is_shown_in_a_few_words(value):
+    assert len(errors.shown(value)) < 700

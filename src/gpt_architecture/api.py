@@ -253,7 +253,18 @@ def _runner(
     if engine == "torch" or (not wanted and importlib.util.find_spec("numba") is None):
         return None
     from gpt_architecture.kernels.packed import pack
+    from gpt_architecture.kernels.shapes import shape_obstacle
 
+    obstacle = shape_obstacle(model.cfg)
+    if obstacle is not None and engine == "packed":
+        raise ConfigurationError(
+            f"engine=packed : {obstacle}",
+            expected="un modèle au calcul de GPT-2",
+            remedy="retirez engine=packed",
+        )
+    if obstacle is not None and quant is None:
+        logger.info("décodage par PyTorch : %s", obstacle)
+        return None
     try:
         packed: CausalLM = pack(model, quant or "fp32")  # type: ignore[arg-type]
     except GPTArchitectureError:

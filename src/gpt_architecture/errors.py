@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import reprlib
 import shlex
 from pathlib import Path
 
@@ -123,6 +124,21 @@ def reason(error: BaseException) -> str:
     known = _REASONS.get(error.errno) if isinstance(error, OSError) and error.errno else None
     text = str(error).strip()
     return known or (text.splitlines()[0] if text else type(error).__name__)
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 80
+_SHOWN.maxlong = 40
+
+
+def shown(value: object) -> str:
+    """Une valeur lue, comme `repr` l'écrirait, en quelques dizaines de caractères au plus.
+
+    Un entier lu dans un fichier peut avoir des milliers de chiffres, que `repr` refuse.
+    """
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"un entier de {value.bit_length()} bits"
+    return _SHOWN.repr(value)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

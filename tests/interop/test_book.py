@@ -82,6 +82,10 @@ def distant_block(state):
     state["trf_blocks.99999999999.norm1.scale"] = torch.zeros(24)
 
 
+def far_block(state):
+    state["trf_blocks.9999.norm1.scale"] = torch.zeros(24)
+
+
 def strange(state):
     state["tok_emb.weight"] = "texte"
 
@@ -92,7 +96,8 @@ def strange(state):
         (without_norm, "il manque trf_blocks.1.norm2.scale"),
         (flat_embedding, "deux matrices"),
         (uneven, "en trop trf_blocks.0.att.qkv.weight"),
-        (distant_block, "blocs annoncés"),
+        (distant_block, "en trop trf_blocks.99999999999.norm1.scale"),
+        (far_block, "blocs annoncés"),
         (strange, "autre chose que des tenseurs"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

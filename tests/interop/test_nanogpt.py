@@ -155,7 +155,7 @@ def test_a_character_vocabulary_must_be_given(tmp_path):
         ({"model_args": {**ARGUMENTS, "n_head": 5}}, "n_heads 5"),
         ({"model_args": {"n_layer": 2}}, "il manque vocab_size"),
         ({"model_args": {**ARGUMENTS, "n_layer": 3}}, "il manque h.2"),
-        ({"model_args": {**ARGUMENTS, "n_layer": 10**8}}, "blocs annoncés"),
+        ({"model_args": {**ARGUMENTS, "n_layer": 10**4}}, "blocs annoncés"),
         ({"model_args": {**ARGUMENTS, "n_embd": 48}}, "est de forme"),
         ({"model": {"wte.weight": 3}}, "autre chose que des tenseurs"),
         ({"model": {}}, "autre chose que des tenseurs"),

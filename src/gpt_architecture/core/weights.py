@@ -7,7 +7,7 @@ atomique et lu avec `weights_only=True` seulement : aucun pickle n'est exécuté
 from __future__ import annotations
 
 import os
-import pickle
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,17 +20,27 @@ from torch import nn
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.checkpoint_files import read_checkpoint
 from gpt_architecture.core.model import GPTModel, blank_model
+from gpt_architecture.core.tensor_files import (
+    altered,
+    damaged_records,
+    is_cheap_to_check,
+    named_tensors,
+    read_torch,
+)
 from gpt_architecture.errors import (
     CheckpointError,
     ConfigurationError,
     ModelFileError,
     OutputError,
     reason,
+    shown,
 )
+from gpt_architecture.storage import check_plain
 
 FORMAT = "gpt-architecture/model"
 VERSION = 1
 
+_STORED_MASK = re.compile(r"trf_blocks\.\d+\.att\.mask")  # que les fichiers du livre portent
 _GENERATION_KEYS = ("window", "prompt", "chat_template")  # ce que la génération lit d'un modèle
 
 
@@ -58,26 +68,34 @@ class ModelFile:
         Raises:
             ModelFileError: les poids ne correspondent pas à la configuration.
         """
-        if self.config.n_layers > len(self.state_dict):  # ne construit pas un million de blocs
-            raise ModelFileError(
-                f"{self.config.n_layers} blocs annoncés pour {len(self.state_dict)} poids",
-                expected="les poids de chaque bloc",
-                remedy="réentraînez le modèle ou reprenez le fichier d'origine",
-            )
-        try:
-            model = blank_model(self.config)
-            model.load_state_dict(dict(self.state_dict), strict=True, assign=True)
-            if self.config.tie_weights:
-                model.tie_weights_()
-            model = model.to(device)
-        except (RuntimeError, NotImplementedError) as error:
-            detail = " ".join(str(error).split())[:200]
-            raise ModelFileError(
-                f"les poids ne correspondent pas à la configuration du fichier : {detail}",
-                expected=f"les poids d'un modèle {self.config}",
-                remedy="réentraînez le modèle ou reprenez le fichier d'origine",
-            ) from None
-        return model.eval()
+        model = self._blank()
+        model.load_state_dict(dict(self.state_dict), strict=True, assign=True)
+        if self.config.tie_weights:
+            model.tie_weights_()
+        return model.to(device).eval()
+
+    def _blank(self) -> GPTModel:
+        """Le modèle sans poids, une fois ceux qu'on a vérifiés : noms, formes, types."""
+        config, state = self.config, self.state_dict
+        if config.n_layers > len(state):  # ne construit pas un million de blocs
+            raise _unfit(config, f"{config.n_layers} blocs annoncés pour {len(state)} poids")
+        model = blank_model(config)
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        rest = {name for name in state if not _STORED_MASK.fullmatch(name)}
+        for found, names in (
+            ("manque", [name for name in shapes if name not in rest]),
+            ("surprend", sorted(rest - set(shapes))),
+        ):
+            if names:
+                more = f", et {len(names) - 1} autres" if len(names) > 1 else ""
+                raise _unfit(config, f"{names[0][:80]} {found}{more}")
+        for name, shape in shapes.items():
+            tensor = state[name]
+            if tensor.shape != shape:
+                raise _unfit(config, f"{name} est {tuple(tensor.shape)} au lieu de {tuple(shape)}")
+            if not tensor.is_floating_point() or tensor.element_size() < 2 or tensor.is_meta:
+                raise _unfit(config, f"{name} est en {str(tensor.dtype).removeprefix('torch.')}")
+        return model
 
 
 def save_model(
@@ -150,38 +168,49 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def read_model(path: Path | str) -> ModelFile:
+def read_model(path: Path | str, *, verify: bool | None = None) -> ModelFile:
     """Lit un fichier de modèle, ou un point de reprise de l'entraînement (un dossier).
 
     Les poids restent projetés en mémoire depuis le disque.
 
+    Args:
+        path: le fichier ou le dossier ; un dossier est toujours vérifié.
+        verify: relit le fichier et ses sommes de contrôle ; None : s'il fait moins de
+            `CHECKED_BELOW`.
+
     Raises:
-        ModelFileError: fichier absent, illisible, dangereux ou d'un autre format.
+        ModelFileError: fichier absent, illisible, abîmé, dangereux ou d'un autre format.
     """
     path = Path(path)
     if path.is_dir():
         return _read_checkpoint_directory(path)
-    if not path.is_file():
+    if not path.exists():
         raise ModelFileError(
             f"modèle introuvable : {path}",
             expected="un fichier écrit par l'entraînement",
             remedy="entraînez d'abord (make train) ou donnez --model CHEMIN",
         )
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        raise ModelFileError(
-            f"{path} contient autre chose que des poids (objet Python refusé)",
-            expected="un fichier écrit par l'entraînement",
-            remedy="n'ouvrez pas ce fichier et demandez-en un sûr à sa source",
-        ) from None
-    except Exception as error:  # un fichier abîmé fait lever n'importe quoi à son lecteur
-        raise ModelFileError(
-            f"{path} est illisible : {reason(error)}",
-            expected="un fichier de modèle complet",
-            remedy="recopiez-le ou réentraînez le modèle",
-        ) from error
-    return _parse(path, payload)
+    content = _parse(path, read_torch(path))
+    if verify or (verify is None and is_cheap_to_check(path)):
+        _check_integrity(path, content.state_dict)
+    return content
+
+
+def _check_integrity(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Vérifie que rien n'a changé dans un fichier de modèle depuis son écriture.
+
+    Raises:
+        ModelFileError: un tenseur a changé, ou la description (configuration, tokenizer…).
+    """
+    damaged = damaged_records(path)
+    if not damaged:
+        return
+    first: dict[int, str] = {}  # torch.save numérote les contenus dans l'ordre où il les voit
+    for name, tensor in state.items():
+        first.setdefault(tensor.untyped_storage().data_ptr(), name)
+    names = {f"data/{number}": name for number, name in enumerate(first.values())}
+    found = [names[record] for record in damaged if record in names]
+    raise altered(path, f"le tenseur {found[0]}" if found else "sa description")
 
 
 def _read_checkpoint_directory(path: Path) -> ModelFile:
@@ -230,9 +259,10 @@ def _parse(path: Path, payload: object) -> ModelFile:
             expected=expected,
             remedy="donnez un fichier écrit par « gpt-architecture train »",
         )
-    if payload.get("version") != VERSION:
+    version = payload.get("version")
+    if type(version) is not int or version != VERSION:
         raise ModelFileError(
-            f"{path} est en version {payload.get('version')!r}",
+            f"{path} est en version {shown(version)}",
             expected=expected,
             remedy="mettez gpt-architecture à jour",
         )
@@ -244,13 +274,15 @@ def _parse(path: Path, payload: object) -> ModelFile:
                 expected=expected,
                 remedy="recopiez le fichier ou réentraînez le modèle",
             )
-    weights = parts["state_dict"]
-    if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):  # type: ignore[union-attr]
+    weights = parts.pop("state_dict")
+    try:
+        check_plain(parts)
+    except ValueError as error:
         raise ModelFileError(
-            f"{path} : state_dict contient autre chose que des tenseurs nommés",
+            f"{path} : sa description ne se lit pas ({reason(error)})",
             expected=expected,
             remedy="recopiez le fichier ou réentraînez le modèle",
-        )
+        ) from None
     try:
         config = GPTConfig.from_dict(parts["config"])  # type: ignore[arg-type]
     except ConfigurationError as error:
@@ -259,9 +291,17 @@ def _parse(path: Path, payload: object) -> ModelFile:
         ) from None
     return ModelFile(
         config=config,
-        state_dict=parts["state_dict"],  # type: ignore[arg-type]
+        state_dict=named_tensors(path, weights) if path.is_file() else weights,  # type: ignore[arg-type]
         tokenizer=parts["tokenizer"],  # type: ignore[arg-type]
         metadata=parts["metadata"],  # type: ignore[arg-type]
+    )
+
+
+def _unfit(config: GPTConfig, found: str) -> ModelFileError:
+    return ModelFileError(
+        f"les poids ne sont pas ceux de la configuration : {found}",
+        expected=f"les poids d'un modèle {config}",
+        remedy="réentraînez le modèle ou reprenez le fichier d'origine",
     )
 
 

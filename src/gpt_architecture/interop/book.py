@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.tensor_files import named_tensors
 from gpt_architecture.core.weights import ModelFile
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.interop.files import named_tensors
 from gpt_architecture.interop.nanogpt import COMPILED
 from gpt_architecture.interop.state_map import OUR_EMBEDDING, OUR_HEAD, own_weights
 from gpt_architecture.interop.vocabulary import assumed_tokenizer
@@ -26,7 +26,7 @@ from gpt_architecture.interop.vocabulary import assumed_tokenizer
 HEAD_DIM = 64
 """Taille d'une tête dans les quatre GPT-2, et dans le livre : rien d'autre ne dit leur nombre."""
 
-_BLOCK = re.compile(r"trf_blocks\.(\d+)\.")
+_BLOCK = re.compile(r"trf_blocks\.(\d{1,6})\.")
 _FUSED = re.compile(r"(trf_blocks\.\d+\.att)\.qkv\.(weight|bias)")
 _POSITIONS = "pos_emb.weight"
 
@@ -110,6 +110,7 @@ def book_config(path: Path, state: Mapping[str, Tensor], n_heads: int | None = N
             expected=f"une largeur multiple de {HEAD_DIM}, ou le nombre de têtes",
             remedy="convertissez-le en donnant --n-heads",
         )
+    wide = state.get("trf_blocks.0.ff.layers.0.weight")
     numbers = [int(found[1]) for name in state if (found := _BLOCK.match(name)) is not None]
     try:
         return GPTConfig(
@@ -120,6 +121,7 @@ def book_config(path: Path, state: Mapping[str, Tensor], n_heads: int | None = N
             n_layers=1 + max(numbers, default=-1),
             qkv_bias=any(name.endswith(".att.W_query.bias") for name in state),
             tie_weights=_is_tied(state),
+            inner_dim=wide.size(0) if wide is not None and wide.ndim == 2 else None,
         )
     except ConfigurationError as error:
         raise ModelFileError(

@@ -84,6 +84,12 @@ def write_gguf(
         quantize: par défaut, celui du paquet gguf.
     """
     library, dest = _library(), Path(dest)
+    if content.config.activation != "gelu_tanh":
+        raise ModelFileError(
+            f"l'activation {content.config.activation} n'a pas d'équivalent en GGUF",
+            expected="gelu_tanh, la seule que llama.cpp calcule pour un GPT-2",
+            remedy="exportez en ONNX ou pour Transformers",
+        )
     model, vocabulary = content.build(), gguf_vocabulary(tokenizer_from_dict(content.tokenizer))
     if len(vocabulary.tokens) > model.cfg.vocab_size:
         raise ModelFileError(
@@ -199,7 +205,7 @@ def _add_shape(writer: Any, model: GPTModel, window: int) -> None:
     cfg = model.cfg
     writer.add_context_length(window)
     writer.add_embedding_length(cfg.emb_dim)
-    writer.add_feed_forward_length(4 * cfg.emb_dim)
+    writer.add_feed_forward_length(cfg.inner_width)
     writer.add_block_count(cfg.n_layers)
     writer.add_head_count(cfg.n_heads)
     writer.add_layer_norm_eps(model.final_norm.eps)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import Activation, GPTConfig
 from gpt_architecture.core.weights import ModelFile
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizer_json import tokenizer_json
@@ -25,6 +25,7 @@ MAX_SHARD_BYTES = 5 << 30
 """Taille d'un fichier de poids, au plus, à un tenseur près."""
 
 Dtype = Literal["f32", "f16"]
+_ACTIVATIONS: dict[Activation, str] = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
 _DTYPES: dict[Dtype, torch.dtype] = {"f32": torch.float32, "f16": torch.float16}
 
 
@@ -89,12 +90,13 @@ def hf_config(config: GPTConfig, tokenizer: Tokenizer, *, dtype: Dtype = "f32") 
         "model_type": "gpt2",
         "vocab_size": config.vocab_size,
         "n_positions": config.context_length,
+        "n_ctx": config.context_length,  # l'ancien nom, que d'autres lecteurs cherchent
         "n_embd": config.emb_dim,
         "n_layer": config.n_layers,
         "n_head": config.n_heads,
-        "n_inner": None,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
+        "n_inner": config.inner_dim,
+        "activation_function": _ACTIVATIONS[config.activation],
+        "layer_norm_epsilon": config.norm_eps,
         "resid_pdrop": config.drop_rate,
         "embd_pdrop": config.drop_rate,
         "attn_pdrop": config.drop_rate,

@@ -13,6 +13,12 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.checkpoint_files import read_checkpoint
+from gpt_architecture.core.tensor_files import (
+    TensorInfo,
+    named_tensors,
+    read_torch,
+    safetensors_header,
+)
 from gpt_architecture.core.weights import ModelFile, read_model
 from gpt_architecture.data.shard_layout import tokenizer_sha256
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
@@ -25,13 +31,7 @@ from gpt_architecture.errors import (
     reason,
 )
 from gpt_architecture.interop.book import book_config, book_state, split_fused
-from gpt_architecture.interop.files import (
-    TensorInfo,
-    named_tensors,
-    read_json,
-    read_torch,
-    safetensors_header,
-)
+from gpt_architecture.interop.files import read_json
 from gpt_architecture.interop.hf import CONFIG, config_from_hf, read_provenance, weight_files
 from gpt_architecture.interop.nanogpt import COMPILED, nanogpt_config
 from gpt_architecture.interop.reading import Kind, detect

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.tensor_files import named_tensors
 from gpt_architecture.core.weights import ModelFile
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.interop.files import named_tensors
 from gpt_architecture.interop.state_map import PREFIX, from_hf, key_table
 from gpt_architecture.interop.vocabulary import assumed_tokenizer
 

@@ -50,7 +50,8 @@ def export_onnx(
         name: tensor.detach()
         for name, tensor in content.build().named_parameters()  # une tête liée n'y est qu'une fois
     }
-    graph = GraphBuilder(library, {name: tuple(each.shape) for name, each in weights.items()})
+    shapes = {name: tuple(each.shape) for name, each in weights.items()}
+    graph = GraphBuilder(library, content.config, shapes)
     build_nodes(graph, content.config, cache=cache)
     outside = dest.with_name(f"{dest.name}.data")
     size = 4 * sum(tensor.numel() for tensor in weights.values())

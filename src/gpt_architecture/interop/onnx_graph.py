@@ -19,19 +19,18 @@ from gpt_architecture.config import GPTConfig
 OPSET = 20
 """La première version qui a l'opérateur Gelu ; LayerNormalization est de la 17."""
 
-_EPSILON = 1e-5
-
 
 class GraphBuilder:
     """Les nœuds d'un graphe, dans l'ordre du calcul ; chaque méthode rend un nom de tenseur.
 
     Args:
         library: le module onnx.
+        cfg: forme du modèle.
         weights: forme de chaque poids, par nom ; les biais absents n'y sont pas.
     """
 
-    def __init__(self, library: Any, weights: Mapping[str, Sequence[int]]) -> None:
-        self._library, self._weights = library, weights
+    def __init__(self, library: Any, cfg: GPTConfig, weights: Mapping[str, Sequence[int]]) -> None:
+        self._library, self._cfg, self._weights = library, cfg, weights
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -57,7 +56,15 @@ class GraphBuilder:
     def normalize(self, x: str, module: str, *, to: str) -> str:
         """x (N, D) → (N, D)."""
         names = (f"{module}.scale", f"{module}.shift")
-        return self.add("LayerNormalization", x, *names, to=to, axis=-1, epsilon=_EPSILON)
+        epsilon = self._cfg.norm_eps
+        return self.add("LayerNormalization", x, *names, to=to, axis=-1, epsilon=epsilon)
+
+    def activate(self, x: str, *, to: str) -> str:
+        """x (N, F) → (N, F)."""
+        if self._cfg.activation == "relu":
+            return self.add("Relu", x, to=to)
+        approximate = "tanh" if self._cfg.activation == "gelu_tanh" else "none"
+        return self.add("Gelu", x, to=to, approximate=approximate)
 
 
 def build_nodes(graph: GraphBuilder, cfg: GPTConfig, *, cache: bool) -> None:
@@ -143,5 +150,5 @@ def _feed_forward(graph: GraphBuilder, x: str, layer: int) -> str:
     name = f"trf_blocks.{layer}"
     normed = graph.normalize(x, f"{name}.norm2", to=f"{name}.normed2")
     wide = graph.linear(normed, f"{name}.ff.layers.0", to=f"{name}.wide")
-    active = graph.add("Gelu", wide, to=f"{name}.active", approximate="tanh")
+    active = graph.activate(wide, to=f"{name}.active")
     return graph.linear(active, f"{name}.ff.layers.2", to=f"{name}.feed_forward")

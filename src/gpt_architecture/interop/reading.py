@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt_architecture.core.checkpoint_files import MANIFEST
+from gpt_architecture.core.tensor_files import read_torch, safetensors_header
 from gpt_architecture.core.weights import FORMAT, ModelFile, read_model
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ModelFileError, reason
 from gpt_architecture.interop.book import book_state, read_book
-from gpt_architecture.interop.files import read_torch, safetensors_header
 from gpt_architecture.interop.hf import CONFIG, read_hf
 from gpt_architecture.interop.nanogpt import is_nanogpt, read_nanogpt
 

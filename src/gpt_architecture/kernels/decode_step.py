@@ -103,7 +103,8 @@ class DecodeStep:
         """Écrit le programme."""
         cfg, height = self._cfg, self.height
         qkv = torch.zeros(height, 3 * cfg.emb_dim)
-        hidden = torch.zeros((4 * cfg.emb_dim, height) if self._wide else (height, 4 * cfg.emb_dim))
+        inner = cfg.inner_width
+        hidden = torch.zeros((inner, height) if self._wide else (height, inner))
         for index in range(cfg.n_layers):
             block = f"trf_blocks.{index}."
             parts = [f"{block}att.W_{name}" for name in ("query", "key", "value")]

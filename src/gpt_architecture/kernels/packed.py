@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,10 +19,12 @@ from torch.nn import functional as F
 from gpt_architecture.config import GPTConfig, check_choice
 from gpt_architecture.core.attention import sdpa_attention
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
+from gpt_architecture.core.layers import ACTIVATIONS
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.kernels.grouped_codes import Scheme, dequantize, quantize
 from gpt_architecture.kernels.packed_weights import (
+    Decoder,
     DenseMatrix,
     GroupedMatrix,
     KernelMatrix,
@@ -31,12 +33,16 @@ from gpt_architecture.kernels.packed_weights import (
     gather,
 )
 from gpt_architecture.kernels.products import fastest_products
+from gpt_architecture.kernels.shapes import shape_obstacle
 
 if TYPE_CHECKING:
     from gpt_architecture.kernels.decode_step import DecodeStep
     from gpt_architecture.kernels.self_draft import Choose, SelfDraft
 
 logger = logging.getLogger(__name__)
+
+Activate = Callable[[Tensor, Tensor], Tensor]
+"""(x (N, F), biais (F,)) → (N, F)."""
 
 PackingName = Literal["fp32", "int8", "int4"]
 """Format des poids d'un modèle compacté."""
@@ -69,12 +75,17 @@ class PackedModel:
     ) -> None:
         self.cfg, self.scheme = cfg, scheme
         self.matrices, self.vectors = matrices, vectors
-        self._decode, self._activate = dequantize, _activate
+        self._decode: Decoder = dequantize
+        activation = ACTIVATIONS[cfg.activation]()
+        self._activate: Activate = lambda x, bias: activation(x + bias)
         self._steps: tuple[DecodeStep, ...] = ()
         self._uniform_step: DecodeStep | None = None
         self._self_draft: SelfDraft | None = None
         self._passes, self._settled = 0, False
-        if _compiles():
+        obstacle = shape_obstacle(cfg)
+        if obstacle is not None:
+            logger.warning("décodage par PyTorch, plus lent : %s", obstacle)
+        elif _compiles():
             from gpt_architecture.kernels.panel_kernels import activate, decode  # noqa: PLC0415
 
             self._decode, self._activate = decode, activate
@@ -313,7 +324,7 @@ class PackedModel:
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         gain, shift = self.vectors[f"{name}.scale"], self.vectors[f"{name}.shift"]
-        return F.layer_norm(x, gain.shape, gain, shift, 1e-5)
+        return F.layer_norm(x, gain.shape, gain, shift, self.cfg.norm_eps)
 
 
 def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel:
@@ -367,11 +378,6 @@ def scheme_of(module: str, scheme: Scheme) -> Scheme:
     if module in ("tok_emb", "out_head"):
         return Scheme(name="int8", group_size=scheme.group_size)
     return scheme
-
-
-def _activate(x: Tensor, bias: Tensor) -> Tensor:
-    """gelu(x + biais), sans noyau compilé."""
-    return F.gelu(x + bias, approximate="tanh")
 
 
 def _compiles() -> bool:

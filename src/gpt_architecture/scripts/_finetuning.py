@@ -113,7 +113,8 @@ def starting_point(path: Path) -> StartingPoint:
 def starting_shape(path: Path) -> dict[str, Any]:
     """Les options de forme que le modèle de départ impose, et le contexte qu'il a appris."""
     content = starting_point(path).content
-    shape = content.config.to_dict()
+    variants = content.config.variants()  # elles n'ont pas d'option : le modèle les garde
+    shape = {k: v for k, v in content.config.to_dict().items() if k not in variants}
     del shape["vocab_size"]
     shape["positions"] = shape["context_length"]
     learned = content.metadata.get("window")

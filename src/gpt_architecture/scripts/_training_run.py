@@ -151,6 +151,7 @@ def _prepare(options: TrainOptions, world: World) -> _Job:
     model = options.shape.to_config(vocab_size)
     if start is not None:
         check_shape(model, start)
+        model = replace(model, **start.content.config.variants())
     settings = Settings(
         model=model,
         window=window,

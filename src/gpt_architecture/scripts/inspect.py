@@ -22,7 +22,7 @@ from gpt_architecture.scripts._bar import ProgressBar
 from gpt_architecture.scripts._cli import CommonOptions, find_model, french_number, french_size
 
 if TYPE_CHECKING:
-    from gpt_architecture.interop.files import TensorInfo
+    from gpt_architecture.core.tensor_files import TensorInfo
     from gpt_architecture.interop.inspection import Inspection
 
 _BLOCK = re.compile(r"^(.*?\b(?:h|trf_blocks))\.(\d+)\.(.*)$")
@@ -106,6 +106,7 @@ def _report(result: Inspection, options: InspectOptions) -> None:
             f"vocabulaire {config.vocab_size}, {config.context_length} positions, "
             f"tête {'liée' if config.tie_weights else 'indépendante'}, "
             f"{'avec' if config.qkv_bias else 'sans'} biais q, k, v"
+            + "".join(f", {name} = {value}" for name, value in config.variants().items())
         )
     print(f"Tokenizer : {_tokenizer(result.tokenizer)}")
     for line in _provenance(result.provenance, complete=options.provenance):

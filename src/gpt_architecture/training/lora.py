@@ -101,8 +101,8 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def adapter_parameters(cfg: GPTConfig, config: LoRAConfig) -> int:
     """Nombre de paramètres des adaptateurs, par le calcul : r·(D + E) par matrice."""
-    d = cfg.emb_dim
-    widths = {"up": d + 4 * d, "down": 4 * d + d}
+    d, f = cfg.emb_dim, cfg.inner_width
+    widths = {"up": d + f, "down": f + d}
     return cfg.n_layers * config.rank * sum(widths.get(t, 2 * d) for t in config.targets)
 
 
