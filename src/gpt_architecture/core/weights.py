@@ -31,7 +31,8 @@ from gpt_architecture.errors import (
 FORMAT = "gpt-architecture/model"
 VERSION = 1
 
-_GENERATION_KEYS = ("window", "prompt", "chat_template")  # ce que la génération lit d'un modèle
+GENERATION_KEYS = ("window", "prompt", "prompt_special", "chat_template")
+"""Ce que la génération lit des métadonnées d'un modèle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +205,7 @@ def _read_checkpoint_directory(path: Path) -> ModelFile:
             "version": VERSION,
             "config": state["config"],
             "tokenizer": state["tokenizer"],
-            "metadata": {key: state[key] for key in _GENERATION_KEYS if key in state},
+            "metadata": {key: state[key] for key in GENERATION_KEYS if key in state},
             "state_dict": weights,
         }
     except CheckpointError as error:
