@@ -92,12 +92,12 @@ def small_model():
     return sharp_model(context_length=WINDOW)
 
 
-def make_context(engine, *, chat=False, **limits):
+def make_context(engine, *, chat=False, tokenizer=None, **limits):
     """Le contexte d'un service sur le petit modèle."""
     return ServingContext(
         engine=engine,
         model=small_model(),
-        tokenizer=Letters(),
+        tokenizer=Letters() if tokenizer is None else tokenizer,
         name=NAME,
         metadata={"chat_template": CHAT_TEMPLATE} if chat else {},
         window=WINDOW,

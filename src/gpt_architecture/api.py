@@ -22,6 +22,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_chat
+from gpt_architecture.data.marked_text import plain, written
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generation, Generator
@@ -77,16 +78,25 @@ class GPT:
         model = self.model if self.runner is None else self.runner
         return Generator(model, self.tokenizer, window=self.window, draft=self.draft)
 
-    def encode(self, prompt: str) -> Tensor:
+    def encode(self, prompt: str, *, parse_special: bool = False) -> Tensor:
         """Texte → (1, T) int64, sur le périphérique du modèle.
+
+        Args:
+            prompt: le texte.
+            parse_special: les noms de tokens spéciaux qui s'y trouvent en sont ; sinon, seuls le
+                sont ceux qu'un gabarit a écrits (`chat_prompt`).
 
         Raises:
             ConfigurationError: le texte ne donne aucun token.
         """
+        prompt = written(prompt) if parse_special else prompt
         return torch.tensor([self.generator.encode(prompt)], device=self.device)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Le texte d'une conversation, prêt pour la réponse du modèle.
+
+        Ses tokens spéciaux sont ceux du gabarit ; ce qu'un message contient reste du texte. Il se
+        donne tel quel à `generate` : un texte qu'on en tire (`+`, `format`) ne les a plus.
 
         Args:
             messages: chacun a un `role` (system, user, assistant) et un `content`.
@@ -102,9 +112,21 @@ class GPT:
                 expected="un modèle affiné par « gpt-architecture train --chat »",
                 remedy="donnez un début de texte avec --prompt",
             )
-        return render_chat(messages, check_template(template), add_generation_prompt=True)
+        return render_chat(
+            messages,
+            check_template(template),
+            tokenizer=self.tokenizer,
+            add_generation_prompt=True,
+        )
 
-    def generate(self, prompt: str, config: GenerationConfig | None = None, **settings: Any) -> str:
+    def generate(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        parse_special: bool = False,
+        **settings: Any,
+    ) -> str:
         """Écrit la suite de `prompt` et rend le tout.
 
         La génération s'arrête au token de fin de texte, qui n'est pas rendu.
@@ -112,20 +134,25 @@ class GPT:
         Args:
             prompt: début du texte.
             config: comment générer ; None : la configuration par défaut.
+            parse_special: voir `encode`.
             settings: réglages de `GenerationConfig`, à la place de `config`.
 
         Raises:
             ConfigurationError: réglage inconnu ou hors bornes, ou début vide.
         """
-        return prompt + "".join(self.stream(prompt, _config(config, settings)))
+        start = written(prompt) if parse_special else prompt
+        return plain(prompt) + "".join(self.stream(start, _config(config, settings)))
 
     def generate_batch(
         self,
         prompts: Sequence[str],
         config: GenerationConfig | Sequence[GenerationConfig] | None = None,
+        *,
+        parse_special: bool = False,
         **settings: Any,
     ) -> list[list[Generation]]:
         """Les suites de plusieurs débuts, qui avancent ensemble (voir `Generator.generate`)."""
+        prompts = [written(each) for each in prompts] if parse_special else prompts
         if config is None or isinstance(config, GenerationConfig):
             config = _config(config, settings)
         return self.generator.generate(prompts, config)

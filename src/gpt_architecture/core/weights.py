@@ -40,8 +40,9 @@ from gpt_architecture.storage import check_plain
 FORMAT = "gpt-architecture/model"
 VERSION = 1
 
+GENERATION_KEYS = ("window", "prompt", "prompt_special", "chat_template")
+"""Ce que la génération lit des métadonnées d'un modèle."""
 _STORED_MASK = re.compile(r"trf_blocks\.\d+\.att\.mask")  # que les fichiers du livre portent
-_GENERATION_KEYS = ("window", "prompt", "chat_template")  # ce que la génération lit d'un modèle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +234,7 @@ def _read_checkpoint_directory(path: Path) -> ModelFile:
             "version": VERSION,
             "config": state["config"],
             "tokenizer": state["tokenizer"],
-            "metadata": {key: state[key] for key in _GENERATION_KEYS if key in state},
+            "metadata": {key: state[key] for key in GENERATION_KEYS if key in state},
             "state_dict": weights,
         }
     except CheckpointError as error:

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.chat import check_messages, render_chat
+from gpt_architecture.data.marked_text import encode_text
 from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.data.shards import TokenArray
 from gpt_architecture.data.tokenizer import Tokenizer
@@ -128,7 +128,8 @@ def encode_conversation(
     """Code une conversation, en distinguant ce que le modèle écrit de ce qu'il lit.
 
     Une réponse est ce que le gabarit ajoute au texte qui l'appelle, fin comprise. Chaque part est
-    codée seule : le modèle rencontrera ces mêmes tokens quand il répondra.
+    codée seule : le modèle rencontrera ces mêmes tokens quand il répondra. Les tokens spéciaux du
+    gabarit en sont ; écrits dans un message, ce sont des caractères.
 
     Args:
         messages: vérifiés, une réponse au moins.
@@ -148,8 +149,10 @@ def encode_conversation(
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = render_chat(messages[:index], template, add_generation_prompt=True)
-        after = render_chat(messages[: index + 1], template)
+        before = render_chat(
+            messages[:index], template, tokenizer=tokenizer, add_generation_prompt=True
+        )
+        after = render_chat(messages[: index + 1], template, tokenizer=tokenizer)
         if not before.startswith(done) or not after.startswith(before):
             raise DataError(
                 f"le gabarit de conversation récrit ce qui précède la réponse {index + 1}",
@@ -157,7 +160,7 @@ def encode_conversation(
                 remedy="changez de gabarit (--chat-template)",
             )
         for text, is_answer in ((before[len(done) :], False), (after[len(before) :], True)):
-            part = tokenizer.encode(text, allowed_special={END_OF_TEXT})
+            part = encode_text(text, tokenizer)
             ids += part
             learned += [is_answer] * len(part)
         if len(ids) > limit:

@@ -8,6 +8,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from gpt_architecture.errors import TokenizerError
 
+ROLES = ("bos_token", "eos_token", "pad_token")
+"""Les rôles que la fin de texte tient, sauf mention contraire : début, fin, remplissage."""
+
 AllowedSpecial = AbstractSet[str] | Literal["all"]
 
 
@@ -42,6 +45,31 @@ class ByteTokenizer(Tokenizer, Protocol):
     def token_bytes(self) -> list[bytes]:
         """Les octets de chaque identifiant, fin de texte comprise."""
         ...
+
+
+def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Les noms des tokens spéciaux d'un tokenizer ; à défaut de `special`, sa fin de texte."""
+    special = getattr(tokenizer, "special", None)
+    if special is not None:
+        return tuple(special)
+    return () if tokenizer.eos_id is None else (tokenizer.decode([tokenizer.eos_id]),)
+
+
+def role_names(tokenizer: Tokenizer) -> dict[str, str]:
+    """Les tokens spéciaux qu'un gabarit appelle par leur rôle : `eos_token`, `bos_token`…
+
+    La fin de texte tient les rôles que le vocabulaire ne donne pas à un autre (son `roles`).
+    """
+    names: dict[str, str] = {}
+    if tokenizer.eos_id is not None:
+        names = dict.fromkeys(ROLES, tokenizer.decode([tokenizer.eos_id]))
+    return names | dict(getattr(tokenizer, "roles", {}))
+
+
+def role_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """L'identifiant du token de chaque rôle ; voir `role_names`."""
+    named = role_names(tokenizer).items()
+    return {role: tokenizer.encode(name, allowed_special={name})[0] for role, name in named}
 
 
 def check_ids(tokens: Sequence[int], vocab_size: int) -> None:

@@ -14,7 +14,8 @@ import torch
 
 from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.utils import evaluation_mode, text_to_token_ids
+from gpt_architecture.core.utils import evaluation_mode
+from gpt_architecture.data.marked_text import encode_text
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.batch import BatchDecoder
 from gpt_architecture.decoding.beam import beam_search
@@ -126,13 +127,12 @@ class Generator:
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Texte ou identifiants → identifiants.
 
+        Un token spécial tapé dans un texte y reste du texte ; voir `data.marked_text`.
+
         Raises:
             ConfigurationError: le début est vide, ou un identifiant hors du vocabulaire.
         """
-        if isinstance(prompt, str):
-            ids: list[int] = text_to_token_ids(prompt, self.tokenizer)[0].tolist()
-        else:
-            ids = list(prompt)
+        ids = encode_text(prompt, self.tokenizer) if isinstance(prompt, str) else list(prompt)
         if not ids:
             raise ConfigurationError(
                 f"début de texte vide ({prompt!r})",

@@ -221,8 +221,9 @@ def _add_vocabulary(writer: Any, vocabulary: GGUFVocabulary) -> None:
         [kinds.CONTROL if each in vocabulary.special else kinds.NORMAL for each in range(count)]
     )
     writer.add_token_merges(vocabulary.merges)
+    if vocabulary.start is not None:
+        writer.add_bos_token_id(vocabulary.start)
     if vocabulary.end is not None:
-        writer.add_bos_token_id(vocabulary.end)
         writer.add_eos_token_id(vocabulary.end)
     writer.add_add_bos_token(False)  # notre génération n'ajoute rien à l'invite
     writer.add_add_eos_token(False)

@@ -19,8 +19,10 @@ from torch import Tensor
 from gpt_architecture.config import Activation, GPTConfig
 from gpt_architecture.core.tensor_files import named_tensors, read_safetensors, read_torch
 from gpt_architecture.core.weights import ModelFile
+from gpt_architecture.data.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError, shown
+from gpt_architecture.interop.chat_templates import OTHER_TEMPLATES, read_chat_templates
 from gpt_architecture.interop.files import read_json
 from gpt_architecture.interop.state_map import from_hf
 from gpt_architecture.interop.vocabulary import folder_tokenizer
@@ -82,6 +84,9 @@ def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
     _fold_attention_scale_(weights, config, document)
     chosen = tokenizer or folder_tokenizer(folder, config.vocab_size)
     metadata = provenance.get("metadata") or {"origin": "transformers"}
+    # les fichiers disent les gabarits, comme à Transformers : la provenance peut être plus vieille
+    metadata = {k: v for k, v in metadata.items() if k not in (CHAT_TEMPLATE, OTHER_TEMPLATES)}
+    metadata |= read_chat_templates(folder)
     return ModelFile(
         config=config, state_dict=weights, tokenizer=chosen.to_dict(), metadata=metadata
     )

@@ -15,7 +15,9 @@ from gpt_architecture.config import Activation, GPTConfig
 from gpt_architecture.core.weights import ModelFile
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizer_json import tokenizer_json
+from gpt_architecture.data.tokenizer_protocol import ROLES, role_ids, role_names
 from gpt_architecture.errors import ModelFileError
+from gpt_architecture.interop.chat_templates import config_templates
 from gpt_architecture.interop.files import write_directory
 from gpt_architecture.interop.hf import CONFIG, PROVENANCE, PROVENANCE_FORMAT, WEIGHTS
 from gpt_architecture.interop.model_card import model_card
@@ -64,7 +66,7 @@ def export_hf(
         "generation_config.json": _generation_config(tokenizer),
         "tokenizer.json": tokenizer_json(tokenizer),
         "tokenizer_config.json": _tokenizer_config(content, tokenizer),
-        "special_tokens_map.json": _special_tokens(tokenizer),
+        "special_tokens_map.json": role_names(tokenizer),
         PROVENANCE: {
             "format": PROVENANCE_FORMAT,
             "qkv_bias": content.config.qkv_bias,
@@ -85,6 +87,7 @@ def export_hf(
 
 def hf_config(config: GPTConfig, tokenizer: Tokenizer, *, dtype: Dtype = "f32") -> dict[str, Any]:
     """Le `config.json` de cette forme, sans rien laisser aux valeurs par défaut d'en face."""
+    ids = role_ids(tokenizer)
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -106,8 +109,8 @@ def hf_config(config: GPTConfig, tokenizer: Tokenizer, *, dtype: Dtype = "f32") 
         "reorder_and_upcast_attn": False,
         "add_cross_attention": False,
         "tie_word_embeddings": config.tie_weights,
-        "bos_token_id": tokenizer.eos_id,
-        "eos_token_id": tokenizer.eos_id,
+        "bos_token_id": ids.get("bos_token"),
+        "eos_token_id": ids.get("eos_token"),
         "use_cache": True,
         "dtype": str(_DTYPES[dtype]).removeprefix("torch."),
     }
@@ -120,11 +123,8 @@ def learned_window(content: ModelFile) -> int:
 
 
 def _generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    return {
-        "bos_token_id": tokenizer.eos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.eos_id,
-    }
+    ids = role_ids(tokenizer)
+    return {f"{role}_id": ids.get(role) for role in ROLES}
 
 
 def _tokenizer_config(content: ModelFile, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -132,20 +132,12 @@ def _tokenizer_config(content: ModelFile, tokenizer: Tokenizer) -> dict[str, Any
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": learned_window(content),
         "clean_up_tokenization_spaces": False,
-        **_special_tokens(tokenizer),
+        **role_names(tokenizer),
     }
-    template = content.metadata.get("chat_template")
-    if isinstance(template, str):
-        document["chat_template"] = template
+    templates = config_templates(content.metadata)
+    if templates is not None:
+        document["chat_template"] = templates
     return document
-
-
-def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
-    special: dict[str, str] = {}
-    if tokenizer.eos_id is not None:
-        end = tokenizer.decode([tokenizer.eos_id])
-        special = {"bos_token": end, "eos_token": end, "pad_token": end}
-    return special
 
 
 def _write_weights(

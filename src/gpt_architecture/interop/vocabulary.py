@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gpt_architecture.config import PRESETS
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer
@@ -12,6 +14,8 @@ from gpt_architecture.errors import ModelFileError, TokenizerError, reason
 from gpt_architecture.interop.files import MAX_JSON, read_json
 
 logger = logging.getLogger(__name__)
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 _GPT2_SIZES = (PRESETS["gpt2-small"].vocab_size, 50304)
 """50 257 tokens, ou le multiple de 64 auquel nanoGPT les arrondit."""
@@ -24,7 +28,7 @@ def folder_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
         TokenizerError: aucun, ou d'un genre que ce projet ne lit pas.
     """
     if (folder / "tokenizer.json").is_file():
-        return tokenizer_from_json(read_json(folder / "tokenizer.json"))
+        return tokenizer_from_json(read_json(folder / "tokenizer.json"), roles=_roles(folder))
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return _from_vocabulary_files(folder)
     return assumed_tokenizer(vocab_size, folder)
@@ -59,4 +63,26 @@ def _from_vocabulary_files(folder: Path) -> Tokenizer:
             remedy="recopiez le dossier d'origine",
         ) from None
     merges = [line for line in lines if line and not line.startswith("#version")]
-    return tokenizer_from_lists(read_json(folder / "vocab.json"), merges)
+    added = folder / "added_tokens.json"
+    return tokenizer_from_lists(
+        read_json(folder / "vocab.json"),
+        merges,
+        added=read_json(added) if added.is_file() else None,
+        roles=_roles(folder),
+    )
+
+
+def _roles(folder: Path) -> dict[str, str]:
+    """Le nom des tokens spéciaux qui ont un rôle (`eos_token`…), d'après ce dossier."""
+    found: dict[str, str] = {}
+    for name in ("special_tokens_map.json", TOKENIZER_CONFIG):  # le second l'emporte
+        document = read_json(folder / name) if (folder / name).is_file() else {}
+        named = {role: _content(value) for role, value in document.items()}
+        found |= {r: name for r, name in named.items() if r.endswith("_token") and name}
+    return found
+
+
+def _content(value: Any) -> str | None:
+    """Le texte d'un token, écrit tel quel ou dans un objet."""
+    text = value.get("content") if isinstance(value, Mapping) else value
+    return text if isinstance(text, str) else None

@@ -190,8 +190,10 @@ def default_prompt(prompt: str | None, metadata: Any) -> str:
     Raises:
         ConfigurationError: aucun des deux.
     """
-    chosen = metadata.get("prompt") if prompt is None else read_prompt(prompt)
-    if not isinstance(chosen, str) or not chosen:
+    from gpt_architecture.data.chat import own_prompt
+
+    chosen = own_prompt(metadata) if prompt is None else read_prompt(prompt)
+    if not chosen:
         raise ConfigurationError(
             "aucun début de texte", expected="quelques mots", remedy='donnez --prompt "…"'
         )

@@ -243,5 +243,7 @@ def recorded(gpt: GPT, name: str) -> Mapping[str, Any]:
 
 def _own_prompt(gpt: GPT) -> list[tuple[int, ...]]:
     """Le début des exemples de l'entraînement, s'il est gardé."""
-    prompt = gpt.metadata.get("prompt")
-    return [tuple(gpt.generator.encode(prompt))] if isinstance(prompt, str) and prompt else []
+    from gpt_architecture.data.chat import own_prompt
+
+    prompt = own_prompt(gpt.metadata)
+    return [] if prompt is None else [tuple(gpt.generator.encode(prompt))]

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 
 def infer_remotely(
-    server: str, prompts: list[str], config: GenerationConfig, *, as_json: bool
+    server: str,
+    prompts: list[str],
+    config: GenerationConfig,
+    *,
+    as_json: bool,
+    parse_special: bool = False,
 ) -> None:
     """Écrit les suites comme le fait `infer` : au fil de l'eau s'il n'y en a qu'une.
 
@@ -21,12 +26,15 @@ def infer_remotely(
         prompts: débuts, au moins un.
         config: comment générer.
         as_json: écrit un objet JSON par suite.
+        parse_special: les noms de tokens spéciaux d'un début en sont.
 
     Raises:
         ConfigurationError: adresse ou réglage impossible à distance.
         ServiceError: le service ne répond pas, ou refuse.
     """
     service, settings = Service(server), remote_settings(config)
+    if parse_special:
+        settings["parse_special"] = True
     if not as_json and len(prompts) == 1 and config.n == 1:
         pieces = service.stream(prompts[0], settings)
         first = next(pieces, "")  # un refus s'écrit seul, sans le début

@@ -298,7 +298,7 @@ def _conclude(job: _Job, state: TrainingState, model: GPTModel) -> None:
     """Écrit le modèle, ou les adaptateurs, et les courbes ; dit comment s'en servir."""
     import torch
 
-    from gpt_architecture.data.chat import CHAT_TEMPLATE
+    from gpt_architecture.data.chat import CHAT_TEMPLATE, keep_prompt
 
     settings, data = job.settings, job.data
     product, plot_path = job.product, job.output_dir / PLOT_NAME
@@ -306,7 +306,7 @@ def _conclude(job: _Job, state: TrainingState, model: GPTModel) -> None:
     template = _template_of(job)
     metadata = {
         **settings.identity(data),
-        "prompt": settings.prompt,
+        **keep_prompt(settings.prompt, data.tokenizer),
         "train_losses": state.train_losses,
         "val_losses": state.val_losses,
         "tokens_seen": state.tokens_seen,
@@ -329,7 +329,10 @@ def _conclude(job: _Job, state: TrainingState, model: GPTModel) -> None:
 
 def _template_of(job: _Job) -> str | None:
     """Le gabarit à garder : celui des conversations apprises, sinon celui du modèle de départ."""
+    from gpt_architecture.data.chat import CHAT_TEMPLATE
+
     start = job.settings.start
     if job.data.chat_template is not None or start is None:
         return job.data.chat_template
-    return start.chat_template
+    found = start.content.metadata.get(CHAT_TEMPLATE)  # gardé tel quel : il n'a pas servi
+    return found if isinstance(found, str) else None

@@ -78,6 +78,7 @@ def infer(
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     draft: Path | None = None,
     server: str | None = None,
+    parse_special: bool = False,
     output: OutputOptions = OutputOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
@@ -88,6 +89,8 @@ def infer(
             l'entraînement.
         chat: Question à poser à un modèle qui a un gabarit de conversation ; seule la réponse est
             écrite.
+        parse_special: Les noms de tokens spéciaux écrits dans le début ou la question en sont, au
+            lieu d'être du texte.
         draft: Petit modèle, de même tokenizer, qui propose ce que le grand vérifie.
         server: Adresse d'un service (http://127.0.0.1:8000), qui écrit à la place du modèle.
     """
@@ -96,7 +99,7 @@ def infer(
     _check_together(output, config, prompt, chat)
     if server is not None:
         given = {"--model": choice.model, "--quant": choice.quant, "--draft": draft, "--chat": chat}
-        _remotely(server, prompt, config, output, given)
+        _remotely(server, prompt, config, output, given, parse_special=parse_special)
         return
 
     from gpt_architecture.api import load
@@ -105,20 +108,15 @@ def infer(
     if chat is not None:
         messages = [{"role": "user", "content": read_prompt(chat)}]
         prompt, output = gpt.chat_prompt(messages), replace(output, echo=False)
+    texts = _starts(prompt, output.prompts, gpt.metadata, parse_special=parse_special)
     if output.score:
-        _score(gpt, default_prompt(prompt, gpt.metadata), config, as_json=output.as_json)
+        _score(gpt, texts[0], config, as_json=output.as_json)
     elif output.prompts is not None or config.n > 1 or config.lookup or draft is not None:
-        texts = (
-            [default_prompt(prompt, gpt.metadata)]
-            if output.prompts is None
-            else _read_prompts(output.prompts)
-        )
         _whole(gpt, texts, config, output)
     elif output.trace:
-        text = default_prompt(prompt, gpt.metadata)
-        write_trace(gpt, text, config, form=output.trace_format, path=output.trace_file)
+        write_trace(gpt, texts[0], config, form=output.trace_format, path=output.trace_file)
     else:
-        _stream(gpt, default_prompt(prompt, gpt.metadata), config, output)
+        _stream(gpt, texts[0], config, output)
     if config.is_sampling and sampling.seed is None and not output.as_json and not output.score:
         print(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)", file=sys.stderr)
 
@@ -154,6 +152,8 @@ def _remotely(
     config: GenerationConfig,
     output: OutputOptions,
     given: Mapping[str, object],
+    *,
+    parse_special: bool,
 ) -> None:
     """Fait écrire un service ; ce qui demande le modèle lui-même est refusé."""
     from gpt_architecture.scripts._remote_infer import infer_remotely
@@ -166,10 +166,18 @@ def _remotely(
                 expected="l'un ou l'autre",
                 remedy="retirez l'un des deux (pour une conversation : chat --server)",
             )
-    prompts = (
-        [default_prompt(prompt, {})] if output.prompts is None else _read_prompts(output.prompts)
-    )
-    infer_remotely(server, prompts, config, as_json=output.as_json)
+    prompts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
+    infer_remotely(server, prompts, config, as_json=output.as_json, parse_special=parse_special)
+
+
+def _starts(
+    prompt: str | None, path: Path | None, metadata: Mapping[str, Any], *, parse_special: bool
+) -> list[str]:
+    """Les débuts : ceux d'un fichier, ou un seul."""
+    from gpt_architecture.data.marked_text import written
+
+    found = [default_prompt(prompt, metadata)] if path is None else _read_prompts(path)
+    return [written(each) for each in found] if parse_special else found
 
 
 def _read_prompts(path: Path) -> list[str]:

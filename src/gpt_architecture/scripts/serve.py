@@ -221,6 +221,7 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
 
     from gpt_architecture.api import load
     from gpt_architecture.core.model import GPTModel
+    from gpt_architecture.data.chat import own_prompt
     from gpt_architecture.evaluation.attention_maps import attention_of
     from gpt_architecture.evaluation.comparison import SIX_VARIANTS
     from gpt_architecture.serving.context import ServingContext
@@ -237,7 +238,6 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
         drafts=options.drafts,
     )
     engine.start()
-    prompt = gpt.metadata.get("prompt")
     context = ServingContext(
         engine=engine,
         model=model,
@@ -247,7 +247,7 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
         window=gpt.window,
         limits=limits,
         run_directory=options.run_directory,
-        example=prompt if isinstance(prompt, str) and prompt else _EXAMPLE,
+        example=own_prompt(gpt.metadata) or _EXAMPLE,
         attention=partial(attention_of, gpt.model, window=gpt.window)
         if isinstance(gpt.model, GPTModel)
         else None,

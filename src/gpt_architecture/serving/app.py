@@ -9,7 +9,8 @@ from fastapi import APIRouter, FastAPI, Path, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.data.marked_text import written
+from gpt_architecture.data.tokenizer_protocol import ROLES, role_names, special_names
 from gpt_architecture.serving import response_schemas, schemas
 from gpt_architecture.serving.answers import ChatShape, CompletionShape, Transcript
 from gpt_architecture.serving.auth import AuthMiddleware, KeyRing
@@ -185,6 +186,9 @@ def _model_routes(context: ServingContext) -> APIRouter:
         if text is None:
             messages = body.messages or []
             text = render(context, messages, add_generation_prompt=body.add_generation_prompt)
+        alone = body.parse_special is None and text in special_names(context.tokenizer)
+        if body.parse_special or alone:  # un nom seul demande son identifiant : ainsi fait lm-eval
+            text = written(text)
         tokens = await encode_text(context, text)
         names = [context.names.text(token) for token in tokens] if body.return_token_strs else None
         return JSONResponse(
@@ -214,14 +218,12 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses=_errors(401, 429),
     )
     async def tokenizer_info() -> Response:
-        ending = END_OF_TEXT if context.tokenizer.eos_id is not None else None
+        roles = role_names(context.tokenizer)
         return JSONResponse(
             {
                 "tokenizer_class": context.tokenizer.name,
                 "vocab_size": context.tokenizer.vocab_size,
-                "eos_token": ending,
-                "bos_token": ending,
-                "pad_token": ending,
+                **{role: roles.get(role) for role in ROLES},
                 "chat_template": context.chat_template,
             }
         )

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.chat import render_chat
+from gpt_architecture.data.marked_text import encode_text as encode_marked
+from gpt_architecture.data.marked_text import written
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError
@@ -96,7 +97,8 @@ async def plan_completion(context: ServingContext, body: CompletionBody) -> Plan
     context.limits.check_sequences(len(body.prompt), n)
     if body.logprobs is not None:
         check_maximum("logprobs", body.logprobs, context.limits.logprobs)
-    prompts = tuple([await encode(context, prompt) for prompt in body.prompt])
+    starts = [marked(prompt, parse_special=body.parse_special) for prompt in body.prompt]
+    prompts = tuple([await encode(context, start) for start in starts])
     longest = max(map(len, prompts))
     asked = body.max_tokens
     max_tokens = _room(context, longest, asked, DEFAULT_TOKENS)
@@ -121,7 +123,8 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
     n = body.n or 1
     context.limits.check_sequences(1, n)
     check_maximum("top_logprobs", body.top_logprobs or 0, context.limits.logprobs)
-    prompt = await encode(context, render(context, body.messages), param="messages")
+    text = marked(render(context, body.messages), parse_special=body.parse_special)
+    prompt = await encode(context, text, param="messages")
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = _room(context, len(prompt), asked, context.limits.max_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -132,7 +135,7 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
 def render(
     context: ServingContext, messages: Sequence[Message], *, add_generation_prompt: bool = True
 ) -> str:
-    """Le texte d'une conversation, par le gabarit du modèle.
+    """Le texte d'une conversation, par le gabarit du modèle : marqué (`data.marked_text`).
 
     Raises:
         ApiError: 400, le modèle n'en a pas.
@@ -147,13 +150,20 @@ def render(
             code="no_chat_template",
         )
     flat = [message.flat() for message in messages]
-    return render_chat(flat, template, add_generation_prompt=add_generation_prompt)
+    return render_chat(
+        flat, template, tokenizer=context.tokenizer, add_generation_prompt=add_generation_prompt
+    )
+
+
+def marked(prompt: Prompt, *, parse_special: bool | None) -> Prompt:
+    """Ce début ; si on le demande, les noms de tokens spéciaux qu'il contient en sont."""
+    return written(prompt) if parse_special and isinstance(prompt, str) else prompt
 
 
 async def encode(
     context: ServingContext, prompt: Prompt, *, param: str = "prompt"
 ) -> tuple[int, ...]:
-    """Les identifiants d'un début ; `<|endoftext|>` y est la fin de texte.
+    """Les identifiants d'un début ; un token spécial tapé y est du texte.
 
     Raises:
         ApiError: 400, début vide, trop long, ou identifiant hors du vocabulaire.
@@ -172,7 +182,7 @@ async def encode_text(context: ServingContext, text: str) -> list[int]:
     """Les identifiants d'un texte, sans borne ni vérification."""
 
     def work() -> list[int]:
-        return context.tokenizer.encode(text, allowed_special={END_OF_TEXT})
+        return encode_marked(text, context.tokenizer)
 
     return work() if len(text) < _LONG_TEXT else await asyncio.to_thread(work)
 

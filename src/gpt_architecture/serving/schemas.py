@@ -127,6 +127,7 @@ class SamplingBody(_Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
+    parse_special: bool | None = None
     regex: Annotated[str, Field(min_length=1, max_length=200_000)] | None = None
     choices: Annotated[list[Choice], Field(min_length=1, max_length=64)] | None = None
     json_schema: dict[str, Any] | None = None
@@ -210,6 +211,7 @@ class TokenizeBody(_Body):
     messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)] | None = None
     add_generation_prompt: bool = True
     add_special_tokens: bool = False
+    parse_special: bool | None = None
     return_token_strs: bool | None = None
 
     @model_validator(mode="after")

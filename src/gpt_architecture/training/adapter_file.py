@@ -21,7 +21,7 @@ from torch import Tensor
 from gpt_architecture.config import LoRAConfig
 from gpt_architecture.core.checkpoint_files import read_checkpoint
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import ModelFile, write_atomically
+from gpt_architecture.core.weights import GENERATION_KEYS, ModelFile, write_atomically
 from gpt_architecture.errors import (
     CheckpointError,
     GPTArchitectureError,
@@ -159,7 +159,7 @@ def _from_checkpoint(path: Path) -> AdapterFile:
         )
     state = checkpoint.state
     identity = state["identity"]
-    metadata = {key: state[key] for key in ("window", "prompt", "chat_template") if key in state}
+    metadata = {key: state[key] for key in GENERATION_KEYS if key in state}
     tensors = checkpoint.tensors(ADAPTER_GROUP)
     return _adapter(identity["lora"], identity["start"]["sha256"], tensors, metadata)
 

@@ -69,7 +69,7 @@ def load_chat_data(
         train=parts[0],
         val=parts[1],
         tokenizer=vocabulary,
-        opening=_opening(val[0], template),
+        opening=_opening(val[0], template, vocabulary),
         chat_template=template,
     )
     check_lengths(data, window, training)
@@ -137,8 +137,8 @@ def _encode(
     return rows
 
 
-def _opening(conversation: Conversation, template: str) -> str:
+def _opening(conversation: Conversation, template: str, tokenizer: Tokenizer) -> str:
     """La première question d'une conversation, prête pour la réponse."""
     roles = [message["role"] for message in conversation.messages]
     asked = conversation.messages[: roles.index("assistant")]
-    return render_chat(asked, template, add_generation_prompt=True)
+    return render_chat(asked, template, tokenizer=tokenizer, add_generation_prompt=True)

@@ -21,7 +21,7 @@ from gpt_architecture.config import (
     TrainingConfig,
 )
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.chat import CHAT_TEMPLATE
+from gpt_architecture.data.chat import CHAT_TEMPLATE, keep_prompt
 from gpt_architecture.data.sampler import WindowSampler
 from gpt_architecture.errors import ConfigurationError, TrainingError
 from gpt_architecture.training.backends import Sharing, build_backend
@@ -284,7 +284,7 @@ def _description(settings: Settings, data: TrainingData) -> dict[str, Any]:
         "config": settings.model.to_dict(),
         "tokenizer": data.tokenizer.to_dict(),
         "window": settings.window,
-        "prompt": settings.prompt,
+        **keep_prompt(settings.prompt, data.tokenizer),
     }
 
 
