@@ -62,7 +62,7 @@ class ModelFile:
             raise ModelFileError(
                 f"{self.config.n_layers} blocs annoncés pour {len(self.state_dict)} poids",
                 expected="les poids de chaque bloc",
-                remedy="réentraînez le modèle ou reprenez le fichier d'origine",
+                remedy="reprenez le fichier d'origine",
             )
         try:
             model = blank_model(self.config)
@@ -75,7 +75,7 @@ class ModelFile:
             raise ModelFileError(
                 f"les poids ne correspondent pas à la configuration du fichier : {detail}",
                 expected=f"les poids d'un modèle {self.config}",
-                remedy="réentraînez le modèle ou reprenez le fichier d'origine",
+                remedy="reprenez le fichier d'origine",
             ) from None
         return model.eval()
 
@@ -179,7 +179,7 @@ def read_model(path: Path | str) -> ModelFile:
         raise ModelFileError(
             f"{path} est illisible : {reason(error)}",
             expected="un fichier de modèle complet",
-            remedy="recopiez-le ou réentraînez le modèle",
+            remedy="recopiez-le depuis l'original",
         ) from error
     return _parse(path, payload)
 
@@ -242,20 +242,22 @@ def _parse(path: Path, payload: object) -> ModelFile:
             raise ModelFileError(
                 f"{path} : la partie {name} manque ou est mal formée",
                 expected=expected,
-                remedy="recopiez le fichier ou réentraînez le modèle",
+                remedy="recopiez le fichier depuis l'original",
             )
     weights = parts["state_dict"]
     if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):  # type: ignore[union-attr]
         raise ModelFileError(
             f"{path} : state_dict contient autre chose que des tenseurs nommés",
             expected=expected,
-            remedy="recopiez le fichier ou réentraînez le modèle",
+            remedy="recopiez le fichier depuis l'original",
         )
     try:
         config = GPTConfig.from_dict(parts["config"])  # type: ignore[arg-type]
     except ConfigurationError as error:
         raise ModelFileError(
-            f"{path} : {error.found}", expected=error.expected, remedy="réentraînez le modèle"
+            f"{path} : {error.found}",
+            expected=error.expected,
+            remedy="recopiez le fichier depuis l'original",
         ) from None
     return ModelFile(
         config=config,
