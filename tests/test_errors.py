@@ -14,6 +14,7 @@ from gpt_architecture.errors import (
     GPTArchitectureError,
     MissingDependencyError,
     ModelFileError,
+    NonFiniteError,
     OutputError,
     ServiceError,
     TokenizerError,
@@ -59,7 +60,7 @@ def test_only_usage_errors_exit_with_two(kind):
 
 def test_every_error_of_the_module_has_one_root():
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, Exception)]
-    assert set(kinds) == {*FAMILY, MissingDependencyError}
+    assert set(kinds) == {*FAMILY, MissingDependencyError, NonFiniteError}
     assert all(issubclass(kind, GPTArchitectureError) for kind in kinds)
 
 

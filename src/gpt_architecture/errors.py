@@ -70,6 +70,23 @@ class GenerationError(GPTArchitectureError):
     """Le modèle a produit des valeurs à partir desquelles on ne peut pas tirer de token."""
 
 
+class NonFiniteError(GenerationError):
+    """Un calcul a donné NaN ou l'infini ; qui connaît le modèle dit si ses poids en sont cause.
+
+    Args:
+        found: ce qui n'est pas fini.
+    """
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        expected: str = "des nombres finis",
+        remedy: str = "recommencez sur le processeur, en fp32 ; si cela revient, signalez-le",
+    ) -> None:
+        super().__init__(found, expected=expected, remedy=remedy)
+
+
 class TrainingError(GPTArchitectureError):
     """L'entraînement ne peut pas continuer."""
 

@@ -80,7 +80,14 @@ class GPTModel(nn.Module):
 
         Raises:
             ValueError: positions passées et nouvelles dépassent `context_length`.
+            GenerationError: un autre fil se sert de `cache`.
         """
+        if cache is None:
+            return self._forward(in_idx, None, at)
+        with cache.alone:
+            return self._forward(in_idx, cache, at)
+
+    def _forward(self, in_idx: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
         past = 0 if cache is None else cache.length
         end = past + in_idx.size(1)
         if end > self.cfg.context_length:

@@ -273,7 +273,7 @@ def _parse(path: Path, payload: object) -> ModelFile:
             raise ModelFileError(
                 f"{path} : la partie {name} manque ou est mal formée",
                 expected=expected,
-                remedy="recopiez le fichier ou réentraînez le modèle",
+                remedy="recopiez le fichier depuis l'original",
             )
     weights = parts.pop("state_dict")
     try:
@@ -282,13 +282,15 @@ def _parse(path: Path, payload: object) -> ModelFile:
         raise ModelFileError(
             f"{path} : sa description ne se lit pas ({reason(error)})",
             expected=expected,
-            remedy="recopiez le fichier ou réentraînez le modèle",
+            remedy="recopiez le fichier depuis l'original",
         ) from None
     try:
         config = GPTConfig.from_dict(parts["config"])  # type: ignore[arg-type]
     except ConfigurationError as error:
         raise ModelFileError(
-            f"{path} : {error.found}", expected=error.expected, remedy="réentraînez le modèle"
+            f"{path} : {error.found}",
+            expected=error.expected,
+            remedy="recopiez le fichier depuis l'original",
         ) from None
     return ModelFile(
         config=config,
@@ -302,7 +304,7 @@ def _unfit(config: GPTConfig, found: str) -> ModelFileError:
     return ModelFileError(
         f"les poids ne sont pas ceux de la configuration : {found}",
         expected=f"les poids d'un modèle {config}",
-        remedy="réentraînez le modèle ou reprenez le fichier d'origine",
+        remedy="reprenez le fichier d'origine",
     )
 
 

@@ -76,7 +76,7 @@ class BPETokenizer:
             raise TokenizerError(
                 f"tokenizer bpe invalide : {problem}",
                 expected=f"les listes vocab et merges d'un BPE par octets, {_SIZES}",
-                remedy="recréez le fichier ou réentraînez le modèle",
+                remedy="recréez le fichier, ou recopiez-le depuis l'original",
             )
         self._vocab, self._merges = list(vocab), list(merges)
         ids = {token: index for index, token in enumerate(self._vocab)}

@@ -30,7 +30,7 @@ class CharTokenizer:
             raise TokenizerError(
                 f"tokenizer char invalide : {problem}",
                 expected=f"des caractères distincts, et {END_OF_TEXT} s'il sépare des documents",
-                remedy="recréez le fichier ou réentraînez le modèle",
+                remedy="recréez le fichier, ou recopiez-le depuis l'original",
             )
         self._vocab = list(vocab)
         self._ids = {character: index for index, character in enumerate(self._vocab)}

@@ -174,7 +174,7 @@ def tokenizer_from_dict(description: Any) -> Tokenizer:
         f"description de tokenizer invalide (nom {name!r})",
         expected="un nom parmi gpt2, simple-v1, simple-v2, char, bpe et, sauf pour gpt2, sa liste "
         "vocab",
-        remedy="recréez le fichier ou réentraînez le modèle",
+        remedy="recréez le fichier, ou recopiez-le depuis l'original",
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt_architecture.config import TEMPERATURE, TOP_K, TOP_P, check_int
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.utils import evaluation_mode
+from gpt_architecture.core.utils import blaming_weights, evaluation_mode
 from gpt_architecture.decoding.sampling import NextToken, greedy_token, sampled_token
 from gpt_architecture.decoding.strategies import top_k, top_p
 from gpt_architecture.errors import ConfigurationError
@@ -155,7 +155,7 @@ def stream_tokens(
         if cache.length + fresh.size(1) > context_size:
             cache.reset()
             fresh = idx = idx[:, -context_size:]
-        with torch.inference_mode(), evaluation_mode(model):
+        with torch.inference_mode(), evaluation_mode(model), blaming_weights(model):
             logits = model(fresh, cache)[:, -1, :]  # (B, V)
             fresh = choose(logits)
         fresh, finished = _freeze_finished(fresh, finished, eos_id)
@@ -176,7 +176,7 @@ def _generate(
     """La boucle de l'oracle : relire le contexte, choisir, ajouter."""
     _check_arguments(idx, max_new_tokens, context_size)
     finished = torch.zeros(idx.size(0), 1, dtype=torch.bool, device=idx.device)
-    with torch.no_grad(), evaluation_mode(model):
+    with torch.no_grad(), evaluation_mode(model), blaming_weights(model):
         for _ in range(max_new_tokens):
             logits = model(idx[:, -context_size:])[:, -1, :]  # (B, V)
             token, finished = _freeze_finished(choose(logits), finished, eos_id)

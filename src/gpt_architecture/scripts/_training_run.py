@@ -310,6 +310,7 @@ def _conclude(job: _Job, state: TrainingState, model: GPTModel) -> None:
         "train_losses": state.train_losses,
         "val_losses": state.val_losses,
         "tokens_seen": state.tokens_seen,
+        "eval_steps": state.eval_steps,
         "steps": state.step,
         "skipped_steps": state.skipped,
         "seconds": state.seconds,

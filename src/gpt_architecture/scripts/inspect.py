@@ -132,6 +132,9 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[str]:
     """Une ligne par fait ; l'essentiel tient en quelques clés connues."""
     if complete:
         return [f"{_clean(key)} : {_clean(value)}" for key, value in provenance.items()]
+    from gpt_architecture.interop.model_card import measured_at_the_end
+
+    which = "Perte finale" if measured_at_the_end(provenance) else "Dernière perte mesurée"
     known = {
         "origin": "Origine",
         "source": "Source",
@@ -139,8 +142,8 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[str]:
         "steps": "Étapes",
         "window": "Fenêtre apprise",
         "tokens_seen": "Tokens vus",
-        "train_losses": "Perte d'entraînement",
-        "val_losses": "Perte de validation",
+        "train_losses": f"{which}, entraînement",
+        "val_losses": f"{which}, validation",
         "versions": "Versions",
     }
     lines = []

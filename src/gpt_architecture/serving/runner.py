@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gpt_architecture.core.model import CausalLM
+from gpt_architecture.core.utils import blaming_weights
 from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.errors import reason
 from gpt_architecture.serving.drafts import Draft, Drafts
@@ -62,6 +63,7 @@ class Runner:
         self.mean_seconds = 1.0
         self._chunk = chunk
         self._failures = 0
+        self._model = model
         self._pool = SlotPool(model, rows, capacity)
         self._passes = Passes(model, self._pool)
         self._most_drafts = drafts if self._passes.can_draft else 0
@@ -179,13 +181,14 @@ class Runner:
         """Ce qu'une demande fait de ses logits (T, V), après avoir lu `count` tokens et `draft`."""
         job.computed += count
         try:
-            job.score_(logits, count)
-            if job.reading > 0:
-                return
-            if job.sequence is None:
-                self.end(job, "length")
-                return
-            self._write(job, job.sequence, draft, logits[len(logits) - 1 - len(draft) :])
+            with blaming_weights(self._model):
+                job.score_(logits, count)
+                if job.reading > 0:
+                    return
+                if job.sequence is None:
+                    self.end(job, "length")
+                    return
+                self._write(job, job.sequence, draft, logits[len(logits) - 1 - len(draft) :])
         except Exception as error:  # la demande seule : un filtre, une contrainte, un NaN
             logger.warning("demande %d : %s", job.id, reason(error))
             self.end(job, error)

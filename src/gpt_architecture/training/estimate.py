@@ -66,9 +66,10 @@ def estimate_training(trainer: Trainer) -> Estimate:
     sampled = time.perf_counter()
     step_seconds = statistics.median(record.seconds for record in records)
     frequency = trainer.config.eval_freq
+    extra = total > first and (total - 1) % frequency > 0  # celle de la dernière étape
     return Estimate(
         steps=total - first,
-        evaluations=-(-total // frequency) - -(-first // frequency),
+        evaluations=-(-total // frequency) - -(-first // frequency) + extra,
         samples=trainer.batches.epoch_of(total) - trainer.batches.epoch_of(first),
         step_seconds=step_seconds,
         evaluation_seconds=evaluated - start,
