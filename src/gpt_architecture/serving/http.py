@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 512
 _LAST_READ = 0.25  # secondes : ce qui est déjà en route vers une connexion ouverte est encore lu
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STDERR = 2
 _HANG_UP = getattr(signal, "SIGHUP", None)  # Windows n'en a pas
 
 
@@ -113,7 +114,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(config)
         self.signal: int | None = None
         self._on_drain, self._on_reload = on_drain, on_reload
-        self._reload_asked, self._had_terminal = False, sys.stderr.isatty()
+        self._reload_asked, self._had_terminal = False, os.isatty(_STDERR)
         for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # ses lignes sont en anglais
 
@@ -157,7 +158,7 @@ class HttpServer(uvicorn.Server):
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
         """SIGHUP : relire, sauf si c'est le terminal qui se ferme."""
-        if self._had_terminal and not sys.stderr.isatty():
+        if self._had_terminal and not os.isatty(_STDERR):
             self._stop(number, frame)
         self._reload_asked = True
 
