@@ -1,9 +1,13 @@
 """Les routes du service, sur le petit modèle : ce qu'elles écrivent est ce que le modèle dit."""
 
+import hashlib
 import json
 import math
+import platform
+from dataclasses import replace
 
 import pytest
+import torch
 from decoding_helpers import LetterTokenizer
 from http_helpers import (
     NAME,
@@ -16,9 +20,11 @@ from http_helpers import (
     small_model,
 )
 
+from gpt_architecture import __version__
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
+from gpt_architecture.serving.context import digest_of
 
 PROMPT = "le passeur"
 
@@ -308,3 +314,36 @@ def test_reference_page_is_self_contained(client):
     assert "<script" not in page.text
     for path in client.get("/openapi.json").json()["paths"]:
         assert f" {path}<" in page.text
+
+
+def test_the_card_carries_the_digest_of_the_weights(tmp_path):
+    """Celle que donne sha256sum : d'un fichier, ou du poids d'un dossier."""
+    context = make_context(ScriptedEngine())
+    with client_of(context) as client:
+        assert client.get("/v1/models").json()["data"][0]["sha256"] is None
+    with client_of(replace(context, digest="ab" * 32)) as client:
+        assert client.get("/v1/models").json()["data"][0]["sha256"] == "ab" * 32
+        assert client.get(f"/v1/models/{NAME}").json()["sha256"] == "ab" * 32
+    (tmp_path / "model.pt").write_bytes(b"poids")
+    whole = hashlib.sha256(b"poids").hexdigest()
+    assert digest_of(tmp_path / "model.pt") == whole
+    assert digest_of(tmp_path) is None
+    assert digest_of(tmp_path / "absent.pt") is None
+    parts = [tmp_path / f"model-0000{number}-of-00002.safetensors" for number in (2, 1)]
+    for part in parts:
+        part.write_bytes(part.name.encode())
+    listing = "".join(
+        f"{hashlib.sha256(part.name.encode()).hexdigest()}  {part.name}\n" for part in sorted(parts)
+    )
+    assert digest_of(tmp_path) == hashlib.sha256(listing.encode()).hexdigest()
+    (tmp_path / "model.safetensors").write_bytes(b"poids")
+    assert digest_of(tmp_path) == whole
+
+
+def test_the_version_is_that_of_the_software(client):
+    """De quoi comparer deux machines."""
+    assert client.get("/version").json() == {
+        "version": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

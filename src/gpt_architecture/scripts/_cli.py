@@ -27,6 +27,7 @@ from gpt_architecture.errors import (
     reason,
 )
 from gpt_architecture.scripts._french_help import FrenchFormatter
+from gpt_architecture.scripts._logs import configure_logs, in_journal
 from gpt_architecture.scripts._usage_errors import usage_message
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def launch(app: App, tokens: list[str]) -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # une console qui ne sait pas un caractère n'arrête rien
             reconfigure(errors="replace")
-    _configure_logging()
+    configure_logs()
     debug = "--debug" in tokens or os.environ.get(f"{ENV_PREFIX}DEBUG", "") in ("1", "true")
     try:
         code = _run(app, tokens)
@@ -271,19 +272,4 @@ def _option_value(tokens: list[str], name: str) -> str | None:
 
 
 def _complain(message: str) -> None:
-    say_aside(f"erreur : {message}")
-
-
-class _FrenchLevels(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = "avertissement : " if record.levelno >= logging.WARNING else ""
-        return prefix + record.getMessage()
-
-
-def _configure_logging() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_FrenchLevels())
-    logger = logging.getLogger("gpt_architecture")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    say_aside(in_journal(message, logging.ERROR) or f"erreur : {message}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import torch
 from fastapi import APIRouter, FastAPI, Path, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from gpt_architecture import __version__
 from gpt_architecture.data.marked_text import written
 from gpt_architecture.data.tokenizer_protocol import ROLES, role_names, special_names
 from gpt_architecture.serving import response_schemas, schemas
@@ -26,6 +29,7 @@ from gpt_architecture.serving.generation import (
 )
 from gpt_architecture.serving.guard import GuardMiddleware
 from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
+from gpt_architecture.serving.observer import ObservedMiddleware, Observer, route_finder
 from gpt_architecture.serving.reference import reference_page
 from gpt_architecture.serving.streaming import Answerer
 from gpt_architecture.serving.strict_json import StrictRoute
@@ -64,7 +68,7 @@ def create_app(
     *,
     keys: KeyRing | None = None,
     origins: Sequence[str] = (),
-    log_requests: bool = False,
+    observer: Observer | None = None,
 ) -> FastAPI:
     """L'application d'un modèle chargé, dont le moteur est démarré.
 
@@ -72,7 +76,7 @@ def create_app(
         context: ce qu'elle sert.
         keys: clés d'accès ; None : tout le monde est accepté.
         origins: pages web d'ailleurs qui peuvent l'appeler (CORS) ; vide : aucune.
-        log_requests: écrit au journal une ligne par requête.
+        observer: suit les requêtes ; None : elles ne sont que comptées.
     """
     app = FastAPI(
         title="gpt-architecture",
@@ -84,7 +88,8 @@ def create_app(
     )
     app.state.limits = context.limits
     install_handlers(app)
-    metrics = Metrics(context.engine, context.name)
+    observer = observer or Observer()
+    metrics = Metrics(context.engine, context.name, observer.metrics)
     answerer = Answerer(context, metrics)
     app.include_router(_generation_routes(context, answerer))
     app.include_router(_model_routes(context))
@@ -92,7 +97,7 @@ def create_app(
     app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
     app.include_router(studio_router(context, answerer))
     # Le dernier ajouté est traversé le premier : clés, puis corps, puis routes.
-    app.add_middleware(GuardMiddleware, limits=context.limits, log_requests=log_requests)
+    app.add_middleware(GuardMiddleware, limits=context.limits)
     app.add_middleware(AuthMiddleware, keys=keys or KeyRing())
     if origins:
         app.add_middleware(
@@ -101,6 +106,7 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
+    app.add_middleware(ObservedMiddleware, observer=observer, route=route_finder(app.routes))
     return app
 
 
@@ -153,6 +159,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         "created": context.created,
         "owned_by": "gpt-architecture",
         "max_model_len": context.window,
+        "sha256": context.digest,
     }
 
     @router.get(
@@ -245,6 +252,40 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
         if state != "ready":
             raise ApiError.unavailable(f"le moteur n'est pas prêt ({state})", code=state)
         return JSONResponse({"status": "ok"})
+
+    @router.get(
+        "/live",
+        summary="Faut-il relancer le service ?",
+        response_model=response_schemas.Health,
+        responses=_errors(503),
+    )
+    async def live() -> Response:
+        if context.engine.state == "dead":
+            raise ApiError.unavailable("le moteur est mort", code="dead")
+        return JSONResponse({"status": "ok"})
+
+    router.add_api_route(
+        "/ready",
+        health,
+        summary="Le service accepte-t-il du travail ?",
+        response_model=response_schemas.Health,
+        responses=_errors(503),
+    )
+
+    @router.get(
+        "/version",
+        summary="Version du service",
+        response_model=response_schemas.Version,
+        responses=_errors(401, 429),
+    )
+    async def version() -> Response:
+        return JSONResponse(
+            {
+                "version": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            }
+        )
 
     @router.get(
         "/metrics",

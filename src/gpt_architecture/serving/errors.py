@@ -18,6 +18,7 @@ from gpt_architecture.errors import (
     GPTArchitectureError,
     TokenizerError,
 )
+from gpt_architecture.serving.exchange import current
 from gpt_architecture.serving.requests import EngineClosed, Overloaded
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ class ApiError(Exception):
         return cls(503, message, kind="server_error", code=code, headers=retry)
 
     def envelope(self) -> dict[str, Any]:
-        """L'objet JSON d'OpenAI."""
+        """L'objet JSON d'OpenAI ; la ligne de la requête au journal dira ce motif."""
+        current().code = self.code or self.kind
         return {
             "error": {
                 "message": self.message,
@@ -129,7 +131,7 @@ def as_api_error(error: Exception) -> ApiError:
         case ConfigurationError() | TokenizerError() | DataError():
             return ApiError.invalid(str(error))
         case GPTArchitectureError():
-            logger.error("%s", error)
+            logger.error("requête interrompue : %s", error, exc_info=error)
             return ApiError(500, str(error), kind="server_error")
     logger.error("requête interrompue par une erreur imprévue", exc_info=error)
     return ApiError(500, _INTERNAL, kind="server_error")

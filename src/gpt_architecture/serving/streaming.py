@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from gpt_architecture.serving.answers import Delta, Shape, Transcript
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError, as_api_error
+from gpt_architecture.serving.exchange import current
 from gpt_architecture.serving.flow import Flow
 from gpt_architecture.serving.generation import Plan
 from gpt_architecture.serving.metrics import Metrics
@@ -27,7 +28,6 @@ T = TypeVar("T")
 
 _DONE = format_sse_event(data_str="[DONE]")
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-_GONE = ApiError(499, "le client est parti")  # personne ne la lira ; elle nomme l'abandon
 
 
 class Answerer:
@@ -68,7 +68,7 @@ class Answerer:
         requests = plan.requests(client, self._context.limits.request_seconds)
         flow = Flow(self._context.engine, requests, self._metrics.watch)
         try:
-            await flow.submit()
+            await _submit(flow, requests, prompt=sum(map(len, plan.prompts)))
             batches = flow.batches()
             if not stream:
                 deltas = await _unless_gone(request, _collect(batches, transcript))
@@ -89,11 +89,31 @@ class Answerer:
         """
         flow = Flow(self._context.engine, requests, self._metrics.watch)
         try:
-            await flow.submit()
+            await _submit(flow, requests, prompt=sum(len(each.prompt) for each in requests))
             return await _unless_gone(request, _all_events(flow.batches()))
         except BaseException:
             flow.cancel()
             raise
+
+
+async def _submit(flow: Flow, requests: Sequence[EngineRequest], *, prompt: int) -> None:
+    """Confie les suites au moteur, si la clé le permet, et note ce qu'elles coûtent.
+
+    Args:
+        flow: les suites.
+        requests: les demandes, une par suite.
+        prompt: tokens de début, chaque début compté une fois.
+
+    Raises:
+        ApiError: 429, la clé a écrit tout ce qu'elle permet par minute.
+        Exception: ce que lève `Flow.submit`.
+    """
+    exchange = current()
+    most = sum(each.config.max_tokens for each in requests if each.generate)
+    if exchange.access is not None:
+        exchange.reserved = exchange.access.reserve(prompt + most)
+    await flow.submit()
+    exchange.prompt_tokens, exchange.written = prompt, flow.written
 
 
 class _EventStream(EventSourceResponse):
@@ -169,7 +189,7 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise _GONE
+            raise ApiError(499, "le client est parti")  # lue de personne, elle nomme l'abandon
         return working.result()
     finally:
         for task in (working, watching):
