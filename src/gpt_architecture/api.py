@@ -24,6 +24,7 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, ModelFileError
@@ -117,7 +118,11 @@ class GPT:
         Raises:
             ConfigurationError: réglage inconnu ou hors bornes, ou début vide.
         """
-        return prompt + "".join(self.stream(prompt, _config(config, settings)))
+        config = _config(config, settings)
+        pieces = list(self.pieces(prompt, config))
+        if warning := cut_warning(config, pieces[-1].finish):
+            logger.warning("%s", warning)
+        return prompt + "".join(piece.text for piece in pieces)
 
     def generate_batch(
         self,
