@@ -25,6 +25,7 @@ from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_cha
 from gpt_architecture.data.marked_text import plain, written
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, ModelFileError
@@ -140,8 +141,12 @@ class GPT:
         Raises:
             ConfigurationError: réglage inconnu ou hors bornes, ou début vide.
         """
+        config = _config(config, settings)
         start = written(prompt) if parse_special else prompt
-        return plain(prompt) + "".join(self.stream(start, _config(config, settings)))
+        pieces = list(self.pieces(start, config))
+        if warning := cut_warning(config, pieces[-1].finish):
+            logger.warning("%s", warning)
+        return plain(prompt) + "".join(piece.text for piece in pieces)
 
     def generate_batch(
         self,

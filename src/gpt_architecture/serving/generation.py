@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -14,11 +14,15 @@ from gpt_architecture.data.chat import render_chat
 from gpt_architecture.data.marked_text import encode_text as encode_marked
 from gpt_architecture.data.marked_text import written
 from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.constraints import budget_warning
+from gpt_architecture.serving.constraint_fields import constraint_of
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError
 from gpt_architecture.serving.limits import check_maximum
 from gpt_architecture.serving.requests import EngineRequest
 from gpt_architecture.serving.schemas import ChatBody, CompletionBody, Message, Prompt, SamplingBody
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TOKENS = 16
 """Tokens écrits si `max_tokens` n'est pas donné à `/v1/completions`, comme chez OpenAI."""
@@ -36,6 +40,7 @@ class Plan:
         config: comment générer ; la graine est celle de la première suite.
         max_tokens: 0 : rien n'est écrit.
         score_prompt: autres tokens à rendre à chaque place du début ; None : début non noté.
+        warning: ce qu'il faut dire au client de sa contrainte ; None : rien.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -43,6 +48,7 @@ class Plan:
     config: GenerationConfig
     max_tokens: int
     score_prompt: int | None = None
+    warning: str | None = None
 
     @property
     def needs_engine(self) -> bool:
@@ -63,6 +69,7 @@ class Plan:
                 deadline=deadline,
                 score_prompt=self.score_prompt,
                 generate=self.max_tokens > 0,
+                copies=len(self.prompts) * self.n,
             )
             for prompt in self.prompts
             for number in range(self.n)
@@ -102,11 +109,13 @@ async def plan_completion(context: ServingContext, body: CompletionBody) -> Plan
     longest = max(map(len, prompts))
     asked = body.max_tokens
     max_tokens = _room(context, longest, asked, DEFAULT_TOKENS)
+    config = await _config(context, body, max_tokens, body.logprobs)
     return Plan(
         prompts=prompts,
         n=n,
-        config=_config(context, body, max_tokens, body.logprobs),
+        config=config,
         max_tokens=max_tokens,
+        warning=await _warning(context, config) if max_tokens else None,
         score_prompt=body.logprobs if body.echo else None,
     )
 
@@ -128,8 +137,9 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = _room(context, len(prompt), asked, context.limits.max_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    config = _config(context, body, max_tokens, logprobs)
-    return Plan(prompts=(prompt,), n=n, config=config, max_tokens=max_tokens)
+    config = await _config(context, body, max_tokens, logprobs)
+    warning = await _warning(context, config)
+    return Plan(prompts=(prompt,), n=n, config=config, max_tokens=max_tokens, warning=warning)
 
 
 def render(
@@ -226,7 +236,7 @@ def _too_long(context: ServingContext, prompt: int, asked: int, param: str) -> A
     )
 
 
-def _config(
+async def _config(
     context: ServingContext, body: SamplingBody, max_tokens: int, logprobs: int | None
 ) -> GenerationConfig:
     """La configuration du décodage ; à température nulle, les filtres n'ont plus d'effet."""
@@ -257,9 +267,7 @@ def _config(
         ignore_eos=bool(body.ignore_eos),
         logit_bias=_biases(context, body.logit_bias or {}),
         logprobs=logprobs,
-        regex=body.regex,
-        choices=tuple(body.choices or ()),
-        json_schema=_schema(body),
+        **await asyncio.to_thread(constraint_of, body),
         **values,
     )
 
@@ -277,15 +285,11 @@ def _biases(context: ServingContext, biases: dict[str, float]) -> dict[int, floa
     return found
 
 
-def _schema(body: SamplingBody) -> str | None:
-    """Le schéma JSON demandé, par `response_format` ou par `json_schema`."""
-    form = body.response_format
-    schema = body.json_schema
-    if form is not None and form.type != "text":
-        if schema is not None:
-            raise ApiError.invalid(
-                "response_format et json_schema sont donnés ensemble : gardez l'un des deux",
-                param="json_schema",
-            )
-        schema = {"type": "object"} if form.json_schema is None else form.json_schema.schema_
-    return None if schema is None else json.dumps(schema)
+async def _warning(context: ServingContext, config: GenerationConfig) -> str | None:
+    """Ce qu'il faut dire d'une contrainte qui ne tiendra pas dans les tokens accordés."""
+    if config.json_schema is None and not config.choices:
+        return None
+    found = await asyncio.to_thread(budget_warning, config, context.tokenizer)
+    if found is not None:
+        logger.warning("%s", found)
+    return found
