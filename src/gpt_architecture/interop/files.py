@@ -21,6 +21,9 @@ from gpt_architecture.errors import ModelFileError, OutputError, reason
 MAX_JSON = 64 << 20
 """Taille d'un fichier JSON, au plus : le `tokenizer.json` d'un grand vocabulaire en fait dix."""
 
+_WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+"""Ce que torch.compile, DataParallel, FSDP et le recalcul ajoutent au nom d'un poids."""
+
 
 def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     """Lit un objet JSON d'au plus `limit` octets.
@@ -118,9 +121,21 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="pt") as content:
-            return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            found = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise _damaged(path, error) from None
+    return _unwrapped(path, found)
+
+
+def _unwrapped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    bare = {bare_name(name): tensor for name, tensor in tensors.items()}
+    if len(bare) < len(tensors):
+        raise ModelFileError(
+            f"{path} tient deux fois le même poids, avec et sans enveloppe",
+            expected="chaque poids une fois",
+            remedy="enregistrez le modèle sans enveloppe, ou avec une seule",
+        )
+    return bare
 
 
 def _damaged(path: Path, error: BaseException) -> ModelFileError:
@@ -131,16 +146,21 @@ def _damaged(path: Path, error: BaseException) -> ModelFileError:
     )
 
 
+def bare_name(name: str) -> str:
+    """Le nom d'un poids, sans ce qu'ajoutent les enveloppes d'un modèle (`_orig_mod.`…)."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
 def named_tensors(path: Path, content: object) -> dict[str, Tensor]:
-    """`content`, vérifié : des tenseurs par nom.
+    """`content`, vérifié : des tenseurs par nom, sans ce qu'ajoutent les enveloppes.
 
     Raises:
-        ModelFileError: c'est autre chose.
+        ModelFileError: c'est autre chose, ou un poids y est deux fois.
     """
     if isinstance(content, Mapping) and content:
         tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
         if len(tensors) == len(content) and all(isinstance(name, str) for name in tensors):
-            return tensors
+            return _unwrapped(path, tensors)
     raise ModelFileError(
         f"{path} contient autre chose que des tenseurs nommés",
         expected="un dictionnaire de poids",
