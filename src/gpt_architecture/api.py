@@ -21,6 +21,7 @@ from torch import Tensor
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM
+from gpt_architecture.core.weights import check_vocabulary
 from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.marked_text import plain, written
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
@@ -28,7 +29,7 @@ from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
-from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, ModelFileError
+from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
 from gpt_architecture.interop.reading import detect, read_source
 
 logger = logging.getLogger(__name__)
@@ -208,14 +209,8 @@ def load(
     """
     target = resolve_device(device)
     loaded = _read(Path(path), target)
+    check_vocabulary(loaded.model.cfg, loaded.tokenizer, name=str(path))
     tokenizer = tokenizer_from_dict(loaded.tokenizer)
-    vocab_size = loaded.model.cfg.vocab_size
-    if tokenizer.vocab_size > vocab_size:
-        raise ModelFileError(
-            f"{path} : tokenizer de {tokenizer.vocab_size} tokens, modèle de {vocab_size}",
-            expected="un tokenizer qui tient dans le vocabulaire du modèle",
-            remedy="reprenez le fichier d'origine",
-        )
     runner = None if loaded.quantized else _runner(loaded.model, target, quant, engine)
     if loaded.quantized and quant is not None:
         raise ConfigurationError(

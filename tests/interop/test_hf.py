@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from interop_helpers import BOOK, GPT2, ids, logits, tokenizer, transformers_folder
+from safetensors.torch import save_file
 
 from gpt_architecture.errors import GPTArchitectureError, ModelFileError, TokenizerError
 from gpt_architecture.interop.hf import read_hf
@@ -47,6 +48,19 @@ def test_bin_without_prefix(tmp_path):
     }
     state["h.0.attn.bias"] = torch.ones(1, 1, 32, 32).tril().bool()
     torch.save(state, tmp_path / "pytorch_model.bin")
+    ours = read_hf(tmp_path, tokenizer=tokenizer()).build()
+    torch.testing.assert_close(logits(ours, ids()), logits(theirs, ids()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_names_of_a_wrapped_model(tmp_path, prefix, name):
+    """Les poids d'un modèle compilé ou réparti, dans les deux sortes de fichiers."""
+    theirs = transformers_folder(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    state = {prefix + k: v.clone() for k, v in theirs.state_dict().items() if k != "lm_head.weight"}
+    write = save_file if name.endswith(".safetensors") else torch.save
+    write(state, tmp_path / name)
     ours = read_hf(tmp_path, tokenizer=tokenizer()).build()
     torch.testing.assert_close(logits(ours, ids()), logits(theirs, ids()), rtol=0, atol=1e-5)
 

@@ -214,7 +214,7 @@ def test_a_word_tokenizer_cannot_follow(tmp_path):
 
 def test_a_larger_vocabulary_is_refused(tmp_path):
     small = replace(GPT2, vocab_size=280)
-    with pytest.raises(ModelFileError, match="290 tokens pour 280"):
+    with pytest.raises(ModelFileError, match="290 tokens, modèle de 280"):
         export_hf(content(small), tmp_path / "m")
 
 

@@ -24,13 +24,14 @@ CONFIGS = {
     "livre": GPTConfig(**SHAPE),
     "livre-avec-biais": GPTConfig(**{**SHAPE, "n_heads": 1, "n_layers": 1}, qkv_bias=True),
 }
+VOCABULARY = {"name": "char", "vocab": [chr(0x4E00 + index) for index in range(61)]}
 METADATA = {"name": "Essai accentué", "window": 8, "train_losses": [1.0]}
 
 
 def content(config=CONFIGS["livre"]):
     """Un fichier de modèle aux poids tous différents de leurs valeurs initiales."""
     state = random_model(config).state_dict()
-    return ModelFile(config=config, state_dict=state, tokenizer={"name": "gpt2"}, metadata=METADATA)
+    return ModelFile(config=config, state_dict=state, tokenizer=VOCABULARY, metadata=METADATA)
 
 
 def session(path):
@@ -126,7 +127,7 @@ def test_the_file_says_what_it_is(tmp_path):
     export_onnx(content(), tmp_path / "m.onnx")
     model = onnx.load(tmp_path / "m.onnx")
     assert {each.key: each.value for each in model.metadata_props} == {
-        "tokenizer": "gpt2",
+        "tokenizer": "char",
         "context_length": "16",
         "name": "Essai accentué",
         "window": "8",

@@ -33,6 +33,9 @@ CHECKED_BELOW = 1 << 30
 """Octets jusqu'auxquels un modèle est vérifié à chaque chargement : quelques dixièmes de seconde
 par Gio. Au-delà, il l'est quand on le demande."""
 
+_WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+"""Ce que torch.compile, DataParallel, FSDP et le recalcul ajoutent au nom d'un poids."""
+
 _CHUNK = 1 << 22
 _THREADS = 2  # le calcul d'un CRC32 rend la main à l'autre
 _SHARED = 2  # une tête liée peut être l'embedding vu autrement
@@ -83,11 +86,13 @@ def read_torch(path: Path) -> Any:
 def named_tensors(path: Path, content: object) -> dict[str, Tensor]:
     """`content`, lu dans `path` et vérifié : des tenseurs par nom, dont il a toutes les valeurs.
 
+    Ce qu'ajoutent les enveloppes d'un modèle est ôté des noms (`bare_name`).
+
     Un pickle sait annoncer des formes immenses pour quelques octets : en répétant une ligne par
     un pas nul, en taillant mille tenseurs dans un seul, ou sans aucune valeur.
 
     Raises:
-        ModelFileError: c'est autre chose.
+        ModelFileError: c'est autre chose, ou un poids y est deux fois.
     """
     if not isinstance(content, Mapping) or not content:
         _refuse_content(path, "contient autre chose que des tenseurs nommés")
@@ -106,7 +111,12 @@ def named_tensors(path: Path, content: object) -> dict[str, Tensor]:
             )
     if sum(sizes.values()) > _SHARED * path.stat().st_size:
         _refuse_content(path, f"annonce {sum(sizes.values())} octets de poids, bien plus qu'il n'a")
-    return dict(content)
+    return _unwrapped(path, content)
+
+
+def bare_name(name: str) -> str:
+    """Le nom d'un poids, sans ce qu'ajoutent les enveloppes d'un modèle (`_orig_mod.`…)."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def damaged_records(path: Path) -> list[str]:
@@ -164,7 +174,7 @@ def read_safetensors(
         tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     if verify or (verify is None and is_cheap_to_check(path)):
         check_seal(path, metadata, tensors)
-    return metadata, tensors
+    return metadata, _unwrapped(path, tensors)
 
 
 def is_cheap_to_check(path: Path) -> bool:
@@ -258,6 +268,17 @@ def _is_sound(archive: zipfile.ZipFile, name: str) -> bool:
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error):
         return False
     return True
+
+
+def _unwrapped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    bare = {bare_name(name): tensor for name, tensor in tensors.items()}
+    if len(bare) < len(tensors):
+        raise ModelFileError(
+            f"{path} tient deux fois le même poids, avec et sans enveloppe",
+            expected="chaque poids une fois",
+            remedy="enregistrez le modèle sans enveloppe, ou avec une seule",
+        )
+    return bare
 
 
 def _refuse_content(path: Path, found: str) -> NoReturn:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import PRESETS, GPTConfig
 from gpt_architecture.core.checkpoint_files import read_checkpoint
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.core.tensor_files import (
@@ -99,6 +99,32 @@ class ModelFile:
         return model
 
 
+def check_vocabulary(
+    config: GPTConfig, tokenizer: Mapping[str, Any], *, name: str | None = None
+) -> None:
+    """Vérifie qu'un tokenizer tient dans un modèle : tout ce qui lit ou écrit les deux l'appelle.
+
+    Args:
+        config: forme du modèle.
+        tokenizer: description sérialisable (voir `data.tokenizer`).
+        name: le fichier lu, pour le message.
+
+    Raises:
+        ModelFileError: le tokenizer a plus de tokens que le modèle n'a de lignes.
+    """
+    vocab = tokenizer.get("vocab")
+    size = len(vocab) if isinstance(vocab, (list, tuple)) else 0
+    if tokenizer.get("name") == "gpt2":
+        size = PRESETS["gpt2-small"].vocab_size
+    if size > config.vocab_size:
+        raise ModelFileError(
+            f"{'' if name is None else f'{name} : '}tokenizer de {size} tokens, modèle de "
+            f"{config.vocab_size}",
+            expected="un tokenizer qui tient dans le vocabulaire du modèle",
+            remedy="donnez le vocabulaire avec lequel ces poids ont été appris",
+        )
+
+
 def save_model(
     path: Path | str,
     model: nn.Module,
@@ -117,10 +143,12 @@ def save_model(
         metadata: provenance, en types simples (texte, nombres, listes, dictionnaires).
 
     Raises:
+        ModelFileError: le tokenizer ne tient pas dans le vocabulaire du modèle.
         OutputError: le disque refuse l'écriture ; l'ancien fichier est intact.
         TypeError: une description ou une métadonnée n'est pas d'un type simple ; un tel
             fichier serait refusé à la lecture.
     """
+    check_vocabulary(config, tokenizer)
     _check_plain("tokenizer", tokenizer)
     _check_plain("metadata", metadata or {})
     copies: dict[int, torch.Tensor] = {}  # un tenseur partagé n'est copié, puis écrit, qu'une fois

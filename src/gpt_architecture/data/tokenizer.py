@@ -106,8 +106,8 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
 
     Args:
         name_or_path: `gpt2`, `simple-v1`, `simple-v2`, `char`, `bpe-N` (un BPE de N tokens), un
-            fichier JSON écrit par `save`, le `tokenizer.json` d'un BPE par octets, ou un
-            dossier qui en contient un.
+            fichier JSON écrit par `save`, le `tokenizer.json` d'un BPE par octets, un dossier
+            qui en contient un, ou le `meta.pkl` de nanoGPT récrit en JSON.
         text: texte dont le vocabulaire est tiré, s'il ne vient pas d'un fichier. Il sert
             aussi de repli : si tiktoken manque, `gpt2` devient `SimpleTokenizerV2`, et un
             avertissement le dit.
@@ -141,6 +141,8 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
         from gpt_architecture.data.tokenizer_json import tokenizer_from_json
 
         return tokenizer_from_json(description)
+    if isinstance(description, Mapping) and {"stoi", "itos"} & set(description):  # de nanoGPT
+        return CharTokenizer.from_nanogpt(description)
     return tokenizer_from_dict(description)
 
 

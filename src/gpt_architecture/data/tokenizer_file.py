@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from gpt_architecture.errors import OutputError, TokenizerError, reason
 TOKENIZER_JSON = "tokenizer.json"
 _MAX_BYTES = 64 << 20
 """Un vocabulaire de 65 536 tokens en pèse trois ou quatre."""
+
+_PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def read_json(path: Path, *, names: Sequence[str]) -> Any:
@@ -39,7 +42,11 @@ def read_json(path: Path, *, names: Sequence[str]) -> Any:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise ValueError("plus de 64 Mio")
+        if data.startswith(_PICKLE):
+            raise _pickled(path)
         return json.loads(data.decode("utf-8"))
+    except TokenizerError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         name = "fichier trop gros" if "Mio" in str(error) else type(error).__name__
         raise TokenizerError(
@@ -47,6 +54,19 @@ def read_json(path: Path, *, names: Sequence[str]) -> Any:
             expected="un fichier JSON écrit par save(), ou un tokenizer.json",
             remedy="recréez-le",
         ) from None
+
+
+def _pickled(path: Path) -> TokenizerError:
+    """Le `meta.pkl` de nanoGPT : l'ouvrir exécuterait ce qu'il contient."""
+    target = path.with_suffix(".json")
+    code = f"import json, pickle; json.dump(pickle.load(open({str(path)!r}, 'rb')), "
+    code += f"open({str(target)!r}, 'w'))"
+    quoted = shlex.quote(code) if set(code) & set('"$`\\!') else f'"{code}"'
+    return TokenizerError(
+        f"{path} est un pickle, que ce projet n'ouvre pas : il peut exécuter n'importe quoi",
+        expected="le même contenu en JSON",
+        remedy=f"si vous vous fiez à son auteur : python -c {quoted}, et donnez {target}",
+    )
 
 
 def write_json(path: Path | str, document: dict[str, Any], *, indent: int | None = None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.errors import TokenizerError
 
 ROLES = ("bos_token", "eos_token", "pad_token")
@@ -52,7 +53,7 @@ def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:
     special = getattr(tokenizer, "special", None)
     if special is not None:
         return tuple(special)
-    return () if tokenizer.eos_id is None else (tokenizer.decode([tokenizer.eos_id]),)
+    return () if tokenizer.eos_id is None else (_end_name(tokenizer, tokenizer.eos_id),)
 
 
 def role_names(tokenizer: Tokenizer) -> dict[str, str]:
@@ -62,8 +63,12 @@ def role_names(tokenizer: Tokenizer) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     if tokenizer.eos_id is not None:
-        names = dict.fromkeys(ROLES, tokenizer.decode([tokenizer.eos_id]))
+        names = dict.fromkeys(ROLES, _end_name(tokenizer, tokenizer.eos_id))
     return names | dict(getattr(tokenizer, "roles", {}))
+
+
+def _end_name(tokenizer: Tokenizer, eos_id: int) -> str:
+    return tokenizer.decode([eos_id]) or END_OF_TEXT  # un décodeur peut taire la fin de texte
 
 
 def role_ids(tokenizer: Tokenizer) -> dict[str, int]:

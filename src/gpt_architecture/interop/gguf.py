@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import ModelFile, write_atomically
+from gpt_architecture.core.weights import ModelFile, check_vocabulary, write_atomically
 from gpt_architecture.data.tokenizer import tokenizer_from_dict
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError, ModelFileError
 from gpt_architecture.interop.gguf_vocabulary import GGUFVocabulary, gguf_vocabulary
@@ -90,13 +90,8 @@ def write_gguf(
             expected="gelu_tanh, la seule que llama.cpp calcule pour un GPT-2",
             remedy="exportez en ONNX ou pour Transformers",
         )
+    check_vocabulary(content.config, content.tokenizer)
     model, vocabulary = content.build(), gguf_vocabulary(tokenizer_from_dict(content.tokenizer))
-    if len(vocabulary.tokens) > model.cfg.vocab_size:
-        raise ModelFileError(
-            f"tokenizer de {len(vocabulary.tokens)} tokens, modèle de {model.cfg.vocab_size}",
-            expected="un tokenizer qui tient dans le vocabulaire du modèle",
-            remedy="reprenez le fichier d'origine",
-        )
     window = learned_window(content)  # llama.cpp se servirait des positions suivantes
     tensors = _Tensors(model, tokens=len(vocabulary.tokens), positions=window, body=body, head=head)
     for name, tensor in tensors:

@@ -25,7 +25,7 @@ from gpt_architecture.errors import ConfigurationError, ModelFileError, shown
 from gpt_architecture.interop.chat_templates import OTHER_TEMPLATES, read_chat_templates
 from gpt_architecture.interop.files import read_json
 from gpt_architecture.interop.state_map import from_hf
-from gpt_architecture.interop.vocabulary import folder_tokenizer
+from gpt_architecture.interop.vocabulary import check_given, folder_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
     config = config_from_hf(document, folder / CONFIG, qkv_bias=provenance.get("qkv_bias", True))
     weights = from_hf(_weights(folder), config)
     _fold_attention_scale_(weights, config, document)
-    chosen = tokenizer or folder_tokenizer(folder, config.vocab_size)
+    size = config.vocab_size
+    chosen = check_given(tokenizer, size, folder) if tokenizer else folder_tokenizer(folder, size)
     metadata = provenance.get("metadata") or {"origin": "transformers"}
     # les fichiers disent les gabarits, comme à Transformers : la provenance peut être plus vieille
     metadata = {k: v for k, v in metadata.items() if k not in (CHAT_TEMPLATE, OTHER_TEMPLATES)}

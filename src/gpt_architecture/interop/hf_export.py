@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import Activation, GPTConfig
-from gpt_architecture.core.weights import ModelFile
+from gpt_architecture.core.weights import ModelFile, check_vocabulary
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizer_json import tokenizer_json
 from gpt_architecture.data.tokenizer_protocol import ROLES, role_ids, role_names
@@ -53,13 +53,8 @@ def export_hf(
         TokenizerError: ce tokenizer ne s'écrit pas en `tokenizer.json`.
         OutputError: destination prise, ou écriture refusée ; rien n'est laissé.
     """
+    check_vocabulary(content.config, content.tokenizer)
     tokenizer = tokenizer_from_dict(content.tokenizer)
-    if tokenizer.vocab_size > content.config.vocab_size:
-        raise ModelFileError(
-            f"un tokenizer de {tokenizer.vocab_size} tokens pour {content.config.vocab_size}",
-            expected="un tokenizer qui tient dans le vocabulaire du modèle",
-            remedy="reprenez le fichier d'origine",
-        )
     weights = to_hf(content.state_dict, content.config)
     documents = {
         CONFIG: hf_config(content.config, tokenizer, dtype=dtype),

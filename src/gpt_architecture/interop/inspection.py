@@ -33,7 +33,7 @@ from gpt_architecture.errors import (
 from gpt_architecture.interop.book import book_config, book_state, split_fused
 from gpt_architecture.interop.files import read_json
 from gpt_architecture.interop.hf import CONFIG, config_from_hf, read_provenance, weight_files
-from gpt_architecture.interop.nanogpt import COMPILED, nanogpt_config
+from gpt_architecture.interop.nanogpt import nanogpt_config
 from gpt_architecture.interop.reading import Kind, detect
 from gpt_architecture.interop.vocabulary import assumed_tokenizer, folder_tokenizer
 
@@ -180,7 +180,7 @@ def _inspect_nanogpt(path: Path) -> _Facts:
     steps = content.get("iter_num")
     return _Facts(
         config=config,
-        tensors=_infos({name.removeprefix(COMPILED): t for name, t in state.items()}),
+        tensors=_infos(state),
         tokenizer=lambda: assumed_tokenizer(config.vocab_size, path),
         provenance={
             **({"steps": steps} if type(steps) is int else {}),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import ModelFile, write_atomically
+from gpt_architecture.core.weights import ModelFile, check_vocabulary, write_atomically
 from gpt_architecture.errors import MissingDependencyError, OutputError
 from gpt_architecture.interop.onnx_graph import OPSET, GraphBuilder, build_nodes
 
@@ -45,6 +45,7 @@ def export_onnx(
         OutputError: le disque refuse l'écriture.
     """
     library = _library()
+    check_vocabulary(content.config, content.tokenizer)
     dest = Path(dest)
     weights = {
         name: tensor.detach()

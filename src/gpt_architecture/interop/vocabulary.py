@@ -34,6 +34,18 @@ def folder_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     return assumed_tokenizer(vocab_size, folder)
 
 
+def check_given(tokenizer: Tokenizer, vocab_size: int, path: Path) -> Tokenizer:
+    """Le tokenizer donné pour ces poids ; dit s'il a moins de tokens qu'ils n'ont de lignes."""
+    missing = vocab_size - tokenizer.vocab_size
+    if missing > 0:
+        logger.warning(
+            "%s : modèle de %d tokens, tokenizer %s de %d : les %d derniers n'ont pas de texte ; "
+            "est-ce bien son vocabulaire ?",
+            *(path, vocab_size, tokenizer.name, tokenizer.vocab_size, missing),
+        )
+    return tokenizer
+
+
 def assumed_tokenizer(vocab_size: int, path: Path) -> Tokenizer:
     """Celui de GPT-2, si la taille du vocabulaire est la sienne.
 

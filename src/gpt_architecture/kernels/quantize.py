@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import blank_model
-from gpt_architecture.core.weights import write_atomically
+from gpt_architecture.core.weights import check_vocabulary, write_atomically
 from gpt_architecture.errors import ConfigurationError, ModelFileError, reason
 from gpt_architecture.kernels.grouped_codes import GroupedCodes, Scheme, padded_width
 from gpt_architecture.kernels.packed import PackedModel, is_matrix, scheme_of
@@ -60,6 +60,7 @@ def save_quantized(
 
     Raises:
         ConfigurationError: le modèle est en fp32.
+        ModelFileError: le tokenizer ne tient pas dans le vocabulaire du modèle.
         OutputError: le disque refuse l'écriture ; l'ancien fichier est intact.
     """
     if model.scheme is None:
@@ -68,6 +69,7 @@ def save_quantized(
             expected="un modèle compacté en int8 ou int4",
             remedy="donnez à pack un schéma de quantification",
         )
+    check_vocabulary(model.cfg, tokenizer)
     tensors = dict(model.vectors)
     for name, matrix in _distinct(model.matrices).items():
         tensors[f"{name}.codes"], tensors[f"{name}.scales"] = (

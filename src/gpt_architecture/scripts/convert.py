@@ -23,13 +23,14 @@ from gpt_architecture.scripts._cli import CommonOptions, french_number, french_s
 if TYPE_CHECKING:
     from gpt_architecture.core.weights import ModelFile
 
-Target = Literal["hf", "gguf", "onnx", "pt"]
+Target = Literal["hf", "gguf", "onnx", "nanogpt", "pt"]
 Dtype = Literal["f32", "f16", "q8_0"]
 
 _DTYPES: dict[Target, tuple[Dtype, ...]] = {
     "hf": ("f32", "f16"),
     "gguf": ("f32", "f16", "q8_0"),
     "onnx": ("f32",),
+    "nanogpt": ("f32",),
     "pt": ("f32",),
 }
 
@@ -40,7 +41,7 @@ class ConvertOptions:
     """Vers quoi convertir, et ce que la source ne dit pas d'elle-même."""
 
     to: Target
-    """Format : dossier de Transformers, GGUF de llama.cpp, ONNX, ou fichier de ce projet."""
+    """Format : dossier de Transformers, GGUF de llama.cpp, ONNX, ckpt.pt de nanoGPT, ou d'ici."""
 
     dtype: Dtype = "f32"
     """Type des poids écrits : f16 pour hf et gguf, q8_0 (8 bits) pour gguf."""
@@ -149,6 +150,10 @@ def _write(content: ModelFile, dest: Path, options: ConvertOptions) -> None:
         from gpt_architecture.interop.onnx import export_onnx
 
         export_onnx(content, dest)
+    elif options.to == "nanogpt":
+        from gpt_architecture.interop.nanogpt import export_nanogpt
+
+        export_nanogpt(content, dest, force=options.force)
     else:
         from gpt_architecture.core.weights import save_model
 
@@ -165,6 +170,8 @@ def _record(content: ModelFile, dest: Path, options: ConvertOptions) -> dict[str
     files = sorted(dest.iterdir()) if dest.is_dir() else [dest]
     beside = dest.with_name(f"{dest.name}.data")  # les gros poids d'un export ONNX
     files += [beside] if options.to == "onnx" and beside.exists() else []
+    characters = options.to == "nanogpt" and content.tokenizer.get("name") == "char"
+    files += [dest.with_name(f"{dest.stem}.meta.json")] if characters else []
     learned = content.metadata.get("window")
     return {
         "output": str(dest),
@@ -191,10 +198,19 @@ def _report(record: dict[str, Any]) -> None:
                 f"Des {record['context_length']} positions, {record['window']} ont appris : "
                 "ne les dépassez pas."
             )
+    if target == "nanogpt" and len(record["files"]) > 1:
+        from gpt_architecture.interop.nanogpt import DATASET
+
+        meta = Path(dest).resolve().with_name(record["files"][1])
+        target_file = f"data/{DATASET}/meta.pkl"
+        code = f"pickle.dump(json.load(open({str(meta)!r})), open({target_file!r}, 'wb'))"
+        print(f"Vocabulaire, que sample.py veut dans {target_file} ; du dossier de nanoGPT :")
+        print(f'  mkdir -p data/{DATASET} && python -c "import json, pickle; {code}"')
     steps = {
         "hf": f'AutoModelForCausalLM.from_pretrained("{dest}"), ou : vllm serve {dest}',
         "gguf": f'llama-completion -m {dest} -p "…"',
         "onnx": f'onnxruntime.InferenceSession("{dest}")',
+        "nanogpt": f"python sample.py --out_dir={Path(dest).parent}, où ce fichier est ckpt.pt",
         "pt": f"gpt-architecture infer --model {dest}",
     }
     print(f"Ensuite : {steps[target]}")

@@ -65,6 +65,9 @@ class TrainOptions:
     )
     """Tokens spéciaux en plus de <|endoftext|>, par exemple <|user|> et <|assistant|>."""
 
+    no_end_of_text: bool = False
+    """Sans <|endoftext|> : avec char, le vocabulaire est exactement celui de nanoGPT."""
+
     field: str = "text"
     """Champ du texte, en JSONL et en Parquet."""
 
@@ -121,6 +124,12 @@ def train(
             "aucune source",
             expected="gpt-architecture tokenizer train SOURCE… --out FICHIER",
             remedy="donnez des fichiers ou des dossiers de textes",
+        )
+    if options.kind != "char" and options.no_end_of_text:
+        raise ConfigurationError(
+            f"--no-end-of-text avec --kind {options.kind}",
+            expected="--kind char, seul à pouvoir s'en passer",
+            remedy="retirez l'un des deux",
         )
     _check_free(options.out, force=options.force)
     from gpt_architecture.data.source_texts import SourceTexts
@@ -233,7 +242,7 @@ def _learn(texts: SourceTexts, options: TrainOptions) -> BPETokenizer | CharToke
     if options.kind == "char":
         from gpt_architecture.data.char_tokenizer import CharTokenizer
 
-        return CharTokenizer.train(texts)
+        return CharTokenizer.train(texts, end_of_text=not options.no_end_of_text)
     from gpt_architecture.data.bpe import BPETokenizer
 
     return BPETokenizer.train(
