@@ -1,22 +1,30 @@
-"""Le disque : seuls les fichiers ordinaires s'ouvrent, et JSON se lit dans des bornes."""
+"""Le disque : seuls les fichiers s'ouvrent, JSON a des bornes, rien de provisoire ne reste."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from gpt_architecture.errors import reason
+from gpt_architecture.data.tokenizer_file import write_json
+from gpt_architecture.errors import OutputError, reason
+from gpt_architecture.interop.files import write_directory
 from gpt_architecture.storage import (
     MAX_DEPTH,
     NotAFileError,
     check_plain,
     check_regular,
+    check_writable,
     open_regular,
     parse_json,
     read_json,
+    sweep,
+    write_atomically,
 )
 
 pytestmark = pytest.mark.timeout(20)
@@ -110,3 +118,122 @@ def test_what_a_pickle_alone_can_build_is_bounded() -> None:
         check_plain(endless)
     with pytest.raises(ValueError, match="valeurs"):
         check_plain({"a": (doubled,)})
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """Un dossier vide."""
+    folder = tmp_path / "ici"
+    folder.mkdir()
+    return folder
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from gpt_architecture.interop.files import write_directory
+from gpt_architecture.storage import write_atomically
+def fill(path):
+    target = path / "poids.bin" if path.is_dir() else path
+    target.write_bytes(b"moitie")
+    target.unlink()
+    target.write_bytes(b"autre inode")  # comme safetensors
+    print("pret", flush=True)
+    time.sleep(300)
+write = {"fichier": write_atomically, "dossier": write_directory}[sys.argv[1]]
+write(Path(sys.argv[2]), fill)
+"""
+
+
+def writer(kind: str, path: Path) -> subprocess.Popen[str]:
+    """Un processus qui écrit, et n'en finit pas."""
+    command = [sys.executable, "-c", WRITER, kind, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "pret\n"
+    return process
+
+
+def stop(process: subprocess.Popen[str], number: int) -> None:
+    process.send_signal(number)
+    process.wait(60)
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL est propre à POSIX")
+@pytest.mark.parametrize("kind", ["fichier", "dossier"])
+def test_what_a_killed_writer_left_goes_at_the_next_writing(here: Path, kind: str) -> None:
+    """Par n'importe quel écrivain, de n'importe quel nom ; un vivant garde le sien."""
+    dead, alive = writer(kind, here / "mort"), writer(kind, here / "vivant")
+    stop(dead, signal.SIGKILL)
+    (here / ".à moi.0123abcd.tmp").mkdir()
+    (here / ".à moi.0123abcd.tmp/notes").touch()
+    names = {path.name.split(".")[1] for path in here.iterdir()}
+    assert names == {"mort", "vivant", "à moi"}
+    write_json(here / "autre.json", {"a": 1})
+    names = {path.name.split(".")[1] for path in here.glob(".*")}
+    assert names == {"vivant", "à moi"}
+    assert (here / ".à moi.0123abcd.tmp/notes").exists()
+    stop(alive, signal.SIGKILL)
+    assert [path.name.split(".")[1] for path in sweep(here)] == ["vivant"]
+    assert not (here / "vivant").exists()
+
+
+def leftover(folder: Path, name: str) -> Path:
+    """Ce que laisse un processus tué."""
+    path = folder / f".{name}.0123abcd.tmp"
+    path.mkdir()
+    (path / ".verrou").touch()
+    return path
+
+
+def test_a_replaced_directory_gets_its_name_back(here: Path) -> None:
+    """Tué entre les deux renommages, l'export d'avant n'a plus de nom : il n'est pas effacé."""
+    path = leftover(here, "export")
+    (path / "ancien").mkdir()
+    (path / "ancien/config.json").write_text("{}")
+    with pytest.raises(OutputError, match="existe déjà"):
+        write_directory(here / "export", lambda _folder: None)
+    assert [p.name for p in here.iterdir()] == ["export"]
+    assert (here / "export/config.json").read_text() == "{}"
+
+
+def test_every_writing_sweeps(here: Path) -> None:
+    for index, write in enumerate(
+        (
+            lambda: write_atomically(here / "a/b", lambda path: path.write_bytes(b"b")),
+            lambda: write_json(here / "a/c.json", {}),
+            lambda: write_directory(here / "a/d", lambda path: (path / "e").touch()),
+            lambda: check_writable(here / "a"),
+        )
+    ):
+        (here / "a").mkdir(exist_ok=True)
+        left = leftover(here / "a", f"reste-{index}")
+        (left / "reste").write_bytes(b"moitie")
+        write()
+        assert not left.exists()
+    assert {path.name for path in (here / "a").iterdir()} == {"b", "c.json", "d"}
+
+
+def test_a_failed_writing_leaves_nothing(here: Path) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"moitie")
+        raise OSError(28, "plein")
+
+    (here / "a").write_bytes(b"avant")
+    with pytest.raises(OutputError, match="disque plein"):
+        write_atomically(here / "a", fail)
+    assert (here / "a").read_bytes() == b"avant"
+    with pytest.raises(OutputError, match="impossible d'écrire"):
+        check_writable(here / "a")
+    assert [path.name for path in here.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="les liens demandent des droits sous Windows")
+def test_a_link_is_never_followed(here: Path) -> None:
+    target = leftover(here, "x").rename(here / "précieux")
+    (here / ".y.0123abcd.tmp").symlink_to(target)
+    assert sweep(here) == []
+    assert (target / ".verrou").exists()

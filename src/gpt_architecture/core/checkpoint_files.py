@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpt_architecture.errors import CheckpointError, reason
+from gpt_architecture.storage import sync
 
 FORMAT = "gpt-architecture/checkpoint"
 VERSION = 1
@@ -131,7 +132,7 @@ def write_checkpoint(
         file.write(json.dumps({**body, "sha256": _digest(body)}, indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
-    sync_directory(folder)
+    sync(folder)
 
 
 def read_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
@@ -185,17 +186,6 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
     if not isinstance(content, dict):
         _refuse(path, "n'est pas un objet JSON")
     return content
-
-
-def sync_directory(directory: Path) -> None:
-    """Vide sur disque les noms d'un dossier (sans effet hors POSIX, qui seul le permet)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _save_file(group: Mapping[str, Tensor], path: Path) -> None:

@@ -6,10 +6,8 @@ atomique et lu avec `weights_only=True` seulement : aucun pickle n'est exécuté
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,11 +29,21 @@ from gpt_architecture.errors import (
     CheckpointError,
     ConfigurationError,
     ModelFileError,
-    OutputError,
     reason,
     shown,
 )
-from gpt_architecture.storage import check_plain
+from gpt_architecture.storage import check_plain, write_atomically
+
+__all__ = [
+    "FORMAT",
+    "GENERATION_KEYS",
+    "VERSION",
+    "ModelFile",
+    "check_vocabulary",
+    "read_model",
+    "save_model",
+    "write_atomically",
+]
 
 FORMAT = "gpt-architecture/model"
 VERSION = 1
@@ -165,36 +173,6 @@ def save_model(
         "state_dict": state,
     }
     write_atomically(Path(path), lambda temporary: torch.save(payload, temporary))
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Fait écrire un fichier provisoire voisin, le vide sur disque, puis le renomme en `path`.
-
-    Raises:
-        OutputError: le système refuse ; `path` n'a pas changé et le provisoire est retiré.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_directory(path.parent)
-    except (OSError, RuntimeError, ValueError) as error:
-        # torch.save dit un disque plein par RuntimeError, matplotlib un format par ValueError
-        raise OutputError(
-            f"impossible d'écrire {path} : {reason(error)}",
-            expected="un dossier accessible en écriture et assez de place",
-            remedy="libérez de la place ou changez de dossier avec --output-dir",
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def read_model(path: Path | str, *, verify: bool | None = None) -> ModelFile:
@@ -346,19 +324,3 @@ def _check_plain(name: str, value: object) -> None:
             _check_plain(f"{name}[{index}]", item)
     elif type(value) not in (str, int, float, bool, type(None)):
         raise TypeError(f"{name} est un {type(value).__name__} ; convertissez-le en type simple")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name != "posix":  # Windows ne sait pas vider un dossier
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

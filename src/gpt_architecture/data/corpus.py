@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from filelock import FileLock
 from platformdirs import user_cache_path
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.errors import DataError, reason
+from gpt_architecture.errors import DataError, OutputError, reason
+from gpt_architecture.storage import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -259,10 +259,6 @@ def _network_reason(error: Exception) -> str:
 def _store(path: Path, data: bytes) -> None:
     """Garde un téléchargement ; un cache qui refuse l'écriture n'empêche rien."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=DOWNLOAD_TIMEOUT_S):
-            partial = path.with_suffix(".part")
-            partial.write_bytes(data)
-            partial.replace(path)
-    except OSError as error:  # le délai du verrou en est une aussi
-        logger.warning("cache non écrit (%s)", error)
+        write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    except OutputError as error:
+        logger.warning("cache non écrit : %s", error.found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from gpt_architecture.data.shard_layout import INDEX_NAME, read_index
 from gpt_architecture.errors import OutputError
+from gpt_architecture.storage import sweep, sync, write_atomically
 
 STATE_NAME = "etat.json"
 STATE_VERSION = 1
@@ -157,11 +157,12 @@ class WorkFolder:
             self._out.rmdir()  # refuse s'il contient quoi que ce soit
         self.path.rename(self._out)
         (self._out / _LOCK_NAME).unlink(missing_ok=True)
-        _sync(self._out)
-        _sync(self._out.parent)
+        sync(self._out)
+        sync(self._out.parent)
 
     def _recover(self) -> None:
         """Trouve de quoi reprendre ; sinon vide le dossier de travail."""
+        sweep(self.path)
         foreign = _foreign(self.path)
         if foreign:
             raise OutputError(
@@ -218,20 +219,5 @@ def _clear(folder: Path) -> None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    if os.name != "posix":  # Windows ne sait pas vider un dossier
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.errors import OutputError, TokenizerError, reason
+from gpt_architecture.errors import TokenizerError
+from gpt_architecture.storage import write_atomically
 
 TOKENIZER_JSON = "tokenizer.json"
 _MAX_BYTES = 64 << 20
@@ -75,29 +74,8 @@ def write_json(path: Path | str, document: dict[str, Any], *, indent: int | None
     Raises:
         OutputError: le système refuse ; ce qui était là n'a pas changé.
     """
-    path = Path(path)
-    temporary: Path | None = None
     text = json.dumps(document, ensure_ascii=False, indent=indent)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0o022)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"impossible d'écrire {path} : {reason(error)}",
-            expected="un dossier existant, accessible en écriture, et assez de place",
-            remedy="changez de fichier ou libérez de la place",
-        ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _is_file(path: Path) -> bool:

@@ -9,7 +9,7 @@ Formes : B lot, T tokens, V vocabulaire.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from gpt_architecture.errors import ConfigurationError
 
 
 def generate_text_simple(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -34,7 +34,7 @@ def generate_text_simple(
     """Décodage glouton : à chaque pas, le token le plus probable.
 
     Args:
-        model: rend des logits (B, T, V) ; il est mis en évaluation le temps de l'appel.
+        model: (B, T) → logits (B, T, V) ; un module est mis en évaluation le temps de l'appel.
         idx: (B, T) int64, T ≥ 1 ; le début du texte.
         max_new_tokens: tokens à produire, au plus.
         context_size: seuls les derniers `context_size` tokens sont relus.
@@ -54,7 +54,7 @@ def generate_text_simple(
 
 
 def generate_text_temperature(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -74,7 +74,7 @@ def generate_text_temperature(
 
 
 def generate_text_top_k(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -94,7 +94,7 @@ def generate_text_top_k(
 
 
 def generate_text_top_p(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -166,7 +166,7 @@ def stream_tokens(
 
 
 def _generate(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from safetensors import SafetensorError
 
 from gpt_architecture import storage
 from gpt_architecture.errors import ModelFileError, OutputError, reason
+from gpt_architecture.storage import sweep, write_directory_atomically
 
 MAX_JSON = 64 << 20
 """Taille d'un fichier JSON, au plus : le `tokenizer.json` d'un grand vocabulaire en fait dix."""
@@ -52,35 +50,16 @@ def write_directory(path: Path, fill: Callable[[Path], object], *, force: bool =
     Raises:
         OutputError: `path` existe sans `force`, ou le système refuse ; rien n'a changé.
     """
+    sweep(path.parent)  # rend d'abord son nom à ce qu'un processus tué remplaçait
     check_free(path, force=force, directory=True)
-    temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-        content = temporary / "contenu"
-        content.mkdir()
-        fill(content)
-        mode = content.stat().st_mode & 0o666
-        for file in content.iterdir():
-            file.chmod(mode)  # safetensors écrit en 0600
-            _sync(file)
-        _sync(content)
-        if path.exists():
-            path.rename(temporary / "ancien")
-        content.rename(path)
-        _sync(path.parent)
+        write_directory_atomically(path, fill)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise OutputError(
             f"impossible d'écrire {path} : {reason(error)}",
             expected="un dossier accessible en écriture et assez de place",
             remedy="libérez de la place ou donnez une autre destination",
         ) from error
-    finally:
-        if temporary is not None:
-            old = temporary / "ancien"
-            if old.exists() and not path.exists():
-                old.rename(path)
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_free(path: Path, *, force: bool, directory: bool) -> None:
@@ -109,14 +88,3 @@ def check_free(path: Path, *, force: bool, directory: bool) -> None:
             expected="un nom libre, ou le même genre de modèle",
             remedy="donnez une autre destination",
         )
-
-
-def _sync(path: Path) -> None:
-    """Vide un fichier ou un dossier sur disque (POSIX seul le permet pour un dossier)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

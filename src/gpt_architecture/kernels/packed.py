@@ -5,8 +5,6 @@ Formes : B lot, T tokens, D largeur, V vocabulaire.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,7 +21,8 @@ from gpt_architecture.core.concurrency import Turn
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
 from gpt_architecture.core.layers import ACTIVATIONS
 from gpt_architecture.core.model import GPTModel, blank_model
-from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.kernels import loading_obstacle
 from gpt_architecture.kernels.grouped_codes import Scheme, dequantize, quantize
 from gpt_architecture.kernels.packed_weights import (
     Decoder,
@@ -408,12 +407,7 @@ def scheme_of(module: str, scheme: Scheme) -> Scheme:
 
 def _compiles() -> bool:
     """Vrai si les noyaux se compilent ici ; sinon un avertissement dit pourquoi."""
-    if importlib.util.find_spec("numba") is None:
-        logger.warning("numba manque (pip install numba) : décodage par PyTorch, plus lent")
-        return False
-    try:
-        importlib.import_module("gpt_architecture.kernels.decode_step")
-    except (ImportError, OSError, RuntimeError) as error:  # cache interdit, version refusée…
-        logger.warning("noyaux non compilés (%s) : décodage par PyTorch, plus lent", reason(error))
-        return False
-    return True
+    obstacle = loading_obstacle("decode_step")
+    if obstacle is not None:
+        logger.warning("%s : décodage par PyTorch, plus lent", obstacle)
+    return obstacle is None

@@ -22,11 +22,12 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import blank_model
-from gpt_architecture.core.weights import check_vocabulary, write_atomically
+from gpt_architecture.core.weights import check_vocabulary
 from gpt_architecture.errors import ConfigurationError, ModelFileError, reason
 from gpt_architecture.kernels.grouped_codes import GroupedCodes, Scheme, padded_width
 from gpt_architecture.kernels.packed import PackedModel, is_matrix, scheme_of
 from gpt_architecture.kernels.packed_weights import GroupedMatrix, PackedMatrix
+from gpt_architecture.storage import write_atomically
 
 FORMAT = "gpt-architecture/quantized"
 VERSION = 1

@@ -250,6 +250,7 @@ def _train(
             world=job.world,
             sharing=sharing_of(job.scale, job.world),
             should_stop=stop,
+            other_engine=job.run.override,
         )
         state = trainer.run()
     return cast("GPTModel", trainer.model), state, trainer.complete
@@ -286,7 +287,7 @@ def _estimate(job: _Job) -> int:
     announce(settings, data)
     say(f"Mesure de {PROBED_STEPS} étapes, après une d'échauffement…\n")
     report_estimate(
-        estimate_training(build_trainer(settings, data, checkpoint=checkpoint)),
+        estimate_training(build_trainer(settings, data, checkpoint=checkpoint, other_engine=True)),
         product=job.product,
         kept=checkpoints_kept(settings.checkpoints),
         price_per_hour=job.run.price_per_hour,

@@ -21,13 +21,14 @@ from torch import Tensor
 from gpt_architecture.config import LoRAConfig
 from gpt_architecture.core.checkpoint_files import read_checkpoint
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import GENERATION_KEYS, ModelFile, write_atomically
+from gpt_architecture.core.weights import GENERATION_KEYS, ModelFile
 from gpt_architecture.errors import (
     CheckpointError,
     GPTArchitectureError,
     ModelFileError,
     reason,
 )
+from gpt_architecture.storage import write_atomically
 from gpt_architecture.training.lora import add_lora_, load_adapter_, merge_lora_
 
 ADAPTER_NAME = "adapter.safetensors"
