@@ -11,7 +11,6 @@ from fastapi import APIRouter, FastAPI, Path, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from gpt_architecture import __version__
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.serving import response_schemas, schemas
 from gpt_architecture.serving.answers import ChatShape, CompletionShape, Transcript
@@ -279,7 +278,7 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
     async def version() -> Response:
         return JSONResponse(
             {
-                "version": __version__,
+                "version": context.version,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             }
