@@ -28,9 +28,11 @@ from http_helpers import (
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.app import create_app
+from gpt_architecture.serving.errors import ApiError
 from gpt_architecture.serving.guard import GuardMiddleware
 from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.requests import Failed, Finished, Overloaded, Produced
+from gpt_architecture.serving.streaming import _unless_gone
 
 COMPLETIONS = "/v1/completions"
 JSON = {"Content-Type": "application/json"}
@@ -232,6 +234,24 @@ def test_a_hundred_departures_leave_nothing_behind():
         with pytest.raises(httpx2.TimeoutException):  # un client qui part avant toute réponse
             HTTP.post(url + COMPLETIONS, json={**body, "stream": False}, timeout=0.2)
         wait_until(lambda: engine.stats().running == 0)
+
+
+def test_a_departure_keeps_nothing_of_another():
+    """Une erreur partagée garderait la pile, et le corps, de chaque client parti."""
+
+    class Gone:
+        @staticmethod
+        async def receive():
+            return {"type": "http.disconnect"}
+
+    async def leave():
+        with pytest.raises(ApiError) as left:
+            await _unless_gone(Gone(), asyncio.sleep(60))
+        return left.value
+
+    first, second = asyncio.run(leave()), asyncio.run(leave())
+    assert first.status == second.status == 499
+    assert first is not second
 
 
 def test_overload_says_when_to_come_back():

@@ -20,7 +20,6 @@ from http_helpers import (
     small_model,
 )
 
-from gpt_architecture import __version__
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
@@ -340,10 +339,12 @@ def test_the_card_carries_the_digest_of_the_weights(tmp_path):
     assert digest_of(tmp_path) == whole
 
 
-def test_the_version_is_that_of_the_software(client):
+def test_versions_are_said():
     """De quoi comparer deux machines."""
-    assert client.get("/version").json() == {
-        "version": __version__,
+    with client_of(replace(make_context(ScriptedEngine()), version="1.2.3")) as client:
+        found = client.get("/version").json()
+    assert found == {
+        "version": "1.2.3",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

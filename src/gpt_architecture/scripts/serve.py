@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Group, Parameter
 
+from gpt_architecture import __version__
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import GPTArchitectureError, MissingDependencyError
 from gpt_architecture.scripts._cli import (
@@ -288,6 +289,7 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
         else None,
         variants=tuple(SIX_VARIANTS),
         digest=hashing.result(),
+        version=__version__,
     )
     return engine, context
 

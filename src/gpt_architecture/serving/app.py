@@ -11,7 +11,6 @@ from fastapi import APIRouter, FastAPI, Path, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from gpt_architecture import __version__
 from gpt_architecture.data.marked_text import written
 from gpt_architecture.data.tokenizer_protocol import ROLES, role_names, special_names
 from gpt_architecture.serving import response_schemas, schemas
@@ -281,7 +280,7 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
     async def version() -> Response:
         return JSONResponse(
             {
-                "version": __version__,
+                "version": context.version,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             }

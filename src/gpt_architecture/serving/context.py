@@ -66,6 +66,7 @@ class ServingContext:
             modèle ne les donne pas.
         variants: étiquettes et configurations que le studio compare d'abord.
         digest: empreinte SHA-256 de ses poids (voir `digest_of`) ; None : inconnue.
+        version: celle du logiciel.
         created: date de mise en service, en secondes depuis 1970.
         names: le nom de chaque token.
     """
@@ -82,6 +83,7 @@ class ServingContext:
     attention: Callable[[Sequence[int]], Tensor] | None = None
     variants: tuple[tuple[str, GenerationConfig], ...] = ()
     digest: str | None = None
+    version: str = "inconnue"
     created: int = field(default_factory=lambda: int(time.time()))
     names: TokenNames = field(init=False, repr=False)
 
