@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt_architecture import storage
 from gpt_architecture.errors import OutputError, TokenizerError, reason
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -27,23 +28,18 @@ def read_json(path: Path, *, names: Sequence[str]) -> Any:
         TokenizerError: ni fichier ni dossier de tokenizer, ou fichier illisible.
     """
     inside = path / TOKENIZER_JSON
-    if not _is_file(path) and not _is_file(inside):
+    path = inside if _exists(inside) else path
+    if not _exists(path) or path.is_dir():
         raise TokenizerError(
             f"tokenizer inconnu : {str(path)[:200]}",
             expected=f"{', '.join(names)} ou un fichier JSON existant",
             remedy="corrigez --tokenizer",
         )
-    path = path if _is_file(path) else inside
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ValueError("plus de 64 Mio")
-        return json.loads(data.decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        name = "fichier trop gros" if "Mio" in str(error) else type(error).__name__
+        return storage.read_json(path, _MAX_BYTES)
+    except (OSError, ValueError) as error:
         raise TokenizerError(
-            f"{path} n'est pas un tokenizer lisible ({name})",
+            f"{path} n'est pas un tokenizer lisible ({reason(error)})",
             expected="un fichier JSON écrit par save(), ou un tokenizer.json",
             remedy="recréez-le",
         ) from None
@@ -80,8 +76,8 @@ def write_json(path: Path | str, document: dict[str, Any], *, indent: int | None
             temporary.unlink(missing_ok=True)
 
 
-def _is_file(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.exists()
     except OSError:  # nom trop long pour ce système
         return False

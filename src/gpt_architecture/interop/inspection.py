@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from gpt_architecture.interop.hf import CONFIG, config_from_hf, read_provenance,
 from gpt_architecture.interop.nanogpt import COMPILED, nanogpt_config
 from gpt_architecture.interop.reading import Kind, detect
 from gpt_architecture.interop.vocabulary import assumed_tokenizer, folder_tokenizer
+from gpt_architecture.storage import open_regular, parse_json
 
 OnProgress = Callable[[int, int], None]
 """Reçoit les octets lus et leur total."""
@@ -206,7 +206,7 @@ def _inspect_book(path: Path) -> _Facts:
 
 
 def _inspect_safetensors(path: Path) -> _Facts:
-    if (path.parent / CONFIG).is_file():
+    if (path.parent / CONFIG).exists():
         return _inspect_hf(path.parent)
     header, tensors = safetensors_header(path)
     return _Facts(tensors=tuple(tensors), provenance=header)
@@ -215,10 +215,10 @@ def _inspect_safetensors(path: Path) -> _Facts:
 def _inspect_quantized(path: Path) -> _Facts:
     header, tensors = safetensors_header(path)
     try:
-        values = {key: json.loads(value) for key, value in header.items()}
+        values = {key: parse_json(value) for key, value in header.items()}
         config = GPTConfig.from_dict(values["config"])
         metadata = {**values["scheme"], **values["metadata"]}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
             f"{path} : en-tête de modèle quantifié illisible ({reason(error)})",
             expected="un fichier écrit par « gpt-architecture quantize »",
@@ -293,7 +293,7 @@ def _files(path: Path, *, hashes: bool, on_progress: OnProgress | None) -> Itera
             continue
         digest = hashlib.sha256()
         try:
-            with file.open("rb") as stream:
+            with open_regular(file) as stream:
                 while chunk := stream.read(_CHUNK):
                     digest.update(chunk)
                     done += len(chunk)

@@ -16,6 +16,7 @@ from gpt_architecture.errors import ModelFileError, reason
 from gpt_architecture.interop.book import book_state, read_book
 from gpt_architecture.interop.hf import CONFIG, read_hf
 from gpt_architecture.interop.nanogpt import is_nanogpt, read_nanogpt
+from gpt_architecture.storage import open_regular
 
 Kind = Literal["model", "checkpoint", "hf", "nanogpt", "book", "quantized", "gguf", "safetensors"]
 """Ce qu'est un chemin : un modèle d'ici, un point de reprise, un dossier de Transformers, …"""
@@ -64,7 +65,7 @@ def read_source(
     if not path.exists():
         return read_model(path)  # dit ce qui manque et comment l'obtenir
     kind, content = _identify(path)
-    if kind == "safetensors" and (path.parent / CONFIG).is_file():
+    if kind == "safetensors" and (path.parent / CONFIG).exists():
         kind, path = "hf", path.parent
     if kind == "hf":
         return read_hf(path, tokenizer=tokenizer)
@@ -127,7 +128,7 @@ def _raw(path: Path) -> Kind:
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(16)
     except OSError as error:
         raise ModelFileError(
