@@ -30,7 +30,7 @@ from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
-from gpt_architecture.interop.reading import detect, read_source
+from gpt_architecture.interop.reading import is_quantized, read_source
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ class _Loaded:
 
 
 def _read(path: Path, device: torch.device) -> _Loaded:
-    if path.is_file() and path.suffix == ".safetensors" and detect(path) == "quantized":
+    if is_quantized(path):
         from gpt_architecture.kernels.quantize import load_quantized
 
         if device.type != "cpu":

@@ -123,8 +123,8 @@ def damaged_records(path: Path) -> list[str]:
     """Les enregistrements d'un fichier de `torch.save` qui ont changé depuis son écriture.
 
     Returns:
-        Leurs noms, sans le dossier commun : « data/7 », « data.pkl » ; rien pour un fichier
-        d'avant PyTorch 1.6, qui n'a pas de sommes de contrôle.
+        Leurs noms, sans le dossier commun : « data/7 », « data.pkl » ; rien pour un fichier sans
+        sommes de contrôle, d'avant PyTorch 1.6 ou écrit sans elles (aucune n'est alors juste).
 
     Raises:
         ModelFileError: fichier illisible.
@@ -138,7 +138,8 @@ def damaged_records(path: Path) -> list[str]:
             sound = list(pool.map(lambda name: _is_sound(archive, name), names))
     except (OSError, zipfile.BadZipFile) as error:
         _damaged(path, reason(error) if isinstance(error, OSError) else "archive abîmée", error)
-    return [name.partition("/")[2] for name, kept in zip(names, sound, strict=True) if not kept]
+    altered_names = [name for name, kept in zip(names, sound, strict=True) if not kept]
+    return [name.partition("/")[2] for name in altered_names] if any(sound) else []
 
 
 def safetensors_header(path: Path) -> tuple[dict[str, str], list[TensorInfo]]:

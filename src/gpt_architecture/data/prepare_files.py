@@ -13,10 +13,11 @@ from filelock import FileLock, Timeout
 
 from gpt_architecture.data.shard_layout import INDEX_NAME, read_index
 from gpt_architecture.errors import OutputError
-from gpt_architecture.storage import sweep, sync, write_atomically
+from gpt_architecture.storage import NotAFileError, read_json, sweep, sync, write_atomically
 
 STATE_NAME = "etat.json"
 STATE_VERSION = 1
+_MAX_STATE = 256 << 20
 _LOCK_NAME = ".verrou"
 _OURS = re.compile(
     rf"(train|val)_\d{{6,}}\.bin|\.?({re.escape(INDEX_NAME)}|{re.escape(STATE_NAME)})(\.tmp)?"
@@ -188,13 +189,13 @@ class WorkFolder:
         if (self.path / INDEX_NAME).exists():
             return identity_of(read_index(self.path))
         try:
-            state = json.loads((self.path / STATE_NAME).read_bytes())
+            state = read_json(self.path / STATE_NAME, _MAX_STATE)
             if state["version"] == STATE_VERSION:
                 self.state = state
                 return dict(state["identity"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (NotAFileError, ValueError, KeyError, TypeError):
             if self._force:
                 return None
         raise OutputError(

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.errors import TokenizerError
+from gpt_architecture import storage
+from gpt_architecture.errors import TokenizerError, reason
 from gpt_architecture.storage import write_atomically
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -29,27 +30,23 @@ def read_json(path: Path, *, names: Sequence[str]) -> Any:
         TokenizerError: ni fichier ni dossier de tokenizer, ou fichier illisible.
     """
     inside = path / TOKENIZER_JSON
-    if not _is_file(path) and not _is_file(inside):
+    path = inside if _exists(inside) else path
+    if not _exists(path) or path.is_dir():
         raise TokenizerError(
             f"tokenizer inconnu : {str(path)[:200]}",
             expected=f"{', '.join(names)} ou un fichier JSON existant",
             remedy="corrigez --tokenizer",
         )
-    path = path if _is_file(path) else inside
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ValueError("plus de 64 Mio")
-        if data.startswith(_PICKLE):
-            raise _pickled(path)
-        return json.loads(data.decode("utf-8"))
+        with storage.open_regular(path) as file:
+            if file.read(2).startswith(_PICKLE):
+                raise _pickled(path)
+        return storage.read_json(path, _MAX_BYTES)
     except TokenizerError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
-        name = "fichier trop gros" if "Mio" in str(error) else type(error).__name__
+    except (OSError, ValueError) as error:
         raise TokenizerError(
-            f"{path} n'est pas un tokenizer lisible ({name})",
+            f"{path} n'est pas un tokenizer lisible ({reason(error)})",
             expected="un fichier JSON écrit par save(), ou un tokenizer.json",
             remedy="recréez-le",
         ) from None
@@ -78,8 +75,8 @@ def write_json(path: Path | str, document: dict[str, Any], *, indent: int | None
     write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _is_file(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.exists()
     except OSError:  # nom trop long pour ce système
         return False

@@ -139,7 +139,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
         ModelFileError: le fichier est là, mais n'est pas celui qu'on écrit.
     """
     path = folder / PROVENANCE
-    if not path.is_file():
+    if not path.exists():
         return {}
     content = read_json(path)
     if (
@@ -158,10 +158,10 @@ def weight_files(folder: Path) -> list[Path]:
         ModelFileError: il n'y en a pas, ou l'index en nomme un qui manque ou sort du dossier.
     """
     for name in WEIGHTS:
-        if (folder / name).is_file():
+        if (folder / name).exists():
             return [folder / name]
         index = folder / f"{name}.index.json"
-        if index.is_file():
+        if index.exists():
             return _shards(index, Path(name).suffix)
     raise ModelFileError(
         f"{folder} n'a pas de poids",
@@ -178,7 +178,7 @@ def _shards(index: Path, suffix: str) -> list[Path]:
     for name in names:
         if Path(name).name != name or not name.endswith(suffix) or len(names) > _MAX_SHARDS:
             _refuse(index, f"nomme le fichier {name[:80]!r}", f"un fichier {suffix} du dossier")
-        if not (index.parent / name).is_file():
+        if not (index.parent / name).exists():
             _refuse(index, f"nomme {name[:80]!r}, qui manque", "tous les fichiers de poids")
     return [index.parent / name for name in names]
 

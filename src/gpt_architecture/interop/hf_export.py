@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import Activation, GPTConfig
+from gpt_architecture.core.tensor_files import sealed
 from gpt_architecture.core.weights import ModelFile, check_vocabulary
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizer_json import tokenizer_json
@@ -146,7 +147,7 @@ def _write_weights(
         names = [WEIGHTS[0]]
     for name, shard in zip(names, shards, strict=True):
         tensors = {key: _narrowed(key, weights[key], dtype) for key in shard}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        save_file(tensors, folder / name, metadata=sealed({"format": "pt"}, tensors))
     if len(shards) > 1:
         total = sum(t.numel() * dtype.itemsize for t in weights.values())
         index = {

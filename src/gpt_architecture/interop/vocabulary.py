@@ -12,6 +12,7 @@ from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer
 from gpt_architecture.data.tokenizer_json import tokenizer_from_json, tokenizer_from_lists
 from gpt_architecture.errors import ModelFileError, TokenizerError, reason
 from gpt_architecture.interop.files import MAX_JSON, read_json
+from gpt_architecture.storage import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +28,9 @@ def folder_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     Raises:
         TokenizerError: aucun, ou d'un genre que ce projet ne lit pas.
     """
-    if (folder / "tokenizer.json").is_file():
+    if (folder / "tokenizer.json").exists():
         return tokenizer_from_json(read_json(folder / "tokenizer.json"), roles=_roles(folder))
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         return _from_vocabulary_files(folder)
     return assumed_tokenizer(vocab_size, folder)
 
@@ -66,8 +67,8 @@ def _from_vocabulary_files(folder: Path) -> Tokenizer:
     """Le tokenizer de `vocab.json` et `merges.txt`."""
     path = folder / "merges.txt"
     try:
-        with path.open(encoding="utf-8") as file:
-            lines = file.read(MAX_JSON).splitlines()
+        with open_regular(path) as file:
+            lines = file.read(MAX_JSON).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFileError(
             f"{path} est illisible ({reason(error)})",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpt_architecture.core.tensor_files import TensorInfo
     from gpt_architecture.interop.inspection import Inspection
 
-_BLOCK = re.compile(r"^(.*?\b(?:h|trf_blocks))\.(\d+)\.(.*)$")
+_BLOCK = re.compile(r"^(.*?\b(?:h|blk|trf_blocks))\.(\d+)\.(.*)$")
 _LINE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SHOWN = 120
 
@@ -43,6 +43,9 @@ class InspectOptions:
 
     no_hashes: bool = False
     """Ne calcule pas les empreintes, qui font lire les fichiers en entier."""
+
+    check: bool = False
+    """Vérifie, par les sommes de contrôle, que rien n'a changé depuis l'écriture ; code 1 sinon."""
 
     as_json: Annotated[bool, Parameter(name="--json")] = False
     """Écrit un objet JSON, avec chaque tenseur et toute la provenance."""
@@ -67,6 +70,7 @@ def inspect(
         result = inspect_model(
             find_model(model),
             hashes=not options.no_hashes,
+            check=options.check,
             on_progress=lambda done, total: bar.start(total, done),
         )
     if options.as_json:
@@ -90,6 +94,7 @@ def _record(result: Inspection) -> dict[str, Any]:
         "files": [
             {"name": info.name, "size": info.size, "sha256": info.sha256} for info in result.files
         ],
+        "intact": result.intact,
     }
 
 
@@ -120,6 +125,9 @@ def _report(result: Inspection, options: InspectOptions) -> None:
     for info in result.files:
         digest = "" if info.sha256 is None else f", sha256 {info.sha256}"
         print(f"  {info.name} : {french_size(info.size)}{digest}")
+    if options.check:
+        found = "rien n'a changé" if result.intact else "inconnue : ce format n'a pas de sommes"
+        print(f"Intégrité : {found}")
 
 
 def _tokenizer(tokenizer: Mapping[str, Any]) -> str:
@@ -145,6 +153,15 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[str]:
         "train_losses": f"{which}, entraînement",
         "val_losses": f"{which}, validation",
         "versions": "Versions",
+        "base_sha256": "Modèle de départ",
+        "rank": "Rang",
+        "alpha": "Force",
+        "targets": "Matrices adaptées",
+        "opset": "Opset",
+        "inputs": "Entrées",
+        "outputs": "Sorties",
+        "general.name": "Nom",
+        "general.license": "Licence",
     }
     lines = []
     data = provenance.get("data")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.serving.errors import ApiError
+from gpt_architecture.storage import open_regular
 
 JOURNAL = "journal.jsonl"
 MAX_BYTES = 16 << 20
@@ -32,7 +33,7 @@ def read_run(folder: Path, version: str = "") -> dict[str, Any]:
         ApiError: 404, pas de journal lisible.
     """
     try:
-        with (folder / JOURNAL).open("rb") as file:
+        with open_regular(folder / JOURNAL) as file:
             status = os.fstat(file.fileno())
             found = f"{status.st_mtime_ns}-{status.st_size}"
             if found == version:

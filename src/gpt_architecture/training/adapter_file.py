@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import LoRAConfig
 from gpt_architecture.core.checkpoint_files import read_checkpoint
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.tensor_files import read_safetensors, sealed
 from gpt_architecture.core.weights import GENERATION_KEYS, ModelFile
 from gpt_architecture.errors import (
     CheckpointError,
@@ -28,7 +28,7 @@ from gpt_architecture.errors import (
     ModelFileError,
     reason,
 )
-from gpt_architecture.storage import write_atomically
+from gpt_architecture.storage import parse_json, write_atomically
 from gpt_architecture.training.lora import add_lora_, load_adapter_, merge_lora_
 
 ADAPTER_NAME = "adapter.safetensors"
@@ -37,8 +37,6 @@ ADAPTER_GROUP = "adapter"
 
 FORMAT = "gpt-architecture/adapter"
 VERSION = 1
-_MAX_DESCRIPTION = 16 << 20
-_MAX_FILE = 64 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +112,8 @@ def save_adapter(path: Path | str, adapter: AdapterFile) -> None:
         "description": json.dumps(description, ensure_ascii=False),
     }
     tensors = {name: t.detach().to("cpu").contiguous() for name, t in adapter.tensors.items()}
-    write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=header))
+    metadata = sealed(header, tensors)
+    write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
 def read_adapter(path: Path | str) -> AdapterFile:
@@ -127,24 +126,18 @@ def read_adapter(path: Path | str) -> AdapterFile:
     try:
         return _from_checkpoint(path) if path.is_dir() else _from_file(path)
     except GPTArchitectureError as error:
-        raise _bad(path, error.found) from None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _bad(path, error.found.removeprefix(f"{path} ")) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _bad(path, f"illisible ({reason(error)})") from None
 
 
 def _from_file(path: Path) -> AdapterFile:
-    if path.stat().st_size > _MAX_FILE:
-        raise ValueError("fichier démesuré")
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        if header.get("format") != FORMAT:
-            raise ValueError("ce ne sont pas des adaptateurs de ce projet")
-        if header.get("version") != str(VERSION):
-            raise ValueError(f"version {header.get('version')}")
-        if len(header["description"]) > _MAX_DESCRIPTION:
-            raise ValueError("description démesurée")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    description = json.loads(header["description"])
+    header, tensors = read_safetensors(path)
+    if header.get("format") != FORMAT:
+        raise ValueError("ce ne sont pas des adaptateurs de ce projet")
+    if header.get("version") != str(VERSION):
+        raise ValueError(f"version {str(header.get('version'))[:20]}")
+    description = parse_json(header["description"])
     return _adapter(
         description["lora"], description["base_sha256"], tensors, description["metadata"]
     )
@@ -182,7 +175,7 @@ def _adapter(
 
 def _bad(path: Path, found: str) -> ModelFileError:
     return ModelFileError(
-        f"{path} : {found}",
+        f"{path} : {found.removeprefix(': ')}",
         expected=f"un fichier {ADAPTER_NAME} écrit par « gpt-architecture train --lora-rank », ou "
         "l'un de ses points de reprise",
         remedy="corrigez ce chemin",
