@@ -101,6 +101,7 @@ def test_a_bad_model_ends_the_command(tmp_path, cli):
         (("--timeout", 0), "timeout"),
         (("--host", "203.0.113.7"), "203.0.113.7"),
         (("--api-key-file", "absent.txt"), "absent.txt"),
+        (("--allow-origin", "http://localhost:5173/"), "écrivez http://localhost:5173"),
     ],
 )
 def test_bad_options_are_refused_at_once(cli, options, word):

@@ -66,6 +66,11 @@ class NetworkOptions:
 
     def __post_init__(self) -> None:
         check_int("port", self.port, minimum=0, maximum=65_535)
+        if self.allow_origin:
+            from gpt_architecture.serving.origins import check_origin
+
+            for origin in self.allow_origin:
+                check_origin("--allow-origin", origin)
 
 
 @Parameter(name="*", group=Group("Moteur", sort_key=2))
@@ -163,7 +168,7 @@ def serve(
             )
         return app
 
-    gate = LoadingGate(build)
+    gate = LoadingGate(build, origins=network.allow_origin)
     server = HttpServer(
         gate,
         limits=limits,

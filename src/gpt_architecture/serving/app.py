@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Request
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from gpt_architecture.config import END_OF_TEXT
@@ -24,6 +23,7 @@ from gpt_architecture.serving.generation import (
     render,
 )
 from gpt_architecture.serving.guard import GuardMiddleware
+from gpt_architecture.serving.http_rules import HeadMiddleware, OriginsMiddleware
 from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
 from gpt_architecture.serving.reference import reference_page
 from gpt_architecture.serving.streaming import Answerer
@@ -90,16 +90,11 @@ def create_app(
     app.include_router(_watch_routes(context, metrics))
     app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
     app.include_router(studio_router(context, answerer))
-    # Le dernier ajouté est traversé le premier : clés, puis corps, puis routes.
+    # Le dernier ajouté est traversé le premier : origines, clés, puis corps, puis routes.
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(GuardMiddleware, limits=context.limits, log_requests=log_requests)
     app.add_middleware(AuthMiddleware, keys=keys or KeyRing())
-    if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-        )
+    app.add_middleware(OriginsMiddleware, origins=origins)
     return app
 
 

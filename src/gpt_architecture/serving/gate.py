@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gpt_architecture.serving.auth import is_studio_file
 from gpt_architecture.serving.errors import ApiError, install_handlers
+from gpt_architecture.serving.http_rules import HeadMiddleware, OriginsMiddleware
 from gpt_architecture.serving.requests import EngineState
 from gpt_architecture.serving.studio_files import files_router, not_ready
 
@@ -23,15 +24,18 @@ class LoadingGate:
 
     Args:
         build: charge le modèle et rend l'application.
+        origins: pages web d'ailleurs qui peuvent lire les réponses d'attente (CORS).
     """
 
-    def __init__(self, build: Callable[[], ASGIApp]) -> None:
+    def __init__(self, build: Callable[[], ASGIApp], *, origins: Sequence[str] = ()) -> None:
         self.error: BaseException | None = None
         self._build = build
         self._app: ASGIApp | None = None
         self._pages = FastAPI(openapi_url=None)
         self._pages.include_router(files_router(self._state))
+        self._pages.add_middleware(HeadMiddleware)
         install_handlers(self._pages)
+        self._waiting = OriginsMiddleware(self._wait, origins=origins)
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Commence le chargement.
@@ -47,10 +51,13 @@ class LoadingGate:
         """Traite une requête ASGI."""
         if scope["type"] != "http":
             return
-        app: ASGIApp = self._waiting(scope) if self._app is None else self._app
+        app = self._waiting if self._app is None else self._app
         await app(scope, receive, send)
 
-    def _waiting(self, scope: Scope) -> ASGIApp:
+    async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._waiting_for(scope)(scope, receive, send)
+
+    def _waiting_for(self, scope: Scope) -> ASGIApp:
         """Qui répond en attendant : une page à qui en demande une, l'enveloppe d'OpenAI sinon."""
         path: str = scope["path"]
         if is_studio_file(path):
