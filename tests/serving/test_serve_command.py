@@ -85,6 +85,20 @@ def test_keys_come_from_the_environment(trained):
         assert key not in process.stdout.read() + process.stderr.read()
 
 
+def test_options_of_the_door_reach_the_service(trained):
+    """--strict refuse un champ inconnu ; --allow-origin laisse entrer sa page."""
+    page = "http://localhost:5173"
+    preflight = {"Origin": page, "Access-Control-Request-Method": "POST"}
+    with served(trained, "--strict", "--allow-origin", page) as (url, _):
+        answer = HTTP.options(url + "/v1/completions", headers=preflight)
+        assert answer.headers["access-control-allow-origin"] == page
+        ready(url)
+        answer = HTTP.options(url + "/v1/completions", headers=preflight)
+        assert answer.headers["access-control-allow-origin"] == page
+        refused = post(url, "/v1/completions", {"prompt": "Le", "tempurature": 1})
+        assert check_envelope(refused, 400)["param"] == "tempurature"
+
+
 def test_a_bad_model_ends_the_command(tmp_path, cli):
     """Modèle absent : une phrase, et le service s'arrête au lieu de rester sourd."""
     start = time.monotonic()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gpt_architecture.serving.auth import KeyRing
     from gpt_architecture.serving.context import ServingContext
     from gpt_architecture.serving.engine import Engine
+    from gpt_architecture.serving.foreign_fields import FieldPolicy
     from gpt_architecture.serving.limits import Limits
 
 KEYS_VARIABLE = f"{ENV_PREFIX}API_KEYS"
@@ -63,6 +64,9 @@ class NetworkOptions:
 
     log_requests: bool = False
     """Écrit une ligne par requête sur stderr, sans rien du texte traité."""
+
+    strict: bool = False
+    """Refuse les champs qu'aucune interface d'OpenAI ne connaît, au lieu de les ignorer."""
 
     def __post_init__(self) -> None:
         check_int("port", self.port, minimum=0, maximum=65_535)
@@ -133,6 +137,7 @@ def serve(
     """
     del common  # lues par le lanceur
     _check_installed()
+    from gpt_architecture.serving.foreign_fields import FieldPolicy
     from gpt_architecture.serving.gate import LoadingGate
     from gpt_architecture.serving.http import HttpServer, bind, url_of
     from gpt_architecture.serving.limits import Limits
@@ -154,7 +159,7 @@ def serve(
     def build() -> ASGIApp:
         from gpt_architecture.serving.app import create_app
 
-        running, context = _load(path, engine, limits)
+        running, context = _load(path, engine, limits, FieldPolicy(strict=network.strict))
         started.append(running)
         app = create_app(
             context, keys=keys, origins=network.allow_origin, log_requests=network.log_requests
@@ -219,7 +224,9 @@ def _keys(path: Path | None) -> KeyRing:
     return KeyRing(keys)
 
 
-def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, ServingContext]:
+def _load(
+    path: Path, options: EngineOptions, limits: Limits, fields: FieldPolicy
+) -> tuple[Engine, ServingContext]:
     """Le modèle, son moteur démarré et prêt."""
     from functools import partial
 
@@ -250,6 +257,7 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
         metadata=gpt.metadata,
         window=gpt.window,
         limits=limits,
+        fields=fields,
         run_directory=options.run_directory,
         example=prompt if isinstance(prompt, str) and prompt else _EXAMPLE,
         attention=partial(attention_of, gpt.model, window=gpt.window)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -46,6 +47,7 @@ class Transcript:
 
     def __init__(self, plan: Plan, *, echo: Sequence[str] | None = None) -> None:
         self._plan, self._echo = plan, echo
+        self._written = Counter[int]()
         self._ends = dict[int, Finished]()
 
     def opening(self) -> list[Delta]:
@@ -66,6 +68,7 @@ class Transcript:
                     prompt = self._plan.prompts[index // self._plan.n]
                     yield Delta(index=index, text=self._prompt(index), tokens=prompt, scores=scores)
                 case Produced(piece=piece):
+                    self._written[index] += piece.token is not None
                     scored = piece.score is not None and piece.token is not None
                     if piece.text or scored:
                         yield Delta(
@@ -76,21 +79,28 @@ class Transcript:
                         )
                 case Finished():
                     self._ends[index] = event
+                    self._written[index] = event.completion_tokens
                     yield Delta(index=index, finish="stop" if event.reason == "stop" else "length")
 
-    def usage(self) -> dict[str, Any]:
-        """Le compte des tokens ; un début n'est compté qu'une fois, quel que soit `n`."""
+    def usage(self, *, running: bool = False) -> dict[str, Any]:
+        """Le compte des tokens ; un début n'est compté qu'une fois, quel que soit `n`.
+
+        Args:
+            running: en cours de route : ce qui a été repris du cache n'est su qu'à la fin.
+        """
         prompt = sum(map(len, self._plan.prompts))
-        written = sum(end.completion_tokens for end in self._ends.values())
-        cached = sum(
-            end.cached_tokens for index, end in self._ends.items() if index % self._plan.n == 0
-        )
-        return {
+        written = self._written.total()
+        counts = {
             "prompt_tokens": prompt,
             "completion_tokens": written,
             "total_tokens": prompt + written,
-            "prompt_tokens_details": {"cached_tokens": cached},
         }
+        if running:
+            return counts
+        cached = sum(
+            end.cached_tokens for index, end in self._ends.items() if index % self._plan.n == 0
+        )
+        return {**counts, "prompt_tokens_details": {"cached_tokens": cached}}
 
     def _prompt(self, index: int) -> str:
         return "" if self._echo is None else self._echo[index // self._plan.n]

@@ -15,6 +15,7 @@ from gpt_architecture.serving.auth import AuthMiddleware, KeyRing
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError, install_handlers
 from gpt_architecture.serving.generation import (
+    check_body,
     check_ids,
     check_model,
     encode_text,
@@ -109,17 +110,21 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     )
     async def completions(body: schemas.CompletionBody, request: Request) -> Response:
         plan = await plan_completion(context, body)
-        usage = body.stream_options is not None and body.stream_options.include_usage
+        options = body.stream_options or schemas.StreamOptions()
+        usage = options.include_usage
         shape = CompletionShape(
             context.name, context.names, logprobs=body.logprobs is not None, usage=usage
         )
         echo = [
-            prompt if isinstance(prompt, str) else context.tokenizer.decode(prompt)
-            for prompt in body.prompt
+            prompt if prompt and isinstance(prompt, str) else context.tokenizer.decode(ids)
+            for prompt, ids in zip(body.prompt, plan.prompts, strict=True)
         ]
         transcript = Transcript(plan, echo=echo if body.echo else None)
         return await answerer.answer(
-            request, plan, transcript, shape, stream=bool(body.stream), usage=usage
+            *(request, plan, transcript, shape),
+            stream=bool(body.stream),
+            usage=usage,
+            running_usage=options.continuous_usage_stats,
         )
 
     @router.post(
@@ -130,10 +135,14 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     )
     async def chat(body: schemas.ChatBody, request: Request) -> Response:
         plan = await plan_chat(context, body)
-        usage = body.stream_options is not None and body.stream_options.include_usage
+        options = body.stream_options or schemas.StreamOptions()
+        usage = options.include_usage
         shape = ChatShape(context.name, context.names, logprobs=bool(body.logprobs), usage=usage)
         return await answerer.answer(
-            request, plan, Transcript(plan), shape, stream=bool(body.stream), usage=usage
+            *(request, plan, Transcript(plan), shape),
+            stream=bool(body.stream),
+            usage=usage,
+            running_usage=options.continuous_usage_stats,
         )
 
     return router
@@ -175,7 +184,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses={**_COMMON, **_errors(404)},
     )
     async def tokenize(body: schemas.TokenizeBody) -> Response:
-        check_model(context, body.model)
+        check_body(context, body)
         text = body.prompt
         if text is None:
             messages = body.messages or []
@@ -198,7 +207,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses={**_COMMON, **_errors(404)},
     )
     async def detokenize(body: schemas.DetokenizeBody) -> Response:
-        check_model(context, body.model)
+        check_body(context, body)
         check_ids(context, body.tokens, param="tokens")
         return JSONResponse({"prompt": context.tokenizer.decode(body.tokens)})
 
