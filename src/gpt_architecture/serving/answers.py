@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from gpt_architecture.decoding.sequence import FinishReason, TokenScore
 from gpt_architecture.serving.generation import Plan
 from gpt_architecture.serving.requests import Event, Finished, Produced, PromptScored
-from gpt_architecture.serving.token_names import TokenNames
+from gpt_architecture.serving.token_names import Places, TokenNames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +162,18 @@ class CompletionShape(_Shape):
     Args:
         model: nom du modèle.
         names: nom des tokens.
+        plan: ce qui est écrit.
         logprobs: rend les probabilités.
         usage: le flux finira par le compte des tokens.
     """
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, model: str, names: TokenNames, *, logprobs: bool, usage: bool) -> None:
+    def __init__(
+        self, model: str, names: TokenNames, plan: Plan, *, logprobs: bool, usage: bool
+    ) -> None:
         super().__init__(model, names, logprobs=logprobs, usage=usage)
-        self._offsets = dict[int, int]()
+        self._plan, self._places = plan, dict[int, Places]()
 
     def start(self, count: int) -> list[dict[str, Any]]:
         """Rien."""
@@ -202,23 +205,28 @@ class CompletionShape(_Shape):
         return self._whole(choices, usage)
 
     def _scores(self, deltas: Sequence[Delta]) -> dict[str, Any]:
-        offset = self._offsets.get(deltas[0].index, 0)
+        places = self._places_of(deltas[0].index)
         tokens, logprobs, tops, offsets = [], [], [], []
         for delta in deltas:
             for token, score in zip(delta.tokens, delta.scores, strict=True):
-                name = self._names.text(token)
-                tokens.append(name)
+                tokens.append(self._names.text(token))
                 logprobs.append(None if score is None else score.logprob)
                 tops.append(None if score is None else self._candidates(score))
-                offsets.append(offset)
-                offset += len(name)
-        self._offsets[deltas[0].index] = offset
+                offsets.append(places.add(token))
         return {
             "tokens": tokens,
             "token_logprobs": logprobs,
             "top_logprobs": tops,
             "text_offset": offsets,
         }
+
+    def _places_of(self, index: int) -> Places:
+        """Où en est le texte d'une suite ; un début noté en fait partie."""
+        if index not in self._places:
+            scored = self._plan.score_prompt is not None
+            prompt = () if scored else self._plan.prompts[index // self._plan.n]
+            self._places[index] = self._names.places(prompt)
+        return self._places[index]
 
     def _candidates(self, score: TokenScore) -> dict[str, float]:
         """Les plus probables, et le token choisi s'il n'en est pas."""

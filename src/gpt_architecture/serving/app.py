@@ -113,7 +113,7 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
         options = body.stream_options or schemas.StreamOptions()
         usage = options.include_usage
         shape = CompletionShape(
-            context.name, context.names, logprobs=body.logprobs is not None, usage=usage
+            context.name, context.names, plan, logprobs=body.logprobs is not None, usage=usage
         )
         echo = [
             prompt if prompt and isinstance(prompt, str) else context.tokenizer.decode(ids)
