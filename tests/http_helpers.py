@@ -15,6 +15,7 @@ from gpt_architecture.errors import TokenizerError
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine import Engine
+from gpt_architecture.serving.foreign_fields import FieldPolicy
 from gpt_architecture.serving.http import HttpServer, bind, url_of
 from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.requests import EngineClosed, EngineStats, Ticket
@@ -92,7 +93,7 @@ def small_model():
     return sharp_model(context_length=WINDOW)
 
 
-def make_context(engine, *, chat=False, tokenizer=None, **limits):
+def make_context(engine, *, chat=False, fields=None, tokenizer=None, **limits):
     """Le contexte d'un service sur le petit modèle."""
     return ServingContext(
         engine=engine,
@@ -102,6 +103,7 @@ def make_context(engine, *, chat=False, tokenizer=None, **limits):
         metadata={"chat_template": CHAT_TEMPLATE} if chat else {},
         window=WINDOW,
         limits=Limits(**limits),
+        fields=fields or FieldPolicy(),
     )
 
 

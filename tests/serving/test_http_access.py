@@ -189,28 +189,6 @@ def test_weak_keys_are_refused(key):
     assert key not in str(refused.value)
 
 
-def test_cors_is_off_by_default():
-    """Aucune page d'ailleurs n'a accès, sauf celle qu'on nomme."""
-    page = {"Origin": "https://exemple.fr"}
-    with client_of(make_context(ScriptedEngine())) as client:
-        answer = client.get("/v1/models", headers=page)
-        assert "access-control-allow-origin" not in answer.headers
-    allowed = {"origins": ["https://exemple.fr"], "keys": KeyRing(KEYS)}
-    with client_of(make_context(ScriptedEngine()), **allowed) as client:
-        preflight = client.options(
-            "/v1/completions",
-            headers={
-                **page,
-                "Access-Control-Request-Method": "POST",
-                "Access-Control-Request-Headers": "authorization",
-            },
-        )
-        assert preflight.status_code == 200
-        assert preflight.headers["access-control-allow-origin"] == "https://exemple.fr"
-        other = client.get("/health", headers={"Origin": "https://autre.fr"})
-        assert "access-control-allow-origin" not in other.headers
-
-
 def test_the_gate_answers_while_the_model_loads():
     """503 et quand réessayer, sur toute adresse ; puis l'application, sans relancer."""
     ready = threading.Event()

@@ -255,12 +255,42 @@ def test_context_is_bounded(client):
     fitting = "a" * (WINDOW - 3)
     answer = complete(client, prompt=fitting, ignore_eos=True)
     assert answer["usage"]["completion_tokens"] == 4
-    body = {"prompt": fitting, "max_tokens": 5}
-    error = check_envelope(client.post("/v1/completions", json=body), 400)
-    assert error["code"] == "context_length_exceeded"
-    body = {"prompt": "a" * (WINDOW + 1)}
-    error = check_envelope(client.post("/v1/completions", json=body), 400)
-    assert error["code"] == "context_length_exceeded"
+    for prompt, asked in ((fitting, 5), ("a" * (WINDOW + 1), 0)):
+        body = {"prompt": prompt, "max_tokens": asked}
+        error = check_envelope(client.post("/v1/completions", json=body), 400)
+        assert error["code"] == "context_length_exceeded"
+        french, english = error["message"].split("\n")
+        count = len(prompt) + asked
+        assert f"{WINDOW} tokens ; cette requête en demande {count}" in french
+        assert english == (  # ce que des clients cherchent pour raccourcir la conversation
+            f"This model's maximum context length is {WINDOW} tokens. However, you requested "
+            f"{count} tokens ({len(prompt)} in the messages, {asked} in the completion). Please "
+            "reduce the length of the messages or completion."
+        )
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_usage_in_every_chunk(client, path, include_usage):
+    """continuous_usage_stats : le compte à chaque morceau, jusqu'à celui de la réponse entière."""
+    body = {"max_tokens": 6, "n": 2, "seed": 1, "ignore_eos": True}
+    body |= (
+        {"prompt": PROMPT}
+        if path == "/v1/completions"
+        else {"messages": [{"role": "user", "content": PROMPT}]}
+    )
+    whole = client.post(path, json=body).json()["usage"]
+    options = {"include_usage": include_usage, "continuous_usage_stats": True}
+    chunks = events(client.post(path, json={**body, "stream": True, "stream_options": options}))
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 6
+    for chunk in chunks:
+        usage = chunk["usage"]
+        assert usage["prompt_tokens"] == whole["prompt_tokens"]
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert counts[-1] == whole["completion_tokens"]
+    assert (chunks[-1]["choices"] == []) == include_usage
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,20 @@ def test_errors_that_end_the_command_are_json_too(tmp_path):
     assert "absent.pt" in last["message"]
 
 
+def test_options_of_the_door_reach_the_service(trained):
+    """--strict refuse un champ inconnu ; --allow-origin laisse entrer sa page."""
+    page = "http://localhost:5173"
+    preflight = {"Origin": page, "Access-Control-Request-Method": "POST"}
+    with served(trained, "--strict", "--allow-origin", page) as (url, _):
+        answer = HTTP.options(url + "/v1/completions", headers=preflight)
+        assert answer.headers["access-control-allow-origin"] == page
+        ready(url)
+        answer = HTTP.options(url + "/v1/completions", headers=preflight)
+        assert answer.headers["access-control-allow-origin"] == page
+        refused = post(url, "/v1/completions", {"prompt": "Le", "tempurature": 1})
+        assert check_envelope(refused, 400)["param"] == "tempurature"
+
+
 def test_a_bad_model_ends_the_command(tmp_path, cli):
     """Modèle absent : une phrase, et le service s'arrête au lieu de rester sourd."""
     start = time.monotonic()
@@ -199,6 +213,7 @@ def test_a_bad_model_ends_the_command(tmp_path, cli):
         (("--timeout", 0), "timeout"),
         (("--host", "203.0.113.7"), "203.0.113.7"),
         (("--api-key-file", "absent.txt"), "absent.txt"),
+        (("--allow-origin", "http://localhost:5173/"), "écrivez http://localhost:5173"),
     ],
 )
 def test_bad_options_are_refused_at_once(cli, options, word):

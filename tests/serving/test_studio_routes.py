@@ -231,7 +231,7 @@ def test_attention_is_the_model_s(client):
     [
         ("attention", {"prompt": "a" * 49}),
         ("attention", {"prompt": ["a", "b"]}),
-        ("attention", {"prompt": ""}),
+        ("attention", {"prompt": []}),
         ("next", {"prompt": "a" * (WINDOW + 1)}),
         ("next", {"prompt": [Bytes.vocab_size]}),
         ("next", {"prompt": "a", "autre": 1}),

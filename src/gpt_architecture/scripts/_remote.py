@@ -156,8 +156,9 @@ class Service:
         return found
 
     def _failure(self, message: str) -> ServiceError:
+        first = message.split("\n", 1)[0]  # une seconde ligne, en anglais, est pour les programmes
         return ServiceError(
-            f"{self._base} refuse ou échoue : {message}",
+            f"{self._base} refuse ou échoue : {first}",
             expected="une réponse",
             remedy="corrigez la demande, ou réessayez",
         )

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gpt_architecture.serving.auth import KeyRing
     from gpt_architecture.serving.context import ServingContext
     from gpt_architecture.serving.engine import Engine
+    from gpt_architecture.serving.foreign_fields import FieldPolicy
     from gpt_architecture.serving.limits import Limits
 
 logger = logging.getLogger("gpt_architecture.serve")  # `__name__` est `__main__` lancé par chemin
@@ -78,9 +79,16 @@ class NetworkOptions:
 
     log_format: LogFormat = "text"
     """Forme du journal : text, ou json (un objet par ligne)."""
+    strict: bool = False
+    """Refuse les champs qu'aucune interface d'OpenAI ne connaît, au lieu de les ignorer."""
 
     def __post_init__(self) -> None:
         check_int("port", self.port, minimum=0, maximum=65_535)
+        if self.allow_origin:
+            from gpt_architecture.serving.origins import check_origin
+
+            for origin in self.allow_origin:
+                check_origin("--allow-origin", origin)
 
 
 @Parameter(name="*", group=Group("Moteur", sort_key=2))
@@ -145,6 +153,7 @@ def serve(
     _check_installed()
     from gpt_architecture.serving.auth import KeyRing
     from gpt_architecture.serving.exchange import RequestFilter
+    from gpt_architecture.serving.foreign_fields import FieldPolicy
     from gpt_architecture.serving.gate import LoadingGate
     from gpt_architecture.serving.http import HttpServer, bind, url_of
     from gpt_architecture.serving.limits import Limits
@@ -170,7 +179,7 @@ def serve(
     def build() -> ASGIApp:
         from gpt_architecture.serving.app import create_app
 
-        running, context = _load(path, engine, limits)
+        running, context = _load(path, engine, limits, FieldPolicy(strict=network.strict))
         started.append(running)
         app = create_app(context, keys=keys, origins=network.allow_origin, observer=observer)
         running.wait_started()
@@ -182,7 +191,7 @@ def serve(
             )
         return app
 
-    gate = LoadingGate(build, observer)
+    gate = LoadingGate(build, observer, origins=network.allow_origin)
 
     def leave() -> None:
         gate.draining = True
@@ -250,7 +259,9 @@ def _reload(keys: KeyRing, network: NetworkOptions) -> None:
         logger.info("clés relues : %s", ", ".join(keys.names))
 
 
-def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, ServingContext]:
+def _load(
+    path: Path, options: EngineOptions, limits: Limits, fields: FieldPolicy
+) -> tuple[Engine, ServingContext]:
     """Le modèle, son moteur démarré et prêt."""
     from functools import partial
 
@@ -282,6 +293,7 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
         metadata=gpt.metadata,
         window=gpt.window,
         limits=limits,
+        fields=fields,
         run_directory=options.run_directory,
         example=own_prompt(gpt.metadata) or _EXAMPLE,
         attention=partial(attention_of, gpt.model, window=gpt.window)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import torch
 from fastapi import APIRouter, FastAPI, Path, Request
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from gpt_architecture.data.marked_text import written
@@ -19,6 +18,7 @@ from gpt_architecture.serving.auth import AuthMiddleware, KeyRing
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError, install_handlers
 from gpt_architecture.serving.generation import (
+    check_body,
     check_ids,
     check_model,
     encode_text,
@@ -27,6 +27,7 @@ from gpt_architecture.serving.generation import (
     render,
 )
 from gpt_architecture.serving.guard import GuardMiddleware
+from gpt_architecture.serving.http_rules import HeadMiddleware, OriginsMiddleware
 from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
 from gpt_architecture.serving.observer import ObservedMiddleware, Observer, route_finder
 from gpt_architecture.serving.reference import reference_page
@@ -95,16 +96,11 @@ def create_app(
     app.include_router(_watch_routes(context, metrics))
     app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
     app.include_router(studio_router(context, answerer))
-    # Le dernier ajouté est traversé le premier : clés, puis corps, puis routes.
+    # Le dernier ajouté est traversé le premier : observateur, origines, clés, corps, puis routes.
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(GuardMiddleware, limits=context.limits)
     app.add_middleware(AuthMiddleware, keys=keys or KeyRing())
-    if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-        )
+    app.add_middleware(OriginsMiddleware, origins=origins)
     app.add_middleware(ObservedMiddleware, observer=observer, route=route_finder(app.routes))
     return app
 
@@ -120,17 +116,21 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     )
     async def completions(body: schemas.CompletionBody, request: Request) -> Response:
         plan = await plan_completion(context, body)
-        usage = body.stream_options is not None and body.stream_options.include_usage
+        options = body.stream_options or schemas.StreamOptions()
+        usage = options.include_usage
         shape = CompletionShape(
-            context.name, context.names, logprobs=body.logprobs is not None, usage=usage
+            context.name, context.names, plan, logprobs=body.logprobs is not None, usage=usage
         )
         echo = [
-            prompt if isinstance(prompt, str) else context.tokenizer.decode(prompt)
-            for prompt in body.prompt
+            prompt if prompt and isinstance(prompt, str) else context.tokenizer.decode(ids)
+            for prompt, ids in zip(body.prompt, plan.prompts, strict=True)
         ]
         transcript = Transcript(plan, echo=echo if body.echo else None)
         return await answerer.answer(
-            request, plan, transcript, shape, stream=bool(body.stream), usage=usage
+            *(request, plan, transcript, shape),
+            stream=bool(body.stream),
+            usage=usage,
+            running_usage=options.continuous_usage_stats,
         )
 
     @router.post(
@@ -141,10 +141,14 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     )
     async def chat(body: schemas.ChatBody, request: Request) -> Response:
         plan = await plan_chat(context, body)
-        usage = body.stream_options is not None and body.stream_options.include_usage
+        options = body.stream_options or schemas.StreamOptions()
+        usage = options.include_usage
         shape = ChatShape(context.name, context.names, logprobs=bool(body.logprobs), usage=usage)
         return await answerer.answer(
-            request, plan, Transcript(plan), shape, stream=bool(body.stream), usage=usage
+            *(request, plan, Transcript(plan), shape),
+            stream=bool(body.stream),
+            usage=usage,
+            running_usage=options.continuous_usage_stats,
         )
 
     return router
@@ -187,7 +191,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses={**_COMMON, **_errors(404)},
     )
     async def tokenize(body: schemas.TokenizeBody) -> Response:
-        check_model(context, body.model)
+        check_body(context, body)
         text = body.prompt
         if text is None:
             messages = body.messages or []
@@ -213,7 +217,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses={**_COMMON, **_errors(404)},
     )
     async def detokenize(body: schemas.DetokenizeBody) -> Response:
-        check_model(context, body.model)
+        check_body(context, body)
         check_ids(context, body.tokens, param="tokens")
         return JSONResponse({"prompt": context.tokenizer.decode(body.tokens)})
 

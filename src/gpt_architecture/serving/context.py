@@ -17,6 +17,7 @@ from gpt_architecture.data.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.errors import reason
+from gpt_architecture.serving.foreign_fields import FieldPolicy
 from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.requests import (
     EngineRequest,
@@ -60,6 +61,7 @@ class ServingContext:
         metadata: provenance et résultats de l'entraînement.
         window: positions qu'une suite peut occuper, début compris.
         limits: ce qu'une requête peut demander.
+        fields: ce qui est fait des champs que le service n'a pas.
         run_directory: dossier d'entraînement montré par le studio ; None : aucun.
         example: début de texte que le studio propose.
         attention: identifiants (T) → poids d'attention (L, H, T, T), pour le studio ; None : le
@@ -78,6 +80,7 @@ class ServingContext:
     metadata: Mapping[str, Any]
     window: int
     limits: Limits = field(default_factory=Limits)
+    fields: FieldPolicy = field(default_factory=FieldPolicy)
     run_directory: Path | None = None
     example: str = ""
     attention: Callable[[Sequence[int]], Tensor] | None = None

@@ -166,7 +166,9 @@ def validation_error(error: RequestValidationError) -> ApiError:
     place = [str(part) for part in first["loc"][1:] if _is_field(part)]
     kind, context = first["type"], first.get("ctx", {})
     if not place or kind == "json_invalid":
-        return ApiError.invalid(first["msg"] if kind == "refus" else _BODY)
+        if kind == "refus":
+            return ApiError.invalid(first["msg"], param=context.get("param"))
+        return ApiError.invalid(_BODY)
     if kind == "refus":  # nos propres vérifications portent leur phrase
         reason = first["msg"]
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gpt_architecture.serving.auth import is_studio_file
 from gpt_architecture.serving.errors import ApiError, install_handlers
 from gpt_architecture.serving.guard import PROBES
+from gpt_architecture.serving.http_rules import HeadMiddleware, OriginsMiddleware
 from gpt_architecture.serving.observer import ObservedMiddleware, Observer
 from gpt_architecture.serving.requests import EngineState
 from gpt_architecture.serving.studio_files import files_router, not_ready
@@ -29,22 +30,32 @@ class LoadingGate:
     Args:
         build: charge le modèle et rend l'application.
         observer: suit les requêtes venues avant elle.
+        origins: pages web d'ailleurs qui peuvent lire les réponses d'attente (CORS).
 
     Attributes:
         error: pourquoi elle ne viendra jamais.
         draining: vrai dès que l'arrêt est demandé : `/ready` le dit, tout le reste continue.
     """
 
-    def __init__(self, build: Callable[[], ASGIApp], observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        build: Callable[[], ASGIApp],
+        observer: Observer | None = None,
+        *,
+        origins: Sequence[str] = (),
+    ) -> None:
         self.error: BaseException | None = None
         self.draining = False
         self._build = build
         self._app: ASGIApp | None = None
         self._pages = FastAPI(openapi_url=None)
         self._pages.include_router(files_router(self._state))
+        self._pages.add_middleware(HeadMiddleware)
         install_handlers(self._pages)
         self._observed = ObservedMiddleware(
-            self._wait, observer=observer or Observer(), route=_route_of
+            OriginsMiddleware(self._wait, origins=origins),
+            observer=observer or Observer(),
+            route=_route_of,
         )
 
     def start(self, on_failure: Callable[[], None]) -> None:

@@ -20,7 +20,15 @@ from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError
 from gpt_architecture.serving.limits import check_maximum
 from gpt_architecture.serving.requests import EngineRequest
-from gpt_architecture.serving.schemas import ChatBody, CompletionBody, Message, Prompt, SamplingBody
+from gpt_architecture.serving.schemas import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    Message,
+    Prompt,
+    SamplingBody,
+    TokenizeBody,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +84,16 @@ class Plan:
         ]
 
 
+def check_body(context: ServingContext, body: SamplingBody | TokenizeBody | DetokenizeBody) -> None:
+    """Vérifie ce que tout corps porte : le modèle qu'il demande, et les champs qu'on n'a pas.
+
+    Raises:
+        ApiError: 404, ou 400.
+    """
+    check_model(context, body.model)
+    context.fields.check(body)
+
+
 def check_model(context: ServingContext, name: str | None) -> None:
     """Vérifie que le modèle demandé est celui du service.
 
@@ -99,7 +117,7 @@ async def plan_completion(context: ServingContext, body: CompletionBody) -> Plan
         ApiError: un champ dépasse les bornes du service.
         ConfigurationError: un réglage est impossible.
     """
-    check_model(context, body.model)
+    check_body(context, body)
     n = body.n or 1
     context.limits.check_sequences(len(body.prompt), n)
     if body.logprobs is not None:
@@ -128,7 +146,7 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
         DataError: le gabarit refuse ces messages.
         ConfigurationError: un réglage est impossible.
     """
-    check_model(context, body.model)
+    check_body(context, body)
     n = body.n or 1
     context.limits.check_sequences(1, n)
     check_maximum("top_logprobs", body.top_logprobs or 0, context.limits.logprobs)
@@ -175,13 +193,22 @@ async def encode(
 ) -> tuple[int, ...]:
     """Les identifiants d'un début ; un token spécial tapé y est du texte.
 
+    Un début vide est celui d'un texte : ce qui suit la fin du précédent, comme chez OpenAI.
+
     Raises:
-        ApiError: 400, début vide, trop long, ou identifiant hors du vocabulaire.
+        ApiError: 400, début trop long, identifiant hors du vocabulaire, ou début vide et tokenizer
+            sans fin de texte.
         TokenizerError: un mot n'est pas dans un vocabulaire fermé.
     """
     ids = await encode_text(context, prompt) if isinstance(prompt, str) else prompt
     if not ids:
-        raise ApiError.invalid("le début est vide : donnez au moins un token", param=param)
+        if context.tokenizer.eos_id is None:
+            raise ApiError.invalid(
+                "le début est vide, et ce modèle n'a pas de fin de texte d'où commencer : "
+                "donnez au moins un token",
+                param=param,
+            )
+        ids = [context.tokenizer.eos_id]
     check_ids(context, ids, param=param)
     if len(ids) > context.window:
         raise _too_long(context, len(ids), 0, param)
@@ -215,12 +242,14 @@ def check_ids(context: ServingContext, ids: Sequence[int], *, param: str) -> Non
 def _room(context: ServingContext, prompt: int, asked: int | None, default: int) -> int:
     """Tokens à écrire : ceux demandés, sinon ce que la fenêtre laisse, au plus `default`.
 
+    −1 demande toute la fenêtre, quel que soit `default`.
+
     Raises:
         ApiError: 400, il n'y a pas la place.
     """
     room = context.window - prompt + 1  # le dernier token écrit n'est pas relu
-    if asked is None:
-        return min(room, default, context.limits.max_tokens)
+    if asked is None or asked < 0:
+        return min(room, default if asked is None else room, context.limits.max_tokens)
     check_maximum("max_tokens", asked, context.limits.max_tokens)
     if asked > room:
         raise _too_long(context, prompt, asked, "max_tokens")
@@ -228,9 +257,13 @@ def _room(context: ServingContext, prompt: int, asked: int | None, default: int)
 
 
 def _too_long(context: ServingContext, prompt: int, asked: int, param: str) -> ApiError:
+    """Le refus, en français puis dans la phrase d'OpenAI, que des clients cherchent."""
     return ApiError.invalid(
         f"le contexte de ce modèle compte {context.window} tokens ; cette requête en demande "
-        f"{prompt + asked} ({prompt} de début, {asked} à écrire)",
+        f"{prompt + asked} ({prompt} de début, {asked} à écrire)\n"
+        f"This model's maximum context length is {context.window} tokens. However, you requested "
+        f"{prompt + asked} tokens ({prompt} in the messages, {asked} in the completion). Please "
+        "reduce the length of the messages or completion.",
         param=param,
         code="context_length_exceeded",
     )
@@ -264,12 +297,18 @@ async def _config(
     return GenerationConfig(
         seed=None if body.seed is None else body.seed % 2**63,
         stop=body.stops,
+        stop_ids=_stop_ids(context, body.stop_token_ids or []),
         ignore_eos=bool(body.ignore_eos),
         logit_bias=_biases(context, body.logit_bias or {}),
         logprobs=logprobs,
         **await asyncio.to_thread(constraint_of, body),
         **values,
     )
+
+
+def _stop_ids(context: ServingContext, ids: Sequence[int]) -> tuple[int, ...]:
+    check_ids(context, ids, param="stop_token_ids")
+    return tuple(dict.fromkeys(ids))
 
 
 def _biases(context: ServingContext, biases: dict[str, float]) -> dict[int, float]:

@@ -53,6 +53,7 @@ class Answerer:
         *,
         stream: bool,
         usage: bool,
+        running_usage: bool = False,
     ) -> Response:
         """La réponse à une requête ; ses suites sont annulées si le client s'en va.
 
@@ -63,6 +64,7 @@ class Answerer:
             shape: forme de la réponse.
             stream: répond au fil de l'eau.
             usage: finit le flux par le compte des tokens.
+            running_usage: le donne aussi dans chaque morceau.
 
         Raises:
             ApiError: le moteur refuse la requête, ou elle échoue avant le premier token.
@@ -79,7 +81,12 @@ class Answerer:
                 return JSONResponse(shape.whole(deltas, transcript.usage()), headers=warned)
             # Le premier paquet décide du code HTTP : après lui, une panne ne peut plus le changer.
             first = await _unless_gone(request, anext(batches, []))
-            body = _events(first, batches, transcript, shape, plan=plan, usage=usage)
+            body = _events(
+                *(first, batches, transcript, shape),
+                plan=plan,
+                usage=usage,
+                running_usage=running_usage,
+            )
             return _EventStream(body, flow, warned)
         except BaseException:
             flow.cancel()
@@ -155,15 +162,20 @@ async def _events(
     *,
     plan: Plan,
     usage: bool,
+    running_usage: bool,
 ) -> AsyncIterator[bytes]:
     """Les octets du flux ; une panne y devient un dernier événement `error`."""
-    opening = shape.start(len(plan.prompts) * plan.n)
-    opening += [shape.chunk(delta) for delta in transcript.opening()]
-    opening += [shape.chunk(delta) for delta in transcript.read(first)]
+
+    def counted(chunk: dict[str, Any]) -> dict[str, Any]:
+        return {**chunk, "usage": transcript.usage(running=True)} if running_usage else chunk
+
+    opening = [counted(chunk) for chunk in shape.start(len(plan.prompts) * plan.n)]
+    opening += [counted(shape.chunk(delta)) for delta in transcript.opening()]
+    opening += [counted(shape.chunk(delta)) for delta in transcript.read(first)]
     yield _join(opening) or KEEPALIVE_COMMENT
     try:
         async for batch in batches:
-            chunks = [shape.chunk(delta) for delta in transcript.read(batch)]
+            chunks = [counted(shape.chunk(delta)) for delta in transcript.read(batch)]
             if chunks or not batch:
                 yield _join(chunks) or KEEPALIVE_COMMENT
     except Exception as error:
