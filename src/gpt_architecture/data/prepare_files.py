@@ -16,7 +16,7 @@ from gpt_architecture.data.shard_layout import INDEX_NAME, read_index
 from gpt_architecture.errors import OutputError
 
 STATE_NAME = "etat.json"
-STATE_VERSION = 1
+STATE_VERSION = 2
 _LOCK_NAME = ".verrou"
 _OURS = re.compile(
     rf"(train|val)_\d{{6,}}\.bin|\.?({re.escape(INDEX_NAME)}|{re.escape(STATE_NAME)})(\.tmp)?"
