@@ -86,6 +86,7 @@ def read_text(
     path: Path | str,
     *,
     expected: str = "un fichier de texte UTF-8",
+    remedy: str = "vérifiez le chemin et les droits",
     limit: int = MAX_TEXT_BYTES,
     error: type[GPTArchitectureError] = DataError,
 ) -> str:
@@ -94,6 +95,7 @@ def read_text(
     Args:
         path: le fichier.
         expected: ce qui était attendu, pour les messages.
+        remedy: que faire si le fichier ne s'ouvre pas, ou dépasse la limite.
         limit: octets au plus.
         error: ce qui est levé.
 
@@ -107,14 +109,10 @@ def read_text(
         raise error(
             f"{path} ne peut pas être lu : {reason(failure)}",
             expected=expected,
-            remedy="vérifiez le chemin et les droits",
+            remedy=remedy,
         ) from None
     if len(data) > limit:
-        raise error(
-            f"{path} dépasse {limit} octets",
-            expected=expected,
-            remedy="donnez un fichier plus court",
-        )
+        raise error(f"{path} dépasse {limit} octets", expected=expected, remedy=remedy)
     return decode_text(data, origin=str(path), error=error)
 
 

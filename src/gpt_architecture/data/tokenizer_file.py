@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.errors import OutputError, TokenizerError, reason
+from gpt_architecture.storage import read_text
 
 TOKENIZER_JSON = "tokenizer.json"
 _MAX_BYTES = 64 << 20
@@ -34,17 +35,14 @@ def read_json(path: Path, *, names: Sequence[str]) -> Any:
             remedy="corrigez --tokenizer",
         )
     path = path if _is_file(path) else inside
+    expected = "un fichier JSON écrit par save(), ou un tokenizer.json"
+    text = read_text(path, expected=expected, limit=_MAX_BYTES, error=TokenizerError)
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ValueError("plus de 64 Mio")
-        return json.loads(data.decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        name = "fichier trop gros" if "Mio" in str(error) else type(error).__name__
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(
-            f"{path} n'est pas un tokenizer lisible ({name})",
-            expected="un fichier JSON écrit par save(), ou un tokenizer.json",
+            f"{path} n'est pas un tokenizer lisible ({type(error).__name__})",
+            expected=expected,
             remedy="recréez-le",
         ) from None
 
