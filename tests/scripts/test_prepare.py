@@ -132,7 +132,9 @@ def test_usage_errors(cli, source, tmp_path):
     cli("prepare", source, *out, "--val-fraction", "2").check_one_line_error(2, "val_fraction")
     cli("prepare", source, *out, "--workers", "0").check_one_line_error(2, "workers")
     cli("prepare", "absent", *out).check_one_line_error(1, "source de texte introuvable : absent")
-    cli("prepare", source / "a.jsonl", *out).check_one_line_error(1, "aucun document", "--field")
+    cli("prepare", source / "a.jsonl", *out).check_one_line_error(
+        1, "aucun document", f"champ absent, {source}/a.jsonl:1 (text)", "nom du champ"
+    )
     assert not (tmp_path / "d").exists()
 
 

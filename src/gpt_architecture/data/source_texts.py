@@ -63,8 +63,9 @@ class SourceTexts:
         for source in self._sources:
             yield from self._counted(self._read(source, total))
         if not self.tally.text_bytes:
+            skipped = [f" : {cause}, {e['examples'][0]}" for cause, e in self.tally.skipped.items()]
             raise DataError(
-                "aucun texte dans les sources",
+                f"aucun texte dans les sources{''.join(skipped[:1])}",
                 expected="au moins un texte lisible, en UTF-8",
                 remedy="vérifiez les fichiers et le nom du champ",
             )

@@ -27,7 +27,7 @@ from gpt_architecture.data.documents import (
     split_documents,
     split_of,
 )
-from gpt_architecture.data.encoding import Task, TextBlock, TextPiece, clean_record
+from gpt_architecture.data.encoding import Task, TextBlock, TextPiece, clean_record, location
 from gpt_architecture.data.ingest import RecordBlock, Source, read_blocks, read_chunks
 from gpt_architecture.data.shard_layout import MAX_SHARD_TOKENS, SPLITS, Split
 from gpt_architecture.errors import ConfigurationError, DataError
@@ -163,6 +163,7 @@ class CorpusReader:
         self._config = config
         self._fraction = config.fraction(sources)
         self._long: dict[str, _LongText | Rejected] = {}
+        self._first: Skip | None = None
 
     def make_plan(self) -> SplitPlan:
         """Décide la répartition ; lit le début du corpus, tout s'il n'a que peu de documents.
@@ -176,8 +177,9 @@ class CorpusReader:
             if len(census.splits) == len(SPLITS):
                 return SplitPlan()
         if census.shortest is None or census.longest is None:
+            cause = "" if self._first is None else f" : {self._first.reason}, {self._first.where}"
             raise DataError(
-                "aucun document dans les sources",
+                f"aucun document dans les sources{cause}",
                 expected=f"au moins un texte lisible, en UTF-8{self._fields()}",
                 remedy="vérifiez les fichiers et le nom du champ",
             )
@@ -228,7 +230,9 @@ class CorpusReader:
                 for number, record in block.records:
                     try:
                         found = documents_in(clean_record(block, record, self._config.field))
-                    except Rejected:  # dit quand la tâche sera codée
+                    except Rejected as rejected:  # dit quand la tâche sera codée
+                        place = location(block.label, number)
+                        self._first = self._first or Skip.of(rejected, place)
                         continue
                     for rank, text in found:
                         where = (block.label, number, rank)
