@@ -16,7 +16,7 @@ from gpt_architecture.errors import OutputError
 from gpt_architecture.storage import NotAFileError, read_json, sweep, sync, write_atomically
 
 STATE_NAME = "etat.json"
-STATE_VERSION = 1
+STATE_VERSION = 2
 _MAX_STATE = 256 << 20
 _LOCK_NAME = ".verrou"
 _OURS = re.compile(

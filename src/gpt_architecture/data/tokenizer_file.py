@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture import storage
 from gpt_architecture.errors import TokenizerError, reason
-from gpt_architecture.storage import write_atomically
+from gpt_architecture.storage import open_regular, parse_json, read_text, write_atomically
 
 TOKENIZER_JSON = "tokenizer.json"
 _MAX_BYTES = 64 << 20
@@ -37,17 +37,17 @@ def read_json(path: Path, *, names: Sequence[str]) -> Any:
             expected=f"{', '.join(names)} ou un fichier JSON existant",
             remedy="corrigez --tokenizer",
         )
+    expected = "un fichier JSON écrit par save(), ou un tokenizer.json"
+    with suppress(OSError), open_regular(path) as file:
+        if file.read(2).startswith(_PICKLE):
+            raise _pickled(path)
+    text = read_text(path, expected=expected, limit=_MAX_BYTES, error=TokenizerError)
     try:
-        with storage.open_regular(path) as file:
-            if file.read(2).startswith(_PICKLE):
-                raise _pickled(path)
-        return storage.read_json(path, _MAX_BYTES)
-    except TokenizerError:
-        raise
-    except (OSError, ValueError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise TokenizerError(
             f"{path} n'est pas un tokenizer lisible ({reason(error)})",
-            expected="un fichier JSON écrit par save(), ou un tokenizer.json",
+            expected=expected,
             remedy="recréez-le",
         ) from None
 

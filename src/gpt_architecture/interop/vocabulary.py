@@ -10,9 +10,9 @@ from typing import Any
 from gpt_architecture.config import PRESETS
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer
 from gpt_architecture.data.tokenizer_json import tokenizer_from_json, tokenizer_from_lists
-from gpt_architecture.errors import ModelFileError, TokenizerError, reason
+from gpt_architecture.errors import ModelFileError, TokenizerError
 from gpt_architecture.interop.files import MAX_JSON, read_json
-from gpt_architecture.storage import open_regular
+from gpt_architecture.storage import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +66,8 @@ def assumed_tokenizer(vocab_size: int, path: Path) -> Tokenizer:
 def _from_vocabulary_files(folder: Path) -> Tokenizer:
     """Le tokenizer de `vocab.json` et `merges.txt`."""
     path = folder / "merges.txt"
-    try:
-        with open_regular(path) as file:
-            lines = file.read(MAX_JSON).decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelFileError(
-            f"{path} est illisible ({reason(error)})",
-            expected="les fusions d'un BPE",
-            remedy="recopiez le dossier d'origine",
-        ) from None
+    text = read_text(path, expected="les fusions d'un BPE", limit=MAX_JSON, error=ModelFileError)
+    lines = text.split("\n")
     merges = [line for line in lines if line and not line.startswith("#version")]
     added = folder / "added_tokens.json"
     return tokenizer_from_lists(

@@ -29,12 +29,14 @@ from gpt_architecture.errors import (
 from gpt_architecture.scripts._french_help import FrenchFormatter
 from gpt_architecture.scripts._logs import configure_logs, in_journal
 from gpt_architecture.scripts._usage_errors import usage_message
+from gpt_architecture.storage import decode_text, read_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 ENV_PREFIX = "GPT_ARCHITECTURE_"
 MODEL_NAME = "gpt-model.pt"
+_MAX_TOML = 1 << 20
 _PARENTS_SEARCHED = 3  # de scripts/ : gpt_architecture/, src/, puis la racine du projet
 
 
@@ -181,8 +183,25 @@ def output_console(*, stderr: bool = False) -> Console:
 
 
 def read_prompt(prompt: str) -> str:
-    """Le début de texte ; « - » le lit sur l'entrée standard."""
-    return sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+    """Le début de texte ; « - » le lit sur l'entrée standard.
+
+    Raises:
+        DataError: l'entrée standard n'est pas du texte UTF-8.
+    """
+    return read_stdin().rstrip("\n") if prompt == "-" else prompt
+
+
+def read_stdin(*, line: bool = False) -> str:
+    """L'entrée standard, ou sa ligne suivante, quels que soient le système et sa langue.
+
+    Raises:
+        DataError: ce n'est pas du texte UTF-8.
+    """
+    source = getattr(sys.stdin, "buffer", None)
+    if source is None or (line and sys.stdin.isatty()):  # au terminal, la ligne s'édite
+        return sys.stdin.readline() if line else sys.stdin.read()
+    data = source.readline() if line else source.read()
+    return decode_text(data, origin="l'entrée standard")
 
 
 def default_prompt(prompt: str | None, metadata: Any) -> str:
@@ -245,16 +264,16 @@ def _configuration(tokens: list[str]) -> tuple[Any, ...]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    text = read_text(
+        path,
+        expected="un fichier TOML",
+        remedy="corrigez --config",
+        limit=_MAX_TOML,
+        error=ConfigurationError,
+    )
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un fichier TOML",
-            remedy="corrigez --config",
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(
             f"{path} n'est pas un TOML valide : {reason(error)}",
             expected="un fichier TOML",

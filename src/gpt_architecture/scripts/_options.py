@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, StrategyName
-from gpt_architecture.errors import ConfigurationError, DataError, reason
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.scripts._cli import say_aside
+from gpt_architecture.storage import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -256,12 +257,6 @@ def _bias(text: str) -> tuple[int, float]:
 def _schema(text: str | None) -> str | None:
     if text is None or not text.startswith("@"):
         return text
-    path = Path(text[1:])
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un schéma JSON",
-            remedy="corrigez --json-schema",
-        ) from None
+    return read_text(
+        text[1:], expected="un schéma JSON", remedy="corrigez --json-schema", limit=1 << 20
+    )

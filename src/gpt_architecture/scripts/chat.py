@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
-from gpt_architecture.scripts._cli import CommonOptions, find_model, say_aside
+from gpt_architecture.scripts._cli import CommonOptions, find_model, read_stdin, say_aside
 from gpt_architecture.scripts._options import (
     FilterOptions,
     ModelChoice,
@@ -108,7 +108,7 @@ def _questions(live: bool) -> Iterator[str]:
     while True:
         if live:
             print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        line = read_stdin(line=True)
         if not line:
             return
         if line.strip():

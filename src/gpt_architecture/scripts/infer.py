@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ConfigurationError, DataError, reason
+from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.scripts._cli import CommonOptions, default_prompt, find_model, read_prompt
 from gpt_architecture.scripts._options import (
     FilterOptions,
@@ -30,6 +30,7 @@ from gpt_architecture.scripts._options import (
     warn_cut,
 )
 from gpt_architecture.scripts._trace import TraceFormat, write_trace
+from gpt_architecture.storage import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -182,14 +183,9 @@ def _starts(
 
 
 def _read_prompts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un texte UTF-8, un début par ligne",
-            remedy="corrigez --prompts",
-        ) from None
+    lines = read_text(
+        path, expected="un texte UTF-8, un début par ligne", remedy="corrigez --prompts"
+    ).split("\n")
     prompts = [line for line in lines if line.strip()]
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise DataError(

@@ -25,6 +25,7 @@ from gpt_architecture.scripts._cli import (
     french_duration,
     french_number,
     french_size,
+    read_stdin,
     say,
     say_aside,
 )
@@ -280,14 +281,12 @@ def _read(text: str | None) -> str:
             expected="un fichier, ou un texte entre guillemets",
             remedy="complétez la commande",
         )
-    from gpt_architecture.data.corpus import CORPUS_NAMES, load_corpus, read_text
+    from gpt_architecture.data.corpus import CORPUS_NAMES, read_documents
 
     if text == "-":
-        content = sys.stdin.read()
-    elif _is_file(text):
-        content = read_text(Path(text))
-    elif text in CORPUS_NAMES:
-        content = load_corpus([text], offline=True).text
+        content = read_stdin()
+    elif _is_file(text) or text in CORPUS_NAMES:
+        content = "\n".join(each.text for each in read_documents([text], offline=True))
     elif text.endswith(_TEXT_SUFFIXES) and len(text.split()) == 1:  # un nom mal tapé
         raise DataError(
             f"texte introuvable : {text[:200]}",

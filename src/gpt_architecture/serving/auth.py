@@ -10,11 +10,12 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.errors import ApiError
 from gpt_architecture.serving.exchange import Exchange, current
 from gpt_architecture.serving.guard import PROBES
 from gpt_architecture.serving.quotas import Access
+from gpt_architecture.storage import read_text
 
 OPEN_PATHS = PROBES | {"/", "/docs", "/openapi.json"}
 """Adresses que sondes et navigateurs lisent sans clé ; elles ne disent rien du texte traité."""
@@ -124,15 +125,14 @@ def read_keys(path: Path) -> list[str]:
     Raises:
         ConfigurationError: fichier illisible, ou sans clé.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            lines = file.read(_MAX_FILE_BYTES).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un fichier de clés, une par ligne",
-            remedy="corrigez --api-key-file",
-        ) from None
+    text = read_text(
+        path,
+        expected="un fichier de clés, une par ligne",
+        remedy="corrigez --api-key-file",
+        limit=_MAX_FILE_BYTES,
+        error=ConfigurationError,
+    )
+    lines = text.split("\n")
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not keys:
         raise ConfigurationError(

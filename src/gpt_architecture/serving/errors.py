@@ -172,6 +172,8 @@ def validation_error(error: RequestValidationError) -> ApiError:
     if kind == "refus":  # nos propres vérifications portent leur phrase
         reason = first["msg"]
     else:
+        if "expected" in context:  # pydantic énumère en anglais
+            context = {**context, "expected": context["expected"].replace("' or '", "' ou '")}
         reason = _FIELDS.get(kind, "a une valeur refusée").format_map(_Known(context))
     return ApiError.invalid(
         f"{'.'.join(place)} {reason}",

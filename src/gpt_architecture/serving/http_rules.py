@@ -12,7 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpt_architecture.serving.errors import ApiError
 
 _METHODS = ("GET", "HEAD", "POST")
-_EXPOSED = ("Retry-After", "X-Constraint-Warning", "X-Request-Id")  # ce qu'une page peut lire d'une réponse
+_EXPOSED = (
+    "Retry-After",
+    "X-Constraint-Warning",
+    "X-Request-Id",
+)  # ce qu'une page peut lire d'une réponse
 
 
 class HeadMiddleware:
