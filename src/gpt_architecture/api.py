@@ -24,6 +24,7 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, ModelFileError
@@ -133,12 +134,16 @@ class GPT:
     def stream(self, prompt: str, config: GenerationConfig) -> Iterator[str]:
         """Rend la suite de `prompt` morceau par morceau, sans le début.
 
+        Un avertissement dit si `max_tokens` la coupe avant qu'elle vérifie sa contrainte.
+
         Raises:
             ConfigurationError: début vide.
         """
         for piece in self.pieces(prompt, config):
             if piece.text:
                 yield piece.text
+            if warning := cut_warning(config, piece.finish):
+                logger.warning("%s", warning)
 
     def pieces(
         self, prompt: str, config: GenerationConfig, *, observer: Observer | None = None

@@ -6,6 +6,7 @@ n'importe lequel qui offre `core.model.CausalLM`, compacté ou quantifié compri
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.batch import BatchDecoder
 from gpt_architecture.decoding.beam import beam_search
 from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.decoding.constraints import build_constraint
+from gpt_architecture.decoding.constraints import budget_warning, build_constraint
 from gpt_architecture.decoding.sequence import (
     Continuation,
     FinishReason,
@@ -41,6 +42,8 @@ from gpt_architecture.decoding.speculative import (
     SpeculativeDecoder,
 )
 from gpt_architecture.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "MAX_BATCH",
@@ -258,6 +261,8 @@ class Generator:
         """Les n suites d'un début ; la graine de chacune suit celle de la première."""
         device = self.model.new_cache(1, 1).storage.device
         base = Continuation.seed_of(config)
+        if warning := budget_warning(config, self.tokenizer):
+            logger.warning("%s", warning)
         return [
             Continuation(
                 ids,

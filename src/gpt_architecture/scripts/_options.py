@@ -10,8 +10,11 @@ from cyclopts import Group, Parameter
 
 from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, StrategyName
 from gpt_architecture.errors import ConfigurationError, DataError, reason
+from gpt_architecture.scripts._cli import say_aside
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gpt_architecture.decoding.config import GenerationConfig
 
 Prompt = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
@@ -219,6 +222,23 @@ def generation_config(
     values["logit_bias"] = dict(map(_bias, filters.logit_bias))
     values["json_schema"] = _schema(shape.json_schema)
     return GenerationConfig(**values)
+
+
+def warn_cut(config: GenerationConfig, ends: Sequence[str | None]) -> None:
+    """Dit, sur stderr, si des suites contraintes ont été coupées par max_tokens.
+
+    Args:
+        config: comment elles ont été écrites.
+        ends: pourquoi chacune s'arrête.
+    """
+    if not config.is_constrained:
+        return
+    from gpt_architecture.decoding.constraints import cut_warning
+
+    found = [warning for end in ends if (warning := cut_warning(config, end))]
+    if found:
+        several = f" ({len(found)} suites sur {len(ends)})" if len(ends) > 1 else ""
+        say_aside(f"avertissement : {found[0]}{several}")
 
 
 def _bias(text: str) -> tuple[int, float]:

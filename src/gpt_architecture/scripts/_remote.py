@@ -52,6 +52,9 @@ class Service:
         url: son adresse, avec ou sans /v1.
         key: clé d'accès ; None : celle de GPT_ARCHITECTURE_API_KEY, s'il y en a une.
 
+    Attributes:
+        finish: pourquoi la dernière suite lue au fil de l'eau s'arrête.
+
     Raises:
         ConfigurationError: ce n'est pas une adresse HTTP.
     """
@@ -71,6 +74,7 @@ class Service:
         self._base = url.rstrip("/").removesuffix("/v1")
         self._key = os.environ.get(KEY_VARIABLE) if key is None else key
         self._model: str | None = None
+        self.finish: str | None = None
 
     @property
     def model(self) -> str:
@@ -91,12 +95,14 @@ class Service:
         """Le texte de /v1/completions, au fil de l'eau."""
         body = {"prompt": prompt, **settings, "model": self.model, "stream": True}
         for choice in self._choices("/v1/completions", body):
+            self.finish = choice.get("finish_reason") or self.finish
             yield choice.get("text") or ""
 
     def chat(self, messages: list[dict[str, str]], settings: dict[str, Any]) -> Iterator[str]:
         """Le texte de /v1/chat/completions, au fil de l'eau."""
         body = {"messages": messages, **settings, "model": self.model, "stream": True}
         for choice in self._choices("/v1/chat/completions", body):
+            self.finish = choice.get("finish_reason") or self.finish
             yield choice.get("delta", {}).get("content") or ""
 
     def _choices(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from gpt_architecture.scripts._options import warn_cut
 from gpt_architecture.scripts._remote import Service, remote_settings
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ def infer_remotely(
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
+        warn_cut(config, [service.finish])
         return
-    blocks = []
+    blocks, ends = [], []
     for prompt in prompts:
         answer = service.complete(prompt, settings)
         for choice in answer["choices"]:
             blocks.append(prompt + choice["text"])
+            ends.append(choice["finish_reason"])
             if as_json:
                 record = {
                     "prompt": prompt,
@@ -53,3 +56,4 @@ def infer_remotely(
                 print(json.dumps(record, ensure_ascii=False), flush=True)
     if not as_json:
         print("\n\n---\n\n".join(blocks))
+    warn_cut(config, ends)

@@ -22,6 +22,7 @@ from gpt_architecture.scripts._options import (
     ShapeOptions,
     Text,
     generation_config,
+    warn_cut,
 )
 from gpt_architecture.scripts._remote import Service, remote_settings
 
@@ -58,18 +59,22 @@ def chat(
             f"--n vaut {sampling.n}", expected="une réponse par question", remedy="retirez --n"
         )
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
+    ends = list[str | None]()  # pourquoi la dernière réponse s'arrête
     if server is None:
-        respond = _local(choice, config)
+        respond = _local(choice, config, ends)
     else:
         service, settings = Service(server), remote_settings(config)
 
         def respond(messages: Messages) -> Iterator[str]:
-            return service.chat(messages, settings)
+            yield from service.chat(messages, settings)
+            ends[:] = [service.finish]
 
-    converse(respond, system)
+    converse(respond, system, lambda: warn_cut(config, ends))
 
 
-def converse(respond: Responder, system: str | None = None) -> None:
+def converse(
+    respond: Responder, system: str | None = None, after: Callable[[], None] = lambda: None
+) -> None:
     """Lit des questions sur l'entrée standard et écrit les réponses.
 
     Au terminal, une question refusée se corrige ; ailleurs, elle arrête la commande.
@@ -77,6 +82,7 @@ def converse(respond: Responder, system: str | None = None) -> None:
     Args:
         respond: répond à une conversation.
         system: consigne.
+        after: appelé après chaque réponse.
     """
     opening = [] if system is None else [{"role": "system", "content": system}]
     messages, live = list(opening), sys.stdin.isatty()
@@ -94,6 +100,7 @@ def converse(respond: Responder, system: str | None = None) -> None:
                 raise
             say_aside(f"erreur : {error}")
             continue
+        after()
         messages = [*asked, {"role": "assistant", "content": answer}]
 
 
@@ -122,15 +129,18 @@ def _show(pieces: Iterator[str]) -> str:
     return "".join(written)
 
 
-def _local(choice: ModelChoice, config: GenerationConfig) -> Responder:
-    """Un modèle chargé ici, par son gabarit."""
+def _local(choice: ModelChoice, config: GenerationConfig, ends: list[str | None]) -> Responder:
+    """Un modèle chargé ici, par son gabarit ; `ends` dit pourquoi la dernière réponse finit."""
     from gpt_architecture.api import load
 
     gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant)
     gpt.chat_prompt([{"role": "user", "content": "?"}])  # sans gabarit, le dire avant la question
 
     def respond(messages: Messages) -> Iterator[str]:
-        return gpt.stream(gpt.chat_prompt(messages), config)
+        for piece in gpt.pieces(gpt.chat_prompt(messages), config):
+            ends[:] = [piece.finish]
+            if piece.text:
+                yield piece.text
 
     return respond
 

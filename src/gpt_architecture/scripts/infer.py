@@ -27,6 +27,7 @@ from gpt_architecture.scripts._options import (
     SamplingOptions,
     ShapeOptions,
     generation_config,
+    warn_cut,
 )
 from gpt_architecture.scripts._trace import TraceFormat, write_trace
 
@@ -203,6 +204,8 @@ def _stream(gpt: GPT, text: str, config: GenerationConfig, output: OutputOptions
             print(piece.text, end="", flush=True)
     if not as_json:
         print()
+    warn_cut(config, [pieces[-1].finish])
+    if not as_json:
         return
     record = _record(text, "".join(piece.text for piece in pieces), config)
     record["finish"] = pieces[-1].finish
@@ -218,6 +221,7 @@ def _whole(gpt: GPT, texts: list[str], config: GenerationConfig, output: OutputO
     found = gpt.generate_batch(texts, config)
     seconds = time.perf_counter() - start
     count = sum(len(each.tokens) for generations in found for each in generations)
+    ends = [each.finish for generations in found for each in generations]
     if output.as_json:
         for text, generations in zip(texts, found, strict=True):
             for each in generations:
@@ -229,6 +233,7 @@ def _whole(gpt: GPT, texts: list[str], config: GenerationConfig, output: OutputO
                     record["speculation"] = each.speculation.to_dict()
                 record["seconds"] = seconds
                 _print_record(gpt, record, list(each.scores), config)
+        warn_cut(config, ends)
         return
     blocks = [
         text + each.text if output.echo else each.text
@@ -236,6 +241,7 @@ def _whole(gpt: GPT, texts: list[str], config: GenerationConfig, output: OutputO
         for each in generations
     ]
     print("\n\n---\n\n".join(blocks))
+    warn_cut(config, ends)
     print(_summary(count, seconds, [each for group in found for each in group]), file=sys.stderr)
 
 
