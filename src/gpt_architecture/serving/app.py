@@ -184,7 +184,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         text = body.prompt
         if text is None:
             messages = body.messages or []
-            text = render(context, messages, add_generation_prompt=body.add_generation_prompt)
+            text = await render(context, messages, add_generation_prompt=body.add_generation_prompt)
         tokens = await encode_text(context, text)
         names = [context.names.text(token) for token in tokens] if body.return_token_strs else None
         return JSONResponse(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -13,16 +13,21 @@ from typing import Any
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.chat import render_chat
 from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.constraints import budget_warning
+from gpt_architecture.serving.constraint_fields import constraint_of
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError
 from gpt_architecture.serving.limits import check_maximum
 from gpt_architecture.serving.requests import EngineRequest
 from gpt_architecture.serving.schemas import ChatBody, CompletionBody, Message, Prompt, SamplingBody
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_TOKENS = 16
 """Tokens écrits si `max_tokens` n'est pas donné à `/v1/completions`, comme chez OpenAI."""
 
-_LONG_TEXT = 20_000  # caractères : au-delà, coder le texte ne doit pas arrêter la boucle
+_LONG_TEXT = 20_000  # caractères : au-delà, les coder ou les mettre en forme quitte la boucle
+_MANY_MESSAGES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class Plan:
         config: comment générer ; la graine est celle de la première suite.
         max_tokens: 0 : rien n'est écrit.
         score_prompt: autres tokens à rendre à chaque place du début ; None : début non noté.
+        warning: ce qu'il faut dire au client de sa contrainte ; None : rien.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -42,6 +48,7 @@ class Plan:
     config: GenerationConfig
     max_tokens: int
     score_prompt: int | None = None
+    warning: str | None = None
 
     @property
     def needs_engine(self) -> bool:
@@ -62,6 +69,7 @@ class Plan:
                 deadline=deadline,
                 score_prompt=self.score_prompt,
                 generate=self.max_tokens > 0,
+                copies=len(self.prompts) * self.n,
             )
             for prompt in self.prompts
             for number in range(self.n)
@@ -100,11 +108,13 @@ async def plan_completion(context: ServingContext, body: CompletionBody) -> Plan
     longest = max(map(len, prompts))
     asked = body.max_tokens
     max_tokens = _room(context, longest, asked, DEFAULT_TOKENS)
+    config = await _config(context, body, max_tokens, body.logprobs)
     return Plan(
         prompts=prompts,
         n=n,
-        config=_config(context, body, max_tokens, body.logprobs),
+        config=config,
         max_tokens=max_tokens,
+        warning=await _warning(context, config) if max_tokens else None,
         score_prompt=body.logprobs if body.echo else None,
     )
 
@@ -121,15 +131,16 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
     n = body.n or 1
     context.limits.check_sequences(1, n)
     check_maximum("top_logprobs", body.top_logprobs or 0, context.limits.logprobs)
-    prompt = await encode(context, render(context, body.messages), param="messages")
+    prompt = await encode(context, await render(context, body.messages), param="messages")
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = _room(context, len(prompt), asked, context.limits.max_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    config = _config(context, body, max_tokens, logprobs)
-    return Plan(prompts=(prompt,), n=n, config=config, max_tokens=max_tokens)
+    config = await _config(context, body, max_tokens, logprobs)
+    warning = await _warning(context, config)
+    return Plan(prompts=(prompt,), n=n, config=config, max_tokens=max_tokens, warning=warning)
 
 
-def render(
+async def render(
     context: ServingContext, messages: Sequence[Message], *, add_generation_prompt: bool = True
 ) -> str:
     """Le texte d'une conversation, par le gabarit du modèle.
@@ -147,7 +158,13 @@ def render(
             code="no_chat_template",
         )
     flat = [message.flat() for message in messages]
-    return render_chat(flat, template, add_generation_prompt=add_generation_prompt)
+
+    def work() -> str:
+        return render_chat(flat, template, add_generation_prompt=add_generation_prompt)
+
+    size = sum(len(message["content"]) for message in flat)
+    is_long = size >= _LONG_TEXT or len(flat) >= _MANY_MESSAGES
+    return await asyncio.to_thread(work) if is_long else work()
 
 
 async def encode(
@@ -216,7 +233,7 @@ def _too_long(context: ServingContext, prompt: int, asked: int, param: str) -> A
     )
 
 
-def _config(
+async def _config(
     context: ServingContext, body: SamplingBody, max_tokens: int, logprobs: int | None
 ) -> GenerationConfig:
     """La configuration du décodage ; à température nulle, les filtres n'ont plus d'effet."""
@@ -247,9 +264,7 @@ def _config(
         ignore_eos=bool(body.ignore_eos),
         logit_bias=_biases(context, body.logit_bias or {}),
         logprobs=logprobs,
-        regex=body.regex,
-        choices=tuple(body.choices or ()),
-        json_schema=_schema(body),
+        **await asyncio.to_thread(constraint_of, body),
         **values,
     )
 
@@ -267,15 +282,11 @@ def _biases(context: ServingContext, biases: dict[str, float]) -> dict[int, floa
     return found
 
 
-def _schema(body: SamplingBody) -> str | None:
-    """Le schéma JSON demandé, par `response_format` ou par `json_schema`."""
-    form = body.response_format
-    schema = body.json_schema
-    if form is not None and form.type != "text":
-        if schema is not None:
-            raise ApiError.invalid(
-                "response_format et json_schema sont donnés ensemble : gardez l'un des deux",
-                param="json_schema",
-            )
-        schema = {"type": "object"} if form.json_schema is None else form.json_schema.schema_
-    return None if schema is None else json.dumps(schema)
+async def _warning(context: ServingContext, config: GenerationConfig) -> str | None:
+    """Ce qu'il faut dire d'une contrainte qui ne tiendra pas dans les tokens accordés."""
+    if config.json_schema is None and not config.choices:
+        return None
+    found = await asyncio.to_thread(budget_warning, config, context.tokenizer)
+    if found is not None:
+        logger.warning("%s", found)
+    return found

@@ -31,6 +31,7 @@ class EngineRequest:
         deadline: instant (`time.monotonic`) après lequel la demande est abandonnée.
         score_prompt: autres tokens à rendre à chaque place du début ; None : début non noté.
         generate: faux : noter le début sans rien écrire.
+        copies: suites que la même requête HTTP fait écrire : chacune lit la même contrainte.
         observe: donne aussi les logits de chaque token écrit, avant tout filtre.
 
     Raises:
@@ -44,6 +45,7 @@ class EngineRequest:
     deadline: float | None = None
     score_prompt: int | None = None
     generate: bool = True
+    copies: int = 1
     observe: bool = False
 
     def __post_init__(self) -> None:

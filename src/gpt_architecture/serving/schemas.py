@@ -65,6 +65,8 @@ Prompts = Annotated[
 Ids = Annotated[list[int], PlainValidator(_ids, json_schema_input_type=list[TokenIds])]
 StopText = Annotated[str, Field(min_length=1, max_length=2000)]
 Choice = Annotated[str, Field(min_length=1, max_length=2000)]
+Choices = Annotated[list[Choice], Field(min_length=1, max_length=64)]
+Regex = Annotated[str, Field(min_length=1, max_length=200_000)]
 
 
 class _Body(BaseModel):
@@ -92,12 +94,35 @@ class ResponseFormat(_Body):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    """Le schéma, à la manière de llama.cpp."""
 
     @model_validator(mode="after")
     def _check(self) -> ResponseFormat:
-        if (self.type == "json_schema") != (self.json_schema is not None):
+        given = [each for each in (self.json_schema, self.schema_) if each is not None]
+        if self.json_schema is not None and self.type != "json_schema":
             raise refuse("response_format : json_schema va avec le type json_schema")
+        if (self.type == "text" and given) or len(given) > 1:
+            raise refuse("response_format : un seul schéma, et jamais avec le type text")
+        if self.type == "json_schema" and not given:
+            raise refuse("response_format : le type json_schema demande un schéma")
         return self
+
+
+class StructuredOutputs(_Body):
+    """Une contrainte, à la manière de vLLM."""
+
+    json_: str | dict[str, Any] | None = Field(default=None, alias="json")
+    regex: Regex | None = None
+    choice: Choices | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool | None = None
+    """Sans effet : le JSON est toujours écrit sans blancs."""
+    disable_additional_properties: bool | None = None
+    """Sans effet : un objet qui nomme ses propriétés est fermé, sauf s'il dit le contraire."""
+    grammar: Any = None
+    structural_tag: Any = None
+    whitespace_pattern: Any = None
 
 
 class SamplingBody(_Body):
@@ -127,9 +152,20 @@ class SamplingBody(_Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
-    regex: Annotated[str, Field(min_length=1, max_length=200_000)] | None = None
-    choices: Annotated[list[Choice], Field(min_length=1, max_length=64)] | None = None
+    # Une contrainte au plus, sous l'un de ces noms (voir `serving.constraint_fields`).
+    regex: Regex | None = None
+    choices: Choices | None = None
     json_schema: dict[str, Any] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: Regex | None = None
+    guided_choice: Choices | None = None
+    guided_decoding_backend: str | None = None
+    """Sans effet : un seul moteur de contraintes."""
+    grammar: Any = None
+    guided_grammar: Any = None
+    guided_whitespace_pattern: Any = None
+    structural_tag: Any = None
 
     @property
     def stops(self) -> tuple[str, ...]:

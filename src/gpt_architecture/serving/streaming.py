@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 _DONE = format_sse_event(data_str="[DONE]")
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+WARNING = "X-Constraint-Warning"
+"""En-tête de réponse : la contrainte demande plus de tokens que la requête n'en accorde."""
+
 _GONE = ApiError(499, "le client est parti")  # personne ne la lira ; elle nomme l'abandon
 
 
@@ -67,16 +70,17 @@ class Answerer:
         client = getattr(request.state, "client", "")
         requests = plan.requests(client, self._context.limits.request_seconds)
         flow = Flow(self._context.engine, requests, self._metrics.watch)
+        warned = {} if plan.warning is None else {WARNING: plan.warning}
         try:
             await flow.submit()
             batches = flow.batches()
             if not stream:
                 deltas = await _unless_gone(request, _collect(batches, transcript))
-                return JSONResponse(shape.whole(deltas, transcript.usage()))
+                return JSONResponse(shape.whole(deltas, transcript.usage()), headers=warned)
             # Le premier paquet décide du code HTTP : après lui, une panne ne peut plus le changer.
             first = await _unless_gone(request, anext(batches, []))
             body = _events(first, batches, transcript, shape, plan=plan, usage=usage)
-            return _EventStream(body, flow)
+            return _EventStream(body, flow, warned)
         except BaseException:
             flow.cancel()
             raise
@@ -99,8 +103,8 @@ class Answerer:
 class _EventStream(EventSourceResponse):
     """Un flux dont la fin, quelle qu'elle soit, annule ce qui n'est pas fini."""
 
-    def __init__(self, body: AsyncIterator[bytes], flow: Flow) -> None:
-        super().__init__(body, headers=_HEADERS)
+    def __init__(self, body: AsyncIterator[bytes], flow: Flow, headers: dict[str, str]) -> None:
+        super().__init__(body, headers=_HEADERS | headers)
         self._flow = flow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
