@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Protocol
 
 from gpt_architecture.serving.errors import ApiError
@@ -20,6 +23,7 @@ from gpt_architecture.serving.requests import (
 PING_SECONDS = 15.0
 """Silence au bout duquel un flux donne signe de vie, pour qu'aucun relais ne le coupe."""
 
+_CONSTRAINED = ThreadPoolExecutor(16, thread_name_prefix="contraintes")
 _FEW = 4  # suites préparées sans quitter la boucle : une milliseconde
 
 
@@ -76,8 +80,10 @@ class Flow:
             ConfigurationError: il ne sait pas suivre l'une d'elles.
         """
         constrained = any(request.config.is_constrained for request in self._requests)
-        if constrained or len(self._requests) > _FEW:
-            # Hors de la boucle : lire la contrainte d'une suite peut prendre une demi-seconde.
+        if constrained:  # essayer une contrainte peut attendre : ni la boucle, ni ses autres fils
+            work = partial(copy_context().run, self._submit)
+            await self._loop.run_in_executor(_CONSTRAINED, work)
+        elif len(self._requests) > _FEW:
             await asyncio.to_thread(self._submit)
         else:
             self._submit()
