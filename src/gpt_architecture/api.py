@@ -166,12 +166,16 @@ class GPT:
     def stream(self, prompt: str, config: GenerationConfig) -> Iterator[str]:
         """Rend la suite de `prompt` morceau par morceau, sans le début.
 
+        Un avertissement dit si `max_tokens` la coupe avant qu'elle vérifie sa contrainte.
+
         Raises:
             ConfigurationError: début vide.
         """
         for piece in self.pieces(prompt, config):
             if piece.text:
                 yield piece.text
+            if warning := cut_warning(config, piece.finish):
+                logger.warning("%s", warning)
 
     def pieces(
         self, prompt: str, config: GenerationConfig, *, observer: Observer | None = None

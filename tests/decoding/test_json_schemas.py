@@ -32,7 +32,7 @@ REF = {"$ref": "#/$defs/A"}
 
 class Rue(BaseModel):
     nom: str = Field(max_length=8)
-    numéro: int | None = Field(None, ge=0, le=999)
+    numero: int | None = Field(None, ge=0, le=999)
 
 
 class Fiche(BaseModel):
@@ -40,7 +40,7 @@ class Fiche(BaseModel):
     rue: Rue
     autres: list[Rue] = Field([], max_length=2)
     genre: Literal["ville", "bourg"] = "ville"
-    repère: Rue | bool = Field(True, description="une rue, ou rien")
+    repere: Rue | bool = Field(True, description="une rue, ou rien")
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +117,9 @@ def test_a_pydantic_model_is_always_valid(tokenizer):
 def test_strict_demands_every_property(tokenizer):
     schema = make_strict(Fiche.model_json_schema())
     assert set(schema["required"]) == set(Fiche.model_fields)
-    assert schema["$defs"]["Rue"]["required"] == ["nom", "numéro"]
-    rue = {"nom": "a", "numéro": None}
-    whole = {"nom": "a", "rue": rue, "autres": [], "genre": "bourg", "repère": True}
+    assert schema["$defs"]["Rue"]["required"] == ["nom", "numero"]
+    rue = {"nom": "a", "numero": None}
+    whole = {"nom": "a", "rue": rue, "autres": [], "genre": "bourg", "repere": True}
     assert accepts(tokenizer, schema, whole)
     assert not accepts(tokenizer, schema, {**whole, "rue": {"nom": "a"}})
 
@@ -161,9 +161,9 @@ def test_the_shortest_document(schema, text):
 def test_hostile_schemas_stay_small():
     """Ni 2ⁿ références, ni 10 000ⁿ éléments : lire un schéma reste proportionné à sa taille."""
     doubled = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(60)}
-    doubled["d60"] = A
+    doubled["d60"] = {**A, "enum": ["x" * 1000] * 100}
     schema = {"$defs": doubled, "allOf": [{"$ref": "#/$defs/d0"}] * 2}
-    assert len(json.dumps(close_objects(schema))) < 10_000_000
+    assert len(json.dumps(close_objects(schema))) < 1_000_000
     deep = {"type": "integer"}
     for _ in range(20):
         deep = {"type": "array", "items": deep, "minItems": 10_000}

@@ -61,7 +61,7 @@ class TestLimits:
         with trial_of(tokenizer, seconds=0.2) as trial:
             check(trial, regex="a+")
             first = worker(trial)
-            with pytest.raises(ConfigurationError, match="json_schema.* 0,2 s de calcul"):
+            with pytest.raises(ConfigurationError, match=r"json_schema.* 0,2 s de calcul"):
                 check(trial, **ENDLESS)
             assert not Path(f"/proc/{first}").exists()
             check(trial, regex="b+")  # un autre processus a pris la suite
@@ -70,7 +70,7 @@ class TestLimits:
     def test_memory(self, tokenizer):
         with (
             trial_of(tokenizer, seconds=60.0, memory=8 << 20) as trial,
-            pytest.raises(ConfigurationError, match="json_schema.* 8 Mio"),
+            pytest.raises(ConfigurationError, match=r"json_schema.* 8 Mio"),
         ):
             check(trial, **ENDLESS)
 
@@ -119,13 +119,13 @@ class TestLife:
             check(trial, regex="a+")
             found = []
 
-            def refused():
+            def refuse():
                 with pytest.raises(ConfigurationError, match="échoue"):
                     check(trial, regex="b+")
                 found.append(True)
 
             with stopped(worker(trial)) as pid:
-                thread = threading.Thread(target=refused)
+                thread = threading.Thread(target=refuse)
                 thread.start()
                 wait_until(lambda: trial._waiting == 1)
                 os.kill(pid, signal.SIGKILL)
@@ -241,43 +241,42 @@ class TestService:
 
 def test_hostile_constraints_stay_within_the_limits(tokenizer):
     """Aucune ne fait tomber ni durer l'essai ; celles qui passent se lisent et se suivent ici."""
-    spent, most = [], 0
+    spent = []
     with trial_of(tokenizer) as trial:
         for number in range(FUZZ):
-            rng = random.Random(number)
+            rng = random.Random(number)  # noqa: S311 — pas un secret
             settings = hostile(rng)
-            config = GenerationConfig(**settings)
-            before = time.perf_counter()
-            try:
-                check(trial, **settings)
-            except ConfigurationError as error:
-                assert "contrainte" in str(error)
-                assert "\n" not in str(error)
-            else:
-                start = time.process_time()
-                follow(rng, config, tokenizer)
-                spent.append(time.process_time() - start)
-            most = max(most, time.perf_counter() - before)
-            assert _memory(os.getpid()) < 4 << 30
-    print(
-        f"{FUZZ} contraintes : {len(spent)} admises, lues et suivies en {max(spent):.2f} s au "
-        f"plus ; la plus longue de toutes {most:.2f} s"
-    )
+            if refused(check, trial, **settings):
+                continue
+            start = time.process_time()
+            refused(follow, rng, GenerationConfig(**settings), tokenizer)
+            spent.append(time.process_time() - start)
+    print(f"{len(spent)} admises sur {FUZZ}, lues et suivies ici en {max(spent):.2f} s au plus")
     assert len(spent) > FUZZ // 10
+
+
+def refused(work, *arguments, **settings):
+    """Vrai si un travail refuse sa contrainte, en une ligne qui le dit ; faux s'il l'admet."""
+    try:
+        work(*arguments, **settings)
+    except (ConfigurationError, GenerationError) as error:
+        message = str(error)
+        if "contrainte" not in message or "\n" in message:
+            raise
+        return True
+    return False
 
 
 def follow(rng, config, tokenizer):
     """Lit une contrainte admise et la suit au hasard."""
-    size = tokenizer.vocab_size
-    try:
-        constraint = build_constraint(config, tokenizer, vocab_size=size, trial=lambda *_: None)
-        for _ in range(30):
-            choices = constraint.allowed().nonzero().flatten().tolist()
-            constraint.advance(rng.choice(choices))
-            if constraint.is_complete or choices == [tokenizer.eos_id]:
-                return
-    except GenerationError as error:
-        assert "contrainte" in str(error)
+    constraint = build_constraint(
+        config, tokenizer, vocab_size=tokenizer.vocab_size, trial=lambda *_: None
+    )
+    for _ in range(30):
+        choices = constraint.allowed().nonzero().flatten().tolist()
+        constraint.advance(rng.choice(choices))
+        if constraint.is_complete or choices == [tokenizer.eos_id]:
+            return
 
 
 def hostile(rng):
@@ -287,68 +286,68 @@ def hostile(rng):
     return {"json_schema": json.dumps(schema(rng, 4))[:190_000]}
 
 
+ATOMS = ["a", ".", r"\w", r"\d", r"\s", "[^a]", "[à-ÿ]", r"\p{L}", "é", r"[\s\S]", "👩‍🚀"]
+LONGEST = 40_000
+COUNTS = [1, 2, 9, 99, 999, 9999, 100_000]
+FACTORS = [1, 7, 97, 997, 9973, 99991, 999983, 9999991, 10**15 + 37]
+FORMATS = ["date-time", "ipv6", "uri", "email", "uuid", "hostname", "duration"]
+TYPES = ["integer", "number", "string", "boolean", "null"]
+
+
+def repeated(text, count):
+    return text * min(count, LONGEST // len(text) + 1)
+
+
 def regex(rng, depth):
-    kind = rng.randrange(10) if depth else 0
-    inner = (lambda: regex(rng, depth - 1)) if depth else (lambda: "a")
-    atoms = ["a", ".", r"\w", r"\d", r"\s", "[^a]", "[à-ÿ]", r"\p{L}", "é", r"[\s\S]", "👩‍🚀"]
-    count = rng.choice([1, 2, 9, 99, 999, 9999, 100_000])
-    match kind:
-        case 0 | 1:
-            return rng.choice(atoms)
-        case 2:
-            return f"({inner()}){{{rng.randrange(count)},{count}}}"
-        case 3:
-            return f"({inner()})*" * min(count, 2000)
-        case 4:
-            return "|".join(inner() for _ in range(rng.randrange(1, 12)))
-        case 5:
-            return "|".join(f"mot{n}.*{n}" for n in range(min(count, 3000)))
-        case 6:
-            return ".*" * min(count, 20_000)
-        case 7:
-            return f"(.*a.{{{min(count, 200)}}}.*)|({inner()}.*b.{{{min(count, 99)}}})"
-        case 8:
-            return f"(({inner()})+)+{inner()}?" * rng.randrange(1, 30)
-        case _:
-            return "(" * min(count, 3000) + inner() + ")?" * min(count, 3000)
+    def inner():
+        return regex(rng, depth - 1)[:LONGEST] if depth else rng.choice(ATOMS)
+
+    count = rng.choice(COUNTS)
+    forms = [
+        lambda: rng.choice(ATOMS),
+        lambda: f"({inner()}){{{rng.randrange(count)},{count}}}",
+        lambda: repeated(f"({inner()})*", count),
+        lambda: "|".join(inner() for _ in range(rng.randrange(1, 12))),
+        lambda: "|".join(f"mot{n}.*{n}" for n in range(min(count, 3000))),
+        lambda: repeated(".*", count),
+        lambda: f"(.*a.{{{min(count, 200)}}}.*)|({inner()}.*b.{{{min(count, 99)}}})",
+        lambda: f"(({inner()})+)+{inner()}?" * rng.randrange(1, 30),
+        lambda: repeated("(", count) + inner() + repeated(")?", count),
+    ]
+    return rng.choice(forms)() if depth else inner()
 
 
 def schema(rng, depth):
-    kind = rng.randrange(14) if depth else 0
-    inner = (lambda: schema(rng, depth - 1)) if depth else (lambda: {"type": "integer"})
-    count = rng.choice([1, 7, 97, 997, 9973, 99991, 999983, 9999991, 10**15 + 37])
-    match kind:
-        case 0:
-            return {"type": rng.choice(["integer", "number", "string", "boolean", "null"])}
-        case 1:
-            return {"type": "integer", "multipleOf": count}
-        case 2:
-            return {"multipleOf": count / 1000, "minimum": -count, "maximum": count * 1.37}
-        case 3:
-            return {"type": "string", "minLength": min(count, 10**6), "maxLength": count}
-        case 4:
-            return {"type": "string", "pattern": regex(rng, 3)[:20_000]}
-        case 5:
-            return {"type": "array", "items": inner(), "minItems": count, "maxItems": 2 * count}
-        case 6:
-            names = [f"p{n}" for n in range(rng.randrange(40))]
-            return {"properties": {name: inner() for name in names[:6]}, "required": names}
-        case 7:
-            return {"allOf": [inner() for _ in range(rng.randrange(1, 5))]}
-        case 8:
-            return {rng.choice(["anyOf", "oneOf"]): [inner() for _ in range(rng.randrange(1, 9))]}
-        case 9:
-            return {"enum": [f"valeur {n}" for n in range(min(count, 5000))]}
-        case 10:
-            defs = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(25)}
-            return {"$defs": {**defs, "d25": inner()}, "$ref": "#/$defs/d0"}
-        case 11:
-            return {"patternProperties": {regex(rng, 2)[:2000]: inner()}, "type": "object"}
-        case 12:
-            return {"properties": {"a": {"$ref": "#"}, "b": inner()}, "required": ["a"]}
-        case _:
-            formats = ["date-time", "ipv6", "uri", "email", "uuid", "hostname", "duration"]
-            return {"type": "string", "format": rng.choice(formats), "maxLength": count}
+    def inner():
+        return schema(rng, depth - 1) if depth else {"type": rng.choice(TYPES)}
+
+    def several():
+        return [inner() for _ in range(rng.randrange(1, 9))]
+
+    def doubled():
+        defs = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(25)}
+        return {"$defs": {**defs, "d25": inner()}, "$ref": "#/$defs/d0"}
+
+    def named():
+        names = [f"p{n}" for n in range(rng.randrange(40))]
+        return {"properties": {name: inner() for name in names[:6]}, "required": names}
+
+    count = rng.choice(FACTORS)
+    forms = [
+        doubled,
+        named,
+        lambda: {"type": "integer", "multipleOf": count},
+        lambda: {"multipleOf": count / 1000, "minimum": -count, "maximum": count * 1.37},
+        lambda: {"type": "string", "minLength": min(count, 10**6), "maxLength": count},
+        lambda: {"type": "string", "pattern": regex(rng, 3)[:20_000]},
+        lambda: {"type": "array", "items": inner(), "minItems": count, "maxItems": 2 * count},
+        lambda: {rng.choice(["allOf", "anyOf", "oneOf"]): several()},
+        lambda: {"enum": [f"valeur {n}" for n in range(min(count, 5000))]},
+        lambda: {"patternProperties": {regex(rng, 2)[:2000]: inner()}, "type": "object"},
+        lambda: {"properties": {"a": {"$ref": "#"}, "b": inner()}, "required": ["a"]},
+        lambda: {"type": "string", "format": rng.choice(FORMATS), "maxLength": count},
+    ]
+    return rng.choice(forms)() if depth else inner()
 
 
 @contextmanager
@@ -368,7 +367,3 @@ def _alive(pid):
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
-
-
-def _memory(pid):
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

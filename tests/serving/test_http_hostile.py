@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import threading
 import time
 from contextlib import suppress
 
@@ -25,6 +26,7 @@ from http_helpers import (
     wait_until,
 )
 
+from gpt_architecture.data.chat import render_chat
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.app import create_app
@@ -362,6 +364,25 @@ def test_a_refused_sequence_cancels_the_others():
     with client_of(make_context(engine)) as client:
         check_envelope(client.post(COMPLETIONS, json={"prompt": "a", "n": 4}), 429)
     assert sorted(set(engine.cancelled)) == [0, 1]
+
+
+def test_a_long_conversation_is_laid_out_elsewhere(monkeypatch):
+    """Mettre en forme deux mégaoctets de messages prend un quart de seconde : hors de la boucle."""
+    threads = []
+
+    def spy(messages, template, **options):
+        threads.append(threading.current_thread().name)
+        return render_chat(messages, template, **options)
+
+    monkeypatch.setattr("gpt_architecture.serving.generation.render_chat", spy)
+    message = {"role": "user", "content": "bonjour"}
+    long = {"role": "user", "content": "a " * 20_000}
+    with client_of(make_context(ScriptedEngine(), chat=True)) as client:
+        for messages in ([message], [long], [message] * 100):
+            client.post("/tokenize", json={"messages": messages})
+    loop, *others = threads
+    assert loop not in others
+    assert all(name.startswith("asyncio") for name in others)
 
 
 def test_limits_are_checked():

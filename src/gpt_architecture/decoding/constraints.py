@@ -110,11 +110,10 @@ def budget_warning(config: GenerationConfig, tokenizer: Tokenizer) -> str | None
     """
     if not isinstance(tokenizer, ByteTokenizer):
         return None
+    what, texts = "choices", list(config.choices)
     if config.json_schema is not None:
-        what, texts = "json_schema", (shortest_document(read_schema(config.json_schema)),)
-    elif config.choices:
-        what, texts = "choices", config.choices
-    else:
+        what, texts = "json_schema", [shortest_document(read_schema(config.json_schema))]
+    if not texts:
         return None
     # Il faut au plus un token par octet : le codage n'est fait que s'il peut déborder.
     if min(len(text.encode()) for text in texts) <= config.max_tokens:

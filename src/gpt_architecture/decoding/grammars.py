@@ -74,8 +74,13 @@ def read_schema(text: str) -> dict[str, Any]:
         schema = json.loads(text)
         if isinstance(schema, dict):
             return close_objects(schema)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise refusal("json_schema", f"ce n'est pas du JSON lisible ({error})") from None
+    except RecursionError:
+        raise refusal("json_schema", "elle imbrique trop de niveaux") from None
+    except json.JSONDecodeError as error:
+        raise refusal(
+            "json_schema",
+            f"ce n'est pas du JSON (ligne {error.lineno}, colonne {error.colno})",
+        ) from None
     raise refusal("json_schema", "ce n'est pas un objet JSON")
 
 

@@ -8,7 +8,7 @@ objet qui nomme les siennes est donc fermé, sauf si `additionalProperties` dit 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpt_architecture.errors import ConfigurationError
@@ -24,7 +24,10 @@ _ALONE = (
 _ON_THE_SPOT = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas")
 """Mots-clés dont les sous-schémas décrivent le même objet que ce qui les entoure."""
 
-_MOST_VISITS = 20_000  # sous-schémas lus ; des références emboîtées en feraient lire 2ⁿ
+# Des références emboîtées feraient recopier, ou lire, 2ⁿ fois la même définition.
+_MOST_COPIED = 200_000  # caractères de définitions recopiées ouvertes
+_MOST_NESTED = 4  # définitions recopiées l'une dans l'autre
+_MOST_VISITS = 2_000  # sous-schémas lus pour estimer un document
 _DEEPEST = 64
 _LONGEST = 20_000  # caractères d'un document estimé
 
@@ -78,28 +81,24 @@ def _describes_object(schema: Schema) -> bool:
     return named or kind == "object" or (isinstance(kind, list) and "object" in kind)
 
 
-def _children(schema: Schema) -> Iterator[tuple[str, Any, Callable[[Any], None]]]:
-    """Chaque sous-schéma : le mot-clé qui le porte, lui, et de quoi le remplacer."""
+def _children(schema: Schema) -> Iterator[tuple[str, Any, Any]]:
+    """Où est chaque sous-schéma : le mot-clé, ce qui le tient (dict ou liste), sa place dedans."""
     for key in _BY_NAME:
-        held = schema.get(key)
-        if isinstance(held, dict):
-            for name, child in list(held.items()):
-                yield key, child, lambda new, at=held, name=name: at.__setitem__(name, new)
+        if isinstance(schema.get(key), dict):
+            yield from ((key, schema[key], name) for name in schema[key])
     for key in _IN_LIST:
-        held = schema.get(key)
-        if isinstance(held, list):
-            for rank, child in enumerate(held):
-                yield key, child, lambda new, at=held, rank=rank: at.__setitem__(rank, new)
+        if isinstance(schema.get(key), list):
+            yield from ((key, schema[key], rank) for rank in range(len(schema[key])))
     for key in _ALONE:
         if isinstance(schema.get(key), dict):
-            yield key, schema[key], lambda new, key=key: schema.__setitem__(key, new)
+            yield key, schema, key
 
 
 def _walk(schema: Any) -> Iterator[Schema]:
     if isinstance(schema, dict):
         yield schema
-        for _, child, _ in list(_children(schema)):
-            yield from _walk(child)
+        for _, holder, place in list(_children(schema)):
+            yield from _walk(holder[place])
 
 
 def _resolve(root: Schema, reference: Any) -> Any:
@@ -115,7 +114,7 @@ def _resolve(root: Schema, reference: Any) -> Any:
 
 class _Closer:
     def __init__(self, root: Schema) -> None:
-        self._root, self._visits = root, 0
+        self._root, self._room = root, _MOST_COPIED
 
     def close(self, schema: Schema, *, opened: bool, within: tuple[str, ...] = ()) -> Schema:
         """Une copie fermée.
@@ -125,7 +124,6 @@ class _Closer:
             opened: laisser ouvert l'objet décrit ici, que quelque chose autour complète.
             within: références déjà suivies pour recopier ceci ouvert.
         """
-        self._visits += 1
         found = _copy(schema)
         parts = found.get("allOf")
         mixed = any(key in found for key in _ON_THE_SPOT) and "properties" in found
@@ -134,22 +132,21 @@ class _Closer:
         reference = found.get("$ref")
         if (opened or mixed) and reference is not None:
             target = _resolve(self._root, reference)
-            known = reference in within or self._visits > _MOST_VISITS
-            if isinstance(target, dict) and not known:
+            new = reference not in within and len(within) < _MOST_NESTED
+            if isinstance(target, dict) and new and self._room > 0:
+                self._room -= len(json.dumps(target))
                 del found["$ref"]
                 inner = self.close(target, opened=True, within=(*within, reference))
                 if not found:
                     return inner
                 found["allOf"] = [*(parts if isinstance(parts, list) else ()), inner]
-        for key, child, replace in list(_children(found)):
-            if isinstance(child, dict):
+        for key, holder, place in list(_children(found)):
+            if isinstance(holder[place], dict):
                 here = key in _ON_THE_SPOT
-                replace(
-                    self.close(
-                        child,
-                        opened=here and (opened or mixed or key in ("not", "if")),
-                        within=within if here else (),
-                    )
+                holder[place] = self.close(
+                    holder[place],
+                    opened=here and (opened or mixed or key in ("not", "if")),
+                    within=within if here else (),
                 )
         if opened or "additionalProperties" in found or "unevaluatedProperties" in found:
             return found
@@ -190,12 +187,18 @@ def _copy(schema: Schema) -> Schema:
 
 class _Shortest:
     def __init__(self, root: Schema) -> None:
-        self._root, self._visits = root, 0
+        self._root, self._known = root, dict[int, str]()
 
     def of(self, schema: Any, depth: int) -> str:
-        self._visits += 1
-        if not isinstance(schema, dict) or depth == 0 or self._visits > _MOST_VISITS:
+        if not isinstance(schema, dict) or depth == 0:
             return "0"
+        found = self._known.get(id(schema))
+        if found is None and len(self._known) < _MOST_VISITS:
+            self._known[id(schema)] = "0"  # ce qu'y vaut une référence à soi-même
+            self._known[id(schema)] = found = self._written(schema, depth)[:_LONGEST]
+        return found or "0"
+
+    def _written(self, schema: Schema, depth: int) -> str:
         if "const" in schema:
             return _written(schema["const"])
         if isinstance(schema.get("enum"), list) and schema["enum"]:
@@ -210,7 +213,7 @@ class _Shortest:
         if kinds is None:
             kinds = next((kind for key, kind in _IMPLIED.items() if key in schema), "integer")
         kinds = kinds if isinstance(kinds, list) and kinds else [kinds]
-        return min((self._kind(schema, kind, depth) for kind in kinds), key=len)[:_LONGEST]
+        return min((self._kind(schema, kind, depth) for kind in kinds), key=len)
 
     def _kind(self, schema: Schema, kind: Any, depth: int) -> str:
         if kind == "object":

@@ -23,7 +23,7 @@ from gpt_architecture.scripts._cli import (
     output_console,
     say_aside,
 )
-from gpt_architecture.scripts._options import ModelChoice
+from gpt_architecture.scripts._options import ModelChoice, warn_cut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +79,8 @@ def demo(
     gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant)
     prompts = [default_prompt(each, gpt.metadata) for each in prompt or (None,)]
     summaries = summarize(_run(gpt, prompts, variants, seed))
+    for each in summaries:
+        warn_cut(each.config, [result.finish for result in each.results])
     if as_json:
         for record in _records(summaries):
             print(json.dumps(record, ensure_ascii=False))

@@ -195,7 +195,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         text = body.prompt
         if text is None:
             messages = body.messages or []
-            text = render(context, messages, add_generation_prompt=body.add_generation_prompt)
+            text = await render(context, messages, add_generation_prompt=body.add_generation_prompt)
         alone = body.parse_special is None and text in special_names(context.tokenizer)
         if body.parse_special or alone:  # un nom seul demande son identifiant : ainsi fait lm-eval
             text = written(text)

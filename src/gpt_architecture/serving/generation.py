@@ -32,10 +32,13 @@ from gpt_architecture.serving.schemas import (
 
 logger = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_TOKENS = 16
 """Tokens écrits si `max_tokens` n'est pas donné à `/v1/completions`, comme chez OpenAI."""
 
-_LONG_TEXT = 20_000  # caractères : au-delà, coder le texte ne doit pas arrêter la boucle
+_LONG_TEXT = 20_000  # caractères : au-delà, les coder ou les mettre en forme quitte la boucle
+_MANY_MESSAGES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +153,7 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
     n = body.n or 1
     context.limits.check_sequences(1, n)
     check_maximum("top_logprobs", body.top_logprobs or 0, context.limits.logprobs)
-    text = marked(render(context, body.messages), parse_special=body.parse_special)
+    text = marked(await render(context, body.messages), parse_special=body.parse_special)
     prompt = await encode(context, text, param="messages")
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = _room(context, len(prompt), asked, context.limits.max_tokens)
@@ -160,7 +163,7 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
     return Plan(prompts=(prompt,), n=n, config=config, max_tokens=max_tokens, warning=warning)
 
 
-def render(
+async def render(
     context: ServingContext, messages: Sequence[Message], *, add_generation_prompt: bool = True
 ) -> str:
     """Le texte d'une conversation, par le gabarit du modèle : marqué (`data.marked_text`).
@@ -178,9 +181,15 @@ def render(
             code="no_chat_template",
         )
     flat = [message.flat() for message in messages]
-    return render_chat(
-        flat, template, tokenizer=context.tokenizer, add_generation_prompt=add_generation_prompt
-    )
+
+    def work() -> str:
+        return render_chat(
+            flat, template, tokenizer=context.tokenizer, add_generation_prompt=add_generation_prompt
+        )
+
+    size = sum(len(message["content"]) for message in flat)
+    is_long = size >= _LONG_TEXT or len(flat) >= _MANY_MESSAGES
+    return await asyncio.to_thread(work) if is_long else work()
 
 
 def marked(prompt: Prompt, *, parse_special: bool | None) -> Prompt:

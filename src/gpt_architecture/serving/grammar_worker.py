@@ -13,15 +13,17 @@ import signal
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from gpt_architecture.decoding.grammars import build_matcher, token_tree, why_refused
 
+resource: Any
 try:
-    import resource
+    resource = import_module("resource")
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None
 
 TOO_LONG, TOO_LARGE = 61, 62
 """Codes de sortie : la grammaire demandait trop de temps, trop de mémoire."""
@@ -82,7 +84,8 @@ def _memory() -> int:
         return _pages(1)
     if resource is None:
         return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # des octets, chez macOS
+    most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # des octets, chez macOS
+    return most
 
 
 def _pages(column: int) -> int:
