@@ -681,3 +681,22 @@ def test_data_from_environment_may_contain_spaces(cli, tmp_path, monkeypatch):
     outcome = cli("train", *options)
     assert outcome.code == 0, outcome.err
     assert "mon texte+mon texte" in outcome.out
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_refusal_leaves_nothing(cli, tmp_path, monkeypatch, existed):
+    """Ni dossier de points de reprise vide, ni dossier de sortie que personne n'avait fait."""
+    out = tmp_path / "sortie"
+    if existed:
+        (out / "checkpoints").mkdir(parents=True)
+        (out / "checkpoints/notes.txt").write_text("à moi", encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    for refused, word in (("--tensorboard", "tensorboard"), ("--engine=fused", "fp32")):
+        options = ("--precision", "bf16") if word == "fp32" else ()
+        monkeypatch.setattr("gpt_architecture.training.engine.has_bf16", lambda _device: True)
+        outcome = cli("train", *tiny(output_dir=out), refused, *options)
+        assert outcome.code != 0
+        assert word in outcome.err
+        left = sorted(path.relative_to(out).as_posix() for path in out.rglob("*"))
+        assert left == (["checkpoints", "checkpoints/.verrou", "checkpoints/notes.txt"] * existed)
+        assert out.exists() is existed

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -116,8 +115,6 @@ def run_training(options: TrainOptions, *, stop: StopRequest) -> int:
             model = gathered(trained)
             on_main(world, lambda: _conclude(job, state, model))
             report_best(state, job.store)
-            if world.is_main and not job.store.steps():  # seul le verrou est resté
-                shutil.rmtree(job.store.root, ignore_errors=True)
             return 0
     report_interruption(state, job.store, job.output_dir)
     return stop.exit_code or SIGTERM_CODE  # le signal a pu n'atteindre qu'un autre processus
@@ -188,8 +185,11 @@ def _claim(job: _Job, stack: ExitStack) -> Checkpoint | None:
     store = job.store
 
     def claim() -> Checkpoint | None:
+        if not job.output_dir.exists():
+            stack.callback(_remove_empty, job.output_dir)  # un refus ne laisse rien
         checkpoint = _check_output_dir(job)
         stack.enter_context(store.lock())
+        stack.callback(store.remove_if_empty)
         store.sweep()
         if checkpoint is None:
             check_no_checkpoint(store, job.output_dir, force=job.run.force)  # le verrou est à nous
@@ -200,6 +200,11 @@ def _claim(job: _Job, stack: ExitStack) -> Checkpoint | None:
         return checkpoint
 
     return shared_checkpoint(on_main(job.world, claim), store, job.world)
+
+
+def _remove_empty(directory: Path) -> None:
+    with suppress(OSError):  # il n'est pas vide, ou n'a pas été créé
+        directory.rmdir()
 
 
 def _check_output_dir(job: _Job) -> Checkpoint | None:

@@ -187,6 +187,12 @@ class CheckpointStore:
                 raise _refused(self.root, error) from error
         return removed + leftovers
 
+    def remove_if_empty(self) -> None:
+        """Retire le dossier, dont le verrou est tenu, s'il n'y a rien d'autre."""
+        with suppress(OSError):
+            if {path.name for path in self.root.iterdir()} <= {_LOCK, _HOLDER}:
+                shutil.rmtree(self.root)
+
     def check_space(self, needed: int) -> None:
         """Vérifie, avant d'entraîner, que le dossier accepte l'écriture et qu'il a la place.
 
