@@ -48,6 +48,12 @@ def test_message_says_found_expected_and_remedy_in_one_line(kind):
 
 
 @pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
+def test_what_a_file_says_cannot_break_the_line_nor_command_the_terminal(kind):
+    error = kind("clé \n\x1b[31m", expected="a\u2028b", remedy="c\x9bd")
+    assert str(error) == "clé  [31m (attendu : a b) ; c d."
+
+
+@pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
 def test_expected_and_remedy_are_required(kind):
     with pytest.raises(TypeError):
         kind("trouvé")

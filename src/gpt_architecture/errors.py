@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import re
 import reprlib
 import shlex
 from pathlib import Path
@@ -26,6 +27,14 @@ _REASONS = {
 }
 
 
+# Un nom lu dans un fichier peut porter des fins de ligne, ou de quoi commander le terminal.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def _on_one_line(text: str) -> str:
+    return _CONTROL.sub(" ", text)
+
+
 class GPTArchitectureError(Exception):
     """Racine de toutes les erreurs prévues par le projet.
 
@@ -38,10 +47,8 @@ class GPTArchitectureError(Exception):
     exit_code = 1
 
     def __init__(self, found: str, *, expected: str, remedy: str) -> None:
-        self.found = found
-        self.expected = expected
-        self.remedy = remedy
-        super().__init__(f"{found} (attendu : {expected}) ; {remedy}.")
+        self.found, self.expected, self.remedy = map(_on_one_line, (found, expected, remedy))
+        super().__init__(f"{self.found} (attendu : {self.expected}) ; {self.remedy}.")
 
 
 class ConfigurationError(GPTArchitectureError, ValueError):
@@ -141,6 +148,17 @@ def reason(error: BaseException) -> str:
     known = _REASONS.get(error.errno) if isinstance(error, OSError) and error.errno else None
     text = str(error).strip()
     return known or (text.splitlines()[0] if text else type(error).__name__)
+
+
+def malformed(error: BaseException) -> str:
+    """Pourquoi une description lue ne convient pas ; Python ne le dit qu'en anglais.
+
+    Une `ValueError` est la nôtre, et le dit elle-même.
+    """
+    if isinstance(error, KeyError):
+        return f"il y manque {shown(error.args[0] if error.args else '')}"
+    wrong = isinstance(error, (TypeError, AttributeError, IndexError))
+    return "description mal formée" if wrong else reason(error)
 
 
 _SHOWN = reprlib.Repr()

@@ -29,6 +29,7 @@ from gpt_architecture.errors import (
     CheckpointError,
     ConfigurationError,
     ModelFileError,
+    malformed,
     reason,
     shown,
 )
@@ -251,7 +252,7 @@ def _read_checkpoint_directory(path: Path) -> ModelFile:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(
-            f"{path} n'est pas un point de reprise d'entraînement : {reason(error)}",
+            f"{path} n'est pas un point de reprise d'entraînement : {malformed(error)}",
             expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
             remedy="donnez un autre --model",
         ) from None

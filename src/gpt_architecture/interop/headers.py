@@ -15,7 +15,7 @@ from typing import Any
 
 from gpt_architecture.config import GPTConfig, LoRAConfig
 from gpt_architecture.core.tensor_files import TensorInfo, safetensors_header
-from gpt_architecture.errors import MissingDependencyError, ModelFileError, reason
+from gpt_architecture.errors import MissingDependencyError, ModelFileError, malformed, reason
 from gpt_architecture.storage import open_regular, parse_json
 
 MAX_ONNX = 1 << 31
@@ -74,7 +74,7 @@ def adapter_header(path: Path) -> Header:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(
-            f"{path} : en-tête d'adaptateurs illisible ({reason(error)})",
+            f"{path} : en-tête d'adaptateurs illisible ({malformed(error)})",
             expected="un fichier écrit par « gpt-architecture train --lora-rank »",
             remedy="reprenez le fichier d'origine",
         ) from None

@@ -28,6 +28,7 @@ from gpt_architecture.errors import (
     GPTArchitectureError,
     ModelFileError,
     TokenizerError,
+    malformed,
     reason,
 )
 from gpt_architecture.interop.book import book_config, book_state, split_fused
@@ -160,7 +161,7 @@ def _inspect_checkpoint(path: Path) -> _Facts:
         config = GPTConfig.from_dict(state["config"])
         tensors = tuple(safetensors_header(path / "model.safetensors")[1])
     except (CheckpointError, ConfigurationError, KeyError, TypeError) as error:
-        found = error.found if isinstance(error, GPTArchitectureError) else reason(error)
+        found = error.found if isinstance(error, GPTArchitectureError) else malformed(error)
         raise ModelFileError(
             f"{path} n'est pas un point de reprise complet : {found}",
             expected="un dossier checkpoints/step-… écrit par l'entraînement",
@@ -240,7 +241,7 @@ def _inspect_quantized(path: Path) -> _Facts:
         metadata = {**values["scheme"], **values["metadata"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
-            f"{path} : en-tête de modèle quantifié illisible ({reason(error)})",
+            f"{path} : en-tête de modèle quantifié illisible ({malformed(error)})",
             expected="un fichier écrit par « gpt-architecture quantize »",
             remedy="relancez cette commande",
         ) from None

@@ -26,7 +26,7 @@ from gpt_architecture.errors import (
     CheckpointError,
     GPTArchitectureError,
     ModelFileError,
-    reason,
+    malformed,
 )
 from gpt_architecture.storage import parse_json, write_atomically
 from gpt_architecture.training.lora import add_lora_, load_adapter_, merge_lora_
@@ -126,9 +126,10 @@ def read_adapter(path: Path | str) -> AdapterFile:
     try:
         return _from_checkpoint(path) if path.is_dir() else _from_file(path)
     except GPTArchitectureError as error:
-        raise _bad(path, error.found.removeprefix(f"{path} ")) from None
+        found = error.found.removeprefix(f"{path} ").removeprefix(": ")
+        raise _bad(path, found) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _bad(path, f"illisible ({reason(error)})") from None
+        raise _bad(path, f"illisible ({malformed(error)})") from None
 
 
 def _from_file(path: Path) -> AdapterFile:
@@ -175,7 +176,7 @@ def _adapter(
 
 def _bad(path: Path, found: str) -> ModelFileError:
     return ModelFileError(
-        f"{path} : {found.removeprefix(': ')}",
+        f"{path} : {found}",
         expected=f"un fichier {ADAPTER_NAME} écrit par « gpt-architecture train --lora-rank », ou "
         "l'un de ses points de reprise",
         remedy="corrigez ce chemin",
