@@ -27,7 +27,8 @@ from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, ModelFileError
-from gpt_architecture.interop.reading import detect, read_source
+from gpt_architecture.interop.reading import detect
+from gpt_architecture.training.model_source import MODEL_NAME, locate, read_any
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class GPT:
 
 
 def load(
-    path: Path | str = "gpt-model.pt",
+    path: Path | str = MODEL_NAME,
     *,
     device: str = "auto",
     quant: str | None = None,
@@ -162,12 +163,13 @@ def load(
     """Charge un modèle entraîné ici, ou un GPT-2 venu d'ailleurs.
 
     Args:
-        path: fichier écrit par l'entraînement, point de reprise, modèle quantifié, dossier de
-            Transformers, ckpt.pt de nanoGPT ou .pth du livre de Raschka.
+        path: fichier ou dossier d'un entraînement, point de reprise, modèle quantifié, adaptateurs
+            dont le modèle de départ est à sa place, dossier de Transformers, ckpt.pt de nanoGPT,
+            .pth du livre de Raschka, ou `hub:DÉPÔT`, alors téléchargé.
         device: voir `core.device.resolve_device`.
         quant: `int8` ou `int4` : quantifie les poids au chargement, sur CPU.
         engine: `packed` exige les noyaux compilés, `torch` s'en passe.
-        draft: petit modèle de même tokenizer, qui propose ce que le grand vérifie.
+        draft: petit modèle de même tokenizer, nommé de même, qui propose ce que le grand vérifie.
 
     Raises:
         ModelFileError: fichier absent, illisible, dangereux ou d'un format inconnu.
@@ -175,7 +177,7 @@ def load(
         MissingDependencyError: numba manque et il est exigé.
     """
     target = resolve_device(device)
-    loaded = _read(Path(path), target)
+    loaded = _read(path, target)
     tokenizer = tokenizer_from_dict(loaded.tokenizer)
     vocab_size = loaded.model.cfg.vocab_size
     if tokenizer.vocab_size > vocab_size:
@@ -198,7 +200,7 @@ def load(
         device=target,
         metadata=loaded.metadata,
         runner=runner,
-        draft=None if draft is None else _draft(Path(draft), target, engine, tokenizer),
+        draft=None if draft is None else _draft(draft, target, engine, tokenizer),
     )
 
 
@@ -210,7 +212,8 @@ class _Loaded:
     quantized: bool
 
 
-def _read(path: Path, device: torch.device) -> _Loaded:
+def _read(source: Path | str, device: torch.device) -> _Loaded:
+    path = locate(source)
     if path.is_file() and path.suffix == ".safetensors" and detect(path) == "quantized":
         from gpt_architecture.kernels.quantize import load_quantized
 
@@ -222,7 +225,7 @@ def _read(path: Path, device: torch.device) -> _Loaded:
             )
         model, tokenizer, metadata = load_quantized(path)
         return _Loaded(model=model, tokenizer=tokenizer, metadata=metadata, quantized=True)
-    content = read_source(path)
+    content = read_any(path)
     return _Loaded(
         model=content.build(device),
         tokenizer=content.tokenizer,
@@ -263,8 +266,10 @@ def _runner(
     return packed
 
 
-def _draft(path: Path, device: torch.device, engine: EngineName, tokenizer: Tokenizer) -> CausalLM:
-    content = read_source(path)
+def _draft(
+    path: Path | str, device: torch.device, engine: EngineName, tokenizer: Tokenizer
+) -> CausalLM:
+    content = read_any(path)
     if dict(content.tokenizer) != tokenizer.to_dict():
         raise ConfigurationError(
             f"{path} a un autre tokenizer que le modèle",

@@ -155,4 +155,4 @@ def test_missing_files(cli, run, tmp_path):
     cli("evaluate", absent, "--data", absent).check_one_line_error(1, "introuvable")
     cli("evaluate", run, "--data", absent).check_one_line_error(1, "introuvable")
     cli("evaluate", run, "--choices", absent).check_one_line_error(1, "absent")
-    cli("evaluate", run, "--data", run, "--json", tmp_path).check_one_line_error(1, "dossier")
+    cli("evaluate", run, "--data", run, "--json-file", tmp_path).check_one_line_error(1, "dossier")

@@ -59,6 +59,7 @@ def write_json(path: Path | str, document: dict[str, Any], *, indent: int | None
     temporary: Path | None = None
     text = json.dumps(document, ensure_ascii=False, indent=indent)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any
@@ -169,6 +169,24 @@ class Service:
             expected="un service à la manière d'OpenAI",
             remedy="corrigez --server",
         )
+
+
+def check_remote(given: Mapping[str, object]) -> None:
+    """Refuse ce qui demande le modèle lui-même.
+
+    Args:
+        given: option → sa valeur ; None : elle n'est pas donnée.
+
+    Raises:
+        ConfigurationError: une option locale est donnée avec --server.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigurationError(
+                f"{name} et --server sont donnés ensemble",
+                expected="l'un ou l'autre",
+                remedy="retirez l'un des deux (pour une conversation : chat --server)",
+            )
 
 
 def remote_settings(config: GenerationConfig) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from gpt_architecture.scripts._cli import (
     say,
     say_aside,
 )
-from gpt_architecture.scripts._options import QuantName
+from gpt_architecture.scripts._options import ModelSource, QuantName
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -114,25 +114,21 @@ class EngineOptions:
 
 
 def serve(
-    model: Path | None = None,
-    /,
+    model: ModelSource = None,
     *,
     network: NetworkOptions = NetworkOptions(),
     engine: EngineOptions = EngineOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> int:
-    """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM.
-
-    Args:
-        model: Fichier du modèle ; sans lui, gpt-model.pt ici ou dans un dossier parent.
-    """
+    """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM."""
     del common  # lues par le lanceur
     _check_installed()
     from gpt_architecture.serving.gate import LoadingGate
     from gpt_architecture.serving.http import HttpServer, bind, url_of
     from gpt_architecture.serving.limits import Limits
+    from gpt_architecture.training.model_source import check_source, short_name
 
-    path = find_model(model)
+    source = find_model(model)
     limits = Limits(
         max_tokens=engine.max_tokens,
         request_seconds=engine.timeout,
@@ -149,7 +145,8 @@ def serve(
     def build() -> ASGIApp:
         from gpt_architecture.serving.app import create_app
 
-        running, context = _load(path, engine, limits)
+        name = engine.name or short_name(source, path)
+        running, context = _load(path, name, engine, limits)
         started.append(running)
         app = create_app(
             context, keys=keys, origins=network.allow_origin, log_requests=network.log_requests
@@ -173,6 +170,11 @@ def serve(
         ),
     )
     listener = bind(network.host, network.port)
+    try:
+        path = check_source(source)  # un fichier absent est dit avant d'annoncer une adresse
+    except BaseException:
+        listener.close()
+        raise
     say(f"Service sur {url_of(listener)} (studio : /studio, référence : /docs, état : /health)")
     gate.start(server.request_stop)
     code = server.serve_until_stopped(listener)
@@ -214,7 +216,9 @@ def _keys(path: Path | None) -> KeyRing:
     return KeyRing(keys)
 
 
-def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, ServingContext]:
+def _load(
+    path: Path, name: str, options: EngineOptions, limits: Limits
+) -> tuple[Engine, ServingContext]:
     """Le modèle, son moteur démarré et prêt."""
     from functools import partial
 
@@ -241,7 +245,7 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
         engine=engine,
         model=model,
         tokenizer=gpt.tokenizer,
-        name=path.stem if options.name is None else options.name,
+        name=name,
         metadata=gpt.metadata,
         window=gpt.window,
         limits=limits,
