@@ -23,7 +23,7 @@ from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.config import GenerationConfig, config_of
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, ModelFileError
@@ -101,7 +101,7 @@ class GPT:
             raise ConfigurationError(
                 "ce modèle n'a pas de gabarit de conversation",
                 expected="un modèle affiné par « gpt-architecture train --chat »",
-                remedy="donnez un début de texte avec --prompt",
+                remedy="affinez-le ainsi, ou faites-lui continuer un texte",
             )
         return render_chat(messages, check_template(template), add_generation_prompt=True)
 
@@ -113,7 +113,8 @@ class GPT:
         Args:
             prompt: début du texte.
             config: comment générer ; None : la configuration par défaut.
-            settings: réglages de `GenerationConfig`, à la place de `config`.
+            settings: réglages de `GenerationConfig`, à la place de `config` ; `top_k` et `top_p`
+                valent `k` et `p`. Sans `strategy`, un filtre ou une température demande un tirage.
 
         Raises:
             ConfigurationError: réglage inconnu ou hors bornes, ou début vide.
@@ -289,11 +290,4 @@ def _config(config: GenerationConfig | None, settings: Mapping[str, Any]) -> Gen
         )
     if config is not None:
         return config
-    unknown = set(settings) - set(GenerationConfig.__dataclass_fields__)
-    if unknown:
-        raise ConfigurationError(
-            f"réglage inconnu : {', '.join(sorted(unknown))}",
-            expected="les réglages de GenerationConfig",
-            remedy="corrigez son nom",
-        )
-    return GenerationConfig(**settings)
+    return config_of(settings)

@@ -79,12 +79,6 @@ def model_and_rest(
 QuantName = Literal["int8", "int4"]
 """Quantification des poids au chargement."""
 
-# Les réglages qui n'ont de sens qu'avec un tirage : en donner un choisit `sample`.
-_SAMPLING = (
-    *("k", "p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"),
-    *("xtc_probability", "temperature"),
-)
-
 
 @Parameter(name="*", group=Group("Calcul", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +247,7 @@ def generation_config(
         ConfigurationError: une option est hors bornes ou mal écrite.
         DataError: le schéma nommé ne peut pas être lu.
     """
-    from gpt_architecture.decoding.config import GenerationConfig
+    from gpt_architecture.decoding.config import GenerationConfig, implied_strategy
 
     values: dict[str, Any] = {
         each.name: getattr(group, each.name)
@@ -261,11 +255,7 @@ def generation_config(
         for each in fields(group)
     }
     if sampling.strategy is None:
-        default = {name: getattr(GenerationConfig, name) for name in _SAMPLING} | {
-            "temperature": None
-        }
-        chosen = any(values[name] != default[name] for name in _SAMPLING)
-        values["strategy"] = "sample" if chosen else "greedy"
+        values["strategy"] = implied_strategy(values)
     if sampling.temperature is None:
         values["temperature"] = TEMPERATURE
     if sampling.seed is None:

@@ -132,6 +132,7 @@ def _local(model: Path, choice: ModelChoice, config: GenerationConfig) -> Respon
 
     gpt = load(model, device=choice.device, quant=choice.quant)
     gpt.chat_prompt([{"role": "user", "content": "?"}])  # sans gabarit, le dire avant la question
+    gpt.generator.check(config)
 
     def respond(messages: Messages) -> Iterator[str]:
         return gpt.stream(gpt.chat_prompt(messages), config)

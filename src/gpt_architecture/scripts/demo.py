@@ -81,6 +81,8 @@ def demo(
         force=output.force,
     )
     gpt = load(source, device=choice.device, quant=choice.quant)
+    for _, config in variants:
+        gpt.generator.check(config)
     prompts = [default_prompt(each, gpt.metadata) for each in prompt or (None,)]
     summaries = summarize(_run(gpt, prompts, variants, seed))
     if not output.emit(_records(summaries), "demo"):
