@@ -25,12 +25,13 @@ from gpt_architecture.core.weights import check_vocabulary
 from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.marked_text import plain, written
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.config import GenerationConfig, config_of
 from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
-from gpt_architecture.interop.reading import is_quantized, read_source
+from gpt_architecture.interop.reading import is_quantized
+from gpt_architecture.training.model_source import MODEL_NAME, locate, read_any
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class GPT:
             raise ConfigurationError(
                 "ce modèle n'a pas de gabarit de conversation",
                 expected="un modèle affiné par « gpt-architecture train --chat »",
-                remedy="donnez un début de texte avec --prompt",
+                remedy="affinez-le ainsi, ou faites-lui continuer un texte",
             )
         return render_chat(
             messages,
@@ -137,7 +138,8 @@ class GPT:
             prompt: début du texte.
             config: comment générer ; None : la configuration par défaut.
             parse_special: voir `encode`.
-            settings: réglages de `GenerationConfig`, à la place de `config`.
+            settings: réglages de `GenerationConfig`, à la place de `config` ; `top_k` et `top_p`
+                valent `k` et `p`. Sans `strategy`, un filtre ou une température demande un tirage.
 
         Raises:
             ConfigurationError: réglage inconnu ou hors bornes, ou début vide.
@@ -189,7 +191,7 @@ class GPT:
 
 
 def load(
-    path: Path | str = "gpt-model.pt",
+    path: Path | str = MODEL_NAME,
     *,
     device: str = "auto",
     quant: str | None = None,
@@ -199,12 +201,13 @@ def load(
     """Charge un modèle entraîné ici, ou un GPT-2 venu d'ailleurs.
 
     Args:
-        path: fichier écrit par l'entraînement, point de reprise, modèle quantifié, dossier de
-            Transformers, ckpt.pt de nanoGPT ou .pth du livre de Raschka.
+        path: fichier ou dossier d'un entraînement, point de reprise, modèle quantifié, adaptateurs
+            dont le modèle de départ est à sa place, dossier de Transformers, ckpt.pt de nanoGPT,
+            .pth du livre de Raschka, ou `hub:DÉPÔT`, alors téléchargé.
         device: voir `core.device.resolve_device`.
         quant: `int8` ou `int4` : quantifie les poids au chargement, sur CPU.
         engine: `packed` exige les noyaux compilés, `torch` s'en passe.
-        draft: petit modèle de même tokenizer, qui propose ce que le grand vérifie.
+        draft: petit modèle de même tokenizer, nommé de même, qui propose ce que le grand vérifie.
 
     Raises:
         ModelFileError: fichier absent, illisible, dangereux ou d'un format inconnu.
@@ -212,7 +215,7 @@ def load(
         MissingDependencyError: numba manque et il est exigé.
     """
     target = resolve_device(device)
-    loaded = _read(Path(path), target)
+    loaded = _read(path, target)
     check_vocabulary(loaded.model.cfg, loaded.tokenizer, name=str(path))
     tokenizer = tokenizer_from_dict(loaded.tokenizer)
     runner = None if loaded.quantized else _runner(loaded.model, target, quant, engine)
@@ -229,7 +232,7 @@ def load(
         device=target,
         metadata=loaded.metadata,
         runner=runner,
-        draft=None if draft is None else _draft(Path(draft), target, engine, tokenizer),
+        draft=None if draft is None else _draft(draft, target, engine, tokenizer),
     )
 
 
@@ -241,7 +244,8 @@ class _Loaded:
     quantized: bool
 
 
-def _read(path: Path, device: torch.device) -> _Loaded:
+def _read(source: Path | str, device: torch.device) -> _Loaded:
+    path = locate(source)
     if is_quantized(path):
         from gpt_architecture.kernels.quantize import load_quantized
 
@@ -253,7 +257,7 @@ def _read(path: Path, device: torch.device) -> _Loaded:
             )
         model, tokenizer, metadata = load_quantized(path)
         return _Loaded(model=model, tokenizer=tokenizer, metadata=metadata, quantized=True)
-    content = read_source(path)
+    content = read_any(path)
     return _Loaded(
         model=content.build(device),
         tokenizer=content.tokenizer,
@@ -305,8 +309,10 @@ def _runner(
     return packed
 
 
-def _draft(path: Path, device: torch.device, engine: EngineName, tokenizer: Tokenizer) -> CausalLM:
-    content = read_source(path)
+def _draft(
+    path: Path | str, device: torch.device, engine: EngineName, tokenizer: Tokenizer
+) -> CausalLM:
+    content = read_any(path)
     if dict(content.tokenizer) != tokenizer.to_dict():
         raise ConfigurationError(
             f"{path} a un autre tokenizer que le modèle",
@@ -326,11 +332,4 @@ def _config(config: GenerationConfig | None, settings: Mapping[str, Any]) -> Gen
         )
     if config is not None:
         return config
-    unknown = set(settings) - set(GenerationConfig.__dataclass_fields__)
-    if unknown:
-        raise ConfigurationError(
-            f"réglage inconnu : {', '.join(sorted(unknown))}",
-            expected="les réglages de GenerationConfig",
-            remedy="corrigez son nom",
-        )
-    return GenerationConfig(**settings)
+    return config_of(settings)

@@ -152,6 +152,16 @@ class Generator:
             )
         return ids
 
+    def check(self, config: GenerationConfig) -> None:
+        """Refuse tout de suite une configuration que ce modèle ne peut pas suivre.
+
+        Raises:
+            ConfigurationError: contrainte mal écrite, identifiant hors du vocabulaire, texte que
+                le tokenizer ne code pas.
+        """
+        if config.strategy != "beam":
+            self._continuations([0], replace(config, n=1))
+
     def generate(
         self,
         prompts: Sequence[str | Sequence[int]],

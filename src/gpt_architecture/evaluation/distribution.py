@@ -153,7 +153,11 @@ def plot_distribution(
         axes.legend(frameon=False, fontsize="small")
     with warnings.catch_warnings():  # un signe absent de la police devient un carré, sans bruit
         warnings.filterwarnings("ignore", message="Glyph")
-        write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:]))
+        form = path.suffix[1:]
+        signature = {"Creator": "gpt-architecture"} if form == "pdf" else None
+        write_atomically(
+            path, lambda temporary: figure.savefig(temporary, format=form, metadata=signature)
+        )
     return path
 
 

@@ -59,8 +59,10 @@ def export_onnx(
     if size <= inline_limit:
         initializers = [_inline(library, name, tensor) for name, tensor in weights.items()]
         model = _model(library, graph, content, initializers, cache=cache)
+        replaces = dest.exists()
         write_atomically(dest, lambda path: path.write_bytes(model.SerializeToString()))
-        outside.unlink(missing_ok=True)  # ceux d'un export précédent
+        if replaces:  # ceux d'un export précédent ; sinon ce fichier n'est pas à nous
+            outside.unlink(missing_ok=True)
         return
     places = _places(weights)
     initializers = [

@@ -123,6 +123,10 @@ def _run(app: App, tokens: list[str]) -> int:
     if len(tokens) == 2 and tokens[0] in app and tokens[1] in app.help_flags:
         app.help_print(tokens[:1])
         return 0
+    if any(token.startswith("--json") for token in tokens):
+        from gpt_architecture.scripts._results import with_json_file
+
+        tokens = with_json_file(tokens)
     app.config = _configuration(tokens)
     result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     return result if isinstance(result, int) else 0

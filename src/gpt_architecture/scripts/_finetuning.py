@@ -28,8 +28,8 @@ class FinetuneOptions:
     """D'où repartir, sur quelles conversations, avec quels adaptateurs."""
 
     start: Annotated[Path | None, Parameter(name="--from")] = None
-    """Modèle dont viennent les poids, la forme et le tokenizer : gpt-model.pt, point de reprise,
-    ou dossier de Transformers."""
+    """Modèle dont viennent les poids, la forme et le tokenizer : fichier, point de reprise, dossier
+    d'entraînement ou de Transformers, hub:DÉPÔT."""
 
     chat: Path | None = None
     """Conversations, en JSONL ou en JSON, à la place de --data ; seules les réponses
@@ -79,8 +79,10 @@ class FinetuneOptions:
         """Les options telles qu'un point de reprise les garde : noms d'options, chemins absolus."""
         flat = {"from" if name == "start" else name: v for name, v in asdict(self).items()}
         for name in ("from", "chat", "chat_template"):
-            if flat[name] is not None:
+            if flat[name] is not None and flat[name].exists():  # hub:DÉPÔT reste un nom
                 flat[name] = str(flat[name].resolve())
+            elif flat[name] is not None:
+                flat[name] = str(flat[name])
         if self.lora_rank is not None:
             flat["lora_targets"] = list(self.lora_targets)
             return flat
@@ -107,15 +109,15 @@ class FinetuneOptions:
 
 @lru_cache(maxsize=1)
 def starting_point(path: Path) -> StartingPoint:
-    """Le modèle de départ : d'ici, de Transformers, de nanoGPT.
+    """Le modèle de départ, d'ici ou d'ailleurs.
 
     Raises:
         ModelFileError: fichier absent, illisible ou d'un autre format.
     """
-    from gpt_architecture.interop.reading import read_source
+    from gpt_architecture.training.model_source import read_any
     from gpt_architecture.training.starting_point import StartingPoint
 
-    return StartingPoint(name=str(path), content=read_source(path))
+    return StartingPoint(name=str(path), content=read_any(path))
 
 
 def starting_shape(path: Path) -> dict[str, Any]:

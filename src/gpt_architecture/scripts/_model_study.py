@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from gpt_architecture.config import TrainingConfig, check_int
-from gpt_architecture.errors import ConfigurationError, OutputError
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.scripts._cli import say_aside
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ class StudyOptions:
 
         Raises:
             ConfigurationError: longueur hors bornes, ou phrase sans page.
-            OutputError: la page ne peut pas avoir ce nom.
         """
         check_int("--length", self.length, minimum=2, maximum=4096)
         if self.sentence is not None and self.report is None:
@@ -61,12 +60,6 @@ class StudyOptions:
                 "--sentence est donné sans --report",
                 expected="la page où montrer l'attention de cette phrase",
                 remedy="ajoutez --report page.html",
-            )
-        if self.report is not None and self.report.is_dir():
-            raise OutputError(
-                f"{self.report} est un dossier",
-                expected="un nom de fichier",
-                remedy="corrigez --report",
             )
 
 

@@ -79,6 +79,8 @@ class _Job:
     store: CheckpointStore
     output_dir: Path
     world: World
+    reads: tuple[object, ...]
+    """Ce qu'il lit, et n'écrasera pas."""
 
     @cached_property
     def product(self) -> Product:
@@ -172,7 +174,15 @@ def _prepare(options: TrainOptions, world: World) -> _Job:
         store=store,
         output_dir=output_dir,
         world=world,
+        reads=(run.data, run.tokenizer, finetune, _start_file(finetune.start)),
     )
+
+
+def _start_file(start: Path | None) -> Path | None:
+    """Le fichier du modèle de départ, s'il est nommé par son dossier."""
+    from gpt_architecture.training.model_source import locate
+
+    return locate(start) if start is not None and start.is_dir() else None
 
 
 def _claim(job: _Job, stack: ExitStack) -> Checkpoint | None:
@@ -228,6 +238,7 @@ def _check_output_dir(job: _Job) -> Checkpoint | None:
         replaceable,
         job.product,
         checkpoints=max(written - len(store.steps()), 1),
+        reads=job.reads,
         force=run.force,
     )
     return checkpoint

@@ -9,16 +9,23 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 convert.py
 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.scripts._bar import ProgressBar
-from gpt_architecture.scripts._cli import CommonOptions, french_number, french_size, say_aside
+from gpt_architecture.scripts._cli import CommonOptions, french_number, french_size
+from gpt_architecture.scripts._options import NamedModel, model_and_rest
+from gpt_architecture.scripts._results import (
+    ResultOptions,
+    check_not_read,
+    check_outputs,
+    json_of,
+    nothing,
+)
 
 if TYPE_CHECKING:
     from gpt_architecture.core.weights import ModelFile
@@ -58,19 +65,15 @@ class ConvertOptions:
     shard_size: int = 5120
     """Taille d'un fichier de poids hf, en Mio, au plus : au-delà, ils sont répartis."""
 
-    force: bool = False
-    """Remplace une destination qui existe déjà."""
-
-    as_json: Annotated[bool, Parameter(name="--json")] = False
-    """Écrit un objet JSON au lieu des lignes."""
-
 
 def convert(
-    source: str,
-    dest: Path,
+    source: str | None = None,
+    dest: Path | None = None,
     /,
     *,
+    model: NamedModel = None,
     options: ConvertOptions,
+    results: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Convertit un modèle ; le format de la source est reconnu à son contenu.
@@ -80,22 +83,26 @@ def convert(
             .pth du livre de Raschka ; hub:gpt2 le télécharge.
         dest: Dossier (hf) ou fichier à écrire.
     """
-    del common  # lues par le lanceur
-    _check(dest, options)
+    given, dest = model_and_rest(model, source, dest, usage="SOURCE DESTINATION --to FORMAT")
+    _check(given, dest, options, results, common)
     with ProgressBar("Conversion") as bar:
         bar.start(2, 0)
-        content = _read(source, options)
+        content = _read(given, options)
         bar.update(1, "lecture faite")
-        _write(content, dest, options)
+        _write(content, dest, options, force=results.force)
         bar.update(2, "écriture faite")
     record = _record(content, dest, options)
-    if options.as_json:
-        print(json.dumps(record, ensure_ascii=False))
-    else:
+    if not results.emit([record], "convert"):
         _report(record)
 
 
-def _check(dest: Path, options: ConvertOptions) -> None:
+def _check(
+    source: str,
+    dest: Path,
+    options: ConvertOptions,
+    results: ResultOptions,
+    common: CommonOptions,
+) -> None:
     """Refuse, avant de lire le modèle, ce qui échouerait après."""
     from gpt_architecture.config import check_int
     from gpt_architecture.interop.files import check_free
@@ -109,29 +116,33 @@ def _check(dest: Path, options: ConvertOptions) -> None:
     check_int("--shard-size", options.shard_size, minimum=1, maximum=1 << 20)
     if options.n_heads is not None:
         check_int("--n-heads", options.n_heads, minimum=1)
-    check_free(dest, force=options.force, directory=options.to == "hf")
+    reads = (source, options, common)
+    weights = dest.with_name(f"{dest.name}.data")  # les gros poids d'un export ONNX
+    taken = options.to == "onnx" and not dest.exists()
+    check_free(dest, force=results.force, directory=options.to == "hf")
+    check_not_read(dest, reads, "la destination")
+    check_outputs(
+        {
+            "la destination": (weights if taken else None, nothing),
+            "--json-file": (results.json_file, json_of("convert")),
+        },
+        reads=reads,
+        force=results.force,
+    )
 
 
 def _read(source: str, options: ConvertOptions) -> ModelFile:
     from gpt_architecture.data.tokenizer import get_tokenizer
-    from gpt_architecture.interop.hub import download, hub_name
-    from gpt_architecture.interop.reading import read_source
+    from gpt_architecture.training.model_source import read_any
 
     tokenizer = None if options.tokenizer is None else get_tokenizer(options.tokenizer)
-    name = hub_name(source)
-    if name is None:
-        content = read_source(Path(source), tokenizer=tokenizer, n_heads=options.n_heads)
-        added: dict[str, Any] = {}
-    else:
-        say_aside(f"Téléchargement de {name} depuis le Hub de Hugging Face…")
-        content = read_source(download(name), tokenizer=tokenizer)
-        added = {"source": f"https://huggingface.co/{name}", "name": name}
-    if options.license is not None:
-        added["license"] = options.license
-    return replace(content, metadata={**content.metadata, **added})
+    content = read_any(source, tokenizer=tokenizer, n_heads=options.n_heads)
+    if options.license is None:
+        return content
+    return replace(content, metadata={**content.metadata, "license": options.license})
 
 
-def _write(content: ModelFile, dest: Path, options: ConvertOptions) -> None:
+def _write(content: ModelFile, dest: Path, options: ConvertOptions, *, force: bool) -> None:
     if options.to == "hf":
         from gpt_architecture.interop.hf_export import export_hf
 
@@ -140,7 +151,7 @@ def _write(content: ModelFile, dest: Path, options: ConvertOptions) -> None:
             dest,
             dtype="f16" if options.dtype == "f16" else "f32",
             max_shard_bytes=options.shard_size << 20,
-            force=options.force,
+            force=force,
         )
     elif options.to == "gguf":
         from gpt_architecture.interop.gguf import export_gguf

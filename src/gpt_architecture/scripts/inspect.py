@@ -9,17 +9,18 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 inspect.py
 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.scripts._bar import ProgressBar
-from gpt_architecture.scripts._cli import CommonOptions, find_model, french_number, french_size
+from gpt_architecture.scripts._cli import CommonOptions, french_number, french_size
+from gpt_architecture.scripts._options import ModelSource, model_path
+from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of
 
 if TYPE_CHECKING:
     from gpt_architecture.core.tensor_files import TensorInfo
@@ -47,35 +48,32 @@ class InspectOptions:
     check: bool = False
     """Vérifie, par les sommes de contrôle, que rien n'a changé depuis l'écriture ; code 1 sinon."""
 
-    as_json: Annotated[bool, Parameter(name="--json")] = False
-    """Écrit un objet JSON, avec chaque tenseur et toute la provenance."""
-
 
 def inspect(
-    model: Path | None = None,
-    /,
+    model: ModelSource = None,
     *,
     options: InspectOptions = InspectOptions(),
+    output: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
-    """Dit ce qu'est un fichier ou un dossier de modèle, sans charger ses poids.
-
-    Args:
-        model: Fichier ou dossier ; sans lui, gpt-model.pt ici ou dans un dossier parent.
-    """
-    del common  # lues par le lanceur
+    """Dit ce qu'est un fichier ou un dossier de modèle, sans charger ses poids."""
+    source = model_path(model)
+    check_outputs(
+        {"--json-file": (output.json_file, json_of("inspect"))},
+        reads=(source, common),
+        force=output.force,
+    )
     from gpt_architecture.interop.inspection import inspect_model
+    from gpt_architecture.training.model_source import locate
 
     with ProgressBar("Empreintes") as bar:
         result = inspect_model(
-            find_model(model),
+            locate(source),
             hashes=not options.no_hashes,
             check=options.check,
             on_progress=lambda done, total: bar.start(total, done),
         )
-    if options.as_json:
-        print(json.dumps(_record(result), ensure_ascii=False))
-    else:
+    if not output.emit([_record(result)], "inspect"):
         _report(result, options)
 
 

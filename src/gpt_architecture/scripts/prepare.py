@@ -27,6 +27,7 @@ from gpt_architecture.scripts._cli import (
     french_size,
     say,
 )
+from gpt_architecture.scripts._results import check_not_read
 from gpt_architecture.scripts._tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -83,13 +84,13 @@ def prepare(
     corpus connu (the-verdict, la-lampe-du-passeur). Une préparation interrompue reprend quand on
     relance la même commande.
     """
-    del common  # lues par le lanceur
     if not sources or options.out is None:
         raise ConfigurationError(
             "aucune source" if not sources else "--out n'est pas donné",
             expected="gpt-architecture prepare SOURCE… --out DOSSIER",
             remedy="complétez la commande",
         )
+    check_not_read(options.out, (sources, options.tokenizer, common), "--out")
     from gpt_architecture.data.prepare import prepare_tokens
     from gpt_architecture.data.split_plan import PrepareConfig
 

@@ -36,7 +36,7 @@ from gpt_architecture.scripts._logs import (
     configure_logs,
     in_journal,
 )
-from gpt_architecture.scripts._options import QuantName
+from gpt_architecture.scripts._options import ModelSource, QuantName
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -137,18 +137,13 @@ class EngineOptions:
 
 
 def serve(
-    model: Path | None = None,
-    /,
+    model: ModelSource = None,
     *,
     network: NetworkOptions = NetworkOptions(),
     engine: EngineOptions = EngineOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> int:
-    """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM.
-
-    Args:
-        model: Fichier du modèle ; sans lui, gpt-model.pt ici ou dans un dossier parent.
-    """
+    """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM."""
     del common  # lues par le lanceur
     _check_installed()
     from gpt_architecture.serving.auth import KeyRing
@@ -158,11 +153,12 @@ def serve(
     from gpt_architecture.serving.http import HttpServer, bind, url_of
     from gpt_architecture.serving.limits import Limits
     from gpt_architecture.serving.observer import Observer
+    from gpt_architecture.training.model_source import check_source, short_name
 
     as_json = network.log_format == "json"
     configure_logs(JsonLines() if as_json else TimedText(), RequestFilter())
     logging.captureWarnings(as_json)  # sur stderr, rien que des lignes JSON
-    path = find_model(model)
+    source = find_model(model)
     limits = Limits(
         max_tokens=engine.max_tokens,
         request_seconds=engine.timeout,
@@ -179,7 +175,8 @@ def serve(
     def build() -> ASGIApp:
         from gpt_architecture.serving.app import create_app
 
-        running, context = _load(path, engine, limits, FieldPolicy(strict=network.strict))
+        name, fields = engine.name or short_name(source, path), FieldPolicy(strict=network.strict)
+        running, context = _load(path, name, engine, limits, fields)
         started.append(running)
         app = create_app(context, keys=keys, origins=network.allow_origin, observer=observer)
         running.wait_started()
@@ -206,6 +203,11 @@ def serve(
         observer=observer,
     )
     listener = bind(network.host, network.port)
+    try:
+        path = check_source(source)  # un fichier absent est dit avant d'annoncer une adresse
+    except BaseException:
+        listener.close()
+        raise
     opened = f"Service sur {url_of(listener)} (studio : /studio, référence : /docs, état : /health)"
     say(in_journal(opened) or opened)
     gate.start(server.request_stop)
@@ -260,7 +262,7 @@ def _reload(keys: KeyRing, network: NetworkOptions) -> None:
 
 
 def _load(
-    path: Path, options: EngineOptions, limits: Limits, fields: FieldPolicy
+    path: Path, name: str, options: EngineOptions, limits: Limits, fields: FieldPolicy
 ) -> tuple[Engine, ServingContext]:
     """Le modèle, son moteur démarré et prêt."""
     from functools import partial
@@ -289,7 +291,7 @@ def _load(
         engine=engine,
         model=model,
         tokenizer=gpt.tokenizer,
-        name=path.stem if options.name is None else options.name,
+        name=name,
         metadata=gpt.metadata,
         window=gpt.window,
         limits=limits,

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import LoRAConfig
-from gpt_architecture.core.checkpoint_files import read_checkpoint
+from gpt_architecture.core.checkpoint_files import MANIFEST, SUFFIX, read_checkpoint
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.tensor_files import read_safetensors, sealed
+from gpt_architecture.core.tensor_files import read_safetensors, safetensors_header, sealed
 from gpt_architecture.core.weights import GENERATION_KEYS, ModelFile
 from gpt_architecture.errors import (
     CheckpointError,
@@ -28,7 +28,7 @@ from gpt_architecture.errors import (
     ModelFileError,
     malformed,
 )
-from gpt_architecture.storage import parse_json, write_atomically
+from gpt_architecture.storage import open_regular, parse_json, write_atomically
 from gpt_architecture.training.lora import add_lora_, load_adapter_, merge_lora_
 
 ADAPTER_NAME = "adapter.safetensors"
@@ -48,12 +48,27 @@ class AdapterFile:
         base_sha256: empreinte des poids du modèle de départ (`weights_sha256`).
         tensors: matrices A et B, par nom.
         metadata: provenance et résultats, en types simples ; le gabarit de conversation y est.
+        base_path: où était le modèle de départ, depuis le dossier de ce fichier ; None : inconnu.
     """
 
     lora: LoRAConfig
     base_sha256: str
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    base_path: str | None = None
+
+    def merged(self, base: ModelFile) -> ModelFile:
+        """Le modèle de départ, adaptateurs fondus, tel qu'un fichier le contiendrait.
+
+        Raises:
+            ModelFileError: voir `merge`.
+        """
+        return ModelFile(
+            config=base.config,
+            state_dict=self.merge(base).state_dict(),
+            tokenizer=base.tokenizer,
+            metadata={**base.metadata, **self.metadata},
+        )
 
     def merge(self, base: ModelFile) -> GPTModel:
         """Le modèle de départ, adaptateurs fondus ; `base` n'est pas modifié.
@@ -105,6 +120,7 @@ def save_adapter(path: Path | str, adapter: AdapterFile) -> None:
         "lora": adapter.lora.to_dict(),
         "base_sha256": adapter.base_sha256,
         "metadata": dict(adapter.metadata),
+        "base_path": adapter.base_path,
     }
     header = {
         "format": FORMAT,
@@ -114,6 +130,20 @@ def save_adapter(path: Path | str, adapter: AdapterFile) -> None:
     tensors = {name: t.detach().to("cpu").contiguous() for name, t in adapter.tensors.items()}
     metadata = sealed(header, tensors)
     write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def is_adapter(path: Path | str) -> bool:
+    """Vrai pour un fichier d'adaptateurs, ou un point de reprise qui ne contient qu'eux."""
+    path = Path(path)
+    if path.is_dir():
+        return (path / MANIFEST).is_file() and (path / f"{ADAPTER_GROUP}{SUFFIX}").is_file()
+    try:
+        with open_regular(path) as file:
+            if file.read(9)[8:] != b"{":  # PyTorch et GGUF commencent autrement
+                return False
+        return safetensors_header(path)[0].get("format") == FORMAT
+    except (OSError, ModelFileError):
+        return False
 
 
 def read_adapter(path: Path | str) -> AdapterFile:
@@ -140,7 +170,11 @@ def _from_file(path: Path) -> AdapterFile:
         raise ValueError(f"version {str(header.get('version'))[:20]}")
     description = parse_json(header["description"])
     return _adapter(
-        description["lora"], description["base_sha256"], tensors, description["metadata"]
+        description["lora"],
+        description["base_sha256"],
+        tensors,
+        description["metadata"],
+        description.get("base_path"),
     )
 
 
@@ -156,11 +190,21 @@ def _from_checkpoint(path: Path) -> AdapterFile:
     identity = state["identity"]
     metadata = {key: state[key] for key in GENERATION_KEYS if key in state}
     tensors = checkpoint.tensors(ADAPTER_GROUP)
-    return _adapter(identity["lora"], identity["start"]["sha256"], tensors, metadata)
+    return _adapter(
+        identity["lora"],
+        identity["start"]["sha256"],
+        tensors,
+        metadata,
+        state.get("options", {}).get("from"),
+    )
 
 
 def _adapter(
-    lora: object, base_sha256: object, tensors: Mapping[str, Tensor], metadata: object
+    lora: object,
+    base_sha256: object,
+    tensors: Mapping[str, Tensor],
+    metadata: object,
+    base_path: object,
 ) -> AdapterFile:
     if not isinstance(lora, dict) or not isinstance(metadata, dict):
         raise TypeError("description mal formée")
@@ -171,6 +215,7 @@ def _adapter(
         base_sha256=base_sha256,
         tensors=tensors,
         metadata=metadata,
+        base_path=base_path if isinstance(base_path, str) else None,
     )
 
 

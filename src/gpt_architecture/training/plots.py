@@ -60,5 +60,9 @@ def plot_losses(
         tokens_axis.xaxis.set_major_formatter(
             FuncFormatter(lambda value, _position: f"{value:,.0f}".replace(",", "\u202f"))
         )
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:]))
+    form = path.suffix[1:]
+    signature = {"Creator": "gpt-architecture"} if form == "pdf" else None
+    write_atomically(
+        path, lambda temporary: figure.savefig(temporary, format=form, metadata=signature)
+    )
     return path
