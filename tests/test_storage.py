@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpt_architecture.data.tokenizer_file import write_json
-from gpt_architecture.errors import OutputError, reason
+from gpt_architecture.errors import ConfigurationError, DataError, OutputError, reason
 from gpt_architecture.interop.files import write_directory
 from gpt_architecture.storage import (
     MAX_DEPTH,
@@ -20,9 +20,11 @@ from gpt_architecture.storage import (
     check_plain,
     check_regular,
     check_writable,
+    decode_text,
     open_regular,
     parse_json,
     read_json,
+    read_text,
     sweep,
     write_atomically,
 )
@@ -237,3 +239,56 @@ def test_a_link_is_never_followed(here: Path) -> None:
     (here / ".y.0123abcd.tmp").symlink_to(target)
     assert sweep(here) == []
     assert (target / ".verrou").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"\xef\xbb\xbfun\r\ndeux\rtrois\n", "un\ndeux\ntrois\n"),
+        ("é\ufeffè".encode(), "é\ufeffè"),
+        (b"", ""),
+        (b"un saut\x0cde page", "un saut\x0cde page"),
+    ],
+)
+def test_text_is_the_same_from_every_editor(tmp_path: Path, data: bytes, text: str) -> None:
+    (tmp_path / "a").write_bytes(data)
+    assert read_text(tmp_path / "a") == text == decode_text(data, origin="a")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            "« été »".encode("cp1252"),
+            ["octet 0xab", "position 0", "iconv -f WINDOWS-1252 -t UTF-8"],
+        ),
+        (b"l\x92\xe9t\xe9", ["octet 0x92", "position 1", "iconv -f WINDOWS-1252 -t UTF-8"]),
+        ("été".encode("utf-16"), ["UTF-16", "iconv -f UTF-16"]),
+        ("bonjour".encode("utf-16-le"), ["octet nul", "iconv -f UTF-16"]),
+        ("bonjour".encode("utf-16-be"), ["octet nul", "iconv -f UTF-16"]),
+        (b"\x1f\x8b\x08\0rien", ["un fichier compressé", "décompressez-le"]),
+        (b"\x28\xb5\x2f\xfdrien", ["un fichier compressé", "décompressez-le"]),
+        (b"PK\x03\x04docx", ["une archive ZIP (docx", ".txt"]),
+        (b"%PDF-1.7\n", ["un PDF", ".txt"]),
+        (b"{\\rtf1 un}", ["traitement de texte", ".txt"]),
+        (b"PAR1....PAR1", ["Parquet", ".parquet"]),
+        (b"\x89PNG\r\n\x1a\n", ["une image"]),
+        (b"\xff\xd8\xff\xe0", ["une image"]),
+        (b"texte\0et binaire", ["octet nul à la position 5", "binaire"]),
+        (bytes(range(1, 256)) * 4, ["octet 0x80", "binaire"]),
+    ],
+)
+def test_what_is_not_utf8_is_named_with_what_to_do(data: bytes, words: list[str]) -> None:
+    """« iconv » n'est conseillé que pour du texte, et depuis l'encodage qu'il a sans doute."""
+    with pytest.raises(DataError) as caught:
+        decode_text(data, origin="a.txt")
+    assert all(word in str(caught.value) for word in ["a.txt", *words])
+    assert ("iconv" in str(caught.value)) == any("iconv" in word for word in words)
+
+
+def test_an_error_has_the_class_its_caller_wants(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xe9")
+    (tmp_path / "b").write_bytes(b"long")
+    for name in ("a", "b", "absent"):
+        with pytest.raises(ConfigurationError, match=name):
+            read_text(tmp_path / name, limit=3, error=ConfigurationError)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gpt_architecture.data.tokenizer import Tokenizer
 
 _Names = Annotated[list[str], Parameter(consume_multiple=True)]
+_Text = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # « - » : l'entrée standard
 _VIEW_CHARACTERS = 20_000
 _TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 
@@ -146,7 +147,7 @@ def train(
 
 
 def compare(
-    text: str | None = None,
+    text: _Text = None,
     /,
     *,
     options: CompareOptions = CompareOptions(),
@@ -183,7 +184,7 @@ def compare(
 
 
 def view(
-    text: str | None = None,
+    text: _Text = None,
     /,
     *,
     options: ViewOptions = ViewOptions(),
