@@ -219,6 +219,6 @@ def _line(fields: dict[str, Any]) -> str:
     if fields["prompt_tokens"] is not None:
         parts.append("{prompt_tokens} + {completion_tokens} tokens".format_map(fields))
     parts += [fields[name] for name in ("error", "ending") if fields[name]]
-    parts += [f"clé {fields['key']}"] if fields["key"] else []
+    parts += [f"par {fields['key']}"] if fields["key"] else []
     parts += [f"de {fields['client']}"] if fields["client"] else []
     return ", ".join(parts)
