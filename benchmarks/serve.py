@@ -133,7 +133,7 @@ class Server:
                 "GET" if body is None else "POST",
                 {"Content-Type": "application/json"},
             )
-            connection.request(method, path, body and json.dumps(body), headers)
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             assert answer.status == http.client.OK, answer.read()
             answer.read()

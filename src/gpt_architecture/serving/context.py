@@ -31,6 +31,8 @@ from gpt_architecture.storage import open_regular
 
 logger = logging.getLogger(__name__)
 
+_CHUNK = 1 << 22
+
 
 class ServingEngine(Protocol):
     """Ce que le service demande au moteur (voir `serving.engine.Engine`)."""
@@ -123,5 +125,8 @@ def digest_of(path: Path) -> str | None:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

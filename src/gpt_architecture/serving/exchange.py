@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from gpt_architecture.serving.quotas import Access
 
 
+def new_id() -> str:
+    """Un identifiant de requête."""
+    return uuid.uuid4().hex
+
+
 @dataclass(kw_only=True)
 class Exchange:
     """Ce qu'on sait d'une requête.
@@ -34,7 +39,7 @@ class Exchange:
         reserved: tokens retenus sur ce que la clé permet.
     """
 
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=new_id)
     access: Access | None = None
     key_failure: str | None = None
     code: str | None = None

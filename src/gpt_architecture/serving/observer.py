@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_architecture.serving.errors import as_api_error
-from gpt_architecture.serving.exchange import Exchange, entered
+from gpt_architecture.serving.exchange import Exchange, entered, new_id
 from gpt_architecture.serving.guard import SlowReader
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class ObservedMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with entered(Exchange(**_sane_id(scope["headers"]))) as exchange:
+        with entered(Exchange(request_id=_request_id(scope["headers"]))) as exchange:
             await self._follow(exchange, scope, receive, send)
 
     async def _follow(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,10 +206,11 @@ def _flat(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, re.Pattern[str]]]:
             yield route.path, route.path_regex
 
 
-def _sane_id(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """L'identifiant donné par le client, s'il n'en donne qu'un, et qu'il peut aller au journal."""
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """L'identifiant que donne le client, s'il est seul et sain ; un nouveau sinon."""
     given = [value.decode("latin-1") for name, value in headers if name == REQUEST_ID.encode()]
-    return {"request_id": given[0]} if len(given) == 1 and _SANE_ID.fullmatch(given[0]) else {}
+    is_sane = len(given) == 1 and _SANE_ID.fullmatch(given[0]) is not None
+    return given[0] if is_sane else new_id()
 
 
 def _line(fields: dict[str, Any]) -> str:
@@ -218,6 +219,6 @@ def _line(fields: dict[str, Any]) -> str:
     if fields["prompt_tokens"] is not None:
         parts.append("{prompt_tokens} + {completion_tokens} tokens".format_map(fields))
     parts += [fields[name] for name in ("error", "ending") if fields[name]]
-    parts += [f"clé {fields['key']}"] if fields["key"] else []
+    parts += [f"par {fields['key']}"] if fields["key"] else []
     parts += [f"de {fields['client']}"] if fields["client"] else []
     return ", ".join(parts)
