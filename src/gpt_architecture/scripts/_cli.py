@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ENV_PREFIX = "GPT_ARCHITECTURE_"
+OTHER_VARIABLES = ("API_KEY", "API_KEYS", "DEBUG", "CONFIG", "TEST_DATA")
+"""Variables à ce préfixe qu'aucune option ne porte, ou que toutes les commandes lisent."""
+
 MODEL_NAME = "gpt-model.pt"
 _MAX_TOML = 1 << 20
 _PARENTS_SEARCHED = 3  # de scripts/ : gpt_architecture/, src/, puis la racine du projet
@@ -128,8 +131,17 @@ def _run(app: App, tokens: list[str]) -> int:
 
         tokens = with_json_file(tokens)
     app.config = _configuration(tokens)
+    if any(_is_foreign(name) for name in os.environ):
+        from gpt_architecture.scripts._variables import warn_unknown_variables
+
+        warn_unknown_variables(app, tokens)
     result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     return result if isinstance(result, int) else 0
+
+
+def _is_foreign(name: str) -> bool:
+    """Vrai pour une variable à notre préfixe qui n'est pas l'une de celles de toujours."""
+    return name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX) not in OTHER_VARIABLES
 
 
 def say(line: str = "") -> None:

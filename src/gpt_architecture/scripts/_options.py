@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 
 from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, StrategyName
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.scripts._cli import find_model, say_aside
+from gpt_architecture.scripts._cli import command_line, find_model, say_aside
 from gpt_architecture.storage import read_text
 
 if TYPE_CHECKING:
@@ -69,12 +69,13 @@ def model_and_rest(
     Raises:
         ConfigurationError: il en manque un, ou le modèle est donné deux fois.
     """
+    named = any(each.partition("=")[0] == "--model" for each in command_line())
     if model is not None and second is None and first is not None:
         return str(model), Path(first)
-    if model is None and first is not None and second is not None:
+    if first is not None and second is not None and not named:  # l'environnement cède
         return first, second
     problem = "il manque un argument"
-    if model is not None and second is not None:
+    if second is not None:
         problem = f"le modèle est donné deux fois, {model} et {first}"
     raise ConfigurationError(problem, expected=usage, remedy="corrigez la commande")
 
