@@ -32,7 +32,7 @@ class FinetuneOptions:
     d'entraînement ou de Transformers, hub:DÉPÔT."""
 
     chat: Path | None = None
-    """Conversations, en JSONL ou en JSON, à la place de --data ; seules les réponses
+    """Conversations, en JSONL ou en JSON, à la place des textes ; seules les réponses
     s'apprennent."""
 
     chat_template: Path | None = None
