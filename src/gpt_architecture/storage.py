@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from gpt_architecture.errors import DataError, GPTArchitectureError, reason
 
@@ -64,7 +64,7 @@ def check_regular(path: Path | str) -> None:
     _refuse_special(Path(path).stat().st_mode)
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> BufferedReader:
     """Ouvre un fichier ordinaire en lecture, par octets.
 
     Raises:
