@@ -20,8 +20,9 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt_architecture.errors import OutputError, reason
 
@@ -87,7 +88,7 @@ def check_regular(path: Path | str) -> None:
     _refuse_special(Path(path).stat().st_mode)
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> BufferedReader:
     """Ouvre un fichier ordinaire en lecture, par octets.
 
     Raises:

@@ -105,7 +105,8 @@ class GPT2Tokenizer:
             ids += self._encoding.encode_ordinary(text[start : blank.start()])
             ids += self._encoding._encode_single_piece(text[blank.start() : end])
             start = end
-        return ids + self._encoding.encode_ordinary(text[start:])
+        ids += self._encoding.encode_ordinary(text[start:])
+        return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Identifiants → texte ; des octets qui ne forment pas d'UTF-8 deviennent U+FFFD.
