@@ -145,7 +145,8 @@ def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
     special: dict[str, str] = {}
     if tokenizer.eos_id is not None:
         end = tokenizer.decode([tokenizer.eos_id])
-        special = {"bos_token": end, "eos_token": end, "pad_token": end}
+        # GPT-2 n'a pas de token inconnu, mais des lecteurs, tel CTranslate2, en exigent un
+        special = {f"{role}_token": end for role in ("bos", "eos", "pad", "unk")}
     return special
 
 

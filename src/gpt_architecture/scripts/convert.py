@@ -23,7 +23,7 @@ from gpt_architecture.scripts._cli import CommonOptions, french_number, french_s
 if TYPE_CHECKING:
     from gpt_architecture.core.weights import ModelFile
 
-Target = Literal["hf", "gguf", "onnx", "pt"]
+Target = Literal["hf", "gguf", "onnx", "pt", "peft"]
 Dtype = Literal["f32", "f16", "q8_0"]
 
 _DTYPES: dict[Target, tuple[Dtype, ...]] = {
@@ -31,7 +31,9 @@ _DTYPES: dict[Target, tuple[Dtype, ...]] = {
     "gguf": ("f32", "f16", "q8_0"),
     "onnx": ("f32",),
     "pt": ("f32",),
+    "peft": ("f32",),
 }
+_FOLDERS: tuple[Target, ...] = ("hf", "peft")
 
 
 @Parameter(name="*", group=Group("Conversion", sort_key=1))
@@ -40,7 +42,8 @@ class ConvertOptions:
     """Vers quoi convertir, et ce que la source ne dit pas d'elle-même."""
 
     to: Target
-    """Format : dossier de Transformers, GGUF de llama.cpp, ONNX, ou fichier de ce projet."""
+    """Format : dossier de Transformers, GGUF de llama.cpp, ONNX, fichier de ce projet, ou dossier
+    de PEFT pour des adaptateurs."""
 
     dtype: Dtype = "f32"
     """Type des poids écrits : f16 pour hf et gguf, q8_0 (8 bits) pour gguf."""
@@ -53,6 +56,12 @@ class ConvertOptions:
 
     license: str | None = None
     """Licence à écrire dans la fiche, par exemple mit ou cc-by-4.0."""
+
+    untie: bool = False
+    """Écrit la tête à part de l'embedding, pour des lecteurs qui ne savent pas les lier."""
+
+    cache: bool = False
+    """Avec onnx, ajoute cache, masque et positions : ce que donne optimum à un modèle."""
 
     shard_size: int = 5120
     """Taille d'un fichier de poids hf, en Mio, au plus : au-delà, ils sont répartis."""
@@ -76,22 +85,45 @@ def convert(
 
     Args:
         source: Modèle ou point de reprise d'ici, dossier de Transformers, ckpt.pt de nanoGPT,
-            .pth du livre de Raschka ; hub:gpt2 le télécharge.
-        dest: Dossier (hf) ou fichier à écrire.
+            .pth du livre de Raschka ; hub:gpt2 le télécharge. Pour peft, des adaptateurs d'ici.
+        dest: Dossier (hf, peft) ou fichier à écrire.
     """
     del common  # lues par le lanceur
     _check(dest, options)
+    if options.to == "peft":
+        _tell(_convert_adapter(Path(source), dest, options), options)
+        return
     with ProgressBar("Conversion") as bar:
         bar.start(2, 0)
         content = _read(source, options)
         bar.update(1, "lecture faite")
         _write(content, dest, options)
         bar.update(2, "écriture faite")
-    record = _record(content, dest, options)
+    _tell(_record(content, dest, options), options)
+
+
+def _tell(record: dict[str, Any], options: ConvertOptions) -> None:
     if options.as_json:
         print(json.dumps(record, ensure_ascii=False))
     else:
         _report(record)
+
+
+def _convert_adapter(source: Path, dest: Path, options: ConvertOptions) -> dict[str, Any]:
+    from gpt_architecture.training.adapter_file import read_adapter
+    from gpt_architecture.training.peft_file import export_peft
+
+    adapter = read_adapter(source)
+    export_peft(adapter, dest, force=options.force)
+    files = sorted(dest.iterdir())
+    return {
+        "output": str(dest),
+        "to": options.to,
+        "dtype": options.dtype,
+        "parameters": sum(tensor.numel() for tensor in adapter.tensors.values()),
+        "bytes": sum(file.stat().st_size for file in files),
+        "files": [file.name for file in files],
+    }
 
 
 def _check(dest: Path, options: ConvertOptions) -> None:
@@ -106,9 +138,15 @@ def _check(dest: Path, options: ConvertOptions) -> None:
             remedy="corrigez --dtype",
         )
     check_int("--shard-size", options.shard_size, minimum=1, maximum=1 << 20)
+    if options.cache and options.to != "onnx":
+        raise ConfigurationError(
+            f"--cache avec --to {options.to}",
+            expected="--to onnx",
+            remedy="retirez --cache",
+        )
     if options.n_heads is not None:
         check_int("--n-heads", options.n_heads, minimum=1)
-    check_free(dest, force=options.force, directory=options.to == "hf")
+    check_free(dest, force=options.force, directory=options.to in _FOLDERS)
 
 
 def _read(source: str, options: ConvertOptions) -> ModelFile:
@@ -127,7 +165,8 @@ def _read(source: str, options: ConvertOptions) -> ModelFile:
         added = {"source": f"https://huggingface.co/{name}", "name": name}
     if options.license is not None:
         added["license"] = options.license
-    return replace(content, metadata={**content.metadata, **added})
+    content = replace(content, metadata={**content.metadata, **added})
+    return content.untied() if options.untie else content
 
 
 def _write(content: ModelFile, dest: Path, options: ConvertOptions) -> None:
@@ -148,7 +187,7 @@ def _write(content: ModelFile, dest: Path, options: ConvertOptions) -> None:
     elif options.to == "onnx":
         from gpt_architecture.interop.onnx import export_onnx
 
-        export_onnx(content, dest)
+        export_onnx(content, dest, cache=options.cache)
     else:
         from gpt_architecture.core.weights import save_model
 
@@ -184,9 +223,10 @@ def _report(record: dict[str, Any]) -> None:
         f"{dest} : {french_number(record['parameters'])} paramètres en {record['dtype']}, "
         f"{french_size(record['bytes'])}"
     )
-    if target == "hf":
+    if target in _FOLDERS:
         print("Fichiers : " + ", ".join(record["files"]))
-        if record["window"] is not None and record["window"] < record["context_length"]:
+        learned = record.get("window")
+        if learned is not None and learned < record["context_length"]:
             print(
                 f"Des {record['context_length']} positions, {record['window']} ont appris : "
                 "ne les dépassez pas."
@@ -196,6 +236,7 @@ def _report(record: dict[str, Any]) -> None:
         "gguf": f'llama-completion -m {dest} -p "…"',
         "onnx": f'onnxruntime.InferenceSession("{dest}")',
         "pt": f"gpt-architecture infer --model {dest}",
+        "peft": f'PeftModel.from_pretrained(modèle, "{dest}")',
     }
     print(f"Ensuite : {steps[target]}")
 
