@@ -73,7 +73,7 @@ COMMANDS = {
     "inspect --check": ("inspect", "{}", "--check"),
     "convert": ("convert", "{}", "sortie", "--to", "hf"),
     "convert --tokenizer": ("convert", "{model}", "sortie", "--to", "hf", "--tokenizer", "{}"),
-    "quantize": ("quantize", "{}", "--output", "sortie"),
+    "quantize": ("quantize", "{}", "--output", "sortie.safetensors"),
     "evaluate": ("evaluate", "{}", "--data", "la-lampe-du-passeur"),
     "merge modèle": ("merge", "{}", "{adapter}", "--out", "sortie"),
     "merge adaptateurs": ("merge", "{model}", "{}", "--out", "sortie"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,20 @@ class ModelFile:
         if self.config.tie_weights:
             model.tie_weights_()
         return model.to(device).eval()
+
+    def untied(self) -> ModelFile:
+        """Le même modèle, la tête écrite à part de l'embedding dont elle est la copie.
+
+        Pour des lecteurs qui ne savent pas les lier ; les logits ne changent pas.
+        """
+        if not self.config.tie_weights:
+            return self
+        head = self.state_dict["tok_emb.weight"].detach().clone()
+        return replace(
+            self,
+            config=replace(self.config, tie_weights=False),
+            state_dict={**self.state_dict, "out_head.weight": head},
+        )
 
     def _blank(self) -> GPTModel:
         """Le modèle sans poids, une fois ceux qu'on a vérifiés : noms, formes, types."""

@@ -81,7 +81,10 @@ def check_free(path: Path, *, force: bool, directory: bool) -> None:
         )
     if not path.exists():
         return
-    ours = path.is_dir() and (not any(path.iterdir()) or (path / "config.json").is_file())
+    known = ("config.json", "adapter_config.json")
+    ours = path.is_dir() and (
+        not any(path.iterdir()) or any((path / name).is_file() for name in known)
+    )
     if path.is_dir() != directory or (directory and not ours):
         raise OutputError(  # --force n'efface pas un dossier personnel
             f"{path} n'est pas un modèle exporté qu'on puisse remplacer",

@@ -62,7 +62,7 @@ def export_hf(
         "generation_config.json": _generation_config(tokenizer),
         "tokenizer.json": tokenizer_json(tokenizer),
         "tokenizer_config.json": _tokenizer_config(content, tokenizer),
-        "special_tokens_map.json": role_names(tokenizer),
+        "special_tokens_map.json": _special_tokens(tokenizer),
         PROVENANCE: {
             "format": PROVENANCE_FORMAT,
             "qkv_bias": content.config.qkv_bias,
@@ -128,12 +128,18 @@ def _tokenizer_config(content: ModelFile, tokenizer: Tokenizer) -> dict[str, Any
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": learned_window(content),
         "clean_up_tokenization_spaces": False,
-        **role_names(tokenizer),
+        **_special_tokens(tokenizer),
     }
     templates = config_templates(content.metadata)
     if templates is not None:
         document["chat_template"] = templates
     return document
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """Les rôles du vocabulaire, et un token inconnu : CTranslate2, par exemple, en exige un."""
+    names = role_names(tokenizer)
+    return {"unk_token": names["eos_token"], **names} if "eos_token" in names else names
 
 
 def _write_weights(

@@ -35,8 +35,10 @@ def export_onnx(
     Args:
         content: le modèle et ses métadonnées.
         dest: fichier à écrire ; son dossier est créé au besoin.
-        cache: ajoute les entrées `past_key_values.N.{key,value}` (B, H, P, K), P ≥ 0, et les
-            sorties `present.N.{key,value}` (B, H, S, K), pour générer sans tout relire.
+        cache: ajoute ce que Transformers et optimum donnent à un modèle qui génère : les
+            entrées `attention_mask` (B, S) et `position_ids` (B, T) int64,
+            `past_key_values.N.{key,value}` (B, H, P, K), P ≥ 0, et les sorties
+            `present.N.{key,value}` (B, H, S, K).
         inline_limit: au-delà de tant d'octets, les poids vont dans `dest` suivi de « .data ».
 
     Raises:
@@ -100,6 +102,9 @@ def _signature(library: Any, cfg: GPTConfig, *, cache: bool) -> tuple[list[Any],
     """Les entrées et les sorties, leurs types et leurs dimensions libres."""
     describe, kinds = library.helper.make_tensor_value_info, library.TensorProto
     inputs = [describe("input_ids", kinds.INT64, ["batch", "time"])]
+    if cache:
+        inputs.append(describe("attention_mask", kinds.INT64, ["batch", "total"]))
+        inputs.append(describe("position_ids", kinds.INT64, ["batch", "time"]))
     outputs = [describe("logits", kinds.FLOAT, ["batch", "time", cfg.vocab_size])]
     for layer in range(cfg.n_layers if cache else 0):
         for part in ("key", "value"):

@@ -79,11 +79,14 @@ def _from_vocabulary_files(folder: Path) -> Tokenizer:
 
 
 def _roles(folder: Path) -> dict[str, str]:
-    """Le nom des tokens spéciaux qui ont un rôle (`eos_token`…), d'après ce dossier."""
+    """Le nom des tokens spéciaux qui ont un rôle (`eos_token`…), d'après ce dossier.
+
+    Un BPE par octets n'a pas de token inconnu : celui qu'un dossier nomme n'est pour lui qu'un nom.
+    """
     found: dict[str, str] = {}
     for name in ("special_tokens_map.json", TOKENIZER_CONFIG):  # le second l'emporte
         document = read_json(folder / name) if (folder / name).is_file() else {}
-        named = {role: _content(value) for role, value in document.items()}
+        named = {role: _content(value) for role, value in document.items() if role != "unk_token"}
         found |= {r: name for r, name in named.items() if r.endswith("_token") and name}
     return found
 
