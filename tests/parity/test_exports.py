@@ -144,7 +144,7 @@ def ctranslate2(folder, converted):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"inner_dim": 48}, {"norm_eps": 1e-2}, {"inner_dim": 160, "norm_eps": 1e-3}],
+    [{"inner_dim": 48}, {"norm_eps": 0.9}, {"inner_dim": 160, "norm_eps": 0.5}],
     ids=["largeur cachée", "eps", "les deux"],
 )
 def test_llama_cpp_computes_the_variants_it_can_read(tmp_path, changes):
