@@ -120,12 +120,13 @@ def save_model(
     write_atomically(Path(path), lambda temporary: torch.save(payload, temporary))
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
     """Fait écrire un fichier provisoire voisin, le vide sur disque, puis le renomme en `path`.
 
     Raises:
         OutputError: le système refuse ; `path` n'a pas changé et le provisoire est retiré.
     """
+    path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

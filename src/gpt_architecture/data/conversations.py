@@ -89,7 +89,7 @@ class ConversationTokens(TokenArray):
         return sum(int(self._learned[s + 1 : s + 1 + window].sum()) for s in starts.tolist())
 
 
-def read_conversations(path: Path) -> tuple[list[Conversation], str]:
+def read_conversations(path: Path | str) -> tuple[list[Conversation], str]:
     """Lit un fichier JSONL de conversations.
 
     Returns:
@@ -98,6 +98,7 @@ def read_conversations(path: Path) -> tuple[list[Conversation], str]:
     Raises:
         DataError: fichier illisible ou vide, ou ligne mal formée ; elle est désignée.
     """
+    path = Path(path)
     digest, found = hashlib.sha256(), []
     try:
         with path.open("rb") as file:

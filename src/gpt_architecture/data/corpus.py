@@ -60,7 +60,7 @@ class Corpus:
 
 
 def load_corpus(
-    sources: Sequence[str | Path], *, offline: bool = False, cache_dir: Path | None = None
+    sources: Sequence[str | Path], *, offline: bool = False, cache_dir: Path | str | None = None
 ) -> Corpus:
     """Rassemble une ou plusieurs sources en un seul texte.
 
@@ -79,6 +79,7 @@ def load_corpus(
             expected="un fichier, un dossier ou un nom de corpus",
             remedy="donnez --data",
         )
+    cache_dir = None if cache_dir is None else Path(cache_dir)
     names: list[str] = []
     documents: list[str] = []
     origins: list[str] = []
@@ -92,12 +93,13 @@ def load_corpus(
     return Corpus(name=name, text=END_OF_TEXT.join(documents), origins=tuple(origins))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path | str) -> str:
     """Lit un fichier texte UTF-8 ; le BOM est retiré et les fins de ligne deviennent LF.
 
     Raises:
         DataError: fichier absent, vide, binaire ou d'un autre encodage.
     """
+    path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:

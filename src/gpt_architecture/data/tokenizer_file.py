@@ -16,7 +16,7 @@ _MAX_BYTES = 64 << 20
 """Un vocabulaire de 65 536 tokens en pèse trois ou quatre."""
 
 
-def read_json(path: Path, *, names: Sequence[str]) -> Any:
+def read_json(path: Path | str, *, names: Sequence[str]) -> Any:
     """Le contenu d'un fichier de tokenizer, ou du `tokenizer.json` d'un dossier.
 
     Args:
@@ -26,6 +26,7 @@ def read_json(path: Path, *, names: Sequence[str]) -> Any:
     Raises:
         TokenizerError: ni fichier ni dossier de tokenizer, ou fichier illisible.
     """
+    path = Path(path)
     inside = path / TOKENIZER_JSON
     if not _is_file(path) and not _is_file(inside):
         raise TokenizerError(

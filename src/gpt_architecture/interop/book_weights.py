@@ -49,7 +49,8 @@ def load_weights_into_gpt(gpt: GPTModel, params: Mapping[str, Any]) -> None:
         )
     _set(gpt.pos_emb, weight=params["wpe"])
     _set(gpt.tok_emb, weight=params["wte"])
-    for block, given in zip(gpt.trf_blocks, blocks, strict=True):
+    trunk: Any = gpt.trf_blocks
+    for block, given in zip(trunk, blocks, strict=True):
         attention, perceptron = given["attn"], given["mlp"]
         thirds = [
             torch.as_tensor(attention["c_attn"][name]).chunk(3, dim=-1) for name in ("w", "b")

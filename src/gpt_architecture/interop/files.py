@@ -22,12 +22,13 @@ MAX_JSON = 64 << 20
 """Taille d'un fichier JSON, au plus : le `tokenizer.json` d'un grand vocabulaire en fait dix."""
 
 
-def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
+def read_json(path: Path | str, limit: int = MAX_JSON) -> dict[str, Any]:
     """Lit un objet JSON d'au plus `limit` octets.
 
     Raises:
         ModelFileError: fichier absent, trop gros, ou d'un autre contenu.
     """
+    path = Path(path)
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
@@ -47,7 +48,7 @@ def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     return content
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path | str) -> Any:
     """Lit un fichier de PyTorch sans exécuter le pickle qu'il porte.
 
     Les tenseurs sont projetés en mémoire : leurs valeurs ne sont lues que si l'on s'en sert.
@@ -92,7 +93,7 @@ class TensorInfo:
     dtype: str
 
 
-def safetensors_header(path: Path) -> tuple[dict[str, str], list[TensorInfo]]:
+def safetensors_header(path: Path | str) -> tuple[dict[str, str], list[TensorInfo]]:
     """Les métadonnées et les tenseurs d'un fichier safetensors, sans leurs valeurs.
 
     Raises:
@@ -110,7 +111,7 @@ def safetensors_header(path: Path) -> tuple[dict[str, str], list[TensorInfo]]:
         raise _damaged(path, error) from None
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path | str) -> dict[str, Tensor]:
     """Les tenseurs d'un fichier safetensors, projetés en mémoire.
 
     Raises:
@@ -123,7 +124,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, error) from None
 
 
-def _damaged(path: Path, error: BaseException) -> ModelFileError:
+def _damaged(path: Path | str, error: BaseException) -> ModelFileError:
     return ModelFileError(
         f"{path} est illisible : {reason(error)}",
         expected="un fichier safetensors complet",
@@ -131,7 +132,7 @@ def _damaged(path: Path, error: BaseException) -> ModelFileError:
     )
 
 
-def named_tensors(path: Path, content: object) -> dict[str, Tensor]:
+def named_tensors(path: Path | str, content: object) -> dict[str, Tensor]:
     """`content`, vérifié : des tenseurs par nom.
 
     Raises:
@@ -148,7 +149,9 @@ def named_tensors(path: Path, content: object) -> dict[str, Tensor]:
     )
 
 
-def write_directory(path: Path, fill: Callable[[Path], object], *, force: bool = False) -> None:
+def write_directory(
+    path: Path | str, fill: Callable[[Path], object], *, force: bool = False
+) -> None:
     """Fait remplir un dossier provisoire voisin, le vide sur disque, puis le renomme en `path`.
 
     Args:
@@ -159,6 +162,7 @@ def write_directory(path: Path, fill: Callable[[Path], object], *, force: bool =
     Raises:
         OutputError: `path` existe sans `force`, ou le système refuse ; rien n'a changé.
     """
+    path = Path(path)
     check_free(path, force=force, directory=True)
     temporary: Path | None = None
     try:
@@ -190,7 +194,7 @@ def write_directory(path: Path, fill: Callable[[Path], object], *, force: bool =
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_free(path: Path, *, force: bool, directory: bool) -> None:
+def check_free(path: Path | str, *, force: bool, directory: bool) -> None:
     """Refuse une destination déjà prise, sauf si l'on a demandé de la remplacer.
 
     Args:
@@ -201,6 +205,7 @@ def check_free(path: Path, *, force: bool, directory: bool) -> None:
     Raises:
         OutputError: elle existe.
     """
+    path = Path(path)
     if path.is_symlink() or (path.exists() and not force):
         raise OutputError(
             f"{path} existe déjà",

@@ -53,7 +53,7 @@ _SIZES = {
 }
 
 
-def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
+def read_hf(folder: Path | str, *, tokenizer: Tokenizer | None = None) -> ModelFile:
     """Le modèle d'un dossier de Transformers.
 
     Args:
@@ -64,6 +64,7 @@ def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
         ModelFileError: autre architecture, fichier absent ou abîmé, poids imprévus.
         TokenizerError: vocabulaire absent ou d'un genre inconnu.
     """
+    folder = Path(folder)
     document = read_json(folder / CONFIG)
     provenance = read_provenance(folder)
     config = config_from_hf(document, folder / CONFIG, qkv_bias=provenance.get("qkv_bias", True))
@@ -75,7 +76,9 @@ def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
     )
 
 
-def config_from_hf(document: Mapping[str, Any], path: Path, *, qkv_bias: bool = True) -> GPTConfig:
+def config_from_hf(
+    document: Mapping[str, Any], path: Path | str, *, qkv_bias: bool = True
+) -> GPTConfig:
     """La forme qu'annonce un `config.json`, si son calcul est celui d'ici.
 
     Raises:
@@ -109,12 +112,13 @@ def config_from_hf(document: Mapping[str, Any], path: Path, *, qkv_bias: bool = 
         _refuse(path, f": {found}", "les tailles d'un GPT-2")
 
 
-def read_provenance(folder: Path) -> dict[str, Any]:
+def read_provenance(folder: Path | str) -> dict[str, Any]:
     """Ce que nous avons écrit à côté d'un dossier exporté ; vide pour celui d'un autre.
 
     Raises:
         ModelFileError: le fichier est là, mais n'est pas celui qu'on écrit.
     """
+    folder = Path(folder)
     path = folder / PROVENANCE
     if not path.is_file():
         return {}
@@ -128,12 +132,13 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return content
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path | str) -> list[Path]:
     """Les fichiers de poids d'un dossier.
 
     Raises:
         ModelFileError: il n'y en a pas, ou l'index en nomme un qui manque ou sort du dossier.
     """
+    folder = Path(folder)
     for name in WEIGHTS:
         if (folder / name).is_file():
             return [folder / name]
@@ -173,7 +178,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _refuse(path: Path, found: str, expected: str) -> NoReturn:
+def _refuse(path: Path | str, found: str, expected: str) -> NoReturn:
     raise ModelFileError(
         f"{path} {found}",
         expected=expected,

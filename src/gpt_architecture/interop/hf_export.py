@@ -30,7 +30,7 @@ _DTYPES: dict[Dtype, torch.dtype] = {"f32": torch.float32, "f16": torch.float16}
 
 def export_hf(
     content: ModelFile,
-    dest: Path,
+    dest: Path | str,
     *,
     dtype: Dtype = "f32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -50,6 +50,7 @@ def export_hf(
         TokenizerError: ce tokenizer ne s'écrit pas en `tokenizer.json`.
         OutputError: destination prise, ou écriture refusée ; rien n'est laissé.
     """
+    dest = Path(dest)
     tokenizer = tokenizer_from_dict(content.tokenizer)
     if tokenizer.vocab_size > content.config.vocab_size:
         raise ModelFileError(

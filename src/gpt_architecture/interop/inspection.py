@@ -87,7 +87,7 @@ class _Facts:
 
 
 def inspect_model(
-    path: Path, *, hashes: bool = True, on_progress: OnProgress | None = None
+    path: Path | str, *, hashes: bool = True, on_progress: OnProgress | None = None
 ) -> Inspection:
     """Examine un modèle, d'ici ou d'ailleurs.
 
@@ -99,6 +99,7 @@ def inspect_model(
     Raises:
         ModelFileError: absent, inconnu, ou abîmé au point de ne pas dire ce qu'il est.
     """
+    path = Path(path)
     if not path.exists():
         raise ModelFileError(
             f"modèle introuvable : {path}",

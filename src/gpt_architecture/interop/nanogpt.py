@@ -42,7 +42,7 @@ def is_nanogpt(content: object) -> bool:
 
 
 def read_nanogpt(
-    path: Path, content: Mapping[str, Any], *, tokenizer: Tokenizer | None = None
+    path: Path | str, content: Mapping[str, Any], *, tokenizer: Tokenizer | None = None
 ) -> ModelFile:
     """Le modèle d'un point de reprise de nanoGPT.
 
@@ -77,7 +77,7 @@ def read_nanogpt(
     )
 
 
-def nanogpt_config(path: Path, arguments: Mapping[str, Any]) -> GPTConfig:
+def nanogpt_config(path: Path | str, arguments: Mapping[str, Any]) -> GPTConfig:
     """La forme que disent les `model_args`.
 
     Raises:

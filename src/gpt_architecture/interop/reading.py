@@ -38,17 +38,17 @@ QUANTIZED_FORMAT = "gpt-architecture/quantized"
 """Le format qu'annoncent, en JSON, les métadonnées d'un modèle quantifié."""
 
 
-def detect(path: Path) -> Kind:
+def detect(path: Path | str) -> Kind:
     """Ce qu'est ce fichier ou ce dossier, d'après son contenu.
 
     Raises:
         ModelFileError: rien de connu, ou illisible.
     """
-    return _identify(path)[0]
+    return _identify(Path(path))[0]
 
 
 def read_source(
-    path: Path, *, tokenizer: Tokenizer | None = None, n_heads: int | None = None
+    path: Path | str, *, tokenizer: Tokenizer | None = None, n_heads: int | None = None
 ) -> ModelFile:
     """Lit un modèle d'ici ou d'ailleurs.
 
@@ -61,6 +61,7 @@ def read_source(
         ModelFileError: chemin absent, illisible, dangereux ou d'un genre qui ne s'importe pas.
         TokenizerError: vocabulaire inconnu.
     """
+    path = Path(path)
     if not path.exists():
         return read_model(path)  # dit ce qui manque et comment l'obtenir
     kind, content = _identify(path)

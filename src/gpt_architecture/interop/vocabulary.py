@@ -17,12 +17,13 @@ _GPT2_SIZES = (PRESETS["gpt2-small"].vocab_size, 50304)
 """50 257 tokens, ou le multiple de 64 auquel nanoGPT les arrondit."""
 
 
-def folder_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+def folder_tokenizer(folder: Path | str, vocab_size: int) -> Tokenizer:
     """Le tokenizer d'un dossier de Transformers : `tokenizer.json`, sinon les fichiers de GPT-2.
 
     Raises:
         TokenizerError: aucun, ou d'un genre que ce projet ne lit pas.
     """
+    folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
         return tokenizer_from_json(read_json(folder / "tokenizer.json"))
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -30,7 +31,7 @@ def folder_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     return assumed_tokenizer(vocab_size, folder)
 
 
-def assumed_tokenizer(vocab_size: int, path: Path) -> Tokenizer:
+def assumed_tokenizer(vocab_size: int, path: Path | str) -> Tokenizer:
     """Celui de GPT-2, si la taille du vocabulaire est la sienne.
 
     Raises:

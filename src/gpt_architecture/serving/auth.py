@@ -58,12 +58,13 @@ class KeyRing:
         return found
 
 
-def read_keys(path: Path) -> list[str]:
+def read_keys(path: Path | str) -> list[str]:
     """Les clés d'un fichier, une par ligne ; `#` commence un commentaire.
 
     Raises:
         ConfigurationError: fichier illisible, ou sans clé.
     """
+    path = Path(path)
     try:
         with path.open(encoding="utf-8") as file:
             lines = file.read(_MAX_FILE_BYTES).splitlines()

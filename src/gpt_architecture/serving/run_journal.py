@@ -21,7 +21,7 @@ _SAMPLES = 30
 _SAMPLE_LENGTH = 2_000
 
 
-def read_run(folder: Path, version: str = "") -> dict[str, Any]:
+def read_run(folder: Path | str, version: str = "") -> dict[str, Any]:
     """Où en est un entraînement : courbes, évaluations, exemples.
 
     Args:
@@ -31,6 +31,7 @@ def read_run(folder: Path, version: str = "") -> dict[str, Any]:
     Raises:
         ApiError: 404, pas de journal lisible.
     """
+    folder = Path(folder)
     try:
         with (folder / JOURNAL).open("rb") as file:
             status = os.fstat(file.fileno())
