@@ -263,12 +263,13 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 _ATTEMPTS = 8
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
     """Fait écrire un fichier provisoire, le vide sur disque, puis le renomme en `path`.
 
     Raises:
         OutputError: le système refuse ; `path` n'a pas changé et le provisoire est retiré.
     """
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _beside(path) as folder:
@@ -289,12 +290,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
-def write_directory_atomically(path: Path, fill: Callable[[Path], object]) -> None:
+def write_directory_atomically(path: Path | str, fill: Callable[[Path], object]) -> None:
     """Fait remplir un dossier provisoire, le vide sur disque, puis lui fait remplacer `path`.
 
     Raises:
         OSError: le système refuse ; rien n'a changé.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(path) as folder:
         content = folder / path.name
@@ -311,12 +313,13 @@ def write_directory_atomically(path: Path, fill: Callable[[Path], object]) -> No
         sync(path.parent)
 
 
-def check_writable(directory: Path) -> None:
+def check_writable(directory: Path | str) -> None:
     """Vérifie, en y écrivant, qu'un dossier, créé au besoin, accepte un fichier.
 
     Raises:
         OutputError: le système refuse.
     """
+    directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _beside(directory / "essai") as folder:
@@ -330,11 +333,12 @@ def check_writable(directory: Path) -> None:
         ) from error
 
 
-def sweep(directory: Path) -> list[Path]:
+def sweep(directory: Path | str) -> list[Path]:
     """Retire d'un dossier ce que des processus tués y préparaient ; rend ce qui l'a été.
 
     Un dossier que le mort remplaçait, s'il n'a plus son nom, le reprend.
     """
+    directory = Path(directory)
     try:
         found = [path for path in directory.iterdir() if _TEMPORARY.fullmatch(path.name)]
     except OSError:
@@ -342,11 +346,12 @@ def sweep(directory: Path) -> list[Path]:
     return [folder for folder in found if _is_ours(folder) and _erase_if_dead(folder)]
 
 
-def sync(path: Path) -> None:
+def sync(path: Path | str) -> None:
     """Vide un fichier, ou les noms d'un dossier, sur disque.
 
     Windows ne sait pas le faire d'un dossier, et demande qu'un fichier soit ouvert en écriture.
     """
+    path = Path(path)
     is_directory = path.is_dir()
     if is_directory and os.name != "posix":
         return

@@ -88,7 +88,7 @@ def space_needed(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
 
 
 def write_checkpoint(
-    folder: Path,
+    folder: Path | str,
     step: int,
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
@@ -110,6 +110,7 @@ def write_checkpoint(
         TypeError: `state` n'est pas fait de types simples.
         ValueError: nom de groupe imprévu, nombre non fini, tenseurs qui se recouvrent.
     """
+    folder = Path(folder)
     for name in tensors:
         if not _GROUP.fullmatch(name):
             raise ValueError(f"nom de groupe de tenseurs imprévu : {name!r}")
@@ -136,7 +137,7 @@ def write_checkpoint(
     sync(folder)
 
 
-def read_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
+def read_checkpoint(path: Path | str, *, verify: bool = True) -> Checkpoint:
     """Lit un point de reprise ; rien de ce qu'il contient n'est exécuté.
 
     Args:
@@ -169,12 +170,13 @@ def read_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
     )
 
 
-def read_json(path: Path, limit: int) -> dict[str, Any]:
+def read_json(path: Path | str, limit: int) -> dict[str, Any]:
     """Lit un objet JSON d'au plus `limit` octets, aux nombres finis.
 
     Raises:
         CheckpointError: fichier absent, trop gros, ou d'un autre contenu.
     """
+    path = Path(path)
     _check_size(path, at_most=limit)
 
     try:

@@ -56,7 +56,7 @@ class TensorInfo:
     dtype: str
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path | str) -> Any:
     """Lit un fichier de PyTorch sans exécuter le pickle qu'il porte.
 
     Les tenseurs sont projetés en mémoire : leurs valeurs ne sont lues que si l'on s'en sert.
@@ -64,6 +64,7 @@ def read_torch(path: Path) -> Any:
     Raises:
         ModelFileError: fichier illisible, ou qui contient autre chose que des poids.
     """
+    path = Path(path)
     try:
         check_regular(path)
         if zipfile.is_zipfile(path):
@@ -83,7 +84,7 @@ def read_torch(path: Path) -> Any:
         _damaged(path, "son contenu est incomplet ou abîmé", error)
 
 
-def named_tensors(path: Path, content: object) -> dict[str, Tensor]:
+def named_tensors(path: Path | str, content: object) -> dict[str, Tensor]:
     """`content`, lu dans `path` et vérifié : des tenseurs par nom, dont il a toutes les valeurs.
 
     Ce qu'ajoutent les enveloppes d'un modèle est ôté des noms (`bare_name`).
@@ -94,6 +95,7 @@ def named_tensors(path: Path, content: object) -> dict[str, Tensor]:
     Raises:
         ModelFileError: c'est autre chose, ou un poids y est deux fois.
     """
+    path = Path(path)
     if not isinstance(content, Mapping) or not content:
         _refuse_content(path, "contient autre chose que des tenseurs nommés")
     sizes: dict[object, int] = {}
@@ -119,7 +121,7 @@ def bare_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def damaged_records(path: Path) -> list[str]:
+def damaged_records(path: Path | str) -> list[str]:
     """Les enregistrements d'un fichier de `torch.save` qui ont changé depuis son écriture.
 
     Returns:
@@ -129,6 +131,7 @@ def damaged_records(path: Path) -> list[str]:
     Raises:
         ModelFileError: fichier illisible.
     """
+    path = Path(path)
     try:
         check_regular(path)
         if not zipfile.is_zipfile(path):
@@ -142,12 +145,13 @@ def damaged_records(path: Path) -> list[str]:
     return [name.partition("/")[2] for name in altered_names] if any(sound) else []
 
 
-def safetensors_header(path: Path) -> tuple[dict[str, str], list[TensorInfo]]:
+def safetensors_header(path: Path | str) -> tuple[dict[str, str], list[TensorInfo]]:
     """Les métadonnées et les tenseurs d'un fichier safetensors, sans leurs valeurs.
 
     Raises:
         ModelFileError: fichier absent ou abîmé.
     """
+    path = Path(path)
     with _opened(path) as content:
         views = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
         infos = [
@@ -158,7 +162,7 @@ def safetensors_header(path: Path) -> tuple[dict[str, str], list[TensorInfo]]:
 
 
 def read_safetensors(
-    path: Path, *, verify: bool | None = None
+    path: Path | str, *, verify: bool | None = None
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Les métadonnées et les tenseurs d'un fichier safetensors, projetés en mémoire.
 
@@ -170,6 +174,7 @@ def read_safetensors(
     Raises:
         ModelFileError: fichier absent ou abîmé.
     """
+    path = Path(path)
     with _opened(path) as content:
         metadata = dict(content.metadata() or {})
         tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
@@ -178,8 +183,9 @@ def read_safetensors(
     return metadata, _unwrapped(path, tensors)
 
 
-def is_cheap_to_check(path: Path) -> bool:
+def is_cheap_to_check(path: Path | str) -> bool:
     """Vrai si le fichier se relit en moins de temps qu'il n'en faut pour s'en servir."""
+    path = Path(path)
     return path.stat().st_size < CHECKED_BELOW
 
 
@@ -188,7 +194,9 @@ def sealed(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[s
     return {**metadata, SEAL: json.dumps(_checksums(metadata, tensors))}
 
 
-def check_seal(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bool:
+def check_seal(
+    path: Path | str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
+) -> bool:
     """Compare un fichier safetensors à ses sommes de contrôle.
 
     Returns:
@@ -197,6 +205,7 @@ def check_seal(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Te
     Raises:
         ModelFileError: il a changé depuis son écriture.
     """
+    path = Path(path)
     if SEAL not in metadata:
         return False
     try:
@@ -213,8 +222,9 @@ def check_seal(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Te
     return True
 
 
-def altered(path: Path, what: str) -> ModelFileError:
+def altered(path: Path | str, what: str) -> ModelFileError:
     """L'erreur d'un fichier dont `what` a changé depuis son écriture."""
+    path = Path(path)
     return ModelFileError(
         f"{path} est abîmé : {what} a changé depuis son écriture",
         expected="le fichier tel qu'il a été écrit, au bit près",

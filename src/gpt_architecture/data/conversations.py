@@ -103,7 +103,7 @@ class ConversationTokens(TokenArray):
         return sum(int(self._learned[s + 1 : s + 1 + window].sum()) for s in starts.tolist())
 
 
-def read_conversations(path: Path) -> tuple[list[Conversation], str]:
+def read_conversations(path: Path | str) -> tuple[list[Conversation], str]:
     """Lit un fichier de conversations : JSONL, ou JSON d'un seul tenant.
 
     Dans un message, un champ nul ou une liste vide est un champ absent, et un contenu en parties
@@ -115,6 +115,7 @@ def read_conversations(path: Path) -> tuple[list[Conversation], str]:
     Raises:
         DataError: fichier illisible ou vide, ou conversation mal formée ; elle est désignée.
     """
+    path = Path(path)
     found: list[Conversation] = []
     try:
         with open_regular(path) as file:

@@ -88,7 +88,7 @@ class Corpus:
 
 
 def find_texts(
-    sources: Sequence[str | Path], *, offline: bool = False, cache_dir: Path | None = None
+    sources: Sequence[str | Path], *, offline: bool = False, cache_dir: Path | str | None = None
 ) -> tuple[list[Source], list[Skip]]:
     """Les textes à lire, dans l'ordre, et ce qui n'en est pas ; voir `ingest.find_sources`.
 
@@ -101,6 +101,7 @@ def find_texts(
     Raises:
         DataError: source absente, ou d'un format qui n'est pas lu ; le message dit quoi en faire.
     """
+    cache_dir = None if cache_dir is None else Path(cache_dir)
     if not sources:
         raise DataError(
             "aucune source de texte",
@@ -129,7 +130,7 @@ def read_documents(
     *,
     field: str = "text",
     offline: bool = False,
-    cache_dir: Path | None = None,
+    cache_dir: Path | str | None = None,
 ) -> Iterator[Document]:
     """Les documents des sources, un à un : ceux que `data.prepare` voit, sans rien écarter à tort.
 
@@ -145,6 +146,7 @@ def read_documents(
     Raises:
         DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
     """
+    cache_dir = None if cache_dir is None else Path(cache_dir)
     found, skips = find_texts(sources, offline=offline, cache_dir=cache_dir)
     _report_skips(skips)
     for source in found:
@@ -168,13 +170,14 @@ def load_corpus(
     *,
     field: str = "text",
     offline: bool = False,
-    cache_dir: Path | None = None,
+    cache_dir: Path | str | None = None,
 ) -> Corpus:
     """Rassemble une ou plusieurs sources en un seul texte ; voir `read_documents`.
 
     Raises:
         DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
     """
+    cache_dir = None if cache_dir is None else Path(cache_dir)
     documents = list(read_documents(sources, field=field, offline=offline, cache_dir=cache_dir))
     origins = tuple(dict.fromkeys(each.origin for each in documents))
     names = [_short_name(source, origins) for source in sources]

@@ -88,11 +88,14 @@ class PreparedTokens:
 
     @classmethod
     def from_index(
-        cls, folder: Path, index: dict[str, Any], outcome: Literal["new", "resumed", "present"]
+        cls,
+        folder: Path | str,
+        index: dict[str, Any],
+        outcome: Literal["new", "resumed", "present"],
     ) -> PreparedTokens:
         """Depuis l'index du dossier."""
         return cls(
-            folder=folder,
+            folder=Path(folder),
             tokens={split: index["splits"][split]["tokens"] for split in SPLITS},
             documents={split: index["splits"][split]["documents"] for split in SPLITS},
             text_bytes=index["text_bytes"],

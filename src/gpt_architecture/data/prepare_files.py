@@ -44,7 +44,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def read_present(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict[str, Any] | None:
+def read_present(
+    out: Path | str, identity: Mapping[str, Any], *, force: bool
+) -> dict[str, Any] | None:
     """L'index de `out` s'il vient de la même préparation ; None s'il faut préparer.
 
     Args:
@@ -57,6 +59,7 @@ def read_present(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict
             rien n'y sera effacé, même avec `force`.
         DataError: son index est illisible.
     """
+    out = Path(out)
     if not out.exists():
         return None
     if not out.is_dir():
@@ -98,7 +101,8 @@ class WorkFolder:
         OutputError: une autre préparation y écrit, ou y a laissé un travail d'autres réglages.
     """
 
-    def __init__(self, out: Path, identity: Mapping[str, Any], *, force: bool) -> None:
+    def __init__(self, out: Path | str, identity: Mapping[str, Any], *, force: bool) -> None:
+        out = Path(out)
         self.path = out.with_name(f"{out.name}.incomplete")
         self.identity = dict(identity)
         self.state: dict[str, Any] | None = None

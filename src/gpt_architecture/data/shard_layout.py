@@ -69,12 +69,13 @@ def header(tokens: int) -> bytes:
     return struct.pack("<3i", MAGIC, VERSION, tokens).ljust(HEADER_BYTES, b"\0")
 
 
-def read_header(path: Path) -> int:
+def read_header(path: Path | str) -> int:
     """Nombre de tokens d'un fragment, après vérification de l'en-tête et de la taille.
 
     Raises:
         DataError: fichier absent, vide, tronqué, ou d'un autre format.
     """
+    path = Path(path)
     remedy = "recopiez ce fragment depuis sa source ou refaites « gpt-architecture prepare »"
     try:
         size = path.stat().st_size
@@ -116,12 +117,13 @@ def read_header(path: Path) -> int:
     return int(tokens)
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path | str) -> str:
     """Empreinte d'un fichier, lu par morceaux.
 
     Raises:
         DataError: fichier illisible.
     """
+    path = Path(path)
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -143,12 +145,13 @@ def combined_sha256(hashes: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(hashes).encode("ascii")).hexdigest()
 
 
-def read_index(folder: Path) -> dict[str, Any]:
+def read_index(folder: Path | str) -> dict[str, Any]:
     """L'index d'un dossier de fragments, vérifié en surface.
 
     Raises:
         DataError: index illisible, d'un autre format, ou dont le tokenizer a été changé.
     """
+    folder = Path(folder)
     path = folder / INDEX_NAME
     try:
         index = read_json(path, _MAX_INDEX_BYTES)

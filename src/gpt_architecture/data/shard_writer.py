@@ -42,13 +42,14 @@ class ShardWriter:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         split: Split,
         *,
         shard_tokens: int,
         eos_id: int,
         state: Mapping[str, Any] | None = None,
     ) -> None:
+        folder = Path(folder)
         self._folder = folder
         self._split = split
         self._shard_tokens = shard_tokens

@@ -125,7 +125,7 @@ class TokenShards:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         split: Split,
         *,
         names: Sequence[str],
@@ -134,7 +134,7 @@ class TokenShards:
         tokenizer: dict[str, Any] | None,
         entries: Sequence[ShardEntry] | None,
     ) -> None:
-        self.path = path
+        self.path = Path(path)
         self.split = split
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer

@@ -19,7 +19,7 @@ _MAX_BYTES = 64 << 20
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def read_json(path: Path, *, names: Sequence[str]) -> Any:
+def read_json(path: Path | str, *, names: Sequence[str]) -> Any:
     """Le contenu d'un fichier de tokenizer, ou du `tokenizer.json` d'un dossier.
 
     Args:
@@ -29,6 +29,7 @@ def read_json(path: Path, *, names: Sequence[str]) -> Any:
     Raises:
         TokenizerError: ni fichier ni dossier de tokenizer, ou fichier illisible.
     """
+    path = Path(path)
     inside = path / TOKENIZER_JSON
     path = inside if _exists(inside) else path
     if not _exists(path) or path.is_dir():

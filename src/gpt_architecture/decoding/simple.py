@@ -18,7 +18,8 @@ from gpt_architecture.config import TEMPERATURE, TOP_K, TOP_P, check_int
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import blaming_weights, evaluation_mode
 from gpt_architecture.decoding.sampling import NextToken, greedy_token, sampled_token
-from gpt_architecture.decoding.strategies import top_k, top_p
+from gpt_architecture.decoding.strategies import top_k as keep_top_k
+from gpt_architecture.decoding.strategies import top_p
 from gpt_architecture.errors import ConfigurationError
 
 
@@ -89,7 +90,7 @@ def generate_text_top_k(
     Args:
         k: nombre de tokens gardés, ≥ 1.
     """
-    choose = sampled_token(temperature, lambda logits: top_k(logits, k), generator)
+    choose = sampled_token(temperature, lambda logits: keep_top_k(logits, k), generator)
     return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
 
 
@@ -111,6 +112,35 @@ def generate_text_top_p(
     """
     choose = sampled_token(temperature, lambda logits: top_p(logits, p), generator)
     return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
+
+
+def generate(
+    model: CausalLM,
+    idx: Tensor,
+    max_new_tokens: int,
+    context_size: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    eos_id: int | None = None,
+) -> Tensor:
+    """Celle du chapitre 5 du livre de Raschka : température et top-k à la fois.
+
+    Le tirage est celui du générateur global de PyTorch. La fin de texte arrête la génération et
+    n'est pas rendue ; d'un lot, elle l'est dans les lignes finies avant les autres.
+
+    Args:
+        temperature: 0 est glouton.
+        top_k: nombre de tokens gardés ; None : tous.
+
+    Returns, Raises:
+        voir `generate_text_simple`.
+    """
+    keep = None if top_k is None else (lambda logits: keep_top_k(logits, top_k))
+    choose = sampled_token(temperature, keep, None)
+    found = _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
+    if eos_id is None or found.size(1) == idx.size(1):
+        return found
+    return found[:, :-1] if bool((found[:, -1] == eos_id).all()) else found
 
 
 def stream_tokens(

@@ -43,12 +43,13 @@ class LossCurves:
         return min(self.validation, key=lambda point: point[1], default=None)
 
 
-def curves_from_journal(path: Path) -> LossCurves:
+def curves_from_journal(path: Path | str) -> LossCurves:
     """Relit un `journal.jsonl` ; une ligne abîmée ou d'un autre genre est ignorée.
 
     Raises:
         DataError: fichier illisible ou démesuré.
     """
+    path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(

@@ -42,7 +42,7 @@ def book_state(content: object) -> Mapping[str, Any] | None:
 
 
 def read_book(
-    path: Path,
+    path: Path | str,
     content: Mapping[str, Any],
     *,
     tokenizer: Tokenizer | None = None,
@@ -90,7 +90,9 @@ def split_fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-def book_config(path: Path, state: Mapping[str, Tensor], n_heads: int | None = None) -> GPTConfig:
+def book_config(
+    path: Path | str, state: Mapping[str, Tensor], n_heads: int | None = None
+) -> GPTConfig:
     """La forme que disent les tenseurs.
 
     Raises:

@@ -29,7 +29,7 @@ _MAX_BYTES = 1 << 20
 _MAX_TEMPLATES = 32
 
 
-def read_chat_templates(folder: Path) -> dict[str, Any]:
+def read_chat_templates(folder: Path | str) -> dict[str, Any]:
     """Les gabarits d'un dossier, en métadonnées de modèle ; vide s'il n'en a pas.
 
     Un gabarit que ce projet ne sait pas rendre n'empêche pas l'import : il est gardé, et c'est
@@ -38,6 +38,7 @@ def read_chat_templates(folder: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: un fichier de gabarit est illisible.
     """
+    folder = Path(folder)
     named = _from_config(folder / TOKENIZER_CONFIG) | _from_files(folder)
     template = named.pop(_DEFAULT, None)
     found: dict[str, Any] = {}

@@ -16,12 +16,13 @@ MAX_JSON = 64 << 20
 """Taille d'un fichier JSON, au plus : le `tokenizer.json` d'un grand vocabulaire en fait dix."""
 
 
-def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
+def read_json(path: Path | str, limit: int = MAX_JSON) -> dict[str, Any]:
     """Lit un objet JSON d'au plus `limit` octets.
 
     Raises:
         ModelFileError: fichier absent, trop gros, ou d'un autre contenu.
     """
+    path = Path(path)
     try:
         content = storage.read_json(path, limit)
     except (OSError, ValueError) as error:
@@ -39,7 +40,9 @@ def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     return content
 
 
-def write_directory(path: Path, fill: Callable[[Path], object], *, force: bool = False) -> None:
+def write_directory(
+    path: Path | str, fill: Callable[[Path], object], *, force: bool = False
+) -> None:
     """Fait remplir un dossier provisoire voisin, le vide sur disque, puis le renomme en `path`.
 
     Args:
@@ -50,6 +53,7 @@ def write_directory(path: Path, fill: Callable[[Path], object], *, force: bool =
     Raises:
         OutputError: `path` existe sans `force`, ou le système refuse ; rien n'a changé.
     """
+    path = Path(path)
     sweep(path.parent)  # rend d'abord son nom à ce qu'un processus tué remplaçait
     check_free(path, force=force, directory=True)
     try:
@@ -62,7 +66,7 @@ def write_directory(path: Path, fill: Callable[[Path], object], *, force: bool =
         ) from error
 
 
-def check_free(path: Path, *, force: bool, directory: bool) -> None:
+def check_free(path: Path | str, *, force: bool, directory: bool) -> None:
     """Refuse une destination déjà prise, sauf si l'on a demandé de la remplacer.
 
     Args:
@@ -73,6 +77,7 @@ def check_free(path: Path, *, force: bool, directory: bool) -> None:
     Raises:
         OutputError: elle existe.
     """
+    path = Path(path)
     if path.is_symlink() or (path.exists() and not force):
         raise OutputError(
             f"{path} existe déjà",

@@ -48,7 +48,7 @@ _BLOCK_NAMES = {
 }
 
 
-def export_gguf(content: ModelFile, dest: Path, *, dtype: GGUFType = "f32") -> None:
+def export_gguf(content: ModelFile, dest: Path | str, *, dtype: GGUFType = "f32") -> None:
     """Écrit `dest`, entier ou pas du tout.
 
     Args:
@@ -74,7 +74,7 @@ def export_gguf(content: ModelFile, dest: Path, *, dtype: GGUFType = "f32") -> N
 
 
 def write_gguf(
-    content: ModelFile, dest: Path, *, body: str, head: str, quantize: Quantizer | None = None
+    content: ModelFile, dest: Path | str, *, body: str, head: str, quantize: Quantizer | None = None
 ) -> None:
     """Comme `export_gguf`, chaque type GGML nommé, et le quantificateur au choix.
 

@@ -50,12 +50,13 @@ class Header:
     provenance: Mapping[str, Any]
 
 
-def adapter_header(path: Path) -> Header:
+def adapter_header(path: Path | str) -> Header:
     """Les réglages d'un fichier d'adaptateurs et l'empreinte de son modèle de départ.
 
     Raises:
         ModelFileError: fichier abîmé.
     """
+    path = Path(path)
     header, tensors = safetensors_header(path)
     try:
         description = parse_json(header["description"])
@@ -80,13 +81,14 @@ def adapter_header(path: Path) -> Header:
         ) from None
 
 
-def gguf_header(path: Path) -> Header:
+def gguf_header(path: Path | str) -> Header:
     """L'en-tête d'un fichier de llama.cpp.
 
     Raises:
         ModelFileError: fichier abîmé ou démesuré.
         MissingDependencyError: le paquet gguf manque.
     """
+    path = Path(path)
     try:
         import gguf  # noqa: PLC0415 — facultatif
     except ImportError:
@@ -153,13 +155,14 @@ def _gguf_tokenizer(values: Mapping[str, Any], tokens: Any) -> dict[str, Any]:
     }
 
 
-def onnx_header(path: Path) -> Header:
+def onnx_header(path: Path | str) -> Header:
     """Les entrées, les sorties, l'opset et les poids d'un fichier ONNX.
 
     Raises:
         ModelFileError: fichier abîmé ou démesuré.
         MissingDependencyError: le paquet onnx manque.
     """
+    path = Path(path)
     try:
         import onnx  # noqa: PLC0415 — facultatif
     except ImportError:

@@ -66,7 +66,7 @@ _SIZES = {
 }
 
 
-def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
+def read_hf(folder: Path | str, *, tokenizer: Tokenizer | None = None) -> ModelFile:
     """Le modèle d'un dossier de Transformers.
 
     Args:
@@ -77,6 +77,7 @@ def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
         ModelFileError: autre architecture, fichier absent ou abîmé, poids imprévus.
         TokenizerError: vocabulaire absent ou d'un genre inconnu.
     """
+    folder = Path(folder)
     document = read_json(folder / CONFIG)
     provenance = read_provenance(folder)
     config = config_from_hf(document, folder / CONFIG, qkv_bias=provenance.get("qkv_bias", True))
@@ -93,12 +94,15 @@ def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
     )
 
 
-def config_from_hf(document: Mapping[str, Any], path: Path, *, qkv_bias: bool = True) -> GPTConfig:
+def config_from_hf(
+    document: Mapping[str, Any], path: Path | str, *, qkv_bias: bool = True
+) -> GPTConfig:
     """La forme qu'annonce un `config.json`, si son calcul s'exprime ici.
 
     Raises:
         ModelFileError: autre architecture, variante de GPT-2 au calcul différent, forme absurde.
     """
+    path = Path(path)
     if document.get("model_type") != "gpt2":
         _refuse(path, f"annonce l'architecture {shown(document.get('model_type'))}", "gpt2")
     for key, default, accepted in _EXPECTED:
@@ -132,12 +136,13 @@ def config_from_hf(document: Mapping[str, Any], path: Path, *, qkv_bias: bool = 
         _refuse(path, f": {found}", "les tailles d'un GPT-2")
 
 
-def read_provenance(folder: Path) -> dict[str, Any]:
+def read_provenance(folder: Path | str) -> dict[str, Any]:
     """Ce que nous avons écrit à côté d'un dossier exporté ; vide pour celui d'un autre.
 
     Raises:
         ModelFileError: le fichier est là, mais n'est pas celui qu'on écrit.
     """
+    folder = Path(folder)
     path = folder / PROVENANCE
     if not path.exists():
         return {}
@@ -151,12 +156,13 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return content
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path | str) -> list[Path]:
     """Les fichiers de poids d'un dossier.
 
     Raises:
         ModelFileError: il n'y en a pas, ou l'index en nomme un qui manque ou sort du dossier.
     """
+    folder = Path(folder)
     for name in WEIGHTS:
         if (folder / name).exists():
             return [folder / name]

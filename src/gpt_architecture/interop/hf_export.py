@@ -34,7 +34,7 @@ _DTYPES: dict[Dtype, torch.dtype] = {"f32": torch.float32, "f16": torch.float16}
 
 def export_hf(
     content: ModelFile,
-    dest: Path,
+    dest: Path | str,
     *,
     dtype: Dtype = "f32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -54,6 +54,7 @@ def export_hf(
         TokenizerError: ce tokenizer ne s'écrit pas en `tokenizer.json`.
         OutputError: destination prise, ou écriture refusée ; rien n'est laissé.
     """
+    dest = Path(dest)
     check_vocabulary(content.config, content.tokenizer)
     tokenizer = tokenizer_from_dict(content.tokenizer)
     weights = to_hf(content.state_dict, content.config)

@@ -99,7 +99,7 @@ class _Facts:
 
 
 def inspect_model(
-    path: Path,
+    path: Path | str,
     *,
     hashes: bool = True,
     check: bool = False,
@@ -117,6 +117,7 @@ def inspect_model(
         ModelFileError: absent, inconnu, abîmé au point de ne pas dire ce qu'il est, ou, avec
             `check`, changé depuis son écriture.
     """
+    path = Path(path)
     if not path.exists():
         raise ModelFileError(
             f"modèle introuvable : {path}",

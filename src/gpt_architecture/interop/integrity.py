@@ -19,12 +19,13 @@ from gpt_architecture.interop.reading import Kind
 from gpt_architecture.storage import open_regular
 
 
-def check_integrity(kind: Kind, path: Path) -> bool | None:
+def check_integrity(kind: Kind, path: Path | str) -> bool | None:
     """Vrai si rien n'a changé depuis l'écriture ; None si rien ne permet de le savoir.
 
     Raises:
         ModelFileError: quelque chose a changé.
     """
+    path = Path(path)
     if kind == "model":
         read_model(path, verify=True)
         return True

@@ -61,7 +61,7 @@ def is_nanogpt(content: object) -> bool:
 
 
 def read_nanogpt(
-    path: Path, content: Mapping[str, Any], *, tokenizer: Tokenizer | None = None
+    path: Path | str, content: Mapping[str, Any], *, tokenizer: Tokenizer | None = None
 ) -> ModelFile:
     """Le modèle d'un point de reprise de nanoGPT.
 
@@ -152,12 +152,13 @@ def export_nanogpt(content: ModelFile, dest: Path | str, *, force: bool = False)
     return meta
 
 
-def nanogpt_config(path: Path, arguments: Mapping[str, Any]) -> GPTConfig:
+def nanogpt_config(path: Path | str, arguments: Mapping[str, Any]) -> GPTConfig:
     """La forme que disent les `model_args`.
 
     Raises:
         ModelFileError: il en manque, ou une valeur est absurde.
     """
+    path = Path(path)
     try:
         return GPTConfig(
             **{ours: arguments[theirs] for ours, theirs in _SIZES.items()},

@@ -28,7 +28,7 @@ _PAGE = 4096  # un poids à part commence sur une page, pour être projeté en m
 
 
 def export_onnx(
-    content: ModelFile, dest: Path, *, cache: bool = False, inline_limit: int = INLINE_LIMIT
+    content: ModelFile, dest: Path | str, *, cache: bool = False, inline_limit: int = INLINE_LIMIT
 ) -> None:
     """Écrit `dest` : `input_ids` (B, T) int64 → `logits` (B, T, V) fp32, B et T libres.
 

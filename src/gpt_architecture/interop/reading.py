@@ -63,7 +63,7 @@ _OWN_FORMATS: dict[str, Kind] = {
 }
 
 
-def detect(path: Path) -> Kind:
+def detect(path: Path | str) -> Kind:
     """Ce qu'est ce fichier ou ce dossier, d'après son contenu.
 
     Raises:
@@ -72,13 +72,14 @@ def detect(path: Path) -> Kind:
     return _identify(path, tuple(NAMES))[0]
 
 
-def is_quantized(path: Path) -> bool:
+def is_quantized(path: Path | str) -> bool:
     """Vrai si c'est un modèle quantifié d'ici ; un autre fichier n'est lu que de son en-tête."""
+    path = Path(path)
     return path.is_file() and not _is_torch(path) and detect(path) == "quantized"
 
 
 def read_source(
-    path: Path, *, tokenizer: Tokenizer | None = None, n_heads: int | None = None
+    path: Path | str, *, tokenizer: Tokenizer | None = None, n_heads: int | None = None
 ) -> ModelFile:
     """Lit un modèle d'ici ou d'ailleurs.
 
@@ -91,6 +92,7 @@ def read_source(
         ModelFileError: chemin absent, illisible, dangereux ou d'un genre qui ne s'importe pas.
         TokenizerError: vocabulaire inconnu.
     """
+    path = Path(path)
     if not path.exists():
         return read_model(path)  # dit ce qui manque et comment l'obtenir
     kind, content = _identify(path, IMPORTED)

@@ -22,7 +22,7 @@ _GPT2_SIZES = (PRESETS["gpt2-small"].vocab_size, 50304)
 """50 257 tokens, ou le multiple de 64 auquel nanoGPT les arrondit."""
 
 
-def folder_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+def folder_tokenizer(folder: Path | str, vocab_size: int) -> Tokenizer:
     """Le tokenizer d'un dossier de Transformers : `tokenizer.json`, sinon les fichiers de GPT-2.
 
     Raises:
@@ -35,8 +35,9 @@ def folder_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     return assumed_tokenizer(vocab_size, folder)
 
 
-def check_given(tokenizer: Tokenizer, vocab_size: int, path: Path) -> Tokenizer:
+def check_given(tokenizer: Tokenizer, vocab_size: int, path: Path | str) -> Tokenizer:
     """Le tokenizer donné pour ces poids ; dit s'il a moins de tokens qu'ils n'ont de lignes."""
+    path = Path(path)
     missing = vocab_size - tokenizer.vocab_size
     if missing > 0:
         logger.warning(
@@ -47,12 +48,13 @@ def check_given(tokenizer: Tokenizer, vocab_size: int, path: Path) -> Tokenizer:
     return tokenizer
 
 
-def assumed_tokenizer(vocab_size: int, path: Path) -> Tokenizer:
+def assumed_tokenizer(vocab_size: int, path: Path | str) -> Tokenizer:
     """Celui de GPT-2, si la taille du vocabulaire est la sienne.
 
     Raises:
         TokenizerError: elle ne l'est pas, et rien d'autre ne dit le vocabulaire.
     """
+    path = Path(path)
     if vocab_size not in _GPT2_SIZES:
         raise TokenizerError(
             f"{path} ne dit rien de son vocabulaire de {vocab_size} tokens",

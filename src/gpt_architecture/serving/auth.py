@@ -119,12 +119,13 @@ def _bad_key(
     )
 
 
-def read_keys(path: Path) -> list[str]:
+def read_keys(path: Path | str) -> list[str]:
     """Les clés d'un fichier, une par ligne ; `#` commence un commentaire.
 
     Raises:
         ConfigurationError: fichier illisible, ou sans clé.
     """
+    path = Path(path)
     text = read_text(
         path,
         expected="un fichier de clés, une par ligne",

@@ -102,13 +102,14 @@ class ServingContext:
         return template if isinstance(template, str) and template else None
 
 
-def digest_of(path: Path) -> str | None:
+def digest_of(path: Path | str) -> str | None:
     """L'empreinte SHA-256 des poids d'un modèle, celle que donne `sha256sum`.
 
     D'un fichier, la sienne. D'un dossier, celle de son `model.safetensors` ; si les poids y sont en
     plusieurs fichiers, celle de la liste que `sha256sum model-*.safetensors` en fait. None : ni
     l'un ni l'autre, ou illisible.
     """
+    path = Path(path)
     files = [path]
     if path.is_dir():
         whole = path / "model.safetensors"

@@ -23,7 +23,7 @@ _SAMPLES = 30
 _SAMPLE_LENGTH = 2_000
 
 
-def read_run(folder: Path, version: str = "") -> dict[str, Any]:
+def read_run(folder: Path | str, version: str = "") -> dict[str, Any]:
     """Où en est un entraînement : courbes, évaluations, exemples.
 
     Args:
@@ -34,6 +34,7 @@ def read_run(folder: Path, version: str = "") -> dict[str, Any]:
     Raises:
         ApiError: 404, pas de journal lisible.
     """
+    folder = Path(folder)
     try:
         with open_regular(folder / JOURNAL) as file:
             status = os.fstat(file.fileno())

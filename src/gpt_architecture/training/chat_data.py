@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_chat_data(
-    path: Path,
+    path: Path | str,
     tokenizer: str,
     *,
     window: int,
@@ -48,6 +48,7 @@ def load_chat_data(
         DataError: ligne mal formée (elle est désignée), ou trop peu de conversations.
         TokenizerError: tokenizer inconnu, ou sans fin de texte.
     """
+    path = Path(path)
     template = DEFAULT_CHAT_TEMPLATE if template is None else check_template(template)
     conversations, sha256 = read_conversations(path)
     if vocabulary is None:

@@ -67,7 +67,7 @@ class CheckpointStore:
         ConfigurationError: `keep_last` n'est pas un entier ≥ 1.
     """
 
-    def __init__(self, root: Path, *, keep_last: int = 2) -> None:
+    def __init__(self, root: Path | str, *, keep_last: int = 2) -> None:
         check_int("keep_last", keep_last, minimum=1)
         self.root = Path(root)
         self.keep_last = keep_last

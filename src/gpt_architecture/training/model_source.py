@@ -75,8 +75,9 @@ def check_source(source: Path | str) -> Path:
     return path
 
 
-def short_name(source: Path | str, located: Path) -> str:
+def short_name(source: Path | str, located: Path | str) -> str:
     """Le nom court d'un modèle : celui de son fichier, de son dossier, ou de son dépôt."""
+    located = Path(located)
     name = hub_name(str(source))
     return located.stem if name is None else name.rpartition("/")[2]
 
