@@ -125,7 +125,7 @@ def test_every_response_is_named():
                 client.get("/v1/models"),
                 client.get("/nulle-part", headers=headers),
                 client.get(COMPLETIONS, headers=headers),
-                client.post(COMPLETIONS, json={}, headers=headers),
+                client.post(COMPLETIONS, json={"prompt": 3}, headers=headers),
                 client.post(COMPLETIONS, json={"prompt": "a"}, headers=headers),
                 client.post(COMPLETIONS, content=b" " * 101, headers=headers),
                 client.options(COMPLETIONS, headers=page),

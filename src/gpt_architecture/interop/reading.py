@@ -69,7 +69,7 @@ def detect(path: Path | str) -> Kind:
     Raises:
         ModelFileError: rien de connu, ou illisible.
     """
-    return _identify(path, tuple(NAMES))[0]
+    return _identify(Path(path), tuple(NAMES))[0]
 
 
 def is_quantized(path: Path | str) -> bool:

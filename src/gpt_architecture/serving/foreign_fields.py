@@ -88,10 +88,21 @@ REQUEST: Foreign = {
     "typical_p": Refused((1,)),
     "mirostat": Refused((0,)),
     "grammar": Refused(("",), instead="regex"),
+    "guided_grammar": Refused(("",), instead="guided_regex"),
+    "guided_whitespace_pattern": Refused(),
+    "guided_decoding_backend": Hint(str),  # un seul moteur de contraintes
+    "structural_tag": Refused(("",)),
     "n_predict": Refused(instead="max_tokens"),
     "repeat_penalty": Refused((1,), instead="repetition_penalty"),
 }
 """Champs d'une requête."""
+
+STRUCTURED: Foreign = {
+    "grammar": Refused(("",), instead="regex"),
+    "structural_tag": Refused(("",)),
+    "whitespace_pattern": Refused(),
+}
+"""Champs de `structured_outputs`."""
 
 MESSAGE: Foreign = {
     "id": Hint(str),

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PlainValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from gpt_architecture.serving.foreign_fields import MESSAGE, REQUEST, Foreign, Hint
+from gpt_architecture.serving.foreign_fields import MESSAGE, REQUEST, STRUCTURED, Foreign, Hint
 from gpt_architecture.serving.foreign_fields import Body as _Body
 
 MAX_TOKEN_ID = 2**31 - 1
@@ -124,6 +124,8 @@ class ResponseFormat(_Body):
 class StructuredOutputs(_Body):
     """Une contrainte, à la manière de vLLM."""
 
+    foreign: ClassVar[Foreign] = STRUCTURED
+
     json_: str | dict[str, Any] | None = Field(default=None, alias="json")
     regex: Regex | None = None
     choice: Choices | None = None
@@ -132,9 +134,6 @@ class StructuredOutputs(_Body):
     """Sans effet : le JSON est toujours écrit sans blancs."""
     disable_additional_properties: bool | None = None
     """Sans effet : un objet qui nomme ses propriétés est fermé, sauf s'il dit le contraire."""
-    grammar: Any = None
-    structural_tag: Any = None
-    whitespace_pattern: Any = None
 
 
 class SamplingBody(_Body):
@@ -176,12 +175,6 @@ class SamplingBody(_Body):
     guided_json: str | dict[str, Any] | None = None
     guided_regex: Regex | None = None
     guided_choice: Choices | None = None
-    guided_decoding_backend: str | None = None
-    """Sans effet : un seul moteur de contraintes."""
-    grammar: Any = None
-    guided_grammar: Any = None
-    guided_whitespace_pattern: Any = None
-    structural_tag: Any = None
 
     @property
     def stops(self) -> tuple[str, ...]:
