@@ -28,6 +28,7 @@ def folder_tokenizer(folder: Path | str, vocab_size: int) -> Tokenizer:
     Raises:
         TokenizerError: aucun, ou d'un genre que ce projet ne lit pas.
     """
+    folder = Path(folder)
     if (folder / "tokenizer.json").exists():
         return tokenizer_from_json(read_json(folder / "tokenizer.json"), roles=_roles(folder))
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
