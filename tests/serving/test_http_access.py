@@ -121,7 +121,7 @@ def test_keys_come_from_a_file(tmp_path):
     with pytest.raises(ConfigurationError, match="fichier absent"):
         read_keys(tmp_path / "absent.txt")
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigurationError, match="ne peut pas être lu"):
+    with pytest.raises(ConfigurationError, match="UTF-16"):
         read_keys(path)
 
 
