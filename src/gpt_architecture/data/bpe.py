@@ -197,7 +197,8 @@ class BPETokenizer:
         Motif, tokens spéciaux et rôles n'y sont que s'ils ne sont pas ceux de GPT-2 : l'empreinte
         d'un vocabulaire ne change pas d'une version à l'autre.
         """
-        description = {"name": self.name, "vocab": list(self._vocab), "merges": list(self._merges)}
+        vocab, merges = list(self._vocab), list(self._merges)
+        description: dict[str, Any] = {"name": self.name, "vocab": vocab, "merges": merges}
         if self.pattern != "gpt2":
             description["pattern"] = self.pattern
         if list(self._special) != [END_OF_TEXT]:

@@ -152,7 +152,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """`{% generation %}…{% endgeneration %}`, par quoi Transformers désigne ce qui s'apprend."""
 
-    tags = frozenset(["generation"])
+    tags = {"generation"}  # noqa: RUF012 — le type de Jinja
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """Ce que ce bloc contient, et rien de plus."""
@@ -179,7 +179,7 @@ class _Instrumented(NodeTransformer):
         return _filtered(node, "_written") if isinstance(node.value, str) else node
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None)
 
 
