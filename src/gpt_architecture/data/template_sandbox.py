@@ -180,7 +180,7 @@ class _Instrumented(NodeTransformer):
 
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None)  # type: ignore[arg-type]
+    return nodes.Filter(node, name, [], [], None, None)
 
 
 @pass_context  # sans quoi Jinja le calculerait à la compilation
