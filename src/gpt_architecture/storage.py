@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 _KINDS = (
     (stat.S_ISDIR, "c'est un dossier"),
@@ -45,7 +46,7 @@ def check_regular(path: Path | str) -> None:
     _refuse_special(Path(path).stat().st_mode)
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> BufferedReader:
     """Ouvre un fichier ordinaire en lecture, par octets.
 
     Raises:

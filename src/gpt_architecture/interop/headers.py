@@ -92,7 +92,7 @@ def gguf_header(path: Path) -> Header:
     except ImportError:
         raise MissingDependencyError("gguf", purpose="lire un fichier de llama.cpp") from None
 
-    class Reader(gguf.GGUFReader):  # type: ignore[misc, name-defined]
+    class Reader(gguf.GGUFReader):
         """Celui de gguf, dont le nombre de lectures est borné."""
 
         reads = 0
