@@ -24,12 +24,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gpt_architecture.errors import OutputError, reason
+from gpt_architecture.errors import DataError, GPTArchitectureError, OutputError, reason
 
 if TYPE_CHECKING:
     from filelock import FileLock
-
-from gpt_architecture.errors import DataError, GPTArchitectureError
 
 MAX_TEXT_BYTES = 1 << 30
 """Un fichier de texte plus gros n'est pas lu d'un bloc."""
