@@ -50,7 +50,7 @@ def test_same_logits_and_form(tmp_path, config, fused, wrapped):
 def test_the_number_of_heads_is_asked_for(tmp_path):
     """Une largeur de 24 ne dit pas le nombre de têtes ; 64 par tête pour les GPT-2."""
     book_file(tmp_path / "m.pth")
-    with pytest.raises(GPTArchitectureError, match="--n-heads"):
+    with pytest.raises(GPTArchitectureError, match="`n_heads`"):
         read_source(tmp_path / "m.pth", tokenizer=tokenizer())
     with pytest.raises(GPTArchitectureError, match="n_heads 5"):
         read_source(tmp_path / "m.pth", tokenizer=tokenizer(), n_heads=5)

@@ -144,7 +144,7 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
         raise OutputError(
             f"impossible d'écrire {path} : {reason(error)}",
             expected="un dossier accessible en écriture et assez de place",
-            remedy="libérez de la place ou changez de dossier avec --output-dir",
+            remedy="libérez de la place ou écrivez ailleurs",
         ) from error
     finally:
         if temporary is not None:
@@ -166,7 +166,7 @@ def read_model(path: Path | str) -> ModelFile:
         raise ModelFileError(
             f"modèle introuvable : {path}",
             expected="un fichier écrit par l'entraînement",
-            remedy="entraînez d'abord (make train) ou donnez --model CHEMIN",
+            remedy="entraînez-en un (make train, ou gpt-architecture train), ou corrigez ce chemin",
         )
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -212,13 +212,13 @@ def _read_checkpoint_directory(path: Path) -> ModelFile:
         raise ModelFileError(
             error.found,
             expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
-            remedy="donnez un autre --model",
+            remedy="donnez un autre modèle",
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(
             f"{path} n'est pas un point de reprise d'entraînement : {reason(error)}",
             expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
-            remedy="donnez un autre --model",
+            remedy="donnez un autre modèle",
         ) from None
     return _parse(path, payload)
 

@@ -112,7 +112,7 @@ def read_conversations(path: Path | str) -> tuple[list[Conversation], str]:
         raise DataError(
             f"{path} ne peut pas être lu : {reason(error)}",
             expected="un fichier JSONL de conversations",
-            remedy="corrigez --chat",
+            remedy="corrigez `chat`",
         ) from None
     if not found:
         raise DataError(
@@ -155,7 +155,7 @@ def encode_conversation(
             raise DataError(
                 f"le gabarit de conversation récrit ce qui précède la réponse {index + 1}",
                 expected="un gabarit qui ne fait qu'ajouter, message après message",
-                remedy="changez de gabarit (--chat-template)",
+                remedy="changez de gabarit (`chat_template`)",
             )
         for text, is_answer in ((before[len(done) :], False), (after[len(before) :], True)):
             part = tokenizer.encode(text, allowed_special={END_OF_TEXT})

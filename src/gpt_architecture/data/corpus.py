@@ -77,7 +77,7 @@ def load_corpus(
         raise DataError(
             "aucune source de texte",
             expected="un fichier, un dossier ou un nom de corpus",
-            remedy="donnez --data",
+            remedy="donnez-en une",
         )
     cache_dir = None if cache_dir is None else Path(cache_dir)
     names: list[str] = []
@@ -180,7 +180,7 @@ def _resolve(
     raise DataError(
         f"source de texte introuvable : {source[:200]}",
         expected=f"un fichier, un dossier ou l'un des noms {', '.join(CORPUS_NAMES)}",
-        remedy="corrigez --data",
+        remedy="corrigez ce nom",
     )
 
 
@@ -215,7 +215,7 @@ def _verdict(*, offline: bool, cache_dir: Path | None) -> tuple[str, list[tuple[
             cause = "empreinte inattendue"
     logger.warning(
         "The Verdict n'est pas disponible (%s) : texte par défaut, la nouvelle « %s ». "
-        "Pour l'imposer : --data CHEMIN/the-verdict.txt",
+        "Pour l'imposer, donnez le chemin de the-verdict.txt",
         cause,
         SHORT_STORY,
     )

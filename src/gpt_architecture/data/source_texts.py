@@ -62,7 +62,7 @@ class SourceTexts:
             raise DataError(
                 "aucun texte dans les sources",
                 expected="au moins un texte lisible, en UTF-8",
-                remedy="vérifiez les fichiers et --field",
+                remedy="vérifiez les fichiers et `field`",
             )
 
     def _counted(self, texts: Iterator[str]) -> Iterator[str]:

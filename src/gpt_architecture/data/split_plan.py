@@ -53,7 +53,7 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.field, str) or not self.field:
             raise ConfigurationError(
-                f"field vaut {self.field!r}", expected="un nom de champ", remedy="corrigez --field"
+                f"field vaut {self.field!r}", expected="un nom de champ", remedy="corrigez `field`"
             )
         check_float("val_fraction", self.val_fraction, above=0.0, below=1.0)
         check_int("shard_tokens", self.shard_tokens, minimum=1, maximum=MAX_SHARD_TOKENS)
@@ -142,7 +142,7 @@ class CorpusReader:
             raise DataError(
                 "aucun document dans les sources",
                 expected="au moins un texte lisible, en UTF-8",
-                remedy="vérifiez les fichiers et --field",
+                remedy="vérifiez les fichiers et `field`",
             )
         if count == 1:
             return self._cut_single(shortest)

@@ -32,7 +32,7 @@ def read_json(path: Path | str, *, names: Sequence[str]) -> Any:
         raise TokenizerError(
             f"tokenizer inconnu : {str(path)[:200]}",
             expected=f"{', '.join(names)} ou un fichier JSON existant",
-            remedy="corrigez --tokenizer",
+            remedy="corrigez `tokenizer`",
         )
     path = path if _is_file(path) else inside
     try:

@@ -165,5 +165,5 @@ def _refusal(where: str, reason: str, detail: str = "") -> DataError:
     return DataError(
         f"{where} : {reason}{f' ({detail})' if detail else ''}",
         expected="du texte UTF-8, ou un objet JSON par ligne avec un champ de texte",
-        remedy="corrigez ce fichier, ou nommez son champ avec --field",
+        remedy="corrigez ce fichier, ou nommez son champ avec `field`",
     )

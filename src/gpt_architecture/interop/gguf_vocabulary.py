@@ -51,7 +51,7 @@ def gguf_vocabulary(tokenizer: Tokenizer) -> GGUFVocabulary:
         raise TokenizerError(
             f"le tokenizer {tokenizer.name} n'a pas d'équivalent en GGUF",
             expected="un BPE par octets : gpt2, ou le vôtre (bpe-N)",
-            remedy="exportez en ONNX, ou réentraînez avec --tokenizer gpt2 ou bpe-4096",
+            remedy="exportez en ONNX, ou réentraînez avec le tokenizer gpt2 ou bpe-4096",
         )
     document = tokenizer_json(tokenizer)
     special = {each["id"]: each["content"] for each in document["added_tokens"]}

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import tomllib
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from gpt_architecture.errors import (
     reason,
 )
 from gpt_architecture.scripts._french_help import FrenchFormatter
-from gpt_architecture.scripts._usage_errors import usage_message
+from gpt_architecture.scripts._usage_errors import usage_message, with_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +79,7 @@ def launch(app: App, tokens: list[str]) -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # une console qui ne sait pas un caractère n'arrête rien
             reconfigure(errors="replace")
-    _configure_logging()
+    _configure_logging(lambda message: with_options(message, app, tokens))
     debug = "--debug" in tokens or os.environ.get(f"{ENV_PREFIX}DEBUG", "") in ("1", "true")
     try:
         code = _run(app, tokens)
@@ -89,7 +90,7 @@ def launch(app: App, tokens: list[str]) -> None:
     except GPTArchitectureError as error:
         if debug:
             raise
-        _complain(str(error))
+        _complain(with_options(str(error), app, tokens))
         code = error.exit_code
     except KeyboardInterrupt:
         _complain("interrompu")
@@ -289,14 +290,18 @@ def _complain(message: str) -> None:
 
 
 class _FrenchLevels(logging.Formatter):
+    def __init__(self, translate: Callable[[str], str]) -> None:
+        super().__init__()
+        self._translate = translate
+
     def format(self, record: logging.LogRecord) -> str:
         prefix = "avertissement : " if record.levelno >= logging.WARNING else ""
-        return prefix + record.getMessage()
+        return prefix + self._translate(record.getMessage())
 
 
-def _configure_logging() -> None:
+def _configure_logging(translate: Callable[[str], str]) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(_FrenchLevels())
+    handler.setFormatter(_FrenchLevels(translate))
     logger = logging.getLogger("gpt_architecture")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)

@@ -72,14 +72,14 @@ def read_keys(path: Path | str) -> list[str]:
         raise ConfigurationError(
             f"{path} ne peut pas être lu : {reason(error)}",
             expected="un fichier de clés, une par ligne",
-            remedy="corrigez --api-key-file",
+            remedy="corrigez `api_key_file`",
         ) from None
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not keys:
         raise ConfigurationError(
             f"{path} ne contient aucune clé",
             expected="au moins une ligne",
-            remedy="ajoutez-y une clé, ou retirez --api-key-file",
+            remedy="ajoutez-y une clé, ou retirez `api_key_file`",
         )
     return keys
 
