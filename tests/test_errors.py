@@ -1,5 +1,7 @@
 """Les erreurs : une ligne qui dit ce qu'on a trouvé, ce qu'on attendait et que faire."""
 
+import ast
+import re
 import shlex
 from pathlib import Path
 
@@ -20,6 +22,10 @@ from gpt_architecture.errors import (
     TokenizerError,
     TrainingError,
 )
+from gpt_architecture.main import build_app
+from gpt_architecture.scripts._usage_errors import with_options
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "gpt_architecture"
 
 FAMILY = [
     GPTArchitectureError,
@@ -135,3 +141,68 @@ def test_a_value_is_shown_whole_when_it_is_short(value, said):
 )
 def test_a_huge_value_is_shown_in_a_few_words(value):
     assert len(errors.shown(value)) < 700
+
+
+# --- Les options des commandes ---------------------------------------------------------------
+
+OPTION = re.compile(r"(?<![\w-])--[a-z]")
+CITED = re.compile(r"gpt-architecture [^»;]*")
+"""Une commande entière, à copier, a ses options ; une phrase de la bibliothèque n'en nomme pas."""
+
+
+def option_names(source):
+    """Ligne de chaque texte, hors docstrings, qui nomme une option de commande."""
+    tree = ast.parse(source)
+    parts = {id(part) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for part in n.values}
+    docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in parts | docs:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            values = [each.value if isinstance(each, ast.Constant) else "…" for each in node.values]
+            text = "".join(values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        else:
+            continue
+        if OPTION.search(CITED.sub("", text)):
+            found.append(node.lineno)
+    return sorted(found)
+
+
+LIBRARY = sorted(
+    path
+    for path in SOURCE.rglob("*.py")
+    if path.relative_to(SOURCE).parts[0] not in ("scripts", "main.py", "__main__.py")
+)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_library_names_no_option(path):
+    assert option_names(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_option_checker_can_fail():
+    assert option_names('raise E("réduisez --lr")\nf"changez --{x}"\nx = f"--data {y}"') == [1, 3]
+    assert option_names('"""--lr"""\nx = "gpt-architecture merge A --out B"\ny = "a--b"') == []
+
+
+class TestSettingsBecomeOptions:
+    """Un réglage entre accents graves devient l'option de la commande qui parle."""
+
+    @pytest.mark.parametrize(
+        ("tokens", "message", "expected"),
+        [
+            (["train"], "réduisez `batch_size`.", "réduisez --batch-size."),
+            (["train"], "ajoutez `memory=lean`", "ajoutez --memory lean"),
+            (["tokenizer", "train"], "`field` manque", "--field manque"),
+            (["inspect"], "réduisez `batch_size`", "réduisez batch_size"),
+            (["demo"], "essayez `seed=1 2 3`", "essayez --seed 1 2 3"),
+            ([], "`device=cpu`", "device=cpu"),
+            (["rien"], "`device`", "device"),
+            (["train"], "un `code Python` reste", "un `code Python` reste"),
+        ],
+    )
+    def test_translation(self, tokens, message, expected):
+        assert with_options(message, build_app(), tokens) == expected

@@ -223,7 +223,7 @@ def load(
         raise ConfigurationError(
             f"{path} est déjà quantifié",
             expected="un modèle en fp32",
-            remedy="retirez --quant",
+            remedy="retirez `quant`",
         )
     logger.info("%s chargé sur %s", path, describe_device(target))
     return GPT(
@@ -253,7 +253,7 @@ def _read(source: Path | str, device: torch.device) -> _Loaded:
             raise ConfigurationError(
                 f"un modèle quantifié sur {device.type}",
                 expected="le processeur",
-                remedy="ajoutez --device cpu",
+                remedy="ajoutez `device=cpu`",
             )
         model, tokenizer, metadata = load_quantized(path)
         return _Loaded(model=model, tokenizer=tokenizer, metadata=metadata, quantized=True)
@@ -282,7 +282,7 @@ def _runner(
             raise ConfigurationError(
                 f"des poids compactés sur {device.type}",
                 expected="le processeur",
-                remedy="ajoutez --device cpu",
+                remedy="ajoutez `device=cpu`",
             )
         return None
     if engine == "torch" or (not wanted and importlib.util.find_spec("numba") is None):

@@ -39,9 +39,12 @@ class GPTArchitectureError(Exception):
     """Racine de toutes les erreurs prévues par le projet.
 
     Args:
-        found: ce qui a été trouvé (« --lr vaut -1 »).
+        found: ce qui a été trouvé (« `lr` vaut -1 »).
         expected: ce qui était attendu (« un nombre strictement positif »).
-        remedy: ce qu'il faut faire, à l'impératif (« corrigez --lr »).
+        remedy: ce qu'il faut faire, à l'impératif (« corrigez `lr` »).
+
+    Un réglage y est nommé entre accents graves, `batch_size` ou `device=cpu` : la bibliothèque
+    ignore les options des commandes, qui les y mettent elles-mêmes.
     """
 
     exit_code = 1

@@ -66,7 +66,7 @@ def test_names_of_a_wrapped_model(tmp_path, prefix):
 def test_the_number_of_heads_is_asked_for(tmp_path):
     """Une largeur de 24 ne dit pas le nombre de têtes ; 64 par tête pour les GPT-2."""
     book_file(tmp_path / "m.pth")
-    with pytest.raises(GPTArchitectureError, match="--n-heads"):
+    with pytest.raises(GPTArchitectureError, match="`n_heads`"):
         read_source(tmp_path / "m.pth", tokenizer=tokenizer())
     with pytest.raises(GPTArchitectureError, match="n_heads 5"):
         read_source(tmp_path / "m.pth", tokenizer=tokenizer(), n_heads=5)

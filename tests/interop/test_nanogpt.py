@@ -159,7 +159,7 @@ def test_exact_gelu_costs_little(tmp_path):
 def test_a_character_vocabulary_must_be_given(tmp_path):
     """Le vocabulaire de nanoGPT est dans un pickle, qu'on n'ouvre pas."""
     write(tmp_path / "ckpt.pt")
-    with pytest.raises(TokenizerError, match="--tokenizer"):
+    with pytest.raises(TokenizerError, match="`tokenizer`"):
         read_source(tmp_path / "ckpt.pt")
 
 

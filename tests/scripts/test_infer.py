@@ -100,7 +100,7 @@ def test_model_from_environment(cli, model, monkeypatch):
         (["--prompt", ""], 2, ["--prompt"]),
         (["--prompt", "   "], 2, ["--prompt"]),
         (["--device", "abaque"], 2, ["abaque"]),
-        (["--model", "absent.pt"], 1, ["absent.pt", "make train"]),
+        (["--model", "absent.pt"], 1, ["absent.pt", "gpt-architecture train"]),
     ],
 )
 def test_bad_option_gives_one_line(cli, model, options, code, words):

@@ -434,7 +434,7 @@ class TestBadSteps:
             max_bad_steps=3,
             engine=lambda model: PoisonedEngine(model, set(range(4, 20)), "perte"),
         )
-        with pytest.raises(TrainingError, match=r"depuis 3 étapes.*--lr"):
+        with pytest.raises(TrainingError, match=r"depuis 3 étapes.*`lr`"):
             run.go()
         latest = store.latest()
         assert latest.state["trainer"]["step"] == latest.step
@@ -449,7 +449,7 @@ class TestBadSteps:
                 raise error
 
         with pytest.raises(
-            TrainingError, match=r"--batch-size.*--checkpoint-activations.*--memory lean"
+            TrainingError, match=r"`batch_size`.*`checkpoint_activations`.*`memory=lean`"
         ):
             Run(engine=lambda _model: Full()).go()
 
@@ -461,7 +461,7 @@ class TestBadSteps:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
         run.optimizer.step = step
-        with pytest.raises(TrainingError, match=r"--batch-size.*--memory lean"):
+        with pytest.raises(TrainingError, match=r"`batch_size`.*`memory=lean`"):
             run.go()
 
     def test_another_error_is_not_disguised(self):

@@ -210,7 +210,7 @@ def read_model(path: Path | str, *, verify: bool | None = None) -> ModelFile:
         raise ModelFileError(
             f"modèle introuvable : {path}",
             expected="un fichier écrit par l'entraînement",
-            remedy="entraînez d'abord (make train) ou donnez --model CHEMIN",
+            remedy="entraînez-en un (make train, ou gpt-architecture train), ou corrigez ce chemin",
         )
     content = _parse(path, read_torch(path))
     if verify or (verify is None and is_cheap_to_check(path)):
@@ -262,13 +262,13 @@ def _read_checkpoint_directory(path: Path) -> ModelFile:
         raise ModelFileError(
             error.found,
             expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
-            remedy="donnez un autre --model",
+            remedy="donnez un autre modèle",
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(
             f"{path} n'est pas un point de reprise d'entraînement : {malformed(error)}",
             expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
-            remedy="donnez un autre --model",
+            remedy="donnez un autre modèle",
         ) from None
     return _parse(path, payload)
 

@@ -128,7 +128,7 @@ def read_conversations(path: Path | str) -> tuple[list[Conversation], str]:
         raise DataError(
             f"{path} ne peut pas être lu : {reason(error)}",
             expected="un fichier de conversations",
-            remedy="corrigez --chat",
+            remedy="corrigez `chat`",
         ) from None
     if not found:
         raise DataError(
@@ -174,7 +174,7 @@ def encode_conversation(
             raise DataError(
                 f"le gabarit de conversation récrit ce qui précède la réponse {index + 1}",
                 expected="un gabarit qui ne fait qu'ajouter, message après message",
-                remedy="changez de gabarit (--chat-template)",
+                remedy="changez de gabarit (`chat_template`)",
             )
         for text, is_answer in ((before[len(done) :], False), (after[len(before) :], True)):
             part = encode_text(text, tokenizer)

@@ -273,7 +273,7 @@ def _result(pending: deque[tuple[Key, Future[Encoded]]]) -> tuple[Key, Encoded]:
         raise DataError(
             f"un processus de préparation {'ne répond plus' if late else 'est mort'}",
             expected="des processus vivants jusqu'au bout",
-            remedy="relancez la même commande, elle reprend ; réduisez --workers si la mémoire "
+            remedy="relancez la même commande, elle reprend ; réduisez `workers` si la mémoire "
             "manque",
         ) from None
 

@@ -104,7 +104,7 @@ class Source:
             raise DataError(
                 f"{self.path} a changé pendant la préparation",
                 expected="des sources immobiles",
-                remedy="relancez avec --force quand elles ne changent plus",
+                remedy="relancez avec `force` quand elles ne changent plus",
             )
 
 

@@ -42,7 +42,7 @@ class GPTDatasetV1(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(
                 f"texte trop court : {len(ids)} tokens",
                 expected=f"au moins {max_length + 1} (une fenêtre de {max_length} et sa cible)",
-                remedy="donnez plus de texte ou réduisez --context-length",
+                remedy="donnez plus de texte ou réduisez `context_length`",
             )
         self.token_ids = torch.tensor(ids, dtype=torch.int64)
         self.max_length = max_length
@@ -94,7 +94,7 @@ def create_dataloader_v1(
         raise DataError(
             f"le texte ne donne que {len(dataset)} fenêtre(s) de {max_length} tokens",
             expected=f"au moins un lot entier de {batch_size}",
-            remedy="donnez plus de texte, ou réduisez --batch-size ou --context-length",
+            remedy="donnez plus de texte, ou réduisez `batch_size` ou `context_length`",
         )
     return DataLoader(
         dataset,

@@ -73,7 +73,7 @@ def read_present(
         raise OutputError(
             f"{out} existe et {foreign}",
             expected="un dossier absent, vide, ou déjà préparé",
-            remedy="changez --out",
+            remedy="changez de dossier",
         )
     if force or not (out / INDEX_NAME).exists():
         return None
@@ -83,7 +83,7 @@ def read_present(
         raise OutputError(
             f"{out} est déjà préparé avec d'autres réglages ({changed})",
             expected="les mêmes réglages, ou un dossier libre",
-            remedy="ajoutez --force pour le remplacer, ou changez --out",
+            remedy="ajoutez `force` pour le remplacer, ou changez de dossier",
         )
     return present
 
@@ -119,7 +119,7 @@ class WorkFolder:
             raise OutputError(
                 f"une autre préparation écrit dans {self.path}",
                 expected="une seule à la fois",
-                remedy="attendez sa fin ou changez --out",
+                remedy="attendez sa fin ou changez de dossier",
             ) from None
         try:
             self._recover()
@@ -173,7 +173,7 @@ class WorkFolder:
             raise OutputError(
                 f"{self.path} contient {foreign}",
                 expected="un dossier de travail de « gpt-architecture prepare »",
-                remedy="déplacez ce fichier ou changez --out",
+                remedy="déplacez ce fichier ou changez de dossier",
             )
         before = self._previous_identity()
         changed = "" if before is None else differences(before, self.identity)
@@ -184,7 +184,7 @@ class WorkFolder:
             raise OutputError(
                 f"{self.path} contient une préparation interrompue, d'autres réglages ({changed})",
                 expected="les mêmes réglages pour la reprendre",
-                remedy="ajoutez --force pour recommencer, ou changez --out",
+                remedy="ajoutez `force` pour recommencer, ou changez de dossier",
             )
         else:
             self.resumed = True
@@ -205,7 +205,7 @@ class WorkFolder:
         raise OutputError(
             f"{self.path / STATE_NAME} est illisible",
             expected="l'état d'une préparation interrompue",
-            remedy="ajoutez --force pour recommencer",
+            remedy="ajoutez `force` pour recommencer",
         )
 
 

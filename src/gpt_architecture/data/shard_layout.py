@@ -159,7 +159,7 @@ def read_index(folder: Path | str) -> dict[str, Any]:
         raise DataError(
             f"{path} est illisible : {reason(error)}",
             expected="l'index écrit par « gpt-architecture prepare »",
-            remedy="refaites ce dossier avec --force",
+            remedy="refaites ce dossier avec `force`",
         ) from None
     if not isinstance(index, dict) or index.get("format") != INDEX_FORMAT:
         raise _bad_index(f"le format de {path}")

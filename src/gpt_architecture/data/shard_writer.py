@@ -130,7 +130,7 @@ class ShardWriter:
             raise DataError(
                 f"{path} est plus court que ne le dit l'état de la préparation",
                 expected=f"au moins {size} octets",
-                remedy="recommencez avec --force",
+                remedy="recommencez avec `force`",
             )
         file = path.open("r+b")
         file.truncate(size)

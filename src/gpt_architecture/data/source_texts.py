@@ -67,7 +67,7 @@ class SourceTexts:
             raise DataError(
                 f"aucun texte dans les sources{''.join(skipped[:1])}",
                 expected="au moins un texte lisible, en UTF-8",
-                remedy="vérifiez les fichiers et le nom du champ",
+                remedy="vérifiez les fichiers et `field`",
             )
 
     def _counted(self, texts: Iterator[str]) -> Iterator[str]:

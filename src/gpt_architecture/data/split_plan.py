@@ -66,9 +66,7 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.field, str) or not self.field:
             raise ConfigurationError(
-                f"field vaut {self.field!r}",
-                expected="un nom de champ",
-                remedy="donnez-en un",
+                f"field vaut {self.field!r}", expected="un nom de champ", remedy="corrigez `field`"
             )
         if self.val_fraction is not None:
             check_float("val_fraction", self.val_fraction, above=0.0, below=1.0)
@@ -181,7 +179,7 @@ class CorpusReader:
             raise DataError(
                 f"aucun document dans les sources{cause}",
                 expected=f"au moins un texte lisible, en UTF-8{self._fields()}",
-                remedy="vérifiez les fichiers et le nom du champ",
+                remedy="vérifiez les fichiers et `field`",
             )
         if census.count == 1:
             return self._cut_single(*census.shortest)

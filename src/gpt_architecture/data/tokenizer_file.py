@@ -36,7 +36,7 @@ def read_json(path: Path | str, *, names: Sequence[str]) -> Any:
         raise TokenizerError(
             f"tokenizer inconnu : {str(path)[:200]}",
             expected=f"{', '.join(names)} ou un fichier JSON existant",
-            remedy="corrigez --tokenizer",
+            remedy="corrigez `tokenizer`",
         )
     expected = "un fichier JSON écrit par save(), ou un tokenizer.json"
     with suppress(OSError), open_regular(path) as file:

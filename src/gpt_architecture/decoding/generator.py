@@ -141,7 +141,7 @@ class Generator:
             raise ConfigurationError(
                 f"début de texte vide ({prompt!r})",
                 expected="au moins un mot",
-                remedy="donnez un début avec --prompt",
+                remedy="complétez `prompt`",
             )
         limit = self.model.cfg.vocab_size
         if min(ids) < 0 or max(ids) >= limit:

@@ -72,7 +72,7 @@ def study_distribution(
         raise ConfigurationError(
             "aucune température",
             expected="au moins une",
-            remedy="donnez par exemple --temperatures 0.5 1 2",
+            remedy="donnez par exemple `temperatures=0.5 1 2`",
         )
     logits = logits.cpu()
     tracked = torch.softmax(logits, dim=-1).topk(min(n_tokens, logits.size(-1))).indices

@@ -110,7 +110,7 @@ def book_config(
         raise ModelFileError(
             f"{path} ne dit pas le nombre de têtes d'un modèle de largeur {width}",
             expected=f"une largeur multiple de {HEAD_DIM}, ou le nombre de têtes",
-            remedy="convertissez-le en donnant --n-heads",
+            remedy="convertissez-le en donnant `n_heads`",
         )
     wide = state.get("trf_blocks.0.ff.layers.0.weight")
     numbers = [int(found[1]) for name in state if (found := _BLOCK.match(name)) is not None]
@@ -129,7 +129,7 @@ def book_config(
         raise ModelFileError(
             f"{path} : {error.found}",
             expected=error.expected,
-            remedy="reprenez le fichier d'origine, ou corrigez --n-heads",
+            remedy="reprenez le fichier d'origine, ou corrigez `n_heads`",
         ) from None
 
 

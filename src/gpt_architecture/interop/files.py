@@ -82,7 +82,7 @@ def check_free(path: Path | str, *, force: bool, directory: bool) -> None:
         raise OutputError(
             f"{path} existe déjà",
             expected="un nom libre",
-            remedy="ajoutez --force pour le remplacer, ou donnez une autre destination",
+            remedy="ajoutez `force` pour le remplacer, ou donnez une autre destination",
         )
     if not path.exists():
         return
@@ -91,7 +91,7 @@ def check_free(path: Path | str, *, force: bool, directory: bool) -> None:
         not any(path.iterdir()) or any((path / name).is_file() for name in known)
     )
     if path.is_dir() != directory or (directory and not ours):
-        raise OutputError(  # --force n'efface pas un dossier personnel
+        raise OutputError(  # force n'efface pas un dossier personnel
             f"{path} n'est pas un modèle exporté qu'on puisse remplacer",
             expected="un nom libre, ou le même genre de modèle",
             remedy="donnez une autre destination",

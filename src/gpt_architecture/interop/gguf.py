@@ -68,7 +68,7 @@ def export_gguf(content: ModelFile, dest: Path | str, *, dtype: GGUFType = "f32"
         raise ConfigurationError(
             f"type GGUF {dtype!r}",
             expected=", ".join(get_args(GGUFType)),
-            remedy="changez --dtype",
+            remedy="changez `dtype`",
         )
     write_gguf(content, dest, body=dtype.upper(), head=dtype.upper())
 

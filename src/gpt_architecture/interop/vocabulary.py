@@ -60,7 +60,7 @@ def assumed_tokenizer(vocab_size: int, path: Path | str) -> Tokenizer:
         raise TokenizerError(
             f"{path} ne dit rien de son vocabulaire de {vocab_size} tokens",
             expected="un fichier tokenizer.json, ou les 50257 tokens de GPT-2",
-            remedy="convertissez-le en donnant --tokenizer FICHIER",
+            remedy="convertissez-le en donnant `tokenizer`",
         )
     logger.info("%s ne porte pas de vocabulaire : sa taille est celle de GPT-2", path)
     return get_tokenizer("gpt2")

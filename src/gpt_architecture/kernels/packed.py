@@ -371,7 +371,7 @@ def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel
         raise ConfigurationError(
             f"modèle sur {device}",
             expected="un modèle sur processeur : les poids compactés y sont rangés",
-            remedy="donnez --device cpu",
+            remedy="donnez `device=cpu`",
         )
     if isinstance(packing, Scheme):
         scheme: Scheme | None = packing

@@ -27,8 +27,8 @@ from gpt_architecture.errors import (
     reason,
 )
 from gpt_architecture.scripts._french_help import FrenchFormatter
-from gpt_architecture.scripts._logs import configure_logs, in_journal
-from gpt_architecture.scripts._usage_errors import usage_message
+from gpt_architecture.scripts._logs import Translated, configure_logs, in_journal
+from gpt_architecture.scripts._usage_errors import usage_message, with_options
 from gpt_architecture.storage import decode_text, read_text
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def launch(app: App, tokens: list[str]) -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # une console qui ne sait pas un caractère n'arrête rien
             reconfigure(errors="replace")
-    configure_logs()
+    configure_logs(None, Translated(lambda message: with_options(message, app, tokens)))
     debug = "--debug" in tokens or os.environ.get(f"{ENV_PREFIX}DEBUG", "") in ("1", "true")
     try:
         code = _run(app, tokens)
@@ -92,7 +92,7 @@ def launch(app: App, tokens: list[str]) -> None:
     except GPTArchitectureError as error:
         if debug:
             raise
-        _complain(str(error))
+        _complain(with_options(str(error), app, tokens))
         code = error.exit_code
     except KeyboardInterrupt:
         _complain("interrompu")

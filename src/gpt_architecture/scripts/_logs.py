@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
@@ -46,6 +47,23 @@ class TimedText(FrenchText):
         request = getattr(record, "request_id", "")
         about = f" [{request}]" if request else ""
         return self._shown(f"{_time(record)} {_level(record)}{about} {record.getMessage()}", record)
+
+
+class Translated(logging.Filter):
+    """Récrit chaque message, par exemple pour nommer les options de la commande en cours.
+
+    Args:
+        translate: message → message.
+    """
+
+    def __init__(self, translate: Callable[[str], str]) -> None:
+        super().__init__()
+        self._translate = translate
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Récrit celui d'un événement ; tous passent."""
+        record.msg, record.args = self._translate(record.getMessage()), ()
+        return True
 
 
 class JsonLines(logging.Formatter):

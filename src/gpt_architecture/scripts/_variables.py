@@ -23,6 +23,8 @@ def warn_unknown_variables(app: App, tokens: list[str]) -> None:
     given = {name for name in os.environ if name.startswith(ENV_PREFIX)}
     given -= {ENV_PREFIX + name for name in OTHER_VARIABLES}
     chain, _, _ = app.parse_commands(tokens)
+    if any(name.startswith("-") for name in chain):  # --help, --version
+        return
     if not given - _names_of(app, tuple(chain)):
         return
     known = _every_name()

@@ -129,7 +129,7 @@ def read_keys(path: Path | str) -> list[str]:
     text = read_text(
         path,
         expected="un fichier de clés, une par ligne",
-        remedy="corrigez --api-key-file",
+        remedy="corrigez `api_key_file`",
         limit=_MAX_FILE_BYTES,
         error=ConfigurationError,
     )
@@ -139,7 +139,7 @@ def read_keys(path: Path | str) -> list[str]:
         raise ConfigurationError(
             f"{path} ne contient aucune clé",
             expected="au moins une ligne",
-            remedy="ajoutez-y une clé, ou retirez --api-key-file",
+            remedy="ajoutez-y une clé, ou retirez `api_key_file`",
         )
     return keys
 

@@ -57,7 +57,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigurationError(
             f"impossible d'écouter sur {host}, port {port} : {reason(error)}",
             expected="une adresse de cette machine et un port libre",
-            remedy="changez --host ou --port",
+            remedy="changez `host` ou `port`",
         ) from None
     return listener
 

@@ -80,7 +80,7 @@ class AdapterFile:
         if found != self.base_sha256:
             raise ModelFileError(
                 f"ces adaptateurs viennent d'un autre modèle (empreinte {found[:12]}…)",
-                expected=f"les poids d'empreinte {self.base_sha256[:12]}…, ceux de --from",
+                expected=f"les poids d'empreinte {self.base_sha256[:12]}…, ceux du départ",
                 remedy="donnez le modèle dont l'affinage est parti",
             )
         model = base.build()
@@ -183,8 +183,8 @@ def _from_checkpoint(path: Path) -> AdapterFile:
     if ADAPTER_GROUP not in checkpoint.names:
         raise CheckpointError(
             "ce point de reprise n'a pas d'adaptateurs",
-            expected="celui d'un entraînement avec --lora-rank",
-            remedy="donnez-le à --model",
+            expected="celui d'un affinage par adaptateurs",
+            remedy="c'est un modèle entier : donnez-le comme tel",
         )
     state = checkpoint.state
     identity = state["identity"]

@@ -143,7 +143,7 @@ def fused_obstacle(
     if not whole:
         return "les poids sont répartis entre plusieurs processus"
     if compute.compile or compute.checkpoint_activations:
-        return "--compile et --checkpoint-activations demandent autograd"
+        return "`compile` et `checkpoint_activations` demandent autograd"
     if training_precision(compute, device) is not None:
         return "il calcule en fp32"
     obstacle = kernel_obstacle()
@@ -180,7 +180,7 @@ def build_backend(
     if compute.wants_fused and obstacle is not None:
         if obstacle == NO_NUMBA:
             raise MissingDependencyError("numba", purpose="le moteur fusionné")
-        asked = "--engine fused" if compute.engine == "fused" else "--memory lean"
+        asked = "`engine=fused`" if compute.engine == "fused" else "`memory=lean`"
         raise ConfigurationError(
             f"{asked} : {obstacle}",
             expected="des poids entiers, sur CPU, en fp32",
@@ -212,17 +212,17 @@ def _fused(
         exchanging = engine if parallel is None else parallel.wrap(engine)
         return Backend(engine=exchanging, optimizer=built, loss=engine.loss, name="fused"), parallel
     problems = {
-        "--optimizer muon": optimizer.optimizer != "adamw",
-        "--clip": optimizer.clip is not None,
-        "--accumulate": training.accumulate > 1,
+        "`optimizer=muon`": optimizer.optimizer != "adamw",
+        "`clip`": optimizer.clip is not None,
+        "`accumulate`": training.accumulate > 1,
         "plusieurs processus": sharing is not None,
     }
     refused = [name for name, found in problems.items() if found]
     if refused:
         raise ConfigurationError(
-            f"--memory lean avec {' et '.join(refused)}",
+            f"`memory=lean` avec {' et '.join(refused)}",
             expected="AdamW, un lot par étape et un gradient non réduit : il n'est pas gardé",
-            remedy=f"retirez {' et '.join(refused)}, ou --memory lean",
+            remedy=f"retirez {' et '.join(refused)}, ou `memory=lean`",
         )
     lean = LeanAdamW(
         parameter_groups(model.parameters(), training),

@@ -67,7 +67,7 @@ def check_calculation(
         raise CheckpointError(
             f"{found} : {obstacle}",
             expected="le même moteur, sans quoi la reprise n'est plus exacte au bit près",
-            remedy="rendez-lui ses noyaux, ou ajoutez --override pour l'accepter",
+            remedy="rendez-lui ses noyaux, ou ajoutez `override` pour l'accepter",
         )
     logger.warning("%s", found)
 

@@ -57,7 +57,7 @@ def load_chat_data(
         raise TokenizerError(
             f"le tokenizer {vocabulary.name} n'a pas de token de fin de texte",
             expected="un tokenizer qui en a un : il achève chaque réponse",
-            remedy="changez --tokenizer",
+            remedy="changez `tokenizer`",
         )
     train, val = _split(conversations, training.train_ratio)
     parts = []
@@ -95,7 +95,7 @@ def _split(
         raise DataError(
             f"{len(conversations)} conversation",
             expected="au moins deux : une pour apprendre, une pour valider",
-            remedy="complétez --chat",
+            remedy="complétez `chat`",
         )
     cut = min(max(1, int(train_ratio * len(conversations))), len(conversations) - 1)
     return conversations[:cut], conversations[cut:]
@@ -125,7 +125,7 @@ def _encode(
     if too_long:
         logger.warning(
             "%d conversation(s) de plus de %d tokens laissée(s) de côté (la première : %s) ; "
-            "--context-length les garderait",
+            "`context_length` les garderait",
             *(len(too_long), window + 1, too_long[0]),
         )
     if not rows:
@@ -133,7 +133,7 @@ def _encode(
             f"{path} : aucune conversation, de {conversations[0].place} à "
             f"{conversations[-1].place}, ne tient dans {window + 1} tokens",
             expected="des conversations plus courtes que le contexte",
-            remedy="allongez --context-length ou raccourcissez-les",
+            remedy="allongez `context_length` ou raccourcissez-les",
         )
     return rows
 

@@ -208,7 +208,7 @@ class CheckpointStore:
             raise OutputError(
                 f"il reste {free >> 20} Mio dans {self.root.resolve()}",
                 expected=f"{-(-needed >> 20)} Mio pour les points de reprise",
-                remedy="libérez de la place, gardez-en moins ou changez --output-dir",
+                remedy="libérez de la place, gardez-en moins ou changez de dossier",
             )
 
     def _path(self, step: int, suffix: str = "") -> Path:
@@ -301,7 +301,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{self.root} est déjà utilisé par {_describe(holder)}",
                 expected="un seul entraînement par dossier",
-                remedy="attendez sa fin, arrêtez-le ou changez --output-dir",
+                remedy="attendez sa fin, arrêtez-le ou changez de dossier",
             ) from None
         except OSError as error:
             raise _refused(self.root, error) from error
@@ -330,7 +330,7 @@ def _refused(root: Path, error: OSError) -> OutputError:
     return OutputError(
         f"impossible d'écrire dans {root} : {reason(error)}",
         expected="un dossier accessible en écriture et assez de place",
-        remedy="libérez de la place ou changez --output-dir",
+        remedy="libérez de la place ou changez de dossier",
     )
 
 

@@ -97,7 +97,7 @@ def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) 
             f"le tokenizer {tokenizer_name if vocabulary is None else asked.name} pour {path}, "
             f"codé par {tokenizer.name}",
             expected="le tokenizer qui a codé ces fragments",
-            remedy="retirez --tokenizer, ou recodez-les avec celui du modèle de départ",
+            remedy="retirez `tokenizer`, ou recodez-les avec celui du modèle de départ",
         )
     train = open_shards(path, "train", vocab_size=tokenizer.vocab_size)
     val = open_shards(path, "val", vocab_size=tokenizer.vocab_size)
@@ -160,7 +160,7 @@ def check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> 
                 f"{name} : texte trop court, {source.num_tokens} tokens",
                 expected=f"au moins {window + 1} (une fenêtre de {window} et sa cible)",
                 remedy="donnez plus de texte, gardez-en plus pour cette part, ou réduisez "
-                "--context-length",
+                "`context_length`",
             )
     stride = window if training.stride is None else training.stride
     windows = len(range(0, data.train.num_tokens - window, stride))
@@ -169,8 +169,8 @@ def check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> 
         raise DataError(
             f"part d'entraînement : le texte ne donne que {windows} fenêtre(s) de {window} tokens",
             expected=f"au moins un lot entier de {sequences}",
-            remedy="donnez plus de texte, ou réduisez --batch-size, --accumulate ou "
-            "--context-length",
+            remedy="donnez plus de texte, ou réduisez `batch_size`, `accumulate` ou "
+            "`context_length`",
         )
 
 

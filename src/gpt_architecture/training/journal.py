@@ -183,7 +183,7 @@ class TensorBoardLog(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 — facultatif
         except ImportError:
-            raise MissingDependencyError("tensorboard", purpose="--tensorboard") from None
+            raise MissingDependencyError("tensorboard", purpose="son journal") from None
         self._open: Any = SummaryWriter
         self._folder = str(folder)
         self._writer: Any = None

@@ -240,14 +240,14 @@ def _check_adapters(settings: Settings, sharing: Sharing | None) -> None:
     if settings.lora is None:
         return
     problems = {
-        "sans --from": settings.start is None,
-        "avec --optimizer muon": settings.optimizer.optimizer == "muon",
-        "avec --parallel fsdp": sharing is not None and not sharing.replicates,
+        "sans modèle de départ": settings.start is None,
+        "avec `optimizer=muon`": settings.optimizer.optimizer == "muon",
+        "avec `parallel=fsdp`": sharing is not None and not sharing.replicates,
     }
     for problem, found in problems.items():
         if found:
             raise ConfigurationError(
-                f"--lora-rank {problem}",
+                f"`lora_rank` {problem}",
                 expected="un modèle de départ, AdamW et des poids entiers dans chaque processus",
                 remedy="changez l'un ou l'autre",
             )
@@ -266,7 +266,7 @@ def _check_start(checkpoint: Checkpoint, settings: Settings) -> None:
         raise TrainingError(
             f"le modèle de départ {settings.start.name} n'est plus celui de {checkpoint.path}",
             expected="les poids dont les adaptateurs sont partis",
-            remedy="rendez-le à --from, ou recommencez avec --force",
+            remedy="rendez-le, ou recommencez avec `force`",
         )
 
 
@@ -285,7 +285,7 @@ def _restore(
         raise TrainingError(
             f"{checkpoint.path} ne dit pas où en est l'entraînement",
             expected="un point de reprise écrit par « gpt-architecture train »",
-            remedy="reprenez un autre point, ou recommencez avec --force",
+            remedy="reprenez un autre point, ou recommencez avec `force`",
         )
     return TrainingState.from_dict(stored)
 

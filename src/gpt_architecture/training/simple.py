@@ -133,7 +133,7 @@ def train_model_simple(
                 raise TrainingError(
                     f"la perte vaut {loss.item()} à l'étape {step + 1}",
                     expected="un nombre fini",
-                    remedy="réduisez le taux d'apprentissage (--lr)",
+                    remedy="réduisez le taux d'apprentissage (`lr`)",
                 )
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
