@@ -27,6 +27,7 @@ from gpt_architecture.errors import (
     OutputError,
     reason,
 )
+from gpt_architecture.storage import check_regular
 
 FORMAT = "gpt-architecture/model"
 VERSION = 1
@@ -129,6 +130,8 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
     path = Path(path)
     temporary: Path | None = None
     try:
+        if path.exists():  # renommer par-dessus /dev/null le supprimerait
+            check_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)

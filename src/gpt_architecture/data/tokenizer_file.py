@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.errors import OutputError, TokenizerError, reason
+from gpt_architecture.storage import check_regular
 
 TOKENIZER_JSON = "tokenizer.json"
 _MAX_BYTES = 64 << 20
@@ -60,6 +61,8 @@ def write_json(path: Path | str, document: dict[str, Any], *, indent: int | None
     temporary: Path | None = None
     text = json.dumps(document, ensure_ascii=False, indent=indent)
     try:
+        if path.exists():  # renommer par-dessus /dev/null le supprimerait
+            check_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
