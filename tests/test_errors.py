@@ -118,7 +118,8 @@ def test_an_extra_names_its_packages_elsewhere(monkeypatch, tmp_path):
     command = shlex.split(errors.install_command("serve"))
     assert command[:2] == ["pip", "install"]
     names = {part.split(">")[0] for part in command[2:]}
-    assert names == {"fastapi", "uvicorn", "prometheus-client", "llguidance"}
+    assert names >= {"fastapi", "uvicorn", "prometheus-client", "llguidance"}
+    assert not names & {"torch", "numba", "matplotlib"}  # la base et les autres extras n'y sont pas
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,8 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
     """
     path = Path(path)
     try:
+        if path.exists():  # renommer par-dessus /dev/null le supprimerait
+            check_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _beside(path) as folder:
             temporary = folder / path.name

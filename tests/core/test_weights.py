@@ -238,6 +238,14 @@ class TestWriting:
             save_model(tmp_path / "fichier" / "m.pt", build(), BOOK, tokenizer=TOKENIZER)
         assert "\n" not in str(caught.value)
 
+    def test_what_is_not_a_file_is_not_replaced(self, tmp_path):
+        """Renommer par-dessus /dev/null, ou un tube, le supprimerait."""
+        pipe = tmp_path / "tube"
+        os.mkfifo(pipe)
+        with pytest.raises(OutputError, match="tube"):
+            write_atomically(str(pipe), lambda path: path.write_text("x"))
+        assert pipe.is_fifo()
+
     def test_target_that_is_a_folder(self, path):
         path.mkdir()
         with pytest.raises(OutputError):

@@ -118,7 +118,8 @@ def test_the_file_of_another_needs_force(cli, model, text, tmp_path, name):
 def test_no_device_no_folder_no_lost_place(cli, model, text, tmp_path, name):
     """Un périphérique, un dossier, un lieu qui n'existe pas : dits avant de lire le modèle."""
     command, option, _ = writers(model, text)[name]
-    cli(*command, option, "/dev/null").check_one_line_error(1, "périphérique")
+    os.mkfifo(tmp_path / "tube")
+    cli(*command, option, tmp_path / "tube").check_one_line_error(1, "c'est un tube")
     cli(*command, option, tmp_path).check_one_line_error(1, "est un dossier")
     cli(*command, option, text / "x").check_one_line_error(1, "pas un dossier")
     cli(*command, option, "x" * 300).check_one_line_error(1, "nom trop long")

@@ -192,7 +192,15 @@ def test_chat_with_a_model_here(tmp_path, cli, monkeypatch):
     assert spoken.code == 0, spoken.err
     assert spoken.out == once.out
     monkeypatch.setattr(sys, "stdin", io.StringIO("bonjour\n"))
-    cli("chat", "--model", tmp_path / "sans.pt").check_one_line_error(2, "gabarit")
+    refused = cli("chat", "--model", tmp_path / "sans.pt")
+    refused.check_one_line_error(2, "gabarit", "faites-lui continuer un texte")
+    assert "--prompt" not in refused.err  # chat n'a pas cette option
+    for options in (("--regex", "["), ("--logit-bias", "99999=1")):  # dit sans attendre de question
+        monkeypatch.setattr(sys, "stdin", None)
+        refused = cli("chat", tmp_path / "avec.pt", *options)
+        assert (refused.code, refused.out) == (2, ""), refused.err
+    refused = cli("chat", tmp_path / "avec.pt", "--server", "http://127.0.0.1:1")
+    refused.check_one_line_error(2, "--model", "--server")
 
 
 class TestProxy:
