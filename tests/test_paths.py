@@ -113,10 +113,11 @@ class TestBehaviour:
 
     def test_texts_and_tokenizers(self, at):
         from gpt_architecture.data.char_tokenizer import CharTokenizer
-        from gpt_architecture.data.corpus import load_corpus, read_text
+        from gpt_architecture.data.corpus import load_corpus
         from gpt_architecture.data.prepare import prepare_tokens
         from gpt_architecture.data.shards import open_shards
         from gpt_architecture.data.tokenizer import get_tokenizer
+        from gpt_architecture.storage import read_text
 
         Path(at("t.txt")).write_text(FRENCH_TEXT, encoding="utf-8")
         assert read_text(at("t.txt")) == FRENCH_TEXT

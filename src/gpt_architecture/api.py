@@ -21,13 +21,16 @@ from torch import Tensor
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM
+from gpt_architecture.core.weights import check_vocabulary
 from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_chat
+from gpt_architecture.data.marked_text import plain, written
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.decoding.config import GenerationConfig, config_of
+from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
-from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, ModelFileError
-from gpt_architecture.interop.reading import detect
+from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
+from gpt_architecture.interop.reading import is_quantized
 from gpt_architecture.training.model_source import MODEL_NAME, locate, read_any
 
 logger = logging.getLogger(__name__)
@@ -78,16 +81,25 @@ class GPT:
         model = self.model if self.runner is None else self.runner
         return Generator(model, self.tokenizer, window=self.window, draft=self.draft)
 
-    def encode(self, prompt: str) -> Tensor:
+    def encode(self, prompt: str, *, parse_special: bool = False) -> Tensor:
         """Texte → (1, T) int64, sur le périphérique du modèle.
+
+        Args:
+            prompt: le texte.
+            parse_special: les noms de tokens spéciaux qui s'y trouvent en sont ; sinon, seuls le
+                sont ceux qu'un gabarit a écrits (`chat_prompt`).
 
         Raises:
             ConfigurationError: le texte ne donne aucun token.
         """
+        prompt = written(prompt) if parse_special else prompt
         return torch.tensor([self.generator.encode(prompt)], device=self.device)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Le texte d'une conversation, prêt pour la réponse du modèle.
+
+        Ses tokens spéciaux sont ceux du gabarit ; ce qu'un message contient reste du texte. Il se
+        donne tel quel à `generate` : un texte qu'on en tire (`+`, `format`) ne les a plus.
 
         Args:
             messages: chacun a un `role` (system, user, assistant) et un `content`.
@@ -103,9 +115,21 @@ class GPT:
                 expected="un modèle affiné par « gpt-architecture train --chat »",
                 remedy="affinez-le ainsi, ou faites-lui continuer un texte",
             )
-        return render_chat(messages, check_template(template), add_generation_prompt=True)
+        return render_chat(
+            messages,
+            check_template(template),
+            tokenizer=self.tokenizer,
+            add_generation_prompt=True,
+        )
 
-    def generate(self, prompt: str, config: GenerationConfig | None = None, **settings: Any) -> str:
+    def generate(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        parse_special: bool = False,
+        **settings: Any,
+    ) -> str:
         """Écrit la suite de `prompt` et rend le tout.
 
         La génération s'arrête au token de fin de texte, qui n'est pas rendu.
@@ -113,21 +137,30 @@ class GPT:
         Args:
             prompt: début du texte.
             config: comment générer ; None : la configuration par défaut.
+            parse_special: voir `encode`.
             settings: réglages de `GenerationConfig`, à la place de `config` ; `top_k` et `top_p`
                 valent `k` et `p`. Sans `strategy`, un filtre ou une température demande un tirage.
 
         Raises:
             ConfigurationError: réglage inconnu ou hors bornes, ou début vide.
         """
-        return prompt + "".join(self.stream(prompt, _config(config, settings)))
+        config = _config(config, settings)
+        start = written(prompt) if parse_special else prompt
+        pieces = list(self.pieces(start, config))
+        if warning := cut_warning(config, pieces[-1].finish):
+            logger.warning("%s", warning)
+        return plain(prompt) + "".join(piece.text for piece in pieces)
 
     def generate_batch(
         self,
         prompts: Sequence[str],
         config: GenerationConfig | Sequence[GenerationConfig] | None = None,
+        *,
+        parse_special: bool = False,
         **settings: Any,
     ) -> list[list[Generation]]:
         """Les suites de plusieurs débuts, qui avancent ensemble (voir `Generator.generate`)."""
+        prompts = [written(each) for each in prompts] if parse_special else prompts
         if config is None or isinstance(config, GenerationConfig):
             config = _config(config, settings)
         return self.generator.generate(prompts, config)
@@ -135,12 +168,16 @@ class GPT:
     def stream(self, prompt: str, config: GenerationConfig) -> Iterator[str]:
         """Rend la suite de `prompt` morceau par morceau, sans le début.
 
+        Un avertissement dit si `max_tokens` la coupe avant qu'elle vérifie sa contrainte.
+
         Raises:
             ConfigurationError: début vide.
         """
         for piece in self.pieces(prompt, config):
             if piece.text:
                 yield piece.text
+            if warning := cut_warning(config, piece.finish):
+                logger.warning("%s", warning)
 
     def pieces(
         self, prompt: str, config: GenerationConfig, *, observer: Observer | None = None
@@ -179,14 +216,8 @@ def load(
     """
     target = resolve_device(device)
     loaded = _read(path, target)
+    check_vocabulary(loaded.model.cfg, loaded.tokenizer, name=str(path))
     tokenizer = tokenizer_from_dict(loaded.tokenizer)
-    vocab_size = loaded.model.cfg.vocab_size
-    if tokenizer.vocab_size > vocab_size:
-        raise ModelFileError(
-            f"{path} : tokenizer de {tokenizer.vocab_size} tokens, modèle de {vocab_size}",
-            expected="un tokenizer qui tient dans le vocabulaire du modèle",
-            remedy="reprenez le fichier d'origine",
-        )
     runner = None if loaded.quantized else _runner(loaded.model, target, quant, engine)
     if loaded.quantized and quant is not None:
         raise ConfigurationError(
@@ -215,7 +246,7 @@ class _Loaded:
 
 def _read(source: Path | str, device: torch.device) -> _Loaded:
     path = locate(source)
-    if path.is_file() and path.suffix == ".safetensors" and detect(path) == "quantized":
+    if is_quantized(path):
         from gpt_architecture.kernels.quantize import load_quantized
 
         if device.type != "cpu":
@@ -257,7 +288,18 @@ def _runner(
     if engine == "torch" or (not wanted and importlib.util.find_spec("numba") is None):
         return None
     from gpt_architecture.kernels.packed import pack
+    from gpt_architecture.kernels.shapes import shape_obstacle
 
+    obstacle = shape_obstacle(model.cfg)
+    if obstacle is not None and engine == "packed":
+        raise ConfigurationError(
+            f"engine=packed : {obstacle}",
+            expected="un modèle au calcul de GPT-2",
+            remedy="retirez engine=packed",
+        )
+    if obstacle is not None and quant is None:
+        logger.info("décodage par PyTorch : %s", obstacle)
+        return None
     try:
         packed: CausalLM = pack(model, quant or "fp32")  # type: ignore[arg-type]
     except GPTArchitectureError:

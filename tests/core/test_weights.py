@@ -360,7 +360,7 @@ class TestDamagedFiles:
 
     def test_values_that_are_not_tensors(self, path):
         state = build().state_dict() | {"tok_emb.weight": [1.0]}
-        assert "state_dict" in refused(write_payload(path, payload(state_dict=state)))
+        assert "tenseurs nommés" in refused(write_payload(path, payload(state_dict=state)))
 
     def test_unknown_configuration_key(self, path):
         config = BOOK.to_dict() | {"n_kv_heads": 1}

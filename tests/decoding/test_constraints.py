@@ -11,7 +11,7 @@ from decoding_helpers import LetterTokenizer, sharp_model
 
 from gpt_architecture.data.bpe import BPETokenizer
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, SimpleTokenizerV2
-from gpt_architecture.decoding import constraints
+from gpt_architecture.decoding import grammars
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import build_constraint
 from gpt_architecture.decoding.generator import Generator
@@ -238,12 +238,12 @@ class TestRefusals:
 
     @pytest.mark.parametrize("limit", ["initial_lexer_fuel", "max_grammar_size"])
     def test_bounds_on_the_grammar(self, tokenizer, monkeypatch, limit):
-        monkeypatch.setitem(constraints._LIMITS, limit, 2)
+        monkeypatch.setitem(grammars.LIMITS, limit, 2)
         with pytest.raises(ConfigurationError, match="json_schema"):
             constraint(tokenizer, json_schema=json.dumps(SCHEMA))
 
     def test_bounds_on_a_step(self, tokenizer, monkeypatch):
-        monkeypatch.setitem(constraints._LIMITS, "max_lexer_states", 40)
+        monkeypatch.setitem(grammars.LIMITS, "max_lexer_states", 40)
         follower = constraint(tokenizer, regex="[a-z]{1,90}é")
 
         def go_on():

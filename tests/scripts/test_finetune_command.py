@@ -3,13 +3,15 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from cli_helpers import tiny
+from interop_helpers import GPT2, content
 
 from gpt_architecture import load
-from gpt_architecture.core.weights import read_model
+from gpt_architecture.core.weights import read_model, save_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training.adapter_file import read_adapter
 from gpt_architecture.training.checkpoint import CheckpointStore
@@ -61,6 +63,27 @@ def test_full_finetuning_from_a_model(cli, base, tmp_path):
     assert any(not torch.equal(before[name], changed[name]) for name in before)
     after = weights(base)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_variant_of_gpt2_is_finetuned_as_it_is(cli, tmp_path):
+    """Largeur cachée, activation et eps viennent du modèle, bien qu'aucune option ne les dise."""
+    own = {"inner_dim": 50, "activation": "relu", "norm_eps": 1e-3}
+    source = content(replace(GPT2, **own), window=16)
+    start = tmp_path / "départ.pt"
+    save_model(start, source.build(), source.config, tokenizer=source.tokenizer)
+    outcome = cli(
+        *("train", "--from", start, "--data", "la-lampe-du-passeur", "--max-steps", 2),
+        *("--output-dir", tmp_path / "m", "--device", "cpu"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert read_model(tmp_path / "m" / "gpt-model.pt").config.variants() == own
+    outcome = cli("inspect", tmp_path / "m" / "gpt-model.pt")
+    assert "inner_dim = 50, activation = relu, norm_eps = 0.001" in outcome.out
+    outcome = cli(
+        *("train", "--from", start, "--data", "la-lampe-du-passeur", "--max-steps", 2),
+        *("--output-dir", tmp_path / "f", "--device", "cpu", "--engine", "fused"),
+    )
+    outcome.check_one_line_error(2, "--engine fused", "activation = gelu_tanh")
 
 
 def test_chat_then_infer(cli, talk, tmp_path):

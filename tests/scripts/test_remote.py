@@ -88,6 +88,7 @@ def test_infer_writes_json(url, cli, tmp_path):
         (("--lookup", 4), 2, "lookup"),
         (("--xtc-probability", 0.5), 2, "xtc_probability"),
         (("--max-tokens", 100_000), 1, "4096"),
+        (("--max-tokens", 300), 1, "contexte de ce modèle"),  # sans la seconde ligne, en anglais
     ],
 )
 def test_what_cannot_be_asked_is_refused(url, cli, options, code, word):

@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_refused(options, word):
         backend(**options)
 
 
-def test_without_numba_autograd_takes_over(monkeypatch):
+def test_without_numba_autograd_takes_over(monkeypatch, caplog):
     """numba est facultatif : auto s'en passe, ce qui l'exige dit comment l'installer."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -138,6 +138,10 @@ def test_without_numba_autograd_takes_over(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", no_numba)
     assert isinstance(backend().engine, KeyedEngine)
+    assert "numba manque (pip install numba) : moteur autograd, plus lent" in caplog.text
+    caplog.clear()
+    backend(engine="autograd")
+    assert not caplog.text, "ce qui est demandé n'est pas un repli"
     for options in ({"engine": "fused"}, {"memory": "lean"}):
         with pytest.raises(MissingDependencyError, match="pip install numba"):
             backend(**options)

@@ -57,7 +57,8 @@ def test_a_checkpoint_is_a_model(data, tmp_path, tied):
     content = read_model(tmp_path / "points" / "step-000004")
     assert content.config == settings.model
     assert content.tokenizer == data.tokenizer.to_dict()
-    assert content.metadata == {"window": 8, "prompt": "Le passeur"}
+    kept = {"window": 8, "prompt": "Le passeur", "prompt_special": False}
+    assert content.metadata == kept
     model = content.build()
     ids = torch.arange(8).unsqueeze(0)
     with torch.no_grad():

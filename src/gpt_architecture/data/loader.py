@@ -109,6 +109,8 @@ def create_dataloader_v1(
 def split_text(text: str, train_ratio: float = TrainingConfig.train_ratio) -> tuple[str, str]:
     """Coupe le texte en deux parts contiguës et disjointes : entraînement, validation.
 
+    Une coupe qui tomberait dans un `<|endoftext|>` recule à son début.
+
     Args:
         text: le texte.
         train_ratio: part de la première, en caractères, dans ]0, 1[.
@@ -118,6 +120,8 @@ def split_text(text: str, train_ratio: float = TrainingConfig.train_ratio) -> tu
     """
     check_float("train_ratio", train_ratio, above=0.0, below=1.0)
     cut = int(train_ratio * len(text))
+    marker = text.rfind(END_OF_TEXT, max(0, cut - len(END_OF_TEXT) + 1), cut + len(END_OF_TEXT) - 1)
+    cut = cut if marker == -1 else marker
     return text[:cut], text[cut:]
 
 

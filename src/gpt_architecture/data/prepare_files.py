@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,11 @@ from filelock import FileLock, Timeout
 
 from gpt_architecture.data.shard_layout import INDEX_NAME, read_index
 from gpt_architecture.errors import OutputError
+from gpt_architecture.storage import NotAFileError, read_json, sweep, sync, write_atomically
 
 STATE_NAME = "etat.json"
-STATE_VERSION = 1
+STATE_VERSION = 2
+_MAX_STATE = 256 << 20
 _LOCK_NAME = ".verrou"
 _OURS = re.compile(
     rf"(train|val)_\d{{6,}}\.bin|\.?({re.escape(INDEX_NAME)}|{re.escape(STATE_NAME)})(\.tmp)?"
@@ -161,11 +162,12 @@ class WorkFolder:
             self._out.rmdir()  # refuse s'il contient quoi que ce soit
         self.path.rename(self._out)
         (self._out / _LOCK_NAME).unlink(missing_ok=True)
-        _sync(self._out)
-        _sync(self._out.parent)
+        sync(self._out)
+        sync(self._out.parent)
 
     def _recover(self) -> None:
         """Trouve de quoi reprendre ; sinon vide le dossier de travail."""
+        sweep(self.path)
         foreign = _foreign(self.path)
         if foreign:
             raise OutputError(
@@ -191,13 +193,13 @@ class WorkFolder:
         if (self.path / INDEX_NAME).exists():
             return identity_of(read_index(self.path))
         try:
-            state = json.loads((self.path / STATE_NAME).read_bytes())
+            state = read_json(self.path / STATE_NAME, _MAX_STATE)
             if state["version"] == STATE_VERSION:
                 self.state = state
                 return dict(state["identity"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (NotAFileError, ValueError, KeyError, TypeError):
             if self._force:
                 return None
         raise OutputError(
@@ -222,20 +224,5 @@ def _clear(folder: Path) -> None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    if os.name != "posix":  # Windows ne sait pas vider un dossier
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -8,10 +8,9 @@ s'arrêter : une suite finie par `stop` vérifie donc toujours la contrainte. Un
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any, cast
 
@@ -21,35 +20,29 @@ from torch import Tensor
 
 from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.grammars import (
+    NOTHING,
+    build_matcher,
+    grammar_of,
+    read_schema,
+    reason_of,
+    refusal,
+    token_tree,
+    why_refused,
+)
+from gpt_architecture.decoding.json_schemas import shortest_document
 from gpt_architecture.decoding.sequence import Constraint, eos_ids
-from gpt_architecture.errors import ConfigurationError, GenerationError, MissingDependencyError
+from gpt_architecture.errors import ConfigurationError, GenerationError
 
 logger = logging.getLogger(__name__)
 
-_LIMITS = {
-    "initial_lexer_fuel": 1_000_000,  # au plus 20 ms d'analyse d'expression
-    "step_lexer_fuel": 200_000,  # au plus 15 ms par token
-    "step_max_items": 50_000,
-    "max_lexer_states": 50_000,  # un à deux kilo-octets chacun
-    "max_grammar_size": 500_000,
-    "verbose_errors": False,
-}
-"""Bornes de llguidance : une contrainte démesurée est refusée, elle ne fige rien."""
+Trial = Callable[[str, str], None]
+"""Essaie ailleurs une grammaire (nom du réglage, grammaire), et refuse celle qui coûte trop."""
 
-_JSON_STYLE = {
-    "item_separator": ",",
-    "key_separator": ":",
-    "whitespace_flexible": False,  # un petit modèle écrirait des blancs sans fin
-    "coerce_one_of": False,
-    "lenient": False,  # un mot-clé que llguidance ignore est une erreur
-}
-_HEADER = '%llguidance {"no_forcing": true}\n'
-"""Tous les tokens permis le sont : la loi est celle du modèle, restreinte aux textes permis."""
+_READING = threading.Lock()  # une à la fois : chacune peut prendre un moment cent mégaoctets
 
-_NOTHING = "aucun texte ne la vérifie"
-_DETAIL = re.compile(r"error: |\(in regex\): |compile JSON schema: ")
-_CONTEXT = re.compile(r"\n\s*\d+ \| |<")
-_LONGEST_REASON = 300
+MAX_BUILD_SECONDS = 60.0
+"""Secondes laissées à la lecture d'une contrainte que rien n'a essayée d'avance."""
 
 
 def build_constraint(
@@ -58,18 +51,21 @@ def build_constraint(
     *,
     vocab_size: int,
     device: torch.device | str = "cpu",
+    trial: Trial | None = None,
 ) -> Constraint | None:
     """La contrainte que demande une configuration ; None si elle n'en demande pas.
 
     L'expression régulière suit la syntaxe du paquet `regex` de Rust, sans regards ni références
     arrière, et vaut pour la suite entière, comme `re.fullmatch`. Le JSON est écrit sans blancs,
-    les propriétés dans l'ordre du schéma.
+    les propriétés dans l'ordre du schéma, dont les objets sont fermés (`json_schemas`).
 
     Args:
         config: `regex`, `choices` ou `json_schema`.
         tokenizer: par octets (gpt2, bpe-N).
         vocab_size: logits du modèle (V).
         device: où sont les logits.
+        trial: ce qui a essayé la contrainte avant qu'elle soit lue ici, d'un trait. Sans lui,
+            elle est lue dans un fil à part, que Ctrl-C ou MAX_BUILD_SECONDS abandonnent.
 
     Raises:
         ConfigurationError: contrainte mal écrite, impossible à satisfaire, démesurée, ou donnée
@@ -84,12 +80,18 @@ def build_constraint(
             expected="l'un ou l'autre : la contrainte dit déjà où finir",
             remedy="retirez stop",
         )
-    library = _library()
-    name, grammar = _grammar(config, library)
+    name, grammar = grammar_of(config)
     vocabulary = _vocabulary(tokenizer)
-    limits = library.LLParserLimits(**_LIMITS)
-    matcher = library.LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
-    _check_grammar(matcher, name)
+    if trial is None:
+        matcher = _build_aside(vocabulary, name, grammar)
+    else:
+        trial(name, grammar)
+        with _READING:
+            matcher = build_matcher(vocabulary, grammar)
+    for warning in matcher.get_grammar_warnings():
+        logger.warning("%s : %s", name, " ".join(warning.split()))
+    if reason := why_refused(matcher):
+        raise refusal(name, reason)
     return GrammarConstraint(
         matcher,
         name=name,
@@ -97,6 +99,42 @@ def build_constraint(
         end_ids=eos_ids(config, tokenizer),
         vocab_size=vocab_size,
         device=device,
+    )
+
+
+def budget_warning(config: GenerationConfig, tokenizer: Tokenizer) -> str | None:
+    """Ce qu'il faut dire d'une contrainte que `max_tokens` ne laissera sans doute pas finir.
+
+    Raises:
+        ConfigurationError: `json_schema` n'est pas un schéma.
+    """
+    if not isinstance(tokenizer, ByteTokenizer):
+        return None
+    what, texts = "choices", list(config.choices)
+    if config.json_schema is not None:
+        what, texts = "json_schema", [shortest_document(read_schema(config.json_schema))]
+    if not texts:
+        return None
+    # Il faut au plus un token par octet : le codage n'est fait que s'il peut déborder.
+    if min(len(text.encode()) for text in texts) <= config.max_tokens:
+        return None
+    needed = min(len(tokenizer.encode(text)) for text in texts)
+    if needed <= config.max_tokens:
+        return None
+    return (
+        f"le plus court texte que permet {what} demande environ {needed} tokens, "
+        f"max_tokens en accorde {config.max_tokens}"
+    )
+
+
+def cut_warning(config: GenerationConfig, finish: str | None) -> str | None:
+    """Ce qu'il faut dire d'une suite contrainte que `max_tokens` a coupée ; None : rien."""
+    if finish != "length" or not config.is_constrained:
+        return None
+    name = next(n for n in ("regex", "choices", "json_schema") if getattr(config, n))
+    return (
+        f"la suite s'arrête à {config.max_tokens} tokens, avant de vérifier {name} : elle n'en est "
+        "que le début"
     )
 
 
@@ -144,7 +182,7 @@ class GrammarConstraint:
             if token < self._vocab_size:
                 mask[token] = can_end and token in self._ends
         if self._matcher.is_error() or not mask.any():
-            raise self._failure(_reason(self._matcher) or _NOTHING)
+            raise self._failure(reason_of(self._matcher) or NOTHING)
         return torch.from_numpy(mask).to(self._device)
 
     def advance(self, token: int) -> None:
@@ -154,7 +192,7 @@ class GrammarConstraint:
             GenerationError: la contrainte ne le permettait pas.
         """
         if token not in self._ends and not self._matcher.consume_token(token):
-            raise self._failure(_reason(self._matcher))
+            raise self._failure(reason_of(self._matcher))
 
     @property
     def is_complete(self) -> bool:
@@ -169,59 +207,23 @@ class GrammarConstraint:
         )
 
 
-def _grammar(config: GenerationConfig, library: Any) -> tuple[str, str]:
-    """Nom du réglage, et sa grammaire pour llguidance."""
-    if config.json_schema is not None:
-        return "json_schema", f"{_HEADER}start: %json {_schema(config.json_schema)}"
-    name, regex = "regex", config.regex
-    if regex is None:
-        name, regex = "choices", "|".join(re.escape(choice) for choice in config.choices)
-    if (len(regex) - len(regex.rstrip("\\"))) % 2:  # llguidance l'oublierait en silence
-        raise _refusal(name, "une barre oblique inverse finale n'échappe rien")
-    return name, f"{_HEADER}start: /{library.regex_to_lark(regex)}/"
-
-
-def _schema(text: str) -> str:
-    """Le schéma, avec une écriture du JSON sans blancs."""
-    try:
-        schema = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise _refusal("json_schema", f"ce n'est pas du JSON ({error})") from None
-    if not isinstance(schema, dict):
-        raise _refusal("json_schema", "ce n'est pas un objet JSON")
-    return json.dumps({**schema, "x-guidance": _JSON_STYLE})
-
-
-def _check_grammar(matcher: Any, name: str) -> None:
-    """Refuse une grammaire invalide, et celle dont aucun texte n'est possible.
+def _build_aside(vocabulary: Any, name: str, grammar: str) -> Any:
+    """Lit une grammaire dans un fil à part : le code natif ne s'interrompt pas, l'attente si.
 
     Raises:
-        ConfigurationError: voir ci-dessus.
+        ConfigurationError: elle n'est pas lue à temps.
     """
-    for warning in matcher.get_grammar_warnings():
-        logger.warning("%s : %s", name, " ".join(warning.split()))
-    reason = _reason(matcher)
-    if not reason:
-        possible = any(matcher.compute_bitmask())
-        reason = _reason(matcher) or ("" if possible else _NOTHING)
-    if reason:
-        raise _refusal(name, reason)
-
-
-def _refusal(name: str, reason: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"la contrainte {name} est refusée : {reason}",
-        expected="une contrainte bien écrite, qu'un texte peut vérifier",
-        remedy=f"corrigez {name}",
+    found = list[Any]()
+    thread = threading.Thread(
+        target=lambda: found.append(build_matcher(vocabulary, grammar)),
+        name="contrainte",
+        daemon=True,
     )
-
-
-def _reason(matcher: Any) -> str:
-    """L'erreur de la bibliothèque en une ligne ; vide s'il n'y en a pas."""
-    error = _DETAIL.split(_CONTEXT.split(matcher.get_error(), maxsplit=1)[0])[-1]
-    if error.startswith("NoExtension"):
-        return _NOTHING
-    return " ".join(error.split())[:_LONGEST_REASON]
+    thread.start()
+    thread.join(MAX_BUILD_SECONDS)
+    if not found:
+        raise refusal(name, f"la lire demande plus de {MAX_BUILD_SECONDS:g} s")
+    return found[0]
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Any:
@@ -239,32 +241,6 @@ def _vocabulary(tokenizer: Tokenizer) -> Any:
     return _token_tree(cast(Any, tokenizer))
 
 
-@lru_cache(maxsize=2)  # une demi-seconde pour les tokens de GPT-2
+@lru_cache(maxsize=2)
 def _token_tree(tokenizer: ByteTokenizer) -> Any:
-    library = _library()
-    return library.LLTokenizer(library.TokenizerWrapper(_Vocabulary(tokenizer)))
-
-
-class _Vocabulary:
-    """Ce que llguidance demande à un tokenizer."""
-
-    bos_token_id = None
-
-    def __init__(self, tokenizer: ByteTokenizer) -> None:
-        self._encode = tokenizer.encode
-        self.tokens = tokenizer.token_bytes()
-        self.eos_token_id = tokenizer.eos_id
-        self.special_token_ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-
-    def __call__(self, text: bytes | str) -> list[int]:
-        return self._encode(text.decode() if isinstance(text, bytes) else text)
-
-
-def _library() -> Any:
-    try:
-        import llguidance  # noqa: PLC0415 — facultatif
-    except ImportError:
-        raise MissingDependencyError(
-            "llguidance", purpose="contraindre la suite (regex, choices, json_schema)"
-        ) from None
-    return llguidance
+    return token_tree(tokenizer.token_bytes(), tokenizer.eos_id, tokenizer.encode)

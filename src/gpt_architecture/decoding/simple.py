@@ -9,14 +9,14 @@ Formes : B lot, T tokens, V vocabulaire.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from gpt_architecture.config import TEMPERATURE, TOP_K, TOP_P, check_int
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.utils import evaluation_mode
+from gpt_architecture.core.utils import blaming_weights, evaluation_mode
 from gpt_architecture.decoding.sampling import NextToken, greedy_token, sampled_token
 from gpt_architecture.decoding.strategies import top_k as keep_top_k
 from gpt_architecture.decoding.strategies import top_p
@@ -24,7 +24,7 @@ from gpt_architecture.errors import ConfigurationError
 
 
 def generate_text_simple(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -35,7 +35,7 @@ def generate_text_simple(
     """Décodage glouton : à chaque pas, le token le plus probable.
 
     Args:
-        model: rend des logits (B, T, V) ; il est mis en évaluation le temps de l'appel.
+        model: (B, T) → logits (B, T, V) ; un module est mis en évaluation le temps de l'appel.
         idx: (B, T) int64, T ≥ 1 ; le début du texte.
         max_new_tokens: tokens à produire, au plus.
         context_size: seuls les derniers `context_size` tokens sont relus.
@@ -55,7 +55,7 @@ def generate_text_simple(
 
 
 def generate_text_temperature(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -75,7 +75,7 @@ def generate_text_temperature(
 
 
 def generate_text_top_k(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -95,7 +95,7 @@ def generate_text_top_k(
 
 
 def generate_text_top_p(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -185,7 +185,7 @@ def stream_tokens(
         if cache.length + fresh.size(1) > context_size:
             cache.reset()
             fresh = idx = idx[:, -context_size:]
-        with torch.inference_mode(), evaluation_mode(model):
+        with torch.inference_mode(), evaluation_mode(model), blaming_weights(model):
             logits = model(fresh, cache)[:, -1, :]  # (B, V)
             fresh = choose(logits)
         fresh, finished = _freeze_finished(fresh, finished, eos_id)
@@ -196,7 +196,7 @@ def stream_tokens(
 
 
 def _generate(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -206,7 +206,7 @@ def _generate(
     """La boucle de l'oracle : relire le contexte, choisir, ajouter."""
     _check_arguments(idx, max_new_tokens, context_size)
     finished = torch.zeros(idx.size(0), 1, dtype=torch.bool, device=idx.device)
-    with torch.no_grad(), evaluation_mode(model):
+    with torch.no_grad(), evaluation_mode(model), blaming_weights(model):
         for _ in range(max_new_tokens):
             logits = model(idx[:, -context_size:])[:, -1, :]  # (B, V)
             token, finished = _freeze_finished(choose(logits), finished, eos_id)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.errors import DataError, reason
+from gpt_architecture.storage import open_regular
 
 MAX_BYTES = 256 << 20
 """Taille d'un journal, au plus."""
@@ -56,7 +57,7 @@ def curves_from_journal(path: Path | str) -> LossCurves:
                 expected=f"au plus {MAX_BYTES >> 20} Mio",
                 remedy="donnez le journal d'un entraînement",
             )
-        with path.open(encoding="utf-8", errors="replace") as lines:
+        with open_regular(path) as lines:
             records = [record for line in lines if (record := _record(line)) is not None]
     except OSError as error:
         raise DataError(
@@ -98,7 +99,7 @@ def thinned(points: Points, most: int) -> Points:
     )
 
 
-def _record(line: str) -> dict[str, Any] | None:
+def _record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.tensor_files import bare_name, named_tensors
 from gpt_architecture.core.weights import ModelFile
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.interop.files import named_tensors
-from gpt_architecture.interop.nanogpt import COMPILED
 from gpt_architecture.interop.state_map import OUR_EMBEDDING, OUR_HEAD, own_weights
-from gpt_architecture.interop.vocabulary import assumed_tokenizer
+from gpt_architecture.interop.vocabulary import assumed_tokenizer, check_given
 
 HEAD_DIM = 64
 """Taille d'une tête dans les quatre GPT-2, et dans le livre : rien d'autre ne dit leur nombre."""
 
-_BLOCK = re.compile(r"trf_blocks\.(\d+)\.")
+_BLOCK = re.compile(r"trf_blocks\.(\d{1,6})\.")
 _FUSED = re.compile(r"(trf_blocks\.\d+\.att)\.qkv\.(weight|bias)")
 _POSITIONS = "pos_emb.weight"
 
@@ -38,8 +37,8 @@ def book_state(content: object) -> Mapping[str, Any] | None:
     inner = content.get("model_state_dict", content)
     if not isinstance(inner, Mapping):
         return None
-    state = {str(name).removeprefix(COMPILED): tensor for name, tensor in inner.items()}
-    return state if {OUR_EMBEDDING, _POSITIONS} <= set(state) else None
+    names = {bare_name(str(name)) for name in inner}
+    return inner if {OUR_EMBEDDING, _POSITIONS} <= names else None
 
 
 def read_book(
@@ -66,7 +65,8 @@ def read_book(
     weights = own_weights(state, config)
     if config.tie_weights:
         weights[OUR_HEAD] = weights[OUR_EMBEDDING]
-    chosen = tokenizer or assumed_tokenizer(config.vocab_size, path)
+    size = config.vocab_size
+    chosen = check_given(tokenizer, size, path) if tokenizer else assumed_tokenizer(size, path)
     return ModelFile(
         config=config,
         state_dict=weights,
@@ -112,6 +112,7 @@ def book_config(
             expected=f"une largeur multiple de {HEAD_DIM}, ou le nombre de têtes",
             remedy="convertissez-le en donnant `n_heads`",
         )
+    wide = state.get("trf_blocks.0.ff.layers.0.weight")
     numbers = [int(found[1]) for name in state if (found := _BLOCK.match(name)) is not None]
     try:
         return GPTConfig(
@@ -122,6 +123,7 @@ def book_config(
             n_layers=1 + max(numbers, default=-1),
             qkv_bias=any(name.endswith(".att.W_query.bias") for name in state),
             tie_weights=_is_tied(state),
+            inner_dim=wide.size(0) if wide is not None and wide.ndim == 2 else None,
         )
     except ConfigurationError as error:
         raise ModelFileError(

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, StrategyName
-from gpt_architecture.errors import ConfigurationError, DataError, reason
-from gpt_architecture.scripts._cli import command_line, find_model
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.scripts._cli import command_line, find_model, say_aside
+from gpt_architecture.storage import read_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gpt_architecture.decoding.config import GenerationConfig
 
 Prompt = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
@@ -266,6 +269,23 @@ def generation_config(
     return GenerationConfig(**values)
 
 
+def warn_cut(config: GenerationConfig, ends: Sequence[str | None]) -> None:
+    """Dit, sur stderr, si des suites contraintes ont été coupées par max_tokens.
+
+    Args:
+        config: comment elles ont été écrites.
+        ends: pourquoi chacune s'arrête.
+    """
+    if not config.is_constrained:
+        return
+    from gpt_architecture.decoding.constraints import cut_warning
+
+    found = [warning for end in ends if (warning := cut_warning(config, end))]
+    if found:
+        several = f" ({len(found)} suites sur {len(ends)})" if len(ends) > 1 else ""
+        say_aside(f"avertissement : {found[0]}{several}")
+
+
 def _bias(text: str) -> tuple[int, float]:
     token, _, bias = text.partition("=")
     try:
@@ -281,12 +301,6 @@ def _bias(text: str) -> tuple[int, float]:
 def _schema(text: str | None) -> str | None:
     if text is None or not text.startswith("@"):
         return text
-    path = Path(text[1:])
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un schéma JSON",
-            remedy="corrigez --json-schema",
-        ) from None
+    return read_text(
+        text[1:], expected="un schéma JSON", remedy="corrigez --json-schema", limit=1 << 20
+    )

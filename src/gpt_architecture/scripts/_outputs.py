@@ -49,8 +49,8 @@ def check_output(
     Raises:
         OutputError: modèle d'un autre entraînement, dossier refusé ou place insuffisante.
     """
-    from gpt_architecture.core.weights import write_atomically
     from gpt_architecture.errors import ModelFileError
+    from gpt_architecture.storage import check_writable
     from gpt_architecture.training.journal import JOURNAL
 
     path = output_dir / product.file_name
@@ -74,9 +74,7 @@ def check_output(
                 expected="un dossier sans modèle, ou le modèle de ces mêmes réglages",
                 remedy="ajoutez --force pour l'écraser, ou changez --output-dir",
             )
-    probe = output_dir / ".gpt-architecture-essai"
-    write_atomically(probe, lambda temporary: temporary.write_bytes(b"essai"))
-    probe.unlink()
+    check_writable(output_dir)
     needed = product.nbytes + checkpoints * product.checkpoint_bytes + _MARGIN
     free = shutil.disk_usage(output_dir).free
     if free < needed:

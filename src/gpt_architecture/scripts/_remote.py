@@ -53,6 +53,9 @@ class Service:
         url: son adresse, avec ou sans /v1.
         key: clé d'accès ; None : celle de GPT_ARCHITECTURE_API_KEY, s'il y en a une.
 
+    Attributes:
+        finish: pourquoi la dernière suite lue au fil de l'eau s'arrête.
+
     Raises:
         ConfigurationError: ce n'est pas une adresse HTTP.
     """
@@ -75,6 +78,7 @@ class Service:
         self._opener = build_opener(ProxyHandler(proxies))
         self._key = os.environ.get(KEY_VARIABLE) if key is None else key
         self._model: str | None = None
+        self.finish: str | None = None
 
     @property
     def model(self) -> str:
@@ -95,12 +99,14 @@ class Service:
         """Le texte de /v1/completions, au fil de l'eau."""
         body = {"prompt": prompt, **settings, "model": self.model, "stream": True}
         for choice in self._choices("/v1/completions", body):
+            self.finish = choice.get("finish_reason") or self.finish
             yield choice.get("text") or ""
 
     def chat(self, messages: list[dict[str, str]], settings: dict[str, Any]) -> Iterator[str]:
         """Le texte de /v1/chat/completions, au fil de l'eau."""
         body = {"messages": messages, **settings, "model": self.model, "stream": True}
         for choice in self._choices("/v1/chat/completions", body):
+            self.finish = choice.get("finish_reason") or self.finish
             yield choice.get("delta", {}).get("content") or ""
 
     def _choices(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -154,8 +160,9 @@ class Service:
         return found
 
     def _failure(self, message: str) -> ServiceError:
+        first = message.split("\n", 1)[0]  # une seconde ligne, en anglais, est pour les programmes
         return ServiceError(
-            f"{self._base} refuse ou échoue : {message}",
+            f"{self._base} refuse ou échoue : {first}",
             expected="une réponse",
             remedy="corrigez la demande, ou réessayez",
         )

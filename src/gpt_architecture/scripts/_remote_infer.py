@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpt_architecture.scripts._options import warn_cut
 from gpt_architecture.scripts._remote import Service, remote_settings
 
 if TYPE_CHECKING:
@@ -12,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def infer_remotely(
-    server: str, prompts: list[str], config: GenerationConfig, results: ResultOptions
+    server: str,
+    prompts: list[str],
+    config: GenerationConfig,
+    results: ResultOptions,
+    *,
+    parse_special: bool = False,
 ) -> None:
     """Écrit les suites comme le fait `infer` : au fil de l'eau s'il n'y en a qu'une.
 
@@ -21,12 +27,15 @@ def infer_remotely(
         prompts: débuts, au moins un.
         config: comment générer.
         results: sous quelle forme les rendre.
+        parse_special: les noms de tokens spéciaux d'un début en sont.
 
     Raises:
         ConfigurationError: adresse ou réglage impossible à distance.
         ServiceError: le service ne répond pas, ou refuse.
     """
     service, settings = Service(server), remote_settings(config)
+    if parse_special:
+        settings["parse_special"] = True
     if not results.wants_json and len(prompts) == 1 and config.n == 1:
         pieces = service.stream(prompts[0], settings)
         first = next(pieces, "")  # un refus s'écrit seul, sans le début
@@ -34,12 +43,14 @@ def infer_remotely(
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
+        warn_cut(config, [service.finish])
         return
-    blocks, records = [], []
+    blocks, ends, records = [], [], []
     for prompt in prompts:
         answer = service.complete(prompt, settings)
         for choice in answer["choices"]:
             blocks.append(prompt + choice["text"])
+            ends.append(choice["finish_reason"])
             if results.wants_json:
                 record = {
                     "prompt": prompt,
@@ -55,3 +66,4 @@ def infer_remotely(
     results.save(records, "infer")
     if not results.as_json:
         print("\n\n---\n\n".join(blocks))
+    warn_cut(config, ends)

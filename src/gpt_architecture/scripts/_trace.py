@@ -45,10 +45,12 @@ def write_trace(
     from gpt_architecture.core.weights import write_atomically
     from gpt_architecture.decoding.trace import Tracer
     from gpt_architecture.scripts._cli import output_console, say_aside
+    from gpt_architecture.scripts._options import warn_cut
 
     tracer = Tracer(gpt.generator.encode(prompt), config, gpt.tokenizer)
     for _ in tracer.follow(gpt.pieces(prompt, config, observer=tracer.observe)):
         pass
+    warn_cut(config, [tracer.trace.finish])
     if path is None and form == "table":
         render_terminal(output_console(), tracer.trace)
         return

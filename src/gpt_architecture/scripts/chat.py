@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
-from gpt_architecture.scripts._cli import CommonOptions, find_model, say_aside
+from gpt_architecture.scripts._cli import CommonOptions, find_model, read_stdin, say_aside
 from gpt_architecture.scripts._options import (
     FilterOptions,
     ModelChoice,
@@ -24,6 +24,7 @@ from gpt_architecture.scripts._options import (
     ShapeOptions,
     Text,
     generation_config,
+    warn_cut,
 )
 from gpt_architecture.scripts._remote import Service, check_remote, remote_settings
 
@@ -61,19 +62,23 @@ def chat(
             f"--n vaut {sampling.n}", expected="une réponse par question", remedy="retirez --n"
         )
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
+    ends = list[str | None]()  # pourquoi la dernière réponse s'arrête
     if server is None:
-        respond = _local(find_model(model), choice, config)
+        respond = _local(find_model(model), choice, config, ends)
     else:
         check_remote({"--model": model, "--quant": choice.quant})
         service, settings = Service(server), remote_settings(config)
 
         def respond(messages: Messages) -> Iterator[str]:
-            return service.chat(messages, settings)
+            yield from service.chat(messages, settings)
+            ends[:] = [service.finish]
 
-    converse(respond, system)
+    converse(respond, system, lambda: warn_cut(config, ends))
 
 
-def converse(respond: Responder, system: str | None = None) -> None:
+def converse(
+    respond: Responder, system: str | None = None, after: Callable[[], None] = lambda: None
+) -> None:
     """Lit des questions sur l'entrée standard et écrit les réponses.
 
     Au terminal, une question refusée se corrige ; ailleurs, elle arrête la commande.
@@ -81,6 +86,7 @@ def converse(respond: Responder, system: str | None = None) -> None:
     Args:
         respond: répond à une conversation.
         system: consigne.
+        after: appelé après chaque réponse.
     """
     opening = [] if system is None else [{"role": "system", "content": system}]
     messages, live = list(opening), sys.stdin.isatty()
@@ -98,6 +104,7 @@ def converse(respond: Responder, system: str | None = None) -> None:
                 raise
             say_aside(f"erreur : {error}")
             continue
+        after()
         messages = [*asked, {"role": "assistant", "content": answer}]
 
 
@@ -105,7 +112,7 @@ def _questions(live: bool) -> Iterator[str]:
     while True:
         if live:
             print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        line = read_stdin(line=True)
         if not line:
             return
         if line.strip():
@@ -126,8 +133,10 @@ def _show(pieces: Iterator[str]) -> str:
     return "".join(written)
 
 
-def _local(model: Path, choice: ModelChoice, config: GenerationConfig) -> Responder:
-    """Un modèle chargé ici, par son gabarit."""
+def _local(
+    model: Path, choice: ModelChoice, config: GenerationConfig, ends: list[str | None]
+) -> Responder:
+    """Un modèle chargé ici, par son gabarit ; `ends` dit pourquoi la dernière réponse finit."""
     from gpt_architecture.api import load
 
     gpt = load(model, device=choice.device, quant=choice.quant)
@@ -135,7 +144,10 @@ def _local(model: Path, choice: ModelChoice, config: GenerationConfig) -> Respon
     gpt.generator.check(config)
 
     def respond(messages: Messages) -> Iterator[str]:
-        return gpt.stream(gpt.chat_prompt(messages), config)
+        for piece in gpt.pieces(gpt.chat_prompt(messages), config):
+            ends[:] = [piece.finish]
+            if piece.text:
+                yield piece.text
 
     return respond
 

@@ -21,7 +21,7 @@ from gpt_architecture.scripts._cli import (
     output_console,
     say_aside,
 )
-from gpt_architecture.scripts._options import ModelChoice, ModelSource, model_path
+from gpt_architecture.scripts._options import ModelChoice, ModelSource, model_path, warn_cut
 from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of, page_of
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def demo(
         gpt.generator.check(config)
     prompts = [default_prompt(each, gpt.metadata) for each in prompt or (None,)]
     summaries = summarize(_run(gpt, prompts, variants, seed))
+    for each in summaries:
+        warn_cut(each.config, [result.finish for result in each.results])
     if not output.emit(_records(summaries), "demo"):
         from gpt_architecture.scripts._comparison import show_comparison
 

@@ -180,6 +180,7 @@ def _study(
         *(gpt, path, study),
         held_out=[document.tokens for document in documents],
         losses=results["text"].record["documents"] if "text" in results else [],
+        field=options.field,
         offline=options.offline,
         progress=partial(MeasureProgress, bar),
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ConfigurationError, DataError, reason
+from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.scripts._cli import (
     MODEL_NAME,
     CommonOptions,
@@ -34,6 +34,7 @@ from gpt_architecture.scripts._options import (
     ShapeOptions,
     generation_config,
     model_path,
+    warn_cut,
 )
 from gpt_architecture.scripts._results import (
     ResultOptions,
@@ -43,6 +44,7 @@ from gpt_architecture.scripts._results import (
     text_of,
 )
 from gpt_architecture.scripts._trace import TRACE_TITLE, TraceFormat, write_trace
+from gpt_architecture.storage import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,6 +97,7 @@ def infer(
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     draft: Path | None = None,
     server: str | None = None,
+    parse_special: bool = False,
     output: OutputOptions = OutputOptions(),
     results: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
@@ -106,6 +109,8 @@ def infer(
             l'entraînement.
         chat: Question à poser à un modèle qui a un gabarit de conversation ; seule la réponse est
             écrite.
+        parse_special: Les noms de tokens spéciaux écrits dans le début ou la question en sont, au
+            lieu d'être du texte.
         draft: Petit modèle, de même tokenizer, qui propose ce que le grand vérifie.
         server: Adresse d'un service (http://127.0.0.1:8000), qui écrit à la place du modèle.
     """
@@ -126,7 +131,7 @@ def infer(
     )
     if server is not None:
         given = {"--model": model, "--quant": choice.quant, "--draft": draft, "--chat": chat}
-        _remotely(server, prompt, config, output, results, given)
+        _remotely(server, prompt, config, output, results, given, parse_special=parse_special)
         return
 
     from gpt_architecture.api import load
@@ -135,20 +140,15 @@ def infer(
     if chat is not None:
         messages = [{"role": "user", "content": read_prompt(chat)}]
         prompt, output = gpt.chat_prompt(messages), replace(output, echo=False)
+    texts = _starts(prompt, output.prompts, gpt.metadata, parse_special=parse_special)
     if output.score:
-        _score(gpt, default_prompt(prompt, gpt.metadata), config, results)
+        _score(gpt, texts[0], config, results)
     elif output.prompts is not None or config.n > 1 or config.lookup or draft is not None:
-        texts = (
-            [default_prompt(prompt, gpt.metadata)]
-            if output.prompts is None
-            else _read_prompts(output.prompts)
-        )
         _whole(gpt, texts, config, results, echo=output.echo)
     elif output.traced:
-        text = default_prompt(prompt, gpt.metadata)
-        write_trace(gpt, text, config, form=output.trace_format, path=output.trace_file)
+        write_trace(gpt, texts[0], config, form=output.trace_format, path=output.trace_file)
     else:
-        _stream(gpt, default_prompt(prompt, gpt.metadata), config, results, echo=output.echo)
+        _stream(gpt, texts[0], config, results, echo=output.echo)
     if config.is_sampling and sampling.seed is None and not results.as_json and not output.score:
         print(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)", file=sys.stderr)
 
@@ -189,27 +189,32 @@ def _remotely(
     output: OutputOptions,
     results: ResultOptions,
     given: Mapping[str, object],
+    *,
+    parse_special: bool,
 ) -> None:
     """Fait écrire un service ; ce qui demande le modèle lui-même est refusé."""
     from gpt_architecture.scripts._remote import check_remote
     from gpt_architecture.scripts._remote_infer import infer_remotely
 
     check_remote({**given, "--score": output.score or None, "--trace": output.traced or None})
-    prompts = (
-        [default_prompt(prompt, {})] if output.prompts is None else _read_prompts(output.prompts)
-    )
-    infer_remotely(server, prompts, config, results)
+    prompts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
+    infer_remotely(server, prompts, config, results, parse_special=parse_special)
+
+
+def _starts(
+    prompt: str | None, path: Path | None, metadata: Mapping[str, Any], *, parse_special: bool
+) -> list[str]:
+    """Les débuts : ceux d'un fichier, ou un seul."""
+    from gpt_architecture.data.marked_text import written
+
+    found = [default_prompt(prompt, metadata)] if path is None else _read_prompts(path)
+    return [written(each) for each in found] if parse_special else found
 
 
 def _read_prompts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un texte UTF-8, un début par ligne",
-            remedy="corrigez --prompts",
-        ) from None
+    lines = read_text(
+        path, expected="un texte UTF-8, un début par ligne", remedy="corrigez --prompts"
+    ).split("\n")
     prompts = [line for line in lines if line.strip()]
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise DataError(
@@ -233,6 +238,7 @@ def _stream(
             print(shown, end="", flush=True)
     if not results.as_json:
         print()
+    warn_cut(config, [pieces[-1].finish])
     if not results.wants_json:
         return
     record = _record(text, "".join(piece.text for piece in pieces), config)
@@ -251,6 +257,7 @@ def _whole(
     found = gpt.generate_batch(texts, config)
     seconds = time.perf_counter() - start
     count = sum(len(each.tokens) for generations in found for each in generations)
+    ends = [each.finish for generations in found for each in generations]
     records = list[dict[str, Any]]()
     if results.wants_json:
         for text, generations in zip(texts, found, strict=True):
@@ -264,6 +271,7 @@ def _whole(
                 record["seconds"] = seconds
                 records.append(_with_scores(gpt, record, list(each.scores), config))
     if results.emit(records, "infer"):
+        warn_cut(config, ends)
         return
     blocks = [
         text + each.text if echo else each.text
@@ -271,6 +279,7 @@ def _whole(
         for each in generations
     ]
     print("\n\n---\n\n".join(blocks))
+    warn_cut(config, ends)
     print(_summary(count, seconds, [each for group in found for each in group]), file=sys.stderr)
 
 

@@ -115,12 +115,14 @@ def _measure(
 ) -> Fidelity:
     import torch
 
-    from gpt_architecture.data.corpus import read_text
+    from gpt_architecture.config import END_OF_TEXT
+    from gpt_architecture.data.corpus import load_corpus
     from gpt_architecture.data.tokenizer import tokenizer_from_dict
     from gpt_architecture.evaluation.fidelity import compare_models
 
     assert options.text is not None  # noqa: S101 — l'appelant l'a vérifié
-    ids = tokenizer_from_dict(content.tokenizer).encode(read_text(options.text))
+    corpus, tokenizer = load_corpus([options.text]), tokenizer_from_dict(content.tokenizer)
+    ids = tokenizer.encode(corpus.text, allowed_special={END_OF_TEXT})
     learned, limit = content.metadata.get("window"), content.config.context_length
     return compare_models(
         content.build(),

@@ -25,6 +25,7 @@ from gpt_architecture.scripts._cli import (
     french_duration,
     french_number,
     french_size,
+    read_stdin,
     say,
     say_aside,
 )
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from gpt_architecture.data.tokenizer import Tokenizer
 
 _Names = Annotated[list[str], Parameter(consume_multiple=True)]
+_Text = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # « - » : l'entrée standard
 _VIEW_CHARACTERS = 20_000
 _TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 
@@ -71,6 +73,9 @@ class TrainOptions:
         default_factory=list
     )
     """Tokens spéciaux en plus de <|endoftext|>, par exemple <|user|> et <|assistant|>."""
+
+    no_end_of_text: bool = False
+    """Sans <|endoftext|> : avec char, le vocabulaire est exactement celui de nanoGPT."""
 
     field: str = "text"
     """Champ du texte, en JSONL et en Parquet."""
@@ -119,6 +124,12 @@ def train(
             expected="gpt-architecture tokenizer train SOURCE… --out FICHIER",
             remedy="donnez des fichiers ou des dossiers de textes",
         )
+    if options.kind != "char" and options.no_end_of_text:
+        raise ConfigurationError(
+            f"--no-end-of-text avec --kind {options.kind}",
+            expected="--kind char, seul à pouvoir s'en passer",
+            remedy="retirez l'un des deux",
+        )
     check_outputs({"--out": (options.out, nothing)}, reads=(sources, common), force=options.force)
     from gpt_architecture.data.source_texts import SourceTexts
 
@@ -136,7 +147,7 @@ def train(
 
 
 def compare(
-    text: str | None = None,
+    text: _Text = None,
     /,
     *,
     options: CompareOptions = CompareOptions(),
@@ -173,7 +184,7 @@ def compare(
 
 
 def view(
-    text: str | None = None,
+    text: _Text = None,
     /,
     *,
     options: ViewOptions = ViewOptions(),
@@ -227,7 +238,7 @@ def _learn(texts: SourceTexts, options: TrainOptions) -> BPETokenizer | CharToke
     if options.kind == "char":
         from gpt_architecture.data.char_tokenizer import CharTokenizer
 
-        return CharTokenizer.train(texts)
+        return CharTokenizer.train(texts, end_of_text=not options.no_end_of_text)
     from gpt_architecture.data.bpe import BPETokenizer
 
     return BPETokenizer.train(
@@ -265,14 +276,12 @@ def _read(text: str | None) -> str:
             expected="un fichier, ou un texte entre guillemets",
             remedy="complétez la commande",
         )
-    from gpt_architecture.data.corpus import CORPUS_NAMES, load_corpus, read_text
+    from gpt_architecture.data.corpus import CORPUS_NAMES, read_documents
 
     if text == "-":
-        content = sys.stdin.read()
-    elif _is_file(text):
-        content = read_text(Path(text))
-    elif text in CORPUS_NAMES:
-        content = load_corpus([text], offline=True).text
+        content = read_stdin()
+    elif _is_file(text) or text in CORPUS_NAMES:
+        content = "\n".join(each.text for each in read_documents([text], offline=True))
     elif text.endswith(_TEXT_SUFFIXES) and len(text.split()) == 1:  # un nom mal tapé
         raise DataError(
             f"texte introuvable : {text[:200]}",

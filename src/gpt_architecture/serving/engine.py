@@ -19,6 +19,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from functools import partial
 from itertools import count
 
 import torch
@@ -31,7 +32,8 @@ from gpt_architecture.decoding.constraints import build_constraint
 from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.serving.drafts import MOST
-from gpt_architecture.serving.jobs import Job
+from gpt_architecture.serving.grammar_trial import GrammarTrial
+from gpt_architecture.serving.jobs import Job, requests_of
 from gpt_architecture.serving.messenger import Messenger
 from gpt_architecture.serving.requests import (
     EngineClosed,
@@ -108,6 +110,7 @@ class Engine:
         self._changed = threading.Condition()  # garde l'état et la file
         self._numbers = count(1)
         self._messenger = Messenger()
+        self._trial = GrammarTrial(tokenizer)
         self._thread = threading.Thread(target=self._work, name="moteur", daemon=True)
 
     @property
@@ -133,7 +136,7 @@ class Engine:
 
         Raises:
             ConfigurationError: demande que ce modèle ne peut pas suivre.
-            Overloaded: trop de demandes attendent.
+            Overloaded: trop de demandes attendent, ou trop de contraintes à essayer.
             EngineClosed: le moteur s'arrête ou s'est arrêté.
         """
         self._check(request)
@@ -198,6 +201,7 @@ class Engine:
             self._thread.join()
         self._close(EngineClosed("le moteur s'est arrêté"))  # s'il n'avait jamais démarré
         self._messenger.close()
+        self._trial.close()
 
     @property
     def _has_work(self) -> bool:
@@ -231,7 +235,11 @@ class Engine:
         """La suite à écrire ; construite ici, hors du fil du moteur, qui n'attend donc pas."""
         size = self._model.cfg.vocab_size
         constraint = build_constraint(
-            request.config, self._tokenizer, vocab_size=size, device=self._device
+            request.config,
+            self._tokenizer,
+            vocab_size=size,
+            device=self._device,
+            trial=partial(self._trial.check, copies=request.copies),
         )
         return Continuation(
             request.prompt,
@@ -261,7 +269,9 @@ class Engine:
                     self._runner.step()
                     self._messenger.send()
         except Exception as error:
-            logger.exception("le moteur est mort")
+            with self._changed:
+                lost = requests_of([*self._runner.running, *self._queue])
+            logger.exception("le moteur est mort ; requêtes en cours ou en attente : %s", lost)
             closed = EngineClosed(f"le moteur est mort : {reason(error)}")
         self._close(closed)
 

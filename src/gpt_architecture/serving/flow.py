@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Protocol
 
 from gpt_architecture.serving.errors import ApiError
@@ -20,6 +23,7 @@ from gpt_architecture.serving.requests import (
 PING_SECONDS = 15.0
 """Silence au bout duquel un flux donne signe de vie, pour qu'aucun relais ne le coupe."""
 
+_CONSTRAINED = ThreadPoolExecutor(16, thread_name_prefix="contraintes")
 _FEW = 4  # suites préparées sans quitter la boucle : une milliseconde
 
 
@@ -66,6 +70,11 @@ class Flow:
         self._pending = len(requests)
         self._watchers = [watch() for _ in requests]
         self._tickets, self._cancelled = list[Ticket](), False
+        self._written = [0] * len(requests)
+
+    def written(self) -> int:
+        """Tokens écrits jusqu'ici, toutes suites réunies, même si le client est parti."""
+        return sum(self._written)
 
     async def submit(self) -> None:
         """Confie les suites au moteur : toutes, ou aucune si l'une est refusée.
@@ -76,8 +85,10 @@ class Flow:
             ConfigurationError: il ne sait pas suivre l'une d'elles.
         """
         constrained = any(request.config.is_constrained for request in self._requests)
-        if constrained or len(self._requests) > _FEW:
-            # Hors de la boucle : lire la contrainte d'une suite peut prendre une demi-seconde.
+        if constrained:  # essayer une contrainte peut attendre : ni la boucle, ni ses autres fils
+            work = partial(copy_context().run, self._submit)
+            await self._loop.run_in_executor(_CONSTRAINED, work)
+        elif len(self._requests) > _FEW:
             await asyncio.to_thread(self._submit)
         else:
             self._submit()
@@ -149,6 +160,10 @@ class Flow:
     def _sink(self, index: int) -> Callable[[Event], None]:
         def put(event: Event) -> None:
             self._events.append((index, event))
+            if isinstance(event, Produced) and event.piece.token is not None:
+                self._written[index] += 1
+            elif isinstance(event, Finished):
+                self._written[index] = event.completion_tokens
             if not self._notified:  # un seul réveil pour tous les événements d'un pas
                 self._notified = True
                 self._loop.call_soon_threadsafe(self._ready.set)

@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import LoRAConfig
 from gpt_architecture.core.checkpoint_files import MANIFEST, SUFFIX, read_checkpoint
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import ModelFile, write_atomically
+from gpt_architecture.core.tensor_files import read_safetensors, safetensors_header, sealed
+from gpt_architecture.core.weights import GENERATION_KEYS, ModelFile
 from gpt_architecture.errors import (
     CheckpointError,
     GPTArchitectureError,
     ModelFileError,
-    reason,
+    malformed,
 )
-from gpt_architecture.storage import open_regular
+from gpt_architecture.storage import open_regular, parse_json, write_atomically
 from gpt_architecture.training.lora import add_lora_, load_adapter_, merge_lora_
 
 ADAPTER_NAME = "adapter.safetensors"
@@ -37,8 +37,6 @@ ADAPTER_GROUP = "adapter"
 
 FORMAT = "gpt-architecture/adapter"
 VERSION = 1
-_MAX_DESCRIPTION = 16 << 20
-_MAX_FILE = 64 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,8 @@ def save_adapter(path: Path | str, adapter: AdapterFile) -> None:
         "description": json.dumps(description, ensure_ascii=False),
     }
     tensors = {name: t.detach().to("cpu").contiguous() for name, t in adapter.tensors.items()}
-    write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=header))
+    metadata = sealed(header, tensors)
+    write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
 def is_adapter(path: Path | str) -> bool:
@@ -142,9 +141,8 @@ def is_adapter(path: Path | str) -> bool:
         with open_regular(path) as file:
             if file.read(9)[8:] != b"{":  # PyTorch et GGUF commencent autrement
                 return False
-        with safe_open(path, framework="pt") as content:
-            return (content.metadata() or {}).get("format") == FORMAT
-    except (OSError, SafetensorError):
+        return safetensors_header(path)[0].get("format") == FORMAT
+    except (OSError, ModelFileError):
         return False
 
 
@@ -158,24 +156,19 @@ def read_adapter(path: Path | str) -> AdapterFile:
     try:
         return _from_checkpoint(path) if path.is_dir() else _from_file(path)
     except GPTArchitectureError as error:
-        raise _bad(path, error.found) from None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _bad(path, f"illisible ({reason(error)})") from None
+        found = error.found.removeprefix(f"{path} ").removeprefix(": ")
+        raise _bad(path, found) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _bad(path, f"illisible ({malformed(error)})") from None
 
 
 def _from_file(path: Path) -> AdapterFile:
-    if path.stat().st_size > _MAX_FILE:
-        raise ValueError("fichier démesuré")
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        if header.get("format") != FORMAT:
-            raise ValueError("ce ne sont pas des adaptateurs de ce projet")
-        if header.get("version") != str(VERSION):
-            raise ValueError(f"version {header.get('version')}")
-        if len(header["description"]) > _MAX_DESCRIPTION:
-            raise ValueError("description démesurée")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    description = json.loads(header["description"])
+    header, tensors = read_safetensors(path)
+    if header.get("format") != FORMAT:
+        raise ValueError("ce ne sont pas des adaptateurs de ce projet")
+    if header.get("version") != str(VERSION):
+        raise ValueError(f"version {str(header.get('version'))[:20]}")
+    description = parse_json(header["description"])
     return _adapter(
         description["lora"],
         description["base_sha256"],
@@ -195,7 +188,7 @@ def _from_checkpoint(path: Path) -> AdapterFile:
         )
     state = checkpoint.state
     identity = state["identity"]
-    metadata = {key: state[key] for key in ("window", "prompt", "chat_template") if key in state}
+    metadata = {key: state[key] for key in GENERATION_KEYS if key in state}
     tensors = checkpoint.tensors(ADAPTER_GROUP)
     return _adapter(
         identity["lora"],

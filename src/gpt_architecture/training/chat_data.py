@@ -32,7 +32,7 @@ def load_chat_data(
     template: str | None = None,
     vocabulary: Tokenizer | None = None,
 ) -> TrainingData:
-    """Lit un fichier JSONL de conversations, et le coupe en entraînement et validation.
+    """Lit un fichier de conversations, et le coupe en entraînement et validation.
 
     Une conversation qui dépasse la fenêtre est laissée de côté, et c'est dit.
 
@@ -70,7 +70,7 @@ def load_chat_data(
         train=parts[0],
         val=parts[1],
         tokenizer=vocabulary,
-        opening=_opening(val[0], template),
+        opening=_opening(val[0], template, vocabulary),
         chat_template=template,
     )
     check_lengths(data, window, training)
@@ -114,32 +114,32 @@ def _encode(
             row = encode_conversation(each.messages, template, tokenizer, limit=window + 1)
         except GPTArchitectureError as error:
             raise DataError(
-                f"{path}, ligne {each.line} : {error.found}",
+                f"{path}, {each.place} : {error.found}",
                 expected=error.expected,
                 remedy=error.remedy,
             ) from None
         if row is None:
-            too_long.append(each.line)
+            too_long.append(each.place)
         else:
             rows.append(row)
     if too_long:
         logger.warning(
-            "%d conversation(s) de plus de %d tokens laissée(s) de côté, la première à la ligne "
-            "%d ; `context_length` les garderait",
+            "%d conversation(s) de plus de %d tokens laissée(s) de côté (la première : %s) ; "
+            "`context_length` les garderait",
             *(len(too_long), window + 1, too_long[0]),
         )
     if not rows:
         raise DataError(
-            f"{path} : aucune conversation des lignes {conversations[0].line} à "
-            f"{conversations[-1].line} ne tient dans {window + 1} tokens",
+            f"{path} : aucune conversation, de {conversations[0].place} à "
+            f"{conversations[-1].place}, ne tient dans {window + 1} tokens",
             expected="des conversations plus courtes que le contexte",
             remedy="allongez `context_length` ou raccourcissez-les",
         )
     return rows
 
 
-def _opening(conversation: Conversation, template: str) -> str:
+def _opening(conversation: Conversation, template: str, tokenizer: Tokenizer) -> str:
     """La première question d'une conversation, prête pour la réponse."""
     roles = [message["role"] for message in conversation.messages]
     asked = conversation.messages[: roles.index("assistant")]
-    return render_chat(asked, template, add_generation_prompt=True)
+    return render_chat(asked, template, tokenizer=tokenizer, add_generation_prompt=True)

@@ -14,8 +14,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.core.weights import write_atomically
 from gpt_architecture.errors import MissingDependencyError, reason
+from gpt_architecture.storage import write_atomically
 from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
 from gpt_architecture.training.state import TrainingState
 from gpt_architecture.training.trainer import Trainer

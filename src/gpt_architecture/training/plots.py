@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt_architecture.core.weights import write_atomically
 from gpt_architecture.errors import MissingDependencyError
+from gpt_architecture.storage import write_atomically
 
 
 def plot_losses(

@@ -245,8 +245,8 @@ class Trainer:
         state = self.state
         if self._must_save():
             self._save_if_possible()
-        is_due = index % self.config.eval_freq == 0 and index not in state.eval_steps[-1:]
-        if self.evaluate is not None and is_due:
+        is_due = index % self.config.eval_freq == 0 or self._done  # la perte finale, mesurée
+        if self.evaluate is not None and is_due and index not in state.eval_steps[-1:]:
             losses = self.evaluate(self.stopping)
             if losses is None:
                 self._interrupted = True
