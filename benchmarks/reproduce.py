@@ -125,8 +125,8 @@ def targets(
     ]
 
 
-def report(rows: list[Target], losses: list[float], val: list[float], seconds: float) -> str:
-    """Le passage de docs/resultats.md, en Markdown."""
+def report(rows: list[Target], own: dict[int, tuple[float, float]], seconds: float) -> str:
+    """Le passage de docs/resultats.md, en Markdown ; `own` : étape → (entraînement, validation)."""
     lines = [
         f"Durée de la commande : {seconds:.0f} s ({processor()}, {os.cpu_count()} cœurs, "
         f"PyTorch {torch.__version__}, fp32).",
@@ -144,7 +144,8 @@ def report(rows: list[Target], losses: list[float], val: list[float], seconds: f
         "| étape | entraînement, ici | entraînement, livre | validation, ici | validation, livre |",
         "|---|---|---|---|---|",
     ]
-    for (step, book_train, book_val), own_train, own_val in zip(BOOK_LOG, losses, val, strict=True):
+    for step, book_train, book_val in BOOK_LOG:
+        own_train, own_val = own[step]
         cells = (own_train, book_train, own_val, book_val)
         lines.append(f"| {step} | {' | '.join(french(cell) for cell in cells)} |")
     return "\n".join(lines)
@@ -197,7 +198,8 @@ def main() -> None:
     metadata = read_model(path).metadata
     losses, val = metadata["train_losses"], metadata["val_losses"]
     rows = targets(initial, losses, val, path.stat().st_size / 2**20, peak)
-    text = report(rows, losses, val, seconds)
+    own = dict(zip(metadata["eval_steps"], zip(losses, val, strict=True), strict=True))
+    text = report(rows, own, seconds)
     write_report(text)
     print(f"\n{text}\n\nÉcrit dans {REPORT.relative_to(ROOT)}.")
     if arguments.json:

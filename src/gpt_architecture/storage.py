@@ -104,6 +104,11 @@ def open_regular(path: Path | str) -> BufferedReader:
         raise
 
 
+def read_at_most(file: BufferedReader, limit: int) -> bytes:
+    """Au plus `limit` + 1 octets ; rien n'est réservé de plus que ce que le fichier contient."""
+    return file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+
+
 def read_text(
     path: Path | str,
     *,
@@ -126,7 +131,7 @@ def read_text(
     """
     try:
         with open_regular(path) as file:
-            data = file.read(limit + 1)
+            data = read_at_most(file, limit)
     except OSError as failure:
         raise error(
             f"{path} ne peut pas être lu : {reason(failure)}",
@@ -192,7 +197,7 @@ def read_json(path: Path | str, limit: int, *, finite: bool = False) -> Any:
         ValueError: trop gros, ou ce n'est pas du JSON.
     """
     with open_regular(path) as file:
-        data = file.read(limit + 1)
+        data = read_at_most(file, limit)
     if len(data) > limit:
         raise ValueError(f"plus de {limit >> 20} Mio")
     return parse_json(data, finite=finite)

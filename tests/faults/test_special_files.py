@@ -19,9 +19,9 @@ from gpt_architecture.data.shards import open_shards
 from gpt_architecture.errors import GPTArchitectureError
 from gpt_architecture.evaluation.loss_curves import curves_from_journal
 from gpt_architecture.interop.inspection import inspect_model
-from gpt_architecture.interop.reading import read_source
+from gpt_architecture.interop.reading import is_quantized, read_source
 from gpt_architecture.kernels.packed import pack
-from gpt_architecture.kernels.quantize import is_quantized_file, load_quantized, save_quantized
+from gpt_architecture.kernels.quantize import load_quantized, save_quantized
 from gpt_architecture.serving.errors import ApiError
 from gpt_architecture.serving.run_journal import read_run
 from gpt_architecture.training.adapter_file import AdapterFile, read_adapter, save_adapter
@@ -162,7 +162,7 @@ def test_our_safetensors(tmp_path, put, said):
     save_adapter(tmp_path / "a.safetensors", adapter)
     replace(path, put)
     replace(tmp_path / "a.safetensors", put)
-    assert not is_quantized_file(path)
+    assert not is_quantized(path)
     assert said in refusal(lambda: load_quantized(path))
     assert said in refusal(lambda: read_adapter(tmp_path / "a.safetensors"))
 

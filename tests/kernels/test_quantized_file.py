@@ -13,9 +13,10 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.tensor_files import SEAL, sealed
 from gpt_architecture.errors import ConfigurationError, ModelFileError, OutputError
+from gpt_architecture.interop.reading import is_quantized
 from gpt_architecture.kernels.grouped_codes import Scheme
 from gpt_architecture.kernels.packed import pack
-from gpt_architecture.kernels.quantize import is_quantized_file, load_quantized, save_quantized
+from gpt_architecture.kernels.quantize import load_quantized, save_quantized
 
 TOKENIZER = {"kind": "gpt2", "accents": "éà"}
 METADATA = {"window": 16, "prompt": "Le passeur"}
@@ -63,7 +64,7 @@ def test_round_trip(tmp_path, packing, changes):
     assert torch.equal(found(ids), model(ids))
     caches = found.new_cache(2), model.new_cache(2)
     assert torch.equal(found(ids[:, :3], caches[0]), model(ids[:, :3], caches[1]))
-    assert is_quantized_file(path)
+    assert is_quantized(path)
     assert stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044
 
 
@@ -164,7 +165,7 @@ class Exploding:
 def test_a_renamed_pickle_is_not_executed(tmp_path):
     path = tmp_path / "m.safetensors"
     path.write_bytes(pickle.dumps(Exploding()))
-    assert not is_quantized_file(path)
+    assert not is_quantized(path)
     with pytest.raises(ModelFileError, match="illisible"):
         load_quantized(path)
 
@@ -172,14 +173,14 @@ def test_a_renamed_pickle_is_not_executed(tmp_path):
 def test_another_safetensors_file(tmp_path):
     path = tmp_path / "m.safetensors"
     save_file({"a": torch.zeros(2)}, path)
-    assert not is_quantized_file(path)
+    assert not is_quantized(path)
     with pytest.raises(ModelFileError, match="n'est pas un modèle quantifié"):
         load_quantized(path)
 
 
 def test_missing_file_and_folder(tmp_path):
-    assert not is_quantized_file(tmp_path / "absent.safetensors")
-    assert not is_quantized_file(tmp_path)
+    assert not is_quantized(tmp_path / "absent.safetensors")
+    assert not is_quantized(tmp_path)
     for path in (tmp_path / "absent.safetensors", tmp_path):
         with pytest.raises(ModelFileError, match=r"introuvable|c'est un dossier"):
             load_quantized(path)

@@ -15,8 +15,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.data.shards import TokenArray
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import DataError, GPTArchitectureError, reason
-from gpt_architecture.storage import decode_text, open_regular
+from gpt_architecture.storage import decode_text, open_regular, read_at_most
 
 MAX_LINE = 16 << 20
 MAX_DOCUMENT = 1 << 30
@@ -192,13 +193,13 @@ def encode_conversation(
     return EncodedConversation(ids=ids, learned=learned)
 
 
-def _values(file: BinaryIO, path: Path) -> Iterator[tuple[Any, int, str]]:
+def _values(file: BufferedReader, path: Path) -> Iterator[tuple[Any, int, str]]:
     """(Valeur JSON, numéro, « ligne » ou « conversation ») de chaque conversation."""
     file.seek(0)
     start = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
     file.seek(0)
     if start.startswith(b"[") or path.suffix.lower() == ".json":
-        values = _document(file.read(MAX_DOCUMENT + 1), path)
+        values = _document(read_at_most(file, MAX_DOCUMENT), path)
         if values is not None:
             yield from ((value, rank, "conversation") for rank, value in enumerate(values, 1))
             return

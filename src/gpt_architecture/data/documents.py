@@ -141,7 +141,8 @@ def json_messages(line: bytes) -> list[str]:
     """
     row = _json_row(line)
     messages = row.get("messages") if isinstance(row, dict) else None
-    texts = [each.get("content") for each in messages or () if isinstance(each, dict)]
+    given = messages if isinstance(messages, list) else ()
+    texts = [each.get("content") for each in given if isinstance(each, dict)]
     return [_clean_value(text, "content") for text in texts if text]
 
 

@@ -78,7 +78,13 @@ def check_free(path: Path | str, *, force: bool, directory: bool) -> None:
         OutputError: elle existe.
     """
     path = Path(path)
-    if path.is_symlink() or (path.exists() and not force):
+    if path.is_symlink():
+        raise OutputError(
+            f"{path} est un lien",
+            expected="un nom libre",
+            remedy="donnez une autre destination",
+        )
+    if path.exists() and not force:
         raise OutputError(
             f"{path} existe déjà",
             expected="un nom libre",

@@ -16,7 +16,7 @@ from typing import Any
 from gpt_architecture.config import GPTConfig, LoRAConfig
 from gpt_architecture.core.tensor_files import TensorInfo, safetensors_header
 from gpt_architecture.errors import MissingDependencyError, ModelFileError, malformed, reason
-from gpt_architecture.storage import open_regular, parse_json
+from gpt_architecture.storage import open_regular, parse_json, read_at_most
 
 MAX_ONNX = 1 << 31
 """Octets d'un fichier ONNX, au plus : Protobuf s'arrête là, et les poids y sont lus."""
@@ -168,7 +168,7 @@ def onnx_header(path: Path | str) -> Header:
     except ImportError:
         raise MissingDependencyError("onnx", purpose="lire un fichier ONNX") from None
     with open_regular(path) as file, _refusals(path, "un fichier ONNX complet"):
-        data = file.read(MAX_ONNX + 1)
+        data = read_at_most(file, MAX_ONNX)
         if len(data) > MAX_ONNX:
             raise ValueError(f"plus de {MAX_ONNX >> 30} Gio")
         model = onnx.load_model_from_string(data)

@@ -13,7 +13,12 @@ SCHEME = "hub:"
 TIMEOUT_S = 10
 """Secondes sans réponse du Hub avant d'abandonner."""
 
-_TEXTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+_TEXTS = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja"),
+    "additional_chat_templates/*.jinja",
+)
+"""Tout ce que lit l'import d'un dossier, en plus des poids."""
 
 
 def hub_name(source: str) -> str | None:

@@ -10,7 +10,6 @@ mémoire depuis le disque.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -28,12 +27,11 @@ from gpt_architecture.errors import ConfigurationError, ModelFileError, reason, 
 from gpt_architecture.kernels.grouped_codes import GroupedCodes, Scheme, padded_width
 from gpt_architecture.kernels.packed import PackedModel, is_matrix, scheme_of
 from gpt_architecture.kernels.packed_weights import GroupedMatrix, PackedMatrix
-from gpt_architecture.storage import open_regular, parse_json, write_atomically
+from gpt_architecture.storage import parse_json, write_atomically
 
 FORMAT = "gpt-architecture/quantized"
 VERSION = 1
 
-_MAX_HEADER = 100 << 20
 _CODE_TYPES = {8: torch.int8, 4: torch.uint8}
 
 
@@ -88,19 +86,6 @@ def save_quantized(
     }
     text = {key: json.dumps(value, ensure_ascii=False) for key, value in header.items()}
     write_atomically(Path(path), lambda temporary: _write(tensors, temporary, text))
-
-
-def is_quantized_file(path: Path | str) -> bool:
-    """Vrai si l'en-tête du fichier est celui d'un modèle quantifié de ce projet."""
-    try:
-        with open_regular(path) as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            if size > _MAX_HEADER:
-                return False
-            header = parse_json(file.read(size))
-        return bool(header["__metadata__"]["format"] == json.dumps(FORMAT))
-    except (OSError, struct.error, ValueError, KeyError, TypeError):
-        return False
 
 
 def load_quantized(path: Path | str, *, verify: bool | None = None) -> QuantizedFile:

@@ -68,7 +68,7 @@ class _Model:
     def read_metadata(self, path: Path) -> Mapping[str, Any]:
         from gpt_architecture.core.weights import read_model
 
-        return read_model(path).metadata
+        return read_model(path, verify=False).metadata
 
     def save(
         self, path: Path, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]

@@ -115,9 +115,10 @@ def _convert_adapter(
     source: Path, dest: Path, options: ConvertOptions, *, force: bool
 ) -> dict[str, Any]:
     from gpt_architecture.training.adapter_file import read_adapter
+    from gpt_architecture.training.model_source import locate
     from gpt_architecture.training.peft_file import export_peft
 
-    adapter = read_adapter(source)
+    adapter = read_adapter(locate(source))
     export_peft(adapter, dest, force=force)
     files = sorted(dest.iterdir())
     return {
@@ -156,19 +157,31 @@ def _check(
         )
     if options.n_heads is not None:
         check_int("--n-heads", options.n_heads, minimum=1)
-    reads = (source, options, common)
-    weights = dest.with_name(f"{dest.name}.data")  # les gros poids d'un export ONNX
-    taken = options.to == "onnx" and not dest.exists()
-    check_free(dest, force=results.force, directory=options.to in _FOLDERS)
-    check_not_read(dest, reads, "la destination")
+    reads, in_folder = (source, options, common), options.to in _FOLDERS
+    if in_folder:
+        check_free(dest, force=results.force, directory=True)
+        check_not_read(dest, reads, "la destination")
+        _check_outside(results.json_file, dest)
+    beside = {"onnx": f"{dest.name}.data", "nanogpt": f"{dest.stem}.meta.json"}.get(options.to)
     check_outputs(
         {
-            "la destination": (weights if taken else None, nothing),
+            "la destination": (None if in_folder else dest, nothing),
+            "ce qui l'accompagne": (beside and dest.with_name(beside), nothing),
             "--json-file": (results.json_file, json_of("convert")),
         },
         reads=reads,
         force=results.force,
     )
+
+
+def _check_outside(file: Path | None, folder: Path) -> None:
+    """Refuse un fichier JSON dans le dossier que la conversion remplace."""
+    if file is not None and file.resolve().is_relative_to(folder.resolve()):
+        raise ConfigurationError(
+            f"--json-file {file} est dans {folder}, que la conversion écrit",
+            expected="un fichier ailleurs",
+            remedy="changez --json-file",
+        )
 
 
 def _read(source: str, options: ConvertOptions) -> ModelFile:

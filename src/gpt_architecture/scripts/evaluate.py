@@ -222,7 +222,7 @@ def _note(path: Path, gpt: GPT, record: dict[str, Any]) -> None:
     if not journal.is_file():
         return
     step = gpt.metadata.get("steps")
-    if resolved.is_dir():  # un point de reprise : step-000040
+    if resolved.is_dir() and resolved.parent.name == CHECKPOINTS:  # step-000040
         step = int(resolved.name.rpartition("-")[2])
     try:
         append_record(journal, "measures", step=step or 0, **journal_record(record))

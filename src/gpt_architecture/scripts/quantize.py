@@ -78,7 +78,7 @@ def quantize(
     from gpt_architecture.kernels.packed import pack
     from gpt_architecture.kernels.quantize import save_quantized
 
-    content = read_any(path)
+    content = read_any(source)
     reference = content.build()
     with _Stage("Quantification"):
         packed = pack(reference, Scheme(name=options.scheme, group_size=options.group_size))
