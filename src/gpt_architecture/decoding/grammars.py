@@ -17,7 +17,7 @@ from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 
 LIMITS = {
     "initial_lexer_fuel": 1_000_000,  # au plus 20 ms d'analyse d'expression
-    "step_lexer_fuel": 200_000,  # au plus 15 ms par token
+    "step_lexer_fuel": 50_000,  # au plus 6 ms par token
     "step_max_items": 50_000,
     "max_lexer_states": 50_000,  # un à deux kilo-octets chacun
     "max_grammar_size": 500_000,
@@ -25,6 +25,10 @@ LIMITS = {
 }
 """Bornes de llguidance. Elles tiennent chaque pas, pas la lecture de la grammaire : celle-ci peut
 durer des minutes, et c'est à l'appelant de la borner (voir `decoding.constraints`)."""
+
+_LONG_GRAMMAR, _LONG_FUEL = 4_000, 20_000
+"""Caractères au-delà desquels un pas reçoit moins : ce qu'une unité coûte croît avec la grammaire.
+À 50 000 unités, un seul pas d'une expression de 40 Ko a pris dix secondes et un gigaoctet."""
 
 _JSON_STYLE = {
     "item_separator": ",",
@@ -101,7 +105,10 @@ def token_tree(
 def build_matcher(tree: Any, grammar: str) -> Any:
     """Ce qui suit une grammaire, à son début ; peut durer (voir `LIMITS`), GIL rendu."""
     library = _library()
-    limits = library.LLParserLimits(**LIMITS)
+    fuel = LIMITS["step_lexer_fuel"]
+    if len(grammar) > _LONG_GRAMMAR:
+        fuel = min(fuel, _LONG_FUEL)
+    limits = library.LLParserLimits(**{**LIMITS, "step_lexer_fuel": fuel})
     return library.LLMatcher(tree, grammar, log_level=0, limits=limits)
 
 
