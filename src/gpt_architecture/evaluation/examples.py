@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpt_architecture.errors import DataError, reason
+from gpt_architecture.storage import open_regular
 
 MAX_LINE_BYTES = 1 << 20
 MAX_CHOICES = 64
@@ -121,7 +122,7 @@ def _parsed(
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(Numéro, octets) des lignes qui ne sont pas blanches."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             number = 0
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
