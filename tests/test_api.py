@@ -1,5 +1,6 @@
 """La face de la bibliothèque : charger un modèle, générer, et n'importer que le nécessaire."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -327,3 +328,13 @@ class TestPublicNames:
             "print([n for n in ('matplotlib', 'transformers', 'tiktoken') if n in sys.modules])",
         )
         assert found == "[]"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba n'est pas installé")
+def test_a_small_model_compiles_nothing(trained):
+    """PyTorch suffit à un petit modèle ; qui veut les noyaux les demande."""
+    path = trained / "gpt-model.pt"
+    assert load(path, device="cpu").runner is None
+    assert load(path, device="cpu", compile_from=0).runner is not None
+    assert load(path, device="cpu", engine="packed").runner is not None
+    assert load(path, device="cpu", quant="int8").runner is not None

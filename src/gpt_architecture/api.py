@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 EngineName = Literal["auto", "torch", "packed"]
 """Calcul du décodage : noyaux compilés (`packed`), PyTorch seul, ou le meilleur des deux."""
 
+COMPILE_FROM = 5_000_000
+"""En deçà, PyTorch écrit des centaines de tokens par seconde sans faire attendre, la première fois,
+une demi-minute de compilation."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPT:
@@ -197,6 +201,7 @@ def load(
     quant: str | None = None,
     engine: EngineName = "auto",
     draft: Path | str | None = None,
+    compile_from: int = COMPILE_FROM,
 ) -> GPT:
     """Charge un modèle entraîné ici, ou un GPT-2 venu d'ailleurs.
 
@@ -208,6 +213,7 @@ def load(
         quant: `int8` ou `int4` : quantifie les poids au chargement, sur CPU.
         engine: `packed` exige les noyaux compilés, `torch` s'en passe.
         draft: petit modèle de même tokenizer, nommé de même, qui propose ce que le grand vérifie.
+        compile_from: paramètres à partir desquels `auto` prend les noyaux compilés.
 
     Raises:
         ModelFileError: fichier absent, illisible, dangereux ou d'un format inconnu.
@@ -218,6 +224,8 @@ def load(
     loaded = _read(path, target)
     check_vocabulary(loaded.model.cfg, loaded.tokenizer, name=str(path))
     tokenizer = tokenizer_from_dict(loaded.tokenizer)
+    if engine == "auto" and quant is None and loaded.model.cfg.num_parameters() < compile_from:
+        engine = "torch"
     runner = None if loaded.quantized else _runner(loaded.model, target, quant, engine)
     if loaded.quantized and quant is not None:
         raise ConfigurationError(

@@ -271,7 +271,7 @@ def test_resume_with_another_start_is_refused(cli, base, talk, tmp_path):
 
 
 def test_chat_needs_a_template(cli, base):
-    cli("infer", "--model", base, "--chat", "Qui ?").check_one_line_error(2, "gabarit", "--prompt")
+    cli("infer", "--model", base, "--chat", "Qui ?").check_one_line_error(2, "gabarit", "continuer")
     with pytest.raises(ConfigurationError, match="gabarit"):
         load(base).chat_prompt([{"role": "user", "content": "Qui ?"}])
     both = cli("infer", "--model", base, "--chat", "Qui ?", "--prompt", "a")

@@ -109,11 +109,11 @@ def test_evaluation_loss_is_the_same_everywhere(engine):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"engine": "fused", "compile": True}, "--compile"),
-        ({"memory": "lean", "checkpoint_activations": True}, "--checkpoint-activations"),
-        ({"memory": "lean", "optimizer": {"optimizer": "muon"}}, "--optimizer muon"),
-        ({"memory": "lean", "optimizer": {"clip": 1.0}}, "--clip"),
-        ({"memory": "lean", "training": {"accumulate": 2}}, "--accumulate"),
+        ({"engine": "fused", "compile": True}, "`compile`"),
+        ({"memory": "lean", "checkpoint_activations": True}, "`checkpoint_activations`"),
+        ({"memory": "lean", "optimizer": {"optimizer": "muon"}}, "`optimizer=muon`"),
+        ({"memory": "lean", "optimizer": {"clip": 1.0}}, "`clip`"),
+        ({"memory": "lean", "training": {"accumulate": 2}}, "`accumulate`"),
         ({"engine": "fused", "sharing": Shared(replicates=False)}, "répartis"),
         ({"memory": "lean", "sharing": Shared(replicates=True)}, "plusieurs processus"),
     ],

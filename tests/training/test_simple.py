@@ -403,7 +403,7 @@ class TestDivergence:
         assert len(snapshots) == 2
         assert same(run.weights(), snapshots[-1])
         assert all(bool(tensor.isfinite().all()) for tensor in run.weights().values())
-        assert "--lr" in caught.value.remedy
+        assert "`lr`" in caught.value.remedy
         assert caught.value.exit_code == 1
 
     def test_an_absurd_learning_rate_is_diagnosed(self):

@@ -545,3 +545,12 @@ class TestNotices:
         ]
         steps = [step for step, *_ in run.recorder.samples]
         assert steps == [math.ceil(epoch * k) - 1 for k in (1, 2, 3)]
+
+
+def test_an_unfinished_epoch_still_ends_with_a_sample():
+    """Arrêté par son nombre d'étapes, un entraînement montre ce qu'il écrit à la fin."""
+    seen = []
+    run = Run(steps=3, sample=lambda _stop: seen.append("exemple") or "texte")
+    assert not run.trainer.batches.ends_epoch(2)
+    run.trainer.run()
+    assert seen == ["exemple"]

@@ -276,7 +276,8 @@ def _load(
     from gpt_architecture.serving.engine import Engine
 
     hashing = ThreadPoolExecutor(1).submit(digest_of, path)  # pendant que le reste se charge
-    gpt = load(path, device=options.device, quant=options.quant)
+    # Seuls les noyaux rendent les mêmes bits sous toute charge : un petit modèle les a aussi.
+    gpt = load(path, device=options.device, quant=options.quant, compile_from=0)
     model = gpt.model if gpt.runner is None else gpt.runner
     engine = Engine(
         model,

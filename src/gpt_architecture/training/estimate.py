@@ -64,12 +64,12 @@ def estimate_training(trainer: Trainer) -> Estimate:
         trainer.sample(_never)
     sampled = time.perf_counter()
     step_seconds = statistics.median(record.seconds for record in records)
-    frequency = trainer.config.eval_freq
+    frequency, epoch_of = trainer.config.eval_freq, trainer.batches.epoch_of
     extra = total > first and (total - 1) % frequency > 0  # celle de la dernière étape
     return Estimate(
         steps=total - first,
         evaluations=-(-total // frequency) - -(-first // frequency) + extra,
-        samples=trainer.batches.epoch_of(total) - trainer.batches.epoch_of(first),
+        samples=epoch_of(total - 1) - epoch_of(first) + 1 if total > first else 0,
         step_seconds=step_seconds,
         evaluation_seconds=evaluated - start,
         sample_seconds=sampled - evaluated,

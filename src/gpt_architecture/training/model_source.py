@@ -26,6 +26,8 @@ from gpt_architecture.training.adapter_file import (
 )
 from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore
 
+_LOADABLE = ("model", "checkpoint", "hf", "nanogpt", "book", "quantized")
+
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "gpt-model.pt"
@@ -70,8 +72,8 @@ def check_source(source: Path | str) -> Path:
     path = locate(source)
     if is_adapter(path):
         return path
-    if not path.exists() or detect(path) in ("gguf", "safetensors"):
-        read_source(path)  # dit pourquoi
+    if not path.exists() or detect(path) not in _LOADABLE:
+        read_source(path)  # dit pourquoi, ou lit des poids à côté de leur config.json
     return path
 
 

@@ -252,7 +252,8 @@ class Trainer:
                 self._interrupted = True
                 return
             self._note_evaluation(index, *losses)
-        if self.sample is not None and self.batches.ends_epoch(index) and state.sampled < index:
+        is_due = self.batches.ends_epoch(index) or self._done
+        if self.sample is not None and is_due and state.sampled < index:
             text = self.sample(self.stopping)
             if text is None:
                 self._interrupted = True
