@@ -99,6 +99,36 @@ def test_commands_refuse_it_in_one_line(cli, tmp_path, model, command, name, put
     assert not Path("sortie").exists()
 
 
+TEXTS = {
+    "train --data": ("train", "--data", "{}"),
+    "train --chat": ("train", "--chat", "{}"),
+    "train --chat-template": ("train", "--chat", "{talk}", "--chat-template", "{}"),
+    "prepare": ("prepare", "{}", "--out", "sortie"),
+    "tokenizer train": ("tokenizer", "train", "{}", "--out", "sortie"),
+    "evaluate --data": ("evaluate", "{model}", "--data", "{}"),
+    "evaluate --lambada": ("evaluate", "{model}", "--lambada", "{}"),
+    "evaluate --choices": ("evaluate", "{model}", "--choices", "{}"),
+    "evaluate --memorisation": ("evaluate", "{model}", "--memorisation", "{}"),
+    "infer --prompts": ("infer", "--model", "{model}", "--prompts", "{}"),
+    "infer --json-schema": ("infer", "--model", "{model}", "--prompt", "a", "--json-schema", "@{}"),
+    "infer --config": ("infer", "--model", "{model}", "--prompt", "a", "--config", "{}"),
+    "serve --api-key-file": ("serve", "{model}", "--api-key-file", "{}", "--port", "0"),
+}
+
+
+@pytest.mark.parametrize("command", TEXTS.values(), ids=TEXTS)
+@each_kind
+def test_texts_and_settings_too(cli, tmp_path, model, command, put, said):
+    talk = tmp_path / "talk.jsonl"
+    said_once = [{"role": "user", "content": "Oui ?"}, {"role": "assistant", "content": "Non."}]
+    talk.write_text(json.dumps({"messages": said_once}) + "\n", encoding="utf-8")
+    special = replace(tmp_path / "x.jsonl", put)
+    outcome = cli(*(part.format(special, model=model, talk=talk) for part in command))
+    outcome.check_one_line_error(outcome.code, said)
+    assert outcome.code in (1, 2)
+    assert not Path("sortie").exists()
+
+
 FOLDERS = {
     "config.json": "transformers",
     "model.safetensors": "transformers",

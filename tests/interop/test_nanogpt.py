@@ -277,6 +277,22 @@ def test_what_nanogpt_cannot_hold(tmp_path):
     assert json.loads((tmp_path / "ckpt.meta.json").read_text("utf-8"))["itos"] == list("abcé")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("inner_dim", 50), ("activation", "relu"), ("norm_eps", 1e-3)]
+)
+def test_a_variant_it_does_not_have_is_named(tmp_path, name, value):
+    file = characters(replace(GPT2, **{name: value}))
+    with pytest.raises(ModelFileError, match=f"n'a pas d'équivalent de {name} = {value}"):
+        export_nanogpt(file, tmp_path / "ckpt.pt")
+    assert not list(tmp_path.glob("ckpt*"))
+
+
+def test_its_own_activation_is_written(tmp_path):
+    """La GELU exacte : celle de nanoGPT depuis 2023."""
+    export_nanogpt(characters(replace(GPT2, activation="gelu")), tmp_path / "ckpt.pt")
+    assert sample(tmp_path / "ckpt.pt")
+
+
 def test_an_untied_head_that_is_the_embedding(tmp_path):
     """Indépendante, mais égale : la lier ne change rien."""
     file = characters(BOOK)

@@ -127,7 +127,8 @@ def export_nanogpt(content: ModelFile, dest: Path | str, *, force: bool = False)
     written = nanogpt_config(dest, arguments)
     kept = ("context_length", "qkv_bias", "drop_rate")  # les positions apprises, des biais nuls
     wanted, found = config.to_dict(), written.to_dict()
-    others = [f"{name} = {wanted[name]}" for name in wanted if wanted[name] != found[name]]
+    found["activation"] = "gelu"  # celle de nanoGPT depuis 2023 ; `to_dict` tait celle de GPT-2
+    others = [f"{name} = {wanted[name]}" for name in wanted if wanted[name] != found.get(name)]
     if others := [each for each in others if not each.startswith(kept)]:
         raise ModelFileError(
             f"nanoGPT n'a pas d'équivalent de {', '.join(others)}",
