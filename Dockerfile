@@ -19,7 +19,7 @@ RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu 
     && pip install --no-cache-dir --constraint requirements.txt hatchling editables
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN pip install --no-cache-dir --constraint requirements.txt --no-build-isolation ".[serve,fast,bpe]"
+RUN pip install --no-cache-dir --constraint requirements.txt --no-build-isolation ".[serve,fast,bpe,contraintes]"
 
 USER service
 ENV NUMBA_CACHE_DIR=/var/cache/gpt-architecture \

@@ -93,7 +93,7 @@ def test_an_existing_destination_is_kept(cli, model, tmp_path):
     assert (tmp_path / "pris.pt").read_text(encoding="utf-8") == "précieux"
     assert cli("convert", model, tmp_path / "pris.pt", "--to", "pt", "--force").code == 0
     outcome = cli("convert", model, tmp_path, "--to", "pt", "--force")
-    outcome.check_one_line_error(1, "n'est pas un modèle exporté")
+    outcome.check_one_line_error(1, "est un dossier")
 
 
 def test_another_architecture(cli, tmp_path):

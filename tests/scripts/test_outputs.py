@@ -128,6 +128,12 @@ def test_no_device_no_folder_no_lost_place(cli, model, text, tmp_path, name):
 def test_two_outputs_are_two_files(cli, model, text, tmp_path):
     outcome = cli(*evaluate(model, text), "--report", tmp_path / "a", "--json-file", tmp_path / "a")
     outcome.check_one_line_error(1, "le même fichier")
+    for target, name in (("pt", "x.pt"), ("hf", "x")):
+        inside = tmp_path / name if target == "pt" else tmp_path / name / "config.json"
+        outcome = cli("convert", model, tmp_path / name, "--to", target, "--json-file", inside)
+        assert outcome.code in (1, 2)
+        assert "--json-file" in outcome.err
+        assert not (tmp_path / name).exists()
 
 
 def test_what_a_folder_holds_is_an_input(cli, model, tmp_path):
@@ -201,7 +207,7 @@ def test_training_keeps_the_files_of_others(cli, tmp_path, name):
     assert (tmp_path / name).read_text(encoding="utf-8") == PRECIOUS
     assert not (tmp_path / "gpt-model.pt").exists()
     assert cli(*command, "--force").code == 0
-    again = cli("train", *tiny(output_dir=tmp_path, max_steps=1))
+    again = cli(*command, "--force")  # les siens, cette fois, avec le reste
     assert again.code == 0, again.err
     assert (tmp_path / name).read_bytes()[:4] != PRECIOUS.encode()[:4]
 

@@ -169,6 +169,9 @@ def test_a_hostile_schema_is_a_refusal(url):
     ):
         answer = post(url, "/v1/completions", {"prompt": "Le", "json_schema": schema})
         assert "json_schema" in check_envelope(answer, 400)["message"]
+    for text in (f'{{"minimum": {"1" * 5000}}}', '{"const": "\\ud800"}', "{", "[" * 100):
+        answer = post(url, "/v1/completions", {"prompt": "Le", "guided_json": text})
+        assert check_envelope(answer, 400)["param"] == "guided_json"
 
 
 class TestCommands:

@@ -76,12 +76,15 @@ class TestLimits:
         ):
             check(trial, **ENDLESS)
 
-    def test_what_is_refused_is_remembered(self, tokenizer):
+    def test_what_is_refused_is_remembered(self, tokenizer, monkeypatch):
         """La même contrainte hostile, envoyée cent fois, n'est essayée qu'une."""
         with trial_of(tokenizer, seconds=0.2) as trial:
+            tried, usual = [], trial._try
+            monkeypatch.setattr(trial, "_try", lambda *a: tried.append(a) or usual(*a))
             for _ in range(100):
                 with pytest.raises(ConfigurationError, match="calcul"):
                     check(trial, **ENDLESS)
+            assert len(tried) == 1
             with pytest.raises(ConfigurationError, match="unclosed"):
                 check(trial, regex="(a")
 

@@ -59,7 +59,9 @@ def test_dockerfile_runs_the_command_without_root():
     assert "/health" in re.search(r"HEALTHCHECK(.|\n)*?\]", text)[0]
     pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert re.search(r'"(torch==[^"]+)"', text)[1] in pins
-    for extra in re.search(r'"\.\[([^\]]+)\]"', text)[1].split(","):
+    extras = re.search(r'"\.\[([^\]]+)\]"', text)[1].split(",")
+    assert {"serve", "fast", "bpe", "contraintes"} <= set(extras)
+    for extra in extras:
         assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 

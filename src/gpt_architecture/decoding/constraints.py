@@ -213,14 +213,19 @@ def _build_aside(vocabulary: Any, name: str, grammar: str) -> Any:
     Raises:
         ConfigurationError: elle n'est pas lue à temps.
     """
-    found = list[Any]()
-    thread = threading.Thread(
-        target=lambda: found.append(build_matcher(vocabulary, grammar)),
-        name="contrainte",
-        daemon=True,
-    )
+    found, failed = list[Any](), list[Exception]()
+
+    def read() -> None:
+        try:
+            found.append(build_matcher(vocabulary, grammar))
+        except Exception as error:  # rendue à qui attend
+            failed.append(error)
+
+    thread = threading.Thread(target=read, name="contrainte", daemon=True)
     thread.start()
     thread.join(MAX_BUILD_SECONDS)
+    if failed:
+        raise failed[0]
     if not found:
         raise refusal(name, f"la lire demande plus de {MAX_BUILD_SECONDS:g} s")
     return found[0]

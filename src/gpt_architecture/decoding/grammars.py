@@ -85,6 +85,8 @@ def read_schema(text: str) -> dict[str, Any]:
             "json_schema",
             f"ce n'est pas du JSON (ligne {error.lineno}, colonne {error.colno})",
         ) from None
+    except ValueError:  # un nombre démesuré
+        raise refusal("json_schema", "ce n'est pas du JSON lisible") from None
     raise refusal("json_schema", "ce n'est pas un objet JSON")
 
 

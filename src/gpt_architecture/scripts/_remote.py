@@ -37,6 +37,7 @@ _FIELDS = {
     "seed": "seed",
     "n": "n",
     "stop": "stop",
+    "stop_ids": "stop_token_ids",
     "regex": "regex",
     "choices": "choices",
     "logit_bias": "logit_bias",
@@ -97,6 +98,7 @@ class Service:
 
     def stream(self, prompt: str, settings: dict[str, Any]) -> Iterator[str]:
         """Le texte de /v1/completions, au fil de l'eau."""
+        self.finish = None
         body = {"prompt": prompt, **settings, "model": self.model, "stream": True}
         for choice in self._choices("/v1/completions", body):
             self.finish = choice.get("finish_reason") or self.finish
@@ -104,6 +106,7 @@ class Service:
 
     def chat(self, messages: list[dict[str, str]], settings: dict[str, Any]) -> Iterator[str]:
         """Le texte de /v1/chat/completions, au fil de l'eau."""
+        self.finish = None
         body = {"messages": messages, **settings, "model": self.model, "stream": True}
         for choice in self._choices("/v1/chat/completions", body):
             self.finish = choice.get("finish_reason") or self.finish

@@ -70,6 +70,7 @@ def chat(
         service, settings = Service(server), remote_settings(config)
 
         def respond(messages: Messages) -> Iterator[str]:
+            ends.clear()
             yield from service.chat(messages, settings)
             ends[:] = [service.finish]
 

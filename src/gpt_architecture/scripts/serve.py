@@ -30,6 +30,7 @@ from gpt_architecture.scripts._cli import (
     say,
 )
 from gpt_architecture.scripts._logs import (
+    LOGGER,
     JsonLines,
     LogFormat,
     TimedText,
@@ -79,6 +80,7 @@ class NetworkOptions:
 
     log_format: LogFormat = "text"
     """Forme du journal : text, ou json (un objet par ligne)."""
+
     strict: bool = False
     """Refuse les champs qu'aucune interface d'OpenAI ne connaît, au lieu de les ignorer."""
 
@@ -155,9 +157,7 @@ def serve(
     from gpt_architecture.serving.observer import Observer
     from gpt_architecture.training.model_source import check_source, short_name
 
-    as_json = network.log_format == "json"
-    configure_logs(JsonLines() if as_json else TimedText(), RequestFilter())
-    logging.captureWarnings(as_json)  # sur stderr, rien que des lignes JSON
+    _configure_journal(network.log_format, RequestFilter())
     source = find_model(model)
     limits = Limits(
         max_tokens=engine.max_tokens,
@@ -230,6 +230,13 @@ def _answer_steadily() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_ALLOCATIONS)
+
+
+def _configure_journal(form: LogFormat, about: logging.Filter) -> None:
+    """Donne sa forme au journal ; ce qui y nommait les options de la commande reste."""
+    named = [each for handler in logging.getLogger(LOGGER).handlers for each in handler.filters]
+    configure_logs(JsonLines() if form == "json" else TimedText(), *named, about)
+    logging.captureWarnings(form == "json")  # sur stderr, rien que des lignes JSON
 
 
 def _check_installed() -> None:

@@ -16,7 +16,9 @@ from gpt_architecture.decoding.json_schemas import make_strict
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.errors import ApiError
 from gpt_architecture.serving.schemas import ResponseFormat, SamplingBody
+from gpt_architecture.serving.strict_json import parse_json
 
+_DEPTH = 32
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -41,6 +43,11 @@ def constraint_of(body: SamplingBody) -> dict[str, Any]:
     if setting == "choices":
         return {"choices": tuple(value)}
     return {setting: _schema(field, value, body) if setting == "json_schema" else value}
+
+
+def is_constrained(body: SamplingBody) -> bool:
+    """Vrai si un corps demande une contrainte ; rien n'en est lu."""
+    return next(_given(body), None) is not None
 
 
 def _given(body: SamplingBody) -> Iterator[tuple[str, str, Any]]:
@@ -78,7 +85,11 @@ def _format(form: ResponseFormat | None) -> dict[str, Any] | None:
 def _schema(field: str, value: Any, body: SamplingBody) -> str:
     """Le texte d'un schéma, rendu strict s'il le demande."""
     if isinstance(value, str):  # vLLM admet le schéma en texte
-        return value
+        try:
+            return json.dumps(parse_json(value.encode(errors="surrogatepass"), max_depth=_DEPTH))
+        except ApiError as error:
+            name = field.partition(".")[0]
+            raise ApiError.invalid(f"{field}, lu comme un corps : {error}", param=name) from None
     form = body.response_format
     if form is not None and form.json_schema is not None and form.json_schema.strict:
         try:

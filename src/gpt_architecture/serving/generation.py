@@ -15,7 +15,7 @@ from gpt_architecture.data.marked_text import encode_text as encode_marked
 from gpt_architecture.data.marked_text import written
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import budget_warning
-from gpt_architecture.serving.constraint_fields import constraint_of
+from gpt_architecture.serving.constraint_fields import constraint_of, is_constrained
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError
 from gpt_architecture.serving.limits import check_maximum
@@ -29,8 +29,6 @@ from gpt_architecture.serving.schemas import (
     SamplingBody,
     TokenizeBody,
 )
-
-logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -310,7 +308,7 @@ async def _config(
         ignore_eos=bool(body.ignore_eos),
         logit_bias=_biases(context, body.logit_bias or {}),
         logprobs=logprobs,
-        **await asyncio.to_thread(constraint_of, body),
+        **(await asyncio.to_thread(constraint_of, body) if is_constrained(body) else {}),
         **values,
     )
 

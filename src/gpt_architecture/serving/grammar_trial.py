@@ -54,7 +54,7 @@ class _Verdict:
 
 
 class GrammarTrial:
-    """Essaie les contraintes d'un service, une à la fois ; d'abord lancé par la première.
+    """Essaie les contraintes d'un service, une à la fois ; la première lance le processus.
 
     Args:
         tokenizer: celui du modèle ; un tokenizer par mots n'a rien à essayer.
@@ -168,6 +168,7 @@ class GrammarTrial:
             "memory": self._memory,
         }
         if _ask(process, setup, _START_SECONDS)[0] is None:
+            self._check_open()
             raise GenerationError(
                 "le processus qui essaie les contraintes ne démarre pas",
                 expected=f"{sys.executable}, avec llguidance",

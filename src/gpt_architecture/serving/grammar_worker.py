@@ -47,7 +47,8 @@ def main() -> None:
     if resource is not None and _STATM.exists():  # qui demande tout d'un coup est tué par là
         limit = _pages(0) + memory + _SLACK
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        if hard == resource.RLIM_INFINITY or limit <= hard:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     _write({})
     first = _memory()
     while True:
@@ -75,6 +76,8 @@ def _try(tree: Any, grammar: str, *, seconds: float, ceiling: int) -> dict[str, 
             os._exit(TOO_LONG)
         if _memory() > ceiling:
             os._exit(TOO_LARGE)
+    if "reason" not in found:  # le fil est mort, faute de mémoire : rien n'est sûr ensuite
+        os._exit(1)
     return {**found, "seconds": time.process_time() - start}
 
 

@@ -11,10 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_architecture.serving.errors import ApiError
 
+WARNING = "X-Constraint-Warning"
+"""En-tête de réponse : la contrainte demande plus de tokens que la requête n'en accorde."""
+
 _METHODS = ("GET", "HEAD", "POST")
 _EXPOSED = (
     "Retry-After",
-    "X-Constraint-Warning",
+    WARNING,
     "X-Request-Id",
 )  # ce qu'une page peut lire d'une réponse
 
@@ -46,8 +49,8 @@ class HeadMiddleware:
 class OriginsMiddleware(CORSMiddleware):
     """CORS de Starlette : les pages de certaines origines appellent le service, clé comprise.
 
-    Un navigateur ne montre à sa page que les réponses qui le permettent : cette porte est donc la
-    première, et les erreurs aussi la traversent.
+    Un navigateur ne montre à sa page que les réponses qui le permettent : cette porte vient donc
+    avant les clés, et les erreurs aussi la traversent.
 
     Args:
         app: application appelée.

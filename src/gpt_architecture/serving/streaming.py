@@ -21,6 +21,7 @@ from gpt_architecture.serving.errors import ApiError, as_api_error
 from gpt_architecture.serving.exchange import current
 from gpt_architecture.serving.flow import Flow
 from gpt_architecture.serving.generation import Plan
+from gpt_architecture.serving.http_rules import WARNING
 from gpt_architecture.serving.metrics import Metrics
 from gpt_architecture.serving.requests import EngineRequest, Event
 
@@ -28,9 +29,6 @@ T = TypeVar("T")
 
 _DONE = format_sse_event(data_str="[DONE]")
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-
-WARNING = "X-Constraint-Warning"
-"""En-tête de réponse : la contrainte demande plus de tokens que la requête n'en accorde."""
 
 
 class Answerer:
