@@ -236,6 +236,7 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
         drafts=options.drafts,
     )
     engine.start()
+    engine.prepare_constraints()
     prompt = gpt.metadata.get("prompt")
     context = ServingContext(
         engine=engine,
