@@ -1,15 +1,16 @@
 """Le service, contre le serveur de llama.cpp, avec les mêmes poids et autant de places.
 
 Questions : combien de tokens par seconde en tout, et combien d'attente avant le premier, à 1, 8 et
-32 flux ? Que devient le service quand on lui demande dix fois ce qu'il peut ? Quand des clients
-s'en vont au milieu d'un flux ?
+32 flux ? En combien de temps répond-il à une petite requête ? Que devient le service quand on lui
+demande dix fois ce qu'il peut ? Quand des clients s'en vont au milieu d'un flux ?
 
     python benchmarks/serve.py [--quick] [--json FICHIER] [--turns N] [--only QUESTION …]
         [--streams N …] [--soak SECONDES]
 
 Chaque serveur est un processus ; les passages alternent entre eux, l'autre ne faisant rien. Les
 clients sont les mêmes : des flux `/v1/completions` gloutons de 64 tokens, un début par flux, neuf
-à chaque passage.
+à chaque passage, par des connexions gardées ouvertes d'une requête à l'autre, comme celles du
+client d'OpenAI.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import contextlib
 import http.client
 import json
 import random
+import select
 import statistics
 import subprocess
 import sys
@@ -45,6 +47,7 @@ STREAMS = (1, 8, 32)
 SLOTS = 32
 PROMPT, COUNT = 16, 64
 CONTEXT = 128
+SMALL = 50  # petites requêtes à la file
 TIMEOUT = 300.0
 PAIRS = {"fp32": ("f32", ()), "int8": ("q8_0", ("--quant", "int8"))}
 """Précision → format de llama.cpp, options de notre service."""
@@ -75,6 +78,7 @@ class Server:
         else:
             raise RuntimeError(f"{command[:4]} n'a pas démarré")
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        self._idle = list[http.client.HTTPConnection]()
         end = time.monotonic() + TIMEOUT
         while health(self.url)[0] != http.client.OK:
             if time.monotonic() > end:
@@ -87,7 +91,7 @@ class Server:
         body = {"prompt": ids, "max_tokens": count, "temperature": 0.0, "stream": True}
         body |= {"ignore_eos": True}
         start, first, chunks = time.perf_counter(), 0.0, 0
-        with contextlib.closing(connect(self.url)) as connection:
+        with self.connection() as connection:
             headers = {"Content-Type": "application/json"}
             connection.request("POST", "/v1/completions", json.dumps(body), headers)
             answer = connection.getresponse()
@@ -100,9 +104,47 @@ class Server:
                 chunks += 1
                 first = first or time.perf_counter() - start
                 if leave_after is not None and chunks >= leave_after:
+                    connection.close()
                     break
         seconds = time.perf_counter() - start
         return Served(status=answer.status, first=first, seconds=seconds, chunks=chunks)
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[http.client.HTTPConnection]:
+        """Une connexion gardée ouverte, si le serveur ne l'a pas fermée ; neuve sinon."""
+        try:
+            found = self._idle.pop()
+        except IndexError:
+            found = connect(self.url)
+        if found.sock is not None and select.select([found.sock], [], [], 0)[0]:
+            found.close()  # le serveur s'est lassé : la prochaine requête la rouvre
+        try:
+            yield found
+        except BaseException:
+            found.close()
+            raise
+        self._idle.append(found)
+
+    def get(self, path: str, *, body: object = None) -> float:
+        """Durée (s) d'un GET, ou d'un POST si un corps est donné."""
+        start = time.perf_counter()
+        with self.connection() as connection:
+            method, headers = (
+                "GET" if body is None else "POST",
+                {"Content-Type": "application/json"},
+            )
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            assert answer.status == http.client.OK, answer.read()
+            answer.read()
+        return time.perf_counter() - start
+
+    def open(self, count: int) -> None:
+        """Ouvre `count` connexions, et s'en sert une fois : leur ouverture ne sera pas mesurée."""
+        with contextlib.ExitStack() as stack:
+            for connection in [stack.enter_context(self.connection()) for _ in range(count)]:
+                connection.request("GET", "/health")
+                connection.getresponse().read()
 
     def memory(self) -> float:
         """Mémoire présente, en Mo."""
@@ -143,6 +185,7 @@ def together(
 
     Les débuts d'une série ne sont ceux d'aucune autre : personne ne les a déjà lus.
     """
+    server.open(count)
     with ThreadPoolExecutor(count) as pool:
         start = time.perf_counter()
         seeds = range(1000 * series, 1000 * series + count)
@@ -204,6 +247,22 @@ def speed(
             )
             for count in streams:
                 rows += _pair(precision, scheme, count, {"ours": ours, "peer": peer}, turns)
+            rows += _small_requests(precision, {"ours": ours, "peer": peer})
+    return rows
+
+
+def _small_requests(precision: str, servers: dict[str, Server]) -> list[Row]:
+    """Durée médiane d'une petite requête, sur une connexion gardée ouverte."""
+    rows = []
+    one_token = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0.0}
+    for path, body in (("/health", None), ("/v1/models", None), ("/v1/completions", one_token)):
+        found = {}
+        for name, server in servers.items():
+            server.open(1)
+            found[name] = statistics.median(server.get(path, body=body) for _ in range(SMALL))
+        ours, peer = found["ours"], found["peer"]
+        print(f"{path} : {french(1000 * ours, 1)} contre {french(1000 * peer, 1)} ms")
+        rows.append(_row(f"durée {path}, {precision}", ours, peer, peer / ours, "s"))
     return rows
 
 

@@ -15,6 +15,7 @@ from gpt_architecture.errors import TokenizerError
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine import Engine
+from gpt_architecture.serving.foreign_fields import FieldPolicy
 from gpt_architecture.serving.http import HttpServer, bind, url_of
 from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.requests import EngineClosed, EngineStats, Ticket
@@ -92,16 +93,17 @@ def small_model():
     return sharp_model(context_length=WINDOW)
 
 
-def make_context(engine, *, chat=False, **limits):
+def make_context(engine, *, chat=False, fields=None, tokenizer=None, **limits):
     """Le contexte d'un service sur le petit modèle."""
     return ServingContext(
         engine=engine,
         model=small_model(),
-        tokenizer=Letters(),
+        tokenizer=Letters() if tokenizer is None else tokenizer,
         name=NAME,
         metadata={"chat_template": CHAT_TEMPLATE} if chat else {},
         window=WINDOW,
         limits=Limits(**limits),
+        fields=fields or FieldPolicy(),
     )
 
 

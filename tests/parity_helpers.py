@@ -15,8 +15,11 @@ def random_model(config):
     return model
 
 
-def to_transformers(model):
-    """Le même modèle chez Transformers, par une copie écrite ici, indépendante du projet."""
+def to_transformers(model, **options):
+    """Le même modèle chez Transformers, par une copie écrite ici, indépendante du projet.
+
+    `options` va à sa configuration.
+    """
     import transformers
 
     cfg = model.cfg
@@ -28,6 +31,10 @@ def to_transformers(model):
             n_layer=cfg.n_layers,
             n_head=cfg.n_heads,
             tie_word_embeddings=cfg.tie_weights,
+            n_inner=cfg.inner_dim,
+            activation_function={"gelu_tanh": "gelu_new"}.get(cfg.activation, cfg.activation),
+            layer_norm_epsilon=cfg.norm_eps,
+            **options,
             bos_token_id=0,
             eos_token_id=0,
             attn_implementation="eager",

@@ -1,5 +1,6 @@
 """La commande serve dans son processus, pour les tests qui lui parlent."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ def served(folder, *options, env=None):
     )
     try:
         line = process.stdout.readline()
+        line = json.loads(line)["message"] if line.startswith("{") else line  # --log-format json
         assert line.startswith("Service sur http://127.0.0.1:"), process.stderr.read()
         yield line.split()[2], process
     finally:

@@ -1,5 +1,6 @@
 """La face de la bibliothèque : charger un modèle, générer, et n'importer que le nécessaire."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -115,8 +116,11 @@ class TestLoad:
         assert load("m.pt", device="cpu").config.vocab_size == TOKENIZER.vocab_size + 7
 
     def test_tokenizer_larger_than_the_vocabulary_is_refused(self):
-        save("m.pt", vocab_size=TOKENIZER.vocab_size - 1)
-        with pytest.raises(ModelFileError, match=f"tokenizer de {TOKENIZER.vocab_size} tokens"):
+        save("m.pt")
+        payload = torch.load("m.pt", weights_only=True)
+        payload["tokenizer"]["vocab"].append("trop")
+        torch.save(payload, "m.pt")
+        with pytest.raises(ModelFileError, match=f"tokenizer de {TOKENIZER.vocab_size + 1} tokens"):
             load("m.pt", device="cpu")
 
     def test_missing_file_is_named(self):
@@ -258,11 +262,15 @@ class TestEndOfText:
         gpt = scripted("la lampe deux fois")
         assert gpt.generate(PROMPT, max_tokens=3) == f"{PROMPT} la lampe deux"
 
-    def test_allowed_in_the_prompt(self):
-        gpt = scripted("la lampe")
-        assert gpt.encode(f"Le {END_OF_TEXT}")[0, -1] == TOKENIZER.eos_id
-        prompt = f"eau.{END_OF_TEXT}"
+    def test_typed_in_a_prompt_it_is_text_unless_asked(self):
+        gpt, prompt = scripted("la lampe"), f"Le {END_OF_TEXT}"
+        assert TOKENIZER.eos_id not in gpt.encode(prompt)
+        assert gpt.encode(prompt, parse_special=True)[0, -1] == TOKENIZER.eos_id
         assert gpt.generate(prompt, max_tokens=1) == f"{prompt} la"
+        seen = gpt.generate_batch([prompt], parse_special=True, max_tokens=1)[0][0]
+        assert seen.prompt_tokens == 2
+        found = scripted("la lampe").generate(prompt, parse_special=True, max_tokens=1)
+        assert (found, type(found)) == (f"{prompt} la", str)
 
     def test_tokenizer_without_end_of_text(self):
         """Sans token de fin, seul `max_tokens` arrête."""
@@ -320,3 +328,13 @@ class TestPublicNames:
             "print([n for n in ('matplotlib', 'transformers', 'tiktoken') if n in sys.modules])",
         )
         assert found == "[]"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba n'est pas installé")
+def test_a_small_model_compiles_nothing(trained):
+    """PyTorch suffit à un petit modèle ; qui veut les noyaux les demande."""
+    path = trained / "gpt-model.pt"
+    assert load(path, device="cpu").runner is None
+    assert load(path, device="cpu", compile_from=0).runner is not None
+    assert load(path, device="cpu", engine="packed").runner is not None
+    assert load(path, device="cpu", quant="int8").runner is not None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gpt_architecture.config import (
     END_OF_TEXT,
     GPT_CONFIG_124M,
+    MAX_SIZES,
     PRESETS,
     GPTConfig,
     TrainingConfig,
@@ -109,9 +110,13 @@ class TestDictionaries:
             drop_rate=data.draw(st.floats(0, 1, exclude_max=True)),
             qkv_bias=data.draw(st.booleans()),
             tie_weights=data.draw(st.booleans()),
+            inner_dim=data.draw(st.none() | st.integers(1, 10**6)),
+            activation=data.draw(st.sampled_from(["gelu_tanh", "gelu", "relu"])),
+            norm_eps=data.draw(st.sampled_from([1e-5, 1e-6])),
         )
         values = config.to_dict()
-        assert list(values) == [field.name for field in fields(GPTConfig)]
+        standard = [*GPT_CONFIG_124M, "tie_weights"]
+        assert list(values) == standard + list(config.variants())
         assert GPTConfig.from_dict(values) == config
 
     def test_original_dictionary_is_accepted_as_it_is(self):
@@ -145,6 +150,61 @@ class TestDictionaries:
         assert GPTConfig.coerce(config) is config
         assert GPTConfig.coerce({"n_layers": 2}) == config
         refused(lambda: GPTConfig.coerce({"n_layer": 2}), "n_layer")
+
+
+class TestVariants:
+    def test_gpt2_is_written_as_before_variants_existed(self):
+        """Mêmes fichiers, mêmes empreintes : une version précédente relit ce dictionnaire."""
+        config = GPTConfig(inner_dim=4 * 768, activation="gelu_tanh", norm_eps=1e-5)
+        assert list(config.to_dict()) == [*GPT_CONFIG_124M, "tie_weights"]
+        assert config == GPTConfig()
+        assert config.variants() == {}
+
+    def test_each_one_is_named(self):
+        config = GPTConfig(inner_dim=100, activation="relu", norm_eps=1e-6)
+        assert config.variants() == {"inner_dim": 100, "activation": "relu", "norm_eps": 1e-6}
+        assert (config.inner_width, GPTConfig().inner_width) == (100, 3072)
+
+    @pytest.mark.parametrize("activation", ["gelu", "relu", "gelu_tanh"])
+    @pytest.mark.parametrize("inner", [None, 5, 96])
+    def test_parameters_are_those_of_the_model(self, activation, inner):
+        config = GPTConfig(
+            vocab_size=7,
+            context_length=4,
+            emb_dim=12,
+            n_heads=2,
+            n_layers=2,
+            inner_dim=inner,
+            activation=activation,
+        )
+        assert config.num_parameters() == GPTModel(config).num_parameters()
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("inner_dim", 0),
+            ("inner_dim", 2**21),
+            ("inner_dim", True),
+            ("activation", "silu"),
+            ("activation", ["relu"]),
+            ("norm_eps", 0.0),
+            ("norm_eps", "1e-5"),
+        ],
+    )
+    def test_other_values_are_refused(self, name, value):
+        refused(lambda: GPTConfig(**{name: value}), name)
+
+
+class TestSizes:
+    @pytest.mark.parametrize("name", list(MAX_SIZES))
+    @pytest.mark.parametrize("value", [2**63, 10**5_000], ids=["2^63", "5000-chiffres"])
+    def test_absurd_sizes_are_refused_in_one_short_sentence(self, name, value):
+        error = refused(lambda: GPTConfig(**{name: value}), name)
+        assert len(str(error)) < 200
+
+    def test_the_largest_shape_has_fewer_parameters_than_an_index_can_count(self):
+        largest = GPTConfig(**{**MAX_SIZES, "tie_weights": False})
+        assert largest.num_parameters() < 2**63
 
 
 class TestTrainingConfig:

@@ -1,5 +1,10 @@
 """Les erreurs : une ligne qui dit ce qu'on a trouvé, ce qu'on attendait et que faire."""
 
+import ast
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
 from gpt_architecture import errors
@@ -11,11 +16,16 @@ from gpt_architecture.errors import (
     GPTArchitectureError,
     MissingDependencyError,
     ModelFileError,
+    NonFiniteError,
     OutputError,
     ServiceError,
     TokenizerError,
     TrainingError,
 )
+from gpt_architecture.main import build_app
+from gpt_architecture.scripts._usage_errors import with_options
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "gpt_architecture"
 
 FAMILY = [
     GPTArchitectureError,
@@ -44,6 +54,12 @@ def test_message_says_found_expected_and_remedy_in_one_line(kind):
 
 
 @pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
+def test_what_a_file_says_cannot_break_the_line_nor_command_the_terminal(kind):
+    error = kind("clé \n\x1b[31m", expected="a\u2028b", remedy="c\x9bd")
+    assert str(error) == "clé  [31m (attendu : a b) ; c d."
+
+
+@pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
 def test_expected_and_remedy_are_required(kind):
     with pytest.raises(TypeError):
         kind("trouvé")
@@ -56,7 +72,7 @@ def test_only_usage_errors_exit_with_two(kind):
 
 def test_every_error_of_the_module_has_one_root():
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, Exception)]
-    assert set(kinds) == {*FAMILY, MissingDependencyError}
+    assert set(kinds) == {*FAMILY, MissingDependencyError, NonFiniteError}
     assert all(issubclass(kind, GPTArchitectureError) for kind in kinds)
 
 
@@ -85,3 +101,109 @@ class TestMissingDependency:
     def test_is_caught_as_an_import_error(self):
         with pytest.raises(ImportError, match="tiktoken"):
             raise MissingDependencyError("tiktoken", purpose="le tokenizer gpt2")
+
+
+def test_an_extra_installs_from_the_clone():
+    """Dans un clone, la commande de l'extra désigne ce clone."""
+    root = Path(__file__).resolve().parents[1]
+    error = MissingDependencyError("fastapi", purpose="servir un modèle", extra="serve")
+    assert error.remedy == f"installez-le : pip install -e {shlex.quote(f'{root}[serve]')}"
+
+
+def test_an_extra_names_its_packages_elsewhere(monkeypatch, tmp_path):
+    """Hors d'un clone, ce sont ses paquets : le projet n'est peut-être publié nulle part."""
+    monkeypatch.setattr(
+        errors, "__file__", str(tmp_path / "lib" / "gpt_architecture" / "errors.py")
+    )
+    command = shlex.split(errors.install_command("serve"))
+    assert command[:2] == ["pip", "install"]
+    names = {part.split(">")[0] for part in command[2:]}
+    assert names >= {"fastapi", "uvicorn", "prometheus-client", "llguidance"}
+    assert not names & {"torch", "numba", "matplotlib"}  # la base et les autres extras n'y sont pas
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (-1, "-1"),
+        ("abc", "'abc'"),
+        (10**18, "1000000000000000000"),
+        (10**5_000, "un entier de 16610 bits"),
+        (-(10**5_000), "un entier de 16610 bits"),
+    ],
+    ids=["négatif", "texte", "grand", "démesuré", "démesuré-négatif"],
+)
+def test_a_value_is_shown_whole_when_it_is_short(value, said):
+    assert errors.shown(value) == said
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 10**6, ["x" * 1_000] * 1_000, {1: {2: {3: "x" * 999}}}], ids=type
+)
+def test_a_huge_value_is_shown_in_a_few_words(value):
+    assert len(errors.shown(value)) < 700
+
+
+# --- Les options des commandes ---------------------------------------------------------------
+
+OPTION = re.compile(r"(?<![\w-])--[a-z]")
+CITED = re.compile(r"gpt-architecture [^»;]*")
+"""Une commande entière, à copier, a ses options ; une phrase de la bibliothèque n'en nomme pas."""
+
+
+def option_names(source):
+    """Ligne de chaque texte, hors docstrings, qui nomme une option de commande."""
+    tree = ast.parse(source)
+    parts = {id(part) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for part in n.values}
+    docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in parts | docs:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            values = [each.value if isinstance(each, ast.Constant) else "…" for each in node.values]
+            text = "".join(values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        else:
+            continue
+        if OPTION.search(CITED.sub("", text)):
+            found.append(node.lineno)
+    return sorted(found)
+
+
+LIBRARY = sorted(
+    path
+    for path in SOURCE.rglob("*.py")
+    if path.relative_to(SOURCE).parts[0] not in ("scripts", "main.py", "__main__.py")
+)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_library_names_no_option(path):
+    assert option_names(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_option_checker_can_fail():
+    assert option_names('raise E("réduisez --lr")\nf"changez --{x}"\nx = f"--data {y}"') == [1, 3]
+    assert option_names('"""--lr"""\nx = "gpt-architecture merge A --out B"\ny = "a--b"') == []
+
+
+class TestSettingsBecomeOptions:
+    """Un réglage entre accents graves devient l'option de la commande qui parle."""
+
+    @pytest.mark.parametrize(
+        ("tokens", "message", "expected"),
+        [
+            (["train"], "réduisez `batch_size`.", "réduisez --batch-size."),
+            (["train"], "ajoutez `memory=lean`", "ajoutez --memory lean"),
+            (["tokenizer", "train"], "`field` manque", "--field manque"),
+            (["inspect"], "réduisez `batch_size`", "réduisez batch_size"),
+            (["demo"], "essayez `seed=1 2 3`", "essayez --seed 1 2 3"),
+            ([], "`device=cpu`", "device=cpu"),
+            (["rien"], "`device`", "device"),
+            (["train"], "un `code Python` reste", "un `code Python` reste"),
+        ],
+    )
+    def test_translation(self, tokens, message, expected):
+        assert with_options(message, build_app(), tokens) == expected

@@ -2,7 +2,8 @@
 
     from gpt_architecture import load
 
-Les noms publics sont importés à la demande : `import gpt_architecture` ne charge pas PyTorch.
+Les noms publics, ceux des chapitres du livre de Raschka compris, sont importés à la demande :
+`import gpt_architecture` ne charge pas PyTorch.
 """
 
 from importlib import import_module
@@ -11,35 +12,115 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpt_architecture.api import GPT, load
     from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
+    from gpt_architecture.core.attention import MultiHeadAttention
+    from gpt_architecture.core.layers import GELU, FeedForward, LayerNorm, TransformerBlock
     from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.data.tokenizer import get_tokenizer
+    from gpt_architecture.core.utils import (
+        calc_loss_batch,
+        calc_loss_loader,
+        text_to_token_ids,
+        token_ids_to_text,
+    )
+    from gpt_architecture.data.loader import GPTDatasetV1, create_dataloader_v1
+    from gpt_architecture.data.tokenizer import SimpleTokenizerV1, SimpleTokenizerV2, get_tokenizer
     from gpt_architecture.decoding.config import GenerationConfig
+    from gpt_architecture.decoding.simple import (
+        generate,
+        generate_text_simple,
+        generate_text_temperature,
+        generate_text_top_k,
+        generate_text_top_p,
+    )
+    from gpt_architecture.decoding.strategies import greedy, softmax_avec_temperature, top_k, top_p
     from gpt_architecture.errors import GPTArchitectureError
+    from gpt_architecture.interop.book_weights import assign, load_weights_into_gpt
+    from gpt_architecture.training.plots import plot_losses
+    from gpt_architecture.training.simple import (
+        evaluate_model,
+        generate_and_print_sample,
+        train_model_simple,
+    )
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "FeedForward": "core.layers",
+    "GELU": "core.layers",
     "GPT": "api",
-    "load": "api",
-    "GPT_CONFIG_124M": "config",
-    "GPTConfig": "config",
-    "TrainingConfig": "config",
-    "GPTModel": "core.model",
-    "get_tokenizer": "data.tokenizer",
-    "GenerationConfig": "decoding.config",
     "GPTArchitectureError": "errors",
+    "GPTConfig": "config",
+    "GPTDatasetV1": "data.loader",
+    "GPTModel": "core.model",
+    "GPT_CONFIG_124M": "config",
+    "GenerationConfig": "decoding.config",
+    "LayerNorm": "core.layers",
+    "MultiHeadAttention": "core.attention",
+    "SimpleTokenizerV1": "data.tokenizer",
+    "SimpleTokenizerV2": "data.tokenizer",
+    "TrainingConfig": "config",
+    "TransformerBlock": "core.layers",
+    "assign": "interop.book_weights",
+    "calc_loss_batch": "core.utils",
+    "calc_loss_loader": "core.utils",
+    "create_dataloader_v1": "data.loader",
+    "evaluate_model": "training.simple",
+    "generate": "decoding.simple",
+    "generate_and_print_sample": "training.simple",
+    "generate_text_simple": "decoding.simple",
+    "generate_text_temperature": "decoding.simple",
+    "generate_text_top_k": "decoding.simple",
+    "generate_text_top_p": "decoding.simple",
+    "get_tokenizer": "data.tokenizer",
+    "greedy": "decoding.strategies",
+    "load": "api",
+    "load_weights_into_gpt": "interop.book_weights",
+    "plot_losses": "training.plots",
+    "softmax_avec_temperature": "decoding.strategies",
+    "text_to_token_ids": "core.utils",
+    "token_ids_to_text": "core.utils",
+    "top_k": "decoding.strategies",
+    "top_p": "decoding.strategies",
+    "train_model_simple": "training.simple",
 }
 
 __all__ = [
+    "GELU",
     "GPT",
     "GPT_CONFIG_124M",
+    "FeedForward",
     "GPTArchitectureError",
     "GPTConfig",
+    "GPTDatasetV1",
     "GPTModel",
     "GenerationConfig",
+    "LayerNorm",
+    "MultiHeadAttention",
+    "SimpleTokenizerV1",
+    "SimpleTokenizerV2",
     "TrainingConfig",
+    "TransformerBlock",
+    "assign",
+    "calc_loss_batch",
+    "calc_loss_loader",
+    "create_dataloader_v1",
+    "evaluate_model",
+    "generate",
+    "generate_and_print_sample",
+    "generate_text_simple",
+    "generate_text_temperature",
+    "generate_text_top_k",
+    "generate_text_top_p",
     "get_tokenizer",
+    "greedy",
     "load",
+    "load_weights_into_gpt",
+    "plot_losses",
+    "softmax_avec_temperature",
+    "text_to_token_ids",
+    "token_ids_to_text",
+    "top_k",
+    "top_p",
+    "train_model_simple",
 ]
 
 
@@ -47,3 +128,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Ce que le paquet offre, avant même d'en avoir rien importé."""
+    return sorted({*globals(), *__all__})

@@ -21,19 +21,26 @@ from torch import Tensor
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM
+from gpt_architecture.core.weights import check_vocabulary
 from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_chat
+from gpt_architecture.data.marked_text import plain, written
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.config import GenerationConfig, config_of
 from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
-from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, ModelFileError
-from gpt_architecture.interop.reading import detect, read_source
+from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
+from gpt_architecture.interop.reading import is_quantized
+from gpt_architecture.training.model_source import MODEL_NAME, locate, read_any
 
 logger = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "torch", "packed"]
 """Calcul du décodage : noyaux compilés (`packed`), PyTorch seul, ou le meilleur des deux."""
+
+COMPILE_FROM = 5_000_000
+"""En deçà, PyTorch écrit des centaines de tokens par seconde sans faire attendre, la première fois,
+une demi-minute de compilation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +85,25 @@ class GPT:
         model = self.model if self.runner is None else self.runner
         return Generator(model, self.tokenizer, window=self.window, draft=self.draft)
 
-    def encode(self, prompt: str) -> Tensor:
+    def encode(self, prompt: str, *, parse_special: bool = False) -> Tensor:
         """Texte → (1, T) int64, sur le périphérique du modèle.
+
+        Args:
+            prompt: le texte.
+            parse_special: les noms de tokens spéciaux qui s'y trouvent en sont ; sinon, seuls le
+                sont ceux qu'un gabarit a écrits (`chat_prompt`).
 
         Raises:
             ConfigurationError: le texte ne donne aucun token.
         """
+        prompt = written(prompt) if parse_special else prompt
         return torch.tensor([self.generator.encode(prompt)], device=self.device)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Le texte d'une conversation, prêt pour la réponse du modèle.
+
+        Ses tokens spéciaux sont ceux du gabarit ; ce qu'un message contient reste du texte. Il se
+        donne tel quel à `generate` : un texte qu'on en tire (`+`, `format`) ne les a plus.
 
         Args:
             messages: chacun a un `role` (system, user, assistant) et un `content`.
@@ -101,11 +117,23 @@ class GPT:
             raise ConfigurationError(
                 "ce modèle n'a pas de gabarit de conversation",
                 expected="un modèle affiné par « gpt-architecture train --chat »",
-                remedy="donnez un début de texte avec --prompt",
+                remedy="affinez-le ainsi, ou faites-lui continuer un texte",
             )
-        return render_chat(messages, check_template(template), add_generation_prompt=True)
+        return render_chat(
+            messages,
+            check_template(template),
+            tokenizer=self.tokenizer,
+            add_generation_prompt=True,
+        )
 
-    def generate(self, prompt: str, config: GenerationConfig | None = None, **settings: Any) -> str:
+    def generate(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        parse_special: bool = False,
+        **settings: Any,
+    ) -> str:
         """Écrit la suite de `prompt` et rend le tout.
 
         La génération s'arrête au token de fin de texte, qui n'est pas rendu.
@@ -113,20 +141,30 @@ class GPT:
         Args:
             prompt: début du texte.
             config: comment générer ; None : la configuration par défaut.
-            settings: réglages de `GenerationConfig`, à la place de `config`.
+            parse_special: voir `encode`.
+            settings: réglages de `GenerationConfig`, à la place de `config` ; `top_k` et `top_p`
+                valent `k` et `p`. Sans `strategy`, un filtre ou une température demande un tirage.
 
         Raises:
             ConfigurationError: réglage inconnu ou hors bornes, ou début vide.
         """
-        return prompt + "".join(self.stream(prompt, _config(config, settings)))
+        config = _config(config, settings)
+        start = written(prompt) if parse_special else prompt
+        pieces = list(self.pieces(start, config))
+        if warning := cut_warning(config, pieces[-1].finish):
+            logger.warning("%s", warning)
+        return plain(prompt) + "".join(piece.text for piece in pieces)
 
     def generate_batch(
         self,
         prompts: Sequence[str],
         config: GenerationConfig | Sequence[GenerationConfig] | None = None,
+        *,
+        parse_special: bool = False,
         **settings: Any,
     ) -> list[list[Generation]]:
         """Les suites de plusieurs débuts, qui avancent ensemble (voir `Generator.generate`)."""
+        prompts = [written(each) for each in prompts] if parse_special else prompts
         if config is None or isinstance(config, GenerationConfig):
             config = _config(config, settings)
         return self.generator.generate(prompts, config)
@@ -157,22 +195,25 @@ class GPT:
 
 
 def load(
-    path: Path | str = "gpt-model.pt",
+    path: Path | str = MODEL_NAME,
     *,
     device: str = "auto",
     quant: str | None = None,
     engine: EngineName = "auto",
     draft: Path | str | None = None,
+    compile_from: int = COMPILE_FROM,
 ) -> GPT:
     """Charge un modèle entraîné ici, ou un GPT-2 venu d'ailleurs.
 
     Args:
-        path: fichier écrit par l'entraînement, point de reprise, modèle quantifié, dossier de
-            Transformers, ckpt.pt de nanoGPT ou .pth du livre de Raschka.
+        path: fichier ou dossier d'un entraînement, point de reprise, modèle quantifié, adaptateurs
+            dont le modèle de départ est à sa place, dossier de Transformers, ckpt.pt de nanoGPT,
+            .pth du livre de Raschka, ou `hub:DÉPÔT`, alors téléchargé.
         device: voir `core.device.resolve_device`.
         quant: `int8` ou `int4` : quantifie les poids au chargement, sur CPU.
         engine: `packed` exige les noyaux compilés, `torch` s'en passe.
-        draft: petit modèle de même tokenizer, qui propose ce que le grand vérifie.
+        draft: petit modèle de même tokenizer, nommé de même, qui propose ce que le grand vérifie.
+        compile_from: paramètres à partir desquels `auto` prend les noyaux compilés.
 
     Raises:
         ModelFileError: fichier absent, illisible, dangereux ou d'un format inconnu.
@@ -180,21 +221,17 @@ def load(
         MissingDependencyError: numba manque et il est exigé.
     """
     target = resolve_device(device)
-    loaded = _read(Path(path), target)
+    loaded = _read(path, target)
+    check_vocabulary(loaded.model.cfg, loaded.tokenizer, name=str(path))
     tokenizer = tokenizer_from_dict(loaded.tokenizer)
-    vocab_size = loaded.model.cfg.vocab_size
-    if tokenizer.vocab_size > vocab_size:
-        raise ModelFileError(
-            f"{path} : tokenizer de {tokenizer.vocab_size} tokens, modèle de {vocab_size}",
-            expected="un tokenizer qui tient dans le vocabulaire du modèle",
-            remedy="reprenez le fichier d'origine",
-        )
+    if engine == "auto" and quant is None and loaded.model.cfg.num_parameters() < compile_from:
+        engine = "torch"
     runner = None if loaded.quantized else _runner(loaded.model, target, quant, engine)
     if loaded.quantized and quant is not None:
         raise ConfigurationError(
             f"{path} est déjà quantifié",
             expected="un modèle en fp32",
-            remedy="retirez --quant",
+            remedy="retirez `quant`",
         )
     logger.info("%s chargé sur %s", path, describe_device(target))
     return GPT(
@@ -203,7 +240,7 @@ def load(
         device=target,
         metadata=loaded.metadata,
         runner=runner,
-        draft=None if draft is None else _draft(Path(draft), target, engine, tokenizer),
+        draft=None if draft is None else _draft(draft, target, engine, tokenizer),
     )
 
 
@@ -215,19 +252,20 @@ class _Loaded:
     quantized: bool
 
 
-def _read(path: Path, device: torch.device) -> _Loaded:
-    if path.is_file() and path.suffix == ".safetensors" and detect(path) == "quantized":
+def _read(source: Path | str, device: torch.device) -> _Loaded:
+    path = locate(source)
+    if is_quantized(path):
         from gpt_architecture.kernels.quantize import load_quantized
 
         if device.type != "cpu":
             raise ConfigurationError(
                 f"un modèle quantifié sur {device.type}",
                 expected="le processeur",
-                remedy="ajoutez --device cpu",
+                remedy="ajoutez `device=cpu`",
             )
         model, tokenizer, metadata = load_quantized(path)
         return _Loaded(model=model, tokenizer=tokenizer, metadata=metadata, quantized=True)
-    content = read_source(path)
+    content = read_any(path)
     return _Loaded(
         model=content.build(device),
         tokenizer=content.tokenizer,
@@ -252,13 +290,24 @@ def _runner(
             raise ConfigurationError(
                 f"des poids compactés sur {device.type}",
                 expected="le processeur",
-                remedy="ajoutez --device cpu",
+                remedy="ajoutez `device=cpu`",
             )
         return None
     if engine == "torch" or (not wanted and importlib.util.find_spec("numba") is None):
         return None
     from gpt_architecture.kernels.packed import pack
+    from gpt_architecture.kernels.shapes import shape_obstacle
 
+    obstacle = shape_obstacle(model.cfg)
+    if obstacle is not None and engine == "packed":
+        raise ConfigurationError(
+            f"engine=packed : {obstacle}",
+            expected="un modèle au calcul de GPT-2",
+            remedy="retirez engine=packed",
+        )
+    if obstacle is not None and quant is None:
+        logger.info("décodage par PyTorch : %s", obstacle)
+        return None
     try:
         packed: CausalLM = pack(model, quant or "fp32")  # type: ignore[arg-type]
     except GPTArchitectureError:
@@ -268,8 +317,10 @@ def _runner(
     return packed
 
 
-def _draft(path: Path, device: torch.device, engine: EngineName, tokenizer: Tokenizer) -> CausalLM:
-    content = read_source(path)
+def _draft(
+    path: Path | str, device: torch.device, engine: EngineName, tokenizer: Tokenizer
+) -> CausalLM:
+    content = read_any(path)
     if dict(content.tokenizer) != tokenizer.to_dict():
         raise ConfigurationError(
             f"{path} a un autre tokenizer que le modèle",
@@ -289,11 +340,4 @@ def _config(config: GenerationConfig | None, settings: Mapping[str, Any]) -> Gen
         )
     if config is not None:
         return config
-    unknown = set(settings) - set(GenerationConfig.__dataclass_fields__)
-    if unknown:
-        raise ConfigurationError(
-            f"réglage inconnu : {', '.join(sorted(unknown))}",
-            expected="les réglages de GenerationConfig",
-            remedy="corrigez son nom",
-        )
-    return GenerationConfig(**settings)
+    return config_of(settings)

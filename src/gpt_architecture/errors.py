@@ -8,6 +8,11 @@ d'appels, et terminent avec `exit_code`.
 from __future__ import annotations
 
 import errno
+import importlib.metadata
+import re
+import reprlib
+import shlex
+from pathlib import Path
 
 _REASONS = {
     errno.ENOENT: "fichier absent",
@@ -22,22 +27,31 @@ _REASONS = {
 }
 
 
+# Un nom lu dans un fichier peut porter des fins de ligne, ou de quoi commander le terminal.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def _on_one_line(text: str) -> str:
+    return _CONTROL.sub(" ", text)
+
+
 class GPTArchitectureError(Exception):
     """Racine de toutes les erreurs prévues par le projet.
 
     Args:
-        found: ce qui a été trouvé (« --lr vaut -1 »).
+        found: ce qui a été trouvé (« `lr` vaut -1 »).
         expected: ce qui était attendu (« un nombre strictement positif »).
-        remedy: ce qu'il faut faire, à l'impératif (« corrigez --lr »).
+        remedy: ce qu'il faut faire, à l'impératif (« corrigez `lr` »).
+
+    Un réglage y est nommé entre accents graves, `batch_size` ou `device=cpu` : la bibliothèque
+    ignore les options des commandes, qui les y mettent elles-mêmes.
     """
 
     exit_code = 1
 
     def __init__(self, found: str, *, expected: str, remedy: str) -> None:
-        self.found = found
-        self.expected = expected
-        self.remedy = remedy
-        super().__init__(f"{found} (attendu : {expected}) ; {remedy}.")
+        self.found, self.expected, self.remedy = map(_on_one_line, (found, expected, remedy))
+        super().__init__(f"{self.found} (attendu : {self.expected}) ; {self.remedy}.")
 
 
 class ConfigurationError(GPTArchitectureError, ValueError):
@@ -66,6 +80,23 @@ class GenerationError(GPTArchitectureError):
     """Le modèle a produit des valeurs à partir desquelles on ne peut pas tirer de token."""
 
 
+class NonFiniteError(GenerationError):
+    """Un calcul a donné NaN ou l'infini ; qui connaît le modèle dit si ses poids en sont cause.
+
+    Args:
+        found: ce qui n'est pas fini.
+    """
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        expected: str = "des nombres finis",
+        remedy: str = "recommencez sur le processeur, en fp32 ; si cela revient, signalez-le",
+    ) -> None:
+        super().__init__(found, expected=expected, remedy=remedy)
+
+
 class TrainingError(GPTArchitectureError):
     """L'entraînement ne peut pas continuer."""
 
@@ -84,15 +115,35 @@ class MissingDependencyError(GPTArchitectureError, ImportError):
     Args:
         package: nom du paquet à installer.
         purpose: ce à quoi il sert ici (« tracer les courbes »).
+        extra: groupe facultatif du projet à installer entier ; None : ce paquet suffit.
     """
 
-    def __init__(self, package: str, *, purpose: str) -> None:
+    def __init__(self, package: str, *, purpose: str, extra: str | None = None) -> None:
+        command = f"pip install {package}" if extra is None else install_command(extra)
         super().__init__(
             f"le paquet {package} n'est pas installé",
             expected=f"{package}, pour {purpose}",
-            remedy=f"installez-le : pip install {package}",
+            remedy=f"installez-le : {command}",
         )
         self.package = package
+
+
+def install_command(extra: str) -> str:
+    """La commande qui installe un groupe facultatif, telle qu'elle marche ici.
+
+    Depuis un clone, c'est le clone qui l'installe ; ailleurs, ses paquets sont nommés : le projet
+    n'est pas forcément là d'où vient pip.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if (root / "pyproject.toml").is_file():
+        return f"pip install -e {shlex.quote(f'{root}[{extra}]')}"
+    wanted = (each.partition(";") for each in importlib.metadata.requires("gpt-architecture") or ())
+    packages = [name.strip() for name, _, when in wanted if f"extra == '{extra}'" in _quoted(when)]
+    return shlex.join(["pip", "install", *packages])
+
+
+def _quoted(marker: str) -> str:
+    return marker.replace('"', "'")
 
 
 def reason(error: BaseException) -> str:
@@ -100,6 +151,32 @@ def reason(error: BaseException) -> str:
     known = _REASONS.get(error.errno) if isinstance(error, OSError) and error.errno else None
     text = str(error).strip()
     return known or (text.splitlines()[0] if text else type(error).__name__)
+
+
+def malformed(error: BaseException) -> str:
+    """Pourquoi une description lue ne convient pas ; Python ne le dit qu'en anglais.
+
+    Une `ValueError` est la nôtre, et le dit elle-même.
+    """
+    if isinstance(error, KeyError):
+        return f"il y manque {shown(error.args[0] if error.args else '')}"
+    wrong = isinstance(error, (TypeError, AttributeError, IndexError))
+    return "description mal formée" if wrong else reason(error)
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 80
+_SHOWN.maxlong = 40
+
+
+def shown(value: object) -> str:
+    """Une valeur lue, comme `repr` l'écrirait, en quelques dizaines de caractères au plus.
+
+    Un entier lu dans un fichier peut avoir des milliers de chiffres, que `repr` refuse.
+    """
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"un entier de {value.bit_length()} bits"
+    return _SHOWN.repr(value)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

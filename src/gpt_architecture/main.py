@@ -51,10 +51,11 @@ _ARGUMENTS = {
     "tokenizer view": "TEXTE ",
     "prepare": "SOURCE… --out DOSSIER ",
     "merge": "MODÈLE ADAPTATEURS --out FICHIER ",
-    "evaluate": "[MODÈLE] ",
     "convert": "SOURCE DESTINATION --to FORMAT ",
-    "inspect": "[MODÈLE] ",
-    "serve": "[MODÈLE] ",
+    **dict.fromkeys(
+        ("infer", "evaluate", "quantize", "inspect", "serve", "chat", "demo", "visualize"),
+        "[MODÈLE] ",
+    ),
 }
 
 

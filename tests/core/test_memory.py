@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from pathlib import Path
 
 import pytest
 from cli_helpers import run_process
@@ -47,3 +48,34 @@ def test_unknown_library_drops_nothing():
 def test_elsewhere_nothing_is_dropped(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     assert memory.drop_library_code("libllvmlite.so") == 0
+
+
+def test_peak_is_measured_without_resource(monkeypatch):
+    """Sans le module de POSIX, le noyau de Linux dit le même plus haut."""
+    if sys.platform != "linux":
+        pytest.skip("le fichier /proc/self/status est de Linux")
+    expected = memory.peak_resident()
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert memory.peak_resident() == pytest.approx(expected, rel=0.02)
+    monkeypatch.setattr(memory, "Path", lambda _name: Path("absent"))
+    assert memory.peak_resident() == 0
+
+
+def test_peak_of_windows(monkeypatch):
+    """L'appel de Windows reçoit la structure de psapi.h, et son plus haut est rendu."""
+
+    class Kernel:
+        class GetCurrentProcess:
+            def __new__(cls):
+                return 42
+
+        class K32GetProcessMemoryInfo:
+            def __new__(cls, process, counters, size):
+                counters = counters._obj
+                assert (process, size, counters.cb) == (42, 72, 72)
+                counters.peak_working_set = 123 << 20
+                return 1
+
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(memory.ctypes, "WinDLL", {"kernel32": Kernel}.get, raising=False)
+    assert memory.peak_resident() == 123 << 20

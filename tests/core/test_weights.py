@@ -238,6 +238,14 @@ class TestWriting:
             save_model(tmp_path / "fichier" / "m.pt", build(), BOOK, tokenizer=TOKENIZER)
         assert "\n" not in str(caught.value)
 
+    def test_what_is_not_a_file_is_not_replaced(self, tmp_path):
+        """Renommer par-dessus /dev/null, ou un tube, le supprimerait."""
+        pipe = tmp_path / "tube"
+        os.mkfifo(pipe)
+        with pytest.raises(OutputError, match="tube"):
+            write_atomically(str(pipe), lambda path: path.write_text("x"))
+        assert pipe.is_fifo()
+
     def test_target_that_is_a_folder(self, path):
         path.mkdir()
         with pytest.raises(OutputError):
@@ -352,7 +360,7 @@ class TestDamagedFiles:
 
     def test_values_that_are_not_tensors(self, path):
         state = build().state_dict() | {"tok_emb.weight": [1.0]}
-        assert "state_dict" in refused(write_payload(path, payload(state_dict=state)))
+        assert "tenseurs nommés" in refused(write_payload(path, payload(state_dict=state)))
 
     def test_unknown_configuration_key(self, path):
         config = BOOK.to_dict() | {"n_kv_heads": 1}

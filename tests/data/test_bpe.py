@@ -365,6 +365,8 @@ class TestDescription:
             (lambda d: d.update(special=[END_OF_TEXT, "<s>"]), "pas de token <s>"),
             (lambda d: d.update(special=[]), "qu'aucune fusion ne forme"),
             (lambda d: d.update(special=[END_OF_TEXT, "a"]), "il manque des octets"),
+            (lambda d: d.update(roles=["eos_token"]), "roles n'est pas un dictionnaire"),
+            (lambda d: d.update(roles={"eos_token": ["a"]}), "roles n'est pas un dictionnaire"),
         ],
     )
     def test_malformed_description_is_refused(self, bpe, damage, words):

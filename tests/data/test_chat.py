@@ -11,6 +11,8 @@ from gpt_architecture.data.chat import (
     check_template,
     render_chat,
 )
+from gpt_architecture.data.marked_text import encode_text
+from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError
 
 TALK = [
@@ -38,6 +40,12 @@ LLAMA2 = (
     "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
     "{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}"
     "{% endif %}{% endfor %}"
+)
+MARKED = (
+    "{%- if tools is not none or documents is not none -%}outils{%- endif -%}"
+    "{% for message in messages %}{% if message.role == 'assistant' %}"
+    "{% generation %}{{ message.content }}{{ eos_token }}{% endgeneration %}"
+    "{% else %}{{ message.content ~ '\\n' }}{% endif %}{% endfor %}"
 )
 MODERN = (
     "{%- set ns = namespace(last='') -%}\n"
@@ -70,7 +78,7 @@ def test_generation_prompt_is_a_prefix():
         assert after == before + "Oui.<|endoftext|>"
 
 
-@pytest.mark.parametrize("template", [DEFAULT_CHAT_TEMPLATE, CHATML, LLAMA2, MODERN])
+@pytest.mark.parametrize("template", [DEFAULT_CHAT_TEMPLATE, CHATML, LLAMA2, MARKED, MODERN])
 @pytest.mark.parametrize("prompted", [False, True])
 def test_renders_as_transformers(template, prompted):
     """Le même texte que `apply_chat_template` de Transformers."""
@@ -84,6 +92,32 @@ def test_renders_as_transformers(template, prompted):
     assert render_chat(TALK, template, add_generation_prompt=prompted) == expected[0]
 
 
+class Named:
+    """Un tokenizer dont les tokens spéciaux ont d'autres noms."""
+
+    eos_id, roles = 1, {"bos_token": "<s>", "unk_token": "<?>"}
+
+    def decode(self, tokens):
+        return {1: "</s>"}[tokens[0]]
+
+
+def test_a_template_knows_the_names_of_the_model():
+    """`bos_token`, `eos_token`… sont ceux du vocabulaire ; ce qu'il n'a pas n'est rien."""
+    template = "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ unk_token }}{{ sep_token }}"
+    assert render_chat(TALK, template, tokenizer=Named()) == "<s></s></s><?>"
+    without = get_tokenizer("char", text="abc")
+    assert render_chat(TALK, f"[{template}]", tokenizer=without) == "[]"
+
+
+def test_the_end_of_text_may_be_spoken_of():
+    """Écrite dans un message, elle reste du texte."""
+    talk = [{"role": "user", "content": "Que fait <|endoftext|> ?"}]
+    tokenizer = get_tokenizer("gpt2")
+    text = render_chat(talk, DEFAULT_CHAT_TEMPLATE, tokenizer=tokenizer)
+    assert "<|endoftext|>" in text
+    assert tokenizer.eos_id not in encode_text(text, tokenizer)
+
+
 @pytest.mark.parametrize(
     ("messages", "found"),
     [
@@ -94,7 +128,6 @@ def test_renders_as_transformers(template, prompted):
         ([{"role": "pilote", "content": "a"}], "'pilote'"),
         ([{"role": "user"}], "content vaut None"),
         ([{"role": "user", "content": 3}], "content vaut 3"),
-        ([{"role": "user", "content": "a<|endoftext|>b"}], "contient <|endoftext|>"),
         ([{"role": "user", "content": "a", "tools": []}], "'tools' n'est pas un texte"),
         ([{"role": "user", "content": "a" * 4_000_001}], "4000001 caractères"),
     ],

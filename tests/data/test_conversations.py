@@ -69,6 +69,82 @@ def test_a_bad_line_is_named(tmp_path, bad, found):
     assert found in str(error.value)
 
 
+EXPORTED = [  # ce que les clients d'OpenAI écrivent d'un message
+    {"role": "user", "content": [{"type": "text", "text": "Qui "}, {"type": "text", "text": "?"}]},
+    {
+        **{"role": "assistant", "content": "Lui.", "name": None, "refusal": None},
+        **{"tool_calls": None, "annotations": [], "function_call": None},
+    },
+]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"messages": EXPORTED}, {"messages": EXPORTED}],
+        [EXPORTED, EXPORTED],
+        {"messages": EXPORTED},
+        EXPORTED,
+        {"conversations": [{"from": "human", "value": "Qui ?"}, {"from": "gpt", "value": "Lui."}]},
+    ],
+    ids=["objets", "listes", "un objet", "une liste", "sharegpt"],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("name", ["c.json", "c.jsonl"])
+def test_one_json_document(tmp_path, content, indent, name):
+    """Une liste ou un objet d'un seul tenant ; champs nuls, listes vides, contenu en parties."""
+    text = "\ufeff" + json.dumps(content, indent=indent)
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="\r\n")
+    if name == "c.jsonl" and indent and isinstance(content, dict):
+        with pytest.raises(DataError, match="ligne 1 : ce n'est pas du JSON"):
+            read_conversations(tmp_path / name)
+        return
+    found, _ = read_conversations(tmp_path / name)
+    plain = [{"role": "user", "content": "Qui ?"}, {"role": "assistant", "content": "Lui."}]
+    is_list = isinstance(content, list) and content is not EXPORTED
+    assert [each.messages for each in found] == [plain] * (2 if is_list else 1)
+
+
+def test_lines_in_a_json_file(tmp_path):
+    """Du JSONL nommé .json, ou des lignes qui sont des listes, se lisent ligne à ligne."""
+    path = write(tmp_path / "c.json", line(*TALK), line(*TALK[:2]))
+    assert [each.place for each in read_conversations(path)[0]] == ["ligne 1", "ligne 2"]
+    path = write(tmp_path / "c.jsonl", json.dumps(TALK), json.dumps(TALK[:2]))
+    assert [each.place for each in read_conversations(path)[0]] == ["ligne 1", "ligne 2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('[{"messages": []}]', "conversation 1 : une conversation de 0 messages"),
+        ('[\n {"messages": ', "ligne 2 : ce n'est pas du JSON"),
+        ("[3]", "conversation 1 : messages manque"),
+        ("3", "conversation 1 : messages manque"),
+        ("[]", "aucune conversation"),
+    ],
+)
+def test_a_bad_document_is_named(tmp_path, content, found):
+    (tmp_path / "c.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=found):
+        read_conversations(tmp_path / "c.json")
+
+
+def test_what_is_not_text_in_a_message_is_refused(tmp_path):
+    """Une image, un appel d'outil : refusés, non ignorés."""
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+    call = {**TALK[1], "tool_calls": [{"id": "1"}]}
+    for bad, words in ((image, "message 1 : content vaut"), (call, "message 2 : 'tool_calls'")):
+        talk = [bad, TALK[1]] if bad is image else [TALK[0], bad]
+        with pytest.raises(DataError, match=words):
+            read_conversations(write(tmp_path / "c.jsonl", line(*talk)))
+
+
+def test_another_encoding_is_named(tmp_path):
+    (tmp_path / "c.jsonl").write_bytes(line(*TALK).encode("utf-16"))
+    with pytest.raises(DataError, match="UTF-16"):
+        read_conversations(tmp_path / "c.jsonl")
+
+
 def test_a_line_that_is_not_text(tmp_path):
     (tmp_path / "c.jsonl").write_bytes(b'{"messages": "\xff"}\n')
     with pytest.raises(DataError, match="ligne 1"):

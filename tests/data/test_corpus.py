@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data import corpus
-from gpt_architecture.data.corpus import SHORT_STORY, VERDICT, decode_text, load_corpus, read_text
+from gpt_architecture.data import corpus, ingest
+from gpt_architecture.data.corpus import SHORT_STORY, VERDICT, load_corpus
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError
+from gpt_architecture.storage import decode_text, read_text
 
 
 def write(path, content):
@@ -166,16 +167,16 @@ class TestFailures:
         write(Path("images/a.png"), b"png")
         with pytest.raises(DataError, match="images") as caught:
             load_corpus(["images"])
-        assert ".txt" in caught.value.found
-        assert ".md" in caught.value.found
+        assert "extension inconnue" in caught.value.found
+        assert ".txt, .md" in caught.value.expected
 
     def test_unreadable_file(self, monkeypatch):
         path = write(Path("secret.txt"), "texte")
 
-        def refuse(self):
-            raise PermissionError(13, "Permission denied", str(self))
+        def refuse(path):
+            raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(Path, "read_bytes", refuse)
+        monkeypatch.setattr(ingest, "open_regular", refuse)
         with pytest.raises(DataError, match=r"secret\.txt ne peut pas être lu"):
             load_corpus([path])
 

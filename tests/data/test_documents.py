@@ -6,21 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data import documents
-from gpt_architecture.data.corpus import decode_text
+from gpt_architecture.data.bpe import BPETokenizer
 from gpt_architecture.data.documents import (
     DocumentHash,
     Rejected,
     clean_bytes,
     cut_pieces,
     decode_stream,
+    documents_in,
     json_field,
     last_boundary,
-    short_runs,
+    split_documents,
     split_of,
 )
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError
+from gpt_architecture.storage import decode_text
 
 property_test = settings(deadline=None, max_examples=150)
 RAW = st.lists(
@@ -35,17 +38,18 @@ RAW = st.lists(
 
 
 def outcome(call):
-    """Le texte rendu, ou None s'il est refusé."""
+    """Le texte rendu ; vide s'il est refusé, ou n'est que blanc."""
     try:
-        return call()
+        text = call()
     except (Rejected, DataError):
-        return None
+        return ""
+    return text if text.strip() else ""
 
 
 @property_test
 @given(RAW, st.integers(1, 5))
 def test_stream_has_the_rules_of_the_corpus(data, size):
-    """En morceaux de toute taille, le même texte, ou le même refus, que data.corpus."""
+    """En morceaux de toute taille, le même texte, ou le même refus, que storage.decode_text."""
     chunks = [data[i : i + size] for i in range(0, len(data), size)]
     whole = outcome(lambda: decode_text(data, origin="x"))
     assert outcome(lambda: clean_bytes(data)) == whole
@@ -62,7 +66,9 @@ def test_stream_has_the_rules_of_the_corpus(data, size):
         (b"abc\xe9def", documents.BAD_UTF8, "position 3"),
         (b"abc\xc3", documents.BAD_UTF8, "coupé à la position 4"),
         (b"ab\0c", documents.NUL_BYTE, "position 2"),
-        ("é".encode("utf-16"), documents.BAD_UTF8, "UTF-16"),
+        ("é".encode("utf-16"), documents.NOT_PLAIN, "UTF-16"),
+        (b"%PDF-1.7 etc.", documents.NOT_PLAIN, "PDF"),
+        (b"\x1f\x8b\x08\0", documents.NOT_PLAIN, "compressé"),
     ],
 )
 def test_rejections_say_why_and_where(data, reason, detail):
@@ -132,51 +138,78 @@ def test_split_depends_on_text_and_seed_only():
     assert 150 < first.count("val") < 250
 
 
+MARKED = st.lists(
+    st.sampled_from(["a", " ", "<", "<|", "endoftext", "|>", END_OF_TEXT]), max_size=9
+).map("".join)
+
+
+@property_test
+@given(MARKED, st.integers(1, 20))
+def test_separators_are_seen_wherever_chunks_cut(text, size):
+    """Au fil de l'eau, les documents et les rangs d'un découpage d'un bloc."""
+    found = {}
+    for rank, chunk in split_documents(text[i : i + size] for i in range(0, len(text), size)):
+        assert chunk
+        found[rank] = found.get(rank, "") + chunk
+    whole = {rank: part for rank, part in enumerate(text.split(END_OF_TEXT)) if part}
+    assert found == whole
+    if any(part.strip() for part in whole.values()):
+        assert documents_in(text) == [(r, part) for r, part in whole.items() if part.strip()]
+    else:
+        with pytest.raises(Rejected):
+            documents_in(text)
+
+
 WORDS = st.text(alphabet="aé1. \n\t\u00a0\x1c'!", max_size=60)
+RUNS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "é", "7", ".", "'", " ", "\n", "\u00a0", "s"]), st.integers(1, 30)
+    ),
+    max_size=12,
+).map(lambda runs: "".join(character * count for character, count in runs))
 
 
 @property_test
-@given(WORDS, st.integers(1, 20), st.integers(1, 20))
+@given(WORDS | RUNS, st.integers(1, 20), st.integers(1, 20))
 def test_pieces_make_the_text(text, size, chunk):
-    """Bout à bout, les morceaux sont le texte ; aucun n'est vide ni plus long que demandé."""
-    chunks = [text[i : i + chunk] for i in range(0, len(text), chunk)]
-    pieces = list(cut_pieces(chunks, size))
+    """Bout à bout, les morceaux sont le texte, et les mêmes d'où que le texte arrive."""
+    pieces = list(cut_pieces([text[i : i + chunk] for i in range(0, len(text), chunk)], size))
     assert "".join(pieces) == text
-    assert all(0 < len(piece) <= size for piece in pieces)
+    assert all(pieces)
+    assert pieces == list(cut_pieces([text], size))
+    assert [list(cut_pieces([piece], size)) for piece in pieces] == [[piece] for piece in pieces]
+
+
+@pytest.fixture(scope="module")
+def modern():
+    """Un petit BPE au découpage moderne, qui sait fusionner signes, blancs et lettres."""
+    text = "aaaa ééé 777 ... \"'' 's don't \n\n\n    a1a1 é.é.é .\n.\n '\n" * 20
+    return BPETokenizer.from_text(text, 400, pattern="moderne")
 
 
 @property_test
-@given(WORDS, st.integers(1, 60))
-def test_cuts_before_a_blank_keep_the_tokens(text, limit):
-    """L'oracle : les tokens de GPT-2 des deux moitiés sont ceux du texte entier."""
-    tokenizer = get_tokenizer("gpt2")
-    cut = last_boundary(text, min(limit, max(1, len(text))))
-    if 0 < cut < len(text) and text[cut] in " \n\t" and not text[cut - 1].isspace():
-        halves = tokenizer.encode(text[:cut]) + tokenizer.encode(text[cut:])
-        assert halves == tokenizer.encode(text)
+@given(text=WORDS | RUNS, size=st.integers(1, 12))
+def test_pieces_keep_the_tokens(modern, text, size):
+    """L'oracle : les tokens des morceaux sont ceux du texte entier, aux deux découpages."""
+    for tokenizer in (get_tokenizer("gpt2"), modern):
+        ids = [token for piece in cut_pieces([text], size) for token in tokenizer.encode(piece)]
+        assert ids == tokenizer.encode(text)
 
 
-@property_test
-@given(st.lists(st.sampled_from(["a", " ", "a" * 9, " " * 9, "mot "]), max_size=9).map("".join))
-def test_long_runs_are_cut(text):
-    """Ni suite de lettres ni suite de blancs démesurée ; un texte ordinaire reste entier."""
-    bound = documents._MAX_RUN
-    scaled = text.replace("a" * 9, "a" * (2 * bound + 1)).replace(" " * 9, " " * (bound + 5))
-    pieces = list(short_runs(scaled))
-    assert "".join(pieces) == scaled
-    for piece in pieces:
-        assert max(map(len, piece.split()), default=0) <= bound
-        assert " " * (bound + 1) not in piece
-    if len(text) == len(scaled):
-        assert pieces == [scaled]
+def test_a_cut_recedes_to_a_safe_place():
+    """Avant un blanc, sinon à la fin de lettres ou de chiffres ; jamais dans une suite."""
+    assert last_boundary("un deux trois", 9) == 7
+    assert last_boundary("abc,def;gh", 9) == 7
+    assert last_boundary("12a34b", 5) == 5
+    assert last_boundary("aaaa aaaa", 9, 5) == 5  # la suite va jusqu'à la fin : rien de sûr
+    assert last_boundary("don'''t", 6) == 3
 
 
-def test_a_huge_word_is_encoded_in_linear_time():
-    """Un million de caractères sans blanc : des morceaux bornés, tous codés."""
-    tokenizer = get_tokenizer("gpt2")
-    text = "ab" * 500_000
-    ids = [token for piece in short_runs(text) for token in tokenizer.encode(piece)]
-    assert tokenizer.decode(ids) == text
+def test_a_run_is_cut_only_when_it_is_enormous(monkeypatch):
+    """Une suite plus longue que demandé reste entière ; démesurée, elle est coupée."""
+    monkeypatch.setattr(documents, "_LONGEST_RUN", 64)
+    assert [len(piece) for piece in cut_pieces(["a" * 50 + " b" * 20], 10)] == [64, 10, 10, 6]
+    assert [len(piece) for piece in cut_pieces(["a" * 150], 10)] == [64, 64, 22]
 
 
 def test_json_escapes_survive():

@@ -63,7 +63,7 @@ def test_missing_and_empty_sources(tmp_path):
     for path in (tmp_path / "absent", "x" * 5000):
         with pytest.raises(DataError, match="source introuvable"):
             find_sources([path])
-    with pytest.raises(DataError, match="aucun fichier à préparer"):
+    with pytest.raises(DataError, match="aucun texte à lire"):
         find_sources([tmp_path])
 
 

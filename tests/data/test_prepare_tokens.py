@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data import documents, prepare, split_plan
+from gpt_architecture.data import documents, ingest, prepare, split_plan
+from gpt_architecture.data.corpus import load_corpus
 from gpt_architecture.data.prepare import prepare_tokens
 from gpt_architecture.data.shards import open_shards
 from gpt_architecture.data.split_plan import PrepareConfig
@@ -180,12 +181,70 @@ def test_skips_are_counted_with_examples(tmp_path):
     assert len(result.skipped[documents.BAD_JSON]["examples"]) == 5
 
 
-def test_special_text_is_ordinary(tmp_path):
-    """« <|endoftext|> » écrit dans un texte n'est pas un séparateur."""
-    source = write_lines(tmp_path / "a.jsonl", [f"avant {END_OF_TEXT} après", "autre"])
+SEPARATED = f"{END_OF_TEXT}\n{END_OF_TEXT}".join(
+    f"Récit {i} ; l'eau frottait les graviers.\n{'mot ' * (7 * i)}" for i in range(40)
+)
+
+
+@pytest.mark.parametrize("kind", ["texte", "texte long", "jsonl"])
+def test_a_written_separator_separates(tmp_path, monkeypatch, kind):
+    """L'oracle : les documents de « train --data » sur le même texte, token pour token."""
+    source = tmp_path / ("a.jsonl" if kind == "jsonl" else "a.txt")
+    text = f"{END_OF_TEXT}{SEPARATED} {END_OF_TEXT}\n"
+    if kind == "jsonl":
+        half = text.index(END_OF_TEXT, len(text) // 2)
+        write_lines(source, [text[:half], text[half:], END_OF_TEXT])
+    else:
+        source.write_text(text, encoding="utf-8")
+    if kind == "texte long":
+        monkeypatch.setattr(split_plan, "LONG_TEXT_BYTES", 100)
+        monkeypatch.setattr(split_plan, "PIECE_CHARACTERS", 300)
+        monkeypatch.setattr(ingest, "BLOCK_BYTES", 19)  # coupe dans les séparateurs
+        monkeypatch.setattr(documents.cut_pieces, "__defaults__", (50,))
+    result = run([source], tmp_path / "d", val_fraction=0.3)
+    parts = {split: documents_of(tmp_path / "d", split) for split in ("train", "val")}
+    trained = GPT2.encode(load_corpus([source]).text, allowed_special={END_OF_TEXT})
+    expected = GPT2.decode(trained).split(END_OF_TEXT)
+    assert len(expected) == 40
+    assert sorted(parts["train"] + parts["val"]) == sorted(expected)
+    assert all(part == [each for each in expected if each in set(part)] for part in parts.values())
+    counted = sum(tokens_of(tmp_path / "d", split).count(EOS) for split in parts)
+    assert counted == 40 == sum(result.documents.values())
+    tokens = sum(len(tokens_of(tmp_path / "d", split)) for split in parts)
+    assert tokens == len(trained) + 1  # prepare commence aussi le premier document
+    assert result.separated == (38 if kind == "jsonl" else 39)
+    if kind == "jsonl":
+        assert result.skipped[documents.EMPTY]["count"] == 1
+
+
+def test_one_document_between_separators_is_the_training_text(tmp_path):
+    """Un seul document : les deux parts bout à bout sont les tokens de « train --data »."""
+    source = tmp_path / "a.txt"
+    source.write_text(f"{END_OF_TEXT}\n{END_OF_TEXT}{'Le passeur leva la lampe. ' * 90}", "utf-8")
     result = run([source], tmp_path / "d")
     ids = tokens_of(tmp_path / "d", "train") + tokens_of(tmp_path / "d", "val")
-    assert ids.count(EOS) == 2 == sum(result.documents.values())
+    assert ids == [EOS, *GPT2.encode(load_corpus([source]).text, allowed_special={END_OF_TEXT})]
+    assert result.single_document
+
+
+def test_nothing_but_separators_is_empty(tmp_path, monkeypatch):
+    """Un fichier de séparateurs est vide, lu d'un bloc comme en flux."""
+    (tmp_path / "a.txt").write_text(END_OF_TEXT * 30, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("des mots et des mots", encoding="utf-8")
+    for size in (split_plan.LONG_TEXT_BYTES, 100):
+        monkeypatch.setattr(split_plan, "LONG_TEXT_BYTES", size)
+        result = run([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / f"d{size}")
+        assert result.skipped[documents.EMPTY]["count"] == 1
+
+
+def test_a_known_corpus_has_a_validation_worth_a_window(tmp_path):
+    """La nouvelle embarquée, par son nom : un dixième, non un centième, fait la validation."""
+    result = run(["la-lampe-du-passeur"], tmp_path / "d")
+    assert result.val_fraction == 0.1
+    assert result.tokens["val"] > 257
+    ids = tokens_of(tmp_path / "d", "train") + tokens_of(tmp_path / "d", "val")
+    assert ids == [EOS, *GPT2.encode(load_corpus(["la-lampe-du-passeur"]).text)]
+    assert run(["la-lampe-du-passeur"], tmp_path / "d").outcome == "present"
 
 
 def test_done_already(tmp_path):

@@ -6,7 +6,11 @@ import tracemalloc
 
 import pytest
 
+from gpt_architecture.data import ingest
+from gpt_architecture.data.char_tokenizer import CharTokenizer
+from gpt_architecture.data.prepare import prepare_tokens
 from gpt_architecture.data.source_texts import SourceTexts
+from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError
 
 
@@ -54,3 +58,26 @@ def test_nothing_to_read(tmp_path):
     (tmp_path / "vide.txt").write_text("  ", encoding="utf-8")
     with pytest.raises(DataError, match="aucun texte"):
         list(SourceTexts([str(tmp_path / "vide.txt")]))
+
+
+def test_conversations_give_their_messages(tmp_path):
+    """Une ligne {"messages": …} apprend les textes de ses messages ; prepare la désigne."""
+    talk = [{"role": "user", "content": "Qui passe ?"}, {"role": "assistant", "content": None}]
+    lines = [{"messages": [*talk, {"content": "Le passeur.\r\n"}]}, {"messages": []}, {"x": 1}]
+    path = tmp_path / "c.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    texts = SourceTexts([str(path)])
+    assert list(texts) == ["Qui passe ?", "Le passeur.\n"]
+    assert texts.tally.skipped["champ absent"]["count"] == 2
+    with pytest.raises(DataError, match="la ligne est une conversation"):
+        prepare_tokens([path], tmp_path / "d", tokenizer=get_tokenizer("gpt2"))
+
+
+def test_separators_teach_nothing(tmp_path, monkeypatch):
+    """Où que les lectures le coupent, <|endoftext|> n'est pas un texte à apprendre."""
+    monkeypatch.setattr(ingest, "BLOCK_BYTES", 7)
+    path = tmp_path / "a.txt"
+    path.write_text("un<|endoftext|>deux<|endoftext|><|endoftext|>trois", encoding="utf-8")
+    assert "".join(SourceTexts([str(path)])) == "undeuxtrois"
+    learned = CharTokenizer.train(SourceTexts([str(path)]))
+    assert sorted(learned.to_dict()["vocab"]) == sorted([*set("undeuxtrois"), "<|endoftext|>"])

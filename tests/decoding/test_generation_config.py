@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from gpt_architecture.decoding.config import STRATEGIES, GenerationConfig
+from gpt_architecture.decoding.config import STRATEGIES, GenerationConfig, config_of
 from gpt_architecture.errors import ConfigurationError
 
 INF, NAN = float("inf"), float("nan")
@@ -59,7 +59,7 @@ class TestConfig:
         ],
     )
     def test_bounds_are_included(self, name, value):
-        assert getattr(GenerationConfig(**{name: value}), name) == value
+        assert getattr(GenerationConfig(**{"strategy": "sample", name: value}), name) == value
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -130,3 +130,72 @@ class TestConfig:
         with pytest.raises(ConfigurationError) as caught:
             GenerationConfig(**settings)
         assert caught.value.exit_code == 2
+
+
+class TestNothingIsIgnored:
+    """Un réglage que rien n'appliquerait est refusé, quelle que soit la porte."""
+
+    @pytest.mark.parametrize("strategy", ["greedy", "beam", "mirostat"])
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            {"k": 5},
+            {"p": 0.5},
+            {"min_p": 0.1},
+            {"typical_p": 0.9},
+            {"epsilon_cutoff": 0.1},
+            {"eta_cutoff": 0.1},
+            {"top_n_sigma": 1.0},
+            {"xtc_probability": 0.5},
+        ],
+    )
+    def test_filters_of_a_strategy_without_filters(self, strategy, setting):
+        (name,) = setting
+        with pytest.raises(ConfigurationError, match=f"{name} est donné avec .* {strategy}"):
+            GenerationConfig(strategy=strategy, **setting)
+        GenerationConfig(strategy="sample", **setting)
+
+    @pytest.mark.parametrize("strategy", ["greedy", "beam"])
+    def test_temperature(self, strategy):
+        """0 dit la même chose que `greedy` ; toute autre serait ignorée."""
+        with pytest.raises(ConfigurationError, match="temperature"):
+            GenerationConfig(strategy=strategy, temperature=0.7)
+        GenerationConfig(strategy=strategy, temperature=0)
+        GenerationConfig(strategy="mirostat", temperature=0.7)
+        GenerationConfig(strategy="sample", temperature=0, k=5, p=0.9)  # celle des clients d'OpenAI
+
+    @pytest.mark.parametrize(
+        ("setting", "enabler"),
+        [
+            ({"xtc_threshold": 0.3}, {"strategy": "sample", "xtc_probability": 0.5}),
+            ({"dry_base": 2.0}, {"dry_multiplier": 1.0}),
+            ({"dry_range": 5}, {"dry_multiplier": 1.0}),
+            ({"dry_allowed_length": 3}, {"dry_multiplier": 1.0}),
+            ({"dry_breakers": (";",)}, {"dry_multiplier": 1.0}),
+            ({"mirostat_tau": 3.0}, {"strategy": "mirostat"}),
+            ({"mirostat_eta": 0.2}, {"strategy": "mirostat"}),
+            ({"beams": 3}, {"strategy": "beam"}),
+            ({"length_penalty": 2.0}, {"strategy": "beam"}),
+            ({"early_stopping": True}, {"strategy": "beam"}),
+            ({"penalty_window": 8}, {"presence_penalty": 0.5}),
+            ({"lookup_ngram": 2}, {"lookup": 4}),
+        ],
+    )
+    def test_settings_that_refine_another(self, setting, enabler):
+        (name,) = setting
+        with pytest.raises(ConfigurationError, match=name):
+            GenerationConfig(**setting)
+        GenerationConfig(**setting, **enabler)
+
+    def test_named_settings(self):
+        """`top_k` et `top_p` valent `k` et `p` ; un filtre demande un tirage ; le reste est dit."""
+        assert config_of({"top_p": 0.9}) == GenerationConfig(strategy="sample", p=0.9)
+        assert config_of({"top_k": 7, "strategy": "top_k"}).k == 7
+        assert config_of({"temperature": 1.0}).strategy == "sample"
+        assert config_of({"max_tokens": 3}).strategy == "greedy"
+        with pytest.raises(ConfigurationError, match=r"top_k et k|k et top_k"):
+            config_of({"top_k": 7, "k": 7})
+        with pytest.raises(ConfigurationError, match=r"max_new_tokens.*essayez max_tokens"):
+            config_of({"max_new_tokens": 3})
+        with pytest.raises(ConfigurationError, match=r"tempreature.*essayez temperature"):
+            config_of({"tempreature": 0.5})

@@ -55,6 +55,7 @@ TRANSFORMERS_NAMES = {
 OURS_ALONE = {
     "xtc_probability": 0.0,
     "dry_multiplier": 0.0,
+    "dry_breakers": GenerationConfig.dry_breakers,
     "top_n_sigma": None,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
@@ -214,7 +215,7 @@ class TestOnlyWhatActs:
             ({"strategy": "sample", "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0}, []),
             ({"strategy": "sample", "temperature": 0.0, "min_p": 0.1, "k": 5}, []),
             ({"strategy": "mirostat", "temperature": 0.8}, ["temperature"]),
-            ({"strategy": "greedy", "k": 5, "p": 0.5, "temperature": 0.3}, []),
+            ({"strategy": "sample", "temperature": 0, "k": 5, "p": 0.5}, []),
             ({"strategy": "greedy", "repetition_penalty": 1.2}, ["repetition_penalty"]),
             ({"strategy": "beam", "no_repeat_ngram": 2}, ["no_repeat_ngram"]),
             ({"strategy": "mirostat", "presence_penalty": 1.0}, ["presence_penalty"]),

@@ -47,10 +47,26 @@ def test_same_logits_and_form(tmp_path, config, fused, wrapped):
     assert torch.equal(logits(content.build(), ids()), logits(original, ids()))
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_names_of_a_wrapped_model(tmp_path, prefix):
+    """torch.compile et DataParallel allongent les noms, de tout le modèle ou de ses blocs."""
+    original = book_file(tmp_path / "m.pth")
+    state = {prefix + name: tensor for name, tensor in original.state_dict().items()}
+    torch.save(state, tmp_path / "tout.pth")
+    blocks = {
+        name.replace("trf_blocks.1.", f"trf_blocks.1.{prefix}"): tensor
+        for name, tensor in original.state_dict().items()
+    }
+    torch.save(blocks, tmp_path / "bloc.pth")
+    for name in ("tout.pth", "bloc.pth"):
+        ours = read_source(tmp_path / name, tokenizer=tokenizer(), n_heads=3).build()
+        assert torch.equal(logits(ours, ids()), logits(original, ids()))
+
+
 def test_the_number_of_heads_is_asked_for(tmp_path):
     """Une largeur de 24 ne dit pas le nombre de têtes ; 64 par tête pour les GPT-2."""
     book_file(tmp_path / "m.pth")
-    with pytest.raises(GPTArchitectureError, match="--n-heads"):
+    with pytest.raises(GPTArchitectureError, match="`n_heads`"):
         read_source(tmp_path / "m.pth", tokenizer=tokenizer())
     with pytest.raises(GPTArchitectureError, match="n_heads 5"):
         read_source(tmp_path / "m.pth", tokenizer=tokenizer(), n_heads=5)
@@ -82,6 +98,10 @@ def distant_block(state):
     state["trf_blocks.99999999999.norm1.scale"] = torch.zeros(24)
 
 
+def far_block(state):
+    state["trf_blocks.9999.norm1.scale"] = torch.zeros(24)
+
+
 def strange(state):
     state["tok_emb.weight"] = "texte"
 
@@ -92,7 +112,8 @@ def strange(state):
         (without_norm, "il manque trf_blocks.1.norm2.scale"),
         (flat_embedding, "deux matrices"),
         (uneven, "en trop trf_blocks.0.att.qkv.weight"),
-        (distant_block, "blocs annoncés"),
+        (distant_block, "en trop trf_blocks.99999999999.norm1.scale"),
+        (far_block, "blocs annoncés"),
         (strange, "autre chose que des tenseurs"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from interop_helpers import BOOK, GPT2, ids, logits, tokenizer, transformers_folder
+from safetensors.torch import save_file
 
 from gpt_architecture.errors import GPTArchitectureError, ModelFileError, TokenizerError
 from gpt_architecture.interop.hf import read_hf
@@ -51,6 +52,19 @@ def test_bin_without_prefix(tmp_path):
     torch.testing.assert_close(logits(ours, ids()), logits(theirs, ids()), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_names_of_a_wrapped_model(tmp_path, prefix, name):
+    """Les poids d'un modèle compilé ou réparti, dans les deux sortes de fichiers."""
+    theirs = transformers_folder(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    state = {prefix + k: v.clone() for k, v in theirs.state_dict().items() if k != "lm_head.weight"}
+    write = save_file if name.endswith(".safetensors") else torch.save
+    write(state, tmp_path / name)
+    ours = read_hf(tmp_path, tokenizer=tokenizer()).build()
+    torch.testing.assert_close(logits(ours, ids()), logits(theirs, ids()), rtol=0, atol=1e-5)
+
+
 def test_legacy_vocabulary_files(tmp_path):
     """Sans tokenizer.json, `vocab.json` et `merges.txt` disent le même vocabulaire."""
     transformers_folder(tmp_path)
@@ -74,22 +88,25 @@ def test_gpt2_vocabulary_is_assumed_by_its_size_only(tmp_path):
     [
         ({"model_type": "llama"}, "'llama'"),
         ({"model_type": None}, "architecture"),
-        ({"activation_function": "gelu"}, "activation_function"),
-        ({"activation_function": "relu"}, "relu"),
-        ({"scale_attn_weights": False}, "scale_attn_weights"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
-        ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn"),
+        ({"activation_function": "silu"}, "dont activation_function soit"),
+        ({"scale_attn_weights": 1}, "scale_attn_weights = 1"),
+        ({"scale_attn_by_inverse_layer_idx": None}, "scale_attn_by_inverse_layer_idx"),
+        ({"reorder_and_upcast_attn": "oui"}, "reorder_and_upcast_attn"),
         ({"add_cross_attention": True}, "add_cross_attention"),
-        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
-        ({"n_inner": 64}, "n_inner"),
+        ({"layer_norm_epsilon": 0}, "norm_eps"),
+        ({"layer_norm_epsilon": "1e-5"}, "norm_eps"),
+        ({"n_inner": 64}, "mlp.c_fc.weight"),
+        ({"n_inner": 2**63}, "inner_dim"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"n_embd": 25}, "emb_dim"),
         ({"n_embd": "24"}, "emb_dim"),
         ({"n_layer": -1}, "n_layers"),
-        ({"n_layer": 10**9}, "blocs annoncés"),
+        ({"n_layer": 10**9}, "n_layers"),
+        ({"n_layer": 10_000}, "blocs annoncés"),
         ({"n_layer": 3}, "il manque h.2"),
         ({"n_positions": 64}, "wpe.weight"),
-        ({"vocab_size": 2**40}, "wte.weight"),
+        ({"vocab_size": 2**40}, "vocab_size"),
+        ({"vocab_size": 2**20}, "wte.weight"),
         ({"tie_word_embeddings": False}, "lm_head.weight"),
         ({"tie_word_embeddings": "oui"}, "tie_weights"),
         ({"resid_pdrop": "beaucoup"}, "config.json"),

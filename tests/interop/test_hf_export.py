@@ -214,7 +214,7 @@ def test_a_word_tokenizer_cannot_follow(tmp_path):
 
 def test_a_larger_vocabulary_is_refused(tmp_path):
     small = replace(GPT2, vocab_size=280)
-    with pytest.raises(ModelFileError, match="290 tokens pour 280"):
+    with pytest.raises(ModelFileError, match="290 tokens, modèle de 280"):
         export_hf(content(small), tmp_path / "m")
 
 
@@ -249,3 +249,16 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         export_hf(content(BOOK), folder, force=True)
     assert read_hf(folder).metadata == {"prompt": "ancien"}
     assert [path.name for path in tmp_path.iterdir() if path.name != "travail"] == ["m"]
+
+
+def test_what_other_readers_look_for_is_written(tmp_path):
+    """CTranslate2 exige un token inconnu ; d'anciens lecteurs cherchent `n_ctx`."""
+    export_hf(content(GPT2), tmp_path / "m")
+    config, special, tokens = (
+        json.loads((tmp_path / "m" / name).read_text("utf-8"))
+        for name in ("config.json", "special_tokens_map.json", "tokenizer_config.json")
+    )
+    assert config["n_ctx"] == config["n_positions"] == GPT2.context_length
+    roles = ("bos_token", "eos_token", "pad_token", "unk_token")
+    for document in (special, tokens):
+        assert [document[role] for role in roles] == ["<|endoftext|>"] * 4

@@ -2,19 +2,24 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from interop_helpers import BOOK, GPT2, content, tokenizer
 
+from gpt_architecture.config import LoRAConfig
 from gpt_architecture.core.checkpoint_files import write_checkpoint
 from gpt_architecture.core.weights import save_model
 from gpt_architecture.data.shard_layout import tokenizer_sha256
 from gpt_architecture.errors import GPTArchitectureError, ModelFileError
+from gpt_architecture.interop.gguf import export_gguf
 from gpt_architecture.interop.hf_export import export_hf
 from gpt_architecture.interop.inspection import inspect_model
+from gpt_architecture.interop.onnx import export_onnx
 from gpt_architecture.kernels.packed import pack
 from gpt_architecture.kernels.quantize import save_quantized
+from gpt_architecture.training.adapter_file import AdapterFile, save_adapter
 
 
 def model_file(path, config):
@@ -113,11 +118,62 @@ def test_nanogpt_checkpoint(tmp_path):
     assert seen.provenance == {"steps": 7, "dataset": "shakespeare_char"}
 
 
-def test_gguf_is_named_and_not_parsed(tmp_path):
-    (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(40))
+def test_a_gguf_tells_its_shape_and_its_vocabulary(tmp_path):
+    pytest.importorskip("gguf", reason="lire un fichier GGUF")
+    original = content(GPT2, window=24, name="fables", license="mit")
+    export_gguf(original, tmp_path / "m.gguf")
     seen = inspect_model(tmp_path / "m.gguf")
-    assert (seen.kind, seen.tensors) == ("gguf", ())
-    assert seen.files[0].sha256
+    assert seen.kind == "gguf"
+    assert seen.config == replace(GPT2, vocab_size=290, context_length=24)
+    assert (seen.tokenizer["name"], seen.tokenizer["vocab_size"]) == ("gpt2/gpt-2", 290)
+    assert len(seen.tokenizer["sha256"]) == 64
+    assert seen.provenance["general.name"] == "fables"
+    assert ("token_embd.weight", (290, 24), "F32") in [
+        (info.name, info.shape, info.dtype) for info in seen.tensors
+    ]
+
+
+def test_an_onnx_tells_its_inputs_and_its_outputs(tmp_path):
+    pytest.importorskip("onnx", reason="lire un fichier ONNX")
+    export_onnx(content(GPT2, window=24), tmp_path / "m")
+    seen = inspect_model(tmp_path / "m")
+    assert (seen.kind, seen.parameters) == ("onnx", GPT2.num_parameters())
+    assert seen.tokenizer == {"problem": "son nom seul est écrit : bpe"}
+    assert seen.provenance["inputs"] == "input_ids (batch, time) INT64"
+    assert seen.provenance["outputs"] == "logits (batch, time, 300) FLOAT"
+    assert seen.provenance["opset"] == "ai.onnx 20"
+    assert (seen.provenance["window"], seen.provenance["producer"]) == ("24", "gpt-architecture")
+    assert ("tok_emb.weight", (300, 24), "FLOAT") in [
+        (info.name, info.shape, info.dtype) for info in seen.tensors
+    ]
+
+
+def test_adapters_tell_their_base_and_their_rank(tmp_path):
+    lora = LoRAConfig(rank=3, alpha=6.0, targets=("query", "up"))
+    tensors = {"trf_blocks.0.att.W_query.lora_A": torch.zeros(3, 24)}
+    adapter = AdapterFile(lora=lora, base_sha256="ab" * 32, tensors=tensors, metadata={"steps": 7})
+    save_adapter(tmp_path / "a", adapter)
+    seen = inspect_model(tmp_path / "a")
+    assert (seen.kind, seen.parameters) == ("adapter", 72)
+    assert seen.provenance == {
+        "base_sha256": "ab" * 32,
+        "rank": 3,
+        "alpha": 6.0,
+        "targets": "query, up",
+        "steps": 7,
+    }
+    assert "modèle de départ" in seen.tokenizer["problem"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"GGUF" + bytes(40), b"GGUF\x03\0\0\0" + b"\xff" * 60, b"\x08\x09\x12" + b"\xff" * 40],
+    ids=["gguf vide", "gguf démesuré", "onnx"],
+)
+def test_a_damaged_header_is_one_french_sentence(tmp_path, data):
+    (tmp_path / "m").write_bytes(data)
+    with pytest.raises(ModelFileError, match="en-tête abîmé ou démesuré"):
+        inspect_model(tmp_path / "m")
 
 
 def test_a_training_checkpoint(tmp_path):

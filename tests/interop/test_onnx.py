@@ -24,13 +24,14 @@ CONFIGS = {
     "livre": GPTConfig(**SHAPE),
     "livre-avec-biais": GPTConfig(**{**SHAPE, "n_heads": 1, "n_layers": 1}, qkv_bias=True),
 }
+VOCABULARY = {"name": "char", "vocab": [chr(0x4E00 + index) for index in range(61)]}
 METADATA = {"name": "Essai accentué", "window": 8, "train_losses": [1.0]}
 
 
 def content(config=CONFIGS["livre"]):
     """Un fichier de modèle aux poids tous différents de leurs valeurs initiales."""
     state = random_model(config).state_dict()
-    return ModelFile(config=config, state_dict=state, tokenizer={"name": "gpt2"}, metadata=METADATA)
+    return ModelFile(config=config, state_dict=state, tokenizer=VOCABULARY, metadata=METADATA)
 
 
 def session(path):
@@ -77,17 +78,48 @@ def test_cache(name, tmp_path):
     run, model = session(path), content(config).build()
     tokens = ids((2, 16))
     empty = np.zeros((2, config.n_heads, 0, config.head_dim), dtype=np.float32)
-    past = {each.name: empty for each in run.get_inputs() if each.name != "input_ids"}
+    names = [each.name for each in run.get_inputs()]
+    assert names[:3] == ["input_ids", "attention_mask", "position_ids"]
+    past = dict.fromkeys(names[3:], empty)
     assert len(past) == 2 * config.n_layers
-    found = []
+    found, start = [], 0
     for chunk in tokens.split([9, 1, 6], dim=1):
-        outputs = run.run(None, {"input_ids": chunk.numpy(), **past})
+        end = start + chunk.size(1)
+        given = {
+            "input_ids": chunk.numpy(),
+            "attention_mask": np.ones((2, end), dtype=np.int64),
+            "position_ids": np.arange(start, end)[None].repeat(2, axis=0),
+        }
+        start = end
+        outputs = run.run(None, {**given, **past})
         named = dict(zip((each.name for each in run.get_outputs()), outputs, strict=True))
         found.append(named.pop("logits"))
         past = {name.replace("present", "past_key_values"): value for name, value in named.items()}
     with torch.no_grad():
         expected = model(tokens).numpy()
     np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=0, atol=1e-5)
+
+
+def test_padding_on_the_left_changes_nothing(tmp_path):
+    """Un lot de longueurs différentes, comme optimum le donne : chaque suite est la sienne."""
+    export_onnx(content(CONFIGS["gpt2"]), tmp_path / "m.onnx", cache=True)
+    run, model = session(tmp_path / "m.onnx"), content(CONFIGS["gpt2"]).build()
+    config, lengths, total = CONFIGS["gpt2"], (3, 7, 1), 7
+    tokens = ids((3, total))
+    mask = np.array([[0] * (total - n) + [1] * n for n in lengths])
+    empty = np.zeros((3, config.n_heads, 0, config.head_dim), dtype=np.float32)
+    given = {
+        "input_ids": tokens.numpy(),
+        "attention_mask": mask,
+        "position_ids": np.where(mask == 0, 1, mask.cumsum(axis=-1) - 1),
+        **dict.fromkeys([each.name for each in run.get_inputs()][3:], empty),
+    }
+    logits, *present = run.run(None, given)
+    assert all(np.isfinite(each).all() for each in (logits, *present))
+    for row, length in enumerate(lengths):
+        with torch.no_grad():
+            expected = model(tokens[row : row + 1, total - length :]).numpy()
+        np.testing.assert_allclose(logits[row, total - length :], expected[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "livre"])
@@ -126,7 +158,7 @@ def test_the_file_says_what_it_is(tmp_path):
     export_onnx(content(), tmp_path / "m.onnx")
     model = onnx.load(tmp_path / "m.onnx")
     assert {each.key: each.value for each in model.metadata_props} == {
-        "tokenizer": "gpt2",
+        "tokenizer": "char",
         "context_length": "16",
         "name": "Essai accentué",
         "window": "8",

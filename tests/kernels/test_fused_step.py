@@ -220,3 +220,18 @@ def test_models_that_do_not_fit_are_named():
     assert "meta" in why_not_fused(copy.deepcopy(model).to("meta"))
     with pytest.raises(ValueError, match="GPTModel"):
         FusedStep(torch.nn.Linear(2, 2), seed=1)
+
+
+@pytest.mark.parametrize("inner", [5, 64, 200])
+def test_any_inner_width(inner):
+    step, oracle, keys = pair(inner_dim=inner)
+    batch = random_batch(step)
+    found = step.forward_backward(*batch)
+    assert found.item() == pytest.approx(oracle_backward(oracle, keys, batch).item(), rel=1e-6)
+    assert_same_gradients(step, oracle)
+
+
+@pytest.mark.parametrize(("name", "value"), [("activation", "gelu"), ("norm_eps", 1e-6)])
+def test_a_calculation_it_does_not_have_is_named(name, value):
+    model = GPTModel(GPTConfig(**{**BASE, name: value}))
+    assert f"{name} = " in why_not_fused(model)

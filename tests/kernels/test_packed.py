@@ -24,6 +24,8 @@ SHAPES = {
     "livre": {},
     "gpt-2": {"qkv_bias": True, "tie_weights": True},
     "impaire": {"emb_dim": 21, "n_heads": 3, "vocab_size": 61, "qkv_bias": True},
+    "cachée impaire": {"inner_dim": 77},
+    "cachée étroite": {"inner_dim": 3, "qkv_bias": True},
     "étroite": {"emb_dim": 8, "n_heads": 1, "vocab_size": 5, "n_layers": 1},
     "groupes entiers": {"emb_dim": 128, "n_heads": 2},
 }

@@ -1,4 +1,4 @@
-"""La même phrase, la même suite gloutonne : ici, Transformers, llama.cpp et onnxruntime.
+"""La même phrase, la même suite gloutonne : ici et chez tous ceux qui lisent nos exports.
 
 Chacun part du texte et rend du texte, avec le tokenizer de son propre fichier.
 
@@ -22,7 +22,7 @@ from gpt_architecture.interop.gguf import export_gguf
 from gpt_architecture.interop.hf_export import export_hf
 from gpt_architecture.interop.onnx import export_onnx
 
-for package in ("transformers", "gguf", "onnx", "onnxruntime", "xllamacpp"):
+for package in ("transformers", "gguf", "onnx", "onnxruntime", "xllamacpp", "ctranslate2"):
     pytest.importorskip(package, reason=f"parité : le paquet {package} n'est pas installé")
 
 PROMPT = "L'été, où naît l'œuvre ? « Regarde l'eau ! » dit-il"
@@ -42,8 +42,11 @@ def tokenizer_of(name):
     ids="-".join,
 )
 def file(request):
+    return build(*request.param)
+
+
+def build(vocabulary, mode, **changes):
     """Un modèle dont la suite ne tourne pas en rond et ne rencontre pas la fin de texte."""
-    vocabulary, mode = request.param
     tokenizer = tokenizer_of(vocabulary)
     config = GPTConfig(
         vocab_size=tokenizer.vocab_size,
@@ -52,6 +55,7 @@ def file(request):
         n_heads=2,
         n_layers=2,
         **MODES[mode],
+        **changes,
     )
     model = random_model(config)
     with torch.no_grad():
@@ -99,6 +103,77 @@ def onnxruntime(path, tokenizer):
     return ids[start:], tokenizer.decode(ids[start:])
 
 
+def with_cache(path, file):
+    """Identifiants d'onnxruntime, un token à la fois, comme optimum les demande."""
+    import onnxruntime as runtime
+
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    empty = np.zeros((1, file.config.n_heads, 0, file.config.head_dim), dtype=np.float32)
+    past = dict.fromkeys([each.name for each in session.get_inputs()][3:], empty)
+    new, end, found = tokenizer_from_dict(file.tokenizer).encode(PROMPT), 0, []
+    for _ in range(COUNT):
+        start, end = end, end + len(new)
+        given = {
+            "input_ids": np.array([new], dtype=np.int64),
+            "attention_mask": np.ones((1, end), dtype=np.int64),
+            "position_ids": np.arange(start, end, dtype=np.int64)[None],
+        }
+        logits, *present = session.run(None, {**given, **past})
+        past = dict(zip(past, present, strict=True))
+        new = [int(logits[0, -1].argmax())]
+        found += new
+    return found
+
+
+def ctranslate2(folder, converted):
+    """Identifiants de CTranslate2, qui convertit le dossier de Transformers et son vocabulaire."""
+    from ctranslate2 import Generator as Peer
+    from ctranslate2.converters import TransformersConverter
+    from transformers import AutoTokenizer
+
+    TransformersConverter(str(folder)).convert(str(converted))
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    sent = tokenizer.convert_ids_to_tokens(tokenizer(PROMPT)["input_ids"])
+    (found,) = Peer(str(converted), device="cpu", inter_threads=1, intra_threads=1).generate_batch(
+        [sent], max_length=COUNT, include_prompt_in_result=False, sampling_topk=1
+    )
+    return found.sequences_ids[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"inner_dim": 48}, {"norm_eps": 0.9}, {"inner_dim": 160, "norm_eps": 0.5}],
+    ids=["largeur cachée", "eps", "les deux"],
+)
+def test_llama_cpp_computes_the_variants_it_can_read(tmp_path, changes):
+    file = build("gpt2", "gpt2", **changes)
+    plain = build("gpt2", "gpt2")
+    assert ours(file) != ours(plain)
+    export_gguf(file, tmp_path / "m.gguf")
+    with llama(tmp_path / "m.gguf") as peer:
+        assert peer.greedy(PROMPT, COUNT) == ours(file)
+
+
+def test_an_untied_head_changes_nothing_but_the_file(tmp_path):
+    """« output.weight » est écrit, pour les lecteurs qui l'exigent."""
+    from gguf import GGUFReader
+
+    file = build("moderne", "gpt2")
+    apart = file.untied()
+    assert apart.untied() is apart
+    export_gguf(file, tmp_path / "liée.gguf")
+    export_gguf(apart, tmp_path / "à part.gguf")
+    for name, expected in (("liée", False), ("à part", True)):
+        tensors = {each.name for each in GGUFReader(tmp_path / f"{name}.gguf").tensors}
+        assert ("output.weight" in tensors) is expected
+    with llama(tmp_path / "à part.gguf") as peer:
+        assert peer.greedy(PROMPT, COUNT) == ours(file) == ours(apart)
+    export_hf(apart, tmp_path / "hf")
+    assert transformers(tmp_path / "hf") == ours(file)
+
+
 def test_same_continuation_everywhere(file, tmp_path):
     tokens, text = ours(file)
     assert len(set(tokens)) > 8  # une boucle ne prouverait rien
@@ -109,3 +184,6 @@ def test_same_continuation_everywhere(file, tmp_path):
     with llama(tmp_path / "m.gguf") as peer:
         assert peer.greedy(PROMPT, COUNT) == (tokens, text)
     assert onnxruntime(tmp_path / "m.onnx", tokenizer_from_dict(file.tokenizer)) == (tokens, text)
+    export_onnx(file, tmp_path / "cache.onnx", cache=True)
+    assert with_cache(tmp_path / "cache.onnx", file) == tokens
+    assert ctranslate2(tmp_path / "hf", tmp_path / "ct2") == tokens

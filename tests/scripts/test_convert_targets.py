@@ -1,9 +1,10 @@
 """Vers llama.cpp et ONNX : la commande écrit un fichier que ces formats reconnaissent."""
 
 import pytest
-from interop_helpers import BOOK, content
+import torch
+from interop_helpers import BOOK, GPT2, content
 
-from gpt_architecture.core.weights import save_model
+from gpt_architecture.core.weights import read_model, save_model
 from gpt_architecture.interop.reading import detect
 
 
@@ -31,6 +32,31 @@ def test_gguf(cli, model, tmp_path):
         sizes[dtype] = path.stat().st_size
     assert sizes["f16"] < sizes["f32"]
     cli("convert", path, tmp_path / "x.pt", "--to", "pt").check_one_line_error(1, "GGUF")
+
+
+def test_an_untied_head(cli, tmp_path):
+    original, model = content(GPT2), tmp_path / "m.pt"
+    save_model(model, original.build(), GPT2, tokenizer=original.tokenizer)
+    for name, flags in (("liée", ()), ("à part", ("--untie",))):
+        outcome = cli("convert", model, tmp_path / f"{name}.pt", "--to", "pt", *flags)
+        assert outcome.code == 0, outcome.err
+    tied, apart = (read_model(tmp_path / f"{name}.pt") for name in ("liée", "à part"))
+    assert (tied.config.tie_weights, apart.config.tie_weights) == (True, False)
+    embedding, head = (apart.state_dict[f"{each}.weight"] for each in ("tok_emb", "out_head"))
+    assert torch.equal(embedding, head)
+    assert embedding.data_ptr() != head.data_ptr()
+
+
+def test_onnx_with_a_cache(cli, model, tmp_path):
+    """Les entrées que donne optimum, sans l'avertissement sur `position_ids`."""
+    onnx = pytest.importorskip("onnx", reason="le paquet onnx n'est pas installé")
+    outcome = cli("convert", model, tmp_path / "m.onnx", "--to", "onnx", "--cache")
+    assert outcome.code == 0, outcome.err
+    inputs = [each.name for each in onnx.load(tmp_path / "m.onnx").graph.input]
+    assert inputs[:3] == ["input_ids", "attention_mask", "position_ids"]
+    assert "past_key_values.0.key" in inputs
+    refused = cli("convert", model, tmp_path / "m.gguf", "--to", "gguf", "--cache")
+    refused.check_one_line_error(2, "--cache avec --to gguf")
 
 
 def test_onnx(cli, model, tmp_path):

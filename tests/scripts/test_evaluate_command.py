@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -155,4 +156,24 @@ def test_missing_files(cli, run, tmp_path):
     cli("evaluate", absent, "--data", absent).check_one_line_error(1, "introuvable")
     cli("evaluate", run, "--data", absent).check_one_line_error(1, "introuvable")
     cli("evaluate", run, "--choices", absent).check_one_line_error(1, "absent")
-    cli("evaluate", run, "--data", run, "--json", tmp_path).check_one_line_error(1, "dossier")
+    cli("evaluate", run, "--data", run, "--json-file", tmp_path).check_one_line_error(1, "dossier")
+
+
+def test_many_documents_leave_the_totals_readable(cli, run, tmp_path):
+    """Au-delà de vingt documents, le reste est compté sous le tableau ; le total reste entier."""
+    folder = tmp_path / "textes"
+    folder.mkdir()
+    for number in range(23):
+        (folder / f"un-nom-de-fichier-plutôt-long-{number:02}.txt").write_text(
+            TEXT * 3, encoding="utf-8"
+        )
+    outcome = cli("evaluate", run / "gpt-model.pt", "--data", folder, "--json-file", "mesures.json")
+    assert outcome.code == 0, outcome.err
+    total = json.loads(Path("mesures.json").read_text(encoding="utf-8"))["text"]
+    line = next(line for line in outcome.out.splitlines() if line.strip().startswith("Total"))
+    assert f"{total['loss']:.3f}".replace(".", ",") in line
+    assert f"{total['tokens']:,}".replace(",", " ") in line.replace("\u202f", " ").replace(
+        "\u00a0", " "
+    )
+    assert "…" not in line
+    assert "… et 3 autres documents" in outcome.out

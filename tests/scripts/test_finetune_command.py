@@ -3,13 +3,15 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from cli_helpers import tiny
+from interop_helpers import GPT2, content
 
 from gpt_architecture import load
-from gpt_architecture.core.weights import read_model
+from gpt_architecture.core.weights import read_model, save_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training.adapter_file import read_adapter
 from gpt_architecture.training.checkpoint import CheckpointStore
@@ -61,6 +63,27 @@ def test_full_finetuning_from_a_model(cli, base, tmp_path):
     assert any(not torch.equal(before[name], changed[name]) for name in before)
     after = weights(base)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_variant_of_gpt2_is_finetuned_as_it_is(cli, tmp_path):
+    """Largeur cachée, activation et eps viennent du modèle, bien qu'aucune option ne les dise."""
+    own = {"inner_dim": 50, "activation": "relu", "norm_eps": 1e-3}
+    source = content(replace(GPT2, **own), window=16)
+    start = tmp_path / "départ.pt"
+    save_model(start, source.build(), source.config, tokenizer=source.tokenizer)
+    outcome = cli(
+        *("train", "--from", start, "--data", "la-lampe-du-passeur", "--max-steps", 2),
+        *("--output-dir", tmp_path / "m", "--device", "cpu"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert read_model(tmp_path / "m" / "gpt-model.pt").config.variants() == own
+    outcome = cli("inspect", tmp_path / "m" / "gpt-model.pt")
+    assert "inner_dim = 50, activation = relu, norm_eps = 0.001" in outcome.out
+    outcome = cli(
+        *("train", "--from", start, "--data", "la-lampe-du-passeur", "--max-steps", 2),
+        *("--output-dir", tmp_path / "f", "--device", "cpu", "--engine", "fused"),
+    )
+    outcome.check_one_line_error(2, "--engine fused", "activation = gelu_tanh")
 
 
 def test_chat_then_infer(cli, talk, tmp_path):
@@ -135,7 +158,9 @@ def test_merge_refuses_another_model(cli, base, talk, tmp_path):
     outcome.check_one_line_error(1, "autre modèle")
     assert not out.exists()
     cli("merge", base, base, "--out", out).check_one_line_error(1, "adapter.safetensors")
-    cli("merge", base, tmp_path / "a", "--out", out).check_one_line_error(1, "corrigez ce chemin")
+    (tmp_path / "vide").mkdir()
+    outcome = cli("merge", base, tmp_path / "vide", "--out", out)
+    outcome.check_one_line_error(1, "corrigez ce chemin")
 
 
 def test_lora_resumes_exactly(cli, base, talk, tmp_path, monkeypatch):
@@ -155,7 +180,9 @@ def test_lora_resumes_exactly(cli, base, talk, tmp_path, monkeypatch):
     second = read_adapter(folder / "adapter.safetensors").tensors
     assert all(torch.equal(first[name], second[name]) for name in first)
     point = store.root / f"step-{last:06d}"
-    cli("infer", "--model", point).check_one_line_error(1, "adaptateurs", "merge")
+    found = cli("infer", point, "--max-tokens", 4)
+    assert found.code == 0, found.err
+    assert "Adaptateurs fondus dans leur modèle de départ" in found.err
     out = tmp_path / "fondu.pt"
     assert cli("merge", base, point, "--out", out).code == 0
     assert read_model(out).metadata["window"] == 32
@@ -244,7 +271,7 @@ def test_resume_with_another_start_is_refused(cli, base, talk, tmp_path):
 
 
 def test_chat_needs_a_template(cli, base):
-    cli("infer", "--model", base, "--chat", "Qui ?").check_one_line_error(2, "gabarit", "--prompt")
+    cli("infer", "--model", base, "--chat", "Qui ?").check_one_line_error(2, "gabarit", "continuer")
     with pytest.raises(ConfigurationError, match="gabarit"):
         load(base).chat_prompt([{"role": "user", "content": "Qui ?"}])
     both = cli("infer", "--model", base, "--chat", "Qui ?", "--prompt", "a")

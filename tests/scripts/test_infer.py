@@ -97,16 +97,41 @@ def test_model_from_environment(cli, model, monkeypatch):
         (["--k", "0"], 2, ["k vaut 0"]),
         (["--p", "1.5"], 2, ["p vaut 1.5"]),
         (["--seed", "-4"], 2, ["seed"]),
+        (["--strategy", "greedy", "--top-k", "5"], 2, ["k est donné", "greedy"]),
+        (["--strategy", "greedy", "--temperature", "0.7"], 2, ["temperature est donné"]),
+        (["--strategy", "beam", "--min-p", "0.1"], 2, ["min_p est donné"]),
+        (["--dry-base", "2"], 2, ["dry_base", "dry_multiplier"]),
         (["--prompt", ""], 2, ["--prompt"]),
         (["--prompt", "   "], 2, ["--prompt"]),
         (["--device", "abaque"], 2, ["abaque"]),
-        (["--model", "absent.pt"], 1, ["absent.pt", "make train"]),
+        (["--model", "absent.pt"], 1, ["absent.pt", "gpt-architecture train"]),
     ],
 )
 def test_bad_option_gives_one_line(cli, model, options, code, words):
     """Chaque mauvaise option : une ligne et le bon code."""
     base = [] if "--model" in options else ["--model", model]
-    cli("infer", *base, *options).check_one_line_error(code, *words)
+    outcome = cli("infer", *base, *options)
+    outcome.check_one_line_error(code, *words)
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--regex", "["),
+        ("--json-schema", "{"),
+        ("--logit-bias", "99999999=1"),
+    ],
+)
+def test_nothing_is_written_before_a_refusal(cli, model, options):
+    """Le début n'est pas repris quand ce qui le suit ne peut pas être écrit."""
+    outcome = cli("infer", model, "--prompt", "La lampe", *options)
+    assert outcome.code != 0
+    assert outcome.out == ""
+    variant = "sample logit_bias={99999999=1}"
+    outcome = cli("demo", model, "--prompt", "La lampe", "--variant", variant)
+    outcome.check_one_line_error(2, "logit_bias")
+    assert outcome.out == ""
 
 
 def test_bad_model_files_give_one_line(cli, model, tmp_path):

@@ -29,11 +29,22 @@ def test_a_model_file(cli, tmp_path):
         "tête indépendante, sans biais q, k, v",
         "Tokenizer : bpe, 290 tokens",
         "Données : fables, sha256 abab",
-        "Perte de validation : 3,25",
+        "Dernière perte mesurée, validation : 3,25",
         "Versions : gpt-architecture 0.1.0",
         "gpt-model.pt : ",
     ):
         assert words in outcome.out, words
+
+
+def test_the_final_loss_is_that_of_the_last_step(cli, tmp_path):
+    """« Finale » seulement si l'évaluation a suivi la dernière étape."""
+    for evaluated, label in (([0, 4], "Perte finale"), ([0, 3], "Dernière perte mesurée")):
+        known = {"val_losses": [4.0, 3.25], "eval_steps": evaluated, "steps": 5}
+        folder = tmp_path / label
+        export_hf(content(GPT2, **known), folder)
+        assert f"{label}, validation : 3,25\n" in cli("inspect", folder).out
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert f"**{label}** : entraînement inconnue, validation 3,250." in card
 
 
 def test_blocks_are_grouped(cli, tmp_path):

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cli_helpers import run_process
@@ -41,7 +42,7 @@ def test_prepare_says_what_it_did(cli, source, tmp_path):
     again = cli(*command, "--val-fraction", "0.2")
     assert (again.code, "rien à faire" in again.out) == (0, True)
     assert again.out.splitlines()[1:] == outcome.out.splitlines()[1:]
-    cli(*command).check_one_line_error(1, "val_fraction 0.2 → 0.01", "--force")
+    cli(*command).check_one_line_error(1, "val_fraction 0.2 → 0.1", "--force")
     assert cli(*command, "--force").code == 0
 
 
@@ -57,8 +58,61 @@ def test_unbalanced_split_is_said(cli, source, tmp_path):
     """Deux documents : la validation en prend un entier, et la commande prévient."""
     (source / "d.txt").write_text("Un autre texte.", encoding="utf-8")
     command = ("prepare", source / "b.txt", source / "d.txt", "--out", tmp_path / "d")
-    assert "% des tokens pour 1 % demandé(s)" in cli(*command).out
+    small = cli(*command, "--val-fraction", "0.01")
+    assert "% des tokens pour 1 % demandé(s)" in small.out
     assert "demandé" not in cli(*command, "--val-fraction", "0.5", "--force").out
+
+
+def test_the_embedded_story_then_train(cli, tmp_path):
+    """Le premier essai d'une personne : préparer la nouvelle embarquée, puis entraîner dessus."""
+    prepared = cli("prepare", "la-lampe-du-passeur", "--out", tmp_path / "fragments")
+    assert prepared.code == 0, prepared.err
+    trained = cli(
+        *("train", "--data", tmp_path / "fragments", "--output-dir", tmp_path / "m"),
+        *("--emb-dim", 16, "--n-heads", 2, "--n-layers", 1, "--epochs", 1, "--max-steps", 1),
+    )
+    assert trained.code == 0, trained.err
+
+
+def test_written_separators_are_said(cli, tmp_path):
+    """<|endoftext|> écrit dans un texte sépare deux documents, et la commande le dit."""
+    path = tmp_path / "a.txt"
+    path.write_text("<|endoftext|>".join(TEXTS), encoding="utf-8")
+    out = cli("prepare", path, "--out", tmp_path / "d").out
+    assert "Documents    40, dont 39 après un <|endoftext|> écrit" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.json", ".jsonl"),
+        ("a.csv", "colonne"),
+        ("a.html", "un fichier .txt"),
+        ("a.docx", "un fichier .txt"),
+        ("a.PDF", "un fichier .txt"),
+        ("a.txt.gz", "décompressez"),
+        ("a.png", "retirez-le"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("prepare", "--out", "d"),
+        ("tokenizer", "train", "--out", "t.json"),
+        ("train", "--data"),
+        ("evaluate", "{model}", "--data"),
+    ],
+    ids=["prepare", "tokenizer", "train", "evaluate"],
+)
+def test_what_is_not_text_is_refused_by_name(cli, trained, command, name, words):
+    """Une seule règle pour toutes les commandes, et le remède qui convient à ce format."""
+    Path(name).write_text('{"text": "<p>un texte</p>"}', encoding="utf-8")
+    filled = [part.format(model=trained / "gpt-model.pt") for part in command]
+    where = len(filled) if filled[-1] == "--data" else len(command) - 2
+    filled.insert(where, name)
+    outcome = cli(*filled)
+    outcome.check_one_line_error(1, name, words)
+    assert "iconv" not in outcome.err
 
 
 def test_saved_tokenizer(cli, source, tmp_path):
@@ -77,8 +131,10 @@ def test_usage_errors(cli, source, tmp_path):
     out = ("--out", tmp_path / "d")
     cli("prepare", source, *out, "--val-fraction", "2").check_one_line_error(2, "val_fraction")
     cli("prepare", source, *out, "--workers", "0").check_one_line_error(2, "workers")
-    cli("prepare", "absent", *out).check_one_line_error(1, "source introuvable : absent")
-    cli("prepare", source / "a.jsonl", *out).check_one_line_error(1, "aucun document", "--field")
+    cli("prepare", "absent", *out).check_one_line_error(1, "source de texte introuvable : absent")
+    cli("prepare", source / "a.jsonl", *out).check_one_line_error(
+        1, "aucun document", f"champ absent, {source}/a.jsonl:1 (text)", "nom du champ"
+    )
     assert not (tmp_path / "d").exists()
 
 

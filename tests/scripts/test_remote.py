@@ -25,6 +25,7 @@ from gpt_architecture.core.weights import save_model
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
+from gpt_architecture.scripts._remote import Service
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.auth import KeyRing
 
@@ -87,6 +88,7 @@ def test_infer_writes_json(url, cli, tmp_path):
         (("--lookup", 4), 2, "lookup"),
         (("--xtc-probability", 0.5), 2, "xtc_probability"),
         (("--max-tokens", 100_000), 1, "4096"),
+        (("--max-tokens", 300), 1, "contexte de ce modèle"),  # sans la seconde ligne, en anglais
     ],
 )
 def test_what_cannot_be_asked_is_refused(url, cli, options, code, word):
@@ -190,4 +192,60 @@ def test_chat_with_a_model_here(tmp_path, cli, monkeypatch):
     assert spoken.code == 0, spoken.err
     assert spoken.out == once.out
     monkeypatch.setattr(sys, "stdin", io.StringIO("bonjour\n"))
-    cli("chat", "--model", tmp_path / "sans.pt").check_one_line_error(2, "gabarit")
+    refused = cli("chat", "--model", tmp_path / "sans.pt")
+    refused.check_one_line_error(2, "gabarit", "faites-lui continuer un texte")
+    assert "--prompt" not in refused.err  # chat n'a pas cette option
+    for options in (("--regex", "["), ("--logit-bias", "99999=1")):  # dit sans attendre de question
+        monkeypatch.setattr(sys, "stdin", None)
+        refused = cli("chat", tmp_path / "avec.pt", *options)
+        assert (refused.code, refused.out) == (2, ""), refused.err
+    refused = cli("chat", tmp_path / "avec.pt", "--server", "http://127.0.0.1:1")
+    refused.check_one_line_error(2, "--model", "--server")
+
+
+class TestProxy:
+    """Un mandataire n'est suivi que là où il le faut, et c'est lui que l'erreur nomme."""
+
+    @pytest.fixture
+    def proxy(self, monkeypatch):
+        """Un mandataire qui ne mène nulle part : s'y adresser échoue."""
+        for name in ("no_proxy", "NO_PROXY", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"http://moi:secret@127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setenv("http_proxy", address)
+        return address
+
+    def test_this_machine_is_reached_directly(self, url, cli, proxy):
+        options = ("--prompt", PROMPT, "--max-tokens", 2)
+        for server in (url, url.replace("127.0.0.1", "localhost")):
+            found = cli("infer", "--server", server, *options)
+            assert found.code == 0, found.err
+
+    @pytest.mark.parametrize(
+        ("server", "no_proxy", "expected"),
+        [
+            ("http://127.0.0.1:8000", "", False),
+            ("http://127.3.2.1", "", False),
+            ("http://[::1]:8000/v1", "", False),
+            ("http://localhost:8000", "", False),
+            ("http://studio.localhost", "", False),
+            ("http://modele.exemple", "", True),
+            ("http://modele.exemple", "exemple", False),
+            ("http://modele.exemple:81", ".exemple", False),
+            ("http://modele.exemple:81", "modele.exemple:81", False),
+            ("http://modele.exemple:81", "modele.exemple:82", True),
+            ("http://modele.exemple", "*", False),
+            ("http://192.0.2.7", "192.0.2.7", False),
+            ("https://modele.exemple", "", False),  # https_proxy n'est pas donné
+        ],
+    )
+    def test_who_goes_through_it(self, monkeypatch, proxy, server, no_proxy, expected):
+        monkeypatch.setenv("no_proxy", no_proxy)
+        assert (Service(server)._proxy == proxy) is expected
+
+    def test_the_error_names_the_proxy(self, cli, proxy):
+        found = cli("infer", "--server", "http://modele.exemple", "--prompt", "x")
+        found.check_one_line_error(1, "mandataire http://127.0.0.1", "no_proxy")
+        assert "secret" not in found.err

@@ -81,7 +81,7 @@ class TestTrain:
             (("SOURCE", "--vocab-size", "70000"), 1, "65536"),
             (("SOURCE", "--special", "user"), 1, "token spécial 'user'"),
             (("SOURCE", "--pattern", "gpt9"), 2, "gpt9"),
-            (("SOURCE", "--out", "nulle/part.json"), 1, "nulle"),
+            (("SOURCE", "--out", "/dev/null/part.json"), 1, "pas un dossier"),
             (("SOURCE", "--out", "."), 1, "est un dossier"),
         ],
     )
@@ -153,7 +153,9 @@ class TestView:
         arguments = ("tokenizer", "view", "L'eau", "--tokenizer", "gpt2", own, "--html", page)
         assert cli(*arguments).code == 0
         assert own.name in read_page(page.read_text(encoding="utf-8")).text
-        cli(*arguments).check_one_line_error(1, "existe déjà")
+        assert cli(*arguments).code == 0  # la sienne
+        page.write_text("précieux", encoding="utf-8")
+        cli(*arguments).check_one_line_error(1, "existe déjà", "--force")
 
     def test_long_text_is_cut_and_says_so(self, cli):
         outcome = cli("tokenizer", "view", "mot " * 6000)

@@ -416,6 +416,36 @@ class TestResume:
         outcome = cli("train", "--resume", out, "--data", moved, "--max-steps", 6)
         assert outcome.code == 0, outcome.err
 
+    @pytest.mark.parametrize(
+        "broken", ["raise ImportError('libllvmlite.so')", "raise OSError('libllvm')", "1 / 0"]
+    )
+    def test_without_its_kernels(self, cli, source, tmp_path, broken):
+        """Un numba absent ou cassé est dit ; la reprise d'un autre moteur est refusée."""
+        (tmp_path / "cassé/numba").mkdir(parents=True)
+        (tmp_path / "cassé/numba/__init__.py").write_text(f"{broken}\n", encoding="utf-8")
+        environment = {"PYTHONPATH": str(tmp_path / "cassé"), "GPT_ARCHITECTURE_OFFLINE": "1"}
+
+        def train(*options):
+            command = (sys.executable, "-m", "gpt_architecture", "train", *options)
+            return run_process(*command, env=environment)
+
+        out = tmp_path / "sortie"
+        common = ("--output-dir", out, "--max-steps", 2)
+        fused = cli("train", *tiny(data=source), *common)
+        assert "autograd" not in fused.err
+        kernels = ("--resume", out, "--max-steps", 4)
+        train(*kernels).check_one_line_error(1, "moteur fused puis autograd", "--override")
+        accepted = train(*kernels, "--override")
+        assert accepted.code == 0, accepted.err
+        assert "les noyaux ne se compilent pas ici (" in accepted.err
+        assert "moteur autograd, plus lent" in accepted.err
+        assert "moteur fused puis autograd" in accepted.err
+        again = cli("train", "--resume", out, "--max-steps", 6)  # autograd, puisqu'il en vient
+        assert again.code == 0, again.err
+        assert "les arrondis" not in again.err
+        said = CheckpointStore(out / "checkpoints").latest().state["calculation"]
+        assert said == {"engine": "autograd", "device": "cpu", "precision": "fp32"}
+
     def test_nothing_to_resume(self, cli, tmp_path):
         cli("train", "--resume", tmp_path).check_one_line_error(2, "rien à reprendre", "--resume")
 
@@ -651,3 +681,22 @@ def test_data_from_environment_may_contain_spaces(cli, tmp_path, monkeypatch):
     outcome = cli("train", *options)
     assert outcome.code == 0, outcome.err
     assert "mon texte+mon texte" in outcome.out
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_refusal_leaves_nothing(cli, tmp_path, monkeypatch, existed):
+    """Ni dossier de points de reprise vide, ni dossier de sortie que personne n'avait fait."""
+    out = tmp_path / "sortie"
+    if existed:
+        (out / "checkpoints").mkdir(parents=True)
+        (out / "checkpoints/notes.txt").write_text("à moi", encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    for refused, word in (("--tensorboard", "tensorboard"), ("--engine=fused", "fp32")):
+        options = ("--precision", "bf16") if word == "fp32" else ()
+        monkeypatch.setattr("gpt_architecture.training.engine.has_bf16", lambda _device: True)
+        outcome = cli("train", *tiny(output_dir=out), refused, *options)
+        assert outcome.code != 0
+        assert word in outcome.err
+        left = sorted(path.relative_to(out).as_posix() for path in out.rglob("*"))
+        assert left == (["checkpoints", "checkpoints/.verrou", "checkpoints/notes.txt"] * existed)
+        assert out.exists() is existed

@@ -107,10 +107,6 @@ def test_every_name_means_one_setting(fields, setting):
             {"structured_outputs": {"json": SCHEMA, "regex": "a"}},
             ("structured_outputs.json", "structured_outputs.regex"),
         ),
-        ({"guided_grammar": "root ::= a"}, ("guided_grammar",)),
-        ({"grammar": "root ::= a"}, ("grammar",)),
-        ({"structured_outputs": {"grammar": "root ::= a"}}, ("structured_outputs.grammar",)),
-        ({"structured_outputs": {"structural_tag": "{}"}}, ("structured_outputs.structural_tag",)),
         ({"response_format": OPEN}, ("strict",)),
     ],
     ids=str,
@@ -122,6 +118,26 @@ def test_what_cannot_be_followed_is_refused_by_name(fields, names):
     assert refused.value.param in fields
     for name in names:
         assert name in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"guided_grammar": "root ::= a"},
+        {"grammar": "root ::= a"},
+        {"structural_tag": "{}"},
+        {"structured_outputs": {"grammar": "root ::= a"}},
+        {"structured_outputs": {"structural_tag": "{}"}},
+    ],
+    ids=str,
+)
+def test_a_grammar_is_refused_by_name(url, fields):
+    (outer,) = fields
+    inner = fields[outer] if isinstance(fields[outer], dict) else fields
+    error = post(url, "/v1/completions", {"prompt": "Le", **fields})
+    assert error.status_code == 400
+    assert error.json()["error"]["param"].startswith(outer)
+    assert next(iter(inner)) in error.json()["error"]["message"]
 
 
 def test_strict_demands_every_property(url):

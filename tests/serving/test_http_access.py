@@ -1,5 +1,6 @@
 """Qui entre : clés, pages d'ailleurs, et ce que l'on répond avant que le modèle soit là."""
 
+import socket
 import threading
 
 import pytest
@@ -67,8 +68,63 @@ def test_each_key_opens(client, key):
 
 def test_probes_need_no_key(client):
     """Les sondes et la référence restent ouvertes."""
-    for path in ("/health", "/metrics", "/docs", "/openapi.json"):
+    for path in ("/health", "/live", "/ready", "/metrics", "/docs", "/openapi.json"):
         assert client.get(path).status_code == 200
+    assert client.get("/version").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("state", "statuses"),
+    [
+        ("starting", (200, 503, 503)),
+        ("ready", (200, 200, 200)),
+        ("draining", (200, 503, 503)),
+        ("dead", (503, 503, 503)),
+    ],
+)
+def test_each_probe_asks_its_own_question(state, statuses):
+    """Faut-il relancer ? Accepte-t-il du travail ? Un service plein répond encore aux deux."""
+    context = make_context(ScriptedEngine(state=state), requests=1)
+    with serving(create_app(context), limits=context.limits) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as link:
+            link.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            wait_until(lambda: HTTP.get(url + "/v1/models").status_code == 429)
+            probes = [HTTP.get(url + path) for path in ("/live", "/ready", "/health")]
+    assert tuple(answer.status_code for answer in probes) == statuses
+    for answer in probes:
+        if answer.status_code == 503:
+            check_envelope(answer, 503)
+
+
+def test_probes_while_loading_and_leaving():
+    """Vivant dès le début ; prêt quand le modèle est là, et plus dès que l'arrêt est demandé."""
+    ready = threading.Event()
+
+    def build():
+        ready.wait(10)
+        return create_app(make_context(ScriptedEngine()))
+
+    gate = LoadingGate(build)
+    with serving(gate) as url:
+        gate.start(lambda: None)
+        assert HTTP.get(url + "/live").json() == {"status": "ok"}
+        assert check_envelope(HTTP.get(url + "/ready"), 503)["code"] == "loading"
+        ready.set()
+        wait_until(lambda: HTTP.get(url + "/ready").status_code == 200)
+        gate.draining = True
+        assert check_envelope(HTTP.get(url + "/ready"), 503)["code"] == "draining"
+        assert HTTP.get(url + "/live").status_code == 200
+        assert HTTP.get(url + "/v1/models").status_code == 200
+
+
+def test_a_model_that_never_loads_is_not_alive():
+    """L'orchestrateur relance ce qui ne se chargera jamais."""
+    gate, told = LoadingGate(lambda: 1 / 0), threading.Event()
+    gate.start(told.set)
+    assert told.wait(10)
+    with serving(gate) as url:
+        assert check_envelope(HTTP.get(url + "/live"), 503)["code"] == "dead"
 
 
 def test_the_body_is_not_read_without_a_key(client):
@@ -121,7 +177,7 @@ def test_keys_come_from_a_file(tmp_path):
     with pytest.raises(ConfigurationError, match="fichier absent"):
         read_keys(tmp_path / "absent.txt")
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigurationError, match="ne peut pas être lu"):
+    with pytest.raises(ConfigurationError, match="UTF-16"):
         read_keys(path)
 
 
@@ -131,28 +187,6 @@ def test_weak_keys_are_refused(key):
     with pytest.raises(ConfigurationError) as refused:
         KeyRing([key])
     assert key not in str(refused.value)
-
-
-def test_cors_is_off_by_default():
-    """Aucune page d'ailleurs n'a accès, sauf celle qu'on nomme."""
-    page = {"Origin": "https://exemple.fr"}
-    with client_of(make_context(ScriptedEngine())) as client:
-        answer = client.get("/v1/models", headers=page)
-        assert "access-control-allow-origin" not in answer.headers
-    allowed = {"origins": ["https://exemple.fr"], "keys": KeyRing(KEYS)}
-    with client_of(make_context(ScriptedEngine()), **allowed) as client:
-        preflight = client.options(
-            "/v1/completions",
-            headers={
-                **page,
-                "Access-Control-Request-Method": "POST",
-                "Access-Control-Request-Headers": "authorization",
-            },
-        )
-        assert preflight.status_code == 200
-        assert preflight.headers["access-control-allow-origin"] == "https://exemple.fr"
-        other = client.get("/health", headers={"Origin": "https://autre.fr"})
-        assert "access-control-allow-origin" not in other.headers
 
 
 def test_the_gate_answers_while_the_model_loads():

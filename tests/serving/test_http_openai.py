@@ -158,3 +158,112 @@ def test_an_error_in_a_stream_is_raised():
         engine.on_event(end)
         with pytest.raises(openai.APIError, match="écoulé"):
             list(stream)
+
+
+def converse(client, answer_of):
+    """Trois tours : chaque message reçu est renvoyé tel que le client le rend."""
+    messages = [{"role": "user", "content": "bonjour"}]
+    for _ in range(3):
+        messages.append(answer_of(messages))
+        messages.append({"role": "user", "content": "encore"})
+    return messages
+
+
+def whole_message(client, messages, **options):
+    """Le message d'une réponse entière."""
+    found = client.chat.completions.create(
+        model=NAME, messages=messages, max_tokens=4, seed=3, **options
+    )
+    return found.choices[0].message
+
+
+@pytest.mark.parametrize("options", [{}, {"exclude_none": True}, {"exclude_unset": True}])
+def test_received_messages_are_sent_back(client, options):
+    """`messages.append(message.model_dump())`, la boucle de tout programme qui converse."""
+    messages = converse(
+        client, lambda messages: whole_message(client, messages).model_dump(**options)
+    )
+    plain = converse(
+        client,
+        lambda messages: {"role": "assistant", "content": whole_message(client, messages).content},
+    )
+    assert [each["content"] for each in messages] == [each["content"] for each in plain]
+    objects = converse(client, lambda messages: whole_message(client, messages))
+    assert [getattr(each, "content", None) or each["content"] for each in objects] == [
+        each["content"] for each in plain
+    ]
+
+
+def test_streamed_messages_are_sent_back(client):
+    """Les morceaux d'un flux, accumulés champ par champ ou par le client, le sont aussi."""
+
+    asked = {"model": NAME, "seed": 3, "stop": [".", "?"]}  # qu'il s'arrête : le client l'exige
+
+    def accumulated(messages):
+        message = {}
+        stream = client.chat.completions.create(messages=messages, stream=True, **asked)
+        for chunk in stream:
+            for name, value in chunk.choices[0].delta.model_dump().items():
+                message[name] = (message.get(name) or "") + value if value else message.get(name)
+        return message
+
+    def helped(messages):
+        with client.chat.completions.stream(messages=messages, **asked) as stream:
+            return stream.get_final_completion().choices[0].message.model_dump()
+
+    expected = [each["content"] for each in converse(client, accumulated)]
+    assert min(map(len, expected)) > 0
+    assert [each["content"] for each in converse(client, helped)] == expected
+
+
+def test_what_frameworks_always_send(client):
+    """Tous les champs facultatifs du client officiel, à leur valeur qui ne demande rien."""
+    neutral = {
+        "store": False,
+        "metadata": None,
+        "tools": [],
+        "tool_choice": "none",
+        "parallel_tool_calls": None,
+        "functions": [],
+        "service_tier": "auto",
+        "reasoning_effort": None,
+        "prompt_cache_key": "clef",
+        "safety_identifier": "quelqu'un",
+        "modalities": ["text"],
+        "prediction": None,
+        "stop": "",
+        "logit_bias": {},
+        "stream_options": None,
+        "top_logprobs": None,
+        "logprobs": False,
+    }
+    messages = [{"role": "user", "content": "bonjour"}]
+    assert whole_message(client, messages, **neutral) == whole_message(client, messages)
+    settings = {"model": NAME, "max_tokens": 6, "seed": 4}
+    neutral = {"suffix": None, "best_of": 1, "stop": [], "logprobs": None, "user": "x"}
+    plain = client.completions.create(prompt="", **settings).choices
+    assert client.completions.create(prompt=None, **settings, **neutral).choices == plain
+
+
+def test_usage_as_the_stream_goes(client):
+    """Ce que demandent les générateurs de charge : le compte à chaque morceau."""
+    stream = client.completions.create(
+        model=NAME,
+        prompt=PROMPT,
+        max_tokens=8,
+        stream=True,
+        stream_options={"include_usage": True, "include_obfuscation": False},
+        extra_body={**LONG, "stream_options": {"continuous_usage_stats": True}},
+    )
+    counts = [chunk.usage.completion_tokens for chunk in stream]
+    assert counts == sorted(counts)
+    assert counts[-1] == 8
+
+
+def test_a_conversation_too_long_is_recognised(client):
+    """Le code et la phrase d'OpenAI : les cadres d'applications raccourcissent et réessaient."""
+    messages = [{"role": "user", "content": "a" * 400}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=NAME, messages=messages)
+    assert refused.value.code == "context_length_exceeded"
+    assert "This model's maximum context length is 256 tokens" in str(refused.value)

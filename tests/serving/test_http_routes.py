@@ -1,9 +1,13 @@
 """Les routes du service, sur le petit modèle : ce qu'elles écrivent est ce que le modèle dit."""
 
+import hashlib
 import json
 import math
+import platform
+from dataclasses import replace
 
 import pytest
+import torch
 from decoding_helpers import LetterTokenizer
 from http_helpers import (
     NAME,
@@ -19,6 +23,7 @@ from http_helpers import (
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
+from gpt_architecture.serving.context import digest_of
 
 PROMPT = "le passeur"
 
@@ -250,12 +255,42 @@ def test_context_is_bounded(client):
     fitting = "a" * (WINDOW - 3)
     answer = complete(client, prompt=fitting, ignore_eos=True)
     assert answer["usage"]["completion_tokens"] == 4
-    body = {"prompt": fitting, "max_tokens": 5}
-    error = check_envelope(client.post("/v1/completions", json=body), 400)
-    assert error["code"] == "context_length_exceeded"
-    body = {"prompt": "a" * (WINDOW + 1)}
-    error = check_envelope(client.post("/v1/completions", json=body), 400)
-    assert error["code"] == "context_length_exceeded"
+    for prompt, asked in ((fitting, 5), ("a" * (WINDOW + 1), 0)):
+        body = {"prompt": prompt, "max_tokens": asked}
+        error = check_envelope(client.post("/v1/completions", json=body), 400)
+        assert error["code"] == "context_length_exceeded"
+        french, english = error["message"].split("\n")
+        count = len(prompt) + asked
+        assert f"{WINDOW} tokens ; cette requête en demande {count}" in french
+        assert english == (  # ce que des clients cherchent pour raccourcir la conversation
+            f"This model's maximum context length is {WINDOW} tokens. However, you requested "
+            f"{count} tokens ({len(prompt)} in the messages, {asked} in the completion). Please "
+            "reduce the length of the messages or completion."
+        )
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_usage_in_every_chunk(client, path, include_usage):
+    """continuous_usage_stats : le compte à chaque morceau, jusqu'à celui de la réponse entière."""
+    body = {"max_tokens": 6, "n": 2, "seed": 1, "ignore_eos": True}
+    body |= (
+        {"prompt": PROMPT}
+        if path == "/v1/completions"
+        else {"messages": [{"role": "user", "content": PROMPT}]}
+    )
+    whole = client.post(path, json=body).json()["usage"]
+    options = {"include_usage": include_usage, "continuous_usage_stats": True}
+    chunks = events(client.post(path, json={**body, "stream": True, "stream_options": options}))
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 6
+    for chunk in chunks:
+        usage = chunk["usage"]
+        assert usage["prompt_tokens"] == whole["prompt_tokens"]
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert counts[-1] == whole["completion_tokens"]
+    assert (chunks[-1]["choices"] == []) == include_usage
 
 
 @pytest.mark.parametrize(
@@ -308,3 +343,38 @@ def test_reference_page_is_self_contained(client):
     assert "<script" not in page.text
     for path in client.get("/openapi.json").json()["paths"]:
         assert f" {path}<" in page.text
+
+
+def test_the_card_carries_the_digest_of_the_weights(tmp_path):
+    """Celle que donne sha256sum : d'un fichier, ou du poids d'un dossier."""
+    context = make_context(ScriptedEngine())
+    with client_of(context) as client:
+        assert client.get("/v1/models").json()["data"][0]["sha256"] is None
+    with client_of(replace(context, digest="ab" * 32)) as client:
+        assert client.get("/v1/models").json()["data"][0]["sha256"] == "ab" * 32
+        assert client.get(f"/v1/models/{NAME}").json()["sha256"] == "ab" * 32
+    (tmp_path / "model.pt").write_bytes(b"poids")
+    whole = hashlib.sha256(b"poids").hexdigest()
+    assert digest_of(tmp_path / "model.pt") == whole
+    assert digest_of(tmp_path) is None
+    assert digest_of(tmp_path / "absent.pt") is None
+    parts = [tmp_path / f"model-0000{number}-of-00002.safetensors" for number in (2, 1)]
+    for part in parts:
+        part.write_bytes(part.name.encode())
+    listing = "".join(
+        f"{hashlib.sha256(part.name.encode()).hexdigest()}  {part.name}\n" for part in sorted(parts)
+    )
+    assert digest_of(tmp_path) == hashlib.sha256(listing.encode()).hexdigest()
+    (tmp_path / "model.safetensors").write_bytes(b"poids")
+    assert digest_of(tmp_path) == whole
+
+
+def test_versions_are_said():
+    """De quoi comparer deux machines."""
+    with client_of(replace(make_context(ScriptedEngine()), version="1.2.3")) as client:
+        found = client.get("/version").json()
+    assert found == {
+        "version": "1.2.3",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

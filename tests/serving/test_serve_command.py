@@ -1,13 +1,20 @@
 """La commande serve, dans un vrai processus : elle répond, se vide et s'arrête comme il faut."""
 
+import hashlib
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+from cli_helpers import run_process
 from http_helpers import HTTP, check_envelope, post, wait_until
 from serve_process import ready, served
+
+import gpt_architecture
 
 pytestmark = pytest.mark.process
 
@@ -85,6 +92,111 @@ def test_keys_come_from_the_environment(trained):
         assert key not in process.stdout.read() + process.stderr.read()
 
 
+def test_sighup_reads_the_keys_again(trained, tmp_path):
+    """De nouvelles clés sans s'arrêter ; un fichier mauvais laisse les anciennes, et se dit."""
+    before, after = "clef-d-avant-0123456789", "clef-d-apres-0123456789"
+    path = tmp_path / "cles.txt"
+    path.write_text(f"avant {before}\n", encoding="utf-8")
+
+    def accepts(key):
+        headers = {"Authorization": f"Bearer {key}"}
+        return HTTP.get(url + "/v1/models", headers=headers).status_code == 200
+
+    with served(trained, "--api-key-file", str(path)) as (url, process):
+        ready(url)
+        assert accepts(before)
+        assert not accepts(after)
+        for content in (f"apres {after}\n", "courte\n", "", None):
+            path.unlink() if content is None else path.write_text(content, encoding="utf-8")
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: accepts(after))
+            time.sleep(0.3)  # trois tours de boucle : ce qui devait être relu l'est
+            assert accepts(after)
+            assert not accepts(before)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+        lines = process.stderr.read()
+    assert "info clés relues : apres\n" in lines
+    assert lines.count(" erreur clés non relues, celles d'avant restent : ") == 3
+    for secret in (before, after, "courte"):
+        assert secret not in lines
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="ce système n'a pas de pseudo-terminaux")
+def test_a_closed_terminal_still_ends_the_service(trained, tmp_path):
+    """SIGHUP d'un terminal qui se ferme n'est pas une demande de relecture : code 129."""
+    path = tmp_path / "cles.txt"
+    path.write_text("avant clef-d-avant-0123456789\n", encoding="utf-8")
+    leader, terminal = os.openpty()
+    code = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    command = ["-m", "gpt_architecture", "serve", str(trained / "gpt-model.pt"), "--port", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *command, "--api-key-file", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        start_new_session=True,
+        encoding="utf-8",
+    ) as process:
+        os.close(terminal)
+        url = process.stdout.readline().split()[2]
+        wait_until(lambda: HTTP.get(url + "/live").status_code == 200)
+        os.close(leader)
+        assert process.wait(60) == 129
+
+
+def test_the_json_journal_is_json_to_the_last_line(trained, tmp_path):
+    """Adresse, chargement, requêtes, arrêt : une ligne, un objet ; la version et l'empreinte."""
+    with served(trained, "--log-format", "json", "--log-requests") as (url, process):
+        ready(url)
+        body = {"prompt": "Le passeur", "max_tokens": 3, "ignore_eos": True}
+        answer = post(url, "/v1/completions", body)
+        assert HTTP.get(url + "/ready").status_code == 200
+        version = HTTP.get(url + "/version").json()
+        (card,) = HTTP.get(url + "/v1/models").json()["data"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+        lines = [json.loads(line) for line in process.stderr.read().splitlines()]
+        assert process.stdout.read() == ""
+    assert all(line["time"] and line["level"] == "info" for line in lines)
+    messages = " ".join(line["message"] for line in lines)
+    assert "prêt" in messages
+    assert "Arrêt demandé" in messages
+    (line,) = [line for line in lines if line.get("route") == "/v1/completions"]
+    assert line["request_id"] == answer.headers["x-request-id"]
+    assert line["completion_tokens"] == 3
+    assert version["version"] == gpt_architecture.__version__
+    digest = hashlib.sha256((trained / "gpt-model.pt").read_bytes()).hexdigest()
+    assert card["sha256"] == digest
+
+
+def test_errors_that_end_the_command_are_json_too(tmp_path):
+    """Un modèle illisible : une ligne JSON, au niveau d'une erreur."""
+    command = [sys.executable, "-W", "error", "-m", "gpt_architecture", "serve"]
+    options = [tmp_path / "absent.pt", "--port", 0, "--log-format", "json"]
+    outcome = run_process(*command, *options)
+    assert outcome.code == 1
+    *_, last = [json.loads(line) for line in outcome.err.splitlines()]
+    assert last["level"] == "error"
+    assert "absent.pt" in last["message"]
+
+
+def test_options_of_the_door_reach_the_service(trained):
+    """--strict refuse un champ inconnu ; --allow-origin laisse entrer sa page."""
+    page = "http://localhost:5173"
+    preflight = {"Origin": page, "Access-Control-Request-Method": "POST"}
+    with served(trained, "--strict", "--allow-origin", page) as (url, _):
+        answer = HTTP.options(url + "/v1/completions", headers=preflight)
+        assert answer.headers["access-control-allow-origin"] == page
+        ready(url)
+        answer = HTTP.options(url + "/v1/completions", headers=preflight)
+        assert answer.headers["access-control-allow-origin"] == page
+        refused = post(url, "/v1/completions", {"prompt": "Le", "tempurature": 1})
+        assert check_envelope(refused, 400)["param"] == "tempurature"
+
+
 def test_a_bad_model_ends_the_command(tmp_path, cli):
     """Modèle absent : une phrase, et le service s'arrête au lieu de rester sourd."""
     start = time.monotonic()
@@ -101,6 +213,7 @@ def test_a_bad_model_ends_the_command(tmp_path, cli):
         (("--timeout", 0), "timeout"),
         (("--host", "203.0.113.7"), "203.0.113.7"),
         (("--api-key-file", "absent.txt"), "absent.txt"),
+        (("--allow-origin", "http://localhost:5173/"), "écrivez http://localhost:5173"),
     ],
 )
 def test_bad_options_are_refused_at_once(cli, options, word):

@@ -161,3 +161,11 @@ def test_text_is_readable(mode):
     assert not weak
     scale = [luminance(colours[name]) for name in ("sheet", *(f"p{n}" for n in range(1, 6)))]
     assert scale == sorted(scale, reverse=mode == "clair")
+
+
+@needs_node
+def test_errors_are_one_french_sentence(tmp_path):
+    """La seconde ligne d'une erreur, en anglais, n'est pas pour qui lit la page."""
+    message = "le contexte compte 256 tokens\nThis model's maximum context length is 256 tokens."
+    found = run_node(tmp_path, "api", "data.map(found.sentence)", [message, "trop de tokens"])
+    assert found == ["Le contexte compte 256 tokens", "Trop de tokens"]

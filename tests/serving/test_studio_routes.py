@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from studio_helpers import PROMPT, WEB, WINDOW, Bytes, byte_model, studio_contex
 from gpt_architecture.evaluation.attention_maps import attention_of
 from gpt_architecture.serving.auth import KeyRing
 from gpt_architecture.serving.run_journal import MAX_POINTS
+from gpt_architecture.training.journal import append_record
 
 IDS = Bytes().encode(PROMPT)
 SAFE = ("default-src 'self'", "frame-ancestors 'none'", "base-uri 'none'")
@@ -231,7 +233,7 @@ def test_attention_is_the_model_s(client):
     [
         ("attention", {"prompt": "a" * 49}),
         ("attention", {"prompt": ["a", "b"]}),
-        ("attention", {"prompt": ""}),
+        ("attention", {"prompt": []}),
         ("next", {"prompt": "a" * (WINDOW + 1)}),
         ("next", {"prompt": [Bytes.vocab_size]}),
         ("next", {"prompt": "a", "autre": 1}),
@@ -277,13 +279,33 @@ def test_a_run_is_followed_as_it_grows(run_client):
     assert first["samples"] == [[11, "Le passeur <b>rame</b>."]]
     assert (first["total_steps"], first["finished"]) == (100, False)
     same = client.get("/studio/api/run", params={"version": first["version"]}).json()
+    assert 0 <= same.pop("silent") < 60
     assert same == {"version": first["version"], "finished": False}
+    os.utime(folder / "journal.jsonl", (0, 0))  # tué : plus une ligne, et pas de fin
+    assert client.get("/studio/api/run").json()["silent"] > 1e9
     write_journal(folder, 20, end=True)
     more = client.get("/studio/api/run", params={"version": first["version"]}).json()
     assert len(more["steps"]) == 20
     assert more["finished"]
     assert client.get("/studio/api/run", params={"version": more["version"]}).json()["finished"]
     check_envelope(client.get("/studio/api/run", params={"version": "x" * 65}), 400)
+
+
+def test_what_follows_the_end_does_not_reopen_it(run_client):
+    """`evaluate` ajoute ses mesures au journal, pendant l'entraînement ou après sa fin."""
+    client, folder = run_client
+    for end in (False, True):
+        write_journal(folder, 12, end=end)
+        append_record(folder / "journal.jsonl", "measures", step=12, detail="x" * 10_000)
+        run = client.get("/studio/api/run").json()
+        assert run["finished"] is end
+        again = client.get("/studio/api/run", params={"version": run["version"]}).json()
+        assert again["version"] == run["version"]
+        assert again["finished"] is end
+    with (folder / "journal.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"kind": "start", "step": 12, "total_steps": 24}\n')  # une reprise
+    run = client.get("/studio/api/run", params={"version": run["version"]}).json()
+    assert run["finished"] is False
 
 
 def test_a_damaged_journal_shows_what_it_has(run_client):

@@ -109,11 +109,11 @@ def test_evaluation_loss_is_the_same_everywhere(engine):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"engine": "fused", "compile": True}, "--compile"),
-        ({"memory": "lean", "checkpoint_activations": True}, "--checkpoint-activations"),
-        ({"memory": "lean", "optimizer": {"optimizer": "muon"}}, "--optimizer muon"),
-        ({"memory": "lean", "optimizer": {"clip": 1.0}}, "--clip"),
-        ({"memory": "lean", "training": {"accumulate": 2}}, "--accumulate"),
+        ({"engine": "fused", "compile": True}, "`compile`"),
+        ({"memory": "lean", "checkpoint_activations": True}, "`checkpoint_activations`"),
+        ({"memory": "lean", "optimizer": {"optimizer": "muon"}}, "`optimizer=muon`"),
+        ({"memory": "lean", "optimizer": {"clip": 1.0}}, "`clip`"),
+        ({"memory": "lean", "training": {"accumulate": 2}}, "`accumulate`"),
         ({"engine": "fused", "sharing": Shared(replicates=False)}, "répartis"),
         ({"memory": "lean", "sharing": Shared(replicates=True)}, "plusieurs processus"),
     ],
@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_refused(options, word):
         backend(**options)
 
 
-def test_without_numba_autograd_takes_over(monkeypatch):
+def test_without_numba_autograd_takes_over(monkeypatch, caplog):
     """numba est facultatif : auto s'en passe, ce qui l'exige dit comment l'installer."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -138,6 +138,10 @@ def test_without_numba_autograd_takes_over(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", no_numba)
     assert isinstance(backend().engine, KeyedEngine)
+    assert "numba manque (pip install numba) : moteur autograd, plus lent" in caplog.text
+    caplog.clear()
+    backend(engine="autograd")
+    assert not caplog.text, "ce qui est demandé n'est pas un repli"
     for options in ({"engine": "fused"}, {"memory": "lean"}):
         with pytest.raises(MissingDependencyError, match="pip install numba"):
             backend(**options)

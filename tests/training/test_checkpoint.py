@@ -273,8 +273,10 @@ def test_sweep_removes_leftovers_and_nothing_else(store):
     for folder in leftovers:
         folder.mkdir()
         (folder / "model.safetensors").write_text("moitié")
-    leftovers.append(store.root / ".best.json.abc.tmp")
-    leftovers[-1].write_text("{")
+    leftovers.append(store.root / ".best.json.0123abcd.tmp")
+    leftovers[-1].mkdir()
+    (leftovers[-1] / ".verrou").touch()
+    (leftovers[-1] / "best.json").write_text("{")
     kept = [store.root / "notes.txt", store.root / "step-abc.incomplete"]
     for path in kept:
         path.write_text("à moi")
@@ -360,7 +362,7 @@ def test_a_refused_removal_is_only_said(store, monkeypatch, warned):
 # --- Échouer sans rien perdre ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", ["save_file", "_seal", "sync_directory"])
+@pytest.mark.parametrize("function", ["save_file", "_seal", "sync"])
 def test_a_refused_write_says_so_and_keeps_the_previous(store, monkeypatch, function):
     store.save(10, groups(10), {})
 

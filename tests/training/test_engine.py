@@ -111,7 +111,7 @@ def test_precision_follows_the_hardware(monkeypatch, feature):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: False})
     assert resolve_precision("auto", CPU) is None
     assert not has_bf16(CPU)
-    with pytest.raises(ConfigurationError, match="--precision"):
+    with pytest.raises(ConfigurationError, match="`precision`"):
         resolve_precision("bf16", CPU)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True})
     assert has_bf16(CPU)

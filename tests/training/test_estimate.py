@@ -25,13 +25,15 @@ def test_the_total_is_the_sum_of_the_parts():
     assert found.seconds == 37.0
 
 
-@pytest.mark.parametrize(("done", "evaluations"), [(0, 4), (5, 2), (6, 2), (7, 1)])
-def test_counts_what_is_left(done, evaluations):
-    """Dix étapes, une évaluation après les étapes 0, 3, 6 et 9."""
+@pytest.mark.parametrize(
+    ("frequency", "done", "evaluations"), [(3, 0, 4), (3, 5, 2), (3, 6, 2), (3, 7, 1), (4, 0, 4)]
+)
+def test_counts_what_is_left(frequency, done, evaluations):
+    """Dix étapes, une évaluation après les étapes 0, 3, 6 et 9 ; ou 0, 4, 8, et la dernière."""
     calls = []
     run = Run(
         steps=10,
-        eval_freq=3,
+        eval_freq=frequency,
         evaluate=lambda _stop: calls.append("evaluate") or (1.0, 1.0),
         sample=lambda _stop: calls.append("sample") or "texte",
         state=TrainingState(step=done),

@@ -281,7 +281,7 @@ def test_lora_does_not_move_onto_another_model(data, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"start": None}, "sans --from"),
+        ({"start": None}, "sans modèle de départ"),
         ({"optimizer": OptimizerConfig(optimizer="muon")}, "muon"),
         ({"compute": ComputeConfig(engine="fused")}, "gelés"),
         ({"compute": ComputeConfig(memory="lean")}, "gelés"),

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from gpt_architecture.config import GPTConfig, LoRAConfig
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.tensor_files import SEAL
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.core.weights import ModelFile
 from gpt_architecture.errors import ConfigurationError, ModelFileError
@@ -216,7 +217,7 @@ def rewritten(path, *, metadata=None, drop=None, tensors=None):
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        header = file.metadata()
+        header = {key: text for key, text in file.metadata().items() if key != SEAL}
     content = {name: tensor for name, tensor in content.items() if name != drop}
     save_file({**content, **(tensors or {})}, path, metadata={**header, **(metadata or {})})
 

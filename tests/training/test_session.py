@@ -57,7 +57,8 @@ def test_a_checkpoint_is_a_model(data, tmp_path, tied):
     content = read_model(tmp_path / "points" / "step-000004")
     assert content.config == settings.model
     assert content.tokenizer == data.tokenizer.to_dict()
-    assert content.metadata == {"window": 8, "prompt": "Le passeur"}
+    kept = {"window": 8, "prompt": "Le passeur", "prompt_special": False}
+    assert content.metadata == kept
     model = content.build()
     ids = torch.arange(8).unsqueeze(0)
     with torch.no_grad():
@@ -81,12 +82,12 @@ def test_a_damaged_checkpoint_is_not_a_model(data, tmp_path, damage):
     store = CheckpointStore(tmp_path)
     build_trainer(settings_of(data), data, store=store).run()
     damage(tmp_path / "step-000004")
-    with pytest.raises(ModelFileError, match="--model"):
+    with pytest.raises(ModelFileError, match="autre modèle"):
         read_model(tmp_path / "step-000004")
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path):
-    with pytest.raises(ModelFileError, match=r"step-….*--model"):
+    with pytest.raises(ModelFileError, match=r"step-….*autre modèle"):
         read_model(tmp_path)
 
 

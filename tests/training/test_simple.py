@@ -13,6 +13,7 @@ from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.data.loader import create_dataloader_v1, split_text
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 from gpt_architecture.decoding.generator import generate_text_simple
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training import (
     evaluate_model,
     generate_and_print_sample,
@@ -133,7 +134,8 @@ class TestSignature:
         ],
     )
     def test_helpers(self, function, names):
-        assert list(inspect.signature(function).parameters) == names
+        parameters = inspect.signature(function).parameters.values()
+        assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == names
 
 
 class TestLearning:
@@ -228,6 +230,45 @@ class TestResults:
         expected = generate_text_simple(run.model, ids, SAMPLE_TOKENS, window)
         assert expected.shape == (1, 52)
         assert text == TOKENIZER.decode(expected[0].tolist())
+
+
+class AnyModel(torch.nn.Module):
+    """Des tokens aux logits, sans rien de ce projet : ni cfg, ni cache."""
+
+    def __init__(self, model, **attributes):
+        super().__init__()
+        self.inside = model
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, ids):
+        assert ids.size(1) <= CONTEXT
+        return self.inside(ids)
+
+
+class TestAnyModule:
+    def test_learns_and_writes_like_ours(self):
+        expected = Setup().train(epochs=1, reporter=(told := Recorder()))
+        other, again = Setup(), Recorder()  # après : sa graine fixe aussi l'abandon
+        other.model = AnyModel(other.model)
+        assert other.train(epochs=1, reporter=again) == expected
+        assert again.events == told.events
+
+    @pytest.mark.parametrize("attributes", [{}, {"cfg": {"context_length": CONTEXT}}])
+    def test_its_context_is_found_as_in_the_book(self, capsys, attributes):
+        model = Setup().model.eval()
+        attributes = attributes or {"pos_emb": torch.nn.Embedding(CONTEXT, 2)}
+        generate_and_print_sample(model, TOKENIZER, "cpu", "Le passeur")
+        expected = capsys.readouterr().out
+        generate_and_print_sample(AnyModel(model, **attributes), TOKENIZER, "cpu", "Le passeur")
+        assert capsys.readouterr().out == expected
+
+    def test_without_a_known_context(self, capsys):
+        model = AnyModel(Setup().model.eval())
+        with pytest.raises(ConfigurationError, match="context_size"):
+            generate_and_print_sample(model, TOKENIZER, "cpu", "Le passeur")
+        generate_and_print_sample(model, TOKENIZER, "cpu", "Le passeur", context_size=CONTEXT)
+        assert capsys.readouterr().out.startswith("Le passeur")
 
 
 class TestDefaultReporter:
@@ -362,7 +403,7 @@ class TestDivergence:
         assert len(snapshots) == 2
         assert same(run.weights(), snapshots[-1])
         assert all(bool(tensor.isfinite().all()) for tensor in run.weights().values())
-        assert "--lr" in caught.value.remedy
+        assert "`lr`" in caught.value.remedy
         assert caught.value.exit_code == 1
 
     def test_an_absurd_learning_rate_is_diagnosed(self):

@@ -152,7 +152,7 @@ class TestOracle:
             loader = DataLoader(data, batch_size=2)
             return lambda _stop=None: evaluate_model(model, loader, loader, "cpu", None), loader
 
-        run = Run(steps=steps, batch_size=batch, eval_freq=5)
+        run = Run(steps=steps, batch_size=batch, eval_freq=4)  # 16 est la dernière étape
         run.trainer.evaluate, loader = evaluation(run.model)
         run.go()
 
@@ -177,7 +177,7 @@ class TestOracle:
         simple.evaluate_model = lambda m, *_rest: original(m, loader, loader, "cpu", None)
         try:
             train_losses, val_losses, tokens = train_model_simple(
-                *(model, train_loader, loader, optimizer, "cpu", 1, 5, 1, "Le passeur", TOKENIZER),
+                *(model, train_loader, loader, optimizer, "cpu", 1, 4, 1, "Le passeur", TOKENIZER),
                 reporter=Listener(),
             )
         finally:
@@ -186,6 +186,33 @@ class TestOracle:
         assert run.state.val_losses == val_losses
         assert run.state.tokens_seen == tokens
         assert same(run.weights, {n: p.detach() for n, p in model.named_parameters()})
+
+    @pytest.mark.parametrize(("steps", "evaluated"), [(8, [0, 3, 6, 7]), (7, [0, 3, 6]), (1, [0])])
+    def test_the_last_step_is_evaluated_once(self, steps, evaluated):
+        """La perte finale est celle des poids rendus ; l'évaluer ne change rien aux étapes."""
+        run = Run(steps=steps, eval_freq=3)
+        weights = []
+
+        def evaluate(_stop):
+            weights.append(run.weights)
+            return 1.0, 2.0
+
+        run.trainer.evaluate = evaluate
+        run.go()
+        assert run.state.eval_steps == evaluated
+        assert same(weights[-1], run.weights)
+        blind = Run(steps=steps, eval_freq=3, evaluate=None).go()
+        assert run.losses == blind.losses
+        assert same(run.weights, blind.weights)
+
+    def test_patience_says_nothing_at_the_end(self):
+        """Le dernier jugement n'écourte plus rien."""
+        run = Run(steps=8, eval_freq=7, callbacks=[EarlyStopping(1)])
+        losses = iter([(1.0, 1.0), (1.0, 2.0)])
+        run.trainer.evaluate = lambda _stop: next(losses)
+        run.go()
+        assert run.state.eval_steps == [0, 7]
+        assert run.recorder.events == []
 
     def test_accumulation_gives_the_gradient_of_the_whole_batch(self):
         """Sans dropout, 2 lots de 2 accumulés valent un lot de 4, aux arrondis près."""
@@ -234,7 +261,7 @@ class TestResume:
         first = Run(steps=8, **evaluate, store=store, should_stop=stop_after(5)).go()
         assert (first.state.step, first.state.eval_steps) == (4, [0])
         second = Run(steps=8, **evaluate, store=store, checkpoint=store.latest()).go()
-        assert second.state.eval_steps == straight.state.eval_steps == [0, 3, 6]
+        assert second.state.eval_steps == straight.state.eval_steps == [0, 3, 6, 7]
         assert same(second.weights, straight.weights)
 
     def test_an_interrupted_last_evaluation_is_not_the_end(self, tmp_path):
@@ -407,7 +434,7 @@ class TestBadSteps:
             max_bad_steps=3,
             engine=lambda model: PoisonedEngine(model, set(range(4, 20)), "perte"),
         )
-        with pytest.raises(TrainingError, match=r"depuis 3 étapes.*--lr"):
+        with pytest.raises(TrainingError, match=r"depuis 3 étapes.*`lr`"):
             run.go()
         latest = store.latest()
         assert latest.state["trainer"]["step"] == latest.step
@@ -422,7 +449,7 @@ class TestBadSteps:
                 raise error
 
         with pytest.raises(
-            TrainingError, match=r"--batch-size.*--checkpoint-activations.*--memory lean"
+            TrainingError, match=r"`batch_size`.*`checkpoint_activations`.*`memory=lean`"
         ):
             Run(engine=lambda _model: Full()).go()
 
@@ -434,7 +461,7 @@ class TestBadSteps:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
         run.optimizer.step = step
-        with pytest.raises(TrainingError, match=r"--batch-size.*--memory lean"):
+        with pytest.raises(TrainingError, match=r"`batch_size`.*`memory=lean`"):
             run.go()
 
     def test_another_error_is_not_disguised(self):
@@ -518,3 +545,12 @@ class TestNotices:
         ]
         steps = [step for step, *_ in run.recorder.samples]
         assert steps == [math.ceil(epoch * k) - 1 for k in (1, 2, 3)]
+
+
+def test_an_unfinished_epoch_still_ends_with_a_sample():
+    """Arrêté par son nombre d'étapes, un entraînement montre ce qu'il écrit à la fin."""
+    seen = []
+    run = Run(steps=3, sample=lambda _stop: seen.append("exemple") or "texte")
+    assert not run.trainer.batches.ends_epoch(2)
+    run.trainer.run()
+    assert seen == ["exemple"]

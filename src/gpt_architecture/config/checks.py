@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.errors import ConfigurationError, shown
 
 
 def check_int(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
@@ -20,7 +20,7 @@ def check_int(name: str, value: object, *, minimum: int, maximum: int | None = N
         return
     upper = "" if maximum is None else f" et ≤ {maximum}"
     raise ConfigurationError(
-        f"{name} vaut {value!r}",
+        f"{name} vaut {shown(value)}",
         expected=f"un entier ≥ {minimum}{upper}",
         remedy=f"corrigez {name}",
     )
@@ -61,7 +61,7 @@ def check_float(
     bounds = (("≥", minimum), (">", above), ("≤", maximum), ("<", below))
     limits = " et ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
     raise ConfigurationError(
-        f"{name} vaut {value!r}",
+        f"{name} vaut {shown(value)}",
         expected=f"un nombre {limits}".strip(),
         remedy=f"corrigez {name}",
     )
@@ -75,7 +75,7 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """
     if value not in choices:
         raise ConfigurationError(
-            f"{name} vaut {value!r}",
+            f"{name} vaut {shown(value)}",
             expected=f"l'un de {', '.join(choices)}",
             remedy=f"corrigez {name}",
         )

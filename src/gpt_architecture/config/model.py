@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
-from gpt_architecture.config.checks import check_float, check_int
-from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.config.checks import check_choice, check_float, check_int
+from gpt_architecture.errors import ConfigurationError, shown
 
 END_OF_TEXT = "<|endoftext|>"
 """Token spécial de GPT-2 : fin d'un document."""
 
+
+Activation = Literal["gelu_tanh", "gelu", "relu"]
+"""Activation du perceptron : GELU approchée de GPT-2, GELU exacte, ou max(0, x)."""
+
+MAX_SIZES = {
+    "vocab_size": 1 << 24,
+    "context_length": 1 << 24,
+    "emb_dim": 1 << 17,
+    "n_heads": 1 << 17,
+    "n_layers": 1 << 14,
+    "inner_dim": 1 << 20,
+}
+"""Tailles au plus, des dizaines de fois celles des plus grands modèles : leurs produits tiennent
+sur 63 bits, et une faute de frappe n'est pas un modèle."""
 
 StrategyName = Literal["greedy", "temperature", "top_k", "top_p", "sample", "mirostat", "beam"]
 """Nom d'une stratégie de décodage."""
@@ -65,6 +79,11 @@ class GPTConfig:
         qkv_bias: biais sur les projections requête, clé et valeur.
         tie_weights: tête de sortie et embedding partagent le même tenseur ; choisit aussi
             l'initialisation de GPT-2, faute de quoi les logits initiaux explosent.
+        inner_dim: largeur cachée du perceptron ; None : quatre fois `emb_dim`, comme GPT-2.
+        activation: celle du perceptron.
+        norm_eps: ce que les normes ajoutent à la variance.
+
+    Les trois derniers ne s'écartent de GPT-2 que pour les modèles venus d'ailleurs.
 
     Raises:
         ConfigurationError: une valeur est du mauvais type ou hors bornes.
@@ -78,14 +97,22 @@ class GPTConfig:
     drop_rate: float = GPT_CONFIG_124M["drop_rate"]
     qkv_bias: bool = GPT_CONFIG_124M["qkv_bias"]
     tie_weights: bool = False
+    inner_dim: int | None = None
+    activation: Activation = "gelu_tanh"
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
-            check_int(name, getattr(self, name), minimum=1)
+        for name, maximum in MAX_SIZES.items():
+            if name != "inner_dim" or self.inner_dim is not None:
+                check_int(name, getattr(self, name), minimum=1, maximum=maximum)
+        check_choice("activation", self.activation, get_args(Activation))
+        check_float("norm_eps", self.norm_eps, above=0.0, below=1.0)
+        if self.inner_dim == 4 * self.emb_dim:  # une même forme n'a qu'une écriture
+            object.__setattr__(self, "inner_dim", None)
         for name in ("qkv_bias", "tie_weights"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(
-                    f"{name} vaut {getattr(self, name)!r}",
+                    f"{name} vaut {shown(getattr(self, name))}",
                     expected="un booléen",
                     remedy=f"donnez True ou False à {name}",
                 )
@@ -102,11 +129,20 @@ class GPTConfig:
         """Taille d'une tête (K) : `emb_dim / n_heads`."""
         return self.emb_dim // self.n_heads
 
+    @property
+    def inner_width(self) -> int:
+        """Largeur cachée du perceptron (F)."""
+        return 4 * self.emb_dim if self.inner_dim is None else self.inner_dim
+
+    def variants(self) -> dict[str, Any]:
+        """Ce qui s'écarte de GPT-2 : largeur cachée, activation, eps ; vide pour GPT-2."""
+        return {name: value for name in _VARIANTS if (value := getattr(self, name)) != _GPT2[name]}
+
     def num_parameters(self) -> int:
         """Nombre de paramètres distincts, par le calcul et sans construire le modèle."""
-        d = self.emb_dim
+        d, f = self.emb_dim, self.inner_width
         attention = 4 * d * d + d + (3 * d if self.qkv_bias else 0)
-        feed_forward = 2 * 4 * d * d + 4 * d + d
+        feed_forward = 2 * d * f + f + d
         norms = 2 * 2 * d
         body = self.n_layers * (attention + feed_forward + norms) + 2 * d
         embeddings = (self.vocab_size + self.context_length) * d
@@ -114,8 +150,13 @@ class GPTConfig:
         return embeddings + body + head
 
     def to_dict(self) -> dict[str, Any]:
-        """Toutes les clés et leurs valeurs, dans l'ordre de déclaration."""
-        return asdict(self)
+        """Les clés et leurs valeurs, dans l'ordre ; des variantes, celles qui s'écartent de GPT-2.
+
+        GPT-2 s'écrit ainsi comme avant qu'il y eût des variantes : mêmes fichiers, mêmes
+        empreintes, et les versions précédentes les lisent.
+        """
+        kept = self.variants()
+        return {k: v for k, v in asdict(self).items() if k not in _VARIANTS or k in kept}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GPTConfig:
@@ -127,7 +168,7 @@ class GPTConfig:
             ConfigurationError: clé inconnue ou valeur invalide.
         """
         known = [field.name for field in fields(cls)]
-        unknown = sorted(str(key) for key in values if key not in known)
+        unknown = sorted(str(key)[:80] for key in values if key not in known)[:_SHOWN]
         if unknown:
             raise ConfigurationError(
                 f"clé de configuration inconnue : {', '.join(unknown)}",
@@ -141,6 +182,10 @@ class GPTConfig:
         """Accepte une `GPTConfig` ou un dictionnaire aux clés du document d'origine."""
         return cfg if isinstance(cfg, cls) else cls.from_dict(cfg)  # type: ignore[arg-type]
 
+
+_SHOWN = 5
+_VARIANTS = ("inner_dim", "activation", "norm_eps")
+_GPT2 = {field.name: field.default for field in fields(GPTConfig)}
 
 PRESETS: dict[str, GPTConfig] = {
     "gpt2-small": GPTConfig(qkv_bias=True, tie_weights=True),

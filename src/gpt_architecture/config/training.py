@@ -237,6 +237,32 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
         "eval_freq": 107,
         "eval_iter": 18,
     },
+    "eclair": {
+        "data": ["la-lampe-du-passeur"],
+        "output_dir": "eclair",
+        "tokenizer": "bpe-1024",
+        "context_length": 64,
+        "positions": 64,
+        "emb_dim": 112,
+        "n_heads": 4,
+        "n_layers": 3,
+        "drop_rate": 0.0,
+        "qkv_bias": True,
+        "tie_weights": True,
+        "epochs": 14,
+        "max_steps": 150,
+        "batch_size": 16,
+        "stride": 32,
+        "optimizer": "muon",
+        "lr": 4e-3,
+        "beta2": 0.95,
+        "clip": 1.0,
+        "schedule": "cosine",
+        "warmup_steps": 10,
+        "final_lr": 0.1,
+        "eval_freq": 25,
+        "engine": "autograd",
+    },
     "petit": {
         "tokenizer": "bpe-2048",
         "context_length": 128,
@@ -264,5 +290,7 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
 
 « verdict » les laisse toutes : c'est l'entraînement du document d'origine. « express » atteint
 la même perte d'entraînement au plus vite, en apprenant par cœur : sans dropout, une fenêtre par
-étape. « petit » apprend un texte de quelques mégaoctets avec un vocabulaire à lui.
+étape. « eclair » apprend en une vingtaine de secondes une nouvelle, ou ce qu'il peut d'un texte
+plus long, sans noyaux à compiler. « petit » apprend un texte de quelques mégaoctets avec un
+vocabulaire à lui.
 """

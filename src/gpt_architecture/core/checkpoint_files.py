@@ -23,7 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gpt_architecture.errors import CheckpointError, reason
+from gpt_architecture import storage
+from gpt_architecture.errors import CheckpointError, reason, shown
+from gpt_architecture.storage import sync
 
 FORMAT = "gpt-architecture/checkpoint"
 VERSION = 1
@@ -73,7 +75,7 @@ class Checkpoint:
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            _refuse(path, f"est illisible ({reason(error)})", cause=error)
+            _refuse(path, f"est illisible ({_said(error)})", cause=error)
 
 
 def space_needed(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
@@ -86,7 +88,7 @@ def space_needed(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
 
 
 def write_checkpoint(
-    folder: Path,
+    folder: Path | str,
     step: int,
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
@@ -108,6 +110,7 @@ def write_checkpoint(
         TypeError: `state` n'est pas fait de types simples.
         ValueError: nom de groupe imprévu, nombre non fini, tenseurs qui se recouvrent.
     """
+    folder = Path(folder)
     for name in tensors:
         if not _GROUP.fullmatch(name):
             raise ValueError(f"nom de groupe de tenseurs imprévu : {name!r}")
@@ -131,10 +134,10 @@ def write_checkpoint(
         file.write(json.dumps({**body, "sha256": _digest(body)}, indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
-    sync_directory(folder)
+    sync(folder)
 
 
-def read_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
+def read_checkpoint(path: Path | str, *, verify: bool = True) -> Checkpoint:
     """Lit un point de reprise ; rien de ce qu'il contient n'est exécuté.
 
     Args:
@@ -167,35 +170,22 @@ def read_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
     )
 
 
-def read_json(path: Path, limit: int) -> dict[str, Any]:
+def read_json(path: Path | str, limit: int) -> dict[str, Any]:
     """Lit un objet JSON d'au plus `limit` octets, aux nombres finis.
 
     Raises:
         CheckpointError: fichier absent, trop gros, ou d'un autre contenu.
     """
+    path = Path(path)
     _check_size(path, at_most=limit)
 
-    def not_finite(token: str) -> NoReturn:
-        raise ValueError(f"{token} n'est pas du JSON")
-
     try:
-        content = json.loads(path.read_bytes(), parse_constant=not_finite)
-    except (OSError, ValueError, RecursionError) as error:
+        content = storage.read_json(path, limit, finite=True)
+    except (OSError, ValueError) as error:
         _refuse(path, f"est illisible ({reason(error)})", cause=error)
     if not isinstance(content, dict):
         _refuse(path, "n'est pas un objet JSON")
     return content
-
-
-def sync_directory(directory: Path) -> None:
-    """Vide sur disque les noms d'un dossier (sans effet hors POSIX, qui seul le permet)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _save_file(group: Mapping[str, Tensor], path: Path) -> None:
@@ -239,6 +229,11 @@ def _refuse(path: Path, found: str, *, cause: BaseException | None = None) -> No
     ) from cause
 
 
+def _said(error: Exception) -> str:
+    is_header = isinstance(error, SafetensorError)
+    return "son en-tête et sa longueur ne s'accordent pas" if is_header else reason(error)
+
+
 def _check_size(path: Path, size: int | None = None, *, at_most: int | None = None) -> None:
     """Refuse ce qui n'est pas un fichier ordinaire : un lien sort du dossier, un tube bloque."""
     try:
@@ -263,7 +258,7 @@ def _verify(path: Path, sha256: str) -> None:
             with safe_open(path, framework="pt") as content:  # l'en-tête seulement
                 content.keys()
     except (OSError, SafetensorError) as error:
-        _refuse(path, f"est illisible ({reason(error)})", cause=error)
+        _refuse(path, f"est illisible ({_said(error)})", cause=error)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -272,7 +267,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         _refuse(path, "n'est pas le manifeste d'un point de reprise de ce projet")
     if type(manifest.get("version")) is not int or manifest["version"] != VERSION:
         raise CheckpointError(
-            f"{path} est en version {manifest.get('version')!r}",
+            f"{path} est en version {shown(manifest.get('version'))}",
             expected=f"un point de reprise {FORMAT} en version {VERSION}",
             remedy="mettez gpt-architecture à jour",
         )

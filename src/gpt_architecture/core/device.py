@@ -30,7 +30,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise ConfigurationError(
             f"périphérique {name!r} introuvable",
             expected=f"auto ou l'un des périphériques présents ({', '.join(available)})",
-            remedy="changez --device",
+            remedy="changez `device`",
         )
     return device
 

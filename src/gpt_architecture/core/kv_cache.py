@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.concurrency import Alone
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class KVCache:
     Attributes:
         storage: (couches, 2, B, H, capacité, K) : clés, puis valeurs.
         lengths: positions présentes de chaque séquence.
+        alone: le fil qui s'en sert, le temps d'un passage ; un second est refusé.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class KVCache:
         self.storage = torch.zeros(shape, dtype=dtype, device=device)
         self.capacity = capacity
         self.lengths = [0] * batch_size
+        self.alone = Alone()
         self._plan: Plan | None = None
 
     @property
@@ -179,16 +182,17 @@ class KVCache:
 
     def select_(self, rows: Sequence[int]) -> None:
         """Garde, range ou répète des séquences : la nouvelle i est l'ancienne `rows[i]`."""
-        present = self.storage[:, :, :, :, : self.length]
-        if len(rows) == len(self.lengths):  # en place : seules les séquences qui changent bougent
-            moved = [row for row, source in enumerate(rows) if row != source]
-            if moved:
-                present[:, :, moved] = present[:, :, [rows[row] for row in moved]]
-        else:
-            shape = (*self.storage.shape[:2], len(rows), *self.storage.shape[3:])
-            self.storage = self.storage.new_zeros(shape)
-            self.storage[:, :, :, :, : self.length] = present[:, :, list(rows)]
-        self._set_lengths([self.lengths[row] for row in rows])
+        with self.alone:
+            present = self.storage[:, :, :, :, : self.length]
+            if len(rows) == len(self.lengths):  # en place : seules celles qui changent bougent
+                moved = [row for row, source in enumerate(rows) if row != source]
+                if moved:
+                    present[:, :, moved] = present[:, :, [rows[row] for row in moved]]
+            else:
+                shape = (*self.storage.shape[:2], len(rows), *self.storage.shape[3:])
+                self.storage = self.storage.new_zeros(shape)
+                self.storage[:, :, :, :, : self.length] = present[:, :, list(rows)]
+            self._set_lengths([self.lengths[row] for row in rows])
 
     def load_(self, other: KVCache, first: int) -> None:
         """Copie toutes les séquences d'un autre cache à partir de la ligne `first`.
@@ -202,8 +206,9 @@ class KVCache:
                 f"{len(other.lengths)} séquences de {other.length} positions à partir de la ligne "
                 f"{first}, dans un cache de {len(self.lengths)} séquences de {self.capacity}"
             )
-        self.storage[:, :, rows, :, : other.length] = other.storage[:, :, :, :, : other.length]
-        self._set_lengths([*self.lengths[:first], *other.lengths, *self.lengths[rows.stop :]])
+        with self.alone, other.alone:
+            self.storage[:, :, rows, :, : other.length] = other.storage[:, :, :, :, : other.length]
+            self._set_lengths([*self.lengths[:first], *other.lengths, *self.lengths[rows.stop :]])
 
     def reset(self) -> None:
         """Oublie toutes les positions, sans rendre la mémoire."""
@@ -211,7 +216,8 @@ class KVCache:
 
     def set_length_(self, row: int, length: int) -> None:
         """Dit combien de positions de la ligne `row` sont présentes."""
-        self.lengths[row], self._plan = length, None
+        with self.alone:
+            self.lengths[row], self._plan = length, None
 
     def copy_(self, source: int, target: int, length: int) -> None:
         """La ligne `target` devient les `length` premières positions de la ligne `source`.
@@ -221,17 +227,20 @@ class KVCache:
         """
         if not 0 <= length <= self.lengths[source]:
             raise ValueError(f"{length} positions d'une ligne qui en a {self.lengths[source]}")
-        rows = self.storage[:, :, :, :, :length]
-        rows[:, :, target] = rows[:, :, source]
-        self.set_length_(target, length)
+        with self.alone:
+            rows = self.storage[:, :, :, :, :length]
+            rows[:, :, target] = rows[:, :, source]
+            self.set_length_(target, length)
 
     def clear_(self, row: int) -> None:
         """Vide une ligne, valeurs comprises : un NaN masqué se propagerait encore (0 × NaN)."""
-        self.storage[:, :, row] = 0.0
-        self.set_length_(row, 0)
+        with self.alone:
+            self.storage[:, :, row] = 0.0
+            self.set_length_(row, 0)
 
     def _set_lengths(self, lengths: list[int]) -> None:
-        self.lengths, self._plan = lengths, None
+        with self.alone:
+            self.lengths, self._plan = lengths, None
 
 
 class CacheView(KVCache):
@@ -245,6 +254,7 @@ class CacheView(KVCache):
     def __init__(self, pool: KVCache, slots: Sequence[int]) -> None:
         self.storage, self.capacity = pool.storage, pool.capacity
         self.lengths = [pool.lengths[slot] for slot in slots]
+        self.alone = pool.alone
         self._slots, self._pool, self._plan = list(slots), pool, None
         first = self._slots[0]
         consecutive = self._slots == list(range(first, first + len(self._slots)))

@@ -1,6 +1,6 @@
 """Les briques du Transformer : normalisation, activation, perceptron, bloc.
 
-Formes : B lot, T tokens, D largeur.
+Formes : B lot, T tokens, D largeur, F largeur cachée (4·D dans GPT-2).
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import Activation, GPTConfig
 from gpt_architecture.core.attention import MultiHeadAttention
 from gpt_architecture.core.kv_cache import LayerCache
 
 
 class LayerNorm(nn.Module):
-    """Normalisation de la dernière dimension (Ba et al., 2016), variance biaisée, eps 1e-5."""
+    """Normalisation de la dernière dimension (Ba et al., 2016), variance biaisée."""
 
-    def __init__(self, emb_dim: int) -> None:
+    def __init__(self, emb_dim: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.eps = 1e-5
+        self.eps = eps
         self.scale = nn.Parameter(torch.ones(emb_dim))
         self.shift = nn.Parameter(torch.zeros(emb_dim))
 
@@ -39,15 +39,23 @@ class GELU(nn.Module):
         return F.gelu(x, approximate="tanh")
 
 
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "gelu_tanh": GELU,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+}
+"""Le module de chaque activation."""
+
+
 class FeedForward(nn.Module):
-    """Perceptron appliqué à chaque position : D → 4·D → D."""
+    """Perceptron appliqué à chaque position : D → F → D."""
 
     def __init__(self, cfg: GPTConfig) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(cfg.emb_dim, 4 * cfg.emb_dim),
-            GELU(),
-            nn.Linear(4 * cfg.emb_dim, cfg.emb_dim),
+            nn.Linear(cfg.emb_dim, cfg.inner_width),
+            ACTIVATIONS[cfg.activation](),
+            nn.Linear(cfg.inner_width, cfg.emb_dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,8 +78,8 @@ class TransformerBlock(nn.Module):
             qkv_bias=cfg.qkv_bias,
         )
         self.ff = FeedForward(cfg)
-        self.norm1 = LayerNorm(cfg.emb_dim)
-        self.norm2 = LayerNorm(cfg.emb_dim)
+        self.norm1 = LayerNorm(cfg.emb_dim, cfg.norm_eps)
+        self.norm2 = LayerNorm(cfg.emb_dim, cfg.norm_eps)
         self.drop_shortcut = nn.Dropout(cfg.drop_rate)
         self.drop_feed_forward = nn.Dropout(cfg.drop_rate)
 

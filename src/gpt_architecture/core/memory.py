@@ -1,15 +1,59 @@
-"""Mémoire du processus : rendre au système ce qui ne sert plus."""
+"""Mémoire du processus : la mesurer, rendre au système ce qui ne sert plus."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
 import platform
+import re
 import sys
 from pathlib import Path
 
 _M_MMAP_THRESHOLD = -3  # numéro de ce réglage dans malloc.h
 _THRESHOLD = 1_500_000  # octets : juste sous les activations d'un lot de référence (512 × 768)
+
+
+def peak_resident() -> int:
+    """Mémoire résidente du processus au plus haut, en octets ; 0 si le système ne la dit pas."""
+    try:
+        import resource  # noqa: PLC0415 — absent de Windows
+    except ImportError:
+        return _peak_of_windows() if hasattr(ctypes, "WinDLL") else _peak_of_linux()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak_of_linux() -> int:
+    """Le plus haut que le noyau de Linux a noté."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+([0-9]+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+class _Counters(ctypes.Structure):
+    """`PROCESS_MEMORY_COUNTERS` de psapi.h."""
+
+    _fields_ = (
+        ("cb", ctypes.c_uint32),
+        ("page_faults", ctypes.c_uint32),
+        ("peak_working_set", ctypes.c_size_t),
+        *((f"other_{rank}", ctypes.c_size_t) for rank in range(7)),
+    )
+
+
+def _peak_of_windows() -> int:
+    """Le plus haut que Windows a noté."""
+    kernel = getattr(ctypes, "WinDLL")("kernel32")  # noqa: B009 — absent d'ici, dit mypy
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    kernel.K32GetProcessMemoryInfo.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32)
+    counters = _Counters(cb=ctypes.sizeof(_Counters))
+    read = kernel.K32GetProcessMemoryInfo(
+        kernel.GetCurrentProcess(), ctypes.byref(counters), counters.cb
+    )
+    return counters.peak_working_set if read else 0
 
 
 def return_freed_memory() -> bool:

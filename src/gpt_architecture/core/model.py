@@ -54,7 +54,7 @@ class GPTModel(nn.Module):
         self.pos_emb = nn.Embedding(cfg.context_length, cfg.emb_dim)
         self.drop_emb = nn.Dropout(cfg.drop_rate)
         self.trf_blocks = nn.ModuleList([TransformerBlock(cfg) for _ in range(cfg.n_layers)])
-        self.final_norm = LayerNorm(cfg.emb_dim)
+        self.final_norm = LayerNorm(cfg.emb_dim, cfg.norm_eps)
         self.out_head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
         if cfg.tie_weights:
             self.tie_weights_()
@@ -80,7 +80,14 @@ class GPTModel(nn.Module):
 
         Raises:
             ValueError: positions passées et nouvelles dépassent `context_length`.
+            GenerationError: un autre fil se sert de `cache`.
         """
+        if cache is None:
+            return self._forward(in_idx, None, at)
+        with cache.alone:
+            return self._forward(in_idx, cache, at)
+
+    def _forward(self, in_idx: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
         past = 0 if cache is None else cache.length
         end = past + in_idx.size(1)
         if end > self.cfg.context_length:

@@ -5,9 +5,10 @@ Formes : B lot, T tokens, V vocabulaire.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.errors import DataError
+from gpt_architecture.core.concurrency import Turn, after_fork
+from gpt_architecture.errors import DataError, NonFiniteError
 
 
 class TextCodec(Protocol):
@@ -117,19 +119,99 @@ def preserved_rng(*loaders: DataLoader[Any]) -> Iterator[None]:
                 generator.set_state(state)
 
 
+@runtime_checkable
+class WithWeights(Protocol):
+    """Un modèle compacté ou quantifié, qui n'est pas un `nn.Module`."""
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Ses poids, par nom."""
+        ...
+
+
+@contextmanager
+def blaming_weights(model: object) -> Iterator[None]:
+    """Un calcul qui n'est pas fini est imputé aux poids de `model` s'ils ne le sont pas.
+
+    Raises:
+        NonFiniteError: celle du bloc, dont le remède dépend des poids.
+    """
+    try:
+        yield
+    except NonFiniteError as error:
+        broken = _broken_weight(model)
+        if broken is None:
+            raise
+        raise NonFiniteError(
+            f"{error.found} : le poids {broken} n'est pas fini",
+            remedy="réentraînez le modèle avec un taux d'apprentissage plus bas, ou reprenez un "
+            "point de reprise plus ancien",
+        ) from None
+
+
+def _broken_weight(model: object) -> str | None:
+    """Le nom d'un poids qui contient un NaN ou un infini."""
+    weights: Iterator[tuple[str, Tensor]] = iter(())
+    if isinstance(model, nn.Module):
+        weights = model.named_parameters()
+    elif isinstance(model, WithWeights):
+        weights = model.named_weights()
+    return next((name for name, weight in weights if not bool(weight.isfinite().all())), None)
+
+
 @contextmanager
 def evaluation_mode(model: object) -> Iterator[None]:
     """Passe `model` en évaluation (pas de dropout), puis lui rend son mode.
 
     Un modèle qui n'est pas un `nn.Module` (poids compactés) n'a pas de mode : rien ne change.
+    Si plusieurs fils évaluent le même modèle, le dernier à sortir le lui rend.
     """
     if not isinstance(model, nn.Module):
         yield
         return
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    with _MODES:
+        here = _EVALUATED.setdefault(model, _Evaluated())
+        user = here.enter(model)
     try:
         yield
     finally:
-        for module, training in modes.items():
+        with _MODES:
+            del here.users[user]
+            _release(model, here)
+
+
+class _Evaluated:
+    """Qui évalue un modèle, et les modes à lui rendre ensuite."""
+
+    def __init__(self) -> None:
+        self.users = dict[object, int]()  # un évaluateur → son fil
+        self.modes = dict[nn.Module, bool]()
+
+    def enter(self, model: nn.Module) -> object:
+        for module in model.modules():
+            if module.training or module not in self.modes:
+                self.modes[module] = module.training
+        model.eval()
+        user = object()
+        self.users[user] = threading.get_ident()
+        return user
+
+
+_MODES, _EVALUATED = Turn(), dict[nn.Module, _Evaluated]()
+
+
+def _release(model: nn.Module, here: _Evaluated) -> None:
+    """Rend son mode au modèle que plus personne n'évalue."""
+    if not here.users:
+        _EVALUATED.pop(model, None)
+        for module, training in here.modes.items():
             module.training = training
+
+
+def _forget_other_threads() -> None:
+    """Dans l'enfant d'un fork, seul le fil qui l'a demandé évalue encore."""
+    for model, here in list(_EVALUATED.items()):
+        here.users = {user: of for user, of in here.users.items() if of == threading.get_ident()}
+        _release(model, here)
+
+
+after_fork(_forget_other_threads)

@@ -51,7 +51,9 @@ class BPETokenizer:
         merges: fusions « gauche droite », de la première apprise à la dernière.
         pattern: découpage en mots ; voir `data.split_patterns`.
         special: tokens de `vocab` qu'aucune fusion ne forme ; le premier de `END_NAMES` qui s'y
-            trouve finit un texte.
+            trouve finit un texte, si `roles` n'en nomme pas un autre.
+        roles: le nom des tokens spéciaux qui ont un rôle (`eos_token`, `bos_token`…) ; la fin de
+            texte tient les autres. Un rôle donné à un token absent est ignoré.
 
     Raises:
         TokenizerError: listes mal formées, incohérentes ou hors bornes.
@@ -67,20 +69,29 @@ class BPETokenizer:
         *,
         pattern: PatternName = "gpt2",
         special: Sequence[str] = (END_OF_TEXT,),
+        roles: Mapping[str, str] | None = None,
     ) -> None:
-        problem = _problem(vocab, merges, pattern, special)
+        problem = _problem(vocab, merges, pattern, special) or _roles_problem(roles or {})
         if problem is not None:
             raise TokenizerError(
                 f"tokenizer bpe invalide : {problem}",
                 expected=f"les listes vocab et merges d'un BPE par octets, {_SIZES}",
-                remedy="recréez le fichier ou réentraînez le modèle",
+                remedy="recréez le fichier, ou recopiez-le depuis l'original",
             )
         self._vocab, self._merges = list(vocab), list(merges)
         ids = {token: index for index, token in enumerate(self._vocab)}
         self.vocab_size = len(ids)
         self.pattern: PatternName = pattern
         self._special = {name: ids[name] for name in sorted(special, key=ids.__getitem__)}
-        end = next((name for name in END_NAMES if name in self._special), None)
+        usual = next((name for name in END_NAMES if name in self._special), None)
+        known = {role: name for role, name in (roles or {}).items() if name in self._special}
+        end = known.get("eos_token", usual)
+        # ce que la fin de texte dit déjà n'est pas gardé : l'empreinte d'un vocabulaire en dépend
+        self.roles = {
+            role: name
+            for role, name in known.items()
+            if name != (usual if role == "eos_token" else end)
+        }
         self.eos_id: int | None = None if end is None else ids[end]
         octets = {character: octet for octet, character in enumerate(byte_characters())}
         self._bytes = [
@@ -183,14 +194,17 @@ class BPETokenizer:
     def to_dict(self) -> dict[str, Any]:
         """Nom, vocabulaire dans l'ordre des identifiants, fusions dans l'ordre appris.
 
-        Le motif et les tokens spéciaux n'y sont que s'ils ne sont pas ceux de GPT-2 : l'empreinte
+        Motif, tokens spéciaux et rôles n'y sont que s'ils ne sont pas ceux de GPT-2 : l'empreinte
         d'un vocabulaire ne change pas d'une version à l'autre.
         """
-        description = {"name": self.name, "vocab": list(self._vocab), "merges": list(self._merges)}
+        vocab, merges = list(self._vocab), list(self._merges)
+        description: dict[str, Any] = {"name": self.name, "vocab": vocab, "merges": merges}
         if self.pattern != "gpt2":
             description["pattern"] = self.pattern
         if list(self._special) != [END_OF_TEXT]:
             description["special"] = list(self._special)
+        if self.roles:
+            description["roles"] = dict(self.roles)
         return description
 
     @classmethod
@@ -205,6 +219,7 @@ class BPETokenizer:
             description.get("merges"),  # type: ignore[arg-type]
             pattern=description.get("pattern", "gpt2"),
             special=description.get("special", (END_OF_TEXT,)),
+            roles=description.get("roles"),
         )
 
     def save(self, path: Path | str) -> None:
@@ -245,6 +260,12 @@ def _problem(vocab: Any, merges: Any, pattern: Any, special: Any) -> str | None:
     if absent:
         return f"pas de token {absent[0][:80]}"
     return _merge_problem(set(vocab) - set(special), merges)
+
+
+def _roles_problem(roles: Any) -> str | None:
+    if isinstance(roles, Mapping) and all(type(t) is str for pair in roles.items() for t in pair):
+        return None
+    return "roles n'est pas un dictionnaire de textes"
 
 
 def _check_training(vocab_size: int, pattern: PatternName, special: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class CharTokenizer:
             raise TokenizerError(
                 f"tokenizer char invalide : {problem}",
                 expected=f"des caractères distincts, et {END_OF_TEXT} s'il sépare des documents",
-                remedy="recréez le fichier ou réentraînez le modèle",
+                remedy="recréez le fichier, ou recopiez-le depuis l'original",
             )
         self._vocab = list(vocab)
         self._ids = {character: index for index, character in enumerate(self._vocab)}
@@ -54,6 +54,41 @@ class CharTokenizer:
         for text in texts:
             characters.update(text.replace(END_OF_TEXT, ""))
         return cls([*sorted(characters), *([END_OF_TEXT] if end_of_text else [])])
+
+    @classmethod
+    def from_nanogpt(cls, meta: Mapping[str, Any]) -> CharTokenizer:
+        """Le vocabulaire du `meta.pkl` de nanoGPT, une fois en JSON : `stoi`, `itos`, ou les deux.
+
+        Raises:
+            TokenizerError: ils ne disent pas un vocabulaire de caractères.
+        """
+        stoi, itos = meta.get("stoi"), meta.get("itos")
+        if isinstance(itos, list):
+            itos = dict(enumerate(itos))
+        tables = list[dict[int, Any]]()
+        try:
+            if itos is not None:
+                tables.append({int(index): token for index, token in itos.items()})
+            if stoi is not None:
+                tables.append({index: token for token, index in stoi.items()})
+            vocab = [tables[0][index] for index in range(len(tables[0]))]
+            sizes = {len(each) for each in (stoi, itos) if each is not None}
+            if tables[0] != tables[-1] or sizes != {len(vocab)}:
+                raise ValueError
+            if not all(type(token) is str for token in vocab):
+                raise ValueError
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise TokenizerError(
+                "stoi et itos ne disent pas un vocabulaire de caractères",
+                expected="le contenu d'un meta.pkl de nanoGPT : chaque caractère et son "
+                "identifiant, de 0 en 0 sans trou, le même dans les deux",
+                remedy="refaites ce fichier depuis le meta.pkl",
+            ) from None
+        return cls(vocab)
+
+    def to_nanogpt(self) -> dict[str, Any]:
+        """Le contenu du `meta.pkl` de nanoGPT ; voir `from_nanogpt`."""
+        return {"vocab_size": self.vocab_size, "stoi": dict(self._ids), "itos": list(self._vocab)}
 
     def encode(self, text: str, *, allowed_special: AllowedSpecial = frozenset()) -> list[int]:
         """Texte → identifiants ; voir `Tokenizer.encode`.

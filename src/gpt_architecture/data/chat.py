@@ -1,8 +1,11 @@
 """Les conversations : messages vérifiés, gabarit, texte que le modèle lit.
 
 Un gabarit est du Jinja, aux conventions de Transformers : il reçoit `messages` (role, content),
-`add_generation_prompt`, `eos_token`, `bos_token` et `raise_exception`. Celui d'un modèle est dans
-les métadonnées de son fichier, sous `CHAT_TEMPLATE`.
+`add_generation_prompt`, `raise_exception`, et le nom des tokens spéciaux du modèle (`eos_token`,
+`bos_token`…). Celui d'un modèle est dans les métadonnées de son fichier, sous `CHAT_TEMPLATE`.
+
+Le texte rendu est marqué : les tokens spéciaux que le gabarit écrit en sont (`encode_text`), les
+mêmes caractères dans un message restent du texte.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ from jinja2 import Template, TemplateSyntaxError
 from jinja2.exceptions import TemplateError
 
 from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.data.marked_text import encode_text, plain, written
 from gpt_architecture.data.template_sandbox import TemplateSandbox, budget
+from gpt_architecture.data.tokenizer_protocol import ROLES as TOKEN_ROLES
+from gpt_architecture.data.tokenizer_protocol import Tokenizer, role_names
 from gpt_architecture.errors import DataError, reason
 
 CHAT_TEMPLATE = "chat_template"
@@ -49,9 +55,10 @@ def render_chat(
     messages: Sequence[Mapping[str, str]],
     template: str,
     *,
+    tokenizer: Tokenizer | None = None,
     add_generation_prompt: bool = False,
 ) -> str:
-    """Le texte d'une conversation.
+    """Le texte d'une conversation, marqué (`data.marked_text`).
 
     Le rendu est borné en pas et en taille, et n'atteint ni fichier, ni objet Python : un gabarit
     vient parfois d'un modèle téléchargé.
@@ -59,6 +66,8 @@ def render_chat(
     Args:
         messages: chacun a un `role` et un `content` (voir `check_messages`).
         template: gabarit Jinja, par exemple `DEFAULT_CHAT_TEMPLATE`.
+        tokenizer: celui du modèle, qui nomme `eos_token` et ses semblables ; None : tous
+            `<|endoftext|>`.
         add_generation_prompt: finit par ce qui précède une réponse, pour que le modèle l'écrive.
 
     Raises:
@@ -66,14 +75,17 @@ def render_chat(
     """
     check_messages(messages)
     compiled = _compile(template)
+    names = dict.fromkeys(TOKEN_ROLES, END_OF_TEXT) if tokenizer is None else role_names(tokenizer)
     try:
         with budget():
             return compiled.render(
-                messages=[dict(message) for message in messages],
+                # un rôle vient de `ROLES` : un gabarit en fait le nom d'un token, <|user|>
+                messages=[{**message, "role": written(message["role"])} for message in messages],
                 add_generation_prompt=add_generation_prompt,
-                eos_token=END_OF_TEXT,
-                bos_token=END_OF_TEXT,
                 raise_exception=_raise,
+                tools=None,  # comme Transformers sans outil ni document
+                documents=None,
+                **{role: written(name) for role, name in names.items()},
             )
     except _RefusedError as error:
         raise DataError(
@@ -89,8 +101,6 @@ def render_chat(
 
 def check_messages(messages: object) -> None:
     """Vérifie une conversation : au moins un message, chacun avec un rôle connu et un texte.
-
-    Le token de fin de texte y est refusé : écrit par une personne, il couperait la conversation.
 
     Raises:
         DataError: le message fautif est désigné par son rang, à partir de 1.
@@ -118,6 +128,25 @@ def check_template(template: object) -> str:
     return template
 
 
+def keep_prompt(prompt: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Le début des exemples d'un entraînement, en métadonnées que `own_prompt` relit."""
+    ids = encode_text(prompt, tokenizer)
+    typed = ids == tokenizer.encode(plain(prompt))
+    special = not typed and ids == encode_text(written(prompt), tokenizer)
+    return {"prompt": plain(prompt), "prompt_special": special}
+
+
+def own_prompt(metadata: Mapping[str, Any]) -> str | None:
+    """Le début des exemples de l'entraînement, que les métadonnées d'un modèle gardent.
+
+    Rendu par un gabarit, ses tokens spéciaux en sont, à moins qu'une question n'en imite un.
+    """
+    prompt = metadata.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        return None
+    return written(prompt) if metadata.get("prompt_special") is True else prompt
+
+
 def _check_message(message: object, where: str) -> int:
     """Vérifie un message ; rend le nombre de ses caractères."""
     if not isinstance(message, Mapping):
@@ -130,8 +159,6 @@ def _check_message(message: object, where: str) -> int:
     others = [key for key, value in message.items() if not isinstance(value, str)]
     if others:
         raise _bad_message(f"{where} : {_shown(others[0])} n'est pas un texte")
-    if END_OF_TEXT in content:
-        raise _bad_message(f"{where} : content contient {END_OF_TEXT}")
     return len(content)
 
 
@@ -159,8 +186,8 @@ def _bad_template(found: str) -> DataError:
     return DataError(
         f"gabarit de conversation invalide : {found}",
         expected=f"un gabarit Jinja de 1 à {MAX_TEMPLATE} caractères, aux conventions de "
-        "Transformers, qui n'emploie que messages, add_generation_prompt, eos_token et "
-        "raise_exception",
+        "Transformers, qui n'emploie que messages, add_generation_prompt, eos_token, bos_token "
+        "et raise_exception",
         remedy="corrigez-le, ou retirez-le pour prendre celui du projet",
     )
 
@@ -169,8 +196,7 @@ def _bad_message(found: str) -> DataError:
     return DataError(
         found,
         expected=f"de 1 à {MAX_MESSAGES} messages {{role, content}}, role parmi "
-        f"{', '.join(ROLES)}, content un texte sans {END_OF_TEXT}, {MAX_CONTENT} caractères en "
-        "tout au plus",
+        f"{', '.join(ROLES)}, content un texte, {MAX_CONTENT} caractères en tout au plus",
         remedy="corrigez la conversation",
     )
 

@@ -1,6 +1,7 @@
-"""Des conversations au format JSONL, et ce qu'un modèle en apprend : les réponses.
+"""Des conversations en JSON ou en JSONL, et ce qu'un modèle en apprend : les réponses.
 
-Chaque ligne est un objet `{"messages": [{"role": …, "content": …}, …]}`. Une conversation occupe
+Chaque ligne, ou chaque élément d'une liste, est un objet `{"messages": [{"role": …, "content": …},
+…]}`, la liste de ses messages, ou un objet de ShareGPT. Une conversation occupe
 une rangée de `window` + 1 tokens, complétée à droite : l'attention causale ne fait rien voir du
 remplissage aux tokens qui le précèdent. Les cibles qui ne sont pas d'une réponse valent `IGNORED`.
 
@@ -9,27 +10,33 @@ Formes : B rangées, T tokens d'une rangée sans le dernier.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.chat import check_messages, render_chat
+from gpt_architecture.data.marked_text import encode_text
 from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.data.shards import TokenArray
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import DataError, GPTArchitectureError, reason
+from gpt_architecture.storage import decode_text, open_regular
 
 MAX_LINE = 16 << 20
+MAX_DOCUMENT = 1 << 30
+"""Octets d'un fichier JSON, lu d'un bloc."""
 MAX_CONVERSATIONS = 10_000_000
+
+_SHAREGPT = {"human": "user", "gpt": "assistant"}
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -39,12 +46,19 @@ class Conversation:
     """Une conversation lue.
 
     Attributes:
-        line: sa ligne dans le fichier, à partir de 1.
+        line: sa ligne dans le fichier, ou son rang dans la liste, à partir de 1.
         messages: ses messages, vérifiés ; une réponse au moins.
+        unit: « ligne », ou « conversation » dans une liste.
     """
 
     line: int
     messages: Messages
+    unit: str = "ligne"
+
+    @property
+    def place(self) -> str:
+        """« ligne 3 » ou « conversation 3 »."""
+        return f"{self.unit} {self.line}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,29 +103,32 @@ class ConversationTokens(TokenArray):
         return sum(int(self._learned[s + 1 : s + 1 + window].sum()) for s in starts.tolist())
 
 
-def read_conversations(path: Path) -> tuple[list[Conversation], str]:
-    """Lit un fichier JSONL de conversations.
+def read_conversations(path: Path | str) -> tuple[list[Conversation], str]:
+    """Lit un fichier de conversations : JSONL, ou JSON d'un seul tenant.
+
+    Dans un message, un champ nul ou une liste vide est un champ absent, et un contenu en parties
+    est le texte de celles-ci, comme les clients d'OpenAI les écrivent.
 
     Returns:
         Les conversations, et l'empreinte sha256 du fichier.
 
     Raises:
-        DataError: fichier illisible ou vide, ou ligne mal formée ; elle est désignée.
+        DataError: fichier illisible ou vide, ou conversation mal formée ; elle est désignée.
     """
-    digest, found = hashlib.sha256(), []
+    path = Path(path)
+    found: list[Conversation] = []
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(_lines(file, path), 1):
-                digest.update(line)
-                if line.strip():
-                    found.append(_conversation(line, number, path))
+        with open_regular(path) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            for value, number, unit in _values(file, path):
+                found.append(_conversation(value, number, unit, path))
                 if len(found) > MAX_CONVERSATIONS:
-                    raise _bad(path, number, f"plus de {MAX_CONVERSATIONS} conversations")
+                    raise _bad(path, found[-1].place, f"plus de {MAX_CONVERSATIONS} conversations")
     except OSError as error:
         raise DataError(
             f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un fichier JSONL de conversations",
-            remedy="corrigez --chat",
+            expected="un fichier de conversations",
+            remedy="corrigez `chat`",
         ) from None
     if not found:
         raise DataError(
@@ -119,7 +136,7 @@ def read_conversations(path: Path) -> tuple[list[Conversation], str]:
             expected='des lignes {"messages": [{"role": "user", "content": "…"}, …]}',
             remedy="corrigez ce fichier",
         )
-    return found, digest.hexdigest()
+    return found, sha256
 
 
 def encode_conversation(
@@ -128,7 +145,8 @@ def encode_conversation(
     """Code une conversation, en distinguant ce que le modèle écrit de ce qu'il lit.
 
     Une réponse est ce que le gabarit ajoute au texte qui l'appelle, fin comprise. Chaque part est
-    codée seule : le modèle rencontrera ces mêmes tokens quand il répondra.
+    codée seule : le modèle rencontrera ces mêmes tokens quand il répondra. Les tokens spéciaux du
+    gabarit en sont ; écrits dans un message, ce sont des caractères.
 
     Args:
         messages: vérifiés, une réponse au moins.
@@ -148,16 +166,18 @@ def encode_conversation(
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = render_chat(messages[:index], template, add_generation_prompt=True)
-        after = render_chat(messages[: index + 1], template)
+        before = render_chat(
+            messages[:index], template, tokenizer=tokenizer, add_generation_prompt=True
+        )
+        after = render_chat(messages[: index + 1], template, tokenizer=tokenizer)
         if not before.startswith(done) or not after.startswith(before):
             raise DataError(
                 f"le gabarit de conversation récrit ce qui précède la réponse {index + 1}",
                 expected="un gabarit qui ne fait qu'ajouter, message après message",
-                remedy="changez de gabarit (--chat-template)",
+                remedy="changez de gabarit (`chat_template`)",
             )
         for text, is_answer in ((before[len(done) :], False), (after[len(before) :], True)):
-            part = tokenizer.encode(text, allowed_special={END_OF_TEXT})
+            part = encode_text(text, tokenizer)
             ids += part
             learned += [is_answer] * len(part)
         if len(ids) > limit:
@@ -172,39 +192,115 @@ def encode_conversation(
     return EncodedConversation(ids=ids, learned=learned)
 
 
-def _lines(file: Any, path: Path) -> Iterator[bytes]:
+def _values(file: BinaryIO, path: Path) -> Iterator[tuple[Any, int, str]]:
+    """(Valeur JSON, numéro, « ligne » ou « conversation ») de chaque conversation."""
+    file.seek(0)
+    start = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
+    file.seek(0)
+    if start.startswith(b"[") or path.suffix.lower() == ".json":
+        values = _document(file.read(MAX_DOCUMENT + 1), path)
+        if values is not None:
+            yield from ((value, rank, "conversation") for rank, value in enumerate(values, 1))
+            return
+        file.seek(0)
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
+        place = f"ligne {number}"
         if len(line) > MAX_LINE:
-            raise _bad(path, number, f"plus de {MAX_LINE >> 20} Mio")
-        yield line
+            raise _bad(path, place, f"plus de {MAX_LINE >> 20} Mio")
+        if not line.strip():
+            continue
+        text = decode_text(line, origin=f"{path}, {place}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise _bad(path, place, f"ce n'est pas du JSON (colonne {error.colno})") from None
+        except (ValueError, RecursionError):  # un entier ou une imbrication démesurés
+            raise _bad(path, place, "ce n'est pas du JSON lisible") from None
+        yield value, number, "ligne"
 
 
-def _conversation(line: bytes, number: int, path: Path) -> Conversation:
+def _document(data: bytes, path: Path) -> list[Any] | None:
+    """Les conversations d'un fichier JSON d'un seul tenant ; None si c'est du JSONL."""
+    if len(data) > MAX_DOCUMENT:
+        raise _bad(path, "tout le fichier", f"plus de {MAX_DOCUMENT >> 20} Mio d'un seul tenant")
+    text = decode_text(data, origin=str(path))
     try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise _bad(path, number, f"ce n'est pas du JSON ({reason(error)})") from None
-    if not isinstance(record, dict) or "messages" not in record:
-        raise _bad(path, number, "messages manque")
-    messages = record["messages"]
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            return None
+        where = f"ligne {error.lineno}"
+        raise _bad(path, where, f"ce n'est pas du JSON (colonne {error.colno})") from None
+    except (ValueError, RecursionError):
+        raise _bad(path, "tout le fichier", "ce n'est pas du JSON lisible") from None
+    if isinstance(value, list) and not (value and _is_message(value[0])):
+        return value
+    return [value]  # une seule conversation
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, Mapping) and "role" in value
+
+
+def _conversation(value: Any, number: int, unit: str, path: Path) -> Conversation:
+    place = f"{unit} {number}"
+    messages = value
+    if isinstance(value, Mapping):
+        messages = value.get("messages")
+        if messages is None and isinstance(value.get("conversations"), list):
+            messages = [_from_sharegpt(each) for each in value["conversations"]]
+        if messages is None:
+            raise _bad(path, place, "messages manque")
+    elif not (isinstance(value, list) and value and _is_message(value[0])):
+        raise _bad(path, place, "messages manque")
+    if isinstance(messages, list):
+        messages = [_plain(message) for message in messages]
     try:
         check_messages(messages)
     except GPTArchitectureError as error:
-        raise _bad(path, number, error.found) from None
+        raise _bad(path, place, error.found) from None
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
-        raise _bad(path, number, "aucune réponse (role assistant)")
+        raise _bad(path, place, "aucune réponse (role assistant)")
     if roles[0] == "assistant":
-        raise _bad(path, number, "message 1 : une réponse sans question")
-    return Conversation(line=number, messages=messages)
+        raise _bad(path, place, "message 1 : une réponse sans question")
+    return Conversation(line=number, messages=messages, unit=unit)
 
 
-def _bad(path: Path, number: int, found: str) -> DataError:
+def _from_sharegpt(message: Any) -> Any:
+    """Un message `{"from": "human", "value": …}` de ShareGPT, aux noms d'OpenAI."""
+    if not isinstance(message, Mapping):
+        return message
+    author = message.get("from")
+    return {"role": _SHAREGPT.get(str(author), author), "content": message.get("value")}
+
+
+def _plain(message: Any) -> Any:
+    """Un message sans champ nul ni liste vide, le texte de ses parties mis bout à bout."""
+    if not isinstance(message, Mapping):
+        return message
+    kept = {name: value for name, value in message.items() if value is not None and value != []}
+    parts = kept.get("content")
+    if isinstance(parts, list):
+        texts = [part.get("text") for part in parts if _is_text(part)]
+        kept["content"] = "".join(map(str, texts)) if len(texts) == len(parts) else parts
+    return kept
+
+
+def _is_text(part: object) -> bool:
+    return (
+        isinstance(part, Mapping)
+        and part.get("type") == "text"
+        and isinstance(part.get("text"), str)
+    )
+
+
+def _bad(path: Path, place: str, found: str) -> DataError:
     return DataError(
-        f"{path}, ligne {number} : {found}",
+        f"{path}, {place} : {found}",
         expected='{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", '
         '"content": "…"}]}',
-        remedy="corrigez cette ligne",
+        remedy="corrigez cette conversation",
     )

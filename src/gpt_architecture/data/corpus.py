@@ -1,7 +1,8 @@
 """D'où vient le texte : fichiers, dossiers, ou corpus connus par leur nom.
 
-Aucun réseau n'est touché, sauf pour `the-verdict` quand il n'est ni sur place ni en cache,
-et jamais si `offline` est vrai.
+Toutes les commandes qui lisent des textes passent par ici : elles voient les mêmes documents, dans
+le même ordre. Aucun réseau n'est touché, sauf pour `the-verdict` quand il n'est ni sur place ni en
+cache, et jamais si `offline` est vrai.
 """
 
 from __future__ import annotations
@@ -13,16 +14,27 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from filelock import FileLock
 from platformdirs import user_cache_path
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.errors import DataError, reason
+from gpt_architecture.data.documents import (
+    EMPTY,
+    REPEATED,
+    UNKNOWN_KIND,
+    Rejected,
+    Skip,
+    clean_bytes,
+    documents_in,
+    json_field,
+)
+from gpt_architecture.data.ingest import Source, find_sources, read_blocks, read_chunks
+from gpt_architecture.errors import DataError, OutputError, reason
+from gpt_architecture.storage import decode_text, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +46,25 @@ VERDICT_URL = (
 VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
 SHORT_STORY = "la-lampe-du-passeur"
 CORPUS_NAMES = (VERDICT, SHORT_STORY)
-TEXT_SUFFIXES = (".txt", ".md")
 DOWNLOAD_TIMEOUT_S = 5.0
 _VERDICT_MAX_BYTES = 1 << 20
+_MAX_RECORD_BYTES = 32 << 20
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """Un document d'un corpus.
+
+    Attributes:
+        name: son nom parmi les autres : « livre.txt », « notes.jsonl:12 », « livre.txt#3 ».
+        origin: sa source.
+        text: son texte, où `<|endoftext|>` n'est plus.
+    """
+
+    name: str
+    origin: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,135 +87,201 @@ class Corpus:
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
 
-def load_corpus(
-    sources: Sequence[str | Path], *, offline: bool = False, cache_dir: Path | None = None
-) -> Corpus:
-    """Rassemble une ou plusieurs sources en un seul texte.
+def find_texts(
+    sources: Sequence[str | Path], *, offline: bool = False, cache_dir: Path | str | None = None
+) -> tuple[list[Source], list[Skip]]:
+    """Les textes à lire, dans l'ordre, et ce qui n'en est pas ; voir `ingest.find_sources`.
 
     Args:
-        sources: chemins de fichiers ou de dossiers (leurs `.txt` et `.md`, triés), ou noms
-            de corpus (`CORPUS_NAMES`).
+        sources: chemins de fichiers ou de dossiers, ou noms de corpus (`CORPUS_NAMES`) qui ne sont
+            pas aussi des chemins.
         offline: interdit tout téléchargement.
         cache_dir: où garder les textes téléchargés ; None : le cache de l'utilisateur.
 
     Raises:
-        DataError: source introuvable, vide, binaire ou d'un encodage autre qu'UTF-8.
+        DataError: source absente, ou d'un format qui n'est pas lu ; le message dit quoi en faire.
     """
+    cache_dir = None if cache_dir is None else Path(cache_dir)
     if not sources:
         raise DataError(
             "aucune source de texte",
             expected="un fichier, un dossier ou un nom de corpus",
-            remedy="donnez --data",
+            remedy="donnez-en une",
         )
-    names: list[str] = []
-    documents: list[str] = []
-    origins: list[str] = []
+    given: list[str | Path | Source] = []
     for source in sources:
-        name, found = _resolve(str(source), offline=offline, cache_dir=cache_dir)
-        names.append(name)
-        for origin, text in found:
-            origins.append(origin)
-            documents.append(text)
-    name = "+".join(names) if len(names) <= 3 else f"{names[0]}+… ({len(names)} sources)"
-    return Corpus(name=name, text=END_OF_TEXT.join(documents), origins=tuple(origins))
-
-
-def read_text(path: Path) -> str:
-    """Lit un fichier texte UTF-8 ; le BOM est retiré et les fins de ligne deviennent LF.
-
-    Raises:
-        DataError: fichier absent, vide, binaire ou d'un autre encodage.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un fichier texte lisible",
-            remedy="vérifiez le chemin et les droits",
-        ) from None
-    return decode_text(data, origin=str(path))
-
-
-def decode_text(data: bytes, *, origin: str) -> str:
-    """Décode des octets UTF-8 en texte, avec les règles de `read_text`.
-
-    Raises:
-        DataError: octets vides, binaires ou d'un autre encodage.
-    """
-    convert = "convertissez-le, par exemple : iconv -f ISO-8859-1 -t UTF-8"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            f"{origin} commence par une marque UTF-16",
-            expected="du texte UTF-8",
-            remedy="convertissez-le, par exemple : iconv -f UTF-16 -t UTF-8",
-        )
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{origin} : octet 0x{data[error.start]:02x} invalide à la position {error.start}",
-            expected="du texte UTF-8",
-            remedy=convert,
-        ) from None
-    if b"\0" in data:
-        raise DataError(
-            f"{origin} contient un octet nul à la position {data.index(0)}",
-            expected="du texte, non un fichier binaire",
-            remedy="retirez ce fichier des sources",
-        )
-    if not text.strip():
-        raise DataError(
-            f"{origin} est vide",
-            expected="un fichier qui contient du texte",
-            remedy="donnez un autre fichier",
-        )
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _resolve(
-    source: str, *, offline: bool, cache_dir: Path | None
-) -> tuple[str, list[tuple[str, str]]]:
-    """Nom court et documents (origine, texte) d'une source."""
-    path = Path(source)
-    try:
-        exists = path.exists()
-    except OSError:  # nom trop long pour ce système
-        exists = False
-    if source == VERDICT and not exists:
-        return _verdict(offline=offline, cache_dir=cache_dir)
-    if source == SHORT_STORY and not exists:
-        return SHORT_STORY, [_short_story()]
-    if exists and path.is_dir():
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in TEXT_SUFFIXES
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            and file.is_file()
-        )
-        if not files:
+        if _exists(Path(source)):
+            given.append(source)
+        elif source == VERDICT:
+            given.append(_verdict(offline=offline, cache_dir=cache_dir))
+        elif source == SHORT_STORY:
+            given.append(_short_story())
+        else:
             raise DataError(
-                f"aucun fichier {' ou '.join(TEXT_SUFFIXES)} dans {path}",
-                expected="un dossier qui contient des textes",
-                remedy="ajoutez-en ou donnez un autre dossier",
+                f"source de texte introuvable : {str(source)[:200]}",
+                expected=f"un fichier, un dossier ou l'un des noms {', '.join(CORPUS_NAMES)}",
+                remedy="corrigez ce chemin",
             )
-        return path.resolve().name, [(str(file), read_text(file)) for file in files]
-    if exists and path.is_file():
-        return path.stem, [(str(path), read_text(path))]
-    raise DataError(
-        f"source de texte introuvable : {source[:200]}",
-        expected=f"un fichier, un dossier ou l'un des noms {', '.join(CORPUS_NAMES)}",
-        remedy="corrigez --data",
+    return find_sources(given)
+
+
+def read_documents(
+    sources: Sequence[str | Path],
+    *,
+    field: str = "text",
+    offline: bool = False,
+    cache_dir: Path | str | None = None,
+) -> Iterator[Document]:
+    """Les documents des sources, un à un : ceux que `data.prepare` voit, sans rien écarter à tort.
+
+    Ce qui ne convient pas arrête la lecture et est nommé ; un fichier d'une autre extension dans un
+    dossier, un fichier déjà lu et un champ vide sont laissés de côté, et c'est dit.
+
+    Args:
+        sources: voir `find_texts`.
+        field: champ du texte, en JSONL et en Parquet.
+        offline: voir `find_texts`.
+        cache_dir: voir `find_texts`.
+
+    Raises:
+        DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
+    """
+    cache_dir = None if cache_dir is None else Path(cache_dir)
+    found, skips = find_texts(sources, offline=offline, cache_dir=cache_dir)
+    _report_skips(skips)
+    for source in found:
+        separated = 0
+        blank: list[Skip] = []
+        for name, parts in _records(source, field, blank):
+            separated += len(parts) - 1
+            for rank, part in enumerate(parts, start=1):
+                label = f"{name}#{rank}" if len(parts) > 1 else name
+                yield Document(name=label, origin=source.label, text=part)
+        _report_skips(blank)
+        if separated:
+            logger.info(
+                "%s : %s, écrit dans le texte, y sépare %d documents de plus",
+                *(source.label, END_OF_TEXT, separated),
+            )
+
+
+def load_corpus(
+    sources: Sequence[str | Path],
+    *,
+    field: str = "text",
+    offline: bool = False,
+    cache_dir: Path | str | None = None,
+) -> Corpus:
+    """Rassemble une ou plusieurs sources en un seul texte ; voir `read_documents`.
+
+    Raises:
+        DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
+    """
+    cache_dir = None if cache_dir is None else Path(cache_dir)
+    documents = list(read_documents(sources, field=field, offline=offline, cache_dir=cache_dir))
+    origins = tuple(dict.fromkeys(each.origin for each in documents))
+    names = [_short_name(source, origins) for source in sources]
+    return Corpus(
+        name="+".join(names) if len(names) <= 3 else f"{names[0]}+… ({len(names)} sources)",
+        text=END_OF_TEXT.join(each.text for each in documents),
+        origins=origins,
     )
 
 
-def _short_story() -> tuple[str, str]:
+def _records(source: Source, field: str, blank: list[Skip]) -> Iterator[tuple[str, list[str]]]:
+    """(Nom, documents) de chaque enregistrement ; un champ vide va dans `blank`."""
+    if source.kind == "text":
+        try:
+            data = b"".join(read_chunks(source))
+        except Rejected as rejected:
+            raise DataError(
+                f"{source.label} ne peut pas être lu : {rejected.detail}",
+                expected="un fichier de texte lisible",
+                remedy="vérifiez le chemin et les droits",
+            ) from None
+        try:
+            found = documents_in(decode_text(data, origin=source.label))
+        except Rejected:
+            raise _empty(source.label) from None
+        yield source.path.name, [text for _, text in found]
+        return
+    is_empty = True
+    for block in read_blocks(source, field=field, max_record_bytes=_MAX_RECORD_BYTES):
+        for skip in block.skips:
+            if skip.reason != EMPTY:
+                raise _refusal(skip.where, skip.reason)
+        for number, record in block.records:
+            where = f"{source.label}, {'ligne' if block.is_json else 'rangée'} {number}"
+            try:
+                text = json_field(record, field) if block.is_json else clean_bytes(record)
+                found = documents_in(text)
+            except Rejected as rejected:
+                if rejected.reason != EMPTY:
+                    raise _refusal(where, rejected.reason, rejected.detail) from None
+                blank.append(Skip(reason=EMPTY, where=where))
+                continue
+            is_empty = False
+            yield f"{source.path.name}:{number}", [text for _, text in found]
+    if is_empty:
+        raise _empty(source.label)
+
+
+def _report_skips(skips: Sequence[Skip]) -> None:
+    """Dit ce qui est laissé de côté ; un fichier donné et illisible arrête tout."""
+    for kind in (UNKNOWN_KIND, REPEATED, EMPTY):
+        places = [skip.where for skip in skips if skip.reason == kind]
+        if places:
+            more = " ; …" if len(places) > _SHOWN else ""
+            shown = " ; ".join(places[:_SHOWN]) + more
+            logger.warning("%d laissé(s) de côté, %s : %s", len(places), kind, shown)
+    for skip in skips:
+        if skip.reason not in (UNKNOWN_KIND, REPEATED, EMPTY):
+            raise _refusal(skip.where, skip.reason)
+
+
+def _short_name(source: str | Path, origins: Sequence[str]) -> str:
+    """« livre » pour livre.txt, le nom d'un dossier, le texte lu pour un corpus connu."""
+    path = Path(source)
+    if _exists(path):
+        return path.resolve().name if path.is_dir() else path.stem
+    return VERDICT if source == VERDICT and SHORT_STORY not in origins else SHORT_STORY
+
+
+def _refusal(where: str, cause: str, detail: str = "") -> DataError:
+    return DataError(
+        f"{where} : {cause}{f' ({detail})' if detail else ''}",
+        expected="du texte UTF-8, ou un enregistrement dont un champ porte le texte",
+        remedy="corrigez ce fichier ou le nom du champ ; une préparation en fragments l'écarterait",
+    )
+
+
+def _empty(label: str) -> DataError:
+    return DataError(
+        f"{label} est vide",
+        expected="un fichier qui contient du texte",
+        remedy="donnez un autre fichier",
+    )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # nom trop long pour ce système
+        return False
+
+
+def _known(name: str, data: bytes, origin: str) -> Source:
+    return Source(
+        path=Path(name), kind="text", size=len(data), modified_ns=0, content=data, origin=origin
+    )
+
+
+def _short_story() -> Source:
     asset = resources.files("gpt_architecture.data").joinpath(f"texts/{SHORT_STORY}.txt")
-    return SHORT_STORY, decode_text(asset.read_bytes(), origin=SHORT_STORY)
+    return _known(SHORT_STORY, asset.read_bytes(), SHORT_STORY)
 
 
-def _verdict(*, offline: bool, cache_dir: Path | None) -> tuple[str, list[tuple[str, str]]]:
+def _verdict(*, offline: bool, cache_dir: Path | None) -> Source:
     """*The Verdict* : fichier local, cache, téléchargement ; à défaut, la nouvelle embarquée."""
     cache_dir = user_cache_path("gpt-architecture") if cache_dir is None else cache_dir
     cached = cache_dir / f"{VERDICT}.txt"
@@ -200,7 +294,7 @@ def _verdict(*, offline: bool, cache_dir: Path | None) -> tuple[str, list[tuple[
             logger.warning("%s ignoré : %s", candidate, reason(error))
             continue
         if _is_verdict(data):
-            return VERDICT, [(str(candidate), decode_text(data, origin=str(candidate)))]
+            return _known(VERDICT, data, str(candidate))
         logger.warning("%s ignoré : son empreinte n'est pas celle de The Verdict", candidate)
     cause = "téléchargement interdit"
     if not offline:
@@ -208,16 +302,16 @@ def _verdict(*, offline: bool, cache_dir: Path | None) -> tuple[str, list[tuple[
         downloaded, cause = _download(VERDICT_URL, DOWNLOAD_TIMEOUT_S)
         if downloaded is not None and _is_verdict(downloaded):
             _store(cached, downloaded)
-            return VERDICT, [(VERDICT_URL, decode_text(downloaded, origin=VERDICT_URL))]
+            return _known(VERDICT, downloaded, VERDICT_URL)
         if downloaded is not None:
             cause = "empreinte inattendue"
     logger.warning(
         "The Verdict n'est pas disponible (%s) : texte par défaut, la nouvelle « %s ». "
-        "Pour l'imposer : --data CHEMIN/the-verdict.txt",
+        "Pour l'imposer, donnez le chemin d'un the-verdict.txt",
         cause,
         SHORT_STORY,
     )
-    return SHORT_STORY, [_short_story()]
+    return _short_story()
 
 
 def _is_verdict(data: bytes) -> bool:
@@ -259,10 +353,6 @@ def _network_reason(error: Exception) -> str:
 def _store(path: Path, data: bytes) -> None:
     """Garde un téléchargement ; un cache qui refuse l'écriture n'empêche rien."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=DOWNLOAD_TIMEOUT_S):
-            partial = path.with_suffix(".part")
-            partial.write_bytes(data)
-            partial.replace(path)
-    except OSError as error:  # le délai du verrou en est une aussi
-        logger.warning("cache non écrit (%s)", error)
+        write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    except OutputError as error:
+        logger.warning("cache non écrit : %s", error.found)

@@ -1,7 +1,8 @@
 """Un document : nettoyé, rangé dans une part, coupé en morceaux que le tokenizer avale.
 
-Ces règles sont celles de `data.corpus.decode_text`, mais en flux et sans arrêter le travail :
-un document qui ne convient pas est écarté avec sa raison.
+Ces règles sont celles de `storage.decode_text`, mais en flux et sans arrêter le travail : un
+document qui ne convient pas est écarté avec sa raison. Partout dans un corpus, dans un fichier
+comme dans un champ, `<|endoftext|>` sépare deux documents ; ce qui n'est que blanc n'en est pas un.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ import hashlib
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.shard_layout import Split
+from gpt_architecture.storage import foreign_format
 
 EMPTY = "vide"
 BAD_UTF8 = "UTF-8 invalide"
+NOT_PLAIN = "fichier qui n'est pas du texte UTF-8"
 NUL_BYTE = "octet nul"
 BAD_JSON = "JSON invalide"
 NO_FIELD = "champ absent"
@@ -28,11 +34,13 @@ UNKNOWN_KIND = "extension inconnue"
 REPEATED = "fichier déjà donné"
 
 PIECE_CHARACTERS = 1 << 20
-_MAX_RUN = 1 << 14  # un « mot » plus long coûterait plus que sa longueur au BPE
-_LONG_RUN = re.compile(rf"(?<!\S)\S{{{_MAX_RUN + 1}}}|(?<!\s)\s{{{_MAX_RUN + 1}}}")
-_RUN = re.compile(r"\S+|\s+")
+_LONGEST_RUN = 1 << 22  # caractères ; un « mot » plus long est coupé : il coûterait trop de mémoire
+_SEARCHED = 1 << 14  # caractères où chercher la fin d'un mot que ne suit aucun blanc
 _LAST_BOUNDARY = re.compile(r".*(?:\S(?=[ \t])|[^\W_](?=\n))", re.DOTALL)
-_LAST_LINE_END = re.compile(r".*\S(?=\n)", re.DOTALL)
+_LAST_LINE_START = re.compile(r".*\S\n(?=\S)", re.DOTALL)
+
+Where = tuple[str, int, int]
+"""La place d'un document : sa source, sa ligne ou sa rangée (0 : tout le fichier), son rang là."""
 
 
 class Rejected(Exception):
@@ -62,14 +70,14 @@ def decode_stream(chunks: Iterable[bytes]) -> Iterator[str]:
     """Octets UTF-8 → texte, au fil de l'eau : BOM retiré, CRLF et CR remplacés par LF.
 
     Raises:
-        Rejected: octet invalide, octet nul, UTF-16, ou rien que des blancs.
+        Rejected: octet invalide, octet nul, autre format, ou rien que des blancs.
     """
     utf8 = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
     offset, blank, first = 0, True, True
     for chunk in chunks:
-        if offset == 0 and chunk.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise Rejected(BAD_UTF8, "marque UTF-16")
+        if offset == 0 and (found := foreign_format(chunk)) is not None:
+            raise Rejected(NOT_PLAIN, found[0])
         if b"\0" in chunk:
             raise Rejected(NUL_BYTE, f"position {offset + chunk.index(0)}")
         pending = len(utf8.getstate()[0])
@@ -109,23 +117,77 @@ def json_field(line: bytes, field: str) -> str:
     Raises:
         Rejected: la ligne ou le champ ne convient pas.
     """
-    try:
-        row = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise Rejected(BAD_UTF8, f"octet {error.start} de la ligne") from None
-    except json.JSONDecodeError as error:
-        raise Rejected(BAD_JSON, f"colonne {error.colno}") from None
-    except (ValueError, RecursionError):  # un entier ou une imbrication démesurés
-        raise Rejected(BAD_JSON) from None
+    row = _json_row(line)
     if not isinstance(row, dict) or field not in row:
-        raise Rejected(NO_FIELD, field)
-    value = row[field]
+        talk = isinstance(row, dict) and isinstance(row.get("messages"), list)
+        raise Rejected(NO_FIELD, f"{field} ; la ligne est une conversation" if talk else field)
+    return _clean_value(row[field], field)
+
+
+def _clean_value(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise Rejected(NOT_TEXT, f"{field} : {type(value).__name__}")
     try:
         return clean_bytes(value.encode("utf-8"))
     except UnicodeEncodeError:  # "\ud800" : la moitié d'une paire
         raise Rejected(BAD_UTF8, "demi-codet isolé") from None
+
+
+def json_messages(line: bytes) -> list[str]:
+    """Les textes des messages d'une ligne JSON `{"messages": [{"content": …}, …]}` ; [] sinon.
+
+    Raises:
+        Rejected: la ligne, ou l'un de ces textes, ne convient pas.
+    """
+    row = _json_row(line)
+    messages = row.get("messages") if isinstance(row, dict) else None
+    texts = [each.get("content") for each in messages or () if isinstance(each, dict)]
+    return [_clean_value(text, "content") for text in texts if text]
+
+
+def _json_row(line: bytes) -> Any:
+    try:
+        return json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Rejected(BAD_UTF8, f"octet {error.start} de la ligne") from None
+    except json.JSONDecodeError as error:
+        raise Rejected(BAD_JSON, f"colonne {error.colno}") from None
+    except (ValueError, RecursionError):  # un entier ou une imbrication démesurés
+        raise Rejected(BAD_JSON) from None
+
+
+def documents_in(text: str) -> list[tuple[int, str]]:
+    """Les documents d'un enregistrement, que `<|endoftext|>` sépare, et le rang de chacun.
+
+    Raises:
+        Rejected: rien que des blancs et des séparateurs.
+    """
+    found = [each for each in enumerate(text.split(END_OF_TEXT)) if each[1].strip()]
+    if not found:
+        raise Rejected(EMPTY)
+    return found
+
+
+def split_documents(chunks: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """(Rang du document, morceau non vide) d'un texte lu au fil de l'eau.
+
+    Les rangs sont ceux de `documents_in`, où que les morceaux coupent un séparateur ; un document
+    blanc est rendu, un document vide ne l'est pas.
+    """
+    rank, pending = 0, ""
+    for chunk in chunks:
+        *whole, pending = (pending + chunk).split(END_OF_TEXT)
+        for text in whole:
+            if text:
+                yield rank, text
+            rank += 1
+        held = next(n for n in range(len(END_OF_TEXT), -1, -1) if pending.endswith(END_OF_TEXT[:n]))
+        ready = len(pending) - held
+        if ready:
+            yield rank, pending[:ready]
+        pending = pending[ready:]
+    if pending:
+        yield rank, pending
 
 
 class DocumentHash:
@@ -152,41 +214,50 @@ def split_of(value: int, val_fraction: float) -> Split:
 
 
 def cut_pieces(chunks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iterator[str]:
-    """Recoupe un texte en morceaux d'environ `size` caractères, juste avant un blanc.
+    """Recoupe un texte en morceaux d'environ `size` caractères, là où aucun token ne passe.
 
-    Aucun mot n'enjambe un blanc qui suit un autre caractère : les tokens des morceaux sont ceux du
-    texte entier. Le découpage moderne fait exception, qui joint un signe aux fins de ligne qui le
-    suivent : une fin de ligne ne sert que si rien d'autre ne convient, ou après une lettre. Sans
-    blanc, la coupe tombe entre deux caractères.
+    Les tokens des morceaux, mis bout à bout, sont ceux du texte entier : voir `last_boundary`. Un
+    mot ou un blanc démesuré reste entier, jusqu'à `_LONGEST_RUN` caractères ; au-delà seulement, la
+    coupe tombe dedans. Les morceaux ne dépendent pas de la façon dont le texte arrive.
     """
-    pending = ""
+    pending, wanted = "", size
     for chunk in chunks:
-        pending += chunk
-        while len(pending) >= size:
-            cut = last_boundary(pending, size)
-            yield pending[:cut]
-            pending = pending[cut:]
+        start, pending = 0, pending + chunk
+        while len(pending) - start > wanted:
+            cut = last_boundary(pending, start + wanted, start)
+            if cut == start:
+                if wanted < max(size, _LONGEST_RUN):
+                    wanted = min(2 * wanted, max(size, _LONGEST_RUN))
+                    continue
+                cut = start + wanted
+            yield pending[start:cut]
+            start, wanted = cut, size
+        pending = pending[start:]
     if pending:
         yield pending
 
 
-def last_boundary(text: str, limit: int) -> int:
-    """La dernière coupure sûre de `text` dans ]0, limit] ; `limit` s'il n'y en a pas."""
+def last_boundary(text: str, limit: int, start: int = 0) -> int:
+    """La dernière coupure sûre de `text` dans ]start, limit] ; `start` s'il n'y en a pas.
+
+    Elle est juste avant un blanc qui suit un autre caractère : aucun mot ne l'enjambe. Le découpage
+    moderne fait exception, qui joint un signe aux fins de ligne qui le suivent : la coupe n'est
+    devant une fin de ligne qu'après une lettre ou un chiffre, sinon derrière elle. À défaut, elle
+    est là où finissent des lettres ou des chiffres, qu'aucun découpage ne joint à la suite.
+    """
     end = limit + 1
-    found = _LAST_BOUNDARY.match(text, 0, end) or _LAST_LINE_END.match(text, 0, end)
-    return found.end() if found else limit
+    found = _LAST_BOUNDARY.match(text, start, end) or _LAST_LINE_START.match(text, start, end)
+    if found:
+        return found.end()
+    after = _class_of(text[limit]) if limit < len(text) else "C"
+    for cut in range(limit, max(start, limit - _SEARCHED), -1):
+        before = _class_of(text[cut - 1])
+        if before in "LN" and after in "LNMPSZ" and before != after:
+            return cut
+        after = before
+    return start
 
 
-def short_runs(text: str) -> Iterator[str]:
-    """Coupe un texte pour qu'aucune suite sans blanc, ou de blancs, ne soit démesurée."""
-    if not _LONG_RUN.search(text):
-        yield text
-        return
-    start = 0
-    for run in _RUN.finditer(text):
-        while run.end() - max(start, run.start()) > _MAX_RUN:
-            cut = max(start, run.start()) + _MAX_RUN
-            yield text[start:cut]
-            start = cut
-    if start < len(text):
-        yield text[start:]
+def _class_of(character: str) -> str:
+    """La classe d'un caractère selon Unicode : L, N, M, P, S, Z ou C."""
+    return unicodedata.category(character)[0]

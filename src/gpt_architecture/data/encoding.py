@@ -28,10 +28,11 @@ from gpt_architecture.data.documents import (
     DocumentHash,
     Rejected,
     Skip,
+    Where,
     clean_bytes,
     cut_pieces,
+    documents_in,
     json_field,
-    short_runs,
     split_of,
 )
 from gpt_architecture.data.ingest import RecordBlock
@@ -48,24 +49,37 @@ Tokens = NDArray[np.uint16]
 
 @dataclass(frozen=True, kw_only=True)
 class TextPiece:
-    """Un morceau d'un long document, dont la part est déjà décidée.
+    """Un morceau d'un document, dont la part est déjà décidée.
 
     Attributes:
-        label: la source, pour les messages.
         text: le morceau, nettoyé.
         split: sa part.
         starts_document: c'est le premier morceau du document.
-        consumed: octets de la source lus pour ce morceau.
     """
 
-    label: str
     text: str
     split: Split
     starts_document: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBlock:
+    """Des morceaux d'un long fichier, à la suite.
+
+    Attributes:
+        label: la source, pour les messages.
+        pieces: les morceaux.
+        consumed: octets de la source lus pour eux.
+        separated: documents qui y commencent après un `<|endoftext|>` écrit dans le texte.
+    """
+
+    label: str
+    pieces: list[TextPiece]
     consumed: int
+    separated: int = 0
 
 
-Task = RecordBlock | TextPiece
+Task = RecordBlock | TextBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +91,7 @@ class Encoded:
         text_bytes: octets UTF-8 du texte codé.
         consumed: octets de la source lus.
         skips: documents écartés.
+        separated: documents qui suivent un `<|endoftext|>` écrit dans leur texte.
         failure: erreur qui arrête tout : (ce qu'on a trouvé, attendait, faut faire).
     """
 
@@ -84,6 +99,7 @@ class Encoded:
     text_bytes: int = 0
     consumed: int = 0
     skips: list[Skip] = field(default_factory=list)
+    separated: int = 0
     failure: tuple[str, str, str] | None = None
 
 
@@ -95,13 +111,13 @@ class EncodingOptions:
         field: champ du texte, en JSONL.
         seed: graine de la répartition.
         val_fraction: part de la validation.
-        forced: parts imposées : (source, numéro) → part.
+        forced: parts imposées.
     """
 
     field: str
     seed: int
     val_fraction: float
-    forced: Mapping[tuple[str, int], Split]
+    forced: Mapping[Where, Split]
 
 
 def clean_record(block: RecordBlock, record: bytes, field: str) -> str:
@@ -144,41 +160,49 @@ class Encoder:
     def __call__(self, task: Task) -> Encoded:
         """Code une tâche ; une erreur prévue est rendue, non levée, pour passer entre processus."""
         try:
-            return self._piece(task) if isinstance(task, TextPiece) else self._records(task)
+            return self._pieces(task) if isinstance(task, TextBlock) else self._records(task)
         except GPTArchitectureError as error:
             return Encoded(failure=(f"{task.label} : {error.found}", error.expected, error.remedy))
 
-    def _piece(self, piece: TextPiece) -> Encoded:
-        parts = [self._separator()] if piece.starts_document else []
-        parts += self._encode(piece.text)
+    def _pieces(self, block: TextBlock) -> Encoded:
+        parts: dict[Split, list[Tokens]] = {"train": [], "val": []}
+        for piece in block.pieces:
+            if piece.starts_document:
+                parts[piece.split].append(self._separator())
+            parts[piece.split] += self._encode(piece.text)
         return Encoded(
-            tokens={piece.split: np.concatenate(parts)},
-            text_bytes=len(piece.text.encode("utf-8")),
-            consumed=piece.consumed,
+            tokens=_joined(parts),
+            text_bytes=sum(len(piece.text.encode("utf-8")) for piece in block.pieces),
+            consumed=block.consumed,
+            separated=block.separated,
         )
 
     def _records(self, block: RecordBlock) -> Encoded:
         parts: dict[Split, list[Tokens]] = {"train": [], "val": []}
         skips = list(block.skips)
-        text_bytes = 0
+        text_bytes = separated = 0
         for number, record in block.records:
             try:
-                text = clean_record(block, record, self._options.field)
+                found = documents_in(clean_record(block, record, self._options.field))
             except Rejected as rejected:
                 skips.append(Skip.of(rejected, location(block.label, number)))
                 continue
-            digest = DocumentHash(self._options.seed)
-            digest.update(text)
-            split = self._options.forced.get(
-                (block.label, number), split_of(digest.value(), self._options.val_fraction)
-            )
-            parts[split] += [self._separator(), *self._encode(text)]
-            text_bytes += len(text.encode("utf-8"))
+            separated += len(found) - 1
+            for rank, text in found:
+                digest = DocumentHash(self._options.seed)
+                digest.update(text)
+                split = self._options.forced.get(
+                    (block.label, number, rank),
+                    split_of(digest.value(), self._options.val_fraction),
+                )
+                parts[split] += [self._separator(), *self._encode(text)]
+                text_bytes += len(text.encode("utf-8"))
         return Encoded(
-            tokens={split: np.concatenate(part) for split, part in parts.items() if part},
+            tokens=_joined(parts),
             text_bytes=text_bytes,
             consumed=block.consumed,
             skips=skips,
+            separated=separated,
         )
 
     def _separator(self) -> Tokens:
@@ -187,10 +211,13 @@ class Encoder:
     def _encode(self, text: str) -> list[Tokens]:
         # Par morceaux : la liste Python d'un long document pèserait cinquante fois son texte
         return [
-            np.array(self._tokenizer.encode(run), dtype=TOKEN_DTYPE)
+            np.array(self._tokenizer.encode(piece), dtype=TOKEN_DTYPE)
             for piece in cut_pieces([text])
-            for run in short_runs(piece)
         ]
+
+
+def _joined(parts: Mapping[Split, list[Tokens]]) -> dict[Split, Tokens]:
+    return {split: np.concatenate(part) for split, part in parts.items() if part}
 
 
 def encode_in_order(
@@ -246,7 +273,7 @@ def _result(pending: deque[tuple[Key, Future[Encoded]]]) -> tuple[Key, Encoded]:
         raise DataError(
             f"un processus de préparation {'ne répond plus' if late else 'est mort'}",
             expected="des processus vivants jusqu'au bout",
-            remedy="relancez la même commande, elle reprend ; réduisez --workers si la mémoire "
+            remedy="relancez la même commande, elle reprend ; réduisez `workers` si la mémoire "
             "manque",
         ) from None
 

@@ -7,8 +7,6 @@ La lecture ne fait que découper ; nettoyer et coder est le travail des processu
 from __future__ import annotations
 
 import gzip
-import os
-import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +25,7 @@ from gpt_architecture.data.documents import (
     Skip,
 )
 from gpt_architecture.errors import DataError, MissingDependencyError, reason
+from gpt_architecture.storage import check_regular, open_regular
 
 Kind = Literal["text", "jsonl", "parquet"]
 
@@ -37,25 +36,56 @@ SUFFIXES: dict[str, Kind] = {
     ".jsonl.gz": "jsonl",
     ".parquet": "parquet",
 }
+_REFUSED = (
+    (
+        ".json .ipynb .json.gz",
+        "écrivez un objet par ligne dans un .jsonl ; s'il en est déjà un, changez son extension",
+    ),
+    (
+        ".csv .tsv .xlsx .xls .ods",
+        "gardez-en la colonne du texte dans un .jsonl ou un .parquet, ou écrivez-la dans un .txt",
+    ),
+    (
+        ".html .htm .xhtml .xml .docx .doc .odt .rtf .epub .pdf .pptx",
+        "enregistrez-en le texte dans un fichier .txt",
+    ),
+    (".gz .bz2 .xz .zst .zip .7z .tar .tgz", "décompressez-le ; seul .jsonl.gz se lit compressé"),
+    (
+        ".png .jpg .jpeg .gif .webp .svg .mp3 .wav .ogg .mp4 .mkv .avi .pt .pth .safetensors .gguf "
+        ".onnx .bin .npy .npz .pickle .pkl .db .sqlite .exe .dll .so .pyc .arrow .feather",
+        "retirez-le des sources",
+    ),
+)
+"""Extensions de ce qui n'est pas du texte suivi, et ce qu'il faut en faire."""
+
 BLOCK_BYTES = 1 << 20
 _PARQUET_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Un fichier à lire.
+    """Un fichier à lire, ou un texte connu par son nom.
 
     Attributes:
-        path: son chemin, tel que donné ou trouvé.
+        path: son chemin, tel que donné ou trouvé ; ou son nom.
         kind: ce qu'il contient.
         size: sa taille, en octets.
-        modified_ns: sa date de modification, en nanosecondes.
+        modified_ns: sa date de modification, en nanosecondes ; 0 pour un texte connu.
+        content: les octets d'un texte connu par son nom, déjà lus.
+        origin: d'où vient ce texte, si ce n'est pas `path`.
     """
 
     path: Path
     kind: Kind
     size: int
     modified_ns: int
+    content: bytes | None = None
+    origin: str = ""
+
+    @property
+    def label(self) -> str:
+        """La source, pour les messages."""
+        return self.origin or str(self.path)
 
     def check_unchanged(self) -> None:
         """Vérifie que le fichier est encore celui du départ.
@@ -63,6 +93,8 @@ class Source:
         Raises:
             DataError: taille ou date différente.
         """
+        if self.content is not None:
+            return
         try:
             now = self.path.stat()
             same = (now.st_size, now.st_mtime_ns) == (self.size, self.modified_ns)
@@ -72,7 +104,7 @@ class Source:
             raise DataError(
                 f"{self.path} a changé pendant la préparation",
                 expected="des sources immobiles",
-                remedy="relancez avec --force quand elles ne changent plus",
+                remedy="relancez avec `force` quand elles ne changent plus",
             )
 
 
@@ -96,61 +128,81 @@ class RecordBlock:
     consumed: int = 0
 
 
-def find_sources(paths: Sequence[str | Path]) -> tuple[list[Source], list[Skip]]:
+def find_sources(given: Sequence[str | Path | Source]) -> tuple[list[Source], list[Skip]]:
     """Les fichiers à lire, dans l'ordre donné ; ceux d'un dossier sont triés.
 
     Un dossier est parcouru en entier, sans ses éléments cachés ni ses liens vers des dossiers.
     Un fichier donné par son nom est lu comme du texte si son extension n'est pas connue.
 
+    Args:
+        given: fichiers et dossiers ; une source déjà trouvée passe telle quelle.
+
     Returns:
         Les sources, et ce qui n'en est pas.
 
     Raises:
-        DataError: un chemin n'existe pas, ou aucun fichier ne convient.
+        DataError: un chemin n'existe pas, un fichier donné par son nom est d'un format qui n'est
+            pas lu, ou aucun fichier ne convient.
     """
     sources: list[Source] = []
     skips: list[Skip] = []
     seen: set[Path] = set()
-    for given in map(Path, paths):
-        if not _exists(given):
-            raise DataError(
-                f"source introuvable : {str(given)[:200]}",
-                expected="un fichier ou un dossier",
-                remedy="corrigez ce chemin",
-            )
-        for path in _walk(given, skips) if given.is_dir() else [given]:
-            kind = _kind_of(path)
-            if kind is None and path != given:
-                skips.append(Skip(reason=UNKNOWN_KIND, where=str(path)))
-                continue
+    for each in given:
+        if isinstance(each, Source):
+            sources.append(each)
+            continue
+        for path, kind in _files(Path(each), skips):
             resolved = path.resolve()
             if resolved in seen:
                 skips.append(Skip(reason=REPEATED, where=str(path)))
                 continue
             seen.add(resolved)
             try:
+                check_regular(path)
                 status = path.stat()
             except OSError as error:
                 skips.append(Skip(reason=UNREADABLE, where=f"{path} ({reason(error)})"))
                 continue
-            if not stat.S_ISREG(status.st_mode):  # ouvrir un tube attendrait sans fin
-                skips.append(Skip(reason=UNREADABLE, where=f"{path} (fichier spécial)"))
-                continue
             sources.append(
-                Source(
-                    path=path,
-                    kind=kind or "text",
-                    size=status.st_size,
-                    modified_ns=status.st_mtime_ns,
-                )
+                Source(path=path, kind=kind, size=status.st_size, modified_ns=status.st_mtime_ns)
             )
     if not sources:
+        shown = ", ".join(str(each)[:200] for each in given[:3])
+        cause = f" : {skips[0].reason}, {skips[0].where}" if skips else ""
         raise DataError(
-            "aucun fichier à préparer dans les sources",
+            f"aucun texte à lire dans {shown}{cause}",
             expected=f"des fichiers {', '.join(SUFFIXES)}",
-            remedy="ajoutez-en ou donnez un autre dossier",
+            remedy="ajoutez-en ou donnez une autre source",
         )
     return sources, skips
+
+
+def _files(given: Path, skips: list[Skip]) -> Iterator[tuple[Path, Kind]]:
+    """Les fichiers que désigne un chemin, et ce que dit leur extension."""
+    if not _exists(given):
+        raise DataError(
+            f"source introuvable : {str(given)[:200]}",
+            expected="un fichier ou un dossier",
+            remedy="corrigez ce chemin",
+        )
+    if not given.is_dir():
+        name = given.name.lower()
+        kind = _kind_of(name)
+        for suffixes, remedy in _REFUSED:
+            if kind is None and name.endswith(tuple(suffixes.split())):
+                raise DataError(
+                    f"{given} n'est pas un format de texte lu ici",
+                    expected=f"du texte, ou un fichier {', '.join(SUFFIXES)}",
+                    remedy=remedy,
+                )
+        yield given, kind or "text"
+        return
+    for path in _walk(given, skips):
+        kind = _kind_of(path.name.lower())
+        if kind is None:
+            skips.append(Skip(reason=UNKNOWN_KIND, where=str(path)))
+        else:
+            yield path, kind
 
 
 def read_blocks(source: Source, *, field: str, max_record_bytes: int) -> Iterator[RecordBlock]:
@@ -170,7 +222,7 @@ def read_blocks(source: Source, *, field: str, max_record_bytes: int) -> Iterato
     try:
         yield from readers[source.kind](source, field, max_record_bytes)
     except Rejected as rejected:
-        yield RecordBlock(label=str(source.path), skips=[Skip.of(rejected, str(source.path))])
+        yield RecordBlock(label=source.label, skips=[Skip.of(rejected, source.label)])
 
 
 def read_chunks(source: Source) -> Iterator[bytes]:
@@ -179,8 +231,11 @@ def read_chunks(source: Source) -> Iterator[bytes]:
     Raises:
         Rejected: fichier illisible.
     """
+    if source.content is not None:
+        yield source.content
+        return
     try:
-        with source.path.open("rb") as file:
+        with open_regular(source.path) as file:
             while chunk := file.read(BLOCK_BYTES):
                 yield chunk
     except OSError as error:
@@ -195,28 +250,35 @@ def _exists(path: Path) -> bool:
 
 
 def _walk(folder: Path, skips: list[Skip]) -> Iterator[Path]:
-    def note(error: OSError) -> None:
-        skips.append(Skip(reason=UNREADABLE, where=f"{error.filename} ({reason(error)})"))
+    """Les fichiers d'un dossier, dans l'ordre de leurs chemins."""
+    pending = [folder]
+    while pending:
+        path = pending.pop()
+        try:
+            if path != folder and (path.is_symlink() or not path.is_dir()):
+                if not path.is_dir():
+                    yield path
+                continue
+            inside = [each for each in path.iterdir() if not each.name.startswith(".")]
+        except OSError as error:
+            skips.append(Skip(reason=UNREADABLE, where=f"{path} ({reason(error)})"))
+            continue
+        pending += sorted(inside, reverse=True)
 
-    for parent, folders, files in os.walk(folder, onerror=note):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
 
-
-def _kind_of(path: Path) -> Kind | None:
-    name = path.name.lower()
+def _kind_of(name: str) -> Kind | None:
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
 def _read_text(source: Source, _field: str, _limit: int) -> Iterator[RecordBlock]:
     data = b"".join(read_chunks(source))
-    yield RecordBlock(label=str(source.path), records=[(0, data)], consumed=source.size)
+    yield RecordBlock(label=source.label, records=[(0, data)], consumed=source.size)
 
 
 def _read_lines(source: Source, _field: str, limit: int) -> Iterator[RecordBlock]:
-    block = RecordBlock(label=str(source.path), is_json=True)
+    block = RecordBlock(label=source.label, is_json=True)
     try:
-        with source.path.open("rb") as raw:
+        with open_regular(source.path) as raw:
             compressed = source.path.suffix.lower() == ".gz"
             lines: BinaryIO = gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[assignment]
             number, before, ended = 1, 0, False
@@ -259,7 +321,7 @@ def _read_parquet(source: Source, field: str, limit: int) -> Iterator[RecordBloc
     except ImportError:
         raise MissingDependencyError("pyarrow", purpose="lire Parquet") from None
 
-    label = str(source.path)
+    label = source.label
     try:
         # buffer_size : les pages sont lues au fur et à mesure, non le groupe entier
         with pq.ParquetFile(source.path, buffer_size=BLOCK_BYTES, pre_buffer=False) as table:

@@ -42,7 +42,7 @@ class GPTDatasetV1(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(
                 f"texte trop court : {len(ids)} tokens",
                 expected=f"au moins {max_length + 1} (une fenêtre de {max_length} et sa cible)",
-                remedy="donnez plus de texte ou réduisez --context-length",
+                remedy="donnez plus de texte ou réduisez `context_length`",
             )
         self.token_ids = torch.tensor(ids, dtype=torch.int64)
         self.max_length = max_length
@@ -94,7 +94,7 @@ def create_dataloader_v1(
         raise DataError(
             f"le texte ne donne que {len(dataset)} fenêtre(s) de {max_length} tokens",
             expected=f"au moins un lot entier de {batch_size}",
-            remedy="donnez plus de texte, ou réduisez --batch-size ou --context-length",
+            remedy="donnez plus de texte, ou réduisez `batch_size` ou `context_length`",
         )
     return DataLoader(
         dataset,
@@ -109,6 +109,8 @@ def create_dataloader_v1(
 def split_text(text: str, train_ratio: float = TrainingConfig.train_ratio) -> tuple[str, str]:
     """Coupe le texte en deux parts contiguës et disjointes : entraînement, validation.
 
+    Une coupe qui tomberait dans un `<|endoftext|>` recule à son début.
+
     Args:
         text: le texte.
         train_ratio: part de la première, en caractères, dans ]0, 1[.
@@ -118,6 +120,8 @@ def split_text(text: str, train_ratio: float = TrainingConfig.train_ratio) -> tu
     """
     check_float("train_ratio", train_ratio, above=0.0, below=1.0)
     cut = int(train_ratio * len(text))
+    marker = text.rfind(END_OF_TEXT, max(0, cut - len(END_OF_TEXT) + 1), cut + len(END_OF_TEXT) - 1)
+    cut = cut if marker == -1 else marker
     return text[:cut], text[cut:]
 
 

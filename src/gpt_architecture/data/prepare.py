@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gpt_architecture.config import check_int
+from gpt_architecture.data.corpus import find_texts
 from gpt_architecture.data.documents import Skip
 from gpt_architecture.data.encoding import EncodingOptions, Task, encode_in_order, separator_of
-from gpt_architecture.data.ingest import Source, find_sources
+from gpt_architecture.data.ingest import Source
 from gpt_architecture.data.prepare_files import (
     WorkFolder,
     read_present,
@@ -63,6 +64,8 @@ class PreparedTokens:
         tokens: tokens de chaque part, séparateurs compris.
         documents: documents commencés dans chaque part.
         text_bytes: octets UTF-8 du texte codé.
+        val_fraction: part de validation demandée, ou choisie d'après la taille.
+        separated: documents qui suivent un `<|endoftext|>` écrit dans les textes.
         skipped: raison → {"count", "examples"}.
         single_document: un seul document, coupé par position.
         outcome: `new`, `resumed` (une préparation interrompue a été finie) ou `present`.
@@ -72,6 +75,8 @@ class PreparedTokens:
     tokens: dict[Split, int]
     documents: dict[Split, int]
     text_bytes: int
+    val_fraction: float
+    separated: int
     skipped: dict[str, dict[str, Any]]
     single_document: bool
     outcome: Literal["new", "resumed", "present"]
@@ -83,14 +88,19 @@ class PreparedTokens:
 
     @classmethod
     def from_index(
-        cls, folder: Path, index: dict[str, Any], outcome: Literal["new", "resumed", "present"]
+        cls,
+        folder: Path | str,
+        index: dict[str, Any],
+        outcome: Literal["new", "resumed", "present"],
     ) -> PreparedTokens:
         """Depuis l'index du dossier."""
         return cls(
-            folder=folder,
+            folder=Path(folder),
             tokens={split: index["splits"][split]["tokens"] for split in SPLITS},
             documents={split: index["splits"][split]["documents"] for split in SPLITS},
             text_bytes=index["text_bytes"],
+            val_fraction=index["settings"]["val_fraction"],
+            separated=index.get("separated", 0),
             skipped=index["skipped"],
             single_document=index["single_document"],
             outcome=outcome,
@@ -110,11 +120,12 @@ def prepare_tokens(
 ) -> PreparedTokens:
     """Prépare des fichiers texte, JSONL et Parquet en fragments de tokens.
 
-    Chaque document est précédé de `<|endoftext|>`, comme dans llm.c. Sa part dépend de son
-    texte et de la graine seuls ; aucune des deux parts n'est vide.
+    Chaque document est précédé de `<|endoftext|>`, comme dans llm.c ; écrit dans un texte,
+    celui-ci sépare deux documents. La part d'un document dépend de son texte et de la graine
+    seuls ; aucune des deux parts n'est vide.
 
     Args:
-        sources: fichiers et dossiers.
+        sources: fichiers et dossiers, ou noms de corpus (voir `data.corpus.find_texts`).
         out: dossier à écrire, absent ou vide.
         tokenizer: au plus 65 536 tokens, dont `<|endoftext|>`.
         config: voir `PrepareConfig`.
@@ -139,9 +150,10 @@ def prepare_tokens(
             remedy="prenez gpt2 ou un vocabulaire plus petit",
         )
     eos_id = separator_of(tokenizer)
-    found, skips = find_sources(sources)
+    found, skips = find_texts(sources, offline=True)
     identity = {
         **asdict(config),
+        "val_fraction": config.fraction(found),
         "tokenizer_sha256": tokenizer_sha256(tokenizer.to_dict()),
         "sources": [
             {"path": str(s.path), "bytes": s.size, "modified_ns": s.modified_ns} for s in found
@@ -207,7 +219,7 @@ class _Job:
         options = EncodingOptions(
             field=self._config.field,
             seed=self._config.seed,
-            val_fraction=self._config.val_fraction,
+            val_fraction=self._config.fraction(self._reader.sources),
             forced=plan.forced,
         )
         if self._reporter is not None:
@@ -292,6 +304,7 @@ class _Job:
             "text_bytes": tally.text_bytes,
             "single_document": plan.single is not None,
             "sources": settings.pop("sources"),
+            "separated": tally.separated,
             "skipped": tally.skipped,
             "settings": settings,
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,11 @@ from filelock import FileLock, Timeout
 
 from gpt_architecture.data.shard_layout import INDEX_NAME, read_index
 from gpt_architecture.errors import OutputError
+from gpt_architecture.storage import NotAFileError, read_json, sweep, sync, write_atomically
 
 STATE_NAME = "etat.json"
-STATE_VERSION = 1
+STATE_VERSION = 2
+_MAX_STATE = 256 << 20
 _LOCK_NAME = ".verrou"
 _OURS = re.compile(
     rf"(train|val)_\d{{6,}}\.bin|\.?({re.escape(INDEX_NAME)}|{re.escape(STATE_NAME)})(\.tmp)?"
@@ -43,7 +44,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def read_present(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict[str, Any] | None:
+def read_present(
+    out: Path | str, identity: Mapping[str, Any], *, force: bool
+) -> dict[str, Any] | None:
     """L'index de `out` s'il vient de la même préparation ; None s'il faut préparer.
 
     Args:
@@ -56,6 +59,7 @@ def read_present(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict
             rien n'y sera effacé, même avec `force`.
         DataError: son index est illisible.
     """
+    out = Path(out)
     if not out.exists():
         return None
     if not out.is_dir():
@@ -69,7 +73,7 @@ def read_present(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict
         raise OutputError(
             f"{out} existe et {foreign}",
             expected="un dossier absent, vide, ou déjà préparé",
-            remedy="changez --out",
+            remedy="changez de dossier",
         )
     if force or not (out / INDEX_NAME).exists():
         return None
@@ -79,7 +83,7 @@ def read_present(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict
         raise OutputError(
             f"{out} est déjà préparé avec d'autres réglages ({changed})",
             expected="les mêmes réglages, ou un dossier libre",
-            remedy="ajoutez --force pour le remplacer, ou changez --out",
+            remedy="ajoutez `force` pour le remplacer, ou changez de dossier",
         )
     return present
 
@@ -97,7 +101,8 @@ class WorkFolder:
         OutputError: une autre préparation y écrit, ou y a laissé un travail d'autres réglages.
     """
 
-    def __init__(self, out: Path, identity: Mapping[str, Any], *, force: bool) -> None:
+    def __init__(self, out: Path | str, identity: Mapping[str, Any], *, force: bool) -> None:
+        out = Path(out)
         self.path = out.with_name(f"{out.name}.incomplete")
         self.identity = dict(identity)
         self.state: dict[str, Any] | None = None
@@ -114,7 +119,7 @@ class WorkFolder:
             raise OutputError(
                 f"une autre préparation écrit dans {self.path}",
                 expected="une seule à la fois",
-                remedy="attendez sa fin ou changez --out",
+                remedy="attendez sa fin ou changez de dossier",
             ) from None
         try:
             self._recover()
@@ -157,17 +162,18 @@ class WorkFolder:
             self._out.rmdir()  # refuse s'il contient quoi que ce soit
         self.path.rename(self._out)
         (self._out / _LOCK_NAME).unlink(missing_ok=True)
-        _sync(self._out)
-        _sync(self._out.parent)
+        sync(self._out)
+        sync(self._out.parent)
 
     def _recover(self) -> None:
         """Trouve de quoi reprendre ; sinon vide le dossier de travail."""
+        sweep(self.path)
         foreign = _foreign(self.path)
         if foreign:
             raise OutputError(
                 f"{self.path} contient {foreign}",
                 expected="un dossier de travail de « gpt-architecture prepare »",
-                remedy="déplacez ce fichier ou changez --out",
+                remedy="déplacez ce fichier ou changez de dossier",
             )
         before = self._previous_identity()
         changed = "" if before is None else differences(before, self.identity)
@@ -178,7 +184,7 @@ class WorkFolder:
             raise OutputError(
                 f"{self.path} contient une préparation interrompue, d'autres réglages ({changed})",
                 expected="les mêmes réglages pour la reprendre",
-                remedy="ajoutez --force pour recommencer, ou changez --out",
+                remedy="ajoutez `force` pour recommencer, ou changez de dossier",
             )
         else:
             self.resumed = True
@@ -187,19 +193,19 @@ class WorkFolder:
         if (self.path / INDEX_NAME).exists():
             return identity_of(read_index(self.path))
         try:
-            state = json.loads((self.path / STATE_NAME).read_bytes())
+            state = read_json(self.path / STATE_NAME, _MAX_STATE)
             if state["version"] == STATE_VERSION:
                 self.state = state
                 return dict(state["identity"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (NotAFileError, ValueError, KeyError, TypeError):
             if self._force:
                 return None
         raise OutputError(
             f"{self.path / STATE_NAME} est illisible",
             expected="l'état d'une préparation interrompue",
-            remedy="ajoutez --force pour recommencer",
+            remedy="ajoutez `force` pour recommencer",
         )
 
 
@@ -218,20 +224,5 @@ def _clear(folder: Path) -> None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    if os.name != "posix":  # Windows ne sait pas vider un dossier
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -20,17 +20,20 @@ class Tally:
     Attributes:
         done_bytes: octets de sources lus.
         text_bytes: octets UTF-8 du texte codé.
+        separated: documents qui suivent un `<|endoftext|>` écrit dans leur texte.
         skipped: raison → {"count", "examples"}, premiers exemples seulement.
     """
 
     done_bytes: int = 0
     text_bytes: int = 0
+    separated: int = 0
     skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, encoded: Encoded) -> None:
         """Ajoute le résultat d'une tâche."""
         self.done_bytes += encoded.consumed
         self.text_bytes += encoded.text_bytes
+        self.separated += encoded.separated
         self.add_skips(encoded.skips)
 
     def add_skips(self, skips: Iterable[Skip]) -> None:

@@ -71,7 +71,7 @@ class WindowSampler:
             raise DataError(
                 f"{num_tokens} tokens",
                 expected=f"au moins {window + 1} (une fenêtre de {window} et sa cible)",
-                remedy="donnez plus de texte ou réduisez --context-length",
+                remedy="donnez plus de texte ou réduisez `context_length`",
             )
         self.num_tokens = num_tokens
         self.window = window
@@ -133,7 +133,7 @@ class WindowSampler:
             raise ConfigurationError(
                 f"un lot de {self.batch_size} séquences pour {world_size} processus",
                 expected="un lot multiple du nombre de processus",
-                remedy="changez --batch-size ou le nombre de processus",
+                remedy="changez `batch_size` ou le nombre de processus",
             )
         share = self.batch_size // world_size
         first = self.sequence_ids(step).start + rank * share

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gpt_architecture.config import check_int
-from gpt_architecture.errors import DataError, reason
+from gpt_architecture.errors import DataError, reason, shown
+from gpt_architecture.storage import open_regular, read_json
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
@@ -55,7 +56,7 @@ class ShardEntry:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name != Path(self.name).name or not self.name:
-            raise _bad_index(f"le nom de fragment {self.name!r}")
+            raise _bad_index(f"le nom de fragment {shown(self.name)}")
         check_int(f"tokens de {self.name}", self.tokens, minimum=1, maximum=MAX_SHARD_TOKENS)
         check_int(f"documents de {self.name}", self.documents, minimum=0)
         if not isinstance(self.sha256, str) or len(self.sha256) != 64:
@@ -68,16 +69,17 @@ def header(tokens: int) -> bytes:
     return struct.pack("<3i", MAGIC, VERSION, tokens).ljust(HEADER_BYTES, b"\0")
 
 
-def read_header(path: Path) -> int:
+def read_header(path: Path | str) -> int:
     """Nombre de tokens d'un fragment, après vérification de l'en-tête et de la taille.
 
     Raises:
         DataError: fichier absent, vide, tronqué, ou d'un autre format.
     """
+    path = Path(path)
     remedy = "recopiez ce fragment depuis sa source ou refaites « gpt-architecture prepare »"
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(HEADER_BYTES)
     except OSError as error:
         raise DataError(
@@ -115,14 +117,15 @@ def read_header(path: Path) -> int:
     return int(tokens)
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path | str) -> str:
     """Empreinte d'un fichier, lu par morceaux.
 
     Raises:
         DataError: fichier illisible.
     """
+    path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(
@@ -142,29 +145,26 @@ def combined_sha256(hashes: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(hashes).encode("ascii")).hexdigest()
 
 
-def read_index(folder: Path) -> dict[str, Any]:
+def read_index(folder: Path | str) -> dict[str, Any]:
     """L'index d'un dossier de fragments, vérifié en surface.
 
     Raises:
         DataError: index illisible, d'un autre format, ou dont le tokenizer a été changé.
     """
+    folder = Path(folder)
     path = folder / INDEX_NAME
     try:
-        if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise _bad_index("sa taille")
-        index = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
+        index = read_json(path, _MAX_INDEX_BYTES)
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path} est illisible : {reason(error)}",
             expected="l'index écrit par « gpt-architecture prepare »",
-            remedy="refaites ce dossier avec --force",
+            remedy="refaites ce dossier avec `force`",
         ) from None
     if not isinstance(index, dict) or index.get("format") != INDEX_FORMAT:
         raise _bad_index(f"le format de {path}")
     if index.get("version") != INDEX_VERSION:
-        raise _bad_index(f"la version {index.get('version')!r} de {path}")
+        raise _bad_index(f"la version {shown(index.get('version'))} de {path}")
     tokenizer = index.get("tokenizer")
     if not isinstance(tokenizer, dict) or (
         index.get("tokenizer_sha256") != tokenizer_sha256(tokenizer)
@@ -172,7 +172,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise _bad_index(f"le tokenizer de {path}")
     vocab_size = index.get("vocab_size")
     if type(vocab_size) is not int or not 1 <= vocab_size <= MAX_VOCABULARY:
-        raise _bad_index(f"le vocabulaire ({vocab_size!r}) de {path}")
+        raise _bad_index(f"le vocabulaire ({shown(vocab_size)}) de {path}")
     return index
 
 

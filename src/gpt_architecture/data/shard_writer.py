@@ -42,13 +42,14 @@ class ShardWriter:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         split: Split,
         *,
         shard_tokens: int,
         eos_id: int,
         state: Mapping[str, Any] | None = None,
     ) -> None:
+        folder = Path(folder)
         self._folder = folder
         self._split = split
         self._shard_tokens = shard_tokens
@@ -129,7 +130,7 @@ class ShardWriter:
             raise DataError(
                 f"{path} est plus court que ne le dit l'état de la préparation",
                 expected=f"au moins {size} octets",
-                remedy="recommencez avec --force",
+                remedy="recommencez avec `force`",
             )
         file = path.open("r+b")
         file.truncate(size)

@@ -37,6 +37,7 @@ from gpt_architecture.data.shard_layout import (
     read_index,
 )
 from gpt_architecture.errors import ConfigurationError, DataError, reason
+from gpt_architecture.storage import check_regular
 
 _SCAN_TOKENS = 1 << 22  # 8 Mio lus à la fois
 _MAX_OPEN_MAPS = 256  # une projection garde un descripteur ; FineWeb a plus de mille fragments
@@ -124,7 +125,7 @@ class TokenShards:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         split: Split,
         *,
         names: Sequence[str],
@@ -133,7 +134,7 @@ class TokenShards:
         tokenizer: dict[str, Any] | None,
         entries: Sequence[ShardEntry] | None,
     ) -> None:
-        self.path = path
+        self.path = Path(path)
         self.split = split
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
@@ -297,6 +298,7 @@ def _names_of(folder: Path, split: Split) -> list[str]:
 def _map_tokens(path: Path, count: int) -> NDArray[np.uint16]:
     """Les tokens d'un fragment, projetés en mémoire : (count,) uint16."""
     try:
+        check_regular(path)
         return np.memmap(path, dtype=TOKEN_DTYPE, mode="r", offset=HEADER_BYTES, shape=(count,))
     except (OSError, ValueError) as error:  # ValueError : le fichier a rétréci depuis l'ouverture
         raise DataError(

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from itertools import groupby
+from operator import itemgetter
 
-from gpt_architecture.data.corpus import CORPUS_NAMES, load_corpus
-from gpt_architecture.data.documents import Rejected, Skip, cut_pieces, decode_stream
+from gpt_architecture.data.corpus import find_texts
+from gpt_architecture.data.documents import (
+    NO_FIELD,
+    Rejected,
+    Skip,
+    cut_pieces,
+    decode_stream,
+    documents_in,
+    json_messages,
+    split_documents,
+)
 from gpt_architecture.data.encoding import clean_record, location
-from gpt_architecture.data.ingest import Source, find_sources, read_blocks, read_chunks
+from gpt_architecture.data.ingest import RecordBlock, Source, read_blocks, read_chunks
 from gpt_architecture.data.prepare_tally import Tally
 from gpt_architecture.errors import DataError
 
@@ -19,10 +29,11 @@ class SourceTexts:
     """Les documents de fichiers texte, JSONL et Parquet, par morceaux et une seule fois.
 
     Un long fichier n'est jamais en mémoire en entier. Un document qui ne convient pas est écarté
-    et compté, comme par `data.prepare`.
+    et compté, comme par `data.prepare`. D'une conversation (une ligne JSONL qui a `messages` et
+    n'a pas ce champ), les textes sont ceux de ses messages.
 
     Args:
-        sources: fichiers et dossiers, ou noms de corpus (`data.corpus.CORPUS_NAMES`).
+        sources: fichiers et dossiers, ou noms de corpus (voir `data.corpus.find_texts`).
         field: champ du texte, en JSONL et en Parquet.
         max_record_bytes: une ligne ou une valeur plus longue est écartée.
         on_progress: reçoit les octets de sources lus, et leur total.
@@ -43,26 +54,20 @@ class SourceTexts:
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self.tally = Tally()
-        named = [name for name in sources if name in CORPUS_NAMES and not Path(name).exists()]
-        paths = [source for source in sources if source not in named]
-        self._named = [load_corpus([name], offline=True).text for name in named]
-        self._sources: list[Source] = []
-        if paths:
-            self._sources, skips = find_sources(paths)
-            self.tally.add_skips(skips)
+        self._sources, skips = find_texts(sources, offline=True)
+        self.tally.add_skips(skips)
         self._field, self._limit, self._on_progress = field, max_record_bytes, on_progress
 
     def __iter__(self) -> Iterator[str]:
-        for text in self._named:
-            yield from self._counted(cut_pieces([text], _PIECE_CHARACTERS))
         total = sum(source.size for source in self._sources)
         for source in self._sources:
             yield from self._counted(self._read(source, total))
         if not self.tally.text_bytes:
+            skipped = [f" : {cause}, {e['examples'][0]}" for cause, e in self.tally.skipped.items()]
             raise DataError(
-                "aucun texte dans les sources",
+                f"aucun texte dans les sources{''.join(skipped[:1])}",
                 expected="au moins un texte lisible, en UTF-8",
-                remedy="vérifiez les fichiers et --field",
+                remedy="vérifiez les fichiers et `field`",
             )
 
     def _counted(self, texts: Iterator[str]) -> Iterator[str]:
@@ -71,23 +76,37 @@ class SourceTexts:
             yield text
 
     def _read(self, source: Source, total: int) -> Iterator[str]:
-        before, label = self.tally.done_bytes, str(source.path)
+        before = self.tally.done_bytes
         if source.kind == "text":
             try:
-                yield from cut_pieces(decode_stream(self._chunks(source, total)), _PIECE_CHARACTERS)
+                parts = split_documents(decode_stream(self._chunks(source, total)))
+                for _, group in groupby(parts, key=itemgetter(0)):
+                    yield from cut_pieces((text for _, text in group), _PIECE_CHARACTERS)
             except Rejected as rejected:
-                self.tally.add_skips([Skip.of(rejected, label)])
+                self.tally.add_skips([Skip.of(rejected, source.label)])
         else:
             for block in read_blocks(source, field=self._field, max_record_bytes=self._limit):
                 self.tally.add_skips(block.skips)
                 for number, record in block.records:
                     try:
-                        yield clean_record(block, record, self._field)
+                        yield from self._texts(block, record)
                     except Rejected as rejected:
-                        self.tally.add_skips([Skip.of(rejected, location(label, number))])
+                        self.tally.add_skips([Skip.of(rejected, location(block.label, number))])
                 self.tally.done_bytes += block.consumed
                 self._on_progress(self.tally.done_bytes, total)
         self.tally.done_bytes = before + source.size
+
+    def _texts(self, block: RecordBlock, record: bytes) -> list[str]:
+        try:
+            text = clean_record(block, record, self._field)
+        except Rejected as rejected:
+            messages = (
+                json_messages(record) if block.is_json and rejected.reason == NO_FIELD else []
+            )
+            if not messages:
+                raise
+            return messages
+        return [document for _, document in documents_in(text)]
 
     def _chunks(self, source: Source, total: int) -> Iterator[bytes]:
         for chunk in read_chunks(source):

@@ -3,7 +3,8 @@
 Un gabarit vient d'un fichier de modèle, donc d'ailleurs. `ImmutableSandboxedEnvironment` lui ôte
 les attributs de Python ; il reste à borner ce qu'il calcule. Chaque tour de boucle et chaque appel
 coûtent un pas, chaque texte construit est mesuré avant de l'être, et seuls restent les filtres et
-les méthodes dont le résultat n'est pas plus grand que ce qu'on leur donne.
+les méthodes dont le résultat n'est pas plus grand que ce qu'on leur donne. Les textes que le
+gabarit écrit lui-même sont marqués (`data.marked_text`) : le rendu dit d'où vient chaque caractère.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+from gpt_architecture.data.marked_text import MarkedText, concatenate, replace_in, written
 
 MAX_STEPS = 1_000_000
 """Tours de boucle et appels d'un rendu, au plus."""
@@ -37,15 +43,16 @@ _STR_METHODS = frozenset(
 _FILTERS = (
     *("trim", "upper", "lower", "title", "capitalize", "length", "count", "first", "last"),
     *("default", "d", "int", "float", "abs", "list", "items", "reverse", "sort", "unique"),
-    *("select", "reject", "selectattr", "rejectattr", "map", "min", "max", "attr", "safe"),
+    *("select", "reject", "selectattr", "rejectattr", "map", "min", "max", "attr"),
 )
 
 
 class _Budget:
-    """Ce qu'un rendu peut encore dépenser."""
+    """Ce qu'un rendu peut encore dépenser, et les textes du gabarit qu'il a déjà marqués."""
 
     def __init__(self) -> None:
         self.steps = MAX_STEPS
+        self.marked: dict[str, MarkedText] = {}
 
     def spend(self) -> None:
         self.steps -= 1
@@ -75,17 +82,19 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=["jinja2.ext.loopcontrols"],
+            extensions=["jinja2.ext.loopcontrols", _Generation],
             finalize=_scalar,
             autoescape=False,
         )
         self.filters = {name: self.filters[name] for name in _FILTERS} | {
             "join": _join,
             "replace": _replace,
+            "safe": _scalar,  # rien n'est échappé
             "string": _scalar,
             "tojson": _to_json,
             "_counted": _counted,
             "_concat": _concat,
+            "_written": _written,
         }
         self.globals = {"range": self.globals["range"], "namespace": self.globals["namespace"]}
 
@@ -132,14 +141,54 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return _concat(parts)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Analyse le gabarit, et fait compter ses boucles et mesurer ses concaténations."""
-        tree = super()._parse(source, name, filename)
-        for loop in list(tree.find_all(nodes.For)):
-            loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None)
-        for joined in list(tree.find_all(nodes.Concat)):
-            joined.nodes = [nodes.Filter(nodes.List(joined.nodes), "_concat", [], [], None, None)]
+        """Analyse le gabarit ; fait compter ses boucles, mesurer ses concaténations, marquer ses
+        textes.
+        """
+        tree: nodes.Template = _Instrumented().visit(super()._parse(source, name, filename))
         tree.set_environment(self)
         return tree
+
+
+class _Generation(Extension):
+    """`{% generation %}…{% endgeneration %}`, par quoi Transformers désigne ce qui s'apprend."""
+
+    tags = {"generation"}  # noqa: RUF012 — le type de Jinja
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Ce que ce bloc contient, et rien de plus."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Instrumented(NodeTransformer):
+    """Passe par nos filtres les boucles, les concaténations et les textes d'un gabarit."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        self.generic_visit(node)
+        node.iter = _filtered(node.iter, "_counted")
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered(nodes.List(node.nodes), "_concat")
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
+        return _filtered(nodes.Const(node.data), "_written")
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:
+        return _filtered(node, "_written") if isinstance(node.value, str) else node
+
+
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None)
+
+
+@pass_context  # sans quoi Jinja le calculerait à la compilation
+def _written(_context: Context, text: str) -> MarkedText:
+    known = _BUDGET.get().marked
+    if text not in known:
+        known[text] = written(text)
+    return known[text]
 
 
 def _counted(items: Any) -> Iterator[Any]:
@@ -164,7 +213,7 @@ def _concat(parts: Iterable[Any]) -> str:
         if size > MAX_CHARACTERS:
             raise SecurityError(f"texte de plus de {MAX_CHARACTERS} caractères")
         found.append(text)
-    return "".join(found)
+    return concatenate(found)
 
 
 def _bounded(items: list[Any]) -> list[Any]:
@@ -185,8 +234,7 @@ def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
     found = text.count(old) if count < 0 else min(count, text.count(old))
     if len(text) + found * len(new) > MAX_CHARACTERS:
         raise SecurityError(f"texte de plus de {MAX_CHARACTERS} caractères")
-    replaced: str = text.replace(old, new, count)
-    return replaced
+    return replace_in(text, old, new, count)
 
 
 def _to_json(value: Any, indent: int | None = None, **_options: Any) -> str:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import importlib.util
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
@@ -20,6 +21,7 @@ from typing import Any
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.bpe import BPETokenizer, bpe_size
 from gpt_architecture.data.char_tokenizer import CharTokenizer
+from gpt_architecture.data.documents import cut_pieces
 from gpt_architecture.data.split_patterns import GPT2_PATTERN
 from gpt_architecture.data.tokenizer_file import read_json
 from gpt_architecture.data.tokenizer_protocol import (
@@ -57,6 +59,10 @@ logger = logging.getLogger(__name__)
 
 GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 NAMES = ("gpt2", "simple-v1", "simple-v2", "char", "bpe-N")
+_SHORT_TEXT = 1 << 16  # caractères
+_LONG_BLANK = re.compile(  # les blancs selon Unicode : l'espèce `\s` de Python en a quatre de plus
+    r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{65536,}"
+)
 
 
 class GPT2Tokenizer:
@@ -71,9 +77,35 @@ class GPT2Tokenizer:
 
     def encode(self, text: str, *, allowed_special: AllowedSpecial = frozenset()) -> list[int]:
         """Texte → identifiants ; voir `Tokenizer.encode`."""
-        ids: list[int] = self._encoding.encode(
-            text, allowed_special=allowed_special, disallowed_special=()
-        )
+        if len(text) <= _SHORT_TEXT:
+            found: list[int] = self._encoding.encode(
+                text, allowed_special=allowed_special, disallowed_special=()
+            )
+            return found
+        special = allowed_special == "all" or END_OF_TEXT in allowed_special
+        ids: list[int] = []
+        for rank, document in enumerate(text.split(END_OF_TEXT) if special else [text]):
+            if rank:
+                ids.append(self._encoding.eot_token)
+            for piece in cut_pieces([document]):
+                ids += self._encode_piece(piece)
+        return ids
+
+    def _encode_piece(self, text: str) -> list[int]:
+        """Les identifiants d'un long texte, sans token spécial.
+
+        Le motif de GPT-2 parcourt les blancs en s'en souvenant un à un, et sa pile déborde vers un
+        million. Une longue suite est donc découpée comme il le ferait : entière à la fin du texte,
+        sinon moins le dernier blanc, que le mot suivant prend peut-être.
+        """
+        ids: list[int] = []
+        start = 0
+        for blank in _LONG_BLANK.finditer(text):
+            end = blank.end() - (blank.end() < len(text))
+            ids += self._encoding.encode_ordinary(text[start : blank.start()])
+            ids += self._encoding._encode_single_piece(text[blank.start() : end])
+            start = end
+        ids += self._encoding.encode_ordinary(text[start:])
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -106,8 +138,8 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
 
     Args:
         name_or_path: `gpt2`, `simple-v1`, `simple-v2`, `char`, `bpe-N` (un BPE de N tokens), un
-            fichier JSON écrit par `save`, le `tokenizer.json` d'un BPE par octets, ou un
-            dossier qui en contient un.
+            fichier JSON écrit par `save`, le `tokenizer.json` d'un BPE par octets, un dossier
+            qui en contient un, ou le `meta.pkl` de nanoGPT récrit en JSON.
         text: texte dont le vocabulaire est tiré, s'il ne vient pas d'un fichier. Il sert
             aussi de repli : si tiktoken manque, `gpt2` devient `SimpleTokenizerV2`, et un
             avertissement le dit.
@@ -141,6 +173,8 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
         from gpt_architecture.data.tokenizer_json import tokenizer_from_json
 
         return tokenizer_from_json(description)
+    if isinstance(description, Mapping) and {"stoi", "itos"} & set(description):  # de nanoGPT
+        return CharTokenizer.from_nanogpt(description)
     return tokenizer_from_dict(description)
 
 
@@ -174,7 +208,7 @@ def tokenizer_from_dict(description: Any) -> Tokenizer:
         f"description de tokenizer invalide (nom {name!r})",
         expected="un nom parmi gpt2, simple-v1, simple-v2, char, bpe et, sauf pour gpt2, sa liste "
         "vocab",
-        remedy="recréez le fichier ou réentraînez le modèle",
+        remedy="recréez le fichier, ou recopiez-le depuis l'original",
     )
 
 

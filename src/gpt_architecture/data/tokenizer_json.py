@@ -82,10 +82,16 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def tokenizer_from_json(document: Mapping[str, Any]) -> Tokenizer:
+def tokenizer_from_json(
+    document: Mapping[str, Any], *, roles: Mapping[str, str] | None = None
+) -> Tokenizer:
     """Le tokenizer d'un document `tokenizer.json` : celui de GPT-2, ou un BPE par octets.
 
     Celui de GPT-2 se reconnaît à son contenu, et devient `GPT2Tokenizer`.
+
+    Args:
+        document: le contenu du fichier.
+        roles: le nom des tokens spéciaux qui ont un rôle ; voir `BPETokenizer`.
 
     Raises:
         TokenizerError: autre genre de tokenizer, ou document incohérent ; le message dit quoi.
@@ -101,22 +107,36 @@ def tokenizer_from_json(document: Mapping[str, Any]) -> Tokenizer:
     special = tuple(added)
     if pattern == "gpt2" and special == (END_OF_TEXT,) and _is_gpt2(tokens, merges):
         return GPT2Tokenizer()
-    return BPETokenizer(tokens, merges, pattern=pattern, special=special)
+    return BPETokenizer(tokens, merges, pattern=pattern, special=special, roles=roles)
 
 
-def tokenizer_from_lists(ids: Mapping[str, int], merges: Sequence[str]) -> Tokenizer:
+def tokenizer_from_lists(
+    ids: Mapping[str, int],
+    merges: Sequence[str],
+    *,
+    added: Mapping[str, int] | None = None,
+    roles: Mapping[str, str] | None = None,
+) -> Tokenizer:
     """Le tokenizer de `vocab.json` et `merges.txt`, les fichiers de GPT-2 avant `tokenizer.json`.
+
+    Args:
+        ids: les tokens et leurs identifiants.
+        merges: les fusions « gauche droite ».
+        added: les tokens de `added_tokens.json`.
+        roles: voir `tokenizer_from_json`.
 
     Raises:
         TokenizerError: listes incohérentes, ou sans fin de texte.
         MissingDependencyError: voir `tokenizer_from_json`.
     """
+    special = {END_OF_TEXT: ids.get(END_OF_TEXT), **(added or {})}
     return tokenizer_from_json(
         {
-            "added_tokens": [_added_token(END_OF_TEXT, ids.get(END_OF_TEXT))],
+            "added_tokens": [_added_token(name, special[name]) for name in special],
             "pre_tokenizer": _pre_tokenizer("gpt2"),
             "model": {"type": "BPE", "vocab": ids, "merges": list(merges)},
-        }
+        },
+        roles=roles,
     )
 
 

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.errors import TokenizerError
+
+ROLES = ("bos_token", "eos_token", "pad_token")
+"""Les rôles que la fin de texte tient, sauf mention contraire : début, fin, remplissage."""
 
 AllowedSpecial = AbstractSet[str] | Literal["all"]
 
@@ -42,6 +46,35 @@ class ByteTokenizer(Tokenizer, Protocol):
     def token_bytes(self) -> list[bytes]:
         """Les octets de chaque identifiant, fin de texte comprise."""
         ...
+
+
+def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Les noms des tokens spéciaux d'un tokenizer ; à défaut de `special`, sa fin de texte."""
+    special = getattr(tokenizer, "special", None)
+    if special is not None:
+        return tuple(special)
+    return () if tokenizer.eos_id is None else (_end_name(tokenizer, tokenizer.eos_id),)
+
+
+def role_names(tokenizer: Tokenizer) -> dict[str, str]:
+    """Les tokens spéciaux qu'un gabarit appelle par leur rôle : `eos_token`, `bos_token`…
+
+    La fin de texte tient les rôles que le vocabulaire ne donne pas à un autre (son `roles`).
+    """
+    names: dict[str, str] = {}
+    if tokenizer.eos_id is not None:
+        names = dict.fromkeys(ROLES, _end_name(tokenizer, tokenizer.eos_id))
+    return names | dict(getattr(tokenizer, "roles", {}))
+
+
+def _end_name(tokenizer: Tokenizer, eos_id: int) -> str:
+    return tokenizer.decode([eos_id]) or END_OF_TEXT  # un décodeur peut taire la fin de texte
+
+
+def role_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """L'identifiant du token de chaque rôle ; voir `role_names`."""
+    named = role_names(tokenizer).items()
+    return {role: tokenizer.encode(name, allowed_special={name})[0] for role, name in named}
 
 
 def check_ids(tokens: Sequence[int], vocab_size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -33,6 +34,31 @@ MAX_STRINGS = 64
 MAX_STRING_LENGTH = 2_000
 MAX_CONSTRAINT_LENGTH = 200_000
 MAX_DRAFT = 32
+
+ALIASES = {"top_k": "k", "top_p": "p"}
+"""Noms que d'autres bibliothèques donnent à des réglages d'ici."""
+
+FILTERS = (
+    *("k", "p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"),
+    "xtc_probability",
+)
+"""Réglages sans objet pour une stratégie qui ne tire pas, et pour `mirostat`, qui a le sien."""
+
+_NEEDS = {
+    "xtc_threshold": ("xtc_probability",),
+    **dict.fromkeys(
+        ("dry_base", "dry_allowed_length", "dry_range", "dry_breakers"), ("dry_multiplier",)
+    ),
+    "penalty_window": ("repetition_penalty", "presence_penalty", "frequency_penalty"),
+    "lookup_ngram": ("lookup",),
+}
+"""Réglages qui en précisent un autre : sans lui, ils n'auraient aucun effet."""
+
+_OF_STRATEGY: dict[str, StrategyName] = {
+    **dict.fromkeys(("mirostat_tau", "mirostat_eta"), "mirostat"),
+    **dict.fromkeys(("beams", "length_penalty", "early_stopping"), "beam"),
+}
+"""Réglages d'une seule stratégie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +165,7 @@ class GenerationConfig:
         self._check_numbers()
         self._check_texts()
         self._check_together()
+        self._check_effects()
 
     @property
     def is_sampling(self) -> bool:
@@ -221,6 +248,38 @@ class GenerationConfig:
             check_int("logit_bias", token, minimum=0)
             check_float(f"logit_bias[{token}]", bias)
 
+    def _is_set(self, name: str) -> bool:
+        """Vrai si un réglage diffère de son défaut."""
+        return bool(getattr(self, name) != getattr(type(self), name))
+
+    def _check_effects(self) -> None:
+        """Refuse un réglage que rien n'appliquerait, plutôt que de l'ignorer."""
+        draws = self.strategy not in ("greedy", "beam")
+        useless = () if draws and self.strategy != "mirostat" else FILTERS
+        if not draws and self.temperature > 0:  # 0 dit la même chose que greedy
+            useless = (*useless, "temperature")
+        for name in useless:
+            if self._is_set(name):
+                raise ConfigurationError(
+                    f"{name} est donné avec la stratégie {self.strategy}, qui n'en fait rien",
+                    expected="une stratégie qui filtre avant de tirer",
+                    remedy=f"choisissez la stratégie sample, ou retirez {name}",
+                )
+        for name, wanted in _OF_STRATEGY.items():
+            if self.strategy != wanted and self._is_set(name):
+                raise ConfigurationError(
+                    f"{name} est donné avec la stratégie {self.strategy}, qui n'en fait rien",
+                    expected=f"la stratégie {wanted}",
+                    remedy=f"choisissez-la, ou retirez {name}",
+                )
+        for name, needed in _NEEDS.items():
+            if self._is_set(name) and not any(map(self._is_set, needed)):
+                raise ConfigurationError(
+                    f"{name} est donné sans {' ni '.join(needed)}, et n'aurait aucun effet",
+                    expected=f"{' ou '.join(needed)}",
+                    remedy=f"ajoutez-le, ou retirez {name}",
+                )
+
     def _check_together(self) -> None:
         given = [
             name
@@ -243,6 +302,45 @@ class GenerationConfig:
                 _refuse_pair("strategy=beam", given[0])
         if self.strategy == "mirostat" and self.lookup:
             _refuse_pair("strategy=mirostat", "lookup")
+
+
+def implied_strategy(settings: Mapping[str, Any]) -> StrategyName:
+    """La stratégie que demandent des réglages qui n'en nomment pas : tirer, si l'un le suppose."""
+    asked = settings.get("temperature") is not None or any(
+        settings.get(name) not in (None, getattr(GenerationConfig, name)) for name in FILTERS
+    )
+    return "sample" if asked else "greedy"
+
+
+def config_of(settings: Mapping[str, Any]) -> GenerationConfig:
+    """La configuration que décrivent des réglages nommés, `top_k` et `top_p` compris.
+
+    Sans `strategy`, un filtre ou une température suffit à demander un tirage.
+
+    Raises:
+        ConfigurationError: réglage inconnu, donné deux fois ou hors bornes.
+    """
+    values: dict[str, Any] = {}
+    for given, value in settings.items():
+        name = ALIASES.get(given, given)
+        if name not in GenerationConfig.__dataclass_fields__:
+            raise unknown_setting(given)
+        if name in values:
+            _refuse_pair(*(each for each in settings if ALIASES.get(each, each) == name))
+        values[name] = value
+    values.setdefault("strategy", implied_strategy(values))
+    return GenerationConfig(**values)
+
+
+def unknown_setting(name: str) -> ConfigurationError:
+    """Le refus d'un réglage inconnu, avec le nom le plus proche."""
+    known = [*GenerationConfig.__dataclass_fields__, *ALIASES]
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return ConfigurationError(
+        f"réglage inconnu : {name}",
+        expected="les réglages de GenerationConfig",
+        remedy=f"essayez {close[0]}" if close else "corrigez son nom",
+    )
 
 
 def _refuse_pair(first: str, second: str) -> None:

@@ -15,12 +15,14 @@ import torch
 
 from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.utils import evaluation_mode, text_to_token_ids
+from gpt_architecture.core.utils import blaming_weights, evaluation_mode
+from gpt_architecture.data.marked_text import encode_text
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.batch import BatchDecoder
 from gpt_architecture.decoding.beam import beam_search
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import budget_warning, build_constraint
+from gpt_architecture.decoding.sampling import check_logits
 from gpt_architecture.decoding.sequence import (
     Continuation,
     FinishReason,
@@ -129,18 +131,17 @@ class Generator:
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Texte ou identifiants → identifiants.
 
+        Un token spécial tapé dans un texte y reste du texte ; voir `data.marked_text`.
+
         Raises:
             ConfigurationError: le début est vide, ou un identifiant hors du vocabulaire.
         """
-        if isinstance(prompt, str):
-            ids: list[int] = text_to_token_ids(prompt, self.tokenizer)[0].tolist()
-        else:
-            ids = list(prompt)
+        ids = encode_text(prompt, self.tokenizer) if isinstance(prompt, str) else list(prompt)
         if not ids:
             raise ConfigurationError(
                 f"début de texte vide ({prompt!r})",
                 expected="au moins un mot",
-                remedy="donnez un début avec --prompt",
+                remedy="complétez `prompt`",
             )
         limit = self.model.cfg.vocab_size
         if min(ids) < 0 or max(ids) >= limit:
@@ -150,6 +151,16 @@ class Generator:
                 remedy="codez le texte avec le tokenizer du modèle",
             )
         return ids
+
+    def check(self, config: GenerationConfig) -> None:
+        """Refuse tout de suite une configuration que ce modèle ne peut pas suivre.
+
+        Raises:
+            ConfigurationError: contrainte mal écrite, identifiant hors du vocabulaire, texte que
+                le tokenizer ne code pas.
+        """
+        if config.strategy != "beam":
+            self._continuations([0], replace(config, n=1))
 
     def generate(
         self,
@@ -164,7 +175,7 @@ class Generator:
 
         Raises:
             ConfigurationError: début vide, ou autant de configurations que de débuts attendu.
-            GenerationError: logits NaN ou infinis.
+            NonFiniteError: logits NaN ou infinis.
         """
         configs = [config] * len(prompts) if isinstance(config, GenerationConfig) else list(config)
         if len(configs) != len(prompts):
@@ -174,7 +185,13 @@ class Generator:
                 remedy="donnez-en autant",
             )
         encoded = [self.encode(prompt) for prompt in prompts]
-        found = [list[Generation]() for _ in prompts]
+        with blaming_weights(self.model), blaming_weights(self._draft):
+            return self._generate(encoded, configs)
+
+    def _generate(
+        self, encoded: Sequence[Sequence[int]], configs: Sequence[GenerationConfig]
+    ) -> list[list[Generation]]:
+        found = [list[Generation]() for _ in encoded]
         together = list[tuple[int, Continuation]]()
         for index, (ids, each) in enumerate(zip(encoded, configs, strict=True)):
             if each.strategy == "beam":
@@ -207,18 +224,20 @@ class Generator:
 
         Raises:
             ConfigurationError: début vide, ou plusieurs suites demandées.
+            NonFiniteError: logits NaN ou infinis.
         """
         if config.n != 1:
             raise ConfigurationError(
                 f"n vaut {config.n}", expected="n = 1 pour un flux", remedy="utilisez generate"
             )
         ids = self.encode(prompt)
-        if config.strategy == "beam":
-            (best,) = self._beam(ids, config)
-            yield Piece(text=best.text, finish=best.finish)
-            return
-        (sequence,) = self._continuations(ids, config)
-        yield from self._pieces(sequence, observer)
+        with blaming_weights(self.model), blaming_weights(self._draft):
+            if config.strategy == "beam":
+                (best,) = self._beam(ids, config)
+                yield Piece(text=best.text, finish=best.finish)
+                return
+            (sequence,) = self._continuations(ids, config)
+            yield from self._pieces(sequence, observer)
 
     def score(self, prompt: str | Sequence[int], *, top: int = 0) -> list[TokenScore]:
         """Probabilité de chaque token d'un texte sachant les précédents, sauf du premier.
@@ -229,6 +248,10 @@ class Generator:
         Args:
             prompt: texte ou identifiants.
             top: autres tokens à rendre à chaque place.
+
+        Raises:
+            ConfigurationError: texte vide.
+            NonFiniteError: logits NaN ou infinis.
         """
         ids = self.encode(prompt)
         scores = list[TokenScore]()
@@ -249,8 +272,9 @@ class Generator:
         for first in range(start, end, _SCORED_CHUNK):
             last = min(first + _SCORED_CHUNK, end)
             chunk = torch.tensor([ids[first:last]], dtype=torch.int64, device=device)
-            with torch.inference_mode(), evaluation_mode(self.model):
+            with torch.inference_mode(), evaluation_mode(self.model), blaming_weights(self.model):
                 logits = self.model(chunk, cache)[0]  # (T, V)
+                check_logits(logits)
             scores += [
                 score_of(logits[place - first], ids[place + 1], top)
                 for place in range(max(first, done), last)

@@ -98,12 +98,11 @@ def build_pipeline(
         allowed: masque (V,) des tokens qu'une contrainte permet maintenant ; None : tous.
 
     Raises:
-        ConfigurationError: ordre inconnu, filtre sans objet pour la stratégie, texte que le
-            tokenizer ne peut pas coder, identifiant hors du vocabulaire.
+        ConfigurationError: ordre inconnu, texte que le tokenizer ne peut pas coder, identifiant
+            hors du vocabulaire.
     """
     check_choice("order", config.order, tuple(STAGE_ORDERS))
     check_int("vocab_size", vocab_size, minimum=1)
-    _check_filters(config)
     found = dict(_bans(config, prompt_length, eos_ids, encode, vocab_size))
     found |= _penalties(config, prompt_length, encode, vocab_size)
     if allowed is not None:
@@ -199,29 +198,6 @@ def _filters(
             "xtc",
             processors.xtc(config.xtc_probability, config.xtc_threshold, generator),
         )
-
-
-def _check_filters(config: GenerationConfig) -> None:
-    """Refuse un filtre que la stratégie n'applique pas, plutôt que de l'ignorer."""
-    filters = {
-        "min_p": config.min_p,
-        "typical_p": config.typical_p,
-        "epsilon_cutoff": config.epsilon_cutoff,
-        "eta_cutoff": config.eta_cutoff,
-        "top_n_sigma": config.top_n_sigma,
-        "xtc_probability": config.xtc_probability or None,
-    }
-    if config.strategy == "mirostat":
-        filters |= {"k": config.k, "p": config.p}
-    elif config.strategy not in ("greedy", "beam"):
-        return
-    for name, value in filters.items():
-        if value is not None:
-            raise ConfigurationError(
-                f"{name} est donné avec la stratégie {config.strategy}, qui n'en fait rien",
-                expected="une stratégie qui filtre avant de tirer",
-                remedy=f"choisissez la stratégie sample, ou retirez {name}",
-            )
 
 
 def _spellings(text: str, encode: Encode) -> list[tuple[int, ...]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpt_architecture.config import check_float
 from gpt_architecture.decoding.strategies import divide_by_temperature, greedy
-from gpt_architecture.errors import GenerationError
+from gpt_architecture.errors import NonFiniteError
 
 NextToken = Callable[[Tensor], Tensor]
 """Choix du token suivant : logits (B, V) → identifiants (B, 1) int64."""
@@ -23,7 +23,7 @@ def greedy_token(logits: Tensor) -> Tensor:
     """Le plus probable : (B, V) → (B, 1).
 
     Raises:
-        GenerationError: les logits ne sont pas des nombres.
+        NonFiniteError: les logits ne sont pas des nombres.
     """
     check_logits(logits)
     return greedy(logits)
@@ -72,14 +72,10 @@ def check_logits(logits: Tensor) -> None:
     """Refuse des logits (…, V) dont le plus grand n'est pas un nombre fini.
 
     Raises:
-        GenerationError: le modèle a produit autre chose que des nombres.
+        NonFiniteError: le modèle a produit autre chose que des nombres.
     """
     if not _is_finite(logits):
-        raise GenerationError(
-            "le modèle a produit des logits NaN ou infinis",
-            expected="des nombres finis",
-            remedy="réentraînez le modèle avec un taux d'apprentissage plus bas",
-        )
+        raise NonFiniteError("le modèle a produit des logits NaN ou infinis")
 
 
 def _is_finite(logits: Tensor) -> bool:

@@ -9,21 +9,22 @@ Formes : B lot, T tokens, V vocabulaire.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from gpt_architecture.config import TEMPERATURE, TOP_K, TOP_P, check_int
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.utils import evaluation_mode
+from gpt_architecture.core.utils import blaming_weights, evaluation_mode
 from gpt_architecture.decoding.sampling import NextToken, greedy_token, sampled_token
-from gpt_architecture.decoding.strategies import top_k, top_p
+from gpt_architecture.decoding.strategies import top_k as keep_top_k
+from gpt_architecture.decoding.strategies import top_p
 from gpt_architecture.errors import ConfigurationError
 
 
 def generate_text_simple(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -34,7 +35,7 @@ def generate_text_simple(
     """Décodage glouton : à chaque pas, le token le plus probable.
 
     Args:
-        model: rend des logits (B, T, V) ; il est mis en évaluation le temps de l'appel.
+        model: (B, T) → logits (B, T, V) ; un module est mis en évaluation le temps de l'appel.
         idx: (B, T) int64, T ≥ 1 ; le début du texte.
         max_new_tokens: tokens à produire, au plus.
         context_size: seuls les derniers `context_size` tokens sont relus.
@@ -54,7 +55,7 @@ def generate_text_simple(
 
 
 def generate_text_temperature(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -74,7 +75,7 @@ def generate_text_temperature(
 
 
 def generate_text_top_k(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -89,12 +90,12 @@ def generate_text_top_k(
     Args:
         k: nombre de tokens gardés, ≥ 1.
     """
-    choose = sampled_token(temperature, lambda logits: top_k(logits, k), generator)
+    choose = sampled_token(temperature, lambda logits: keep_top_k(logits, k), generator)
     return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
 
 
 def generate_text_top_p(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -111,6 +112,35 @@ def generate_text_top_p(
     """
     choose = sampled_token(temperature, lambda logits: top_p(logits, p), generator)
     return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
+
+
+def generate(
+    model: CausalLM,
+    idx: Tensor,
+    max_new_tokens: int,
+    context_size: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    eos_id: int | None = None,
+) -> Tensor:
+    """Celle du chapitre 5 du livre de Raschka : température et top-k à la fois.
+
+    Le tirage est celui du générateur global de PyTorch. La fin de texte arrête la génération et
+    n'est pas rendue ; d'un lot, elle l'est dans les lignes finies avant les autres.
+
+    Args:
+        temperature: 0 est glouton.
+        top_k: nombre de tokens gardés ; None : tous.
+
+    Returns, Raises:
+        voir `generate_text_simple`.
+    """
+    keep = None if top_k is None else (lambda logits: keep_top_k(logits, top_k))
+    choose = sampled_token(temperature, keep, None)
+    found = _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
+    if eos_id is None or found.size(1) == idx.size(1):
+        return found
+    return found[:, :-1] if bool((found[:, -1] == eos_id).all()) else found
 
 
 def stream_tokens(
@@ -155,7 +185,7 @@ def stream_tokens(
         if cache.length + fresh.size(1) > context_size:
             cache.reset()
             fresh = idx = idx[:, -context_size:]
-        with torch.inference_mode(), evaluation_mode(model):
+        with torch.inference_mode(), evaluation_mode(model), blaming_weights(model):
             logits = model(fresh, cache)[:, -1, :]  # (B, V)
             fresh = choose(logits)
         fresh, finished = _freeze_finished(fresh, finished, eos_id)
@@ -166,7 +196,7 @@ def stream_tokens(
 
 
 def _generate(
-    model: CausalLM,
+    model: Callable[[Tensor], Tensor],
     idx: Tensor,
     max_new_tokens: int,
     context_size: int,
@@ -176,7 +206,7 @@ def _generate(
     """La boucle de l'oracle : relire le contexte, choisir, ajouter."""
     _check_arguments(idx, max_new_tokens, context_size)
     finished = torch.zeros(idx.size(0), 1, dtype=torch.bool, device=idx.device)
-    with torch.no_grad(), evaluation_mode(model):
+    with torch.no_grad(), evaluation_mode(model), blaming_weights(model):
         for _ in range(max_new_tokens):
             logits = model(idx[:, -context_size:])[:, -1, :]  # (B, V)
             token, finished = _freeze_finished(choose(logits), finished, eos_id)

@@ -309,5 +309,5 @@ def _check(
             raise ConfigurationError(
                 f"n vaut {config.n} dans la variante « {label} »",
                 expected="n = 1",
-                remedy="demandez plusieurs graines : --seed 1 2 3",
+                remedy="demandez plusieurs graines : `seed=1 2 3`",
             )

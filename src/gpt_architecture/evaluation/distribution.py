@@ -72,7 +72,7 @@ def study_distribution(
         raise ConfigurationError(
             "aucune température",
             expected="au moins une",
-            remedy="donnez par exemple --temperatures 0.5 1 2",
+            remedy="donnez par exemple `temperatures=0.5 1 2`",
         )
     logits = logits.cpu()
     tracked = torch.softmax(logits, dim=-1).topk(min(n_tokens, logits.size(-1))).indices
@@ -153,7 +153,11 @@ def plot_distribution(
         axes.legend(frameon=False, fontsize="small")
     with warnings.catch_warnings():  # un signe absent de la police devient un carré, sans bruit
         warnings.filterwarnings("ignore", message="Glyph")
-        write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:]))
+        form = path.suffix[1:]
+        signature = {"Creator": "gpt-architecture"} if form == "pdf" else None
+        write_atomically(
+            path, lambda temporary: figure.savefig(temporary, format=form, metadata=signature)
+        )
     return path
 
 

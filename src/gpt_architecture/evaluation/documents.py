@@ -1,35 +1,19 @@
-"""Les textes à mesurer : fichiers, lignes JSONL, rangées Parquet, fragments, corpus connus.
-
-Un texte où `<|endoftext|>` est écrit fait plusieurs documents. Rien n'est écarté en silence :
-une ligne ou un fichier qui ne convient pas arrête la lecture et est nommé.
-"""
+"""Les textes à mesurer : ceux que lit `data.corpus`, et la part de validation de fragments."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.corpus import CORPUS_NAMES, load_corpus
-from gpt_architecture.data.documents import (
-    EMPTY,
-    UNREADABLE,
-    Rejected,
-    Skip,
-    clean_bytes,
-    json_field,
-    short_runs,
-)
-from gpt_architecture.data.ingest import Source, find_sources, read_blocks
+from gpt_architecture.data import corpus
 from gpt_architecture.data.shard_layout import INDEX_NAME
 from gpt_architecture.data.shards import open_shards
 from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.perplexity import TokenDocument
 
-_MAX_RECORD_BYTES = 32 << 20
 _READ_TOKENS = 1 << 20
 
 
@@ -79,38 +63,10 @@ class _Reader:
         if path.is_dir() and ((path / INDEX_NAME).is_file() or any(path.glob("*.bin"))):
             yield from self._from_shards(path)
             return
-        for name, text in self._texts(path, source):
-            parts = [part for part in text.split(END_OF_TEXT) if part.strip()]
-            for number, part in enumerate(parts, start=1):
-                label = f"{name}#{number}" if len(parts) > 1 else name
-                ids = [i for run in short_runs(part) for i in self._tokenizer.encode(run)]
-                yield self._document(label, ids, len(part.encode("utf-8")))
-
-    def _texts(self, path: Path, source: str) -> Iterator[tuple[str, str]]:
-        """(Nom, texte) de chaque enregistrement ; une ligne blanche n'en est pas un."""
-        if source in CORPUS_NAMES and not path.exists():
-            corpus = load_corpus([source], offline=self._offline)
-            yield corpus.name, corpus.text
-            return
-        files, skips = find_sources([source])
-        _check_skips(each for each in skips if each.reason == UNREADABLE)
-        for file in files:
-            try:
-                yield from self._records(file)
-            except Rejected as rejected:
-                raise _refusal(str(file.path), rejected.reason, rejected.detail) from None
-
-    def _records(self, source: Source) -> Iterator[tuple[str, str]]:
-        blocks = read_blocks(source, field=self._field, max_record_bytes=_MAX_RECORD_BYTES)
-        for block in blocks:
-            _check_skips(each for each in block.skips if each.reason != EMPTY)
-            for number, data in block.records:
-                try:
-                    text = json_field(data, self._field) if block.is_json else clean_bytes(data)
-                except Rejected as rejected:
-                    where = f"{source.path}, ligne {number}" if number else str(source.path)
-                    raise _refusal(where, rejected.reason, rejected.detail) from None
-                yield f"{source.path.name}:{number}" if number else source.path.name, text
+        read = corpus.read_documents([source], field=self._field, offline=self._offline)
+        for each in read:
+            ids = self._tokenizer.encode(each.text)
+            yield self._document(each.name, ids, len(each.text.encode("utf-8")))
 
     def _from_shards(self, path: Path) -> Iterator[TokenDocument]:
         """Les documents de la part de validation, séparés par la fin de texte."""
@@ -154,16 +110,3 @@ class _Reader:
     def _token_lengths(self) -> list[int]:
         assert isinstance(self._tokenizer, ByteTokenizer)  # noqa: S101 — `_bytes` l'a vérifié
         return [len(each) for each in self._tokenizer.token_bytes()]
-
-
-def _check_skips(skips: Iterable[Skip]) -> None:
-    for skip in skips:
-        raise _refusal(skip.where, skip.reason)
-
-
-def _refusal(where: str, reason: str, detail: str = "") -> DataError:
-    return DataError(
-        f"{where} : {reason}{f' ({detail})' if detail else ''}",
-        expected="du texte UTF-8, ou un objet JSON par ligne avec un champ de texte",
-        remedy="corrigez ce fichier, ou nommez son champ avec --field",
-    )

@@ -57,16 +57,16 @@ class MultipleChoice:
     label: int
 
 
-def read_last_words(path: Path, *, limit: int | None = None) -> list[LastWord]:
+def read_last_words(path: Path | str, *, limit: int | None = None) -> list[LastWord]:
     """Les exemples d'un fichier JSONL à la façon de LAMBADA : un champ `text` par ligne.
 
     Raises:
         DataError: fichier illisible ou vide, ou ligne qui ne convient pas : son numéro est dit.
     """
-    return _read(path, _last_word, expected=_LAST_WORD, limit=limit)
+    return _read(Path(path), _last_word, expected=_LAST_WORD, limit=limit)
 
 
-def read_choices(path: Path, *, limit: int | None = None) -> list[MultipleChoice]:
+def read_choices(path: Path | str, *, limit: int | None = None) -> list[MultipleChoice]:
     """Les exemples d'un fichier JSONL au format de HellaSwag.
 
     Chaque ligne a `endings`, `label` et un début : `ctx`, ou `ctx_a` et `ctx_b`. Une ligne qui a
@@ -75,7 +75,7 @@ def read_choices(path: Path, *, limit: int | None = None) -> list[MultipleChoice
     Raises:
         DataError: fichier illisible ou vide, ou ligne qui ne convient pas : son numéro est dit.
     """
-    return _read(path, _choice, expected=_CHOICES, limit=limit)
+    return _read(Path(path), _choice, expected=_CHOICES, limit=limit)
 
 
 class _Unfit(Exception):

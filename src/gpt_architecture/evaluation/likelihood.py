@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.utils import evaluation_mode
-from gpt_architecture.errors import DataError, GenerationError
+from gpt_architecture.core.utils import blaming_weights, evaluation_mode
+from gpt_architecture.errors import DataError, NonFiniteError
 
 MAX_LOGITS = 1 << 26
 """Logits d'un lot, au plus : 256 Mio en fp32."""
@@ -67,11 +67,11 @@ def score_spans(
         on_progress: appelé après chaque lot avec le nombre de tokens notés dans ce lot.
 
     Raises:
-        GenerationError: logits NaN ou infinis.
+        NonFiniteError: logits NaN ou infinis.
     """
     scores: list[SpanScore] = [SpanScore(log_prob=0.0, is_greedy=True)] * len(spans)
     device = model.new_cache(1, 1).storage.device
-    with torch.inference_mode(), evaluation_mode(model):
+    with torch.inference_mode(), evaluation_mode(model), blaming_weights(model):
         for rows in _batches(spans, model.cfg.vocab_size, max_rows):
             width = len(spans[rows[0]].tokens) - 1  # la plus longue est la première
             inputs = torch.full((len(rows), width), _PADDING, dtype=torch.int64)
@@ -96,11 +96,7 @@ def _score(logits: torch.Tensor, targets: Sequence[int]) -> SpanScore:
     log_probs = chosen - values.logsumexp(dim=-1)
     log_prob = log_probs.double().sum().item()
     if not math.isfinite(log_prob):
-        raise GenerationError(
-            f"le modèle donne à un token la log-probabilité {log_prob}",
-            expected="un nombre fini",
-            remedy="reprenez un point de reprise plus ancien : ses poids sont abîmés",
-        )
+        raise NonFiniteError(f"le modèle donne à un token la log-probabilité {log_prob}")
     return SpanScore(
         log_prob=log_prob,
         is_greedy=bool((values.argmax(dim=-1) == wanted).all()),

@@ -27,7 +27,7 @@ from gpt_architecture.evaluation.perplexity import document_spans
 try:
     from lm_eval.api.model import LM
 except ImportError:
-    raise MissingDependencyError("lm-eval", purpose="--lm-eval") from None
+    raise MissingDependencyError("lm-eval", purpose="ses épreuves") from None
 
 DEFAULT_NEW_TOKENS = 256
 """Tokens d'une génération dont l'épreuve ne dit pas la longueur ; celle de lm-eval."""

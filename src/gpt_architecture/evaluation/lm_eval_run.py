@@ -145,7 +145,7 @@ def load_tasks(names: Sequence[str]) -> dict[str, Any]:
             raise DataError(
                 f"épreuve inconnue : {unknown[0][:200]}",
                 expected=f"{', '.join(LOCAL_TASKS)}, ou une épreuve de lm-eval",
-                remedy="corrigez --lm-eval",
+                remedy="corrigez `lm_eval`",
             )
         try:
             loaded: dict[str, Any] = manager.load(specs)
@@ -247,4 +247,4 @@ def _import_harness() -> None:
     try:
         import lm_eval.evaluator  # noqa: F401, PLC0415 — facultatif
     except ImportError:
-        raise MissingDependencyError("lm-eval", purpose="--lm-eval") from None
+        raise MissingDependencyError("lm-eval", purpose="ses épreuves") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.errors import DataError, reason
+from gpt_architecture.storage import open_regular
 
 MAX_BYTES = 256 << 20
 """Taille d'un journal, au plus."""
@@ -42,12 +43,13 @@ class LossCurves:
         return min(self.validation, key=lambda point: point[1], default=None)
 
 
-def curves_from_journal(path: Path) -> LossCurves:
+def curves_from_journal(path: Path | str) -> LossCurves:
     """Relit un `journal.jsonl` ; une ligne abîmée ou d'un autre genre est ignorée.
 
     Raises:
         DataError: fichier illisible ou démesuré.
     """
+    path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(
@@ -55,7 +57,7 @@ def curves_from_journal(path: Path) -> LossCurves:
                 expected=f"au plus {MAX_BYTES >> 20} Mio",
                 remedy="donnez le journal d'un entraînement",
             )
-        with path.open(encoding="utf-8", errors="replace") as lines:
+        with open_regular(path) as lines:
             records = [record for line in lines if (record := _record(line)) is not None]
     except OSError as error:
         raise DataError(
@@ -97,7 +99,7 @@ def thinned(points: Points, most: int) -> Points:
     )
 
 
-def _record(line: str) -> dict[str, Any] | None:
+def _record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

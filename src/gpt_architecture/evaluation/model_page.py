@@ -84,7 +84,7 @@ class ModelPage:
     sentence: AttentionMaps | None = None
 
 
-def write_model_page(path: Path, page: ModelPage, tokenizer: Tokenizer) -> None:
+def write_model_page(path: Path | str, page: ModelPage, tokenizer: Tokenizer) -> None:
     """Écrit la page, d'un seul fichier, qui ne demande rien au réseau.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from gpt_architecture.decoding.config import STRATEGIES, GenerationConfig
+from gpt_architecture.decoding.config import ALIASES, STRATEGIES, GenerationConfig
 from gpt_architecture.errors import ConfigurationError
 
 MAX_LENGTH = 10_000
@@ -51,6 +51,7 @@ def parse_variant(line: str, defaults: Mapping[str, Any]) -> tuple[str, Generati
         if name == LABEL:
             label = text or label
         else:
+            name = ALIASES.get(name, name)
             settings[name] = _value(name, text)
     return label, GenerationConfig(**settings)
 

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.tensor_files import bare_name, named_tensors
 from gpt_architecture.core.weights import ModelFile
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.interop.files import named_tensors
-from gpt_architecture.interop.nanogpt import COMPILED
 from gpt_architecture.interop.state_map import OUR_EMBEDDING, OUR_HEAD, own_weights
-from gpt_architecture.interop.vocabulary import assumed_tokenizer
+from gpt_architecture.interop.vocabulary import assumed_tokenizer, check_given
 
 HEAD_DIM = 64
 """Taille d'une tête dans les quatre GPT-2, et dans le livre : rien d'autre ne dit leur nombre."""
 
-_BLOCK = re.compile(r"trf_blocks\.(\d+)\.")
+_BLOCK = re.compile(r"trf_blocks\.(\d{1,6})\.")
 _FUSED = re.compile(r"(trf_blocks\.\d+\.att)\.qkv\.(weight|bias)")
 _POSITIONS = "pos_emb.weight"
 
@@ -38,12 +37,12 @@ def book_state(content: object) -> Mapping[str, Any] | None:
     inner = content.get("model_state_dict", content)
     if not isinstance(inner, Mapping):
         return None
-    state = {str(name).removeprefix(COMPILED): tensor for name, tensor in inner.items()}
-    return state if {OUR_EMBEDDING, _POSITIONS} <= set(state) else None
+    names = {bare_name(str(name)) for name in inner}
+    return inner if {OUR_EMBEDDING, _POSITIONS} <= names else None
 
 
 def read_book(
-    path: Path,
+    path: Path | str,
     content: Mapping[str, Any],
     *,
     tokenizer: Tokenizer | None = None,
@@ -66,7 +65,8 @@ def read_book(
     weights = own_weights(state, config)
     if config.tie_weights:
         weights[OUR_HEAD] = weights[OUR_EMBEDDING]
-    chosen = tokenizer or assumed_tokenizer(config.vocab_size, path)
+    size = config.vocab_size
+    chosen = check_given(tokenizer, size, path) if tokenizer else assumed_tokenizer(size, path)
     return ModelFile(
         config=config,
         state_dict=weights,
@@ -90,7 +90,9 @@ def split_fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-def book_config(path: Path, state: Mapping[str, Tensor], n_heads: int | None = None) -> GPTConfig:
+def book_config(
+    path: Path | str, state: Mapping[str, Tensor], n_heads: int | None = None
+) -> GPTConfig:
     """La forme que disent les tenseurs.
 
     Raises:
@@ -108,8 +110,9 @@ def book_config(path: Path, state: Mapping[str, Tensor], n_heads: int | None = N
         raise ModelFileError(
             f"{path} ne dit pas le nombre de têtes d'un modèle de largeur {width}",
             expected=f"une largeur multiple de {HEAD_DIM}, ou le nombre de têtes",
-            remedy="convertissez-le en donnant --n-heads",
+            remedy="convertissez-le en donnant `n_heads`",
         )
+    wide = state.get("trf_blocks.0.ff.layers.0.weight")
     numbers = [int(found[1]) for name in state if (found := _BLOCK.match(name)) is not None]
     try:
         return GPTConfig(
@@ -120,12 +123,13 @@ def book_config(path: Path, state: Mapping[str, Tensor], n_heads: int | None = N
             n_layers=1 + max(numbers, default=-1),
             qkv_bias=any(name.endswith(".att.W_query.bias") for name in state),
             tie_weights=_is_tied(state),
+            inner_dim=wide.size(0) if wide is not None and wide.ndim == 2 else None,
         )
     except ConfigurationError as error:
         raise ModelFileError(
             f"{path} : {error.found}",
             expected=error.expected,
-            remedy="reprenez le fichier d'origine, ou corrigez --n-heads",
+            remedy="reprenez le fichier d'origine, ou corrigez `n_heads`",
         ) from None
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import ModelFile, write_atomically
+from gpt_architecture.core.weights import ModelFile, check_vocabulary, write_atomically
 from gpt_architecture.data.tokenizer import tokenizer_from_dict
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError, ModelFileError
 from gpt_architecture.interop.gguf_vocabulary import GGUFVocabulary, gguf_vocabulary
@@ -48,7 +48,7 @@ _BLOCK_NAMES = {
 }
 
 
-def export_gguf(content: ModelFile, dest: Path, *, dtype: GGUFType = "f32") -> None:
+def export_gguf(content: ModelFile, dest: Path | str, *, dtype: GGUFType = "f32") -> None:
     """Écrit `dest`, entier ou pas du tout.
 
     Args:
@@ -68,13 +68,13 @@ def export_gguf(content: ModelFile, dest: Path, *, dtype: GGUFType = "f32") -> N
         raise ConfigurationError(
             f"type GGUF {dtype!r}",
             expected=", ".join(get_args(GGUFType)),
-            remedy="changez --dtype",
+            remedy="changez `dtype`",
         )
     write_gguf(content, dest, body=dtype.upper(), head=dtype.upper())
 
 
 def write_gguf(
-    content: ModelFile, dest: Path, *, body: str, head: str, quantize: Quantizer | None = None
+    content: ModelFile, dest: Path | str, *, body: str, head: str, quantize: Quantizer | None = None
 ) -> None:
     """Comme `export_gguf`, chaque type GGML nommé, et le quantificateur au choix.
 
@@ -84,13 +84,14 @@ def write_gguf(
         quantize: par défaut, celui du paquet gguf.
     """
     library, dest = _library(), Path(dest)
-    model, vocabulary = content.build(), gguf_vocabulary(tokenizer_from_dict(content.tokenizer))
-    if len(vocabulary.tokens) > model.cfg.vocab_size:
+    if content.config.activation != "gelu_tanh":
         raise ModelFileError(
-            f"tokenizer de {len(vocabulary.tokens)} tokens, modèle de {model.cfg.vocab_size}",
-            expected="un tokenizer qui tient dans le vocabulaire du modèle",
-            remedy="reprenez le fichier d'origine",
+            f"l'activation {content.config.activation} n'a pas d'équivalent en GGUF",
+            expected="gelu_tanh, la seule que llama.cpp calcule pour un GPT-2",
+            remedy="exportez en ONNX ou pour Transformers",
         )
+    check_vocabulary(content.config, content.tokenizer)
+    model, vocabulary = content.build(), gguf_vocabulary(tokenizer_from_dict(content.tokenizer))
     window = learned_window(content)  # llama.cpp se servirait des positions suivantes
     tensors = _Tensors(model, tokens=len(vocabulary.tokens), positions=window, body=body, head=head)
     for name, tensor in tensors:
@@ -199,7 +200,7 @@ def _add_shape(writer: Any, model: GPTModel, window: int) -> None:
     cfg = model.cfg
     writer.add_context_length(window)
     writer.add_embedding_length(cfg.emb_dim)
-    writer.add_feed_forward_length(4 * cfg.emb_dim)
+    writer.add_feed_forward_length(cfg.inner_width)
     writer.add_block_count(cfg.n_layers)
     writer.add_head_count(cfg.n_heads)
     writer.add_layer_norm_eps(model.final_norm.eps)
@@ -215,8 +216,9 @@ def _add_vocabulary(writer: Any, vocabulary: GGUFVocabulary) -> None:
         [kinds.CONTROL if each in vocabulary.special else kinds.NORMAL for each in range(count)]
     )
     writer.add_token_merges(vocabulary.merges)
+    if vocabulary.start is not None:
+        writer.add_bos_token_id(vocabulary.start)
     if vocabulary.end is not None:
-        writer.add_bos_token_id(vocabulary.end)
         writer.add_eos_token_id(vocabulary.end)
     writer.add_add_bos_token(False)  # notre génération n'ajoute rien à l'invite
     writer.add_add_eos_token(False)

@@ -12,6 +12,7 @@ from gpt_architecture.data.bpe import BPETokenizer
 from gpt_architecture.data.split_patterns import PatternName
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer
 from gpt_architecture.data.tokenizer_json import tokenizer_json
+from gpt_architecture.data.tokenizer_protocol import role_ids
 from gpt_architecture.errors import TokenizerError
 
 PRE_TOKENIZERS: dict[PatternName, str] = {"gpt2": "gpt-2", "moderne": "dbrx"}
@@ -30,6 +31,7 @@ class GGUFVocabulary:
         special: identifiants des tokens spéciaux.
         merges: fusions « gauche droite », dans l'ordre appris.
         pre: nom du découpage chez llama.cpp.
+        start: identifiant de début de texte ; None : il n'y en a pas.
         end: identifiant de fin de texte ; None : il n'y en a pas.
     """
 
@@ -37,6 +39,7 @@ class GGUFVocabulary:
     special: frozenset[int]
     merges: list[str]
     pre: str
+    start: int | None
     end: int | None
 
 
@@ -51,7 +54,8 @@ def gguf_vocabulary(tokenizer: Tokenizer) -> GGUFVocabulary:
         raise TokenizerError(
             f"le tokenizer {tokenizer.name} n'a pas d'équivalent en GGUF",
             expected="un BPE par octets : gpt2, ou le vôtre (bpe-N)",
-            remedy="exportez en ONNX, ou réentraînez avec --tokenizer gpt2 ou bpe-4096",
+            remedy="exportez en ONNX, ou entraînez un autre modèle avec le tokenizer gpt2 ou "
+            "bpe-4096",
         )
     document = tokenizer_json(tokenizer)
     special = {each["id"]: each["content"] for each in document["added_tokens"]}
@@ -61,6 +65,7 @@ def gguf_vocabulary(tokenizer: Tokenizer) -> GGUFVocabulary:
         special=frozenset(special),
         merges=list(document["model"]["merges"]),
         pre=_pre_tokenizer(tokenizer),
+        start=role_ids(tokenizer).get("bos_token"),
         end=tokenizer.eos_id,
     )
 

@@ -1,26 +1,31 @@
 """Lire un GPT-2 de Transformers : un dossier, ses poids, sa configuration, son vocabulaire.
 
 Sont acceptés safetensors et `pytorch_model.bin` (poids seuls, aucun pickle exécuté), en un ou
-plusieurs fichiers. Une autre architecture, ou un GPT-2 dont le calcul diffère du nôtre, est
-refusée d'après `config.json`, avant d'ouvrir les poids.
+plusieurs fichiers. Une autre architecture, ou un GPT-2 dont le calcul n'est pas exprimable ici, est
+refusé d'après `config.json`, avant d'ouvrir les poids ; le champ en cause est nommé.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import Activation, GPTConfig
+from gpt_architecture.core.tensor_files import named_tensors, read_safetensors, read_torch
 from gpt_architecture.core.weights import ModelFile
+from gpt_architecture.data.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.interop.files import named_tensors, read_json, read_safetensors, read_torch
+from gpt_architecture.errors import ConfigurationError, ModelFileError, shown
+from gpt_architecture.interop.chat_templates import OTHER_TEMPLATES, read_chat_templates
+from gpt_architecture.interop.files import read_json
 from gpt_architecture.interop.state_map import from_hf
-from gpt_architecture.interop.vocabulary import folder_tokenizer
+from gpt_architecture.interop.vocabulary import check_given, folder_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +37,25 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Fichiers de poids, du préféré au moins bon ; le même nom suivi de `.index.json` les répartit."""
 
 _MAX_SHARDS = 1000
-_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # la même fonction sous trois noms
+_ACTIVATIONS: dict[str, Activation] = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "relu": "relu",
+}
+"""Plusieurs de leurs noms désignent une même fonction."""
+
 _EXPECTED: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
-    ("activation_function", "gelu_new", _TANH_GELU),
-    ("layer_norm_epsilon", 1e-5, (1e-5,)),
-    ("scale_attn_weights", True, (True,)),
-    ("scale_attn_by_inverse_layer_idx", False, (False,)),
-    ("reorder_and_upcast_attn", False, (False,)),
+    ("activation_function", "gelu_new", tuple(_ACTIVATIONS)),
+    ("scale_attn_weights", True, (True, False)),
+    ("scale_attn_by_inverse_layer_idx", False, (False, True)),
+    ("reorder_and_upcast_attn", False, (False, True)),  # ne change que les arrondis, hors de fp32
     ("add_cross_attention", False, (False,)),
     ("quantization_config", None, (None,)),
 )
-"""Clé, valeur quand elle manque, valeurs dont le calcul est celui d'ici."""
+"""Clé, valeur quand elle manque, valeurs dont le calcul s'exprime ici."""
 
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -53,7 +66,7 @@ _SIZES = {
 }
 
 
-def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
+def read_hf(folder: Path | str, *, tokenizer: Tokenizer | None = None) -> ModelFile:
     """Le modèle d'un dossier de Transformers.
 
     Args:
@@ -64,33 +77,44 @@ def read_hf(folder: Path, *, tokenizer: Tokenizer | None = None) -> ModelFile:
         ModelFileError: autre architecture, fichier absent ou abîmé, poids imprévus.
         TokenizerError: vocabulaire absent ou d'un genre inconnu.
     """
+    folder = Path(folder)
     document = read_json(folder / CONFIG)
     provenance = read_provenance(folder)
     config = config_from_hf(document, folder / CONFIG, qkv_bias=provenance.get("qkv_bias", True))
     weights = from_hf(_weights(folder), config)
-    chosen = tokenizer or folder_tokenizer(folder, config.vocab_size)
+    _fold_attention_scale_(weights, config, document)
+    size = config.vocab_size
+    chosen = check_given(tokenizer, size, folder) if tokenizer else folder_tokenizer(folder, size)
     metadata = provenance.get("metadata") or {"origin": "transformers"}
+    # les fichiers disent les gabarits, comme à Transformers : la provenance peut être plus vieille
+    metadata = {k: v for k, v in metadata.items() if k not in (CHAT_TEMPLATE, OTHER_TEMPLATES)}
+    metadata |= read_chat_templates(folder)
     return ModelFile(
         config=config, state_dict=weights, tokenizer=chosen.to_dict(), metadata=metadata
     )
 
 
-def config_from_hf(document: Mapping[str, Any], path: Path, *, qkv_bias: bool = True) -> GPTConfig:
-    """La forme qu'annonce un `config.json`, si son calcul est celui d'ici.
+def config_from_hf(
+    document: Mapping[str, Any], path: Path | str, *, qkv_bias: bool = True
+) -> GPTConfig:
+    """La forme qu'annonce un `config.json`, si son calcul s'exprime ici.
 
     Raises:
         ModelFileError: autre architecture, variante de GPT-2 au calcul différent, forme absurde.
     """
+    path = Path(path)
     if document.get("model_type") != "gpt2":
-        _refuse(path, f"annonce l'architecture {str(document.get('model_type'))[:80]!r}", "gpt2")
+        _refuse(path, f"annonce l'architecture {shown(document.get('model_type'))}", "gpt2")
     for key, default, accepted in _EXPECTED:
         value = document.get(key, default)
-        if value not in accepted:
-            _refuse(path, f"a {key} = {str(value)[:80]!r}", repr(accepted[0]))
-    width = document.get("n_embd")
-    inner = document.get("n_inner")
-    if inner is not None and (type(width) is not int or inner != 4 * width):
-        _refuse(path, f"a n_inner = {str(inner)[:80]!r}", "null, ou quatre fois n_embd")
+        if not any(value is each or (value == each and type(value) is str) for each in accepted):
+            choices = " ou ".join(json.dumps(each) for each in accepted)
+            _refuse(
+                path,
+                f"a {key} = {shown(value)}",
+                choices,
+                remedy=f"donnez un GPT-2 dont {key} soit l'une de ces valeurs",
+            )
     missing = [key for key in _SIZES.values() if key not in document]
     if missing:
         _refuse(path, f"n'a pas de clé {', '.join(missing)}", "les tailles d'un GPT-2")
@@ -103,20 +127,24 @@ def config_from_hf(document: Mapping[str, Any], path: Path, *, qkv_bias: bool = 
             drop_rate=max(drop),
             qkv_bias=qkv_bias,
             tie_weights=document.get("tie_word_embeddings", True),
+            inner_dim=document.get("n_inner"),
+            activation=_ACTIVATIONS[document.get("activation_function", "gelu_new")],
+            norm_eps=document.get("layer_norm_epsilon", 1e-5),
         )
     except (ConfigurationError, TypeError) as error:
         found = getattr(error, "found", "un taux d'abandon mal formé")
         _refuse(path, f": {found}", "les tailles d'un GPT-2")
 
 
-def read_provenance(folder: Path) -> dict[str, Any]:
+def read_provenance(folder: Path | str) -> dict[str, Any]:
     """Ce que nous avons écrit à côté d'un dossier exporté ; vide pour celui d'un autre.
 
     Raises:
         ModelFileError: le fichier est là, mais n'est pas celui qu'on écrit.
     """
+    folder = Path(folder)
     path = folder / PROVENANCE
-    if not path.is_file():
+    if not path.exists():
         return {}
     content = read_json(path)
     if (
@@ -128,17 +156,18 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return content
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path | str) -> list[Path]:
     """Les fichiers de poids d'un dossier.
 
     Raises:
         ModelFileError: il n'y en a pas, ou l'index en nomme un qui manque ou sort du dossier.
     """
+    folder = Path(folder)
     for name in WEIGHTS:
-        if (folder / name).is_file():
+        if (folder / name).exists():
             return [folder / name]
         index = folder / f"{name}.index.json"
-        if index.is_file():
+        if index.exists():
             return _shards(index, Path(name).suffix)
     raise ModelFileError(
         f"{folder} n'a pas de poids",
@@ -155,7 +184,7 @@ def _shards(index: Path, suffix: str) -> list[Path]:
     for name in names:
         if Path(name).name != name or not name.endswith(suffix) or len(names) > _MAX_SHARDS:
             _refuse(index, f"nomme le fichier {name[:80]!r}", f"un fichier {suffix} du dossier")
-        if not (index.parent / name).is_file():
+        if not (index.parent / name).exists():
             _refuse(index, f"nomme {name[:80]!r}, qui manque", "tous les fichiers de poids")
     return [index.parent / name for name in names]
 
@@ -165,7 +194,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
         safe = path.suffix == ".safetensors"
-        part = read_safetensors(path) if safe else named_tensors(path, read_torch(path))
+        part = read_safetensors(path)[1] if safe else named_tensors(path, read_torch(path))
         twice = sorted(set(part) & set(weights))
         if twice:
             _refuse(path, f"répète le poids {twice[0][:80]}", "chaque poids une seule fois")
@@ -173,9 +202,29 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _refuse(path: Path, found: str, expected: str) -> NoReturn:
-    raise ModelFileError(
-        f"{path} {found}",
-        expected=expected,
-        remedy="donnez un modèle d'architecture GPT-2, tel que Transformers l'enregistre",
-    )
+def _fold_attention_scale_(
+    weights: dict[str, Tensor], config: GPTConfig, document: Mapping[str, Any]
+) -> None:
+    """Met dans les requêtes l'échelle d'attention d'un modèle qui n'a pas celle de GPT-2.
+
+    Les produits q·k sont divisés ici par √K partout ; ailleurs peut-être par 1, ou encore par le
+    rang du bloc. Multiplier la projection des requêtes revient au même.
+    """
+    by_size = document.get("scale_attn_weights", True)
+    by_layer = document.get("scale_attn_by_inverse_layer_idx", False)
+    for layer in range(config.n_layers):
+        factor = (1.0 if by_size else math.sqrt(config.head_dim)) / (layer + 1 if by_layer else 1)
+        for part in ("weight", "bias"):
+            name = f"trf_blocks.{layer}.att.W_query.{part}"
+            if factor != 1.0 and name in weights:
+                weights[name] = weights[name] * factor
+
+
+def _refuse(
+    path: Path,
+    found: str,
+    expected: str,
+    *,
+    remedy: str = "donnez un modèle d'architecture GPT-2, tel que Transformers l'enregistre",
+) -> NoReturn:
+    raise ModelFileError(f"{path} {found}", expected=expected, remedy=remedy)

@@ -11,11 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import ModelFile
+from gpt_architecture.config import Activation, GPTConfig
+from gpt_architecture.core.tensor_files import sealed
+from gpt_architecture.core.weights import ModelFile, check_vocabulary
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizer_json import tokenizer_json
+from gpt_architecture.data.tokenizer_protocol import ROLES, role_ids, role_names
 from gpt_architecture.errors import ModelFileError
+from gpt_architecture.interop.chat_templates import config_templates
 from gpt_architecture.interop.files import write_directory
 from gpt_architecture.interop.hf import CONFIG, PROVENANCE, PROVENANCE_FORMAT, WEIGHTS
 from gpt_architecture.interop.model_card import model_card
@@ -25,12 +28,13 @@ MAX_SHARD_BYTES = 5 << 30
 """Taille d'un fichier de poids, au plus, à un tenseur près."""
 
 Dtype = Literal["f32", "f16"]
+_ACTIVATIONS: dict[Activation, str] = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
 _DTYPES: dict[Dtype, torch.dtype] = {"f32": torch.float32, "f16": torch.float16}
 
 
 def export_hf(
     content: ModelFile,
-    dest: Path,
+    dest: Path | str,
     *,
     dtype: Dtype = "f32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -50,13 +54,9 @@ def export_hf(
         TokenizerError: ce tokenizer ne s'écrit pas en `tokenizer.json`.
         OutputError: destination prise, ou écriture refusée ; rien n'est laissé.
     """
+    dest = Path(dest)
+    check_vocabulary(content.config, content.tokenizer)
     tokenizer = tokenizer_from_dict(content.tokenizer)
-    if tokenizer.vocab_size > content.config.vocab_size:
-        raise ModelFileError(
-            f"un tokenizer de {tokenizer.vocab_size} tokens pour {content.config.vocab_size}",
-            expected="un tokenizer qui tient dans le vocabulaire du modèle",
-            remedy="reprenez le fichier d'origine",
-        )
     weights = to_hf(content.state_dict, content.config)
     documents = {
         CONFIG: hf_config(content.config, tokenizer, dtype=dtype),
@@ -84,17 +84,19 @@ def export_hf(
 
 def hf_config(config: GPTConfig, tokenizer: Tokenizer, *, dtype: Dtype = "f32") -> dict[str, Any]:
     """Le `config.json` de cette forme, sans rien laisser aux valeurs par défaut d'en face."""
+    ids = role_ids(tokenizer)
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         "vocab_size": config.vocab_size,
         "n_positions": config.context_length,
+        "n_ctx": config.context_length,  # l'ancien nom, que d'autres lecteurs cherchent
         "n_embd": config.emb_dim,
         "n_layer": config.n_layers,
         "n_head": config.n_heads,
-        "n_inner": None,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
+        "n_inner": config.inner_dim,
+        "activation_function": _ACTIVATIONS[config.activation],
+        "layer_norm_epsilon": config.norm_eps,
         "resid_pdrop": config.drop_rate,
         "embd_pdrop": config.drop_rate,
         "attn_pdrop": config.drop_rate,
@@ -104,8 +106,8 @@ def hf_config(config: GPTConfig, tokenizer: Tokenizer, *, dtype: Dtype = "f32") 
         "reorder_and_upcast_attn": False,
         "add_cross_attention": False,
         "tie_word_embeddings": config.tie_weights,
-        "bos_token_id": tokenizer.eos_id,
-        "eos_token_id": tokenizer.eos_id,
+        "bos_token_id": ids.get("bos_token"),
+        "eos_token_id": ids.get("eos_token"),
         "use_cache": True,
         "dtype": str(_DTYPES[dtype]).removeprefix("torch."),
     }
@@ -118,11 +120,8 @@ def learned_window(content: ModelFile) -> int:
 
 
 def _generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    return {
-        "bos_token_id": tokenizer.eos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.eos_id,
-    }
+    ids = role_ids(tokenizer)
+    return {f"{role}_id": ids.get(role) for role in ROLES}
 
 
 def _tokenizer_config(content: ModelFile, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -132,18 +131,16 @@ def _tokenizer_config(content: ModelFile, tokenizer: Tokenizer) -> dict[str, Any
         "clean_up_tokenization_spaces": False,
         **_special_tokens(tokenizer),
     }
-    template = content.metadata.get("chat_template")
-    if isinstance(template, str):
-        document["chat_template"] = template
+    templates = config_templates(content.metadata)
+    if templates is not None:
+        document["chat_template"] = templates
     return document
 
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
-    special: dict[str, str] = {}
-    if tokenizer.eos_id is not None:
-        end = tokenizer.decode([tokenizer.eos_id])
-        special = {"bos_token": end, "eos_token": end, "pad_token": end}
-    return special
+    """Les rôles du vocabulaire, et un token inconnu : CTranslate2, par exemple, en exige un."""
+    names = role_names(tokenizer)
+    return {"unk_token": names["eos_token"], **names} if "eos_token" in names else names
 
 
 def _write_weights(
@@ -157,7 +154,7 @@ def _write_weights(
         names = [WEIGHTS[0]]
     for name, shard in zip(names, shards, strict=True):
         tensors = {key: _narrowed(key, weights[key], dtype) for key in shard}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        save_file(tensors, folder / name, metadata=sealed({"format": "pt"}, tensors))
     if len(shards) > 1:
         total = sum(t.numel() * dtype.itemsize for t in weights.values())
         index = {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,12 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.checkpoint_files import read_checkpoint
+from gpt_architecture.core.tensor_files import (
+    TensorInfo,
+    named_tensors,
+    read_torch,
+    safetensors_header,
+)
 from gpt_architecture.core.weights import ModelFile, read_model
 from gpt_architecture.data.shard_layout import tokenizer_sha256
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
@@ -22,20 +28,23 @@ from gpt_architecture.errors import (
     GPTArchitectureError,
     ModelFileError,
     TokenizerError,
+    malformed,
     reason,
 )
 from gpt_architecture.interop.book import book_config, book_state, split_fused
-from gpt_architecture.interop.files import (
-    TensorInfo,
-    named_tensors,
-    read_json,
-    read_torch,
-    safetensors_header,
+from gpt_architecture.interop.files import read_json
+from gpt_architecture.interop.headers import (
+    Header,
+    adapter_header,
+    gguf_header,
+    onnx_header,
 )
 from gpt_architecture.interop.hf import CONFIG, config_from_hf, read_provenance, weight_files
-from gpt_architecture.interop.nanogpt import COMPILED, nanogpt_config
+from gpt_architecture.interop.integrity import check_integrity
+from gpt_architecture.interop.nanogpt import nanogpt_config
 from gpt_architecture.interop.reading import Kind, detect
 from gpt_architecture.interop.vocabulary import assumed_tokenizer, folder_tokenizer
+from gpt_architecture.storage import open_regular, parse_json
 
 OnProgress = Callable[[int, int], None]
 """Reçoit les octets lus et leur total."""
@@ -66,6 +75,8 @@ class Inspection:
         tokenizer: nom, taille et empreinte du vocabulaire ; ou `problem`, ce qui manque.
         provenance: ce que l'entraînement ou l'export a noté.
         files: les fichiers lus.
+        intact: vrai si les sommes de contrôle ont été relues ; None : on ne l'a pas demandé, ou
+            il n'y en a pas.
     """
 
     kind: Kind
@@ -76,29 +87,37 @@ class Inspection:
     tokenizer: Mapping[str, Any]
     provenance: Mapping[str, Any]
     files: tuple[FileInfo, ...]
+    intact: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Facts:
     config: GPTConfig | None = None
     tensors: tuple[TensorInfo, ...] = ()
-    tokenizer: Callable[[], Tokenizer] | None = None
+    tokenizer: Callable[[], Tokenizer | Mapping[str, Any]] | None = None
     provenance: Mapping[str, Any]
 
 
 def inspect_model(
-    path: Path, *, hashes: bool = True, on_progress: OnProgress | None = None
+    path: Path | str,
+    *,
+    hashes: bool = True,
+    check: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Inspection:
     """Examine un modèle, d'ici ou d'ailleurs.
 
     Args:
         path: fichier ou dossier.
         hashes: calcule l'empreinte de chaque fichier.
+        check: relit les sommes de contrôle que le modèle porte.
         on_progress: suit le calcul des empreintes, seul moment où les fichiers sont parcourus.
 
     Raises:
-        ModelFileError: absent, inconnu, ou abîmé au point de ne pas dire ce qu'il est.
+        ModelFileError: absent, inconnu, abîmé au point de ne pas dire ce qu'il est, ou, avec
+            `check`, changé depuis son écriture.
     """
+    path = Path(path)
     if not path.exists():
         raise ModelFileError(
             f"modèle introuvable : {path}",
@@ -117,11 +136,14 @@ def inspect_model(
         tokenizer=_describe(facts.tokenizer),
         provenance=facts.provenance,
         files=tuple(_files(path, hashes=hashes, on_progress=on_progress)),
+        intact=check_integrity(kind, path) if check else None,
     )
 
 
 def _inspect_model_file(path: Path) -> _Facts:
-    return _model_facts(read_model(path))  # projeté en mémoire : les poids restent sur le disque
+    return _model_facts(
+        read_model(path, verify=False)
+    )  # projeté en mémoire : les poids restent sur le disque
 
 
 def _model_facts(content: ModelFile) -> _Facts:
@@ -140,7 +162,7 @@ def _inspect_checkpoint(path: Path) -> _Facts:
         config = GPTConfig.from_dict(state["config"])
         tensors = tuple(safetensors_header(path / "model.safetensors")[1])
     except (CheckpointError, ConfigurationError, KeyError, TypeError) as error:
-        found = error.found if isinstance(error, GPTArchitectureError) else reason(error)
+        found = error.found if isinstance(error, GPTArchitectureError) else malformed(error)
         raise ModelFileError(
             f"{path} n'est pas un point de reprise complet : {found}",
             expected="un dossier checkpoints/step-… écrit par l'entraînement",
@@ -180,7 +202,7 @@ def _inspect_nanogpt(path: Path) -> _Facts:
     steps = content.get("iter_num")
     return _Facts(
         config=config,
-        tensors=_infos({name.removeprefix(COMPILED): t for name, t in state.items()}),
+        tensors=_infos(state),
         tokenizer=lambda: assumed_tokenizer(config.vocab_size, path),
         provenance={
             **({"steps": steps} if type(steps) is int else {}),
@@ -206,7 +228,7 @@ def _inspect_book(path: Path) -> _Facts:
 
 
 def _inspect_safetensors(path: Path) -> _Facts:
-    if (path.parent / CONFIG).is_file():
+    if (path.parent / CONFIG).exists():
         return _inspect_hf(path.parent)
     header, tensors = safetensors_header(path)
     return _Facts(tensors=tuple(tensors), provenance=header)
@@ -215,12 +237,12 @@ def _inspect_safetensors(path: Path) -> _Facts:
 def _inspect_quantized(path: Path) -> _Facts:
     header, tensors = safetensors_header(path)
     try:
-        values = {key: json.loads(value) for key, value in header.items()}
+        values = {key: parse_json(value) for key, value in header.items()}
         config = GPTConfig.from_dict(values["config"])
         metadata = {**values["scheme"], **values["metadata"]}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
-            f"{path} : en-tête de modèle quantifié illisible ({reason(error)})",
+            f"{path} : en-tête de modèle quantifié illisible ({malformed(error)})",
             expected="un fichier écrit par « gpt-architecture quantize »",
             remedy="relancez cette commande",
         ) from None
@@ -232,8 +254,14 @@ def _inspect_quantized(path: Path) -> _Facts:
     )
 
 
-def _inspect_gguf(_path: Path) -> _Facts:
-    return _Facts(provenance={})  # lire les GGUF d'inconnus n'est pas voulu : leur genre suffit
+def _inspect_header(read: Callable[[Path], Header], path: Path) -> _Facts:
+    header = read(path)
+    return _Facts(
+        config=header.config,
+        tensors=header.tensors,
+        tokenizer=lambda: header.tokenizer,
+        provenance=header.provenance,
+    )
 
 
 _READERS: dict[Kind, Callable[[Path], _Facts]] = {
@@ -244,11 +272,13 @@ _READERS: dict[Kind, Callable[[Path], _Facts]] = {
     "book": _inspect_book,
     "quantized": _inspect_quantized,
     "safetensors": _inspect_safetensors,
-    "gguf": _inspect_gguf,
+    "adapter": partial(_inspect_header, adapter_header),
+    "gguf": partial(_inspect_header, gguf_header),
+    "onnx": partial(_inspect_header, onnx_header),
 }
 
 
-def _describe(build: Callable[[], Tokenizer] | None) -> dict[str, Any]:
+def _describe(build: Callable[[], Tokenizer | Mapping[str, Any]] | None) -> dict[str, Any]:
     """Nom, taille et empreinte d'un vocabulaire ; ou pourquoi on ne les sait pas."""
     if build is None:
         return {"problem": "le fichier n'en dit rien"}
@@ -256,6 +286,8 @@ def _describe(build: Callable[[], Tokenizer] | None) -> dict[str, Any]:
         tokenizer = build()
     except (TokenizerError, ModelFileError) as error:
         return {"problem": error.found}
+    if isinstance(tokenizer, Mapping):
+        return dict(tokenizer)
     return {
         "name": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,
@@ -293,7 +325,7 @@ def _files(path: Path, *, hashes: bool, on_progress: OnProgress | None) -> Itera
             continue
         digest = hashlib.sha256()
         try:
-            with file.open("rb") as stream:
+            with open_regular(file) as stream:
                 while chunk := stream.read(_CHUNK):
                     digest.update(chunk)
                     done += len(chunk)

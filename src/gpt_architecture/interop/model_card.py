@@ -24,6 +24,9 @@ def model_card(content: ModelFile, *, name: str) -> str:
     config, metadata = content.config, content.metadata
     license_id = str(metadata.get("license", "unknown"))
     losses = {key: _last(metadata.get(key)) for key in ("train_losses", "val_losses")}
+    final = measured_at_the_end(metadata)
+    label_fr = "Perte finale" if final else "Dernière perte mesurée"
+    label_en = "Final loss" if final else "Last measured loss"
     window = metadata.get("window")
     head = [
         "---",
@@ -59,7 +62,7 @@ def model_card(content: ModelFile, *, name: str) -> str:
         "n'ont rien appris.",
         f"- **Données** : {_data(metadata, 'inconnues')}.",
         f"- **Tokens vus** : {_count(metadata.get('tokens_seen'), ' ', 'inconnu')}.",
-        f"- **Perte finale** : entraînement {_decimal(losses['train_losses'], ',', 'inconnue')}, "
+        f"- **{label_fr}** : entraînement {_decimal(losses['train_losses'], ',', 'inconnue')}, "
         f"validation {_decimal(losses['val_losses'], ',', 'inconnue')}.",
         f"- **Licence** : {_license(license_id, 'non précisée')}.",
         "- **Limites** : un modèle de cette taille invente, répète et peut réciter son texte "
@@ -77,7 +80,7 @@ def model_card(content: ModelFile, *, name: str) -> str:
         "learned nothing.",
         f"- **Data**: {_data(metadata, 'unknown')}.",
         f"- **Tokens seen**: {_count(metadata.get('tokens_seen'), ',', 'unknown')}.",
-        f"- **Final loss**: training {_decimal(losses['train_losses'], '.', 'unknown')}, "
+        f"- **{label_en}**: training {_decimal(losses['train_losses'], '.', 'unknown')}, "
         f"validation {_decimal(losses['val_losses'], '.', 'unknown')}.",
         f"- **License**: {_license(license_id, 'not stated')}.",
         "- **Limits**: a model this small makes things up, repeats itself and may recite its "
@@ -94,6 +97,12 @@ def model_card(content: ModelFile, *, name: str) -> str:
         "",
     ]
     return "\n".join([*head, *french, *english, *usage])
+
+
+def measured_at_the_end(metadata: Mapping[str, Any]) -> bool:
+    """Vrai si la dernière évaluation a suivi la dernière étape : les poids sont ceux mesurés."""
+    steps, evaluated = metadata.get("steps"), metadata.get("eval_steps")
+    return type(steps) is int and isinstance(evaluated, Sequence) and steps - 1 in evaluated[-1:]
 
 
 def _data(metadata: Mapping[str, Any], unknown: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import ModelFile, write_atomically
+from gpt_architecture.core.weights import ModelFile, check_vocabulary, write_atomically
 from gpt_architecture.errors import MissingDependencyError, OutputError
 from gpt_architecture.interop.onnx_graph import OPSET, GraphBuilder, build_nodes
 
@@ -28,15 +28,17 @@ _PAGE = 4096  # un poids à part commence sur une page, pour être projeté en m
 
 
 def export_onnx(
-    content: ModelFile, dest: Path, *, cache: bool = False, inline_limit: int = INLINE_LIMIT
+    content: ModelFile, dest: Path | str, *, cache: bool = False, inline_limit: int = INLINE_LIMIT
 ) -> None:
     """Écrit `dest` : `input_ids` (B, T) int64 → `logits` (B, T, V) fp32, B et T libres.
 
     Args:
         content: le modèle et ses métadonnées.
         dest: fichier à écrire ; son dossier est créé au besoin.
-        cache: ajoute les entrées `past_key_values.N.{key,value}` (B, H, P, K), P ≥ 0, et les
-            sorties `present.N.{key,value}` (B, H, S, K), pour générer sans tout relire.
+        cache: ajoute ce que Transformers et optimum donnent à un modèle qui génère : les
+            entrées `attention_mask` (B, S) et `position_ids` (B, T) int64,
+            `past_key_values.N.{key,value}` (B, H, P, K), P ≥ 0, et les sorties
+            `present.N.{key,value}` (B, H, S, K).
         inline_limit: au-delà de tant d'octets, les poids vont dans `dest` suivi de « .data ».
 
     Raises:
@@ -45,20 +47,24 @@ def export_onnx(
         OutputError: le disque refuse l'écriture.
     """
     library = _library()
+    check_vocabulary(content.config, content.tokenizer)
     dest = Path(dest)
     weights = {
         name: tensor.detach()
         for name, tensor in content.build().named_parameters()  # une tête liée n'y est qu'une fois
     }
-    graph = GraphBuilder(library, {name: tuple(each.shape) for name, each in weights.items()})
+    shapes = {name: tuple(each.shape) for name, each in weights.items()}
+    graph = GraphBuilder(library, content.config, shapes)
     build_nodes(graph, content.config, cache=cache)
     outside = dest.with_name(f"{dest.name}.data")
     size = 4 * sum(tensor.numel() for tensor in weights.values())
     if size <= inline_limit:
         initializers = [_inline(library, name, tensor) for name, tensor in weights.items()]
         model = _model(library, graph, content, initializers, cache=cache)
+        replaces = dest.exists()
         write_atomically(dest, lambda path: path.write_bytes(model.SerializeToString()))
-        outside.unlink(missing_ok=True)  # ceux d'un export précédent
+        if replaces:  # ceux d'un export précédent ; sinon ce fichier n'est pas à nous
+            outside.unlink(missing_ok=True)
         return
     places = _places(weights)
     initializers = [
@@ -96,6 +102,9 @@ def _signature(library: Any, cfg: GPTConfig, *, cache: bool) -> tuple[list[Any],
     """Les entrées et les sorties, leurs types et leurs dimensions libres."""
     describe, kinds = library.helper.make_tensor_value_info, library.TensorProto
     inputs = [describe("input_ids", kinds.INT64, ["batch", "time"])]
+    if cache:
+        inputs.append(describe("attention_mask", kinds.INT64, ["batch", "total"]))
+        inputs.append(describe("position_ids", kinds.INT64, ["batch", "time"]))
     outputs = [describe("logits", kinds.FLOAT, ["batch", "time", cfg.vocab_size])]
     for layer in range(cfg.n_layers if cache else 0):
         for part in ("key", "value"):

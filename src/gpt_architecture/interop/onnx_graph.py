@@ -19,7 +19,7 @@ from gpt_architecture.config import GPTConfig
 OPSET = 20
 """La première version qui a l'opérateur Gelu ; LayerNormalization est de la 17."""
 
-_EPSILON = 1e-5
+_LOWEST = -3.4028234663852886e38  # en fp32
 
 
 class GraphBuilder:
@@ -27,11 +27,12 @@ class GraphBuilder:
 
     Args:
         library: le module onnx.
+        cfg: forme du modèle.
         weights: forme de chaque poids, par nom ; les biais absents n'y sont pas.
     """
 
-    def __init__(self, library: Any, weights: Mapping[str, Sequence[int]]) -> None:
-        self._library, self._weights = library, weights
+    def __init__(self, library: Any, cfg: GPTConfig, weights: Mapping[str, Sequence[int]]) -> None:
+        self._library, self._cfg, self._weights = library, cfg, weights
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -57,7 +58,15 @@ class GraphBuilder:
     def normalize(self, x: str, module: str, *, to: str) -> str:
         """x (N, D) → (N, D)."""
         names = (f"{module}.scale", f"{module}.shift")
-        return self.add("LayerNormalization", x, *names, to=to, axis=-1, epsilon=_EPSILON)
+        epsilon = self._cfg.norm_eps
+        return self.add("LayerNormalization", x, *names, to=to, axis=-1, epsilon=epsilon)
+
+    def activate(self, x: str, *, to: str) -> str:
+        """x (N, F) → (N, F)."""
+        if self._cfg.activation == "relu":
+            return self.add("Relu", x, to=to)
+        approximate = "tanh" if self._cfg.activation == "gelu_tanh" else "none"
+        return self.add("Gelu", x, to=to, approximate=approximate)
 
 
 def build_nodes(graph: GraphBuilder, cfg: GPTConfig, *, cache: bool) -> None:
@@ -65,7 +74,8 @@ def build_nodes(graph: GraphBuilder, cfg: GPTConfig, *, cache: bool) -> None:
 
     Args:
         cache: `past_key_values.N.{key,value}` (B, H, P, K) entrent, et `present.N.{key,value}`
-            (B, H, S, K) sortent : les T tokens sont la suite des P déjà lus.
+            (B, H, S, K) sortent : les T tokens sont la suite des P déjà lus. `attention_mask`
+            (B, S) dit lesquels comptent, et `position_ids` (B, T) où ils sont.
     """
     zero, one = graph.constant("zero", 0), graph.constant("one", 1)
     sizes = graph.add("Shape", "input_ids", to="sizes")  # [B, T]
@@ -76,15 +86,16 @@ def build_nodes(graph: GraphBuilder, cfg: GPTConfig, *, cache: bool) -> None:
         shape = graph.add("Shape", "past_key_values.0.key", to="past_shape")
         past = graph.add("Gather", shape, index, to="past")
     total = graph.add("Add", past, queries, to="total")
-    positions = graph.add("Range", past, total, one, to="positions")  # (T,)
+    rows = graph.add("Range", past, total, one, to="positions")  # (T,)
+    positions = "position_ids" if cache else rows
 
     tokens = graph.add("Gather", "tok_emb.weight", "input_ids", to="token_rows")  # (B, T, D)
     places = graph.add("Gather", "pos_emb.weight", positions, to="position_rows")  # (T, D)
-    rows = graph.add("Add", tokens, places, to="embeddings")
+    embedded = graph.add("Add", tokens, places, to="embeddings")
     flat = graph.constant("flat", [-1, cfg.emb_dim])
-    x = graph.add("Reshape", rows, flat, to="block_input.0")  # (N, D)
+    x = graph.add("Reshape", embedded, flat, to="block_input.0")  # (N, D)
 
-    bias = _causal_bias(graph, positions, total)
+    bias = _causal_bias(graph, rows, total, masked=cache)
     tail = graph.constant("heads", [cfg.n_heads, cfg.head_dim])
     split = graph.add("Concat", sizes, tail, to="split_shape", axis=0)  # [B, T, H, K]
     graph.constant("scale", 1 / math.sqrt(cfg.head_dim), integer=False)
@@ -101,14 +112,23 @@ def build_nodes(graph: GraphBuilder, cfg: GPTConfig, *, cache: bool) -> None:
     graph.add("Reshape", scores, shape, to="logits")
 
 
-def _causal_bias(graph: GraphBuilder, positions: str, total: str) -> str:
-    """(T, S) : 0 là où une clé est vue, −∞ ailleurs ; le même pour toutes les couches."""
+def _causal_bias(graph: GraphBuilder, positions: str, total: str, *, masked: bool) -> str:
+    """(T, S), ou (B, 1, T, S) : 0 là où une clé est vue ; le même pour toutes les couches.
+
+    Ailleurs, le plus petit des nombres : avec −∞, la ligne d'un token de remplissage, qui ne voit
+    rien, serait NaN, et le cache avec elle.
+    """
     keys = graph.add("Range", "zero", total, "one", to="keys")  # (S,)
     column = graph.constant("column", [1])
     rows = graph.add("Unsqueeze", positions, column, to="position_column")  # (T, 1)
     visible = graph.add("GreaterOrEqual", rows, keys, to="visible")
+    if masked:
+        axes = graph.constant("mask_axes", [1, 2])
+        mask = graph.add("Unsqueeze", "attention_mask", axes, to="wide_mask")  # (B, 1, 1, S)
+        known = graph.add("Greater", mask, "zero", to="known")
+        visible = graph.add("And", visible, known, to="visible_and_known")  # (B, 1, T, S)
     seen = graph.constant("seen", 0.0, integer=False)
-    hidden = graph.constant("hidden", -math.inf, integer=False)
+    hidden = graph.constant("hidden", _LOWEST, integer=False)
     return graph.add("Where", visible, seen, hidden, to="causal_bias")
 
 
@@ -143,5 +163,5 @@ def _feed_forward(graph: GraphBuilder, x: str, layer: int) -> str:
     name = f"trf_blocks.{layer}"
     normed = graph.normalize(x, f"{name}.norm2", to=f"{name}.normed2")
     wide = graph.linear(normed, f"{name}.ff.layers.0", to=f"{name}.wide")
-    active = graph.add("Gelu", wide, to=f"{name}.active", approximate="tanh")
+    active = graph.activate(wide, to=f"{name}.active")
     return graph.linear(active, f"{name}.ff.layers.2", to=f"{name}.feed_forward")

@@ -4,7 +4,7 @@ Transformers range les projections par `Conv1D`, (entrée, sortie), à l'inverse
 et tient Q, K et V dans une seule matrice, `c_attn`. Une même table sert à lire et à écrire ; un
 nom qu'elle ne connaît pas, absent ou de mauvaise forme est refusé.
 
-Formes : V vocabulaire, T positions, D largeur.
+Formes : V vocabulaire, T positions, D largeur, F largeur cachée.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def key_table(config: GPTConfig) -> Iterator[Entry]:
     yield Entry(theirs="wte.weight", ours=(OUR_EMBEDDING,), shape=(v, d))
     yield Entry(theirs="wpe.weight", ours=("pos_emb.weight",), shape=(t, d))
     for n in range(config.n_layers):
-        yield from _block(n, d, with_bias=config.qkv_bias)
+        yield from _block(n, d, config.inner_width, with_bias=config.qkv_bias)
     yield Entry(theirs="ln_f.weight", ours=("final_norm.scale",), shape=(d,))
     yield Entry(theirs="ln_f.bias", ours=("final_norm.shift",), shape=(d,))
     if not config.tie_weights:
         yield Entry(theirs=HEAD, ours=(OUR_HEAD,), shape=(v, d))
 
 
-def _block(n: int, d: int, *, with_bias: bool) -> Iterator[Entry]:
+def _block(n: int, d: int, f: int, *, with_bias: bool) -> Iterator[Entry]:
     """Les tenseurs du bloc `n`."""
     here, there = f"trf_blocks.{n}", f"h.{n}"
     for ours, theirs in (("norm1", "ln_1"), ("norm2", "ln_2")):
@@ -72,8 +72,8 @@ def _block(n: int, d: int, *, with_bias: bool) -> Iterator[Entry]:
     projections: tuple[tuple[tuple[str, ...], str, int, int], ...] = (
         (_QKV, "attn.c_attn", d, 3 * d),
         (("att.out_proj",), "attn.c_proj", d, d),
-        (("ff.layers.0",), "mlp.c_fc", d, 4 * d),
-        (("ff.layers.2",), "mlp.c_proj", 4 * d, d),
+        (("ff.layers.0",), "mlp.c_fc", d, f),
+        (("ff.layers.2",), "mlp.c_proj", f, d),
     )
     for modules, theirs, d_in, d_out in projections:
         yield Entry(

@@ -2,7 +2,7 @@
 
 L'arrière recalcule les normes, GELU et les masques d'abandon au lieu de les garder.
 
-Formes : B lot, T tokens, N = B·T, D largeur, F = 4·D, H têtes, K taille d'une tête.
+Formes : B lot, T tokens, N = B·T, D largeur, F largeur cachée, H têtes, K taille d'une tête.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class BlockPass:
         self._qkv, self._qkv_bias = _pack_qkv_(block.att)
         self._up: nn.Linear = block.ff.layers[0]  # type: ignore[assignment]
         self._down: nn.Linear = block.ff.layers[2]  # type: ignore[assignment]
+        self._inner = self._up.out_features
 
     def forward(self, run: Pass, x: Tensor, out: Tensor, slot: int) -> None:
         """out (N, D) = bloc(x) ; ce que l'arrière relira reste dans les tampons de `slot`."""
@@ -85,7 +86,7 @@ class BlockPass:
         middle = get("middle", rows, width, slot=slot)
         self._residual(run, x, branch, block.att.out_proj.bias, self.site + 1, middle)
         h = normalize(run, block.norm2, middle, "stats2", slot)
-        pre, act = get("pre", rows, 4 * width, slot=slot), get("act", rows, 4 * width)
+        pre, act = get("pre", rows, self._inner, slot=slot), get("act", rows, self._inner)
         torch.mm(h, self._up.weight.t(), out=pre)
         launch(row_kernels.gelu_, run.row_blocks, pre, self._up.bias, act)
         torch.mm(act, self._down.weight.t(), out=branch)
@@ -96,14 +97,14 @@ class BlockPass:
         block, get = self.block, run.workspace.get
         rows, width = dx.shape
         middle = get("middle", rows, width, slot=slot)
-        pre, act = get("pre", rows, 4 * width, slot=slot), get("act", rows, 4 * width)
+        pre, act = get("pre", rows, self._inner, slot=slot), get("act", rows, self._inner)
         dh = get("dh", rows, width, slot=OUTSIDE)
 
         branch = self._residual_backward(run, dx, self.site + 2, sink, self._down.bias)
         launch(row_kernels.gelu_again_, run.row_blocks, pre, act)
         sink.add_product_(self._down.weight, branch.t(), act)
         torch.mm(branch, self._down.weight, out=act)  # gradient de l'activation
-        partial = get("partial.wide", run.row_blocks, 1, 4 * width)
+        partial = get("partial.wide", run.row_blocks, 1, self._inner)
         launch(row_kernels.gelu_backward_, run.row_blocks, act, pre, partial)
         sink.add_blocks_(self._up.bias, partial)
         h = _normalize_again(run, block.norm2, middle, "stats2", slot)

@@ -103,7 +103,8 @@ class DecodeStep:
         """Écrit le programme."""
         cfg, height = self._cfg, self.height
         qkv = torch.zeros(height, 3 * cfg.emb_dim)
-        hidden = torch.zeros((4 * cfg.emb_dim, height) if self._wide else (height, 4 * cfg.emb_dim))
+        inner = cfg.inner_width
+        hidden = torch.zeros((inner, height) if self._wide else (height, inner))
         for index in range(cfg.n_layers):
             block = f"trf_blocks.{index}."
             parts = [f"{block}att.W_{name}" for name in ("query", "key", "value")]
@@ -177,7 +178,7 @@ class DecodeStep:
         """Dit leur taille aux noyaux, si elle a changé."""
         if self._shape == (sequences, rows, wanted):
             return
-        self._shape = (sequences, rows, wanted)
+        self._shape = (0, 0, 0)  # un fork entre deux mots laisserait l'enfant avec la moitié
         self._program.set_items_(self._attentions, sequences * self._cfg.n_heads)
         for phases, size in ((slice(None, -1), rows), (slice(-1, None), wanted)):
             prepared = self._prepared[phases]
@@ -185,6 +186,7 @@ class DecodeStep:
             self._program.set_word_(prepared, _ACTIVE, size)
             self._program.set_word_(self._products[phases], _ACTIVE, size)
         self._program.set_items_(self._products[-1:], self._head_items if wanted else 0)
+        self._shape = (sequences, rows, wanted)
 
     def _product(
         self, names: Sequence[str], inputs: tuple[Tensor, ...], out: Tensor, mode: int = PLAIN

@@ -26,6 +26,7 @@ from gpt_architecture.kernels.gradients import GradientSink, GradientStore
 from gpt_architecture.kernels.head_loss import HeadLoss
 from gpt_architecture.kernels.keyed_dropout import keep_scale, site_keys, threshold
 from gpt_architecture.kernels.products import fastest_products
+from gpt_architecture.kernels.shapes import shape_obstacle
 from gpt_architecture.kernels.threads import launch
 from gpt_architecture.kernels.workspace import Workspace
 
@@ -45,7 +46,7 @@ def why_not_fused(model: nn.Module) -> str | None:
         return "la tête et l'embedding ne sont pas liés comme la configuration le dit"
     if not all(parameter.requires_grad for parameter in model.parameters()):
         return "des paramètres sont gelés"
-    return None
+    return shape_obstacle(model.cfg)
 
 
 class FusedStep:

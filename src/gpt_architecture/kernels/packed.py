@@ -5,10 +5,9 @@ Formes : B lot, T tokens, D largeur, V vocabulaire.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,11 +17,15 @@ from torch.nn import functional as F
 
 from gpt_architecture.config import GPTConfig, check_choice
 from gpt_architecture.core.attention import sdpa_attention
+from gpt_architecture.core.concurrency import Turn
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
+from gpt_architecture.core.layers import ACTIVATIONS
 from gpt_architecture.core.model import GPTModel, blank_model
-from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.kernels import loading_obstacle
 from gpt_architecture.kernels.grouped_codes import Scheme, dequantize, quantize
 from gpt_architecture.kernels.packed_weights import (
+    Decoder,
     DenseMatrix,
     GroupedMatrix,
     KernelMatrix,
@@ -31,12 +34,16 @@ from gpt_architecture.kernels.packed_weights import (
     gather,
 )
 from gpt_architecture.kernels.products import fastest_products
+from gpt_architecture.kernels.shapes import shape_obstacle
 
 if TYPE_CHECKING:
     from gpt_architecture.kernels.decode_step import DecodeStep
     from gpt_architecture.kernels.self_draft import Choose, SelfDraft
 
 logger = logging.getLogger(__name__)
+
+Activate = Callable[[Tensor, Tensor], Tensor]
+"""(x (N, F), biais (F,)) → (N, F)."""
 
 PackingName = Literal["fp32", "int8", "int4"]
 """Format des poids d'un modèle compacté."""
@@ -50,7 +57,8 @@ class PackedModel:
     """Un modèle prêt à décoder ; satisfait `core.model.CausalLM`.
 
     Jusqu'à 32 activations, un passage est un pas compilé (`decode_step`) ; au-delà, ou sans numba,
-    ce sont les produits de PyTorch sur les mêmes poids.
+    ce sont les produits de PyTorch sur les mêmes poids. Plusieurs fils peuvent s'en servir : le
+    pas compilé, qui n'a qu'un jeu de tampons, sert l'un puis l'autre, token par token.
 
     Args:
         cfg: forme du modèle.
@@ -69,12 +77,18 @@ class PackedModel:
     ) -> None:
         self.cfg, self.scheme = cfg, scheme
         self.matrices, self.vectors = matrices, vectors
-        self._decode, self._activate = dequantize, _activate
+        self._decode: Decoder = dequantize
+        activation = ACTIVATIONS[cfg.activation]()
+        self._activate: Activate = lambda x, bias: activation(x + bias)
         self._steps: tuple[DecodeStep, ...] = ()
         self._uniform_step: DecodeStep | None = None
         self._self_draft: SelfDraft | None = None
         self._passes, self._settled = 0, False
-        if _compiles():
+        self._turn = Turn()
+        obstacle = shape_obstacle(cfg)
+        if obstacle is not None:
+            logger.warning("décodage par PyTorch, plus lent : %s", obstacle)
+        elif _compiles():
             from gpt_architecture.kernels.panel_kernels import activate, decode  # noqa: PLC0415
 
             self._decode, self._activate = decode, activate
@@ -86,13 +100,14 @@ class PackedModel:
         Un passage en est un cinquième plus court, mais la copie dure autant que quelques dizaines
         d'entre eux : elle attend le passage SETTLE_AFTER, pour qu'un texte court n'attende pas.
         """
-        if self._settled or not self._steps:
-            return
-        shared = self.matrices["tok_emb"] is self.matrices["out_head"]
-        read = {name: m for name, m in self.matrices.items() if shared or name != "tok_emb"}
-        self.matrices = {**self.matrices, **gather(read)}
-        self._settled = True
-        self._compile_steps()
+        with self._turn:
+            if self._settled or not self._steps:
+                return
+            shared = self.matrices["tok_emb"] is self.matrices["out_head"]
+            read = {name: m for name, m in self.matrices.items() if shared or name != "tok_emb"}
+            self.matrices = {**self.matrices, **gather(read)}
+            self._settled = True
+            self._compile_steps()
 
     def _compile_steps(self) -> None:
         """Le pas des poids entiers, ou l'étroit et le large des poids fp32."""
@@ -140,7 +155,12 @@ class PackedModel:
 
         Raises:
             ValueError: positions passées et nouvelles dépassent `context_length`.
+            GenerationError: un autre fil se sert de `cache`.
         """
+        with nullcontext() if cache is None else cache.alone:
+            return self._read(in_idx, cache, at)
+
+    def _read(self, in_idx: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
         count = in_idx.size(1)
         end = count + (0 if cache is None else cache.length)
         if end > self.cfg.context_length:
@@ -150,20 +170,25 @@ class PackedModel:
             )
         positions = torch.arange(count) if cache is None else cache.positions(count)
         x = self.matrices["tok_emb"].rows(in_idx) + self.vectors["pos_emb.weight"][positions]
-        step = self._step(in_idx.numel(), cache)
-        if step is None or cache is None:
+        logits = None if cache is None else self._compiled_pass(x, cache, at)
+        if logits is None:
             logits = self._forward(x, cache, at)
-        else:
-            logits = step(x, cache, at)
-            self._count_pass()
         if cache is not None:
             cache.advance_(count)
         return logits
 
-    def _count_pass(self) -> None:
-        self._passes += 1
-        if self._passes == SETTLE_AFTER:
-            self.settle()
+    def _compiled_pass(self, x: Tensor, cache: KVCache, at: Tensor | None) -> Tensor | None:
+        """Le passage du pas compilé qui sait traiter x (B, T, D) ; None : aucun ne sait."""
+        rows = x.size(0) * x.size(1)
+        with self._turn:
+            step = next((step for step in self._steps if step.fits(rows, cache)), None)
+            if step is None:
+                return None
+            logits = step(x, cache, at)
+            self._passes += 1
+            if self._passes == SETTLE_AFTER:
+                self.settle()
+        return logits
 
     @property
     def uniform_rows(self) -> int:
@@ -173,7 +198,9 @@ class PackedModel:
         fp32.
         """
         if self._uniform_step is None and self._steps:
-            self._uniform_step = self._compile_uniform_step()
+            with self._turn:
+                if self._uniform_step is None:
+                    self._uniform_step = self._compile_uniform_step()
         return 0 if self._uniform_step is None else self._uniform_step.height
 
     @torch.no_grad()
@@ -200,7 +227,14 @@ class PackedModel:
 
         Raises:
             ValueError: trop d'activations, ou trop de positions.
+            GenerationError: un autre fil se sert de `cache`.
         """
+        with cache.alone, self._turn:
+            return self._read_parts(parts, cache, wanted)
+
+    def _read_parts(
+        self, parts: Sequence[Sequence[int]], cache: KVCache, wanted: Sequence[int] | None
+    ) -> Tensor:
         counts = [len(part) for part in parts]
         limit, step = self.uniform_rows, self._uniform_step
         pasts = cache.lengths
@@ -241,17 +275,25 @@ class PackedModel:
 
         Raises:
             ValueError: il n'y reste pas `count` positions.
+            GenerationError: un autre fil se sert de `cache`.
         """
-        if self._self_draft is None:
-            from gpt_architecture.kernels.self_draft import SelfDraft  # noqa: PLC0415
+        with cache.alone, self._turn:
+            if self._self_draft is None:
+                from gpt_architecture.kernels.self_draft import SelfDraft  # noqa: PLC0415
 
-            self._self_draft = SelfDraft(self.cfg, self.matrices, self.vectors)
-        return self._self_draft(last, cache, count, embed=self._embed, choose=choose)
+                self._self_draft = SelfDraft(self.cfg, self.matrices, self.vectors)
+            return self._self_draft(last, cache, count, embed=self._embed, choose=choose)
 
     def _embed(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
         """x (M, D) de tokens et de leurs positions (M,)."""
         x = self.matrices["tok_emb"].rows(torch.tensor(tokens))
         return x + self.vectors["pos_emb.weight"][torch.tensor(positions)]
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Les poids en virgule flottante, ou les échelles de ceux qui sont quantifiés."""
+        yield from self.vectors.items()
+        for name, matrix in self.matrices.items():
+            yield f"{name}.weight", matrix.tensors()[-1]
 
     def dequantize(self) -> GPTModel:
         """Un `GPTModel` ordinaire aux mêmes poids, arrondis compris."""
@@ -263,12 +305,6 @@ class PackedModel:
         if self.cfg.tie_weights:
             model.tie_weights_()
         return model.eval()
-
-    def _step(self, rows: int, cache: KVCache | None) -> DecodeStep | None:
-        """Le pas compilé qui sait traiter `rows` activations avec ce cache, s'il y en a un."""
-        if cache is None:
-            return None
-        return next((step for step in self._steps if step.fits(rows, cache)), None)
 
     @fastest_products()
     def _forward(self, x: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
@@ -313,7 +349,7 @@ class PackedModel:
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         gain, shift = self.vectors[f"{name}.scale"], self.vectors[f"{name}.shift"]
-        return F.layer_norm(x, gain.shape, gain, shift, 1e-5)
+        return F.layer_norm(x, gain.shape, gain, shift, self.cfg.norm_eps)
 
 
 def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel:
@@ -335,7 +371,7 @@ def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel
         raise ConfigurationError(
             f"modèle sur {device}",
             expected="un modèle sur processeur : les poids compactés y sont rangés",
-            remedy="donnez --device cpu",
+            remedy="donnez `device=cpu`",
         )
     if isinstance(packing, Scheme):
         scheme: Scheme | None = packing
@@ -369,19 +405,9 @@ def scheme_of(module: str, scheme: Scheme) -> Scheme:
     return scheme
 
 
-def _activate(x: Tensor, bias: Tensor) -> Tensor:
-    """gelu(x + biais), sans noyau compilé."""
-    return F.gelu(x + bias, approximate="tanh")
-
-
 def _compiles() -> bool:
     """Vrai si les noyaux se compilent ici ; sinon un avertissement dit pourquoi."""
-    if importlib.util.find_spec("numba") is None:
-        logger.warning("numba manque (pip install numba) : décodage par PyTorch, plus lent")
-        return False
-    try:
-        importlib.import_module("gpt_architecture.kernels.decode_step")
-    except (ImportError, OSError, RuntimeError) as error:  # cache interdit, version refusée…
-        logger.warning("noyaux non compilés (%s) : décodage par PyTorch, plus lent", reason(error))
-        return False
-    return True
+    obstacle = loading_obstacle("decode_step")
+    if obstacle is not None:
+        logger.warning("%s : décodage par PyTorch, plus lent", obstacle)
+    return obstacle is None

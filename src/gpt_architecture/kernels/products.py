@@ -8,13 +8,14 @@ processeur d'AMD n'a, et c'est vérifié : un produit connu doit être exact.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
+
+from gpt_architecture.core.concurrency import Turn, after_fork
 
 _MKLDNN: Any = torch.backends.mkldnn  # ses réglages ne sont pas typés
 _SIDE = 32
@@ -58,21 +59,27 @@ class _Setting:
     """oneDNN prend les produits fp32, tant qu'un calcul au moins, dans un fil, le demande."""
 
     def __init__(self) -> None:
-        self._lock, self._users, self._before = threading.Lock(), 0, ""
+        self._turn, self._users, self._before = Turn(), 0, ""
 
     def __enter__(self) -> None:
         setting = _MKLDNN.matmul
-        with self._lock:
+        with self._turn:
             if self._users == 0:
                 self._before = setting.fp32_precision
                 setting.fp32_precision = "bf16"
             self._users += 1
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
+        with self._turn:
             self._users -= 1
             if self._users == 0:
                 _MKLDNN.matmul.fp32_precision = self._before
 
+    def forget(self) -> None:
+        """Dans l'enfant d'un fork, les calculs des autres fils sont restés dans le parent."""
+        if self._users:
+            self._users, _MKLDNN.matmul.fp32_precision = 0, self._before
+
 
 _ONEDNN = _Setting()
+after_fork(_ONEDNN.forget)

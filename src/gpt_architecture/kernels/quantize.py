@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import blank_model
-from gpt_architecture.core.weights import write_atomically
-from gpt_architecture.errors import ConfigurationError, ModelFileError, reason
+from gpt_architecture.core.tensor_files import read_safetensors, sealed
+from gpt_architecture.core.weights import check_vocabulary
+from gpt_architecture.errors import ConfigurationError, ModelFileError, reason, shown
 from gpt_architecture.kernels.grouped_codes import GroupedCodes, Scheme, padded_width
 from gpt_architecture.kernels.packed import PackedModel, is_matrix, scheme_of
 from gpt_architecture.kernels.packed_weights import GroupedMatrix, PackedMatrix
+from gpt_architecture.storage import open_regular, parse_json, write_atomically
 
 FORMAT = "gpt-architecture/quantized"
 VERSION = 1
@@ -60,6 +62,7 @@ def save_quantized(
 
     Raises:
         ConfigurationError: le modèle est en fp32.
+        ModelFileError: le tokenizer ne tient pas dans le vocabulaire du modèle.
         OutputError: le disque refuse l'écriture ; l'ancien fichier est intact.
     """
     if model.scheme is None:
@@ -68,6 +71,7 @@ def save_quantized(
             expected="un modèle compacté en int8 ou int4",
             remedy="donnez à pack un schéma de quantification",
         )
+    check_vocabulary(model.cfg, tokenizer)
     tensors = dict(model.vectors)
     for name, matrix in _distinct(model.matrices).items():
         tensors[f"{name}.codes"], tensors[f"{name}.scales"] = (
@@ -89,41 +93,35 @@ def save_quantized(
 def is_quantized_file(path: Path | str) -> bool:
     """Vrai si l'en-tête du fichier est celui d'un modèle quantifié de ce projet."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > _MAX_HEADER:
                 return False
-            header = json.loads(file.read(size))
+            header = parse_json(file.read(size))
         return bool(header["__metadata__"]["format"] == json.dumps(FORMAT))
     except (OSError, struct.error, ValueError, KeyError, TypeError):
         return False
 
 
-def load_quantized(path: Path | str) -> QuantizedFile:
+def load_quantized(path: Path | str, *, verify: bool | None = None) -> QuantizedFile:
     """Lit un modèle quantifié, sans rien copier.
 
+    Args:
+        path: le fichier.
+        verify: voir `read_safetensors`.
+
     Raises:
-        ModelFileError: fichier absent, illisible, d'un autre format, ou incohérent.
+        ModelFileError: fichier absent, illisible, abîmé, d'un autre format, ou incohérent.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise ModelFileError(
             f"modèle introuvable : {path}",
             expected="un fichier écrit par « gpt-architecture quantize »",
             remedy="donnez un autre chemin",
         )
-    try:
-        with safe_open(path, framework="pt") as content:
-            header = content.metadata() or {}
-            names = list(content.keys())
-            config, scheme, tokenizer, metadata = _parse(path, header, len(names))
-            tensors = {name: content.get_tensor(name) for name in names}
-    except (OSError, SafetensorError) as error:
-        raise ModelFileError(
-            f"{path} est illisible : {reason(error)}",
-            expected="un fichier quantifié complet",
-            remedy="recopiez-le ou relancez gpt-architecture quantize",
-        ) from None
+    header, tensors = read_safetensors(path, verify=verify)
+    config, scheme, tokenizer, metadata = _parse(path, header, len(tensors))
     return QuantizedFile(_build(path, config, scheme, tensors), tokenizer, metadata)
 
 
@@ -131,15 +129,15 @@ def _parse(
     path: Path, header: Mapping[str, str], count: int
 ) -> tuple[GPTConfig, Scheme, dict[str, Any], dict[str, Any]]:
     """L'en-tête, vérifié."""
-    try:
-        values = {key: json.loads(value) for key, value in header.items()}
-    except ValueError:
-        values = {}
-    if values.get("format") != FORMAT:
+    if header.get("format") != json.dumps(FORMAT):
         _refuse(path, "n'est pas un modèle quantifié de ce projet")
+    try:
+        values = {key: parse_json(value) for key, value in header.items()}
+    except ValueError as error:
+        _refuse(path, f": en-tête illisible ({reason(error)})")
     if type(values.get("version")) is not int or values["version"] != VERSION:
         raise ModelFileError(
-            f"{path} est en version {values.get('version')!r}",
+            f"{path} est en version {shown(values.get('version'))}",
             expected=f"un modèle {FORMAT} en version {VERSION}",
             remedy="mettez gpt-architecture à jour",
         )
@@ -210,7 +208,7 @@ def _distinct(matrices: Mapping[str, PackedMatrix]) -> dict[str, GroupedMatrix]:
 
 def _write(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
     try:
-        save_file(dict(tensors), path, metadata=dict(header))
+        save_file(dict(tensors), path, metadata=sealed(header, tensors))
     except SafetensorError as error:
         raise OSError(str(error)) from error
 

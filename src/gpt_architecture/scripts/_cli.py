@@ -27,13 +27,19 @@ from gpt_architecture.errors import (
     reason,
 )
 from gpt_architecture.scripts._french_help import FrenchFormatter
-from gpt_architecture.scripts._usage_errors import usage_message
+from gpt_architecture.scripts._logs import Translated, configure_logs, in_journal
+from gpt_architecture.scripts._usage_errors import usage_message, with_options
+from gpt_architecture.storage import decode_text, read_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 ENV_PREFIX = "GPT_ARCHITECTURE_"
+OTHER_VARIABLES = ("API_KEY", "API_KEYS", "DEBUG", "CONFIG", "TEST_DATA")
+"""Variables à ce préfixe qu'aucune option ne porte, ou que toutes les commandes lisent."""
+
 MODEL_NAME = "gpt-model.pt"
+_MAX_TOML = 1 << 20
 _PARENTS_SEARCHED = 3  # de scripts/ : gpt_architecture/, src/, puis la racine du projet
 
 
@@ -75,7 +81,7 @@ def launch(app: App, tokens: list[str]) -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # une console qui ne sait pas un caractère n'arrête rien
             reconfigure(errors="replace")
-    _configure_logging()
+    configure_logs(None, Translated(lambda message: with_options(message, app, tokens)))
     debug = "--debug" in tokens or os.environ.get(f"{ENV_PREFIX}DEBUG", "") in ("1", "true")
     try:
         code = _run(app, tokens)
@@ -86,7 +92,7 @@ def launch(app: App, tokens: list[str]) -> None:
     except GPTArchitectureError as error:
         if debug:
             raise
-        _complain(str(error))
+        _complain(with_options(str(error), app, tokens))
         code = error.exit_code
     except KeyboardInterrupt:
         _complain("interrompu")
@@ -120,9 +126,22 @@ def _run(app: App, tokens: list[str]) -> int:
     if len(tokens) == 2 and tokens[0] in app and tokens[1] in app.help_flags:
         app.help_print(tokens[:1])
         return 0
+    if any(token.startswith("--json") for token in tokens):
+        from gpt_architecture.scripts._results import with_json_file
+
+        tokens = with_json_file(tokens)
     app.config = _configuration(tokens)
+    if any(_is_foreign(name) for name in os.environ):
+        from gpt_architecture.scripts._variables import warn_unknown_variables
+
+        warn_unknown_variables(app, tokens)
     result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     return result if isinstance(result, int) else 0
+
+
+def _is_foreign(name: str) -> bool:
+    """Vrai pour une variable à notre préfixe qui n'est pas l'une de celles de toujours."""
+    return name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX) not in OTHER_VARIABLES
 
 
 def say(line: str = "") -> None:
@@ -180,8 +199,25 @@ def output_console(*, stderr: bool = False) -> Console:
 
 
 def read_prompt(prompt: str) -> str:
-    """Le début de texte ; « - » le lit sur l'entrée standard."""
-    return sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+    """Le début de texte ; « - » le lit sur l'entrée standard.
+
+    Raises:
+        DataError: l'entrée standard n'est pas du texte UTF-8.
+    """
+    return read_stdin().rstrip("\n") if prompt == "-" else prompt
+
+
+def read_stdin(*, line: bool = False) -> str:
+    """L'entrée standard, ou sa ligne suivante, quels que soient le système et sa langue.
+
+    Raises:
+        DataError: ce n'est pas du texte UTF-8.
+    """
+    source = getattr(sys.stdin, "buffer", None)
+    if source is None or (line and sys.stdin.isatty()):  # au terminal, la ligne s'édite
+        return sys.stdin.readline() if line else sys.stdin.read()
+    data = source.readline() if line else source.read()
+    return decode_text(data, origin="l'entrée standard")
 
 
 def default_prompt(prompt: str | None, metadata: Any) -> str:
@@ -190,8 +226,10 @@ def default_prompt(prompt: str | None, metadata: Any) -> str:
     Raises:
         ConfigurationError: aucun des deux.
     """
-    chosen = metadata.get("prompt") if prompt is None else read_prompt(prompt)
-    if not isinstance(chosen, str) or not chosen:
+    from gpt_architecture.data.chat import own_prompt
+
+    chosen = own_prompt(metadata) if prompt is None else read_prompt(prompt)
+    if not chosen:
         raise ConfigurationError(
             "aucun début de texte", expected="quelques mots", remedy='donnez --prompt "…"'
         )
@@ -242,16 +280,16 @@ def _configuration(tokens: list[str]) -> tuple[Any, ...]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    text = read_text(
+        path,
+        expected="un fichier TOML",
+        remedy="corrigez --config",
+        limit=_MAX_TOML,
+        error=ConfigurationError,
+    )
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un fichier TOML",
-            remedy="corrigez --config",
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(
             f"{path} n'est pas un TOML valide : {reason(error)}",
             expected="un fichier TOML",
@@ -269,19 +307,4 @@ def _option_value(tokens: list[str], name: str) -> str | None:
 
 
 def _complain(message: str) -> None:
-    say_aside(f"erreur : {message}")
-
-
-class _FrenchLevels(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = "avertissement : " if record.levelno >= logging.WARNING else ""
-        return prefix + record.getMessage()
-
-
-def _configure_logging() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_FrenchLevels())
-    logger = logging.getLogger("gpt_architecture")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    say_aside(in_journal(message, logging.ERROR) or f"erreur : {message}")

@@ -102,8 +102,6 @@ def show_text(console: Console, *, measures: TextMeasures) -> None:
     several = len(measures.documents) > 1
     shown = measures.documents[:_SHOWN_DOCUMENTS]
     rows = [_loss_row(each.name, each) for each in shown]
-    if hidden := len(measures.documents) - len(shown):
-        rows.append([f"… et {thousands(hidden)} autres (--json les donne tous)"])
     if several:
         rows.append(_loss_row("Total", measures.total))
     headings = ("Document", "Tokens", "Perte", "Perplexité", "à 95 %", "Bits/octet", "à 95 %")
@@ -112,6 +110,8 @@ def show_text(console: Console, *, measures: TextMeasures) -> None:
         f"Fenêtres de {thousands(measures.window)} tokens, avancées de "
         f"{thousands(measures.stride)} ; chaque token est prédit une fois."
     ]
+    if hidden := len(measures.documents) - len(shown):
+        lines.insert(0, f"… et {thousands(hidden)} autres documents (--json les donne tous).")
     if measures.skipped:
         lines.append(
             f"{thousands(measures.skipped)} document(s) sans token à prédire, non comptés."
@@ -182,9 +182,12 @@ def _show_table(
     from rich.text import Text
 
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-    for number, heading in enumerate(headings):
+    for number, heading in enumerate(headings):  # s'il faut de la place, les noms en rendent
         table.add_column(
-            heading, justify="right" if number else "left", no_wrap=True, overflow="ellipsis"
+            heading,
+            justify="right" if number else "left",
+            no_wrap=number > 0,
+            overflow="ellipsis",
         )
     for first, *rest in rows:
         table.add_row(Text(first), *rest)

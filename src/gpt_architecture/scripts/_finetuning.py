@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from gpt_architecture.config import GPTConfig, LoRAConfig, LoRATarget
-from gpt_architecture.errors import ConfigurationError, DataError, reason
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.storage import read_text
 
 if TYPE_CHECKING:
     from gpt_architecture.training.starting_point import StartingPoint
@@ -27,11 +28,12 @@ class FinetuneOptions:
     """D'où repartir, sur quelles conversations, avec quels adaptateurs."""
 
     start: Annotated[Path | None, Parameter(name="--from")] = None
-    """Modèle dont viennent les poids, la forme et le tokenizer : gpt-model.pt, point de reprise,
-    ou dossier de Transformers."""
+    """Modèle dont viennent les poids, la forme et le tokenizer : fichier, point de reprise, dossier
+    d'entraînement ou de Transformers, hub:DÉPÔT."""
 
     chat: Path | None = None
-    """Conversations JSONL à la place de --data ; seules les réponses s'apprennent."""
+    """Conversations, en JSONL ou en JSON, à la place des textes ; seules les réponses
+    s'apprennent."""
 
     chat_template: Path | None = None
     """Fichier du gabarit Jinja des conversations ; sans lui, celui du modèle, sinon du projet."""
@@ -77,8 +79,10 @@ class FinetuneOptions:
         """Les options telles qu'un point de reprise les garde : noms d'options, chemins absolus."""
         flat = {"from" if name == "start" else name: v for name, v in asdict(self).items()}
         for name in ("from", "chat", "chat_template"):
-            if flat[name] is not None:
+            if flat[name] is not None and flat[name].exists():  # hub:DÉPÔT reste un nom
                 flat[name] = str(flat[name].resolve())
+            elif flat[name] is not None:
+                flat[name] = str(flat[name])
         if self.lora_rank is not None:
             flat["lora_targets"] = list(self.lora_targets)
             return flat
@@ -93,27 +97,34 @@ class FinetuneOptions:
         from gpt_architecture.data.chat import check_template
 
         if self.chat_template is not None:
-            return check_template(_read(self.chat_template))
+            text = read_text(
+                self.chat_template,
+                expected="un gabarit Jinja en UTF-8",
+                remedy="corrigez --chat-template",
+                limit=_MAX_TEMPLATE_FILE,
+            )
+            return check_template(text)
         return None if self.start is None else starting_point(self.start).chat_template
 
 
 @lru_cache(maxsize=1)
 def starting_point(path: Path) -> StartingPoint:
-    """Le modèle de départ : d'ici, de Transformers, de nanoGPT.
+    """Le modèle de départ, d'ici ou d'ailleurs.
 
     Raises:
         ModelFileError: fichier absent, illisible ou d'un autre format.
     """
-    from gpt_architecture.interop.reading import read_source
+    from gpt_architecture.training.model_source import read_any
     from gpt_architecture.training.starting_point import StartingPoint
 
-    return StartingPoint(name=str(path), content=read_source(path))
+    return StartingPoint(name=str(path), content=read_any(path))
 
 
 def starting_shape(path: Path) -> dict[str, Any]:
     """Les options de forme que le modèle de départ impose, et le contexte qu'il a appris."""
     content = starting_point(path).content
-    shape = content.config.to_dict()
+    variants = content.config.variants()  # elles n'ont pas d'option : le modèle les garde
+    shape = {k: v for k, v in content.config.to_dict().items() if k not in variants}
     del shape["vocab_size"]
     shape["positions"] = shape["context_length"]
     learned = content.metadata.get("window")
@@ -138,19 +149,6 @@ def check_shape(asked: GPTConfig, start: StartingPoint) -> None:
                 expected="la forme du modèle de départ",
                 remedy=f"retirez {flag}",
             )
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MAX_TEMPLATE_FILE:
-            raise ValueError("fichier trop gros")
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un gabarit Jinja en UTF-8",
-            remedy="corrigez --chat-template",
-        ) from None
 
 
 def _together(found: str, remedy: str) -> ConfigurationError:

@@ -17,6 +17,12 @@ _METAVARS = {
     "PATH": "CHEMIN",
     "CHOICE": "CHOIX",
 }
+_LABELS = {
+    "MODEL": "MODÈLE",
+    "DEST": "DESTINATION",
+    "ADAPTER": "ADAPTATEURS",
+    "TEXT": "TEXTE",
+}
 
 
 class FrenchFormatter(DefaultFormatter):
@@ -54,6 +60,12 @@ class FrenchFormatter(DefaultFormatter):
         metavar = entry.metavar
         for english, french in _METAVARS.items():
             metavar = metavar and metavar.replace(english, french)
+        label = entry.positional_label
         return entry.copy(
-            description=description, choices=None, default=None, required=False, metavar=metavar
+            positional_label=label and _LABELS.get(label, label),
+            description=description,
+            choices=None,
+            default=None,
+            required=False,
+            metavar=metavar,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from gpt_architecture.config import TrainingConfig, check_int
-from gpt_architecture.errors import ConfigurationError, OutputError
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.scripts._cli import say_aside
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ class StudyOptions:
 
         Raises:
             ConfigurationError: longueur hors bornes, ou phrase sans page.
-            OutputError: la page ne peut pas avoir ce nom.
         """
         check_int("--length", self.length, minimum=2, maximum=4096)
         if self.sentence is not None and self.report is None:
@@ -61,12 +60,6 @@ class StudyOptions:
                 "--sentence est donné sans --report",
                 expected="la page où montrer l'attention de cette phrase",
                 remedy="ajoutez --report page.html",
-            )
-        if self.report is not None and self.report.is_dir():
-            raise OutputError(
-                f"{self.report} est un dossier",
-                expected="un nom de fichier",
-                remedy="corrigez --report",
             )
 
 
@@ -98,6 +91,7 @@ def study_model(
     *,
     held_out: Sequence[Sequence[int]],
     losses: Sequence[Mapping[str, Any]],
+    field: str,
     offline: bool,
     progress: Callable[[str], Progress],
 ) -> MemorisationReport | None:
@@ -109,6 +103,7 @@ def study_model(
         options: ce qui est demandé.
         held_out: tokens des documents de `--data`.
         losses: leurs pertes, telles que la commande les écrit en JSON.
+        field: champ du texte, en JSONL et en Parquet.
         offline: interdit tout téléchargement.
         progress: rend, pour une étape de ce nom, ce qui en reçoit l'avancement.
 
@@ -126,7 +121,7 @@ def study_model(
     sentence = None
     if options.sentence is not None:  # une phrase trop longue n'attend pas les suites
         sentence = attention_maps(gpt.model, gpt.tokenizer, options.sentence, window=gpt.window)
-    texts = read_texts(gpt, options, held_out, offline=offline)
+    texts = read_texts(gpt, options, held_out, field=field, offline=offline)
     study = run_study(gpt, options, texts, progress)
     if options.report is not None:
         page = assemble_page(model_path, gpt, study, texts, losses, sentence, progress)
@@ -136,7 +131,12 @@ def study_model(
 
 
 def read_texts(
-    gpt: GPT, options: StudyOptions, held_out: Sequence[Sequence[int]], *, offline: bool
+    gpt: GPT,
+    options: StudyOptions,
+    held_out: Sequence[Sequence[int]],
+    *,
+    field: str,
+    offline: bool,
 ) -> Texts:
     """Retrouve la part que le modèle a apprise, et celle qu'il n'a pas vue.
 
@@ -144,6 +144,7 @@ def read_texts(
         gpt: le modèle.
         options: les données de l'entraînement.
         held_out: tokens des documents de `--data`, l'inédit quand la coupe n'est pas connue.
+        field: champ du texte, en JSONL et en Parquet.
         offline: interdit tout téléchargement.
 
     Raises:
@@ -166,6 +167,7 @@ def read_texts(
         window=1,
         training=TrainingConfig(train_ratio=ratio, batch_size=1),
         vocabulary=gpt.tokenizer,
+        field=field,
         offline=offline,
     )
     if data.tokenizer.to_dict() != gpt.tokenizer.to_dict():
@@ -243,5 +245,7 @@ def recorded(gpt: GPT, name: str) -> Mapping[str, Any]:
 
 def _own_prompt(gpt: GPT) -> list[tuple[int, ...]]:
     """Le début des exemples de l'entraînement, s'il est gardé."""
-    prompt = gpt.metadata.get("prompt")
-    return [tuple(gpt.generator.encode(prompt))] if isinstance(prompt, str) and prompt else []
+    from gpt_architecture.data.chat import own_prompt
+
+    prompt = own_prompt(gpt.metadata)
+    return [] if prompt is None else [tuple(gpt.generator.encode(prompt))]

@@ -34,8 +34,12 @@ def choose_prompt(prompt: str | None, data: TrainingData) -> str:
         from gpt_architecture.data.chat import render_chat
 
         asked = [{"role": "user", "content": prompt}]
-        prompt = render_chat(asked, data.chat_template, add_generation_prompt=True)
-    if not data.tokenizer.encode(prompt):  # un mot inconnu est dit avant toute étape
+        prompt = render_chat(
+            asked, data.chat_template, tokenizer=data.tokenizer, add_generation_prompt=True
+        )
+    from gpt_architecture.data.marked_text import encode_text
+
+    if not encode_text(prompt, data.tokenizer):  # un mot inconnu est dit avant toute étape
         raise ConfigurationError(
             f"le début d'exemple {prompt!r} ne donne aucun token",
             expected="au moins un mot",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, StrategyName
-from gpt_architecture.errors import ConfigurationError, DataError, reason
-from gpt_architecture.scripts._cli import say_aside
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.scripts._cli import command_line, find_model, say_aside
+from gpt_architecture.storage import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,23 +23,71 @@ Prompt = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
+ModelSource = Annotated[
+    Path | None,
+    Parameter(
+        name="--model",
+        group=Group("Modèle", sort_key=0),
+        help="Modèle : fichier, adaptateurs, point de reprise, dossier d'entraînement ou de "
+        "Transformers, hub:DÉPÔT ; sans lui, gpt-model.pt ici ou dans un dossier parent.",
+    ),
+]
+"""Le modèle, donné par sa place ou par son nom ; `training.model_source.locate` le trouve."""
+
+
+def model_path(model: Path | None) -> Path:
+    """Ce qu'une commande lira du modèle demandé ; un nom du Hub n'est pas encore téléchargé."""
+    from gpt_architecture.interop.hub import hub_name
+    from gpt_architecture.training.model_source import locate
+
+    source = find_model(model)
+    return source if hub_name(str(source)) is not None else locate(source)
+
+
+NamedModel = Annotated[
+    Path | None,
+    Parameter(
+        name="--model",
+        group=Group("Modèle", sort_key=0),
+        help="Le modèle, au lieu du premier argument.",
+    ),
+]
+"""Là où d'autres arguments suivent le modèle ; voir `model_and_rest`."""
+
+
+def model_and_rest(
+    model: Path | None, first: str | None, second: Path | None, *, usage: str
+) -> tuple[str, Path]:
+    """Le modèle et ce qui le suit, que le modèle soit le premier argument ou --model.
+
+    Args:
+        model: la valeur de --model.
+        first: premier argument.
+        second: deuxième argument.
+        usage: la commande attendue, pour le message.
+
+    Raises:
+        ConfigurationError: il en manque un, ou le modèle est donné deux fois.
+    """
+    named = any(each.partition("=")[0] == "--model" for each in command_line())
+    if model is not None and second is None and first is not None:
+        return str(model), Path(first)
+    if first is not None and second is not None and not named:  # l'environnement cède
+        return first, second
+    problem = "il manque un argument"
+    if second is not None:
+        problem = f"le modèle est donné deux fois, {model} et {first}"
+    raise ConfigurationError(problem, expected=usage, remedy="corrigez la commande")
+
+
 QuantName = Literal["int8", "int4"]
 """Quantification des poids au chargement."""
 
-# Les réglages qui n'ont de sens qu'avec un tirage : en donner un choisit `sample`.
-_SAMPLING = (
-    *("k", "p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"),
-    *("xtc_probability", "temperature"),
-)
 
-
-@Parameter(name="*", group=Group("Modèle", sort_key=2))
+@Parameter(name="*", group=Group("Calcul", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Quel modèle, et où le faire calculer."""
-
-    model: Path | None = None
-    """Fichier du modèle ; sans lui, gpt-model.pt ici ou dans un dossier parent."""
+    """Où faire calculer le modèle."""
 
     device: str = "auto"
     """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
@@ -202,7 +251,7 @@ def generation_config(
         ConfigurationError: une option est hors bornes ou mal écrite.
         DataError: le schéma nommé ne peut pas être lu.
     """
-    from gpt_architecture.decoding.config import GenerationConfig
+    from gpt_architecture.decoding.config import GenerationConfig, implied_strategy
 
     values: dict[str, Any] = {
         each.name: getattr(group, each.name)
@@ -210,11 +259,7 @@ def generation_config(
         for each in fields(group)
     }
     if sampling.strategy is None:
-        default = {name: getattr(GenerationConfig, name) for name in _SAMPLING} | {
-            "temperature": None
-        }
-        chosen = any(values[name] != default[name] for name in _SAMPLING)
-        values["strategy"] = "sample" if chosen else "greedy"
+        values["strategy"] = implied_strategy(values)
     if sampling.temperature is None:
         values["temperature"] = TEMPERATURE
     if sampling.seed is None:
@@ -256,12 +301,6 @@ def _bias(text: str) -> tuple[int, float]:
 def _schema(text: str | None) -> str | None:
     if text is None or not text.startswith("@"):
         return text
-    path = Path(text[1:])
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un schéma JSON",
-            remedy="corrigez --json-schema",
-        ) from None
+    return read_text(
+        text[1:], expected="un schéma JSON", remedy="corrigez --json-schema", limit=1 << 20
+    )

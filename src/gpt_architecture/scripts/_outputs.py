@@ -11,6 +11,7 @@ from gpt_architecture.config import CheckpointConfig
 from gpt_architecture.errors import CheckpointError, MissingDependencyError, OutputError
 from gpt_architecture.scripts._cli import french_size, say_aside
 from gpt_architecture.scripts._products import Product
+from gpt_architecture.scripts._results import check_not_read, check_outputs, own_figure
 from gpt_architecture.scripts._training_options import FREE_OPTIONS
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def check_output(
     product: Product,
     *,
     checkpoints: int,
+    reads: Sequence[object],
     force: bool,
 ) -> None:
     """Vérifie avant d'entraîner que tout pourra être écrit, et que rien d'autre n'est écrasé.
@@ -41,15 +43,20 @@ def check_output(
         identities: entraînements dont le fichier peut être remplacé.
         product: ce qui sera écrit à la fin.
         checkpoints: points de reprise qui tiendront ensemble sur le disque.
+        reads: ce que l'entraînement lit (voir `_results.check_outputs`).
         force: accepte d'écraser.
 
     Raises:
         OutputError: modèle d'un autre entraînement, dossier refusé ou place insuffisante.
     """
-    from gpt_architecture.core.weights import write_atomically
     from gpt_architecture.errors import ModelFileError
+    from gpt_architecture.storage import check_writable
+    from gpt_architecture.training.journal import JOURNAL
 
     path = output_dir / product.file_name
+    check_not_read(path, reads, "--output-dir")
+    for written in ((output_dir / JOURNAL, _journal), (output_dir / PLOT_NAME, own_figure)):
+        check_outputs({"--output-dir": written}, reads=reads, force=force)
     if path.is_dir():
         raise OutputError(
             f"{path} est un dossier",
@@ -67,9 +74,7 @@ def check_output(
                 expected="un dossier sans modèle, ou le modèle de ces mêmes réglages",
                 remedy="ajoutez --force pour l'écraser, ou changez --output-dir",
             )
-    probe = output_dir / ".gpt-architecture-essai"
-    write_atomically(probe, lambda temporary: temporary.write_bytes(b"essai"))
-    probe.unlink()
+    check_writable(output_dir)
     needed = product.nbytes + checkpoints * product.checkpoint_bytes + _MARGIN
     free = shutil.disk_usage(output_dir).free
     if free < needed:
@@ -78,6 +83,11 @@ def check_output(
             expected=f"{french_size(needed)} pour le modèle et les points de reprise",
             remedy="libérez de la place ou changez --output-dir",
         )
+
+
+def _journal(head: bytes, _tail: bytes) -> bool:
+    """Le journal d'un entraînement, ou le fichier vide qui le précède."""
+    return not head or head.startswith(b'{"kind": "')
 
 
 def _contains(metadata: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:

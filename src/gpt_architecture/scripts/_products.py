@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,6 +118,7 @@ class _Adapter:
             base_sha256=self._start.sha256,
             tensors=adapter_tensors(model),
             metadata=metadata,
+            base_path=_from_folder(path.parent, self._start.name),
         )
         save_adapter(path, adapter)
 
@@ -125,6 +127,16 @@ class _Adapter:
         out = path.with_name("gpt-model-affine.pt")
         command = ["gpt-architecture", "merge", self._start.name, str(path), "--out", str(out)]
         return shlex.join(command)
+
+
+def _from_folder(folder: Path, name: str) -> str:
+    """Le chemin d'un modèle depuis un dossier, pour l'y retrouver si les deux sont déplacés."""
+    if not Path(name).exists():  # hub:DÉPÔT
+        return name
+    try:
+        return os.path.relpath(Path(name).resolve(), folder.resolve())
+    except ValueError:  # deux lecteurs de Windows
+        return str(Path(name).resolve())
 
 
 def _quoted(text: str) -> str:

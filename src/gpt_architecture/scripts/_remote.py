@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import ProxyHandler, Request, build_opener, getproxies, proxy_bypass
 
 from gpt_architecture.errors import ConfigurationError, ServiceError, reason
 from gpt_architecture.scripts._cli import ENV_PREFIX
@@ -72,6 +73,9 @@ class Service:
                 remedy="corrigez --server",
             )
         self._base = url.rstrip("/").removesuffix("/v1")
+        self._proxy = _proxy_for(parts)
+        proxies = {} if self._proxy is None else {parts.scheme: self._proxy}
+        self._opener = build_opener(ProxyHandler(proxies))
         self._key = os.environ.get(KEY_VARIABLE) if key is None else key
         self._model: str | None = None
         self.finish: str | None = None
@@ -132,7 +136,7 @@ class Service:
         data = None if body is None else json.dumps(body).encode()
         request = Request(self._base + path, data, headers)  # noqa: S310 — schéma vérifié
         try:
-            with urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+            with self._opener.open(request, timeout=TIMEOUT_S) as response:
                 yield response
         except HTTPError as error:
             with error:
@@ -156,13 +160,21 @@ class Service:
         return found
 
     def _failure(self, message: str) -> ServiceError:
+        first = message.split("\n", 1)[0]  # une seconde ligne, en anglais, est pour les programmes
         return ServiceError(
-            f"{self._base} refuse ou échoue : {message}",
+            f"{self._base} refuse ou échoue : {first}",
             expected="une réponse",
             remedy="corrigez la demande, ou réessayez",
         )
 
     def _unreachable(self, cause: str) -> ServiceError:
+        if self._proxy is not None:
+            proxy = _without_password(self._proxy)
+            return ServiceError(
+                f"{self._base} ne répond pas à travers le mandataire {proxy} ({cause})",
+                expected="un mandataire qui mène à ce service",
+                remedy="corrigez http_proxy ou https_proxy, ou ajoutez son hôte à no_proxy",
+            )
         return ServiceError(
             f"{self._base} ne répond pas : {cause}",
             expected="un service en marche (gpt-architecture serve)",
@@ -175,6 +187,45 @@ class Service:
             expected="un service à la manière d'OpenAI",
             remedy="corrigez --server",
         )
+
+
+def _proxy_for(parts: SplitResult) -> str | None:
+    """Le mandataire de l'environnement pour cette adresse ; None pour cette machine et no_proxy."""
+    host = parts.hostname or ""
+    if _is_loopback(host) or proxy_bypass(host) or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+def _without_password(url: str) -> str:
+    """L'adresse d'un mandataire, telle qu'un message peut la montrer."""
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def check_remote(given: Mapping[str, object]) -> None:
+    """Refuse ce qui demande le modèle lui-même.
+
+    Args:
+        given: option → sa valeur ; None : elle n'est pas donnée.
+
+    Raises:
+        ConfigurationError: une option locale est donnée avec --server.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigurationError(
+                f"{name} et --server sont donnés ensemble",
+                expected="l'un ou l'autre",
+                remedy="retirez l'un des deux (pour une conversation : chat --server)",
+            )
 
 
 def remote_settings(config: GenerationConfig) -> dict[str, Any]:

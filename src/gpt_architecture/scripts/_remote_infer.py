@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from gpt_architecture.scripts._options import warn_cut
@@ -10,10 +9,16 @@ from gpt_architecture.scripts._remote import Service, remote_settings
 
 if TYPE_CHECKING:
     from gpt_architecture.decoding.config import GenerationConfig
+    from gpt_architecture.scripts._results import ResultOptions
 
 
 def infer_remotely(
-    server: str, prompts: list[str], config: GenerationConfig, *, as_json: bool
+    server: str,
+    prompts: list[str],
+    config: GenerationConfig,
+    results: ResultOptions,
+    *,
+    parse_special: bool = False,
 ) -> None:
     """Écrit les suites comme le fait `infer` : au fil de l'eau s'il n'y en a qu'une.
 
@@ -21,14 +26,17 @@ def infer_remotely(
         server: adresse du service.
         prompts: débuts, au moins un.
         config: comment générer.
-        as_json: écrit un objet JSON par suite.
+        results: sous quelle forme les rendre.
+        parse_special: les noms de tokens spéciaux d'un début en sont.
 
     Raises:
         ConfigurationError: adresse ou réglage impossible à distance.
         ServiceError: le service ne répond pas, ou refuse.
     """
     service, settings = Service(server), remote_settings(config)
-    if not as_json and len(prompts) == 1 and config.n == 1:
+    if parse_special:
+        settings["parse_special"] = True
+    if not results.wants_json and len(prompts) == 1 and config.n == 1:
         pieces = service.stream(prompts[0], settings)
         first = next(pieces, "")  # un refus s'écrit seul, sans le début
         print(prompts[0] + first, end="", flush=True)
@@ -37,13 +45,13 @@ def infer_remotely(
         print()
         warn_cut(config, [service.finish])
         return
-    blocks, ends = [], []
+    blocks, ends, records = [], [], []
     for prompt in prompts:
         answer = service.complete(prompt, settings)
         for choice in answer["choices"]:
             blocks.append(prompt + choice["text"])
             ends.append(choice["finish_reason"])
-            if as_json:
+            if results.wants_json:
                 record = {
                     "prompt": prompt,
                     "completion": choice["text"],
@@ -53,7 +61,9 @@ def infer_remotely(
                 }
                 if config.logprobs is not None:
                     record["logprobs"] = choice["logprobs"]
-                print(json.dumps(record, ensure_ascii=False), flush=True)
-    if not as_json:
+                records.append(record)
+                results.show(record)  # sans attendre les suivants
+    results.save(records, "infer")
+    if not results.as_json:
         print("\n\n---\n\n".join(blocks))
     warn_cut(config, ends)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.scripts._cli import MODEL_NAME
 
 if TYPE_CHECKING:
     from gpt_architecture.data.tokenizer import Tokenizer
@@ -30,8 +31,15 @@ def load_tokenizer(name: str) -> Tokenizer:
             expected="gpt2 ou le fichier JSON d'un tokenizer enregistré",
             remedy=f"{remedy} et donnez ce fichier",
         )
-    if Path(name).suffix == ".pt":
+    if Path(name).suffix == ".pt" or _is_run(Path(name)):
         from gpt_architecture.core.weights import read_model
+        from gpt_architecture.training.model_source import locate
 
-        return tokenizer_from_dict(read_model(name).tokenizer)
+        return tokenizer_from_dict(read_model(locate(name)).tokenizer)
     return get_tokenizer(name)
+
+
+def _is_run(path: Path) -> bool:
+    """Vrai pour un dossier d'entraînement, ou un point de reprise."""
+    names = (MODEL_NAME, "checkpoints", "manifest.json")
+    return any((path / name).exists() for name in names)

@@ -27,11 +27,13 @@ def show_tour(commands: Mapping[str, str]) -> None:
     if model.is_file():
         size = french_size(model.stat().st_size)
         print(f"Modèle trouvé : {model} ({size}). Et maintenant :\n", flush=True)
-        console.print('  gpt-architecture infer --strategy top_p --p 0.9 --prompt "…"')
+        console.print("  gpt-architecture infer --strategy top_p --p 0.9")
         console.print("  gpt-architecture demo")
         console.print("  gpt-architecture visualize")
     else:
-        console.print("Aucun modèle ici. Pour commencer (quelques minutes sur un portable) :\n")
+        console.print("Aucun modèle ici. Les premiers mots, en moins de trente secondes :\n")
+        console.print("  gpt-architecture train --preset eclair")
+        console.print("\nGPT-2 sur The Verdict, quelques minutes sur un portable :\n")
         console.print("  gpt-architecture train")
         console.print("\nSur votre propre texte :\n")
         console.print("  gpt-architecture train --data mon-texte.txt --output-dir mon-modele")

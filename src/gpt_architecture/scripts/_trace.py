@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TraceFormat = Literal["table", "json", "html"]
 """Comment montrer une trace."""
 
+TRACE_TITLE = "Trace des filtres"
+"""Début d'une trace écrite en texte."""
+
 FINISHES = {"stop": "fin du texte", "length": "nombre de tokens atteint", None: "interrompu"}
 _FILE_WIDTH = 100
 _TOKEN_WIDTH = 16
@@ -51,7 +54,11 @@ def write_trace(
     if path is None and form == "table":
         render_terminal(output_console(), tracer.trace)
         return
-    content = _RENDERERS[form](tracer.trace)
+    if path is not None and form == "json":
+        signed = {"generator": "gpt-architecture infer --trace", **tracer.trace.to_dict()}
+        content = json.dumps(signed, ensure_ascii=False) + "\n"
+    else:
+        content = _RENDERERS[form](tracer.trace)
     if path is None:
         print(content, end="")
         return
@@ -100,7 +107,7 @@ def render_terminal(console: Console, trace: Trace) -> None:
     from gpt_architecture.data.visible import visible_text
 
     settings = " ".join(f"{name}={value}" for name, value in _settings(trace))
-    console.print(Text(f"Trace des filtres · {trace.config.strategy} {settings}".rstrip(), "bold"))
+    console.print(Text(f"{TRACE_TITLE} · {trace.config.strategy} {settings}".rstrip(), "bold"))
     console.print(Text(visible_text(trace.prompt), "dim") + Text(visible_text(trace.text)))
     console.print(Text("▶ choisi   ● possible   ✘ retiré, par le filtre nommé\n", "dim"))
     for step in trace.steps:

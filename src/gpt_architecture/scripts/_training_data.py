@@ -75,5 +75,6 @@ def load_data(
         window=window,
         training=training,
         vocabulary=vocabulary,
+        field=run.text_field,
         offline=run.offline,
     )

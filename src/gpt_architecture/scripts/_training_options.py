@@ -52,8 +52,11 @@ class RunOptions:
         list[str],
         Parameter(consume_multiple=True, env_var_split=_split_paths),
     ] = field(default_factory=lambda: ["the-verdict"])
-    """Texte : fichiers, dossiers, les noms the-verdict et la-lampe-du-passeur, ou un dossier de
-    fragments de tokens écrit par prepare."""
+    """Texte : fichiers et dossiers (.txt, .md, .jsonl, .jsonl.gz, .parquet), les noms the-verdict
+    et la-lampe-du-passeur, ou un dossier de fragments de tokens écrit par prepare."""
+
+    text_field: Annotated[str, Parameter(name="--field")] = "text"
+    """Champ du texte, en JSONL et en Parquet."""
 
     tokenizer: str = "gpt2"
     """Tokenizer : gpt2, simple-v1, simple-v2, char (caractères), bpe-N (BPE de N tokens appris
@@ -186,8 +189,8 @@ _OF_THIS_CALL = (
 
 FREE_OPTIONS = (
     *("epochs", "max_steps", "device", "prompt", "eval_freq", "eval_iter", "patience"),
-    *("checkpoint_activations", "data", "tokenizer", "tensorboard"),
-    *("from", "chat", "chat_template"),
+    *("checkpoint_activations", "data", "field", "tokenizer"),
+    *("tensorboard", "from", "chat", "chat_template"),
     *(item.name for item in fields(CheckpointConfig)),
 )
 """Options qu'une reprise peut changer sans rien défaire ; des données, l'empreinte juge."""
@@ -202,7 +205,7 @@ def saved_options(options: TrainOptions, prompt: str | None) -> dict[str, Any]:
     """
     run = options.run
     flat = {name: value for name, value in asdict(run).items() if name not in _OF_THIS_CALL}
-    flat["prompt"] = prompt
+    flat["prompt"], flat["field"] = prompt, flat.pop("text_field")
     flat["data"] = [_absolute(source) for source in run.data]
     if options.finetune.chat is not None:
         flat["data"] = None

@@ -97,7 +97,8 @@ def report_estimate(
         f"{_seconds(found.sample_seconds)}"
     )
     say(f"Débit    {found.tokens_per_second:.0f} tokens/s")
-    say(f"Mémoire  {french_size(found.peak_bytes)} au plus haut")
+    peak = french_size(found.peak_bytes) if found.peak_bytes else "que ce système ne dit pas"
+    say(f"Mémoire  {peak} au plus haut")
     say(
         f"Disque   {french_size(product.nbytes + (kept + 1) * product.checkpoint_bytes)} au plus : "
         f"{product.title.lower()} {french_size(product.nbytes)}, {kept} point(s) de reprise de "

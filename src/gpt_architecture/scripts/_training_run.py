@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +79,8 @@ class _Job:
     store: CheckpointStore
     output_dir: Path
     world: World
+    reads: tuple[object, ...]
+    """Ce qu'il lit, et n'écrasera pas."""
 
     @cached_property
     def product(self) -> Product:
@@ -116,8 +117,6 @@ def run_training(options: TrainOptions, *, stop: StopRequest) -> int:
             model = gathered(trained)
             on_main(world, lambda: _conclude(job, state, model))
             report_best(state, job.store)
-            if world.is_main and not job.store.steps():  # seul le verrou est resté
-                shutil.rmtree(job.store.root, ignore_errors=True)
             return 0
     report_interruption(state, job.store, job.output_dir)
     return stop.exit_code or SIGTERM_CODE  # le signal a pu n'atteindre qu'un autre processus
@@ -151,6 +150,7 @@ def _prepare(options: TrainOptions, world: World) -> _Job:
     model = options.shape.to_config(vocab_size)
     if start is not None:
         check_shape(model, start)
+        model = replace(model, **start.content.config.variants())
     settings = Settings(
         model=model,
         window=window,
@@ -174,7 +174,15 @@ def _prepare(options: TrainOptions, world: World) -> _Job:
         store=store,
         output_dir=output_dir,
         world=world,
+        reads=(run.data, run.tokenizer, finetune, _start_file(finetune.start)),
     )
+
+
+def _start_file(start: Path | None) -> Path | None:
+    """Le fichier du modèle de départ, s'il est nommé par son dossier."""
+    from gpt_architecture.training.model_source import locate
+
+    return locate(start) if start is not None and start.is_dir() else None
 
 
 def _claim(job: _Job, stack: ExitStack) -> Checkpoint | None:
@@ -187,8 +195,11 @@ def _claim(job: _Job, stack: ExitStack) -> Checkpoint | None:
     store = job.store
 
     def claim() -> Checkpoint | None:
+        if not job.output_dir.exists():
+            stack.callback(_remove_empty, job.output_dir)  # un refus ne laisse rien
         checkpoint = _check_output_dir(job)
         stack.enter_context(store.lock())
+        stack.callback(store.remove_if_empty)
         store.sweep()
         if checkpoint is None:
             check_no_checkpoint(store, job.output_dir, force=job.run.force)  # le verrou est à nous
@@ -199,6 +210,11 @@ def _claim(job: _Job, stack: ExitStack) -> Checkpoint | None:
         return checkpoint
 
     return shared_checkpoint(on_main(job.world, claim), store, job.world)
+
+
+def _remove_empty(directory: Path) -> None:
+    with suppress(OSError):  # il n'est pas vide, ou n'a pas été créé
+        directory.rmdir()
 
 
 def _check_output_dir(job: _Job) -> Checkpoint | None:
@@ -222,6 +238,7 @@ def _check_output_dir(job: _Job) -> Checkpoint | None:
         replaceable,
         job.product,
         checkpoints=max(written - len(store.steps()), 1),
+        reads=job.reads,
         force=run.force,
     )
     return checkpoint
@@ -249,6 +266,7 @@ def _train(
             world=job.world,
             sharing=sharing_of(job.scale, job.world),
             should_stop=stop,
+            other_engine=job.run.override,
         )
         state = trainer.run()
     return cast("GPTModel", trainer.model), state, trainer.complete
@@ -285,7 +303,7 @@ def _estimate(job: _Job) -> int:
     announce(settings, data)
     say(f"Mesure de {PROBED_STEPS} étapes, après une d'échauffement…\n")
     report_estimate(
-        estimate_training(build_trainer(settings, data, checkpoint=checkpoint)),
+        estimate_training(build_trainer(settings, data, checkpoint=checkpoint, other_engine=True)),
         product=job.product,
         kept=checkpoints_kept(settings.checkpoints),
         price_per_hour=job.run.price_per_hour,
@@ -297,7 +315,7 @@ def _conclude(job: _Job, state: TrainingState, model: GPTModel) -> None:
     """Écrit le modèle, ou les adaptateurs, et les courbes ; dit comment s'en servir."""
     import torch
 
-    from gpt_architecture.data.chat import CHAT_TEMPLATE
+    from gpt_architecture.data.chat import CHAT_TEMPLATE, keep_prompt
 
     settings, data = job.settings, job.data
     product, plot_path = job.product, job.output_dir / PLOT_NAME
@@ -305,10 +323,11 @@ def _conclude(job: _Job, state: TrainingState, model: GPTModel) -> None:
     template = _template_of(job)
     metadata = {
         **settings.identity(data),
-        "prompt": settings.prompt,
+        **keep_prompt(settings.prompt, data.tokenizer),
         "train_losses": state.train_losses,
         "val_losses": state.val_losses,
         "tokens_seen": state.tokens_seen,
+        "eval_steps": state.eval_steps,
         "steps": state.step,
         "skipped_steps": state.skipped,
         "seconds": state.seconds,
@@ -328,7 +347,10 @@ def _conclude(job: _Job, state: TrainingState, model: GPTModel) -> None:
 
 def _template_of(job: _Job) -> str | None:
     """Le gabarit à garder : celui des conversations apprises, sinon celui du modèle de départ."""
+    from gpt_architecture.data.chat import CHAT_TEMPLATE
+
     start = job.settings.start
     if job.data.chat_template is not None or start is None:
         return job.data.chat_template
-    return start.chat_template
+    found = start.content.metadata.get(CHAT_TEMPLATE)  # gardé tel quel : il n'a pas servi
+    return found if isinstance(found, str) else None

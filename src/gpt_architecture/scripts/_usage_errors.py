@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import cyclopts
-from cyclopts import CycloptsError
+from cyclopts import App, CycloptsError
 
 from gpt_architecture.errors import reason
 
+_SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\n]*))?`")
 _TYPES = {"int": "un entier", "float": "un nombre", "bool": "un booléen (true ou false)"}
 
 
@@ -38,6 +41,37 @@ def usage_message(error: CycloptsError) -> str:
         case _:
             problem, remedy = f"usage incorrect ({reason(error)})", None
     return f"{problem} ; {remedy or 'voyez --help'}."
+
+
+def with_options(message: str, app: App, tokens: list[str]) -> str:
+    """Un message de la bibliothèque, où chaque `réglage` devient l'option de la commande.
+
+    La bibliothèque nomme ses réglages entre accents graves (`batch_size`, `device=cpu`) : qui
+    l'appelle en Python les lit tels quels, qui tape une commande lit --batch-size, --device cpu.
+
+    Args:
+        message: la phrase.
+        app: l'application.
+        tokens: ses arguments, qui disent la commande.
+    """
+    if "`" not in message:
+        return message
+    try:
+        chain, apps, _ = app.parse_commands(tokens)
+        is_command = chain and not chain[-1].startswith("-")  # --help en est une pour cyclopts
+        found = apps[-1].assemble_argument_collection() if is_command else ()
+    except (CycloptsError, ValueError):
+        found = ()
+    known = {name for argument in found for name in argument.names}
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        flag = f"--{name.replace('_', '-')}"
+        if flag not in known:
+            return name if value is None else f"{name}={value}"
+        return flag if value is None else f"{flag} {value}"
+
+    return _SETTING.sub(option, message)
 
 
 def _commands(error: CycloptsError) -> list[str]:

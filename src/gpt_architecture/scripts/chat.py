@@ -11,20 +11,22 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 chat.py
 
 import secrets
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
-from gpt_architecture.scripts._cli import CommonOptions, find_model, say_aside
+from gpt_architecture.scripts._cli import CommonOptions, find_model, read_stdin, say_aside
 from gpt_architecture.scripts._options import (
     FilterOptions,
     ModelChoice,
+    ModelSource,
     SamplingOptions,
     ShapeOptions,
     Text,
     generation_config,
     warn_cut,
 )
-from gpt_architecture.scripts._remote import Service, remote_settings
+from gpt_architecture.scripts._remote import Service, check_remote, remote_settings
 
 if TYPE_CHECKING:
     from gpt_architecture.decoding.config import GenerationConfig
@@ -38,6 +40,7 @@ _HELP = f"Une question par ligne ; {FORGET} recommence, Ctrl-C coupe une répons
 
 
 def chat(
+    model: ModelSource = None,
     *,
     server: str | None = None,
     system: Text | None = None,
@@ -61,8 +64,9 @@ def chat(
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
     ends = list[str | None]()  # pourquoi la dernière réponse s'arrête
     if server is None:
-        respond = _local(choice, config, ends)
+        respond = _local(find_model(model), choice, config, ends)
     else:
+        check_remote({"--model": model, "--quant": choice.quant})
         service, settings = Service(server), remote_settings(config)
 
         def respond(messages: Messages) -> Iterator[str]:
@@ -108,7 +112,7 @@ def _questions(live: bool) -> Iterator[str]:
     while True:
         if live:
             print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        line = read_stdin(line=True)
         if not line:
             return
         if line.strip():
@@ -129,12 +133,15 @@ def _show(pieces: Iterator[str]) -> str:
     return "".join(written)
 
 
-def _local(choice: ModelChoice, config: GenerationConfig, ends: list[str | None]) -> Responder:
+def _local(
+    model: Path, choice: ModelChoice, config: GenerationConfig, ends: list[str | None]
+) -> Responder:
     """Un modèle chargé ici, par son gabarit ; `ends` dit pourquoi la dernière réponse finit."""
     from gpt_architecture.api import load
 
-    gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant)
+    gpt = load(model, device=choice.device, quant=choice.quant)
     gpt.chat_prompt([{"role": "user", "content": "?"}])  # sans gabarit, le dire avant la question
+    gpt.generator.check(config)
 
     def respond(messages: Messages) -> Iterator[str]:
         for piece in gpt.pieces(gpt.chat_prompt(messages), config):

@@ -9,29 +9,39 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 convert.py
 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.scripts._bar import ProgressBar
-from gpt_architecture.scripts._cli import CommonOptions, french_number, french_size, say_aside
+from gpt_architecture.scripts._cli import CommonOptions, french_number, french_size
+from gpt_architecture.scripts._options import NamedModel, model_and_rest
+from gpt_architecture.scripts._results import (
+    ResultOptions,
+    check_not_read,
+    check_outputs,
+    json_of,
+    nothing,
+)
 
 if TYPE_CHECKING:
     from gpt_architecture.core.weights import ModelFile
 
-Target = Literal["hf", "gguf", "onnx", "pt"]
+Target = Literal["hf", "gguf", "onnx", "nanogpt", "pt", "peft"]
 Dtype = Literal["f32", "f16", "q8_0"]
 
 _DTYPES: dict[Target, tuple[Dtype, ...]] = {
     "hf": ("f32", "f16"),
     "gguf": ("f32", "f16", "q8_0"),
     "onnx": ("f32",),
+    "nanogpt": ("f32",),
     "pt": ("f32",),
+    "peft": ("f32",),
 }
+_FOLDERS: tuple[Target, ...] = ("hf", "peft")
 
 
 @Parameter(name="*", group=Group("Conversion", sort_key=1))
@@ -40,7 +50,8 @@ class ConvertOptions:
     """Vers quoi convertir, et ce que la source ne dit pas d'elle-même."""
 
     to: Target
-    """Format : dossier de Transformers, GGUF de llama.cpp, ONNX, ou fichier de ce projet."""
+    """Format : dossier de Transformers, GGUF de llama.cpp, ONNX, ckpt.pt de nanoGPT, fichier de ce
+    projet, ou dossier de PEFT pour des adaptateurs."""
 
     dtype: Dtype = "f32"
     """Type des poids écrits : f16 pour hf et gguf, q8_0 (8 bits) pour gguf."""
@@ -54,47 +65,78 @@ class ConvertOptions:
     license: str | None = None
     """Licence à écrire dans la fiche, par exemple mit ou cc-by-4.0."""
 
+    untie: bool = False
+    """Écrit la tête à part de l'embedding, pour des lecteurs qui ne savent pas les lier."""
+
+    cache: bool = False
+    """Avec onnx, ajoute cache, masque et positions : ce que donne optimum à un modèle."""
+
     shard_size: int = 5120
     """Taille d'un fichier de poids hf, en Mio, au plus : au-delà, ils sont répartis."""
 
-    force: bool = False
-    """Remplace une destination qui existe déjà."""
-
-    as_json: Annotated[bool, Parameter(name="--json")] = False
-    """Écrit un objet JSON au lieu des lignes."""
-
 
 def convert(
-    source: str,
-    dest: Path,
+    source: str | None = None,
+    dest: Path | None = None,
     /,
     *,
+    model: NamedModel = None,
     options: ConvertOptions,
+    results: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Convertit un modèle ; le format de la source est reconnu à son contenu.
 
     Args:
         source: Modèle ou point de reprise d'ici, dossier de Transformers, ckpt.pt de nanoGPT,
-            .pth du livre de Raschka ; hub:gpt2 le télécharge.
-        dest: Dossier (hf) ou fichier à écrire.
+            .pth du livre de Raschka ; hub:gpt2 le télécharge. Pour peft, des adaptateurs d'ici.
+        dest: Dossier (hf, peft) ou fichier à écrire.
     """
-    del common  # lues par le lanceur
-    _check(dest, options)
+    given, dest = model_and_rest(model, source, dest, usage="SOURCE DESTINATION --to FORMAT")
+    _check(given, dest, options, results, common)
+    if options.to == "peft":
+        _tell(_convert_adapter(Path(given), dest, options, force=results.force), results)
+        return
     with ProgressBar("Conversion") as bar:
         bar.start(2, 0)
-        content = _read(source, options)
+        content = _read(given, options)
         bar.update(1, "lecture faite")
-        _write(content, dest, options)
+        _write(content, dest, options, force=results.force)
         bar.update(2, "écriture faite")
-    record = _record(content, dest, options)
-    if options.as_json:
-        print(json.dumps(record, ensure_ascii=False))
-    else:
+    _tell(_record(content, dest, options), results)
+
+
+def _tell(record: dict[str, Any], results: ResultOptions) -> None:
+    if not results.emit([record], "convert"):
         _report(record)
 
 
-def _check(dest: Path, options: ConvertOptions) -> None:
+def _convert_adapter(
+    source: Path, dest: Path, options: ConvertOptions, *, force: bool
+) -> dict[str, Any]:
+    from gpt_architecture.training.adapter_file import read_adapter
+    from gpt_architecture.training.peft_file import export_peft
+
+    adapter = read_adapter(source)
+    export_peft(adapter, dest, force=force)
+    files = sorted(dest.iterdir())
+    return {
+        "output": str(dest),
+        "to": options.to,
+        "dtype": options.dtype,
+        "parameters": sum(tensor.numel() for tensor in adapter.tensors.values()),
+        "bytes": sum(file.stat().st_size for file in files),
+        "files": [file.name for file in files],
+    }
+
+
+def _check(
+    source: str,
+    dest: Path,
+    options: ConvertOptions,
+    results: ResultOptions,
+    common: CommonOptions,
+) -> None:
     """Refuse, avant de lire le modèle, ce qui échouerait après."""
     from gpt_architecture.config import check_int
     from gpt_architecture.interop.files import check_free
@@ -106,31 +148,41 @@ def _check(dest: Path, options: ConvertOptions) -> None:
             remedy="corrigez --dtype",
         )
     check_int("--shard-size", options.shard_size, minimum=1, maximum=1 << 20)
+    if options.cache and options.to != "onnx":
+        raise ConfigurationError(
+            f"--cache avec --to {options.to}",
+            expected="--to onnx",
+            remedy="retirez --cache",
+        )
     if options.n_heads is not None:
         check_int("--n-heads", options.n_heads, minimum=1)
-    check_free(dest, force=options.force, directory=options.to == "hf")
+    reads = (source, options, common)
+    weights = dest.with_name(f"{dest.name}.data")  # les gros poids d'un export ONNX
+    taken = options.to == "onnx" and not dest.exists()
+    check_free(dest, force=results.force, directory=options.to in _FOLDERS)
+    check_not_read(dest, reads, "la destination")
+    check_outputs(
+        {
+            "la destination": (weights if taken else None, nothing),
+            "--json-file": (results.json_file, json_of("convert")),
+        },
+        reads=reads,
+        force=results.force,
+    )
 
 
 def _read(source: str, options: ConvertOptions) -> ModelFile:
     from gpt_architecture.data.tokenizer import get_tokenizer
-    from gpt_architecture.interop.hub import download, hub_name
-    from gpt_architecture.interop.reading import read_source
+    from gpt_architecture.training.model_source import read_any
 
     tokenizer = None if options.tokenizer is None else get_tokenizer(options.tokenizer)
-    name = hub_name(source)
-    if name is None:
-        content = read_source(Path(source), tokenizer=tokenizer, n_heads=options.n_heads)
-        added: dict[str, Any] = {}
-    else:
-        say_aside(f"Téléchargement de {name} depuis le Hub de Hugging Face…")
-        content = read_source(download(name), tokenizer=tokenizer)
-        added = {"source": f"https://huggingface.co/{name}", "name": name}
+    content = read_any(source, tokenizer=tokenizer, n_heads=options.n_heads)
     if options.license is not None:
-        added["license"] = options.license
-    return replace(content, metadata={**content.metadata, **added})
+        content = replace(content, metadata={**content.metadata, "license": options.license})
+    return content.untied() if options.untie else content
 
 
-def _write(content: ModelFile, dest: Path, options: ConvertOptions) -> None:
+def _write(content: ModelFile, dest: Path, options: ConvertOptions, *, force: bool) -> None:
     if options.to == "hf":
         from gpt_architecture.interop.hf_export import export_hf
 
@@ -139,7 +191,7 @@ def _write(content: ModelFile, dest: Path, options: ConvertOptions) -> None:
             dest,
             dtype="f16" if options.dtype == "f16" else "f32",
             max_shard_bytes=options.shard_size << 20,
-            force=options.force,
+            force=force,
         )
     elif options.to == "gguf":
         from gpt_architecture.interop.gguf import export_gguf
@@ -148,7 +200,11 @@ def _write(content: ModelFile, dest: Path, options: ConvertOptions) -> None:
     elif options.to == "onnx":
         from gpt_architecture.interop.onnx import export_onnx
 
-        export_onnx(content, dest)
+        export_onnx(content, dest, cache=options.cache)
+    elif options.to == "nanogpt":
+        from gpt_architecture.interop.nanogpt import export_nanogpt
+
+        export_nanogpt(content, dest, force=force)
     else:
         from gpt_architecture.core.weights import save_model
 
@@ -165,6 +221,8 @@ def _record(content: ModelFile, dest: Path, options: ConvertOptions) -> dict[str
     files = sorted(dest.iterdir()) if dest.is_dir() else [dest]
     beside = dest.with_name(f"{dest.name}.data")  # les gros poids d'un export ONNX
     files += [beside] if options.to == "onnx" and beside.exists() else []
+    characters = options.to == "nanogpt" and content.tokenizer.get("name") == "char"
+    files += [dest.with_name(f"{dest.stem}.meta.json")] if characters else []
     learned = content.metadata.get("window")
     return {
         "output": str(dest),
@@ -184,18 +242,29 @@ def _report(record: dict[str, Any]) -> None:
         f"{dest} : {french_number(record['parameters'])} paramètres en {record['dtype']}, "
         f"{french_size(record['bytes'])}"
     )
-    if target == "hf":
+    if target in _FOLDERS:
         print("Fichiers : " + ", ".join(record["files"]))
-        if record["window"] is not None and record["window"] < record["context_length"]:
+        learned = record.get("window")
+        if learned is not None and learned < record["context_length"]:
             print(
                 f"Des {record['context_length']} positions, {record['window']} ont appris : "
                 "ne les dépassez pas."
             )
+    if target == "nanogpt" and len(record["files"]) > 1:
+        from gpt_architecture.interop.nanogpt import DATASET
+
+        meta = Path(dest).resolve().with_name(record["files"][1])
+        target_file = f"data/{DATASET}/meta.pkl"
+        code = f"pickle.dump(json.load(open({str(meta)!r})), open({target_file!r}, 'wb'))"
+        print(f"Vocabulaire, que sample.py veut dans {target_file} ; du dossier de nanoGPT :")
+        print(f'  mkdir -p data/{DATASET} && python -c "import json, pickle; {code}"')
     steps = {
         "hf": f'AutoModelForCausalLM.from_pretrained("{dest}"), ou : vllm serve {dest}',
         "gguf": f'llama-completion -m {dest} -p "…"',
         "onnx": f'onnxruntime.InferenceSession("{dest}")',
+        "nanogpt": f"python sample.py --out_dir={Path(dest).parent}, où ce fichier est ckpt.pt",
         "pt": f"gpt-architecture infer --model {dest}",
+        "peft": f'PeftModel.from_pretrained(modèle, "{dest}")',
     }
     print(f"Ensuite : {steps[target]}")
 

@@ -9,7 +9,6 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 demo.py
 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +18,11 @@ from gpt_architecture.config import MAX_TOKENS, TrainingConfig
 from gpt_architecture.scripts._cli import (
     CommonOptions,
     default_prompt,
-    find_model,
     output_console,
     say_aside,
 )
-from gpt_architecture.scripts._options import ModelChoice, warn_cut
+from gpt_architecture.scripts._options import ModelChoice, ModelSource, model_path, warn_cut
+from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,14 +48,15 @@ Seeds = Annotated[tuple[int, ...], Parameter(name=("--seed", "--seeds"), consume
 
 
 def demo(
+    model: ModelSource = None,
     *,
     prompt: Prompts = None,
     variant: VariantLines = None,
     max_tokens: int = MAX_TOKENS,
     seed: Seeds = (TrainingConfig.seed,),
     choice: ModelChoice = ModelChoice(),  # noqa: B008 — immuable
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
     html: Path | None = None,
+    output: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Compare des stratégies de décodage sur les mêmes débuts, avec leurs mesures.
@@ -68,23 +68,26 @@ def demo(
             répétable ; nom="…" la nomme. Sans elle, six variantes.
         max_tokens: Nombre de tokens à produire par génération, au plus.
         seed: Graines du tirage ; chaque variante est essayée avec chacune.
-        as_json: Écrit un objet JSON par génération au lieu des tableaux.
         html: Page à écrire en plus : figures, mesures, textes côte à côte.
     """
-    del common  # lues par le lanceur
     from gpt_architecture.api import load
     from gpt_architecture.evaluation.comparison import summarize
 
     variants = _variants(variant, max_tokens)  # une erreur d'usage n'attend pas le modèle
-    gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant)
+    source = model_path(model)
+    check_outputs(
+        {"--html": (html, page_of("report")), "--json-file": (output.json_file, json_of("demo"))},
+        reads=(source, prompt, common),
+        force=output.force,
+    )
+    gpt = load(source, device=choice.device, quant=choice.quant)
+    for _, config in variants:
+        gpt.generator.check(config)
     prompts = [default_prompt(each, gpt.metadata) for each in prompt or (None,)]
     summaries = summarize(_run(gpt, prompts, variants, seed))
     for each in summaries:
         warn_cut(each.config, [result.finish for result in each.results])
-    if as_json:
-        for record in _records(summaries):
-            print(json.dumps(record, ensure_ascii=False))
-    else:
+    if not output.emit(_records(summaries), "demo"):
         from gpt_architecture.scripts._comparison import show_comparison
 
         show_comparison(output_console(), prompts, summaries)

@@ -9,7 +9,6 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 evaluate.py
 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from gpt_architecture.config import check_int
-from gpt_architecture.errors import ConfigurationError, OutputError, reason
+from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.scripts._bar import ProgressBar
 from gpt_architecture.scripts._cli import (
-    MODEL_NAME,
     CommonOptions,
-    find_model,
     output_console,
     say_aside,
 )
@@ -35,15 +32,14 @@ from gpt_architecture.scripts._evaluation_measures import (
     read_texts,
 )
 from gpt_architecture.scripts._model_study import StudyOptions
-from gpt_architecture.scripts._options import QuantName
+from gpt_architecture.scripts._options import ModelSource, QuantName, model_path
+from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gpt_architecture.api import GPT
     from gpt_architecture.evaluation.perplexity import TokenDocument
-
-STANDARD_OUTPUT = Path("-")
 
 
 @Parameter(name="*", group=Group("Mesures", sort_key=1))
@@ -77,10 +73,10 @@ class EvaluateOptions:
     """Interdit tout téléchargement."""
 
 
-@Parameter(name="*", group=Group("Calcul et résultats", sort_key=3))
+@Parameter(name="*", group=Group("Calcul", sort_key=3))
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions:
-    """Comment mesurer, et où l'écrire."""
+    """Comment mesurer."""
 
     stride: int | None = None
     """Tokens notés par fenêtre ; sans lui, la moitié du contexte appris."""
@@ -94,33 +90,35 @@ class ComputeOptions:
     quant: QuantName | None = None
     """Mesure le modèle quantifié au chargement (CPU)."""
 
-    json: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None
-    """Fichier JSON à écrire ; « - » l'écrit à la place du tableau."""
-
 
 def evaluate(
-    model: Path | None = None,
-    /,
+    model: ModelSource = None,
     *,
     options: EvaluateOptions = EvaluateOptions(),
     study: StudyOptions = StudyOptions(),  # noqa: B008
     compute: ComputeOptions = ComputeOptions(),
+    output: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Mesure un modèle : perplexité et bits par octet, épreuves, mémorisation ; en fait une page.
 
     Les intervalles sont à 95 %. Si le modèle est dans le dossier d'un entraînement, son journal
     reçoit une ligne.
-
-    Args:
-        model: Modèle, point de reprise ou dossier d'entraînement ; sans lui, gpt-model.pt ici ou
-            dans un dossier parent.
     """
-    del common  # lues par le lanceur
     _check(options, study, compute)
-    path = _model_path(model)
-
+    source = model_path(model)
+    check_outputs(
+        {
+            "--json-file": (output.json_file, json_of("evaluate")),
+            "--report": (study.report, page_of("model")),
+        },
+        reads=(source, options, study, common),
+        force=output.force,
+    )
     from gpt_architecture.api import load
+    from gpt_architecture.training.model_source import locate
+
+    path = locate(source)
 
     examples = Examples.read(options)  # une mauvaise ligne n'attend pas le modèle
     gpt = load(
@@ -140,7 +138,7 @@ def evaluate(
         **{name: result.record for name, result in results.items()},
         "seconds": time.perf_counter() - start,
     }
-    _write(record, results, compute.json)
+    _write(record, results, output)
     _note(path, gpt, record)
 
 
@@ -161,19 +159,6 @@ def _check(options: EvaluateOptions, study: StudyOptions, compute: ComputeOption
     if compute.stride is not None:
         check_int("--stride", compute.stride, minimum=1)
     check_int("--batch-size", compute.batch_size, minimum=1)
-    if compute.json is not None and compute.json.is_dir():
-        raise OutputError(
-            f"{compute.json} est un dossier",
-            expected="un nom de fichier",
-            remedy="corrigez --json",
-        )
-
-
-def _model_path(model: Path | None) -> Path:
-    """Le modèle demandé ; celui d'un dossier d'entraînement s'il en a un."""
-    path = find_model(model)
-    inside = path / MODEL_NAME
-    return inside if path.is_dir() and inside.is_file() else path
 
 
 def _study(
@@ -195,6 +180,7 @@ def _study(
         *(gpt, path, study),
         held_out=[document.tokens for document in documents],
         losses=results["text"].record["documents"] if "text" in results else [],
+        field=options.field,
         offline=options.offline,
         progress=partial(MeasureProgress, bar),
     )
@@ -215,22 +201,13 @@ def _header(gpt: GPT, path: Path, compute: ComputeOptions) -> dict[str, Any]:
     }
 
 
-def _write(record: dict[str, Any], results: dict[str, Measured], json_path: Path | None) -> None:
+def _write(record: dict[str, Any], results: dict[str, Measured], output: ResultOptions) -> None:
     """Le tableau sur stdout, ou le JSON ; le fichier JSON s'il est demandé."""
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1)
-    if json_path == STANDARD_OUTPUT:
-        print(text)
+    if output.emit([record], "evaluate", indent=1):
         return
     console = output_console()
     for result in results.values():
         result.show(console)
-    if json_path is not None:
-        from gpt_architecture.core.weights import write_atomically
-
-        write_atomically(
-            json_path, lambda temporary: temporary.write_text(f"{text}\n", encoding="utf-8")
-        )
-        say_aside(f"Mesures : {json_path}")
 
 
 def _note(path: Path, gpt: GPT, record: dict[str, Any]) -> None:

@@ -18,18 +18,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ConfigurationError, DataError, reason
-from gpt_architecture.scripts._cli import CommonOptions, default_prompt, find_model, read_prompt
+from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.scripts._cli import (
+    MODEL_NAME,
+    CommonOptions,
+    default_prompt,
+    read_prompt,
+)
 from gpt_architecture.scripts._options import (
     FilterOptions,
     ModelChoice,
+    ModelSource,
     Prompt,
     SamplingOptions,
     ShapeOptions,
     generation_config,
+    model_path,
     warn_cut,
 )
-from gpt_architecture.scripts._trace import TraceFormat, write_trace
+from gpt_architecture.scripts._results import (
+    ResultOptions,
+    check_outputs,
+    json_of,
+    page_of,
+    text_of,
+)
+from gpt_architecture.scripts._trace import TRACE_TITLE, TraceFormat, write_trace
+from gpt_architecture.storage import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +52,7 @@ if TYPE_CHECKING:
     from gpt_architecture.api import GPT
     from gpt_architecture.decoding.config import GenerationConfig
     from gpt_architecture.decoding.generator import Generation
-    from gpt_architecture.decoding.sequence import TokenScore
+    from gpt_architecture.decoding.sequence import Piece, TokenScore
 
 MAX_PROMPTS = 100_000
 
@@ -46,9 +61,6 @@ MAX_PROMPTS = 100_000
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """Ce qui est rendu."""
-
-    as_json: Annotated[bool, Parameter(name="--json")] = False
-    """Écrit un objet JSON par suite au lieu du texte."""
 
     prompts: Path | None = None
     """Fichier de débuts, un par ligne : leurs suites avancent ensemble."""
@@ -68,8 +80,14 @@ class OutputOptions:
     echo: Annotated[bool, Parameter(parse=False)] = True
     """Vrai : le début précède la suite."""
 
+    @property
+    def traced(self) -> bool:
+        """Vrai si une trace est demandée, fût-ce par sa forme ou son fichier."""
+        return self.trace or self.trace_file is not None or self.trace_format != "table"
+
 
 def infer(
+    model: ModelSource = None,
     *,
     prompt: Prompt = None,
     chat: Prompt = None,
@@ -79,7 +97,9 @@ def infer(
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     draft: Path | None = None,
     server: str | None = None,
+    parse_special: bool = False,
     output: OutputOptions = OutputOptions(),
+    results: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Écrit la suite d'un texte, au fil de l'eau.
@@ -89,56 +109,69 @@ def infer(
             l'entraînement.
         chat: Question à poser à un modèle qui a un gabarit de conversation ; seule la réponse est
             écrite.
+        parse_special: Les noms de tokens spéciaux écrits dans le début ou la question en sont, au
+            lieu d'être du texte.
         draft: Petit modèle, de même tokenizer, qui propose ce que le grand vérifie.
         server: Adresse d'un service (http://127.0.0.1:8000), qui écrit à la place du modèle.
     """
-    del common  # lues par le lanceur
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
-    _check_together(output, config, prompt, chat)
+    _check_together(output, results, config, prompt, chat)
+    source = None if server is not None else model_path(model)
+    signature = {"html": page_of("trace"), "json": json_of("infer --trace")}
+    check_outputs(
+        {
+            "--trace-file": (
+                output.trace_file,
+                signature.get(output.trace_format, text_of(TRACE_TITLE)),
+            ),
+            "--json-file": (results.json_file, json_of("infer")),
+        },
+        reads=(source, prompt, chat, draft, shape, output, common),
+        force=results.force,
+    )
     if server is not None:
-        given = {"--model": choice.model, "--quant": choice.quant, "--draft": draft, "--chat": chat}
-        _remotely(server, prompt, config, output, given)
+        given = {"--model": model, "--quant": choice.quant, "--draft": draft, "--chat": chat}
+        _remotely(server, prompt, config, output, results, given, parse_special=parse_special)
         return
 
     from gpt_architecture.api import load
 
-    gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant, draft=draft)
+    gpt = load(source or MODEL_NAME, device=choice.device, quant=choice.quant, draft=draft)
     if chat is not None:
         messages = [{"role": "user", "content": read_prompt(chat)}]
         prompt, output = gpt.chat_prompt(messages), replace(output, echo=False)
+    texts = _starts(prompt, output.prompts, gpt.metadata, parse_special=parse_special)
     if output.score:
-        _score(gpt, default_prompt(prompt, gpt.metadata), config, as_json=output.as_json)
+        _score(gpt, texts[0], config, results)
     elif output.prompts is not None or config.n > 1 or config.lookup or draft is not None:
-        texts = (
-            [default_prompt(prompt, gpt.metadata)]
-            if output.prompts is None
-            else _read_prompts(output.prompts)
-        )
-        _whole(gpt, texts, config, output)
-    elif output.trace:
-        text = default_prompt(prompt, gpt.metadata)
-        write_trace(gpt, text, config, form=output.trace_format, path=output.trace_file)
+        _whole(gpt, texts, config, results, echo=output.echo)
+    elif output.traced:
+        write_trace(gpt, texts[0], config, form=output.trace_format, path=output.trace_file)
     else:
-        _stream(gpt, default_prompt(prompt, gpt.metadata), config, output)
-    if config.is_sampling and sampling.seed is None and not output.as_json and not output.score:
+        _stream(gpt, texts[0], config, results, echo=output.echo)
+    if config.is_sampling and sampling.seed is None and not results.as_json and not output.score:
         print(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)", file=sys.stderr)
 
 
 def _check_together(
-    output: OutputOptions, config: GenerationConfig, prompt: str | None, chat: str | None
+    output: OutputOptions,
+    results: ResultOptions,
+    config: GenerationConfig,
+    prompt: str | None,
+    chat: str | None,
 ) -> None:
     """Refuse ce qui ne va pas ensemble, avant de charger le modèle."""
     pairs = {
         "--chat et --prompt": chat is not None and prompt is not None,
         "--chat et --prompts": chat is not None and output.prompts is not None,
         "--prompt et --prompts": prompt is not None and output.prompts is not None,
-        "--score et --trace": output.score and output.trace,
+        "--score et --trace": output.score and output.traced,
         "--score et --prompts": output.score and output.prompts is not None,
-        "--trace et --prompts": output.trace and output.prompts is not None,
-        "--trace et --n": output.trace and config.n > 1,
-        "--trace et --lookup": output.trace and config.lookup > 0,
-        "--trace et --strategy beam": output.trace and config.strategy == "beam",
-        "--trace et --json (--trace-format json)": output.trace and output.as_json,
+        "--trace et --prompts": output.traced and output.prompts is not None,
+        "--trace et --n": output.traced and config.n > 1,
+        "--trace et --lookup": output.traced and config.lookup > 0,
+        "--trace et --strategy beam": output.traced and config.strategy == "beam",
+        "--trace et --json (--trace-format json)": output.traced and results.wants_json,
     }
     refused = [pair for pair, found in pairs.items() if found]
     if refused:
@@ -154,34 +187,34 @@ def _remotely(
     prompt: str | None,
     config: GenerationConfig,
     output: OutputOptions,
+    results: ResultOptions,
     given: Mapping[str, object],
+    *,
+    parse_special: bool,
 ) -> None:
     """Fait écrire un service ; ce qui demande le modèle lui-même est refusé."""
+    from gpt_architecture.scripts._remote import check_remote
     from gpt_architecture.scripts._remote_infer import infer_remotely
 
-    local = {**given, "--score": output.score or None, "--trace": output.trace or None}
-    for name, value in local.items():
-        if value is not None:
-            raise ConfigurationError(
-                f"{name} et --server sont donnés ensemble",
-                expected="l'un ou l'autre",
-                remedy="retirez l'un des deux (pour une conversation : chat --server)",
-            )
-    prompts = (
-        [default_prompt(prompt, {})] if output.prompts is None else _read_prompts(output.prompts)
-    )
-    infer_remotely(server, prompts, config, as_json=output.as_json)
+    check_remote({**given, "--score": output.score or None, "--trace": output.traced or None})
+    prompts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
+    infer_remotely(server, prompts, config, results, parse_special=parse_special)
+
+
+def _starts(
+    prompt: str | None, path: Path | None, metadata: Mapping[str, Any], *, parse_special: bool
+) -> list[str]:
+    """Les débuts : ceux d'un fichier, ou un seul."""
+    from gpt_architecture.data.marked_text import written
+
+    found = [default_prompt(prompt, metadata)] if path is None else _read_prompts(path)
+    return [written(each) for each in found] if parse_special else found
 
 
 def _read_prompts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un texte UTF-8, un début par ligne",
-            remedy="corrigez --prompts",
-        ) from None
+    lines = read_text(
+        path, expected="un texte UTF-8, un début par ligne", remedy="corrigez --prompts"
+    ).split("\n")
     prompts = [line for line in lines if line.strip()]
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise DataError(
@@ -192,37 +225,41 @@ def _read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def _stream(gpt: GPT, text: str, config: GenerationConfig, output: OutputOptions) -> None:
-    """Une suite, au fil de l'eau."""
-    start, as_json = time.perf_counter(), output.as_json
-    pieces = []
-    if output.echo and not as_json:
-        print(text, end="", flush=True)
+def _stream(
+    gpt: GPT, text: str, config: GenerationConfig, results: ResultOptions, *, echo: bool
+) -> None:
+    """Une suite, au fil de l'eau ; ce qui la refuserait est dit avant que le début soit écrit."""
+    start = time.perf_counter()
+    pieces: list[Piece] = []
     for piece in gpt.pieces(text, config):
+        shown = text + piece.text if echo and not pieces else piece.text
         pieces.append(piece)
-        if not as_json and piece.text:
-            print(piece.text, end="", flush=True)
-    if not as_json:
+        if shown and not results.as_json:
+            print(shown, end="", flush=True)
+    if not results.as_json:
         print()
     warn_cut(config, [pieces[-1].finish])
-    if not as_json:
+    if not results.wants_json:
         return
     record = _record(text, "".join(piece.text for piece in pieces), config)
     record["finish"] = pieces[-1].finish
     record["tokens"] = [piece.token for piece in pieces if piece.token is not None]
     record["seconds"] = time.perf_counter() - start
     scores = [piece.score for piece in pieces if piece.score is not None]
-    _print_record(gpt, record, scores, config)
+    results.emit([_with_scores(gpt, record, scores, config)], "infer")
 
 
-def _whole(gpt: GPT, texts: list[str], config: GenerationConfig, output: OutputOptions) -> None:
+def _whole(
+    gpt: GPT, texts: list[str], config: GenerationConfig, results: ResultOptions, *, echo: bool
+) -> None:
     """Toutes les suites, une fois achevées."""
     start = time.perf_counter()
     found = gpt.generate_batch(texts, config)
     seconds = time.perf_counter() - start
     count = sum(len(each.tokens) for generations in found for each in generations)
     ends = [each.finish for generations in found for each in generations]
-    if output.as_json:
+    records = list[dict[str, Any]]()
+    if results.wants_json:
         for text, generations in zip(texts, found, strict=True):
             for each in generations:
                 record = _record(text, each.text, config)
@@ -232,11 +269,12 @@ def _whole(gpt: GPT, texts: list[str], config: GenerationConfig, output: OutputO
                 if each.speculation is not None:
                     record["speculation"] = each.speculation.to_dict()
                 record["seconds"] = seconds
-                _print_record(gpt, record, list(each.scores), config)
+                records.append(_with_scores(gpt, record, list(each.scores), config))
+    if results.emit(records, "infer"):
         warn_cut(config, ends)
         return
     blocks = [
-        text + each.text if output.echo else each.text
+        text + each.text if echo else each.text
         for text, generations in zip(texts, found, strict=True)
         for each in generations
     ]
@@ -262,11 +300,10 @@ def _summary(count: int, seconds: float, generations: list[Generation]) -> str:
     )
 
 
-def _score(gpt: GPT, text: str, config: GenerationConfig, *, as_json: bool) -> None:
+def _score(gpt: GPT, text: str, config: GenerationConfig, results: ResultOptions) -> None:
     """La probabilité de chaque token du début."""
     scores = gpt.score(text, top=config.logprobs or 0)
-    if as_json:
-        print(json.dumps(_score_record(gpt, scores, text), ensure_ascii=False))
+    if results.emit([_score_record(gpt, scores, text)], "infer"):
         return
     for each in scores:
         word = json.dumps(gpt.tokenizer.decode([each.token]), ensure_ascii=False)
@@ -314,12 +351,12 @@ def _record(text: str, completion: str, config: GenerationConfig) -> dict[str, A
     }
 
 
-def _print_record(
+def _with_scores(
     gpt: GPT, record: dict[str, Any], scores: list[TokenScore], config: GenerationConfig
-) -> None:
+) -> dict[str, Any]:
     if config.logprobs is not None:
         record["scores"] = [_score_dict(gpt, each) for each in scores]
-    print(json.dumps(record, ensure_ascii=False))
+    return record
 
 
 if __name__ == "__main__":

@@ -9,23 +9,24 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 inspect.py
 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.scripts._bar import ProgressBar
-from gpt_architecture.scripts._cli import CommonOptions, find_model, french_number, french_size
+from gpt_architecture.scripts._cli import CommonOptions, french_number, french_size
+from gpt_architecture.scripts._options import ModelSource, model_path
+from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of
 
 if TYPE_CHECKING:
-    from gpt_architecture.interop.files import TensorInfo
+    from gpt_architecture.core.tensor_files import TensorInfo
     from gpt_architecture.interop.inspection import Inspection
 
-_BLOCK = re.compile(r"^(.*?\b(?:h|trf_blocks))\.(\d+)\.(.*)$")
+_BLOCK = re.compile(r"^(.*?\b(?:h|blk|trf_blocks))\.(\d+)\.(.*)$")
 _LINE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SHOWN = 120
 
@@ -44,34 +45,35 @@ class InspectOptions:
     no_hashes: bool = False
     """Ne calcule pas les empreintes, qui font lire les fichiers en entier."""
 
-    as_json: Annotated[bool, Parameter(name="--json")] = False
-    """Écrit un objet JSON, avec chaque tenseur et toute la provenance."""
+    check: bool = False
+    """Vérifie, par les sommes de contrôle, que rien n'a changé depuis l'écriture ; code 1 sinon."""
 
 
 def inspect(
-    model: Path | None = None,
-    /,
+    model: ModelSource = None,
     *,
     options: InspectOptions = InspectOptions(),
+    output: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
-    """Dit ce qu'est un fichier ou un dossier de modèle, sans charger ses poids.
-
-    Args:
-        model: Fichier ou dossier ; sans lui, gpt-model.pt ici ou dans un dossier parent.
-    """
-    del common  # lues par le lanceur
+    """Dit ce qu'est un fichier ou un dossier de modèle, sans charger ses poids."""
+    source = model_path(model)
+    check_outputs(
+        {"--json-file": (output.json_file, json_of("inspect"))},
+        reads=(source, common),
+        force=output.force,
+    )
     from gpt_architecture.interop.inspection import inspect_model
+    from gpt_architecture.training.model_source import locate
 
     with ProgressBar("Empreintes") as bar:
         result = inspect_model(
-            find_model(model),
+            locate(source),
             hashes=not options.no_hashes,
+            check=options.check,
             on_progress=lambda done, total: bar.start(total, done),
         )
-    if options.as_json:
-        print(json.dumps(_record(result), ensure_ascii=False))
-    else:
+    if not output.emit([_record(result)], "inspect"):
         _report(result, options)
 
 
@@ -90,6 +92,7 @@ def _record(result: Inspection) -> dict[str, Any]:
         "files": [
             {"name": info.name, "size": info.size, "sha256": info.sha256} for info in result.files
         ],
+        "intact": result.intact,
     }
 
 
@@ -106,6 +109,7 @@ def _report(result: Inspection, options: InspectOptions) -> None:
             f"vocabulaire {config.vocab_size}, {config.context_length} positions, "
             f"tête {'liée' if config.tie_weights else 'indépendante'}, "
             f"{'avec' if config.qkv_bias else 'sans'} biais q, k, v"
+            + "".join(f", {name} = {value}" for name, value in config.variants().items())
         )
     print(f"Tokenizer : {_tokenizer(result.tokenizer)}")
     for line in _provenance(result.provenance, complete=options.provenance):
@@ -119,6 +123,9 @@ def _report(result: Inspection, options: InspectOptions) -> None:
     for info in result.files:
         digest = "" if info.sha256 is None else f", sha256 {info.sha256}"
         print(f"  {info.name} : {french_size(info.size)}{digest}")
+    if options.check:
+        found = "rien n'a changé" if result.intact else "inconnue : ce format n'a pas de sommes"
+        print(f"Intégrité : {found}")
 
 
 def _tokenizer(tokenizer: Mapping[str, Any]) -> str:
@@ -131,6 +138,9 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[str]:
     """Une ligne par fait ; l'essentiel tient en quelques clés connues."""
     if complete:
         return [f"{_clean(key)} : {_clean(value)}" for key, value in provenance.items()]
+    from gpt_architecture.interop.model_card import measured_at_the_end
+
+    which = "Perte finale" if measured_at_the_end(provenance) else "Dernière perte mesurée"
     known = {
         "origin": "Origine",
         "source": "Source",
@@ -138,9 +148,18 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[str]:
         "steps": "Étapes",
         "window": "Fenêtre apprise",
         "tokens_seen": "Tokens vus",
-        "train_losses": "Perte d'entraînement",
-        "val_losses": "Perte de validation",
+        "train_losses": f"{which}, entraînement",
+        "val_losses": f"{which}, validation",
         "versions": "Versions",
+        "base_sha256": "Modèle de départ",
+        "rank": "Rang",
+        "alpha": "Force",
+        "targets": "Matrices adaptées",
+        "opset": "Opset",
+        "inputs": "Entrées",
+        "outputs": "Sorties",
+        "general.name": "Nom",
+        "general.license": "Licence",
     }
     lines = []
     data = provenance.get("data")

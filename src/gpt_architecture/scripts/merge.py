@@ -8,71 +8,62 @@ from pathlib import Path
 if __package__ in (None, ""):  # lancé par son chemin : python3 merge.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import json
 from dataclasses import dataclass
-from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import OutputError
 from gpt_architecture.scripts._cli import CommonOptions, french_size
+from gpt_architecture.scripts._options import NamedModel, model_and_rest
+from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of, nothing
 
 
 @Parameter(name="*", group=Group("Fusion", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions:
-    """Où écrire, et comment le dire."""
+    """Où écrire."""
 
     out: Path
     """Fichier du modèle à écrire."""
 
-    force: bool = False
-    """Remplace un fichier qui existe déjà."""
-
-    as_json: Annotated[bool, Parameter(name="--json")] = False
-    """Écrit un objet JSON au lieu d'une ligne."""
-
 
 def merge(
-    model: Path,
-    adapter: Path,
+    source: str | None = None,
+    adapter: Path | None = None,
     /,
     *,
+    model: NamedModel = None,
     options: MergeOptions,
+    results: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008 — immuable
 ) -> None:
     """Fond des adaptateurs dans leur modèle de départ, et écrit un modèle ordinaire.
 
     Args:
-        model: Modèle dont l'affinage est parti ; tout autre est refusé.
-        adapter: Fichier adapter.safetensors, ou point de reprise de l'affinage.
+        source: Modèle dont l'affinage est parti ; tout autre est refusé.
+        adapter: Fichier adapter.safetensors, point de reprise ou dossier de l'affinage.
     """
-    del common  # lues par le lanceur
-    if options.out.exists() and not options.force:
-        raise OutputError(
-            f"{options.out} existe déjà",
-            expected="un nom libre",
-            remedy="ajoutez --force pour le remplacer, ou donnez un autre --out",
-        )
-
+    base_name, adapter = model_and_rest(model, source, adapter, usage="MODÈLE ADAPTATEURS --out …")
+    check_outputs(
+        {"--out": (options.out, nothing), "--json-file": (results.json_file, json_of("merge"))},
+        reads=(base_name, adapter, common),
+        force=results.force,
+    )
     from gpt_architecture.core.weights import save_model
-    from gpt_architecture.scripts._finetuning import starting_point
     from gpt_architecture.training.adapter_file import read_adapter
+    from gpt_architecture.training.model_source import locate, read_any
 
-    found = read_adapter(adapter)
-    base = starting_point(model).content
-    merged = found.merge(base)
+    found = read_adapter(locate(adapter))
+    merged = found.merged(read_any(base_name))
     save_model(
         options.out,
-        merged,
-        base.config,
-        tokenizer=base.tokenizer,
-        metadata={**base.metadata, **found.metadata},
+        merged.build(),
+        merged.config,
+        tokenizer=merged.tokenizer,
+        metadata=merged.metadata,
     )
     size = options.out.stat().st_size
-    if options.as_json:
-        record = {"output": str(options.out), "bytes": size, "lora": found.lora.to_dict()}
-        print(json.dumps(record, ensure_ascii=False))
+    record = {"output": str(options.out), "bytes": size, "lora": found.lora.to_dict()}
+    if results.emit([record], "merge"):
         return
     print(
         f"{options.out} : {len(found.tensors) // 2} adaptateurs de rang {found.lora.rank} fondus "

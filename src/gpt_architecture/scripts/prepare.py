@@ -27,6 +27,7 @@ from gpt_architecture.scripts._cli import (
     french_size,
     say,
 )
+from gpt_architecture.scripts._results import check_not_read
 from gpt_architecture.scripts._tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class PrepareOptions:
     tokenizer: str = "gpt2"
     """Tokenizer : gpt2, ou un tokenizer.json, par exemple de « tokenizer train »."""
 
-    val_fraction: float = 0.01
-    """Part des documents gardée pour la validation."""
+    val_fraction: float | None = None
+    """Part des documents gardée pour la validation ; sans elle, 0.01, et 0.1 sous 1 Mio."""
 
     shard_tokens: int = 100_000_000
     """Tokens par fragment."""
@@ -71,23 +72,25 @@ class PrepareOptions:
 
 def prepare(
     *sources: Annotated[
-        str, Parameter(name="SOURCE", help="Fichiers et dossiers à préparer, dans l'ordre.")
+        str,
+        Parameter(name="SOURCE", help="Fichiers et dossiers, ou noms de corpus, dans l'ordre."),
     ],
     options: PrepareOptions = PrepareOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> int:
     """Prépare des textes pour l'entraînement : fragments de tokens, entraînement et validation.
 
-    Chaque source est un fichier ou un dossier (.txt, .md, .jsonl, .jsonl.gz, .parquet). Une
-    préparation interrompue reprend quand on relance la même commande.
+    Chaque source est un fichier ou un dossier (.txt, .md, .jsonl, .jsonl.gz, .parquet), ou un
+    corpus connu (the-verdict, la-lampe-du-passeur). Une préparation interrompue reprend quand on
+    relance la même commande.
     """
-    del common  # lues par le lanceur
     if not sources or options.out is None:
         raise ConfigurationError(
             "aucune source" if not sources else "--out n'est pas donné",
             expected="gpt-architecture prepare SOURCE… --out DOSSIER",
             remedy="complétez la commande",
         )
+    check_not_read(options.out, (sources, options.tokenizer, common), "--out")
     from gpt_architecture.data.prepare import prepare_tokens
     from gpt_architecture.data.split_plan import PrepareConfig
 
@@ -116,7 +119,7 @@ def prepare(
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
-    _report(result, options.val_fraction, time.perf_counter() - start)
+    _report(result, time.perf_counter() - start)
     return 0
 
 
@@ -164,14 +167,16 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def _report(result: PreparedTokens, val_fraction: float, seconds: float) -> None:
+def _report(result: PreparedTokens, seconds: float) -> None:
     """Dit ce qui a été préparé, et ce qui ne l'a pas été."""
     documents, tokens = sum(result.documents.values()), sum(result.tokens.values())
     if result.outcome == "present":
         say(f"{result.folder} est déjà préparé, avec ces mêmes réglages ; rien à faire.")
     else:
         say(f"Préparé en {french_duration(seconds)} : {result.folder}")
-    say(f"Documents    {french_number(documents)}")
+    written = french_number(result.separated)
+    separated = f", dont {written} après un <|endoftext|> écrit" if result.separated else ""
+    say(f"Documents    {french_number(documents)}{separated}")
     say(
         f"Tokens       {french_number(tokens)} : "
         f"{french_number(result.tokens['train'])} d'entraînement, "
@@ -181,9 +186,10 @@ def _report(result: PreparedTokens, val_fraction: float, seconds: float) -> None
     say(f"Texte        {french_size(result.text_bytes)}, {ratio} octets par token")
     if result.single_document:
         say("Un seul document : sa fin, et non des documents, fait la validation.")
-    elif (share := result.tokens["val"] / tokens) > _LARGE_SHARE * val_fraction:
+    elif (share := result.tokens["val"] / tokens) > _LARGE_SHARE * result.val_fraction:
         say(
-            f"Validation   {_percent(share)} des tokens pour {_percent(val_fraction)} demandé(s) : "
+            f"Validation   {_percent(share)} des tokens pour {_percent(result.val_fraction)} "
+            "demandé(s) : "
             "trop peu de documents pour mieux répartir"
         )
     for reason, entry in sorted(result.skipped.items()):

@@ -9,15 +9,16 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 quantize.py
 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ConfigurationError, OutputError
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.scripts._cli import CommonOptions, find_model, french_size, output_console
+from gpt_architecture.scripts._options import ModelSource
+from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,42 +42,43 @@ class QuantizeOptions:
     output: Path | None = None
     """Fichier à écrire ; sans lui, le nom du modèle suivi du schéma, à côté de lui."""
 
-    force: bool = False
-    """Remplace un fichier qui existe déjà."""
-
     text: Path | None = None
     """Texte que le modèle n'a pas appris : mesure la perplexité et l'accord des tokens."""
 
     tokens: int = 8192
     """Tokens de ce texte à mesurer, au plus."""
 
-    as_json: Annotated[bool, Parameter(name="--json")] = False
-    """Écrit un objet JSON au lieu des lignes."""
-
 
 def quantize(
-    model: Path | None = None,
-    /,
+    model: ModelSource = None,
     *,
     options: QuantizeOptions = QuantizeOptions(),
+    results: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
-    """Quantifie les poids d'un modèle, sur 8 ou 4 bits, pour décoder plus vite.
+    """Quantifie les poids d'un modèle, sur 8 ou 4 bits, pour décoder plus vite."""
+    from gpt_architecture.training.model_source import locate, read_any, short_name
 
-    Args:
-        model: Fichier du modèle ; sans lui, gpt-model.pt ici ou dans un dossier parent.
-    """
-    del common  # lues par le lanceur
     source = find_model(model)
-    output = options.output or source.with_name(f"{source.stem}-{options.scheme}.safetensors")
+    path = locate(source)
+    inside = source if source.is_dir() else Path()  # un dossier d'entraînement, ou le Hub
+    folder = source.parent if path == source else inside
+    name = f"{short_name(source, path)}-{options.scheme}.safetensors"
+    output = options.output or folder / name
     _check(output, options)
-
-    from gpt_architecture.interop.reading import read_source
+    check_outputs(
+        {
+            "--output": (output, nothing),
+            "--json-file": (results.json_file, json_of("quantize")),
+        },
+        reads=(path, options, common),
+        force=results.force,
+    )
     from gpt_architecture.kernels.grouped_codes import Scheme
     from gpt_architecture.kernels.packed import pack
     from gpt_architecture.kernels.quantize import save_quantized
 
-    content = read_source(source)
+    content = read_any(path)
     reference = content.build()
     with _Stage("Quantification"):
         packed = pack(reference, Scheme(name=options.scheme, group_size=options.group_size))
@@ -87,9 +89,7 @@ def quantize(
             fidelity = _measure(content, packed, options, stage.advance)
     sizes = (4 * content.config.num_parameters(), packed.nbytes)
     record = _record(output, options, sizes, fidelity)
-    if options.as_json:
-        print(json.dumps(record, ensure_ascii=False))
-    else:
+    if not results.emit([record], "quantize"):
         _report(record, sizes)
 
 
@@ -100,12 +100,6 @@ def _check(output: Path, options: QuantizeOptions) -> None:
             f"--output vaut {output}",
             expected="un nom en .safetensors",
             remedy="changez l'extension",
-        )
-    if output.exists() and not options.force:
-        raise OutputError(
-            f"{output} existe déjà",
-            expected="un nom libre",
-            remedy="ajoutez --force pour le remplacer, ou donnez un autre --output",
         )
     if options.tokens < 2:
         raise ConfigurationError(
@@ -121,12 +115,14 @@ def _measure(
 ) -> Fidelity:
     import torch
 
-    from gpt_architecture.data.corpus import read_text
+    from gpt_architecture.config import END_OF_TEXT
+    from gpt_architecture.data.corpus import load_corpus
     from gpt_architecture.data.tokenizer import tokenizer_from_dict
     from gpt_architecture.evaluation.fidelity import compare_models
 
     assert options.text is not None  # noqa: S101 — l'appelant l'a vérifié
-    ids = tokenizer_from_dict(content.tokenizer).encode(read_text(options.text))
+    corpus, tokenizer = load_corpus([options.text]), tokenizer_from_dict(content.tokenizer)
+    ids = tokenizer.encode(corpus.text, allowed_special={END_OF_TEXT})
     learned, limit = content.metadata.get("window"), content.config.context_length
     return compare_models(
         content.build(),

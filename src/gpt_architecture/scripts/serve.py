@@ -10,24 +10,33 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 serve.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import gc
+import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclopts import Group, Parameter
 
+from gpt_architecture import __version__
 from gpt_architecture.config import check_float, check_int
-from gpt_architecture.errors import MissingDependencyError
+from gpt_architecture.errors import GPTArchitectureError, MissingDependencyError
 from gpt_architecture.scripts._cli import (
     ENV_PREFIX,
     CommonOptions,
     find_model,
     french_number,
     say,
-    say_aside,
 )
-from gpt_architecture.scripts._options import QuantName
+from gpt_architecture.scripts._logs import (
+    JsonLines,
+    LogFormat,
+    TimedText,
+    configure_logs,
+    in_journal,
+)
+from gpt_architecture.scripts._options import ModelSource, QuantName
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -35,7 +44,10 @@ if TYPE_CHECKING:
     from gpt_architecture.serving.auth import KeyRing
     from gpt_architecture.serving.context import ServingContext
     from gpt_architecture.serving.engine import Engine
+    from gpt_architecture.serving.foreign_fields import FieldPolicy
     from gpt_architecture.serving.limits import Limits
+
+logger = logging.getLogger("gpt_architecture.serve")  # `__name__` est `__main__` lancé par chemin
 
 KEYS_VARIABLE = f"{ENV_PREFIX}API_KEYS"
 _EXAMPLE = "Il était une fois"
@@ -56,7 +68,8 @@ class NetworkOptions:
     """Port ; 0 en choisit un libre."""
 
     api_key_file: Path | None = None
-    """Fichier de clés d'accès, une par ligne ; ou la variable GPT_ARCHITECTURE_API_KEYS."""
+    """Fichier de clés d'accès, une par ligne (CLÉ, ou NOM CLÉ requests/min=N tokens/min=N), relu à
+    SIGHUP ; ou la variable GPT_ARCHITECTURE_API_KEYS."""
 
     allow_origin: tuple[str, ...] = ()
     """Page web d'ailleurs qui peut appeler le service (CORS) ; répétable."""
@@ -64,8 +77,18 @@ class NetworkOptions:
     log_requests: bool = False
     """Écrit une ligne par requête sur stderr, sans rien du texte traité."""
 
+    log_format: LogFormat = "text"
+    """Forme du journal : text, ou json (un objet par ligne)."""
+    strict: bool = False
+    """Refuse les champs qu'aucune interface d'OpenAI ne connaît, au lieu de les ignorer."""
+
     def __post_init__(self) -> None:
         check_int("port", self.port, minimum=0, maximum=65_535)
+        if self.allow_origin:
+            from gpt_architecture.serving.origins import check_origin
+
+            for origin in self.allow_origin:
+                check_origin("--allow-origin", origin)
 
 
 @Parameter(name="*", group=Group("Moteur", sort_key=2))
@@ -114,66 +137,79 @@ class EngineOptions:
 
 
 def serve(
-    model: Path | None = None,
-    /,
+    model: ModelSource = None,
     *,
     network: NetworkOptions = NetworkOptions(),
     engine: EngineOptions = EngineOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> int:
-    """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM.
-
-    Args:
-        model: Fichier du modèle ; sans lui, gpt-model.pt ici ou dans un dossier parent.
-    """
+    """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM."""
     del common  # lues par le lanceur
     _check_installed()
+    from gpt_architecture.serving.auth import KeyRing
+    from gpt_architecture.serving.exchange import RequestFilter
+    from gpt_architecture.serving.foreign_fields import FieldPolicy
     from gpt_architecture.serving.gate import LoadingGate
     from gpt_architecture.serving.http import HttpServer, bind, url_of
     from gpt_architecture.serving.limits import Limits
+    from gpt_architecture.serving.observer import Observer
+    from gpt_architecture.training.model_source import check_source, short_name
 
-    path = find_model(model)
+    as_json = network.log_format == "json"
+    configure_logs(JsonLines() if as_json else TimedText(), RequestFilter())
+    logging.captureWarnings(as_json)  # sur stderr, rien que des lignes JSON
+    source = find_model(model)
     limits = Limits(
         max_tokens=engine.max_tokens,
         request_seconds=engine.timeout,
         sequences=min(Limits.sequences, engine.max_waiting),
     )
-    keys = _keys(network.api_key_file)
+    keys = KeyRing(_keys(network.api_key_file))
     if not keys and network.host not in _LOCAL_HOSTS:
-        say_aside(
-            f"avertissement : le service écoute sur {network.host} sans clé d'accès ; "
-            "donnez --api-key-file."
+        logger.warning(
+            "le service écoute sur %s sans clé d'accès ; donnez --api-key-file.", network.host
         )
     started = list["Engine"]()
+    observer = Observer(log_requests=network.log_requests)
 
     def build() -> ASGIApp:
         from gpt_architecture.serving.app import create_app
 
-        running, context = _load(path, engine, limits)
+        name, fields = engine.name or short_name(source, path), FieldPolicy(strict=network.strict)
+        running, context = _load(path, name, engine, limits, fields)
         started.append(running)
-        app = create_app(
-            context, keys=keys, origins=network.allow_origin, log_requests=network.log_requests
-        )
+        app = create_app(context, keys=keys, origins=network.allow_origin, observer=observer)
         running.wait_started()
         _answer_steadily()
         if running.state == "ready":
-            say_aside(
-                f"Modèle « {context.name} » prêt : {engine.slots} suites de front, contexte de "
-                f"{french_number(context.window)} tokens."
+            logger.info(
+                "Modèle « %s » prêt : %d suites de front, contexte de %s tokens.",
+                *(context.name, engine.slots, french_number(context.window)),
             )
         return app
 
-    gate = LoadingGate(build)
+    gate = LoadingGate(build, observer, origins=network.allow_origin)
+
+    def leave() -> None:
+        gate.draining = True
+        logger.info("Arrêt demandé : les requêtes en cours finissent (de nouveau pour couper).")
+
     server = HttpServer(
         gate,
         limits=limits,
         drain_seconds=engine.drain_timeout,
-        on_drain=lambda: say_aside(
-            "Arrêt demandé : les requêtes en cours finissent (de nouveau pour couper)."
-        ),
+        on_drain=leave,
+        on_reload=None if network.api_key_file is None else lambda: _reload(keys, network),
+        observer=observer,
     )
     listener = bind(network.host, network.port)
-    say(f"Service sur {url_of(listener)} (studio : /studio, référence : /docs, état : /health)")
+    try:
+        path = check_source(source)  # un fichier absent est dit avant d'annoncer une adresse
+    except BaseException:
+        listener.close()
+        raise
+    opened = f"Service sur {url_of(listener)} (studio : /studio, référence : /docs, état : /health)"
+    say(in_journal(opened) or opened)
     gate.start(server.request_stop)
     code = server.serve_until_stopped(listener)
     if gate.error is not None:
@@ -202,30 +238,46 @@ def _check_installed() -> None:
 
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(package) is None:
-            raise MissingDependencyError("gpt-architecture[serve]", purpose="servir un modèle")
+            name = package.replace("_", "-")
+            raise MissingDependencyError(name, purpose="servir un modèle", extra="serve")
 
 
-def _keys(path: Path | None) -> KeyRing:
+def _keys(path: Path | None) -> list[str]:
     """Les clés du fichier et de l'environnement."""
-    from gpt_architecture.serving.auth import KeyRing, read_keys
+    from gpt_architecture.serving.auth import read_keys
 
     keys = [] if path is None else read_keys(path)
     keys += [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()]
-    return KeyRing(keys)
+    return keys
 
 
-def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, ServingContext]:
+def _reload(keys: KeyRing, network: NetworkOptions) -> None:
+    """Relit les clés ; un fichier mauvais laisse celles d'avant."""
+    try:
+        keys.replace(_keys(network.api_key_file))
+    except GPTArchitectureError as error:
+        logger.error("clés non relues, celles d'avant restent : %s", error)
+    else:
+        logger.info("clés relues : %s", ", ".join(keys.names))
+
+
+def _load(
+    path: Path, name: str, options: EngineOptions, limits: Limits, fields: FieldPolicy
+) -> tuple[Engine, ServingContext]:
     """Le modèle, son moteur démarré et prêt."""
     from functools import partial
 
     from gpt_architecture.api import load
     from gpt_architecture.core.model import GPTModel
+    from gpt_architecture.data.chat import own_prompt
     from gpt_architecture.evaluation.attention_maps import attention_of
     from gpt_architecture.evaluation.comparison import SIX_VARIANTS
-    from gpt_architecture.serving.context import ServingContext
+    from gpt_architecture.serving.context import ServingContext, digest_of
     from gpt_architecture.serving.engine import Engine
 
-    gpt = load(path, device=options.device, quant=options.quant)
+    hashing = ThreadPoolExecutor(1).submit(digest_of, path)  # pendant que le reste se charge
+    # Seuls les noyaux rendent les mêmes bits sous toute charge : un petit modèle les a aussi.
+    gpt = load(path, device=options.device, quant=options.quant, compile_from=0)
     model = gpt.model if gpt.runner is None else gpt.runner
     engine = Engine(
         model,
@@ -237,21 +289,23 @@ def _load(path: Path, options: EngineOptions, limits: Limits) -> tuple[Engine, S
     )
     engine.start()
     engine.prepare_constraints()
-    prompt = gpt.metadata.get("prompt")
     context = ServingContext(
         engine=engine,
         model=model,
         tokenizer=gpt.tokenizer,
-        name=path.stem if options.name is None else options.name,
+        name=name,
         metadata=gpt.metadata,
         window=gpt.window,
         limits=limits,
+        fields=fields,
         run_directory=options.run_directory,
-        example=prompt if isinstance(prompt, str) and prompt else _EXAMPLE,
+        example=own_prompt(gpt.metadata) or _EXAMPLE,
         attention=partial(attention_of, gpt.model, window=gpt.window)
         if isinstance(gpt.model, GPTModel)
         else None,
         variants=tuple(SIX_VARIANTS),
+        digest=hashing.result(),
+        version=__version__,
     )
     return engine, context
 

@@ -18,15 +18,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ConfigurationError, DataError, OutputError
+from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.scripts._bar import ProgressBar
 from gpt_architecture.scripts._cli import (
     CommonOptions,
     french_duration,
     french_number,
     french_size,
+    read_stdin,
     say,
     say_aside,
+)
+from gpt_architecture.scripts._results import (
+    ResultOptions,
+    check_outputs,
+    json_of,
+    nothing,
+    page_of,
 )
 from gpt_architecture.scripts._tokenizers import load_tokenizer
 
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
     from gpt_architecture.data.tokenizer import Tokenizer
 
 _Names = Annotated[list[str], Parameter(consume_multiple=True)]
+_Text = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # « - » : l'entrée standard
 _VIEW_CHARACTERS = 20_000
 _TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 
@@ -65,6 +74,9 @@ class TrainOptions:
     )
     """Tokens spéciaux en plus de <|endoftext|>, par exemple <|user|> et <|assistant|>."""
 
+    no_end_of_text: bool = False
+    """Sans <|endoftext|> : avec char, le vocabulaire est exactement celui de nanoGPT."""
+
     field: str = "text"
     """Champ du texte, en JSONL et en Parquet."""
 
@@ -78,10 +90,7 @@ class CompareOptions:
     """Quels vocabulaires comparer."""
 
     tokenizers: _Names = made_of(default_factory=lambda: ["gpt2"])
-    """Tokenizers : gpt2, des tokenizer.json, ou des modèles .pt."""
-
-    as_json: Annotated[bool, Parameter(name="--json")] = False
-    """Écrit une liste JSON au lieu du tableau."""
+    """Tokenizers : gpt2, des tokenizer.json, ou des modèles."""
 
 
 @Parameter(name="*", group=Group("Découpage", sort_key=1))
@@ -90,16 +99,10 @@ class ViewOptions:
     """Quels découpages montrer, et où."""
 
     tokenizer: _Names = made_of(default_factory=lambda: ["gpt2"])
-    """Un ou plusieurs tokenizers : gpt2, des tokenizer.json, ou des modèles .pt."""
+    """Un ou plusieurs tokenizers : gpt2, des tokenizer.json, ou des modèles."""
 
     html: Path | None = None
     """Écrit une page HTML d'un seul fichier au lieu du terminal."""
-
-    force: bool = False
-    """Remplace un fichier qui existe déjà."""
-
-    as_json: Annotated[bool, Parameter(name="--json")] = False
-    """Écrit un objet JSON : pour chaque tokenizer, ses tokens et leurs identifiants."""
 
 
 def train(
@@ -115,14 +118,19 @@ def train(
     fil de l'eau. Le fichier écrit sert à prepare et à train (--tokenizer FICHIER), et se charge
     dans la bibliothèque tokenizers.
     """
-    del common  # lues par le lanceur
     if not sources:
         raise ConfigurationError(
             "aucune source",
             expected="gpt-architecture tokenizer train SOURCE… --out FICHIER",
             remedy="donnez des fichiers ou des dossiers de textes",
         )
-    _check_free(options.out, force=options.force)
+    if options.kind != "char" and options.no_end_of_text:
+        raise ConfigurationError(
+            f"--no-end-of-text avec --kind {options.kind}",
+            expected="--kind char, seul à pouvoir s'en passer",
+            remedy="retirez l'un des deux",
+        )
+    check_outputs({"--out": (options.out, nothing)}, reads=(sources, common), force=options.force)
     from gpt_architecture.data.source_texts import SourceTexts
 
     start = time.perf_counter()
@@ -139,10 +147,11 @@ def train(
 
 
 def compare(
-    text: str | None = None,
+    text: _Text = None,
     /,
     *,
     options: CompareOptions = CompareOptions(),
+    results: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Compare des vocabulaires sur un texte : tokens par mot, octets par token, tokens employés.
@@ -150,7 +159,11 @@ def compare(
     Args:
         text: Fichier de texte, nom de corpus, « - » pour l'entrée standard, ou le texte lui-même.
     """
-    del common
+    check_outputs(
+        {"--json-file": (results.json_file, json_of("tokenizer compare"))},
+        reads=(text, options, common),
+        force=results.force,
+    )
     content, tokenizers = _read(text), _load_all(options.tokenizers)
     from gpt_architecture.evaluation.fertility import measure_fertility
 
@@ -158,10 +171,12 @@ def compare(
         measure_fertility(content, tokenizer, label=label)
         for label, tokenizer in tokenizers.items()
     ]
-    if options.as_json:
-        ratios = ("tokens_per_word", "bytes_per_token", "share_used")
-        records = [asdict(row) | {name: getattr(row, name) for name in ratios} for row in rows]
+    ratios = ("tokens_per_word", "bytes_per_token", "share_used")
+    records = [asdict(row) | {name: getattr(row, name) for name in ratios} for row in rows]
+    if results.as_json:
         print(json.dumps(records, ensure_ascii=False))
+    results.save(records, "tokenizer compare")
+    if results.as_json:
         return
     from gpt_architecture.scripts._tokenizer_views import show_comparison
 
@@ -169,10 +184,11 @@ def compare(
 
 
 def view(
-    text: str | None = None,
+    text: _Text = None,
     /,
     *,
     options: ViewOptions = ViewOptions(),
+    results: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Montre le découpage d'un texte, token par token, au terminal ou dans une page HTML.
@@ -180,9 +196,14 @@ def view(
     Args:
         text: Fichier de texte, nom de corpus, « - » pour l'entrée standard, ou le texte lui-même.
     """
-    del common
-    if options.html is not None:
-        _check_free(options.html, force=options.force)
+    check_outputs(
+        {
+            "--html": (options.html, page_of("vocabulary")),
+            "--json-file": (results.json_file, json_of("tokenizer view")),
+        },
+        reads=(text, options, common),
+        force=results.force,
+    )
     content, tokenizers = _read(text), _load_all(options.tokenizer)
     if len(content) > _VIEW_CHARACTERS:
         say_aside(
@@ -197,43 +218,27 @@ def view(
         page = vocabulary_page(content, tokenizers)
         write_atomically(options.html, lambda path: path.write_text(page, encoding="utf-8"))
         say(f"Découpage écrit : {options.html}")
-        return
+        if not results.wants_json:
+            return
     from gpt_architecture.evaluation.fertility import split_text
 
     splits = {label: list(split_text(content, each)) for label, each in tokenizers.items()}
-    if options.as_json:
-        record = {
-            label: [{"text": each.text, "ids": list(each.ids)} for each in segments]
-            for label, segments in splits.items()
-        }
-        print(json.dumps(record, ensure_ascii=False))
+    record = {
+        label: [{"text": each.text, "ids": list(each.ids)} for each in segments]
+        for label, segments in splits.items()
+    }
+    if results.emit([record], "tokenizer view") or options.html is not None:
         return
     from gpt_architecture.scripts._tokenizer_views import show_splits
 
     show_splits(splits)
 
 
-def _check_free(path: Path, *, force: bool) -> None:
-    """Refuse, avant tout travail, d'écrire sur un fichier qui existe."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise OutputError(
-            f"{path} {'est un dossier' if path.is_dir() else 'est dans un dossier qui manque'}",
-            expected="un nom de fichier dans un dossier existant",
-            remedy="changez ce chemin",
-        )
-    if path.exists() and not force:
-        raise OutputError(
-            f"{path} existe déjà",
-            expected="un nom libre",
-            remedy="ajoutez --force pour le remplacer, ou donnez un autre nom",
-        )
-
-
 def _learn(texts: SourceTexts, options: TrainOptions) -> BPETokenizer | CharTokenizer:
     if options.kind == "char":
         from gpt_architecture.data.char_tokenizer import CharTokenizer
 
-        return CharTokenizer.train(texts)
+        return CharTokenizer.train(texts, end_of_text=not options.no_end_of_text)
     from gpt_architecture.data.bpe import BPETokenizer
 
     return BPETokenizer.train(
@@ -271,14 +276,12 @@ def _read(text: str | None) -> str:
             expected="un fichier, ou un texte entre guillemets",
             remedy="complétez la commande",
         )
-    from gpt_architecture.data.corpus import CORPUS_NAMES, load_corpus, read_text
+    from gpt_architecture.data.corpus import CORPUS_NAMES, read_documents
 
     if text == "-":
-        content = sys.stdin.read()
-    elif _is_file(text):
-        content = read_text(Path(text))
-    elif text in CORPUS_NAMES:
-        content = load_corpus([text], offline=True).text
+        content = read_stdin()
+    elif _is_file(text) or text in CORPUS_NAMES:
+        content = "\n".join(each.text for each in read_documents([text], offline=True))
     elif text.endswith(_TEXT_SUFFIXES) and len(text.split()) == 1:  # un nom mal tapé
         raise DataError(
             f"texte introuvable : {text[:200]}",

@@ -19,10 +19,10 @@ from gpt_architecture.errors import MissingDependencyError
 from gpt_architecture.scripts._cli import (
     CommonOptions,
     default_prompt,
-    find_model,
     output_console,
 )
-from gpt_architecture.scripts._options import ModelChoice, Prompt
+from gpt_architecture.scripts._options import ModelChoice, ModelSource, Prompt, model_path
+from gpt_architecture.scripts._results import check_outputs, own_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,8 +60,12 @@ class FigureOptions:
     output_dir: Path = Path()
     """Dossier où écrire temperature-visualization.pdf."""
 
+    force: bool = False
+    """Remplace une figure de ce nom que cette commande n'a pas écrite."""
+
 
 def visualize(
+    model: ModelSource = None,
     *,
     figure: FigureOptions = FigureOptions(),
     choice: ModelChoice = ModelChoice(),  # noqa: B008
@@ -72,7 +76,6 @@ def visualize(
     La distribution est celle du modèle entraîné, après le début donné. Sans matplotlib, le
     tableau du terminal donne les mêmes nombres.
     """
-    del common  # lues par le lanceur
     from gpt_architecture.api import load
     from gpt_architecture.data.visible import visible_token
     from gpt_architecture.evaluation.distribution import (
@@ -81,7 +84,11 @@ def visualize(
         study_distribution,
     )
 
-    gpt = load(find_model(choice.model), device=choice.device, quant=choice.quant)
+    source, path = model_path(model), figure.output_dir / PLOT_NAME
+    check_outputs(
+        {"--output-dir": (path, own_figure)}, reads=(source, figure, common), force=figure.force
+    )
+    gpt = load(source, device=choice.device, quant=choice.quant)
     text = default_prompt(figure.prompt, gpt.metadata)
     study = study_distribution(
         next_token_logits(gpt.generator.model, gpt.encode(text)[:, -gpt.window :]),
@@ -93,7 +100,6 @@ def visualize(
     labels = [visible_token(gpt.tokenizer.decode([token])) for token in study.tokens]
     title = f"Token suivant après « {text} »"
     _show(title, labels, study)
-    path = figure.output_dir / PLOT_NAME
     try:
         plot_distribution(study, labels, title, path)
     except MissingDependencyError as error:

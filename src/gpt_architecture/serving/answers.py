@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 from gpt_architecture.decoding.sequence import FinishReason, TokenScore
 from gpt_architecture.serving.generation import Plan
 from gpt_architecture.serving.requests import Event, Finished, Produced, PromptScored
-from gpt_architecture.serving.token_names import TokenNames
+from gpt_architecture.serving.token_names import Places, TokenNames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Transcript:
 
     def __init__(self, plan: Plan, *, echo: Sequence[str] | None = None) -> None:
         self._plan, self._echo = plan, echo
+        self._written = Counter[int]()
         self._ends = dict[int, Finished]()
 
     def opening(self) -> list[Delta]:
@@ -66,6 +68,7 @@ class Transcript:
                     prompt = self._plan.prompts[index // self._plan.n]
                     yield Delta(index=index, text=self._prompt(index), tokens=prompt, scores=scores)
                 case Produced(piece=piece):
+                    self._written[index] += piece.token is not None
                     scored = piece.score is not None and piece.token is not None
                     if piece.text or scored:
                         yield Delta(
@@ -76,21 +79,28 @@ class Transcript:
                         )
                 case Finished():
                     self._ends[index] = event
+                    self._written[index] = event.completion_tokens
                     yield Delta(index=index, finish="stop" if event.reason == "stop" else "length")
 
-    def usage(self) -> dict[str, Any]:
-        """Le compte des tokens ; un début n'est compté qu'une fois, quel que soit `n`."""
+    def usage(self, *, running: bool = False) -> dict[str, Any]:
+        """Le compte des tokens ; un début n'est compté qu'une fois, quel que soit `n`.
+
+        Args:
+            running: en cours de route : ce qui a été repris du cache n'est su qu'à la fin.
+        """
         prompt = sum(map(len, self._plan.prompts))
-        written = sum(end.completion_tokens for end in self._ends.values())
-        cached = sum(
-            end.cached_tokens for index, end in self._ends.items() if index % self._plan.n == 0
-        )
-        return {
+        written = self._written.total()
+        counts = {
             "prompt_tokens": prompt,
             "completion_tokens": written,
             "total_tokens": prompt + written,
-            "prompt_tokens_details": {"cached_tokens": cached},
         }
+        if running:
+            return counts
+        cached = sum(
+            end.cached_tokens for index, end in self._ends.items() if index % self._plan.n == 0
+        )
+        return {**counts, "prompt_tokens_details": {"cached_tokens": cached}}
 
     def _prompt(self, index: int) -> str:
         return "" if self._echo is None else self._echo[index // self._plan.n]
@@ -152,15 +162,18 @@ class CompletionShape(_Shape):
     Args:
         model: nom du modèle.
         names: nom des tokens.
+        plan: ce qui est écrit.
         logprobs: rend les probabilités.
         usage: le flux finira par le compte des tokens.
     """
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, model: str, names: TokenNames, *, logprobs: bool, usage: bool) -> None:
+    def __init__(
+        self, model: str, names: TokenNames, plan: Plan, *, logprobs: bool, usage: bool
+    ) -> None:
         super().__init__(model, names, logprobs=logprobs, usage=usage)
-        self._offsets = dict[int, int]()
+        self._plan, self._places = plan, dict[int, Places]()
 
     def start(self, count: int) -> list[dict[str, Any]]:
         """Rien."""
@@ -192,23 +205,28 @@ class CompletionShape(_Shape):
         return self._whole(choices, usage)
 
     def _scores(self, deltas: Sequence[Delta]) -> dict[str, Any]:
-        offset = self._offsets.get(deltas[0].index, 0)
+        places = self._places_of(deltas[0].index)
         tokens, logprobs, tops, offsets = [], [], [], []
         for delta in deltas:
             for token, score in zip(delta.tokens, delta.scores, strict=True):
-                name = self._names.text(token)
-                tokens.append(name)
+                tokens.append(self._names.text(token))
                 logprobs.append(None if score is None else score.logprob)
                 tops.append(None if score is None else self._candidates(score))
-                offsets.append(offset)
-                offset += len(name)
-        self._offsets[deltas[0].index] = offset
+                offsets.append(places.add(token))
         return {
             "tokens": tokens,
             "token_logprobs": logprobs,
             "top_logprobs": tops,
             "text_offset": offsets,
         }
+
+    def _places_of(self, index: int) -> Places:
+        """Où en est le texte d'une suite ; un début noté en fait partie."""
+        if index not in self._places:
+            scored = self._plan.score_prompt is not None
+            prompt = () if scored else self._plan.prompts[index // self._plan.n]
+            self._places[index] = self._names.places(prompt)
+        return self._places[index]
 
     def _candidates(self, score: TokenScore) -> dict[str, float]:
         """Les plus probables, et le token choisi s'il n'en est pas."""

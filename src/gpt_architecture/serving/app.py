@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import torch
 from fastapi import APIRouter, FastAPI, Path, Request
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.data.marked_text import written
+from gpt_architecture.data.tokenizer_protocol import ROLES, role_names, special_names
 from gpt_architecture.serving import response_schemas, schemas
 from gpt_architecture.serving.answers import ChatShape, CompletionShape, Transcript
 from gpt_architecture.serving.auth import AuthMiddleware, KeyRing
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError, install_handlers
 from gpt_architecture.serving.generation import (
+    check_body,
     check_ids,
     check_model,
     encode_text,
@@ -24,7 +27,9 @@ from gpt_architecture.serving.generation import (
     render,
 )
 from gpt_architecture.serving.guard import GuardMiddleware
+from gpt_architecture.serving.http_rules import HeadMiddleware, OriginsMiddleware
 from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
+from gpt_architecture.serving.observer import ObservedMiddleware, Observer, route_finder
 from gpt_architecture.serving.reference import reference_page
 from gpt_architecture.serving.streaming import Answerer
 from gpt_architecture.serving.strict_json import StrictRoute
@@ -63,7 +68,7 @@ def create_app(
     *,
     keys: KeyRing | None = None,
     origins: Sequence[str] = (),
-    log_requests: bool = False,
+    observer: Observer | None = None,
 ) -> FastAPI:
     """L'application d'un modèle chargé, dont le moteur est démarré.
 
@@ -71,7 +76,7 @@ def create_app(
         context: ce qu'elle sert.
         keys: clés d'accès ; None : tout le monde est accepté.
         origins: pages web d'ailleurs qui peuvent l'appeler (CORS) ; vide : aucune.
-        log_requests: écrit au journal une ligne par requête.
+        observer: suit les requêtes ; None : elles ne sont que comptées.
     """
     app = FastAPI(
         title="gpt-architecture",
@@ -83,23 +88,20 @@ def create_app(
     )
     app.state.limits = context.limits
     install_handlers(app)
-    metrics = Metrics(context.engine, context.name)
+    observer = observer or Observer()
+    metrics = Metrics(context.engine, context.name, observer.metrics)
     answerer = Answerer(context, metrics)
     app.include_router(_generation_routes(context, answerer))
     app.include_router(_model_routes(context))
     app.include_router(_watch_routes(context, metrics))
     app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
     app.include_router(studio_router(context, answerer))
-    # Le dernier ajouté est traversé le premier : clés, puis corps, puis routes.
-    app.add_middleware(GuardMiddleware, limits=context.limits, log_requests=log_requests)
+    # Le dernier ajouté est traversé le premier : observateur, origines, clés, corps, puis routes.
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(GuardMiddleware, limits=context.limits)
     app.add_middleware(AuthMiddleware, keys=keys or KeyRing())
-    if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-        )
+    app.add_middleware(OriginsMiddleware, origins=origins)
+    app.add_middleware(ObservedMiddleware, observer=observer, route=route_finder(app.routes))
     return app
 
 
@@ -114,17 +116,21 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     )
     async def completions(body: schemas.CompletionBody, request: Request) -> Response:
         plan = await plan_completion(context, body)
-        usage = body.stream_options is not None and body.stream_options.include_usage
+        options = body.stream_options or schemas.StreamOptions()
+        usage = options.include_usage
         shape = CompletionShape(
-            context.name, context.names, logprobs=body.logprobs is not None, usage=usage
+            context.name, context.names, plan, logprobs=body.logprobs is not None, usage=usage
         )
         echo = [
-            prompt if isinstance(prompt, str) else context.tokenizer.decode(prompt)
-            for prompt in body.prompt
+            prompt if prompt and isinstance(prompt, str) else context.tokenizer.decode(ids)
+            for prompt, ids in zip(body.prompt, plan.prompts, strict=True)
         ]
         transcript = Transcript(plan, echo=echo if body.echo else None)
         return await answerer.answer(
-            request, plan, transcript, shape, stream=bool(body.stream), usage=usage
+            *(request, plan, transcript, shape),
+            stream=bool(body.stream),
+            usage=usage,
+            running_usage=options.continuous_usage_stats,
         )
 
     @router.post(
@@ -135,10 +141,14 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     )
     async def chat(body: schemas.ChatBody, request: Request) -> Response:
         plan = await plan_chat(context, body)
-        usage = body.stream_options is not None and body.stream_options.include_usage
+        options = body.stream_options or schemas.StreamOptions()
+        usage = options.include_usage
         shape = ChatShape(context.name, context.names, logprobs=bool(body.logprobs), usage=usage)
         return await answerer.answer(
-            request, plan, Transcript(plan), shape, stream=bool(body.stream), usage=usage
+            *(request, plan, Transcript(plan), shape),
+            stream=bool(body.stream),
+            usage=usage,
+            running_usage=options.continuous_usage_stats,
         )
 
     return router
@@ -152,6 +162,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         "created": context.created,
         "owned_by": "gpt-architecture",
         "max_model_len": context.window,
+        "sha256": context.digest,
     }
 
     @router.get(
@@ -180,11 +191,14 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses={**_COMMON, **_errors(404)},
     )
     async def tokenize(body: schemas.TokenizeBody) -> Response:
-        check_model(context, body.model)
+        check_body(context, body)
         text = body.prompt
         if text is None:
             messages = body.messages or []
             text = await render(context, messages, add_generation_prompt=body.add_generation_prompt)
+        alone = body.parse_special is None and text in special_names(context.tokenizer)
+        if body.parse_special or alone:  # un nom seul demande son identifiant : ainsi fait lm-eval
+            text = written(text)
         tokens = await encode_text(context, text)
         names = [context.names.text(token) for token in tokens] if body.return_token_strs else None
         return JSONResponse(
@@ -203,7 +217,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses={**_COMMON, **_errors(404)},
     )
     async def detokenize(body: schemas.DetokenizeBody) -> Response:
-        check_model(context, body.model)
+        check_body(context, body)
         check_ids(context, body.tokens, param="tokens")
         return JSONResponse({"prompt": context.tokenizer.decode(body.tokens)})
 
@@ -214,14 +228,12 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses=_errors(401, 429),
     )
     async def tokenizer_info() -> Response:
-        ending = END_OF_TEXT if context.tokenizer.eos_id is not None else None
+        roles = role_names(context.tokenizer)
         return JSONResponse(
             {
                 "tokenizer_class": context.tokenizer.name,
                 "vocab_size": context.tokenizer.vocab_size,
-                "eos_token": ending,
-                "bos_token": ending,
-                "pad_token": ending,
+                **{role: roles.get(role) for role in ROLES},
                 "chat_template": context.chat_template,
             }
         )
@@ -243,6 +255,40 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
         if state != "ready":
             raise ApiError.unavailable(f"le moteur n'est pas prêt ({state})", code=state)
         return JSONResponse({"status": "ok"})
+
+    @router.get(
+        "/live",
+        summary="Faut-il relancer le service ?",
+        response_model=response_schemas.Health,
+        responses=_errors(503),
+    )
+    async def live() -> Response:
+        if context.engine.state == "dead":
+            raise ApiError.unavailable("le moteur est mort", code="dead")
+        return JSONResponse({"status": "ok"})
+
+    router.add_api_route(
+        "/ready",
+        health,
+        summary="Le service accepte-t-il du travail ?",
+        response_model=response_schemas.Health,
+        responses=_errors(503),
+    )
+
+    @router.get(
+        "/version",
+        summary="Version du service",
+        response_model=response_schemas.Version,
+        responses=_errors(401, 429),
+    )
+    async def version() -> Response:
+        return JSONResponse(
+            {
+                "version": context.version,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            }
+        )
 
     @router.get(
         "/metrics",

@@ -4,81 +4,142 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.errors import ApiError
+from gpt_architecture.serving.exchange import Exchange, current
+from gpt_architecture.serving.guard import PROBES
+from gpt_architecture.serving.quotas import Access
+from gpt_architecture.storage import read_text
 
-OPEN_PATHS = frozenset({"/", "/health", "/metrics", "/docs", "/openapi.json"})
+OPEN_PATHS = PROBES | {"/", "/docs", "/openapi.json"}
 """Adresses que sondes et navigateurs lisent sans clé ; elles ne disent rien du texte traité."""
 
 _OPEN_PAGES = "/studio"
 _CLOSED_DATA = "/studio/api/"
 _SHORTEST = 16
 _MAX_FILE_BYTES = 1 << 20
+_NAME = re.compile(r"[\w.-]{1,32}")  # assez court pour qu'une clé n'y soit pas prise pour un nom
+_LIMIT = re.compile(r"(requests|tokens)/min=([1-9][0-9]{0,9})", re.ASCII)
 
 
 class KeyRing:
     """Des clés acceptées ; vide, tout le monde l'est.
 
-    Seules leurs empreintes sont gardées, et chaque essai les compare toutes en temps constant.
+    Une clé s'écrit `CLÉ`, ou `NOM CLÉ [requests/min=N] [tokens/min=N]`. Seules leurs empreintes
+    sont gardées, et chaque essai les compare toutes en temps constant.
 
     Args:
-        keys: clés, d'au moins seize caractères.
+        lines: les clés.
 
     Raises:
-        ConfigurationError: une clé est trop courte, ou contient autre chose que de l'ASCII visible.
+        ConfigurationError: une ligne ne dit pas une clé ; l'erreur n'en cite rien.
     """
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        found = list(dict.fromkeys(keys))
-        for key in found:
-            if len(key) < _SHORTEST or not (key.isascii() and key.isprintable()) or " " in key:
-                raise ConfigurationError(
-                    f"une clé d'accès de {len(key)} caractères",
-                    expected=f"au moins {_SHORTEST} caractères ASCII, sans espace",
-                    remedy="tirez-en une, par exemple avec « openssl rand -hex 24 »",
-                )
-        self._digests = [_digest(key) for key in found]
+    def __init__(self, lines: Iterable[str] = ()) -> None:
+        self._keys = dict[bytes, Access]()
+        self.replace(lines)
 
     def __bool__(self) -> bool:
-        return bool(self._digests)
+        return bool(self._keys)
 
-    def identify(self, authorization: str | None) -> str | None:
-        """Le nom de la clé d'un en-tête `Authorization`, ou None si elle n'est pas connue."""
+    @property
+    def names(self) -> list[str]:
+        """Le nom de chaque clé."""
+        return [access.name for access in self._keys.values()]
+
+    def replace(self, lines: Iterable[str]) -> None:
+        """Remplace toutes les clés, ou aucune ; qui garde son nom et ses limites garde son compte.
+
+        Raises:
+            ConfigurationError: une ligne ne dit pas une clé.
+        """
+        known = {access.name: access for access in self._keys.values()}
+        found = dict[bytes, Access]()
+        for number, line in enumerate(dict.fromkeys(lines), 1):
+            digest, access = _parse(line, number)
+            if digest in found or access.name in (each.name for each in found.values()):
+                raise _bad_key(number, "reprend une clé ou un nom", "une autre à chaque ligne")
+            before = known.get(access.name, access)
+            found[digest] = before if before.limits == access.limits else access
+        self._keys = found
+
+    def find(self, authorization: str | None) -> Access | None:
+        """La clé d'un en-tête `Authorization`, ou None si elle n'est pas connue."""
         scheme, _, key = (authorization or "").partition(" ")
         digest = _digest(key.strip() if scheme.lower() == "bearer" else "")
         found = None
-        for number, known in enumerate(self._digests):
+        for known, access in self._keys.items():
             if hmac.compare_digest(digest, known):
-                found = f"clé {number + 1}"
+                found = access
         return found
 
 
-def read_keys(path: Path) -> list[str]:
+def _parse(line: str, number: int) -> tuple[bytes, Access]:
+    """L'empreinte d'une clé, et ce qu'elle permet ; rien de la ligne ne va dans une erreur."""
+    words = line.split()
+    name, key, *limits = words if len(words) > 1 else (f"clé {number}", *words, *[""][len(words) :])
+    if len(key) < _SHORTEST or not (key.isascii() and key.isprintable()):
+        raise _bad_key(
+            number,
+            f"compte {len(key)} caractères",
+            f"au moins {_SHORTEST} caractères ASCII, sans espace",
+            remedy="tirez-en une, par exemple avec « openssl rand -hex 24 »",
+        )
+    if len(words) > 1 and not _NAME.fullmatch(name):
+        raise _bad_key(
+            number, "n'a pas un nom correct", "au plus 32 lettres, chiffres, points ou tirets"
+        )
+    found = dict[str, int]()
+    for limit in limits:
+        matched = _LIMIT.fullmatch(limit)
+        if matched is None or matched[1] in found:
+            raise _bad_key(
+                number, "est suivie de mots inconnus", "requests/min=N ou tokens/min=N, N positif"
+            )
+        found[matched[1]] = int(matched[2])
+    access = Access(
+        name, requests_per_minute=found.get("requests"), tokens_per_minute=found.get("tokens")
+    )
+    return _digest(key), access
+
+
+def _bad_key(
+    number: int, found: str, expected: str, *, remedy: str = "corrigez cette ligne"
+) -> ConfigurationError:
+    return ConfigurationError(
+        f"la clé d'accès n° {number} {found}",
+        expected=f"{expected} (NOM CLÉ requests/min=N tokens/min=N, ou CLÉ seule)",
+        remedy=remedy,
+    )
+
+
+def read_keys(path: Path | str) -> list[str]:
     """Les clés d'un fichier, une par ligne ; `#` commence un commentaire.
 
     Raises:
         ConfigurationError: fichier illisible, ou sans clé.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            lines = file.read(_MAX_FILE_BYTES).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un fichier de clés, une par ligne",
-            remedy="corrigez --api-key-file",
-        ) from None
+    path = Path(path)
+    text = read_text(
+        path,
+        expected="un fichier de clés, une par ligne",
+        remedy="corrigez `api_key_file`",
+        limit=_MAX_FILE_BYTES,
+        error=ConfigurationError,
+    )
+    lines = text.split("\n")
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not keys:
         raise ConfigurationError(
             f"{path} ne contient aucune clé",
             expected="au moins une ligne",
-            remedy="ajoutez-y une clé, ou retirez --api-key-file",
+            remedy="ajoutez-y une clé, ou retirez `api_key_file`",
         )
     return keys
 
@@ -101,22 +162,36 @@ class AuthMiddleware:
             return
         client = scope["client"][0] if scope.get("client") else ""
         if self._keys:
-            found = self._keys.identify(_header(scope, b"authorization"))
-            if found is None and not _is_open(scope["path"]):
-                await _REFUSAL.response()(scope, receive, send)
+            given, exchange = _header(scope, b"authorization"), current()
+            exchange.access = self._keys.find(given)
+            try:
+                if not _is_open(scope["path"]):
+                    self._admit(exchange, given)
+            except ApiError as error:
+                await error.response()(scope, receive, send)
                 return
-            client = found or client
+            if exchange.access is not None:
+                client = exchange.access.name
         scope.setdefault("state", {})["client"] = client
         await self._app(scope, receive, send)
 
+    @staticmethod
+    def _admit(exchange: Exchange, given: str | None) -> None:
+        """Refuse une clé inconnue (401), ou qui a fait toutes ses requêtes (429)."""
+        if exchange.access is None:
+            exchange.key_failure = "inconnue" if given else "absente"
+            raise _refusal()
+        exchange.access.admit()
 
-_REFUSAL = ApiError(
-    401,
-    "clé d'accès absente ou inconnue ; envoyez « Authorization: Bearer CLÉ »",
-    kind="authentication_error",
-    code="invalid_api_key",
-    headers={"WWW-Authenticate": "Bearer"},
-)
+
+def _refusal() -> ApiError:
+    return ApiError(
+        401,
+        "clé d'accès absente ou inconnue ; envoyez « Authorization: Bearer CLÉ »",
+        kind="authentication_error",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
 
 
 def _is_open(path: str) -> bool:

@@ -18,7 +18,6 @@ from gpt_architecture.serving.errors import ApiError
 from gpt_architecture.serving.schemas import ResponseFormat, SamplingBody
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
-_REFUSED = ("grammar", "guided_grammar", "guided_whitespace_pattern", "structural_tag")
 
 
 def constraint_of(body: SamplingBody) -> dict[str, Any]:
@@ -27,12 +26,8 @@ def constraint_of(body: SamplingBody) -> dict[str, Any]:
     Un grand schéma se lit en dizaines de millisecondes : à faire hors de la boucle.
 
     Raises:
-        ApiError: deux contraintes, un schéma illisible ou que le mode strict refuse, ou une forme
-            de contrainte que ce service n'a pas.
+        ApiError: deux contraintes, ou un schéma illisible ou que le mode strict refuse.
     """
-    for name in _REFUSED:
-        if getattr(body, name) is not None:
-            raise _unsupported(name)
     given = list(_given(body))
     if not given:
         return {}
@@ -61,9 +56,6 @@ def _given(body: SamplingBody) -> Iterator[tuple[str, str, Any]]:
         ("guided_choice", "choices", body.guided_choice),
     ]
     if vllm is not None:
-        for name in ("grammar", "structural_tag", "whitespace_pattern"):
-            if getattr(vllm, name) is not None:
-                raise _unsupported(f"structured_outputs.{name}")
         whole = _ANY_OBJECT if vllm.json_object else None
         found += [
             ("structured_outputs.json", "json_schema", vllm.json_),
@@ -94,12 +86,3 @@ def _schema(field: str, value: Any, body: SamplingBody) -> str:
         except ConfigurationError as error:
             raise ApiError.invalid(str(error), param=field) from None
     return json.dumps(value)
-
-
-def _unsupported(name: str) -> ApiError:
-    return ApiError.invalid(
-        f"{name} n'est pas accepté par ce service ; il contraint par une expression (regex), une "
-        "liste (choices) ou un schéma JSON (json_schema, response_format)",
-        param=name.partition(".")[0],
-        code="unsupported_parameter",
-    )

@@ -33,7 +33,7 @@ from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.serving.drafts import MOST
 from gpt_architecture.serving.grammar_trial import GrammarTrial
-from gpt_architecture.serving.jobs import Job
+from gpt_architecture.serving.jobs import Job, requests_of
 from gpt_architecture.serving.messenger import Messenger
 from gpt_architecture.serving.requests import (
     EngineClosed,
@@ -274,7 +274,9 @@ class Engine:
                     self._runner.step()
                     self._messenger.send()
         except Exception as error:
-            logger.exception("le moteur est mort")
+            with self._changed:
+                lost = requests_of([*self._runner.running, *self._queue])
+            logger.exception("le moteur est mort ; requêtes en cours ou en attente : %s", lost)
             closed = EngineClosed(f"le moteur est mort : {reason(error)}")
         self._close(closed)
 

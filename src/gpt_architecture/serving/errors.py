@@ -18,6 +18,7 @@ from gpt_architecture.errors import (
     GPTArchitectureError,
     TokenizerError,
 )
+from gpt_architecture.serving.exchange import current
 from gpt_architecture.serving.requests import EngineClosed, Overloaded
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ class ApiError(Exception):
         return cls(503, message, kind="server_error", code=code, headers=retry)
 
     def envelope(self) -> dict[str, Any]:
-        """L'objet JSON d'OpenAI."""
+        """L'objet JSON d'OpenAI ; la ligne de la requête au journal dira ce motif."""
+        current().code = self.code or self.kind
         return {
             "error": {
                 "message": self.message,
@@ -129,7 +131,7 @@ def as_api_error(error: Exception) -> ApiError:
         case ConfigurationError() | TokenizerError() | DataError():
             return ApiError.invalid(str(error))
         case GPTArchitectureError():
-            logger.error("%s", error)
+            logger.error("requête interrompue : %s", error, exc_info=error)
             return ApiError(500, str(error), kind="server_error")
     logger.error("requête interrompue par une erreur imprévue", exc_info=error)
     return ApiError(500, _INTERNAL, kind="server_error")
@@ -164,10 +166,14 @@ def validation_error(error: RequestValidationError) -> ApiError:
     place = [str(part) for part in first["loc"][1:] if _is_field(part)]
     kind, context = first["type"], first.get("ctx", {})
     if not place or kind == "json_invalid":
-        return ApiError.invalid(first["msg"] if kind == "refus" else _BODY)
+        if kind == "refus":
+            return ApiError.invalid(first["msg"], param=context.get("param"))
+        return ApiError.invalid(_BODY)
     if kind == "refus":  # nos propres vérifications portent leur phrase
         reason = first["msg"]
     else:
+        if "expected" in context:  # pydantic énumère en anglais
+            context = {**context, "expected": context["expected"].replace("' or '", "' ou '")}
         reason = _FIELDS.get(kind, "a une valeur refusée").format_map(_Known(context))
     return ApiError.invalid(
         f"{'.'.join(place)} {reason}",

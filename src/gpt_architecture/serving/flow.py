@@ -70,6 +70,11 @@ class Flow:
         self._pending = len(requests)
         self._watchers = [watch() for _ in requests]
         self._tickets, self._cancelled = list[Ticket](), False
+        self._written = [0] * len(requests)
+
+    def written(self) -> int:
+        """Tokens écrits jusqu'ici, toutes suites réunies, même si le client est parti."""
+        return sum(self._written)
 
     async def submit(self) -> None:
         """Confie les suites au moteur : toutes, ou aucune si l'une est refusée.
@@ -155,6 +160,10 @@ class Flow:
     def _sink(self, index: int) -> Callable[[Event], None]:
         def put(event: Event) -> None:
             self._events.append((index, event))
+            if isinstance(event, Produced) and event.piece.token is not None:
+                self._written[index] += 1
+            elif isinstance(event, Finished):
+                self._written[index] = event.completion_tokens
             if not self._notified:  # un seul réveil pour tous les événements d'un pas
                 self._notified = True
                 self._loop.call_soon_threadsafe(self._ready.set)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.chat import render_chat
+from gpt_architecture.data.marked_text import encode_text as encode_marked
+from gpt_architecture.data.marked_text import written
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import budget_warning
 from gpt_architecture.serving.constraint_fields import constraint_of
@@ -19,7 +20,17 @@ from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError
 from gpt_architecture.serving.limits import check_maximum
 from gpt_architecture.serving.requests import EngineRequest
-from gpt_architecture.serving.schemas import ChatBody, CompletionBody, Message, Prompt, SamplingBody
+from gpt_architecture.serving.schemas import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    Message,
+    Prompt,
+    SamplingBody,
+    TokenizeBody,
+)
+
+logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +87,16 @@ class Plan:
         ]
 
 
+def check_body(context: ServingContext, body: SamplingBody | TokenizeBody | DetokenizeBody) -> None:
+    """Vérifie ce que tout corps porte : le modèle qu'il demande, et les champs qu'on n'a pas.
+
+    Raises:
+        ApiError: 404, ou 400.
+    """
+    check_model(context, body.model)
+    context.fields.check(body)
+
+
 def check_model(context: ServingContext, name: str | None) -> None:
     """Vérifie que le modèle demandé est celui du service.
 
@@ -99,12 +120,13 @@ async def plan_completion(context: ServingContext, body: CompletionBody) -> Plan
         ApiError: un champ dépasse les bornes du service.
         ConfigurationError: un réglage est impossible.
     """
-    check_model(context, body.model)
+    check_body(context, body)
     n = body.n or 1
     context.limits.check_sequences(len(body.prompt), n)
     if body.logprobs is not None:
         check_maximum("logprobs", body.logprobs, context.limits.logprobs)
-    prompts = tuple([await encode(context, prompt) for prompt in body.prompt])
+    starts = [marked(prompt, parse_special=body.parse_special) for prompt in body.prompt]
+    prompts = tuple([await encode(context, start) for start in starts])
     longest = max(map(len, prompts))
     asked = body.max_tokens
     max_tokens = _room(context, longest, asked, DEFAULT_TOKENS)
@@ -127,11 +149,12 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
         DataError: le gabarit refuse ces messages.
         ConfigurationError: un réglage est impossible.
     """
-    check_model(context, body.model)
+    check_body(context, body)
     n = body.n or 1
     context.limits.check_sequences(1, n)
     check_maximum("top_logprobs", body.top_logprobs or 0, context.limits.logprobs)
-    prompt = await encode(context, await render(context, body.messages), param="messages")
+    text = marked(await render(context, body.messages), parse_special=body.parse_special)
+    prompt = await encode(context, text, param="messages")
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = _room(context, len(prompt), asked, context.limits.max_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -143,7 +166,7 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
 async def render(
     context: ServingContext, messages: Sequence[Message], *, add_generation_prompt: bool = True
 ) -> str:
-    """Le texte d'une conversation, par le gabarit du modèle.
+    """Le texte d'une conversation, par le gabarit du modèle : marqué (`data.marked_text`).
 
     Raises:
         ApiError: 400, le modèle n'en a pas.
@@ -160,25 +183,41 @@ async def render(
     flat = [message.flat() for message in messages]
 
     def work() -> str:
-        return render_chat(flat, template, add_generation_prompt=add_generation_prompt)
+        return render_chat(
+            flat, template, tokenizer=context.tokenizer, add_generation_prompt=add_generation_prompt
+        )
 
     size = sum(len(message["content"]) for message in flat)
     is_long = size >= _LONG_TEXT or len(flat) >= _MANY_MESSAGES
     return await asyncio.to_thread(work) if is_long else work()
 
 
+def marked(prompt: Prompt, *, parse_special: bool | None) -> Prompt:
+    """Ce début ; si on le demande, les noms de tokens spéciaux qu'il contient en sont."""
+    return written(prompt) if parse_special and isinstance(prompt, str) else prompt
+
+
 async def encode(
     context: ServingContext, prompt: Prompt, *, param: str = "prompt"
 ) -> tuple[int, ...]:
-    """Les identifiants d'un début ; `<|endoftext|>` y est la fin de texte.
+    """Les identifiants d'un début ; un token spécial tapé y est du texte.
+
+    Un début vide est celui d'un texte : ce qui suit la fin du précédent, comme chez OpenAI.
 
     Raises:
-        ApiError: 400, début vide, trop long, ou identifiant hors du vocabulaire.
+        ApiError: 400, début trop long, identifiant hors du vocabulaire, ou début vide et tokenizer
+            sans fin de texte.
         TokenizerError: un mot n'est pas dans un vocabulaire fermé.
     """
     ids = await encode_text(context, prompt) if isinstance(prompt, str) else prompt
     if not ids:
-        raise ApiError.invalid("le début est vide : donnez au moins un token", param=param)
+        if context.tokenizer.eos_id is None:
+            raise ApiError.invalid(
+                "le début est vide, et ce modèle n'a pas de fin de texte d'où commencer : "
+                "donnez au moins un token",
+                param=param,
+            )
+        ids = [context.tokenizer.eos_id]
     check_ids(context, ids, param=param)
     if len(ids) > context.window:
         raise _too_long(context, len(ids), 0, param)
@@ -189,7 +228,7 @@ async def encode_text(context: ServingContext, text: str) -> list[int]:
     """Les identifiants d'un texte, sans borne ni vérification."""
 
     def work() -> list[int]:
-        return context.tokenizer.encode(text, allowed_special={END_OF_TEXT})
+        return encode_marked(text, context.tokenizer)
 
     return work() if len(text) < _LONG_TEXT else await asyncio.to_thread(work)
 
@@ -212,12 +251,14 @@ def check_ids(context: ServingContext, ids: Sequence[int], *, param: str) -> Non
 def _room(context: ServingContext, prompt: int, asked: int | None, default: int) -> int:
     """Tokens à écrire : ceux demandés, sinon ce que la fenêtre laisse, au plus `default`.
 
+    −1 demande toute la fenêtre, quel que soit `default`.
+
     Raises:
         ApiError: 400, il n'y a pas la place.
     """
     room = context.window - prompt + 1  # le dernier token écrit n'est pas relu
-    if asked is None:
-        return min(room, default, context.limits.max_tokens)
+    if asked is None or asked < 0:
+        return min(room, default if asked is None else room, context.limits.max_tokens)
     check_maximum("max_tokens", asked, context.limits.max_tokens)
     if asked > room:
         raise _too_long(context, prompt, asked, "max_tokens")
@@ -225,9 +266,13 @@ def _room(context: ServingContext, prompt: int, asked: int | None, default: int)
 
 
 def _too_long(context: ServingContext, prompt: int, asked: int, param: str) -> ApiError:
+    """Le refus, en français puis dans la phrase d'OpenAI, que des clients cherchent."""
     return ApiError.invalid(
         f"le contexte de ce modèle compte {context.window} tokens ; cette requête en demande "
-        f"{prompt + asked} ({prompt} de début, {asked} à écrire)",
+        f"{prompt + asked} ({prompt} de début, {asked} à écrire)\n"
+        f"This model's maximum context length is {context.window} tokens. However, you requested "
+        f"{prompt + asked} tokens ({prompt} in the messages, {asked} in the completion). Please "
+        "reduce the length of the messages or completion.",
         param=param,
         code="context_length_exceeded",
     )
@@ -261,12 +306,18 @@ async def _config(
     return GenerationConfig(
         seed=None if body.seed is None else body.seed % 2**63,
         stop=body.stops,
+        stop_ids=_stop_ids(context, body.stop_token_ids or []),
         ignore_eos=bool(body.ignore_eos),
         logit_bias=_biases(context, body.logit_bias or {}),
         logprobs=logprobs,
         **await asyncio.to_thread(constraint_of, body),
         **values,
     )
+
+
+def _stop_ids(context: ServingContext, ids: Sequence[int]) -> tuple[int, ...]:
+    check_ids(context, ids, param="stop_token_ids")
+    return tuple(dict.fromkeys(ids))
 
 
 def _biases(context: ServingContext, biases: dict[str, float]) -> dict[int, float]:

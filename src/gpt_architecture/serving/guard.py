@@ -8,20 +8,15 @@ une sonde passe entre deux, même quand des centaines arrivent ensemble.
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from contextlib import suppress
 from http import HTTPStatus
-from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_architecture.serving.errors import ApiError, as_api_error
 from gpt_architecture.serving.limits import Limits
 
-logger = logging.getLogger(__name__)
-
-PROBES = frozenset({"/health", "/metrics"})
+PROBES = frozenset({"/health", "/live", "/ready", "/metrics"})
 """Adresses qui répondent même quand le service est plein."""
 
 _LINGER_SECONDS, _LINGER_BYTES = 1.0, 16 << 20  # d'un corps refusé, lus puis jetés
@@ -33,11 +28,10 @@ class GuardMiddleware:
     Args:
         app: application gardée.
         limits: bornes.
-        log_requests: écrit au journal une ligne par requête.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, log_requests: bool = False) -> None:
-        self._app, self._limits, self._log = app, limits, log_requests
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+        self._app, self._limits = app, limits
         self._active = 0
         self._turn = asyncio.Lock()
 
@@ -47,7 +41,6 @@ class GuardMiddleware:
             await self._app(scope, receive, send)
             return
         reply = _Reply(send, self._limits.send_seconds)
-        start = time.perf_counter()
         self._active += 1
         try:
             if self._active > self._limits.requests and scope["path"] not in PROBES:
@@ -63,7 +56,7 @@ class GuardMiddleware:
                     await asyncio.sleep(0)  # la boucle revient aux connexions avant la suivante
             if body is not None:
                 await self._app(scope, _replay(body, receive), reply)
-        except _SlowReader:
+        except SlowReader:
             raise  # le serveur ferme la connexion : rien d'autre ne peut être dit
         except Exception as error:
             if reply.status is not None:
@@ -71,17 +64,9 @@ class GuardMiddleware:
             await as_api_error(error).response()(scope, receive, reply)
         finally:
             self._active -= 1
-            if self._log:
-                self._write_line(scope, reply.status, time.perf_counter() - start)
-
-    def _write_line(self, scope: Scope, status: int | None, seconds: float) -> None:
-        client = scope["client"][0] if scope.get("client") else "-"
-        path = quote(scope["path"])[:200]  # rien de ce qu'envoie un client n'y ajoute une ligne
-        state = "abandon" if status is None else status
-        logger.info("%s %s %s %s %.0f ms", client, scope["method"], path, state, 1000 * seconds)
 
 
-class _SlowReader(Exception):
+class SlowReader(Exception):
     """Le client ne lit plus sa réponse."""
 
 
@@ -99,7 +84,7 @@ class _Reply:
             async with asyncio.timeout(self._seconds):
                 await self._send(message)
         except TimeoutError:
-            raise _SlowReader from None
+            raise SlowReader from None
 
 
 async def _read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes | None:

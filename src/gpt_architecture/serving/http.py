@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -19,13 +20,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.serving.errors import ApiError
+from gpt_architecture.serving.exchange import Exchange
 from gpt_architecture.serving.limits import Limits
+from gpt_architecture.serving.observer import REQUEST_ID, UNKNOWN, Observer
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 512
 _LAST_READ = 0.25  # secondes : ce qui est déjà en route vers une connexion ouverte est encore lu
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STDERR = 2
+_HANG_UP = getattr(signal, "SIGHUP", None)  # Windows n'en a pas
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -38,7 +43,9 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind)
+        # Le protocole est dit : sans lui, asyncio ne donne pas TCP_NODELAY aux connexions, et une
+        # réponse envoyée en deux fois attend 40 ms l'accusé de réception de la première.
+        listener = socket.socket(family, kind, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
@@ -50,7 +57,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigurationError(
             f"impossible d'écouter sur {host}, port {port} : {reason(error)}",
             expected="une adresse de cette machine et un port libre",
-            remedy="changez --host ou --port",
+            remedy="changez `host` ou `port`",
         ) from None
     return listener
 
@@ -69,6 +76,9 @@ class HttpServer(uvicorn.Server):
         limits: bornes des connexions.
         drain_seconds: temps laissé aux requêtes en cours après le premier signal.
         on_drain: appelé au premier signal.
+        on_reload: appelé dans la boucle après un SIGHUP ; None : il arrête le processus, comme
+            d'habitude.
+        observer: suit aussi ce qui n'est pas une requête lisible.
     """
 
     def __init__(
@@ -78,9 +88,15 @@ class HttpServer(uvicorn.Server):
         limits: Limits,
         drain_seconds: float,
         on_drain: Callable[[], None] = lambda: None,
+        on_reload: Callable[[], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        observer = observer or Observer()
+
         def protocol(*args: Any, **options: Any) -> BoundedProtocol:
-            return BoundedProtocol(*args, header_seconds=limits.header_seconds, **options)
+            return BoundedProtocol(
+                *args, header_seconds=limits.header_seconds, observer=observer, **options
+            )
 
         config = uvicorn.Config(
             app,
@@ -97,7 +113,8 @@ class HttpServer(uvicorn.Server):
         )
         super().__init__(config)
         self.signal: int | None = None
-        self._on_drain = on_drain
+        self._on_drain, self._on_reload = on_drain, on_reload
+        self._reload_asked, self._had_terminal = False, os.isatty(_STDERR)
         for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # ses lignes sont en anglais
 
@@ -115,6 +132,8 @@ class HttpServer(uvicorn.Server):
         """Le premier signal laisse finir, le second coupe ; sans effet hors du fil principal."""
         try:
             previous = {number: signal.signal(number, self._stop) for number in _SIGNALS}
+            if self._on_reload is not None and _HANG_UP is not None:
+                previous[_HANG_UP] = signal.signal(_HANG_UP, self._hang_up)
         except ValueError:  # hors du fil principal : l'appelant arrête par `request_stop`
             previous = {}
         try:
@@ -130,6 +149,19 @@ class HttpServer(uvicorn.Server):
         await asyncio.sleep(_LAST_READ)
         await super().shutdown(sockets)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ce qui se fait dix fois par seconde."""
+        if self._reload_asked and self._on_reload is not None:
+            self._reload_asked = False
+            self._on_reload()
+        return await super().on_tick(counter)
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        """SIGHUP : relire, sauf si c'est le terminal qui se ferme."""
+        if self._had_terminal and not os.isatty(_STDERR):
+            self._stop(number, frame)
+        self._reload_asked = True
+
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         if self.should_exit:
             self.force_exit = True
@@ -144,11 +176,14 @@ class BoundedProtocol(H11Protocol):
 
     Args:
         header_seconds: temps laissé pour envoyer les en-têtes d'une requête.
+        observer: suit les refus.
     """
 
-    def __init__(self, *args: Any, header_seconds: float, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, header_seconds: float, observer: Observer, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
-        self._header_seconds = header_seconds
+        self._header_seconds, self._observer = header_seconds, observer
         self._header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -191,8 +226,12 @@ class BoundedProtocol(H11Protocol):
             self._refuse(ApiError(408, "les en-têtes n'arrivent pas", code="request_timeout"))
 
     def _refuse(self, error: ApiError) -> None:
+        exchange = Exchange(status=error.status, code=error.code or error.kind)
+        client = self.client[0] if self.client else ""
+        self._observer.finish(exchange, method="-", route=UNKNOWN, client=client, seconds=0.0)
         body = json.dumps(error.envelope(), ensure_ascii=False).encode()
         headers = [
+            (REQUEST_ID, exchange.request_id),
             ("content-type", "application/json"),
             ("content-length", str(len(body))),
             ("connection", "close"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -55,6 +55,11 @@ class Job:
             None if request.score_prompt is None else [None]
         )
         self._on_event, self._keep = on_event, keep
+
+    @property
+    def trace(self) -> dict[str, str]:
+        """De quoi dire au journal de quelle requête il s'agit."""
+        return {"request_id": self.request.request_id}
 
     @property
     def completion(self) -> int:
@@ -112,7 +117,9 @@ class Job:
         try:
             self._on_event(event)
         except Exception:
-            logger.exception("demande %d : on_event a échoué, elle est abandonnée", self.id)
+            logger.exception(
+                "on_event a échoué, la demande %d est abandonnée", self.id, extra=self.trace
+            )
             self.cancelled = True
 
     def finish(self, reason: FinishedReason) -> None:
@@ -125,6 +132,11 @@ class Job:
                 cached_tokens=self.cached,
             )
         )
+
+
+def requests_of(jobs: Iterable[Job]) -> str:
+    """Les requêtes HTTP de demandes, pour le journal."""
+    return ", ".join(dict.fromkeys(job.request.request_id or "?" for job in jobs)) or "aucune"
 
 
 def scores_of(logits: Tensor, tokens: Sequence[int], top: int) -> list[TokenScore]:

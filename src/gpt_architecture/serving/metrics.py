@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from gpt_architecture.serving.context import ServingEngine
+from gpt_architecture.serving.observer import HttpMetrics
 from gpt_architecture.serving.requests import Finished
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -25,10 +26,12 @@ class Metrics:
     Args:
         engine: le moteur, dont l'état est lu à chaque relevé.
         model: valeur de l'étiquette `model_name`.
+        http: celles des requêtes HTTP.
     """
 
-    def __init__(self, engine: ServingEngine, model: str) -> None:
+    def __init__(self, engine: ServingEngine, model: str, http: HttpMetrics) -> None:
         self._registry = CollectorRegistry()
+        http.register(self._registry)
         self._registry.register(_EngineCollector(engine, model))
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:

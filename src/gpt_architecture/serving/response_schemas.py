@@ -121,6 +121,7 @@ class ModelCard(BaseModel):
     created: int
     owned_by: str
     max_model_len: int
+    sha256: str | None
 
 
 class ModelList(BaseModel):
@@ -160,3 +161,11 @@ class Health(BaseModel):
     """État du service."""
 
     status: Literal["ok"]
+
+
+class Version(BaseModel):
+    """Versions du service et de ce qui calcule."""
+
+    version: str
+    torch: str
+    python: str

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gpt_architecture.serving.errors import ApiError
+from gpt_architecture.storage import open_regular
 
 JOURNAL = "journal.jsonl"
 MAX_BYTES = 16 << 20
@@ -21,22 +23,26 @@ _SAMPLES = 30
 _SAMPLE_LENGTH = 2_000
 
 
-def read_run(folder: Path, version: str = "") -> dict[str, Any]:
+def read_run(folder: Path | str, version: str = "") -> dict[str, Any]:
     """Où en est un entraînement : courbes, évaluations, exemples.
 
     Args:
         folder: son dossier.
-        version: celle que le client a déjà ; si rien n'a changé, seule elle est rendue.
+        version: celle que le client a déjà ; si rien n'a changé, elle est rendue, avec la fin et
+            les secondes écoulées depuis la dernière ligne (`silent`).
 
     Raises:
         ApiError: 404, pas de journal lisible.
     """
+    folder = Path(folder)
     try:
-        with (folder / JOURNAL).open("rb") as file:
+        with open_regular(folder / JOURNAL) as file:
             status = os.fstat(file.fileno())
             found = f"{status.st_mtime_ns}-{status.st_size}"
-            if found == version:
-                return {"version": found, "finished": _ends(file.fileno(), status.st_size)}
+            silent = max(0.0, time.time() - status.st_mtime)
+            known, _, was_finished = version.rpartition("-")
+            if found == known:
+                return {"version": version, "finished": was_finished == "1", "silent": silent}
             skipped = max(0, status.st_size - MAX_BYTES)
             file.seek(skipped)
             lines = file.read(MAX_BYTES).split(b"\n")[bool(skipped) :]
@@ -46,14 +52,8 @@ def read_run(folder: Path, version: str = "") -> dict[str, Any]:
             f"le dossier d'entraînement n'a pas encore de {JOURNAL} lisible",
             code="not_found",
         ) from None
-    return {"version": found, **_summary(list(_records(lines)))}
-
-
-def _ends(descriptor: int, size: int) -> bool:
-    """Vrai si la dernière ligne dit la fin."""
-    start = max(0, size - 4_096)
-    tail = os.pread(descriptor, size - start, start).rstrip(b"\n").rpartition(b"\n")[2]
-    return any(record["kind"] == "end" for record in _records([tail]))
+    summary = _summary(list(_records(lines)))
+    return {"version": f"{found}-{summary['finished']:d}", **summary, "silent": silent}
 
 
 def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -68,10 +68,11 @@ def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     named = {name: [each for each in records if each["kind"] == name] for name in _KINDS}
+    told = [each["kind"] for each in records if each["kind"] in _TOLD]
     starts = [_number(each.get("total_steps")) for each in named["start"]]
     return {
         "total_steps": int(starts[-1] or 0) if starts else 0,
-        "finished": bool(records) and records[-1]["kind"] == "end",
+        "finished": told[-1:] == ["end"],  # d'autres commandes ajoutent leurs lignes après
         "steps": _thinned(_rows(named["step"], "step", "loss", "lr", "tokens_per_second")),
         "evaluations": _rows(named["evaluation"], "step", "train_loss", "val_loss")[-MAX_POINTS:],
         "samples": [
@@ -83,6 +84,8 @@ def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 _KINDS = ("start", "step", "evaluation", "sample")
+_TOLD = (*_KINDS, "checkpoint", "event", "end")
+"""Ce que l'entraînement lui-même écrit : sa dernière ligne dit s'il a fini."""
 
 
 def _rows(records: Iterable[dict[str, Any]], *names: str) -> list[list[float | None]]:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gpt_architecture.core.model import CausalLM
+from gpt_architecture.core.utils import blaming_weights
 from gpt_architecture.decoding.sequence import Continuation
-from gpt_architecture.errors import reason
 from gpt_architecture.serving.drafts import Draft, Drafts
-from gpt_architecture.serving.jobs import Job
+from gpt_architecture.serving.jobs import Job, requests_of
 from gpt_architecture.serving.passes import Part, Passes
 from gpt_architecture.serving.requests import Failed, FinishedReason, Observed, Produced
 from gpt_architecture.serving.scheduler import share
@@ -62,6 +62,7 @@ class Runner:
         self.mean_seconds = 1.0
         self._chunk = chunk
         self._failures = 0
+        self._model = model
         self._pool = SlotPool(model, rows, capacity)
         self._passes = Passes(model, self._pool)
         self._most_drafts = drafts if self._passes.can_draft else 0
@@ -179,15 +180,17 @@ class Runner:
         """Ce qu'une demande fait de ses logits (T, V), après avoir lu `count` tokens et `draft`."""
         job.computed += count
         try:
-            job.score_(logits, count)
-            if job.reading > 0:
-                return
-            if job.sequence is None:
-                self.end(job, "length")
-                return
-            self._write(job, job.sequence, draft, logits[len(logits) - 1 - len(draft) :])
+            with blaming_weights(self._model):
+                job.score_(logits, count)
+                if job.reading > 0:
+                    return
+                if job.sequence is None:
+                    self.end(job, "length")
+                    return
+                self._write(job, job.sequence, draft, logits[len(logits) - 1 - len(draft) :])
         except Exception as error:  # la demande seule : un filtre, une contrainte, un NaN
-            logger.warning("demande %d : %s", job.id, reason(error))
+            kind = type(error).__name__  # qui l'attend en écrit le détail
+            logger.warning("la demande %d a échoué : %s", job.id, kind, extra=job.trace)
             self.end(job, error)
 
     def _write(self, job: Job, sequence: Continuation, draft: Draft, logits: Tensor) -> None:
@@ -224,7 +227,11 @@ class Runner:
 
     def _restart(self, error: Exception) -> None:
         """Après un échec du modèle : les demandes en cours échouent, leurs places sont vidées."""
-        logger.error("échec du modèle, les places sont vidées", exc_info=error)
+        logger.error(
+            "échec du modèle, les places sont vidées ; requêtes en cours : %s",
+            requests_of(self.running),
+            exc_info=error,
+        )
         self.counts["restarts"] += 1
         self._failures += 1
         for job in list(self.running):

@@ -1,27 +1,37 @@
 """Les corps que le service lit, sous la forme d'OpenAI et avec des types stricts.
 
-`true` n'est pas un entier, `1.0` non plus, et un champ inconnu est une erreur. Ce qui dépend de
-l'instance (combien de débuts, de tokens…) est vérifié ensuite par `Limits`.
+`true` n'est pas un entier, `1.0` non plus, et null vaut l'absence. Ce qui dépend de l'instance
+(combien de débuts, de tokens…) est vérifié ensuite par `Limits`, et les champs qu'un schéma n'a pas
+par `foreign_fields`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+from gpt_architecture.serving.foreign_fields import MESSAGE, REQUEST, STRUCTURED, Foreign, Hint
+from gpt_architecture.serving.foreign_fields import Body as _Body
 
 MAX_TOKEN_ID = 2**31 - 1
 _MAX_BIASES = 1024
+_MAX_STOP_IDS = 256
 _MAX_MESSAGES = 1024
 
 Prompt = str | list[int]
 """Un début : un texte, ou des identifiants."""
 
 
-def refuse(message: str) -> PydanticCustomError:
-    """Une erreur de validation qui porte sa phrase ; les accolades y restent des accolades."""
-    return PydanticCustomError("refus", "{message}", {"message": message})
+def refuse(message: str, *, param: str | None = None) -> PydanticCustomError:
+    """Une erreur de validation qui porte sa phrase ; les accolades y restent des accolades.
+
+    Args:
+        message: la phrase ; celle d'un champ seul commence par son verbe.
+        param: le champ fautif, quand la vérification en compare plusieurs.
+    """
+    return PydanticCustomError("refus", "{message}", {"message": message, "param": param})
 
 
 def _prompts(value: Any) -> list[Prompt]:
@@ -63,21 +73,23 @@ Prompts = Annotated[
     ),
 ]
 Ids = Annotated[list[int], PlainValidator(_ids, json_schema_input_type=list[TokenIds])]
-StopText = Annotated[str, Field(min_length=1, max_length=2000)]
+StopText = Annotated[str, Field(max_length=2000)]
+MaxTokens = Annotated[int, Field(ge=-1)]
+"""Tokens à écrire ; −1, comme chez llama.cpp : jusqu'au bout du contexte."""
 Choice = Annotated[str, Field(min_length=1, max_length=2000)]
 Choices = Annotated[list[Choice], Field(min_length=1, max_length=64)]
 Regex = Annotated[str, Field(min_length=1, max_length=200_000)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
 class StreamOptions(_Body):
     """Réglages d'un flux."""
 
+    foreign: ClassVar[Foreign] = {"include_obfuscation": Hint(bool)}
+
     include_usage: bool = False
     """Ajoute, à la fin, le compte des tokens."""
+    continuous_usage_stats: bool = False
+    """Le donne dans chaque morceau, comme vLLM."""
 
 
 class JsonSchemaFormat(_Body):
@@ -112,6 +124,8 @@ class ResponseFormat(_Body):
 class StructuredOutputs(_Body):
     """Une contrainte, à la manière de vLLM."""
 
+    foreign: ClassVar[Foreign] = STRUCTURED
+
     json_: str | dict[str, Any] | None = Field(default=None, alias="json")
     regex: Regex | None = None
     choice: Choices | None = None
@@ -120,13 +134,12 @@ class StructuredOutputs(_Body):
     """Sans effet : le JSON est toujours écrit sans blancs."""
     disable_additional_properties: bool | None = None
     """Sans effet : un objet qui nomme ses propriétés est fermé, sauf s'il dit le contraire."""
-    grammar: Any = None
-    structural_tag: Any = None
-    whitespace_pattern: Any = None
 
 
 class SamplingBody(_Body):
-    """Ce que les deux routes de génération partagent ; null vaut l'absence."""
+    """Ce que les deux routes de génération partagent."""
+
+    foreign: ClassVar[Foreign] = REQUEST
 
     model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
@@ -152,6 +165,8 @@ class SamplingBody(_Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[TokenIds], Field(max_length=_MAX_STOP_IDS)] | None = None
+    parse_special: bool | None = None
     # Une contrainte au plus, sous l'un de ces noms (voir `serving.constraint_fields`).
     regex: Regex | None = None
     choices: Choices | None = None
@@ -160,41 +175,38 @@ class SamplingBody(_Body):
     guided_json: str | dict[str, Any] | None = None
     guided_regex: Regex | None = None
     guided_choice: Choices | None = None
-    guided_decoding_backend: str | None = None
-    """Sans effet : un seul moteur de contraintes."""
-    grammar: Any = None
-    guided_grammar: Any = None
-    guided_whitespace_pattern: Any = None
-    structural_tag: Any = None
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Les textes d'arrêt."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        """Les textes d'arrêt ; un texte vide n'arrête rien."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in given if text)
 
     @model_validator(mode="after")
     def _check_stream(self) -> SamplingBody:
-        if self.stream_options is not None and not self.stream:
-            raise refuse("stream_options demande stream=true")
+        options = self.stream_options or StreamOptions()
+        if (options.include_usage or options.continuous_usage_stats) and not self.stream:
+            raise refuse("stream_options demande stream=true", param="stream_options")
         return self
 
 
 class CompletionBody(SamplingBody):
     """`POST /v1/completions`."""
 
-    prompt: Prompts
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    prompt: Prompts = Field(default_factory=lambda: list[Prompt]([""]))
+    """Sans lui, comme s'il est vide : le début d'un texte."""
+    max_tokens: MaxTokens | None = None
     logprobs: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
-    suffix: Literal[""] | None = None
 
     @model_validator(mode="after")
     def _check_best_of(self) -> CompletionBody:
-        if self.best_of not in (None, self.n or 1):
-            raise refuse("best_of doit valoir n : ce service ne trie pas les suites")
+        if (self.best_of or 1) > (self.n or 1):
+            raise refuse(
+                "best_of dépasse n : ce service ne trie pas les suites ; demandez-les toutes par n",
+                param="best_of",
+            )
         return self
 
 
@@ -208,17 +220,32 @@ class TextPart(_Body):
 class Message(_Body):
     """Un message d'une conversation."""
 
+    foreign: ClassVar[Foreign] = MESSAGE
+
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | list[TextPart] | None = None
+    """Absent d'une réponse qui n'avait pas de texte."""
     name: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _check_parts(cls, value: Any) -> Any:
+        for part in value if isinstance(value, list) else ():
+            kind = part.get("type") if isinstance(part, dict) else None
+            if isinstance(kind, str) and kind != "text":
+                raise refuse(f"porte un morceau « {kind[:40]} » : ce modèle ne lit que du texte")
+        return value
+
+    @model_validator(mode="after")
+    def _check_content(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise refuse(f"n'a pas de content, que demande le rôle {self.role}")
+        return self
 
     def flat(self) -> dict[str, str]:
         """Rôle et texte."""
-        text = (
-            self.content
-            if isinstance(self.content, str)
-            else "".join(part.text for part in self.content)
-        )
+        content = self.content or ""
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
@@ -226,26 +253,36 @@ class ChatBody(SamplingBody):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
 
+    @field_validator("max_tokens", "max_completion_tokens")
+    @classmethod
+    def _check_room(cls, value: int | None) -> int | None:
+        if value == 0:
+            raise refuse("doit être au moins 1, ou -1 : jusqu'au bout du contexte")
+        return value
+
     @model_validator(mode="after")
     def _check_logprobs(self) -> ChatBody:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise refuse("top_logprobs demande logprobs=true")
+        if self.top_logprobs and not self.logprobs:
+            raise refuse("top_logprobs demande logprobs=true", param="top_logprobs")
         return self
 
 
 class TokenizeBody(_Body):
     """`POST /tokenize` : un texte, ou une conversation."""
 
+    foreign: ClassVar[Foreign] = REQUEST
+
     model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)] | None = None
     add_generation_prompt: bool = True
     add_special_tokens: bool = False
+    parse_special: bool | None = None
     return_token_strs: bool | None = None
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from gpt_architecture.serving.answers import Delta, Shape, Transcript
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.errors import ApiError, as_api_error
+from gpt_architecture.serving.exchange import current
 from gpt_architecture.serving.flow import Flow
 from gpt_architecture.serving.generation import Plan
 from gpt_architecture.serving.metrics import Metrics
@@ -27,10 +28,9 @@ T = TypeVar("T")
 
 _DONE = format_sse_event(data_str="[DONE]")
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
 WARNING = "X-Constraint-Warning"
 """En-tête de réponse : la contrainte demande plus de tokens que la requête n'en accorde."""
-
-_GONE = ApiError(499, "le client est parti")  # personne ne la lira ; elle nomme l'abandon
 
 
 class Answerer:
@@ -53,6 +53,7 @@ class Answerer:
         *,
         stream: bool,
         usage: bool,
+        running_usage: bool = False,
     ) -> Response:
         """La réponse à une requête ; ses suites sont annulées si le client s'en va.
 
@@ -63,6 +64,7 @@ class Answerer:
             shape: forme de la réponse.
             stream: répond au fil de l'eau.
             usage: finit le flux par le compte des tokens.
+            running_usage: le donne aussi dans chaque morceau.
 
         Raises:
             ApiError: le moteur refuse la requête, ou elle échoue avant le premier token.
@@ -72,14 +74,19 @@ class Answerer:
         flow = Flow(self._context.engine, requests, self._metrics.watch)
         warned = {} if plan.warning is None else {WARNING: plan.warning}
         try:
-            await flow.submit()
+            await _submit(flow, requests, prompt=sum(map(len, plan.prompts)))
             batches = flow.batches()
             if not stream:
                 deltas = await _unless_gone(request, _collect(batches, transcript))
                 return JSONResponse(shape.whole(deltas, transcript.usage()), headers=warned)
             # Le premier paquet décide du code HTTP : après lui, une panne ne peut plus le changer.
             first = await _unless_gone(request, anext(batches, []))
-            body = _events(first, batches, transcript, shape, plan=plan, usage=usage)
+            body = _events(
+                *(first, batches, transcript, shape),
+                plan=plan,
+                usage=usage,
+                running_usage=running_usage,
+            )
             return _EventStream(body, flow, warned)
         except BaseException:
             flow.cancel()
@@ -93,11 +100,31 @@ class Answerer:
         """
         flow = Flow(self._context.engine, requests, self._metrics.watch)
         try:
-            await flow.submit()
+            await _submit(flow, requests, prompt=sum(len(each.prompt) for each in requests))
             return await _unless_gone(request, _all_events(flow.batches()))
         except BaseException:
             flow.cancel()
             raise
+
+
+async def _submit(flow: Flow, requests: Sequence[EngineRequest], *, prompt: int) -> None:
+    """Confie les suites au moteur, si la clé le permet, et note ce qu'elles coûtent.
+
+    Args:
+        flow: les suites.
+        requests: les demandes, une par suite.
+        prompt: tokens de début, chaque début compté une fois.
+
+    Raises:
+        ApiError: 429, la clé a écrit tout ce qu'elle permet par minute.
+        Exception: ce que lève `Flow.submit`.
+    """
+    exchange = current()
+    most = sum(each.config.max_tokens for each in requests if each.generate)
+    if exchange.access is not None:
+        exchange.reserved = exchange.access.reserve(prompt + most)
+    await flow.submit()
+    exchange.prompt_tokens, exchange.written = prompt, flow.written
 
 
 class _EventStream(EventSourceResponse):
@@ -135,15 +162,20 @@ async def _events(
     *,
     plan: Plan,
     usage: bool,
+    running_usage: bool,
 ) -> AsyncIterator[bytes]:
     """Les octets du flux ; une panne y devient un dernier événement `error`."""
-    opening = shape.start(len(plan.prompts) * plan.n)
-    opening += [shape.chunk(delta) for delta in transcript.opening()]
-    opening += [shape.chunk(delta) for delta in transcript.read(first)]
+
+    def counted(chunk: dict[str, Any]) -> dict[str, Any]:
+        return {**chunk, "usage": transcript.usage(running=True)} if running_usage else chunk
+
+    opening = [counted(chunk) for chunk in shape.start(len(plan.prompts) * plan.n)]
+    opening += [counted(shape.chunk(delta)) for delta in transcript.opening()]
+    opening += [counted(shape.chunk(delta)) for delta in transcript.read(first)]
     yield _join(opening) or KEEPALIVE_COMMENT
     try:
         async for batch in batches:
-            chunks = [shape.chunk(delta) for delta in transcript.read(batch)]
+            chunks = [counted(shape.chunk(delta)) for delta in transcript.read(batch)]
             if chunks or not batch:
                 yield _join(chunks) or KEEPALIVE_COMMENT
     except Exception as error:
@@ -173,7 +205,7 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise _GONE
+            raise ApiError(499, "le client est parti")  # lue de personne, elle nomme l'abandon
         return working.result()
     finally:
         for task in (working, watching):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
@@ -27,7 +28,10 @@ def parse_json(body: bytes, *, max_depth: int) -> Any:
     """
     try:
         value = json.loads(
-            body.decode(), parse_constant=_refuse, parse_float=_finite, parse_int=_bounded
+            body.removeprefix(BOM_UTF8).decode(),
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=_bounded,
         )
     except UnicodeDecodeError:
         raise ApiError.invalid("le corps n'est pas du texte UTF-8") from None

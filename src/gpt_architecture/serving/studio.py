@@ -111,6 +111,7 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
             raise ApiError.invalid("le studio écrit une suite d'un début à la fois", param="prompt")
         if body.logprobs is None:
             body.logprobs = 0
+        body.prompt = [_start(context, body.prompt[0])]
         plan = await plan_completion(context, body)
         shape = StudioShape(plan, context.names)
         return await answerer.answer(
@@ -151,7 +152,7 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
         if context.run_directory is None:
             raise ApiError(
                 404,
-                "ce service ne suit aucun entraînement ; donnez --run-directory à serve",
+                "ce service ne suit aucun entraînement ; donnez-lui `run_directory`",
                 code="not_found",
             )
         return JSONResponse(await asyncio.to_thread(read_run, context.run_directory, version))
@@ -200,7 +201,12 @@ class _AttentionReader:
 async def _one_prompt(context: ServingContext, body: PromptBody) -> tuple[int, ...]:
     if len(body.prompt) != 1:
         raise ApiError.invalid("donnez un seul début", param="prompt")
-    return await encode(context, body.prompt[0])
+    return await encode(context, _start(context, body.prompt[0]))
+
+
+def _start(context: ServingContext, prompt: schemas.Prompt) -> schemas.Prompt:
+    """Le début reçu ; l'exemple du modèle, que la page renvoie tel quel, garde ses marques."""
+    return context.example if prompt == context.example else prompt
 
 
 def _info(context: ServingContext) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def files_router(state: Callable[[], EngineState]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     files = _read()
 
-    @router.api_route("/", methods=["GET", "HEAD"])
-    @router.api_route("/studio", methods=["GET", "HEAD"])
+    @router.get("/")
+    @router.get("/studio")
     async def home(request: Request) -> Response:
         if (found := state()) != "ready":
             return not_ready(found, request.url.path)
@@ -60,7 +60,7 @@ def files_router(state: Callable[[], EngineState]) -> APIRouter:
         query = f"?{request.url.query}" if request.url.query else ""
         return RedirectResponse(f"studio/{query}")
 
-    @router.api_route("/studio/{name:path}", methods=["GET", "HEAD"])
+    @router.get("/studio/{name:path}")
     async def page(name: str, request: Request) -> Response:
         file = files.get(name or _INDEX)
         if file is None:

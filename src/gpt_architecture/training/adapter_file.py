@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import LoRAConfig
-from gpt_architecture.core.checkpoint_files import read_checkpoint
+from gpt_architecture.core.checkpoint_files import MANIFEST, SUFFIX, read_checkpoint
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import ModelFile, write_atomically
+from gpt_architecture.core.tensor_files import read_safetensors, safetensors_header, sealed
+from gpt_architecture.core.weights import GENERATION_KEYS, ModelFile
 from gpt_architecture.errors import (
     CheckpointError,
     GPTArchitectureError,
     ModelFileError,
-    reason,
+    malformed,
 )
+from gpt_architecture.storage import open_regular, parse_json, write_atomically
 from gpt_architecture.training.lora import add_lora_, load_adapter_, merge_lora_
 
 ADAPTER_NAME = "adapter.safetensors"
@@ -36,8 +37,6 @@ ADAPTER_GROUP = "adapter"
 
 FORMAT = "gpt-architecture/adapter"
 VERSION = 1
-_MAX_DESCRIPTION = 16 << 20
-_MAX_FILE = 64 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +48,27 @@ class AdapterFile:
         base_sha256: empreinte des poids du modèle de départ (`weights_sha256`).
         tensors: matrices A et B, par nom.
         metadata: provenance et résultats, en types simples ; le gabarit de conversation y est.
+        base_path: où était le modèle de départ, depuis le dossier de ce fichier ; None : inconnu.
     """
 
     lora: LoRAConfig
     base_sha256: str
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    base_path: str | None = None
+
+    def merged(self, base: ModelFile) -> ModelFile:
+        """Le modèle de départ, adaptateurs fondus, tel qu'un fichier le contiendrait.
+
+        Raises:
+            ModelFileError: voir `merge`.
+        """
+        return ModelFile(
+            config=base.config,
+            state_dict=self.merge(base).state_dict(),
+            tokenizer=base.tokenizer,
+            metadata={**base.metadata, **self.metadata},
+        )
 
     def merge(self, base: ModelFile) -> GPTModel:
         """Le modèle de départ, adaptateurs fondus ; `base` n'est pas modifié.
@@ -66,7 +80,7 @@ class AdapterFile:
         if found != self.base_sha256:
             raise ModelFileError(
                 f"ces adaptateurs viennent d'un autre modèle (empreinte {found[:12]}…)",
-                expected=f"les poids d'empreinte {self.base_sha256[:12]}…, ceux de --from",
+                expected=f"les poids d'empreinte {self.base_sha256[:12]}…, ceux du départ",
                 remedy="donnez le modèle dont l'affinage est parti",
             )
         model = base.build()
@@ -106,6 +120,7 @@ def save_adapter(path: Path | str, adapter: AdapterFile) -> None:
         "lora": adapter.lora.to_dict(),
         "base_sha256": adapter.base_sha256,
         "metadata": dict(adapter.metadata),
+        "base_path": adapter.base_path,
     }
     header = {
         "format": FORMAT,
@@ -113,7 +128,22 @@ def save_adapter(path: Path | str, adapter: AdapterFile) -> None:
         "description": json.dumps(description, ensure_ascii=False),
     }
     tensors = {name: t.detach().to("cpu").contiguous() for name, t in adapter.tensors.items()}
-    write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=header))
+    metadata = sealed(header, tensors)
+    write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def is_adapter(path: Path | str) -> bool:
+    """Vrai pour un fichier d'adaptateurs, ou un point de reprise qui ne contient qu'eux."""
+    path = Path(path)
+    if path.is_dir():
+        return (path / MANIFEST).is_file() and (path / f"{ADAPTER_GROUP}{SUFFIX}").is_file()
+    try:
+        with open_regular(path) as file:
+            if file.read(9)[8:] != b"{":  # PyTorch et GGUF commencent autrement
+                return False
+        return safetensors_header(path)[0].get("format") == FORMAT
+    except (OSError, ModelFileError):
+        return False
 
 
 def read_adapter(path: Path | str) -> AdapterFile:
@@ -126,26 +156,25 @@ def read_adapter(path: Path | str) -> AdapterFile:
     try:
         return _from_checkpoint(path) if path.is_dir() else _from_file(path)
     except GPTArchitectureError as error:
-        raise _bad(path, error.found) from None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _bad(path, f"illisible ({reason(error)})") from None
+        found = error.found.removeprefix(f"{path} ").removeprefix(": ")
+        raise _bad(path, found) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _bad(path, f"illisible ({malformed(error)})") from None
 
 
 def _from_file(path: Path) -> AdapterFile:
-    if path.stat().st_size > _MAX_FILE:
-        raise ValueError("fichier démesuré")
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        if header.get("format") != FORMAT:
-            raise ValueError("ce ne sont pas des adaptateurs de ce projet")
-        if header.get("version") != str(VERSION):
-            raise ValueError(f"version {header.get('version')}")
-        if len(header["description"]) > _MAX_DESCRIPTION:
-            raise ValueError("description démesurée")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    description = json.loads(header["description"])
+    header, tensors = read_safetensors(path)
+    if header.get("format") != FORMAT:
+        raise ValueError("ce ne sont pas des adaptateurs de ce projet")
+    if header.get("version") != str(VERSION):
+        raise ValueError(f"version {str(header.get('version'))[:20]}")
+    description = parse_json(header["description"])
     return _adapter(
-        description["lora"], description["base_sha256"], tensors, description["metadata"]
+        description["lora"],
+        description["base_sha256"],
+        tensors,
+        description["metadata"],
+        description.get("base_path"),
     )
 
 
@@ -154,18 +183,28 @@ def _from_checkpoint(path: Path) -> AdapterFile:
     if ADAPTER_GROUP not in checkpoint.names:
         raise CheckpointError(
             "ce point de reprise n'a pas d'adaptateurs",
-            expected="celui d'un entraînement avec --lora-rank",
-            remedy="donnez-le à --model",
+            expected="celui d'un affinage par adaptateurs",
+            remedy="c'est un modèle entier : donnez-le comme tel",
         )
     state = checkpoint.state
     identity = state["identity"]
-    metadata = {key: state[key] for key in ("window", "prompt", "chat_template") if key in state}
+    metadata = {key: state[key] for key in GENERATION_KEYS if key in state}
     tensors = checkpoint.tensors(ADAPTER_GROUP)
-    return _adapter(identity["lora"], identity["start"]["sha256"], tensors, metadata)
+    return _adapter(
+        identity["lora"],
+        identity["start"]["sha256"],
+        tensors,
+        metadata,
+        state.get("options", {}).get("from"),
+    )
 
 
 def _adapter(
-    lora: object, base_sha256: object, tensors: Mapping[str, Tensor], metadata: object
+    lora: object,
+    base_sha256: object,
+    tensors: Mapping[str, Tensor],
+    metadata: object,
+    base_path: object,
 ) -> AdapterFile:
     if not isinstance(lora, dict) or not isinstance(metadata, dict):
         raise TypeError("description mal formée")
@@ -176,6 +215,7 @@ def _adapter(
         base_sha256=base_sha256,
         tensors=tensors,
         metadata=metadata,
+        base_path=base_path if isinstance(base_path, str) else None,
     )
 
 

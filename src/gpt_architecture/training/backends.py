@@ -6,10 +6,10 @@ processeur, un masque ne dépend que de la graine et du numéro de la séquence.
 
 from __future__ import annotations
 
-import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from gpt_architecture.config import ComputeConfig, OptimizerConfig, TrainingConf
 from gpt_architecture.core.memory import drop_library_code
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
-from gpt_architecture.errors import ConfigurationError, MissingDependencyError, reason
+from gpt_architecture.errors import ConfigurationError, MissingDependencyError
+from gpt_architecture.kernels import NO_NUMBA, loading_obstacle
 from gpt_architecture.kernels.keyed_dropout import DropoutKeys, use_keyed_dropout_
 from gpt_architecture.training.engine import (
     AutogradEngine,
@@ -59,7 +60,10 @@ _READ_ONCE = ("libllvmlite.so", "libtorch_python.so", "libtorch_cpu.so")
 """Bibliothèques dont presque tout le code ne sert qu'au chargement : 54 Mo pour le compilateur de
 Numba, autant pour PyTorch ; ce qui sert encore est relu, sans le disque."""
 
-_NO_NUMBA = "le paquet numba n'est pas installé (pip install numba)"
+BackendName = Literal["fused", "autograd"]
+"""Le moteur, tel que les points de reprise le nomment."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +74,13 @@ class Backend:
         engine: pertes et gradients.
         optimizer: mise à jour des poids.
         loss: perte d'évaluation.
+        name: le moteur ; d'un moteur à l'autre, les poids diffèrent aux arrondis près.
     """
 
     engine: TrainingEngine
     optimizer: torch.optim.Optimizer
     loss: EvaluationLoss
+    name: BackendName
 
 
 class KeyedEngine:
@@ -137,20 +143,20 @@ def fused_obstacle(
     if not whole:
         return "les poids sont répartis entre plusieurs processus"
     if compute.compile or compute.checkpoint_activations:
-        return "--compile et --checkpoint-activations demandent autograd"
+        return "`compile` et `checkpoint_activations` demandent autograd"
     if training_precision(compute, device) is not None:
         return "il calcule en fp32"
-    return _kernel_obstacle(model)
+    obstacle = kernel_obstacle()
+    if obstacle is not None:
+        return obstacle
+    from gpt_architecture.kernels.fused_step import why_not_fused
 
-
-def _kernel_obstacle(model: nn.Module) -> str | None:
-    if importlib.util.find_spec("numba") is None:
-        return _NO_NUMBA
-    try:
-        from gpt_architecture.kernels.fused_step import why_not_fused
-    except (ImportError, OSError, RuntimeError) as error:  # cache interdit, version refusée…
-        return f"ses noyaux ne se compilent pas ici : {reason(error)}"
     return why_not_fused(model)
+
+
+def kernel_obstacle() -> str | None:
+    """Ce qui empêche ici les noyaux du moteur fusionné ; None : ils se chargent."""
+    return loading_obstacle("fused_step")
 
 
 def build_backend(
@@ -172,9 +178,9 @@ def build_backend(
     without_dynamo()
     obstacle = fused_obstacle(model, compute, device, whole=whole)
     if compute.wants_fused and obstacle is not None:
-        if obstacle == _NO_NUMBA:
+        if obstacle == NO_NUMBA:
             raise MissingDependencyError("numba", purpose="le moteur fusionné")
-        asked = "--engine fused" if compute.engine == "fused" else "--memory lean"
+        asked = "`engine=fused`" if compute.engine == "fused" else "`memory=lean`"
         raise ConfigurationError(
             f"{asked} : {obstacle}",
             expected="des poids entiers, sur CPU, en fp32",
@@ -182,6 +188,8 @@ def build_backend(
         )
     if compute.wants_fused or (compute.engine == "auto" and obstacle is None):
         return _fused(model, compute, optimizer, training, sharing)
+    if compute.engine == "auto" and obstacle is not None and obstacle == kernel_obstacle():
+        logger.warning("%s : moteur autograd, plus lent", obstacle)
     return _autograd(model, compute, optimizer, training, sharing)
 
 
@@ -202,19 +210,19 @@ def _fused(
         engine = FusedEngine(model, seed=training.seed)
         built = build_optimizer(model, optimizer, training)
         exchanging = engine if parallel is None else parallel.wrap(engine)
-        return Backend(engine=exchanging, optimizer=built, loss=engine.loss), parallel
+        return Backend(engine=exchanging, optimizer=built, loss=engine.loss, name="fused"), parallel
     problems = {
-        "--optimizer muon": optimizer.optimizer != "adamw",
-        "--clip": optimizer.clip is not None,
-        "--accumulate": training.accumulate > 1,
+        "`optimizer=muon`": optimizer.optimizer != "adamw",
+        "`clip`": optimizer.clip is not None,
+        "`accumulate`": training.accumulate > 1,
         "plusieurs processus": sharing is not None,
     }
     refused = [name for name, found in problems.items() if found]
     if refused:
         raise ConfigurationError(
-            f"--memory lean avec {' et '.join(refused)}",
+            f"`memory=lean` avec {' et '.join(refused)}",
             expected="AdamW, un lot par étape et un gradient non réduit : il n'est pas gardé",
-            remedy=f"retirez {' et '.join(refused)}, ou --memory lean",
+            remedy=f"retirez {' et '.join(refused)}, ou `memory=lean`",
         )
     lean = LeanAdamW(
         parameter_groups(model.parameters(), training),
@@ -225,7 +233,7 @@ def _fused(
     remember_peak_lr_(lean)
     engine = FusedEngine(model, seed=training.seed, lean=lean)
     watched = LeanEngine(engine, model, lean)
-    return Backend(engine=watched, optimizer=lean, loss=engine.loss), None
+    return Backend(engine=watched, optimizer=lean, loss=engine.loss, name="fused"), None
 
 
 def _autograd(
@@ -255,4 +263,4 @@ def _autograd(
         with autocast(device, dtype):
             return calc_loss_batch(inputs, targets, model, device)
 
-    return Backend(engine=engine, optimizer=built, loss=loss), parallel
+    return Backend(engine=engine, optimizer=built, loss=loss, name="autograd"), parallel

@@ -92,7 +92,8 @@ class EarlyStopping(Callback):
 
     def _judge(self, trainer: Trainer) -> None:
         state = trainer.state
-        if state.evaluations_without_progress >= self._patience:
+        is_over = state.step >= trainer.config.total_steps  # rien à écourter
+        if state.evaluations_without_progress >= self._patience and not is_over:
             trainer.finish(
                 f"Arrêt anticipé : {self._patience} évaluation(s) sans progrès de la validation, "
                 f"la meilleure reste celle de l'étape {state.best_step:06d}."

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_chat_data(
-    path: Path,
+    path: Path | str,
     tokenizer: str,
     *,
     window: int,
@@ -32,7 +32,7 @@ def load_chat_data(
     template: str | None = None,
     vocabulary: Tokenizer | None = None,
 ) -> TrainingData:
-    """Lit un fichier JSONL de conversations, et le coupe en entraînement et validation.
+    """Lit un fichier de conversations, et le coupe en entraînement et validation.
 
     Une conversation qui dépasse la fenêtre est laissée de côté, et c'est dit.
 
@@ -48,6 +48,7 @@ def load_chat_data(
         DataError: ligne mal formée (elle est désignée), ou trop peu de conversations.
         TokenizerError: tokenizer inconnu, ou sans fin de texte.
     """
+    path = Path(path)
     template = DEFAULT_CHAT_TEMPLATE if template is None else check_template(template)
     conversations, sha256 = read_conversations(path)
     if vocabulary is None:
@@ -56,7 +57,7 @@ def load_chat_data(
         raise TokenizerError(
             f"le tokenizer {vocabulary.name} n'a pas de token de fin de texte",
             expected="un tokenizer qui en a un : il achève chaque réponse",
-            remedy="changez --tokenizer",
+            remedy="changez `tokenizer`",
         )
     train, val = _split(conversations, training.train_ratio)
     parts = []
@@ -69,7 +70,7 @@ def load_chat_data(
         train=parts[0],
         val=parts[1],
         tokenizer=vocabulary,
-        opening=_opening(val[0], template),
+        opening=_opening(val[0], template, vocabulary),
         chat_template=template,
     )
     check_lengths(data, window, training)
@@ -94,7 +95,7 @@ def _split(
         raise DataError(
             f"{len(conversations)} conversation",
             expected="au moins deux : une pour apprendre, une pour valider",
-            remedy="complétez --chat",
+            remedy="complétez `chat`",
         )
     cut = min(max(1, int(train_ratio * len(conversations))), len(conversations) - 1)
     return conversations[:cut], conversations[cut:]
@@ -113,32 +114,32 @@ def _encode(
             row = encode_conversation(each.messages, template, tokenizer, limit=window + 1)
         except GPTArchitectureError as error:
             raise DataError(
-                f"{path}, ligne {each.line} : {error.found}",
+                f"{path}, {each.place} : {error.found}",
                 expected=error.expected,
                 remedy=error.remedy,
             ) from None
         if row is None:
-            too_long.append(each.line)
+            too_long.append(each.place)
         else:
             rows.append(row)
     if too_long:
         logger.warning(
-            "%d conversation(s) de plus de %d tokens laissée(s) de côté, la première à la ligne "
-            "%d ; --context-length les garderait",
+            "%d conversation(s) de plus de %d tokens laissée(s) de côté (la première : %s) ; "
+            "`context_length` les garderait",
             *(len(too_long), window + 1, too_long[0]),
         )
     if not rows:
         raise DataError(
-            f"{path} : aucune conversation des lignes {conversations[0].line} à "
-            f"{conversations[-1].line} ne tient dans {window + 1} tokens",
+            f"{path} : aucune conversation, de {conversations[0].place} à "
+            f"{conversations[-1].place}, ne tient dans {window + 1} tokens",
             expected="des conversations plus courtes que le contexte",
-            remedy="allongez --context-length ou raccourcissez-les",
+            remedy="allongez `context_length` ou raccourcissez-les",
         )
     return rows
 
 
-def _opening(conversation: Conversation, template: str) -> str:
+def _opening(conversation: Conversation, template: str, tokenizer: Tokenizer) -> str:
     """La première question d'une conversation, prête pour la réponse."""
     roles = [message["role"] for message in conversation.messages]
     asked = conversation.messages[: roles.index("assistant")]
-    return render_chat(asked, template, add_generation_prompt=True)
+    return render_chat(asked, template, tokenizer=tokenizer, add_generation_prompt=True)

@@ -29,11 +29,10 @@ from gpt_architecture.core.checkpoint_files import (
     read_checkpoint,
     read_json,
     space_needed,
-    sync_directory,
     write_checkpoint,
 )
-from gpt_architecture.core.weights import write_atomically
 from gpt_architecture.errors import CheckpointError, OutputError, reason
+from gpt_architecture.storage import check_writable, sweep, sync, write_atomically
 
 __all__ = ["CHECKPOINTS", "Checkpoint", "CheckpointStore", "read_checkpoint", "space_needed"]
 
@@ -46,7 +45,6 @@ SHARDS = ".shards"
 _INCOMPLETE, _REPLACED, _REMOVED = ".incomplete", ".replaced", ".removed"
 _STEP = re.compile(r"step-(\d{6,15})(\.incomplete|\.shards|\.replaced|\.removed)?")
 _BEST = "best.json"
-_PROBE = ".essai"
 _LOCK = ".verrou"
 _HOLDER = ".verrou.json"
 _MAX_STEP = 10**15 - 1
@@ -69,7 +67,7 @@ class CheckpointStore:
         ConfigurationError: `keep_last` n'est pas un entier ≥ 1.
     """
 
-    def __init__(self, root: Path, *, keep_last: int = 2) -> None:
+    def __init__(self, root: Path | str, *, keep_last: int = 2) -> None:
         check_int("keep_last", keep_last, minimum=1)
         self.root = Path(root)
         self.keep_last = keep_last
@@ -176,9 +174,7 @@ class CheckpointStore:
             return []
         with self._locked():
             try:
-                leftovers = [
-                    p for name in (_BEST, _PROBE) for p in self.root.glob(f".{name}.*.tmp")
-                ]
+                removed, leftovers = sweep(self.root), list[Path]()
                 for step, suffix, path in self._entries():
                     if suffix == _REPLACED and not self._path(step).exists():
                         path.rename(self._path(step))  # l'ancien reprend son nom : il est complet
@@ -186,10 +182,16 @@ class CheckpointStore:
                         leftovers.append(path)
                 for path in leftovers:
                     _remove(path)
-                sync_directory(self.root)
+                sync(self.root)
             except OSError as error:
                 raise _refused(self.root, error) from error
-        return leftovers
+        return removed + leftovers
+
+    def remove_if_empty(self) -> None:
+        """Retire le dossier, dont le verrou est tenu, s'il n'y a rien d'autre."""
+        with suppress(OSError):
+            if {path.name for path in self.root.iterdir()} <= {_LOCK, _HOLDER}:
+                shutil.rmtree(self.root)
 
     def check_space(self, needed: int) -> None:
         """Vérifie, avant d'entraîner, que le dossier accepte l'écriture et qu'il a la place.
@@ -200,15 +202,13 @@ class CheckpointStore:
         Raises:
             OutputError: dossier refusé, en lecture seule, ou place insuffisante.
         """
-        probe = self.root / _PROBE
-        write_atomically(probe, lambda temporary: temporary.write_bytes(b"essai"))
-        probe.unlink(missing_ok=True)
+        check_writable(self.root)
         free = shutil.disk_usage(self.root).free
         if free < needed:
             raise OutputError(
                 f"il reste {free >> 20} Mio dans {self.root.resolve()}",
                 expected=f"{-(-needed >> 20)} Mio pour les points de reprise",
-                remedy="libérez de la place, gardez-en moins ou changez --output-dir",
+                remedy="libérez de la place, gardez-en moins ou changez de dossier",
             )
 
     def _path(self, step: int, suffix: str = "") -> Path:
@@ -229,7 +229,7 @@ class CheckpointStore:
             _remove(replaced)
             path.rename(replaced)
         self._path(step, _INCOMPLETE).rename(path)
-        sync_directory(self.root)
+        sync(self.root)
 
     def _retain(self, saved: int) -> None:
         """Retire ce qui n'est ni récent, ni le meilleur, ni `saved` ; un refus n'est que dit."""
@@ -251,7 +251,7 @@ class CheckpointStore:
         if os.path.lexists(path):
             _remove(removed)
             path.rename(removed)
-            sync_directory(self.root)
+            sync(self.root)
             _remove(removed)
 
     def _best_step(self) -> int | None:
@@ -301,7 +301,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{self.root} est déjà utilisé par {_describe(holder)}",
                 expected="un seul entraînement par dossier",
-                remedy="attendez sa fin, arrêtez-le ou changez --output-dir",
+                remedy="attendez sa fin, arrêtez-le ou changez de dossier",
             ) from None
         except OSError as error:
             raise _refused(self.root, error) from error
@@ -330,7 +330,7 @@ def _refused(root: Path, error: OSError) -> OutputError:
     return OutputError(
         f"impossible d'écrire dans {root} : {reason(error)}",
         expected="un dossier accessible en écriture et assez de place",
-        remedy="libérez de la place ou changez --output-dir",
+        remedy="libérez de la place ou changez de dossier",
     )
 
 

@@ -49,7 +49,8 @@ class TrainerConfig:
         total_steps: étapes de l'entraînement entier.
         clip: norme au-delà de laquelle le gradient est réduit ; None : jamais.
         max_bad_steps: étapes non finies de suite avant d'abandonner.
-        eval_freq: étapes entre deux évaluations ; la première suit l'étape 0.
+        eval_freq: étapes entre deux évaluations ; la première suit l'étape 0, et une dernière
+            la dernière étape.
         save_every: étapes entre deux points de reprise ; None : le temps seul en décide.
         save_seconds: secondes entre deux points de reprise, au plus.
         save_best: écrit un point de reprise à chaque meilleure validation.

@@ -56,6 +56,7 @@ def load_training_data(
     window: int,
     training: TrainingConfig,
     vocabulary: Tokenizer | None = None,
+    field: str = "text",
     offline: bool = False,
 ) -> TrainingData:
     """Lit les données : un dossier de fragments, ou des textes (voir `data.corpus`).
@@ -66,6 +67,7 @@ def load_training_data(
         window: longueur d'une fenêtre (T).
         training: lot et coupe du texte.
         vocabulary: un tokenizer déjà appris, à la place de celui que `tokenizer` nomme.
+        field: champ du texte, en JSONL et en Parquet.
         offline: interdit tout téléchargement.
 
     Raises:
@@ -75,7 +77,7 @@ def load_training_data(
     if len(sources) == 1 and _holds_shards(Path(sources[0])):
         data = _from_shards(Path(sources[0]), tokenizer, vocabulary)
     else:
-        data = _from_text(sources, tokenizer, vocabulary, training, offline=offline)
+        data = _from_text(sources, tokenizer, vocabulary, training, field=field, offline=offline)
     check_lengths(data, window, training)
     return data
 
@@ -95,7 +97,7 @@ def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) 
             f"le tokenizer {tokenizer_name if vocabulary is None else asked.name} pour {path}, "
             f"codé par {tokenizer.name}",
             expected="le tokenizer qui a codé ces fragments",
-            remedy="retirez --tokenizer, ou recodez-les avec celui du modèle de départ",
+            remedy="retirez `tokenizer`, ou recodez-les avec celui du modèle de départ",
         )
     train = open_shards(path, "train", vocab_size=tokenizer.vocab_size)
     val = open_shards(path, "val", vocab_size=tokenizer.vocab_size)
@@ -118,9 +120,10 @@ def _from_text(
     vocabulary: Tokenizer | None,
     training: TrainingConfig,
     *,
+    field: str,
     offline: bool,
 ) -> TrainingData:
-    corpus = load_corpus(list(sources), offline=offline)
+    corpus = load_corpus(list(sources), field=field, offline=offline)
     # Un vocabulaire de mots vient des parts déjà coupées : la coupe peut tomber dans un mot.
     # Un BPE sait tout coder : il s'apprend sans voir la validation ; des caractères, non.
     parts = split_text(corpus.text, training.train_ratio)
@@ -156,7 +159,8 @@ def check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> 
             raise DataError(
                 f"{name} : texte trop court, {source.num_tokens} tokens",
                 expected=f"au moins {window + 1} (une fenêtre de {window} et sa cible)",
-                remedy="donnez plus de texte ou réduisez --context-length",
+                remedy="donnez plus de texte, gardez-en plus pour cette part, ou réduisez "
+                "`context_length`",
             )
     stride = window if training.stride is None else training.stride
     windows = len(range(0, data.train.num_tokens - window, stride))
@@ -165,8 +169,8 @@ def check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> 
         raise DataError(
             f"part d'entraînement : le texte ne donne que {windows} fenêtre(s) de {window} tokens",
             expected=f"au moins un lot entier de {sequences}",
-            remedy="donnez plus de texte, ou réduisez --batch-size, --accumulate ou "
-            "--context-length",
+            remedy="donnez plus de texte, ou réduisez `batch_size`, `accumulate` ou "
+            "`context_length`",
         )
 
 

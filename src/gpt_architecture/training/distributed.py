@@ -204,7 +204,7 @@ def _device_of(place: Place, name: str) -> torch.device:
         raise ConfigurationError(
             f"{place.local_size} processus pour {torch.cuda.device_count()} carte(s) CUDA",
             expected="une carte par processus",
-            remedy="réduisez le nombre de processus ou choisissez --device cpu",
+            remedy="réduisez le nombre de processus ou choisissez `device=cpu`",
         )
     device = torch.device("cuda", place.local_rank)
     torch.cuda.set_device(device)

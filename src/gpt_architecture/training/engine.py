@@ -119,9 +119,9 @@ def resolve_precision(name: PrecisionName, device: torch.device) -> torch.dtype 
         return None
     if name == "bf16" and not has_bf16(device):
         raise ConfigurationError(
-            f"--precision bf16 sur {device}, qui ne la calcule pas",
+            f"`precision=bf16` sur {device}, qui ne la calcule pas",
             expected="un matériel à instructions bf16",
-            remedy="retirez --precision ou changez --device",
+            remedy="retirez `precision` ou changez `device`",
         )
     gains = _cpu_has("amx_bf16") if device.type == "cpu" else has_bf16(device)
     return torch.bfloat16 if name == "bf16" or gains else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 
 import torch
 
+from gpt_architecture.core.memory import peak_resident
 from gpt_architecture.training.trainer import Trainer
 
 PROBED_STEPS = 3
@@ -27,7 +26,7 @@ class Estimate:
         evaluation_seconds: durée d'une évaluation.
         sample_seconds: durée d'un exemple.
         tokens_per_second: débit d'une étape.
-        peak_bytes: mémoire au plus haut, du processus ou de la carte.
+        peak_bytes: mémoire au plus haut, du processus ou de la carte ; 0 : inconnue du système.
     """
 
     steps: int
@@ -65,11 +64,12 @@ def estimate_training(trainer: Trainer) -> Estimate:
         trainer.sample(_never)
     sampled = time.perf_counter()
     step_seconds = statistics.median(record.seconds for record in records)
-    frequency = trainer.config.eval_freq
+    frequency, epoch_of = trainer.config.eval_freq, trainer.batches.epoch_of
+    extra = total > first and (total - 1) % frequency > 0  # celle de la dernière étape
     return Estimate(
         steps=total - first,
-        evaluations=-(-total // frequency) - -(-first // frequency),
-        samples=trainer.batches.epoch_of(total) - trainer.batches.epoch_of(first),
+        evaluations=-(-total // frequency) - -(-first // frequency) + extra,
+        samples=epoch_of(total - 1) - epoch_of(first) + 1 if total > first else 0,
         step_seconds=step_seconds,
         evaluation_seconds=evaluated - start,
         sample_seconds=sampled - evaluated,
@@ -82,8 +82,7 @@ def peak_memory(device: torch.device) -> int:
     """Mémoire au plus haut, en octets : celle de la carte, sinon celle du processus."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident()
 
 
 def _never() -> bool:

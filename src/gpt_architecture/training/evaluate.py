@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import (
-    TextCodec,
     evaluation_mode,
-    text_to_token_ids,
 )
+from gpt_architecture.data.marked_text import encode_text
 from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_batch
 from gpt_architecture.data.shards import TokenSource
+from gpt_architecture.data.tokenizer_protocol import Tokenizer
 from gpt_architecture.decoding.sampling import greedy_token
 from gpt_architecture.decoding.simple import stream_tokens
 from gpt_architecture.training.simple import SAMPLE_TOKENS
@@ -114,7 +114,7 @@ class TextSampler:
     def __init__(
         self,
         model: CausalLM,
-        tokenizer: TextCodec,
+        tokenizer: Tokenizer,
         device: torch.device,
         start: str,
         *,
@@ -125,7 +125,7 @@ class TextSampler:
         self._eos_id = eos_id
         self._tokenizer = tokenizer
         self._device = device
-        self._start = text_to_token_ids(start, tokenizer)  # un mot inconnu se dit tout de suite
+        self._start = torch.tensor([encode_text(start, tokenizer)])  # un mot inconnu se dit ici
         self._window = window
 
     def __call__(self, should_stop: Callable[[], bool]) -> str | None:

@@ -14,8 +14,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.core.weights import write_atomically
 from gpt_architecture.errors import MissingDependencyError, reason
+from gpt_architecture.storage import write_atomically
 from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
 from gpt_architecture.training.state import TrainingState
 from gpt_architecture.training.trainer import Trainer
@@ -40,8 +40,8 @@ class Journal(Callback):
         peak_flops: opérations par seconde que la machine atteint ; la part en est notée.
     """
 
-    def __init__(self, path: Path, *, flops_per_token: int, peak_flops: float) -> None:
-        self._path = path
+    def __init__(self, path: Path | str, *, flops_per_token: int, peak_flops: float) -> None:
+        self._path = Path(path)
         self._share = flops_per_token / peak_flops
         self._file: FileIO | None = None
         self._waiting: deque[str] = deque(maxlen=_WAITING_LINES)
@@ -101,7 +101,7 @@ class Journal(Callback):
             self._waiting.clear()
 
 
-def append_record(path: Path, kind: str, **values: Any) -> None:
+def append_record(path: Path | str, kind: str, **values: Any) -> None:
     """Ajoute une ligne au journal d'un entraînement, fini ou en cours.
 
     Args:
@@ -112,6 +112,7 @@ def append_record(path: Path, kind: str, **values: Any) -> None:
     Raises:
         OSError: le journal manque, ou le disque refuse.
     """
+    path = Path(path)
     if not path.is_file():  # « ab » le créerait
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     with path.open("ab", buffering=0) as file:
@@ -178,11 +179,11 @@ class TensorBoardLog(Callback):
         MissingDependencyError: tensorboard n'est pas installé.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 — facultatif
         except ImportError:
-            raise MissingDependencyError("tensorboard", purpose="--tensorboard") from None
+            raise MissingDependencyError("tensorboard", purpose="son journal") from None
         self._open: Any = SummaryWriter
         self._folder = str(folder)
         self._writer: Any = None

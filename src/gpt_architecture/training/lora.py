@@ -20,7 +20,7 @@ from gpt_architecture.config import GPTConfig, LoRAConfig, LoRATarget
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ModelFileError
 
-_PATHS: dict[LoRATarget, str] = {
+PATHS: dict[LoRATarget, str] = {
     "query": "att.W_query",
     "key": "att.W_key",
     "value": "att.W_value",
@@ -28,6 +28,7 @@ _PATHS: dict[LoRATarget, str] = {
     "up": "ff.layers.0",
     "down": "ff.layers.2",
 }
+"""Le module que vise chaque nom, dans un bloc."""
 
 
 class LoRALinear(nn.Module):
@@ -77,7 +78,7 @@ def add_lora_(model: GPTModel, config: LoRAConfig, *, seed: int) -> None:
     model.requires_grad_(False)
     for block in model.trf_blocks:
         for target in config.targets:
-            path = _PATHS[target]
+            path = PATHS[target]
             base = block.get_submodule(path)
             assert isinstance(base, nn.Linear)  # noqa: S101 — la structure de GPTModel
             block.set_submodule(path, LoRALinear(base, config, generator))
@@ -101,8 +102,8 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def adapter_parameters(cfg: GPTConfig, config: LoRAConfig) -> int:
     """Nombre de paramètres des adaptateurs, par le calcul : r·(D + E) par matrice."""
-    d = cfg.emb_dim
-    widths = {"up": d + 4 * d, "down": 4 * d + d}
+    d, f = cfg.emb_dim, cfg.inner_width
+    widths = {"up": d + f, "down": f + d}
     return cfg.n_layers * config.rank * sum(widths.get(t, 2 * d) for t in config.targets)
 
 

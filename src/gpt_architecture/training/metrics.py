@@ -20,7 +20,7 @@ def flops_per_token(config: GPTConfig, window: int) -> int:
     non ; plus l'attention causale, qui voit en moyenne la moitié des `window` positions.
     """
     d = config.emb_dim
-    matrices = config.n_layers * 12 * d * d + config.vocab_size * d
+    matrices = config.n_layers * (4 * d + 2 * config.inner_width) * d + config.vocab_size * d
     attention = config.n_layers * window * d
     return 6 * (matrices + attention)
 

@@ -40,7 +40,7 @@ def too_many_bad_steps(state: TrainingState, step: int) -> TrainingError:
         f"la perte ou le gradient n'est pas fini depuis {state.bad_in_a_row} étapes "
         f"(jusqu'à l'étape {step})",
         expected="des nombres finis",
-        remedy="réduisez le taux d'apprentissage (--lr) ou le gradient (--clip), puis "
+        remedy="réduisez le taux d'apprentissage (`lr`) ou le gradient (`clip`), puis "
         "reprenez au dernier point de reprise s'il y en a un",
     )
 
@@ -50,6 +50,6 @@ def out_of_memory() -> TrainingError:
     return TrainingError(
         "mémoire insuffisante pour une étape",
         expected="de quoi tenir les poids, leurs moments et les activations d'un lot",
-        remedy="réduisez --batch-size (--accumulate garde le lot effectif), --context-length ou "
-        "la taille du modèle, ou ajoutez --checkpoint-activations ou --memory lean",
+        remedy="réduisez `batch_size` (`accumulate` garde le lot effectif), `context_length` ou "
+        "la taille du modèle, ou ajoutez `checkpoint_activations` ou `memory=lean`",
     )

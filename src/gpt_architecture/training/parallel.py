@@ -153,9 +153,9 @@ def parallelize_(
     if strategy == "fsdp":
         if not autograd:
             raise ConfigurationError(
-                "--parallel fsdp avec un moteur qui ne passe pas par autograd",
+                "`parallel=fsdp` avec un moteur qui ne passe pas par autograd",
                 expected="le moteur autograd, dont FSDP répartit les poids",
-                remedy="choisissez --parallel ddp ou l'autre moteur",
+                remedy="choisissez `parallel=ddp` ou l'autre moteur",
             )
         mesh = init_device_mesh(world.device.type, (world.size,))
         for block in model.trf_blocks:

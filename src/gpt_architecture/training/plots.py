@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt_architecture.core.weights import write_atomically
 from gpt_architecture.errors import MissingDependencyError
+from gpt_architecture.storage import write_atomically
 
 
 def plot_losses(
@@ -60,5 +60,9 @@ def plot_losses(
         tokens_axis.xaxis.set_major_formatter(
             FuncFormatter(lambda value, _position: f"{value:,.0f}".replace(",", "\u202f"))
         )
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:]))
+    form = path.suffix[1:]
+    signature = {"Creator": "gpt-architecture"} if form == "pdf" else None
+    write_atomically(
+        path, lambda temporary: figure.savefig(temporary, format=form, metadata=signature)
+    )
     return path

@@ -21,11 +21,16 @@ from gpt_architecture.config import (
     TrainingConfig,
 )
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.chat import CHAT_TEMPLATE
+from gpt_architecture.data.chat import CHAT_TEMPLATE, keep_prompt
 from gpt_architecture.data.sampler import WindowSampler
 from gpt_architecture.errors import ConfigurationError, TrainingError
 from gpt_architecture.training.backends import Sharing, build_backend
 from gpt_architecture.training.batches import TokenBatches
+from gpt_architecture.training.calculation import (
+    calculation_of,
+    check_calculation,
+    same_engine,
+)
 from gpt_architecture.training.callbacks import Callback, EarlyStopping, OverfittingNotice
 from gpt_architecture.training.checkpoint import Checkpoint
 from gpt_architecture.training.contracts import Store, TrainerConfig
@@ -120,15 +125,20 @@ def build_trainer(
     world: World | None = None,
     sharing: Sharing | None = None,
     should_stop: Callable[[], bool] | None = None,
+    other_engine: bool = False,
 ) -> Trainer:
     """Construit le modèle et tout ce qui l'entraîne ; reprend `checkpoint` s'il est donné.
+
+    La reprise garde le moteur du point de reprise, où il convient encore.
 
     Args:
         world: les processus qui se partagent chaque étape.
         sharing: partage le modèle entre eux ; None : un seul processus.
+        other_engine: accepte que les noyaux du point de reprise manquent ici.
 
     Raises:
         ConfigurationError: précision que le matériel ne calcule pas.
+        CheckpointError: les noyaux du point de reprise manquent ici.
         TrainingError: le point de reprise ne correspond pas aux réglages.
     """
     world = SingleProcess() if world is None else world
@@ -139,9 +149,11 @@ def build_trainer(
     torch.manual_seed(training.seed)
     model = initial_model(settings.model, settings.start, settings.lora, seed=training.seed)
     model = model.to(device)
-    backend, parallel = build_backend(
-        model, settings.compute, settings.optimizer, training, sharing=sharing
-    )
+    compute = same_engine(settings.compute, checkpoint, device)
+    backend, parallel = build_backend(model, compute, settings.optimizer, training, sharing=sharing)
+    calculation = calculation_of(backend, compute, device)
+    if checkpoint is not None:
+        check_calculation(checkpoint, calculation, accepted=other_engine)
     optimizer = backend.optimizer
     state = None
     if checkpoint is not None:
@@ -175,7 +187,11 @@ def build_trainer(
             save_seconds=60 * saving.save_minutes,
             save_best=saving.save_best,
             save_last=saving.save_every is not None or training.max_steps is not None,
-            extra={**_description(settings, data), "total_steps": total_steps},
+            extra={
+                **_description(settings, data),
+                "total_steps": total_steps,
+                "calculation": calculation,
+            },
         ),
         schedule=make_schedule(settings.schedule, total_steps),
         callbacks=[*callbacks, *notices],
@@ -224,14 +240,14 @@ def _check_adapters(settings: Settings, sharing: Sharing | None) -> None:
     if settings.lora is None:
         return
     problems = {
-        "sans --from": settings.start is None,
-        "avec --optimizer muon": settings.optimizer.optimizer == "muon",
-        "avec --parallel fsdp": sharing is not None and not sharing.replicates,
+        "sans modèle de départ": settings.start is None,
+        "avec `optimizer=muon`": settings.optimizer.optimizer == "muon",
+        "avec `parallel=fsdp`": sharing is not None and not sharing.replicates,
     }
     for problem, found in problems.items():
         if found:
             raise ConfigurationError(
-                f"--lora-rank {problem}",
+                f"`lora_rank` {problem}",
                 expected="un modèle de départ, AdamW et des poids entiers dans chaque processus",
                 remedy="changez l'un ou l'autre",
             )
@@ -250,7 +266,7 @@ def _check_start(checkpoint: Checkpoint, settings: Settings) -> None:
         raise TrainingError(
             f"le modèle de départ {settings.start.name} n'est plus celui de {checkpoint.path}",
             expected="les poids dont les adaptateurs sont partis",
-            remedy="rendez-le à --from, ou recommencez avec --force",
+            remedy="rendez-le, ou recommencez avec `force`",
         )
 
 
@@ -269,7 +285,7 @@ def _restore(
         raise TrainingError(
             f"{checkpoint.path} ne dit pas où en est l'entraînement",
             expected="un point de reprise écrit par « gpt-architecture train »",
-            remedy="reprenez un autre point, ou recommencez avec --force",
+            remedy="reprenez un autre point, ou recommencez avec `force`",
         )
     return TrainingState.from_dict(stored)
 
@@ -284,7 +300,7 @@ def _description(settings: Settings, data: TrainingData) -> dict[str, Any]:
         "config": settings.model.to_dict(),
         "tokenizer": data.tokenizer.to_dict(),
         "window": settings.window,
-        "prompt": settings.prompt,
+        **keep_prompt(settings.prompt, data.tokenizer),
     }
 
 

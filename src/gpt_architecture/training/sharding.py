@@ -45,7 +45,7 @@ def split_groups(groups: Groups) -> tuple[Groups, dict[str, dict[str, Tensor]]]:
 
 def save_shards(
     groups: Groups,
-    folder: Path,
+    folder: Path | str,
     *,
     process_group: dist.ProcessGroup | None = None,
 ) -> Future[Any]:
@@ -79,8 +79,9 @@ def save_shards(
     return pending if isinstance(pending, Future) else pending.upload_completion
 
 
-def whole_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
+def whole_tensors(folder: Path | str) -> dict[str, dict[str, Tensor]]:
     """Les tenseurs entiers que `save_shards` a réunis, par groupe ; projetés depuis le disque."""
+    folder = Path(folder)
     groups: dict[str, dict[str, Tensor]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as content:

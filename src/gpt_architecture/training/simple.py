@@ -8,7 +8,7 @@ Formes : B lot, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, Protocol, cast
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from gpt_architecture.config import check_int
-from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import (
     TextCodec,
     calc_loss_batch,
@@ -25,8 +25,8 @@ from gpt_architecture.core.utils import (
     text_to_token_ids,
 )
 from gpt_architecture.decoding.sampling import greedy_token
-from gpt_architecture.decoding.simple import stream_tokens
-from gpt_architecture.errors import TrainingError
+from gpt_architecture.decoding.simple import generate_text_simple, stream_tokens
+from gpt_architecture.errors import ConfigurationError, TrainingError
 
 SAMPLE_TOKENS = 50
 """Longueur des exemples générés pendant l'entraînement, en tokens."""
@@ -77,7 +77,7 @@ def format_evaluation(epoch: int, step: int, train_loss: float, val_loss: float)
 
 
 def train_model_simple(
-    model: GPTModel,
+    model: nn.Module,
     train_loader: DataLoader[Any],
     val_loader: DataLoader[Any],
     optimizer: torch.optim.Optimizer,
@@ -94,7 +94,7 @@ def train_model_simple(
     """Entraîne `model`, évalue toutes les `eval_freq` étapes, génère un exemple par époque.
 
     Args:
-        model: déjà sur `device`.
+        model: (B, T) int64 → logits (B, T, V) ; déjà sur `device`.
         train_loader: lots d'entraînement (entrée, cible), chacun (B, T) int64.
         val_loader: lots de validation.
         optimizer: sur les paramètres de `model`.
@@ -133,7 +133,7 @@ def train_model_simple(
                 raise TrainingError(
                     f"la perte vaut {loss.item()} à l'étape {step + 1}",
                     expected="un nombre fini",
-                    remedy="réduisez le taux d'apprentissage (--lr)",
+                    remedy="réduisez le taux d'apprentissage (`lr`)",
                 )
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -182,7 +182,7 @@ def evaluate_model(
 
 
 def generate_sample(
-    model: GPTModel,
+    model: nn.Module,
     tokenizer: TextCodec,
     device: torch.device | str,
     start_context: str,
@@ -192,16 +192,46 @@ def generate_sample(
     """Texte glouton de `SAMPLE_TOKENS` tokens à la suite de `start_context`, début compris.
 
     Args:
+        model: (B, T) int64 → logits (B, T, V) ; avec cache s'il en offre un, sans sinon.
         context_size: derniers tokens relus, au plus ; None : le contexte du modèle.
+
+    Raises:
+        ConfigurationError: le modèle ne dit pas son contexte, et `context_size` manque.
     """
     ids = text_to_token_ids(start_context, tokenizer).to(device)
-    stream = stream_tokens(model, ids, SAMPLE_TOKENS, greedy_token, context_size=context_size)
-    produced = [token for token, _ in stream]
-    return tokenizer.decode(torch.cat([ids, *produced], dim=1)[0].tolist())
+    if hasattr(model, "cfg") and hasattr(model, "new_cache"):
+        cached = cast(CausalLM, model)
+        stream = stream_tokens(cached, ids, SAMPLE_TOKENS, greedy_token, context_size=context_size)
+        ids = torch.cat([ids, *(token for token, _ in stream)], dim=1)
+    else:
+        size = _context_length(model) if context_size is None else context_size
+        ids = generate_text_simple(model, ids, SAMPLE_TOKENS, size)
+    return tokenizer.decode(ids[0].tolist())
+
+
+def _context_length(model: nn.Module) -> int:
+    """Positions d'un modèle quelconque : sa configuration, ou son embedding, comme au livre."""
+    declared = getattr(model, "cfg", None)
+    if isinstance(declared, Mapping) and isinstance(declared.get("context_length"), int):
+        return int(declared["context_length"])
+    weight = getattr(getattr(model, "pos_emb", None), "weight", None)
+    if not isinstance(weight, torch.Tensor):
+        raise ConfigurationError(
+            f"{type(model).__name__} ne dit pas combien de positions il accepte",
+            expected="un modèle à l'embedding de positions pos_emb, ou context_size",
+            remedy="donnez context_size",
+        )
+    return len(weight)
 
 
 def generate_and_print_sample(
-    model: GPTModel, tokenizer: TextCodec, device: torch.device | str, start_context: str
+    model: nn.Module,
+    tokenizer: TextCodec,
+    device: torch.device | str,
+    start_context: str,
+    *,
+    context_size: int | None = None,
 ) -> None:
-    """Affiche, sur une ligne, un exemple de ce que le modèle écrit."""
-    print(" ".join(generate_sample(model, tokenizer, device, start_context).split()))
+    """Affiche, sur une ligne, un exemple de ce que le modèle écrit ; voir `generate_sample`."""
+    text = generate_sample(model, tokenizer, device, start_context, context_size=context_size)
+    print(" ".join(text.split()))

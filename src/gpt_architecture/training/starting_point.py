@@ -9,10 +9,9 @@ import torch
 
 from gpt_architecture.config import GPTConfig, LoRAConfig
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import ModelFile
+from gpt_architecture.core.weights import ModelFile, check_vocabulary
 from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.errors import ModelFileError
 from gpt_architecture.training.adapter_file import weights_sha256
 from gpt_architecture.training.lora import add_lora_
 
@@ -41,15 +40,8 @@ class StartingPoint:
         Raises:
             ModelFileError: il ne tient pas dans le vocabulaire du modèle.
         """
-        tokenizer = tokenizer_from_dict(self.content.tokenizer)
-        if tokenizer.vocab_size > self.content.config.vocab_size:
-            raise ModelFileError(
-                f"{self.name} : tokenizer de {tokenizer.vocab_size} tokens, modèle de "
-                f"{self.content.config.vocab_size}",
-                expected="un tokenizer qui tient dans le vocabulaire du modèle",
-                remedy="reprenez le fichier d'origine",
-            )
-        return tokenizer
+        check_vocabulary(self.content.config, self.content.tokenizer, name=self.name)
+        return tokenizer_from_dict(self.content.tokenizer)
 
     @property
     def chat_template(self) -> str | None:

@@ -78,7 +78,7 @@ class TrainingState:
             raise TrainingError(
                 f"point de reprise d'une autre version (champs : {odd})",
                 expected="un point de reprise de cette version",
-                remedy="reprenez avec la version qui l'a écrit, ou recommencez avec --force",
+                remedy="reprenez avec la version qui l'a écrit, ou recommencez avec `force`",
             )
         return cls(**{**values, **{name: [float(x) for x in values[name]] for name in _LOSSES}})
 

@@ -245,14 +245,15 @@ class Trainer:
         state = self.state
         if self._must_save():
             self._save_if_possible()
-        is_due = index % self.config.eval_freq == 0 and index not in state.eval_steps[-1:]
-        if self.evaluate is not None and is_due:
+        is_due = index % self.config.eval_freq == 0 or self._done  # la perte finale, mesurée
+        if self.evaluate is not None and is_due and index not in state.eval_steps[-1:]:
             losses = self.evaluate(self.stopping)
             if losses is None:
                 self._interrupted = True
                 return
             self._note_evaluation(index, *losses)
-        if self.sample is not None and self.batches.ends_epoch(index) and state.sampled < index:
+        is_due = self.batches.ends_epoch(index) or self._done
+        if self.sample is not None and is_due and state.sampled < index:
             text = self.sample(self.stopping)
             if text is None:
                 self._interrupted = True

@@ -36,7 +36,8 @@ async function ask(path, { body, signal } = {}) {
   throw new ServiceError(response.status, sentence(content?.error?.message ?? `Erreur ${response.status}.`));
 }
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+// Une erreur finit parfois par une seconde ligne, en anglais, pour les programmes.
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1).split("\n", 1)[0];
 
 export const read = async (path, options) => (await ask(path, options)).json();
 

@@ -4,6 +4,7 @@ import { read } from "./api.js";
 import { byId, element, facts, number, say, svg } from "./dom.js";
 
 const PERIOD = 2000; // millisecondes
+const SILENCE = 180; // secondes sans une ligne
 
 export function training(info) {
   const status = byId("run-status");
@@ -27,6 +28,7 @@ export function training(info) {
         draw(run);
       }
       if (run.finished) say(status, "Entraînement fini.");
+      else if (run.silent > SILENCE) say(status, `Sans nouvelles depuis ${number(Math.round(run.silent / 60))} min : arrêté sans finir, ou étape très longue.`);
       else say(status, "En cours ; relu toutes les deux secondes.");
     } catch (error) {
       say(status, error.message, { bad: true });
