@@ -54,10 +54,9 @@ def adversary(tokenizer, seed):
 
 
 def write(tokenizer, seed, *, max_tokens=90, **settings):
+    hot = {} if settings.get("strategy") == "greedy" else {"temperature": 1.5}
     config = GenerationConfig(
-        **{"strategy": "temperature", "temperature": 1.5} | settings,
-        max_tokens=max_tokens,
-        seed=seed,
+        **{"strategy": "temperature"} | hot | settings, max_tokens=max_tokens, seed=seed
     )
     generator = Generator(adversary(tokenizer, seed % 5), tokenizer)
     ((found,),) = generator.generate(["Le passeur"], config)
