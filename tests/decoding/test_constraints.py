@@ -54,10 +54,10 @@ def adversary(tokenizer, seed):
 
 
 def write(tokenizer, seed, *, max_tokens=90, **settings):
-    defaults = {"strategy": "temperature"}
-    if settings.get("strategy") != "greedy":  # qui n'a pas de température
-        defaults["temperature"] = 1.5
-    config = GenerationConfig(**defaults | settings, max_tokens=max_tokens, seed=seed)
+    hot = {} if settings.get("strategy") == "greedy" else {"temperature": 1.5}
+    config = GenerationConfig(
+        **{"strategy": "temperature"} | hot | settings, max_tokens=max_tokens, seed=seed
+    )
     generator = Generator(adversary(tokenizer, seed % 5), tokenizer)
     ((found,),) = generator.generate(["Le passeur"], config)
     return found

@@ -235,6 +235,18 @@ class TestService:
             tried.join(PATIENCE)
             assert set(found[0]) <= {"a", "b"}
 
+    def test_everything_is_ready_before_the_first(self, tokenizer):
+        model = sharp_model(1, vocab_size=tokenizer.vocab_size, context_length=64)
+        with running(model, tokenizer) as engine:
+            engine.prepare_constraints()
+            wait_until(lambda: engine._trial._process is not None)
+            pid = worker(engine._trial)
+            assert ask(engine, request((1, 2), regex="(oui|non)")).text in ("oui", "non")
+            assert worker(engine._trial) == pid
+        with running(sharp_model(1, context_length=64)) as engine:  # un tokenizer par lettres
+            engine.prepare_constraints()
+            assert engine._trial._process is None
+
     def test_a_stopped_engine_leaves_no_process(self, tokenizer):
         model = sharp_model(1, vocab_size=tokenizer.vocab_size, context_length=64)
         with running(model, tokenizer) as engine:

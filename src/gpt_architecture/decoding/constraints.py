@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, cast
 
 import numpy as np
@@ -100,6 +101,14 @@ def build_constraint(
         vocab_size=vocab_size,
         device=device,
     )
+
+
+def prepare_constraints(tokenizer: Tokenizer) -> bool:
+    """Range d'avance les tokens d'un tokenizer ; faux s'il ne permet aucune contrainte."""
+    if not isinstance(tokenizer, ByteTokenizer) or find_spec("llguidance") is None:
+        return False
+    _vocabulary(tokenizer)
+    return True
 
 
 def budget_warning(config: GenerationConfig, tokenizer: Tokenizer) -> str | None:

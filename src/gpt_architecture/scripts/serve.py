@@ -295,6 +295,7 @@ def _load(
         drafts=options.drafts,
     )
     engine.start()
+    engine.prepare_constraints()
     context = ServingContext(
         engine=engine,
         model=model,

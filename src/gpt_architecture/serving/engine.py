@@ -28,7 +28,7 @@ from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.decoding.constraints import build_constraint
+from gpt_architecture.decoding.constraints import build_constraint, prepare_constraints
 from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.serving.drafts import MOST
@@ -121,6 +121,11 @@ class Engine:
     def start(self) -> None:
         """Lance le fil ; après un premier passage du modèle, l'état devient `ready`."""
         self._thread.start()
+
+    def prepare_constraints(self) -> None:
+        """Fait d'avance ce que la première contrainte demanderait, et qui ferait attendre."""
+        if prepare_constraints(self._tokenizer):
+            self._trial.start()
 
     def wait_started(self) -> None:
         """Attend que le premier passage du modèle soit fini, ou qu'il ait échoué."""

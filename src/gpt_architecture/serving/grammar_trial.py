@@ -17,6 +17,7 @@ import threading
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from gpt_architecture.data.tokenizer import ByteTokenizer
@@ -54,7 +55,7 @@ class _Verdict:
 
 
 class GrammarTrial:
-    """Essaie les contraintes d'un service, une à la fois ; la première lance le processus.
+    """Essaie les contraintes d'un service, une à la fois ; `start`, ou la première, le lance.
 
     Args:
         tokenizer: celui du modèle ; un tokenizer par mots n'a rien à essayer.
@@ -93,6 +94,15 @@ class GrammarTrial:
             most = f"plus de {_MOST_COPIES_SECONDS:g} s de calcul"
             raise refusal(name, f"la lire pour {copies} suites demande {most}")
 
+    def start(self) -> None:
+        """Lance le processus sans l'attendre : la contrainte suivante le trouvera prêt."""
+
+        def work() -> None:
+            with suppress(EngineClosed, GenerationError), self._busy:
+                self._start()
+
+        threading.Thread(target=work, name="contraintes", daemon=True).start()
+
     def close(self) -> None:
         """Arrête le processus ; ce qui attend échoue par `EngineClosed`."""
         with self._state:
@@ -127,15 +137,15 @@ class GrammarTrial:
     def _try(self, key: bytes, grammar: str) -> _Verdict:
         """Fait essayer une grammaire, et retient ce qui ne dépend que d'elle."""
         process = self._start()
-        answer, late = _ask(process, {"grammar": grammar}, _PATIENCE)
+        answer, late = _ask(process, _line({"grammar": grammar}), _PATIENCE)
         if answer is not None:
             verdict = _Verdict(answer["seconds"], answer["reason"])
             if answer["last"]:
                 _end(process)
-                self._replace()
+                self.start()
         else:
             self._check_open()
-            self._replace()
+            self.start()
             megabytes = self._memory >> 20
             reasons = {
                 TOO_LONG: f"la lire demande {self._too_long}",
@@ -161,13 +171,7 @@ class GrammarTrial:
             if self._process is not None:
                 _end(self._process)
             self._process = process = _launch()
-        setup = {
-            "tokens": [token.decode("latin-1") for token in self._tokens()],
-            "eos_id": self._tokenizer.eos_id,
-            "seconds": self._seconds,
-            "memory": self._memory,
-        }
-        if _ask(process, setup, _START_SECONDS)[0] is None:
+        if _ask(process, self._setup, _START_SECONDS)[0] is None:
             self._check_open()
             raise GenerationError(
                 "le processus qui essaie les contraintes ne démarre pas",
@@ -180,18 +184,19 @@ class GrammarTrial:
         if self._closed:
             raise EngineClosed("le service s'arrête")
 
-    def _tokens(self) -> list[bytes]:
+    @cached_property
+    def _setup(self) -> bytes:
+        """Ce que le processus doit savoir ; écrit une fois, car le faire retient le GIL."""
         tokenizer = self._tokenizer
-        return tokenizer.token_bytes() if isinstance(tokenizer, ByteTokenizer) else []
-
-    def _replace(self) -> None:
-        """Relance aussitôt le processus : la contrainte suivante ne l'attendra guère."""
-
-        def start() -> None:
-            with suppress(EngineClosed, GenerationError), self._busy:
-                self._start()
-
-        threading.Thread(target=start, name="contraintes", daemon=True).start()
+        tokens = tokenizer.token_bytes() if isinstance(tokenizer, ByteTokenizer) else []
+        return _line(
+            {
+                "tokens": [token.decode("latin-1") for token in tokens],
+                "eos_id": tokenizer.eos_id,
+                "seconds": self._seconds,
+                "memory": self._memory,
+            }
+        )
 
 
 def _launch() -> subprocess.Popen[bytes]:
@@ -205,8 +210,12 @@ def _launch() -> subprocess.Popen[bytes]:
     )
 
 
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
 def _ask(
-    process: subprocess.Popen[bytes], message: dict[str, Any], seconds: float
+    process: subprocess.Popen[bytes], message: bytes, seconds: float
 ) -> tuple[dict[str, Any] | None, bool]:
     """La réponse du processus, None s'il est mort ; et s'il a été tué pour son retard."""
     late = threading.Event()
@@ -222,7 +231,7 @@ def _ask(
     try:
         assert process.stdin is not None  # noqa: S101
         assert process.stdout is not None  # noqa: S101
-        process.stdin.write(json.dumps(message).encode() + b"\n")
+        process.stdin.write(message)
         process.stdin.flush()
         line = process.stdout.readline()
     except (OSError, ValueError):  # mort, ou fermé par `close`

@@ -29,7 +29,7 @@ TOO_LONG, TOO_LARGE = 61, 62
 """Codes de sortie : la grammaire demandait trop de temps, trop de mémoire."""
 
 _POLL_SECONDS = 0.005
-_NICENESS = 5  # le calcul des suites passe avant ; pas au point que rien n'avance ici
+_NICENESS = 10  # le calcul des suites passe avant ; pas au point que rien n'avance ici
 _SLACK = 256 << 20  # octets d'adresses que des fils réservent sans les employer
 _STATM = Path("/proc/self/statm")
 
