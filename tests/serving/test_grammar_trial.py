@@ -119,10 +119,11 @@ class TestLife:
             trial._process.wait()
             check(trial, regex="b+")
 
-    def test_a_worker_that_dies_reading_is_a_refusal(self, tokenizer):
+    def test_a_worker_that_dies_reading_is_a_refusal(self, tokenizer, monkeypatch):
         with trial_of(tokenizer) as trial:
             check(trial, regex="a+")
-            found = []
+            found, asked, usual = [], threading.Event(), grammar_trial._ask
+            monkeypatch.setattr(grammar_trial, "_ask", lambda *a: asked.set() or usual(*a))
 
             def refuse():
                 with pytest.raises(ConfigurationError, match="échoue"):
@@ -132,7 +133,7 @@ class TestLife:
             with stopped(worker(trial)) as pid:
                 thread = threading.Thread(target=refuse)
                 thread.start()
-                wait_until(lambda: trial._waiting == 1)
+                assert asked.wait(PATIENCE)  # le processus est choisi : sa mort n'en lance pas un
                 os.kill(pid, signal.SIGKILL)
             thread.join(PATIENCE)
             assert found
