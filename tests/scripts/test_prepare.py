@@ -133,7 +133,7 @@ def test_usage_errors(cli, source, tmp_path):
     cli("prepare", source, *out, "--workers", "0").check_one_line_error(2, "workers")
     cli("prepare", "absent", *out).check_one_line_error(1, "source de texte introuvable : absent")
     cli("prepare", source / "a.jsonl", *out).check_one_line_error(
-        1, "aucun document", f"champ absent, {source}/a.jsonl:1 (text)", "nom du champ"
+        1, "aucun document", f"champ absent, {source}/a.jsonl:1 (text)", "--field"
     )
     assert not (tmp_path / "d").exists()
 

@@ -301,7 +301,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{self.root} est déjà utilisé par {_describe(holder)}",
                 expected="un seul entraînement par dossier",
-                remedy="attendez sa fin, arrêtez-le ou changez de dossier",
+                remedy="attendez sa fin, arrêtez-le ou changez `output_dir`",
             ) from None
         except OSError as error:
             raise _refused(self.root, error) from error
