@@ -97,13 +97,13 @@ def targets(
             met=abs(losses[0] - 9.787) <= 0.25,
         ),
         Target(
-            name="dernière perte d'entraînement notée",
+            name="perte d'entraînement finale",
             measured=losses[-1],
             condition="≤ 1,314",
             met=losses[-1] <= 1.314,
         ),
         Target(
-            name="dernière perte de validation notée",
+            name="perte de validation finale",
             measured=val[-1],
             condition="vers 6,2 à 6,4 (de 6,0 à 6,6)",
             met=6.0 <= val[-1] <= 6.6,
