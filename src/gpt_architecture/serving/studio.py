@@ -152,7 +152,7 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
         if context.run_directory is None:
             raise ApiError(
                 404,
-                "ce service ne suit aucun entraînement ; relancez-le avec --run-directory",
+                "ce service ne suit aucun entraînement ; relancez-le avec le dossier d'un",
                 code="not_found",
             )
         return JSONResponse(await asyncio.to_thread(read_run, context.run_directory, version))
