@@ -333,7 +333,7 @@ class TestDataRefusals:
 
     def test_all_too_long(self, tmp_path):
         training = replace(TRAINING, stride=5)
-        with pytest.raises(DataError, match=r"lignes 1 à 9 ne tient dans 5 tokens"):
+        with pytest.raises(DataError, match=r"de la ligne 1 à la ligne 9, ne tient dans 5 tokens"):
             self.load(write(tmp_path / "c.jsonl"), window=4, training=training)
 
     def test_some_too_long_are_told(self, tmp_path, caplog):
@@ -341,7 +341,7 @@ class TestDataRefusals:
         found = self.load(write(tmp_path / "c.jsonl"), window=25, training=training)
         assert found.train.num_tokens == 8 * 26
         assert "1 conversation(s) de plus de 26 tokens" in caplog.text
-        assert "la première à la ligne 4" in caplog.text
+        assert "la première : ligne 4)" in caplog.text
 
     def test_not_enough_for_a_batch(self, tmp_path):
         with pytest.raises(DataError, match="lot entier de 4"):

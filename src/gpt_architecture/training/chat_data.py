@@ -130,7 +130,7 @@ def _encode(
         )
     if not rows:
         raise DataError(
-            f"{path} : aucune conversation, de {conversations[0].place} à "
+            f"{path} : aucune conversation, de la {conversations[0].place} à la "
             f"{conversations[-1].place}, ne tient dans {window + 1} tokens",
             expected="des conversations plus courtes que le contexte",
             remedy="allongez `context_length` ou raccourcissez-les",
