@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 LogFormat = Literal["text", "json"]
 """Forme du journal."""
@@ -83,12 +83,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(content, ensure_ascii=False).translate(_CONTROLS)
 
 
-def configure_logs(formatter: logging.Formatter | None = None, *filters: logging.Filter) -> None:
+def configure_logs(formatter: logging.Formatter | None = None, *filters: Any) -> None:
     """Donne sa forme au journal : celui du projet, et ce que Python y ajoute.
 
     Args:
         formatter: la forme ; None : du texte, sans heure.
-        filters: complètent chaque événement.
+        filters: complètent chaque événement (`logging.Filter`, ou une fonction).
     """
     handler = logging.StreamHandler()
     handler.setFormatter(formatter or FrenchText())

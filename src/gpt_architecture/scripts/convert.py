@@ -166,7 +166,7 @@ def _check(
     check_outputs(
         {
             "la destination": (None if in_folder else dest, nothing),
-            "ce qui l'accompagne": (beside and dest.with_name(beside), nothing),
+            "ce qui l'accompagne": (None if beside is None else dest.with_name(beside), nothing),
             "--json-file": (results.json_file, json_of("convert")),
         },
         reads=reads,
