@@ -180,6 +180,12 @@ def test_lora_resumes_exactly(cli, base, talk, tmp_path, monkeypatch):
     second = read_adapter(folder / "adapter.safetensors").tensors
     assert all(torch.equal(first[name], second[name]) for name in first)
     point = store.root / f"step-{last:06d}"
+    seen = cli("inspect", point, "--json", "--check")
+    assert seen.code == 0, seen.err
+    record = json.loads(seen.out)
+    assert record["parameters"] == sum(tensor.numel() for tensor in first.values())
+    assert record["provenance"]["rank"] == 2
+    assert record["provenance"]["base_sha256"] == read_adapter(point).base_sha256
     found = cli("infer", point, "--max-tokens", 4)
     assert found.code == 0, found.err
     assert "Adaptateurs fondus dans leur modèle de départ" in found.err

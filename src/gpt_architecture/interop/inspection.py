@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import GPTConfig, LoRAConfig
 from gpt_architecture.core.checkpoint_files import read_checkpoint
 from gpt_architecture.core.tensor_files import (
     TensorInfo,
@@ -159,8 +159,11 @@ def _inspect_checkpoint(path: Path) -> _Facts:
     try:
         checkpoint = read_checkpoint(path, verify=False)
         state = checkpoint.state
-        config = GPTConfig.from_dict(state["config"])
-        tensors = tuple(safetensors_header(path / "model.safetensors")[1])
+        whole = "model" in checkpoint.names  # sinon des adaptateurs, comptés seuls
+        config = GPTConfig.from_dict(state["config"]) if whole else None
+        group = "model" if whole else "adapter"
+        tensors = tuple(safetensors_header(path / f"{group}.safetensors")[1])
+        described = {} if whole else _adapter_facts(state["identity"])
     except (CheckpointError, ConfigurationError, KeyError, TypeError) as error:
         found = error.found if isinstance(error, GPTArchitectureError) else malformed(error)
         raise ModelFileError(
@@ -172,8 +175,19 @@ def _inspect_checkpoint(path: Path) -> _Facts:
         config=config,
         tensors=tensors,
         tokenizer=lambda: tokenizer_from_dict(state.get("tokenizer")),
-        provenance={"steps": checkpoint.step, **_mapping(state.get("identity"))},
+        provenance={"steps": checkpoint.step, **described, **_mapping(state.get("identity"))},
     )
+
+
+def _adapter_facts(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Ce qu'un fichier d'adaptateurs dit de lui, lu d'un de leurs points de reprise."""
+    lora = LoRAConfig.from_dict(identity["lora"])
+    return {
+        "base_sha256": str(identity["start"]["sha256"]),
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "targets": ", ".join(lora.targets),
+    }
 
 
 def _inspect_hf(path: Path) -> _Facts:
