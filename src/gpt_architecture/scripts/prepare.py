@@ -117,6 +117,9 @@ def prepare(
     except KeyboardInterrupt:
         print("Interrompu ; relancez la même commande pour reprendre.", file=sys.stderr)
         return 130
+    except SystemExit:
+        print("Arrêté ; relancez la même commande pour reprendre.", file=sys.stderr)
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
     _report(result, time.perf_counter() - start)
@@ -163,8 +166,7 @@ class PrepareProgress:
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
-    print("Arrêté ; relancez la même commande pour reprendre.", file=sys.stderr)
-    raise SystemExit(128 + signal.SIGTERM)
+    raise SystemExit(128 + signal.SIGTERM)  # ce qui se dit l'est hors du signal
 
 
 def _report(result: PreparedTokens, seconds: float) -> None:

@@ -130,6 +130,7 @@ class HttpServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Le premier signal laisse finir, le second coupe ; sans effet hors du fil principal."""
+        self._loop = asyncio.get_running_loop()
         try:
             previous = {number: signal.signal(number, self._stop) for number in _SIGNALS}
             if self._on_reload is not None and _HANG_UP is not None:
@@ -168,7 +169,8 @@ class HttpServer(uvicorn.Server):
             return
         self.signal = number
         self.should_exit = True
-        self._on_drain()
+        # Pas d'ici : le signal a pu couper une ligne du journal, qu'on ne peut rouvrir.
+        self._loop.call_soon_threadsafe(self._on_drain)
 
 
 class BoundedProtocol(H11Protocol):
