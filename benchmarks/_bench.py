@@ -16,7 +16,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import CausalLM, GPTModel
 
 if TYPE_CHECKING:
-    from gpt_architecture.kernels.packed import PackingName
+    from gpt_architecture.kernels.decode.packed import PackingName
 
 PEERS: dict[PackingName, tuple[str, ...]] = {
     "fp32": ("GPTModel", "llama.cpp f32", "CTranslate2 float32", "Transformers"),
@@ -113,6 +113,6 @@ def packed_engine(model: GPTModel, precision: PackingName) -> Engine:
 
 def packed(model: GPTModel, precision: PackingName) -> CausalLM:
     """Le modèle compacté que la génération emploie."""
-    from gpt_architecture.kernels.packed import pack
+    from gpt_architecture.kernels.decode.packed import pack
 
     return pack(model, precision)

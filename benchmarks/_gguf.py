@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import ModelFile
+from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.interop.gguf import write_gguf
 
 GGUF_SCHEMES = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gpt_architecture.kernels.workspace import huge_empty
+from gpt_architecture.kernels.runtime.workspace import huge_empty
 
 REST = 0.1  # s : les fils d'un autre moteur tournent encore un peu à vide après leur travail
 TOLERATED = 0.08  # part d'un cœur prise par d'autres, au-delà de laquelle une mesure est refaite

@@ -32,10 +32,10 @@ from _measure import ReadStream, Row, french, lone_row, speed_rows
 from _peers import Engine, Streamed
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import read_model, save_model
-from gpt_architecture.data.corpus import load_corpus
+from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import tokenizer_from_dict
 from gpt_architecture.evaluation.fidelity import compare_models
+from gpt_architecture.formats.model_file import read_model, save_model
 
 PROMPT, COUNT = 16, 128  # le cas de référence : 128 tokens après une invite de 16
 OPENING = "Every effort moves you"

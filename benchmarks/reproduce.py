@@ -24,10 +24,10 @@ import torch
 
 from gpt_architecture.config import GPTConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import read_model
-from gpt_architecture.data.corpus import VERDICT, VERDICT_SHA256, load_corpus
 from gpt_architecture.data.loader import create_train_val_loaders
+from gpt_architecture.data.texts.corpus import VERDICT, VERDICT_SHA256, load_corpus
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.training.simple import evaluate_model
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -41,7 +41,7 @@ from _measure import REST, Row, french
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import save_model
+from gpt_architecture.formats.model_file import save_model
 
 STREAMS = (1, 8, 32)
 SLOTS = 32

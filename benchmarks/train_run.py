@@ -26,10 +26,10 @@ from torch.nn import functional as F
 from train_step import LR, WEIGHT_DECAY, WINDOW, ReferenceGPT
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import read_model
-from gpt_architecture.data.corpus import load_corpus
 from gpt_architecture.data.loader import create_dataloader_v1, split_text
+from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.formats.model_file import read_model
 
 GOAL = 1.314  # perte d'entraînement annoncée par le document d'origine
 SMALL = {"emb_dim": 96, "n_heads": 4, "n_layers": 2}

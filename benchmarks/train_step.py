@@ -34,7 +34,7 @@ from gpt_architecture.config import (
     TrainingConfig,
 )
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels.products import fastest_products
+from gpt_architecture.kernels.runtime.products import fastest_products
 from gpt_architecture.training.backends import build_backend
 from gpt_architecture.training.engine import Batch
 
@@ -261,7 +261,7 @@ def ceiling() -> Step:
     """Un produit carré, le plus rapide de la machine : il donne le plafond arithmétique.
 
     Les pairs font leurs produits comme PyTorch les fait d'office ; nous, et le plafond, comme le
-    pas fusionné (voir `kernels.products`).
+    pas fusionné (voir `kernels.runtime.products`).
     """
     a, b, out = (torch.randn(CEILING_SIZE, CEILING_SIZE) for _ in range(3))
 

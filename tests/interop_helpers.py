@@ -4,8 +4,8 @@ import torch
 from parity_helpers import random_model, to_transformers
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import ModelFile
-from gpt_architecture.data.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
+from gpt_architecture.formats.model_file import ModelFile
 
 TEXT = "Le passeur leva la lampe deux fois, puis il détacha le bateau. Regarde l'eau, dit-il. " * 6
 VOCAB = 300

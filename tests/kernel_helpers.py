@@ -6,8 +6,8 @@ import torch
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels.fused_step import FusedStep
-from gpt_architecture.kernels.keyed_dropout import use_keyed_dropout_
+from gpt_architecture.kernels.train.fused_step import FusedStep
+from gpt_architecture.kernels.train.keyed_dropout import use_keyed_dropout_
 
 BASE = {
     "vocab_size": 307,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from decoding_helpers import LetterTokenizer
 
 from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.serving.engine import Engine
-from gpt_architecture.serving.requests import (
+from gpt_architecture.serving.engine.engine import Engine
+from gpt_architecture.serving.engine.requests import (
     EngineRequest,
     Failed,
     Finished,

@@ -13,7 +13,6 @@ from gpt_architecture.api import GPT, load
 from gpt_architecture.config import END_OF_TEXT, GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import save_model
 from gpt_architecture.data.tokenizer import SimpleTokenizerV1, SimpleTokenizerV2
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import (
@@ -23,6 +22,7 @@ from gpt_architecture.decoding.generator import (
     generate_text_top_p,
 )
 from gpt_architecture.errors import ConfigurationError, ModelFileError, TokenizerError
+from gpt_architecture.formats.model_file import save_model
 
 TOKENIZER = SimpleTokenizerV2.from_text(FRENCH_TEXT)
 METADATA = {"graine": 123, "pertes": [3.5, 2.25], "corpus": {"nom": "essai"}}

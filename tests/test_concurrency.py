@@ -17,11 +17,11 @@ from gpt_architecture.api import load
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import evaluation_mode
-from gpt_architecture.core.weights import save_model
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2, get_tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.errors import GenerationError, NonFiniteError
-from gpt_architecture.kernels.packed import pack
+from gpt_architecture.formats.model_file import save_model
+from gpt_architecture.kernels.decode.packed import pack
 
 pytestmark = pytest.mark.timeout(180)  # un blocage est le défaut cherché
 

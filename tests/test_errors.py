@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpt_architecture import errors
+from gpt_architecture.cli.usage_errors import with_options
 from gpt_architecture.errors import (
     CheckpointError,
     ConfigurationError,
@@ -23,7 +24,6 @@ from gpt_architecture.errors import (
     TrainingError,
 )
 from gpt_architecture.main import build_app
-from gpt_architecture.scripts._usage_errors import with_options
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gpt_architecture"
 

@@ -12,7 +12,7 @@ from interop_helpers import content as model_content
 
 from gpt_architecture import load
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import read_model, save_model
+from gpt_architecture.formats.model_file import read_model, save_model
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gpt_architecture"
 ENTRIES = ("scripts", "main.py", "__main__.py")  # leurs chemins viennent de cyclopts
@@ -89,10 +89,10 @@ class TestBehaviour:
         assert load(at("m.pt"), draft=at("m.pt"), engine="torch").draft is not None
 
     def test_exports_and_imports(self, at, content):
+        from gpt_architecture.formats.inspection import inspect_model
+        from gpt_architecture.formats.open import detect, read_source
         from gpt_architecture.interop.hf import read_hf
         from gpt_architecture.interop.hf_export import export_hf
-        from gpt_architecture.interop.inspection import inspect_model
-        from gpt_architecture.interop.reading import detect, read_source
 
         export_hf(content, at("hf"))
         assert detect(at("hf")) == "hf"
@@ -112,11 +112,11 @@ class TestBehaviour:
         assert Path(at("m.onnx")).is_file()
 
     def test_texts_and_tokenizers(self, at):
-        from gpt_architecture.data.char_tokenizer import CharTokenizer
-        from gpt_architecture.data.corpus import load_corpus
-        from gpt_architecture.data.prepare import prepare_tokens
-        from gpt_architecture.data.shards import open_shards
+        from gpt_architecture.data.shards.prepare import prepare_tokens
+        from gpt_architecture.data.shards.reader import open_shards
+        from gpt_architecture.data.texts.corpus import load_corpus
         from gpt_architecture.data.tokenizer import get_tokenizer
+        from gpt_architecture.data.tokenizers.characters import CharTokenizer
         from gpt_architecture.storage import read_text
 
         Path(at("t.txt")).write_text(FRENCH_TEXT, encoding="utf-8")
@@ -128,9 +128,9 @@ class TestBehaviour:
         assert open_shards(at("d"), "train").num_tokens > 0
 
     def test_training_files(self, at):
-        from gpt_architecture.training.adapter_file import is_adapter
+        from gpt_architecture.formats.adapter_file import is_adapter
+        from gpt_architecture.formats.journal import append_record
         from gpt_architecture.training.checkpoint import CheckpointStore
-        from gpt_architecture.training.journal import append_record
 
         store = CheckpointStore(at("points"))
         store.save(1, {"model": {"w": torch.zeros(2)}}, {})

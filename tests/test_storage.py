@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gpt_architecture.data.tokenizer_file import write_json
+from gpt_architecture.data.tokenizers.files import write_json
 from gpt_architecture.errors import ConfigurationError, DataError, OutputError, reason
-from gpt_architecture.interop.files import write_directory
+from gpt_architecture.formats.foreign_files import write_directory
 from gpt_architecture.storage import (
     MAX_DEPTH,
     NotAFileError,
@@ -133,7 +133,7 @@ def here(tmp_path: Path) -> Path:
 WRITER = """
 import sys, time
 from pathlib import Path
-from gpt_architecture.interop.files import write_directory
+from gpt_architecture.formats.foreign_files import write_directory
 from gpt_architecture.storage import write_atomically
 def fill(path):
     target = path / "poids.bin" if path.is_dir() else path

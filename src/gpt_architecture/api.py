@@ -21,17 +21,17 @@ from torch import Tensor
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.weights import check_vocabulary
-from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template, render_chat
-from gpt_architecture.data.marked_text import plain, written
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
+from gpt_architecture.data.tokenizers.marked_text import plain, written
 from gpt_architecture.decoding.config import GenerationConfig, config_of
 from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
-from gpt_architecture.interop.reading import is_quantized
-from gpt_architecture.training.model_source import MODEL_NAME, locate, read_any
+from gpt_architecture.formats.model_file import check_vocabulary
+from gpt_architecture.formats.open import is_quantized
+from gpt_architecture.formats.source import MODEL_NAME, locate, read_any
 
 logger = logging.getLogger(__name__)
 
@@ -255,7 +255,7 @@ class _Loaded:
 def _read(source: Path | str, device: torch.device) -> _Loaded:
     path = locate(source)
     if is_quantized(path):
-        from gpt_architecture.kernels.quantize import load_quantized
+        from gpt_architecture.formats.quantized_file import load_quantized
 
         if device.type != "cpu":
             raise ConfigurationError(
@@ -295,8 +295,8 @@ def _runner(
         return None
     if engine == "torch" or (not wanted and importlib.util.find_spec("numba") is None):
         return None
-    from gpt_architecture.kernels.packed import pack
-    from gpt_architecture.kernels.shapes import shape_obstacle
+    from gpt_architecture.kernels.decode.packed import pack
+    from gpt_architecture.kernels.runtime.shapes import shape_obstacle
 
     obstacle = shape_obstacle(model.cfg)
     if obstacle is not None and engine == "packed":

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from gpt_architecture import __version__
-from gpt_architecture.scripts._cli import FRENCH_STYLE, launch
+from gpt_architecture.cli.command import FRENCH_STYLE, launch
 
 _ALLOCATIONS = 100_000
 """Objets de plus que de libérés avant que le ramasse-miettes ne passe ; 700 par défaut."""
@@ -96,7 +96,7 @@ def _add_command(app: App, path: str, function: str, summary: str) -> None:
 
 def _tour() -> None:
     """GPT-2 écrit de zéro en PyTorch : du texte brut au modèle qui écrit."""
-    from gpt_architecture.scripts._tour import show_tour
+    from gpt_architecture.cli.tour import show_tour
 
     show_tour(COMMANDS)
 

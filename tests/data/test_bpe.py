@@ -12,25 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_architecture.config import END_OF_TEXT, TrainingConfig
-from gpt_architecture.core.weights import read_model
-from gpt_architecture.data.bpe import (
+from gpt_architecture.data.datasets import load_training_data
+from gpt_architecture.data.loader import split_text
+from gpt_architecture.data.shards.layout import tokenizer_sha256
+from gpt_architecture.data.shards.reader import open_shards
+from gpt_architecture.data.tokenizer import (
+    ByteTokenizer,
+    get_tokenizer,
+    tokenizer_from_dict,
+)
+from gpt_architecture.data.tokenizers.bpe import (
     MAX_VOCAB_SIZE,
     MIN_VOCAB_SIZE,
     BPETokenizer,
     bpe_size,
     byte_characters,
 )
-from gpt_architecture.data.loader import split_text
-from gpt_architecture.data.shard_layout import tokenizer_sha256
-from gpt_architecture.data.shards import open_shards
-from gpt_architecture.data.split_patterns import GPT2_PATTERN
-from gpt_architecture.data.tokenizer import (
-    ByteTokenizer,
-    get_tokenizer,
-    tokenizer_from_dict,
-)
+from gpt_architecture.data.tokenizers.patterns import GPT2_PATTERN
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
-from gpt_architecture.training.datasets import load_training_data
+from gpt_architecture.formats.model_file import read_model
 
 property_test = settings(deadline=None, max_examples=100)
 any_text = st.text(

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.core.weights import read_model
-from gpt_architecture.data.char_tokenizer import CharTokenizer
 from gpt_architecture.data.tokenizer import ByteTokenizer, get_tokenizer, tokenizer_from_dict
+from gpt_architecture.data.tokenizers.characters import CharTokenizer
 from gpt_architecture.errors import TokenizerError
+from gpt_architecture.formats.model_file import read_model
 
 SHAKESPEARE = SHARED_DATA / "shakespeare.en.txt"
 

@@ -4,15 +4,15 @@ import itertools
 
 import pytest
 
-from gpt_architecture.data.chat import (
+from gpt_architecture.data.texts.chat import (
     DEFAULT_CHAT_TEMPLATE,
     MAX_TEMPLATE,
     check_messages,
     check_template,
     render_chat,
 )
-from gpt_architecture.data.marked_text import encode_text
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.data.tokenizers.marked_text import encode_text
 from gpt_architecture.errors import DataError
 
 TALK = [

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_architecture.data.chat import DEFAULT_CHAT_TEMPLATE, render_chat
-from gpt_architecture.data.conversations import (
+from gpt_architecture.data.sampler import IGNORED, learned_tokens, make_batch
+from gpt_architecture.data.texts.chat import DEFAULT_CHAT_TEMPLATE, render_chat
+from gpt_architecture.data.texts.conversations import (
     ConversationTokens,
     encode_conversation,
     read_conversations,
 )
-from gpt_architecture.data.sampler import IGNORED, learned_tokens, make_batch
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError
 

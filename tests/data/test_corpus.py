@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data import corpus, ingest
-from gpt_architecture.data.corpus import SHORT_STORY, VERDICT, load_corpus
+from gpt_architecture.data.texts import corpus, ingest
+from gpt_architecture.data.texts.corpus import SHORT_STORY, VERDICT, load_corpus
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.storage import decode_text, read_text

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data import documents
-from gpt_architecture.data.bpe import BPETokenizer
-from gpt_architecture.data.documents import (
+from gpt_architecture.data.texts import documents
+from gpt_architecture.data.texts.documents import (
     DocumentHash,
     Rejected,
     clean_bytes,
@@ -22,6 +21,7 @@ from gpt_architecture.data.documents import (
     split_of,
 )
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.storage import decode_text
 

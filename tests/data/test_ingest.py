@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gpt_architecture.data import ingest
-from gpt_architecture.data.ingest import find_sources, read_blocks, read_chunks
+from gpt_architecture.data.texts import ingest
+from gpt_architecture.data.texts.ingest import find_sources, read_blocks, read_chunks
 from gpt_architecture.errors import DataError, MissingDependencyError
 
 

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt_architecture.config import END_OF_TEXT, TrainingConfig
-from gpt_architecture.data.corpus import load_corpus
 from gpt_architecture.data.loader import (
     GPTDatasetV1,
     create_dataloader_v1,
     create_train_val_loaders,
     split_text,
 )
+from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
 

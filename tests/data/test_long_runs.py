@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data import documents, tokenizer
-from gpt_architecture.data.bpe import BPETokenizer
+from gpt_architecture.data import tokenizer
+from gpt_architecture.data.texts import documents
 from gpt_architecture.data.tokenizer import GPT2Tokenizer
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 
 LONG = 1_500_000
 RUNS = st.lists(

@@ -8,9 +8,10 @@ from conftest import FRENCH_TEXT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_architecture.data.bpe import BPETokenizer
-from gpt_architecture.data.chat import keep_prompt, own_prompt, render_chat
-from gpt_architecture.data.marked_text import (
+from gpt_architecture.data.texts.chat import keep_prompt, own_prompt, render_chat
+from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.marked_text import (
     MarkedText,
     concatenate,
     encode_text,
@@ -18,7 +19,6 @@ from gpt_architecture.data.marked_text import (
     replace_in,
     written,
 )
-from gpt_architecture.data.tokenizer import get_tokenizer
 
 NAMES = ("<|user|>", "<|assistant|>", "<|end|>", "</think>")
 TOKENIZER = BPETokenizer.from_text(FRENCH_TEXT, 340, special=NAMES)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data import documents, ingest, prepare, split_plan
-from gpt_architecture.data.corpus import load_corpus
-from gpt_architecture.data.prepare import prepare_tokens
-from gpt_architecture.data.shards import open_shards
-from gpt_architecture.data.split_plan import PrepareConfig
+from gpt_architecture.data.shards import prepare, split_plan
+from gpt_architecture.data.shards.prepare import prepare_tokens
+from gpt_architecture.data.shards.reader import open_shards
+from gpt_architecture.data.shards.split_plan import PrepareConfig
+from gpt_architecture.data.texts import documents, ingest
+from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import SimpleTokenizerV1, SimpleTokenizerV2, get_tokenizer
 from gpt_architecture.errors import (
     ConfigurationError,

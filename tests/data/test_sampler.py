@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpt_architecture.data.loader import GPTDatasetV1
 from gpt_architecture.data.sampler import WindowSampler, make_batch, permute
-from gpt_architecture.data.shards import TokenArray
+from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.errors import ConfigurationError, DataError
 
 property_test = settings(deadline=None, max_examples=80)

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shard_helpers import write_folder, write_shard
 
-from gpt_architecture.data import shard_layout, shards
-from gpt_architecture.data.shard_layout import combined_sha256, tokenizer_sha256
-from gpt_architecture.data.shards import TokenArray, open_shards
+from gpt_architecture.data.shards import layout as shard_layout
+from gpt_architecture.data.shards import reader as shards
+from gpt_architecture.data.shards.layout import combined_sha256, tokenizer_sha256
+from gpt_architecture.data.shards.reader import TokenArray, open_shards
 from gpt_architecture.errors import ConfigurationError, DataError
 
 property_test = settings(

@@ -6,11 +6,11 @@ import tracemalloc
 
 import pytest
 
-from gpt_architecture.data import ingest
-from gpt_architecture.data.char_tokenizer import CharTokenizer
-from gpt_architecture.data.prepare import prepare_tokens
-from gpt_architecture.data.source_texts import SourceTexts
+from gpt_architecture.data.shards.prepare import prepare_tokens
+from gpt_architecture.data.texts import ingest
+from gpt_architecture.data.texts.source_texts import SourceTexts
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.data.tokenizers.characters import CharTokenizer
 from gpt_architecture.errors import DataError
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data import tokenizer as tokenizer_module
-from gpt_architecture.data.corpus import load_corpus
+from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import (
     GPT2_RANKS_SHA256,
     UNKNOWN,

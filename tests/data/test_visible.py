@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt_architecture.data.visible import visible_text, visible_token
+from gpt_architecture.data.tokenizers.visible import visible_text, visible_token
 
 
 @pytest.mark.parametrize(

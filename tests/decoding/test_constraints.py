@@ -9,8 +9,8 @@ import torch
 from conftest import FRENCH_TEXT
 from decoding_helpers import LetterTokenizer, sharp_model
 
-from gpt_architecture.data.bpe import BPETokenizer
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, SimpleTokenizerV2
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.decoding import grammars
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import build_constraint

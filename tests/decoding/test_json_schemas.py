@@ -8,7 +8,7 @@ from conftest import FRENCH_TEXT
 from decoding_helpers import sharp_model
 from pydantic import BaseModel, Field
 
-from gpt_architecture.data.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import (
     _vocabulary,

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_helpers import HOSTILE, read_page
 
-from gpt_architecture.data.bpe import BPETokenizer
-from gpt_architecture.data.char_tokenizer import CharTokenizer
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2, get_tokenizer
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.characters import CharTokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.fertility import measure_fertility, split_text
-from gpt_architecture.evaluation.vocabulary_page import vocabulary_page
+from gpt_architecture.reports.vocabulary_page import vocabulary_page
 
 
 @pytest.fixture(scope="module")

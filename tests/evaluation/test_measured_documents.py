@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from gpt_architecture.data.prepare import prepare_tokens
-from gpt_architecture.data.split_plan import PrepareConfig
+from gpt_architecture.data.shards.prepare import prepare_tokens
+from gpt_architecture.data.shards.split_plan import PrepareConfig
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, SimpleTokenizerV2
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.documents import read_documents

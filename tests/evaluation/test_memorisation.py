@@ -5,7 +5,7 @@ import random
 import pytest
 from decoding_helpers import ByteTokenizer, LetterTokenizer, sharp_model
 
-from gpt_architecture.data.shards import TokenArray
+from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.errors import DataError

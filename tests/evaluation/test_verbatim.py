@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_architecture.data.shards import TokenArray
+from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.evaluation.verbatim import Overlap, overlaps, suffix_order
 
 few_letters = st.lists(st.integers(0, 3), min_size=1, max_size=40)  # beaucoup de redites

@@ -8,7 +8,7 @@ import threading
 import torch
 
 from gpt_architecture.errors import GPTArchitectureError
-from gpt_architecture.training.distributed import distributed_world
+from gpt_architecture.training.distributed.group import distributed_world
 
 
 def misbehave(manner):

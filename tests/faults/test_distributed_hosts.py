@@ -13,8 +13,8 @@ import torch
 from distributed_helpers import HERE, small_model
 from training.parallel_worker import optimizer_of, train
 
+from gpt_architecture.training.distributed.world import SingleProcess
 from gpt_architecture.training.engine import AutogradEngine
-from gpt_architecture.training.world import SingleProcess
 
 WORKER = HERE / "training" / "parallel_worker.py"
 ADDRESSES = ("10.203.77.1", "10.203.77.2")

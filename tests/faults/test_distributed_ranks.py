@@ -35,7 +35,7 @@ def test_a_killed_rank_stops_every_rank_with_one_line():
     code = (
         "import sys\n"
         "from gpt_architecture.errors import TrainingError\n"
-        "from gpt_architecture.scripts._launch import launch_processes\n"
+        "from gpt_architecture.cli.launch import launch_processes\n"
         "try:\n"
         f"    launch_processes(['tue', '{LIMIT_S}'], processes=2, module='failing_worker')\n"
         "except TrainingError as error:\n"

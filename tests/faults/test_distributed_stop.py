@@ -54,7 +54,7 @@ def launch_failing(manner, folder, arguments, *, max_restarts=0):
     """`train --launch 2`, dont le rang 1 fait défaut ; rend l'issue et les rangs encore là."""
     code = (
         "from gpt_architecture.errors import TrainingError\n"
-        "from gpt_architecture.scripts._launch import launch_processes\n"
+        "from gpt_architecture.cli.launch import launch_processes\n"
         "try:\n"
         f"    code = launch_processes({arguments!r}, processes=2, max_restarts={max_restarts}, "
         "module='rank_failure_worker')\n"

@@ -16,16 +16,16 @@ from interop_helpers import GPT2, content, tokenizer, transformers_folder
 from safetensors.torch import load_file, save_file
 
 from gpt_architecture.config import GPTConfig, LoRAConfig
-from gpt_architecture.core.tensor_files import SEAL, read_torch, safetensors_header
-from gpt_architecture.core.weights import FORMAT, VERSION, read_model
-from gpt_architecture.data.shards import open_shards
+from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.errors import GPTArchitectureError, shown
+from gpt_architecture.formats.adapter_file import AdapterFile, read_adapter, save_adapter
+from gpt_architecture.formats.inspection import inspect_model
+from gpt_architecture.formats.model_file import FORMAT, VERSION, read_model
+from gpt_architecture.formats.open import read_source
+from gpt_architecture.formats.quantized_file import load_quantized, save_quantized
+from gpt_architecture.formats.tensor_files import SEAL, read_torch, safetensors_header
 from gpt_architecture.interop.hf import read_hf
-from gpt_architecture.interop.inspection import inspect_model
-from gpt_architecture.interop.reading import read_source
-from gpt_architecture.kernels.packed import pack
-from gpt_architecture.kernels.quantize import load_quantized, save_quantized
-from gpt_architecture.training.adapter_file import AdapterFile, read_adapter, save_adapter
+from gpt_architecture.kernels.decode.packed import pack
 
 pytestmark = pytest.mark.timeout(120)
 HUGE = 16_000_000

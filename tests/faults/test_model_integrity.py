@@ -9,16 +9,16 @@ from interop_helpers import GPT2, TEXT, content, transformers_folder
 from safetensors.torch import save_file
 
 from gpt_architecture.config import LoRAConfig
-from gpt_architecture.core import tensor_files
-from gpt_architecture.core.checkpoint_files import write_checkpoint
-from gpt_architecture.core.weights import read_model, save_model
 from gpt_architecture.errors import ModelFileError
+from gpt_architecture.formats import tensor_files
+from gpt_architecture.formats.adapter_file import AdapterFile, read_adapter, save_adapter
+from gpt_architecture.formats.checkpoint_files import write_checkpoint
+from gpt_architecture.formats.inspection import inspect_model
+from gpt_architecture.formats.model_file import read_model, save_model
+from gpt_architecture.formats.quantized_file import load_quantized, save_quantized
 from gpt_architecture.interop.hf import read_hf
 from gpt_architecture.interop.hf_export import export_hf
-from gpt_architecture.interop.inspection import inspect_model
-from gpt_architecture.kernels.packed import pack
-from gpt_architecture.kernels.quantize import load_quantized, save_quantized
-from gpt_architecture.training.adapter_file import AdapterFile, read_adapter, save_adapter
+from gpt_architecture.kernels.decode.packed import pack
 
 NAME = "trf_blocks.1.ff.layers.2.weight"
 

@@ -10,10 +10,10 @@ import pytest
 from cli_helpers import run_process
 from shard_helpers import write_folder, write_shard
 
-from gpt_architecture.data import documents, ingest
-from gpt_architecture.data.prepare import prepare_tokens
-from gpt_architecture.data.shards import open_shards
-from gpt_architecture.data.split_plan import PrepareConfig
+from gpt_architecture.data.shards.prepare import prepare_tokens
+from gpt_architecture.data.shards.reader import open_shards
+from gpt_architecture.data.shards.split_plan import PrepareConfig
+from gpt_architecture.data.texts import documents, ingest
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError, OutputError
 
@@ -138,9 +138,12 @@ def test_source_changed_on_the_way(tmp_path, monkeypatch):
 
 SCRIPT = """
 import os, signal, sys
-from gpt_architecture.data import documents, ingest, shard_writer, split_plan
-from gpt_architecture.data.prepare import prepare_tokens
-from gpt_architecture.data.split_plan import PrepareConfig
+from gpt_architecture.data.texts import documents
+from gpt_architecture.data.texts import ingest
+from gpt_architecture.data.shards.reader import writer as shard_writer
+from gpt_architecture.data.shards.reader import split_plan
+from gpt_architecture.data.shards.prepare import prepare_tokens
+from gpt_architecture.data.shards.split_plan import PrepareConfig
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
 where, after = sys.argv[1], int(sys.argv[2])

@@ -13,18 +13,18 @@ from interop_helpers import GPT2, content, tokenizer, transformers_folder
 from shard_helpers import write_folder
 
 from gpt_architecture.config import LoRAConfig
-from gpt_architecture.core.checkpoint_files import write_checkpoint
-from gpt_architecture.core.weights import save_model
-from gpt_architecture.data.shards import open_shards
+from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.errors import GPTArchitectureError
-from gpt_architecture.evaluation.loss_curves import curves_from_journal
-from gpt_architecture.interop.inspection import inspect_model
-from gpt_architecture.interop.reading import is_quantized, read_source
-from gpt_architecture.kernels.packed import pack
-from gpt_architecture.kernels.quantize import load_quantized, save_quantized
-from gpt_architecture.serving.errors import ApiError
-from gpt_architecture.serving.run_journal import read_run
-from gpt_architecture.training.adapter_file import AdapterFile, read_adapter, save_adapter
+from gpt_architecture.formats.adapter_file import AdapterFile, read_adapter, save_adapter
+from gpt_architecture.formats.checkpoint_files import write_checkpoint
+from gpt_architecture.formats.inspection import inspect_model
+from gpt_architecture.formats.model_file import save_model
+from gpt_architecture.formats.open import is_quantized, read_source
+from gpt_architecture.formats.quantized_file import load_quantized, save_quantized
+from gpt_architecture.kernels.decode.packed import pack
+from gpt_architecture.reports.loss_curves import curves_from_journal
+from gpt_architecture.serving.openai.errors import ApiError
+from gpt_architecture.serving.studio.run_journal import read_run
 
 pytestmark = [
     pytest.mark.timeout(60),

@@ -10,7 +10,7 @@ import time
 import pytest
 from cli_helpers import run_process, tiny
 
-from gpt_architecture.core.weights import read_model
+from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 LIMIT_S = 60
@@ -85,7 +85,7 @@ def test_nohup_is_respected_by_the_launcher(tmp_path):
     code = (
         "import os, signal, sys\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from gpt_architecture.scripts._launch import launch_processes\n"
+        "from gpt_architecture.cli.launch import launch_processes\n"
         "code = launch_processes(['--help'], processes=1)\n"
         "sys.exit(0 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else 9)\n"
     )

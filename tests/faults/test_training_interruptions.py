@@ -13,7 +13,7 @@ import torch
 from cli_helpers import run_process, tiny
 from conftest import FRENCH_TEXT
 
-from gpt_architecture.core.weights import read_model
+from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 WORKER = Path(__file__).with_name("training_worker.py")

@@ -8,8 +8,9 @@ import signal
 import sys
 
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data import datasets
 from gpt_architecture.main import main
-from gpt_architecture.training import checkpoint, datasets, evaluate
+from gpt_architecture.training import checkpoint, evaluate
 from gpt_architecture.training.trainer import Trainer
 
 PHASES = {

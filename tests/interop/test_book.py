@@ -7,7 +7,7 @@ from parity_helpers import random_model
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.errors import GPTArchitectureError, TokenizerError
-from gpt_architecture.interop.reading import read_source
+from gpt_architecture.formats.open import read_source
 
 WITH_BIAS = GPTConfig(**{**BOOK.to_dict(), "qkv_bias": True})
 

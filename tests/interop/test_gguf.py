@@ -13,14 +13,13 @@ from llama_helpers import llama
 from parity_helpers import random_model
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import ModelFile
-from gpt_architecture.data.bpe import BPETokenizer
 from gpt_architecture.data.tokenizer import (
     GPT2Tokenizer,
     SimpleTokenizerV1,
     SimpleTokenizerV2,
     tokenizer_from_dict,
 )
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.errors import (
@@ -30,6 +29,7 @@ from gpt_architecture.errors import (
     OutputError,
     TokenizerError,
 )
+from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.interop.gguf import export_gguf
 
 gguf = pytest.importorskip("gguf", reason="export GGUF : le paquet gguf n'est pas installé")

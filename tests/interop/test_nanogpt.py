@@ -12,17 +12,17 @@ from interop_helpers import BOOK, GPT2, content, ids, logits, tokenizer
 from torch import nn
 from torch.nn import functional as F
 
-from gpt_architecture.core.weights import ModelFile, save_model
-from gpt_architecture.data.char_tokenizer import CharTokenizer
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.data.tokenizers.characters import CharTokenizer
 from gpt_architecture.errors import (
     GPTArchitectureError,
     ModelFileError,
     OutputError,
     TokenizerError,
 )
+from gpt_architecture.formats.model_file import ModelFile, save_model
+from gpt_architecture.formats.open import read_source
 from gpt_architecture.interop.nanogpt import export_nanogpt
-from gpt_architecture.interop.reading import read_source
 
 ARGUMENTS = {
     "n_layer": 2,

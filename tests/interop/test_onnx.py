@@ -11,8 +11,8 @@ import torch
 from parity_helpers import random_model
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import ModelFile
 from gpt_architecture.errors import MissingDependencyError, OutputError
+from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.interop.onnx import export_onnx
 
 onnx = pytest.importorskip("onnx", reason="export ONNX : le paquet onnx n'est pas installé")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from interop_helpers import BOOK, GPT2, content, tokenizer
 
-from gpt_architecture.core.weights import check_vocabulary, save_model
-from gpt_architecture.data.char_tokenizer import CharTokenizer
+from gpt_architecture.data.tokenizers.characters import CharTokenizer
 from gpt_architecture.errors import ModelFileError
+from gpt_architecture.formats.model_file import check_vocabulary, save_model
 from gpt_architecture.interop.gguf import export_gguf
 from gpt_architecture.interop.hf_export import export_hf
 from gpt_architecture.interop.nanogpt import export_nanogpt
@@ -25,8 +25,8 @@ def export_pt(file, dest):
 
 def export_int8(file, dest):
     pytest.importorskip("numba", reason="le paquet numba n'est pas installé")
-    from gpt_architecture.kernels.packed import pack
-    from gpt_architecture.kernels.quantize import save_quantized
+    from gpt_architecture.formats.quantized_file import save_quantized
+    from gpt_architecture.kernels.decode.packed import pack
 
     save_quantized(dest, pack(file.build(), "int8"), tokenizer=file.tokenizer)
 

@@ -8,7 +8,7 @@ import torch
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.attention import eager_attention, use_attention_
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels.keyed_dropout import (
+from gpt_architecture.kernels.train.keyed_dropout import (
     keep_mask,
     keep_scale,
     site_keys,

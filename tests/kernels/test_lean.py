@@ -6,8 +6,8 @@ import pytest
 import torch
 from kernel_helpers import pair, random_batch
 
-from gpt_architecture.kernels.engine import FusedEngine
-from gpt_architecture.kernels.lean import LeanAdamW
+from gpt_architecture.kernels.train.engine import FusedEngine
+from gpt_architecture.kernels.train.lean import LeanAdamW
 from gpt_architecture.training.engine import Batch
 
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from gpt_architecture.kernels import products
-from gpt_architecture.kernels.products import fastest_products, is_exact, prefers_onednn
+from gpt_architecture.kernels.runtime import products
+from gpt_architecture.kernels.runtime.products import fastest_products, is_exact, prefers_onednn
 
 AMD = {"cpu_name": "AMD EPYC", "avx512_f": True}
 

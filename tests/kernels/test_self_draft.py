@@ -9,7 +9,7 @@ import torch
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import CacheView
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels.packed import pack
+from gpt_architecture.kernels.decode.packed import pack
 
 CFG = GPTConfig(vocab_size=211, context_length=32, emb_dim=48, n_heads=3, n_layers=2, drop_rate=0.0)
 PROMPT = [5, 17, 101, 3, 88]

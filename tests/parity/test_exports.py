@@ -13,11 +13,11 @@ from llama_helpers import llama
 from parity_helpers import random_model
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import ModelFile
-from gpt_architecture.data.bpe import BPETokenizer
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, tokenizer_from_dict
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
+from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.interop.gguf import export_gguf
 from gpt_architecture.interop.hf_export import export_hf
 from gpt_architecture.interop.onnx import export_onnx

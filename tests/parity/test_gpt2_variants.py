@@ -8,8 +8,8 @@ from interop_helpers import GPT2, content, ids, logits, tokenizer
 from parity_helpers import random_model, to_transformers
 
 from gpt_architecture.api import load
-from gpt_architecture.core.weights import ModelFile, read_model, save_model
 from gpt_architecture.errors import ConfigurationError, ModelFileError
+from gpt_architecture.formats.model_file import ModelFile, read_model, save_model
 from gpt_architecture.interop.gguf import export_gguf
 from gpt_architecture.interop.hf import read_hf
 from gpt_architecture.interop.hf_export import export_hf

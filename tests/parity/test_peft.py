@@ -7,12 +7,12 @@ import torch
 from interop_helpers import BOOK, GPT2, content, ids, logits
 
 from gpt_architecture.config import LoRAConfig
-from gpt_architecture.core.weights import save_model
+from gpt_architecture.core.lora import adapter_tensors, add_lora_
 from gpt_architecture.errors import ModelFileError, OutputError
+from gpt_architecture.formats.adapter_file import AdapterFile, save_adapter, weights_sha256
+from gpt_architecture.formats.model_file import save_model
 from gpt_architecture.interop.hf_export import export_hf
-from gpt_architecture.training.adapter_file import AdapterFile, save_adapter, weights_sha256
-from gpt_architecture.training.lora import adapter_tensors, add_lora_
-from gpt_architecture.training.peft_file import export_peft, peft_tensors
+from gpt_architecture.interop.peft import export_peft, peft_tensors
 
 peft = pytest.importorskip("peft", reason="parité : le paquet peft n'est pas installé")
 transformers = pytest.importorskip("transformers", reason="parité avec Transformers")

@@ -14,15 +14,15 @@ from parity_helpers import random_model, to_transformers
 
 from gpt_architecture import load
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import ModelFile, save_model
-from gpt_architecture.data.bpe import BPETokenizer
-from gpt_architecture.data.chat import CHAT_TEMPLATE, render_chat
-from gpt_architecture.data.conversations import encode_conversation
-from gpt_architecture.data.marked_text import encode_text
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, render_chat
+from gpt_architecture.data.texts.conversations import encode_conversation
 from gpt_architecture.data.tokenizer import tokenizer_from_dict
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.marked_text import encode_text
+from gpt_architecture.formats.model_file import ModelFile, save_model
+from gpt_architecture.formats.open import read_source
 from gpt_architecture.interop.gguf import export_gguf
 from gpt_architecture.interop.hf_export import export_hf
-from gpt_architecture.interop.reading import read_source
 
 for package in ("transformers", "gguf", "xllamacpp"):
     pytest.importorskip(package, reason=f"parité : le paquet {package} n'est pas installé")

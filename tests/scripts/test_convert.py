@@ -6,8 +6,8 @@ import pytest
 import torch
 from interop_helpers import BOOK, GPT2, content, tokenizer, transformers_folder
 
-from gpt_architecture.core.weights import read_model, save_model
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
+from gpt_architecture.formats.model_file import read_model, save_model
 from gpt_architecture.interop.hf import read_hf
 
 

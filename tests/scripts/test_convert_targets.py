@@ -4,8 +4,8 @@ import pytest
 import torch
 from interop_helpers import BOOK, GPT2, content
 
-from gpt_architecture.core.weights import read_model, save_model
-from gpt_architecture.interop.reading import detect
+from gpt_architecture.formats.model_file import read_model, save_model
+from gpt_architecture.formats.open import detect
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def test_brackets_in_paths_are_shown(cli, trained, tmp_path, monkeypatch):
 
 def test_unexpected_failure_is_one_line(cli, monkeypatch):
     """Même un défaut imprévu finit en une ligne ; --debug montre tout."""
-    from gpt_architecture.scripts import _tour
+    from gpt_architecture.cli import tour as _tour
 
     def fail(_):
         raise KeyError("imprévu")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_architecture.training.journal import JOURNAL
+from gpt_architecture.formats.journal import JOURNAL
 
 TEXT = "Le passeur leva la lampe. Elle regarda l'eau. " * 20
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from page_helpers import read_page
 
-from gpt_architecture.data.corpus import load_corpus
+from gpt_architecture.data.texts.corpus import load_corpus
 
 DATA = "la-lampe-du-passeur"
 

@@ -11,9 +11,9 @@ from cli_helpers import tiny
 from interop_helpers import GPT2, content
 
 from gpt_architecture import load
-from gpt_architecture.core.weights import read_model, save_model
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.training.adapter_file import read_adapter
+from gpt_architecture.formats.adapter_file import read_adapter
+from gpt_architecture.formats.model_file import read_model, save_model
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 ANSWERS = {"La lampe ?": "Elle brille.", "Le bateau ?": "Il dort.", "La nuit ?": "Oui."}
@@ -267,7 +267,7 @@ def test_resume_with_another_start_is_refused(cli, base, talk, tmp_path):
     other = tmp_path / "autre"
     assert cli("train", *tiny(seed=9, output_dir=other)).code == 0
     mine.write_bytes((other / "gpt-model.pt").read_bytes())
-    from gpt_architecture.scripts._finetuning import starting_point
+    from gpt_architecture.cli.finetune_options import starting_point
 
     starting_point.cache_clear()  # un autre processus, en vrai
     outcome = cli("train", "--resume", tmp_path / "a", "--epochs", 3)

@@ -4,7 +4,7 @@ import json
 
 from interop_helpers import BOOK, GPT2, content
 
-from gpt_architecture.core.weights import save_model
+from gpt_architecture.formats.model_file import save_model
 from gpt_architecture.interop.hf_export import export_hf
 
 

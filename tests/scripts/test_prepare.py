@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cli_helpers import run_process
 
-from gpt_architecture.data import prepare as library
-from gpt_architecture.data.shards import open_shards
+from gpt_architecture.data.shards import prepare as library
+from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
 TEXTS = [f"Le passeur leva la lampe {i} fois, puis il détacha le bateau." for i in range(40)]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from gpt_architecture import load
-from gpt_architecture.data.corpus import load_corpus
+from gpt_architecture.data.texts.corpus import load_corpus
 
 WORD = re.compile(r"[^\W\d_]+")
 

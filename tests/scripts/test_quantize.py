@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from gpt_architecture.interop.reading import is_quantized
-from gpt_architecture.kernels.quantize import load_quantized
+from gpt_architecture.formats.open import is_quantized
+from gpt_architecture.formats.quantized_file import load_quantized
 
 
 @pytest.fixture

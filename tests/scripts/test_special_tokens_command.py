@@ -6,12 +6,12 @@ import pytest
 from http_helpers import ScriptedEngine, make_context, serving
 
 from gpt_architecture import load
-from gpt_architecture.core.weights import read_model
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.decoding.sequence import Piece
+from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.main import main
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.requests import Finished, Produced
+from gpt_architecture.serving.engine.requests import Finished, Produced
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"

@@ -9,9 +9,9 @@ from page_helpers import read_page
 from tokenizers import Tokenizer as Engine
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.core.weights import read_model
-from gpt_architecture.data.shard_layout import tokenizer_sha256
+from gpt_architecture.data.shards.layout import tokenizer_sha256
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.formats.model_file import read_model
 
 
 @pytest.fixture

@@ -15,8 +15,10 @@ from cli_helpers import run_process, tiny
 from conftest import FRENCH_TEXT
 from pypdf import PdfReader
 
-from gpt_architecture.core.weights import read_model
-from gpt_architecture.scripts import _products, _signals, _training_options
+from gpt_architecture.cli import products as _products
+from gpt_architecture.cli import signals as _signals
+from gpt_architecture.cli import train_options as _training_options
+from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 

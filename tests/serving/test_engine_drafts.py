@@ -12,12 +12,12 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.kernels.packed import pack
+from gpt_architecture.kernels.decode.packed import pack
 from gpt_architecture.scripts.serve import EngineOptions
-from gpt_architecture.serving.drafts import MOST, ROWS, Drafts, expected_speed
-from gpt_architecture.serving.engine import Engine
-from gpt_architecture.serving.jobs import Job
-from gpt_architecture.serving.messenger import Messenger
+from gpt_architecture.serving.engine.drafts import MOST, ROWS, Drafts, expected_speed
+from gpt_architecture.serving.engine.engine import Engine
+from gpt_architecture.serving.engine.jobs import Job
+from gpt_architecture.serving.engine.messenger import Messenger
 
 PROMPTS = ("bonjour", "le chat dort, le chat")
 KINDS = {

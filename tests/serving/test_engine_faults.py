@@ -14,8 +14,8 @@ from serving_helpers import PATIENCE, TOKENIZER, Gate, Inbox, ask, request, runn
 
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.errors import GenerationError
-from gpt_architecture.serving.engine import Engine
-from gpt_architecture.serving.requests import EngineClosed, Failed, Finished, Overloaded
+from gpt_architecture.serving.engine.engine import Engine
+from gpt_architecture.serving.engine.requests import EngineClosed, Failed, Finished, Overloaded
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ class Exploding:
 
 
 def test_an_error_in_one_request_ends_that_one_only(model, monkeypatch, caplog):
-    module = "gpt_architecture.serving.engine.build_constraint"
+    module = "gpt_architecture.serving.engine.engine.build_constraint"
     monkeypatch.setattr(module, lambda config, *_, **__: Exploding() if config.seed == 13 else None)
     healthy = request("le chat", max_tokens=20)
     (alone,) = Generator(model, TOKENIZER).generate([list(healthy.prompt)], healthy.config)[0]

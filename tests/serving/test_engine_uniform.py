@@ -5,7 +5,7 @@ from decoding_helpers import sharp_model
 from serving_helpers import TOKENIZER, ask, request, running, submit
 
 from gpt_architecture.decoding.generator import Generator
-from gpt_architecture.kernels.packed import pack
+from gpt_architecture.kernels.decode.packed import pack
 
 STARTS = [
     "a",

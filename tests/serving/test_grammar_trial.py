@@ -17,14 +17,14 @@ from decoding_helpers import sharp_model
 from http_helpers import check_envelope, post, running_service, wait_until
 from serving_helpers import PATIENCE, ask, request, running, submit
 
-from gpt_architecture.data.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import build_constraint
 from gpt_architecture.decoding.grammars import grammar_of
 from gpt_architecture.errors import ConfigurationError, GenerationError
-from gpt_architecture.serving import grammar_trial
-from gpt_architecture.serving.grammar_trial import GrammarTrial
-from gpt_architecture.serving.requests import EngineClosed, Overloaded
+from gpt_architecture.serving.engine import grammar_trial
+from gpt_architecture.serving.engine.grammar_trial import GrammarTrial
+from gpt_architecture.serving.engine.requests import EngineClosed, Overloaded
 
 pytest.importorskip("llguidance", reason="contraintes : le paquet llguidance n'est pas installé")
 pytest.importorskip("tokenizers", reason="contraintes : le paquet tokenizers n'est pas installé")
@@ -187,7 +187,7 @@ class TestLife:
         _, grammar = grammar_of(GenerationConfig(regex="a+"))
         code = (
             "import sys; from gpt_architecture.data.tokenizer import get_tokenizer\n"
-            "from gpt_architecture.serving.grammar_trial import GrammarTrial\n"
+            "from gpt_architecture.serving.engine.grammar_trial import GrammarTrial\n"
             "trial = GrammarTrial(get_tokenizer(sys.argv[1])); trial.check('regex', sys.argv[2])\n"
             "print(trial._process.pid, flush=True); sys.stdin.read()"
         )

@@ -20,9 +20,9 @@ from http_helpers import (
 
 from gpt_architecture.errors import ConfigurationError, ModelFileError
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.auth import KeyRing, read_keys
-from gpt_architecture.serving.gate import LoadingGate
-from gpt_architecture.serving.http import bind
+from gpt_architecture.serving.http.auth import KeyRing, read_keys
+from gpt_architecture.serving.http.gate import LoadingGate
+from gpt_architecture.serving.http.server import bind
 
 KEYS = ("premiere-clef-0123456789", "seconde-clef-0123456789")
 
@@ -161,7 +161,7 @@ def test_the_client_is_named_for_the_fair_queue():
 
 def failure():
     """De quoi finir une suite."""
-    from gpt_architecture.serving.requests import Failed
+    from gpt_architecture.serving.engine.requests import Failed
 
     return Failed(error=ConfigurationError("x", expected="y", remedy="z"))
 

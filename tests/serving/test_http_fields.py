@@ -6,8 +6,14 @@ import pytest
 from http_helpers import ScriptedEngine, check_envelope, client_of, make_context, running_engine
 
 from gpt_architecture.decoding.sequence import Piece
-from gpt_architecture.serving.foreign_fields import MESSAGE, REQUEST, FieldPolicy, Hint, Refused
-from gpt_architecture.serving.requests import Finished, Produced
+from gpt_architecture.serving.engine.requests import Finished, Produced
+from gpt_architecture.serving.openai.foreign_fields import (
+    MESSAGE,
+    REQUEST,
+    FieldPolicy,
+    Hint,
+    Refused,
+)
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "bonjour"}]

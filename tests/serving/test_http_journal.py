@@ -21,15 +21,15 @@ from http_helpers import (
     wait_until,
 )
 
+from gpt_architecture.cli.logs import FrenchText, JsonLines, TimedText, configure_logs
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import GenerationError
-from gpt_architecture.scripts._logs import FrenchText, JsonLines, TimedText, configure_logs
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.auth import KeyRing
-from gpt_architecture.serving.exchange import RequestFilter
-from gpt_architecture.serving.gate import LoadingGate
-from gpt_architecture.serving.observer import Observer
-from gpt_architecture.serving.requests import Failed, Finished, Overloaded, Produced
+from gpt_architecture.serving.engine.requests import Failed, Finished, Overloaded, Produced
+from gpt_architecture.serving.http.auth import KeyRing
+from gpt_architecture.serving.http.exchange import RequestFilter
+from gpt_architecture.serving.http.gate import LoadingGate
+from gpt_architecture.serving.http.observer import Observer
 
 COMPLETIONS = "/v1/completions"
 KEY = "clef-de-passage-0123456789"

@@ -12,9 +12,9 @@ from http_helpers import (
 )
 
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.serving.auth import KeyRing, read_keys
-from gpt_architecture.serving.quotas import Access, Bucket
-from gpt_architecture.serving.requests import Finished
+from gpt_architecture.serving.engine.requests import Finished
+from gpt_architecture.serving.http.auth import KeyRing, read_keys
+from gpt_architecture.serving.http.quotas import Access, Bucket
 
 COMPLETIONS = "/v1/completions"
 FIRST, SECOND = "premiere-clef-0123456789", "seconde-clef-0123456789"
@@ -73,7 +73,7 @@ def test_a_key_or_a_name_given_twice_is_refused(line):
 def test_all_keys_are_compared(monkeypatch):
     """Trouver une clé ne prend pas moins de temps que n'en trouver aucune."""
     compared = []
-    from gpt_architecture.serving import auth
+    from gpt_architecture.serving.http import auth
 
     usual = auth.hmac.compare_digest
     monkeypatch.setattr(auth.hmac, "compare_digest", lambda a, b: compared.append(a) or usual(a, b))
@@ -201,7 +201,7 @@ def test_tokens_are_held_while_a_request_runs():
 
 
 def _admits(access: Access, tokens):
-    from gpt_architecture.serving.errors import ApiError
+    from gpt_architecture.serving.openai.errors import ApiError
 
     try:
         access.settle(access.reserve(tokens), 0)

@@ -7,11 +7,11 @@ import pytest
 from conftest import FRENCH_TEXT
 from http_helpers import ScriptedEngine, client_of, make_context
 
-from gpt_architecture.data.bpe import BPETokenizer
-from gpt_architecture.data.chat import CHAT_TEMPLATE
-from gpt_architecture.data.marked_text import written
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.marked_text import written
 from gpt_architecture.decoding.sequence import Piece
-from gpt_architecture.serving.requests import Finished, Produced
+from gpt_architecture.serving.engine.requests import Finished, Produced
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content | trim }}{% endfor %}"

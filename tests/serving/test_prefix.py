@@ -7,7 +7,7 @@ from decoding_helpers import sharp_model
 from serving_helpers import PATIENCE, TOKENIZER, Gate, ask, request, running, submit
 
 from gpt_architecture.decoding.generator import Generator
-from gpt_architecture.serving.slots import SlotPool, shared_prefix
+from gpt_architecture.serving.engine.slots import SlotPool, shared_prefix
 
 START = "le chat dort, le chien aussi"
 

@@ -7,8 +7,8 @@ from serving_helpers import TOKENIZER, Gate, Inbox, ask, request, running, submi
 
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.serving.engine import Engine
-from gpt_architecture.serving.requests import (
+from gpt_architecture.serving.engine.engine import Engine
+from gpt_architecture.serving.engine.requests import (
     EngineClosed,
     EngineRequest,
     Finished,

@@ -11,9 +11,9 @@ from http_helpers import ScriptedEngine, check_envelope, check_page, client_of, 
 from studio_helpers import PROMPT, WEB, WINDOW, Bytes, byte_model, studio_context, write_journal
 
 from gpt_architecture.evaluation.attention_maps import attention_of
-from gpt_architecture.serving.auth import KeyRing
-from gpt_architecture.serving.run_journal import MAX_POINTS
-from gpt_architecture.training.journal import append_record
+from gpt_architecture.formats.journal import append_record
+from gpt_architecture.serving.http.auth import KeyRing
+from gpt_architecture.serving.studio.run_journal import MAX_POINTS
 
 IDS = Bytes().encode(PROMPT)
 SAFE = ("default-src 'self'", "frame-ancestors 'none'", "base-uri 'none'")

@@ -5,7 +5,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from gpt_architecture.training.parallel import average_gradients_
+from gpt_architecture.training.distributed.parallel import average_gradients_
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)

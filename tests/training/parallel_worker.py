@@ -11,15 +11,15 @@ from distributed_helpers import STEPS, small_model, step_batches
 from safetensors.torch import load_file
 
 from gpt_architecture.errors import GPTArchitectureError
-from gpt_architecture.training.distributed import distributed_world
-from gpt_architecture.training.engine import AutogradEngine
-from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
-from gpt_architecture.training.parallel import (
+from gpt_architecture.training.distributed.group import distributed_world
+from gpt_architecture.training.distributed.parallel import (
     parallelize_,
     place_like,
     whole_model,
 )
-from gpt_architecture.training.sharding import save_shards, split_groups, whole_tensors
+from gpt_architecture.training.distributed.sharding import save_shards, split_groups, whole_tensors
+from gpt_architecture.training.engine import AutogradEngine
+from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
 
 
 def optimizer_of(model):

@@ -11,8 +11,8 @@ import torch
 from gpt_architecture.config import ComputeConfig, GPTConfig, OptimizerConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
-from gpt_architecture.kernels.engine import FusedEngine
-from gpt_architecture.kernels.lean import LeanAdamW, LeanSink
+from gpt_architecture.kernels.train.engine import FusedEngine
+from gpt_architecture.kernels.train.lean import LeanAdamW, LeanSink
 from gpt_architecture.training.backends import KeyedEngine, build_backend
 from gpt_architecture.training.callbacks import StepRecord
 from gpt_architecture.training.engine import AutogradEngine, Batch, held_back
@@ -149,7 +149,7 @@ def test_without_numba_autograd_takes_over(monkeypatch, caplog):
 
 def test_kernels_that_do_not_compile_give_way(monkeypatch):
     """Un cache interdit ou une version refusée : auto prend autograd, fused dit pourquoi."""
-    monkeypatch.setitem(sys.modules, "gpt_architecture.kernels.fused_step", None)
+    monkeypatch.setitem(sys.modules, "gpt_architecture.kernels.train.fused_step", None)
     assert isinstance(backend().engine, KeyedEngine)
     with pytest.raises(ConfigurationError, match="ne se compilent pas ici"):
         backend(engine="fused")

@@ -9,7 +9,7 @@ import torch
 from cli_helpers import run_process, tiny
 from distributed_helpers import torchrun_command
 
-from gpt_architecture.core.weights import read_model
+from gpt_architecture.formats.model_file import read_model
 
 FIRST, STEPS = 4, 8
 OPTIONS = {

@@ -6,7 +6,7 @@ import torch
 
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.data.sampler import make_batch
-from gpt_architecture.data.shards import TokenArray
+from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.training.evaluate import LossEvaluator, TextSampler, evaluation_starts
 from gpt_architecture.training.simple import generate_sample
 

@@ -16,10 +16,11 @@ from gpt_architecture.config import (
     OptimizerConfig,
     TrainingConfig,
 )
+from gpt_architecture.core.lora import adapter_tensors
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import ModelFile, read_model
-from gpt_architecture.data.chat import render_chat
+from gpt_architecture.data.chat_data import load_chat_data
 from gpt_architecture.data.sampler import IGNORED, make_batch
+from gpt_architecture.data.texts.chat import render_chat
 from gpt_architecture.decoding.simple import generate_text_simple
 from gpt_architecture.errors import (
     ConfigurationError,
@@ -28,11 +29,10 @@ from gpt_architecture.errors import (
     TokenizerError,
     TrainingError,
 )
-from gpt_architecture.training.adapter_file import read_adapter
-from gpt_architecture.training.chat_data import load_chat_data
+from gpt_architecture.formats.adapter_file import read_adapter
+from gpt_architecture.formats.model_file import ModelFile, read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
 from gpt_architecture.training.estimate import estimate_training
-from gpt_architecture.training.lora import adapter_tensors
 from gpt_architecture.training.session import Settings, build_trainer
 from gpt_architecture.training.starting_point import StartingPoint
 

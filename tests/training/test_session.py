@@ -9,10 +9,10 @@ import torch
 from conftest import FRENCH_TEXT
 
 from gpt_architecture.config import ComputeConfig, GPTConfig, TrainingConfig
-from gpt_architecture.core.weights import read_model
+from gpt_architecture.data.datasets import load_training_data
 from gpt_architecture.errors import ModelFileError, TrainingError
+from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
-from gpt_architecture.training.datasets import load_training_data
 from gpt_architecture.training.engine import AutogradEngine
 from gpt_architecture.training.session import (
     Settings,

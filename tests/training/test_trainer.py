@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from gpt_architecture.config import GPTConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.sampler import WindowSampler, make_batch
-from gpt_architecture.data.shards import TokenArray
+from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 from gpt_architecture.errors import OutputError, TrainingError
 from gpt_architecture.training import evaluate_model, train_model_simple

@@ -2,6 +2,11 @@
 
 Rien ici ne lit l'environnement, un fichier ou un périphérique : ce paquet ne contient que
 des valeurs validées.
+
+- `checks` : Vérifications que partagent les dataclasses de configuration.
+- `finetuning` : Les réglages de l'affinage par adaptateurs.
+- `model` : La forme du modèle ; deux modes exacts coexistent (voir `GPTConfig`).
+- `training` : Les réglages de l'entraînement, un groupe par dataclass.
 """
 
 from gpt_architecture.config.checks import check_choice, check_float, check_int

@@ -1,1 +1,14 @@
-"""Le modèle GPT-2 : attention, couches, cache, initialisation, poids."""
+"""Le modèle : attention, couches, cache, initialisation, adaptateurs.
+
+- `attention` : Attention multi-têtes causale (Vaswani et al., 2017), sur deux moteurs équivalents.
+- `concurrency` : Plusieurs fils, plusieurs processus : ce qu'ils partagent reste juste.
+- `device` : Choix du périphérique de calcul.
+- `initialization` : Initialisation des poids de GPT-2 (Radford et al., 2019).
+- `kv_cache` : Cache des clés et valeurs : chaque position n'est projetée qu'une fois.
+- `layers` : Les briques du Transformer : normalisation, activation, perceptron, bloc.
+- `lora` : Les adaptateurs de rang faible (LoRA, Hu et al., 2021), posés de l'extérieur sur un
+  GPTModel.
+- `memory` : Mémoire du processus : la mesurer, rendre au système ce qui ne sert plus.
+- `model` : GPTModel : le Transformer décodeur de GPT-2.
+- `utils` : Petits outils autour du modèle : texte ↔ tokens, pertes, modes et générateurs.
+"""

@@ -1,1 +1,14 @@
-"""Le texte : d'où il vient, comment il devient des tokens, comment il devient des lots."""
+"""Le texte : d'où il vient, comment il devient des tokens, puis des lots.
+
+- `chat_data` : Les données d'un affinage sur des conversations : leurs réponses seules
+  s'apprennent.
+- `datasets` : Les données d'un entraînement : du texte tokenisé en mémoire, ou des fragments sur
+  disque.
+- `loader` : Fenêtres glissantes sur un texte, et chargeurs de lots.
+- `sampler` : Quel lot à quelle étape : une fonction pure de (graine, étape, rang, nombre de
+  processus).
+- `shards/` : Les tokens sur disque : des fragments écrits en flux, lus sans rien charger.
+- `texts/` : Les textes : d'où ils viennent, comment ils se lisent, se nettoient et se répartissent.
+- `tokenizer` : Tokenizers : celui de GPT-2, et le point d'entrée de tous.
+- `tokenizers/` : Les vocabulaires : comment un texte devient des tokens, et l'inverse.
+"""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt_architecture.config import check_int
-from gpt_architecture.data.shards import TokenSource
+from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.errors import ConfigurationError, DataError
 
 _ROUNDS = 8

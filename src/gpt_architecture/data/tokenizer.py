@@ -2,7 +2,7 @@
 
 `get_tokenizer("gpt2")` est le BPE de GPT-2 par tiktoken, construit sans réseau à partir
 des rangs embarqués. Les autres tirent leur vocabulaire d'un texte : les mots
-(`data.word_tokenizer`), les caractères (`data.char_tokenizer`), un BPE à soi (`data.bpe`).
+(`data.tokenizers.words`), les caractères (`characters`), un BPE à soi (`bpe`).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.bpe import BPETokenizer, bpe_size
-from gpt_architecture.data.char_tokenizer import CharTokenizer
-from gpt_architecture.data.documents import cut_pieces
-from gpt_architecture.data.split_patterns import GPT2_PATTERN
-from gpt_architecture.data.tokenizer_file import read_json
-from gpt_architecture.data.tokenizer_protocol import (
+from gpt_architecture.data.texts.documents import cut_pieces
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer, bpe_size
+from gpt_architecture.data.tokenizers.characters import CharTokenizer
+from gpt_architecture.data.tokenizers.files import read_json
+from gpt_architecture.data.tokenizers.patterns import GPT2_PATTERN
+from gpt_architecture.data.tokenizers.protocol import (
     AllowedSpecial,
     ByteTokenizer,
     Tokenizer,
     check_ids,
 )
-from gpt_architecture.data.word_tokenizer import (
+from gpt_architecture.data.tokenizers.words import (
     UNKNOWN,
     SimpleTokenizerV1,
     SimpleTokenizerV2,
@@ -170,7 +170,7 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
         return _learn(name, text)
     description = read_json(Path(name), names=NAMES)
     if isinstance(description, Mapping) and "model" in description:  # un tokenizer.json
-        from gpt_architecture.data.tokenizer_json import tokenizer_from_json
+        from gpt_architecture.data.tokenizers.json_file import tokenizer_from_json
 
         return tokenizer_from_json(description)
     if isinstance(description, Mapping) and {"stoi", "itos"} & set(description):  # de nanoGPT

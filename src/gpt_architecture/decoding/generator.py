@@ -16,8 +16,8 @@ import torch
 from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import blaming_weights, evaluation_mode
-from gpt_architecture.data.marked_text import encode_text
 from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.data.tokenizers.marked_text import encode_text
 from gpt_architecture.decoding.batch import BatchDecoder
 from gpt_architecture.decoding.beam import beam_search
 from gpt_architecture.decoding.config import GenerationConfig
@@ -131,7 +131,7 @@ class Generator:
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Texte ou identifiants → identifiants.
 
-        Un token spécial tapé dans un texte y reste du texte ; voir `data.marked_text`.
+        Un token spécial tapé dans un texte y reste du texte ; voir `data.tokenizers.marked_text`.
 
         Raises:
             ConfigurationError: le début est vide, ou un identifiant hors du vocabulaire.

@@ -1,7 +1,7 @@
 """D'une contrainte à sa grammaire pour llguidance, et de la grammaire à ce qui la suit.
 
 Rien ici ne charge PyTorch : le processus qui essaie les contraintes d'un service
-(`serving.grammar_worker`) n'emploie que ce module.
+(`serving.engine.grammar_worker`) n'emploie que ce module.
 """
 
 from __future__ import annotations

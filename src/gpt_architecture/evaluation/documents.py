@@ -1,4 +1,4 @@
-"""Les textes à mesurer : ceux que lit `data.corpus`, et la part de validation de fragments."""
+"""Les textes à mesurer : ceux de `data.texts.corpus`, et la part de validation de fragments."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from gpt_architecture.data import corpus
-from gpt_architecture.data.shard_layout import INDEX_NAME
-from gpt_architecture.data.shards import open_shards
+from gpt_architecture.data.shards.layout import INDEX_NAME
+from gpt_architecture.data.shards.reader import open_shards
+from gpt_architecture.data.texts import corpus
 from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.perplexity import TokenDocument

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpt_architecture.data.documents import cut_pieces
+from gpt_architecture.data.texts.documents import cut_pieces
 from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
 from gpt_architecture.errors import DataError
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpt_architecture.data.shards import TokenSource
+from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.comparison import VariantResult

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_architecture.data.shards import TokenSource
+from gpt_architecture.data.shards.reader import TokenSource
 
 BLOCK_TOKENS = 1 << 21
 """Tokens du corpus indexés à la fois : une centaine de mégaoctets."""

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.tensor_files import bare_name, named_tensors
-from gpt_architecture.core.weights import ModelFile
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError
+from gpt_architecture.formats.model_file import ModelFile
+from gpt_architecture.formats.tensor_files import bare_name, named_tensors
 from gpt_architecture.interop.state_map import OUR_EMBEDDING, OUR_HEAD, own_weights
 from gpt_architecture.interop.vocabulary import assumed_tokenizer, check_given
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template
 from gpt_architecture.errors import DataError, ModelFileError, reason
-from gpt_architecture.interop.files import read_json
+from gpt_architecture.formats.foreign_files import read_json
 from gpt_architecture.interop.vocabulary import TOKENIZER_CONFIG
 from gpt_architecture.storage import open_regular
 

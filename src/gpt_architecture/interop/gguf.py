@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import ModelFile, check_vocabulary, write_atomically
 from gpt_architecture.data.tokenizer import tokenizer_from_dict
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError, ModelFileError
+from gpt_architecture.formats.model_file import ModelFile, check_vocabulary, write_atomically
 from gpt_architecture.interop.gguf_vocabulary import GGUFVocabulary, gguf_vocabulary
 from gpt_architecture.interop.hf_export import learned_window
 

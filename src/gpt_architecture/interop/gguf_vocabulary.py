@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpt_architecture.data.bpe import BPETokenizer
-from gpt_architecture.data.split_patterns import PatternName
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer
-from gpt_architecture.data.tokenizer_json import tokenizer_json
-from gpt_architecture.data.tokenizer_protocol import role_ids
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.json_file import tokenizer_json
+from gpt_architecture.data.tokenizers.patterns import PatternName
+from gpt_architecture.data.tokenizers.protocol import role_ids
 from gpt_architecture.errors import TokenizerError
 
 PRE_TOKENIZERS: dict[PatternName, str] = {"gpt2": "gpt-2", "moderne": "dbrx"}

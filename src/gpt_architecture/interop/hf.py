@@ -17,13 +17,13 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from gpt_architecture.config import Activation, GPTConfig
-from gpt_architecture.core.tensor_files import named_tensors, read_safetensors, read_torch
-from gpt_architecture.core.weights import ModelFile
-from gpt_architecture.data.chat import CHAT_TEMPLATE
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError, shown
+from gpt_architecture.formats.foreign_files import read_json
+from gpt_architecture.formats.model_file import ModelFile
+from gpt_architecture.formats.tensor_files import named_tensors, read_safetensors, read_torch
 from gpt_architecture.interop.chat_templates import OTHER_TEMPLATES, read_chat_templates
-from gpt_architecture.interop.files import read_json
 from gpt_architecture.interop.state_map import from_hf
 from gpt_architecture.interop.vocabulary import check_given, folder_tokenizer
 

@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import Activation, GPTConfig
-from gpt_architecture.core.tensor_files import sealed
-from gpt_architecture.core.weights import ModelFile, check_vocabulary
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.data.tokenizer_json import tokenizer_json
-from gpt_architecture.data.tokenizer_protocol import ROLES, role_ids, role_names
+from gpt_architecture.data.tokenizers.json_file import tokenizer_json
+from gpt_architecture.data.tokenizers.protocol import ROLES, role_ids, role_names
 from gpt_architecture.errors import ModelFileError
+from gpt_architecture.formats.foreign_files import write_directory
+from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
+from gpt_architecture.formats.tensor_files import sealed
 from gpt_architecture.interop.chat_templates import config_templates
-from gpt_architecture.interop.files import write_directory
 from gpt_architecture.interop.hf import CONFIG, PROVENANCE, PROVENANCE_FORMAT, WEIGHTS
 from gpt_architecture.interop.model_card import model_card
 from gpt_architecture.interop.state_map import to_hf

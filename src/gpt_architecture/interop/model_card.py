@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpt_architecture.core.weights import ModelFile
+from gpt_architecture.formats.model_file import ModelFile
 
 _LINE = re.compile(r"[\x00-\x1f\x7f]+")
 

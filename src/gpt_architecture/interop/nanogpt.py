@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.tensor_files import named_tensors
-from gpt_architecture.core.weights import ModelFile, check_vocabulary, write_atomically
-from gpt_architecture.data.char_tokenizer import CharTokenizer
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
+from gpt_architecture.data.tokenizers.characters import CharTokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError, TokenizerError
-from gpt_architecture.interop.files import check_free
+from gpt_architecture.formats.foreign_files import check_free
+from gpt_architecture.formats.model_file import ModelFile, check_vocabulary, write_atomically
+from gpt_architecture.formats.tensor_files import named_tensors
 from gpt_architecture.interop.hf_export import learned_window
 from gpt_architecture.interop.state_map import (
     HEAD,

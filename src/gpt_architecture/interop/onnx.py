@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.weights import ModelFile, check_vocabulary, write_atomically
 from gpt_architecture.errors import MissingDependencyError, OutputError
+from gpt_architecture.formats.model_file import ModelFile, check_vocabulary, write_atomically
 from gpt_architecture.interop.onnx_graph import OPSET, GraphBuilder, build_nodes
 
 INLINE_LIMIT = 2_000_000_000

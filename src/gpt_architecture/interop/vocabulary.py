@@ -9,9 +9,9 @@ from typing import Any
 
 from gpt_architecture.config import PRESETS
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer
-from gpt_architecture.data.tokenizer_json import tokenizer_from_json, tokenizer_from_lists
+from gpt_architecture.data.tokenizers.json_file import tokenizer_from_json, tokenizer_from_lists
 from gpt_architecture.errors import ModelFileError, TokenizerError
-from gpt_architecture.interop.files import MAX_JSON, read_json
+from gpt_architecture.formats.foreign_files import MAX_JSON, read_json
 from gpt_architecture.storage import read_text
 
 logger = logging.getLogger(__name__)

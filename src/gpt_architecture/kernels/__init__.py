@@ -1,4 +1,9 @@
-"""Noyaux rapides : le pas d'entraînement fusionné et l'abandon à clés."""
+"""L'arithmétique rapide sur processeur ; chaque noyau a PyTorch pour oracle.
+
+- `decode/` : Le décodage compilé : les poids compactés, et un pas entier d'un seul appel.
+- `runtime/` : Ce sur quoi tournent les noyaux : fils, programmes, IR, tampons.
+- `train/` : Le pas d'entraînement fusionné, écrit à la main.
+"""
 
 from __future__ import annotations
 

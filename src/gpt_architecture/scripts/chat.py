@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
-from gpt_architecture.scripts._cli import CommonOptions, find_model, read_stdin, say_aside
-from gpt_architecture.scripts._options import (
+from gpt_architecture.cli.command import CommonOptions, find_model, read_stdin, say_aside
+from gpt_architecture.cli.options import (
     FilterOptions,
     ModelChoice,
     ModelSource,
@@ -26,7 +25,8 @@ from gpt_architecture.scripts._options import (
     generation_config,
     warn_cut,
 )
-from gpt_architecture.scripts._remote import Service, check_remote, remote_settings
+from gpt_architecture.cli.remote import Service, check_remote, remote_settings
+from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
 
 if TYPE_CHECKING:
     from gpt_architecture.decoding.config import GenerationConfig

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.scripts._bar import ProgressBar
-from gpt_architecture.scripts._cli import CommonOptions, french_number, french_size
-from gpt_architecture.scripts._options import NamedModel, model_and_rest
-from gpt_architecture.scripts._results import (
+from gpt_architecture.cli.bar import ProgressBar
+from gpt_architecture.cli.command import CommonOptions, french_number, french_size
+from gpt_architecture.cli.options import NamedModel, model_and_rest
+from gpt_architecture.cli.results import (
     ResultOptions,
     check_not_read,
     check_outputs,
     json_of,
     nothing,
 )
+from gpt_architecture.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from gpt_architecture.core.weights import ModelFile
+    from gpt_architecture.formats.model_file import ModelFile
 
 Target = Literal["hf", "gguf", "onnx", "nanogpt", "pt", "peft"]
 Dtype = Literal["f32", "f16", "q8_0"]
@@ -114,9 +114,9 @@ def _tell(record: dict[str, Any], results: ResultOptions) -> None:
 def _convert_adapter(
     source: Path, dest: Path, options: ConvertOptions, *, force: bool
 ) -> dict[str, Any]:
-    from gpt_architecture.training.adapter_file import read_adapter
-    from gpt_architecture.training.model_source import locate
-    from gpt_architecture.training.peft_file import export_peft
+    from gpt_architecture.formats.adapter_file import read_adapter
+    from gpt_architecture.formats.source import locate
+    from gpt_architecture.interop.peft import export_peft
 
     adapter = read_adapter(locate(source))
     export_peft(adapter, dest, force=force)
@@ -140,7 +140,7 @@ def _check(
 ) -> None:
     """Refuse, avant de lire le modèle, ce qui échouerait après."""
     from gpt_architecture.config import check_int
-    from gpt_architecture.interop.files import check_free
+    from gpt_architecture.formats.foreign_files import check_free
 
     if options.dtype not in _DTYPES[options.to]:
         raise ConfigurationError(
@@ -186,7 +186,7 @@ def _check_outside(file: Path | None, folder: Path) -> None:
 
 def _read(source: str, options: ConvertOptions) -> ModelFile:
     from gpt_architecture.data.tokenizer import get_tokenizer
-    from gpt_architecture.training.model_source import read_any
+    from gpt_architecture.formats.source import read_any
 
     tokenizer = None if options.tokenizer is None else get_tokenizer(options.tokenizer)
     content = read_any(source, tokenizer=tokenizer, n_heads=options.n_heads)
@@ -219,7 +219,7 @@ def _write(content: ModelFile, dest: Path, options: ConvertOptions, *, force: bo
 
         export_nanogpt(content, dest, force=force)
     else:
-        from gpt_architecture.core.weights import save_model
+        from gpt_architecture.formats.model_file import save_model
 
         save_model(
             dest,

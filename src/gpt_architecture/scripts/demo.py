@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from gpt_architecture.config import MAX_TOKENS, TrainingConfig
-from gpt_architecture.scripts._cli import (
+from gpt_architecture.cli.command import (
     CommonOptions,
     default_prompt,
     output_console,
     say_aside,
 )
-from gpt_architecture.scripts._options import ModelChoice, ModelSource, model_path, warn_cut
-from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of, page_of
+from gpt_architecture.cli.options import ModelChoice, ModelSource, model_path, warn_cut
+from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of, page_of
+from gpt_architecture.config import MAX_TOKENS, TrainingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def demo(
     for each in summaries:
         warn_cut(each.config, [result.finish for result in each.results])
     if not output.emit(_records(summaries), "demo"):
-        from gpt_architecture.scripts._comparison import show_comparison
+        from gpt_architecture.reports.comparison import show_comparison
 
         show_comparison(output_console(), prompts, summaries)
     if html is not None:
@@ -153,9 +153,9 @@ def _records(summaries: Sequence[VariantSummary]) -> list[dict[str, object]]:
 
 
 def _write_page(path: Path, gpt: GPT, summaries: Sequence[VariantSummary], max_tokens: int) -> None:
-    from gpt_architecture.core.weights import write_atomically
-    from gpt_architecture.evaluation.numbers import thousands
-    from gpt_architecture.evaluation.report import comparison_page
+    from gpt_architecture.formats.model_file import write_atomically
+    from gpt_architecture.reports.numbers import thousands
+    from gpt_architecture.reports.report import comparison_page
 
     results = summaries[0].results
     page = comparison_page(

@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.config import check_int
-from gpt_architecture.errors import ConfigurationError, reason
-from gpt_architecture.scripts._bar import ProgressBar
-from gpt_architecture.scripts._cli import (
+from gpt_architecture.cli.bar import ProgressBar
+from gpt_architecture.cli.command import (
     CommonOptions,
     output_console,
     say_aside,
 )
-from gpt_architecture.scripts._evaluation_measures import (
+from gpt_architecture.cli.measures import (
     Examples,
     Measured,
     MeasureProgress,
     measure,
     read_texts,
 )
-from gpt_architecture.scripts._model_study import StudyOptions
-from gpt_architecture.scripts._options import ModelSource, QuantName, model_path
-from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of, page_of
+from gpt_architecture.cli.options import ModelSource, QuantName, model_path
+from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of, page_of
+from gpt_architecture.cli.study import StudyOptions
+from gpt_architecture.config import check_int
+from gpt_architecture.errors import ConfigurationError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,7 +116,7 @@ def evaluate(
         force=output.force,
     )
     from gpt_architecture.api import load
-    from gpt_architecture.training.model_source import locate
+    from gpt_architecture.formats.source import locate
 
     path = locate(source)
 
@@ -173,8 +173,8 @@ def _study(
     """La mémorisation, et la page si elle est demandée."""
     from functools import partial
 
-    from gpt_architecture.scripts._memorisation_report import show_memorisation
-    from gpt_architecture.scripts._model_study import study_model
+    from gpt_architecture.cli.study import study_model
+    from gpt_architecture.reports.memorisation import show_memorisation
 
     report = study_model(
         *(gpt, path, study),
@@ -212,9 +212,9 @@ def _write(record: dict[str, Any], results: dict[str, Measured], output: ResultO
 
 def _note(path: Path, gpt: GPT, record: dict[str, Any]) -> None:
     """Une ligne dans le journal de l'entraînement, si le modèle est dans son dossier."""
-    from gpt_architecture.scripts._evaluation_report import journal_record
+    from gpt_architecture.formats.journal import JOURNAL, append_record
+    from gpt_architecture.reports.evaluation import journal_record
     from gpt_architecture.training.checkpoint import CHECKPOINTS
-    from gpt_architecture.training.journal import JOURNAL, append_record
 
     resolved = path.resolve()
     folder = resolved.parent.parent if resolved.parent.name == CHECKPOINTS else resolved.parent

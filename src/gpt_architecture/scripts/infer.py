@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ConfigurationError, DataError
-from gpt_architecture.scripts._cli import (
+from gpt_architecture.cli.command import (
     MODEL_NAME,
     CommonOptions,
     default_prompt,
     read_prompt,
 )
-from gpt_architecture.scripts._options import (
+from gpt_architecture.cli.options import (
     FilterOptions,
     ModelChoice,
     ModelSource,
@@ -36,14 +35,15 @@ from gpt_architecture.scripts._options import (
     model_path,
     warn_cut,
 )
-from gpt_architecture.scripts._results import (
+from gpt_architecture.cli.results import (
     ResultOptions,
     check_outputs,
     json_of,
     page_of,
     text_of,
 )
-from gpt_architecture.scripts._trace import TRACE_TITLE, TraceFormat, write_trace
+from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.reports.trace import TRACE_TITLE, TraceFormat, write_trace
 from gpt_architecture.storage import read_text
 
 if TYPE_CHECKING:
@@ -193,8 +193,8 @@ def _remotely(
     parse_special: bool,
 ) -> None:
     """Fait écrire un service ; ce qui demande le modèle lui-même est refusé."""
-    from gpt_architecture.scripts._remote import check_remote
-    from gpt_architecture.scripts._remote_infer import infer_remotely
+    from gpt_architecture.cli.remote import check_remote
+    from gpt_architecture.cli.remote_infer import infer_remotely
 
     check_remote({**given, "--score": output.score or None, "--trace": output.traced or None})
     prompts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
@@ -205,7 +205,7 @@ def _starts(
     prompt: str | None, path: Path | None, metadata: Mapping[str, Any], *, parse_special: bool
 ) -> list[str]:
     """Les débuts : ceux d'un fichier, ou un seul."""
-    from gpt_architecture.data.marked_text import written
+    from gpt_architecture.data.tokenizers.marked_text import written
 
     found = [default_prompt(prompt, metadata)] if path is None else _read_prompts(path)
     return [written(each) for each in found] if parse_special else found

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.scripts._bar import ProgressBar
-from gpt_architecture.scripts._cli import CommonOptions, french_number, french_size
-from gpt_architecture.scripts._options import ModelSource, model_path
-from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of
+from gpt_architecture.cli.bar import ProgressBar
+from gpt_architecture.cli.command import CommonOptions, french_number, french_size
+from gpt_architecture.cli.options import ModelSource, model_path
+from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of
 
 if TYPE_CHECKING:
-    from gpt_architecture.core.tensor_files import TensorInfo
-    from gpt_architecture.interop.inspection import Inspection
+    from gpt_architecture.formats.inspection import Inspection
+    from gpt_architecture.formats.tensor_files import TensorInfo
 
 _BLOCK = re.compile(r"^(.*?\b(?:h|blk|trf_blocks))\.(\d+)\.(.*)$")
 _LINE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
@@ -63,8 +63,8 @@ def inspect(
         reads=(source, common),
         force=output.force,
     )
-    from gpt_architecture.interop.inspection import inspect_model
-    from gpt_architecture.training.model_source import locate
+    from gpt_architecture.formats.inspection import inspect_model
+    from gpt_architecture.formats.source import locate
 
     with ProgressBar("Empreintes") as bar:
         result = inspect_model(
@@ -97,7 +97,7 @@ def _record(result: Inspection) -> dict[str, Any]:
 
 
 def _report(result: Inspection, options: InspectOptions) -> None:
-    from gpt_architecture.interop.reading import NAMES
+    from gpt_architecture.formats.open import NAMES
 
     print(f"{result.path} : {NAMES[result.kind]}")
     if result.parameters:

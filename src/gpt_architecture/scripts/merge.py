@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.scripts._cli import CommonOptions, french_size
-from gpt_architecture.scripts._options import NamedModel, model_and_rest
-from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of, nothing
+from gpt_architecture.cli.command import CommonOptions, french_size
+from gpt_architecture.cli.options import NamedModel, model_and_rest
+from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of, nothing
 
 
 @Parameter(name="*", group=Group("Fusion", sort_key=1))
@@ -48,9 +48,9 @@ def merge(
         reads=(base_name, adapter, common),
         force=results.force,
     )
-    from gpt_architecture.core.weights import save_model
-    from gpt_architecture.training.adapter_file import read_adapter
-    from gpt_architecture.training.model_source import locate, read_any
+    from gpt_architecture.formats.adapter_file import read_adapter
+    from gpt_architecture.formats.model_file import save_model
+    from gpt_architecture.formats.source import locate, read_any
 
     found = read_adapter(locate(adapter))
     merged = found.merged(read_any(base_name))

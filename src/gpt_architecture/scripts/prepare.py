@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.scripts._bar import ProgressBar
-from gpt_architecture.scripts._cli import (
+from gpt_architecture.cli.bar import ProgressBar
+from gpt_architecture.cli.command import (
     CommonOptions,
     french_duration,
     french_number,
     french_size,
     say,
 )
-from gpt_architecture.scripts._results import check_not_read
-from gpt_architecture.scripts._tokenizers import load_tokenizer
+from gpt_architecture.cli.results import check_not_read
+from gpt_architecture.cli.tokenizers import load_tokenizer
+from gpt_architecture.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from gpt_architecture.data.prepare import PreparedTokens
+    from gpt_architecture.data.shards.prepare import PreparedTokens
 
 _LINE_EVERY_S = 5.0
 _LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite d'être dite
@@ -91,8 +91,8 @@ def prepare(
             remedy="complétez la commande",
         )
     check_not_read(options.out, (sources, options.tokenizer, common), "--out")
-    from gpt_architecture.data.prepare import prepare_tokens
-    from gpt_architecture.data.split_plan import PrepareConfig
+    from gpt_architecture.data.shards.prepare import prepare_tokens
+    from gpt_architecture.data.shards.split_plan import PrepareConfig
 
     config = PrepareConfig(
         field=options.field,

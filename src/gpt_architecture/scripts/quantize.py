@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from gpt_architecture.cli.command import CommonOptions, find_model, french_size, output_console
+from gpt_architecture.cli.options import ModelSource
+from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of, nothing
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.scripts._cli import CommonOptions, find_model, french_size, output_console
-from gpt_architecture.scripts._options import ModelSource
-from gpt_architecture.scripts._results import ResultOptions, check_outputs, json_of, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gpt_architecture.core.weights import ModelFile
     from gpt_architecture.evaluation.fidelity import Fidelity
-    from gpt_architecture.kernels.packed import PackedModel
+    from gpt_architecture.formats.model_file import ModelFile
+    from gpt_architecture.kernels.decode.packed import PackedModel
 
 
 @Parameter(name="*", group=Group("Quantification", sort_key=1))
@@ -57,7 +57,7 @@ def quantize(
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Quantifie les poids d'un modèle, sur 8 ou 4 bits, pour décoder plus vite."""
-    from gpt_architecture.training.model_source import locate, read_any, short_name
+    from gpt_architecture.formats.source import locate, read_any, short_name
 
     source = find_model(model)
     path = locate(source)
@@ -74,9 +74,9 @@ def quantize(
         reads=(path, options, common),
         force=results.force,
     )
-    from gpt_architecture.kernels.grouped_codes import Scheme
-    from gpt_architecture.kernels.packed import pack
-    from gpt_architecture.kernels.quantize import save_quantized
+    from gpt_architecture.formats.quantized_file import save_quantized
+    from gpt_architecture.kernels.decode.grouped_codes import Scheme
+    from gpt_architecture.kernels.decode.packed import pack
 
     content = read_any(source)
     reference = content.build()
@@ -116,7 +116,7 @@ def _measure(
     import torch
 
     from gpt_architecture.config import END_OF_TEXT
-    from gpt_architecture.data.corpus import load_corpus
+    from gpt_architecture.data.texts.corpus import load_corpus
     from gpt_architecture.data.tokenizer import tokenizer_from_dict
     from gpt_architecture.evaluation.fidelity import compare_models
 

@@ -20,16 +20,14 @@ from typing import TYPE_CHECKING
 from cyclopts import Group, Parameter
 
 from gpt_architecture import __version__
-from gpt_architecture.config import check_float, check_int
-from gpt_architecture.errors import GPTArchitectureError, MissingDependencyError
-from gpt_architecture.scripts._cli import (
+from gpt_architecture.cli.command import (
     ENV_PREFIX,
     CommonOptions,
     find_model,
     french_number,
     say,
 )
-from gpt_architecture.scripts._logs import (
+from gpt_architecture.cli.logs import (
     LOGGER,
     JsonLines,
     LogFormat,
@@ -37,16 +35,18 @@ from gpt_architecture.scripts._logs import (
     configure_logs,
     in_journal,
 )
-from gpt_architecture.scripts._options import ModelSource, QuantName
+from gpt_architecture.cli.options import ModelSource, QuantName
+from gpt_architecture.config import check_float, check_int
+from gpt_architecture.errors import GPTArchitectureError, MissingDependencyError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from gpt_architecture.serving.auth import KeyRing
     from gpt_architecture.serving.context import ServingContext
-    from gpt_architecture.serving.engine import Engine
-    from gpt_architecture.serving.foreign_fields import FieldPolicy
-    from gpt_architecture.serving.limits import Limits
+    from gpt_architecture.serving.engine.engine import Engine
+    from gpt_architecture.serving.http.auth import KeyRing
+    from gpt_architecture.serving.openai.foreign_fields import FieldPolicy
+    from gpt_architecture.serving.openai.limits import Limits
 
 logger = logging.getLogger("gpt_architecture.serve")  # `__name__` est `__main__` lancé par chemin
 
@@ -87,7 +87,7 @@ class NetworkOptions:
     def __post_init__(self) -> None:
         check_int("port", self.port, minimum=0, maximum=65_535)
         if self.allow_origin:
-            from gpt_architecture.serving.origins import check_origin
+            from gpt_architecture.serving.http.origins import check_origin
 
             for origin in self.allow_origin:
                 check_origin("--allow-origin", origin)
@@ -148,14 +148,14 @@ def serve(
     """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM."""
     del common  # lues par le lanceur
     _check_installed()
-    from gpt_architecture.serving.auth import KeyRing
-    from gpt_architecture.serving.exchange import RequestFilter
-    from gpt_architecture.serving.foreign_fields import FieldPolicy
-    from gpt_architecture.serving.gate import LoadingGate
-    from gpt_architecture.serving.http import HttpServer, bind, url_of
-    from gpt_architecture.serving.limits import Limits
-    from gpt_architecture.serving.observer import Observer
-    from gpt_architecture.training.model_source import check_source, short_name
+    from gpt_architecture.formats.source import check_source, short_name
+    from gpt_architecture.serving.http.auth import KeyRing
+    from gpt_architecture.serving.http.exchange import RequestFilter
+    from gpt_architecture.serving.http.gate import LoadingGate
+    from gpt_architecture.serving.http.observer import Observer
+    from gpt_architecture.serving.http.server import HttpServer, bind, url_of
+    from gpt_architecture.serving.openai.foreign_fields import FieldPolicy
+    from gpt_architecture.serving.openai.limits import Limits
 
     _configure_journal(network.log_format, RequestFilter())
     source = find_model(model)
@@ -251,7 +251,7 @@ def _check_installed() -> None:
 
 def _keys(path: Path | None) -> list[str]:
     """Les clés du fichier et de l'environnement."""
-    from gpt_architecture.serving.auth import read_keys
+    from gpt_architecture.serving.http.auth import read_keys
 
     keys = [] if path is None else read_keys(path)
     keys += [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()]
@@ -276,11 +276,11 @@ def _load(
 
     from gpt_architecture.api import load
     from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.data.chat import own_prompt
+    from gpt_architecture.data.texts.chat import own_prompt
     from gpt_architecture.evaluation.attention_maps import attention_of
     from gpt_architecture.evaluation.comparison import SIX_VARIANTS
     from gpt_architecture.serving.context import ServingContext, digest_of
-    from gpt_architecture.serving.engine import Engine
+    from gpt_architecture.serving.engine.engine import Engine
 
     hashing = ThreadPoolExecutor(1).submit(digest_of, path)  # pendant que le reste se charge
     # Seuls les noyaux rendent les mêmes bits sous toute charge : un petit modèle les a aussi.

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ConfigurationError, DataError
-from gpt_architecture.scripts._bar import ProgressBar
-from gpt_architecture.scripts._cli import (
+from gpt_architecture.cli.bar import ProgressBar
+from gpt_architecture.cli.command import (
     CommonOptions,
     french_duration,
     french_number,
@@ -29,22 +28,23 @@ from gpt_architecture.scripts._cli import (
     say,
     say_aside,
 )
-from gpt_architecture.scripts._results import (
+from gpt_architecture.cli.results import (
     ResultOptions,
     check_outputs,
     json_of,
     nothing,
     page_of,
 )
-from gpt_architecture.scripts._tokenizers import load_tokenizer
+from gpt_architecture.cli.tokenizers import load_tokenizer
+from gpt_architecture.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpt_architecture.data.bpe import BPETokenizer
-    from gpt_architecture.data.char_tokenizer import CharTokenizer
-    from gpt_architecture.data.source_texts import SourceTexts
+    from gpt_architecture.data.texts.source_texts import SourceTexts
     from gpt_architecture.data.tokenizer import Tokenizer
+    from gpt_architecture.data.tokenizers.bpe import BPETokenizer
+    from gpt_architecture.data.tokenizers.characters import CharTokenizer
 
 _Names = Annotated[list[str], Parameter(consume_multiple=True)]
 _Text = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # « - » : l'entrée standard
@@ -131,7 +131,7 @@ def train(
             remedy="retirez l'un des deux",
         )
     check_outputs({"--out": (options.out, nothing)}, reads=(sources, common), force=options.force)
-    from gpt_architecture.data.source_texts import SourceTexts
+    from gpt_architecture.data.texts.source_texts import SourceTexts
 
     start = time.perf_counter()
     with ProgressBar("Apprentissage", width=40) as bar:
@@ -178,7 +178,7 @@ def compare(
     results.save(records, "tokenizer compare")
     if results.as_json:
         return
-    from gpt_architecture.scripts._tokenizer_views import show_comparison
+    from gpt_architecture.reports.tokenizers import show_comparison
 
     show_comparison(rows)
 
@@ -212,8 +212,8 @@ def view(
         )
         content = content[:_VIEW_CHARACTERS]
     if options.html is not None:
-        from gpt_architecture.core.weights import write_atomically
-        from gpt_architecture.evaluation.vocabulary_page import vocabulary_page
+        from gpt_architecture.formats.model_file import write_atomically
+        from gpt_architecture.reports.vocabulary_page import vocabulary_page
 
         page = vocabulary_page(content, tokenizers)
         write_atomically(options.html, lambda path: path.write_text(page, encoding="utf-8"))
@@ -229,17 +229,17 @@ def view(
     }
     if results.emit([record], "tokenizer view") or options.html is not None:
         return
-    from gpt_architecture.scripts._tokenizer_views import show_splits
+    from gpt_architecture.reports.tokenizers import show_splits
 
     show_splits(splits)
 
 
 def _learn(texts: SourceTexts, options: TrainOptions) -> BPETokenizer | CharTokenizer:
     if options.kind == "char":
-        from gpt_architecture.data.char_tokenizer import CharTokenizer
+        from gpt_architecture.data.tokenizers.characters import CharTokenizer
 
         return CharTokenizer.train(texts, end_of_text=not options.no_end_of_text)
-    from gpt_architecture.data.bpe import BPETokenizer
+    from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 
     return BPETokenizer.train(
         texts, options.vocab_size, pattern=options.pattern, special=options.special
@@ -252,7 +252,7 @@ def _report(
     options: TrainOptions,
     seconds: float,
 ) -> None:
-    from gpt_architecture.data.shard_layout import tokenizer_sha256
+    from gpt_architecture.data.shards.layout import tokenizer_sha256
 
     say(f"Écrit en {french_duration(seconds)} : {options.out}")
     size = french_number(learned.vocab_size)
@@ -276,7 +276,7 @@ def _read(text: str | None) -> str:
             expected="un fichier, ou un texte entre guillemets",
             remedy="complétez la commande",
         )
-    from gpt_architecture.data.corpus import CORPUS_NAMES, read_documents
+    from gpt_architecture.data.texts.corpus import CORPUS_NAMES, read_documents
 
     if text == "-":
         content = read_stdin()

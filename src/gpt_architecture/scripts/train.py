@@ -10,18 +10,11 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 train.py
 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from gpt_architecture.config import (
-    CheckpointConfig,
-    ComputeConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    TrainingConfig,
-)
-from gpt_architecture.scripts._cli import CommonOptions, command_line
-from gpt_architecture.scripts._finetuning import FinetuneOptions
-from gpt_architecture.scripts._launch import ScaleOptions, launch_processes, launched_by_torchrun
-from gpt_architecture.scripts._signals import StopRequest, graceful_stop
-from gpt_architecture.scripts._training_options import (
+from gpt_architecture.cli.command import CommonOptions, command_line
+from gpt_architecture.cli.finetune_options import FinetuneOptions
+from gpt_architecture.cli.launch import ScaleOptions, launch_processes, launched_by_torchrun
+from gpt_architecture.cli.signals import StopRequest, graceful_stop
+from gpt_architecture.cli.train_options import (
     CheckpointOptions,
     ComputeOptions,
     LearningOptions,
@@ -30,6 +23,13 @@ from gpt_architecture.scripts._training_options import (
     RunOptions,
     ScheduleOptions,
     TrainOptions,
+)
+from gpt_architecture.config import (
+    CheckpointConfig,
+    ComputeConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
 )
 
 
@@ -60,7 +60,7 @@ def train(
     # Avant PyTorch : la préparation aussi s'interrompt sans perte. Une estimation, elle, n'a rien
     # à enregistrer : un signal l'interrompt aussitôt.
     with nullcontext(StopRequest()) if run.estimate else graceful_stop() as stop:
-        from gpt_architecture.scripts._training_run import run_training
+        from gpt_architecture.cli.train_run import run_training
 
         options = TrainOptions(
             run=run,

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import MissingDependencyError
-from gpt_architecture.scripts._cli import (
+from gpt_architecture.cli.command import (
     CommonOptions,
     default_prompt,
     output_console,
 )
-from gpt_architecture.scripts._options import ModelChoice, ModelSource, Prompt, model_path
-from gpt_architecture.scripts._results import check_outputs, own_figure
+from gpt_architecture.cli.options import ModelChoice, ModelSource, Prompt, model_path
+from gpt_architecture.cli.results import check_outputs, own_figure
+from gpt_architecture.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ def visualize(
     tableau du terminal donne les mêmes nombres.
     """
     from gpt_architecture.api import load
-    from gpt_architecture.data.visible import visible_token
+    from gpt_architecture.data.tokenizers.visible import visible_token
     from gpt_architecture.evaluation.distribution import (
         next_token_logits,
         plot_distribution,

@@ -1,1 +1,11 @@
-"""Servir un modèle : le moteur qui fait avancer les demandes ensemble, et ce qui l'entoure."""
+"""Servir un modèle : le moteur, et ce qui l'entoure.
+
+- `app` : L'application HTTP : les routes d'OpenAI, et celles qui surveillent le service.
+- `context` : Ce que les routes partagent : le moteur, le modèle qu'il sert, et sous quelles bornes.
+- `engine/` : Le moteur du service : un fil, des places, un pas qui fait tout avancer.
+- `http/` : La porte du service : connexions, clés, quotas, journal, arrêt.
+- `metrics` : Mesures pour Prometheus, sous les noms de vLLM : ses tableaux de bord s'en servent
+  tels quels.
+- `openai/` : L'interface d'OpenAI : ce qu'un client envoie, ce qu'il reçoit.
+- `studio/` : Le studio : la page du service, et ce qu'elle demande.
+"""

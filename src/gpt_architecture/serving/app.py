@@ -10,14 +10,19 @@ import torch
 from fastapi import APIRouter, FastAPI, Path, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from gpt_architecture.data.marked_text import written
-from gpt_architecture.data.tokenizer_protocol import ROLES, role_names, special_names
-from gpt_architecture.serving import response_schemas, schemas
-from gpt_architecture.serving.answers import ChatShape, CompletionShape, Transcript
-from gpt_architecture.serving.auth import AuthMiddleware, KeyRing
+from gpt_architecture.data.tokenizers.marked_text import written
+from gpt_architecture.data.tokenizers.protocol import ROLES, role_names, special_names
 from gpt_architecture.serving.context import ServingContext
-from gpt_architecture.serving.errors import ApiError, install_handlers
-from gpt_architecture.serving.generation import (
+from gpt_architecture.serving.http.auth import AuthMiddleware, KeyRing
+from gpt_architecture.serving.http.guard import GuardMiddleware
+from gpt_architecture.serving.http.observer import ObservedMiddleware, Observer, route_finder
+from gpt_architecture.serving.http.rules import HeadMiddleware, OriginsMiddleware
+from gpt_architecture.serving.http.strict_json import StrictRoute
+from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
+from gpt_architecture.serving.openai import response_schemas, schemas
+from gpt_architecture.serving.openai.answers import ChatShape, CompletionShape, Transcript
+from gpt_architecture.serving.openai.errors import ApiError, install_handlers
+from gpt_architecture.serving.openai.generation import (
     check_body,
     check_ids,
     check_model,
@@ -26,14 +31,9 @@ from gpt_architecture.serving.generation import (
     plan_completion,
     render,
 )
-from gpt_architecture.serving.guard import GuardMiddleware
-from gpt_architecture.serving.http_rules import HeadMiddleware, OriginsMiddleware
-from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
-from gpt_architecture.serving.observer import ObservedMiddleware, Observer, route_finder
-from gpt_architecture.serving.reference import reference_page
-from gpt_architecture.serving.streaming import Answerer
-from gpt_architecture.serving.strict_json import StrictRoute
-from gpt_architecture.serving.studio import studio_router
+from gpt_architecture.serving.openai.reference import reference_page
+from gpt_architecture.serving.openai.streaming import Answerer
+from gpt_architecture.serving.studio.routes import studio_router
 
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 _DESCRIPTION = (

@@ -13,20 +13,20 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.data.chat import CHAT_TEMPLATE
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.errors import reason
-from gpt_architecture.serving.foreign_fields import FieldPolicy
-from gpt_architecture.serving.limits import Limits
-from gpt_architecture.serving.requests import (
+from gpt_architecture.serving.engine.requests import (
     EngineRequest,
     EngineState,
     EngineStats,
     Event,
     Ticket,
 )
-from gpt_architecture.serving.token_names import TokenNames
+from gpt_architecture.serving.openai.foreign_fields import FieldPolicy
+from gpt_architecture.serving.openai.limits import Limits
+from gpt_architecture.serving.openai.token_names import TokenNames
 from gpt_architecture.storage import open_regular
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _CHUNK = 1 << 22
 
 
 class ServingEngine(Protocol):
-    """Ce que le service demande au moteur (voir `serving.engine.Engine`)."""
+    """Ce que le service demande au moteur (voir `serving.engine.engine.Engine`)."""
 
     @property
     def state(self) -> EngineState:

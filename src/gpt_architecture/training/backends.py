@@ -1,6 +1,6 @@
 """Le choix du moteur : le pas fusionné là où il convient, autograd partout ailleurs.
 
-Les deux calculent la même chose, masques d'abandon compris (voir `kernels.keyed_dropout`) : sur
+Les deux calculent la même chose, masques d'abandon compris (`kernels.train.keyed_dropout`) : sur
 processeur, un masque ne dépend que de la graine et du numéro de la séquence.
 """
 
@@ -20,7 +20,7 @@ from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.kernels import NO_NUMBA, loading_obstacle
-from gpt_architecture.kernels.keyed_dropout import DropoutKeys, use_keyed_dropout_
+from gpt_architecture.kernels.train.keyed_dropout import DropoutKeys, use_keyed_dropout_
 from gpt_architecture.training.engine import (
     AutogradEngine,
     Batch,
@@ -37,14 +37,14 @@ from gpt_architecture.training.optim import (
 )
 
 if TYPE_CHECKING:
-    from gpt_architecture.training.parallel import ParallelModel
+    from gpt_architecture.training.distributed.parallel import ParallelModel
 
 EvaluationLoss = Callable[[Tensor, Tensor], Tensor]
 """(B, T), (B, T) → perte moyenne en nats par token, sans gradient."""
 
 
 class Sharing(Protocol):
-    """Partage un modèle entre des processus (voir `training.parallel.ModelSharing`)."""
+    """Partage un modèle entre des processus (voir `training.distributed.parallel.ModelSharing`)."""
 
     @property
     def replicates(self) -> bool:
@@ -149,14 +149,14 @@ def fused_obstacle(
     obstacle = kernel_obstacle()
     if obstacle is not None:
         return obstacle
-    from gpt_architecture.kernels.fused_step import why_not_fused
+    from gpt_architecture.kernels.train.fused_step import why_not_fused
 
     return why_not_fused(model)
 
 
 def kernel_obstacle() -> str | None:
     """Ce qui empêche ici les noyaux du moteur fusionné ; None : ils se chargent."""
-    return loading_obstacle("fused_step")
+    return loading_obstacle("train.fused_step")
 
 
 def build_backend(
@@ -200,8 +200,8 @@ def _fused(
     training: TrainingConfig,
     sharing: Sharing | None,
 ) -> tuple[Backend, ParallelModel | None]:
-    from gpt_architecture.kernels.engine import FusedEngine
-    from gpt_architecture.kernels.lean import LeanAdamW
+    from gpt_architecture.kernels.train.engine import FusedEngine
+    from gpt_architecture.kernels.train.lean import LeanAdamW
 
     for library in _READ_ONCE:  # les noyaux viennent d'être lus
         drop_library_code(library)

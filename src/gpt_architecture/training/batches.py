@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 
 from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_batch
-from gpt_architecture.data.shards import TokenSource
+from gpt_architecture.data.shards.reader import TokenSource
+from gpt_architecture.training.distributed.world import SingleProcess, World
 from gpt_architecture.training.engine import Batch
-from gpt_architecture.training.world import SingleProcess, World
 
 
 class BatchSource(Protocol):

@@ -24,14 +24,14 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from gpt_architecture.config import check_int
-from gpt_architecture.core.checkpoint_files import (
+from gpt_architecture.errors import CheckpointError, OutputError, reason
+from gpt_architecture.formats.checkpoint_files import (
     Checkpoint,
     read_checkpoint,
     read_json,
     space_needed,
     write_checkpoint,
 )
-from gpt_architecture.errors import CheckpointError, OutputError, reason
 from gpt_architecture.storage import check_writable, sweep, sync, write_atomically
 
 __all__ = ["CHECKPOINTS", "Checkpoint", "CheckpointStore", "read_checkpoint", "space_needed"]

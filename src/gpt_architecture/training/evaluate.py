@@ -17,10 +17,10 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import (
     evaluation_mode,
 )
-from gpt_architecture.data.marked_text import encode_text
 from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_batch
-from gpt_architecture.data.shards import TokenSource
-from gpt_architecture.data.tokenizer_protocol import Tokenizer
+from gpt_architecture.data.shards.reader import TokenSource
+from gpt_architecture.data.tokenizers.marked_text import encode_text
+from gpt_architecture.data.tokenizers.protocol import Tokenizer
 from gpt_architecture.decoding.sampling import greedy_token
 from gpt_architecture.decoding.simple import stream_tokens
 from gpt_architecture.training.simple import SAMPLE_TOKENS

@@ -7,7 +7,7 @@ import time
 import torch
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.kernels.products import fastest_products
+from gpt_architecture.kernels.runtime.products import fastest_products
 
 _SIDES = {"cpu": 1024, "cuda": 8192, "mps": 4096}
 _PRODUCTS = 4

@@ -8,12 +8,12 @@ from functools import cached_property
 import torch
 
 from gpt_architecture.config import GPTConfig, LoRAConfig
+from gpt_architecture.core.lora import add_lora_
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.weights import ModelFile, check_vocabulary
-from gpt_architecture.data.chat import CHAT_TEMPLATE, check_template
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.training.adapter_file import weights_sha256
-from gpt_architecture.training.lora import add_lora_
+from gpt_architecture.formats.adapter_file import weights_sha256
+from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.errors import TrainingError
-from gpt_architecture.training.adapter_file import ADAPTER_GROUP
+from gpt_architecture.formats.adapter_file import ADAPTER_GROUP
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
 
 _LOSSES = ("train_losses", "val_losses")

@@ -29,12 +29,12 @@ from gpt_architecture.training.contracts import (
     Store,
     TrainerConfig,
 )
+from gpt_architecture.training.distributed.world import SingleProcess, World
 from gpt_architecture.training.engine import Batch, TrainingEngine, held_back
 from gpt_architecture.training.notices import out_of_memory, skip_notice, too_many_bad_steps
 from gpt_architecture.training.optim import set_lr_
 from gpt_architecture.training.schedule import Schedule
 from gpt_architecture.training.state import TrainingState, capture
-from gpt_architecture.training.world import SingleProcess, World
 
 
 class Trainer:

@@ -1,0 +1,272 @@
+"""Plusieurs processus : les options, le lanceur de PyTorch (torchrun) et la place de chacun."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
+
+from cyclopts import Group, Parameter
+
+from gpt_architecture.cli.command import say_aside, silence_stdout
+from gpt_architecture.config import check_float, check_int
+from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, TrainingError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    from gpt_architecture.core.model import GPTModel
+    from gpt_architecture.training.backends import Sharing
+    from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
+    from gpt_architecture.training.contracts import Store
+    from gpt_architecture.training.distributed.group import DistributedWorld
+    from gpt_architecture.training.distributed.world import World
+
+T = TypeVar("T")
+
+SHUTDOWN_S = 300
+"""Secondes laissées aux processus pour enregistrer, après un signal, avant SIGKILL."""
+
+_MODULE = "gpt_architecture.scripts.train"
+_RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+
+
+@Parameter(name="*", group=Group("Plusieurs processus", sort_key=8))
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions:
+    """Sur combien de processus, et comment ils se partagent le travail."""
+
+    launch: int | None = None
+    """Processus à lancer sur cette machine ; torchrun fait de même sur plusieurs."""
+
+    max_restarts: int = 0
+    """Fois où --launch relance tous les processus si l'un échoue ; ils reprennent d'eux-mêmes."""
+
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Partage : ddp répète les poids dans chaque processus, fsdp les répartit."""
+
+    dist_timeout: float = 600.0
+    """Secondes sans nouvelles d'un processus avant que tous s'arrêtent."""
+
+    auto_resume: bool = False
+    """Reprend l'entraînement du dossier de sortie s'il y en a un, commence sinon."""
+
+    def __post_init__(self) -> None:
+        if self.launch is not None:
+            check_int("launch", self.launch, minimum=1, maximum=4096)
+        check_int("max_restarts", self.max_restarts, minimum=0, maximum=1000)
+        check_float("dist_timeout", self.dist_timeout, above=0.0)
+
+    @property
+    def resumes_alone(self) -> bool:
+        """Vrai s'il faut reprendre sans qu'on le demande : torchrun ou Slurm ont relancé."""
+        counts = (os.environ.get(name, "") for name in _RESTART_COUNTS)
+        return self.auto_resume or any(c.isdecimal() and int(c) > 0 for c in counts)
+
+
+def launched_by_torchrun() -> bool:
+    """Vrai dans un processus que torchrun a lancé."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+
+
+def speaks() -> bool:
+    """Vrai pour le processus qui parle : le seul, ou le premier."""
+    return not launched_by_torchrun() or os.environ["RANK"] == "0"
+
+
+@contextmanager
+def training_world(scale: ScaleOptions, device: str) -> Iterator[World]:
+    """Le groupe que torchrun décrit, ou ce seul processus.
+
+    Hors du premier, rien n'est écrit que les erreurs, sur une ligne qui dit de quel processus :
+    celle-là peut être la seule à dire pourquoi tous s'arrêtent.
+    """
+    if not launched_by_torchrun():
+        from gpt_architecture.training.distributed.world import SingleProcess
+
+        yield SingleProcess()
+        return
+    from gpt_architecture.training.distributed.group import distributed_world
+
+    if not speaks():
+        silence_stdout()
+        logging.getLogger("gpt_architecture").setLevel(logging.ERROR)
+    with distributed_world(scale.dist_timeout, device=device) as world:
+        try:
+            yield world
+        except GPTArchitectureError as error:
+            if world.is_main:
+                raise
+            say_aside(f"processus {world.rank} : {error}")
+            raise SystemExit(error.exit_code) from None
+
+
+@contextmanager
+def shared_store(store: CheckpointStore, world: World) -> Iterator[Store]:
+    """Le dossier des points de reprise, tel que tous les processus l'écrivent ensemble."""
+    if not launched_by_torchrun():
+        yield store
+        return
+    from gpt_architecture.training.distributed.store import DistributedStore
+
+    with DistributedStore(store, cast("DistributedWorld", world)) as shared:
+        yield shared
+
+
+def shared_checkpoint(
+    checkpoint: Checkpoint | None, store: CheckpointStore, world: World
+) -> Checkpoint | None:
+    """Le point de reprise que le premier processus a choisi et vérifié, pour tous."""
+    if not launched_by_torchrun():
+        return checkpoint
+    import torch
+
+    from gpt_architecture.training.checkpoint import read_checkpoint
+
+    chosen = torch.tensor(-1 if checkpoint is None else checkpoint.step)
+    step = int(cast("DistributedWorld", world).broadcast(chosen))
+    if world.is_main or step < 0:
+        return checkpoint
+    return read_checkpoint(store.root / f"step-{step:06d}", verify=False)
+
+
+def sharing_of(scale: ScaleOptions, world: World) -> Sharing | None:
+    """Comment le modèle se partage entre les processus ; None : il n'y en a qu'un."""
+    if not launched_by_torchrun():
+        return None
+    from gpt_architecture.training.distributed.parallel import ModelSharing
+
+    return ModelSharing(world=cast("DistributedWorld", world), strategy=scale.parallel)
+
+
+def gathered(model: GPTModel) -> GPTModel:
+    """Le modèle entier ; tous les processus l'appellent ensemble."""
+    if not launched_by_torchrun():
+        return model
+    from gpt_architecture.training.distributed.parallel import whole_model
+
+    return whole_model(model)
+
+
+def check_share(sequences: int, world: World) -> None:
+    """Vérifie que chaque processus aura sa part d'une étape.
+
+    Raises:
+        ConfigurationError: le lot effectif ne se partage pas également.
+    """
+    if sequences % world.size:
+        raise ConfigurationError(
+            f"{sequences} séquence(s) par étape pour {world.size} processus",
+            expected=f"un lot effectif (--batch-size × --accumulate) multiple de {world.size}",
+            remedy="changez l'un ou l'autre",
+        )
+
+
+def check_alone(world: World, options: Mapping[str, bool]) -> None:
+    """Refuse à plusieurs les options qui n'ont de sens que pour un processus.
+
+    Raises:
+        ConfigurationError: l'une d'elles est donnée à plusieurs processus.
+    """
+    given = [name for name, is_given in options.items() if is_given]
+    if given and world.size > 1:
+        raise ConfigurationError(
+            f"{given[0]} avec {world.size} processus",
+            expected="un seul processus",
+            remedy=f"retirez {given[0]} ou --launch",
+        )
+
+
+def on_main(world: World, action: Callable[[], T]) -> T | None:
+    """Fait agir le premier processus pendant que les autres l'attendent ; ils échouent avec lui.
+
+    Returns:
+        Ce que `action` rend, ou None dans les autres processus.
+    """
+    result: T | None = None
+    failure: BaseException | None = None
+    if world.is_main:
+        try:
+            result = action()
+        except (Exception, KeyboardInterrupt) as error:
+            failure = error
+    if world.any(failure is not None):
+        if failure is not None:
+            raise failure
+        raise SystemExit(1)
+    return result
+
+
+def launch_processes(
+    arguments: Sequence[str], *, processes: int, max_restarts: int = 0, module: str = _MODULE
+) -> int:
+    """Exécute `python -m module arguments` dans plusieurs processus qui forment un groupe.
+
+    Chacun a sa session : un signal reçu ici leur est transmis une fois, puis leur fin attendue.
+
+    Args:
+        arguments: ceux de la commande.
+        processes: processus de cette machine.
+        max_restarts: fois où tous sont relancés si l'un d'eux échoue.
+        module: module à exécuter.
+
+    Returns:
+        Code de sortie : 0, celui du premier processus en échec, ou 128 + signal reçu.
+
+    Raises:
+        TrainingError: un processus a été tué.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in logging.root.manager.loggerDict:  # PyTorch règle chacun à part
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Gardé d'une relance à l'autre, le rendez-vous de PyTorch 2.13 donne des adresses périmées.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    # torchrun donnerait un seul fil à chaque processus, quel que soit le nombre de cœurs.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    hangup = getattr(signal, "SIGHUP", None)  # absent de Windows
+    is_deaf = hangup is not None and signal.getsignal(hangup) is signal.SIG_IGN  # nohup
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=max_restarts,
+        shutdown_timeout=SHUTDOWN_S,
+        signals_to_handle=f"SIGTERM,SIGINT,SIGQUIT{'' if is_deaf else ',SIGHUP'}",
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    except ChildFailedError as error:
+        return _exit_code(error.failures)
+    return 0
+
+
+def _exit_code(failures: dict[int, ProcessFailure]) -> int:
+    """Le code du premier processus en échec, qui a déjà dit pourquoi.
+
+    Raises:
+        TrainingError: il n'a rien pu dire, un signal l'a tué.
+    """
+    for rank, failure in sorted(failures.items()):
+        if failure.exitcode < 0 and -failure.exitcode not in (signal.SIGTERM, signal.SIGINT):
+            raise TrainingError(
+                f"le processus {rank} a été tué ({signal.Signals(-failure.exitcode).name})",
+                expected="des processus qui vont au bout",
+                remedy="vérifiez la mémoire de la machine, puis reprenez avec --resume",
+            )
+    first = min(failures.values(), key=lambda failure: failure.timestamp)
+    return first.exitcode if first.exitcode > 0 else 128 - first.exitcode

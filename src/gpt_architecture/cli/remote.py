@@ -1,0 +1,267 @@
+"""Parler à un service : celui de `gpt-architecture serve`, ou tout autre à la manière d'OpenAI."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import ProxyHandler, Request, build_opener, getproxies, proxy_bypass
+
+from gpt_architecture.cli.command import ENV_PREFIX
+from gpt_architecture.errors import ConfigurationError, ServiceError, reason
+
+if TYPE_CHECKING:
+    from gpt_architecture.decoding.config import GenerationConfig
+
+KEY_VARIABLE = f"{ENV_PREFIX}API_KEY"
+TIMEOUT_S = 120.0
+"""Secondes de silence au bout desquelles le service est tenu pour perdu."""
+
+_MAX_ANSWER = 64 << 20
+_MAX_LINE = 1 << 20
+# Réglage d'ici → champ du service.
+_FIELDS = {
+    "max_tokens": "max_tokens",
+    "min_tokens": "min_tokens",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "ignore_eos": "ignore_eos",
+    "seed": "seed",
+    "n": "n",
+    "stop": "stop",
+    "stop_ids": "stop_token_ids",
+    "regex": "regex",
+    "choices": "choices",
+    "logit_bias": "logit_bias",
+    "logprobs": "logprobs",
+}
+_TRANSLATED = frozenset({"strategy", "temperature", "k", "p", "json_schema"})
+_STRATEGIES = ("greedy", "sample", "temperature", "top_k", "top_p")
+
+
+class Service:
+    """Un service distant.
+
+    Args:
+        url: son adresse, avec ou sans /v1.
+        key: clé d'accès ; None : celle de GPT_ARCHITECTURE_API_KEY, s'il y en a une.
+
+    Attributes:
+        finish: pourquoi la dernière suite lue au fil de l'eau s'arrête.
+
+    Raises:
+        ConfigurationError: ce n'est pas une adresse HTTP.
+    """
+
+    def __init__(self, url: str, *, key: str | None = None) -> None:
+        try:
+            parts = urlsplit(url)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ConfigurationError(
+                f"--server vaut {url}",
+                expected="une adresse comme http://127.0.0.1:8000",
+                remedy="corrigez --server",
+            )
+        self._base = url.rstrip("/").removesuffix("/v1")
+        self._proxy = _proxy_for(parts)
+        proxies = {} if self._proxy is None else {parts.scheme: self._proxy}
+        self._opener = build_opener(ProxyHandler(proxies))
+        self._key = os.environ.get(KEY_VARIABLE) if key is None else key
+        self._model: str | None = None
+        self.finish: str | None = None
+
+    @property
+    def model(self) -> str:
+        """Nom du modèle servi."""
+        if self._model is None:
+            answer = self._whole("/v1/models", None)
+            try:
+                self._model = str(answer["data"][0]["id"])
+            except (KeyError, IndexError, TypeError):
+                raise self._unreadable() from None
+        return self._model
+
+    def complete(self, prompt: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """La réponse entière de /v1/completions."""
+        return self._whole("/v1/completions", {"prompt": prompt, **settings, "model": self.model})
+
+    def stream(self, prompt: str, settings: dict[str, Any]) -> Iterator[str]:
+        """Le texte de /v1/completions, au fil de l'eau."""
+        self.finish = None
+        body = {"prompt": prompt, **settings, "model": self.model, "stream": True}
+        for choice in self._choices("/v1/completions", body):
+            self.finish = choice.get("finish_reason") or self.finish
+            yield choice.get("text") or ""
+
+    def chat(self, messages: list[dict[str, str]], settings: dict[str, Any]) -> Iterator[str]:
+        """Le texte de /v1/chat/completions, au fil de l'eau."""
+        self.finish = None
+        body = {"messages": messages, **settings, "model": self.model, "stream": True}
+        for choice in self._choices("/v1/chat/completions", body):
+            self.finish = choice.get("finish_reason") or self.finish
+            yield choice.get("delta", {}).get("content") or ""
+
+    def _choices(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        with self._open(path, body) as response:
+            while line := response.readline(_MAX_LINE):
+                data = line.decode("utf-8", "replace").strip()
+                if not data.startswith("data:"):
+                    continue
+                data = data.removeprefix("data:").strip()
+                if data == "[DONE]":
+                    return
+                event = self._parse(data)
+                if "error" in event:
+                    raise self._failure(str(event["error"].get("message", "")))
+                yield from event.get("choices", [])
+        raise self._failure("la réponse s'est interrompue avant la fin")
+
+    def _whole(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        with self._open(path, body) as response:
+            return self._parse(response.read(_MAX_ANSWER))
+
+    @contextmanager
+    def _open(self, path: str, body: dict[str, Any] | None) -> Iterator[HTTPResponse]:
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(self._base + path, data, headers)  # noqa: S310 — schéma vérifié
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_S) as response:
+                yield response
+        except HTTPError as error:
+            with error:
+                raise self._failure(_message(error)) from None
+        except URLError as error:
+            cause = error.reason
+            text = reason(cause) if isinstance(cause, BaseException) else str(cause)
+            raise self._unreachable(text) from None
+        except TimeoutError:
+            raise self._unreachable(f"rien depuis {TIMEOUT_S:g} s") from None
+        except (HTTPException, OSError) as error:
+            raise self._unreachable(reason(error)) from None
+
+    def _parse(self, text: str | bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(text)
+        except ValueError:
+            raise self._unreadable() from None
+        if not isinstance(found, dict):
+            raise self._unreadable()
+        return found
+
+    def _failure(self, message: str) -> ServiceError:
+        first = message.split("\n", 1)[0]  # une seconde ligne, en anglais, est pour les programmes
+        return ServiceError(
+            f"{self._base} refuse ou échoue : {first}",
+            expected="une réponse",
+            remedy="corrigez la demande, ou réessayez",
+        )
+
+    def _unreachable(self, cause: str) -> ServiceError:
+        if self._proxy is not None:
+            proxy = _without_password(self._proxy)
+            return ServiceError(
+                f"{self._base} ne répond pas à travers le mandataire {proxy} ({cause})",
+                expected="un mandataire qui mène à ce service",
+                remedy="corrigez http_proxy ou https_proxy, ou ajoutez son hôte à no_proxy",
+            )
+        return ServiceError(
+            f"{self._base} ne répond pas : {cause}",
+            expected="un service en marche (gpt-architecture serve)",
+            remedy="démarrez-le, ou corrigez --server",
+        )
+
+    def _unreadable(self) -> ServiceError:
+        return ServiceError(
+            f"la réponse de {self._base} n'est pas celle d'une interface d'OpenAI",
+            expected="un service à la manière d'OpenAI",
+            remedy="corrigez --server",
+        )
+
+
+def _proxy_for(parts: SplitResult) -> str | None:
+    """Le mandataire de l'environnement pour cette adresse ; None pour cette machine et no_proxy."""
+    host = parts.hostname or ""
+    if _is_loopback(host) or proxy_bypass(host) or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+def _without_password(url: str) -> str:
+    """L'adresse d'un mandataire, telle qu'un message peut la montrer."""
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def check_remote(given: Mapping[str, object]) -> None:
+    """Refuse ce qui demande le modèle lui-même.
+
+    Args:
+        given: option → sa valeur ; None : elle n'est pas donnée.
+
+    Raises:
+        ConfigurationError: une option locale est donnée avec --server.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigurationError(
+                f"{name} et --server sont donnés ensemble",
+                expected="l'un ou l'autre",
+                remedy="retirez l'un des deux (pour une conversation : chat --server)",
+            )
+
+
+def remote_settings(config: GenerationConfig) -> dict[str, Any]:
+    """Les champs d'une requête qui demandent cette génération.
+
+    Raises:
+        ConfigurationError: un réglage n'existe pas à distance.
+    """
+    values = config.to_dict()
+    unknown = sorted(set(values) - set(_FIELDS) - _TRANSLATED)
+    if config.strategy not in _STRATEGIES:
+        unknown.append(f"strategy={config.strategy}")
+    if unknown:
+        raise ConfigurationError(
+            f"{unknown[0]} est donné avec --server",
+            expected="un réglage que le service connaît",
+            remedy=f"retirez {unknown[0]}, ou chargez le modèle ici",
+        )
+    settings = {_FIELDS[name]: value for name, value in values.items() if name in _FIELDS}
+    settings["max_tokens"] = config.max_tokens
+    settings["temperature"] = config.temperature if config.is_sampling else 0
+    if config.is_sampling:
+        filters = {"top_k": config.top_k, "top_p": config.top_p}
+        settings |= {name: value for name, value in filters.items() if value is not None}
+    if config.json_schema is not None:
+        settings["json_schema"] = json.loads(config.json_schema)
+    return settings
+
+
+def _message(error: HTTPError) -> str:
+    """La phrase de l'enveloppe d'OpenAI, sinon le code HTTP."""
+    try:
+        found = json.loads(error.read(_MAX_LINE))["error"]["message"]
+    except (ValueError, KeyError, TypeError, OSError, HTTPException):
+        return f"code HTTP {error.code}"
+    return str(found)

@@ -1,0 +1,366 @@
+"""La répartition des documents, et les tâches de codage qui en découlent.
+
+Chaque document va dans une part selon son empreinte. Quand le hasard laisse une part vide,
+ou qu'il n'y a qu'un document, un plan décidé d'avance y remédie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from gpt_architecture.config import check_float, check_int
+from gpt_architecture.data.shards.encoding import Task, TextBlock, TextPiece, clean_record, location
+from gpt_architecture.data.shards.layout import MAX_SHARD_TOKENS, SPLITS, Split
+from gpt_architecture.data.texts.documents import (
+    EMPTY,
+    PIECE_CHARACTERS,
+    DocumentHash,
+    Rejected,
+    Skip,
+    Where,
+    cut_pieces,
+    decode_stream,
+    documents_in,
+    last_boundary,
+    split_documents,
+    split_of,
+)
+from gpt_architecture.data.texts.ingest import RecordBlock, Source, read_blocks, read_chunks
+from gpt_architecture.errors import ConfigurationError, DataError
+
+LONG_TEXT_BYTES = 4 << 20
+"""Un fichier texte plus gros est lu deux fois, en flux : pour le mesurer, puis pour le coder."""
+
+SMALL_CORPUS_BYTES = 1 << 20
+"""Le centième d'un corpus plus petit ne tiendrait pas quelques fenêtres."""
+
+_BLANK = len(SPLITS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Réglages d'une préparation ; deux préparations égales donnent les mêmes octets.
+
+    Attributes:
+        field: champ du texte, en JSONL et en Parquet.
+        val_fraction: part des documents gardée pour la validation ; None : un centième, un dixième
+            d'un corpus de moins de 1 Mio.
+        shard_tokens: tokens d'un fragment plein.
+        seed: graine de la répartition.
+        max_record_bytes: une ligne JSONL ou une valeur Parquet plus longue est écartée.
+
+    Raises:
+        ConfigurationError: une valeur est du mauvais type ou hors bornes.
+    """
+
+    field: str = "text"
+    val_fraction: float | None = None
+    shard_tokens: int = 100_000_000
+    seed: int = 0
+    max_record_bytes: int = 32 << 20
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.field, str) or not self.field:
+            raise ConfigurationError(
+                f"field vaut {self.field!r}", expected="un nom de champ", remedy="corrigez `field`"
+            )
+        if self.val_fraction is not None:
+            check_float("val_fraction", self.val_fraction, above=0.0, below=1.0)
+        check_int("shard_tokens", self.shard_tokens, minimum=1, maximum=MAX_SHARD_TOKENS)
+        check_int("seed", self.seed, minimum=0, maximum=2**63 - 1)
+        check_int("max_record_bytes", self.max_record_bytes, minimum=1, maximum=1 << 30)
+
+    def fraction(self, sources: Sequence[Source]) -> float:
+        """La part de validation de ces sources."""
+        if self.val_fraction is not None:
+            return self.val_fraction
+        return 0.01 if sum(source.size for source in sources) >= SMALL_CORPUS_BYTES else 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPlan:
+    """Les exceptions à la répartition par empreinte.
+
+    Attributes:
+        forced: part imposée à un document, pour qu'aucune part ne soit vide.
+        single: le seul document, coupé par position ; None s'il y en a plus.
+        cut: caractères du seul document qui vont à l'entraînement, à un mot près.
+    """
+
+    forced: Mapping[Where, Split] = field(default_factory=dict)
+    single: Where | None = None
+    cut: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """En types simples, relu par `from_dict`."""
+        return {
+            "forced": [[*where, split] for where, split in self.forced.items()],
+            "single": None if self.single is None else list(self.single),
+            "cut": self.cut,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SplitPlan:
+        """Relit `to_dict`."""
+        single = values["single"]
+        return cls(
+            forced={(label, number, rank): s for label, number, rank, s in values["forced"]},
+            single=None if single is None else (single[0], single[1], single[2]),
+            cut=values["cut"],
+        )
+
+
+@dataclass(kw_only=True)
+class _Census:
+    """Des documents : combien, dans quelles parts, et les deux qui bornent leurs longueurs."""
+
+    count: int = 0
+    splits: set[Split] = field(default_factory=set)
+    shortest: tuple[int, Where] | None = None
+    longest: tuple[int, Where] | None = None
+
+    @classmethod
+    def of(cls, where: Where, characters: int, split: Split) -> _Census:
+        """D'un seul document."""
+        size = (characters, where)
+        return cls(count=1, splits={split}, shortest=size, longest=size)
+
+    def merge(self, later: _Census) -> None:
+        """Ajoute des documents qui suivent ; à longueur égale, le premier reste."""
+        self.count += later.count
+        self.splits |= later.splits
+        if later.shortest and (self.shortest is None or later.shortest[0] < self.shortest[0]):
+            self.shortest = later.shortest
+        if later.longest and (self.longest is None or later.longest[0] > self.longest[0]):
+            self.longest = later.longest
+
+
+@dataclass(kw_only=True)
+class _LongText:
+    """Un long fichier, lu une fois : la part de chaque document (un octet), leur longueur."""
+
+    census: _Census = field(default_factory=_Census)
+    splits: bytearray = field(default_factory=bytearray)
+    characters: int = 0
+
+
+class CorpusReader:
+    """Lit les sources et en fait des tâches ; les longs textes ne sont mesurés qu'une fois.
+
+    Args:
+        sources: les fichiers, dans l'ordre.
+        config: voir `PrepareConfig`.
+    """
+
+    def __init__(self, sources: Sequence[Source], config: PrepareConfig) -> None:
+        self.sources = sources
+        self._config = config
+        self._fraction = config.fraction(sources)
+        self._long: dict[str, _LongText | Rejected] = {}
+        self._first: Skip | None = None
+
+    def make_plan(self) -> SplitPlan:
+        """Décide la répartition ; lit le début du corpus, tout s'il n'a que peu de documents.
+
+        Raises:
+            DataError: aucun document, ou un seul, trop court pour être coupé.
+        """
+        census = _Census()
+        for each in self._census():
+            census.merge(each)
+            if len(census.splits) == len(SPLITS):
+                return SplitPlan()
+        if census.shortest is None or census.longest is None:
+            cause = "" if self._first is None else f" : {self._first.reason}, {self._first.where}"
+            raise DataError(
+                f"aucun document dans les sources{cause}",
+                expected=f"au moins un texte lisible, en UTF-8{self._fields()}",
+                remedy="vérifiez les fichiers et `field`",
+            )
+        if census.count == 1:
+            return self._cut_single(*census.shortest)
+        # Peu de documents, donc de gros écarts : l'entraînement garde le plus de texte possible
+        only_train = census.splits == {"train"}
+        return SplitPlan(
+            forced={census.shortest[1]: "val"} if only_train else {census.longest[1]: "train"}
+        )
+
+    def tasks(self, source: Source, plan: SplitPlan) -> Iterator[Task]:
+        """Les tâches d'une source, toujours les mêmes.
+
+        Raises:
+            DataError: la source a changé depuis le début.
+        """
+        label = source.label
+        if self._is_long(source):
+            measured = self._measure(source)
+            if isinstance(measured, Rejected):
+                yield RecordBlock(
+                    label=label, skips=[Skip.of(measured, label)], consumed=source.size
+                )
+            else:
+                try:
+                    yield from self._long_blocks(source, measured, plan)
+                except Rejected as rejected:  # lu sans faute la première fois
+                    source.check_unchanged()
+                    raise DataError(
+                        f"{label} : {rejected.reason} à la seconde lecture",
+                        expected="le même contenu qu'à la première",
+                        remedy="vérifiez le disque puis relancez",
+                    ) from None
+        else:
+            for block in self._blocks(source):
+                yield from self._split_block(block, plan)
+        source.check_unchanged()
+
+    def _census(self) -> Iterator[_Census]:
+        for source in self.sources:
+            if self._is_long(source):
+                measured = self._measure(source)
+                if isinstance(measured, _LongText):
+                    yield measured.census
+                continue
+            for block in self._blocks(source):
+                for number, record in block.records:
+                    try:
+                        found = documents_in(clean_record(block, record, self._config.field))
+                    except Rejected as rejected:  # dit quand la tâche sera codée
+                        place = location(block.label, number)
+                        self._first = self._first or Skip.of(rejected, place)
+                        continue
+                    for rank, text in found:
+                        where = (block.label, number, rank)
+                        yield _Census.of(where, len(text), self._split_of([text]))
+
+    def _fields(self) -> str:
+        """Le champ attendu, s'il y a des enregistrements."""
+        kinds = {source.kind for source in self.sources}
+        return f", ou un champ {self._config.field!r} qui en porte" if kinds - {"text"} else ""
+
+    def _is_long(self, source: Source) -> bool:
+        return source.kind == "text" and source.size > LONG_TEXT_BYTES
+
+    def _blocks(self, source: Source) -> Iterator[RecordBlock]:
+        return read_blocks(
+            source, field=self._config.field, max_record_bytes=self._config.max_record_bytes
+        )
+
+    def _split_of(self, chunks: Iterable[str]) -> Split:
+        digest = DocumentHash(self._config.seed)
+        for chunk in chunks:
+            digest.update(chunk)
+        return split_of(digest.value(), self._fraction)
+
+    def _measure(self, source: Source) -> _LongText | Rejected:
+        """Les parts des documents d'un long fichier, dans une mémoire d'un octet par document."""
+        label = source.label
+        if label not in self._long:
+            text = _LongText()
+            try:
+                for rank, chunks in _streamed(source):
+                    count = _Count()
+                    split = self._split_of(count(chunks))
+                    text.splits += bytes([_BLANK]) * (rank + 1 - len(text.splits))
+                    if not count.blank:
+                        text.splits[rank] = SPLITS.index(split)
+                        text.census.merge(_Census.of((label, 0, rank), count.characters, split))
+                        text.characters += count.characters
+                self._long[label] = text if text.characters else Rejected(EMPTY)
+            except Rejected as rejected:
+                self._long[label] = rejected
+        return self._long[label]
+
+    def _long_blocks(
+        self, source: Source, measured: _LongText, plan: SplitPlan
+    ) -> Iterator[TextBlock]:
+        """Un long fichier, par blocs d'environ `PIECE_CHARACTERS` caractères."""
+        pieces: list[TextPiece] = []
+        position = first = separated = 0
+        cut = None if plan.single is None else plan.cut
+
+        def block() -> TextBlock:
+            start, end = (source.size * each // measured.characters for each in (first, position))
+            return TextBlock(
+                label=source.label, pieces=pieces, consumed=end - start, separated=separated
+            )
+
+        for rank, chunks in _streamed(source):
+            code = measured.splits[rank] if rank < len(measured.splits) else _BLANK
+            if code == _BLANK:
+                continue
+            split = plan.forced.get((source.label, 0, rank), SPLITS[code])
+            separated += position > 0
+            for piece in _pieces(chunks, split, cut):
+                pieces.append(piece)
+                position += len(piece.text)
+                if position - first >= PIECE_CHARACTERS:
+                    yield block()
+                    first, pieces, separated = position, [], 0
+        if pieces:
+            yield block()
+
+    def _cut_single(self, characters: int, where: Where) -> SplitPlan:
+        if characters < 2:
+            raise DataError(
+                f"un seul document, de {characters} caractère",
+                expected="de quoi faire deux parts",
+                remedy="donnez plus de texte",
+            )
+        cut = int((1 - self._fraction) * characters)
+        return SplitPlan(single=where, cut=min(max(cut, 1), characters - 1))
+
+    def _split_block(self, block: RecordBlock, plan: SplitPlan) -> Iterator[Task]:
+        """Le bloc tel quel, ou sans le seul document du corpus, rendu alors par morceaux."""
+        if plan.single is None or plan.single[0] != block.label:
+            yield block
+            return
+        alone = [record for number, record in block.records if number == plan.single[1]]
+        others = [(n, record) for n, record in block.records if n != plan.single[1]]
+        yield replace(block, records=others)
+        for record in alone:
+            ((_, text),) = documents_in(clean_record(block, record, self._config.field))
+            pieces = list(_pieces([text], "train", plan.cut))
+            yield TextBlock(label=block.label, pieces=pieces, consumed=0)
+
+
+class _Count:
+    """Compte les caractères d'un document pendant qu'il passe, et voit s'il n'est que blanc."""
+
+    def __init__(self) -> None:
+        self.characters, self.blank = 0, True
+
+    def __call__(self, chunks: Iterable[str]) -> Iterator[str]:
+        for chunk in chunks:
+            self.characters += len(chunk)
+            self.blank = self.blank and chunk.isspace()
+            yield chunk
+
+
+def _streamed(source: Source) -> Iterator[tuple[int, Iterator[str]]]:
+    """(Rang, morceaux) des documents d'un fichier texte, au fil de l'eau."""
+    parts = split_documents(decode_stream(read_chunks(source)))
+    for rank, group in groupby(parts, key=itemgetter(0)):
+        yield rank, (text for _, text in group)
+
+
+def _pieces(chunks: Iterable[str], split: Split, cut: int | None) -> Iterator[TextPiece]:
+    """Les morceaux d'un document ; avec `cut`, entraînement avant cette position, puis validation.
+
+    La coupe recule jusqu'au blanc qui précède : les tokens restent ceux du document entier.
+    """
+    position = 0
+    for piece in cut_pieces(chunks):
+        local = len(piece) if cut is None else min(max(cut - position, 0), len(piece))
+        if 0 < local < len(piece):
+            local = last_boundary(piece, local) or local
+        halves: tuple[tuple[Split, str], ...] = (
+            ((split, piece),) if cut is None else (("train", piece[:local]), ("val", piece[local:]))
+        )
+        for part, text in halves:
+            if text:
+                yield TextPiece(text=text, split=part, starts_document=position == 0)
+                position += len(text)

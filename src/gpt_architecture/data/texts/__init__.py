@@ -1,0 +1,14 @@
+"""Les textes : d'où ils viennent, comment ils se lisent, se nettoient et se répartissent.
+
+- `chat` : Les conversations : messages vérifiés, gabarit, texte que le modèle lit.
+- `conversations` : Des conversations en JSON ou en JSONL, et ce qu'un modèle en apprend : les
+  réponses.
+- `corpus` : D'où vient le texte : fichiers, dossiers, ou corpus connus par leur nom.
+- `documents` : Un document : nettoyé, rangé dans une part, coupé en morceaux que le tokenizer
+  avale.
+- `ingest` : Les sources d'un corpus : fichiers texte, JSONL (aussi gzip) et Parquet, lus par blocs
+  bornés.
+- `source_texts` : Les textes d'un corpus, lus au fil de l'eau pour en apprendre un vocabulaire.
+- `template_sandbox` : Le bac à sable des gabarits de conversation : du Jinja qui ne lit rien et ne
+  dure pas.
+"""

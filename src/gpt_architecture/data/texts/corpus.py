@@ -1,0 +1,358 @@
+"""D'où vient le texte : fichiers, dossiers, ou corpus connus par leur nom.
+
+Toutes les commandes qui lisent des textes passent par ici : elles voient les mêmes documents, dans
+le même ordre. Aucun réseau n'est touché, sauf pour `the-verdict` quand il n'est ni sur place ni en
+cache, et jamais si `offline` est vrai.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.data.texts.documents import (
+    EMPTY,
+    REPEATED,
+    UNKNOWN_KIND,
+    Rejected,
+    Skip,
+    clean_bytes,
+    documents_in,
+    json_field,
+)
+from gpt_architecture.data.texts.ingest import Source, find_sources, read_blocks, read_chunks
+from gpt_architecture.errors import DataError, OutputError, reason
+from gpt_architecture.storage import decode_text, write_atomically
+
+logger = logging.getLogger(__name__)
+
+VERDICT = "the-verdict"
+VERDICT_URL = (
+    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/"
+    "ch02/01_main-chapter-code/the-verdict.txt"
+)
+VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
+SHORT_STORY = "la-lampe-du-passeur"
+CORPUS_NAMES = (VERDICT, SHORT_STORY)
+DOWNLOAD_TIMEOUT_S = 5.0
+_VERDICT_MAX_BYTES = 1 << 20
+_MAX_RECORD_BYTES = 32 << 20
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """Un document d'un corpus.
+
+    Attributes:
+        name: son nom parmi les autres : « livre.txt », « notes.jsonl:12 », « livre.txt#3 ».
+        origin: sa source.
+        text: son texte, où `<|endoftext|>` n'est plus.
+    """
+
+    name: str
+    origin: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Un texte prêt à l'emploi et sa provenance.
+
+    Attributes:
+        name: nom court, pour les messages et les métadonnées.
+        text: le texte ; plusieurs documents sont séparés par `<|endoftext|>`.
+        origins: fichiers ou sources, dans l'ordre.
+    """
+
+    name: str
+    text: str
+    origins: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Empreinte du texte (UTF-8)."""
+        return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
+
+
+def find_texts(
+    sources: Sequence[str | Path], *, offline: bool = False, cache_dir: Path | str | None = None
+) -> tuple[list[Source], list[Skip]]:
+    """Les textes à lire, dans l'ordre, et ce qui n'en est pas ; voir `ingest.find_sources`.
+
+    Args:
+        sources: chemins de fichiers ou de dossiers, ou noms de corpus (`CORPUS_NAMES`) qui ne sont
+            pas aussi des chemins.
+        offline: interdit tout téléchargement.
+        cache_dir: où garder les textes téléchargés ; None : le cache de l'utilisateur.
+
+    Raises:
+        DataError: source absente, ou d'un format qui n'est pas lu ; le message dit quoi en faire.
+    """
+    cache_dir = None if cache_dir is None else Path(cache_dir)
+    if not sources:
+        raise DataError(
+            "aucune source de texte",
+            expected="un fichier, un dossier ou un nom de corpus",
+            remedy="donnez-en une",
+        )
+    given: list[str | Path | Source] = []
+    for source in sources:
+        if _exists(Path(source)):
+            given.append(source)
+        elif source == VERDICT:
+            given.append(_verdict(offline=offline, cache_dir=cache_dir))
+        elif source == SHORT_STORY:
+            given.append(_short_story())
+        else:
+            raise DataError(
+                f"source de texte introuvable : {str(source)[:200]}",
+                expected=f"un fichier, un dossier ou l'un des noms {', '.join(CORPUS_NAMES)}",
+                remedy="corrigez ce chemin",
+            )
+    return find_sources(given)
+
+
+def read_documents(
+    sources: Sequence[str | Path],
+    *,
+    field: str = "text",
+    offline: bool = False,
+    cache_dir: Path | str | None = None,
+) -> Iterator[Document]:
+    """Les documents des sources, un à un : ce que voit `shards.prepare`, sans rien écarter à tort.
+
+    Ce qui ne convient pas arrête la lecture et est nommé ; un fichier d'une autre extension dans un
+    dossier, un fichier déjà lu et un champ vide sont laissés de côté, et c'est dit.
+
+    Args:
+        sources: voir `find_texts`.
+        field: champ du texte, en JSONL et en Parquet.
+        offline: voir `find_texts`.
+        cache_dir: voir `find_texts`.
+
+    Raises:
+        DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
+    """
+    cache_dir = None if cache_dir is None else Path(cache_dir)
+    found, skips = find_texts(sources, offline=offline, cache_dir=cache_dir)
+    _report_skips(skips)
+    for source in found:
+        separated = 0
+        blank: list[Skip] = []
+        for name, parts in _records(source, field, blank):
+            separated += len(parts) - 1
+            for rank, part in enumerate(parts, start=1):
+                label = f"{name}#{rank}" if len(parts) > 1 else name
+                yield Document(name=label, origin=source.label, text=part)
+        _report_skips(blank)
+        if separated:
+            logger.info(
+                "%s : %s, écrit dans le texte, y sépare %d documents de plus",
+                *(source.label, END_OF_TEXT, separated),
+            )
+
+
+def load_corpus(
+    sources: Sequence[str | Path],
+    *,
+    field: str = "text",
+    offline: bool = False,
+    cache_dir: Path | str | None = None,
+) -> Corpus:
+    """Rassemble une ou plusieurs sources en un seul texte ; voir `read_documents`.
+
+    Raises:
+        DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
+    """
+    cache_dir = None if cache_dir is None else Path(cache_dir)
+    documents = list(read_documents(sources, field=field, offline=offline, cache_dir=cache_dir))
+    origins = tuple(dict.fromkeys(each.origin for each in documents))
+    names = [_short_name(source, origins) for source in sources]
+    return Corpus(
+        name="+".join(names) if len(names) <= 3 else f"{names[0]}+… ({len(names)} sources)",
+        text=END_OF_TEXT.join(each.text for each in documents),
+        origins=origins,
+    )
+
+
+def _records(source: Source, field: str, blank: list[Skip]) -> Iterator[tuple[str, list[str]]]:
+    """(Nom, documents) de chaque enregistrement ; un champ vide va dans `blank`."""
+    if source.kind == "text":
+        try:
+            data = b"".join(read_chunks(source))
+        except Rejected as rejected:
+            raise DataError(
+                f"{source.label} ne peut pas être lu : {rejected.detail}",
+                expected="un fichier de texte lisible",
+                remedy="vérifiez le chemin et les droits",
+            ) from None
+        try:
+            found = documents_in(decode_text(data, origin=source.label))
+        except Rejected:
+            raise _empty(source.label) from None
+        yield source.path.name, [text for _, text in found]
+        return
+    is_empty = True
+    for block in read_blocks(source, field=field, max_record_bytes=_MAX_RECORD_BYTES):
+        for skip in block.skips:
+            if skip.reason != EMPTY:
+                raise _refusal(skip.where, skip.reason)
+        for number, record in block.records:
+            where = f"{source.label}, {'ligne' if block.is_json else 'rangée'} {number}"
+            try:
+                text = json_field(record, field) if block.is_json else clean_bytes(record)
+                found = documents_in(text)
+            except Rejected as rejected:
+                if rejected.reason != EMPTY:
+                    raise _refusal(where, rejected.reason, rejected.detail) from None
+                blank.append(Skip(reason=EMPTY, where=where))
+                continue
+            is_empty = False
+            yield f"{source.path.name}:{number}", [text for _, text in found]
+    if is_empty:
+        raise _empty(source.label)
+
+
+def _report_skips(skips: Sequence[Skip]) -> None:
+    """Dit ce qui est laissé de côté ; un fichier donné et illisible arrête tout."""
+    for kind in (UNKNOWN_KIND, REPEATED, EMPTY):
+        places = [skip.where for skip in skips if skip.reason == kind]
+        if places:
+            more = " ; …" if len(places) > _SHOWN else ""
+            shown = " ; ".join(places[:_SHOWN]) + more
+            logger.warning("%d laissé(s) de côté, %s : %s", len(places), kind, shown)
+    for skip in skips:
+        if skip.reason not in (UNKNOWN_KIND, REPEATED, EMPTY):
+            raise _refusal(skip.where, skip.reason)
+
+
+def _short_name(source: str | Path, origins: Sequence[str]) -> str:
+    """« livre » pour livre.txt, le nom d'un dossier, le texte lu pour un corpus connu."""
+    path = Path(source)
+    if _exists(path):
+        return path.resolve().name if path.is_dir() else path.stem
+    return VERDICT if source == VERDICT and SHORT_STORY not in origins else SHORT_STORY
+
+
+def _refusal(where: str, cause: str, detail: str = "") -> DataError:
+    return DataError(
+        f"{where} : {cause}{f' ({detail})' if detail else ''}",
+        expected="du texte UTF-8, ou un enregistrement dont un champ porte le texte",
+        remedy="corrigez ce fichier ou le nom du champ ; une préparation en fragments l'écarterait",
+    )
+
+
+def _empty(label: str) -> DataError:
+    return DataError(
+        f"{label} est vide",
+        expected="un fichier qui contient du texte",
+        remedy="donnez un autre fichier",
+    )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # nom trop long pour ce système
+        return False
+
+
+def _known(name: str, data: bytes, origin: str) -> Source:
+    return Source(
+        path=Path(name), kind="text", size=len(data), modified_ns=0, content=data, origin=origin
+    )
+
+
+def _short_story() -> Source:
+    asset = resources.files("gpt_architecture.data").joinpath(f"assets/{SHORT_STORY}.txt")
+    return _known(SHORT_STORY, asset.read_bytes(), SHORT_STORY)
+
+
+def _verdict(*, offline: bool, cache_dir: Path | None) -> Source:
+    """*The Verdict* : fichier local, cache, téléchargement ; à défaut, la nouvelle embarquée."""
+    cache_dir = user_cache_path("gpt-architecture") if cache_dir is None else cache_dir
+    cached = cache_dir / f"{VERDICT}.txt"
+    for candidate in (Path(f"{VERDICT}.txt"), Path("data") / f"{VERDICT}.txt", cached):
+        if not candidate.is_file():
+            continue
+        try:
+            data = candidate.read_bytes()
+        except OSError as error:
+            logger.warning("%s ignoré : %s", candidate, reason(error))
+            continue
+        if _is_verdict(data):
+            return _known(VERDICT, data, str(candidate))
+        logger.warning("%s ignoré : son empreinte n'est pas celle de The Verdict", candidate)
+    cause = "téléchargement interdit"
+    if not offline:
+        logger.info("téléchargement de The Verdict (%.0f s au plus)…", DOWNLOAD_TIMEOUT_S)
+        downloaded, cause = _download(VERDICT_URL, DOWNLOAD_TIMEOUT_S)
+        if downloaded is not None and _is_verdict(downloaded):
+            _store(cached, downloaded)
+            return _known(VERDICT, downloaded, VERDICT_URL)
+        if downloaded is not None:
+            cause = "empreinte inattendue"
+    logger.warning(
+        "The Verdict n'est pas disponible (%s) : texte par défaut, la nouvelle « %s ». "
+        "Pour l'imposer, donnez le chemin d'un the-verdict.txt",
+        cause,
+        SHORT_STORY,
+    )
+    return _short_story()
+
+
+def _is_verdict(data: bytes) -> bool:
+    return hashlib.sha256(data).hexdigest() == VERDICT_SHA256
+
+
+def _download(url: str, timeout_s: float) -> tuple[bytes | None, str]:
+    """Octets reçus, ou None et la raison ; le délai couvre aussi la résolution de nom."""
+    outcome: list[tuple[bytes | None, str]] = []
+
+    def fetch() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 — adresse du module
+                outcome.append((response.read(_VERDICT_MAX_BYTES), ""))
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            outcome.append((None, _network_reason(error)))
+
+    worker = threading.Thread(target=fetch, daemon=True)
+    worker.start()
+    worker.join(timeout_s)
+    return outcome[0] if outcome else (None, f"pas de réponse en {timeout_s:.0f} s")
+
+
+def _network_reason(error: Exception) -> str:
+    """La cause d'un téléchargement manqué, en trois mots."""
+    cause = getattr(error, "reason", error)
+    known = (
+        (urllib.error.HTTPError, f"réponse HTTP {getattr(error, 'code', '?')}"),
+        (TimeoutError, "délai dépassé"),
+        (socket.gaierror, "nom de serveur introuvable"),
+        (ConnectionRefusedError, "connexion refusée"),
+    )
+    for kind, text in known:
+        if isinstance(error, kind) or isinstance(cause, kind):
+            return text
+    return f"réseau indisponible, {type(cause).__name__}"
+
+
+def _store(path: Path, data: bytes) -> None:
+    """Garde un téléchargement ; un cache qui refuse l'écriture n'empêche rien."""
+    try:
+        write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    except OutputError as error:
+        logger.warning("cache non écrit : %s", error.found)

@@ -1,0 +1,264 @@
+"""Un document : nettoyé, rangé dans une part, coupé en morceaux que le tokenizer avale.
+
+Ces règles sont celles de `storage.decode_text`, mais en flux et sans arrêter le travail : un
+document qui ne convient pas est écarté avec sa raison. Partout dans un corpus, dans un fichier
+comme dans un champ, `<|endoftext|>` sépare deux documents ; ce qui n'est que blanc n'en est pas un.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.data.shards.layout import Split
+from gpt_architecture.storage import foreign_format
+
+EMPTY = "vide"
+BAD_UTF8 = "UTF-8 invalide"
+NOT_PLAIN = "fichier qui n'est pas du texte UTF-8"
+NUL_BYTE = "octet nul"
+BAD_JSON = "JSON invalide"
+NO_FIELD = "champ absent"
+NOT_TEXT = "champ qui n'est pas du texte"
+TOO_LONG = "ligne trop longue"
+UNREADABLE = "fichier illisible"
+UNKNOWN_KIND = "extension inconnue"
+REPEATED = "fichier déjà donné"
+
+PIECE_CHARACTERS = 1 << 20
+_LONGEST_RUN = 1 << 22  # caractères ; un « mot » plus long est coupé : il coûterait trop de mémoire
+_SEARCHED = 1 << 14  # caractères où chercher la fin d'un mot que ne suit aucun blanc
+_LAST_BOUNDARY = re.compile(r".*(?:\S(?=[ \t])|[^\W_](?=\n))", re.DOTALL)
+_LAST_LINE_START = re.compile(r".*\S\n(?=\S)", re.DOTALL)
+
+Where = tuple[str, int, int]
+"""La place d'un document : sa source, sa ligne ou sa rangée (0 : tout le fichier), son rang là."""
+
+
+class Rejected(Exception):
+    """Un document ou un fichier écarté : `reason`, commune, et `detail`, propre à lui."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """Ce qui a été écarté : la raison, et où."""
+
+    reason: str
+    where: str
+
+    @classmethod
+    def of(cls, rejected: Rejected, where: str) -> Skip:
+        """Situe un rejet."""
+        suffix = f" ({rejected.detail})" if rejected.detail else ""
+        return cls(reason=rejected.reason, where=f"{where}{suffix}")
+
+
+def decode_stream(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Octets UTF-8 → texte, au fil de l'eau : BOM retiré, CRLF et CR remplacés par LF.
+
+    Raises:
+        Rejected: octet invalide, octet nul, autre format, ou rien que des blancs.
+    """
+    utf8 = codecs.getincrementaldecoder("utf-8")()
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+    offset, blank, first = 0, True, True
+    for chunk in chunks:
+        if offset == 0 and (found := foreign_format(chunk)) is not None:
+            raise Rejected(NOT_PLAIN, found[0])
+        if b"\0" in chunk:
+            raise Rejected(NUL_BYTE, f"position {offset + chunk.index(0)}")
+        pending = len(utf8.getstate()[0])
+        try:
+            text = decoder.decode(chunk)
+        except UnicodeDecodeError as error:
+            position = offset - pending + error.start
+            raise Rejected(BAD_UTF8, f"position {position}") from None
+        offset += len(chunk)
+        if first and text:
+            text, first = text.removeprefix("\ufeff"), False
+        blank = blank and not text.strip()
+        if text:
+            yield text
+    try:
+        last = decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise Rejected(BAD_UTF8, f"coupé à la position {offset}") from None
+    if blank and not last.strip():
+        raise Rejected(EMPTY)
+    if last:
+        yield last
+
+
+def clean_bytes(data: bytes) -> str:
+    """Un document entier en mémoire, par `decode_stream`.
+
+    Raises:
+        Rejected: il ne convient pas.
+    """
+    return "".join(decode_stream([data]))
+
+
+def json_field(line: bytes, field: str) -> str:
+    """Le texte du champ `field` d'une ligne JSON, nettoyé comme un fichier.
+
+    Raises:
+        Rejected: la ligne ou le champ ne convient pas.
+    """
+    row = _json_row(line)
+    if not isinstance(row, dict) or field not in row:
+        talk = isinstance(row, dict) and isinstance(row.get("messages"), list)
+        raise Rejected(NO_FIELD, f"{field} ; la ligne est une conversation" if talk else field)
+    return _clean_value(row[field], field)
+
+
+def _clean_value(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise Rejected(NOT_TEXT, f"{field} : {type(value).__name__}")
+    try:
+        return clean_bytes(value.encode("utf-8"))
+    except UnicodeEncodeError:  # "\ud800" : la moitié d'une paire
+        raise Rejected(BAD_UTF8, "demi-codet isolé") from None
+
+
+def json_messages(line: bytes) -> list[str]:
+    """Les textes des messages d'une ligne JSON `{"messages": [{"content": …}, …]}` ; [] sinon.
+
+    Raises:
+        Rejected: la ligne, ou l'un de ces textes, ne convient pas.
+    """
+    row = _json_row(line)
+    messages = row.get("messages") if isinstance(row, dict) else None
+    given = messages if isinstance(messages, list) else ()
+    texts = [each.get("content") for each in given if isinstance(each, dict)]
+    return [_clean_value(text, "content") for text in texts if text]
+
+
+def _json_row(line: bytes) -> Any:
+    try:
+        return json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Rejected(BAD_UTF8, f"octet {error.start} de la ligne") from None
+    except json.JSONDecodeError as error:
+        raise Rejected(BAD_JSON, f"colonne {error.colno}") from None
+    except (ValueError, RecursionError):  # un entier ou une imbrication démesurés
+        raise Rejected(BAD_JSON) from None
+
+
+def documents_in(text: str) -> list[tuple[int, str]]:
+    """Les documents d'un enregistrement, que `<|endoftext|>` sépare, et le rang de chacun.
+
+    Raises:
+        Rejected: rien que des blancs et des séparateurs.
+    """
+    found = [each for each in enumerate(text.split(END_OF_TEXT)) if each[1].strip()]
+    if not found:
+        raise Rejected(EMPTY)
+    return found
+
+
+def split_documents(chunks: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """(Rang du document, morceau non vide) d'un texte lu au fil de l'eau.
+
+    Les rangs sont ceux de `documents_in`, où que les morceaux coupent un séparateur ; un document
+    blanc est rendu, un document vide ne l'est pas.
+    """
+    rank, pending = 0, ""
+    for chunk in chunks:
+        *whole, pending = (pending + chunk).split(END_OF_TEXT)
+        for text in whole:
+            if text:
+                yield rank, text
+            rank += 1
+        held = next(n for n in range(len(END_OF_TEXT), -1, -1) if pending.endswith(END_OF_TEXT[:n]))
+        ready = len(pending) - held
+        if ready:
+            yield rank, pending[:ready]
+        pending = pending[ready:]
+    if pending:
+        yield rank, pending
+
+
+class DocumentHash:
+    """Empreinte d'un document et de la graine ; elle décide de sa part.
+
+    Deux documents de même texte vont dans la même part : rien de la validation n'est appris.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._digest = hashlib.sha256(seed.to_bytes(8, "little"))
+
+    def update(self, text: str) -> None:
+        """Ajoute un morceau du document."""
+        self._digest.update(text.encode("utf-8"))
+
+    def value(self) -> int:
+        """Entier de 64 bits, uniforme."""
+        return int.from_bytes(self._digest.digest()[:8], "little")
+
+
+def split_of(value: int, val_fraction: float) -> Split:
+    """La part d'un document, depuis `DocumentHash.value`."""
+    return "val" if value < int(val_fraction * 2**64) else "train"
+
+
+def cut_pieces(chunks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iterator[str]:
+    """Recoupe un texte en morceaux d'environ `size` caractères, là où aucun token ne passe.
+
+    Les tokens des morceaux, mis bout à bout, sont ceux du texte entier : voir `last_boundary`. Un
+    mot ou un blanc démesuré reste entier, jusqu'à `_LONGEST_RUN` caractères ; au-delà seulement, la
+    coupe tombe dedans. Les morceaux ne dépendent pas de la façon dont le texte arrive.
+    """
+    pending, wanted = "", size
+    for chunk in chunks:
+        start, pending = 0, pending + chunk
+        while len(pending) - start > wanted:
+            cut = last_boundary(pending, start + wanted, start)
+            if cut == start:
+                if wanted < max(size, _LONGEST_RUN):
+                    wanted = min(2 * wanted, max(size, _LONGEST_RUN))
+                    continue
+                cut = start + wanted
+            yield pending[start:cut]
+            start, wanted = cut, size
+        pending = pending[start:]
+    if pending:
+        yield pending
+
+
+def last_boundary(text: str, limit: int, start: int = 0) -> int:
+    """La dernière coupure sûre de `text` dans ]start, limit] ; `start` s'il n'y en a pas.
+
+    Elle est juste avant un blanc qui suit un autre caractère : aucun mot ne l'enjambe. Le découpage
+    moderne fait exception, qui joint un signe aux fins de ligne qui le suivent : la coupe n'est
+    devant une fin de ligne qu'après une lettre ou un chiffre, sinon derrière elle. À défaut, elle
+    est là où finissent des lettres ou des chiffres, qu'aucun découpage ne joint à la suite.
+    """
+    end = limit + 1
+    found = _LAST_BOUNDARY.match(text, start, end) or _LAST_LINE_START.match(text, start, end)
+    if found:
+        return found.end()
+    after = _class_of(text[limit]) if limit < len(text) else "C"
+    for cut in range(limit, max(start, limit - _SEARCHED), -1):
+        before = _class_of(text[cut - 1])
+        if before in "LN" and after in "LNMPSZ" and before != after:
+            return cut
+        after = before
+    return start
+
+
+def _class_of(character: str) -> str:
+    """La classe d'un caractère selon Unicode : L, N, M, P, S, Z ou C."""
+    return unicodedata.category(character)[0]

@@ -1,0 +1,228 @@
+"""Le fichier d'adaptateurs `adapter.safetensors` : A et B, réglages, empreinte du modèle de départ.
+
+Un point de reprise d'un entraînement LoRA se lit de même. Aucun pickle : safetensors ne contient
+que des tenseurs et du texte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gpt_architecture.config import LoRAConfig
+from gpt_architecture.core.lora import add_lora_, load_adapter_, merge_lora_
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.errors import (
+    CheckpointError,
+    GPTArchitectureError,
+    ModelFileError,
+    malformed,
+)
+from gpt_architecture.formats.checkpoint_files import MANIFEST, SUFFIX, read_checkpoint
+from gpt_architecture.formats.model_file import GENERATION_KEYS, ModelFile
+from gpt_architecture.formats.tensor_files import read_safetensors, safetensors_header, sealed
+from gpt_architecture.storage import open_regular, parse_json, write_atomically
+
+ADAPTER_NAME = "adapter.safetensors"
+ADAPTER_GROUP = "adapter"
+"""Nom, dans un point de reprise, des tenseurs d'un modèle en partie gelé."""
+
+FORMAT = "gpt-architecture/adapter"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFile:
+    """Contenu d'un fichier d'adaptateurs.
+
+    Attributes:
+        lora: leurs réglages.
+        base_sha256: empreinte des poids du modèle de départ (`weights_sha256`).
+        tensors: matrices A et B, par nom.
+        metadata: provenance et résultats, en types simples ; le gabarit de conversation y est.
+        base_path: où était le modèle de départ, depuis le dossier de ce fichier ; None : inconnu.
+    """
+
+    lora: LoRAConfig
+    base_sha256: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    base_path: str | None = None
+
+    def merged(self, base: ModelFile) -> ModelFile:
+        """Le modèle de départ, adaptateurs fondus, tel qu'un fichier le contiendrait.
+
+        Raises:
+            ModelFileError: voir `merge`.
+        """
+        return ModelFile(
+            config=base.config,
+            state_dict=self.merge(base).state_dict(),
+            tokenizer=base.tokenizer,
+            metadata={**base.metadata, **self.metadata},
+        )
+
+    def merge(self, base: ModelFile) -> GPTModel:
+        """Le modèle de départ, adaptateurs fondus ; `base` n'est pas modifié.
+
+        Raises:
+            ModelFileError: ce n'est pas le modèle de départ, ou les matrices ne lui vont pas.
+        """
+        found = weights_sha256(base)
+        if found != self.base_sha256:
+            raise ModelFileError(
+                f"ces adaptateurs viennent d'un autre modèle (empreinte {found[:12]}…)",
+                expected=f"les poids d'empreinte {self.base_sha256[:12]}…, ceux du départ",
+                remedy="donnez le modèle dont l'affinage est parti",
+            )
+        model = base.build()
+        add_lora_(model, self.lora, seed=0)
+        load_adapter_(model, self.tensors)
+        merge_lora_(model)
+        for parameter in model.parameters():  # un poids voisin, dans le fichier, garderait le sien
+            parameter.data = parameter.data.clone()
+        return model.eval()
+
+
+def weights_sha256(content: ModelFile) -> str:
+    """Empreinte des poids d'un modèle : noms, formes, valeurs en fp32.
+
+    Elle ne dépend ni du fichier qui les porte, ni du dropout. Un tenseur lié compte une fois.
+    """
+    digest = hashlib.sha256()
+    shape = replace(content.config, drop_rate=0.0)
+    digest.update(json.dumps(shape.to_dict(), sort_keys=True).encode())
+    for name in sorted(content.state_dict):
+        is_copy = name == "out_head.weight" and shape.tie_weights
+        if is_copy or name.endswith(".att.mask"):  # le masque constant des fichiers du livre
+            continue
+        tensor = content.state_dict[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_adapter(path: Path | str, adapter: AdapterFile) -> None:
+    """Écrit le fichier d'adaptateurs, entier ou pas du tout.
+
+    Raises:
+        OutputError: le disque refuse l'écriture ; l'ancien fichier est intact.
+    """
+    description = {
+        "lora": adapter.lora.to_dict(),
+        "base_sha256": adapter.base_sha256,
+        "metadata": dict(adapter.metadata),
+        "base_path": adapter.base_path,
+    }
+    header = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "description": json.dumps(description, ensure_ascii=False),
+    }
+    tensors = {name: t.detach().to("cpu").contiguous() for name, t in adapter.tensors.items()}
+    metadata = sealed(header, tensors)
+    write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def is_adapter(path: Path | str) -> bool:
+    """Vrai pour un fichier d'adaptateurs, ou un point de reprise qui ne contient qu'eux."""
+    path = Path(path)
+    if path.is_dir():
+        return (path / MANIFEST).is_file() and (path / f"{ADAPTER_GROUP}{SUFFIX}").is_file()
+    try:
+        with open_regular(path) as file:
+            if file.read(9)[8:] != b"{":  # PyTorch et GGUF commencent autrement
+                return False
+        return safetensors_header(path)[0].get("format") == FORMAT
+    except (OSError, ModelFileError):
+        return False
+
+
+def read_adapter(path: Path | str) -> AdapterFile:
+    """Lit un fichier d'adaptateurs, ou un point de reprise d'un entraînement LoRA (un dossier).
+
+    Raises:
+        ModelFileError: absent, illisible ou d'un autre format.
+    """
+    path = Path(path)
+    try:
+        return _from_checkpoint(path) if path.is_dir() else _from_file(path)
+    except GPTArchitectureError as error:
+        found = error.found.removeprefix(f"{path} ").removeprefix(": ")
+        raise _bad(path, found) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _bad(path, f"illisible ({malformed(error)})") from None
+
+
+def _from_file(path: Path) -> AdapterFile:
+    header, tensors = read_safetensors(path)
+    if header.get("format") != FORMAT:
+        raise ValueError("ce ne sont pas des adaptateurs de ce projet")
+    if header.get("version") != str(VERSION):
+        raise ValueError(f"version {str(header.get('version'))[:20]}")
+    description = parse_json(header["description"])
+    return _adapter(
+        description["lora"],
+        description["base_sha256"],
+        tensors,
+        description["metadata"],
+        description.get("base_path"),
+    )
+
+
+def _from_checkpoint(path: Path) -> AdapterFile:
+    checkpoint = read_checkpoint(path)  # empreintes vérifiées
+    if ADAPTER_GROUP not in checkpoint.names:
+        raise CheckpointError(
+            "ce point de reprise n'a pas d'adaptateurs",
+            expected="celui d'un affinage par adaptateurs",
+            remedy="c'est un modèle entier : donnez-le comme tel",
+        )
+    state = checkpoint.state
+    identity = state["identity"]
+    metadata = {key: state[key] for key in GENERATION_KEYS if key in state}
+    tensors = checkpoint.tensors(ADAPTER_GROUP)
+    return _adapter(
+        identity["lora"],
+        identity["start"]["sha256"],
+        tensors,
+        metadata,
+        state.get("options", {}).get("from"),
+    )
+
+
+def _adapter(
+    lora: object,
+    base_sha256: object,
+    tensors: Mapping[str, Tensor],
+    metadata: object,
+    base_path: object,
+) -> AdapterFile:
+    if not isinstance(lora, dict) or not isinstance(metadata, dict):
+        raise TypeError("description mal formée")
+    if not isinstance(base_sha256, str):
+        raise TypeError("empreinte mal formée")
+    return AdapterFile(
+        lora=LoRAConfig.from_dict(lora),
+        base_sha256=base_sha256,
+        tensors=tensors,
+        metadata=metadata,
+        base_path=base_path if isinstance(base_path, str) else None,
+    )
+
+
+def _bad(path: Path, found: str) -> ModelFileError:
+    return ModelFileError(
+        f"{path} : {found}",
+        expected=f"un fichier {ADAPTER_NAME} écrit par « gpt-architecture train --lora-rank », ou "
+        "l'un de ses points de reprise",
+        remedy="corrigez ce chemin",
+    )

@@ -1,0 +1,231 @@
+"""Le pas d'entraînement fusionné : avant et arrière de GPT-2 écrits à la main, sur CPU en fp32.
+
+Les produits de matrices sont ceux de PyTorch, dans des tampons réemployés ; tout ce qui les
+entoure est compilé (`row_kernels.py`, `reduction_kernels.py`). L'oracle est autograd sur le même
+modèle, muni de l'abandon à clés : les tests exigent les mêmes pertes et les mêmes gradients.
+
+Formes : B lot, T tokens, N = B·T, D largeur.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.sampler import IGNORED
+from gpt_architecture.kernels.runtime.products import fastest_products
+from gpt_architecture.kernels.runtime.shapes import shape_obstacle
+from gpt_architecture.kernels.runtime.threads import launch
+from gpt_architecture.kernels.runtime.workspace import Workspace
+from gpt_architecture.kernels.train import row_kernels
+from gpt_architecture.kernels.train.block_pass import (
+    OUTSIDE,
+    BlockPass,
+    Pass,
+    normalize,
+    normalize_backward,
+)
+from gpt_architecture.kernels.train.gradients import GradientSink, GradientStore
+from gpt_architecture.kernels.train.head_loss import HeadLoss
+from gpt_architecture.kernels.train.keyed_dropout import keep_scale, site_keys, threshold
+
+_WORKSPACES = 4  # formes de lot dont les tampons sont gardés : accumulation, évaluation, reste
+
+
+def why_not_fused(model: nn.Module) -> str | None:
+    """La raison pour laquelle le pas fusionné ne convient pas à `model` ; None s'il convient."""
+    if type(model) is not GPTModel:
+        return "le modèle n'est pas un GPTModel"
+    weight = model.tok_emb.weight
+    if weight.device.type != "cpu":
+        return f"le modèle est sur {weight.device}, le pas fusionné calcule sur CPU"
+    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
+        return "le pas fusionné calcule en fp32"
+    if (model.out_head.weight is weight) is not model.cfg.tie_weights:
+        return "la tête et l'embedding ne sont pas liés comme la configuration le dit"
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        return "des paramètres sont gelés"
+    return shape_obstacle(model.cfg)
+
+
+class FusedStep:
+    """Calcule perte et gradients d'un `GPTModel`, sans autograd.
+
+    Args:
+        model: sur CPU, en fp32 (voir `why_not_fused`).
+        seed: graine des masques d'abandon.
+        sink: où vont les gradients ; None : dans les `.grad` des paramètres.
+        recompute: ne garde de l'avant que l'entrée de chaque bloc, et recalcule le reste.
+
+    Raises:
+        ValueError: le modèle ne convient pas.
+    """
+
+    def __init__(
+        self,
+        model: GPTModel,
+        *,
+        seed: int,
+        sink: GradientSink | None = None,
+        recompute: bool = False,
+    ) -> None:
+        problem = why_not_fused(model)
+        if problem is not None:
+            raise ValueError(problem)
+        self.model, self.seed = model, seed
+        self._recompute = recompute
+        self._sink: GradientSink = GradientStore(model) if sink is None else sink
+        self._sites = 1 + 3 * model.cfg.n_layers
+        self._blocks = [
+            BlockPass(block, 1 + 3 * index)  # type: ignore[arg-type]
+            for index, block in enumerate(model.trf_blocks)
+        ]
+        self._workspaces: dict[tuple[int, int, bool], Workspace] = {}
+
+    @fastest_products()
+    def forward_backward(
+        self, inputs: Tensor, targets: Tensor, sequence_ids: Tensor, *, scale: float = 1.0
+    ) -> Tensor:
+        """Perte moyenne du lot (nats par token) ; ajoute `scale` × son gradient.
+
+        Si la perte n'est pas finie, elle est rendue sans arrière : les `.grad` absents le restent,
+        ceux d'un lot précédent ne valent plus rien, et l'étape est à sauter.
+
+        Args:
+            inputs: (B, T) int64.
+            targets: (B, T) int64 ; `data.sampler.IGNORED` : ni perte ni gradient.
+            sequence_ids: (B,) int64, numéros des séquences, clés des masques d'abandon.
+            scale: facteur des gradients, par exemple 1 / nombre de micro-lots.
+
+        Raises:
+            ValueError: types, formes ou identifiants hors de ce que le modèle accepte.
+        """
+        model, sink = self.model, self._sink
+        sink.begin()
+        with torch.no_grad():
+            run = self._start(inputs, targets, sequence_ids if model.training else None)
+            layers = self._forward(run, inputs, keep=True)
+            h = normalize(run, model.final_norm, layers[-1], "stats", OUTSIDE)
+            dh = run.workspace.get("dh", *h.shape, slot=OUTSIDE)
+            head = model.out_head.weight
+            loss = HeadLoss(run.workspace).forward_backward(
+                h, head, targets.reshape(-1), scale, dh, lambda: sink.buffer(head)
+            )
+            if not torch.isfinite(loss):
+                return loss
+            sink.flush()
+            dx = run.workspace.get("dx", *h.shape, slot=OUTSIDE)
+            normalize_backward(
+                run,
+                *(model.final_norm, layers[-1], "stats", OUTSIDE),
+                *(dh, dx, sink),
+                accumulate=False,
+            )
+            for index in reversed(range(len(self._blocks))):
+                block, x = self._blocks[index], layers[index]
+                slot = 0 if self._recompute else index
+                if self._recompute:
+                    block.forward(run, x, layers[index + 1], slot)
+                block.backward(run, x, dx, sink, slot)
+                sink.flush()
+            self._embedding_backward(run, inputs, dx)
+            sink.finish()
+        return loss
+
+    @fastest_products()
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Perte moyenne (nats par token), sans abandon ni gradient.
+
+        Args:
+            inputs: (B, T) int64.
+            targets: (B, T) int64.
+        """
+        with torch.no_grad():
+            run = self._start(inputs, targets, None)
+            x = self._forward(run, inputs, keep=False)[-1]
+            h = normalize(run, self.model.final_norm, x, "stats", OUTSIDE)
+            head = self.model.out_head.weight
+            return HeadLoss(run.workspace).loss(h, head, targets.reshape(-1))
+
+    def _start(self, inputs: Tensor, targets: Tensor, sequence_ids: Tensor | None) -> Pass:
+        """Les tampons et les clés d'un lot ; sans séquences, rien n'est abandonné."""
+        cfg = self.model.cfg
+        batch, length = inputs.shape
+        if length > cfg.context_length:
+            raise ValueError(
+                f"{length} positions demandées, le modèle en accepte {cfg.context_length} ; "
+                "gardez les derniers tokens"
+            )
+        _check_ids("inputs", inputs, inputs.shape, cfg.vocab_size)
+        known = targets.masked_fill(targets == IGNORED, 0)
+        _check_ids("targets", known, inputs.shape, cfg.vocab_size)
+        if sequence_ids is not None and sequence_ids.shape != (batch,):
+            raise ValueError(f"{sequence_ids.numel()} numéros de séquence pour un lot de {batch}")
+        keys = torch.zeros(self._sites, 2 * batch, dtype=torch.int64)
+        if sequence_ids is not None:
+            table = site_keys(self.seed, sequence_ids, self._sites)  # (B, endroits, 2)
+            keys = torch.from_numpy(table.astype("int64")).transpose(0, 1).flatten(1).contiguous()
+        return Pass(
+            workspace=self._workspace(batch, length),
+            batch=batch,
+            length=length,
+            keys=keys,
+            drop=0 if sequence_ids is None else threshold(cfg.drop_rate),
+            scale=keep_scale(cfg.drop_rate),
+        )
+
+    def _workspace(self, batch: int, length: int) -> Workspace:
+        arenas = self._sink.arenas()
+        key = (batch, length, bool(arenas))
+        if key not in self._workspaces:
+            while len(self._workspaces) >= _WORKSPACES:
+                del self._workspaces[next(iter(self._workspaces))]
+            self._workspaces[key] = Workspace(arenas)
+        return self._workspaces[key]
+
+    def _forward(self, run: Pass, inputs: Tensor, *, keep: bool) -> list[Tensor]:
+        """Entrée de chaque bloc, puis sortie du dernier (N, D).
+
+        `keep` garde tout ce que l'arrière relira ; sans lui, deux tampons alternent.
+        """
+        rows, width = run.batch * run.length, self.model.cfg.emb_dim
+        count = len(self._blocks)
+        layers = []
+        for index in range(count + 1):
+            slot = index if keep else index % 2
+            lasting = OUTSIDE if self._recompute else slot
+            layers.append(run.workspace.get(f"x{slot}", rows, width, slot=lasting))
+        launch(
+            row_kernels.embed_,
+            run.row_blocks,
+            *(inputs.flatten(), self.model.tok_emb.weight, self.model.pos_emb.weight),
+            *(run.keys[0], run.length, run.drop, run.scale, layers[0]),
+        )
+        for index, block in enumerate(self._blocks):
+            slot = index if keep and not self._recompute else 0
+            block.forward(run, layers[index], layers[index + 1], slot)
+        return layers
+
+    def _embedding_backward(self, run: Pass, inputs: Tensor, dx: Tensor) -> None:
+        positions = self._sink.zeroed(self.model.pos_emb.weight)
+        launch(
+            row_kernels.embed_backward_,
+            run.length,
+            *(dx, run.keys[0], run.length, run.drop, run.scale, positions),
+        )
+        gradient = self._sink.zeroed(self.model.tok_emb.weight)
+        ids = inputs.flatten()
+        order = torch.argsort(ids, stable=True)
+        rows, counts = torch.unique_consecutive(ids[order], return_counts=True)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        launch(row_kernels.scatter_rows_, len(rows), order, starts, ids, dx, gradient)
+
+
+def _check_ids(name: str, ids: Tensor, shape: torch.Size, vocab_size: int) -> None:
+    """Refuse ce que les noyaux liraient hors de leurs tableaux."""
+    if ids.dtype != torch.int64 or ids.shape != shape or ids.numel() == 0:
+        raise ValueError(f"{name} {tuple(ids.shape)} {ids.dtype}, attendu {tuple(shape)} int64")
+    low, high = (int(bound) for bound in torch.aminmax(ids))
+    if low < 0 or high >= vocab_size:
+        raise ValueError(f"{name} va de {low} à {high}, hors du vocabulaire [0, {vocab_size}[")

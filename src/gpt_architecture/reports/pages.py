@@ -1,0 +1,63 @@
+"""Des pages HTML d'un seul fichier : ni réseau, ni police, ni script d'ailleurs.
+
+Tout ce qui y entre est échappé par le moteur de gabarits ; la politique de sécurité de la page
+n'admet que le script dont elle porte l'empreinte. Un texte généré n'y exécute donc rien.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from gpt_architecture.data.tokenizers.visible import visible_text, visible_token
+from gpt_architecture.reports.numbers import decimal, percent, rate, significant, thousands
+
+_SURPRISE_STEPS = (1, 2, 4, 7, 11)  # bits
+
+
+def render(name: str, **context: Any) -> str:
+    """La page du gabarit `name`.html, avec sa feuille de style et son script s'il en a un.
+
+    Args:
+        name: nom du gabarit, sans extension.
+        context: ce que le gabarit lit.
+    """
+    environment = Environment(
+        loader=PackageLoader("gpt_architecture.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        decimal=decimal,
+        percent=percent,
+        rate=rate,
+        significant=significant,
+        thousands=thousands,
+        visible_text=visible_text,
+        visible_token=visible_token,
+    )
+    environment.globals.update(surprise_level=surprise_level)
+    folder = resources.files(__package__).joinpath("templates")
+    file = folder.joinpath(f"{name}.js")
+    script = file.read_text("utf-8") if file.is_file() else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(f"{name}.html").render(
+        context,
+        page=name,
+        script=Markup(script),  # noqa: S704 — le nôtre
+        script_hash=digest,
+    )
+
+
+def surprise_level(probability: float) -> int:
+    """Cran de surprise d'un token, de 0 (attendu) à 5, d'après sa probabilité."""
+    bits = -math.log2(probability) if probability > 0 else math.inf
+    return sum(bits >= step for step in _SURPRISE_STEPS)

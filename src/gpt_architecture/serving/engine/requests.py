@@ -1,0 +1,230 @@
+"""Ce qu'on demande au moteur, et ce qu'il en dit : les types que partagent moteur et serveur."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from gpt_architecture.config import check_float, check_int
+from gpt_architecture.decoding.config import MAX_ALTERNATIVES, GenerationConfig
+from gpt_architecture.decoding.sequence import Piece, TokenScore
+from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
+from gpt_architecture.serving.http.exchange import current
+
+FinishedReason = Literal["stop", "length", "cancelled", "timeout"]
+"""`stop` et `length` comme `decoding.sequence.FinishReason` ; abandonnée ; échéance passée."""
+
+EngineState = Literal["starting", "ready", "draining", "dead"]
+"""`starting` : les demandes attendent ; `draining` : plus aucune n'est acceptée ; `dead` : fini."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """Une suite à écrire, un texte à noter, ou les deux.
+
+    Attributes:
+        prompt: identifiants du début.
+        config: comment générer ; `n` vaut 1.
+        client: qui demande ; les places vont d'abord à qui en tient le moins.
+        deadline: instant (`time.monotonic`) après lequel la demande est abandonnée.
+        score_prompt: autres tokens à rendre à chaque place du début ; None : début non noté.
+        generate: faux : noter le début sans rien écrire.
+        copies: suites que la même requête HTTP fait écrire : chacune lit la même contrainte.
+        observe: donne aussi les logits de chaque token écrit, avant tout filtre.
+        request_id: requête HTTP d'où elle vient, pour le journal ; par défaut, celle en cours.
+
+    Raises:
+        ConfigurationError: début vide, plusieurs suites, rien à faire, ou réglage que le moteur
+            ne suit pas (`beam`, `lookup` : leurs suites avancent autrement, par `Generator`).
+    """
+
+    prompt: tuple[int, ...]
+    config: GenerationConfig = field(default_factory=GenerationConfig)
+    client: str = ""
+    deadline: float | None = None
+    score_prompt: int | None = None
+    generate: bool = True
+    copies: int = 1
+    observe: bool = False
+    request_id: str = field(default_factory=lambda: current().request_id)
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ConfigurationError(
+                "le début ne contient aucun token",
+                expected="au moins un token",
+                remedy="donnez un début de texte",
+            )
+        if self.score_prompt is not None:
+            check_int("score_prompt", self.score_prompt, minimum=0, maximum=MAX_ALTERNATIVES)
+        elif not self.generate:
+            raise ConfigurationError(
+                "la demande n'écrit rien et ne note rien",
+                expected="generate ou score_prompt",
+                remedy="demandez l'un des deux",
+            )
+        if self.deadline is not None:
+            check_float("deadline", self.deadline)
+        if self.config.n != 1:
+            raise ConfigurationError(
+                f"n vaut {self.config.n}",
+                expected="une suite par demande au moteur",
+                remedy="soumettez autant de demandes que de suites",
+            )
+        if self.config.strategy == "beam":
+            _refuse("strategy vaut beam", "une autre stratégie")
+        if self.config.lookup:
+            _refuse(f"lookup vaut {self.config.lookup}", "lookup = 0")
+
+    @property
+    def positions(self) -> int:
+        """Positions du cache qu'elle peut demander ; le dernier token écrit n'est pas relu."""
+        return len(self.prompt) + (self.config.max_tokens - 1 if self.generate else 0)
+
+
+def _refuse(found: str, expected: str) -> None:
+    raise ConfigurationError(
+        found,
+        expected=f"{expected} : le moteur fait avancer les suites ensemble, token par token",
+        remedy="employez la commande infer pour ce réglage",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptScored:
+    """Le début est noté.
+
+    Attributes:
+        scores: un par token du début ; None pour le premier, que rien ne précède.
+    """
+
+    scores: tuple[TokenScore | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Ce que le modèle dit du token qui va être écrit : ses logits bruts (V), à soi."""
+
+    logits: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Produced:
+    """Un token de plus."""
+
+    piece: Piece
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """La demande est finie ; rien ne suit.
+
+    Attributes:
+        reason: pourquoi.
+        prompt_tokens: tokens du début.
+        completion_tokens: tokens écrits.
+        cached_tokens: tokens du début trouvés dans le cache, et non recalculés.
+    """
+
+    reason: FinishedReason
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """La demande a échoué ; rien ne suit."""
+
+    error: Exception
+
+
+Event = PromptScored | Observed | Produced | Finished | Failed
+"""Ce que reçoit `on_event` : parfois un `PromptScored`, des `Produced`, puis une fin, une seule."""
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """Une demande acceptée.
+
+    Attributes:
+        id: son numéro.
+        cancel: l'abandonne, avant le prochain token ; sans effet si elle est finie.
+    """
+
+    id: int
+    cancel: Callable[[], None]
+
+
+class Overloaded(GPTArchitectureError):
+    """Trop de demandes attendent.
+
+    Args:
+        waiting: combien.
+        retry_after: secondes après lesquelles il y aura sans doute une place.
+    """
+
+    def __init__(self, waiting: int, retry_after: float) -> None:
+        super().__init__(
+            f"{waiting} demandes attendent déjà",
+            expected="une place dans la file",
+            remedy=f"réessayez dans {round(retry_after)} s",
+        )
+        self.retry_after = retry_after
+
+
+class EngineClosed(GPTArchitectureError):
+    """Le moteur n'accepte plus de demandes, ou s'est arrêté avant d'avoir fini celle-ci."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            found,
+            expected="un moteur en marche",
+            remedy="adressez-vous à un autre serveur, ou réessayez quand celui-ci aura redémarré",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineStats:
+    """Où en est le moteur.
+
+    Attributes:
+        state: son état.
+        running: demandes qui avancent.
+        waiting: demandes qui attendent une place.
+        slots: demandes qui peuvent avancer ensemble.
+        kv_tokens: positions du cache occupées par ces demandes.
+        kv_capacity: positions du cache en tout.
+        steps: pas faits depuis le démarrage.
+        prompt_tokens: tokens de début acceptés au calcul.
+        cached_tokens: ceux d'entre eux trouvés dans le cache.
+        prefix_hits: demandes dont un début de début y était.
+        completion_tokens: tokens écrits.
+        drafted_tokens: tokens proposés d'avance.
+        accepted_tokens: ceux d'entre eux que les suites ont choisis.
+        finished: demandes finies, par raison.
+        failed: demandes échouées.
+        restarts: fois où un échec du modèle a vidé toutes les places.
+    """
+
+    state: EngineState
+    running: int
+    waiting: int
+    slots: int
+    kv_tokens: int
+    kv_capacity: int
+    steps: int
+    prompt_tokens: int
+    cached_tokens: int
+    prefix_hits: int
+    completion_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
+    finished: Mapping[FinishedReason, int]
+    failed: int
+    restarts: int

@@ -1,0 +1,303 @@
+"""Des événements du moteur aux objets d'OpenAI, entiers ou par morceaux.
+
+Une réponse entière est la réunion des morceaux du flux : les deux disent donc la même chose.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gpt_architecture.decoding.sequence import FinishReason, TokenScore
+from gpt_architecture.serving.engine.requests import Event, Finished, Produced, PromptScored
+from gpt_architecture.serving.openai.generation import Plan
+from gpt_architecture.serving.openai.token_names import Places, TokenNames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """Ce qui s'ajoute à une suite.
+
+    Attributes:
+        index: rang de la suite.
+        text: texte nouveau.
+        tokens: identifiants nouveaux, si les probabilités sont demandées.
+        scores: leurs probabilités ; None pour un token que rien ne précède.
+        finish: pourquoi la suite s'arrête ; None : elle continue.
+    """
+
+    index: int
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    scores: tuple[TokenScore | None, ...] = ()
+    finish: FinishReason | None = None
+
+
+class Transcript:
+    """Traduit les événements des suites d'une requête, et compte leurs tokens.
+
+    Args:
+        plan: ce qui est écrit.
+        echo: textes des débuts, à rendre avant chaque suite ; None : ne pas les rendre.
+    """
+
+    def __init__(self, plan: Plan, *, echo: Sequence[str] | None = None) -> None:
+        self._plan, self._echo = plan, echo
+        self._written = Counter[int]()
+        self._ends = dict[int, Finished]()
+
+    def opening(self) -> list[Delta]:
+        """Ce qui est connu avant tout calcul."""
+        count = len(self._plan.prompts) * self._plan.n
+        deltas = []
+        if self._echo is not None and self._plan.score_prompt is None:
+            deltas = [Delta(index=index, text=self._prompt(index)) for index in range(count)]
+        if not self._plan.needs_engine:
+            deltas += [Delta(index=index, finish="length") for index in range(count)]
+        return deltas
+
+    def read(self, batch: Iterable[tuple[int, Event]]) -> Iterator[Delta]:
+        """Les morceaux d'un paquet d'événements."""
+        for index, event in batch:
+            match event:
+                case PromptScored(scores=scores):
+                    prompt = self._plan.prompts[index // self._plan.n]
+                    yield Delta(index=index, text=self._prompt(index), tokens=prompt, scores=scores)
+                case Produced(piece=piece):
+                    self._written[index] += piece.token is not None
+                    scored = piece.score is not None and piece.token is not None
+                    if piece.text or scored:
+                        yield Delta(
+                            index=index,
+                            text=piece.text,
+                            tokens=(piece.token,) if scored and piece.token is not None else (),
+                            scores=(piece.score,) if scored else (),
+                        )
+                case Finished():
+                    self._ends[index] = event
+                    self._written[index] = event.completion_tokens
+                    yield Delta(index=index, finish="stop" if event.reason == "stop" else "length")
+
+    def usage(self, *, running: bool = False) -> dict[str, Any]:
+        """Le compte des tokens ; un début n'est compté qu'une fois, quel que soit `n`.
+
+        Args:
+            running: en cours de route : ce qui a été repris du cache n'est su qu'à la fin.
+        """
+        prompt = sum(map(len, self._plan.prompts))
+        written = self._written.total()
+        counts = {
+            "prompt_tokens": prompt,
+            "completion_tokens": written,
+            "total_tokens": prompt + written,
+        }
+        if running:
+            return counts
+        cached = sum(
+            end.cached_tokens for index, end in self._ends.items() if index % self._plan.n == 0
+        )
+        return {**counts, "prompt_tokens_details": {"cached_tokens": cached}}
+
+    def _prompt(self, index: int) -> str:
+        return "" if self._echo is None else self._echo[index // self._plan.n]
+
+
+class Shape(Protocol):
+    """La forme d'une route : comment s'y écrivent un morceau et une réponse."""
+
+    def start(self, count: int) -> list[dict[str, Any]]:
+        """Les morceaux qui ouvrent un flux."""
+        ...
+
+    def chunk(self, delta: Delta) -> dict[str, Any]:
+        """Un morceau de flux."""
+        ...
+
+    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """Le dernier morceau, qui porte le compte des tokens."""
+        ...
+
+    def whole(self, deltas: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
+        """La réponse entière."""
+        ...
+
+
+class _Shape:
+    """Ce que les deux formes ont en commun."""
+
+    prefix: str
+    kind: str
+    chunk_kind: str
+
+    def __init__(self, model: str, names: TokenNames, *, logprobs: bool, usage: bool) -> None:
+        self._names, self._logprobs = names, logprobs
+        self._head = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._tail = {"usage": None} if usage else {}
+
+    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """Le dernier morceau, qui porte le compte des tokens."""
+        return {**self._head, "object": self.chunk_kind, "choices": [], "usage": usage}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return {**self._head, "object": self.chunk_kind, "choices": [choice], **self._tail}
+
+    def _whole(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
+        return {**self._head, "object": self.kind, "choices": choices, "usage": usage}
+
+    def _top(self, score: TokenScore) -> list[tuple[int, float]]:
+        return [(token, logprob) for token, logprob in score.top if token in self._names]
+
+
+class CompletionShape(_Shape):
+    """`/v1/completions`.
+
+    Args:
+        model: nom du modèle.
+        names: nom des tokens.
+        plan: ce qui est écrit.
+        logprobs: rend les probabilités.
+        usage: le flux finira par le compte des tokens.
+    """
+
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+
+    def __init__(
+        self, model: str, names: TokenNames, plan: Plan, *, logprobs: bool, usage: bool
+    ) -> None:
+        super().__init__(model, names, logprobs=logprobs, usage=usage)
+        self._plan, self._places = plan, dict[int, Places]()
+
+    def start(self, count: int) -> list[dict[str, Any]]:
+        """Rien."""
+        del count
+        return []
+
+    def chunk(self, delta: Delta) -> dict[str, Any]:
+        """Un morceau de flux."""
+        return self._chunk(
+            {
+                "index": delta.index,
+                "text": delta.text,
+                "logprobs": self._scores([delta]) if self._logprobs and delta.tokens else None,
+                "finish_reason": delta.finish,
+            }
+        )
+
+    def whole(self, deltas: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
+        """La réponse entière."""
+        choices = [
+            {
+                "index": index,
+                "text": "".join(delta.text for delta in group),
+                "logprobs": self._scores(group) if self._logprobs else None,
+                "finish_reason": group[-1].finish,
+            }
+            for index, group in _grouped(deltas)
+        ]
+        return self._whole(choices, usage)
+
+    def _scores(self, deltas: Sequence[Delta]) -> dict[str, Any]:
+        places = self._places_of(deltas[0].index)
+        tokens, logprobs, tops, offsets = [], [], [], []
+        for delta in deltas:
+            for token, score in zip(delta.tokens, delta.scores, strict=True):
+                tokens.append(self._names.text(token))
+                logprobs.append(None if score is None else score.logprob)
+                tops.append(None if score is None else self._candidates(score))
+                offsets.append(places.add(token))
+        return {
+            "tokens": tokens,
+            "token_logprobs": logprobs,
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }
+
+    def _places_of(self, index: int) -> Places:
+        """Où en est le texte d'une suite ; un début noté en fait partie."""
+        if index not in self._places:
+            scored = self._plan.score_prompt is not None
+            prompt = () if scored else self._plan.prompts[index // self._plan.n]
+            self._places[index] = self._names.places(prompt)
+        return self._places[index]
+
+    def _candidates(self, score: TokenScore) -> dict[str, float]:
+        """Les plus probables, et le token choisi s'il n'en est pas."""
+        best = {self._names.text(token): logprob for token, logprob in self._top(score)}
+        return {**best, self._names.text(score.token): score.logprob}
+
+
+class ChatShape(_Shape):
+    """`/v1/chat/completions`."""
+
+    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def start(self, count: int) -> list[dict[str, Any]]:
+        """Le rôle de chaque réponse."""
+        opening = {"role": "assistant", "content": ""}
+        return [
+            self._chunk({"index": i, "delta": opening, "logprobs": None, "finish_reason": None})
+            for i in range(count)
+        ]
+
+    def chunk(self, delta: Delta) -> dict[str, Any]:
+        """Un morceau de flux."""
+        return self._chunk(
+            {
+                "index": delta.index,
+                "delta": {"content": delta.text} if delta.finish is None else {},
+                "logprobs": self._scores([delta]) if self._logprobs and delta.tokens else None,
+                "finish_reason": delta.finish,
+            }
+        )
+
+    def whole(self, deltas: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
+        """La réponse entière."""
+        choices = [
+            {
+                "index": index,
+                "message": {
+                    "role": "assistant",
+                    "content": "".join(delta.text for delta in group),
+                },
+                "logprobs": self._scores(group) if self._logprobs else None,
+                "finish_reason": group[-1].finish,
+            }
+            for index, group in _grouped(deltas)
+        ]
+        return self._whole(choices, usage)
+
+    def _scores(self, deltas: Sequence[Delta]) -> dict[str, Any]:
+        content = [
+            {
+                **self._named(token, score.logprob),
+                "top_logprobs": [self._named(*each) for each in self._top(score)],
+            }
+            for delta in deltas
+            for token, score in zip(delta.tokens, delta.scores, strict=True)
+            if score is not None
+        ]
+        return {"content": content}
+
+    def _named(self, token: int, logprob: float) -> dict[str, Any]:
+        raw = self._names.raw(token)
+        return {
+            "token": self._names.text(token),
+            "logprob": logprob,
+            "bytes": None if raw is None else list(raw),
+        }
+
+
+def _grouped(deltas: Sequence[Delta]) -> Iterator[tuple[int, list[Delta]]]:
+    """Les morceaux de chaque suite, par rang."""
+    groups = dict[int, list[Delta]]()
+    for delta in deltas:
+        groups.setdefault(delta.index, []).append(delta)
+    yield from sorted(groups.items())

@@ -1,0 +1,102 @@
+"""Les fichiers du studio : lus une fois, nommés un par un, servis avec des en-têtes stricts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from gpt_architecture.serving.engine.requests import EngineState
+from gpt_architecture.serving.http.waiting_page import RELOAD_SECONDS, waiting_page
+from gpt_architecture.serving.openai.errors import ApiError
+
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": (
+        "default-src 'self'; object-src 'none'; frame-ancestors 'none'; base-uri 'none'; "
+        "form-action 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",  # gardé, mais toujours vérifié par son empreinte
+}
+"""Aucun script, style ou image d'ailleurs, ni écrit dans la page ; aucun cadre."""
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_INDEX = "index.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    content: bytes
+    kind: str
+    tag: str
+
+
+def files_router(state: Callable[[], EngineState]) -> APIRouter:
+    """Les routes `/` et `/studio` (renvois), `/studio/` et `/studio/FICHIER`.
+
+    Args:
+        state: où en est le moteur ; tant qu'il n'est pas prêt, la page le dit.
+    """
+    router = APIRouter(include_in_schema=False)
+    files = _read()
+
+    @router.get("/")
+    @router.get("/studio")
+    async def home(request: Request) -> Response:
+        if (found := state()) != "ready":
+            return not_ready(found, request.url.path)
+        # Relatif : le studio marche aussi derrière un relais qui ajoute un préfixe.
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"studio/{query}")
+
+    @router.get("/studio/{name:path}")
+    async def page(name: str, request: Request) -> Response:
+        file = files.get(name or _INDEX)
+        if file is None:
+            raise ApiError(404, "le studio n'a pas ce fichier", code="not_found")
+        if name in ("", _INDEX) and (now := state()) != "ready":
+            return not_ready(now, request.url.path)
+        headers = {**HEADERS, "ETag": file.tag}
+        known = request.headers.get("if-none-match", "")
+        if file.tag in (each.strip().removeprefix("W/") for each in known.split(",")):
+            return Response(status_code=304, headers=headers)
+        return Response(file.content, media_type=file.kind, headers=headers)
+
+    return router
+
+
+def not_ready(state: EngineState, path: str) -> Response:
+    """La page qui fait patienter, ou dit que c'est fini : 503.
+
+    Args:
+        state: état du moteur.
+        path: chemin demandé, d'où partent les adresses relatives.
+    """
+    headers = {**HEADERS, "Cache-Control": "no-store"}
+    if state == "starting":
+        headers["Retry-After"] = str(RELOAD_SECONDS)
+    folder = "" if path.startswith("/studio/") else "studio/"
+    return HTMLResponse(waiting_page(state, folder=folder), 503, headers=headers)
+
+
+def _read() -> dict[str, _File]:
+    """Nom → fichier : seul un nom exact de cette table est servi, jamais un chemin."""
+    found = {}
+    for entry in resources.files(__package__).joinpath("web").iterdir():
+        suffix = "." + entry.name.rpartition(".")[2]
+        if suffix in _TYPES:
+            content = entry.read_bytes()
+            tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+            found[entry.name] = _File(content=content, kind=_TYPES[suffix], tag=tag)
+    return found

@@ -1,0 +1,228 @@
+"""Plusieurs processus sur un même entraînement : le groupe de `torch.distributed`.
+
+Les processus sont lancés par torchrun, qui leur dit qui ils sont par l'environnement. Aucun
+n'attend sans borne : chaque échange a un délai, et un chien de garde veille entre deux échanges.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gpt_architecture.config import check_float, check_int
+from gpt_architecture.core.device import resolve_device
+from gpt_architecture.errors import ConfigurationError, TrainingError
+from gpt_architecture.training.distributed.watchdog import Watchdog
+
+BACKENDS = ("gloo", "nccl")
+TIMEOUT_S = 600.0
+"""Secondes laissées à un échange ; doit dépasser la plus longue étape ou évaluation."""
+
+_PATIENCE = 1.5  # un rang bloqué s'arrête après ceux qui l'attendent, jamais avant
+_SIGNS = ("gloo", "nccl", "connection", "timed out", "broken pipe", "socket")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """La place d'un processus, telle que torchrun la donne.
+
+    Attributes:
+        rank: rang parmi tous les processus.
+        size: nombre de processus.
+        local_rank: rang parmi ceux du même hôte.
+        local_size: nombre de processus de cet hôte.
+        restarts: redémarrages déjà faits par torchrun.
+
+    Raises:
+        ConfigurationError: une valeur est hors bornes.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    restarts: int
+
+    def __post_init__(self) -> None:
+        check_int("WORLD_SIZE", self.size, minimum=1)
+        check_int("RANK", self.rank, minimum=0, maximum=self.size - 1)
+        check_int("LOCAL_WORLD_SIZE", self.local_size, minimum=1, maximum=self.size)
+        check_int("LOCAL_RANK", self.local_rank, minimum=0, maximum=self.local_size - 1)
+        check_int("TORCHELASTIC_RESTART_COUNT", self.restarts, minimum=0)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Place:
+        """Lit les variables de torchrun.
+
+        Raises:
+            ConfigurationError: une variable manque ou n'est pas un entier.
+        """
+        values = os.environ if environment is None else environment
+        size = _number(values, "WORLD_SIZE")
+        return cls(
+            rank=_number(values, "RANK"),
+            size=size,
+            local_rank=_number(values, "LOCAL_RANK"),
+            local_size=_number(values, "LOCAL_WORLD_SIZE", size),
+            restarts=_number(values, "TORCHELASTIC_RESTART_COUNT", 0),
+        )
+
+
+class DistributedWorld:
+    """Les processus d'un groupe ; satisfait `training.distributed.world.World`.
+
+    Les opérations collectives sont appelées par tous les rangs, dans le même ordre ; chacune
+    fait battre le chien de garde.
+    """
+
+    def __init__(
+        self, place: Place, device: torch.device, timeout: timedelta, watchdog: Watchdog
+    ) -> None:
+        self.place = place
+        self.rank = place.rank
+        self.size = place.size
+        self.local_rank = place.local_rank
+        self.is_main = place.rank == 0
+        self.device = device
+        self.timeout = timeout
+        self._watchdog = watchdog
+
+    def beat(self) -> None:
+        """Dit au chien de garde que ce processus avance."""
+        self._watchdog.beat()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Moyenne d'un tenseur flottant sur tous les rangs, la même au bit près sur chacun."""
+        self.beat()
+        total = value.detach().to(self.device, copy=True)
+        dist.all_reduce(total)
+        return (total / self.size).to(value.device)
+
+    def any(self, flag: bool) -> bool:
+        """Vrai si un rang au moins dit vrai."""
+        self.beat()
+        found = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return bool(found.item())
+
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        """Le tenseur du rang `source`, rendu à tous ; forme et type sont ceux de `value`."""
+        self.beat()
+        sent = value.detach().to(self.device, copy=True).contiguous()
+        dist.broadcast(sent, src=source)
+        return sent.to(value.device)
+
+    def barrier(self) -> None:
+        """Attend tous les rangs."""
+        self.any(False)  # dist.barrier n'a pas de délai propre sur tous les moteurs
+
+
+@contextmanager
+def distributed_world(
+    timeout_s: float = TIMEOUT_S, *, backend: str | None = None, device: str = "auto"
+) -> Iterator[DistributedWorld]:
+    """Rejoint le groupe que torchrun décrit, et le quitte en ordre.
+
+    Args:
+        timeout_s: secondes laissées à chaque échange, et au rendez-vous.
+        backend: gloo ou nccl ; None : nccl sur CUDA, gloo ailleurs.
+        device: `auto`, `cpu` ou `cuda` ; sur CUDA, chaque rang prend la carte de son numéro local.
+
+    Raises:
+        ConfigurationError: hors de torchrun, moteur inconnu, ou moins de cartes que de rangs.
+        TrainingError: un autre processus a disparu ou n'a pas répondu à temps.
+    """
+    check_float("timeout_s", timeout_s, above=0.0)
+    place = Place.from_environment()
+    chosen = _device_of(place, device)
+    timeout = timedelta(seconds=timeout_s)
+    name = f"le processus {place.rank} (sur {place.size})"
+    with Watchdog(timeout_s * _PATIENCE, name=name) as watchdog:
+        try:
+            dist.init_process_group(
+                _backend_for(chosen, backend),
+                timeout=timeout,
+                device_id=chosen if chosen.type == "cuda" else None,
+            )
+            world = DistributedWorld(place, chosen, timeout, watchdog)
+            yield world
+            # Sans ce rendez-vous, gloo coupe des échanges que d'autres n'ont pas finis.
+            world.barrier()
+        except RuntimeError as error:
+            if not is_lost_peer(error):
+                raise
+            logger.debug("échange interrompu", exc_info=error)
+            raise TrainingError(
+                f"un autre processus a disparu ou n'a pas répondu en {_seconds(timeout_s)} s",
+                expected=f"{place.size} processus qui avancent ensemble",
+                remedy="voyez ce qu'a dit le premier arrêté, puis reprenez l'entraînement",
+            ) from error
+        finally:
+            if (
+                dist.is_initialized()
+            ):  # en échec aussi : les fils de gloo feraient avorter la sortie
+                dist.destroy_process_group()
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Vrai si l'erreur dit un échange rompu ou hors délai, et non un calcul faux."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error).lower()
+    return type(error) is RuntimeError and any(sign in text for sign in _SIGNS)
+
+
+def _number(values: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = values.get(name, default)
+    try:
+        return int(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"la variable {name} vaut {text!r}",
+            expected="l'environnement que torchrun donne à chaque processus",
+            remedy="lancez par torchrun, ou par « gpt-architecture train --launch N »",
+        ) from None
+
+
+def _device_of(place: Place, name: str) -> torch.device:
+    device = resolve_device(name)
+    if device.type == "mps":
+        device = torch.device("cpu")  # aucun moteur d'échange ne parle à mps
+    if device.type != "cuda":
+        return device
+    if place.local_rank >= torch.cuda.device_count():
+        raise ConfigurationError(
+            f"{place.local_size} processus pour {torch.cuda.device_count()} carte(s) CUDA",
+            expected="une carte par processus",
+            remedy="réduisez le nombre de processus ou choisissez `device=cpu`",
+        )
+    device = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _backend_for(device: torch.device, backend: str | None) -> str:
+    if backend is None:
+        # gloo reste présent à côté de nccl : les points de reprise échangent sur CPU.
+        return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if backend not in BACKENDS or (backend == "nccl" and device.type != "cuda"):
+        raise ConfigurationError(
+            f"moteur d'échange {backend!r} sur {device}",
+            expected="gloo, ou nccl sur CUDA",
+            remedy="corrigez ce choix ou laissez-le au programme",
+        )
+    return backend
+
+
+def _seconds(value: float) -> str:
+    return f"{value:g}".replace(".", ",")

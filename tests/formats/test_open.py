@@ -1,0 +1,147 @@
+"""Reconnaître un modèle à son contenu, où qu'il vienne et quel que soit son nom."""
+
+import json
+from contextlib import suppress
+
+import pytest
+import torch
+from interop_helpers import BOOK, GPT2, content, ids, logits, tokenizer, transformers_folder
+
+from gpt_architecture.api import load
+from gpt_architecture.errors import GPTArchitectureError, ModelFileError
+from gpt_architecture.formats.model_file import read_model, save_model
+from gpt_architecture.formats.open import QUANTIZED_FORMAT, detect, read_source
+from gpt_architecture.formats.quantized_file import FORMAT, save_quantized
+from gpt_architecture.interop.hf_export import export_hf
+from gpt_architecture.kernels.decode.packed import pack
+
+
+def model_file(path, config=BOOK):
+    original = content(config)
+    save_model(path, original.build(), config, tokenizer=original.tokenizer)
+    return original
+
+
+def test_the_kind_comes_from_the_content(tmp_path):
+    """Le nom et l'extension ne disent rien."""
+    model_file(tmp_path / "a.onnx")
+    torch.save(dict(content(BOOK).state_dict), tmp_path / "b.gguf")
+    torch.save({"model": {}, "model_args": {}}, tmp_path / "c.json")
+    export_hf(content(GPT2), tmp_path / "d.pt")
+    (tmp_path / "e.pt").write_bytes(b"GGUF" + bytes(60))
+    save_quantized(
+        tmp_path / "f.bin", pack(content(BOOK).build(), "int8"), tokenizer=tokenizer().to_dict()
+    )
+    expected = {
+        "a.onnx": "model",
+        "b.gguf": "book",
+        "c.json": "nanogpt",
+        "d.pt": "hf",
+        "d.pt/model.safetensors": "safetensors",
+        "e.pt": "gguf",
+        "f.bin": "quantized",
+    }
+    assert {name: detect(tmp_path / name) for name in expected} == expected
+
+
+def test_the_quantized_format_is_the_kernels_one():
+    assert QUANTIZED_FORMAT == FORMAT
+
+
+def test_weights_next_to_their_config_stand_for_the_folder(tmp_path):
+    original = content(GPT2)
+    export_hf(original, tmp_path / "m")
+    again = read_source(tmp_path / "m" / "model.safetensors")
+    assert again.config == original.config
+
+
+def test_a_file_before_pytorch_zip_archives(tmp_path):
+    """Les fichiers d'avant PyTorch 1.6 se lisent aussi, toujours sans pickle exécuté."""
+    original = content(BOOK)
+    torch.save(
+        dict(original.state_dict), tmp_path / "vieux.pth", _use_new_zipfile_serialization=False
+    )
+    again = read_source(tmp_path / "vieux.pth", tokenizer=tokenizer(), n_heads=3)
+    assert torch.equal(logits(again.build(), ids()), logits(original.build(), ids()))
+
+
+@pytest.mark.parametrize("config", [GPT2, BOOK], ids=["gpt2", "livre"])
+def test_load_takes_a_transformers_folder(tmp_path, config):
+    """`load` d'un dossier exporté écrit la même suite que le fichier d'origine."""
+    original = content(config, window=20)
+    save_model(
+        tmp_path / "m.pt",
+        original.build(),
+        config,
+        tokenizer=original.tokenizer,
+        metadata=original.metadata,
+    )
+    export_hf(original, tmp_path / "hf")
+    ours = load(tmp_path / "m.pt", device="cpu", engine="torch")
+    folder = load(tmp_path / "hf", device="cpu", engine="torch")
+    assert folder.window == ours.window == 20
+    assert folder.generate("Le passeur", max_tokens=9) == ours.generate("Le passeur", max_tokens=9)
+    drafted = load(tmp_path / "m.pt", device="cpu", engine="torch", draft=tmp_path / "hf")
+    assert drafted.draft is not None
+
+
+def test_missing_says_how_to_get_one(tmp_path):
+    with pytest.raises(ModelFileError, match="modèle introuvable"):
+        read_source(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PK\x03\x04" + bytes(50),
+        b"\x80\x02cposix\nsystem\nq\x00X\x02\x00\x00\x00idq\x01\x85q\x02Rq\x03.",
+        b"du texte",
+        (2).to_bytes(8, "little") + b"{}",
+        (2**62).to_bytes(8, "little") + b"{" + bytes(30),
+        b"GGUF" + bytes(20),
+    ],
+    ids=["vide", "zip faux", "pickle hostile", "texte", "safetensors vide", "en-tête", "gguf"],
+)
+def test_unreadable_files_are_refused_in_one_sentence(tmp_path, data):
+    path = tmp_path / "modele.pt"
+    path.write_bytes(data)
+    with pytest.raises(GPTArchitectureError) as refusal:
+        read_source(path)
+    assert "\n" not in str(refusal.value)
+    assert "modele.pt" in str(refusal.value)
+
+
+def test_an_empty_folder_and_an_unknown_torch_file_are_refused(tmp_path):
+    with pytest.raises(ModelFileError, match="n'est pas un modèle connu"):
+        read_source(tmp_path)
+    torch.save({"poids": torch.zeros(3)}, tmp_path / "x.pt")
+    with pytest.raises(ModelFileError, match="n'est pas un modèle connu"):
+        read_source(tmp_path / "x.pt")
+
+
+def test_a_flipped_header_never_escapes(tmp_path):
+    """Cent fichiers safetensors dont un octet d'en-tête a changé : lus, ou refusés proprement."""
+    export_hf(content(GPT2), tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    whole = path.read_bytes()
+    for position in range(0, 800, 8):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x15
+        path.write_bytes(bytes(damaged))
+        with suppress(GPTArchitectureError):
+            read_source(tmp_path / "m")
+
+
+def test_the_converted_file_is_a_model_like_any_other(tmp_path, cli):
+    """Un dossier de Transformers, converti en pt, se lit par `read_model`."""
+    transformers_folder(tmp_path / "hf")
+    (tmp_path / "bpe.json").write_text(json.dumps(tokenizer().to_dict()), encoding="utf-8")
+    outcome = cli(
+        *("convert", tmp_path / "hf", tmp_path / "m.pt", "--to", "pt"),
+        *("--tokenizer", tmp_path / "bpe.json"),
+    )
+    assert outcome.code == 0, outcome.err
+    again = read_model(tmp_path / "m.pt")
+    assert again.config == GPT2
+    assert again.metadata == {"origin": "transformers"}
