@@ -31,7 +31,7 @@ CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 ANSWER_SECONDS = 3.0
 GIB = 2**30
 ROOM = {"cpu": 3 * GIB, "cuda": 9 * GIB}
-"""Disque libre qu'il faut à l'installation et au premier modèle."""
+"""Disque que demandent l'installation et le premier modèle, en octets."""
 NEEDS = """\
 Première installation, une fois. Il faut :
   disque    {disk} Go ({wheels}), dont 0,6 Go pour le modèle de « make train »
@@ -119,11 +119,14 @@ def _create(choice: str) -> None:
     )
     wheels = "cuda" if platform.system() == "Linux" and not cpu else "cpu"
     _say(needs(wheels))
-    if (free := shutil.disk_usage(ROOT).free) < ROOM[wheels]:
+    free = shutil.disk_usage(ROOT).free
+    if free < ROOM["cpu"]:
         sys.exit(
-            f"erreur : {free / GIB:.1f} Go libres ici, il en faut {ROOM[wheels] // GIB} ; "
+            f"erreur : {free / GIB:.1f} Go libres ici, il en faut {ROOM['cpu'] // GIB} ; "
             "faites de la place, ou clonez ailleurs."
         )
+    if free < ROOM[wheels]:
+        _say(f"attention : {free / GIB:.1f} Go libres ici, c'est peu.")
     start = time.monotonic()
     shutil.rmtree(VENV, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
