@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener, getproxies, proxy_bypass
 
 from gpt_architecture.cli.command import ENV_PREFIX
+from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError, ServiceError, reason
 
 if TYPE_CHECKING:
@@ -25,25 +26,7 @@ TIMEOUT_S = 120.0
 
 _MAX_ANSWER = 64 << 20
 _MAX_LINE = 1 << 20
-# Réglage d'ici → champ du service.
-_FIELDS = {
-    "max_tokens": "max_tokens",
-    "min_tokens": "min_tokens",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "ignore_eos": "ignore_eos",
-    "seed": "seed",
-    "n": "n",
-    "stop": "stop",
-    "stop_ids": "stop_token_ids",
-    "regex": "regex",
-    "choices": "choices",
-    "logit_bias": "logit_bias",
-    "logprobs": "logprobs",
-}
-_TRANSLATED = frozenset({"strategy", "temperature", "k", "p", "json_schema"})
+_TRANSLATED = frozenset({"temperature", "k", "p", "json_schema"})
 _STRATEGIES = ("greedy", "sample", "temperature", "top_k", "top_p")
 
 
@@ -238,7 +221,9 @@ def remote_settings(config: GenerationConfig) -> dict[str, Any]:
         ConfigurationError: un réglage n'existe pas à distance.
     """
     values = config.to_dict()
-    unknown = sorted(set(values) - set(_FIELDS) - _TRANSLATED)
+    values.pop("strategy", None)
+    asked = {name: SETTINGS.declared[name].setting.request for name in values}
+    unknown = sorted(name for name, field in asked.items() if field is None)
     if config.strategy not in _STRATEGIES:
         unknown.append(f"strategy={config.strategy}")
     if unknown:
@@ -247,7 +232,11 @@ def remote_settings(config: GenerationConfig) -> dict[str, Any]:
             expected="un réglage que le service connaît",
             remedy=f"retirez {unknown[0]}, ou chargez le modèle ici",
         )
-    settings = {_FIELDS[name]: value for name, value in values.items() if name in _FIELDS}
+    settings = {
+        field.name or name: values[name]
+        for name, field in asked.items()
+        if field is not None and name not in _TRANSLATED
+    }
     settings["max_tokens"] = config.max_tokens
     settings["temperature"] = config.temperature if config.is_sampling else 0
     if config.is_sampling:

@@ -149,7 +149,8 @@ def infer(
         write_trace(gpt, texts[0], config, form=output.trace_format, path=output.trace_file)
     else:
         _stream(gpt, texts[0], config, results, echo=output.echo)
-    if config.is_sampling and sampling.seed is None and not results.as_json and not output.score:
+    is_drawn = config.is_sampling and sampling.given()["seed"] is None
+    if is_drawn and not results.as_json and not output.score:
         print(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)", file=sys.stderr)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 from gpt_architecture.data.texts.chat import render_chat
 from gpt_architecture.data.tokenizers.marked_text import encode_text as encode_marked
 from gpt_architecture.data.tokenizers.marked_text import written
-from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.config import GenerationConfig, make_config
 from gpt_architecture.decoding.constraints import budget_warning
+from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.requests import EngineRequest
 from gpt_architecture.serving.openai.constraint_fields import constraint_of, is_constrained
@@ -287,29 +288,32 @@ async def _config(
             param="stop",
         )
     temperature = 1.0 if body.temperature is None else body.temperature
-    values: dict[str, Any] = {
+    values: dict[str, Any] = body.settings | {
         "strategy": "sample",
         "temperature": temperature,
         "k": body.top_k if (body.top_k or 0) > 0 else None,
         "p": body.top_p,
-        "min_p": body.min_p,
     }
     if temperature == 0:
-        values = {"strategy": "greedy"}
+        del values["temperature"]
+        values = {
+            name: value
+            for name, value in values.items()
+            if not SETTINGS.declared[name].setting.is_filter
+        } | {"strategy": "greedy"}
     if max_tokens:
-        values |= {"max_tokens": max_tokens, "min_tokens": min(body.min_tokens or 0, max_tokens)}
-    for name in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
-        if getattr(body, name) is not None:
-            values[name] = getattr(body, name)
-    return GenerationConfig(
-        seed=None if body.seed is None else body.seed % 2**63,
-        stop=body.stops,
-        stop_ids=_stop_ids(context, body.stop_token_ids or []),
-        ignore_eos=bool(body.ignore_eos),
-        logit_bias=_biases(context, body.logit_bias or {}),
-        logprobs=logprobs,
-        **(await asyncio.to_thread(constraint_of, body) if is_constrained(body) else {}),
-        **values,
+        values |= {"max_tokens": max_tokens}
+    values["min_tokens"] = min(values.get("min_tokens", 0), max_tokens)
+    return make_config(
+        values
+        | {
+            "seed": None if body.seed is None else body.seed % 2**63,
+            "stop": body.stops,
+            "stop_ids": _stop_ids(context, body.stop_token_ids or []),
+            "logit_bias": _biases(context, body.logit_bias or {}),
+            "logprobs": logprobs,
+        }
+        | (await asyncio.to_thread(constraint_of, body) if is_constrained(body) else {})
     )
 
 
