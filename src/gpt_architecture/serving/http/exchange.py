@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gpt_architecture.serving.http.quotas import Access
+from gpt_architecture.serving.http.access import Access
 
 
 def new_id() -> str:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpt_architecture.decoding.sequence import FinishReason, TokenScore
+from gpt_architecture.serving.context import Places, TokenNames
 from gpt_architecture.serving.engine.requests import Event, Finished, Produced, PromptScored
-from gpt_architecture.serving.openai.generation import Plan
-from gpt_architecture.serving.openai.token_names import Places, TokenNames
+from gpt_architecture.serving.openai.planning import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -206,7 +206,7 @@ class SamplingBody(_Body):
     top_k: Annotated[int, Field(ge=-1, le=MAX_TOKEN_ID)] | None = None
     stop_token_ids: Annotated[list[TokenIds], Field(max_length=_MAX_STOP_IDS)] | None = None
     parse_special: bool | None = None
-    # Une contrainte au plus, sous l'un de ces noms (voir `serving.openai.constraint_fields`).
+    # Une contrainte au plus, sous l'un de ces noms (voir `serving.openai.planning`).
     regex: Regex | None = None
     choices: Choices | None = None
     json_schema: dict[str, Any] | None = None
