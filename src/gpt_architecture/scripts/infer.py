@@ -194,8 +194,7 @@ def _remotely(
     parse_special: bool,
 ) -> None:
     """Fait écrire un service ; ce qui demande le modèle lui-même est refusé."""
-    from gpt_architecture.cli.remote import check_remote
-    from gpt_architecture.cli.remote_infer import infer_remotely
+    from gpt_architecture.cli.remote import check_remote, infer_remotely
 
     check_remote({**given, "--score": output.score or None, "--trace": output.traced or None})
     prompts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
