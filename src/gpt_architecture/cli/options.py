@@ -121,11 +121,12 @@ def _options(group: GroupName, name: str, place: int, text: str) -> type[Setting
 
 def _annotation(declaration: Declaration) -> Any:
     """Le type de l'option ; un texte peut commencer par un tiret."""
+    text: Any = Text
     kind, base, names = declaration.kind, declaration.base, declaration.setting.options
     if get_origin(base) is Mapping:
         kind = tuple[str, ...]
     elif base is str:
-        kind = Text | None
+        kind = text | None
     elif base == tuple[str, ...]:
         kind = tuple[Text, ...]
     elif declaration.setting.implied:

@@ -38,7 +38,7 @@ MAX_SEQUENCES = 128
 MAX_ALTERNATIVES = 100
 MAX_DRAFT = 32
 
-_UNIT = {"minimum": 0, "maximum": 1}
+_UNIT: dict[str, Any] = {"minimum": 0, "maximum": 1}
 _OWN_FORM = RequestField(own_form=True)
 _SIGNED = RequestField(minimum=-2, maximum=2)
 _PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Field, PlainValidator, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from gpt_architecture.decoding.settings import SETTINGS, RequestField, Setting
+from gpt_architecture.decoding.settings import SETTINGS, Declaration, RequestField
 from gpt_architecture.serving.openai.foreign_fields import (
     MESSAGE,
     REQUEST,
@@ -88,17 +88,21 @@ Choices = Annotated[list[Choice], Field(min_length=1, max_length=64)]
 Regex = Annotated[str, Field(min_length=1, max_length=200_000)]
 
 
-def _plain_field(setting: Setting, base: Any) -> tuple[Any, None]:
+def _plain_field(declaration: Declaration) -> tuple[Any, None]:
     """Le champ d'un réglage : son type, aux bornes du service ou aux siennes."""
-    asked, bounds = setting.request or RequestField(), {}
-    if base is not bool:
-        bounds = {
-            "ge": setting.minimum if asked.minimum is None else asked.minimum,
-            "gt": setting.above,
-            "le": setting.maximum if asked.maximum is None else asked.maximum,
-        }
-    limits = {name: base(bound) for name, bound in bounds.items() if bound is not None}
-    return (Annotated[base, Field(**limits)] if limits else base) | None, None
+    kind, setting = declaration.base, declaration.setting
+    asked = setting.request or RequestField()
+    bounds = {
+        "ge": setting.minimum if asked.minimum is None else asked.minimum,
+        "gt": setting.above,
+        "le": setting.maximum if asked.maximum is None else asked.maximum,
+    }
+    limits: dict[str, Any] = {
+        name: kind(bound) for name, bound in bounds.items() if bound is not None
+    }
+    if limits:
+        kind = Annotated[kind, Field(**limits)]
+    return kind | None, None
 
 
 _PLAIN = [
@@ -116,7 +120,7 @@ B = TypeVar("B", bound=_Body)
 
 def with_settings(body: type[B]) -> type[B]:
     """Ce corps, avec un champ pour chaque réglage de `PLAIN_FIELDS`."""
-    found = {PLAIN_FIELDS[each.name]: _plain_field(each.setting, each.base) for each in _PLAIN}
+    found: dict[str, Any] = {PLAIN_FIELDS[each.name]: _plain_field(each) for each in _PLAIN}
     return create_model(
         body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **found
     )
