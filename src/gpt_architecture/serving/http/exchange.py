@@ -27,6 +27,7 @@ class Exchange:
 
     Attributes:
         request_id: son identifiant.
+        client: qui la fait, pour le partage des places : le nom de sa clé, sinon son adresse.
         access: la clé qui la fait ; None : aucune.
         key_failure: pourquoi sa clé est refusée (`absente`, `inconnue`).
         code: motif de l'erreur rendue.
@@ -38,6 +39,7 @@ class Exchange:
     """
 
     request_id: str = field(default_factory=new_id)
+    client: str = ""
     access: Access | None = None
     key_failure: str | None = None
     code: str | None = None

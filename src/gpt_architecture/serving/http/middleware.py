@@ -201,9 +201,10 @@ class AuthMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client = scope["client"][0] if scope.get("client") else ""
+        exchange = current()
+        exchange.client = scope["client"][0] if scope.get("client") else ""
         if self._keys:
-            given, exchange = _header(scope, b"authorization"), current()
+            given = _header(scope, b"authorization")
             exchange.access = self._keys.find(given)
             try:
                 if not _is_open(scope["path"]):
@@ -212,8 +213,7 @@ class AuthMiddleware:
                 await as_api_error(error).response()(scope, receive, send)
                 return
             if exchange.access is not None:
-                client = exchange.access.name
-        scope.setdefault("state", {})["client"] = client
+                exchange.client = exchange.access.name
         await self._app(scope, receive, send)
 
     @staticmethod

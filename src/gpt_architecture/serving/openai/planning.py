@@ -27,7 +27,7 @@ from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.requests import EngineRequest
-from gpt_architecture.serving.http.exchange import current
+from gpt_architecture.serving.http.exchange import Exchange
 from gpt_architecture.serving.http.strict_json import parse_json
 from gpt_architecture.serving.limits import check_maximum
 from gpt_architecture.serving.openai.bodies import (
@@ -76,7 +76,7 @@ class Plan:
         """Faux s'il n'y a rien à calculer : ni suite, ni note."""
         return self.max_tokens > 0 or self.score_prompt is not None
 
-    def requests(self, client: str, seconds: float) -> list[EngineRequest]:
+    def requests(self, exchange: Exchange, seconds: float) -> list[EngineRequest]:
         """Les demandes au moteur, n par début, chacune avec sa graine."""
         if not self.needs_engine:
             return []
@@ -86,12 +86,12 @@ class Plan:
             EngineRequest(
                 prompt=prompt,
                 config=replace(self.config, seed=(base + number) % 2**63),
-                client=client,
+                client=exchange.client,
                 deadline=deadline,
                 score_prompt=self.score_prompt,
                 generate=self.max_tokens > 0,
                 copies=len(self.prompts) * self.n,
-                request_id=current().request_id,
+                request_id=exchange.request_id,
             )
             for prompt in self.prompts
             for number in range(self.n)

@@ -207,8 +207,7 @@ class Answerer:
         Raises:
             ApiError: le moteur refuse la requête, ou elle échoue avant le premier token.
         """
-        client = getattr(request.state, "client", "")
-        requests = plan.requests(client, self._context.limits.request_seconds)
+        requests = plan.requests(current(), self._context.limits.request_seconds)
         flow = Flow(self._context.engine, requests, self._metrics.watch)
         warned = {} if plan.warning is None else {WARNING: plan.warning}
         try:

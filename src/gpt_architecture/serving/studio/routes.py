@@ -124,7 +124,7 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
         asked = EngineRequest(
             prompt=ids,
             config=GenerationConfig(max_tokens=1),
-            client=getattr(request.state, "client", ""),
+            client=current().client,
             deadline=time.monotonic() + context.limits.request_seconds,
             observe=True,
             request_id=current().request_id,
