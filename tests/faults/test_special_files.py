@@ -23,7 +23,7 @@ from gpt_architecture.formats.open import is_quantized, read_source
 from gpt_architecture.formats.quantized_file import load_quantized, save_quantized
 from gpt_architecture.kernels.decode.packed import pack
 from gpt_architecture.reports.loss_curves import curves_from_journal
-from gpt_architecture.serving.openai.errors import ApiError
+from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.studio.run_journal import read_run
 
 pytestmark = [

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.serving.openai.errors import ApiError
+from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.storage import open_regular
 
 JOURNAL = "journal.jsonl"

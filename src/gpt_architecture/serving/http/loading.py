@@ -10,12 +10,15 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gpt_architecture.serving.api_errors import ApiError, install_handlers
 from gpt_architecture.serving.engine.requests import EngineState
-from gpt_architecture.serving.http.auth import is_studio_file
-from gpt_architecture.serving.http.guard import PROBES
+from gpt_architecture.serving.http.middleware import (
+    PROBES,
+    HeadMiddleware,
+    OriginsMiddleware,
+    is_studio_file,
+)
 from gpt_architecture.serving.http.observer import ObservedMiddleware, Observer
-from gpt_architecture.serving.http.rules import HeadMiddleware, OriginsMiddleware
-from gpt_architecture.serving.openai.errors import ApiError, install_handlers
 from gpt_architecture.serving.studio.files import files_router, not_ready
 
 _LOADING = ApiError.unavailable("le modèle se charge ; réessayez dans un instant", code="loading")

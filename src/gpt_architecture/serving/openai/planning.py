@@ -1,42 +1,54 @@
-"""D'un corps de requête aux demandes que le moteur exécute."""
+"""D'un corps de requête aux demandes que le moteur exécute.
+
+Une contrainte a plusieurs noms, tous ramenés à un réglage d'ici :
+
+- `json_schema` : `response_format` (OpenAI, et le `schema` de llama.cpp), `guided_json` et
+  `structured_outputs.json` (vLLM) ;
+- `regex` : `guided_regex`, `structured_outputs.regex` ;
+- `choices` : `guided_choice`, `structured_outputs.choice`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpt_architecture.data.texts.chat import render_chat
-from gpt_architecture.data.tokenizers.marked_text import encode_text as encode_marked
-from gpt_architecture.data.tokenizers.marked_text import written
-from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.config import GenerationConfig, make_config
 from gpt_architecture.decoding.constraints import budget_warning
+from gpt_architecture.decoding.json_schemas import make_strict
+from gpt_architecture.decoding.settings import SETTINGS
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.requests import EngineRequest
-from gpt_architecture.serving.openai.constraint_fields import constraint_of, is_constrained
-from gpt_architecture.serving.openai.errors import ApiError
-from gpt_architecture.serving.openai.limits import check_maximum
-from gpt_architecture.serving.openai.schemas import (
+from gpt_architecture.serving.http.exchange import Exchange
+from gpt_architecture.serving.http.strict_json import parse_json
+from gpt_architecture.serving.limits import check_maximum
+from gpt_architecture.serving.openai.bodies import (
     ChatBody,
     CompletionBody,
-    DetokenizeBody,
-    Message,
-    Prompt,
+    ResponseFormat,
     SamplingBody,
-    TokenizeBody,
+)
+from gpt_architecture.serving.openai.texts import (
+    check_body,
+    check_ids,
+    encode,
+    marked,
+    render,
+    too_long,
 )
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_TOKENS = 16
 """Tokens écrits si `max_tokens` n'est pas donné à `/v1/completions`, comme chez OpenAI."""
-
-_LONG_TEXT = 20_000  # caractères : au-delà, les coder ou les mettre en forme quitte la boucle
-_MANY_MESSAGES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +76,7 @@ class Plan:
         """Faux s'il n'y a rien à calculer : ni suite, ni note."""
         return self.max_tokens > 0 or self.score_prompt is not None
 
-    def requests(self, client: str, seconds: float) -> list[EngineRequest]:
+    def requests(self, exchange: Exchange, seconds: float) -> list[EngineRequest]:
         """Les demandes au moteur, n par début, chacune avec sa graine."""
         if not self.needs_engine:
             return []
@@ -74,41 +86,16 @@ class Plan:
             EngineRequest(
                 prompt=prompt,
                 config=replace(self.config, seed=(base + number) % 2**63),
-                client=client,
+                client=exchange.client,
                 deadline=deadline,
                 score_prompt=self.score_prompt,
                 generate=self.max_tokens > 0,
                 copies=len(self.prompts) * self.n,
+                request_id=exchange.request_id,
             )
             for prompt in self.prompts
             for number in range(self.n)
         ]
-
-
-def check_body(context: ServingContext, body: SamplingBody | TokenizeBody | DetokenizeBody) -> None:
-    """Vérifie ce que tout corps porte : le modèle qu'il demande, et les champs qu'on n'a pas.
-
-    Raises:
-        ApiError: 404, ou 400.
-    """
-    check_model(context, body.model)
-    context.fields.check(body)
-
-
-def check_model(context: ServingContext, name: str | None) -> None:
-    """Vérifie que le modèle demandé est celui du service.
-
-    Raises:
-        ApiError: 404.
-    """
-    if name is not None and name != context.name:
-        raise ApiError(
-            404,
-            f"le modèle « {name[:100]} » n'est pas servi ici ; celui de ce service se nomme "
-            f"« {context.name} »",
-            param="model",
-            code="model_not_found",
-        )
 
 
 async def plan_completion(context: ServingContext, body: CompletionBody) -> Plan:
@@ -161,91 +148,6 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
     return Plan(prompts=(prompt,), n=n, config=config, max_tokens=max_tokens, warning=warning)
 
 
-async def render(
-    context: ServingContext, messages: Sequence[Message], *, add_generation_prompt: bool = True
-) -> str:
-    """Le texte d'une conversation, par le gabarit du modèle : marqué (`marked_text`).
-
-    Raises:
-        ApiError: 400, le modèle n'en a pas.
-        DataError: il refuse ces messages.
-    """
-    template = context.chat_template
-    if template is None:
-        raise ApiError.invalid(
-            "ce modèle n'a pas de gabarit de conversation : il continue un texte, il ne répond "
-            "pas à des messages ; employez /v1/completions, ou un modèle affiné sur des dialogues",
-            param="messages",
-            code="no_chat_template",
-        )
-    flat = [message.flat() for message in messages]
-
-    def work() -> str:
-        return render_chat(
-            flat, template, tokenizer=context.tokenizer, add_generation_prompt=add_generation_prompt
-        )
-
-    size = sum(len(message["content"]) for message in flat)
-    is_long = size >= _LONG_TEXT or len(flat) >= _MANY_MESSAGES
-    return await asyncio.to_thread(work) if is_long else work()
-
-
-def marked(prompt: Prompt, *, parse_special: bool | None) -> Prompt:
-    """Ce début ; si on le demande, les noms de tokens spéciaux qu'il contient en sont."""
-    return written(prompt) if parse_special and isinstance(prompt, str) else prompt
-
-
-async def encode(
-    context: ServingContext, prompt: Prompt, *, param: str = "prompt"
-) -> tuple[int, ...]:
-    """Les identifiants d'un début ; un token spécial tapé y est du texte.
-
-    Un début vide est celui d'un texte : ce qui suit la fin du précédent, comme chez OpenAI.
-
-    Raises:
-        ApiError: 400, début trop long, identifiant hors du vocabulaire, ou début vide et tokenizer
-            sans fin de texte.
-        TokenizerError: un mot n'est pas dans un vocabulaire fermé.
-    """
-    ids = await encode_text(context, prompt) if isinstance(prompt, str) else prompt
-    if not ids:
-        if context.tokenizer.eos_id is None:
-            raise ApiError.invalid(
-                "le début est vide, et ce modèle n'a pas de fin de texte d'où commencer : "
-                "donnez au moins un token",
-                param=param,
-            )
-        ids = [context.tokenizer.eos_id]
-    check_ids(context, ids, param=param)
-    if len(ids) > context.window:
-        raise _too_long(context, len(ids), 0, param)
-    return tuple(ids)
-
-
-async def encode_text(context: ServingContext, text: str) -> list[int]:
-    """Les identifiants d'un texte, sans borne ni vérification."""
-
-    def work() -> list[int]:
-        return encode_marked(text, context.tokenizer)
-
-    return work() if len(text) < _LONG_TEXT else await asyncio.to_thread(work)
-
-
-def check_ids(context: ServingContext, ids: Sequence[int], *, param: str) -> None:
-    """Vérifie que des identifiants sont ceux de tokens connus.
-
-    Raises:
-        ApiError: 400.
-    """
-    limit = context.tokenizer.vocab_size
-    unknown = next((token for token in ids if not 0 <= token < limit), None)
-    if unknown is not None:
-        raise ApiError.invalid(
-            f"le token {unknown} n'existe pas : les identifiants vont de 0 à {limit - 1}",
-            param=param,
-        )
-
-
 def _room(context: ServingContext, prompt: int, asked: int | None, default: int) -> int:
     """Tokens à écrire : ceux demandés, sinon ce que la fenêtre laisse, au plus `default`.
 
@@ -259,21 +161,8 @@ def _room(context: ServingContext, prompt: int, asked: int | None, default: int)
         return min(room, default if asked is None else room, context.limits.max_tokens)
     check_maximum("max_tokens", asked, context.limits.max_tokens)
     if asked > room:
-        raise _too_long(context, prompt, asked, "max_tokens")
+        raise too_long(context, prompt, asked, "max_tokens")
     return asked
-
-
-def _too_long(context: ServingContext, prompt: int, asked: int, param: str) -> ApiError:
-    """Le refus, en français puis dans la phrase d'OpenAI, que des clients cherchent."""
-    return ApiError.invalid(
-        f"le contexte de ce modèle compte {context.window} tokens ; cette requête en demande "
-        f"{prompt + asked} ({prompt} de début, {asked} à écrire)\n"
-        f"This model's maximum context length is {context.window} tokens. However, you requested "
-        f"{prompt + asked} tokens ({prompt} in the messages, {asked} in the completion). Please "
-        "reduce the length of the messages or completion.",
-        param=param,
-        code="context_length_exceeded",
-    )
 
 
 async def _config(
@@ -287,29 +176,32 @@ async def _config(
             param="stop",
         )
     temperature = 1.0 if body.temperature is None else body.temperature
-    values: dict[str, Any] = {
+    values: dict[str, Any] = body.settings | {
         "strategy": "sample",
         "temperature": temperature,
         "k": body.top_k if (body.top_k or 0) > 0 else None,
         "p": body.top_p,
-        "min_p": body.min_p,
     }
     if temperature == 0:
-        values = {"strategy": "greedy"}
+        del values["temperature"]
+        values = {
+            name: value
+            for name, value in values.items()
+            if not SETTINGS.declared[name].setting.is_filter
+        } | {"strategy": "greedy"}
     if max_tokens:
-        values |= {"max_tokens": max_tokens, "min_tokens": min(body.min_tokens or 0, max_tokens)}
-    for name in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
-        if getattr(body, name) is not None:
-            values[name] = getattr(body, name)
-    return GenerationConfig(
-        seed=None if body.seed is None else body.seed % 2**63,
-        stop=body.stops,
-        stop_ids=_stop_ids(context, body.stop_token_ids or []),
-        ignore_eos=bool(body.ignore_eos),
-        logit_bias=_biases(context, body.logit_bias or {}),
-        logprobs=logprobs,
-        **(await asyncio.to_thread(constraint_of, body) if is_constrained(body) else {}),
-        **values,
+        values |= {"max_tokens": max_tokens}
+    values["min_tokens"] = min(values.get("min_tokens", 0), max_tokens)
+    return make_config(
+        values
+        | {
+            "seed": None if body.seed is None else body.seed % 2**63,
+            "stop": body.stops,
+            "stop_ids": _stop_ids(context, body.stop_token_ids or []),
+            "logit_bias": _biases(context, body.logit_bias or {}),
+            "logprobs": logprobs,
+        }
+        | (await asyncio.to_thread(constraint_of, body) if is_constrained(body) else {})
     )
 
 
@@ -339,3 +231,84 @@ async def _warning(context: ServingContext, config: GenerationConfig) -> str | N
     if found is not None:
         logger.warning("%s", found)
     return found
+
+
+_DEPTH = 32
+_ANY_OBJECT: dict[str, Any] = {"type": "object"}
+
+
+def constraint_of(body: SamplingBody) -> dict[str, Any]:
+    """Ce que demande un corps : `regex`, `choices` ou `json_schema`, pour `GenerationConfig`.
+
+    Un grand schéma se lit en dizaines de millisecondes : à faire hors de la boucle.
+
+    Raises:
+        ApiError: deux contraintes, ou un schéma illisible ou que le mode strict refuse.
+    """
+    given = list(_given(body))
+    if not given:
+        return {}
+    if len(given) > 1:
+        (first, _, _), (second, _, _) = given[:2]
+        raise ApiError.invalid(
+            f"{first} et {second} sont donnés ensemble : gardez l'un des deux",
+            param=second.partition(".")[0],
+        )
+    field, setting, value = given[0]
+    if setting == "choices":
+        return {"choices": tuple(value)}
+    return {setting: _schema(field, value, body) if setting == "json_schema" else value}
+
+
+def is_constrained(body: SamplingBody) -> bool:
+    """Vrai si un corps demande une contrainte ; rien n'en est lu."""
+    return next(_given(body), None) is not None
+
+
+def _given(body: SamplingBody) -> Iterator[tuple[str, str, Any]]:
+    """Chaque contrainte donnée : son champ, le réglage d'ici, sa valeur."""
+    form, vllm = body.response_format, body.structured_outputs
+    found = [
+        ("response_format", "json_schema", _format(form)),
+        ("json_schema", "json_schema", body.json_schema),
+        ("guided_json", "json_schema", body.guided_json),
+        ("regex", "regex", body.regex),
+        ("guided_regex", "regex", body.guided_regex),
+        ("choices", "choices", body.choices),
+        ("guided_choice", "choices", body.guided_choice),
+    ]
+    if vllm is not None:
+        whole = _ANY_OBJECT if vllm.json_object else None
+        found += [
+            ("structured_outputs.json", "json_schema", vllm.json_),
+            ("structured_outputs.json_object", "json_schema", whole),
+            ("structured_outputs.regex", "regex", vllm.regex),
+            ("structured_outputs.choice", "choices", vllm.choice),
+        ]
+    yield from (each for each in found if each[2] is not None)
+
+
+def _format(form: ResponseFormat | None) -> dict[str, Any] | None:
+    """Le schéma de `response_format`."""
+    if form is None or form.type == "text":
+        return None
+    if form.json_schema is not None:
+        return form.json_schema.schema_
+    return _ANY_OBJECT if form.schema_ is None else form.schema_
+
+
+def _schema(field: str, value: Any, body: SamplingBody) -> str:
+    """Le texte d'un schéma, rendu strict s'il le demande."""
+    if isinstance(value, str):  # vLLM admet le schéma en texte
+        try:
+            return json.dumps(parse_json(value.encode(errors="surrogatepass"), max_depth=_DEPTH))
+        except ApiError as error:
+            name = field.partition(".")[0]
+            raise ApiError.invalid(f"{field}, lu comme un corps : {error}", param=name) from None
+    form = body.response_format
+    if form is not None and form.json_schema is not None and form.json_schema.strict:
+        try:
+            value = make_strict(value)
+        except ConfigurationError as error:
+            raise ApiError.invalid(str(error), param=field) from None
+    return json.dumps(value)

@@ -19,6 +19,7 @@ from gpt_architecture.errors import (
     TokenizerError,
 )
 from gpt_architecture.serving.engine.requests import EngineClosed, Overloaded
+from gpt_architecture.serving.http.access import QuotaExceeded
 from gpt_architecture.serving.http.exchange import current
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,13 @@ class ApiError(Exception):
         return cls(400, message, param=param, code=code)
 
     @classmethod
+    def too_many(
+        cls, message: str, *, code: str, seconds: int, kind: str = "rate_limit_error"
+    ) -> ApiError:
+        """Trop de demandes (429) ; le client réessaiera dans tant de secondes."""
+        return cls(429, message, kind=kind, code=code, headers={"Retry-After": str(seconds)})
+
+    @classmethod
     def unavailable(cls, message: str, *, code: str) -> ApiError:
         """Le service ne peut pas répondre maintenant (503) ; le client réessaiera."""
         retry = {"Retry-After": str(RETRY_SECONDS)}
@@ -118,23 +126,24 @@ def as_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case Overloaded():
-            seconds = str(max(1, math.ceil(error.retry_after)))
-            return ApiError(
-                429,
-                str(error),
-                kind="rate_limit_error",
-                code="overloaded",
-                headers={"Retry-After": seconds},
+            seconds = max(1, math.ceil(error.retry_after))
+            return ApiError.too_many(str(error), code="overloaded", seconds=seconds)
+        case QuotaExceeded():
+            return ApiError.too_many(
+                f"{error.found} ; {error.remedy}",
+                kind=error.kind,
+                code="rate_limit_exceeded",
+                seconds=error.seconds,
             )
         case EngineClosed():
             return ApiError.unavailable(str(error), code="engine_closed")
         case ConfigurationError() | TokenizerError() | DataError():
             return ApiError.invalid(str(error))
-        case GPTArchitectureError():
-            logger.error("requête interrompue : %s", error, exc_info=error)
-            return ApiError(500, str(error), kind="server_error")
-    logger.error("requête interrompue par une erreur imprévue", exc_info=error)
-    return ApiError(500, _INTERNAL, kind="server_error")
+    told, message = "requête interrompue par une erreur imprévue", _INTERNAL
+    if isinstance(error, GPTArchitectureError):
+        told, message = f"requête interrompue : {error}", str(error)
+    logger.error("%s", told, exc_info=error)
+    return ApiError(500, message, kind="server_error")
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -7,11 +7,12 @@ par `foreign_fields`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, PlainValidator, field_validator, model_validator
+from pydantic import Field, PlainValidator, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from gpt_architecture.decoding.settings import SETTINGS, Declaration, RequestField
 from gpt_architecture.serving.openai.foreign_fields import (
     MESSAGE,
     REQUEST,
@@ -87,6 +88,44 @@ Choices = Annotated[list[Choice], Field(min_length=1, max_length=64)]
 Regex = Annotated[str, Field(min_length=1, max_length=200_000)]
 
 
+def _plain_field(declaration: Declaration) -> tuple[Any, None]:
+    """Le champ d'un réglage : son type, aux bornes du service ou aux siennes."""
+    kind, setting = declaration.base, declaration.setting
+    asked = setting.request or RequestField()
+    bounds = {
+        "ge": setting.minimum if asked.minimum is None else asked.minimum,
+        "gt": setting.above,
+        "le": setting.maximum if asked.maximum is None else asked.maximum,
+    }
+    limits: dict[str, Any] = {
+        name: kind(bound) for name, bound in bounds.items() if bound is not None
+    }
+    if limits:
+        kind = Annotated[kind, Field(**limits)]
+    return kind | None, None
+
+
+_PLAIN = [
+    each
+    for each in SETTINGS.close("serving.openai.bodies")
+    if each.setting.request is not None and not each.setting.request.own_form
+]
+PLAIN_FIELDS = {
+    each.name: (each.setting.request or RequestField()).name or each.name for each in _PLAIN
+}
+"""Réglage qui garde ici sa forme → champ qui le porte."""
+
+B = TypeVar("B", bound=_Body)
+
+
+def with_settings(body: type[B]) -> type[B]:
+    """Ce corps, avec un champ pour chaque réglage de `PLAIN_FIELDS`."""
+    found: dict[str, Any] = {PLAIN_FIELDS[each.name]: _plain_field(each) for each in _PLAIN}
+    return create_model(
+        body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **found
+    )
+
+
 class StreamOptions(_Body):
     """Réglages d'un flux."""
 
@@ -143,7 +182,11 @@ class StructuredOutputs(_Body):
 
 
 class SamplingBody(_Body):
-    """Ce que les deux routes de génération partagent."""
+    """Ce que les deux routes de génération partagent.
+
+    Les réglages qui gardent ici leur forme (`decoding.settings.RequestField`) sont ajoutés aux deux
+    corps par `with_settings`.
+    """
 
     foreign: ClassVar[Foreign] = REQUEST
 
@@ -155,8 +198,6 @@ class SamplingBody(_Body):
     stop: StopText | list[StopText] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: (
         Annotated[
             dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=_MAX_BIASES)
@@ -167,13 +208,9 @@ class SamplingBody(_Body):
     response_format: ResponseFormat | None = None
     # Au-delà d'OpenAI, sous les noms de vLLM.
     top_k: Annotated[int, Field(ge=-1, le=MAX_TOKEN_ID)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenIds], Field(max_length=_MAX_STOP_IDS)] | None = None
     parse_special: bool | None = None
-    # Une contrainte au plus, sous l'un de ces noms (voir `serving.openai.constraint_fields`).
+    # Une contrainte au plus, sous l'un de ces noms (voir `serving.openai.planning`).
     regex: Regex | None = None
     choices: Choices | None = None
     json_schema: dict[str, Any] | None = None
@@ -181,6 +218,12 @@ class SamplingBody(_Body):
     guided_json: str | dict[str, Any] | None = None
     guided_regex: Regex | None = None
     guided_choice: Choices | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Les réglages donnés parmi ceux qui gardent ici leur forme."""
+        found = {name: getattr(self, field) for name, field in PLAIN_FIELDS.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -196,6 +239,7 @@ class SamplingBody(_Body):
         return self
 
 
+@with_settings
 class CompletionBody(SamplingBody):
     """`POST /v1/completions`."""
 
@@ -255,6 +299,7 @@ class Message(_Body):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
+@with_settings
 class ChatBody(SamplingBody):
     """`POST /v1/chat/completions`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpt_architecture.config import check_float, check_int
-from gpt_architecture.serving.openai.errors import ApiError
+from gpt_architecture.serving.api_errors import ApiError
 
 
 @dataclass(frozen=True, kw_only=True)
