@@ -8,7 +8,6 @@ import pytest
 from cli_helpers import tiny
 
 from gpt_architecture import load
-from gpt_architecture.formats import source as model_source
 from gpt_architecture.interop import hub
 from gpt_architecture.training.checkpoint import CheckpointStore
 
@@ -133,7 +132,7 @@ def test_a_name_of_the_hub(cli, trained, monkeypatch, tmp_path):
         asked.append(name)
         return trained / "gpt-model.pt"
 
-    monkeypatch.setattr(model_source, "download", download)
+    monkeypatch.setattr(hub, "download", download)
     assert hub.hub_name("hub:auteur/petit") == "auteur/petit"
     for name, more in commands(tmp_path / "x").items():
         outcome = cli(name, "hub:auteur/petit", *more)

@@ -37,7 +37,7 @@ ModelSource = Annotated[
 
 def model_path(model: Path | None) -> Path:
     """Ce qu'une commande lira du modèle demandé ; un nom du Hub n'est pas encore téléchargé."""
-    from gpt_architecture.formats.source import locate
+    from gpt_architecture.api import locate
     from gpt_architecture.interop.hub import hub_name
 
     source = find_model(model)

@@ -23,7 +23,6 @@ from gpt_architecture.errors import (
     ModelFileError,
     malformed,
     reason,
-    shown,
 )
 from gpt_architecture.formats.checkpoint_files import read_checkpoint
 from gpt_architecture.formats.tensor_files import (
@@ -35,16 +34,8 @@ from gpt_architecture.formats.tensor_files import (
 )
 from gpt_architecture.storage import check_plain, write_atomically
 
-__all__ = [
-    "FORMAT",
-    "GENERATION_KEYS",
-    "VERSION",
-    "ModelFile",
-    "check_vocabulary",
-    "read_model",
-    "save_model",
-    "write_atomically",
-]
+MODEL_NAME = "gpt-model.pt"
+"""Le fichier qu'écrit un entraînement, dans son dossier."""
 
 FORMAT = "gpt-architecture/model"
 VERSION = 1
@@ -207,15 +198,25 @@ def read_model(path: Path | str, *, verify: bool | None = None) -> ModelFile:
     if path.is_dir():
         return _read_checkpoint_directory(path)
     if not path.exists():
-        raise ModelFileError(
-            f"modèle introuvable : {path}",
-            expected="un fichier écrit par l'entraînement",
-            remedy="entraînez-en un (make train, ou gpt-architecture train), ou corrigez ce chemin",
-        )
-    content = _parse(path, read_torch(path))
+        raise missing_model(path)
+    return model_from(path, read_torch(path), verify=verify)
+
+
+def model_from(path: Path, payload: object, *, verify: bool | None = None) -> ModelFile:
+    """Comme `read_model`, d'un contenu déjà lu dans `path`."""
+    content = _parse(path, payload)
     if verify or (verify is None and is_cheap_to_check(path)):
         _check_integrity(path, content.state_dict)
     return content
+
+
+def missing_model(path: Path) -> ModelFileError:
+    """L'erreur d'un modèle nommé, mais absent."""
+    return ModelFileError.missing(
+        path,
+        expected="un fichier écrit par l'entraînement",
+        remedy="entraînez-en un (make train, ou gpt-architecture train), ou corrigez ce chemin",
+    )
 
 
 def _check_integrity(path: Path, state: Mapping[str, torch.Tensor]) -> None:
@@ -283,11 +284,7 @@ def _parse(path: Path, payload: object) -> ModelFile:
         )
     version = payload.get("version")
     if type(version) is not int or version != VERSION:
-        raise ModelFileError(
-            f"{path} est en version {shown(version)}",
-            expected=expected,
-            remedy="mettez gpt-architecture à jour",
-        )
+        raise ModelFileError.other_version(path, version, expected=expected)
     parts = {name: payload.get(name) for name in ("config", "tokenizer", "metadata", "state_dict")}
     for name, part in parts.items():
         if not isinstance(part, dict):

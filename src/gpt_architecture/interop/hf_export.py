@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import Activation, GPTConfig
@@ -16,13 +15,13 @@ from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizers.json_file import tokenizer_json
 from gpt_architecture.data.tokenizers.protocol import ROLES, role_ids, role_names
 from gpt_architecture.errors import ModelFileError
-from gpt_architecture.formats.foreign_files import write_directory
 from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
-from gpt_architecture.formats.tensor_files import sealed
-from gpt_architecture.interop.chat_templates import config_templates
+from gpt_architecture.formats.tensor_files import save_safetensors
 from gpt_architecture.interop.hf import CONFIG, PROVENANCE, PROVENANCE_FORMAT, WEIGHTS
 from gpt_architecture.interop.model_card import model_card
 from gpt_architecture.interop.state_map import to_hf
+from gpt_architecture.interop.vocabulary import config_templates
+from gpt_architecture.storage import write_directory
 
 MAX_SHARD_BYTES = 5 << 30
 """Taille d'un fichier de poids, au plus, à un tenseur près."""
@@ -154,7 +153,7 @@ def _write_weights(
         names = [WEIGHTS[0]]
     for name, shard in zip(names, shards, strict=True):
         tensors = {key: _narrowed(key, weights[key], dtype) for key in shard}
-        save_file(tensors, folder / name, metadata=sealed({"format": "pt"}, tensors))
+        save_safetensors(folder / name, tensors, {"format": "pt"})
     if len(shards) > 1:
         total = sum(t.numel() * dtype.itemsize for t in weights.values())
         index = {

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.errors import MissingDependencyError, OutputError
-from gpt_architecture.formats.model_file import ModelFile, check_vocabulary, write_atomically
+from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
 from gpt_architecture.interop.onnx_graph import OPSET, GraphBuilder, build_nodes
+from gpt_architecture.storage import write_atomically
 
 INLINE_LIMIT = 2_000_000_000
 """Octets de poids que le fichier .onnx porte lui-même : Protobuf s'arrête à 2 Gio."""

@@ -63,8 +63,8 @@ def inspect(
         reads=(source, common),
         force=output.force,
     )
+    from gpt_architecture.api import locate
     from gpt_architecture.formats.inspection import inspect_model
-    from gpt_architecture.formats.source import locate
 
     with ProgressBar("Empreintes") as bar:
         result = inspect_model(
@@ -97,9 +97,7 @@ def _record(result: Inspection) -> dict[str, Any]:
 
 
 def _report(result: Inspection, options: InspectOptions) -> None:
-    from gpt_architecture.formats.open import NAMES
-
-    print(f"{result.path} : {NAMES[result.kind]}")
+    print(f"{result.path} : {result.name}")
     if result.parameters:
         print(f"Paramètres : {french_number(result.parameters)}")
     if result.config is not None:

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from gpt_architecture.errors import MissingDependencyError
-from gpt_architecture.formats.journal import Journal, TensorBoardLog
 from gpt_architecture.training.callbacks import EvaluationRecord, StepRecord
+from gpt_architecture.training.journal_writer import JournalWriter, TensorBoardLog
 from gpt_architecture.training.state import TrainingState
 
 
@@ -34,7 +34,7 @@ def evaluation(number):
 
 
 def run(path, state, steps):
-    journal = Journal(path, flops_per_token=10, peak_flops=1280.0)
+    journal = JournalWriter(path, flops_per_token=10, peak_flops=1280.0)
     journal.on_start(state, 10)
     for number in steps:
         journal.on_step(step(number))
@@ -81,7 +81,7 @@ def test_a_new_training_starts_a_new_journal(tmp_path):
 
 def test_numbers_that_json_does_not_have(tmp_path):
     path = tmp_path / "journal.jsonl"
-    journal = Journal(path, flops_per_token=1, peak_flops=1.0)
+    journal = JournalWriter(path, flops_per_token=1, peak_flops=1.0)
     journal.on_start(TrainingState(), 1)
     journal.on_step(step(0, loss=math.nan))
     journal.on_end(TrainingState())
@@ -107,7 +107,7 @@ class Capricious:
 def test_a_disk_full_for_a_moment_loses_no_line(tmp_path, caplog):
     """Refus dit une fois ; les lignes attendent, l'évaluation les écrit, aucune n'est coupée."""
     path = tmp_path / "journal.jsonl"
-    journal = Journal(path, flops_per_token=1, peak_flops=1.0)
+    journal = JournalWriter(path, flops_per_token=1, peak_flops=1.0)
     journal.on_start(TrainingState(), 9)
     whole = 1 << 20
     journal._file = Capricious(journal._file, [whole, 0, 7, whole, 0, whole])
@@ -130,7 +130,7 @@ def test_a_disk_full_for_a_moment_loses_no_line(tmp_path, caplog):
 
 def test_a_disk_that_stays_full_is_said_once(tmp_path, caplog):
     """Jusqu'au bout, l'entraînement n'en est pas arrêté."""
-    journal = Journal(tmp_path / "journal.jsonl", flops_per_token=1, peak_flops=1.0)
+    journal = JournalWriter(tmp_path / "journal.jsonl", flops_per_token=1, peak_flops=1.0)
     journal.on_start(TrainingState(), 9)
     journal._file = Capricious(journal._file, [0, 0, 0])
     journal.on_step(step(0))

@@ -7,11 +7,10 @@ import pytest
 import torch
 from interop_helpers import BOOK, GPT2, content, ids, logits, tokenizer, transformers_folder
 
-from gpt_architecture.api import load
+from gpt_architecture.api import load, open_model, read_any
 from gpt_architecture.errors import GPTArchitectureError, ModelFileError
 from gpt_architecture.formats.model_file import read_model, save_model
-from gpt_architecture.formats.open import QUANTIZED_FORMAT, detect, read_source
-from gpt_architecture.formats.quantized_file import FORMAT, save_quantized
+from gpt_architecture.formats.quantized_file import save_quantized
 from gpt_architecture.interop.hf_export import export_hf
 from gpt_architecture.kernels.decode.packed import pack
 
@@ -41,17 +40,13 @@ def test_the_kind_comes_from_the_content(tmp_path):
         "e.pt": "gguf",
         "f.bin": "quantized",
     }
-    assert {name: detect(tmp_path / name) for name in expected} == expected
-
-
-def test_the_quantized_format_is_the_kernels_one():
-    assert QUANTIZED_FORMAT == FORMAT
+    assert {name: open_model(tmp_path / name).kind for name in expected} == expected
 
 
 def test_weights_next_to_their_config_stand_for_the_folder(tmp_path):
     original = content(GPT2)
     export_hf(original, tmp_path / "m")
-    again = read_source(tmp_path / "m" / "model.safetensors")
+    again = read_any(tmp_path / "m" / "model.safetensors")
     assert again.config == original.config
 
 
@@ -61,7 +56,7 @@ def test_a_file_before_pytorch_zip_archives(tmp_path):
     torch.save(
         dict(original.state_dict), tmp_path / "vieux.pth", _use_new_zipfile_serialization=False
     )
-    again = read_source(tmp_path / "vieux.pth", tokenizer=tokenizer(), n_heads=3)
+    again = read_any(tmp_path / "vieux.pth", tokenizer=tokenizer(), n_heads=3)
     assert torch.equal(logits(again.build(), ids()), logits(original.build(), ids()))
 
 
@@ -87,7 +82,7 @@ def test_load_takes_a_transformers_folder(tmp_path, config):
 
 def test_missing_says_how_to_get_one(tmp_path):
     with pytest.raises(ModelFileError, match="modèle introuvable"):
-        read_source(tmp_path / "absent.pt")
+        read_any(tmp_path / "absent.pt")
 
 
 @pytest.mark.parametrize(
@@ -107,17 +102,17 @@ def test_unreadable_files_are_refused_in_one_sentence(tmp_path, data):
     path = tmp_path / "modele.pt"
     path.write_bytes(data)
     with pytest.raises(GPTArchitectureError) as refusal:
-        read_source(path)
+        read_any(path)
     assert "\n" not in str(refusal.value)
     assert "modele.pt" in str(refusal.value)
 
 
 def test_an_empty_folder_and_an_unknown_torch_file_are_refused(tmp_path):
     with pytest.raises(ModelFileError, match="n'est pas un modèle connu"):
-        read_source(tmp_path)
+        read_any(tmp_path)
     torch.save({"poids": torch.zeros(3)}, tmp_path / "x.pt")
     with pytest.raises(ModelFileError, match="n'est pas un modèle connu"):
-        read_source(tmp_path / "x.pt")
+        read_any(tmp_path / "x.pt")
 
 
 def test_a_flipped_header_never_escapes(tmp_path):
@@ -130,7 +125,7 @@ def test_a_flipped_header_never_escapes(tmp_path):
         damaged[position] ^= 0x15
         path.write_bytes(bytes(damaged))
         with suppress(GPTArchitectureError):
-            read_source(tmp_path / "m")
+            read_any(tmp_path / "m")
 
 
 def test_the_converted_file_is_a_model_like_any_other(tmp_path, cli):
