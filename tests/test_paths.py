@@ -12,6 +12,7 @@ from interop_helpers import content as model_content
 
 from gpt_architecture import load
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.errors import ModelFileError
 from gpt_architecture.formats.model_file import read_model, save_model
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gpt_architecture"
@@ -138,4 +139,4 @@ class TestBehaviour:
         append_record(at("j.jsonl"), "measures", step=1)
         assert json.loads(Path(at("j.jsonl")).read_text(encoding="utf-8"))["step"] == 1
         with pytest.raises(ModelFileError):
-            open_model(at("j.jsonl"))
+            read_model(at("j.jsonl"))

@@ -1,14 +1,21 @@
 """Reconnaître un modèle à son contenu, où qu'il vienne et quel que soit son nom."""
 
 import json
+from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 from interop_helpers import BOOK, GPT2, content, ids, logits, tokenizer, transformers_folder
 
 from gpt_architecture.api import load, open_model, read_any
+from gpt_architecture.config import LoRAConfig
 from gpt_architecture.errors import GPTArchitectureError, ModelFileError
+from gpt_architecture.formats import door, tensor_files
+from gpt_architecture.formats.adapter_file import AdapterFile, save_adapter, weights_sha256
+from gpt_architecture.formats.door import Facts, ModelFormat
+from gpt_architecture.formats.inspection import inspect_model
 from gpt_architecture.formats.model_file import read_model, save_model
 from gpt_architecture.formats.quantized_file import save_quantized
 from gpt_architecture.interop.hf_export import export_hf
@@ -41,6 +48,120 @@ def test_the_kind_comes_from_the_content(tmp_path):
         "f.bin": "quantized",
     }
     assert {name: open_model(tmp_path / name).kind for name in expected} == expected
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Le nombre de fois que chaque lecteur a ouvert chaque fichier."""
+    counts = Counter()
+
+    def count(module, name):
+        real = getattr(module, name)
+
+        def reader(path, *arguments, **named):
+            counts[Path(path).name] += 1
+            return real(path, *arguments, **named)
+
+        monkeypatch.setattr(module, name, reader)
+
+    count(torch, "load")
+    count(tensor_files, "safe_open")
+    return counts
+
+
+def test_a_file_is_parsed_once(tmp_path, counted):
+    """Reconnaître, décrire et lire un modèle n'ouvrent son fichier qu'une fois."""
+    original = model_file(tmp_path / "m.pt")
+    torch.save(dict(original.state_dict), tmp_path / "livre.pth")
+    packed = pack(original.build(), "int8")
+    save_quantized(tmp_path / "q.safetensors", packed, tokenizer=original.tokenizer)
+    for name in ("m.pt", "livre.pth"):
+        opened = open_model(tmp_path / name)
+        assert opened.facts.tensors
+        assert opened.read(tokenizer=tokenizer(), n_heads=3).config == BOOK
+    load(tmp_path / "q.safetensors", device="cpu")
+    assert counted == {"m.pt": 1, "livre.pth": 1, "q.safetensors": 1}
+    load(tmp_path / "m.pt", device="cpu", engine="torch")
+    inspect_model(tmp_path / "q.safetensors")
+    assert counted == {"m.pt": 2, "livre.pth": 1, "q.safetensors": 2}
+
+
+def test_adapters_are_parsed_once_too(tmp_path, counted):
+    original = model_file(tmp_path / "m.pt")
+    save_adapter(
+        tmp_path / "a.safetensors",
+        AdapterFile(
+            lora=LoRAConfig(rank=2, targets=("query",)),
+            base_sha256=weights_sha256(original),
+            tensors={
+                f"trf_blocks.{n}.att.W_query.lora_{letter}": torch.zeros(shape)
+                for n in range(BOOK.n_layers)
+                for letter, shape in (("A", (2, BOOK.emb_dim)), ("B", (BOOK.emb_dim, 2)))
+            },
+            base_path="m.pt",
+        ),
+    )
+    opened = open_model(tmp_path / "a.safetensors")
+    assert opened.holds_adapters
+    assert opened.read().config == BOOK
+    assert counted == {"a.safetensors": 1, "m.pt": 1}
+
+
+def test_an_opened_model_says_what_it_is(tmp_path):
+    original = content(BOOK, window=24)
+    save_model(
+        tmp_path / "m.pt",
+        original.build(),
+        BOOK,
+        tokenizer=original.tokenizer,
+        metadata=original.metadata,
+    )
+    opened = open_model(str(tmp_path / "m.pt"))
+    assert (opened.kind, opened.config, opened.path) == ("model", BOOK, tmp_path / "m.pt")
+    assert opened.tokenizer["vocab_size"] == 290
+    assert opened.metadata["window"] == 24
+    assert opened.is_intact()
+
+
+class Toy(ModelFormat):
+    """Un format inventé : trois octets."""
+
+    kind, name = "jouet", "fichier jouet"
+    is_imported = is_loaded = True
+
+    def recognises(self, contents):
+        return contents.head == b"toy"
+
+    def facts(self, contents):
+        return Facts(provenance={"origin": "jouet"})
+
+    def read(self, contents, *, tokenizer, n_heads):
+        return content(BOOK)
+
+
+def test_a_new_format_registers(tmp_path, monkeypatch):
+    """Une classe inscrite, et la porte, `load`, `inspect` et `convert` le lisent."""
+    monkeypatch.setattr(door, "_FORMATS", dict(door._FORMATS))
+    (tmp_path / "x").write_bytes(b"toy")
+    with pytest.raises(ModelFileError, match="n'est pas un modèle connu"):
+        open_model(tmp_path / "x")
+    door.register(Toy())
+    assert inspect_model(tmp_path / "x").kind == "jouet"
+    assert load(tmp_path / "x", device="cpu", engine="torch").config == BOOK
+    (tmp_path / "y").write_bytes(b"autre")
+    with pytest.raises(ModelFileError, match="fichier jouet"):
+        open_model(tmp_path / "y")
+
+
+def test_whoever_opens_a_model_has_every_format():
+    """Au-dessus de `formats`, la porte se prend par `api`, qui a inscrit les formats d'ailleurs."""
+    source = Path(door.__file__).parents[1]
+    above = [
+        source / "main.py",
+        *(p for d in ("cli", "scripts") for p in (source / d).rglob("*.py")),
+    ]
+    found = [p.name for p in above if "formats.door import" in p.read_text(encoding="utf-8")]
+    assert found == []
 
 
 def test_weights_next_to_their_config_stand_for_the_folder(tmp_path):

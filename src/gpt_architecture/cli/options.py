@@ -32,7 +32,7 @@ ModelSource = Annotated[
         "Transformers, hub:DÉPÔT ; sans lui, gpt-model.pt ici ou dans un dossier parent.",
     ),
 ]
-"""Le modèle, donné par sa place ou par son nom ; `formats.source.locate` le trouve."""
+"""Le modèle, donné par sa place ou par son nom ; `formats.door.locate` le trouve."""
 
 
 def model_path(model: Path | None) -> Path:

@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 class Contents:
     """Un chemin et ce qui s'y trouve, lu au plus une fois, et seulement si on le demande."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.is_directory = path.is_dir()
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.is_directory = self.path.is_dir()
 
     @cached_property
     def head(self) -> bytes:

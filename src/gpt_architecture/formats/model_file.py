@@ -202,15 +202,16 @@ def read_model(path: Path | str, *, verify: bool | None = None) -> ModelFile:
     return model_from(path, read_torch(path), verify=verify)
 
 
-def model_from(path: Path, payload: object, *, verify: bool | None = None) -> ModelFile:
+def model_from(path: Path | str, payload: object, *, verify: bool | None = None) -> ModelFile:
     """Comme `read_model`, d'un contenu déjà lu dans `path`."""
+    path = Path(path)
     content = _parse(path, payload)
     if verify or (verify is None and is_cheap_to_check(path)):
         _check_integrity(path, content.state_dict)
     return content
 
 
-def missing_model(path: Path) -> ModelFileError:
+def missing_model(path: Path | str) -> ModelFileError:
     """L'erreur d'un modèle nommé, mais absent."""
     return ModelFileError.missing(
         path,

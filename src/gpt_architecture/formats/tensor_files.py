@@ -216,7 +216,7 @@ class SafetensorsFile:
 
 
 def save_safetensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Écrit un fichier safetensors ; `write_atomically` ou `write_directory` lui donnent sa place.
 
@@ -278,12 +278,13 @@ def check_seal(
     return True
 
 
-def is_intact(path: Path) -> bool:
+def is_intact(path: Path | str) -> bool:
     """Vrai si le fichier a des sommes de contrôle et n'a pas changé depuis son écriture.
 
     Raises:
         ModelFileError: il a changé.
     """
+    path = Path(path)
     with open_regular(path) as file:
         archive = zipfile.is_zipfile(file)
     if not archive:

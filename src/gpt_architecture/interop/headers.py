@@ -44,8 +44,8 @@ class GGUFFormat(ModelFormat):
         return contents.head.startswith(b"GGUF")
 
     def facts(self, contents: Contents) -> Facts:
-        """Voir `gguf_facts`."""
-        return gguf_facts(contents.path)
+        """L'en-tête, s'il est dans des bornes."""
+        return _gguf_facts(contents.path)
 
     def is_intact(self, contents: Contents) -> bool | None:
         """Il n'a pas de sommes de contrôle."""
@@ -63,15 +63,15 @@ class ONNXFormat(ModelFormat):
         return len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 32 and head[2] in _ONNX_FIELDS
 
     def facts(self, contents: Contents) -> Facts:
-        """Voir `onnx_facts`."""
-        return onnx_facts(contents.path)
+        """Les entrées, les sorties, l'opset et les poids."""
+        return _onnx_facts(contents.path)
 
     def is_intact(self, contents: Contents) -> bool | None:
         """Il n'a pas de sommes de contrôle."""
         return None
 
 
-def gguf_facts(path: Path) -> Facts:
+def _gguf_facts(path: Path) -> Facts:
     """L'en-tête d'un fichier de llama.cpp.
 
     Raises:
@@ -144,7 +144,7 @@ def _gguf_tokenizer(values: Mapping[str, Any], tokens: Any) -> dict[str, Any]:
     }
 
 
-def onnx_facts(path: Path) -> Facts:
+def _onnx_facts(path: Path) -> Facts:
     """Les entrées, les sorties, l'opset et les poids d'un fichier ONNX.
 
     Raises:
