@@ -32,11 +32,13 @@ from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
 from gpt_architecture.formats.door import (
     OpenedModel,
     check_source,
+    is_remote,
     locate,
     open_model,
     read_any,
     short_name,
 )
+from gpt_architecture.formats.inspection import inspect_model
 from gpt_architecture.formats.model_file import MODEL_NAME, check_vocabulary
 
 # Les formats d'ailleurs s'inscrivent à la porte : qui ouvre un modèle passe par ici.
@@ -48,6 +50,8 @@ __all__ = [
     "EngineName",
     "OpenedModel",
     "check_source",
+    "inspect_model",
+    "is_remote",
     "load",
     "locate",
     "open_model",

@@ -8,6 +8,7 @@ import pytest
 from cli_helpers import tiny
 
 from gpt_architecture import load
+from gpt_architecture.api import is_remote
 from gpt_architecture.interop import hub
 from gpt_architecture.training.checkpoint import CheckpointStore
 
@@ -133,7 +134,8 @@ def test_a_name_of_the_hub(cli, trained, monkeypatch, tmp_path):
         return trained / "gpt-model.pt"
 
     monkeypatch.setattr(hub, "download", download)
-    assert hub.hub_name("hub:auteur/petit") == "auteur/petit"
+    assert is_remote("hub:auteur/petit")
+    assert not is_remote(Path("auteur/petit"))
     for name, more in commands(tmp_path / "x").items():
         outcome = cli(name, "hub:auteur/petit", *more)
         assert outcome.code == 0, (name, outcome.err)

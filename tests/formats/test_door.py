@@ -1,6 +1,7 @@
 """Reconnaître un modèle à son contenu, où qu'il vienne et quel que soit son nom."""
 
 import json
+import re
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -160,8 +161,9 @@ def test_whoever_opens_a_model_has_every_format():
         source / "main.py",
         *(p for d in ("cli", "scripts") for p in (source / d).rglob("*.py")),
     ]
-    found = [p.name for p in above if "formats.door import" in p.read_text(encoding="utf-8")]
-    assert found == []
+    texts = {path.name: path.read_text(encoding="utf-8") for path in above}
+    opening = re.compile(r"formats\.door import|formats\.inspection import .*inspect_model")
+    assert [name for name, text in texts.items() if opening.search(text)] == []
 
 
 def test_weights_next_to_their_config_stand_for_the_folder(tmp_path):

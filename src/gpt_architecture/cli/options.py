@@ -37,11 +37,10 @@ ModelSource = Annotated[
 
 def model_path(model: Path | None) -> Path:
     """Ce qu'une commande lira du modèle demandé ; un nom du Hub n'est pas encore téléchargé."""
-    from gpt_architecture.api import locate
-    from gpt_architecture.interop.hub import hub_name
+    from gpt_architecture.api import is_remote, locate
 
     source = find_model(model)
-    return source if hub_name(str(source)) is not None else locate(source)
+    return source if is_remote(source) else locate(source)
 
 
 NamedModel = Annotated[

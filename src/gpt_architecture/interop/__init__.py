@@ -4,13 +4,12 @@
 - `gguf` : Écrit un modèle en GGUF, le format de llama.cpp, donc d'Ollama et de LM Studio.
 - `headers` : Ce qu'un fichier GGUF ou ONNX dit de lui-même, sans que ses poids ne servent.
 - `hf` : Lire un GPT-2 de Transformers : un dossier, ses poids, sa configuration, son vocabulaire.
-- `hf_export` : Écrire un dossier que Transformers, vLLM et le Hub lisent tel quel.
+- `hf_export` : Écrire un dossier que Transformers, vLLM et le Hub lisent tel quel, sa fiche
+  comprise.
 - `hub` : Télécharger un GPT-2 du Hub de Hugging Face, seulement quand on le demande.
-- `model_card` : La fiche d'un modèle exporté (`README.md`), en français puis en anglais.
 - `nanogpt` : Lire et écrire un point de reprise de nanoGPT (`ckpt.pt`) : poids et forme, rien
   d'exécuté.
 - `onnx` : Écrit un modèle en ONNX, que lisent onnxruntime et ses semblables, sans PyTorch.
-- `onnx_graph` : Le calcul de GPT-2 en opérateurs ONNX standard, écrit nœud par nœud.
 - `peft` : Écrit des adaptateurs comme PEFT les lit, pour Transformers et ceux qui servent ses
   modèles.
 - `state_map` : La table des noms : les poids d'ici et ceux de GPT-2 dans Transformers, dans les

@@ -39,11 +39,6 @@ HUB = RemoteSource(
 """L'adresse, telle que la porte la connaît."""
 
 
-def hub_name(source: str) -> str | None:
-    """Le dépôt que nomme `hub:DÉPÔT` ; None pour un chemin."""
-    return source.removeprefix(SCHEME) if source.startswith(SCHEME) else None
-
-
 def download(name: str) -> Path:
     """Télécharge un dépôt dans le cache de Hugging Face et rend son dossier.
 

@@ -63,8 +63,7 @@ def inspect(
         reads=(source, common),
         force=output.force,
     )
-    from gpt_architecture.api import locate
-    from gpt_architecture.formats.inspection import inspect_model
+    from gpt_architecture.api import inspect_model, locate
 
     with ProgressBar("Empreintes") as bar:
         result = inspect_model(
@@ -136,7 +135,7 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[str]:
     """Une ligne par fait ; l'essentiel tient en quelques clés connues."""
     if complete:
         return [f"{_clean(key)} : {_clean(value)}" for key, value in provenance.items()]
-    from gpt_architecture.interop.model_card import measured_at_the_end
+    from gpt_architecture.interop.hf_export import measured_at_the_end
 
     which = "Perte finale" if measured_at_the_end(provenance) else "Dernière perte mesurée"
     known = {
