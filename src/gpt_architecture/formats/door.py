@@ -175,11 +175,6 @@ class RemoteSource:
     fetch: Callable[[str], Path]
     origin: Callable[[str], Mapping[str, Any]]
 
-    def name_in(self, source: Path | str) -> str | None:
-        """Ce que l'adresse nomme ; None si ce n'en est pas une."""
-        text = str(source)
-        return text.removeprefix(self.prefix) if text.startswith(self.prefix) else None
-
 
 _FORMATS: dict[str, ModelFormat] = {}
 _REMOTES: dict[str, RemoteSource] = {}
@@ -358,11 +353,9 @@ def is_remote(source: Path | str) -> bool:
 
 def _remote(source: Path | str) -> tuple[RemoteSource | None, str]:
     """L'adresse inscrite que ce nom emploie, et ce qu'il y nomme."""
-    for remote in _REMOTES.values():
-        name = remote.name_in(source)
-        if name is not None:
-            return remote, name
-    return None, ""
+    text = str(source)
+    remote = next((each for each in _REMOTES.values() if text.startswith(each.prefix)), None)
+    return remote, text if remote is None else text.removeprefix(remote.prefix)
 
 
 def _recognised(contents: Contents) -> ModelFormat | None:

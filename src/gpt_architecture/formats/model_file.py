@@ -261,18 +261,16 @@ def _read_checkpoint_directory(path: Path) -> ModelFile:
             "state_dict": weights,
         }
     except CheckpointError as error:
-        raise ModelFileError(
-            error.found,
-            expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
-            remedy="donnez un autre modèle",
-        ) from None
+        raise _not_a_checkpoint(error.found) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(
-            f"{path} n'est pas un point de reprise d'entraînement : {malformed(error)}",
-            expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
-            remedy="donnez un autre modèle",
-        ) from None
+        found = f"{path} n'est pas un point de reprise d'entraînement : {malformed(error)}"
+        raise _not_a_checkpoint(found) from None
     return _parse(path, payload)
+
+
+def _not_a_checkpoint(found: str) -> ModelFileError:
+    expected = "un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet"
+    return ModelFileError(found, expected=expected, remedy="donnez un autre modèle")
 
 
 def _parse(path: Path, payload: object) -> ModelFile:
@@ -289,34 +287,28 @@ def _parse(path: Path, payload: object) -> ModelFile:
     parts = {name: payload.get(name) for name in ("config", "tokenizer", "metadata", "state_dict")}
     for name, part in parts.items():
         if not isinstance(part, dict):
-            raise ModelFileError(
-                f"{path} : la partie {name} manque ou est mal formée",
-                expected=expected,
-                remedy="recopiez le fichier depuis l'original",
-            )
+            raise _damaged(path, f"la partie {name} manque ou est mal formée", expected)
     weights = parts.pop("state_dict")
     try:
         check_plain(parts)
     except ValueError as error:
-        raise ModelFileError(
-            f"{path} : sa description ne se lit pas ({reason(error)})",
-            expected=expected,
-            remedy="recopiez le fichier depuis l'original",
-        ) from None
+        found = f"sa description ne se lit pas ({reason(error)})"
+        raise _damaged(path, found, expected) from None
     try:
         config = GPTConfig.from_dict(parts["config"])  # type: ignore[arg-type]
     except ConfigurationError as error:
-        raise ModelFileError(
-            f"{path} : {error.found}",
-            expected=error.expected,
-            remedy="recopiez le fichier depuis l'original",
-        ) from None
+        raise _damaged(path, error.found, error.expected) from None
     return ModelFile(
         config=config,
         state_dict=named_tensors(path, weights) if path.is_file() else weights,  # type: ignore[arg-type]
         tokenizer=parts["tokenizer"],  # type: ignore[arg-type]
         metadata=parts["metadata"],  # type: ignore[arg-type]
     )
+
+
+def _damaged(path: Path, found: str, expected: str) -> ModelFileError:
+    remedy = "recopiez le fichier depuis l'original"
+    return ModelFileError(f"{path} : {found}", expected=expected, remedy=remedy)
 
 
 def _unfit(config: GPTConfig, found: str) -> ModelFileError:

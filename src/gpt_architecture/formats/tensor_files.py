@@ -63,15 +63,15 @@ class TensorInfo:
 
 def tensor_infos(state: Mapping[str, Tensor]) -> tuple[TensorInfo, ...]:
     """Les tenseurs d'un `state_dict`, sans leurs valeurs."""
-    names = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in state.items()}
     return tuple(
-        TensorInfo(
-            name=name,
-            shape=tuple(tensor.shape),
-            dtype=_DTYPES.get(names[name], names[name].upper()),
-        )
+        TensorInfo(name=name, shape=tuple(tensor.shape), dtype=_dtype_name(tensor))
         for name, tensor in state.items()
     )
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    name = str(tensor.dtype).removeprefix("torch.")
+    return _DTYPES.get(name, name.upper())
 
 
 def read_torch(path: Path | str) -> Any:
@@ -199,7 +199,7 @@ class SafetensorsFile:
         """
         tensors = self._values()
         if verify or (verify is None and is_cheap_to_check(self.path)):
-            check_seal(self.path, self.metadata, tensors)
+            self._check_seal(tensors)
         return _unwrapped(self.path, tensors)
 
     def is_sealed(self) -> bool:
@@ -208,11 +208,28 @@ class SafetensorsFile:
         Raises:
             ModelFileError: il a changé depuis son écriture.
         """
-        return check_seal(self.path, self.metadata, self._values())
+        return self._check_seal(self._values())
 
     def _values(self) -> dict[str, Tensor]:
         with _safetensors_refusals(self.path):
             return {info.name: self._content.get_tensor(info.name) for info in self.infos}
+
+    def _check_seal(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Compare le fichier à ses sommes de contrôle ; vrai s'il en a."""
+        if SEAL not in self.metadata:
+            return False
+        try:
+            kept = parse_json(self.metadata[SEAL])
+        except ValueError:
+            kept = None
+        rest = {key: value for key, value in self.metadata.items() if key != SEAL}
+        found = _checksums(rest, tensors)
+        if not isinstance(kept, dict) or kept.keys() != found.keys() or kept[""] != found[""]:
+            raise altered(self.path, "sa description")
+        for name, checksum in found.items():
+            if kept[name] != checksum:
+                raise altered(self.path, f"le tenseur {name}")
+        return True
 
 
 def save_safetensors(
@@ -241,41 +258,12 @@ def save_safetensors(
 
 def is_cheap_to_check(path: Path | str) -> bool:
     """Vrai si le fichier se relit en moins de temps qu'il n'en faut pour s'en servir."""
-    path = Path(path)
-    return path.stat().st_size < CHECKED_BELOW
+    return Path(path).stat().st_size < CHECKED_BELOW
 
 
 def sealed(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Les métadonnées d'un fichier safetensors, et les sommes de contrôle de tout ce qu'il dit."""
     return {**metadata, SEAL: json.dumps(_checksums(metadata, tensors))}
-
-
-def check_seal(
-    path: Path | str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
-) -> bool:
-    """Compare un fichier safetensors à ses sommes de contrôle.
-
-    Returns:
-        Vrai s'il en a.
-
-    Raises:
-        ModelFileError: il a changé depuis son écriture.
-    """
-    path = Path(path)
-    if SEAL not in metadata:
-        return False
-    try:
-        kept = parse_json(metadata[SEAL])
-    except ValueError:
-        kept = None
-    rest = {key: value for key, value in metadata.items() if key != SEAL}
-    found = _checksums(rest, tensors)
-    if not isinstance(kept, dict) or kept.keys() != found.keys() or kept[""] != found[""]:
-        raise altered(path, "sa description")
-    for name, checksum in found.items():
-        if kept[name] != checksum:
-            raise altered(path, f"le tenseur {name}")
-    return True
 
 
 def is_intact(path: Path | str) -> bool:
@@ -298,7 +286,6 @@ def is_intact(path: Path | str) -> bool:
 
 def altered(path: Path | str, what: str) -> ModelFileError:
     """L'erreur d'un fichier dont `what` a changé depuis son écriture."""
-    path = Path(path)
     return ModelFileError(
         f"{path} est abîmé : {what} a changé depuis son écriture",
         expected="le fichier tel qu'il a été écrit, au bit près",
