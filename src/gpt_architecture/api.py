@@ -290,7 +290,7 @@ def _read(source: Path | str, device: torch.device) -> _Loaded:
                 expected="le processeur",
                 remedy="ajoutez `device=cpu`",
             )
-        file = load_quantized(opened.path, opened=opened.contents.safetensors)
+        file = load_quantized(opened.path, opened=opened.safetensors)
         return _Loaded(
             model=PackedModel.from_codes(file.config, file.scheme, file.codes, file.vectors),
             tokenizer=file.tokenizer,

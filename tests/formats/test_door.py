@@ -130,13 +130,13 @@ class Toy(ModelFormat):
     kind, name = "jouet", "fichier jouet"
     is_imported = is_loaded = True
 
-    def recognises(self, contents):
-        return contents.head == b"toy"
+    def recognises(self, model):
+        return model.head == b"toy"
 
-    def facts(self, contents):
+    def facts(self, model):
         return Facts(provenance={"origin": "jouet"})
 
-    def read(self, contents, *, tokenizer, n_heads):
+    def read(self, model, *, tokenizer, n_heads):
         return content(BOOK)
 
 

@@ -37,12 +37,194 @@ _SAFETENSORS_HEADER = 100 << 20
 logger = logging.getLogger(__name__)
 
 
-class Contents:
-    """Un chemin et ce qui s'y trouve, lu au plus une fois, et seulement si on le demande."""
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Ce qu'un modèle dit de lui sans que ses poids ne soient lus.
 
-    def __init__(self, path: Path | str) -> None:
+    Attributes:
+        config: sa forme ; None si rien ne la dit.
+        tensors: chaque tenseur écrit.
+        tokenizer: construit le vocabulaire, ou rend ce qu'on en sait ; None : rien n'en est dit.
+        provenance: ce que l'entraînement ou l'export a noté.
+    """
+
+    config: GPTConfig | None = None
+    tensors: tuple[TensorInfo, ...] = ()
+    tokenizer: Callable[[], Tokenizer | Mapping[str, Any]] | None = None
+    provenance: Mapping[str, Any]
+
+
+class ModelFormat(ABC):
+    """Un genre de modèle : comment il se reconnaît, se décrit et se lit.
+
+    Attributes:
+        kind: son nom, pour un programme.
+        name: son nom, pour une personne.
+        is_imported: ses poids se lisent ici, en fp32.
+        is_loaded: un modèle s'en construit, qu'ils s'importent ou non.
+    """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+    is_imported: ClassVar[bool] = False
+    is_loaded: ClassVar[bool] = False
+
+    @abstractmethod
+    def recognises(self, model: OpenedModel) -> bool:
+        """Vrai si c'est un modèle de ce genre.
+
+        Raises:
+            ModelFileError: fichier illisible.
+        """
+
+    @abstractmethod
+    def facts(self, model: OpenedModel) -> Facts:
+        """Ce que le modèle dit de lui, poids non lus.
+
+        Raises:
+            ModelFileError: abîmé au point de ne pas le dire.
+            MissingDependencyError: une bibliothèque manque pour le lire.
+        """
+
+    def holds_adapters(self, model: OpenedModel) -> bool:
+        """Vrai si ce ne sont que des adaptateurs, qu'un modèle de départ attend."""
+        return False
+
+    def read(
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
+    ) -> ModelFile:
+        """Le modèle entier ; voir `OpenedModel.read`."""
+        raise ModelFileError(
+            f"{model.path} : {self.name}, dont les poids ne s'importent pas",
+            expected=_names([each for each in _FORMATS.values() if each.is_imported]),
+            remedy="donnez le modèle dont ce fichier a été tiré",
+        )
+
+    def is_intact(self, model: OpenedModel) -> bool | None:
+        """Vrai si rien n'a changé depuis l'écriture ; None si rien ne permet de le savoir.
+
+        Raises:
+            ModelFileError: quelque chose a changé.
+        """
+        return is_intact(model.path) or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSource:
+    """Une adresse qui n'est pas un chemin.
+
+    Attributes:
+        prefix: ce qui l'en distingue, comme `hub:`.
+        fetch: nom → chemin, une fois là.
+        origin: nom → ce que les métadonnées du modèle en disent.
+    """
+
+    prefix: str
+    fetch: Callable[[str], Path]
+    origin: Callable[[str], Mapping[str, Any]]
+
+
+_FORMATS: dict[str, ModelFormat] = {}
+_REMOTES: dict[str, RemoteSource] = {}
+
+
+def register(*entries: ModelFormat | RemoteSource) -> None:
+    """Inscrit des formats, essayés dans cet ordre après les précédents, et des adresses."""
+    for entry in entries:
+        if isinstance(entry, RemoteSource):
+            _REMOTES[entry.prefix] = entry
+        else:
+            _FORMATS[entry.kind] = entry
+
+
+class OpenedModel:
+    """Un modèle, dont le fichier n'est lu qu'au besoin, et qu'une fois ; ses poids, que par `read`.
+
+    Attributes:
+        path: où il est.
+        is_directory: vrai si c'est un dossier.
+        format: son genre.
+
+    Raises:
+        ModelFileError: illisible, ou d'aucun genre inscrit.
+    """
+
+    def __init__(self, path: Path | str, origin: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
         self.is_directory = self.path.is_dir()
+        self._origin = origin or {}
+        found = next((each for each in _FORMATS.values() if each.recognises(self)), None)
+        if found is None:
+            raise ModelFileError(
+                f"{self.path} n'est pas un modèle connu",
+                expected=_names(list(_FORMATS.values())),
+                remedy="donnez le fichier ou le dossier d'un modèle",
+            )
+        self.format: ModelFormat = found
+
+    @property
+    def kind(self) -> str:
+        """Le nom de son genre, pour un programme."""
+        return self.format.kind
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Ce qu'il dit de lui ; voir `ModelFormat.facts`."""
+        return self.format.facts(self)
+
+    @property
+    def config(self) -> GPTConfig | None:
+        """Sa forme ; None si rien ne la dit."""
+        return self.facts.config
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Sa provenance, en types simples."""
+        return {**self.facts.provenance, **self._origin}
+
+    @property
+    def tokenizer(self) -> dict[str, Any]:
+        """Nom, taille et empreinte de son vocabulaire ; ou `problem`, ce qui manque."""
+        build = self.facts.tokenizer
+        if build is None:
+            return {"problem": "le fichier n'en dit rien"}
+        try:
+            found = build()
+        except (TokenizerError, ModelFileError) as error:
+            return {"problem": error.found}
+        if isinstance(found, Mapping):
+            return dict(found)
+        return {
+            "name": found.name,
+            "vocab_size": found.vocab_size,
+            "sha256": tokenizer_sha256(found.to_dict()),
+        }
+
+    @property
+    def holds_adapters(self) -> bool:
+        """Vrai si ce ne sont que des adaptateurs."""
+        return self.format.holds_adapters(self)
+
+    def is_intact(self) -> bool | None:
+        """Voir `ModelFormat.is_intact`."""
+        return self.format.is_intact(self)
+
+    def read(self, *, tokenizer: Tokenizer | None = None, n_heads: int | None = None) -> ModelFile:
+        """Le modèle entier ; des adaptateurs sont fondus dans leur modèle de départ.
+
+        Args:
+            tokenizer: vocabulaire des poids qui n'en portent pas ; il remplace celui d'un dossier.
+            n_heads: nombre de têtes d'un fichier du livre, que rien ne dit.
+
+        Raises:
+            ModelFileError: illisible, abîmé, d'un genre qui ne s'importe pas, ou adaptateurs au
+                modèle de départ introuvable.
+            TokenizerError: vocabulaire inconnu.
+        """
+        content = self.format.read(self, tokenizer=tokenizer, n_heads=n_heads)
+        if not self._origin:
+            return content
+        return replace(content, metadata={**content.metadata, **self._origin})
 
     @cached_property
     def head(self) -> bytes:
@@ -89,184 +271,6 @@ class Contents:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """Ce qu'un modèle dit de lui sans que ses poids ne soient lus.
-
-    Attributes:
-        config: sa forme ; None si rien ne la dit.
-        tensors: chaque tenseur écrit.
-        tokenizer: construit le vocabulaire, ou rend ce qu'on en sait ; None : rien n'en est dit.
-        provenance: ce que l'entraînement ou l'export a noté.
-    """
-
-    config: GPTConfig | None = None
-    tensors: tuple[TensorInfo, ...] = ()
-    tokenizer: Callable[[], Tokenizer | Mapping[str, Any]] | None = None
-    provenance: Mapping[str, Any]
-
-
-class ModelFormat(ABC):
-    """Un genre de modèle : comment il se reconnaît, se décrit et se lit.
-
-    Attributes:
-        kind: son nom, pour un programme.
-        name: son nom, pour une personne.
-        is_imported: ses poids se lisent ici, en fp32.
-        is_loaded: un modèle s'en construit, qu'ils s'importent ou non.
-    """
-
-    kind: ClassVar[str]
-    name: ClassVar[str]
-    is_imported: ClassVar[bool] = False
-    is_loaded: ClassVar[bool] = False
-
-    @abstractmethod
-    def recognises(self, contents: Contents) -> bool:
-        """Vrai si c'est un modèle de ce genre.
-
-        Raises:
-            ModelFileError: fichier illisible.
-        """
-
-    @abstractmethod
-    def facts(self, contents: Contents) -> Facts:
-        """Ce que le modèle dit de lui, poids non lus.
-
-        Raises:
-            ModelFileError: abîmé au point de ne pas le dire.
-            MissingDependencyError: une bibliothèque manque pour le lire.
-        """
-
-    def holds_adapters(self, contents: Contents) -> bool:
-        """Vrai si ce ne sont que des adaptateurs, qu'un modèle de départ attend."""
-        return False
-
-    def read(
-        self, contents: Contents, *, tokenizer: Tokenizer | None, n_heads: int | None
-    ) -> ModelFile:
-        """Le modèle entier ; voir `OpenedModel.read`."""
-        raise ModelFileError(
-            f"{contents.path} : {self.name}, dont les poids ne s'importent pas",
-            expected=_names([each for each in _FORMATS.values() if each.is_imported]),
-            remedy="donnez le modèle dont ce fichier a été tiré",
-        )
-
-    def is_intact(self, contents: Contents) -> bool | None:
-        """Vrai si rien n'a changé depuis l'écriture ; None si rien ne permet de le savoir.
-
-        Raises:
-            ModelFileError: quelque chose a changé.
-        """
-        return is_intact(contents.path) or None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteSource:
-    """Une adresse qui n'est pas un chemin.
-
-    Attributes:
-        prefix: ce qui l'en distingue, comme `hub:`.
-        fetch: nom → chemin, une fois là.
-        origin: nom → ce que les métadonnées du modèle en disent.
-    """
-
-    prefix: str
-    fetch: Callable[[str], Path]
-    origin: Callable[[str], Mapping[str, Any]]
-
-
-_FORMATS: dict[str, ModelFormat] = {}
-_REMOTES: dict[str, RemoteSource] = {}
-
-
-def register(*entries: ModelFormat | RemoteSource) -> None:
-    """Inscrit des formats, essayés dans cet ordre après les précédents, et des adresses."""
-    for entry in entries:
-        if isinstance(entry, RemoteSource):
-            _REMOTES[entry.prefix] = entry
-        else:
-            _FORMATS[entry.kind] = entry
-
-
-class OpenedModel:
-    """Un modèle reconnu ; ses poids ne sont lus que par `read`.
-
-    Attributes:
-        path: où il est.
-        format: son genre.
-        contents: ce qui en est déjà lu.
-    """
-
-    def __init__(self, format: ModelFormat, contents: Contents, origin: Mapping[str, Any]) -> None:
-        self.path, self.format, self.contents = contents.path, format, contents
-        self._origin = origin
-
-    @property
-    def kind(self) -> str:
-        """Le nom de son genre, pour un programme."""
-        return self.format.kind
-
-    @cached_property
-    def facts(self) -> Facts:
-        """Ce qu'il dit de lui ; voir `ModelFormat.facts`."""
-        return self.format.facts(self.contents)
-
-    @property
-    def config(self) -> GPTConfig | None:
-        """Sa forme ; None si rien ne la dit."""
-        return self.facts.config
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """Sa provenance, en types simples."""
-        return {**self.facts.provenance, **self._origin}
-
-    @property
-    def tokenizer(self) -> dict[str, Any]:
-        """Nom, taille et empreinte de son vocabulaire ; ou `problem`, ce qui manque."""
-        build = self.facts.tokenizer
-        if build is None:
-            return {"problem": "le fichier n'en dit rien"}
-        try:
-            found = build()
-        except (TokenizerError, ModelFileError) as error:
-            return {"problem": error.found}
-        if isinstance(found, Mapping):
-            return dict(found)
-        return {
-            "name": found.name,
-            "vocab_size": found.vocab_size,
-            "sha256": tokenizer_sha256(found.to_dict()),
-        }
-
-    @property
-    def holds_adapters(self) -> bool:
-        """Vrai si ce ne sont que des adaptateurs."""
-        return self.format.holds_adapters(self.contents)
-
-    def is_intact(self) -> bool | None:
-        """Voir `ModelFormat.is_intact`."""
-        return self.format.is_intact(self.contents)
-
-    def read(self, *, tokenizer: Tokenizer | None = None, n_heads: int | None = None) -> ModelFile:
-        """Le modèle entier ; des adaptateurs sont fondus dans leur modèle de départ.
-
-        Args:
-            tokenizer: vocabulaire des poids qui n'en portent pas ; il remplace celui d'un dossier.
-            n_heads: nombre de têtes d'un fichier du livre, que rien ne dit.
-
-        Raises:
-            ModelFileError: illisible, abîmé, d'un genre qui ne s'importe pas, ou adaptateurs au
-                modèle de départ introuvable.
-            TokenizerError: vocabulaire inconnu.
-        """
-        content = self.format.read(self.contents, tokenizer=tokenizer, n_heads=n_heads)
-        if not self._origin:
-            return content
-        return replace(content, metadata={**content.metadata, **self._origin})
-
-
 def open_model(source: Path | str) -> OpenedModel:
     """Trouve un modèle et le reconnaît à son contenu.
 
@@ -280,16 +284,8 @@ def open_model(source: Path | str) -> OpenedModel:
     path = locate(source)
     if not path.exists():
         raise missing_model(path)
-    contents = Contents(path)
-    found = _recognised(contents)
-    if found is None:
-        raise ModelFileError(
-            f"{path} n'est pas un modèle connu",
-            expected=_names(list(_FORMATS.values())),
-            remedy="donnez le fichier ou le dossier d'un modèle",
-        )
     remote, name = _remote(source)
-    return OpenedModel(found, contents, remote.origin(name) if remote is not None else {})
+    return OpenedModel(path, None if remote is None else remote.origin(name))
 
 
 def read_any(
@@ -315,7 +311,7 @@ def locate(source: Path | str) -> Path:
     if remote is not None:
         return remote.fetch(name)
     path = Path(source)
-    if not path.is_dir() or _recognised(Contents(path)) is not None:
+    if not path.is_dir() or _is_model(path):
         return path
     for file in (path / MODEL_NAME, path / ADAPTER_NAME):
         if file.is_file():
@@ -358,8 +354,12 @@ def _remote(source: Path | str) -> tuple[RemoteSource | None, str]:
     return remote, text if remote is None else text.removeprefix(remote.prefix)
 
 
-def _recognised(contents: Contents) -> ModelFormat | None:
-    return next((each for each in _FORMATS.values() if each.recognises(contents)), None)
+def _is_model(path: Path) -> bool:
+    try:
+        OpenedModel(path)
+    except ModelFileError:
+        return False
+    return True
 
 
 def _names(formats: Sequence[ModelFormat]) -> str:

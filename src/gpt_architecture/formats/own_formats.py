@@ -21,9 +21,9 @@ from gpt_architecture.formats import adapter_file, model_file, quantized_file
 from gpt_architecture.formats.adapter_file import ADAPTER_GROUP, AdapterFile, read_adapter
 from gpt_architecture.formats.checkpoint_files import MANIFEST, SUFFIX, read_checkpoint
 from gpt_architecture.formats.door import (
-    Contents,
     Facts,
     ModelFormat,
+    OpenedModel,
     is_remote,
     open_model,
     register,
@@ -41,14 +41,14 @@ class ModelFileFormat(ModelFormat):
     kind, name = "model", "modèle gpt-architecture"
     is_imported = is_loaded = True
 
-    def recognises(self, contents: Contents) -> bool:
+    def recognises(self, model: OpenedModel) -> bool:
         """Un fichier de PyTorch qui annonce notre format."""
-        found = contents.torch
+        found = model.torch
         return isinstance(found, dict) and found.get("format") == model_file.FORMAT
 
-    def facts(self, contents: Contents) -> Facts:
+    def facts(self, model: OpenedModel) -> Facts:
         """Tout y est ; les poids, projetés en mémoire, restent sur le disque."""
-        content = model_from(contents.path, contents.torch, verify=False)
+        content = model_from(model.path, model.torch, verify=False)
         return Facts(
             config=content.config,
             tensors=tensor_infos(content.state_dict),
@@ -57,14 +57,14 @@ class ModelFileFormat(ModelFormat):
         )
 
     def read(
-        self, contents: Contents, *, tokenizer: Tokenizer | None, n_heads: int | None
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
     ) -> ModelFile:
         """Le contenu déjà lu, vérifié."""
-        return model_from(contents.path, contents.torch)
+        return model_from(model.path, model.torch)
 
-    def is_intact(self, contents: Contents) -> bool | None:
+    def is_intact(self, model: OpenedModel) -> bool | None:
         """Les sommes de contrôle sont relues, et le tenseur qui a changé nommé."""
-        model_from(contents.path, contents.torch, verify=True)
+        model_from(model.path, model.torch, verify=True)
         return True
 
 
@@ -74,13 +74,13 @@ class CheckpointFormat(ModelFormat):
     kind, name = "checkpoint", "point de reprise gpt-architecture"
     is_imported = is_loaded = True
 
-    def recognises(self, contents: Contents) -> bool:
+    def recognises(self, model: OpenedModel) -> bool:
         """Un dossier qui a un manifeste."""
-        return contents.is_directory and (contents.path / MANIFEST).exists()
+        return model.is_directory and (model.path / MANIFEST).exists()
 
-    def facts(self, contents: Contents) -> Facts:
+    def facts(self, model: OpenedModel) -> Facts:
         """L'état, et l'en-tête des poids."""
-        path = contents.path
+        path = model.path
         try:
             checkpoint = read_checkpoint(path, verify=False)
             state = checkpoint.state
@@ -105,21 +105,21 @@ class CheckpointFormat(ModelFormat):
             provenance={"steps": checkpoint.step, **described, **noted},
         )
 
-    def holds_adapters(self, contents: Contents) -> bool:
+    def holds_adapters(self, model: OpenedModel) -> bool:
         """Vrai s'il a un groupe d'adaptateurs."""
-        return (contents.path / f"{ADAPTER_GROUP}{SUFFIX}").is_file()
+        return (model.path / f"{ADAPTER_GROUP}{SUFFIX}").is_file()
 
     def read(
-        self, contents: Contents, *, tokenizer: Tokenizer | None, n_heads: int | None
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
     ) -> ModelFile:
         """Le modèle, empreintes vérifiées."""
-        path = contents.path
-        return _merged(path) if self.holds_adapters(contents) else read_model(path)
+        path = model.path
+        return _merged(path) if self.holds_adapters(model) else read_model(path)
 
-    def is_intact(self, contents: Contents) -> bool | None:
+    def is_intact(self, model: OpenedModel) -> bool | None:
         """Les empreintes du manifeste sont relues."""
         try:
-            read_checkpoint(contents.path)
+            read_checkpoint(model.path)
         except CheckpointError as error:
             raise ModelFileError(
                 error.found, expected=error.expected, remedy=error.remedy
@@ -133,13 +133,13 @@ class QuantizedFormat(ModelFormat):
     kind, name = "quantized", "modèle quantifié gpt-architecture"
     is_loaded = True
 
-    def recognises(self, contents: Contents) -> bool:
+    def recognises(self, model: OpenedModel) -> bool:
         """Un fichier safetensors qui annonce, en JSON, notre format."""
-        return _announces(contents, json.dumps(quantized_file.FORMAT))
+        return _announces(model, json.dumps(quantized_file.FORMAT))
 
-    def facts(self, contents: Contents) -> Facts:
+    def facts(self, model: OpenedModel) -> Facts:
         """L'en-tête dit tout."""
-        file = _opened(contents)
+        file = _opened(model)
         try:
             values = {key: parse_json(value) for key, value in file.metadata.items()}
             config = GPTConfig.from_dict(values["config"])
@@ -163,13 +163,13 @@ class AdapterFormat(ModelFormat):
 
     kind, name = "adapter", "adaptateurs LoRA gpt-architecture"
 
-    def recognises(self, contents: Contents) -> bool:
+    def recognises(self, model: OpenedModel) -> bool:
         """Un fichier safetensors qui annonce notre format."""
-        return _announces(contents, adapter_file.FORMAT)
+        return _announces(model, adapter_file.FORMAT)
 
-    def facts(self, contents: Contents) -> Facts:
+    def facts(self, model: OpenedModel) -> Facts:
         """Les réglages, et l'empreinte du modèle de départ."""
-        file = _opened(contents)
+        file = _opened(model)
         try:
             description = parse_json(file.metadata["description"])
             lora = LoRAConfig.from_dict(description["lora"])
@@ -189,24 +189,24 @@ class AdapterFormat(ModelFormat):
             provenance=provenance,
         )
 
-    def holds_adapters(self, contents: Contents) -> bool:
+    def holds_adapters(self, model: OpenedModel) -> bool:
         """Toujours."""
         return True
 
     def read(
-        self, contents: Contents, *, tokenizer: Tokenizer | None, n_heads: int | None
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
     ) -> ModelFile:
         """Le modèle de départ, où ils sont fondus."""
-        return _merged(contents.path, contents.safetensors)
+        return _merged(model.path, model.safetensors)
 
 
-def _announces(contents: Contents, format_name: str) -> bool:
-    file = contents.safetensors
+def _announces(model: OpenedModel, format_name: str) -> bool:
+    file = model.safetensors
     return file is not None and file.metadata.get("format") == format_name
 
 
-def _opened(contents: Contents) -> SafetensorsFile:
-    return contents.safetensors or SafetensorsFile(contents.path)
+def _opened(model: OpenedModel) -> SafetensorsFile:
+    return model.safetensors or SafetensorsFile(model.path)
 
 
 def _identity_facts(identity: Mapping[str, Any]) -> dict[str, Any]:

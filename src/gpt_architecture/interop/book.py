@@ -19,7 +19,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.formats.door import Contents, Facts, ModelFormat
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
 from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.formats.tensor_files import bare_name, named_tensors, tensor_infos
 from gpt_architecture.interop.state_map import OUR_EMBEDDING, OUR_HEAD, own_weights
@@ -39,14 +39,14 @@ class BookFormat(ModelFormat):
     kind, name = "book", "poids du livre de Raschka"
     is_imported = is_loaded = True
 
-    def recognises(self, contents: Contents) -> bool:
+    def recognises(self, model: OpenedModel) -> bool:
         """Un `state_dict` qui a les noms du livre."""
-        return book_state(contents.torch) is not None
+        return book_state(model.torch) is not None
 
-    def facts(self, contents: Contents) -> Facts:
+    def facts(self, model: OpenedModel) -> Facts:
         """Ce que disent les tenseurs ; voir si la tête est liée les compare."""
-        path = contents.path
-        state = named_tensors(path, book_state(contents.torch) or {})
+        path = model.path
+        state = named_tensors(path, book_state(model.torch) or {})
         try:
             config = book_config(path, split_fused(state))
         except ModelFileError:  # nombre de têtes que rien ne dit
@@ -60,11 +60,11 @@ class BookFormat(ModelFormat):
         )
 
     def read(
-        self, contents: Contents, *, tokenizer: Tokenizer | None, n_heads: int | None
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
     ) -> ModelFile:
         """Voir `read_book`."""
-        state = book_state(contents.torch) or {}
-        return read_book(contents.path, state, tokenizer=tokenizer, n_heads=n_heads)
+        state = book_state(model.torch) or {}
+        return read_book(model.path, state, tokenizer=tokenizer, n_heads=n_heads)
 
 
 def book_state(content: object) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.errors import MissingDependencyError, ModelFileError
-from gpt_architecture.formats.door import Contents, Facts, ModelFormat
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
 from gpt_architecture.formats.tensor_files import TensorInfo
 from gpt_architecture.storage import open_regular, read_at_most
 
@@ -39,15 +39,15 @@ class GGUFFormat(ModelFormat):
 
     kind, name = "gguf", "fichier GGUF (llama.cpp)"
 
-    def recognises(self, contents: Contents) -> bool:
+    def recognises(self, model: OpenedModel) -> bool:
         """Ses premiers octets le nomment."""
-        return contents.head.startswith(b"GGUF")
+        return model.head.startswith(b"GGUF")
 
-    def facts(self, contents: Contents) -> Facts:
+    def facts(self, model: OpenedModel) -> Facts:
         """L'en-tête, s'il est dans des bornes."""
-        return _gguf_facts(contents.path)
+        return _gguf_facts(model.path)
 
-    def is_intact(self, contents: Contents) -> bool | None:
+    def is_intact(self, model: OpenedModel) -> bool | None:
         """Il n'a pas de sommes de contrôle."""
         return None
 
@@ -57,16 +57,16 @@ class ONNXFormat(ModelFormat):
 
     kind, name = "onnx", "fichier ONNX"
 
-    def recognises(self, contents: Contents) -> bool:
+    def recognises(self, model: OpenedModel) -> bool:
         """Protobuf : la version de l'IR vient d'abord, puis un autre champ de ModelProto."""
-        head = contents.head
+        head = model.head
         return len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 32 and head[2] in _ONNX_FIELDS
 
-    def facts(self, contents: Contents) -> Facts:
+    def facts(self, model: OpenedModel) -> Facts:
         """Les entrées, les sorties, l'opset et les poids."""
-        return _onnx_facts(contents.path)
+        return _onnx_facts(model.path)
 
-    def is_intact(self, contents: Contents) -> bool | None:
+    def is_intact(self, model: OpenedModel) -> bool | None:
         """Il n'a pas de sommes de contrôle."""
         return None
 

@@ -20,7 +20,7 @@ from gpt_architecture.config import Activation, GPTConfig
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError, shown
-from gpt_architecture.formats.door import Contents, Facts, ModelFormat
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
 from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.formats.tensor_files import (
     SafetensorsFile,
@@ -84,23 +84,23 @@ class TransformersFormat(ModelFormat):
     kind, name = "hf", "dossier de Transformers (GPT-2)"
     is_imported = is_loaded = True
 
-    def recognises(self, contents: Contents) -> bool:
+    def recognises(self, model: OpenedModel) -> bool:
         """Un dossier qui a un `config.json`."""
-        return contents.is_directory and (contents.path / CONFIG).exists()
+        return model.is_directory and (model.path / CONFIG).exists()
 
-    def facts(self, contents: Contents) -> Facts:
+    def facts(self, model: OpenedModel) -> Facts:
         """Ce que disent `config.json`, notre provenance et l'en-tête des poids."""
-        return _folder_facts(contents.path)
+        return _folder_facts(model.path)
 
     def read(
-        self, contents: Contents, *, tokenizer: Tokenizer | None, n_heads: int | None
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
     ) -> ModelFile:
         """Voir `read_hf`."""
-        return read_hf(contents.path, tokenizer=tokenizer)
+        return read_hf(model.path, tokenizer=tokenizer)
 
-    def is_intact(self, contents: Contents) -> bool | None:
+    def is_intact(self, model: OpenedModel) -> bool | None:
         """Tous les fichiers de poids sont relus."""
-        return _are_intact(contents.path)
+        return _are_intact(model.path)
 
 
 class SafetensorsFormat(ModelFormat):
@@ -108,33 +108,33 @@ class SafetensorsFormat(ModelFormat):
 
     kind, name = "safetensors", "fichier safetensors"
 
-    def recognises(self, contents: Contents) -> bool:
+    def recognises(self, model: OpenedModel) -> bool:
         """Il s'ouvre comme tel."""
-        return contents.safetensors is not None
+        return model.safetensors is not None
 
-    def facts(self, contents: Contents) -> Facts:
+    def facts(self, model: OpenedModel) -> Facts:
         """Ce que dit le dossier, à défaut l'en-tête."""
-        file = contents.safetensors
-        if file is None or self._has_config(contents):
-            return _folder_facts(contents.path.parent)
+        file = model.safetensors
+        if file is None or self._has_config(model):
+            return _folder_facts(model.path.parent)
         return Facts(tensors=file.infos, provenance=file.metadata)
 
     def read(
-        self, contents: Contents, *, tokenizer: Tokenizer | None, n_heads: int | None
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
     ) -> ModelFile:
         """Voir `read_hf`."""
-        if self._has_config(contents):
-            return read_hf(contents.path.parent, tokenizer=tokenizer)
-        return super().read(contents, tokenizer=tokenizer, n_heads=n_heads)
+        if self._has_config(model):
+            return read_hf(model.path.parent, tokenizer=tokenizer)
+        return super().read(model, tokenizer=tokenizer, n_heads=n_heads)
 
-    def is_intact(self, contents: Contents) -> bool | None:
+    def is_intact(self, model: OpenedModel) -> bool | None:
         """De même."""
-        if self._has_config(contents):
-            return _are_intact(contents.path.parent)
-        return super().is_intact(contents)
+        if self._has_config(model):
+            return _are_intact(model.path.parent)
+        return super().is_intact(model)
 
-    def _has_config(self, contents: Contents) -> bool:
-        return (contents.path.parent / CONFIG).exists()
+    def _has_config(self, model: OpenedModel) -> bool:
+        return (model.path.parent / CONFIG).exists()
 
 
 def read_hf(folder: Path | str, *, tokenizer: Tokenizer | None = None) -> ModelFile:

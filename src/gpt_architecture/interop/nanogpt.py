@@ -20,7 +20,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizers.characters import CharTokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError, TokenizerError
-from gpt_architecture.formats.door import Contents, Facts, ModelFormat
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
 from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
 from gpt_architecture.formats.tensor_files import named_tensors, tensor_infos
 from gpt_architecture.interop.hf_export import learned_window
@@ -58,13 +58,13 @@ class NanoGPTFormat(ModelFormat):
     kind, name = "nanogpt", "point de reprise de nanoGPT"
     is_imported = is_loaded = True
 
-    def recognises(self, contents: Contents) -> bool:
+    def recognises(self, model: OpenedModel) -> bool:
         """Voir `is_nanogpt`."""
-        return is_nanogpt(contents.torch)
+        return is_nanogpt(model.torch)
 
-    def facts(self, contents: Contents) -> Facts:
+    def facts(self, model: OpenedModel) -> Facts:
         """La forme, les étapes, et les réglages qui s'écrivent en JSON."""
-        path, found = contents.path, contents.torch
+        path, found = model.path, model.torch
         config = nanogpt_config(path, found["model_args"])
         steps, settings = found.get("iter_num"), found.get("config")
         told = settings if isinstance(settings, Mapping) else {}
@@ -77,10 +77,10 @@ class NanoGPTFormat(ModelFormat):
         )
 
     def read(
-        self, contents: Contents, *, tokenizer: Tokenizer | None, n_heads: int | None
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
     ) -> ModelFile:
         """Voir `read_nanogpt`."""
-        return read_nanogpt(contents.path, contents.torch, tokenizer=tokenizer)
+        return read_nanogpt(model.path, model.torch, tokenizer=tokenizer)
 
 
 def is_nanogpt(content: object) -> bool:
