@@ -44,7 +44,7 @@ class ModelFileFormat(ModelFormat):
     def recognises(self, model: OpenedModel) -> bool:
         """Un fichier de PyTorch qui annonce notre format."""
         found = model.torch
-        return isinstance(found, dict) and found.get("format") == model_file.FORMAT
+        return bool(isinstance(found, dict) and found.get("format") == model_file.FORMAT)
 
     def facts(self, model: OpenedModel) -> Facts:
         """Tout y est ; les poids, projetés en mémoire, restent sur le disque."""
