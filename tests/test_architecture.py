@@ -31,12 +31,6 @@ NEIGHBOURS = {("cli", "reports"), ("cli", "api"), ("serving", "evaluation")}
 """Les seuls voisins qui se connaissent : le premier emploie le second."""
 
 STILL_OPEN = {
-    "formats.integrity": {"interop"},
-    "formats.open": {"interop"},
-    "formats.source": {"interop", "training"},
-    "formats.inspection": {"interop"},
-    "formats.journal": {"training"},
-    "formats.quantized_file": {"kernels"},
     "cli.measures": {"scripts"},
     "cli.train_run": {"__init__"},
     "cli.variables": {"main"},

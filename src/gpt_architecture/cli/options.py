@@ -33,16 +33,15 @@ ModelSource = Annotated[
         "Transformers, hub:DÉPÔT ; sans lui, gpt-model.pt ici ou dans un dossier parent.",
     ),
 ]
-"""Le modèle, donné par sa place ou par son nom ; `formats.source.locate` le trouve."""
+"""Le modèle, donné par sa place ou par son nom ; `formats.door.locate` le trouve."""
 
 
 def model_path(model: Path | None) -> Path:
     """Ce qu'une commande lira du modèle demandé ; un nom du Hub n'est pas encore téléchargé."""
-    from gpt_architecture.formats.source import locate
-    from gpt_architecture.interop.hub import hub_name
+    from gpt_architecture.api import is_remote, locate
 
     source = find_model(model)
-    return source if hub_name(str(source)) is not None else locate(source)
+    return source if is_remote(source) else locate(source)
 
 
 NamedModel = Annotated[

@@ -45,7 +45,7 @@ def write_trace(
     from gpt_architecture.cli.command import output_console, say_aside
     from gpt_architecture.cli.options import warn_cut
     from gpt_architecture.decoding.trace import Tracer
-    from gpt_architecture.formats.model_file import write_atomically
+    from gpt_architecture.storage import write_atomically
 
     tracer = Tracer(gpt.generator.encode(prompt), config, gpt.tokenizer)
     for _ in tracer.follow(gpt.pieces(prompt, config, observer=tracer.observe)):

@@ -148,7 +148,7 @@ def serve(
     """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM."""
     del common  # lues par le lanceur
     _check_installed()
-    from gpt_architecture.formats.source import check_source, short_name
+    from gpt_architecture.api import check_source, short_name
     from gpt_architecture.serving.http.access import KeyRing
     from gpt_architecture.serving.http.exchange import RequestFilter
     from gpt_architecture.serving.http.loading import LoadingGate

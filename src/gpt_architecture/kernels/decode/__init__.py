@@ -2,7 +2,6 @@
 
 - `decode_step` : Un pas de décodage entier, d'un seul appel, sans revenir à Python.
 - `dot_tiles` : Une ligne de poids contre quelques activations, en instructions vectorielles.
-- `grouped_codes` : Quantification des poids par groupes, à échelle seule.
 - `linear_kernels` : Les produits « poids × quelques activations » : la lecture des poids fixe leur
   durée.
 - `packed` : Le modèle compacté : mêmes logits que `GPTModel`, poids rangés pour le décodage sur

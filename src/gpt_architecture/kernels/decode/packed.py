@@ -18,12 +18,19 @@ from torch.nn import functional as F
 from gpt_architecture.config import GPTConfig, check_choice
 from gpt_architecture.core.attention import sdpa_attention
 from gpt_architecture.core.concurrency import Turn
+from gpt_architecture.core.grouped_codes import (
+    GroupedCodes,
+    Scheme,
+    dequantize,
+    is_matrix,
+    quantize,
+    scheme_of,
+)
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
 from gpt_architecture.core.layers import ACTIVATIONS
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels import loading_obstacle
-from gpt_architecture.kernels.decode.grouped_codes import Scheme, dequantize, quantize
 from gpt_architecture.kernels.decode.packed_weights import (
     Decoder,
     DenseMatrix,
@@ -93,6 +100,34 @@ class PackedModel:
 
             self._decode, self._activate = decode, activate
             self._compile_steps()
+
+    @classmethod
+    def from_codes(
+        cls,
+        cfg: GPTConfig,
+        scheme: Scheme,
+        codes: Mapping[str, GroupedCodes],
+        vectors: Mapping[str, Tensor],
+    ) -> PackedModel:
+        """Le modèle de matrices déjà quantifiées, par nom de module ; rien n'est copié.
+
+        Une tête liée n'y est pas : c'est la matrice de `tok_emb`.
+        """
+        matrices: dict[str, PackedMatrix] = {
+            name: GroupedMatrix(each) for name, each in codes.items()
+        }
+        if cfg.tie_weights:
+            matrices["out_head"] = matrices["tok_emb"]
+        return cls(cfg, matrices, vectors, scheme=scheme)
+
+    def codes(self) -> dict[str, GroupedCodes]:
+        """Les matrices quantifiées, telles que `from_codes` les reprend ; vide en fp32."""
+        skipped = {"out_head"} if self.cfg.tie_weights else set()
+        return {
+            name: matrix.grouped
+            for name, matrix in self.matrices.items()
+            if isinstance(matrix, GroupedMatrix) and name not in skipped
+        }
 
     def settle(self) -> None:
         """Range les poids en grandes pages (voir `gather`), sauf ceux dont on lit peu de lignes.
@@ -391,18 +426,6 @@ def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel
         else:
             matrices[module] = GroupedMatrix(quantize(tensor, scheme_of(module, scheme)))
     return PackedModel(model.cfg, matrices, vectors, scheme=scheme)
-
-
-def is_matrix(name: str) -> bool:
-    """Vrai si ce poids du `state_dict` est l'une des matrices compactées."""
-    return name.endswith(".weight") and name != "pos_emb.weight"
-
-
-def scheme_of(module: str, scheme: Scheme) -> Scheme:
-    """Le schéma d'une matrice : la tête et l'embedding gardent 8 bits sous un schéma à 4."""
-    if module in ("tok_emb", "out_head"):
-        return Scheme(name="int8", group_size=scheme.group_size)
-    return scheme
 
 
 def _compiles() -> bool:

@@ -16,9 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.grouped_codes import Scheme, quantize
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.kernels.decode.decode_step import DecodeStep
-from gpt_architecture.kernels.decode.grouped_codes import Scheme, quantize
 from gpt_architecture.kernels.decode.packed_weights import GroupedMatrix, PackedMatrix, gather
 
 Choose = Callable[[Tensor], list[int]]

@@ -1,4 +1,4 @@
-"""Ce qu'un fichier GGUF, ONNX ou d'adaptateurs dit de lui-même, sans que ses poids ne servent.
+"""Ce qu'un fichier GGUF ou ONNX dit de lui-même, sans que ses poids ne servent.
 
 Leurs bibliothèques les lisent, dans des bornes : un en-tête hostile peut annoncer des milliards
 d'éléments.
@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.config import GPTConfig, LoRAConfig
-from gpt_architecture.errors import MissingDependencyError, ModelFileError, malformed, reason
-from gpt_architecture.formats.tensor_files import TensorInfo, safetensors_header
-from gpt_architecture.storage import open_regular, parse_json, read_at_most
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.errors import MissingDependencyError, ModelFileError
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
+from gpt_architecture.formats.tensor_files import TensorInfo
+from gpt_architecture.storage import open_regular, read_at_most
 
 MAX_ONNX = 1 << 31
 """Octets d'un fichier ONNX, au plus : Protobuf s'arrête là, et les poids y sont lus."""
 
+_ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"
 _MAX_READS = 2_000_000  # valeurs d'un en-tête GGUF : huit fois celles du vocabulaire de GPT-2
 _PLAIN = (str, int, float, bool)
 _SIZES = {
@@ -33,62 +34,50 @@ _SIZES = {
 _EPSILON = "gpt2.attention.layer_norm_epsilon"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """Ce que dit un en-tête.
+class GGUFFormat(ModelFormat):
+    """Un fichier de llama.cpp."""
 
-    Attributes:
-        config: forme du modèle ; None si ce n'est pas un GPT-2, ou si rien ne la dit.
-        tensors: les tenseurs.
-        tokenizer: nom, taille et empreinte du vocabulaire ; ou `problem`, ce qui manque.
-        provenance: le reste, en types simples.
-    """
+    kind, name = "gguf", "fichier GGUF (llama.cpp)"
 
-    config: GPTConfig | None
-    tensors: tuple[TensorInfo, ...]
-    tokenizer: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    def recognises(self, model: OpenedModel) -> bool:
+        """Ses premiers octets le nomment."""
+        return model.head.startswith(b"GGUF")
 
+    def facts(self, model: OpenedModel) -> Facts:
+        """L'en-tête, s'il est dans des bornes."""
+        return _gguf_facts(model.path)
 
-def adapter_header(path: Path | str) -> Header:
-    """Les réglages d'un fichier d'adaptateurs et l'empreinte de son modèle de départ.
-
-    Raises:
-        ModelFileError: fichier abîmé.
-    """
-    path = Path(path)
-    header, tensors = safetensors_header(path)
-    try:
-        description = parse_json(header["description"])
-        lora = LoRAConfig.from_dict(description["lora"])
-        return Header(
-            config=None,
-            tensors=tuple(tensors),
-            tokenizer={"problem": "c'est celui du modèle de départ"},
-            provenance={
-                "base_sha256": str(description["base_sha256"]),
-                "rank": lora.rank,
-                "alpha": lora.alpha,
-                "targets": ", ".join(lora.targets),
-                **description["metadata"],
-            },
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(
-            f"{path} : en-tête d'adaptateurs illisible ({malformed(error)})",
-            expected="un fichier écrit par « gpt-architecture train --lora-rank »",
-            remedy="reprenez le fichier d'origine",
-        ) from None
+    def is_intact(self, model: OpenedModel) -> bool | None:
+        """Il n'a pas de sommes de contrôle."""
+        return None
 
 
-def gguf_header(path: Path | str) -> Header:
+class ONNXFormat(ModelFormat):
+    """Un fichier ONNX."""
+
+    kind, name = "onnx", "fichier ONNX"
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Protobuf : la version de l'IR vient d'abord, puis un autre champ de ModelProto."""
+        head = model.head
+        return len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 32 and head[2] in _ONNX_FIELDS
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """Les entrées, les sorties, l'opset et les poids."""
+        return _onnx_facts(model.path)
+
+    def is_intact(self, model: OpenedModel) -> bool | None:
+        """Il n'a pas de sommes de contrôle."""
+        return None
+
+
+def _gguf_facts(path: Path) -> Facts:
     """L'en-tête d'un fichier de llama.cpp.
 
     Raises:
         ModelFileError: fichier abîmé ou démesuré.
         MissingDependencyError: le paquet gguf manque.
     """
-    path = Path(path)
     try:
         import gguf  # noqa: PLC0415 — facultatif
     except ImportError:
@@ -117,10 +106,10 @@ def gguf_header(path: Path | str) -> Header:
             for each in reader.tensors
         )
         tokens = values.get("tokenizer.ggml.tokens")
-        return Header(
+        return Facts(
             config=_gguf_config(values, tensors),
             tensors=tensors,
-            tokenizer=_gguf_tokenizer(values, tokens),
+            tokenizer=lambda: _gguf_tokenizer(values, tokens),
             provenance={
                 key: value
                 for key, value in values.items()
@@ -155,14 +144,13 @@ def _gguf_tokenizer(values: Mapping[str, Any], tokens: Any) -> dict[str, Any]:
     }
 
 
-def onnx_header(path: Path | str) -> Header:
+def _onnx_facts(path: Path) -> Facts:
     """Les entrées, les sorties, l'opset et les poids d'un fichier ONNX.
 
     Raises:
         ModelFileError: fichier abîmé ou démesuré.
         MissingDependencyError: le paquet onnx manque.
     """
-    path = Path(path)
     try:
         import onnx  # noqa: PLC0415 — facultatif
     except ImportError:
@@ -176,14 +164,13 @@ def onnx_header(path: Path | str) -> Header:
         told = {each.key: each.value for each in model.metadata_props}
         known = told.pop("tokenizer", "")
         weights = {each.name for each in graph.initializer}
-        return Header(
-            config=None,
+        return Facts(
             tensors=tuple(
                 TensorInfo(name=each.name, shape=tuple(each.dims), dtype=kinds.Name(each.data_type))
                 for each in graph.initializer
                 if each.dims and each.data_type != kinds.INT64  # le reste sert au calcul
             ),
-            tokenizer={
+            tokenizer=lambda: {
                 "problem": f"son nom seul est écrit : {known}" if known else "il n'en dit rien"
             },
             provenance={
@@ -216,9 +203,5 @@ def _refusals(path: Path, expected: str) -> Iterator[None]:
     except (ModelFileError, MissingDependencyError):
         raise
     except Exception as error:
-        said = reason(error) if isinstance(error, OSError) else "en-tête abîmé ou démesuré"
-        raise ModelFileError(
-            f"{path} est illisible : {said}",
-            expected=expected,
-            remedy="recopiez-le depuis sa source",
-        ) from error
+        why = error if isinstance(error, OSError) else "en-tête abîmé ou démesuré"
+        raise ModelFileError.unreadable(path, why, expected=expected) from error

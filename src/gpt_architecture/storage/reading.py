@@ -1,33 +1,21 @@
-"""Le disque : n'ouvrir que des fichiers, n'en croire que ce qui tient, écrire en entier ou rien.
+"""Lire : n'ouvrir que des fichiers, n'en croire que ce qui tient.
 
 Un tube, une prise ou un périphérique donné à la place d'un fichier ferait attendre sans fin, ou
 lire sans fin : il est refusé avant d'être ouvert. Un texte qu'une personne a écrit est de l'UTF-8,
 quels que soient son éditeur et son système : le BOM est retiré, les fins de ligne deviennent LF, et
 tout autre encodage est refusé par son nom.
-
-Ce qui s'écrit se prépare à côté, dans un dossier caché `.NOM.xxxxxxxx.tmp` qu'un verrou dit vivant.
-Un processus tué y laisse son travail ; la prochaine écriture dans le même dossier, de n'importe
-quelle commande, retire ceux que plus aucun processus ne tient.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import secrets
-import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from gpt_architecture.errors import DataError, GPTArchitectureError, OutputError, reason
-
-if TYPE_CHECKING:
-    from filelock import FileLock
+from gpt_architecture.errors import DataError, GPTArchitectureError, reason
 
 MAX_TEXT_BYTES = 1 << 30
 """Un fichier de texte plus gros n'est pas lu d'un bloc."""
@@ -69,7 +57,7 @@ _MAX_VALUES = 1 << 23  # un vocabulaire de 256 000 tokens et ses fusions en ont 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _TOO_DEEP = f"plus de {MAX_DEPTH} imbrications"
 
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows changerait les fins de ligne
+O_BINARY = getattr(os, "O_BINARY", 0)  # Windows changerait les fins de ligne
 
 
 class NotAFileError(OSError):
@@ -95,7 +83,7 @@ def open_regular(path: Path | str) -> BufferedReader:
     """
     check_regular(path)
     # O_NONBLOCK : si un tube a pris la place du fichier entre-temps, l'ouvrir n'attend pas.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | O_BINARY)
     try:
         _refuse_special(os.fstat(descriptor).st_mode)
         return os.fdopen(descriptor, "rb")
@@ -203,6 +191,35 @@ def read_json(path: Path | str, limit: int, *, finite: bool = False) -> Any:
     return parse_json(data, finite=finite)
 
 
+def read_json_object(
+    path: Path | str,
+    limit: int,
+    *,
+    error: type[GPTArchitectureError],
+    expected: str,
+    remedy: str,
+    finite: bool = False,
+) -> dict[str, Any]:
+    """Le contenu d'un fichier qui tient un objet JSON ; voir `read_json`.
+
+    Args:
+        error: ce qui est levé.
+        expected: ce qui était attendu, pour les messages.
+        remedy: que faire.
+
+    Raises:
+        GPTArchitectureError: `error` : fichier absent, trop gros, ou d'un autre contenu.
+    """
+    try:
+        content = read_json(path, limit, finite=finite)
+    except (OSError, ValueError) as failure:
+        found = f"{path} est illisible ({reason(failure)})"
+        raise error(found, expected=expected, remedy=remedy) from failure
+    if not isinstance(content, dict):
+        raise error(f"{path} n'est pas un objet JSON", expected=expected, remedy=remedy)
+    return content
+
+
 def parse_json(data: str | bytes, *, finite: bool = False) -> Any:
     """Lit du JSON ; toute faute est dite par une `ValueError` en une phrase.
 
@@ -258,201 +275,3 @@ class _NotFiniteError(ValueError):
 
 def _refuse_constant(token: str) -> NoReturn:
     raise _NotFiniteError(f"{token} n'est pas du JSON")
-
-
-_LOCK = ".verrou"
-_REPLACED = "ancien"
-_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
-_ATTEMPTS = 8
-
-
-def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
-    """Fait écrire un fichier provisoire, le vide sur disque, puis le renomme en `path`.
-
-    Raises:
-        OutputError: le système refuse ; `path` n'a pas changé et le provisoire est retiré.
-    """
-    path = Path(path)
-    try:
-        if path.exists():  # renommer par-dessus /dev/null le supprimerait
-            check_regular(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(path) as folder:
-            temporary = folder / path.name
-            temporary.touch()
-            mode = stat.S_IMODE(temporary.stat().st_mode)  # celui que l'umask donne ici
-            write(temporary)
-            temporary.chmod(mode)  # safetensors écrit en 0600
-            sync(temporary)
-            temporary.replace(path)
-            sync(path.parent)
-    except (OSError, RuntimeError, ValueError) as error:
-        # torch.save dit un disque plein par RuntimeError, matplotlib un format par ValueError
-        raise OutputError(
-            f"impossible d'écrire {path} : {reason(error)}",
-            expected="un dossier accessible en écriture et assez de place",
-            remedy="libérez de la place ou changez de dossier",
-        ) from error
-
-
-def write_directory_atomically(path: Path | str, fill: Callable[[Path], object]) -> None:
-    """Fait remplir un dossier provisoire, le vide sur disque, puis lui fait remplacer `path`.
-
-    Raises:
-        OSError: le système refuse ; rien n'a changé.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path) as folder:
-        content = folder / path.name
-        content.mkdir()
-        fill(content)
-        mode = content.stat().st_mode & 0o666
-        for file in content.iterdir():
-            file.chmod(mode)  # safetensors écrit en 0600
-            sync(file)
-        sync(content)
-        if path.exists():
-            path.rename(folder / _REPLACED)
-        content.rename(path)
-        sync(path.parent)
-
-
-def check_writable(directory: Path | str) -> None:
-    """Vérifie, en y écrivant, qu'un dossier, créé au besoin, accepte un fichier.
-
-    Raises:
-        OutputError: le système refuse.
-    """
-    directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with _beside(directory / "essai") as folder:
-            (folder / "essai").write_bytes(b"essai")
-            sync(folder / "essai")
-    except OSError as error:
-        raise OutputError(
-            f"impossible d'écrire dans {directory} : {reason(error)}",
-            expected="un dossier accessible en écriture et assez de place",
-            remedy="libérez de la place ou changez de dossier",
-        ) from error
-
-
-def sweep(directory: Path | str) -> list[Path]:
-    """Retire d'un dossier ce que des processus tués y préparaient ; rend ce qui l'a été.
-
-    Un dossier que le mort remplaçait, s'il n'a plus son nom, le reprend.
-    """
-    directory = Path(directory)
-    try:
-        found = [path for path in directory.iterdir() if _TEMPORARY.fullmatch(path.name)]
-    except OSError:
-        return []
-    return [folder for folder in found if _is_ours(folder) and _erase_if_dead(folder)]
-
-
-def sync(path: Path | str) -> None:
-    """Vide un fichier, ou les noms d'un dossier, sur disque.
-
-    Windows ne sait pas le faire d'un dossier, et demande qu'un fichier soit ouvert en écriture.
-    """
-    path = Path(path)
-    is_directory = path.is_dir()
-    if is_directory and os.name != "posix":
-        return
-    descriptor = os.open(path, (os.O_RDONLY if is_directory else os.O_RDWR) | _BINARY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Un dossier à côté de `path`, verrouillé le temps du bloc, puis retiré.
-
-    Raises:
-        OSError: le système refuse.
-    """
-    sweep(path.parent)
-    folder, lock = _claim(path)
-    try:
-        yield folder
-    finally:
-        _erase(folder, lock)
-
-
-def _claim(path: Path) -> tuple[Path, FileLock | None]:
-    """Crée le dossier et prend son verrou ; sans verrou là où le système n'en a pas."""
-    for _ in range(_ATTEMPTS):  # un balayage peut passer entre la création et le verrou
-        folder = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-        try:
-            folder.mkdir()
-            lock = _locked(folder)
-        except FileExistsError:
-            continue
-        except NotImplementedError:
-            return folder, None
-        if lock is not None and (folder / _LOCK).exists():
-            return folder, lock
-    raise OSError("le dossier provisoire disparaît aussitôt créé")
-
-
-def _locked(folder: Path) -> FileLock | None:
-    """Le verrou d'un dossier provisoire ; None : un autre le tient, ou le dossier n'est plus.
-
-    Raises:
-        NotImplementedError: ce système de fichiers n'a pas de verrous.
-    """
-    from filelock import FileLock, Timeout  # noqa: PLC0415 — `--help` n'en a pas besoin
-
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except (Timeout, FileNotFoundError):
-        return None
-    except OSError as error:
-        raise NotImplementedError from error
-    return lock
-
-
-def _is_ours(folder: Path) -> bool:
-    """Vrai si c'est un dossier que `_claim` a pu faire : vide, ou avec son verrou."""
-    try:
-        if folder.is_symlink() or not folder.is_dir():
-            return False
-        return (folder / _LOCK).is_file() or not any(folder.iterdir())
-    except OSError:
-        return False
-
-
-def _erase_if_dead(folder: Path) -> bool:
-    try:
-        if not (folder / _LOCK).exists():
-            folder.rmdir()  # celui qui vient de le créer, s'il vit, recommencera
-            return True
-        lock = _locked(folder)
-    except (OSError, NotImplementedError):
-        return False
-    if lock is None:
-        return False
-    _erase(folder, lock)
-    return not folder.exists()
-
-
-def _erase(folder: Path, lock: FileLock | None) -> None:
-    """Retire un dossier provisoire, le verrou en dernier : à demi effacé, il serait à personne."""
-    name = _TEMPORARY.fullmatch(folder.name)
-    replaced = folder / _REPLACED
-    with suppress(OSError):
-        if name is not None and replaced.exists() and not os.path.lexists(folder.parent / name[1]):
-            replaced.rename(folder.parent / name[1])
-        for path in folder.iterdir():
-            if path.name != _LOCK:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    if lock is not None:
-        lock.release()
-    with suppress(OSError):
-        if {path.name for path in folder.iterdir()} <= {_LOCK}:
-            (folder / _LOCK).unlink(missing_ok=True)
-            folder.rmdir()
