@@ -9,7 +9,7 @@ from kernel_helpers import BASE, pair, random_batch
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
-from gpt_architecture.kernels.runtime.threads import launch
+from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.train import reduction_kernels
 from gpt_architecture.kernels.train.engine import FusedEngine
 from gpt_architecture.kernels.train.fused_step import FusedStep, why_not_fused

@@ -26,7 +26,7 @@ from gpt_architecture.formats.model_file import check_vocabulary
 from gpt_architecture.formats.tensor_files import read_safetensors, sealed
 from gpt_architecture.kernels.decode.grouped_codes import GroupedCodes, Scheme, padded_width
 from gpt_architecture.kernels.decode.packed import PackedModel, is_matrix, scheme_of
-from gpt_architecture.kernels.decode.packed_weights import GroupedMatrix, PackedMatrix
+from gpt_architecture.kernels.decode.weights import GroupedMatrix, PackedMatrix
 from gpt_architecture.storage import parse_json, write_atomically
 
 FORMAT = "gpt-architecture/quantized"

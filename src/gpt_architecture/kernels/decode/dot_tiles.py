@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from gpt_architecture.kernels.runtime.ir_tools import (
+from gpt_architecture.kernels.runtime.vector_ir import (
     F32,
     FLOATS,
     HAS_AVX512,

@@ -38,7 +38,7 @@ from gpt_architecture.kernels.decode.dot_tiles import (
     integer_dots,
 )
 from gpt_architecture.kernels.runtime.arithmetic import FAST, exp
-from gpt_architecture.kernels.runtime.threads import (
+from gpt_architecture.kernels.runtime.kernel import (
     address,
     claim,
     count,

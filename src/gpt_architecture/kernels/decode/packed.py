@@ -24,7 +24,7 @@ from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels import loading_obstacle
 from gpt_architecture.kernels.decode.grouped_codes import Scheme, dequantize, quantize
-from gpt_architecture.kernels.decode.packed_weights import (
+from gpt_architecture.kernels.decode.weights import (
     Decoder,
     DenseMatrix,
     GroupedMatrix,
@@ -33,12 +33,12 @@ from gpt_architecture.kernels.decode.packed_weights import (
     StripMatrix,
     gather,
 )
-from gpt_architecture.kernels.runtime.products import fastest_products
+from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.kernels.runtime.shapes import shape_obstacle
 
 if TYPE_CHECKING:
-    from gpt_architecture.kernels.decode.decode_step import DecodeStep
     from gpt_architecture.kernels.decode.self_draft import Choose, SelfDraft
+    from gpt_architecture.kernels.decode.step import DecodeStep
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ SETTLE_AFTER = 32
 class PackedModel:
     """Un modèle prêt à décoder ; satisfait `core.model.CausalLM`.
 
-    Jusqu'à 32 activations, un passage est un pas compilé (`decode_step`) ; au-delà, ou sans numba,
+    Jusqu'à 32 activations, un passage est un pas compilé (`step`) ; au-delà, ou sans numba,
     ce sont les produits de PyTorch sur les mêmes poids. Plusieurs fils peuvent s'en servir : le
     pas compilé, qui n'a qu'un jeu de tampons, sert l'un puis l'autre, token par token.
 
@@ -111,7 +111,7 @@ class PackedModel:
 
     def _compile_steps(self) -> None:
         """Le pas des poids entiers, ou l'étroit et le large des poids fp32."""
-        from gpt_architecture.kernels.decode.decode_step import DecodeStep  # noqa: PLC0415
+        from gpt_architecture.kernels.decode.step import DecodeStep  # noqa: PLC0415
 
         forms = (False, True) if self.scheme is None else (False,)
         self._steps = tuple(
@@ -120,7 +120,7 @@ class PackedModel:
 
     def _compile_uniform_step(self) -> DecodeStep:
         """Le pas dont chaque activation ignore les autres."""
-        from gpt_architecture.kernels.decode.decode_step import DecodeStep  # noqa: PLC0415
+        from gpt_architecture.kernels.decode.step import DecodeStep  # noqa: PLC0415
 
         if self.scheme is not None:  # celui des poids entiers l'est toujours
             self.settle()
@@ -306,7 +306,7 @@ class PackedModel:
             model.tie_weights_()
         return model.eval()
 
-    @fastest_products()
+    @fastest_matmul()
     def _forward(self, x: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
         """x (B, T, D) → logits, par les produits de PyTorch."""
         batch, layers = x.size(0), None if cache is None else cache.layers
@@ -407,7 +407,7 @@ def scheme_of(module: str, scheme: Scheme) -> Scheme:
 
 def _compiles() -> bool:
     """Vrai si les noyaux se compilent ici ; sinon un avertissement dit pourquoi."""
-    obstacle = loading_obstacle("decode.decode_step")
+    obstacle = loading_obstacle("decode.step")
     if obstacle is not None:
         logger.warning("%s : décodage par PyTorch, plus lent", obstacle)
     return obstacle is None

@@ -13,7 +13,7 @@ from torch import Tensor
 from gpt_architecture.kernels.decode.dot_tiles import UNIT, decode_row
 from gpt_architecture.kernels.decode.grouped_codes import GroupedCodes
 from gpt_architecture.kernels.decode.linear_kernels import gelu
-from gpt_architecture.kernels.runtime.threads import (
+from gpt_architecture.kernels.runtime.kernel import (
     address,
     claim,
     count,

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
-from gpt_architecture.kernels.decode.decode_step import DecodeStep
 from gpt_architecture.kernels.decode.grouped_codes import Scheme, quantize
-from gpt_architecture.kernels.decode.packed_weights import GroupedMatrix, PackedMatrix, gather
+from gpt_architecture.kernels.decode.step import DecodeStep
+from gpt_architecture.kernels.decode.weights import GroupedMatrix, PackedMatrix, gather
 
 Choose = Callable[[Tensor], list[int]]
 """Logits (M, V) → le token de chaque séquence."""

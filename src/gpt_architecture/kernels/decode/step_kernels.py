@@ -13,7 +13,7 @@ from numba import carray, njit
 
 from gpt_architecture.kernels.decode.dot_tiles import paired_place
 from gpt_architecture.kernels.runtime.arithmetic import FAST, exp
-from gpt_architecture.kernels.runtime.threads import (
+from gpt_architecture.kernels.runtime.kernel import (
     claim,
     count,
     integer,

@@ -1,7 +1,7 @@
 """Les produits « poids × activations » dont chaque résultat ignore les autres, au bit près.
 
 Les arguments sont ceux de `linear_kernels`, jusqu'au résidu ; les poids sont en bandes
-(`packed_weights.StripMatrix`). Un service y gagne de rendre le même texte quelle que soit sa
+(`weights.StripMatrix`). Un service y gagne de rendre le même texte quelle que soit sa
 charge.
 
 Formes : M activations, D largeur, N lignes de poids en tout.
@@ -15,14 +15,14 @@ import numpy as np
 from numba import njit
 
 from gpt_architecture.kernels.decode.linear_kernels import block_of, finish
-from gpt_architecture.kernels.decode.packed_weights import STRIP
 from gpt_architecture.kernels.decode.strip_tiles import (
     STRIP_COLUMNS,
     TOGETHER,
     TOGETHER_COLUMNS,
     strip_tile,
 )
-from gpt_architecture.kernels.runtime.threads import (
+from gpt_architecture.kernels.decode.weights import STRIP
+from gpt_architecture.kernels.runtime.kernel import (
     address,
     claim,
     count,

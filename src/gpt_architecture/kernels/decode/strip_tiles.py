@@ -19,8 +19,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gpt_architecture.kernels.decode.packed_weights import STRIP
-from gpt_architecture.kernels.runtime.ir_tools import (
+from gpt_architecture.kernels.decode.weights import STRIP
+from gpt_architecture.kernels.runtime.vector_ir import (
     F32,
     HAS_AVX512,
     LANES,

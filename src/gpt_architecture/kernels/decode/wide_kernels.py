@@ -18,7 +18,7 @@ from gpt_architecture.kernels.decode.linear_kernels import GELU, RESIDUAL, block
 from gpt_architecture.kernels.decode.step_kernels import normalize, row_of
 from gpt_architecture.kernels.decode.wide_tiles import MAX_COLUMNS, wide_tile
 from gpt_architecture.kernels.runtime.arithmetic import FAST
-from gpt_architecture.kernels.runtime.threads import (
+from gpt_architecture.kernels.runtime.kernel import (
     address,
     claim,
     count,

@@ -15,7 +15,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from gpt_architecture.kernels.runtime.ir_tools import (
+from gpt_architecture.kernels.runtime.vector_ir import (
     F32,
     FLOATS,
     LANES,

@@ -2,7 +2,7 @@
 
 Un token demande une soixantaine de noyaux de quelques dizaines de microsecondes : les lancer un
 à un depuis Python prendrait une part visible du temps. Le programme est un tableau d'entiers, une
-ligne par noyau (voir `threads.table`) ; entre deux passages, seuls les mots qui changent sont
+ligne par noyau (voir `kernel.table`) ; entre deux passages, seuls les mots qui changent sont
 récrits.
 """
 
@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from gpt_architecture.kernels.runtime.threads import HEADER, SLOT, kernel, openmp, pointer, table
+from gpt_architecture.kernels.runtime.kernel import HEADER, SLOT, kernel, openmp, pointer, table
 
 ARGUMENTS = 14
 """Arguments d'un noyau de programme, au plus."""
@@ -151,7 +151,7 @@ class Program:
         self._call = np.zeros(_CALL + 8, np.int64)
 
     def add(self, kernel: Any, items: int, *arguments: Tensor | float) -> int:
-        """Ajoute un noyau ; rend son numéro. Voir `threads.table`."""
+        """Ajoute un noyau ; rend son numéro. Voir `kernel.table`."""
         words = table(items, *arguments)
         self._functions.append(kernel.address)
         self._rows.append(words + [0] * (_WORDS - len(words)))

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.sampler import IGNORED
-from gpt_architecture.kernels.runtime.products import fastest_products
+from gpt_architecture.kernels.runtime.kernel import launch
+from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.kernels.runtime.shapes import shape_obstacle
-from gpt_architecture.kernels.runtime.threads import launch
 from gpt_architecture.kernels.runtime.workspace import Workspace
 from gpt_architecture.kernels.train import row_kernels
 from gpt_architecture.kernels.train.block_pass import (
@@ -83,7 +83,7 @@ class FusedStep:
         ]
         self._workspaces: dict[tuple[int, int, bool], Workspace] = {}
 
-    @fastest_products()
+    @fastest_matmul()
     def forward_backward(
         self, inputs: Tensor, targets: Tensor, sequence_ids: Tensor, *, scale: float = 1.0
     ) -> Tensor:
@@ -133,7 +133,7 @@ class FusedStep:
             sink.finish()
         return loss
 
-    @fastest_products()
+    @fastest_matmul()
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Perte moyenne (nats par token), sans abandon ni gradient.
 

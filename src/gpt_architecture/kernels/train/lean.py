@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels.runtime.threads import launch
+from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.runtime.workspace import Arena, huge_empty
 from gpt_architecture.kernels.train import reduction_kernels
 from gpt_architecture.kernels.train.gradients import BufferedSink, packed_buffers

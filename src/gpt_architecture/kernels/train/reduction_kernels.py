@@ -3,7 +3,7 @@
 Chacun parcourt la mémoire une fois là où PyTorch la parcourt plusieurs fois, et recalcule les
 masques d'abandon au lieu de les lire. Les réductions se font par blocs fixes, dans l'ordre : le
 résultat ne dépend pas du nombre de fils. Le début de chaque noyau nomme ses arguments, dans
-l'ordre où `threads.launch` les reçoit. `keys` (2·B,) porte les clés d'un endroit ; `drop` nul :
+l'ordre où `kernel.launch` les reçoit. `keys` (2·B,) porte les clés d'un endroit ; `drop` nul :
 rien n'est abandonné.
 
 Formes : H têtes, T tokens, V vocabulaire, n tokens d'un morceau de tête.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpt_architecture.kernels.runtime.arithmetic import exp, fill_multipliers, mix32, row_key
-from gpt_architecture.kernels.runtime.threads import (
+from gpt_architecture.kernels.runtime.kernel import (
     claim,
     count,
     cube,

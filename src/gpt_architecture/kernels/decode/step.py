@@ -32,12 +32,6 @@ from gpt_architecture.kernels.decode.linear_kernels import (
     linear_float_,
     linear_integer_,
 )
-from gpt_architecture.kernels.decode.packed_weights import (
-    STRIP,
-    GroupedMatrix,
-    KernelMatrix,
-    StripMatrix,
-)
 from gpt_architecture.kernels.decode.step_kernels import (
     STATE_HEADER,
     STATE_SEQUENCE,
@@ -47,6 +41,12 @@ from gpt_architecture.kernels.decode.step_kernels import (
 )
 from gpt_architecture.kernels.decode.strip_kernels import linear_strips_
 from gpt_architecture.kernels.decode.strip_tiles import TOGETHER
+from gpt_architecture.kernels.decode.weights import (
+    STRIP,
+    GroupedMatrix,
+    KernelMatrix,
+    StripMatrix,
+)
 from gpt_architecture.kernels.decode.wide_kernels import LINE, linear_wide_, transpose_rows_
 from gpt_architecture.kernels.decode.wide_tiles import MAX_COLUMNS
 from gpt_architecture.kernels.runtime.program import Program

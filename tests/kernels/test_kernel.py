@@ -2,13 +2,13 @@
 
 import logging
 
-from gpt_architecture.kernels.runtime.threads import Announcement
+from gpt_architecture.kernels.runtime.kernel import Announcement
 
 
 def test_compilation_is_announced_once(caplog):
     """Une ligne au premier noyau compilé, plus rien ensuite."""
     announcement = Announcement()
-    with caplog.at_level(logging.INFO, logger="gpt_architecture.kernels.runtime.threads"):
+    with caplog.at_level(logging.INFO, logger="gpt_architecture.kernels.runtime.kernel"):
         announcement.on_start(None)
         announcement.on_end(None)
         announcement.on_start(None)
