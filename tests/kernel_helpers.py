@@ -8,6 +8,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.kernels.train.fused_step import FusedStep
 from gpt_architecture.kernels.train.keyed_dropout import use_keyed_dropout_
+from gpt_architecture.training.engine import Batch
 
 BASE = {
     "vocab_size": 307,
@@ -32,3 +33,7 @@ def pair(seed=7, **changes):
 def random_batch(step, batch=3, length=37):
     ids = torch.randint(step.model.cfg.vocab_size, (batch, length + 1))
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.randint(10**6, (batch,))
+
+
+def as_batch(inputs, targets, sequence_ids):
+    return Batch(inputs=inputs, targets=targets, sequence_ids=sequence_ids)

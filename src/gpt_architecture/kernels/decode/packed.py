@@ -6,26 +6,23 @@ Formes : B lot, T tokens, D largeur, V vocabulaire.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gpt_architecture.config import GPTConfig, check_choice
-from gpt_architecture.core.attention import sdpa_attention
 from gpt_architecture.core.concurrency import Turn
-from gpt_architecture.core.kv_cache import KVCache, LayerCache
-from gpt_architecture.core.layers import ACTIVATIONS
+from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.kernels import loading_obstacle
-from gpt_architecture.kernels.decode.grouped_codes import Scheme, dequantize, quantize
+from gpt_architecture.kernels import loading_obstacle, shape_obstacle
+from gpt_architecture.kernels.decode.grouped_codes import Scheme, quantize
+from gpt_architecture.kernels.decode.torch_pass import TorchPass
 from gpt_architecture.kernels.decode.weights import (
-    Decoder,
     DenseMatrix,
     GroupedMatrix,
     KernelMatrix,
@@ -33,17 +30,12 @@ from gpt_architecture.kernels.decode.weights import (
     StripMatrix,
     gather,
 )
-from gpt_architecture.kernels.runtime.matmul import fastest_matmul
-from gpt_architecture.kernels.runtime.shapes import shape_obstacle
 
 if TYPE_CHECKING:
     from gpt_architecture.kernels.decode.self_draft import Choose, SelfDraft
     from gpt_architecture.kernels.decode.step import DecodeStep
 
 logger = logging.getLogger(__name__)
-
-Activate = Callable[[Tensor, Tensor], Tensor]
-"""(x (N, F), biais (F,)) → (N, F)."""
 
 PackingName = Literal["fp32", "int8", "int4"]
 """Format des poids d'un modèle compacté."""
@@ -77,22 +69,12 @@ class PackedModel:
     ) -> None:
         self.cfg, self.scheme = cfg, scheme
         self.matrices, self.vectors = matrices, vectors
-        self._decode: Decoder = dequantize
-        activation = ACTIVATIONS[cfg.activation]()
-        self._activate: Activate = lambda x, bias: activation(x + bias)
-        self._steps: tuple[DecodeStep, ...] = ()
+        self._compiles = _compiles(cfg)
+        self._choose_passes()
         self._uniform_step: DecodeStep | None = None
         self._self_draft: SelfDraft | None = None
         self._passes, self._settled = 0, False
         self._turn = Turn()
-        obstacle = shape_obstacle(cfg)
-        if obstacle is not None:
-            logger.warning("décodage par PyTorch, plus lent : %s", obstacle)
-        elif _compiles():
-            from gpt_architecture.kernels.decode.panel_kernels import activate, decode  # noqa: PLC0415
-
-            self._decode, self._activate = decode, activate
-            self._compile_steps()
 
     def settle(self) -> None:
         """Range les poids en grandes pages (voir `gather`), sauf ceux dont on lit peu de lignes.
@@ -107,20 +89,30 @@ class PackedModel:
             read = {name: m for name, m in self.matrices.items() if shared or name != "tok_emb"}
             self.matrices = {**self.matrices, **gather(read)}
             self._settled = True
-            self._compile_steps()
+            self._choose_passes()
 
-    def _compile_steps(self) -> None:
-        """Le pas des poids entiers, ou l'étroit et le large des poids fp32."""
-        from gpt_architecture.kernels.decode.step import DecodeStep  # noqa: PLC0415
-
-        forms = (False, True) if self.scheme is None else (False,)
-        self._steps = tuple(
-            DecodeStep(self.cfg, self.matrices, self.vectors, wide=wide) for wide in forms
+    def _choose_passes(self) -> None:
+        """Les passages possibles sur les matrices d'aujourd'hui : les pas, puis PyTorch."""
+        parts = self.cfg, self.matrices, self.vectors
+        self._steps: tuple[DecodeStep, ...] = ()
+        if not self._compiles:
+            self._torch_pass = TorchPass(*parts)
+            return
+        from gpt_architecture.kernels.decode.step import (  # noqa: PLC0415
+            DecodeStep,
+            Form,
+            IntegerForm,
+            WideForm,
         )
+        from gpt_architecture.kernels.decode.step_kernels import activate, decode  # noqa: PLC0415
+
+        forms = (Form(), WideForm()) if self.scheme is None else (IntegerForm(),)
+        self._steps = tuple(DecodeStep(*parts, form) for form in forms)
+        self._torch_pass = TorchPass(*parts, decode=decode, activate=activate)
 
     def _compile_uniform_step(self) -> DecodeStep:
         """Le pas dont chaque activation ignore les autres."""
-        from gpt_architecture.kernels.decode.step import DecodeStep  # noqa: PLC0415
+        from gpt_architecture.kernels.decode.step import DecodeStep, StripForm  # noqa: PLC0415
 
         if self.scheme is not None:  # celui des poids entiers l'est toujours
             self.settle()
@@ -130,13 +122,13 @@ class PackedModel:
             for name, matrix in self.matrices.items()
             if name != "tok_emb"
         }
-        return DecodeStep(self.cfg, strips, self.vectors)
+        return DecodeStep(self.cfg, strips, self.vectors, StripForm())
 
     @property
     def nbytes(self) -> int:
         """Octets des poids ; une matrice partagée compte une fois."""
-        distinct = {id(matrix): matrix.nbytes for matrix in self.matrices.values()}
-        return sum(distinct.values()) + sum(v.nbytes for v in self.vectors.values())
+        matrices, vectors = dict.fromkeys(self.matrices.values()), self.vectors.values()
+        return sum(matrix.nbytes for matrix in matrices) + sum(v.nbytes for v in vectors)
 
     @property
     def compiled(self) -> bool:
@@ -172,7 +164,7 @@ class PackedModel:
         x = self.matrices["tok_emb"].rows(in_idx) + self.vectors["pos_emb.weight"][positions]
         logits = None if cache is None else self._compiled_pass(x, cache, at)
         if logits is None:
-            logits = self._forward(x, cache, at)
+            logits = self._torch_pass(x, cache, at)
         if cache is not None:
             cache.advance_(count)
         return logits
@@ -306,51 +298,6 @@ class PackedModel:
             model.tie_weights_()
         return model.eval()
 
-    @fastest_matmul()
-    def _forward(self, x: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
-        """x (B, T, D) → logits, par les produits de PyTorch."""
-        batch, layers = x.size(0), None if cache is None else cache.layers
-        for index in range(self.cfg.n_layers):
-            block = f"trf_blocks.{index}."
-            layer = None if layers is None else layers[index]
-            h = self._norm(f"{block}norm1", x)
-            x = x + self._linear(f"{block}att.out_proj", self._attention(block, h, layer))
-            h = self._product(f"{block}ff.layers.0", self._norm(f"{block}norm2", x))
-            h = self._activate(h.flatten(0, 1), self.vectors[f"{block}ff.layers.0.bias"])
-            x = x + self._linear(f"{block}ff.layers.2", h.view(*x.shape[:2], -1))
-        if at is not None:
-            x = x[torch.arange(batch), at].unsqueeze(1)  # (B, 1, D)
-        return self._linear("out_head", self._norm("final_norm", x))
-
-    def _attention(self, block: str, h: Tensor, layer: LayerCache | None) -> Tensor:
-        """Contexte (B, T, D) de h (B, T, D)."""
-        batch, count, width = h.shape
-        q, k, v = (
-            self._linear(f"{block}att.W_{name}", h)
-            .view(batch, count, self.cfg.n_heads, self.cfg.head_dim)
-            .transpose(1, 2)  # (B, H, T, K)
-            for name in ("query", "key", "value")
-        )
-        mask = None
-        if layer is not None:
-            k, v, mask = layer.append(k, v)  # (B, H, S, K)
-        context = sdpa_attention(q, k, v, dropout_p=0.0, mask=mask)
-        return context.transpose(1, 2).reshape(batch, count, width)
-
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        """x (B, T, D) · matrice transposée + biais, s'il existe."""
-        out, bias = self._product(name, x), self.vectors.get(f"{name}.bias")
-        return out if bias is None else out.add_(bias)
-
-    def _product(self, name: str, x: Tensor) -> Tensor:
-        """x (B, T, D) · matrice transposée."""
-        out = self.matrices[name].times(x.flatten(0, 1), self._decode)
-        return out.view(*x.shape[:2], -1)
-
-    def _norm(self, name: str, x: Tensor) -> Tensor:
-        gain, shift = self.vectors[f"{name}.scale"], self.vectors[f"{name}.shift"]
-        return F.layer_norm(x, gain.shape, gain, shift, self.cfg.norm_eps)
-
 
 def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel:
     """Compacte un modèle pour le décodage sur processeur.
@@ -405,9 +352,19 @@ def scheme_of(module: str, scheme: Scheme) -> Scheme:
     return scheme
 
 
-def _compiles() -> bool:
-    """Vrai si les noyaux se compilent ici ; sinon un avertissement dit pourquoi."""
-    obstacle = loading_obstacle("decode.step")
+def _compiles(cfg: GPTConfig) -> bool:
+    """Vrai si les noyaux calculent ce modèle ici ; sinon un avertissement dit pourquoi."""
+    obstacle = shape_obstacle(cfg)
+    if obstacle is not None:
+        logger.warning("décodage par PyTorch, plus lent : %s", obstacle)
+        return False
+    obstacle = loading_obstacle(_load_step)
     if obstacle is not None:
         logger.warning("%s : décodage par PyTorch, plus lent", obstacle)
     return obstacle is None
+
+
+def _load_step() -> type[DecodeStep]:
+    from gpt_architecture.kernels.decode.step import DecodeStep  # noqa: PLC0415
+
+    return DecodeStep

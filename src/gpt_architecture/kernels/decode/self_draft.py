@@ -18,7 +18,7 @@ from torch import Tensor
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.kernels.decode.grouped_codes import Scheme, quantize
-from gpt_architecture.kernels.decode.step import DecodeStep
+from gpt_architecture.kernels.decode.step import DecodeStep, IntegerForm
 from gpt_architecture.kernels.decode.weights import GroupedMatrix, PackedMatrix, gather
 
 Choose = Callable[[Tensor], list[int]]
@@ -49,7 +49,7 @@ class SelfDraft:
             for name, matrix in matrices.items()
             if name != "tok_emb"
         }
-        self._step = DecodeStep(cfg, gather(codes), vectors)
+        self._step = DecodeStep(cfg, gather(codes), vectors, IntegerForm())
         self._positions = cfg.context_length
 
     def __call__(

@@ -1,22 +1,28 @@
-"""Lancer un noyau compilé sur les fils de PyTorch.
+"""Écrire un noyau compilé, et le lancer sur les fils de PyTorch.
 
 Numba a son propre groupe de fils : après chaque produit de matrices, ceux de PyTorch attendent
 en tournant à vide et lui disputent les cœurs (mesuré : un pas jusqu'à trois fois plus long). Un
 noyau est donc une fonction C que le moteur OpenMP de PyTorch exécute lui-même.
 
-Un noyau reçoit un tableau d'entiers : compteur partagé, à sa place, nombre de lots, puis cinq mots
-par argument (adresse ou valeur, et au plus quatre dimensions). Chaque fil prend les lots un à un.
+Elle reçoit un tableau d'entiers : compteur partagé, à sa place, nombre de lots, puis cinq mots par
+argument (adresse ou valeur, et au plus quatre dimensions). Chaque fil prend les lots un à un. Qui
+écrit un noyau n'en voit rien : il nomme ses arguments dans sa signature (voir docs/noyaux.md).
 """
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import hashlib
+import inspect
 import logging
 import struct
+import textwrap
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,31 +56,16 @@ class Announcement(event.Listener):
 
 event.register("numba:run_pass", Announcement())  # type: ignore[no-untyped-call]
 
-KERNEL = types.void(types.voidptr)
-"""Signature d'un noyau."""
-
-
-_PACKAGE = Path(__file__).parents[1]
-_INLINED = hashlib.sha256(
-    b"".join(path.read_bytes() for path in sorted(_PACKAGE.rglob("*.py")))
-).hexdigest()[:12]
-
-
-def kernel(body: Any) -> Any:
-    """Compile un noyau ; le résultat est gardé sur disque d'un lancement à l'autre.
-
-    Numba date ce cache du seul fichier du noyau : l'empreinte de toutes les sources de `kernels`,
-    fonctions incluses et constantes figées comprises, est donc mise dans son nom.
-    """
-    body.__qualname__ = f"{body.__qualname__}_{_INLINED}"
-    return cfunc(KERNEL, fastmath=FAST, cache=True, error_model="numpy")(body)
-
-
 SLOT, HEADER = 5, 9
 """Mots d'un argument, et mots qui les précèdent : le compteur a sa ligne de cache, sans quoi
 chaque lot pris ferait relire les arguments à tous les fils."""
 
+ARGUMENTS = 16
+"""Arguments d'un noyau, au plus."""
+
 _OPTIONS: dict[str, Any] = {"inline": "always", "cache": True}
+
+# --- Ce qu'un noyau lit ----------------------------------------------------------------------
 
 
 @intrinsic
@@ -102,125 +93,256 @@ def pointer(typingctx: Any, address: Any) -> Any:
 
 
 @njit(**_OPTIONS)
-def words(data: Any) -> Any:
-    """Les mots d'un noyau."""
-    return carray(data, (HEADER + SLOT * 16,), np.int64)
+def _words(lots: Any) -> Any:
+    return carray(lots, (HEADER + SLOT * ARGUMENTS,), np.int64)
 
 
 @njit(**_OPTIONS)
-def claim(data: Any) -> Any:
+def claim(lots: Any) -> Any:
     """Le prochain lot à faire ; au-delà du dernier, c'est fini."""
-    return _fetch_add(data)
+    return _fetch_add(lots)
 
 
 @njit(**_OPTIONS)
-def count(d: Any) -> Any:
+def count(lots: Any) -> Any:
     """Nombre de lots."""
-    return d[HEADER - 1]
+    return _words(lots)[HEADER - 1]
 
 
 @njit(**_OPTIONS)
-def address(d: Any, i: Any) -> Any:
-    """Adresse d'un argument tenseur."""
+def _integer(d: Any, i: Any) -> Any:
     return d[HEADER + SLOT * i]
 
 
 @njit(**_OPTIONS)
-def extent(d: Any, i: Any, axis: Any) -> Any:
-    """Taille d'un argument tenseur selon un axe."""
-    return d[HEADER + SLOT * i + 1 + axis]
-
-
-@njit(**_OPTIONS)
-def integer(d: Any, i: Any) -> Any:
-    """Argument entier."""
-    return d[HEADER + SLOT * i]
-
-
-@njit(**_OPTIONS)
-def real(d: Any, i: Any) -> Any:
-    """Argument fp32."""
+def _real(d: Any, i: Any) -> Any:
     return np.int32(d[HEADER + SLOT * i]).view(np.float32)
 
 
 @njit(**_OPTIONS)
-def vector(d: Any, i: Any) -> Any:
-    """Argument fp32 (n,)."""
+def _vector(d: Any, i: Any) -> Any:
     k = HEADER + SLOT * i
     return carray(pointer(d[k]), (d[k + 1],), np.float32)
 
 
 @njit(**_OPTIONS)
-def matrix(d: Any, i: Any) -> Any:
-    """Argument fp32 (n, m)."""
+def _matrix(d: Any, i: Any) -> Any:
     k = HEADER + SLOT * i
     return carray(pointer(d[k]), (d[k + 1], d[k + 2]), np.float32)
 
 
 @njit(**_OPTIONS)
-def cube(d: Any, i: Any) -> Any:
-    """Argument fp32 (n, m, p)."""
+def _cube(d: Any, i: Any) -> Any:
     k = HEADER + SLOT * i
     return carray(pointer(d[k]), (d[k + 1], d[k + 2], d[k + 3]), np.float32)
 
 
 @njit(**_OPTIONS)
-def integers(d: Any, i: Any) -> Any:
-    """Argument int64 (n,)."""
+def _integers(d: Any, i: Any) -> Any:
     k = HEADER + SLOT * i
     return carray(pointer(d[k]), (d[k + 1],), np.int64)
 
 
 @njit(**_OPTIONS)
-def shorts(d: Any, i: Any) -> Any:
-    """Argument 16 bits signés (n, m)."""
+def _shorts(d: Any, i: Any) -> Any:
     k = HEADER + SLOT * i
     return carray(pointer(d[k]), (d[k + 1], d[k + 2]), np.int16)
 
 
 @njit(**_OPTIONS)
-def halves(d: Any, i: Any) -> Any:
-    """Argument 16 bits (n,), lu comme uint16."""
+def _halves(d: Any, i: Any) -> Any:
     k = HEADER + SLOT * i
     return carray(pointer(d[k]), (d[k + 1],), np.uint16)
 
 
-def table(items: int, *arguments: torch.Tensor | float) -> list[int]:
+class _Place(NamedTuple):
+    address: int
+    rows: int
+    width: int
+
+
+@njit(**_OPTIONS)
+def _place(d: Any, i: Any) -> Any:
+    k = HEADER + SLOT * i
+    return _Place(d[k], d[k + 1], d[k + 2])
+
+
+Lots = Any
+Integer = Any
+Real = Any
+Vector = Any
+Matrix = Any
+Cube = Any
+Integers = Any
+Shorts = Any
+Halves = Any
+Place = Any
+"""Les arguments d'un noyau, tels que sa signature les nomme ; le premier est toujours `Lots`.
+
+`Integer` et `Real` sont des nombres (int64, fp32) ; `Vector`, `Matrix`, `Cube` des tenseurs fp32 à
+une, deux ou trois dimensions ; `Integers` (n,) int64, `Shorts` (n, m) int16, `Halves` (n,) bf16 lu
+comme uint16. D'un `Place` (rows, width), de tout type, le noyau ne prend que `address`.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """Comment un noyau lit un argument, et ce que l'appelant doit donner.
+
+    Attributes:
+        read: (mots, rang) → la valeur, dans le noyau.
+        dims: dimensions du tenseur ; None : un nombre.
+        dtypes: types permis du tenseur ; vide : tous.
+        number: type du nombre ; None : un tenseur.
+    """
+
+    read: Any
+    dims: int | None = None
+    dtypes: tuple[torch.dtype, ...] = ()
+    number: type[float] | type[int] | None = None
+
+    def accepts(self, argument: torch.Tensor | float) -> bool:
+        """Vrai si le noyau peut lire cet argument."""
+        if isinstance(argument, torch.Tensor):
+            known = not self.dtypes or argument.dtype in self.dtypes
+            return known and argument.dim() == self.dims and argument.is_contiguous()
+        return self.number is not None and isinstance(argument, self.number)
+
+
+_KINDS = {
+    "Integer": _Kind(read=_integer, number=int),
+    "Real": _Kind(read=_real, number=float),
+    "Vector": _Kind(read=_vector, dims=1, dtypes=(torch.float32,)),
+    "Matrix": _Kind(read=_matrix, dims=2, dtypes=(torch.float32,)),
+    "Cube": _Kind(read=_cube, dims=3, dtypes=(torch.float32,)),
+    "Integers": _Kind(read=_integers, dims=1, dtypes=(torch.int64,)),
+    "Shorts": _Kind(read=_shorts, dims=2, dtypes=(torch.int16,)),
+    "Halves": _Kind(read=_halves, dims=1, dtypes=(torch.bfloat16,)),
+    "Place": _Kind(read=_place, dims=2),
+}
+
+# --- Compiler --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """Un noyau compilé.
+
+    Attributes:
+        name: son nom.
+        arguments: leurs noms et leurs sortes, dans l'ordre.
+        compiled: la fonction C, telle que Numba la rend : elle la garde en vie.
+    """
+
+    name: str
+    arguments: dict[str, str]
+    compiled: Any
+
+    @property
+    def address(self) -> int:
+        """Adresse de la fonction C."""
+        address: int = self.compiled.address
+        return address
+
+    def slot(self, name: str) -> int:
+        """Rang de l'argument `name`."""
+        return list(self.arguments).index(name)
+
+
+def digest(folder: Path) -> str:
+    """Empreinte des sources d'un dossier : un mot changé quelque part en donne une autre."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+SOURCES = digest(Path(__file__).parents[1])
+"""Ce dont le code compilé dépend : toutes les sources de `kernels`."""
+
+
+def kernel(body: Any) -> Kernel:
+    """Compile un noyau ; le résultat est gardé sur disque d'un lancement à l'autre.
+
+    Numba date ce cache du seul fichier du noyau : l'empreinte de toutes les sources de `kernels`,
+    fonctions incluses et constantes figées comprises, est donc mise dans son nom.
+    """
+    function, arguments = _reading_arguments(body)
+    function.__qualname__ = f"{body.__name__}_{SOURCES}"
+    compiled = cfunc(types.void(types.voidptr), fastmath=FAST, cache=True, error_model="numpy")(
+        function
+    )
+    return Kernel(name=body.__name__, arguments=arguments, compiled=compiled)
+
+
+def _reading_arguments(body: FunctionType) -> tuple[FunctionType, dict[str, str]]:
+    """`body`, dont tous les arguments sauf le premier sont lus dans ses mots, et leurs sortes.
+
+    Une fonction C lancée par OpenMP ne reçoit qu'un pointeur : chaque argument de la signature
+    devient une affectation au début du corps. Fichier et lignes restent ceux de la source.
+    """
+    tree = ast.parse(textwrap.dedent(inspect.getsource(body)))
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
+    lots, *others = function.args.args
+    arguments = {each.arg: ast.unparse(each.annotation or each) for each in others}
+    reads = [f"__words = __Lots({lots.arg})"]
+    reads += [
+        f"{name} = __{kind}(__words, {i})" for i, (name, kind) in enumerate(arguments.items())
+    ]
+    prologue = ast.parse("\n".join(reads)).body
+    for node in (node for statement in prologue for node in ast.walk(statement)):
+        ast.copy_location(node, function)
+    function.body[:0] = prologue
+    function.args.args, function.decorator_list = [lots], []
+    ast.increment_lineno(tree, body.__code__.co_firstlineno - 1)
+    module = compile(tree, body.__code__.co_filename, "exec")
+    code = next(each for each in module.co_consts if isinstance(each, CodeType))
+    readers = {f"__{name}": kind.read for name, kind in _KINDS.items()}
+    names = {**body.__globals__, **readers, "__Lots": _words}
+    return FunctionType(code, names, body.__name__), arguments
+
+
+# --- Lancer ----------------------------------------------------------------------------------
+
+
+def table(kernel: Kernel, items: int, *arguments: torch.Tensor | float) -> list[int]:
     """Les mots d'un noyau pour `items` lots.
 
     Args:
-        arguments: tenseurs CPU contigus, entiers ou flottants (passés en fp32).
+        arguments: tenseurs CPU contigus, entiers ou flottants, dans l'ordre de sa signature.
+
+    Raises:
+        TypeError: un argument manque, est de trop, ou n'est pas de la sorte annoncée : le noyau
+            lirait hors de ses tableaux.
     """
+    if len(arguments) != len(kernel.arguments):
+        raise TypeError(f"{kernel.name} : {len(arguments)} arguments pour {[*kernel.arguments]}")
     found = [0] * (HEADER - 1) + [items]
-    for argument in arguments:
+    for argument, (name, kind) in zip(arguments, kernel.arguments.items(), strict=True):
+        if not _KINDS[kind].accepts(argument):
+            raise TypeError(f"{kernel.name} : {name} n'est pas un {kind} contigu ({argument!r})")
         if isinstance(argument, torch.Tensor):
             shape = argument.shape
             found += (argument.data_ptr(), *shape, *((0,) * (SLOT - 1 - len(shape))))
         else:
-            found += (_word(argument), 0, 0, 0, 0)
+            word = argument if isinstance(argument, int) else _bits(argument)
+            found += (word, 0, 0, 0, 0)
     return found
 
 
-def launch(kernel: Any, items: int, *arguments: torch.Tensor | float) -> None:
-    """Exécute `kernel` sur `items` lots, avec autant de fils que PyTorch.
-
-    Args:
-        kernel: fonction compilée par `numba.cfunc(KERNEL)`.
-        items: nombre de lots.
-        arguments: voir `table`.
-    """
-    found = table(items, *arguments)
+def launch(kernel: Kernel, items: int, *arguments: torch.Tensor | float) -> None:
+    """Exécute `kernel` sur `items` lots, avec autant de fils que PyTorch ; voir `table`."""
+    found = table(kernel, items, *arguments)
     data = (ctypes.c_int64 * len(found))(*found)
     runner, threads = openmp(), min(torch.get_num_threads(), items)
     if runner is None or threads <= 1:
-        kernel.ctypes(ctypes.addressof(data))
+        kernel.compiled.ctypes(ctypes.addressof(data))
     else:
         runner(kernel.address, ctypes.addressof(data), threads, 0)
 
 
-def _word(value: float) -> int:
-    if isinstance(value, int):
-        return value
+def _bits(value: float) -> int:
+    """Les 32 bits d'un fp32, lus comme un entier signé."""
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
 
 
