@@ -1,6 +1,7 @@
 """Outils des tests de noyaux : un petit modèle, son oracle, des lots."""
 
 import copy
+from types import SimpleNamespace
 
 import torch
 
@@ -8,7 +9,6 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.kernels.train.fused_step import FusedStep
 from gpt_architecture.kernels.train.keyed_dropout import use_keyed_dropout_
-from gpt_architecture.training.engine import Batch
 
 BASE = {
     "vocab_size": 307,
@@ -36,4 +36,4 @@ def random_batch(step, batch=3, length=37):
 
 
 def as_batch(inputs, targets, sequence_ids):
-    return Batch(inputs=inputs, targets=targets, sequence_ids=sequence_ids)
+    return SimpleNamespace(inputs=inputs, targets=targets, sequence_ids=sequence_ids)

@@ -10,12 +10,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.grouped_codes import Scheme
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, ModelFileError, OutputError
 from gpt_architecture.formats.open import is_quantized
 from gpt_architecture.formats.quantized_file import load_quantized, save_quantized
 from gpt_architecture.formats.tensor_files import SEAL, sealed
-from gpt_architecture.kernels.decode.grouped_codes import Scheme
 from gpt_architecture.kernels.decode.packed import pack
 
 TOKENIZER = {"kind": "gpt2", "accents": "éà"}

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from gpt_architecture import kernels
+from gpt_architecture.core.grouped_codes import GROUP_SIZES, UNIT
+from gpt_architecture.kernels.decode import integer_tiles
 from gpt_architecture.kernels.runtime.kernel import SOURCES, Announcement, digest, launch
 from gpt_architecture.kernels.train import reduction_kernels, row_kernels
 
@@ -174,6 +176,11 @@ def test_nothing_is_baked_in_from_outside_the_package():
     for module, names in COMPILED.items():
         ours = {name for name in names if name.startswith("gpt_architecture")}
         assert all(name.startswith("gpt_architecture.kernels.") for name in ours), module
+
+
+def test_the_tiles_and_the_codes_agree_on_sizes():
+    """Figées dans les tuiles, ces tailles sont aussi celles du format ; `core` n'est pas haché."""
+    assert (integer_tiles.UNIT, integer_tiles.GROUP_SIZES) == (UNIT, GROUP_SIZES)
 
 
 def test_mypy_is_lenient_with_these_files_and_no_other():

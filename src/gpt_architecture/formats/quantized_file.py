@@ -20,12 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.grouped_codes import (
+    GroupedCodes,
+    Scheme,
+    is_matrix,
+    padded_width,
+    scheme_of,
+)
 from gpt_architecture.core.model import blank_model
 from gpt_architecture.errors import ConfigurationError, ModelFileError, reason, shown
 from gpt_architecture.formats.model_file import check_vocabulary
 from gpt_architecture.formats.tensor_files import read_safetensors, sealed
-from gpt_architecture.kernels.decode.grouped_codes import GroupedCodes, Scheme, padded_width
-from gpt_architecture.kernels.decode.packed import PackedModel, is_matrix, scheme_of
+from gpt_architecture.kernels.decode.packed import PackedModel
 from gpt_architecture.kernels.decode.weights import GroupedMatrix, PackedMatrix
 from gpt_architecture.storage import parse_json, write_atomically
 

@@ -74,8 +74,8 @@ def quantize(
         reads=(path, options, common),
         force=results.force,
     )
+    from gpt_architecture.core.grouped_codes import Scheme
     from gpt_architecture.formats.quantized_file import save_quantized
-    from gpt_architecture.kernels.decode.grouped_codes import Scheme
     from gpt_architecture.kernels.decode.packed import pack
 
     content = read_any(source)

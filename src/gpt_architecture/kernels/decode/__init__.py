@@ -2,7 +2,6 @@
 
 - `float_tiles` : Des lignes de poids fp32 contre des activations, en instructions vectorielles :
   trois tuiles.
-- `grouped_codes` : Quantification des poids par groupes, à échelle seule.
 - `integer_tiles` : Une ligne de poids entiers contre quelques activations, en instructions
   vectorielles.
 - `linear_kernels` : Les produits « poids × activations » d'un pas, un noyau par rangement des

@@ -27,7 +27,6 @@ import numpy as np
 from numba import njit
 
 from gpt_architecture.kernels.decode.float_tiles import (
-    FLOAT_COLUMNS,
     STRIP_COLUMNS,
     TOGETHER,
     TOGETHER_COLUMNS,
@@ -90,16 +89,20 @@ def _finish(bias: Any, mode: Any, out: Any, residual: Any, m: Any, start: Any, s
 
 
 @njit
-def _float_rows(weight: Any, rows: Any, x: Any, m: Any, columns: Any, out: Any, n: Any) -> None:
-    """`rows` lignes, depuis l'adresse `weight`, contre les activations m … m + columns.
+def _float_rows(
+    weight: Any, rows: Any, x: Any, active: Any, together: Any, out: Any, n: Any
+) -> None:
+    """`rows` lignes, depuis l'adresse `weight` ; la première donne la colonne n de `out`.
 
-    La première donne la colonne n de `out`.
+    Une ligne, lue pour `together` activations, est encore dans le premier cache pour les autres.
     """
     stride, out_stride = 4 * x.width, 4 * out.shape[1]
-    inputs = x.address + stride * m
-    target = out.ctypes.data + out_stride * m + 4 * n
+    target = out.ctypes.data + 4 * n
     for _ in range(rows):
-        float_dots(columns, weight, inputs, stride, x.width, target, out_stride)
+        for m in range(0, active, together):
+            columns = min(active - m, together)
+            inputs, outputs = x.address + stride * m, target + out_stride * m
+            float_dots(columns, weight, inputs, stride, x.width, outputs, out_stride)
         weight += stride
         target += 4
 
@@ -116,15 +119,14 @@ def linear_float_(
     mode: Integer,
     out: Matrix,
     residual: Matrix,
+    together: Integer,
 ) -> None:
-    """Poids fp32 ; une partie est (lignes, D)."""
+    """Poids fp32 ; une partie est (lignes, D). Au plus `together` activations à la fois."""
     item = claim(lots)
     while item < count(lots):
         part, first, last = _block_of(item, part_rows, block_rows)
         weight, base = parts[part] + 4 * x.width * first, part * part_rows
-        for m in range(0, active, FLOAT_COLUMNS):
-            columns = min(active - m, FLOAT_COLUMNS)
-            _float_rows(weight, last - first, x, m, columns, out, base + first)
+        _float_rows(weight, last - first, x, active, together, out, base + first)
         for m in range(active):
             _finish(bias, mode, out, residual, m, base + first, base + last)
         item = claim(lots)
@@ -146,7 +148,10 @@ def _integer_rows(
     out: Any,
     n: Any,
 ) -> None:
-    """Voir `_float_rows` ; `codes` et `scales` : adresses de la première ligne."""
+    """`rows` lignes contre les activations m … m + columns ; la première donne out[:, n].
+
+    `codes` et `scales` : adresses de la première.
+    """
     width, units = x.width, x.width // UNIT
     x_stride, out_stride = 2 * width, 4 * out.shape[1]
     stride, scale_stride = width * bits // 8, 2 * (width // group)

@@ -16,11 +16,17 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig, check_choice
 from gpt_architecture.core.concurrency import Turn
+from gpt_architecture.core.grouped_codes import (
+    GroupedCodes,
+    Scheme,
+    is_matrix,
+    quantize,
+    scheme_of,
+)
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels import loading_obstacle, shape_obstacle
-from gpt_architecture.kernels.decode.grouped_codes import Scheme, quantize
 from gpt_architecture.kernels.decode.torch_pass import TorchPass
 from gpt_architecture.kernels.decode.weights import (
     DenseMatrix,
@@ -70,11 +76,41 @@ class PackedModel:
         self.cfg, self.scheme = cfg, scheme
         self.matrices, self.vectors = matrices, vectors
         self._compiles = _compiles(cfg)
-        self._choose_passes()
+        self._steps: tuple[DecodeStep, ...] = ()
+        self._apart_step: DecodeStep | None = None
         self._uniform_step: DecodeStep | None = None
         self._self_draft: SelfDraft | None = None
         self._passes, self._settled = 0, False
         self._turn = Turn()
+        self._choose_passes()
+
+    @classmethod
+    def from_codes(
+        cls,
+        cfg: GPTConfig,
+        scheme: Scheme,
+        codes: Mapping[str, GroupedCodes],
+        vectors: Mapping[str, Tensor],
+    ) -> PackedModel:
+        """Le modèle de matrices déjà quantifiées, par nom de module ; rien n'est copié.
+
+        Une tête liée n'y est pas : c'est la matrice de `tok_emb`.
+        """
+        matrices: dict[str, PackedMatrix] = {
+            name: GroupedMatrix(each) for name, each in codes.items()
+        }
+        if cfg.tie_weights:
+            matrices["out_head"] = matrices["tok_emb"]
+        return cls(cfg, matrices, vectors, scheme=scheme)
+
+    def codes(self) -> dict[str, GroupedCodes]:
+        """Les matrices quantifiées, telles que `from_codes` les reprend ; vide en fp32."""
+        skipped = {"out_head"} if self.cfg.tie_weights else set()
+        return {
+            name: matrix.grouped
+            for name, matrix in self.matrices.items()
+            if isinstance(matrix, GroupedMatrix) and name not in skipped
+        }
 
     def settle(self) -> None:
         """Range les poids en grandes pages (voir `gather`), sauf ceux dont on lit peu de lignes.
@@ -94,20 +130,20 @@ class PackedModel:
     def _choose_passes(self) -> None:
         """Les passages possibles sur les matrices d'aujourd'hui : les pas, puis PyTorch."""
         parts = self.cfg, self.matrices, self.vectors
-        self._steps: tuple[DecodeStep, ...] = ()
         if not self._compiles:
             self._torch_pass = TorchPass(*parts)
             return
         from gpt_architecture.kernels.decode.step import (  # noqa: PLC0415
             DecodeStep,
-            Form,
             IntegerForm,
+            NarrowForm,
             WideForm,
         )
         from gpt_architecture.kernels.decode.step_kernels import activate, decode  # noqa: PLC0415
 
-        forms = (Form(), WideForm()) if self.scheme is None else (IntegerForm(),)
+        forms = (NarrowForm(), WideForm()) if self.scheme is None else (IntegerForm(),)
         self._steps = tuple(DecodeStep(*parts, form) for form in forms)
+        self._apart_step = None  # il lisait les poids là où ils étaient
         self._torch_pass = TorchPass(*parts, decode=decode, activate=activate)
 
     def _compile_uniform_step(self) -> DecodeStep:
@@ -134,6 +170,11 @@ class PackedModel:
     def compiled(self) -> bool:
         """Vrai si le pas compilé sert ; faux si numba manque."""
         return bool(self._steps)
+
+    @property
+    def device(self) -> torch.device:
+        """Le processeur."""
+        return torch.device("cpu")
 
     def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
         """Un cache vide, en fp32."""
@@ -177,10 +218,14 @@ class PackedModel:
             if step is None:
                 return None
             logits = step(x, cache, at)
-            self._passes += 1
-            if self._passes == SETTLE_AFTER:
-                self.settle()
+            self._count_pass()
         return logits
+
+    def _count_pass(self) -> None:
+        """Compte un passage compilé ; assez nombreux, ils méritent que les poids soient rangés."""
+        self._passes += 1
+        if self._passes == SETTLE_AFTER:
+            self.settle()
 
     @property
     def uniform_rows(self) -> int:
@@ -241,6 +286,44 @@ class PackedModel:
         logits = step.ragged(x, cache, counts, chosen)
         cache.advance_each_(counts)
         return logits
+
+    @torch.no_grad()
+    def read_apart(self, tokens: Sequence[int], cache: KVCache) -> Tensor | None:
+        """Lit la suite de la seule séquence du cache, avec les bits d'une lecture token par token.
+
+        Args:
+            tokens: T nouveaux tokens.
+            cache: d'une séquence, en fp32, contigu.
+
+        Returns:
+            Logits (T, V) ; None : trop de tokens, ou pas de pas compilé, et rien n'est lu.
+
+        Raises:
+            ValueError: trop de positions.
+            GenerationError: un autre fil se sert de `cache`.
+        """
+        with cache.alone, self._turn:
+            step = self._apart()
+            if step is None or not step.fits(len(tokens), cache):
+                return None
+            places = cache.positions(len(tokens)).tolist()
+            if places[-1] >= self.cfg.context_length:
+                raise ValueError(f"{places[-1] + 1} positions pour {self.cfg.context_length}")
+            every = np.arange(len(tokens))
+            logits = step.ragged(self._embed(tokens, places), cache, [len(tokens)], every)
+            cache.advance_(len(tokens))
+            self._count_pass()
+        return logits
+
+    def _apart(self) -> DecodeStep | None:
+        """Le pas qui lit plusieurs tokens comme s'ils étaient seuls ; fait la première fois."""
+        if not self._steps or self.scheme is not None:  # les poids entiers les séparent toujours
+            return next(iter(self._steps), None)
+        if self._apart_step is None:
+            from gpt_architecture.kernels.decode.step import ApartForm, DecodeStep  # noqa: PLC0415
+
+            self._apart_step = DecodeStep(self.cfg, self.matrices, self.vectors, ApartForm())
+        return self._apart_step
 
     @property
     def can_draft(self) -> bool:
@@ -338,18 +421,6 @@ def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel
         else:
             matrices[module] = GroupedMatrix(quantize(tensor, scheme_of(module, scheme)))
     return PackedModel(model.cfg, matrices, vectors, scheme=scheme)
-
-
-def is_matrix(name: str) -> bool:
-    """Vrai si ce poids du `state_dict` est l'une des matrices compactées."""
-    return name.endswith(".weight") and name != "pos_emb.weight"
-
-
-def scheme_of(module: str, scheme: Scheme) -> Scheme:
-    """Le schéma d'une matrice : la tête et l'embedding gardent 8 bits sous un schéma à 4."""
-    if module in ("tok_emb", "out_head"):
-        return Scheme(name="int8", group_size=scheme.group_size)
-    return scheme
 
 
 def _compiles(cfg: GPTConfig) -> bool:

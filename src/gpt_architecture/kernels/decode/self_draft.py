@@ -16,8 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.grouped_codes import Scheme, quantize
 from gpt_architecture.core.kv_cache import KVCache
-from gpt_architecture.kernels.decode.grouped_codes import Scheme, quantize
 from gpt_architecture.kernels.decode.step import DecodeStep, IntegerForm
 from gpt_architecture.kernels.decode.weights import GroupedMatrix, PackedMatrix, gather
 

@@ -4,8 +4,9 @@
 attention, allers et retours avec Python) doit disparaître derrière elle. Le pas est donc un
 programme (voir `program`) : de sept à neuf noyaux par bloc, puis la norme finale et la tête.
 
-Sa forme dit comment il multiplie. Des poids fp32 en lignes en ont deux. Étroite (`Form`), pour
-quelques activations : chaque ligne est lue une fois et multipliée telle quelle. Large (`WideForm`),
+Sa forme dit comment il multiplie. Des poids fp32 en lignes en ont trois. Étroite (`NarrowForm`),
+pour quelques activations : chaque ligne est lue une fois et multipliée telle quelle. Séparée
+(`ApartForm`), pour vérifier des propositions : les bits d'une activation seule. Large (`WideForm`),
 pour un lot : les activations sont transposées et des tuiles de registres les multiplient ensemble.
 Des poids entiers (`IntegerForm`), ou des poids fp32 en bandes (`StripForm`), n'en ont qu'une, où
 chaque activation ignore les autres au bit près.
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
-from gpt_architecture.kernels.decode.float_tiles import TOGETHER, WIDE_COLUMNS
+from gpt_architecture.kernels.decode.float_tiles import FLOAT_COLUMNS, TOGETHER, WIDE_COLUMNS
 from gpt_architecture.kernels.decode.integer_tiles import PAIRED_BLOCKS
 from gpt_architecture.kernels.decode.linear_kernels import (
     GELU,
@@ -63,7 +64,7 @@ Buffers = tuple[tuple[Tensor, ...], tuple[int, ...]]
 
 
 class Form:
-    """Comment un pas multiplie ; celle-ci, pour quelques activations et des poids fp32 en lignes.
+    """Comment un pas multiplie ; choisie une fois, à sa construction.
 
     Attributes:
         height: activations au plus (mesurées).
@@ -73,8 +74,8 @@ class Form:
         transposed: vrai si les activations sont rangées par colonnes.
     """
 
-    height = 4
-    multiply: Kernel = linear_float_
+    height = WIDE_COLUMNS
+    multiply: Kernel
     prepare: Kernel = normalize_rows_
     always = transposed = False
 
@@ -82,6 +83,10 @@ class Form:
         """Ce que `prepare` écrit et lit, pour des activations de largeur `width`."""
         del matrix
         return (torch.zeros(self.height, width),), ()
+
+    def numbers(self, matrix: KernelMatrix) -> tuple[int, ...]:
+        """Ce que `multiply` doit savoir de plus."""
+        return matrix.numbers
 
     def lots(self, rows: int) -> int:
         """Lots de `prepare` pour `rows` activations."""
@@ -97,10 +102,26 @@ class Form:
         return max(unit, min(_MAX_BLOCK, block))
 
 
+class NarrowForm(Form):
+    """Des poids fp32 en lignes, pour quelques activations ; `together` à la fois."""
+
+    height = together = FLOAT_COLUMNS
+    multiply = linear_float_
+
+    def numbers(self, matrix: KernelMatrix) -> tuple[int, ...]:
+        """Voir `Form`."""
+        return (*matrix.numbers, self.together)
+
+
+class ApartForm(NarrowForm):
+    """Des poids fp32 en lignes : chaque activation reçoit les bits qu'elle aurait seule."""
+
+    height, together = 8, 1
+
+
 class WideForm(Form):
     """Des poids fp32 en lignes, pour un lot d'activations transposées."""
 
-    height = WIDE_COLUMNS
     multiply = linear_wide_
     prepare = transpose_rows_
     always = transposed = True
@@ -123,7 +144,6 @@ class WideForm(Form):
 class StripForm(Form):
     """Des poids fp32 en bandes : chaque activation ignore les autres, au bit près."""
 
-    height = WIDE_COLUMNS
     multiply = linear_strips_
 
     def block(self, rows: int) -> int:
@@ -135,7 +155,6 @@ class StripForm(Form):
 class IntegerForm(Form):
     """Des poids entiers : chaque activation, codée sur 16 bits, ignore les autres."""
 
-    height = WIDE_COLUMNS
     multiply = linear_integer_
     prepare = encode_rows_
     always = True
@@ -285,7 +304,7 @@ class DecodeStep:
             *(0, inputs[0], weights, rows, block),
             torch.cat(biases) if biases else torch.empty(0),
             *(mode, out, self._x if mode == RESIDUAL else torch.empty(0, 0)),
-            *(*matrices[0].numbers, *scales, *inputs[1:]),
+            *(*self._form.numbers(matrices[0]), *scales, *inputs[1:]),
         )
         self._products.append(phase)
 

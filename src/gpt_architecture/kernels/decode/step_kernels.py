@@ -35,7 +35,7 @@ from gpt_architecture.kernels.runtime.kernel import (
 )
 
 if TYPE_CHECKING:
-    from gpt_architecture.kernels.decode.grouped_codes import GroupedCodes
+    from gpt_architecture.core.grouped_codes import GroupedCodes
 
 LINE = 16
 """Activations d'un lot de `transpose_rows_` : une ligne de cache de la sortie."""

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.attention import sdpa_attention
+from gpt_architecture.core.grouped_codes import dequantize
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
 from gpt_architecture.core.layers import ACTIVATIONS
-from gpt_architecture.kernels.decode.grouped_codes import dequantize
 from gpt_architecture.kernels.decode.weights import Decoder, PackedMatrix
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 
@@ -47,8 +47,8 @@ class TorchPass:
     ) -> None:
         self._cfg, self._matrices, self._vectors = cfg, matrices, vectors
         activation = ACTIVATIONS[cfg.activation]()
-        self._decode = dequantize if decode is None else decode
-        self._activate = activate or (lambda x, bias: activation(x + bias))
+        self._decode: Decoder = dequantize if decode is None else decode
+        self._activate: Activate = activate or (lambda x, bias: activation(x + bias))
 
     @fastest_matmul()
     def __call__(self, x: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt_architecture.kernels.decode.grouped_codes import GroupedCodes, dequantize
+from gpt_architecture.core.grouped_codes import GroupedCodes, dequantize
 from gpt_architecture.kernels.runtime.workspace import huge_empty
 
 STRIP_ROWS = 16

@@ -9,6 +9,7 @@ Formes : B lot, T tokens, N = B·T, D largeur.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -98,6 +99,7 @@ class FusedStep:
         if problem is not None:
             raise ValueError(problem)
         self.model, self.seed = model, seed
+        self.held_back: Sequence[str] = ()  # `LeanEngine`, qui l'enveloppe, le sait
         self._recompute = recompute or lean is not None
         self._sink: GradientSink = GradientStore(model) if lean is None else LeanSink(model, lean)
         self._sites = 1 + 3 * model.cfg.n_layers

@@ -104,6 +104,18 @@ def padded_width(width: int) -> int:
     return -(-width // UNIT) * UNIT
 
 
+def is_matrix(name: str) -> bool:
+    """Vrai si ce poids du `state_dict` est l'une des matrices compactées."""
+    return name.endswith(".weight") and name != "pos_emb.weight"
+
+
+def scheme_of(module: str, scheme: Scheme) -> Scheme:
+    """Le schéma d'une matrice : la tête et l'embedding gardent 8 bits sous un schéma à 4."""
+    if module in ("tok_emb", "out_head"):
+        return Scheme(name="int8", group_size=scheme.group_size)
+    return scheme
+
+
 def quantize(weight: Tensor, scheme: Scheme) -> GroupedCodes:
     """Quantifie une matrice (N, D).
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from gpt_architecture.core.grouped_codes import GroupedCodes, Scheme, dequantize, quantize
 from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.kernels.decode.grouped_codes import GroupedCodes, Scheme, dequantize, quantize
 
 EVERY = [(name, size) for name in ("int8", "int4") for size in (32, 64, 128)]
 
