@@ -327,8 +327,8 @@ def _runner(
         return None
     if engine == "torch" or (not wanted and importlib.util.find_spec("numba") is None):
         return None
+    from gpt_architecture.kernels import shape_obstacle
     from gpt_architecture.kernels.decode.packed import pack
-    from gpt_architecture.kernels.runtime.shapes import shape_obstacle
 
     obstacle = shape_obstacle(model.cfg)
     if obstacle is not None and engine == "packed":

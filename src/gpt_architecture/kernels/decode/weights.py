@@ -16,7 +16,7 @@ from torch import Tensor
 from gpt_architecture.core.grouped_codes import GroupedCodes, dequantize
 from gpt_architecture.kernels.runtime.workspace import huge_empty
 
-STRIP = 16
+STRIP_ROWS = 16
 """Lignes entrelacées d'une bande : une ligne de cache par colonne."""
 
 _PANEL_ROWS = 4096
@@ -35,8 +35,13 @@ class KernelMatrix(Protocol):
         """(N, D)."""
         ...
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Ce que les noyaux doivent savoir de plus : bits et poids d'un groupe, ou rien."""
+        ...
+
     def tensors(self) -> tuple[Tensor, ...]:
-        """Ce que lisent les noyaux."""
+        """Ce que lisent les noyaux : les poids, puis leurs échelles s'ils en ont."""
         ...
 
 
@@ -67,6 +72,8 @@ class PackedMatrix(KernelMatrix, Protocol):
 
 class DenseMatrix:
     """Une matrice fp32, telle quelle ; rien n'est copié si elle est déjà contiguë en fp32."""
+
+    numbers = ()
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach().float().contiguous()
@@ -100,6 +107,7 @@ class GroupedMatrix:
 
     def __init__(self, grouped: GroupedCodes) -> None:
         self.grouped = grouped
+        self.numbers = (grouped.bits, grouped.group_size)
         self.shape = (len(grouped.codes), grouped.width)
         self.nbytes = grouped.codes.nbytes + grouped.scales.nbytes
 
@@ -145,21 +153,25 @@ class GroupedMatrix:
 
 
 class StripMatrix:
-    """Une matrice fp32 dont les lignes sont entrelacées seize par seize (voir `strip_tiles`).
+    """Une matrice fp32, lignes entrelacées seize par seize (voir `float_tiles.strip_tile`).
 
     Args:
         weight: (N, D) ; recopiée.
     """
 
+    numbers = ()
+
     def __init__(self, weight: Tensor) -> None:
         rows, width = weight.shape
         self.shape = (rows, width)
-        count = -(-rows // STRIP)
-        self.strips = huge_empty(count, width, STRIP)
-        whole = rows // STRIP
-        self.strips[:whole] = weight[: whole * STRIP].view(whole, STRIP, width).transpose(1, 2)
+        count = -(-rows // STRIP_ROWS)
+        self.strips = huge_empty(count, width, STRIP_ROWS)
+        whole = rows // STRIP_ROWS
+        self.strips[:whole] = (
+            weight[: whole * STRIP_ROWS].view(whole, STRIP_ROWS, width).transpose(1, 2)
+        )
         if whole < count:
-            rest = weight[whole * STRIP :]
+            rest = weight[whole * STRIP_ROWS :]
             self.strips[whole].zero_()[:, : len(rest)] = rest.t()
 
     def dense(self) -> Tensor:
@@ -179,19 +191,19 @@ def gather(matrices: Mapping[str, PackedMatrix]) -> dict[str, PackedMatrix]:
     débit de la mémoire (mesuré) : la machine cherche l'adresse de chaque page et cesse d'anticiper
     à chacune. Une matrice présente sous deux noms n'est recopiée qu'une fois.
     """
-    distinct = {id(matrix): matrix for matrix in matrices.values()}
-    sizes = [_lines(t) for matrix in distinct.values() for t in matrix.tensors()]
+    distinct = dict.fromkeys(matrices.values())
+    sizes = [_lines(tensor) for matrix in distinct for tensor in matrix.tensors()]
     area, start = huge_empty(sum(sizes)), 0
-    moved: dict[int, PackedMatrix] = {}
-    for key, matrix in distinct.items():
+    moved: dict[PackedMatrix, PackedMatrix] = {}
+    for matrix in distinct:
         places = []
         for tensor in matrix.tensors():
             stop = start + _lines(tensor)
             place = area[start:stop].view(tensor.dtype)[: tensor.numel()].view(tensor.shape)
             places.append(place.copy_(tensor))
             start = stop
-        moved[key] = matrix.with_tensors(*places)
-    return {name: moved[id(matrix)] for name, matrix in matrices.items()}
+        moved[matrix] = matrix.with_tensors(*places)
+    return {name: moved[matrix] for name, matrix in matrices.items()}
 
 
 def _lines(tensor: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Une ligne de poids contre quelques activations, en instructions vectorielles.
+"""Une ligne de poids entiers contre quelques activations, en instructions vectorielles.
 
 La ligne est lue une fois, du début à la fin : c'est l'ordre que la machine sait anticiper
 (mesuré : quatre lignes de front divisent par deux le débit lu). Les C sommes restent dans des
@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from gpt_architecture.kernels.runtime.ir_tools import (
+from gpt_architecture.kernels.runtime.vector_ir import (
     F32,
     FLOATS,
     HAS_AVX512,
@@ -29,12 +29,14 @@ from gpt_architecture.kernels.runtime.ir_tools import (
     Values,
     add,
     add_products,
+    fold,
     int64,
     load,
     loop,
     offset_by,
     prefetch,
     splat,
+    store_columns,
     switch,
 )
 
@@ -44,10 +46,10 @@ UNIT = 128
 GROUP_SIZES = (32, 64, 128)
 """Poids par échelle pour lesquels le code existe."""
 
-FLOAT_COLUMNS, INTEGER_COLUMNS = 4, 8 if HAS_AVX512 else 4
+INTEGER_COLUMNS = 8 if HAS_AVX512 else 4
 """Activations au plus par lecture d'une ligne : leurs sommes tiennent dans les registres."""
 
-AHEAD = 2048
+_AHEAD = 2048
 """Octets d'avance des poids entiers : décoder remplit la fenêtre du processeur, qui n'atteint plus
 assez tôt les lignes suivantes (mesuré : un quart du débit)."""
 
@@ -66,29 +68,6 @@ def paired_place(j: Any) -> Any:
     """Où est rangée l'activation j de son unité, pour des poids sur 4 bits par deux blocs."""
     unit, block, quarter, rest = j // 128, j // 64 % 2, j // 16 % 4, j % 16
     return unit * 128 + quarter * 32 + block * 16 + rest
-
-
-@intrinsic
-def float_dots(
-    typingctx: Any,
-    columns: Any,
-    weight: Any,
-    x: Any,
-    x_stride: Any,
-    length: Any,
-    out: Any,
-    out_stride: Any,
-) -> Any:
-    """Ligne fp32 de `length` poids contre 1 à FLOAT_COLUMNS activations fp32."""
-    del typingctx, columns, weight, x, x_stride, length, out, out_stride
-
-    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        columns, *rest = arguments
-        cases = {c: _float_case(c, rest) for c in range(1, FLOAT_COLUMNS + 1)}
-        switch(builder, columns, cases)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 7), codegen
 
 
 @intrinsic
@@ -144,35 +123,6 @@ def decode_row(
     return types.void(*[types.int64] * 6), codegen
 
 
-def _float_case(columns: int, arguments: Values) -> Callable[[Any], None]:
-    weight, x, x_stride, length, out, out_stride = arguments
-    unroll = 8 // columns
-
-    def emit(builder: Any) -> None:
-        inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
-
-        def step_of(kind: Any, size: int, times: int) -> Callable[[Any, Values], Values]:
-            def step(index: Any, sums: Values) -> Values:
-                pairs = []
-                for i in range(times):
-                    at = builder.add(builder.mul(index, int64(times * size)), int64(i * size))
-                    w = load(builder, kind, builder.add(weight, at))
-                    pairs += [(w, load(builder, kind, builder.add(v, at))) for v in inputs]
-                return add_products(builder, sums, pairs)
-
-            return step
-
-        zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * (columns * unroll)
-        whole = builder.udiv(length, int64(LANES * unroll))
-        sums = loop(builder, int64(0), whole, zeros, step_of(FLOATS, 4 * LANES, unroll))
-        totals = _fold(builder, sums, columns)
-        done = builder.mul(whole, int64(LANES * unroll))
-        totals = loop(builder, done, length, totals, step_of(F32, 4, 1))
-        _store(builder, totals, out, out_stride)
-
-    return emit
-
-
 def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Callable[[Any], None]:
     codes, scales, x, x_stride, units, out, out_stride = arguments
     lanes = _INTEGER_LANES
@@ -185,7 +135,7 @@ def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Cal
 
         def step(index: Any, totals: Values) -> Values:
             at = builder.mul(index, int64(UNIT * bits // 8))
-            prefetch(builder, add(builder, builder.add(codes, at), AHEAD), UNIT * bits // 8)
+            prefetch(builder, add(builder, builder.add(codes, at), _AHEAD), UNIT * bits // 8)
             weights = _decode(builder, bits, builder.add(codes, at), words)
             at = builder.mul(index, int64(2 * (UNIT // group)))
             factors = _factors(builder, bits, builder.add(scales, at), UNIT // group, lanes)
@@ -211,7 +161,7 @@ def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Cal
 
         zeros = [ir.Constant(floats, [0.0] * lanes)] * (columns * chains)
         totals = loop(builder, int64(0), units, zeros, step)
-        _store(builder, _fold(builder, totals, columns), out, out_stride)
+        store_columns(builder, fold(builder, totals, columns), out, out_stride)
 
     return emit
 
@@ -224,7 +174,7 @@ def _decoding_case(bits: int, group: int, arguments: Values) -> Callable[[Any], 
     def emit(builder: Any) -> None:
         def step(index: Any, nothing: Values) -> Values:
             at = builder.mul(index, int64(UNIT * bits // 8))
-            prefetch(builder, add(builder, builder.add(codes, at), AHEAD), UNIT * bits // 8)
+            prefetch(builder, add(builder, builder.add(codes, at), _AHEAD), UNIT * bits // 8)
             words = _decode(builder, bits, builder.add(codes, at), kind)
             at = builder.mul(index, int64(2 * groups))
             factors = _bfloat16(builder, builder.add(scales, at), groups, LANES)
@@ -325,17 +275,6 @@ def _tree(builder: Any, values: Values) -> Any:
     return values[0]
 
 
-def _fold(builder: Any, sums: Values, columns: int) -> Values:
-    """Une somme par colonne : vecteurs de même colonne, puis voies."""
-    folded = []
-    for c in range(columns):
-        total = sums[c]
-        for other in sums[c + columns :: columns]:
-            total = builder.fadd(total, other)
-        folded.append(_sum_lanes(builder, total))
-    return folded
-
-
 def _dot_pairs(builder: Any, a: Any, b: Any) -> Any:
     """Produits de deux vecteurs sur 16 bits, additionnés deux à deux sur 32."""
     size = a.type.count
@@ -346,25 +285,3 @@ def _dot_pairs(builder: Any, a: Any, b: Any) -> Any:
         builder.shuffle_vector(products, products, even),
         builder.shuffle_vector(products, products, odd),
     )
-
-
-def _sum_lanes(builder: Any, vector: Any) -> Any:
-    """Somme des voies, par moitiés."""
-    while (half := vector.type.count // 2) > 1:
-        vector = builder.fadd(*_halves(builder, vector, half))
-    low, high = (builder.extract_element(vector, ir.Constant(I32, i)) for i in (0, 1))
-    return builder.fadd(low, high)
-
-
-def _halves(builder: Any, vector: Any, half: int) -> Values:
-    lanes = ir.VectorType(I32, half)
-    return [
-        builder.shuffle_vector(vector, vector, ir.Constant(lanes, list(range(i, i + half))))
-        for i in (0, half)
-    ]
-
-
-def _store(builder: Any, totals: Values, out: Any, out_stride: Any) -> None:
-    for column, value in enumerate(totals):
-        address = offset_by(builder, out, out_stride, column)
-        builder.store(value, builder.inttoptr(address, F32.as_pointer()), align=4)

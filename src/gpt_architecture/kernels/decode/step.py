@@ -4,11 +4,12 @@
 attention, allers et retours avec Python) doit disparaître derrière elle. Le pas est donc un
 programme (voir `program`) : de sept à neuf noyaux par bloc, puis la norme finale et la tête.
 
-Des poids fp32 en lignes se lisent sous deux formes. Étroite, pour quelques activations : chaque
-ligne est lue une fois et multipliée telle quelle (`linear_kernels`). Large, pour un lot : les
-activations sont transposées et des tuiles de registres les multiplient ensemble (`wide_kernels`).
-Des poids entiers, ou des poids fp32 en bandes (`strip_kernels`), n'en ont qu'une, où chaque
-activation ignore les autres au bit près.
+Sa forme dit comment il multiplie. Des poids fp32 en lignes en ont trois. Étroite (`NarrowForm`),
+pour quelques activations : chaque ligne est lue une fois et multipliée telle quelle. Séparée
+(`ApartForm`), pour vérifier des propositions : les bits d'une activation seule. Large (`WideForm`),
+pour un lot : les activations sont transposées et des tuiles de registres les multiplient ensemble.
+Des poids entiers (`IntegerForm`), ou des poids fp32 en bandes (`StripForm`), n'en ont qu'une, où
+chaque activation ignore les autres au bit près.
 
 Formes : B séquences, T tokens nouveaux de chacune, M = B·T activations, D largeur, V vocabulaire.
 """
@@ -24,36 +25,29 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
-from gpt_architecture.kernels.decode.dot_tiles import PAIRED_BLOCKS
+from gpt_architecture.kernels.decode.float_tiles import FLOAT_COLUMNS, TOGETHER, WIDE_COLUMNS
+from gpt_architecture.kernels.decode.integer_tiles import PAIRED_BLOCKS
 from gpt_architecture.kernels.decode.linear_kernels import (
     GELU,
     PLAIN,
     RESIDUAL,
     linear_float_,
     linear_integer_,
-)
-from gpt_architecture.kernels.decode.packed_weights import (
-    STRIP,
-    GroupedMatrix,
-    KernelMatrix,
-    StripMatrix,
+    linear_strips_,
+    linear_wide_,
 )
 from gpt_architecture.kernels.decode.step_kernels import (
+    LINE,
     STATE_HEADER,
     STATE_SEQUENCE,
     attention_,
     encode_rows_,
     normalize_rows_,
+    transpose_rows_,
 )
-from gpt_architecture.kernels.decode.strip_kernels import linear_strips_
-from gpt_architecture.kernels.decode.strip_tiles import TOGETHER
-from gpt_architecture.kernels.decode.wide_kernels import LINE, linear_wide_, transpose_rows_
-from gpt_architecture.kernels.decode.wide_tiles import MAX_COLUMNS
+from gpt_architecture.kernels.decode.weights import STRIP_ROWS, KernelMatrix
+from gpt_architecture.kernels.runtime.kernel import Kernel
 from gpt_architecture.kernels.runtime.program import Program
-
-_ACTIVE, _OUT = 0, 7  # arguments récrits d'un produit : activations présentes, sortie
-NARROW_ROWS, ROWS = 4, MAX_COLUMNS
-"""Activations au plus de la forme étroite, et des autres (mesurées)."""
 
 _BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 4, 1024, 24
 """Lots visés par fil d'un produit étroit : peu, car chaque lot commence une lecture que la machine
@@ -63,7 +57,115 @@ lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
 _FEW_THREADS = 4
 """Fils au plus pour que des blocs de plusieurs bandes les occupent encore tous jusqu'au bout."""
 
-_CACHE_LINE = STRIP  # valeurs fp32 ; un bloc en est un multiple : deux fils n'en partagent pas
+_CACHE_LINE = STRIP_ROWS  # valeurs fp32 ; un bloc en est un multiple : deux fils n'en partagent pas
+
+Buffers = tuple[tuple[Tensor, ...], tuple[int, ...]]
+"""Les sorties d'un noyau qui prépare des activations, et les nombres qu'il lit ensuite."""
+
+
+class Form:
+    """Comment un pas multiplie ; choisie une fois, à sa construction.
+
+    Attributes:
+        height: activations au plus (mesurées).
+        multiply: le noyau des produits.
+        prepare: celui qui prépare leurs activations.
+        always: vrai s'il les prépare même sans norme.
+        transposed: vrai si les activations sont rangées par colonnes.
+    """
+
+    height = WIDE_COLUMNS
+    multiply: Kernel
+    prepare: Kernel = normalize_rows_
+    always = transposed = False
+
+    def buffers(self, matrix: KernelMatrix, width: int) -> Buffers:
+        """Ce que `prepare` écrit et lit, pour des activations de largeur `width`."""
+        del matrix
+        return (torch.zeros(self.height, width),), ()
+
+    def numbers(self, matrix: KernelMatrix) -> tuple[int, ...]:
+        """Ce que `multiply` doit savoir de plus."""
+        return matrix.numbers
+
+    def lots(self, rows: int) -> int:
+        """Lots de `prepare` pour `rows` activations."""
+        return rows
+
+    def block(self, rows: int) -> int:
+        """Lignes d'un lot de `multiply`, pour `rows` lignes de poids en tout."""
+        return self._share(rows, _CACHE_LINE)
+
+    def _share(self, rows: int, unit: int) -> int:
+        """Un nombre entier d'`unit` par lot."""
+        block = rows // (_BLOCKS * torch.get_num_threads()) // unit * unit
+        return max(unit, min(_MAX_BLOCK, block))
+
+
+class NarrowForm(Form):
+    """Des poids fp32 en lignes, pour quelques activations ; `together` à la fois."""
+
+    height = together = FLOAT_COLUMNS
+    multiply = linear_float_
+
+    def numbers(self, matrix: KernelMatrix) -> tuple[int, ...]:
+        """Voir `Form`."""
+        return (*matrix.numbers, self.together)
+
+
+class ApartForm(NarrowForm):
+    """Des poids fp32 en lignes : chaque activation reçoit les bits qu'elle aurait seule."""
+
+    height, together = 8, 1
+
+
+class WideForm(Form):
+    """Des poids fp32 en lignes, pour un lot d'activations transposées."""
+
+    multiply = linear_wide_
+    prepare = transpose_rows_
+    always = transposed = True
+
+    def buffers(self, matrix: KernelMatrix, width: int) -> Buffers:
+        """Voir `Form` ; le nombre est celui des activations présentes, écrit à chaque passage."""
+        del matrix
+        return (torch.zeros(width, self.height),), (0,)
+
+    def lots(self, rows: int) -> int:
+        """Voir `Form`."""
+        return -(-rows // LINE)
+
+    def block(self, rows: int) -> int:
+        """Voir `Form`."""
+        del rows
+        return _WIDE_BLOCK
+
+
+class StripForm(Form):
+    """Des poids fp32 en bandes : chaque activation ignore les autres, au bit près."""
+
+    multiply = linear_strips_
+
+    def block(self, rows: int) -> int:
+        """Voir `Form`."""
+        few = torch.get_num_threads() <= _FEW_THREADS
+        return self._share(rows, _CACHE_LINE * TOGETHER if few else _CACHE_LINE)
+
+
+class IntegerForm(Form):
+    """Des poids entiers : chaque activation, codée sur 16 bits, ignore les autres."""
+
+    multiply = linear_integer_
+    prepare = encode_rows_
+    always = True
+
+    def buffers(self, matrix: KernelMatrix, width: int) -> Buffers:
+        """Voir `Form`."""
+        del width
+        bits, _ = matrix.numbers
+        padded = matrix.tensors()[0].size(1) * 8 // bits
+        codes = torch.zeros(self.height, padded, dtype=torch.int16)
+        return (codes, torch.zeros(self.height)), (int(PAIRED_BLOCKS and bits == 4),)
 
 
 class DecodeStep:
@@ -73,7 +175,7 @@ class DecodeStep:
         cfg: forme du modèle.
         matrices: poids, par nom de module.
         vectors: normes et biais, par nom du `state_dict`.
-        wide: forme large plutôt qu'étroite, pour des poids fp32 en lignes.
+        form: comment il multiplie ; elle doit convenir à ces matrices.
     """
 
     def __init__(
@@ -81,13 +183,11 @@ class DecodeStep:
         cfg: GPTConfig,
         matrices: Mapping[str, KernelMatrix],
         vectors: Mapping[str, Tensor],
-        *,
-        wide: bool = False,
+        form: Form,
     ) -> None:
         self._cfg, self._matrices, self._vectors = cfg, matrices, vectors
-        self._wide = wide
-        single = isinstance(matrices["out_head"], GroupedMatrix | StripMatrix)
-        height = self.height = ROWS if wide or single else NARROW_ROWS
+        self._form = form
+        height = self.height = form.height
         self._program = Program()
         self._prepared: list[int] = []  # noyaux dont les lots sont les activations
         self._products: list[int] = []
@@ -104,19 +204,19 @@ class DecodeStep:
         cfg, height = self._cfg, self.height
         qkv = torch.zeros(height, 3 * cfg.emb_dim)
         inner = cfg.inner_width
-        hidden = torch.zeros((inner, height) if self._wide else (height, inner))
+        hidden = torch.zeros((inner, height) if self._form.transposed else (height, inner))
         for index in range(cfg.n_layers):
             block = f"trf_blocks.{index}."
             parts = [f"{block}att.W_{name}" for name in ("query", "key", "value")]
             self._product(parts, self._prepare(parts[0], self._x, f"{block}norm1"), qkv)
-            arguments = (0, qkv, self._context, index, cfg.n_heads, self._state)
+            arguments = (qkv, self._context, index, cfg.n_heads, self._state)
             self._attentions.append(self._program.add(attention_, 1, *arguments))
             name = f"{block}att.out_proj"
             self._product([name], self._prepare(name, self._context), self._branch, RESIDUAL)
             name = f"{block}ff.layers.0"
             self._product([name], self._prepare(name, self._x, f"{block}norm2"), hidden, GELU)
             name = f"{block}ff.layers.2"
-            inputs = (hidden,) if self._wide else self._prepare(name, hidden)
+            inputs = (hidden,) if self._form.transposed else self._prepare(name, hidden)
             self._product([name], inputs, self._branch, RESIDUAL)
         inputs = self._prepare("out_head", self._x, "final_norm", self._chosen)
         self._product(["out_head"], inputs, torch.zeros(1, cfg.vocab_size))  # remplacé à l'appel
@@ -170,7 +270,7 @@ class DecodeStep:
         self._chosen.numpy()[: len(wanted)] = wanted
         self._resize(sequences, rows, len(wanted))
         logits = torch.empty(len(wanted), self._cfg.vocab_size)
-        self._program.set_word_(self._products[-1:], _OUT, logits.data_ptr())
+        self._program.set_word_(self._products[-1:], "out", logits.data_ptr())
         self._program.run()
         return logits
 
@@ -182,9 +282,10 @@ class DecodeStep:
         self._program.set_items_(self._attentions, sequences * self._cfg.n_heads)
         for phases, size in ((slice(None, -1), rows), (slice(-1, None), wanted)):
             prepared = self._prepared[phases]
-            self._program.set_items_(prepared, -(-size // LINE) if self._wide else size)
-            self._program.set_word_(prepared, _ACTIVE, size)
-            self._program.set_word_(self._products[phases], _ACTIVE, size)
+            self._program.set_items_(prepared, self._form.lots(size))
+            if self._form.transposed:
+                self._program.set_word_(prepared, "active", size)
+            self._program.set_word_(self._products[phases], "active", size)
         self._program.set_items_(self._products[-1:], self._head_items if wanted else 0)
         self._shape = (sequences, rows, wanted)
 
@@ -196,27 +297,14 @@ class DecodeStep:
         tensors = list(zip(*(matrix.tensors() for matrix in matrices), strict=True))
         weights, *scales = (torch.tensor([t.data_ptr() for t in each]) for each in tensors)
         biases = [self._vectors[key] for name in names if (key := f"{name}.bias") in self._vectors]
-        rows = matrices[0].shape[0]
-        first, more = matrices[0], list[Tensor | int]()
-        unit = _CACHE_LINE
-        if isinstance(first, StripMatrix) and torch.get_num_threads() <= _FEW_THREADS:
-            unit *= TOGETHER
-        block = rows * len(names) // (_BLOCKS * torch.get_num_threads()) // unit * unit
-        block = _WIDE_BLOCK if self._wide else max(unit, min(_MAX_BLOCK, block))
-        if isinstance(first, GroupedMatrix):
-            kernel = linear_integer_
-            more = [first.grouped.bits, first.grouped.group_size, scales[0], inputs[1]]
-        elif isinstance(first, StripMatrix):
-            kernel = linear_strips_
-        else:
-            kernel = linear_wide_ if self._wide else linear_float_
+        rows, block = matrices[0].shape[0], self._form.block(matrices[0].shape[0] * len(names))
         phase = self._program.add(
-            kernel,
+            self._form.multiply,
             len(names) * -(-rows // block),
             *(0, inputs[0], weights, rows, block),
             torch.cat(biases) if biases else torch.empty(0),
-            *(mode, out, self._x if mode == RESIDUAL else torch.empty(0)),
-            *more,
+            *(mode, out, self._x if mode == RESIDUAL else torch.empty(0, 0)),
+            *(*self._form.numbers(matrices[0]), *scales, *inputs[1:]),
         )
         self._products.append(phase)
 
@@ -234,19 +322,12 @@ class DecodeStep:
             gain, shift = self._vectors[f"{norm}.scale"], self._vectors[f"{norm}.shift"]
         if chosen is None:
             chosen = torch.empty(0, dtype=torch.int64)
-        outputs: tuple[Tensor, ...]
-        more: tuple[int, ...] = ()
-        if self._wide:
-            kernel, outputs = transpose_rows_, (torch.zeros(width, self.height),)
-        elif isinstance(matrix, GroupedMatrix):
-            codes = torch.zeros(self.height, matrix.grouped.padded, dtype=torch.int16)
-            kernel, outputs = encode_rows_, (codes, torch.zeros(self.height))
-            more = (int(PAIRED_BLOCKS and matrix.grouped.bits == 4),)
-        elif norm is None:
+        if norm is None and not self._form.always:
             return (x,)
-        else:
-            kernel, outputs = normalize_rows_, (torch.zeros(self.height, width),)
-        outputs = self._inputs.setdefault((width, more), outputs)
-        phase = self._program.add(kernel, 1, 0, x, gain, shift, chosen, *outputs, *more)
-        self._prepared.append(phase)
+        outputs, numbers = self._form.buffers(matrix, width)
+        outputs = self._inputs.setdefault((width, numbers), outputs)
+        prepare = self._form.prepare
+        self._prepared.append(
+            self._program.add(prepare, 1, x, gain, shift, chosen, *outputs, *numbers)
+        )
         return outputs

@@ -127,3 +127,37 @@ def offset_by(builder: Any, address: Any, stride: Any, times: int) -> Any:
 def int64(value: int) -> Any:
     """Constante entière sur 64 bits."""
     return ir.Constant(I64, value)
+
+
+def fold(builder: Any, sums: Values, columns: int) -> Values:
+    """Une somme par colonne : vecteurs de même colonne, puis voies."""
+    folded = []
+    for c in range(columns):
+        total = sums[c]
+        for other in sums[c + columns :: columns]:
+            total = builder.fadd(total, other)
+        folded.append(_sum_lanes(builder, total))
+    return folded
+
+
+def _sum_lanes(builder: Any, vector: Any) -> Any:
+    """Somme des voies, par moitiés."""
+    while (half := vector.type.count // 2) > 1:
+        vector = builder.fadd(*_halves(builder, vector, half))
+    low, high = (builder.extract_element(vector, ir.Constant(I32, i)) for i in (0, 1))
+    return builder.fadd(low, high)
+
+
+def _halves(builder: Any, vector: Any, half: int) -> Values:
+    lanes = ir.VectorType(I32, half)
+    return [
+        builder.shuffle_vector(vector, vector, ir.Constant(lanes, list(range(i, i + half))))
+        for i in (0, half)
+    ]
+
+
+def store_columns(builder: Any, totals: Values, out: Any, out_stride: Any) -> None:
+    """Écrit chaque somme, en fp32, à `out + colonne · out_stride`."""
+    for column, value in enumerate(totals):
+        address = offset_by(builder, out, out_stride, column)
+        builder.store(value, builder.inttoptr(address, F32.as_pointer()), align=4)

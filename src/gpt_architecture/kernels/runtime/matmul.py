@@ -23,7 +23,7 @@ _FINE = 1 + 2**-12  # quatre bits de trop pour bf16
 
 
 @contextmanager
-def fastest_products() -> Iterator[None]:
+def fastest_matmul() -> Iterator[None]:
     """Le temps d'un calcul sur CPU, les produits fp32 vont à la bibliothèque la plus rapide.
 
     Le choix ne dépend que de la machine, jamais d'une mesure : une reprise calcule les mêmes bits.
