@@ -15,7 +15,7 @@ from http_helpers import (
 
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.engine.requests import Overloaded
+from gpt_architecture.serving.engine.messages import Overloaded
 from gpt_architecture.serving.http.auth import KeyRing
 from gpt_architecture.serving.http.gate import LoadingGate
 from gpt_architecture.serving.http.origins import check_origin

@@ -30,7 +30,7 @@ from gpt_architecture.data.texts.chat import render_chat
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.engine.requests import Failed, Finished, Overloaded, Produced
+from gpt_architecture.serving.engine.messages import Failed, Finished, Overloaded, Produced
 from gpt_architecture.serving.http.guard import GuardMiddleware
 from gpt_architecture.serving.openai.errors import ApiError
 from gpt_architecture.serving.openai.limits import Limits

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import command_line, find_model, say_aside
-from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, StrategyName
+from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, StrategyName, check_int
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.storage import read_text
 
@@ -94,6 +94,13 @@ class ModelChoice:
 
     quant: QuantName | None = None
     """Quantifie les poids au chargement (CPU) : moins de mémoire lue, plus de tokens/s."""
+
+    drafts: int = 5
+    """Tokens que le modèle propose d'avance, puis vérifie, à une suite seule (poids fp32, CPU) ;
+    0 : aucun. Le texte reste le même."""
+
+    def __post_init__(self) -> None:
+        check_int("drafts", self.drafts, minimum=0, maximum=5)
 
 
 @Parameter(name="*", group=Group("Décodage", sort_key=1))

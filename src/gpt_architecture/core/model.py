@@ -25,6 +25,11 @@ class CausalLM(Protocol):
 
     cfg: GPTConfig
 
+    @property
+    def device(self) -> torch.device:
+        """Où il calcule : là vont les tokens, de là viennent les logits."""
+        ...
+
     def __call__(
         self, in_idx: Tensor, cache: KVCache | None = None, *, at: Tensor | None = None
     ) -> Tensor:
@@ -118,6 +123,11 @@ class GPTModel(nn.Module):
         return KVCache(
             self.cfg, batch_size, capacity=capacity, dtype=weight.dtype, device=weight.device
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Où sont les poids."""
+        return self.tok_emb.weight.device
 
     def num_parameters(self) -> int:
         """Nombre de paramètres distincts : un tenseur partagé compte une fois."""

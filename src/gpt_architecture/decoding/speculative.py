@@ -1,33 +1,46 @@
 """Décodage spéculatif : proposer plusieurs tokens, les vérifier en un seul passage du modèle.
 
-La suite est exactement celle qu'écrirait le modèle seul : les mêmes tokens pour un choix
-glouton, la même distribution pour un tirage (Leviathan et al., 2023). Une proposition tirée de
-q est acceptée avec la probabilité min(1, p/q), p étant la distribution filtrée du modèle à
-cette place ; rejetée, elle est remplacée par un tirage dans (p − q)+.
+Trois façons de proposer, une seule boucle : le proposeur continue les suites, le modèle lit toutes
+les propositions d'un coup, et chaque suite choisit ensuite token après token, comme sans cela ;
+elle s'arrête à la première proposition qu'elle n'a pas choisie. Ses tokens sont donc ceux qu'elle
+aurait écrits seule, tirages compris (`simple.generate_text_speculative` le fait en clair). Seul un
+second modèle, dont les tirages ont leur loi q, suit une autre règle : une proposition y est
+acceptée avec la probabilité min(1, p/q), p étant la distribution filtrée du modèle à cette place ;
+rejetée, elle est remplacée par un tirage dans (p − q)+. La loi du texte reste celle du modèle
+(Leviathan et al., 2023).
 
-Formes : k propositions, V vocabulaire.
+Formes : B suites, k propositions, V vocabulaire.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from gpt_architecture.config import check_int
+from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.decoding.reader import Reader
-from gpt_architecture.decoding.sampling import check_logits
-from gpt_architecture.decoding.sequence import Continuation, Piece
-from gpt_architecture.decoding.strategies import greedy
+from gpt_architecture.decoding.driver import Driver
+from gpt_architecture.decoding.sequence import Continuation, Observer, Piece
+from gpt_architecture.decoding.strategies import check_logits, greedy
+
+MAX_SELF_DRAFT = 5
+"""Tokens que le modèle propose lui-même à une suite, au plus : les suivants sont trop rares."""
 
 _HERE_ONLY = "contrainte"
 """L'étape qui ne sait parler que du prochain token, pas de ceux qui suivront."""
+
+_DRAFT_COST, _ROW_COST = 0.4, 0.05
+"""Durée d'une proposition du modèle, et d'une activation de plus à vérifier, en passages."""
+_KEPT, _TRIED = 4.5, 5.0  # ce qu'on suppose gardé d'une suite dont on ne sait rien
+_MEMORY = 0.9  # poids de ce qui a été vu jusqu'au pas d'avant
+_REST = 16  # pas sans rien proposer avant d'essayer encore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +49,265 @@ class Draft:
 
     Attributes:
         tokens: les k propositions, parfois aucune.
-        probabilities: (k, V), q ; None : chaque proposition était certaine.
+        probabilities: (k, V), q ; None : rien n'a été tiré d'une loi propre au proposeur.
     """
 
     tokens: tuple[int, ...] = ()
     probabilities: Tensor | None = None
 
 
-class Proposer(Protocol):
-    """Ce qui propose la suite d'un texte ; il peut se tromper sans rien fausser."""
+class Pace(Protocol):
+    """Combien proposer à une suite, d'après ce qu'elle a gardé jusque-là."""
 
-    count: int
-    """Tokens proposés à la fois, au plus."""
-
-    def propose(self, sequence: Continuation, count: int) -> Draft:
-        """Au plus `count` tokens pour continuer la suite."""
+    def count(self, most: int) -> int:
+        """Combien cette fois, `most` au plus."""
         ...
+
+    def learn(self, proposed: int, kept: int) -> None:
+        """Note le sort de propositions."""
+        ...
+
+
+class Proposer(Protocol):
+    """Ce qui propose la suite de textes ; il peut se tromper sans rien fausser."""
+
+    def pace(self) -> Pace:
+        """L'allure d'une suite qui commence."""
+        ...
+
+    def propose(
+        self, sequences: Sequence[Continuation], cache: KVCache | None, count: int
+    ) -> list[Draft]:
+        """Au plus `count` tokens pour continuer chaque suite.
+
+        Args:
+            sequences: les suites.
+            cache: celui du modèle, où chacune a tout lu sauf son dernier token ; ses longueurs
+                sont les mêmes au retour. None : rien n'est encore lu.
+            count: au moins 1.
+        """
+        ...
+
+
+class DoublingPace:
+    """Pour des propositions presque gratuites : le double quand tout est gardé.
+
+    Args:
+        limit: propositions au plus, et pour commencer.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._count = limit
+
+    def count(self, most: int) -> int:
+        """Voir `Pace`."""
+        return min(self._count, most)
+
+    def learn(self, proposed: int, kept: int) -> None:
+        """Tout gardé : le double ; sinon, autant qu'il en a été gardé."""
+        self._count = min(2 * self._count, self._limit) if kept == proposed else max(1, kept)
+
+
+class CostPace:
+    """Pour des propositions qui coûtent : le nombre qui promet le plus de tokens par seconde.
+
+    D'une suite tirée à haute température, rien ne se devine, et proposer la ralentirait.
+    """
+
+    def __init__(self) -> None:
+        self._kept, self._tried, self._rested = _KEPT, _TRIED, 0
+
+    def count(self, most: int) -> int:
+        """Voir `Pace` ; parfois un, pour voir si cela vaut de nouveau la peine."""
+        share = self._kept / self._tried
+        best = max(range(most + 1), key=lambda count: expected_speed(share, count))
+        if best or not most:
+            return best
+        self._rested += 1
+        return int(self._rested % _REST == 0)
+
+    def learn(self, proposed: int, kept: int) -> None:
+        """Voir `Pace` ; ce qui suit la première refusée n'a pas été jugé."""
+        self._kept = _MEMORY * self._kept + kept
+        self._tried = _MEMORY * self._tried + min(kept + 1, proposed)
+
+
+def expected_speed(share: float, count: int) -> float:
+    """Tokens attendus par unité de temps, si `share` des propositions jugées sont gardées."""
+    tokens = sum(share**i for i in range(count + 1))
+    return tokens / (1 + count * (_DRAFT_COST + _ROW_COST))
+
+
+class PromptLookup:
+    """Propose ce qui suivait les derniers tokens à leur précédente apparition.
+
+    Ne coûte rien et ne propose rien quand le texte ne se répète pas (Saxena, 2023).
+
+    Args:
+        count: tokens proposés à la fois, au plus.
+        ngram: longueur de la suite cherchée.
+    """
+
+    def __init__(self, count: int, *, ngram: int = 3) -> None:
+        check_int("lookup", count, minimum=1)
+        check_int("lookup_ngram", ngram, minimum=1)
+        self._count, self._ngram = count, ngram
+
+    def pace(self) -> Pace:
+        """Voir `Proposer`."""
+        return DoublingPace(self._count)
+
+    def propose(
+        self, sequences: Sequence[Continuation], cache: KVCache | None, count: int
+    ) -> list[Draft]:
+        """Recopie la suite de la dernière apparition, en boucle si elle est trop courte."""
+        del cache
+        return [self._one(list(each.ids), count) for each in sequences]
+
+    def _one(self, ids: list[int], count: int) -> Draft:
+        start = self._after_previous(ids)
+        return Draft() if start is None else Draft(tokens=tuple(islice(cycle(ids[start:]), count)))
+
+    def _after_previous(self, ids: list[int]) -> int | None:
+        """Rang du token qui suit la précédente apparition des derniers tokens."""
+        text = array("q", ids)
+        width = text.itemsize
+        data = text.tobytes()  # chercher dans des octets va cent fois plus vite que dans une liste
+        sought = data[-width * self._ngram :]
+        end = len(data) - 1  # exclut la suite cherchée elle-même, à la fin
+        while (place := data.rfind(sought, 0, end)) >= 0:
+            if place % width == 0:
+                return place // width + self._ngram
+            end = place + len(sought) - 1
+        return None
+
+
+@runtime_checkable
+class DraftingLM(Protocol):
+    """Un modèle qui propose ses prochains tokens (voir `kernels.decode.self_draft`)."""
+
+    @property
+    def can_draft(self) -> bool:
+        """Vrai s'il le sait."""
+        ...
+
+    def draft(
+        self,
+        last: Sequence[int],
+        cache: KVCache,
+        count: int,
+        choose: Callable[[Tensor], list[int]] | None = None,
+    ) -> list[list[int]]:
+        """`count` tokens à la suite de chaque séquence, dont `last` n'est pas dans le cache."""
+        ...
+
+
+class SelfDraft:
+    """Fait proposer le modèle lui-même, par une copie plus légère de ses poids.
+
+    Avec quelques activations, un passage dure à peu près ce que dure la lecture des poids : la
+    copie va deux à trois fois plus vite, et en vérifier plusieurs coûte à peine plus qu'en lire
+    une. Un token tiré l'est avec le nombre au hasard qui servira (`Continuation.guesser`).
+
+    Args:
+        model: celui qui écrit.
+        wait: propositions demandées avant de faire la copie, qui dure autant que des dizaines de
+            tokens : un texte court ne l'attend pas.
+    """
+
+    def __init__(self, model: DraftingLM, *, wait: int = 0) -> None:
+        self._model, self._wait = model, wait
+
+    def warm_up(self, cache: KVCache) -> None:
+        """Fait la copie : propose un token à la seule séquence d'un cache, vide."""
+        self._model.draft([0], cache, 1)
+
+    def pace(self) -> Pace:
+        """Voir `Proposer`."""
+        return CostPace()
+
+    def propose(
+        self, sequences: Sequence[Continuation], cache: KVCache | None, count: int
+    ) -> list[Draft]:
+        """Voir `Proposer`."""
+        if cache is None or self._wait > 0:
+            self._wait -= 1
+            return [Draft()] * len(sequences)
+        guesses = [each.guesser() for each in sequences]
+
+        def choose(logits: Tensor) -> list[int]:
+            return [guess(row) for guess, row in zip(guesses, logits, strict=True)]
+
+        found = self._model.draft([each.ids[-1] for each in sequences], cache, count, choose)
+        return [Draft(tokens=tuple(tokens)) for tokens in found]
+
+
+def self_draft(model: CausalLM, *, wait: int = 0) -> SelfDraft | None:
+    """De quoi faire proposer un modèle ; None : il ne le sait pas, ou n'y gagnerait rien."""
+    if isinstance(model, DraftingLM) and model.can_draft:
+        return SelfDraft(model, wait=wait)
+    return None
+
+
+class DraftModel:
+    """Propose ce qu'écrirait un modèle plus petit, avec les mêmes filtres ; une suite à la fois.
+
+    Args:
+        model: de même vocabulaire que le grand.
+        count: tokens proposés à la fois, au plus.
+        window: derniers tokens relus, au plus ; None : tout le contexte du petit modèle.
+    """
+
+    def __init__(self, model: CausalLM, count: int, *, window: int | None = None) -> None:
+        check_int("draft_tokens", count, minimum=1)
+        self._count = count
+        self._driver = Driver(model, window=window)
+        self._start = 0  # premier token que le petit modèle lit
+
+    def pace(self) -> Pace:
+        """Voir `Proposer`."""
+        return DoublingPace(self._count)
+
+    def propose(
+        self, sequences: Sequence[Continuation], cache: KVCache | None, count: int
+    ) -> list[Draft]:
+        """Tire (ou choisit) des tokens un à un, jusqu'à la fin de texte au plus."""
+        del cache
+        return [self._one(each, count) for each in sequences]
+
+    def _one(self, sequence: Continuation, count: int) -> Draft:
+        ids, tokens, rows = list(sequence.ids), list[int](), list[Tensor]()
+        for _ in range(min(count, self._make_room(len(ids), count))):
+            logits = self._filtered(sequence, ids, tokens)  # (1, V)
+            if sequence.config.is_sampling:
+                rows.append(torch.softmax(logits.float(), dim=-1))
+                tokens.append(_drawn(rows[-1], sequence.generator))
+            else:
+                tokens.append(int(greedy(logits)))
+            if tokens[-1] in sequence.eos_ids:
+                break
+        return Draft(tokens=tuple(tokens), probabilities=torch.cat(rows) if rows else None)
+
+    def _make_room(self, length: int, count: int) -> int:
+        """Place dans la fenêtre ; pleine, elle avance de moitié, pour tout relire rarement."""
+        window = self._driver.window
+        if self._start >= length:
+            self._start = 0  # une autre suite
+        if length - self._start + count > window:
+            self._start = max(self._start, length - max(1, window // 2))
+        return window - (length - self._start)
+
+    def _filtered(self, sequence: Continuation, ids: list[int], drafted: list[int]) -> Tensor:
+        """Logits (1, V) du petit modèle après les propositions, passés par les filtres."""
+        text = [*ids, *drafted]
+        logits = self._driver.read([text[self._start :]])[0].clone()  # (1, V)
+        logits[:, sequence.tokenizer.vocab_size :] = -torch.inf  # sans texte : jamais acceptés
+        check_logits(logits)
+        history = torch.tensor([text], dtype=torch.int64, device=logits.device)
+        for stage in sequence.stages:
+            if not (drafted and stage.name == _HERE_ONLY):
+                logits = stage.process(history, logits)
+        return logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,175 +342,77 @@ class SpeculationStats:
         return {**asdict(self), **rates}
 
 
-class PromptLookup:
-    """Propose ce qui suivait les derniers tokens à leur précédente apparition.
-
-    Ne coûte rien et ne propose rien quand le texte ne se répète pas (Saxena, 2023).
+class Speculation:
+    """Ce qu'une suite fait de propositions : combien en demander, lesquelles garder.
 
     Args:
-        count: tokens proposés à la fois, au plus.
-        ngram: longueur de la suite cherchée.
-    """
-
-    def __init__(self, count: int, *, ngram: int = 3) -> None:
-        check_int("lookup", count, minimum=1)
-        check_int("lookup_ngram", ngram, minimum=1)
-        self.count, self._ngram = count, ngram
-
-    def propose(self, sequence: Continuation, count: int) -> Draft:
-        """Recopie la suite de la dernière apparition, en boucle si elle est trop courte."""
-        ids = [*sequence.prompt, *sequence.tokens]
-        start = self._after_previous(ids)
-        return Draft() if start is None else Draft(tokens=tuple(islice(cycle(ids[start:]), count)))
-
-    def _after_previous(self, ids: list[int]) -> int | None:
-        """Rang du token qui suit la précédente apparition des derniers tokens."""
-        text = array("q", ids)
-        width = text.itemsize
-        data = text.tobytes()  # chercher dans des octets va cent fois plus vite que dans une liste
-        sought = data[-width * self._ngram :]
-        end = len(data) - 1  # exclut la suite cherchée elle-même, à la fin
-        while (place := data.rfind(sought, 0, end)) >= 0:
-            if place % width == 0:
-                return place // width + self._ngram
-            end = place + len(sought) - 1
-        return None
-
-
-class DraftModel:
-    """Propose ce qu'écrirait un modèle plus petit, avec les mêmes filtres.
-
-    Args:
-        model: de même vocabulaire que le grand.
-        count: tokens proposés à la fois, au plus.
-        window: derniers tokens relus, au plus ; None : tout le contexte du petit modèle.
-    """
-
-    def __init__(self, model: CausalLM, count: int, *, window: int | None = None) -> None:
-        check_int("draft_tokens", count, minimum=1)
-        limit = model.cfg.context_length
-        self.count = count
-        self._window = limit if window is None else min(window, limit)
-        self._reader = Reader(model, window=self._window, capacity=self._window)
-        self._start = 0  # premier token que le petit modèle lit
-
-    def propose(self, sequence: Continuation, count: int) -> Draft:
-        """Tire (ou choisit) des tokens un à un, jusqu'à la fin de texte au plus."""
-        ids = [*sequence.prompt, *sequence.tokens]
-        tokens, rows = list[int](), list[Tensor]()
-        for _ in range(min(count, self._make_room(len(ids), count))):
-            logits = self._filtered(sequence, ids, tokens)  # (1, V)
-            if sequence.config.is_sampling:
-                rows.append(torch.softmax(logits.float(), dim=-1))
-                tokens.append(_drawn(rows[-1], sequence.generator))
-            else:
-                tokens.append(int(greedy(logits)))
-            if tokens[-1] in sequence.eos_ids:
-                break
-        return Draft(tokens=tuple(tokens), probabilities=torch.cat(rows) if rows else None)
-
-    def _make_room(self, length: int, count: int) -> int:
-        """Place dans la fenêtre ; pleine, elle avance de moitié, pour tout relire rarement."""
-        if self._start >= length:
-            self._start = 0  # une autre suite
-        if length - self._start + count > self._window:
-            self._start = max(self._start, length - max(1, self._window // 2))
-        return self._window - (length - self._start)
-
-    def _filtered(self, sequence: Continuation, ids: list[int], drafted: list[int]) -> Tensor:
-        """Logits (1, V) du petit modèle après les propositions, passés par les filtres."""
-        text = [*ids, *drafted]
-        logits = self._reader.read([text[self._start :]])[0].clone()  # (1, V)
-        logits[:, sequence.tokenizer.vocab_size :] = -torch.inf  # sans texte : jamais acceptés
-        check_logits(logits)
-        history = torch.tensor([text], dtype=torch.int64, device=logits.device)
-        for stage in sequence.stages:
-            if not (drafted and stage.name == _HERE_ONLY):
-                logits = stage.process(history, logits)
-        return logits
-
-
-class SpeculativeDecoder:
-    """Écrit une suite en vérifiant des propositions ; se parcourt une fois, morceau par morceau.
-
-    Sans proposition, et au-delà de la fenêtre, un pas coûte un passage, comme ailleurs. Le
-    nombre de tokens proposés double quand tous sont gardés, et revient sinon à ce qui l'a été.
-
-    Args:
-        model: rend des logits (B, T, V).
         sequence: la suite à écrire.
-        proposer: d'où viennent les propositions.
-        window: derniers tokens relus, au plus.
+        proposer: d'où elles viennent ; None : il n'y en a pas.
     """
 
-    def __init__(
-        self, model: CausalLM, sequence: Continuation, proposer: Proposer, *, window: int
-    ) -> None:
-        capacity = len(sequence.prompt) + sequence.config.max_tokens
-        self._reader = Reader(model, window=window, capacity=capacity)
-        self._window, self._sequence, self._proposer = window, sequence, proposer
-        self._count = proposer.count
-        self._proposed = self._accepted = self._passes = 0
+    def __init__(self, sequence: Continuation, proposer: Proposer | None) -> None:
+        self.sequence, self.proposer = sequence, proposer
+        self.proposed = self.accepted = self.passes = 0
+        self._pace = DoublingPace(0) if proposer is None else proposer.pace()
+
+    @property
+    def left(self) -> int:
+        """Tokens que la suite peut encore écrire après le prochain."""
+        return self.sequence.config.max_tokens - len(self.sequence.tokens) - 1
 
     @property
     def stats(self) -> SpeculationStats:
         """Le compte, jusqu'ici."""
         return SpeculationStats(
-            proposed=self._proposed,
-            accepted=self._accepted,
-            passes=self._passes,
-            tokens=len(self._sequence.tokens),
+            proposed=self.proposed,
+            accepted=self.accepted,
+            passes=self.passes,
+            tokens=len(self.sequence.tokens),
         )
 
-    def __iter__(self) -> Iterator[Piece]:
-        while self._sequence.finish is None:
-            yield from self._pass()
+    def count(self, room: int) -> int:
+        """Combien de propositions demander, `room` au plus."""
+        most = min(room, self.left)
+        return self._pace.count(most) if most > 0 else 0
 
-    def _pass(self) -> Iterator[Piece]:
-        """Un passage du modèle : les propositions gardées, puis un token du modèle."""
-        sequence = self._sequence
-        ids = [*sequence.prompt, *sequence.tokens]
-        draft = self._draft(len(ids))
-        size = len(draft.tokens)
-        logits = self._reader.read([[*ids, *draft.tokens]], count=size + 1)[0]  # (k + 1, V)
-        self._passes += 1
-        for place in range(size):
-            token = self._verify(sequence.filtered(logits[place]), draft, place)
-            kept = token == draft.tokens[place]
-            self._proposed += 1
-            self._accepted += kept
-            yield sequence.accept(token, logits[place])
-            if sequence.finish is not None:
-                return
-            if not kept:
-                self._proposed += size - place - 1
-                self._count = max(1, place)
-                return
-        if size:
-            self._count = min(2 * self._count, self._proposer.count)
-        yield sequence.step(logits[size])
-
-    def _draft(self, length: int) -> Draft:
-        """Les propositions, s'il reste de la place dans la fenêtre et des tokens à produire."""
-        left = self._sequence.config.max_tokens - len(self._sequence.tokens)
-        count = min(self._count, self._window - length, left - 1)
-        return self._proposer.propose(self._sequence, count) if count > 0 else Draft()
-
-    def _verify(self, logits: Tensor, draft: Draft, place: int) -> int:
-        """Le token de cette place : la proposition, ou ce qui la remplace.
+    def accept(
+        self, draft: Draft, logits: Tensor, observer: Observer | None = None
+    ) -> Iterator[Piece]:
+        """Choisit un token après chaque rang, tant que c'est le proposé ; un de plus à la fin.
 
         Args:
-            logits: (V,) du modèle, filtrés.
+            draft: les k propositions.
+            logits: (k + 1, V) du modèle, après le dernier token de la suite et chacune d'elles.
+            observer: reçoit les logits (V,) après chaque filtre.
         """
-        sequence, proposed = self._sequence, draft.tokens[place]
-        if not sequence.config.is_sampling:
-            return int(greedy(logits))
-        p = torch.softmax(logits.float(), dim=-1)
+        size, kept = len(draft.tokens), 0
+        self.passes += 1
+        for place in range(size):
+            token = self._chosen(draft, place, logits[place], observer)
+            is_kept = token == draft.tokens[place]
+            kept += is_kept
+            self.proposed += 1
+            self.accepted += is_kept
+            yield self.sequence.accept(token, logits[place])
+            if self.sequence.finish is not None:
+                return
+            if not is_kept:
+                self.proposed += size - place - 1
+                self._pace.learn(size, kept)
+                return
+        if size:
+            self._pace.learn(size, kept)
+        yield self.sequence.step(logits[size], observer)
+
+    def _chosen(
+        self, draft: Draft, place: int, logits: Tensor, observer: Observer | None = None
+    ) -> int:
+        """Le token de cette place : la proposition, ou ce qui la remplace ; logits (V,)."""
+        sequence, proposed = self.sequence, draft.tokens[place]
         if draft.probabilities is None:
-            q = torch.zeros_like(p)
-            q[proposed] = 1
-        else:
-            q = draft.probabilities[place]
+            return sequence.choose(logits, observer)
+        p = torch.softmax(sequence.filtered(logits, observer).float(), dim=-1)
+        q = draft.probabilities[place]
         uniform = torch.rand((), generator=sequence.generator, device=p.device)
         if bool(uniform * q[proposed] < p[proposed]):
             return proposed
@@ -262,6 +420,61 @@ class SpeculativeDecoder:
         if not bool(left.sum() > 0):  # p et q ne diffèrent que par l'arrondi
             left = p
         return _drawn(left, sequence.generator)
+
+
+class SpeculativeDecoder:
+    """Écrit une suite en vérifiant des propositions ; se parcourt une fois, morceau par morceau.
+
+    Sans proposition, et au-delà de la fenêtre, un pas coûte un passage, comme ailleurs.
+
+    Args:
+        model: rend des logits (B, T, V).
+        sequence: la suite à écrire.
+        proposer: d'où viennent les propositions ; None : il n'y en a pas.
+        window: derniers tokens relus, au plus.
+        most: propositions par passage, au plus ; None : autant que le proposeur en veut.
+        observer: reçoit les logits (V,) après chaque filtre.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        sequence: Continuation,
+        proposer: Proposer | None = None,
+        *,
+        window: int,
+        most: int | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        capacity = len(sequence.prompt) + sequence.config.max_tokens
+        self._driver = Driver(model, window=window, capacity=capacity, tokenwise=True)
+        self._speculation = Speculation(sequence, proposer)
+        self._most, self._observer = most, observer
+
+    @property
+    def stats(self) -> SpeculationStats:
+        """Le compte, jusqu'ici."""
+        return self._speculation.stats
+
+    def __iter__(self) -> Iterator[Piece]:
+        sequence = self._speculation.sequence
+        while sequence.finish is None:
+            draft = self._draft(sequence)
+            rows = [[*sequence.ids, *draft.tokens]]
+            logits = self._driver.read(rows, count=len(draft.tokens) + 1)[0]  # (k + 1, V)
+            yield from self._speculation.accept(draft, logits, self._observer)
+
+    def _draft(self, sequence: Continuation) -> Draft:
+        """Les propositions, s'il reste de la place dans la fenêtre et des tokens à produire."""
+        room = self._driver.window - len(sequence.ids)
+        count = self._speculation.count(room if self._most is None else min(room, self._most))
+        proposer = self._speculation.proposer
+        if count <= 0 or proposer is None:
+            return Draft()
+        past = self._driver.past(sequence.ids)
+        if past is None and self._driver.is_tokenwise:
+            return Draft()  # lu avec des propositions, le début n'aurait pas les mêmes bits
+        return proposer.propose([sequence], past, count)[0]
 
 
 def _drawn(weights: Tensor, generator: torch.Generator) -> int:

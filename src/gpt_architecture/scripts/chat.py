@@ -140,7 +140,7 @@ def _local(
     """Un modèle chargé ici, par son gabarit ; `ends` dit pourquoi la dernière réponse finit."""
     from gpt_architecture.api import load
 
-    gpt = load(model, device=choice.device, quant=choice.quant)
+    gpt = load(model, device=choice.device, quant=choice.quant, drafts=choice.drafts)
     gpt.chat_prompt([{"role": "user", "content": "?"}])  # sans gabarit, le dire avant la question
     gpt.generator.check(config)
 

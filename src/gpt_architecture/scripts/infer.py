@@ -136,7 +136,13 @@ def infer(
 
     from gpt_architecture.api import load
 
-    gpt = load(source or MODEL_NAME, device=choice.device, quant=choice.quant, draft=draft)
+    gpt = load(
+        source or MODEL_NAME,
+        device=choice.device,
+        quant=choice.quant,
+        draft=draft,
+        drafts=choice.drafts,
+    )
     if chat is not None:
         messages = [{"role": "user", "content": read_prompt(chat)}]
         prompt, output = gpt.chat_prompt(messages), replace(output, echo=False)

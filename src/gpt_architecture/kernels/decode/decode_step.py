@@ -7,6 +7,7 @@ programme (voir `program`) : de sept à neuf noyaux par bloc, puis la norme fina
 Des poids fp32 en lignes se lisent sous deux formes. Étroite, pour quelques activations : chaque
 ligne est lue une fois et multipliée telle quelle (`linear_kernels`). Large, pour un lot : les
 activations sont transposées et des tuiles de registres les multiplient ensemble (`wide_kernels`).
+Séparée, pour vérifier des propositions : comme l'étroite, avec les bits d'une activation seule.
 Des poids entiers, ou des poids fp32 en bandes (`strip_kernels`), n'en ont qu'une, où chaque
 activation ignore les autres au bit près.
 
@@ -29,6 +30,7 @@ from gpt_architecture.kernels.decode.linear_kernels import (
     GELU,
     PLAIN,
     RESIDUAL,
+    linear_apart_,
     linear_float_,
     linear_integer_,
 )
@@ -52,8 +54,8 @@ from gpt_architecture.kernels.decode.wide_tiles import MAX_COLUMNS
 from gpt_architecture.kernels.runtime.program import Program
 
 _ACTIVE, _OUT = 0, 7  # arguments récrits d'un produit : activations présentes, sortie
-NARROW_ROWS, ROWS = 4, MAX_COLUMNS
-"""Activations au plus de la forme étroite, et des autres (mesurées)."""
+NARROW_ROWS, APART_ROWS, ROWS = 4, 8, MAX_COLUMNS
+"""Activations au plus de la forme étroite, de celle qui les sépare, et des autres (mesurées)."""
 
 _BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 4, 1024, 24
 """Lots visés par fil d'un produit étroit : peu, car chaque lot commence une lecture que la machine
@@ -74,6 +76,7 @@ class DecodeStep:
         matrices: poids, par nom de module.
         vectors: normes et biais, par nom du `state_dict`.
         wide: forme large plutôt qu'étroite, pour des poids fp32 en lignes.
+        apart: forme étroite qui sépare les activations, pour les mêmes.
     """
 
     def __init__(
@@ -83,11 +86,13 @@ class DecodeStep:
         vectors: Mapping[str, Tensor],
         *,
         wide: bool = False,
+        apart: bool = False,
     ) -> None:
         self._cfg, self._matrices, self._vectors = cfg, matrices, vectors
-        self._wide = wide
+        self._wide, self._apart = wide, apart
         single = isinstance(matrices["out_head"], GroupedMatrix | StripMatrix)
-        height = self.height = ROWS if wide or single else NARROW_ROWS
+        narrow = APART_ROWS if apart else NARROW_ROWS
+        height = self.height = ROWS if wide or single else narrow
         self._program = Program()
         self._prepared: list[int] = []  # noyaux dont les lots sont les activations
         self._products: list[int] = []
@@ -208,6 +213,8 @@ class DecodeStep:
             more = [first.grouped.bits, first.grouped.group_size, scales[0], inputs[1]]
         elif isinstance(first, StripMatrix):
             kernel = linear_strips_
+        elif self._apart:
+            kernel = linear_apart_
         else:
             kernel = linear_wide_ if self._wide else linear_float_
         phase = self._program.add(

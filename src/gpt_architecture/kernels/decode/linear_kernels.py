@@ -1,8 +1,8 @@
 """Les produits « poids × quelques activations » : la lecture des poids fixe leur durée.
 
 Un lot est un bloc de lignes d'une matrice de poids, lu une fois et employé pour toutes les
-activations. Les deux noyaux ne diffèrent que par le format des poids. Leurs arguments, dans
-l'ordre :
+activations. Les noyaux diffèrent par le format des poids, et `linear_apart_` par l'ordre de ses
+sommes. Leurs arguments, dans l'ordre :
 
 0. activations présentes, M ;
 1. x (hauteur, D) : fp32, ou codes sur 16 bits pour des poids entiers ;
@@ -68,6 +68,24 @@ def _float_rows(d: Any, part: Any, first: Any, last: Any, m: Any, columns: Any) 
     out = address(d, 7) + out_stride * m + 4 * (part * integer(d, 3) + first)
     for _ in range(last - first):
         float_dots(columns, weight, x, stride, width, out, out_stride)
+        weight += stride
+        out += 4
+
+
+@njit
+def _apart_rows(d: Any, part: Any, first: Any, last: Any, active: Any) -> None:
+    """Lignes first … last d'une partie contre chaque activation, sommée comme si elle était seule.
+
+    La ligne, lue pour la première, est encore dans le plus proche des caches pour les suivantes.
+    """
+    width, out_stride = extent(d, 1, 1), 4 * extent(d, 7, 1)
+    stride = 4 * width
+    weight = integers(d, 2)[part] + stride * first
+    out = address(d, 7) + 4 * (part * integer(d, 3) + first)
+    for _ in range(last - first):
+        for m in range(active):
+            x = address(d, 1) + stride * m
+            float_dots(1, weight, x, stride, width, out + out_stride * m, out_stride)
         weight += stride
         out += 4
 
@@ -141,6 +159,21 @@ def linear_float_(data: Any) -> None:
         part, first, last = block_of(d, item)
         for m in range(0, active, FLOAT_COLUMNS):
             _float_rows(d, part, first, last, m, min(active - m, FLOAT_COLUMNS))
+        base = part * integer(d, 3)
+        for m in range(active):
+            finish(d, m, base + first, base + last)
+        item = claim(data)
+
+
+@kernel
+def linear_apart_(data: Any) -> None:
+    """Comme `linear_float_`, mais chaque activation reçoit les bits qu'elle aurait seule."""
+    d = words(data)
+    active = integer(d, 0)
+    item = claim(data)
+    while item < count(d):
+        part, first, last = block_of(d, item)
+        _apart_rows(d, part, first, last, active)
         base = part * integer(d, 3)
         for m in range(active):
             finish(d, m, base + first, base + last)

@@ -82,6 +82,7 @@ class PackedModel:
         self._activate: Activate = lambda x, bias: activation(x + bias)
         self._steps: tuple[DecodeStep, ...] = ()
         self._uniform_step: DecodeStep | None = None
+        self._apart_step: DecodeStep | None = None
         self._self_draft: SelfDraft | None = None
         self._passes, self._settled = 0, False
         self._turn = Turn()
@@ -117,6 +118,7 @@ class PackedModel:
         self._steps = tuple(
             DecodeStep(self.cfg, self.matrices, self.vectors, wide=wide) for wide in forms
         )
+        self._apart_step = None  # il lisait les poids là où ils étaient
 
     def _compile_uniform_step(self) -> DecodeStep:
         """Le pas dont chaque activation ignore les autres."""
@@ -142,6 +144,11 @@ class PackedModel:
     def compiled(self) -> bool:
         """Vrai si le pas compilé sert ; faux si numba manque."""
         return bool(self._steps)
+
+    @property
+    def device(self) -> torch.device:
+        """Le processeur."""
+        return torch.device("cpu")
 
     def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
         """Un cache vide, en fp32."""
@@ -185,10 +192,14 @@ class PackedModel:
             if step is None:
                 return None
             logits = step(x, cache, at)
-            self._passes += 1
-            if self._passes == SETTLE_AFTER:
-                self.settle()
+            self._count_pass()
         return logits
+
+    def _count_pass(self) -> None:
+        """Compte un passage compilé ; assez nombreux, ils méritent que les poids soient rangés."""
+        self._passes += 1
+        if self._passes == SETTLE_AFTER:
+            self.settle()
 
     @property
     def uniform_rows(self) -> int:
@@ -249,6 +260,44 @@ class PackedModel:
         logits = step.ragged(x, cache, counts, chosen)
         cache.advance_each_(counts)
         return logits
+
+    @torch.no_grad()
+    def read_apart(self, tokens: Sequence[int], cache: KVCache) -> Tensor | None:
+        """Lit la suite de la seule séquence du cache, avec les bits d'une lecture token par token.
+
+        Args:
+            tokens: T nouveaux tokens.
+            cache: d'une séquence, en fp32, contigu.
+
+        Returns:
+            Logits (T, V) ; None : trop de tokens, ou pas de pas compilé, et rien n'est lu.
+
+        Raises:
+            ValueError: trop de positions.
+            GenerationError: un autre fil se sert de `cache`.
+        """
+        with cache.alone, self._turn:
+            step = self._apart()
+            if step is None or not step.fits(len(tokens), cache):
+                return None
+            places = cache.positions(len(tokens)).tolist()
+            if places[-1] >= self.cfg.context_length:
+                raise ValueError(f"{places[-1] + 1} positions pour {self.cfg.context_length}")
+            every = np.arange(len(tokens))
+            logits = step.ragged(self._embed(tokens, places), cache, [len(tokens)], every)
+            cache.advance_(len(tokens))
+            self._count_pass()
+        return logits
+
+    def _apart(self) -> DecodeStep | None:
+        """Le pas qui lit plusieurs tokens comme s'ils étaient seuls ; fait la première fois."""
+        from gpt_architecture.kernels.decode.decode_step import DecodeStep  # noqa: PLC0415
+
+        if self.scheme is not None:  # celui des poids entiers les sépare toujours
+            return self._steps[0] if self._steps else None
+        if self._apart_step is None and self._steps:
+            self._apart_step = DecodeStep(self.cfg, self.matrices, self.vectors, apart=True)
+        return self._apart_step
 
     @property
     def can_draft(self) -> bool:

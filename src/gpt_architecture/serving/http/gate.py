@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gpt_architecture.serving.engine.requests import EngineState
+from gpt_architecture.serving.engine.messages import EngineState
 from gpt_architecture.serving.http.auth import is_studio_file
 from gpt_architecture.serving.http.guard import PROBES
 from gpt_architecture.serving.http.observer import ObservedMiddleware, Observer

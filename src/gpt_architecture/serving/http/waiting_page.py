@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpt_architecture.serving.engine.requests import EngineState
+from gpt_architecture.serving.engine.messages import EngineState
 
 RELOAD_SECONDS = 3
 """Attente avant que la page d'un modèle qui se charge se demande à nouveau."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpt_architecture.decoding.sequence import FinishReason, TokenScore
-from gpt_architecture.serving.engine.requests import Event, Finished, Produced, PromptScored
+from gpt_architecture.serving.engine.messages import Event, Finished, Produced, PromptScored
 from gpt_architecture.serving.openai.generation import Plan
 from gpt_architecture.serving.openai.token_names import Places, TokenNames
 

@@ -10,7 +10,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Protocol
 
-from gpt_architecture.serving.engine.requests import (
+from gpt_architecture.serving.engine.messages import (
     EngineRequest,
     Event,
     Failed,

@@ -16,7 +16,7 @@ from gpt_architecture.data.tokenizers.marked_text import written
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import budget_warning
 from gpt_architecture.serving.context import ServingContext
-from gpt_architecture.serving.engine.requests import EngineRequest
+from gpt_architecture.serving.engine.messages import EngineRequest
 from gpt_architecture.serving.openai.constraint_fields import constraint_of, is_constrained
 from gpt_architecture.serving.openai.errors import ApiError
 from gpt_architecture.serving.openai.limits import check_maximum

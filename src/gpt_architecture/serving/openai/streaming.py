@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gpt_architecture.serving.context import ServingContext
-from gpt_architecture.serving.engine.requests import EngineRequest, Event
+from gpt_architecture.serving.engine.messages import EngineRequest, Event
 from gpt_architecture.serving.http.exchange import current
 from gpt_architecture.serving.http.rules import WARNING
 from gpt_architecture.serving.metrics import Metrics

@@ -10,7 +10,7 @@ from importlib import resources
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from gpt_architecture.serving.engine.requests import EngineState
+from gpt_architecture.serving.engine.messages import EngineState
 from gpt_architecture.serving.http.waiting_page import RELOAD_SECONDS, waiting_page
 from gpt_architecture.serving.openai.errors import ApiError
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.sequence import TokenScore
 from gpt_architecture.serving.context import ServingContext
-from gpt_architecture.serving.engine.requests import EngineRequest, Observed, Overloaded
+from gpt_architecture.serving.engine.messages import EngineRequest, Observed, Overloaded
 from gpt_architecture.serving.http.strict_json import StrictRoute
 from gpt_architecture.serving.openai import schemas
 from gpt_architecture.serving.openai.answers import Delta, Transcript
