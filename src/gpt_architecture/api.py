@@ -27,8 +27,8 @@ from gpt_architecture.data.tokenizers.marked_text import plain, written
 from gpt_architecture.decoding.config import GenerationConfig, config_of
 from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
+from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
-from gpt_architecture.decoding.speculative import MAX_SELF_DRAFT
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
 from gpt_architecture.formats.model_file import check_vocabulary
 from gpt_architecture.formats.open import is_quantized
@@ -222,7 +222,7 @@ def load(
         draft: petit modèle de même tokenizer, nommé de même, qui propose ce que le grand vérifie.
         drafts: tokens que le modèle propose lui-même, puis vérifie, à une suite seule ; 0 : aucun.
             Le texte reste le même ; la copie qui propose prend le quart des poids, et n'est faite
-            qu'après une centaine de tokens (voir `decoding.speculative`).
+            qu'après une centaine de tokens (voir `decoding.proposers`).
         compile_from: paramètres à partir desquels `auto` prend les noyaux compilés.
 
     Raises:

@@ -14,17 +14,10 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.driver import BatchDecoder
+from gpt_architecture.decoding.proposers import DoublingPace, Draft, DraftModel, PromptLookup
 from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.decoding.simple import generate_text_speculative
-from gpt_architecture.decoding.speculative import (
-    DoublingPace,
-    Draft,
-    DraftModel,
-    PromptLookup,
-    Speculation,
-    SpeculationStats,
-    SpeculativeDecoder,
-)
+from gpt_architecture.decoding.speculative import Speculation, SpeculationStats, SpeculativeDecoder
 from gpt_architecture.decoding.strategies import greedy_token, sampled_token
 from gpt_architecture.errors import ConfigurationError
 

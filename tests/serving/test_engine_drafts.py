@@ -11,8 +11,8 @@ from serving_helpers import TOKENIZER, Gate, ask, request, running, submit
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import get_tokenizer
-from gpt_architecture.decoding.speculative import MAX_SELF_DRAFT as MOST
-from gpt_architecture.decoding.speculative import CostPace, Draft, expected_speed
+from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT as MOST
+from gpt_architecture.decoding.proposers import CostPace, Draft, expected_speed
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels.decode.packed import pack
 from gpt_architecture.scripts.serve import EngineOptions

@@ -102,6 +102,12 @@ class ModelChoice:
     def __post_init__(self) -> None:
         check_int("drafts", self.drafts, minimum=0, maximum=5)
 
+    @property
+    def asked(self) -> dict[str, object]:
+        """Ce qui demande le modèle lui-même : option → sa valeur ; None : elle n'est pas donnée."""
+        drafts = None if self.drafts == ModelChoice.drafts else self.drafts
+        return {"--quant": self.quant, "--drafts": drafts}
+
 
 @Parameter(name="*", group=Group("Décodage", sort_key=1))
 @dataclass(frozen=True, kw_only=True)

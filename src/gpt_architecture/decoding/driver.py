@@ -71,7 +71,7 @@ class Driver:
 
     @property
     def is_tokenwise(self) -> bool:
-        """Vrai si lire plusieurs tokens d'une suite seule donne les bits d'une lecture un par un."""
+        """Vrai si plusieurs tokens d'une suite seule ont les bits d'une lecture un par un."""
         return self._tokenwise is not None
 
     def read(self, rows: Sequence[Sequence[int]], *, count: int = 1) -> Tensor:
@@ -179,7 +179,8 @@ class Driver:
     def _read_all(self, tokens: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
         """Logits (B, T, V) qui suivent chaque token."""
         if len(tokens) == 1 and self._tokenwise is not None:
-            logits = self._tokenwise.read_apart(tokens[0], cache)
+            with torch.inference_mode():
+                logits = self._tokenwise.read_apart(tokens[0], cache)
             if logits is not None:
                 return logits.unsqueeze(0)
         return self._forward(tokens, cache)

@@ -20,6 +20,13 @@ from gpt_architecture.decoding.beam import beam_search
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import budget_warning, build_constraint
 from gpt_architecture.decoding.driver import BatchDecoder, Driver
+from gpt_architecture.decoding.proposers import (
+    MAX_SELF_DRAFT,
+    DraftModel,
+    PromptLookup,
+    Proposer,
+    self_draft,
+)
 from gpt_architecture.decoding.sequence import (
     Continuation,
     FinishReason,
@@ -34,15 +41,7 @@ from gpt_architecture.decoding.simple import (
     generate_text_top_k,
     generate_text_top_p,
 )
-from gpt_architecture.decoding.speculative import (
-    MAX_SELF_DRAFT,
-    DraftModel,
-    PromptLookup,
-    Proposer,
-    SpeculationStats,
-    SpeculativeDecoder,
-    self_draft,
-)
+from gpt_architecture.decoding.speculative import SpeculationStats, SpeculativeDecoder
 from gpt_architecture.decoding.strategies import check_logits
 from gpt_architecture.errors import ConfigurationError
 
@@ -103,7 +102,7 @@ class Generator:
         draft: petit modèle de même vocabulaire, qui propose ce que le grand vérifie.
         draft_tokens: tokens qu'il propose à la fois.
         drafts: tokens que le modèle propose lui-même à une suite seule, au plus, s'il sait le faire
-            (`speculative.SelfDraft`) ; 0 : aucun. Le texte est le même, au bit près.
+            (`proposers.SelfDraft`) ; 0 : aucun. Le texte est le même, au bit près.
         max_batch: suites qui avancent ensemble, au plus.
 
     Raises:

@@ -66,7 +66,7 @@ def chat(
     if server is None:
         respond = _local(find_model(model), choice, config, ends)
     else:
-        check_remote({"--model": model, "--quant": choice.quant})
+        check_remote({"--model": model, **choice.asked})
         service, settings = Service(server), remote_settings(config)
 
         def respond(messages: Messages) -> Iterator[str]:

@@ -130,7 +130,7 @@ def infer(
         force=results.force,
     )
     if server is not None:
-        given = {"--model": model, "--quant": choice.quant, "--draft": draft, "--chat": chat}
+        given = {"--model": model, **choice.asked, "--draft": draft, "--chat": chat}
         _remotely(server, prompt, config, output, results, given, parse_special=parse_special)
         return
 

@@ -38,7 +38,7 @@ from gpt_architecture.kernels.runtime.shapes import shape_obstacle
 
 if TYPE_CHECKING:
     from gpt_architecture.kernels.decode.decode_step import DecodeStep
-    from gpt_architecture.kernels.decode.self_draft import Choose, SelfDraft
+    from gpt_architecture.kernels.decode.self_draft import Choose, LightCopy
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class PackedModel:
         self._steps: tuple[DecodeStep, ...] = ()
         self._uniform_step: DecodeStep | None = None
         self._apart_step: DecodeStep | None = None
-        self._self_draft: SelfDraft | None = None
+        self._self_draft: LightCopy | None = None
         self._passes, self._settled = 0, False
         self._turn = Turn()
         obstacle = shape_obstacle(cfg)
@@ -328,9 +328,9 @@ class PackedModel:
         """
         with cache.alone, self._turn:
             if self._self_draft is None:
-                from gpt_architecture.kernels.decode.self_draft import SelfDraft  # noqa: PLC0415
+                from gpt_architecture.kernels.decode.self_draft import LightCopy  # noqa: PLC0415
 
-                self._self_draft = SelfDraft(self.cfg, self.matrices, self.vectors)
+                self._self_draft = LightCopy(self.cfg, self.matrices, self.vectors)
             return self._self_draft(last, cache, count, embed=self._embed, choose=choose)
 
     def _embed(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:

@@ -28,7 +28,7 @@ Embed = Callable[[Sequence[int], Sequence[int]], Tensor]
 """Tokens et positions (M,) → x (M, D)."""
 
 
-class SelfDraft:
+class LightCopy:
     """La copie sur 8 bits d'un modèle, pour proposer.
 
     Args:

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import blaming_weights
-from gpt_architecture.decoding.speculative import (
+from gpt_architecture.decoding.proposers import (
     Draft,
     PromptLookup,
     Proposer,
     SelfDraft,
-    Speculation,
     self_draft,
 )
+from gpt_architecture.decoding.speculative import Speculation
 from gpt_architecture.serving.engine.messages import Failed, FinishedReason, Observed, Produced
 from gpt_architecture.serving.engine.scheduler import Job, requests_of, share
 from gpt_architecture.serving.engine.slots import Part, SlotPool, SlotReader

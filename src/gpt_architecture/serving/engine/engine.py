@@ -29,8 +29,8 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.constraints import build_constraint, prepare_constraints
+from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
 from gpt_architecture.decoding.sequence import Continuation
-from gpt_architecture.decoding.speculative import MAX_SELF_DRAFT
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.serving.engine.batching import ContinuousBatch
 from gpt_architecture.serving.engine.grammar_trial import GrammarTrial
