@@ -1,12 +1,14 @@
 """Le modèle compacté qui propose lui-même : le même texte au bit près, en moins de passages."""
 
+import inspect
 import re
 
 import pytest
 import torch
 from decoding_helpers import LetterTokenizer, sharp_model
 
-from gpt_architecture.api import GPT
+from gpt_architecture.api import GPT, load
+from gpt_architecture.cli.options import ModelChoice
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import get_tokenizer
@@ -14,6 +16,7 @@ from gpt_architecture.decoding import generator as generator_module
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.driver import BatchDecoder
 from gpt_architecture.decoding.generator import Generator
+from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels.decode.packed import pack
 
@@ -158,3 +161,14 @@ def test_python_can_do_without(packed, monkeypatch):
 def test_a_wrong_count_is_refused(packed, wrong):
     with pytest.raises(ConfigurationError, match="drafts"):
         Generator(packed, TOKENIZER, drafts=wrong)
+    with pytest.raises(ConfigurationError, match="drafts"):
+        load("absent.pt", drafts=wrong)
+    with pytest.raises(ConfigurationError, match="drafts"):
+        ModelChoice(drafts=wrong)
+
+
+def test_the_option_and_python_agree():
+    default = inspect.signature(load).parameters["drafts"].default
+    assert ModelChoice.drafts == GPT.drafts == default == MAX_SELF_DRAFT
+    assert ModelChoice().asked == {"--quant": None, "--drafts": None}
+    assert ModelChoice(drafts=0).asked["--drafts"] == 0

@@ -65,7 +65,9 @@ class Driver:
         self.window = limit if window is None else min(window, limit)
         self._capacity = self.window if capacity is None else min(self.window, capacity)
         self._chunk = chunk
-        self._tokenwise = model if tokenwise and isinstance(model, TokenwiseLM) else None
+        self._tokenwise: TokenwiseLM | None = None
+        if tokenwise and isinstance(model, TokenwiseLM):
+            self._tokenwise = model
         self._rows = list[list[int]]()  # les tokens présents dans le cache
         self._cache: KVCache | None = None
 

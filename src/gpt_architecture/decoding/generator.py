@@ -21,6 +21,7 @@ from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import budget_warning, build_constraint
 from gpt_architecture.decoding.driver import BatchDecoder, Driver
 from gpt_architecture.decoding.proposers import (
+    APART_COST,
     MAX_SELF_DRAFT,
     DraftModel,
     PromptLookup,
@@ -135,7 +136,7 @@ class Generator:
         self.window = limit if window is None else min(window, limit)
         self._draft, self._draft_tokens = draft, draft_tokens
         self._drafts = drafts
-        self._self_draft = self_draft(model, wait=_COPY_AFTER) if drafts else None
+        self._self_draft = self_draft(model, wait=_COPY_AFTER, cost=APART_COST) if drafts else None
         self._max_batch = max_batch
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
@@ -317,14 +318,14 @@ class Generator:
         if len(sequences) == 1:
             return [_generation(sequences[0], list(self._single(sequences[0])))]
         decoder = BatchDecoder(self.model, window=self.window)
-        waiting, pieces = deque(sequences), {id(each): list[Piece]() for each in sequences}
+        waiting, pieces = deque(sequences), {each: list[Piece]() for each in sequences}
         while waiting or decoder.active:
             room = self._max_batch - len(decoder.active)
             if waiting and room > 0:
                 decoder.add([waiting.popleft() for _ in range(min(room, len(waiting)))])
             for sequence, piece in decoder.step():
-                pieces[id(sequence)].append(piece)
-        return [_generation(each, pieces[id(each)]) for each in sequences]
+                pieces[sequence].append(piece)
+        return [_generation(each, pieces[each]) for each in sequences]
 
     def _alone(self, sequence: Continuation) -> Generation:
         decoder = self._single(sequence)

@@ -29,8 +29,13 @@ MAX_SELF_DRAFT = 5
 _HERE_ONLY = "contrainte"
 """L'étape qui ne sait parler que du prochain token, pas de ceux qui suivront."""
 
-_DRAFT_COST, _ROW_COST = 0.4, 0.05
-"""Durée d'une proposition du modèle, et d'une activation de plus à vérifier, en passages."""
+_DRAFT_COST = 0.4
+"""Durée d'une proposition du modèle, en passages."""
+
+TOGETHER_COST, APART_COST = 0.05, 0.2
+"""Durée d'un token de plus à vérifier, en passages : lu avec les autres par bandes de poids
+(`read_uniform`), ou séparé d'eux dans des poids en lignes (`read_apart`)."""
+
 _KEPT, _TRIED = 4.5, 5.0  # ce qu'on suppose gardé d'une suite dont on ne sait rien
 _MEMORY = 0.9  # poids de ce qui a été vu jusqu'au pas d'avant
 _REST = 16  # pas sans rien proposer avant d'essayer encore
@@ -105,15 +110,19 @@ class CostPace:
     """Pour des propositions qui coûtent : le nombre qui promet le plus de tokens par seconde.
 
     D'une suite tirée à haute température, rien ne se devine, et proposer la ralentirait.
+
+    Args:
+        cost: durée d'un token de plus à vérifier, en passages.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cost: float = TOGETHER_COST) -> None:
+        self._cost = cost
         self._kept, self._tried, self._rested = _KEPT, _TRIED, 0
 
     def count(self, most: int) -> int:
         """Voir `Pace` ; parfois un, pour voir si cela vaut de nouveau la peine."""
         share = self._kept / self._tried
-        best = max(range(most + 1), key=lambda count: expected_speed(share, count))
+        best = max(range(most + 1), key=lambda count: expected_speed(share, count, self._cost))
         if best or not most:
             return best
         self._rested += 1
@@ -125,10 +134,10 @@ class CostPace:
         self._tried = _MEMORY * self._tried + min(kept + 1, proposed)
 
 
-def expected_speed(share: float, count: int) -> float:
+def expected_speed(share: float, count: int, cost: float = TOGETHER_COST) -> float:
     """Tokens attendus par unité de temps, si `share` des propositions jugées sont gardées."""
     tokens = sum(share**i for i in range(count + 1))
-    return tokens / (1 + count * (_DRAFT_COST + _ROW_COST))
+    return tokens / (1 + count * (_DRAFT_COST + cost))
 
 
 class PromptLookup:
@@ -206,10 +215,11 @@ class SelfDraft:
         model: celui qui écrit.
         wait: propositions demandées avant de faire la copie, qui dure autant que des dizaines de
             tokens : un texte court ne l'attend pas.
+        cost: durée d'un token de plus à vérifier, en passages.
     """
 
-    def __init__(self, model: DraftingLM, *, wait: int = 0) -> None:
-        self._model, self._wait = model, wait
+    def __init__(self, model: DraftingLM, *, wait: int = 0, cost: float = TOGETHER_COST) -> None:
+        self._model, self._wait, self._cost = model, wait, cost
 
     def warm_up(self, cache: KVCache) -> None:
         """Fait la copie : propose un token à la seule séquence d'un cache, vide."""
@@ -218,7 +228,7 @@ class SelfDraft:
 
     def pace(self) -> Pace:
         """Voir `Proposer`."""
-        return CostPace()
+        return CostPace(self._cost)
 
     def propose(
         self, sequences: Sequence[Continuation], cache: KVCache | None, count: int
@@ -237,10 +247,10 @@ class SelfDraft:
         return [Draft(tokens=tuple(tokens)) for tokens in found]
 
 
-def self_draft(model: CausalLM, *, wait: int = 0) -> SelfDraft | None:
+def self_draft(model: CausalLM, *, wait: int = 0, cost: float = TOGETHER_COST) -> SelfDraft | None:
     """De quoi faire proposer un modèle ; None : il ne le sait pas, ou n'y gagnerait rien."""
     if isinstance(model, DraftingLM) and model.can_draft:
-        return SelfDraft(model, wait=wait)
+        return SelfDraft(model, wait=wait, cost=cost)
     return None
 
 
