@@ -20,7 +20,7 @@ from gpt_architecture.serving.engine.batching import DRAFTING_ROWS as ROWS
 from gpt_architecture.serving.engine.batching import Drafts
 from gpt_architecture.serving.engine.engine import Engine
 from gpt_architecture.serving.engine.messages import Messenger
-from gpt_architecture.serving.engine.scheduler import Job
+from gpt_architecture.serving.engine.scheduler import EngineJob
 
 PROMPTS = ("bonjour", "le chat dort, le chat")
 KINDS = {
@@ -205,7 +205,7 @@ def job_of(text, number=1, max_tokens=50):
     """Une demande qui n'a rien écrit."""
     with running(sharp_model(context_length=128), drafts=0) as engine:
         each = request(text, max_tokens=max_tokens)
-        return Job(number, each, engine._sequence(each), lambda _: None, Messenger().keep)
+        return EngineJob(number, each, engine._sequence(each), lambda _: None, Messenger().keep)
 
 
 class Sevens:

@@ -25,7 +25,7 @@ from gpt_architecture.decoding.proposers import (
 )
 from gpt_architecture.decoding.speculative import Speculation
 from gpt_architecture.serving.engine.messages import Failed, FinishedReason, Observed, Produced
-from gpt_architecture.serving.engine.scheduler import Job, requests_of, share
+from gpt_architecture.serving.engine.scheduler import EngineJob, requests_of, share
 from gpt_architecture.serving.engine.slots import Part, SlotPool, SlotReader
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class ContinuousBatch:
         chunk: int | None,
         drafts: int,
     ) -> None:
-        self.slots, self.running = slots, list[Job]()
+        self.slots, self.running = slots, list[EngineJob]()
         self.counts, self.finished = Counter[str](), Counter[FinishedReason]()
         self.mean_seconds = 1.0
         self._chunk = chunk
@@ -101,7 +101,7 @@ class ContinuousBatch:
         self._reader.run([Part(slot=0, tokens=[0])])
         self._pool.release(0, spoiled=True)
 
-    def start(self, job: Job) -> None:
+    def start(self, job: EngineJob) -> None:
         """Donne une place à une demande, qui est dans `running`."""
         job.started = time.monotonic()
         job.slot, cached = self._pool.acquire(job.ids, reuse=job.scores is None)
@@ -150,7 +150,7 @@ class ContinuousBatch:
         for (job, count), draft, each in zip(chosen, drafts, logits, strict=True):
             self._advance(job, count, draft, each)
 
-    def end(self, job: Job, how: FinishedReason | Exception) -> None:
+    def end(self, job: EngineJob, how: FinishedReason | Exception) -> None:
         """Dit comment une demande finit, puis rend sa place si elle en a une."""
         failed = isinstance(how, Exception)
         if isinstance(how, Exception):
@@ -187,7 +187,7 @@ class ContinuousBatch:
                 job.computed += gained
                 job.cached += gained
 
-    def _advance(self, job: Job, count: int, draft: Draft, logits: Tensor) -> None:
+    def _advance(self, job: EngineJob, count: int, draft: Draft, logits: Tensor) -> None:
         """Ce qu'une demande fait de ses logits (T, V), après avoir lu `count` tokens et `draft`."""
         job.computed += count
         try:
@@ -205,7 +205,9 @@ class ContinuousBatch:
             logger.warning("la demande %d a échoué : %s", job.id, kind, extra=job.trace)
             self.end(job, error)
 
-    def _write(self, job: Job, speculation: Speculation, draft: Draft, logits: Tensor) -> None:
+    def _write(
+        self, job: EngineJob, speculation: Speculation, draft: Draft, logits: Tensor
+    ) -> None:
         """Choisit un token après chaque rang des logits (k + 1, V), tant que c'est le proposé."""
         size, before = len(draft.tokens), speculation.accepted
         self.counts["drafted"] += size
@@ -256,7 +258,7 @@ class Drafts:
         if self._self_draft is not None:
             self._self_draft.warm_up(self._pool.view([slot]))
 
-    def for_job(self, job: Job) -> Speculation | None:
+    def for_job(self, job: EngineJob) -> Speculation | None:
         """Ce que la suite d'une demande fera de propositions ; None : elle n'écrit rien."""
         if job.sequence is None:
             return None
@@ -264,7 +266,7 @@ class Drafts:
         lookup = PromptLookup(config.lookup, ngram=config.lookup_ngram) if config.lookup else None
         return Speculation(job.sequence, lookup or self._self_draft)
 
-    def of(self, jobs: Sequence[Job]) -> list[Draft]:
+    def of(self, jobs: Sequence[EngineJob]) -> list[Draft]:
         """Les propositions faites à chaque demande, parfois aucune ; si toutes écrivent."""
         found = [Draft()] * len(jobs)
         room = DRAFTING_ROWS // len(jobs) - 1

@@ -44,7 +44,7 @@ from gpt_architecture.serving.engine.messages import (
     Overloaded,
     Ticket,
 )
-from gpt_architecture.serving.engine.scheduler import FairQueue, Job, requests_of
+from gpt_architecture.serving.engine.scheduler import EngineJob, FairQueue, requests_of
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Engine:
         with self._changed:
             self._check_open(request.client)
         sequence = self._sequence(request) if request.generate else None
-        job = Job(next(self._numbers), request, sequence, on_event, self._messenger.keep)
+        job = EngineJob(next(self._numbers), request, sequence, on_event, self._messenger.keep)
         with self._changed:
             self._check_open(request.client)
             self._queue.push(job)

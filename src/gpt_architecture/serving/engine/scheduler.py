@@ -36,7 +36,7 @@ MIN_SHARED = 16
 _RESERVE = 4  # un client seul laisse cette fraction de la file aux autres
 
 
-class Job:
+class EngineJob:
     """Une demande, sa suite, et ce qui en est lu. Seul `cancelled` est écrit d'un autre fil.
 
     Args:
@@ -145,7 +145,7 @@ class Job:
         )
 
 
-def requests_of(jobs: Iterable[Job]) -> str:
+def requests_of(jobs: Iterable[EngineJob]) -> str:
     """Les requêtes HTTP de demandes, pour le journal."""
     return ", ".join(dict.fromkeys(job.request.request_id or "?" for job in jobs)) or "aucune"
 
@@ -159,12 +159,12 @@ class FairQueue:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._clients = OrderedDict[str, deque[Job]]()  # le premier est servi le premier
+        self._clients = OrderedDict[str, deque[EngineJob]]()  # le premier est servi le premier
 
     def __len__(self) -> int:
         return sum(len(jobs) for jobs in self._clients.values())
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[EngineJob]:
         for jobs in list(self._clients.values()):
             yield from tuple(jobs)
 
@@ -177,11 +177,11 @@ class FairQueue:
         own, limit = len(self._clients.get(client, ())), self._limit + free
         return len(self) < limit and own < limit - self._limit // _RESERVE
 
-    def push(self, job: Job) -> None:
+    def push(self, job: EngineJob) -> None:
         """Met une demande au bout de la file de son client."""
         self._clients.setdefault(job.request.client, deque()).append(job)
 
-    def pop(self, running: Counter[str]) -> Job:
+    def pop(self, running: Counter[str]) -> EngineJob:
         """La demande suivante : du client qui tient le moins de places, puis qui attend son tour.
 
         Args:
@@ -194,7 +194,7 @@ class FairQueue:
             del self._clients[client]
         return job
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: EngineJob) -> None:
         """Retire une demande."""
         jobs = self._clients[job.request.client]
         jobs.remove(job)
@@ -202,7 +202,7 @@ class FairQueue:
             del self._clients[job.request.client]
 
 
-def share(jobs: Sequence[Job], budget: int) -> list[tuple[Job, int]]:
+def share(jobs: Sequence[EngineJob], budget: int) -> list[tuple[EngineJob, int]]:
     """Combien de tokens chaque demande lit pendant ce pas.
 
     Celles qui écrivent en lisent un chacune. `budget` tokens de début vont aux autres : la moitié
@@ -229,9 +229,9 @@ def share(jobs: Sequence[Job], budget: int) -> list[tuple[Job, int]]:
     return chosen + [(job, counts[job.id]) for job in prompts if counts[job.id]]
 
 
-def _without_twins(jobs: Sequence[Job]) -> list[Job]:
+def _without_twins(jobs: Sequence[EngineJob]) -> list[EngineJob]:
     """Écarte celles dont une plus ancienne est en train de lire le début."""
-    kept = list[Job]()
+    kept = list[EngineJob]()
     for job in jobs:
         gains = (shared_prefix(job.ids, other.ids) - job.computed for other in kept)
         if job.scores is not None or all(gain < MIN_SHARED for gain in gains):
