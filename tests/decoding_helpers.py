@@ -76,6 +76,10 @@ class DictatedModel:
         logits[:, -1, next(self._tokens)] = 100.0
         return logits
 
+    @property
+    def device(self):
+        return torch.device("cpu")
+
     def new_cache(self, batch_size, capacity=None):
         return KVCache(self.cfg, batch_size, capacity=capacity)
 

@@ -9,7 +9,7 @@ from decoding_helpers import LetterTokenizer
 
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.serving.engine.engine import Engine
-from gpt_architecture.serving.engine.requests import (
+from gpt_architecture.serving.engine.messages import (
     EngineRequest,
     Failed,
     Finished,
@@ -113,6 +113,10 @@ class Gate:
         if self.error is not None:
             raise self.error
         return self.model(in_idx, cache, at=at)
+
+    @property
+    def device(self):
+        return self.model.device
 
     def new_cache(self, batch_size, capacity=None):
         return self.model.new_cache(batch_size, capacity)

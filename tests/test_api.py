@@ -66,6 +66,10 @@ class ScriptedModel:
         logits[0, -1, next(self.tokens)] = 100.0
         return logits
 
+    @property
+    def device(self):
+        return torch.device("cpu")
+
     def new_cache(self, batch_size, capacity=None):
         return KVCache(self.cfg, batch_size, capacity=capacity)
 

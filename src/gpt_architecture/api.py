@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import GPTConfig, check_int
 from gpt_architecture.core.device import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
@@ -27,6 +27,7 @@ from gpt_architecture.data.tokenizers.marked_text import plain, written
 from gpt_architecture.decoding.config import GenerationConfig, config_of
 from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
+from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
 from gpt_architecture.formats.door import (
@@ -80,6 +81,8 @@ class GPT:
         metadata: provenance et résultats de l'entraînement.
         runner: ce qui calcule pendant la génération ; None : `model` lui-même.
         draft: petit modèle qui propose ce que le grand vérifie ; None : aucun.
+        drafts: tokens que le modèle propose lui-même à une suite seule, au plus (poids fp32, noyaux
+            compilés) ; 0 : aucun. Le texte reste le même.
     """
 
     model: CausalLM
@@ -88,6 +91,7 @@ class GPT:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     runner: CausalLM | None = None
     draft: CausalLM | None = None
+    drafts: int = MAX_SELF_DRAFT
 
     @property
     def config(self) -> GPTConfig:
@@ -109,7 +113,9 @@ class GPT:
     def generator(self) -> Generator:
         """Le générateur complet : lots, scores, flux (voir `decoding.generator`)."""
         model = self.model if self.runner is None else self.runner
-        return Generator(model, self.tokenizer, window=self.window, draft=self.draft)
+        return Generator(
+            model, self.tokenizer, window=self.window, draft=self.draft, drafts=self.drafts
+        )
 
     def encode(self, prompt: str, *, parse_special: bool = False) -> Tensor:
         """Texte → (1, T) int64, sur le périphérique du modèle.
@@ -227,6 +233,7 @@ def load(
     quant: str | None = None,
     engine: EngineName = "auto",
     draft: Path | str | None = None,
+    drafts: int = MAX_SELF_DRAFT,
     compile_from: int = COMPILE_FROM,
 ) -> GPT:
     """Charge un modèle entraîné ici, ou un GPT-2 venu d'ailleurs.
@@ -239,6 +246,9 @@ def load(
         quant: `int8` ou `int4` : quantifie les poids au chargement, sur CPU.
         engine: `packed` exige les noyaux compilés, `torch` s'en passe.
         draft: petit modèle de même tokenizer, nommé de même, qui propose ce que le grand vérifie.
+        drafts: tokens que le modèle propose lui-même, puis vérifie, à une suite seule ; 0 : aucun.
+            Le texte reste le même ; la copie qui propose prend le quart des poids, et n'est faite
+            qu'après une centaine de tokens (voir `decoding.proposers`).
         compile_from: paramètres à partir desquels `auto` prend les noyaux compilés.
 
     Raises:
@@ -246,6 +256,7 @@ def load(
         ConfigurationError: périphérique absent, ou réglages qui ne vont pas ensemble.
         MissingDependencyError: numba manque et il est exigé.
     """
+    check_int("drafts", drafts, minimum=0, maximum=MAX_SELF_DRAFT)
     target = resolve_device(device)
     loaded = _read(path, target)
     check_vocabulary(loaded.model.cfg, loaded.tokenizer, name=str(path))
@@ -267,6 +278,7 @@ def load(
         metadata=loaded.metadata,
         runner=runner,
         draft=None if draft is None else _draft(draft, target, engine, tokenizer),
+        drafts=drafts,
     )
 
 

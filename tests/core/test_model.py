@@ -279,6 +279,10 @@ class TestForward:
         # Un biais de clé décale tous les scores d'une requête : softmax ne le voit pas.
         assert [name for name in silent if not name.endswith("W_key.bias")] == []
 
+    def test_the_device_is_that_of_the_weights(self):
+        assert build(BOOK).device == torch.device("cpu")
+        assert blank_model(GPTConfig.coerce(BOOK)).device == torch.device("meta")
+
     def test_new_cache_fits_the_model(self):
         cache = build(BOOK).new_cache(2, capacity=5)
         assert isinstance(cache, KVCache)

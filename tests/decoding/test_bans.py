@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpt_architecture.decoding import bans
+from gpt_architecture.decoding import processors
 from gpt_architecture.errors import ConfigurationError, GenerationError
 
 INF = float("inf")
@@ -37,20 +37,20 @@ class TestNoRepeatNgram:
         ("size", "expected"), [(1, [1, 2, 3]), (2, [1, 3]), (3, [3]), (4, []), (9, [])]
     )
     def test_by_hand(self, size, expected):
-        assert removed(bans.no_repeat_ngram(size), [1, 2, 3, 2, 1, 1, 2]) == [expected]
+        assert removed(processors.no_repeat_ngram(size), [1, 2, 3, 2, 1, 1, 2]) == [expected]
 
     @pytest.mark.parametrize("size", [1, 2, 3, 4])
     @pytest.mark.parametrize("length", [1, 2, 3, 30])
     def test_equals_transformers(self, peer, size, length):
         text, scores = random_text(8, length), torch.randn(8, VOCAB)
         expected = peer.NoRepeatNGramLogitsProcessor(size)(text, scores)
-        assert torch.equal(bans.no_repeat_ngram(size)(text, scores), expected)
+        assert torch.equal(processors.no_repeat_ngram(size)(text, scores), expected)
 
     @pytest.mark.parametrize("size", [1, 2, 3])
     def test_rows_of_various_lengths(self, size):
         rows = [[1, 2, 1, 2, 1], [2], [1, 1]]
-        together = removed(bans.no_repeat_ngram(size), *rows)
-        assert together == [removed(bans.no_repeat_ngram(size), row)[0] for row in rows]
+        together = removed(processors.no_repeat_ngram(size), *rows)
+        assert together == [removed(processors.no_repeat_ngram(size), row)[0] for row in rows]
 
 
 class TestBanned:
@@ -59,23 +59,23 @@ class TestBanned:
         [([1, 2], [4, 5, 8]), ([2], [5, 8]), ([1], [8]), ([2, 1], [8]), ([7, 1, 2], [4, 5, 8])],
     )
     def test_by_hand(self, text, expected):
-        process = bans.banned([[8], [2, 5], [1, 2, 4]])
+        process = processors.banned([[8], [2, 5], [1, 2, 4]])
         assert removed(process, text) == [expected]
 
     def test_equals_transformers(self, peer):
         sequences = [[3], [1, 2], [0, 2], [2, 1, 0], [3, 3, 3, 3, 3, 3]]
         text, scores = random_text(20, 5), torch.randn(20, VOCAB)
         expected = peer.NoBadWordsLogitsProcessor(sequences)(text, scores)
-        assert torch.equal(bans.banned(sequences)(text, scores), expected)
+        assert torch.equal(processors.banned(sequences)(text, scores), expected)
 
     def test_rows_of_various_lengths(self):
-        process = bans.banned([[8], [2, 5], [1, 2, 4]])
+        process = processors.banned([[8], [2, 5], [1, 2, 4]])
         assert removed(process, [1, 2], [2], [0, 0, 0, 1, 2]) == [[4, 5, 8], [5, 8], [4, 5, 8]]
 
 
 class TestMinTokens:
     def test_by_hand(self):
-        process = bans.min_tokens(2, prompt_length=3, eos_ids=[5, 7])
+        process = processors.min_tokens(2, prompt_length=3, eos_ids=[5, 7])
         assert removed(process, [0, 0, 0]) == removed(process, [0, 0, 0, 1]) == [[5, 7]]
         assert removed(process, [0, 0, 0, 1, 1]) == [[]]
 
@@ -83,7 +83,7 @@ class TestMinTokens:
     def test_equals_transformers(self, peer, length):
         text, scores = random_text(4, length), torch.randn(4, VOCAB)
         expected = peer.MinNewTokensLengthLogitsProcessor(3, 2, [5, 7])(text, scores)
-        process = bans.min_tokens(2, prompt_length=3, eos_ids=[5, 7])
+        process = processors.min_tokens(2, prompt_length=3, eos_ids=[5, 7])
         assert torch.equal(process(text, scores), expected)
 
 
@@ -92,12 +92,12 @@ class TestAllowedTokens:
     def test_only_these(self, shape):
         mask = torch.zeros(shape, dtype=torch.bool)
         mask[..., [2, 4]] = True
-        process = bans.allowed_tokens(lambda: mask)
+        process = processors.allowed_tokens(lambda: mask)
         assert removed(process, [0], [1]) == [[0, 1, 3, 5, 6, 7, 8]] * 2
 
     def test_the_mask_is_read_at_each_step(self):
         masks = iter([torch.tensor([True, False]), torch.tensor([False, True])])
-        process = bans.allowed_tokens(lambda: next(masks))
+        process = processors.allowed_tokens(lambda: next(masks))
         assert removed(process, [0], vocab_size=2) == [[1]]
         assert removed(process, [0], vocab_size=2) == [[0]]
 
@@ -108,10 +108,10 @@ class TestNothingLeft:
     @pytest.mark.parametrize(
         ("process", "name"),
         [
-            (bans.no_repeat_ngram(1), "no_repeat_ngram"),
-            (bans.banned([[0], [1], [2]]), "banned"),
-            (bans.min_tokens(9, prompt_length=1, eos_ids=[0, 1, 2]), "min_tokens"),
-            (bans.allowed_tokens(lambda: torch.zeros(3, dtype=torch.bool)), "la contrainte"),
+            (processors.no_repeat_ngram(1), "no_repeat_ngram"),
+            (processors.banned([[0], [1], [2]]), "banned"),
+            (processors.min_tokens(9, prompt_length=1, eos_ids=[0, 1, 2]), "min_tokens"),
+            (processors.allowed_tokens(lambda: torch.zeros(3, dtype=torch.bool)), "la contrainte"),
         ],
     )
     def test_is_an_error(self, process, name):
@@ -120,18 +120,18 @@ class TestNothingLeft:
 
     def test_with_what_was_already_removed(self):
         with pytest.raises(GenerationError):
-            bans.banned([[0]])(ids([1]), torch.tensor([[1.0, -INF]]))
+            processors.banned([[0]])(ids([1]), torch.tensor([[1.0, -INF]]))
 
     def test_one_row_is_enough(self):
         with pytest.raises(GenerationError):
-            bans.no_repeat_ngram(1)(ids([0, 1], [0, 0]), torch.zeros(2, 2))
+            processors.no_repeat_ngram(1)(ids([0, 1], [0, 0]), torch.zeros(2, 2))
 
 
 BANS = {
-    "no_repeat_ngram": bans.no_repeat_ngram(2),
-    "banned": bans.banned([[8], [1, 2]]),
-    "min_tokens": bans.min_tokens(9, prompt_length=1, eos_ids=[0]),
-    "contrainte": bans.allowed_tokens(lambda: torch.arange(VOCAB) < 5),
+    "no_repeat_ngram": processors.no_repeat_ngram(2),
+    "banned": processors.banned([[8], [1, 2]]),
+    "min_tokens": processors.min_tokens(9, prompt_length=1, eos_ids=[0]),
+    "contrainte": processors.allowed_tokens(lambda: torch.arange(VOCAB) < 5),
 }
 
 
@@ -149,12 +149,12 @@ def test_bans_only_remove_and_are_idempotent(name):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: bans.no_repeat_ngram(0), "no_repeat_ngram vaut 0"),
-        (lambda: bans.banned([[]]), "banned contient une suite vide"),
-        (lambda: bans.banned([[1, -2]]), "banned vaut -2"),
-        (lambda: bans.min_tokens(-1, prompt_length=0, eos_ids=[1]), "min_tokens vaut -1"),
-        (lambda: bans.min_tokens(1, prompt_length=-1, eos_ids=[1]), "prompt_length vaut -1"),
-        (lambda: bans.min_tokens(1, prompt_length=0, eos_ids=[-1]), "eos_ids vaut -1"),
+        (lambda: processors.no_repeat_ngram(0), "no_repeat_ngram vaut 0"),
+        (lambda: processors.banned([[]]), "banned contient une suite vide"),
+        (lambda: processors.banned([[1, -2]]), "banned vaut -2"),
+        (lambda: processors.min_tokens(-1, prompt_length=0, eos_ids=[1]), "min_tokens vaut -1"),
+        (lambda: processors.min_tokens(1, prompt_length=-1, eos_ids=[1]), "prompt_length vaut -1"),
+        (lambda: processors.min_tokens(1, prompt_length=0, eos_ids=[-1]), "eos_ids vaut -1"),
     ],
 )
 def test_bad_values_are_refused_at_once(build, message):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from decoding_helpers import LetterTokenizer, sharp_model
 
-from gpt_architecture.decoding.batch import BatchDecoder
 from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.driver import BatchDecoder
 from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.decoding.simple import generate_text_simple
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gpt_architecture.decoding.mirostat import Mirostat
+from gpt_architecture.decoding.strategies import Mirostat
 from gpt_architecture.errors import ConfigurationError
 
 INF = float("inf")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpt_architecture.decoding.ordering import ascending, descending, largest
+from gpt_architecture.decoding.strategies import ascending, descending, largest
 
 INF = float("inf")
 SHAPES = [(1,), (7,), (3, 50), (2, 3, 200), (2, 5000)]

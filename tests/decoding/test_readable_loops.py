@@ -9,7 +9,6 @@ import torch
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.decoding.sampling import greedy_token, sampled_token
 from gpt_architecture.decoding.simple import (
     generate_text_simple,
     generate_text_temperature,
@@ -17,7 +16,7 @@ from gpt_architecture.decoding.simple import (
     generate_text_top_p,
     stream_tokens,
 )
-from gpt_architecture.decoding.strategies import top_k, top_p
+from gpt_architecture.decoding.strategies import greedy_token, sampled_token, top_k, top_p
 from gpt_architecture.errors import ConfigurationError, GenerationError
 
 ORACLES = [
@@ -48,6 +47,10 @@ class ScriptedModel:
         for row, tokens in enumerate(self.script):
             logits[row, -1, tokens[call]] = 100.0
         return logits
+
+    @property
+    def device(self):
+        return torch.device("cpu")
 
     def new_cache(self, batch_size, capacity=None):
         return KVCache(self.cfg, batch_size, capacity=capacity)

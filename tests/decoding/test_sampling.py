@@ -5,8 +5,7 @@ import torch
 from decoding_helpers import chooser
 
 from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.decoding.sampling import greedy_token, sampled_token
-from gpt_architecture.decoding.strategies import top_k, top_p
+from gpt_architecture.decoding.strategies import greedy_token, sampled_token, top_k, top_p
 from gpt_architecture.errors import ConfigurationError, GenerationError
 
 INF, NAN = float("inf"), float("nan")

@@ -12,16 +12,13 @@ from hypothesis import strategies as st
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
-from gpt_architecture.decoding.batch import BatchDecoder
 from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.driver import BatchDecoder
+from gpt_architecture.decoding.proposers import DoublingPace, Draft, DraftModel, PromptLookup
 from gpt_architecture.decoding.sequence import Continuation
-from gpt_architecture.decoding.speculative import (
-    Draft,
-    DraftModel,
-    PromptLookup,
-    SpeculationStats,
-    SpeculativeDecoder,
-)
+from gpt_architecture.decoding.simple import generate_text_speculative
+from gpt_architecture.decoding.speculative import Speculation, SpeculationStats, SpeculativeDecoder
+from gpt_architecture.decoding.strategies import greedy_token, sampled_token
 from gpt_architecture.errors import ConfigurationError
 
 TOKENIZER = LetterTokenizer()
@@ -42,6 +39,10 @@ class TableModel:
             cache.advance_(in_idx.size(1))
         logits = self._table[in_idx]  # (B, T, V)
         return logits if at is None else logits[torch.arange(len(at)), at].unsqueeze(1)
+
+    @property
+    def device(self):
+        return torch.device("cpu")
 
     def new_cache(self, batch_size, capacity=None):
         return KVCache(self.cfg, batch_size, capacity=capacity)
@@ -65,11 +66,17 @@ class RandomProposer:
     """Propose n'importe quoi, certain ou tiré d'une distribution quelconque."""
 
     def __init__(self, count, *, certain):
-        self.count, self._certain = count, certain
+        self._count, self._certain = count, certain
         self._generator = torch.Generator().manual_seed(3)
 
-    def propose(self, sequence, count):
-        del sequence
+    def pace(self):
+        return DoublingPace(self._count)
+
+    def propose(self, sequences, cache, count):
+        del cache
+        return [self._one(count) for _ in sequences]
+
+    def _one(self, count):
         q = torch.rand(count, TOKENIZER.vocab_size, generator=self._generator).softmax(-1)
         tokens = torch.multinomial(q, 1, generator=self._generator).flatten().tolist()
         return Draft(tokens=tuple(tokens), probabilities=None if self._certain else q)
@@ -180,6 +187,44 @@ class TestGreedy:
             assert [t for t, _ in mine.score.top] == [t for t, _ in reference.score.top]
 
 
+class TestReadableLoop:
+    """La boucle en clair, et celle-ci : mêmes tokens, tirages compris, quoi qu'on propose."""
+
+    @staticmethod
+    def readable(model, sequence, proposals, window):
+        ids = torch.tensor([list(sequence.prompt)])
+        wanted = sequence.config
+        source = torch.Generator().manual_seed(wanted.seed)
+        choose = (
+            sampled_token(wanted.temperature, None, source) if wanted.is_sampling else greedy_token
+        )
+        found = generate_text_speculative(
+            model, ids, wanted.max_tokens, window, proposals, choose, count=3, eos_id=30
+        )
+        return found[0, ids.size(1) :].tolist()
+
+    @staticmethod
+    def lookup(tokens, count):
+        sequence = continuation(alphabet_model(), list(tokens))
+        return list(PromptLookup(3, ngram=1).propose([sequence], None, count)[0].tokens)
+
+    @pytest.mark.parametrize("settings", [{}, {"strategy": "temperature", "temperature": 0.9}])
+    @pytest.mark.parametrize("window", [9, 40, 64])
+    def test_same_tokens(self, model, settings, window):
+        def noise(tokens, count):
+            return [(7 * len(tokens) + place) % 31 for place in range(count)]
+
+        settings = settings | {"ignore_eos": True, "stop_ids": (30,)}
+        expected = [piece.token for piece in plain(model, continuation(model, **settings), window)]
+        for proposals in (self.lookup, noise, lambda tokens, count: []):
+            sequence = continuation(model, **settings)
+            assert self.readable(model, sequence, proposals, window) == expected
+        for proposer in (PromptLookup(3, ngram=1), RandomProposer(3, certain=True)):
+            sequence = continuation(model, **settings)
+            speculative(model, sequence, proposer, window)
+            assert sequence.tokens == expected
+
+
 class TestEnds:
     """Tout ce qui arrête une suite peut tomber au milieu des tokens acceptés."""
 
@@ -288,11 +333,12 @@ class TestCost:
         model = alphabet_model()
 
         class Wrong:
-            count = 4
+            def pace(self):
+                return DoublingPace(4)
 
-            def propose(self, sequence, count):
-                del sequence
-                return Draft(tokens=(29,) * count)
+            def propose(self, sequences, cache, count):
+                del cache
+                return [Draft(tokens=(29,) * count)] * len(sequences)
 
         _, stats = speculative(model, continuation(model, "abc", max_tokens=10), Wrong())
         assert stats.accepted == 0
@@ -363,7 +409,7 @@ class TestDistribution:
     def test_the_check_sees_a_wrong_rule(self, target, other, monkeypatch, proposer):
         """Accepter toujours : la loi serait celle des propositions."""
         monkeypatch.setattr(
-            SpeculativeDecoder, "_verify", lambda _, __, draft, place: draft.tokens[place]
+            Speculation, "_chosen", lambda _, draft, place, *__: draft.tokens[place]
         )
         make = {
             PromptLookup: lambda: PromptLookup(3, ngram=2),
@@ -391,7 +437,7 @@ class TestPromptLookup:
     @staticmethod
     def propose(ids, count, ngram):
         sequence = continuation(alphabet_model(), ids)
-        return list(PromptLookup(8, ngram=ngram).propose(sequence, count).tokens)
+        return list(PromptLookup(8, ngram=ngram).propose([sequence], None, count)[0].tokens)
 
     @given(
         st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 8)

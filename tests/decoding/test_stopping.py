@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_architecture.decoding.stopping import StopMatcher
+from gpt_architecture.decoding.streaming import StopMatcher
 
 ALPHABET = st.text("abc", max_size=12)
 

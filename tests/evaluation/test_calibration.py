@@ -57,6 +57,10 @@ class Confident:
     def __call__(self, in_idx, cache=None, *, at=None):
         return self._logits.expand(*in_idx.shape, 4)
 
+    @property
+    def device(self):
+        return torch.device("cpu")
+
     def new_cache(self, batch_size, capacity=None):
         return KVCache(self.cfg, batch_size, capacity=capacity)
 

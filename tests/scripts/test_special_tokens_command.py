@@ -11,7 +11,7 @@ from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.main import main
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.engine.requests import Finished, Produced
+from gpt_architecture.serving.engine.messages import Finished, Produced
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"

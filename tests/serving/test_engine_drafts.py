@@ -11,13 +11,16 @@ from serving_helpers import TOKENIZER, Gate, ask, request, running, submit
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT as MOST
+from gpt_architecture.decoding.proposers import CostPace, Draft, expected_speed
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels.decode.packed import pack
 from gpt_architecture.scripts.serve import EngineOptions
-from gpt_architecture.serving.engine.drafts import MOST, ROWS, Drafts, expected_speed
+from gpt_architecture.serving.engine.batching import DRAFTING_ROWS as ROWS
+from gpt_architecture.serving.engine.batching import Drafts
 from gpt_architecture.serving.engine.engine import Engine
-from gpt_architecture.serving.engine.jobs import Job
-from gpt_architecture.serving.engine.messenger import Messenger
+from gpt_architecture.serving.engine.messages import Messenger
+from gpt_architecture.serving.engine.scheduler import EngineJob
 
 PROMPTS = ("bonjour", "le chat dort, le chat")
 KINDS = {
@@ -150,6 +153,38 @@ def test_a_model_that_rounds_with_its_neighbours_gets_none():
         assert engine.stats().drafted_tokens == 0
 
 
+@pytest.mark.parametrize("kind", ["glouton", "tirage", "filtres", "arrêt"])
+@pytest.mark.parametrize("slots", [1, 8])
+def test_lookup_changes_no_text_either(packed, kind, slots):
+    """Relire le texte propose aussi ; sous charge, les deux façons se partagent le pas."""
+    wanted = [request(each, max_tokens=40, logprobs=2, **KINDS[kind]) for each in PROMPTS]
+    again = [
+        request(each, max_tokens=40, logprobs=2, lookup=6, lookup_ngram=1, **KINDS[kind])
+        for each in PROMPTS
+    ]
+    with running(packed, slots=slots, drafts=0) as engine:
+        plain = [written(ask(engine, each))[0] for each in wanted]
+        assert engine.stats().drafted_tokens == 0
+        assert [written(ask(engine, each))[0] for each in again] == plain
+        assert engine.stats().drafted_tokens > 0
+    with running(packed, slots=slots) as engine:
+        boxes = submit(engine, *wanted, *again)
+        for box, pieces in zip(boxes, plain * 2, strict=True):
+            box.wait()
+            assert written(box)[0] == pieces
+
+
+def test_lookup_needs_no_packed_model():
+    model = sharp_model(context_length=128)
+    found = []
+    for lookup in ({}, {"lookup": 5, "lookup_ngram": 1}):
+        with running(model) as engine:
+            box = ask(engine, request(PROMPTS[1], max_tokens=60, **lookup))
+            found.append((box.tokens, engine.stats().accepted_tokens > 0))
+    assert found[0][0] == found[1][0]
+    assert [accepted for _, accepted in found] == [False, True]
+
+
 def test_a_failed_draft_is_a_failure_of_the_model(packed, monkeypatch):
     """La demande échoue, la suivante est servie."""
 
@@ -170,35 +205,70 @@ def job_of(text, number=1, max_tokens=50):
     """Une demande qui n'a rien écrit."""
     with running(sharp_model(context_length=128), drafts=0) as engine:
         each = request(text, max_tokens=max_tokens)
-        return Job(number, each, engine._sequence(each), lambda _: None, Messenger().keep)
+        return EngineJob(number, each, engine._sequence(each), lambda _: None, Messenger().keep)
 
 
-def drafts_of(most=MOST):
-    return Drafts(lambda jobs, count: [[7] * count for _ in jobs], most)
+class Sevens:
+    """Propose des 7, et note à combien de suites."""
+
+    def __init__(self):
+        self.asked = []
+
+    def pace(self):
+        return CostPace()
+
+    def propose(self, sequences, cache, count):
+        self.asked.append((cache, count))
+        return [Draft(tokens=(7,) * count)] * len(sequences)
+
+
+class Pool:
+    def view(self, slots):
+        return tuple(slots)
+
+
+def drafts_of(most=MOST, proposer=None):
+    return Drafts(Pool(), proposer or Sevens(), most)
+
+
+def started(drafts, *jobs):
+    """Donne une place à des demandes qui ont lu leur début, sauf le dernier token."""
+    for slot, job in enumerate(jobs):
+        job.slot, job.computed = slot, len(job.ids) - 1
+        job.speculation = drafts.for_job(job)
+    return jobs
+
+
+def learn(job, proposed, kept):
+    job.speculation._pace.learn(proposed, kept)
+
+
+def sizes_of(drafts, *jobs):
+    return [len(draft.tokens) for draft in drafts.of(jobs)]
 
 
 class TestDrafts:
     def test_the_room_is_shared(self):
         drafts = drafts_of()
         jobs = [job_of(PROMPTS[0], number) for number in range(ROWS + 1)]
-        for job in jobs:
-            drafts.of([job])
+        for job in started(drafts, *jobs):
             for _ in range(50):
-                drafts.learn(job, MOST, MOST)
-        assert len(drafts.of(jobs[:1])[0]) == MOST
+                learn(job, MOST, MOST)
+        assert sizes_of(drafts, jobs[0]) == [MOST]
         for count in range(1, ROWS + 2):
-            found = drafts.of(jobs[:count])
+            found = sizes_of(drafts, *jobs[:count])
             assert len(found) == count
-            assert sum(len(draft) + 1 for draft in found) <= max(ROWS, count)
-        assert not any(drafts.of(jobs))
+            assert sum(size + 1 for size in found) <= max(ROWS, count)
+        assert not any(sizes_of(drafts, *jobs))
 
     def test_what_fails_is_no_longer_proposed_but_tried_again(self):
-        drafts, job = drafts_of(), job_of(PROMPTS[0])
+        drafts, (job,) = drafts_of(), (job_of(PROMPTS[0]),)
+        started(drafts, job)
         sizes = []
         for _ in range(60):
-            sizes.append(len(drafts.of([job])[0]))
+            sizes += sizes_of(drafts, job)
             if sizes[-1]:
-                drafts.learn(job, sizes[-1], 0)
+                learn(job, sizes[-1], 0)
         assert sizes[0] > 1
         assert sorted(sizes[:5], reverse=True) == sizes[:5]
         assert set(sizes[10:]) == {0, 1}
@@ -206,41 +276,48 @@ class TestDrafts:
 
     def test_what_succeeds_again_is_proposed_again(self):
         drafts, job = drafts_of(), job_of(PROMPTS[0])
+        started(drafts, job)
         for kept in [0] * 12 + [1] * 400:
-            if size := len(drafts.of([job])[0]):
-                drafts.learn(job, size, size if kept else 0)
-        assert len(drafts.of([job])[0]) == MOST
+            if size := sizes_of(drafts, job)[0]:
+                learn(job, size, size if kept else 0)
+        assert sizes_of(drafts, job) == [MOST]
 
     def test_a_new_text_starts_afresh(self):
         drafts, job = drafts_of(), job_of(PROMPTS[0])
-        first = size = len(drafts.of([job])[0])
+        started(drafts, job)
+        first = size = sizes_of(drafts, job)[0]
         while size:
-            drafts.learn(job, size, 0)
-            size = len(drafts.of([job])[0])
-        drafts.forget(job)
-        assert len(drafts.of([job])[0]) == first > 1
+            learn(job, size, 0)
+            size = sizes_of(drafts, job)[0]
+        started(drafts, job)
+        assert sizes_of(drafts, job)[0] == first > 1
 
     def test_the_end_of_the_text_is_not_passed(self):
-        assert len(drafts_of().of([job_of(PROMPTS[0], max_tokens=2)])[0]) == 1
-        assert drafts_of().of([job_of(PROMPTS[0], max_tokens=1)]) == [()]
+        drafts = drafts_of()
+        for most, count in ((2, 1), (1, 0)):
+            assert sizes_of(drafts, *started(drafts, job_of(PROMPTS[0], max_tokens=most))) == [
+                count
+            ]
 
     def test_the_first_to_end_limits_the_others(self):
-        asked = []
-
-        def propose(jobs, count):
-            asked.append(([job.id for job in jobs], count))
-            return [[7] * count for _ in jobs]
-
-        drafts = Drafts(propose, MOST)
-        near, far, last = (
-            job_of(PROMPTS[0], n, max_tokens=m) for n, m in ((1, 2), (2, 50), (3, 1))
+        proposer = Sevens()
+        drafts = drafts_of(proposer=proposer)
+        near, far, last = started(
+            drafts, *(job_of(PROMPTS[0], n, max_tokens=m) for n, m in ((1, 2), (2, 50), (3, 1)))
         )
-        assert [len(draft) for draft in drafts.of([near, far])] == [1, 1]
-        assert [len(draft) for draft in drafts.of([last, far])] == [0, 3]
-        assert asked == [([1, 2], 1), ([2], 3)]
+        assert sizes_of(drafts, near, far) == [1, 1]
+        assert sizes_of(drafts, last, far) == [0, 3]
+        assert proposer.asked == [((0, 1), 1), ((1,), 3)]
+
+    def test_a_text_still_read_gets_none_nor_do_the_others(self):
+        drafts = drafts_of()
+        reading, writing = started(drafts, job_of(PROMPTS[0], 1), job_of(PROMPTS[0], 2))
+        reading.computed = 0
+        assert sizes_of(drafts, reading, writing) == [0, 0]
 
     def test_none_wanted_none_made(self):
-        assert drafts_of(0).of([job_of(PROMPTS[0])]) == [()]
+        drafts = drafts_of(0)
+        assert sizes_of(drafts, *started(drafts, job_of(PROMPTS[0]))) == [0]
 
     def test_the_speed_is_that_of_hand(self):
         assert expected_speed(0.3, 0) == 1

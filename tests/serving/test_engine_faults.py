@@ -15,7 +15,7 @@ from serving_helpers import PATIENCE, TOKENIZER, Gate, Inbox, ask, request, runn
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.errors import GenerationError
 from gpt_architecture.serving.engine.engine import Engine
-from gpt_architecture.serving.engine.requests import EngineClosed, Failed, Finished, Overloaded
+from gpt_architecture.serving.engine.messages import EngineClosed, Failed, Finished, Overloaded
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from gpt_architecture.decoding.grammars import grammar_of
 from gpt_architecture.errors import ConfigurationError, GenerationError
 from gpt_architecture.serving.engine import grammar_trial
 from gpt_architecture.serving.engine.grammar_trial import GrammarTrial
-from gpt_architecture.serving.engine.requests import EngineClosed, Overloaded
+from gpt_architecture.serving.engine.messages import EngineClosed, Overloaded
 
 pytest.importorskip("llguidance", reason="contraintes : le paquet llguidance n'est pas installé")
 pytest.importorskip("tokenizers", reason="contraintes : le paquet tokenizers n'est pas installé")

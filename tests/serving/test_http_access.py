@@ -161,7 +161,7 @@ def test_the_client_is_named_for_the_fair_queue():
 
 def failure():
     """De quoi finir une suite."""
-    from gpt_architecture.serving.engine.requests import Failed
+    from gpt_architecture.serving.engine.messages import Failed
 
     return Failed(error=ConfigurationError("x", expected="y", remedy="z"))
 

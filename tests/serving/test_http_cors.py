@@ -15,7 +15,7 @@ from http_helpers import (
 
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.engine.requests import Overloaded
+from gpt_architecture.serving.engine.messages import Overloaded
 from gpt_architecture.serving.http.access import KeyRing, check_origin
 from gpt_architecture.serving.http.loading import LoadingGate
 

@@ -6,7 +6,7 @@ import pytest
 from http_helpers import ScriptedEngine, check_envelope, client_of, make_context, running_engine
 
 from gpt_architecture.decoding.sequence import Piece
-from gpt_architecture.serving.engine.requests import Finished, Produced
+from gpt_architecture.serving.engine.messages import Finished, Produced
 from gpt_architecture.serving.openai.foreign_fields import (
     MESSAGE,
     REQUEST,

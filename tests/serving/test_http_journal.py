@@ -25,7 +25,7 @@ from gpt_architecture.cli.logs import FrenchText, JsonLines, TimedText, configur
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import GenerationError
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.engine.requests import Failed, Finished, Overloaded, Produced
+from gpt_architecture.serving.engine.messages import Failed, Finished, Overloaded, Produced
 from gpt_architecture.serving.http.access import KeyRing
 from gpt_architecture.serving.http.exchange import RequestFilter
 from gpt_architecture.serving.http.loading import LoadingGate

@@ -12,7 +12,7 @@ from http_helpers import (
 )
 
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.serving.engine.requests import Finished
+from gpt_architecture.serving.engine.messages import Finished
 from gpt_architecture.serving.http.access import Access, Bucket, KeyRing, read_keys
 
 COMPLETIONS = "/v1/completions"

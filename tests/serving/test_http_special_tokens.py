@@ -11,7 +11,7 @@ from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.data.tokenizers.marked_text import written
 from gpt_architecture.decoding.sequence import Piece
-from gpt_architecture.serving.engine.requests import Finished, Produced
+from gpt_architecture.serving.engine.messages import Finished, Produced
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content | trim }}{% endfor %}"

@@ -2,7 +2,7 @@
 
 import threading
 
-from gpt_architecture.serving.engine.messenger import GAP, Messenger
+from gpt_architecture.serving.engine.messages import GAP, Messenger
 
 
 def test_everything_is_delivered_in_order_by_another_thread():
@@ -48,7 +48,7 @@ def test_closing_an_idle_messenger_does_nothing():
 
 def test_what_does_not_press_leaves_with_the_next(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("gpt_architecture.serving.engine.messenger.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("gpt_architecture.serving.engine.messages.time.monotonic", lambda: now[0])
     found = []
     messenger = Messenger()
 

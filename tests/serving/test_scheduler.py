@@ -4,12 +4,11 @@ from collections import Counter
 
 from serving_helpers import request
 
-from gpt_architecture.serving.engine.jobs import Job
-from gpt_architecture.serving.engine.scheduler import FairQueue, share
+from gpt_architecture.serving.engine.scheduler import EngineJob, FairQueue, share
 
 
 def job(number, prompt=(1, 2, 3), *, client="", computed=0):
-    found = Job(
+    found = EngineJob(
         number,
         request(prompt, client=client, generate=True),
         _Sequence(),

@@ -8,7 +8,7 @@ from serving_helpers import TOKENIZER, Gate, Inbox, ask, request, running, submi
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.engine.engine import Engine
-from gpt_architecture.serving.engine.requests import (
+from gpt_architecture.serving.engine.messages import (
     EngineClosed,
     EngineRequest,
     Finished,
@@ -152,7 +152,6 @@ def test_stats_count_what_happened(model):
     ("settings", "words"),
     [
         ({"strategy": "beam"}, "beam"),
-        ({"lookup": 4}, "lookup"),
         ({"n": 2}, "une suite par demande"),
     ],
 )

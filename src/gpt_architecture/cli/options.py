@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import command_line, find_model, say_aside
-from gpt_architecture.config import TEMPERATURE
+from gpt_architecture.config import TEMPERATURE, check_int
 from gpt_architecture.decoding.config import GenerationConfig, implied_strategy, make_config
 from gpt_architecture.decoding.settings import SETTINGS, Declaration, GroupName
 from gpt_architecture.errors import ConfigurationError
@@ -94,6 +94,19 @@ class ModelChoice:
 
     quant: QuantName | None = None
     """Quantifie les poids au chargement (CPU) : moins de mémoire lue, plus de tokens/s."""
+
+    drafts: int = 5
+    """Tokens que le modèle propose d'avance, puis vérifie, à une suite seule (poids fp32, CPU) ;
+    0 : aucun. Le texte reste le même."""
+
+    def __post_init__(self) -> None:
+        check_int("drafts", self.drafts, minimum=0, maximum=5)
+
+    @property
+    def asked(self) -> dict[str, object]:
+        """Ce qui demande le modèle lui-même : option → sa valeur ; None : elle n'est pas donnée."""
+        drafts = None if self.drafts == ModelChoice.drafts else self.drafts
+        return {"--quant": self.quant, "--drafts": drafts}
 
 
 class SettingOptions:

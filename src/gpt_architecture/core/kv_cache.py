@@ -19,7 +19,7 @@ from gpt_architecture.core.concurrency import Alone
 
 
 @dataclass(frozen=True)
-class Plan:
+class Placement:
     """Où vont les positions qui arrivent, et ce que chaque requête peut voir."""
 
     start: int | None  # même début pour toutes les séquences ; None : `positions` le dit
@@ -45,19 +45,19 @@ class LayerCache:
             ValueError: le tampon est plein.
         """
         owner = self._owner
-        plan, rows = owner.plan(k.size(-2)), owner.rows
+        placement, rows = owner.placement(k.size(-2)), owner.rows
         keys, values = owner.storage[self._index]
         if isinstance(rows, slice):
             keys, values = keys[rows], values[rows]  # des vues : rien n'est copié
             rows = slice(None)
-        if plan.start is not None:
-            keys[rows, :, plan.start : plan.end] = k
-            values[rows, :, plan.start : plan.end] = v
+        if placement.start is not None:
+            keys[rows, :, placement.start : placement.end] = k
+            values[rows, :, placement.start : placement.end] = v
         else:
             each = torch.arange(len(k), device=k.device) if isinstance(rows, slice) else rows
-            keys[each[:, None], :, plan.positions] = k.transpose(1, 2)  # (B, T, H, K)
-            values[each[:, None], :, plan.positions] = v.transpose(1, 2)
-        return keys[rows, :, : plan.end], values[rows, :, : plan.end], plan.mask
+            keys[each[:, None], :, placement.positions] = k.transpose(1, 2)  # (B, T, H, K)
+            values[each[:, None], :, placement.positions] = v.transpose(1, 2)
+        return keys[rows, :, : placement.end], values[rows, :, : placement.end], placement.mask
 
 
 class KVCache:
@@ -92,7 +92,7 @@ class KVCache:
         self.capacity = capacity
         self.lengths = [0] * batch_size
         self.alone = Alone()
-        self._plan: Plan | None = None
+        self._placement: Placement | None = None
 
     @property
     def layers(self) -> list[LayerCache]:
@@ -129,17 +129,17 @@ class KVCache:
         Raises:
             ValueError: le tampon est trop petit.
         """
-        return self.plan(count).positions
+        return self.placement(count).positions
 
-    def plan(self, count: int) -> Plan:
+    def placement(self, count: int) -> Placement:
         """Où vont les `count` prochaines positions ; gardé jusqu'à ce que les longueurs changent.
 
         Raises:
             ValueError: le tampon est trop petit.
         """
-        plan = self._plan
-        if plan is not None and plan.positions.size(-1) == count:
-            return plan
+        placement = self._placement
+        if placement is not None and placement.positions.size(-1) == count:
+            return placement
         end = self.length + count
         if end > self.capacity:
             raise ValueError(
@@ -148,14 +148,16 @@ class KVCache:
             )
         device = self.storage.device
         if self.uniform:
-            plan = Plan(self.length, end, torch.arange(self.length, end, device=device), None)
+            placement = Placement(
+                self.length, end, torch.arange(self.length, end, device=device), None
+            )
         else:
             starts = torch.tensor(self.lengths, device=device).unsqueeze(1)  # (B, 1)
             positions = starts + torch.arange(count, device=device)  # (B, T)
             visible = torch.arange(end, device=device) <= positions.unsqueeze(-1)  # (B, T, S)
-            plan = Plan(None, end, positions, visible.unsqueeze(1))
-        self._plan = plan
-        return plan
+            placement = Placement(None, end, positions, visible.unsqueeze(1))
+        self._placement = placement
+        return placement
 
     def advance_(self, count: int) -> None:
         """Compte `count` positions de plus dans chaque séquence ; une fois par passage."""
@@ -217,7 +219,7 @@ class KVCache:
     def set_length_(self, row: int, length: int) -> None:
         """Dit combien de positions de la ligne `row` sont présentes."""
         with self.alone:
-            self.lengths[row], self._plan = length, None
+            self.lengths[row], self._placement = length, None
 
     def copy_(self, source: int, target: int, length: int) -> None:
         """La ligne `target` devient les `length` premières positions de la ligne `source`.
@@ -240,7 +242,7 @@ class KVCache:
 
     def _set_lengths(self, lengths: list[int]) -> None:
         with self.alone:
-            self.lengths, self._plan = lengths, None
+            self.lengths, self._placement = lengths, None
 
 
 class CacheView(KVCache):
@@ -255,7 +257,7 @@ class CacheView(KVCache):
         self.storage, self.capacity = pool.storage, pool.capacity
         self.lengths = [pool.lengths[slot] for slot in slots]
         self.alone = pool.alone
-        self._slots, self._pool, self._plan = list(slots), pool, None
+        self._slots, self._pool, self._placement = list(slots), pool, None
         first = self._slots[0]
         consecutive = self._slots == list(range(first, first + len(self._slots)))
         self._rows = (

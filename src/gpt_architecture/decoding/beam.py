@@ -18,10 +18,10 @@ from torch import Tensor
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.driver import Driver
 from gpt_architecture.decoding.pipeline import build_pipeline
-from gpt_architecture.decoding.reader import Reader
-from gpt_architecture.decoding.sampling import check_logits
 from gpt_architecture.decoding.sequence import FinishReason, eos_ids
+from gpt_architecture.decoding.strategies import check_logits
 
 _CONTEXT = 5
 """Derniers tokens du début relus avec la suite : ils donnent les espaces justes."""
@@ -95,7 +95,7 @@ class _Search:
         window: int,
     ) -> None:
         self._prompt, self._config, self._tokenizer = list(prompt), config, tokenizer
-        self._reader = Reader(model, window=window, capacity=len(prompt) + config.max_tokens)
+        self._driver = Driver(model, window=window, capacity=len(prompt) + config.max_tokens)
         self._eos = eos_ids(config, tokenizer)
         self._stages = build_pipeline(
             config,
@@ -122,7 +122,7 @@ class _Search:
         self._running = running
         if not running or not self._can_improve():
             return False
-        self._reader.select_(parents)
+        self._driver.select_(parents)
         return True
 
     def _candidates(self) -> list[tuple[int, _Running]]:
@@ -144,7 +144,7 @@ class _Search:
 
     def _logprobs(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Log-probabilités (R, V) du prochain token de chaque suite, filtres appliqués."""
-        logits = self._reader.read(rows)[:, -1].float()  # (R, V)
+        logits = self._driver.read(rows)[:, -1].float()  # (R, V)
         check_logits(logits)
         if logits.size(1) > self._tokenizer.vocab_size:  # logits sans texte
             logits = logits.clone()

@@ -11,25 +11,30 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.utils import blaming_weights, evaluation_mode
+from gpt_architecture.core.utils import blaming_weights
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.data.tokenizers.marked_text import encode_text
-from gpt_architecture.decoding.batch import BatchDecoder
 from gpt_architecture.decoding.beam import beam_search
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import budget_warning, build_constraint
-from gpt_architecture.decoding.sampling import check_logits
+from gpt_architecture.decoding.driver import BatchDecoder, Driver
+from gpt_architecture.decoding.proposers import (
+    APART_COST,
+    MAX_SELF_DRAFT,
+    DraftModel,
+    PromptLookup,
+    Proposer,
+    self_draft,
+)
 from gpt_architecture.decoding.sequence import (
     Continuation,
     FinishReason,
     Observer,
     Piece,
     TokenScore,
-    score_of,
+    scores_of,
 )
 from gpt_architecture.decoding.simple import (
     generate_text_simple,
@@ -37,12 +42,8 @@ from gpt_architecture.decoding.simple import (
     generate_text_top_k,
     generate_text_top_p,
 )
-from gpt_architecture.decoding.speculative import (
-    DraftModel,
-    PromptLookup,
-    SpeculationStats,
-    SpeculativeDecoder,
-)
+from gpt_architecture.decoding.speculative import SpeculationStats, SpeculativeDecoder
+from gpt_architecture.decoding.strategies import check_logits
 from gpt_architecture.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,10 @@ MAX_BATCH = 32
 
 _SCORED_CHUNK = 128
 
+_COPY_AFTER = 128
+"""Tokens écrits avant que le modèle propose lui-même : la copie qu'il y emploie coûte à faire à peu
+près ce que coûtent ceux-là, et un texte court ne l'attend pas."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
@@ -75,7 +80,7 @@ class Generation:
         seed: graine de son tirage.
         scores: probabilités de ses tokens, si elles sont demandées.
         score: note d'une hypothèse de la recherche en faisceau ; None ailleurs.
-        speculation: propositions faites et acceptées, s'il y en a eu.
+        speculation: propositions faites et acceptées, si `lookup` ou un second modèle en font.
     """
 
     text: str
@@ -97,6 +102,8 @@ class Generator:
         window: derniers tokens relus, au plus ; None : tout le contexte du modèle.
         draft: petit modèle de même vocabulaire, qui propose ce que le grand vérifie.
         draft_tokens: tokens qu'il propose à la fois.
+        drafts: tokens que le modèle propose lui-même à une suite seule, au plus, s'il sait le faire
+            (`proposers.SelfDraft`) ; 0 : aucun. Le texte est le même, au bit près.
         max_batch: suites qui avancent ensemble, au plus.
 
     Raises:
@@ -111,8 +118,10 @@ class Generator:
         window: int | None = None,
         draft: CausalLM | None = None,
         draft_tokens: int = 4,
+        drafts: int = MAX_SELF_DRAFT,
         max_batch: int = MAX_BATCH,
     ) -> None:
+        check_int("drafts", drafts, minimum=0, maximum=MAX_SELF_DRAFT)
         check_int("max_batch", max_batch, minimum=1)
         check_int("draft_tokens", draft_tokens, minimum=1)
         if draft is not None and draft.cfg.vocab_size != model.cfg.vocab_size:
@@ -126,6 +135,8 @@ class Generator:
         self.model, self.tokenizer = model, tokenizer
         self.window = limit if window is None else min(window, limit)
         self._draft, self._draft_tokens = draft, draft_tokens
+        self._drafts = drafts
+        self._self_draft = self_draft(model, wait=_COPY_AFTER, cost=APART_COST) if drafts else None
         self._max_batch = max_batch
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
@@ -220,7 +231,7 @@ class Generator:
         Args:
             prompt: texte ou identifiants.
             config: `n` doit valoir 1 ; la recherche en faisceau ne rend rien avant la fin.
-            observer: reçoit les logits (V,) après chaque filtre ; sans effet sur les propositions.
+            observer: reçoit les logits (V,) après chaque filtre.
 
         Raises:
             ConfigurationError: début vide, ou plusieurs suites demandées.
@@ -237,7 +248,7 @@ class Generator:
                 yield Piece(text=best.text, finish=best.finish)
                 return
             (sequence,) = self._continuations(ids, config)
-            yield from self._pieces(sequence, observer)
+            yield from self._single(sequence, observer)
 
     def score(self, prompt: str | Sequence[int], *, top: int = 0) -> list[TokenScore]:
         """Probabilité de chaque token d'un texte sachant les précédents, sauf du premier.
@@ -267,23 +278,19 @@ class Generator:
     ) -> list[TokenScore]:
         """Tokens done + 1 … end, lus depuis start."""
         scores = list[TokenScore]()
-        cache = self.model.new_cache(1, end - start)
-        device = cache.storage.device
+        driver = Driver(self.model, window=self.window, capacity=end - start)
         for first in range(start, end, _SCORED_CHUNK):
             last = min(first + _SCORED_CHUNK, end)
-            chunk = torch.tensor([ids[first:last]], dtype=torch.int64, device=device)
-            with torch.inference_mode(), evaluation_mode(self.model), blaming_weights(self.model):
-                logits = self.model(chunk, cache)[0]  # (T, V)
+            with blaming_weights(self.model):
+                logits = driver.read([ids[start:last]], count=last - first)[0]  # (T, V)
                 check_logits(logits)
-            scores += [
-                score_of(logits[place - first], ids[place + 1], top)
-                for place in range(max(first, done), last)
-            ]
+            new = max(first, done)
+            scores += scores_of(logits[new - first :], ids[new + 1 : last + 1], top)
         return scores
 
     def _continuations(self, ids: Sequence[int], config: GenerationConfig) -> list[Continuation]:
         """Les n suites d'un début ; la graine de chacune suit celle de la première."""
-        device = self.model.new_cache(1, 1).storage.device
+        device = self.model.device
         base = Continuation.seed_of(config)
         if warning := budget_warning(config, self.tokenizer):
             logger.warning("%s", warning)
@@ -303,42 +310,44 @@ class Generator:
         ]
 
     def _speculates(self, config: GenerationConfig) -> bool:
+        """Vrai si des propositions sont demandées : chaque suite avance alors seule."""
         return config.lookup > 0 or (self._draft is not None and config.strategy != "mirostat")
-
-    def _pieces(self, sequence: Continuation, observer: Observer | None) -> Iterator[Piece]:
-        if self._speculates(sequence.config):
-            yield from self._speculative(sequence)
-            return
-        decoder = BatchDecoder(self.model, window=self.window)
-        decoder.add([sequence])
-        while decoder.active:
-            for _, piece in decoder.step(observer):
-                yield piece
 
     def _together(self, sequences: Sequence[Continuation]) -> list[Generation]:
         """Fait avancer toutes les suites, `max_batch` à la fois."""
+        if len(sequences) == 1:
+            return [_generation(sequences[0], list(self._single(sequences[0])))]
         decoder = BatchDecoder(self.model, window=self.window)
-        waiting, pieces = deque(sequences), {id(each): list[Piece]() for each in sequences}
+        waiting, pieces = deque(sequences), {each: list[Piece]() for each in sequences}
         while waiting or decoder.active:
             room = self._max_batch - len(decoder.active)
             if waiting and room > 0:
                 decoder.add([waiting.popleft() for _ in range(min(room, len(waiting)))])
             for sequence, piece in decoder.step():
-                pieces[id(sequence)].append(piece)
-        return [_generation(each, pieces[id(each)]) for each in sequences]
+                pieces[sequence].append(piece)
+        return [_generation(each, pieces[each]) for each in sequences]
 
     def _alone(self, sequence: Continuation) -> Generation:
-        decoder = self._speculative(sequence)
+        decoder = self._single(sequence)
         return replace(_generation(sequence, list(decoder)), speculation=decoder.stats)
 
-    def _speculative(self, sequence: Continuation) -> SpeculativeDecoder:
-        config = sequence.config
-        proposer = (
-            PromptLookup(config.lookup, ngram=config.lookup_ngram)
-            if config.lookup
-            else DraftModel(self._draft, self._draft_tokens, window=self.window)  # type: ignore[arg-type]
+    def _single(
+        self, sequence: Continuation, observer: Observer | None = None
+    ) -> SpeculativeDecoder:
+        """De quoi écrire une suite seule."""
+        proposer, most = self._proposer(sequence.config)
+        return SpeculativeDecoder(
+            self.model, sequence, proposer, window=self.window, most=most, observer=observer
         )
-        return SpeculativeDecoder(self.model, sequence, proposer, window=self.window)
+
+    def _proposer(self, config: GenerationConfig) -> tuple[Proposer | None, int]:
+        """Ce qui propose à une suite, et combien au plus."""
+        if config.lookup:
+            return PromptLookup(config.lookup, ngram=config.lookup_ngram), config.lookup
+        if self._draft is not None and config.strategy != "mirostat":
+            draft = DraftModel(self._draft, self._draft_tokens, window=self.window)
+            return draft, self._draft_tokens
+        return self._self_draft, self._drafts
 
     def _beam(self, ids: Sequence[int], config: GenerationConfig) -> list[Generation]:
         hypotheses = beam_search(

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import check_float, check_int
-from gpt_architecture.decoding.processors import Processor
-from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.decoding.processors import Processor, check_sequences
 
 FLOAT32_LOG_MAX = 88.7228391
 """ln du plus grand float32 : au-delà, la pénalité de DRY ne croît plus, comme dans llama.cpp."""
@@ -174,23 +173,6 @@ def logit_bias(bias: Mapping[int, float]) -> Processor:
         return logits.index_copy(1, columns, _finite(chosen + values.to(logits.device), chosen))
 
     return process
-
-
-def check_sequences(name: str, sequences: Collection[Sequence[int]]) -> None:
-    """Vérifie des suites d'identifiants, dont aucune n'est vide.
-
-    Raises:
-        ConfigurationError: suite vide, ou identifiant négatif.
-    """
-    for sequence in sequences:
-        if not sequence:
-            raise ConfigurationError(
-                f"{name} contient une suite vide",
-                expected="au moins un token par suite",
-                remedy=f"corrigez {name}",
-            )
-        for token in sequence:
-            check_int(name, token, minimum=0)
 
 
 def _on_seen(

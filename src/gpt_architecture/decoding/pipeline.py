@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import check_choice, check_int
-from gpt_architecture.decoding import bans, penalties, processors
+from gpt_architecture.decoding import penalties, processors
 from gpt_architecture.decoding.config import GenerationConfig, OrderName
 from gpt_architecture.decoding.processors import Processor
 from gpt_architecture.decoding.settings import SETTINGS
@@ -87,7 +87,7 @@ def build_pipeline(
 
     `greedy`, `beam` et une température nulle ne gardent que ce qui peut changer le plus
     probable : pénalités et interdictions. `mirostat` y ajoute la température ; son propre
-    filtre est dans `decoding.mirostat`.
+    filtre est dans `strategies.Mirostat`.
 
     Args:
         config: comment générer.
@@ -107,7 +107,7 @@ def build_pipeline(
     found = dict(_bans(config, prompt_length, eos_ids, encode, vocab_size))
     found |= _penalties(config, prompt_length, encode, vocab_size)
     if allowed is not None:
-        found["contrainte"] = bans.allowed_tokens(allowed)
+        found["contrainte"] = processors.allowed_tokens(allowed)
     if config.is_sampling:
         found |= _filters(config, generator, vocab_size)
         found |= _registered(config)
@@ -145,15 +145,15 @@ def _bans(
     if config.min_tokens and ends:
         yield (
             "min_tokens",
-            bans.min_tokens(config.min_tokens, prompt_length=prompt_length, eos_ids=ends),
+            processors.min_tokens(config.min_tokens, prompt_length=prompt_length, eos_ids=ends),
         )
     if config.no_repeat_ngram:
-        yield "no_repeat_ngram", bans.no_repeat_ngram(config.no_repeat_ngram)
+        yield "no_repeat_ngram", processors.no_repeat_ngram(config.no_repeat_ngram)
     if config.banned:
         sequences = [codes for text in config.banned for codes in _spellings(text, encode)]
         for codes in sequences:
             _check_vocabulary("banned", codes, vocab_size)
-        yield "banned", bans.banned(sequences)
+        yield "banned", processors.banned(sequences)
 
 
 def _penalties(

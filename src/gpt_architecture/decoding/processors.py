@@ -1,23 +1,25 @@
-"""Filtres de la distribution : chacun retire des tokens d'après les logits du pas seul.
+"""Ce qui retire des tokens : filtres (d'après les logits du pas seul) et interdictions.
 
 Un processeur va de (tokens déjà là, logits) aux logits ; il est pur et se construit par une
-fermeture. Un token retiré vaut −∞. Un filtre ne vide jamais une ligne : il garde toujours au
-moins un token. Ce qui dépend du texte est dans `penalties` et `bans`, l'ordre dans `pipeline`.
+fermeture. Un token retiré vaut −∞. Un filtre ne vide jamais une ligne ; une interdiction (texte,
+demande ou contrainte) n'est jamais levée en silence : si elle ne laissait aucun token, c'est une
+`GenerationError`. Ce qui déplace des logits est dans `penalties`, l'ordre dans `pipeline`.
 
-Formes : B lot, T tokens, V vocabulaire.
+Formes : B lot, T tokens, V vocabulaire, L longueur d'une séquence.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.decoding import strategies
-from gpt_architecture.decoding.ordering import ascending
+from gpt_architecture.errors import ConfigurationError, GenerationError
 
 Processor = Callable[[Tensor, Tensor], Tensor]
 """(tokens (B, T) int64, logits (B, V)) → logits (B, V).
@@ -98,7 +100,7 @@ def typical_p(mass: float) -> Processor:
             return logits
         log_probabilities = torch.log_softmax(logits.float(), dim=-1)
         deviation = (log_probabilities + _entropy(log_probabilities)).abs()  # |−ln p − H|
-        ordered, order = ascending(deviation)
+        ordered, order = strategies.ascending(deviation)
         reached = log_probabilities.exp().gather(-1, order).cumsum(dim=-1)
         last = (reached < mass).sum(dim=-1, keepdim=True).clamp(max=logits.size(-1) - 1)
         return logits.masked_fill(deviation > ordered.gather(-1, last), -torch.inf)
@@ -197,6 +199,112 @@ def xtc(probability: float, threshold: float, generator: torch.Generator) -> Pro
     return process
 
 
+def min_tokens(count: int, *, prompt_length: int, eos_ids: Collection[int]) -> Processor:
+    """Interdit la fin de texte tant que la suite compte moins de `count` tokens.
+
+    Args:
+        count: ≥ 0.
+        prompt_length: colonnes que le début occupe.
+        eos_ids: identifiants de fin.
+
+    Raises:
+        ConfigurationError: valeur hors bornes.
+    """
+    check_int("min_tokens", count, minimum=0)
+    check_int("prompt_length", prompt_length, minimum=0)
+    check_sequences("eos_ids", [[token] for token in eos_ids])
+    ends = torch.tensor(sorted(eos_ids), dtype=torch.int64)
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        if token_ids.size(1) - prompt_length >= count:
+            return logits
+        return _checked(logits.index_fill(1, ends.to(logits.device), -torch.inf), "min_tokens")
+
+    return process
+
+
+def no_repeat_ngram(size: int) -> Processor:
+    """Interdit de produire deux fois la même suite de `size` tokens, début compris.
+
+    Raises:
+        ConfigurationError: `size` < 1.
+    """
+    check_int("no_repeat_ngram", size, minimum=1)
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        if token_ids.size(1) < size:
+            return logits
+        windows = token_ids.unfold(1, size, 1)  # (B, T − L + 1, L)
+        prefix = token_ids[:, token_ids.size(1) + 1 - size :]  # (B, L − 1)
+        begun = (windows[..., :-1] == prefix.unsqueeze(1)).all(dim=-1)
+        begun &= (windows >= 0).all(dim=-1)
+        # Une colonne de plus recueille les suites qui ne sont pas commencées.
+        columns = windows[..., -1].masked_fill(~begun, logits.size(-1))
+        padded = torch.nn.functional.pad(logits, (0, 1)).scatter(1, columns, -torch.inf)
+        return _checked(padded[:, :-1], "no_repeat_ngram")
+
+    return process
+
+
+def banned(sequences: Collection[Sequence[int]]) -> Processor:
+    """Interdit des suites de tokens : le dernier, là où le texte finit par les autres.
+
+    Une suite d'un token est interdite partout.
+
+    Raises:
+        ConfigurationError: suite vide, ou identifiant négatif.
+    """
+    check_sequences("banned", sequences)
+    by_length: dict[int, list[Sequence[int]]] = defaultdict(list)
+    for sequence in sequences:
+        by_length[len(sequence)].append(sequence)
+    groups = [torch.tensor(group, dtype=torch.int64) for group in by_length.values()]  # (N, L)
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        left = logits.clone()
+        for group in groups:
+            prefixes = group[:, :-1].to(token_ids.device)
+            length = prefixes.size(1)
+            if length > token_ids.size(1):
+                continue
+            ending = token_ids[:, None, token_ids.size(1) - length :]  # (B, 1, L − 1)
+            row, which = (ending == prefixes).all(dim=-1).nonzero(as_tuple=True)
+            left[row, group[:, -1].to(row.device)[which]] = -torch.inf
+        return _checked(left, "banned")
+
+    return process
+
+
+def allowed_tokens(allowed: Callable[[], Tensor]) -> Processor:
+    """Ne laisse que les tokens qu'une contrainte permet.
+
+    Args:
+        allowed: masque (V,) ou (B, V) booléen, vrai où le token est permis maintenant.
+    """
+
+    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
+        return _checked(logits.masked_fill(~allowed(), -torch.inf), "la contrainte")
+
+    return process
+
+
+def check_sequences(name: str, sequences: Collection[Sequence[int]]) -> None:
+    """Vérifie des suites d'identifiants, dont aucune n'est vide.
+
+    Raises:
+        ConfigurationError: suite vide, ou identifiant négatif.
+    """
+    for sequence in sequences:
+        if not sequence:
+            raise ConfigurationError(
+                f"{name} contient une suite vide",
+                expected="au moins un token par suite",
+                remedy=f"corrigez {name}",
+            )
+        for token in sequence:
+            check_int(name, token, minimum=0)
+
+
 def _log(probability: float) -> float:
     return math.log(probability) if probability > 0 else -math.inf
 
@@ -210,3 +318,13 @@ def _remove(logits: Tensor, removed: Tensor) -> Tensor:
     """Retire `removed` (B, V), en gardant toujours les logits maximaux."""
     best = logits == logits.amax(dim=-1, keepdim=True)
     return logits.masked_fill(removed & ~best, -torch.inf)
+
+
+def _checked(logits: Tensor, cause: str) -> Tensor:
+    if bool((logits.amax(dim=-1) == -torch.inf).any()):
+        raise GenerationError(
+            f"{cause} ne laisse aucun token possible",
+            expected="au moins un token permis à chaque pas",
+            remedy="assouplissez les interdictions",
+        )
+    return logits

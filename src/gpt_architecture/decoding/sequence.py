@@ -18,12 +18,9 @@ from torch import Tensor
 
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.decoding.mirostat import Mirostat
 from gpt_architecture.decoding.pipeline import Stage, build_pipeline
-from gpt_architecture.decoding.sampling import check_logits, draw
-from gpt_architecture.decoding.stopping import StopMatcher
-from gpt_architecture.decoding.strategies import greedy
-from gpt_architecture.decoding.streaming import TextStream
+from gpt_architecture.decoding.strategies import Mirostat, check_logits, draw, greedy
+from gpt_architecture.decoding.streaming import StopMatcher, TextStream
 
 FinishReason = Literal["stop", "length"]
 """`stop` : fin de texte, arrêt demandé ou contrainte satisfaite ; `length` : plus de place."""
@@ -141,6 +138,11 @@ class Continuation:
         return secrets.randbelow(2**31) if config.seed is None else config.seed
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        """Les identifiants du début, puis de la suite."""
+        return (*self.prompt, *self.tokens)
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """Les filtres, dans l'ordre."""
         return self._stages
@@ -209,7 +211,7 @@ class Continuation:
         """
         score = None
         if self.config.logprobs is not None and logits is not None:
-            score = score_of(logits, token, self.config.logprobs)
+            (score,) = scores_of(logits.unsqueeze(0), [token], self.config.logprobs)
         self.tokens.append(token)
         self._history.append(token)
         if self.constraint is not None:
@@ -238,14 +240,24 @@ class Continuation:
         return self._stop.push(self._text.finish()) + self._stop.finish()
 
 
-def score_of(logits: Tensor, token: int, top: int) -> TokenScore:
-    """Probabilité d'un token, et de tant d'autres, sous des logits bruts (V,)."""
+def scores_of(logits: Tensor, tokens: Sequence[int], top: int) -> list[TokenScore]:
+    """Probabilité de chaque token, et de tant d'autres, sous les logits bruts (T, V) d'avant."""
+    if not tokens:
+        return []
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    best: tuple[tuple[int, float], ...] = ()
+    ids = torch.tensor(tokens, device=logits.device).unsqueeze(1)
+    chosen = logprobs.gather(1, ids)[:, 0].tolist()
+    best: list[tuple[tuple[int, float], ...]] = [()] * len(tokens)
     if top:
-        values, ids = logprobs.topk(min(top, len(logprobs)))
-        best = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return TokenScore(token=token, logprob=float(logprobs[token]), top=best)
+        values, places = logprobs.topk(min(top, logprobs.size(1)), dim=-1)
+        best = [
+            tuple(zip(row, found, strict=True))
+            for row, found in zip(places.tolist(), values.tolist(), strict=True)
+        ]
+    return [
+        TokenScore(token=token, logprob=logprob, top=others)
+        for token, logprob, others in zip(tokens, chosen, best, strict=True)
+    ]
 
 
 def eos_ids(config: GenerationConfig, tokenizer: Tokenizer) -> frozenset[int]:

@@ -1,7 +1,8 @@
 """Boucles de génération lisibles : l'oracle, sans cache, et le flux le plus simple, avec cache.
 
 Les fonctions `generate_text_*` recalculent tout le contexte à chaque token : c'est lent et
-évident. `stream_tokens` garde clés et valeurs, comme `decoding.generator.Generator` ; les tests
+évident. `generate_text_speculative` montre de même comment vérifier des propositions.
+`stream_tokens` garde clés et valeurs, comme `decoding.generator.Generator` ; les tests
 exigent les mêmes tokens.
 
 Formes : B lot, T tokens, V vocabulaire.
@@ -17,9 +18,8 @@ from torch import Tensor
 from gpt_architecture.config import TEMPERATURE, TOP_K, TOP_P, check_int
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import blaming_weights, evaluation_mode
-from gpt_architecture.decoding.sampling import NextToken, greedy_token, sampled_token
+from gpt_architecture.decoding.strategies import NextToken, greedy_token, sampled_token, top_p
 from gpt_architecture.decoding.strategies import top_k as keep_top_k
-from gpt_architecture.decoding.strategies import top_p
 from gpt_architecture.errors import ConfigurationError
 
 
@@ -112,6 +112,54 @@ def generate_text_top_p(
     """
     choose = sampled_token(temperature, lambda logits: top_p(logits, p), generator)
     return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
+
+
+def generate_text_speculative(
+    model: Callable[[Tensor], Tensor],
+    idx: Tensor,
+    max_new_tokens: int,
+    context_size: int,
+    propose: Callable[[list[int], int], list[int]],
+    choose: NextToken = greedy_token,
+    *,
+    count: int = 4,
+    eos_id: int | None = None,
+) -> Tensor:
+    """Décodage spéculatif, en clair : proposer, vérifier d'un passage, accepter.
+
+    Le texte est celui de la boucle ordinaire : à chaque rang, `choose` prend le token qu'il aurait
+    pris, et tout ce qui suit la première proposition qu'il n'a pas choisie est oublié. Un passage
+    rend donc de 1 à `count` + 1 tokens (voir `decoding.speculative`, avec cache).
+
+    Args:
+        model, max_new_tokens, context_size, eos_id: voir `generate_text_simple`.
+        idx: (1, T) int64, T ≥ 1.
+        propose: (tokens, n) → n tokens au plus pour les continuer, n'importe lesquels.
+        choose: logits (1, V) → token (1, 1).
+        count: propositions par passage.
+
+    Returns:
+        (1, T + n) int64.
+
+    Raises:
+        ConfigurationError, GenerationError: voir `generate_text_simple`.
+    """
+    _check_arguments(idx, max_new_tokens, context_size)
+    tokens = idx[0].tolist()
+    end = len(tokens) + max_new_tokens
+    with torch.no_grad(), evaluation_mode(model), blaming_weights(model):
+        while len(tokens) < end and (len(tokens) == idx.size(1) or tokens[-1] != eos_id):
+            # Une fenêtre qui glisse déplacerait les positions : au-delà, plus rien n'est proposé.
+            room = min(count, end - len(tokens) - 1, context_size - len(tokens))
+            draft = propose(tokens, room) if room > 0 else []
+            logits = model(torch.tensor([[*tokens, *draft][-context_size:]], device=idx.device))
+            for place in range(len(draft) + 1):
+                row = logits[:, logits.size(1) - 1 - len(draft) + place]  # (1, V)
+                tokens.append(int(choose(row)))
+                is_kept = place < len(draft) and tokens[-1] == draft[place]
+                if not is_kept or tokens[-1] == eos_id:
+                    break
+    return torch.tensor([tokens], device=idx.device)
 
 
 def generate(

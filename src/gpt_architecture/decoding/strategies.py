@@ -1,19 +1,28 @@
-"""Stratégies de décodage : des fonctions pures, par lots.
+"""Des logits au token : les stratégies, fonctions pures et par lots, le tri et le tirage.
 
-Formes : (…, V), V vocabulaire. Les deux filtres rendent les logits, −∞ là où le token est
-retiré ; il reste toujours au moins un token.
+Les deux filtres rendent les logits, −∞ là où le token est retiré ; il reste toujours au moins un
+token. Mirostat v2 (Basu et al., 2021) est la seule stratégie qui ait un état.
+
+Formes : (…, V) ou (B, V), B lot, V vocabulaire, n premiers.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from gpt_architecture.config import check_float, check_int
-from gpt_architecture.decoding.ordering import descending, largest
+from gpt_architecture.errors import NonFiniteError
 
 HEAD = 512
 """Tokens que top-p trie d'abord, avant d'en venir à tout le vocabulaire."""
+
+NextToken = Callable[[Tensor], Tensor]
+"""Choix du token suivant : logits (B, V) → identifiants (B, 1) int64."""
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -89,6 +98,143 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     return _keep_largest(logits, ordered.gather(-1, count - 1), count)
 
 
+def greedy_token(logits: Tensor) -> Tensor:
+    """Le plus probable : (B, V) → (B, 1).
+
+    Raises:
+        NonFiniteError: les logits ne sont pas des nombres.
+    """
+    check_logits(logits)
+    return greedy(logits)
+
+
+def sampled_token(
+    temperature: float,
+    keep: Callable[[Tensor], Tensor] | None = None,
+    generator: torch.Generator | None = None,
+) -> NextToken:
+    """Tirage au sort : température, puis filtre `keep`, puis tirage avec `generator`.
+
+    Le filtre voit les logits divisés par la température, comme dans Transformers : top-p
+    retient donc la masse p de la distribution d'où l'on tire. Une température de 0 est un
+    choix glouton, sans tirage.
+    """
+    check_float("temperature", temperature, minimum=0.0)
+
+    def choose(logits: Tensor) -> Tensor:
+        check_logits(logits)
+        if temperature == 0:
+            return greedy(logits)
+        scaled = divide_by_temperature(logits, temperature)
+        if keep is not None:
+            scaled = keep(scaled)
+        return draw(scaled, generator)
+
+    return choose
+
+
+def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Un token au sort dans softmax(logits) : (B, V) → (B, 1).
+
+    Un nombre uniforme par ligne, placé dans les probabilités cumulées : `torch.multinomial` en
+    tire un par token du vocabulaire, dix fois plus lent. Un token retiré n'est jamais tiré.
+    """
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # mps s'arrête là
+    cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1, dtype=precise)  # (B, V)
+    total = cumulative[:, -1:]
+    place = torch.rand(total.shape, dtype=precise, device=logits.device, generator=generator)
+    place = torch.minimum(place * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, place, right=True)
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse des logits (…, V) dont le plus grand n'est pas un nombre fini.
+
+    Raises:
+        NonFiniteError: le modèle a produit autre chose que des nombres.
+    """
+    if not _is_finite(logits):
+        raise NonFiniteError("le modèle a produit des logits NaN ou infinis")
+
+
+class Mirostat:
+    """Un tirage qui tient la surprise moyenne près d'une cible, avec son état.
+
+    La surprise d'un token est −log₂ de sa probabilité, en bits. À chaque pas, les tokens de
+    surprise > μ sont retirés, un token est tiré parmi le reste, et μ se corrige de l'écart entre
+    la surprise observée et la cible τ. Comme dans llama.cpp, la surprise observée est celle du
+    token dans la distribution où on l'a tiré, donc après le retrait.
+
+    Args:
+        tau: surprise visée, en bits, > 0.
+        eta: vitesse de correction, > 0.
+        generator: source des tirages ; None : le générateur global de PyTorch.
+
+    Attributes:
+        mu: surprise maximale admise au prochain pas, en bits ; d'abord 2τ.
+
+    Raises:
+        ConfigurationError: valeur hors bornes.
+    """
+
+    def __init__(self, tau: float, eta: float, generator: torch.Generator | None = None) -> None:
+        check_float("mirostat_tau", tau, above=0.0)
+        check_float("mirostat_eta", eta, above=0.0)
+        self.mu = 2 * tau
+        self._tau, self._eta, self._generator = tau, eta, generator
+
+    def truncate(self, logits: Tensor) -> Tensor:
+        """Retire les tokens de surprise > μ, sauf le plus probable : (V,) → (V,). L'état reste."""
+        removed = _surprise(logits) > self.mu
+        removed[logits.argmax()] = False
+        return logits.masked_fill(removed, -torch.inf)
+
+    def choose(self, logits: Tensor) -> int:
+        """Retire, tire un token, corrige μ ; logits (V,)."""
+        kept = self.truncate(logits)
+        token = int(draw(kept.unsqueeze(0), self._generator))
+        self.mu -= self._eta * (float(_surprise(kept)[token]) - self._tau)
+        return token
+
+
+# --- Trier un vocabulaire : sur CPU par NumPy, dont le tri vectoriel est dix fois celui de PyTorch.
+# Un tri de 50 257 logits par PyTorch coûte autant que le calcul d'un token. Les valeurs sont les
+# mêmes, sur tout périphérique ; NumPy ignore les demi-précisions, qui deviennent float32.
+
+
+def descending(values: Tensor) -> Tensor:
+    """Les valeurs, de la plus grande à la plus petite : (…, V) → (…, V)."""
+    if values.device.type != "cpu":
+        return values.sort(dim=-1, descending=True).values
+    return torch.from_numpy(np.sort(_array(values), axis=-1)).flip(-1)
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """Les n plus grandes valeurs, décroissantes : (…, V) → (…, n), 1 ≤ n ≤ V."""
+    if values.device.type != "cpu":
+        return values.topk(count, dim=-1).values
+    first = values.size(-1) - count
+    return descending(torch.from_numpy(np.partition(_array(values), first, axis=-1)[..., first:]))
+
+
+def ascending(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Les valeurs croissantes et leurs places, ex æquo dans l'ordre des places.
+
+    Args:
+        values: (…, V) float32, ≥ 0.
+
+    Returns:
+        (…, V) float32 et (…, V) int64.
+    """
+    if values.device.type != "cpu":
+        return values.sort(dim=-1, stable=True)
+    # Les bits d'un float32 ≥ 0 s'ordonnent comme lui : valeur et place tiennent dans un entier.
+    places = torch.arange(values.size(-1))
+    keys = (values.view(torch.int32).to(torch.int64) << 32) | places
+    ordered = torch.from_numpy(np.sort(_array(keys), axis=-1))
+    return (ordered >> 32).to(torch.int32).view(torch.float32), ordered & 0xFFFFFFFF
+
+
 def _nucleus_size(ordered: Tensor, maximum: Tensor, total: Tensor, p: float) -> Tensor:
     """Taille du noyau de masse p, (…, 1), d'après des logits décroissants (…, n)."""
     probabilities = (ordered.to(maximum.dtype) - maximum).exp() / total
@@ -108,3 +254,22 @@ def _keep_largest(logits: Tensor, threshold: Tensor, count: Tensor) -> Tensor:
         seats_left = count - above.sum(dim=-1, keepdim=True)
         kept = above | (tied & (tied.cumsum(dim=-1) <= seats_left))
     return logits.masked_fill(~kept, -torch.inf)
+
+
+def _is_finite(logits: Tensor) -> bool:
+    """Vrai si le plus grand logit de chaque ligne est fini ; un NaN s'y propage."""
+    if logits.device.type == "cpu" and logits.dtype is torch.float32:
+        # NumPy compare par vecteurs : dix fois plus vite que PyTorch, par ligne de vocabulaire.
+        return bool(np.isfinite(logits.detach().numpy().max(axis=-1)).all())
+    return bool(torch.isfinite(logits.amax(dim=-1)).all())
+
+
+def _surprise(logits: Tensor) -> Tensor:
+    """Surprise de chaque token, en bits : (V,) → (V,) float32."""
+    return torch.log_softmax(logits.float(), dim=-1) / -math.log(2)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    small = values.dtype in (torch.float16, torch.bfloat16)
+    array: np.ndarray = (values.float() if small else values).detach().numpy()
+    return array

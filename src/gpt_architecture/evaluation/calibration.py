@@ -121,7 +121,7 @@ def calibrate(
         )
     counts, confidences, rights = torch.zeros(3, bins, dtype=torch.float64)
     nll = 0.0
-    device = model.new_cache(1, 1).storage.device
+    device = model.device
     with torch.inference_mode(), evaluation_mode(model):
         for start in range(0, total, window):
             stop = min(start + window, total)

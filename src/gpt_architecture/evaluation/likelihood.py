@@ -70,7 +70,7 @@ def score_spans(
         NonFiniteError: logits NaN ou infinis.
     """
     scores: list[SpanScore] = [SpanScore(log_prob=0.0, is_greedy=True)] * len(spans)
-    device = model.new_cache(1, 1).storage.device
+    device = model.device
     with torch.inference_mode(), evaluation_mode(model), blaming_weights(model):
         for rows in _batches(spans, model.cfg.vocab_size, max_rows):
             width = len(spans[rows[0]].tokens) - 1  # la plus longue est la première

@@ -66,7 +66,7 @@ def chat(
     if server is None:
         respond = _local(find_model(model), choice, config, ends)
     else:
-        check_remote({"--model": model, "--quant": choice.quant})
+        check_remote({"--model": model, **choice.asked})
         service, settings = Service(server), remote_settings(config)
 
         def respond(messages: Messages) -> Iterator[str]:
@@ -140,7 +140,7 @@ def _local(
     """Un modèle chargé ici, par son gabarit ; `ends` dit pourquoi la dernière réponse finit."""
     from gpt_architecture.api import load
 
-    gpt = load(model, device=choice.device, quant=choice.quant)
+    gpt = load(model, device=choice.device, quant=choice.quant, drafts=choice.drafts)
     gpt.chat_prompt([{"role": "user", "content": "?"}])  # sans gabarit, le dire avant la question
     gpt.generator.check(config)
 

@@ -80,7 +80,7 @@ def demo(
         reads=(source, prompt, common),
         force=output.force,
     )
-    gpt = load(source, device=choice.device, quant=choice.quant)
+    gpt = load(source, device=choice.device, quant=choice.quant, drafts=choice.drafts)
     for _, config in variants:
         gpt.generator.check(config)
     prompts = [default_prompt(each, gpt.metadata) for each in prompt or (None,)]

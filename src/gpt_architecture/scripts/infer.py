@@ -130,13 +130,19 @@ def infer(
         force=results.force,
     )
     if server is not None:
-        given = {"--model": model, "--quant": choice.quant, "--draft": draft, "--chat": chat}
+        given = {"--model": model, **choice.asked, "--draft": draft, "--chat": chat}
         _remotely(server, prompt, config, output, results, given, parse_special=parse_special)
         return
 
     from gpt_architecture.api import load
 
-    gpt = load(source or MODEL_NAME, device=choice.device, quant=choice.quant, draft=draft)
+    gpt = load(
+        source or MODEL_NAME,
+        device=choice.device,
+        quant=choice.quant,
+        draft=draft,
+        drafts=choice.drafts,
+    )
     if chat is not None:
         messages = [{"role": "user", "content": read_prompt(chat)}]
         prompt, output = gpt.chat_prompt(messages), replace(output, echo=False)

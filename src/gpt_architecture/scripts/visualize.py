@@ -88,7 +88,7 @@ def visualize(
     check_outputs(
         {"--output-dir": (path, own_figure)}, reads=(source, figure, common), force=figure.force
     )
-    gpt = load(source, device=choice.device, quant=choice.quant)
+    gpt = load(source, device=choice.device, quant=choice.quant, drafts=choice.drafts)
     text = default_prompt(figure.prompt, gpt.metadata)
     study = study_distribution(
         next_token_logits(gpt.generator.model, gpt.encode(text)[:, -gpt.window :]),

@@ -18,7 +18,7 @@ from gpt_architecture.errors import (
     GPTArchitectureError,
     TokenizerError,
 )
-from gpt_architecture.serving.engine.requests import EngineClosed, Overloaded
+from gpt_architecture.serving.engine.messages import EngineClosed, Overloaded
 from gpt_architecture.serving.http.access import QuotaExceeded
 from gpt_architecture.serving.http.exchange import current
 

@@ -20,7 +20,7 @@ from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.streaming import TextStream
 from gpt_architecture.errors import reason
-from gpt_architecture.serving.engine.requests import (
+from gpt_architecture.serving.engine.messages import (
     EngineRequest,
     EngineState,
     EngineStats,

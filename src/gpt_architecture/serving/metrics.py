@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from gpt_architecture.serving.context import ServingEngine
-from gpt_architecture.serving.engine.requests import Finished
+from gpt_architecture.serving.engine.messages import Finished
 from gpt_architecture.serving.http.observer import HttpMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -21,8 +21,8 @@ from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_ba
 from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.tokenizers.marked_text import encode_text
 from gpt_architecture.data.tokenizers.protocol import Tokenizer
-from gpt_architecture.decoding.sampling import greedy_token
 from gpt_architecture.decoding.simple import stream_tokens
+from gpt_architecture.decoding.strategies import greedy_token
 from gpt_architecture.training.simple import SAMPLE_TOKENS
 
 _TRAIN_SEED = 0

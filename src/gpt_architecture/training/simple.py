@@ -24,8 +24,8 @@ from gpt_architecture.core.utils import (
     evaluation_mode,
     text_to_token_ids,
 )
-from gpt_architecture.decoding.sampling import greedy_token
 from gpt_architecture.decoding.simple import generate_text_simple, stream_tokens
+from gpt_architecture.decoding.strategies import greedy_token
 from gpt_architecture.errors import ConfigurationError, TrainingError
 
 SAMPLE_TOKENS = 50

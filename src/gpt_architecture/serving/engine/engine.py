@@ -2,7 +2,7 @@
 
 À chaque pas, les demandes qui écrivent lisent leur dernier token, celles qui commencent lisent une
 part de leur début, puis chacune choisit ; peu chargé, le moteur peut proposer plusieurs tokens à
-une suite et les vérifier ensemble (voir `drafts`). Une demande entre ou s'en va entre deux pas,
+une suite et les vérifier ensemble (voir `batching`). Une demande entre ou s'en va entre deux pas,
 sans que les autres bougent (Orca, Yu et al., 2022 ; lecture par parts : Sarathi-Serve, Agrawal et
 al., 2024).
 
@@ -29,23 +29,22 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.constraints import build_constraint, prepare_constraints
+from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
 from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.errors import ConfigurationError, reason
-from gpt_architecture.serving.engine.drafts import MOST
+from gpt_architecture.serving.engine.batching import ContinuousBatch
 from gpt_architecture.serving.engine.grammar_trial import GrammarTrial
-from gpt_architecture.serving.engine.jobs import Job, requests_of
-from gpt_architecture.serving.engine.messenger import Messenger
-from gpt_architecture.serving.engine.requests import (
+from gpt_architecture.serving.engine.messages import (
     EngineClosed,
     EngineRequest,
     EngineState,
     EngineStats,
+    Messenger,
     OnEvent,
     Overloaded,
     Ticket,
 )
-from gpt_architecture.serving.engine.runner import Runner
-from gpt_architecture.serving.engine.scheduler import FairQueue
+from gpt_architecture.serving.engine.scheduler import EngineJob, FairQueue, requests_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class Engine:
         prefix_cache_tokens: positions gardées, en plus des places, pour ce qu'ont lu des demandes
             finies.
         drafts: tokens que le modèle propose d'avance à une suite, au plus, à faible charge (voir
-            `drafts`) ; son texte reste le même.
+            `batching`) ; son texte reste le même.
 
     Raises:
         ConfigurationError: réglage hors bornes.
@@ -82,20 +81,20 @@ class Engine:
         max_waiting: int = 64,
         prefill_chunk: int | None = None,
         prefix_cache_tokens: int = 4096,
-        drafts: int = MOST,
+        drafts: int = MAX_SELF_DRAFT,
     ) -> None:
         check_int("slots", slots, minimum=1, maximum=1024)
         check_int("max_waiting", max_waiting, minimum=1)
         if prefill_chunk is not None:
             check_int("prefill_chunk", prefill_chunk, minimum=1)
         check_int("prefix_cache_tokens", prefix_cache_tokens, minimum=0)
-        check_int("drafts", drafts, minimum=0, maximum=MOST)
+        check_int("drafts", drafts, minimum=0, maximum=MAX_SELF_DRAFT)
         limit = model.cfg.context_length
         if window is not None:
             check_int("window", window, minimum=1, maximum=limit)
         self.window = limit if window is None else window
         self._model, self._tokenizer = model, tokenizer
-        self._runner = Runner(
+        self._batch = ContinuousBatch(
             model,
             slots=slots,
             rows=slots + prefix_cache_tokens // self.window,
@@ -103,7 +102,7 @@ class Engine:
             chunk=prefill_chunk,
             drafts=drafts,
         )
-        self._device = model.new_cache(1, 1).storage.device
+        self._device = model.device
         self._state: EngineState = "starting"
         self._stopping = False
         self._queue = FairQueue(max_waiting)
@@ -148,7 +147,7 @@ class Engine:
         with self._changed:
             self._check_open(request.client)
         sequence = self._sequence(request) if request.generate else None
-        job = Job(next(self._numbers), request, sequence, on_event, self._messenger.keep)
+        job = EngineJob(next(self._numbers), request, sequence, on_event, self._messenger.keep)
         with self._changed:
             self._check_open(request.client)
             self._queue.push(job)
@@ -162,14 +161,14 @@ class Engine:
     def stats(self) -> EngineStats:
         """Où il en est."""
         with self._changed:
-            runner, counts = self._runner, self._runner.counts
+            batch, counts = self._batch, self._batch.counts
             return EngineStats(
                 state=self._state,
-                running=len(runner.running),
+                running=len(batch.running),
                 waiting=len(self._queue),
-                slots=runner.slots,
-                kv_tokens=runner.occupied,
-                kv_capacity=runner.slots * self.window,
+                slots=batch.slots,
+                kv_tokens=batch.occupied,
+                kv_capacity=batch.slots * self.window,
                 steps=counts["steps"],
                 prompt_tokens=counts["prompt"],
                 cached_tokens=counts["cached"],
@@ -177,7 +176,7 @@ class Engine:
                 completion_tokens=counts["completion"],
                 drafted_tokens=counts["drafted"],
                 accepted_tokens=counts["accepted"],
-                finished=dict(runner.finished),
+                finished=dict(batch.finished),
                 failed=counts["failed"],
                 restarts=counts["restarts"],
             )
@@ -210,7 +209,7 @@ class Engine:
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._runner.running) or len(self._queue) > 0
+        return bool(self._batch.running) or len(self._queue) > 0
 
     def _check(self, request: EngineRequest) -> None:
         size, ids = self._model.cfg.vocab_size, request.prompt
@@ -231,9 +230,9 @@ class Engine:
     def _check_open(self, client: str) -> None:
         if self._stopping or self._state in ("draining", "dead"):
             raise EngineClosed("le moteur n'accepte plus de demandes")
-        runner = self._runner
-        if not self._queue.has_room(client, free=runner.slots - len(runner.running)):
-            seconds = runner.mean_seconds * len(self._queue) / runner.slots
+        batch = self._batch
+        if not self._queue.has_room(client, free=batch.slots - len(batch.running)):
+            seconds = batch.mean_seconds * len(self._queue) / batch.slots
             raise Overloaded(len(self._queue), min(max(seconds, _SHORTEST_RETRY), _LONGEST_RETRY))
 
     def _sequence(self, request: EngineRequest) -> Continuation:
@@ -262,7 +261,7 @@ class Engine:
         closed = EngineClosed("le moteur s'est arrêté")
         try:
             with torch.inference_mode(), evaluation_mode(self._model):
-                self._runner.warm_up()
+                self._batch.warm_up()
                 with self._changed:
                     if self._state == "starting":
                         self._state = "ready"
@@ -270,12 +269,12 @@ class Engine:
                     now = time.monotonic()
                     self._dismiss(now)
                     self._admit()
-                    self._messenger.send(urgent=self._runner.is_reading)  # le pas sera long
-                    self._runner.step()
+                    self._messenger.send(urgent=self._batch.is_reading)  # le pas sera long
+                    self._batch.step()
                     self._messenger.send()
         except Exception as error:
             with self._changed:
-                lost = requests_of([*self._runner.running, *self._queue])
+                lost = requests_of([*self._batch.running, *self._queue])
             logger.exception("le moteur est mort ; requêtes en cours ou en attente : %s", lost)
             closed = EngineClosed(f"le moteur est mort : {reason(error)}")
         self._close(closed)
@@ -289,24 +288,24 @@ class Engine:
 
     def _dismiss(self, now: float) -> None:
         """Renvoie les demandes abandonnées et celles dont l'échéance est passée."""
-        self._runner.dismiss(now)
+        self._batch.dismiss(now)
         with self._changed:
             waiting = [(job, ending) for job in self._queue if (ending := job.ending(now))]
         for job, ending in waiting:
-            self._runner.end(job, ending)
+            self._batch.end(job, ending)
             with self._changed:
                 self._queue.remove(job)
 
     def _admit(self) -> None:
         """Donne les places libres aux demandes qui attendent."""
-        runner = self._runner
-        while runner.has_room:
+        batch = self._batch
+        while batch.has_room:
             with self._changed:
                 if not len(self._queue):
                     return
-                job = self._queue.pop(Counter(each.request.client for each in runner.running))
-                runner.running.append(job)
-            runner.start(job)
+                job = self._queue.pop(Counter(each.request.client for each in batch.running))
+                batch.running.append(job)
+            batch.start(job)
 
     def _close(self, error: EngineClosed) -> None:
         """Plus rien n'avancera : le dit à toutes les demandes."""
@@ -315,9 +314,9 @@ class Engine:
                 return
             self._state = "dead"
             waiting = list(self._queue)
-        self._runner.abandon(error)
+        self._batch.abandon(error)
         for job in waiting:
-            self._runner.end(job, error)
+            self._batch.end(job, error)
         self._messenger.send()
         with self._changed:
             for job in waiting:

@@ -24,7 +24,7 @@ from gpt_architecture.data.tokenizer import ByteTokenizer
 from gpt_architecture.decoding.grammars import refusal
 from gpt_architecture.errors import GenerationError
 from gpt_architecture.serving.engine.grammar_worker import TOO_LARGE, TOO_LONG
-from gpt_architecture.serving.engine.requests import EngineClosed, Overloaded
+from gpt_architecture.serving.engine.messages import EngineClosed, Overloaded
 
 MAX_SECONDS = 0.5
 """Secondes de calcul d'une contrainte."""

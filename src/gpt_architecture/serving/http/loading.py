@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gpt_architecture.serving.api_errors import ApiError, install_handlers
-from gpt_architecture.serving.engine.requests import EngineState
+from gpt_architecture.serving.engine.messages import EngineState
 from gpt_architecture.serving.http.middleware import (
     PROBES,
     HeadMiddleware,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from gpt_architecture.decoding.sequence import FinishReason, TokenScore
 from gpt_architecture.serving.context import Places, TokenNames
-from gpt_architecture.serving.engine.requests import Event, Finished, Produced, PromptScored
+from gpt_architecture.serving.engine.messages import Event, Finished, Produced, PromptScored
 from gpt_architecture.serving.openai.planning import Plan
 
 

@@ -26,7 +26,7 @@ from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.context import ServingContext
-from gpt_architecture.serving.engine.requests import EngineRequest
+from gpt_architecture.serving.engine.messages import EngineRequest
 from gpt_architecture.serving.http.exchange import Exchange
 from gpt_architecture.serving.http.strict_json import parse_json
 from gpt_architecture.serving.limits import check_maximum

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from gpt_architecture.serving.api_errors import ApiError, as_api_error
 from gpt_architecture.serving.context import ServingContext, ServingEngine
-from gpt_architecture.serving.engine.requests import (
+from gpt_architecture.serving.engine.messages import (
     EngineRequest,
     Event,
     Failed,

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from gpt_architecture.serving.api_errors import ApiError
-from gpt_architecture.serving.engine.requests import EngineState
+from gpt_architecture.serving.engine.messages import EngineState
 
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (

@@ -21,7 +21,7 @@ from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.sequence import TokenScore
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.context import ServingContext, TokenNames
-from gpt_architecture.serving.engine.requests import EngineRequest, Observed, Overloaded
+from gpt_architecture.serving.engine.messages import EngineRequest, Observed, Overloaded
 from gpt_architecture.serving.http.exchange import current
 from gpt_architecture.serving.http.strict_json import StrictRoute
 from gpt_architecture.serving.openai import bodies

@@ -4,8 +4,7 @@ import pytest
 import torch
 from decoding_helpers import sharp_model
 
-from gpt_architecture.decoding import reader as reader_module
-from gpt_architecture.decoding.reader import Reader
+from gpt_architecture.decoding.driver import Driver
 
 WINDOW = 12
 
@@ -21,8 +20,8 @@ def whole(model, rows, count=1):
         return model(torch.tensor([row[-WINDOW:] for row in rows]))[:, -count:]
 
 
-def check(model, reader, rows, count=1):
-    torch.testing.assert_close(reader.read(rows, count=count), whole(model, rows, count))
+def check(model, driver, rows, count=1):
+    torch.testing.assert_close(driver.read(rows, count=count), whole(model, rows, count))
 
 
 def random_row(length, seed=0):
@@ -30,33 +29,33 @@ def random_row(length, seed=0):
 
 
 def test_growing_shrinking_and_other_texts(model):
-    reader = Reader(model, window=WINDOW, capacity=40)
+    driver = Driver(model, window=WINDOW, capacity=40)
     row = random_row(10)
-    check(model, reader, [row[:4]])
-    check(model, reader, [row[:5]])
-    check(model, reader, [row[:9]], count=4)
-    check(model, reader, [[*row[:6], 8]], count=2)  # les propositions suivantes ont été rejetées
-    check(model, reader, [row[:3]])
-    check(model, reader, [random_row(7, seed=1)], count=7)
-    check(model, reader, [row[:4]])
+    check(model, driver, [row[:4]])
+    check(model, driver, [row[:5]])
+    check(model, driver, [row[:9]], count=4)
+    check(model, driver, [[*row[:6], 8]], count=2)  # les propositions suivantes ont été rejetées
+    check(model, driver, [row[:3]])
+    check(model, driver, [random_row(7, seed=1)], count=7)
+    check(model, driver, [row[:4]])
 
 
 def test_past_the_window(model):
-    reader = Reader(model, window=WINDOW, capacity=40)
+    driver = Driver(model, window=WINDOW, capacity=40)
     row = random_row(30)
     for length in range(WINDOW - 2, 20):
-        check(model, reader, [row[:length]])
+        check(model, driver, [row[:length]])
 
 
 def test_several_rows(model):
-    reader = Reader(model, window=WINDOW, capacity=40)
+    driver = Driver(model, window=WINDOW, capacity=40)
     rows = [random_row(6, seed) for seed in range(3)]
-    check(model, reader, rows)
-    reader.select_([2, 0, 0, 2])
+    check(model, driver, rows)
+    driver.select_([2, 0, 0, 2])
     rows = [[*rows[parent], token] for token, parent in enumerate((2, 0, 0, 2))]
-    check(model, reader, rows)
-    check(model, reader, rows[:2])  # sans prévenir : tout est relu
-    check(model, reader, [[*row, 1] for row in rows])
+    check(model, driver, rows)
+    check(model, driver, rows[:2])  # sans prévenir : tout est relu
+    check(model, driver, [[*row, 1] for row in rows])
 
 
 def test_only_what_changed_is_read(model, monkeypatch):
@@ -68,25 +67,25 @@ def test_only_what_changed_is_read(model, monkeypatch):
         return forward(self, in_idx, cache, at=at)
 
     monkeypatch.setattr(type(model), "forward", counting)
-    reader = Reader(model, window=WINDOW, capacity=WINDOW)
+    driver = Driver(model, window=WINDOW, capacity=WINDOW)
     row = random_row(12)
-    reader.read([row[:5]])
-    reader.read([row[:6]])
-    reader.read([row[:9]], count=4)
-    reader.read([[*row[:7], 8]])
+    driver.read([row[:5]])
+    driver.read([row[:6]])
+    driver.read([row[:9]], count=4)
+    driver.read([[*row[:7], 8]])
     assert read == [5, 1, 4, 1]
 
 
-def test_long_texts_are_read_in_chunks(model, monkeypatch):
-    monkeypatch.setattr(reader_module, "CHUNK", 4)
+def test_long_texts_are_read_in_chunks(model):
     for count in (1, 3):
-        check(model, Reader(model, window=WINDOW, capacity=40), [random_row(11)], count=count)
+        driver = Driver(model, window=WINDOW, capacity=40, chunk=4)
+        check(model, driver, [random_row(11)], count=count)
 
 
 def test_an_interrupted_reading_leaves_nothing_false(model, monkeypatch):
-    reader = Reader(model, window=WINDOW, capacity=40)
+    driver = Driver(model, window=WINDOW, capacity=40)
     row = random_row(10)
-    check(model, reader, [row[:4]])
+    check(model, driver, [row[:4]])
 
     def broken(*_arguments, **_options):
         raise KeyboardInterrupt
@@ -94,5 +93,5 @@ def test_an_interrupted_reading_leaves_nothing_false(model, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(model), "forward", broken)
         with pytest.raises(KeyboardInterrupt):
-            reader.read([random_row(6, seed=5)])
-    check(model, reader, [row[:8]])
+            driver.read([random_row(6, seed=5)])
+    check(model, driver, [row[:8]])

@@ -1,4 +1,9 @@
-"""Les demandes en cours, et le pas qui les fait toutes avancer. Aucun fil ici : voir `engine`."""
+"""Les demandes en cours, et le pas qui les fait toutes avancer. Aucun fil ici : voir `engine`.
+
+Peu chargé, un pas vérifie plusieurs tokens proposés d'avance à chaque suite : la boucle est celle
+de `decoding.speculative`, avec plus de suites. Les logits d'un modèle compacté étant les mêmes au
+bit près quel que soit ce qui est lu ensemble, les textes le sont aussi, tirages compris.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +16,30 @@ from torch import Tensor
 
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import blaming_weights
-from gpt_architecture.decoding.sequence import Continuation
-from gpt_architecture.serving.engine.drafts import Draft, Drafts
-from gpt_architecture.serving.engine.jobs import Job, requests_of
-from gpt_architecture.serving.engine.passes import Part, Passes
-from gpt_architecture.serving.engine.requests import Failed, FinishedReason, Observed, Produced
-from gpt_architecture.serving.engine.scheduler import share
-from gpt_architecture.serving.engine.slots import SlotPool
+from gpt_architecture.decoding.proposers import (
+    Draft,
+    PromptLookup,
+    Proposer,
+    SelfDraft,
+    self_draft,
+)
+from gpt_architecture.decoding.speculative import Speculation
+from gpt_architecture.serving.engine.messages import Failed, FinishedReason, Observed, Produced
+from gpt_architecture.serving.engine.scheduler import EngineJob, requests_of, share
+from gpt_architecture.serving.engine.slots import Part, SlotPool, SlotReader
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
 """Échecs du modèle à la suite avant de renoncer."""
 
+DRAFTING_ROWS = 8
+"""Activations au plus d'un pas qui propose, toutes suites réunies."""
+
 _LAST_WEIGHT = 0.2  # poids de la dernière demande dans la durée moyenne
 
 
-class Runner:
+class ContinuousBatch:
     """Fait avancer des demandes sur les places d'un cache.
 
     Args:
@@ -36,8 +48,8 @@ class Runner:
         rows: lignes du cache ; celles qui dépassent `slots` gardent des débuts déjà lus.
         capacity: positions d'une ligne.
         chunk: tokens de début lus par pas, à peu près ; None : ce qui convient au modèle.
-        drafts: tokens que le modèle propose d'avance à une suite, au plus (voir `drafts`) ; sans
-            effet s'il ne sait pas le faire.
+        drafts: tokens que le modèle propose d'avance à une suite, au plus (voir
+            `decoding.speculative`) ; sans effet s'il ne sait pas le faire.
 
     Attributes:
         running: les demandes en cours, de la plus ancienne à la plus récente.
@@ -57,16 +69,16 @@ class Runner:
         chunk: int | None,
         drafts: int,
     ) -> None:
-        self.slots, self.running = slots, list[Job]()
+        self.slots, self.running = slots, list[EngineJob]()
         self.counts, self.finished = Counter[str](), Counter[FinishedReason]()
         self.mean_seconds = 1.0
         self._chunk = chunk
         self._failures = 0
         self._model = model
         self._pool = SlotPool(model, rows, capacity)
-        self._passes = Passes(model, self._pool)
-        self._most_drafts = drafts if self._passes.can_draft else 0
-        self._drafts = Drafts(self._propose, self._most_drafts)
+        self._reader = SlotReader(model, self._pool)
+        is_useful = drafts > 0 and self._reader.is_uniform
+        self._drafts = Drafts(self._pool, self_draft(model) if is_useful else None, drafts)
 
     @property
     def has_room(self) -> bool:
@@ -85,10 +97,11 @@ class Runner:
 
     def warm_up(self) -> None:
         """Fait ce qui doit l'être une fois : compiler, copier les poids."""
-        self._passes.warm_up(drafts=self._most_drafts > 0)
+        self._drafts.warm_up(0)
+        self._reader.run([Part(slot=0, tokens=[0])])
         self._pool.release(0, spoiled=True)
 
-    def start(self, job: Job) -> None:
+    def start(self, job: EngineJob) -> None:
         """Donne une place à une demande, qui est dans `running`."""
         job.started = time.monotonic()
         job.slot, cached = self._pool.acquire(job.ids, reuse=job.scores is None)
@@ -96,6 +109,7 @@ class Runner:
         self.counts["prompt"] += len(job.ids)
         self.counts["cached"] += cached
         self.counts["hits"] += cached > 0
+        job.speculation = self._drafts.for_job(job)
         job.begin()
         if job.reading == 0:
             self.end(job, "length")
@@ -113,23 +127,21 @@ class Runner:
             Exception: le modèle échoue pour la MAX_FAILURES-ième fois à la suite.
         """
         self._catch_up()
-        chunk = self._passes.budget(self._writing) if self._chunk is None else self._chunk
+        chunk = self._reader.budget(self._writing) if self._chunk is None else self._chunk
         chosen = share(self.running, chunk)
         if not chosen:
             return
         try:
-            drafts: list[Draft] = [()] * len(chosen)
-            if self._most_drafts and all(job.reading == 1 for job, _ in chosen):
-                drafts = self._drafts.of([job for job, _ in chosen])
+            drafts = self._drafts.of([job for job, _ in chosen])
             parts = [
                 Part(
                     slot=job.slot,
-                    tokens=[*job.next_tokens(count), *draft],
-                    every=job.scores is not None or len(draft) > 0,
+                    tokens=[*job.next_tokens(count), *draft.tokens],
+                    every=job.scores is not None or len(draft.tokens) > 0,
                 )
                 for (job, count), draft in zip(chosen, drafts, strict=True)
             ]
-            logits = self._passes.run(parts)
+            logits = self._reader.run(parts)
         except Exception as error:
             self._restart(error)
             return
@@ -138,7 +150,7 @@ class Runner:
         for (job, count), draft, each in zip(chosen, drafts, logits, strict=True):
             self._advance(job, count, draft, each)
 
-    def end(self, job: Job, how: FinishedReason | Exception) -> None:
+    def end(self, job: EngineJob, how: FinishedReason | Exception) -> None:
         """Dit comment une demande finit, puis rend sa place si elle en a une."""
         failed = isinstance(how, Exception)
         if isinstance(how, Exception):
@@ -150,7 +162,6 @@ class Runner:
         if job in self.running:
             self._pool.release(job.slot, spoiled=failed)
             self.running.remove(job)
-            self._drafts.forget(job)
             seconds = time.monotonic() - job.started
             self.mean_seconds += _LAST_WEIGHT * (seconds - self.mean_seconds)
 
@@ -176,7 +187,7 @@ class Runner:
                 job.computed += gained
                 job.cached += gained
 
-    def _advance(self, job: Job, count: int, draft: Draft, logits: Tensor) -> None:
+    def _advance(self, job: EngineJob, count: int, draft: Draft, logits: Tensor) -> None:
         """Ce qu'une demande fait de ses logits (T, V), après avoir lu `count` tokens et `draft`."""
         job.computed += count
         try:
@@ -184,46 +195,36 @@ class Runner:
                 job.score_(logits, count)
                 if job.reading > 0:
                     return
-                if job.sequence is None:
+                if job.speculation is None:
                     self.end(job, "length")
                     return
-                self._write(job, job.sequence, draft, logits[len(logits) - 1 - len(draft) :])
+                size = len(draft.tokens)
+                self._write(job, job.speculation, draft, logits[len(logits) - 1 - size :])
         except Exception as error:  # la demande seule : un filtre, une contrainte, un NaN
             kind = type(error).__name__  # qui l'attend en écrit le détail
             logger.warning("la demande %d a échoué : %s", job.id, kind, extra=job.trace)
             self.end(job, error)
 
-    def _write(self, job: Job, sequence: Continuation, draft: Draft, logits: Tensor) -> None:
+    def _write(
+        self, job: EngineJob, speculation: Speculation, draft: Draft, logits: Tensor
+    ) -> None:
         """Choisit un token après chaque rang des logits (k + 1, V), tant que c'est le proposé."""
-        kept = 0
-        self.counts["drafted"] += len(draft)
-        for place, row in enumerate(logits):
+        size, before = len(draft.tokens), speculation.accepted
+        self.counts["drafted"] += size
+        for row, piece in zip(logits, speculation.accept(draft, logits), strict=False):
             if job.request.observe:
                 job.emit(Observed(logits=row.float().cpu().clone()))
-            piece = sequence.step(row)
             self.counts["completion"] += 1
             job.emit(Produced(piece=piece))
-            is_kept = place < len(draft) and piece.token == draft[place]
-            kept += is_kept
-            self.counts["accepted"] += is_kept
             if piece.finish is not None:
+                self.counts["accepted"] += speculation.accepted - before
                 self.end(job, piece.finish)
                 return
-            if not is_kept:
-                break
-        if draft:
+        kept = speculation.accepted - before
+        self.counts["accepted"] += kept
+        if size:
             job.computed += kept
             self._pool.keep(job.slot, job.computed)
-            self._drafts.learn(job, len(draft), kept)
-
-    def _propose(self, jobs: Sequence[Job], count: int) -> list[list[int]]:
-        last = [job.next_tokens(1)[-1] for job in jobs]
-        guesses = [job.sequence.guesser() for job in jobs if job.sequence is not None]
-
-        def choose(logits: Tensor) -> list[int]:
-            return [guess(row) for guess, row in zip(guesses, logits, strict=True)]
-
-        return self._passes.draft([job.slot for job in jobs], last, count, choose)
 
     def _restart(self, error: Exception) -> None:
         """Après un échec du modèle : les demandes en cours échouent, leurs places sont vidées."""
@@ -238,3 +239,55 @@ class Runner:
             self.end(job, error)
         if self._failures >= MAX_FAILURES:
             raise error
+
+
+class Drafts:
+    """Propose aux demandes qui écrivent, quand la charge le permet.
+
+    Args:
+        pool: leurs places.
+        self_draft: fait proposer le modèle ; None : seul `lookup` propose.
+        most: tokens que le modèle propose à une suite par pas, au plus.
+    """
+
+    def __init__(self, pool: SlotPool, self_draft: SelfDraft | None, most: int) -> None:
+        self._pool, self._self_draft, self._most = pool, self_draft, most
+
+    def warm_up(self, slot: int) -> None:
+        """Fait faire au modèle la copie qui propose, s'il y en a une, sur une place vide."""
+        if self._self_draft is not None:
+            self._self_draft.warm_up(self._pool.view([slot]))
+
+    def for_job(self, job: EngineJob) -> Speculation | None:
+        """Ce que la suite d'une demande fera de propositions ; None : elle n'écrit rien."""
+        if job.sequence is None:
+            return None
+        config = job.sequence.config
+        lookup = PromptLookup(config.lookup, ngram=config.lookup_ngram) if config.lookup else None
+        return Speculation(job.sequence, lookup or self._self_draft)
+
+    def of(self, jobs: Sequence[EngineJob]) -> list[Draft]:
+        """Les propositions faites à chaque demande, parfois aucune ; si toutes écrivent."""
+        found = [Draft()] * len(jobs)
+        room = DRAFTING_ROWS // len(jobs) - 1
+        groups = dict[Proposer, list[tuple[int, Speculation]]]()
+        for index, job in enumerate(jobs):
+            if job.reading != 1:
+                return found
+            one = job.speculation
+            if one is not None and one.proposer is not None and one.left > 0:
+                groups.setdefault(one.proposer, []).append((index, one))
+        for proposer, members in groups.items():
+            most = room if proposer is not self._self_draft else min(room, self._most)
+            # Toutes en reçoivent autant : la plus proche de sa fin borne les autres.
+            most = min(most, *(each.left for _, each in members))
+            counts = {index: each.count(most) for index, each in members}
+            chosen = [(index, each) for index, each in members if counts[index]]
+            if not chosen:
+                continue
+            cache = self._pool.view([jobs[index].slot for index, _ in chosen])
+            sequences = [each.sequence for _, each in chosen]
+            drafts = proposer.propose(sequences, cache, max(counts.values()))
+            for (index, _), draft in zip(chosen, drafts, strict=True):
+                found[index] = Draft(tokens=draft.tokens[: counts[index]])
+        return found

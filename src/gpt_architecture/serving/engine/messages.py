@@ -1,10 +1,20 @@
-"""Ce qu'on demande au moteur, et ce qu'il en dit : les types que partagent moteur et serveur."""
+"""Ce qu'on demande au moteur, ce qu'il en dit, et comment il le remet hors de son fil.
+
+Prévenir la boucle HTTP la réveille aussitôt : elle prend le verrou de Python, et le moteur
+attendrait qu'elle ait écrit sa réponse avant de lancer le pas suivant. Les événements d'un pas sont
+donc remis ensemble, par un autre fil, pendant que le suivant calcule sans ce verrou. Quand les pas
+se suivent de plus près qu'un œil ne voit, ceux de deux ou trois partent dans le même envoi : chacun
+prend aux calculs une part de leurs cœurs.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from queue import SimpleQueue
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -18,6 +28,12 @@ FinishedReason = Literal["stop", "length", "cancelled", "timeout"]
 
 EngineState = Literal["starting", "ready", "draining", "dead"]
 """`starting` : les demandes attendent ; `draining` : plus aucune n'est acceptée ; `dead` : fini."""
+
+
+GAP = 0.008
+"""Secondes au moins entre deux envois dont rien ne presse."""
+
+_PATIENCE = 5.0  # secondes ; une remise n'attend rien, sauf son tour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +53,7 @@ class EngineRequest:
 
     Raises:
         ConfigurationError: début vide, plusieurs suites, rien à faire, ou réglage que le moteur
-            ne suit pas (`beam`, `lookup` : leurs suites avancent autrement, par `Generator`).
+            ne suit pas (`beam` : ses suites avancent autrement, par `Generator`).
     """
 
     prompt: tuple[int, ...]
@@ -74,22 +90,17 @@ class EngineRequest:
                 remedy="soumettez autant de demandes que de suites",
             )
         if self.config.strategy == "beam":
-            _refuse("strategy vaut beam", "une autre stratégie")
-        if self.config.lookup:
-            _refuse(f"lookup vaut {self.config.lookup}", "lookup = 0")
+            raise ConfigurationError(
+                "strategy vaut beam",
+                expected="une autre stratégie : le moteur fait avancer les suites ensemble, token "
+                "par token",
+                remedy="employez la commande infer pour ce réglage",
+            )
 
     @property
     def positions(self) -> int:
         """Positions du cache qu'elle peut demander ; le dernier token écrit n'est pas relu."""
         return len(self.prompt) + (self.config.max_tokens - 1 if self.generate else 0)
-
-
-def _refuse(found: str, expected: str) -> None:
-    raise ConfigurationError(
-        found,
-        expected=f"{expected} : le moteur fait avancer les suites ensemble, token par token",
-        remedy="employez la commande infer pour ce réglage",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,3 +238,62 @@ class EngineStats:
     finished: Mapping[FinishedReason, int]
     failed: int
     restarts: int
+
+
+Delivery = Callable[[], None]
+"""Remet un événement à qui l'attend ; ne lève rien."""
+
+
+class Keep(Protocol):
+    """Garde une remise pour le prochain envoi, qui attend un peu si rien de gardé ne presse."""
+
+    def __call__(self, delivery: Delivery, *, urgent: bool = True) -> None:
+        """Voir `Messenger.keep`."""
+        ...
+
+
+class Messenger:
+    """Remet, dans l'ordre, ce que le moteur a gardé. Son fil naît au premier envoi."""
+
+    def __init__(self) -> None:
+        self._kept, self._urgent, self._sent = list[Delivery](), False, 0.0
+        self._queue = SimpleQueue[list[Delivery] | None]()
+        self._thread: threading.Thread | None = None
+
+    def keep(self, delivery: Delivery, *, urgent: bool = True) -> None:
+        """Garde une remise ; `urgent` : le prochain envoi la fait partir aussitôt."""
+        self._kept.append(delivery)
+        self._urgent |= urgent
+
+    def send(self, *, urgent: bool = False) -> None:
+        """Fait remettre ce qui est gardé, s'il est temps ou si c'est urgent ; n'attend pas."""
+        now = time.monotonic()
+        if not self._kept or not (urgent or self._urgent or now - self._sent >= GAP):
+            return
+        self._urgent, self._sent = False, now
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="messager", daemon=True)
+            self._thread.start()
+        self._queue.put(self._kept)
+        self._kept = []
+
+    def settle(self) -> bool:
+        """Attend que tout ce qui a été envoyé soit remis ; faux si une remise n'en finit pas."""
+        if self._thread is None:
+            return True
+        reached = threading.Event()
+        self._queue.put([reached.set])
+        return reached.wait(_PATIENCE)
+
+    def close(self) -> None:
+        """Remet tout, puis arrête le fil."""
+        self.send(urgent=True)
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (deliveries := self._queue.get()) is not None:
+            for deliver in deliveries:
+                deliver()
