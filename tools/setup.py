@@ -146,7 +146,14 @@ def _create(choice: str) -> None:
 
 
 def _pip(*arguments: str) -> None:
-    command = [_python(VENV), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    command: list[str | Path] = [
+        _python(VENV),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+    ]
     try:
         subprocess.run([*command, *arguments], check=True, cwd=ROOT)
     except subprocess.CalledProcessError as error:

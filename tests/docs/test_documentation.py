@@ -11,7 +11,7 @@ import pytest
 from gpt_architecture.main import COMMANDS, build_app
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`((?:make|gpt-architecture|python) [^`]+)`")
@@ -52,6 +52,8 @@ def check_make(tokens):
     assert done.returncode == 0, done.stderr
     if arguments and target in COMMANDS:
         parse([target, *shlex.split(arguments[0])])
+    elif arguments and target == "test":
+        assert all((ROOT / path).exists() for path in shlex.split(arguments[0]))
     elif arguments:
         recipe = next(line for line in done.stdout.splitlines() if "benchmarks/" in line)
         check_options(ROOT / re.search(r"benchmarks/\w+\.py", recipe)[0], shlex.split(arguments[0]))

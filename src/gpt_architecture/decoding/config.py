@@ -366,7 +366,9 @@ def make_config(values: Mapping[str, Any]) -> GenerationConfig:
     """
     found = {name: value for name, value in values.items() if name in SETTINGS.samplers}
     own = {name: value for name, value in values.items() if name not in found}
-    return GenerationConfig(**own, **({"samplers": found} if found else {}))
+    if found:
+        own["samplers"] = found
+    return GenerationConfig(**own)
 
 
 def implied_strategy(settings: Mapping[str, Any]) -> StrategyName:

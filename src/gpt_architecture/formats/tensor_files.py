@@ -179,9 +179,10 @@ class SafetensorsFile:
         self.path = Path(path)
         with _safetensors_refusals(self.path):
             check_regular(self.path)
-            self._content: Any = safe_open(self.path, framework="pt")
-            self.metadata: dict[str, str] = dict(self._content.metadata() or {})
-            views = {name: self._content.get_slice(name) for name in self._content.keys()}  # noqa: SIM118
+            content: Any = safe_open(self.path, framework="pt")
+            self._content = content
+            self.metadata: dict[str, str] = dict(content.metadata() or {})
+            views = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
             self.infos = tuple(
                 TensorInfo(name=name, shape=tuple(view.get_shape()), dtype=str(view.get_dtype()))
                 for name, view in views.items()

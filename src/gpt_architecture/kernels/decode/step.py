@@ -298,13 +298,14 @@ class DecodeStep:
         weights, *scales = (torch.tensor([t.data_ptr() for t in each]) for each in tensors)
         biases = [self._vectors[key] for name in names if (key := f"{name}.bias") in self._vectors]
         rows, block = matrices[0].shape[0], self._form.block(matrices[0].shape[0] * len(names))
+        special: list[Tensor | float] = [*self._form.numbers(matrices[0]), *scales, *inputs[1:]]
         phase = self._program.add(
             self._form.multiply,
             len(names) * -(-rows // block),
             *(0, inputs[0], weights, rows, block),
             torch.cat(biases) if biases else torch.empty(0),
             *(mode, out, self._x if mode == RESIDUAL else torch.empty(0, 0)),
-            *(*self._form.numbers(matrices[0]), *scales, *inputs[1:]),
+            *special,
         )
         self._products.append(phase)
 

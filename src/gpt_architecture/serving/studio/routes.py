@@ -26,8 +26,9 @@ from gpt_architecture.serving.http.exchange import current
 from gpt_architecture.serving.http.strict_json import StrictRoute
 from gpt_architecture.serving.openai import bodies
 from gpt_architecture.serving.openai.answers import Delta, Transcript
-from gpt_architecture.serving.openai.planning import Plan, encode, plan_completion
+from gpt_architecture.serving.openai.planning import Plan, plan_completion
 from gpt_architecture.serving.openai.streaming import Answerer
+from gpt_architecture.serving.openai.texts import encode
 from gpt_architecture.serving.studio.files import files_router
 from gpt_architecture.serving.studio.run_journal import read_run
 
