@@ -75,7 +75,7 @@ def measure(
 
     from gpt_architecture.evaluation.perplexity import measure_documents
     from gpt_architecture.evaluation.tasks import measure_choices, measure_last_words
-    from gpt_architecture.reports import evaluation as report
+    from gpt_architecture.reports import measures as report
 
     model = gpt.runner if compute.quant and gpt.runner is not None else gpt.model
     shared = {"window": gpt.window, "max_rows": compute.batch_size}
@@ -132,7 +132,7 @@ def _harness(
     from functools import partial
 
     from gpt_architecture.evaluation.lm_eval_run import UNITS, run_tasks
-    from gpt_architecture.reports import evaluation as report
+    from gpt_architecture.reports import measures as report
 
     started: dict[str, MeasureProgress] = {}
 

@@ -8,18 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.evaluation.attention_maps import AttentionMaps
+from gpt_architecture.evaluation.attention_maps import AttentionMaps, attention_profile
 from gpt_architecture.evaluation.calibration import Calibration
 from gpt_architecture.evaluation.comparison import VariantSummary, by_text
 from gpt_architecture.evaluation.memorisation import MemorisationReport, Recollection
 from gpt_architecture.formats.model_file import write_atomically
 from gpt_architecture.french import decimal, percent, significant, thousands
-from gpt_architecture.reports.charts import COLORS
-from gpt_architecture.reports.figures import (
+from gpt_architecture.reports.charts import (
+    COLORS,
+    Chart,
     Line,
-    LineChart,
     attention_paths,
-    attention_profile,
     line_chart,
     reliability_chart,
 )
@@ -173,7 +172,7 @@ def overfitting(scores: Sequence[TextScore]) -> float | None:
     return math.exp(gap) if gap < 700 else math.inf
 
 
-def _loss_charts(curves: LossCurves) -> list[LineChart]:
+def _loss_charts(curves: LossCurves) -> list[Chart]:
     lines = [
         Line(label="lot", series=7, points=thinned(curves.steps, _MAX_POINTS), style="faint"),
         Line(label="entraînement", series=0, points=thinned(curves.train, _MAX_POINTS)),
@@ -198,7 +197,7 @@ def _tokens_tick(value: float) -> str:
     return thousands(round(value))
 
 
-def _memory_charts(memory: MemorisationReport) -> list[LineChart]:
+def _memory_charts(memory: MemorisationReport) -> list[Chart]:
     """La part de n-grammes retrouvés selon n : une courbe par stratégie, et le hasard."""
     places = range(len(memory.orders))
     lines = [

@@ -11,6 +11,5 @@
   GPT-4.
 - `protocol` : Ce qu'est un tokenizer pour tout le reste, et la vérification d'identifiants commune
   à tous.
-- `visible` : Rendre visible ce qu'un terminal ou une page n'affichent pas, ou affichent mal.
 - `words` : Tokenizers de mots : `SimpleTokenizerV1` et `SimpleTokenizerV2`, du livre de S. Raschka.
 """
