@@ -10,9 +10,9 @@ import pytest
 from cli_helpers import run_process
 from shard_helpers import write_folder, write_shard
 
+from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
-from gpt_architecture.data.shards.split_plan import PrepareConfig
 from gpt_architecture.data.texts import documents, ingest
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError, OutputError
@@ -143,7 +143,7 @@ from gpt_architecture.data.texts import ingest
 from gpt_architecture.data.shards.reader import writer as shard_writer
 from gpt_architecture.data.shards.reader import split_plan
 from gpt_architecture.data.shards.prepare import prepare_tokens
-from gpt_architecture.data.shards.split_plan import PrepareConfig
+from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
 where, after = sys.argv[1], int(sys.argv[2])

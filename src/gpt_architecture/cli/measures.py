@@ -50,9 +50,9 @@ class Measured:
 
 def read_texts(gpt: GPT, options: EvaluateOptions) -> list[TokenDocument]:
     """Les documents de --data, codés par le tokenizer du modèle."""
-    from gpt_architecture.evaluation.documents import read_documents
+    from gpt_architecture.evaluation.perplexity import read_token_documents
 
-    return read_documents(
+    return read_token_documents(
         options.data,
         gpt.tokenizer,
         field=options.field,

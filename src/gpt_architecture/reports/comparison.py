@@ -12,7 +12,6 @@ from rich.text import Text
 
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.evaluation.comparison import VariantResult, VariantSummary, by_text
-from gpt_architecture.evaluation.marking import marked_pieces
 from gpt_architecture.evaluation.quality import repeated_places
 from gpt_architecture.french import decimal, percent, rate, significant
 from gpt_architecture.reports.charts import COLORS, Cloud, scatter
@@ -201,7 +200,7 @@ def highlights(summaries: Sequence[VariantSummary]) -> list[tuple[str, str, str]
 
 def passages(result: VariantResult, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     """La suite en morceaux (texte, déjà vu) : vrai là où un quadruplet de tokens revient."""
-    return marked_pieces(result, repeated_places(result.tokens), tokenizer)
+    return result.marked_text(repeated_places(result.tokens), tokenizer)
 
 
 def _cloud(variant: VariantSummary) -> Cloud:

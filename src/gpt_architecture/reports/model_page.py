@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from gpt_architecture.evaluation.attention_maps import AttentionMaps, attention_
 from gpt_architecture.evaluation.calibration import Calibration
 from gpt_architecture.evaluation.comparison import VariantSummary, by_text
 from gpt_architecture.evaluation.memorisation import MemorisationReport, Recollection
-from gpt_architecture.formats.model_file import write_atomically
+from gpt_architecture.evaluation.perplexity import perplexity_of
 from gpt_architecture.french import decimal, percent, significant, thousands
 from gpt_architecture.reports.charts import (
     COLORS,
@@ -24,6 +23,7 @@ from gpt_architecture.reports.charts import (
 )
 from gpt_architecture.reports.loss_curves import LossCurves, thinned
 from gpt_architecture.reports.pages import render
+from gpt_architecture.storage import write_atomically
 
 SIZES = ((1100.0, 400.0), (400.0, 320.0))
 """Largeur et hauteur des figures : grand écran, téléphone."""
@@ -55,7 +55,7 @@ class TextScore:
     @property
     def perplexity(self) -> float:
         """exp(−log p moyen), infinie si elle ne tient pas dans un flottant."""
-        return math.exp(self.nll) if self.nll < 700 else math.inf
+        return perplexity_of(self.nll)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def overfitting(scores: Sequence[TextScore]) -> float | None:
     if len(scores) < 2:
         return None
     gap = max(each.nll for each in scores) - min(each.nll for each in scores)
-    return math.exp(gap) if gap < 700 else math.inf
+    return perplexity_of(gap)
 
 
 def _loss_charts(curves: LossCurves) -> list[Chart]:
