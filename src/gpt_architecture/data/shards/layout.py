@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_architecture.config import check_int
-from gpt_architecture.errors import DataError, reason, shown
+from gpt_architecture.errors import DataError, reason, shown, unread
 from gpt_architecture.storage import open_regular, read_json
 
 MAGIC, VERSION = 20240520, 1
@@ -79,44 +79,26 @@ def read_header(path: Path | str) -> int:
         DataError: fichier absent, vide, tronqué, ou d'un autre format.
     """
     path = Path(path)
-    remedy = "recopiez ce fragment depuis sa source ou refaites « gpt-architecture prepare »"
     try:
         size = path.stat().st_size
         with open_regular(path) as file:
             start = file.read(HEADER_BYTES)
     except OSError as error:
-        raise DataError(
-            f"fragment {path} : {reason(error)}",
-            expected="un fichier de tokens lisible",
-            remedy=remedy,
-        ) from None
+        raise bad_shard(path, reason(error), expected="un fichier de tokens lisible") from None
     if len(start) < HEADER_BYTES:
-        raise DataError(
-            f"fragment {path} : {size} octets",
-            expected=f"au moins les {HEADER_BYTES} octets d'en-tête",
-            remedy=remedy,
-        )
+        expected = f"au moins les {HEADER_BYTES} octets d'en-tête"
+        raise bad_shard(path, f"{size} octets", expected=expected)
     magic, version, tokens = struct.unpack_from("<3i", start)
     if (magic, version) != (MAGIC, VERSION):
-        raise DataError(
-            f"fragment {path} : nombre magique {magic}, version {version}",
-            expected=f"{MAGIC} et {VERSION}, des tokens en uint16 comme llm.c les écrit",
-            remedy=remedy,
-        )
+        expected = f"{MAGIC} et {VERSION}, des tokens en uint16 comme llm.c les écrit"
+        raise bad_shard(path, f"nombre magique {magic}, version {version}", expected=expected)
     if tokens < 1:
-        raise DataError(
-            f"fragment {path} : {tokens} token annoncé",
-            expected="au moins un token",
-            remedy=remedy,
-        )
+        raise bad_shard(path, f"{tokens} token annoncé", expected="au moins un token")
     wanted = HEADER_BYTES + tokens * TOKEN_DTYPE.itemsize
     if size != wanted:
         state = "tronqué" if size < wanted else "trop long"
-        raise DataError(
-            f"fragment {path} {state} : {size} octets pour {tokens} tokens annoncés",
-            expected=f"{wanted} octets",
-            remedy=remedy,
-        )
+        found = f"{size} octets pour {tokens} tokens annoncés"
+        raise bad_shard(f"{path} {state}", found, expected=f"{wanted} octets")
     return int(tokens)
 
 
@@ -131,11 +113,7 @@ def file_sha256(path: Path | str) -> str:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un fichier lisible",
-            remedy="vérifiez le chemin et les droits",
-        ) from None
+        raise unread(path, error, expected="un fichier lisible") from None
 
 
 def tokenizer_sha256(description: Mapping[str, Any]) -> str:
@@ -192,6 +170,17 @@ def index_entries(index: Mapping[str, Any], split: Split) -> list[ShardEntry]:
         if isinstance(error, DataError):
             raise
         raise _bad_index(f"la description de la part {split}") from None
+
+
+def bad_shard(
+    path: Path | str,
+    found: str,
+    *,
+    expected: str,
+    remedy: str = "recopiez ce fragment depuis sa source ou refaites « gpt-architecture prepare »",
+) -> DataError:
+    """Le refus d'un fragment, désigné par son chemin."""
+    return DataError(f"fragment {path} : {found}", expected=expected, remedy=remedy)
 
 
 def _bad_index(what: str) -> DataError:
