@@ -21,7 +21,7 @@ from gpt_architecture.data.texts import corpus
 from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.intervals import Interval, bootstrap_interval
-from gpt_architecture.evaluation.likelihood import MAX_ROWS, Span, score_spans
+from gpt_architecture.evaluation.likelihood import MAX_ROWS, Span, cumulated, score_spans
 
 MIN_DOCUMENTS = 20
 """Documents à partir desquels l'intervalle du total les rééchantillonne, et non les fenêtres."""
@@ -179,7 +179,6 @@ def measure_documents(
     given = prefix is None  # le premier token de chaque document
     counts = [len(document.tokens) - given for document in documents]
     kept = [(each, count) for each, count in zip(documents, counts, strict=True) if count > 0]
-    expected, done = sum(count for _, count in kept), 0
     if not kept:
         raise DataError(
             "aucun token à prédire dans ces textes",
@@ -187,12 +186,7 @@ def measure_documents(
             remedy="donnez un texte plus long",
         )
 
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if on_progress is not None:
-            on_progress(done, expected)
-
+    advance = cumulated(sum(count for _, count in kept), on_progress)
     windows: list[list[tuple[float, int]]] = [[] for _ in kept]  # (−log p, tokens) par document
     spans = (
         (index, span)
