@@ -76,6 +76,16 @@ class VariantResult:
         """Débit, lecture du début comprise."""
         return len(self.tokens) / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Ses parts de n-grammes différents ou déjà vus, par leur nom."""
+        return {
+            "distinct_1": self.distinct_1,
+            "distinct_2": self.distinct_2,
+            "distinct_3": self.distinct_3,
+            "repetition": self.repetition,
+        }
+
     def marked_text(self, places: Collection[int], tokenizer: Tokenizer) -> list[tuple[str, bool]]:
         """La suite en morceaux (texte, marqué), sans le texte d'arrêt.
 
@@ -139,9 +149,9 @@ class VariantSummary:
         """Perplexité de toutes les suites ensemble."""
         return perplexity_of(-self.mean_log_prob)
 
-    def mean(self, measure: str) -> float:
-        """Moyenne, par génération, de la mesure de ce nom."""
-        return sum(float(getattr(each, measure)) for each in self.results) / len(self.results)
+    def mean(self, share: str) -> float:
+        """Moyenne, par génération, de la part de ce nom."""
+        return sum(each.shares[share] for each in self.results) / len(self.results)
 
 
 def compare_strategies(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.data.shards.layout import INDEX_NAME
+from gpt_architecture.data.shards.layout import holds_shards
 from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.data.texts import corpus
 from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
@@ -281,7 +281,7 @@ class _Reader:
     def documents(self, source: str) -> Iterator[TokenDocument]:
         """Les documents d'une source."""
         path = Path(source)
-        if path.is_dir() and ((path / INDEX_NAME).is_file() or any(path.glob("*.bin"))):
+        if holds_shards(path):
             yield from self._from_shards(path)
             return
         read = corpus.read_documents([source], field=self._field, offline=self._offline)

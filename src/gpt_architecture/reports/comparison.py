@@ -55,38 +55,26 @@ def _share(value: float) -> str:
     return percent(value, 0)
 
 
+def _share_measure(name: str, meaning: str, share: str) -> Measure:
+    """La mesure d'une part que chaque génération porte sous ce nom."""
+    return Measure(
+        name=name,
+        meaning=meaning,
+        of_variant=lambda variant: variant.mean(share),
+        of_result=lambda result: result.shares[share],
+        show=_share,
+        full=1.0,
+    )
+
+
 MEASURES = (
-    Measure(
-        name="Distinct-1",
-        meaning="part de tokens différents ; plus haut : plus varié",
-        of_variant=lambda variant: variant.mean("distinct_1"),
-        of_result=lambda result: result.distinct_1,
-        show=_share,
-        full=1.0,
+    _share_measure(
+        "Distinct-1", "part de tokens différents ; plus haut : plus varié", "distinct_1"
     ),
-    Measure(
-        name="Distinct-2",
-        meaning="part de paires différentes",
-        of_variant=lambda variant: variant.mean("distinct_2"),
-        of_result=lambda result: result.distinct_2,
-        show=_share,
-        full=1.0,
-    ),
-    Measure(
-        name="Distinct-3",
-        meaning="part de triplets différents",
-        of_variant=lambda variant: variant.mean("distinct_3"),
-        of_result=lambda result: result.distinct_3,
-        show=_share,
-        full=1.0,
-    ),
-    Measure(
-        name="Répétition",
-        meaning="part de quadruplets déjà vus ; plus bas : moins de redites",
-        of_variant=lambda variant: variant.mean("repetition"),
-        of_result=lambda result: result.repetition,
-        show=_share,
-        full=1.0,
+    _share_measure("Distinct-2", "part de paires différentes", "distinct_2"),
+    _share_measure("Distinct-3", "part de triplets différents", "distinct_3"),
+    _share_measure(
+        "Répétition", "part de quadruplets déjà vus ; plus bas : moins de redites", "repetition"
     ),
     Measure(
         name="Self-BLEU",

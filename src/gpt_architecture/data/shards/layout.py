@@ -102,6 +102,11 @@ def read_header(path: Path | str) -> int:
     return int(tokens)
 
 
+def holds_shards(path: Path) -> bool:
+    """Vrai pour un dossier de fragments : il a notre index, ou des `.bin` à la façon de llm.c."""
+    return path.is_dir() and ((path / INDEX_NAME).is_file() or any(path.glob("*.bin")))
+
+
 def file_sha256(path: Path | str) -> str:
     """Empreinte d'un fichier, lu par morceaux.
 
