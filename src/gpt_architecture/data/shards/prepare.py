@@ -236,10 +236,7 @@ class _Job:
             for position, encoded in results:
                 for split, tokens in encoded.tokens.items():
                     writers[split].append(tokens)
-                tally.done_bytes += encoded.consumed
-                tally.text_bytes += encoded.text_bytes
-                tally.separated += encoded.separated
-                tally.add_skips(encoded.skips)
+                tally.add(encoded.consumed, encoded.text_bytes, encoded.separated, encoded.skips)
                 since += encoded.text_bytes
                 if since >= checkpoint_bytes:
                     self._save(plan, tally, position, writers)

@@ -86,6 +86,13 @@ class Tally:
     separated: int = 0
     skipped: dict[str, dict[str, Any]] = made_of(default_factory=dict)
 
+    def add(self, done: int, text: int, separated: int, skips: Iterable[Skip]) -> None:
+        """Ajoute une tâche : octets lus, octets de texte, documents séparés, et écartés."""
+        self.done_bytes += done
+        self.text_bytes += text
+        self.separated += separated
+        self.add_skips(skips)
+
     def add_skips(self, skips: Iterable[Skip]) -> None:
         """Compte ce qui a été écarté."""
         for skip in skips:
