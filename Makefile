@@ -4,38 +4,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
 ARGS ?=
+# auto : PyTorch sans CUDA là où il n'y a pas de pilote NVIDIA ; cuda : celui de PyPI
+TORCH ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test infer demo visualize reproduce bench lint format check clean distclean
+.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce bench lint format check build clean distclean
 
 help: ## affiche cette aide
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: ## prépare .venv ; le refait si les versions épinglées changent, ou s'il est cassé
-	@if ! cmp -s requirements.txt $(VENV)/requirements.installed || \
-			! $(BIN)/python -c '' 2>/dev/null || \
-			[ "$$(cat $(VENV)/emplacement 2>/dev/null)" != "$(CURDIR)" ]; then \
-		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-			{ echo "erreur : Python 3.11 ou plus récent est nécessaire (PYTHON=python3.12 make …)" >&2; exit 1; }; \
-		echo "Installation dans $(VENV) (une fois, quelques minutes)…" >&2; \
-		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && \
-		$(PIP) "$$(grep '^torch==' requirements.txt)" && \
-		$(PIP) -r requirements.txt && \
-		echo "$(CURDIR)" > $(VENV)/emplacement && \
-		cp requirements.txt $(VENV)/requirements.installed; \
-	fi
-	@if ! cmp -s pyproject.toml $(VENV)/pyproject.installed; then \
-		$(PIP) --no-deps --no-build-isolation --editable . && \
-		cp pyproject.toml $(VENV)/pyproject.installed; \
-	fi
+	@$(PYTHON) tools/setup.py --torch $(TORCH)
+
+setup-dev: ## prépare .venv avec ce que demandent les tests, le style et les types
+	@$(PYTHON) tools/setup.py --torch $(TORCH) --dev
 
 train: setup ## entraîne sur The Verdict (ou la nouvelle embarquée) : gpt-model.pt, loss-plot.pdf
 	$(BIN)/gpt-architecture train $(ARGS)
 
-test: setup ## lance tous les tests
+test: setup-dev ## lance tous les tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-rapide: setup-dev ## ceux qui ne lancent ni processus ni navigateur : moins de 90 secondes
+	$(BIN)/python -m pytest -m "not process and not browser and not slow" $(ARGS)
 
 infer: setup ## écrit la suite d'un texte
 	$(BIN)/gpt-architecture infer $(ARGS)
@@ -49,20 +41,24 @@ visualize: setup ## trace l'effet de la température : temperature-visualization
 reproduce: setup ## refait le tableau de docs/resultats.md (quelques minutes)
 	$(BIN)/python benchmarks/reproduce.py $(ARGS)
 
-bench: setup ## compare le pas d'entraînement à la référence et à Transformers
+bench: setup-dev ## compare le pas d'entraînement à la référence et à Transformers
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -r requirements-bench.txt
 	$(BIN)/python benchmarks/train_step.py $(ARGS)
 
-lint: setup ## style et types
+lint: setup-dev ## style et types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup ## met le code en forme
+format: setup-dev ## met le code en forme
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 check: lint test ## style, types et tests
+
+build: setup-dev ## écrit dist/ : la roue et les sources, installables par pip
+	rm -rf dist
+	$(BIN)/python -m hatchling build
 
 clean: ## retire les caches ; garde .venv et les modèles
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

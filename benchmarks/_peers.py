@@ -309,10 +309,10 @@ class LlamaCpp:
             "ignore_eos": True,
             "return_tokens": True,
         }
-        sent = urllib.request.Request(  # noqa: S310 — le serveur de ce processus
+        sent = urllib.request.Request(
             f"{self._server.listening_address}/completion",
             data=json.dumps(request).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(sent, timeout=600) as answer:  # noqa: S310
+        with urllib.request.urlopen(sent, timeout=600) as answer:
             return json.load(answer)

@@ -34,7 +34,7 @@ from gpt_architecture.config import (
     TrainingConfig,
 )
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels.runtime.products import fastest_products
+from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.training.backends import build_backend
 from gpt_architecture.training.engine import Batch
 
@@ -261,11 +261,11 @@ def ceiling() -> Step:
     """Un produit carré, le plus rapide de la machine : il donne le plafond arithmétique.
 
     Les pairs font leurs produits comme PyTorch les fait d'office ; nous, et le plafond, comme le
-    pas fusionné (voir `kernels.runtime.products`).
+    pas fusionné (voir `kernels.runtime.matmul`).
     """
     a, b, out = (torch.randn(CEILING_SIZE, CEILING_SIZE) for _ in range(3))
 
-    @fastest_products()
+    @fastest_matmul()
     def step(_x: Tensor, _y: Tensor) -> float:
         torch.mm(a, b, out=out)
         return 0.0

@@ -17,8 +17,8 @@ from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.engine import Engine
 from gpt_architecture.serving.engine.requests import EngineClosed, EngineStats, Ticket
 from gpt_architecture.serving.http.server import HttpServer, bind, url_of
+from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.openai.foreign_fields import FieldPolicy
-from gpt_architecture.serving.openai.limits import Limits
 
 WINDOW = 256
 STUDIO_FILES = ("studio.css", "icon.svg")

@@ -1,6 +1,7 @@
 """Outils des tests de noyaux : un petit modèle, son oracle, des lots."""
 
 import copy
+from types import SimpleNamespace
 
 import torch
 
@@ -32,3 +33,7 @@ def pair(seed=7, **changes):
 def random_batch(step, batch=3, length=37):
     ids = torch.randint(step.model.cfg.vocab_size, (batch, length + 1))
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.randint(10**6, (batch,))
+
+
+def as_batch(inputs, targets, sequence_ids):
+    return SimpleNamespace(inputs=inputs, targets=targets, sequence_ids=sequence_ids)

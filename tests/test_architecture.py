@@ -5,6 +5,7 @@ se ferme, imports tardifs compris. Le vérificateur est lui-même éprouvé sur 
 """
 
 import ast
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -30,12 +31,6 @@ NEIGHBOURS = {("cli", "reports"), ("cli", "api"), ("serving", "evaluation")}
 """Les seuls voisins qui se connaissent : le premier emploie le second."""
 
 STILL_OPEN = {
-    "formats.integrity": {"interop"},
-    "formats.open": {"interop"},
-    "formats.source": {"interop", "training"},
-    "formats.inspection": {"interop"},
-    "formats.journal": {"training"},
-    "formats.quantized_file": {"kernels"},
     "cli.measures": {"scripts"},
     "cli.train_run": {"__init__"},
     "cli.variables": {"main"},
@@ -207,6 +202,70 @@ def eager_violations(source, module, homes):
     ]
 
 
+def import_graph(sources):
+    """Module → modules du projet qu'il importe, imports tardifs et de types compris.
+
+    La racine n'y est pas : ses noms paresseux mènent partout, et rien ne la lit que par eux.
+    """
+    graph = {}
+    for module, source in sources.items():
+        found = set()
+        for node in ast.walk(ast.parse(source)):
+            for target in _targets(node, module):
+                parts = target.split(".")
+                while parts and ".".join(parts) not in sources:
+                    parts.pop()  # « from module import nom » : le module
+                if len(parts) > 1:
+                    found.add(".".join(parts))
+        graph[module] = found - {module, f"{PACKAGE}.__init__"}
+    return graph
+
+
+def circles(graph):
+    """Groupes de modules qui s'importent en rond (R. Tarjan, 1972)."""
+    order, low, stack, found = {}, {}, [], []
+
+    def visit(module):
+        order[module] = low[module] = len(order)
+        stack.append(module)
+        for other in graph.get(module, ()):
+            if other not in order:
+                visit(other)
+            if other in stack:
+                low[module] = min(low[module], low[other])
+        if low[module] == order[module]:
+            group = set()
+            while module not in group:
+                group.add(stack.pop())
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in graph:
+        if module not in order:
+            visit(module)
+    return found
+
+
+def undocumented_modules(package):
+    """Modules et sous-paquets que la docstring d'un `__init__` ne nomme pas."""
+    docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
+    inside = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    inside |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    named = set(re.findall(r"^- `([\w/]+)` : ", docstring or "", re.MULTILINE))
+    return sorted(inside ^ named)
+
+
+def foreign_private_uses(source, module):
+    """Imports d'un nom ou d'un module privé (`_nom`) d'un autre paquet."""
+    here = module.split(".")[1]
+    return [
+        f"{module}:{item.line} importe {item.target}"
+        for item in imports_of(source, module)
+        if unit_of(item.target) not in (None, here)
+        and any(part[0] == "_" and part[:2] != "__" for part in item.target.split(".")[1:])
+    ]
+
+
 def dotted_uses(source):
     """Noms pointés lus dans `source`, alias d'import résolus : (nœud, nom complet)."""
     tree = ast.parse(source)
@@ -312,6 +371,18 @@ def test_imports_only_go_down(module):
     assert layer_violations(SOURCES[module], module) == []
 
 
+@pytest.mark.parametrize(
+    "package", sorted(p.parent for p in FILES if p.name == "__init__.py" and p.parent != SOURCE)
+)
+def test_each_package_says_what_is_inside(package):
+    assert undocumented_modules(package) == []
+
+
+@each_module
+def test_private_names_stay_in_their_package(module):
+    assert foreign_private_uses(SOURCES[module], module) == []
+
+
 @each_module
 def test_no_file_is_read_by_executing_it(module):
     assert unsafe_reads(SOURCES[module], module) == []
@@ -412,6 +483,34 @@ def test_layer_checker_refuses(module, source):
 )
 def test_layer_checker_accepts(module, source):
     assert layer_violations(source, f"{PACKAGE}.{module}") == []
+
+
+def test_circle_checker():
+    sources = {
+        f"{PACKAGE}.a": "def f():\n    from gpt_architecture.b import x",
+        f"{PACKAGE}.b": "from gpt_architecture import c",
+        f"{PACKAGE}.c": "if TYPE_CHECKING:\n    from gpt_architecture.a import y",
+        f"{PACKAGE}.d": "import gpt_architecture.a",
+    }
+    assert circles(import_graph(sources)) == [[f"{PACKAGE}.{name}" for name in "abc"]]
+    sources[f"{PACKAGE}.c"] = "import math"
+    assert circles(import_graph(sources)) == []
+
+
+def test_private_name_checker():
+    module = f"{PACKAGE}.training.trainer"
+    assert foreign_private_uses("from gpt_architecture.core._secret import x", module) != []
+    assert foreign_private_uses("from gpt_architecture.core.model import _x", module) != []
+    assert foreign_private_uses("from gpt_architecture.training import _x", module) == []
+    assert foreign_private_uses("from gpt_architecture import __version__", module) == []
+
+
+def test_inside_checker(tmp_path):
+    (tmp_path / "model.py").touch()
+    (tmp_path / "__init__.py").write_text('"""Titre.\n\n- `model` : le modèle.\n"""')
+    assert undocumented_modules(tmp_path) == []
+    (tmp_path / "autre.py").touch()
+    assert undocumented_modules(tmp_path) == ["autre"]
 
 
 def test_type_checking_imports_are_free_only_in_the_root():

@@ -11,7 +11,7 @@ from itertools import zip_longest
 import pytest
 import torch
 from conftest import FRENCH_TEXT
-from kernel_helpers import pair, random_batch
+from kernel_helpers import as_batch, pair, random_batch
 
 from gpt_architecture.api import load
 from gpt_architecture.config import GPTConfig
@@ -144,7 +144,7 @@ class TestThreads:
     def test_two_trainings(self, threads):
         def losses(_number):
             torch_step, inputs = steps[_number], batches[0]
-            return [torch_step.forward_backward(*inputs) for _ in range(4)]
+            return [torch_step.forward_backward(as_batch(*inputs)) for _ in range(4)]
 
         steps = [pair()[0] for _ in range(5)]
         batches = [random_batch(steps[0])]

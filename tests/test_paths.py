@@ -12,6 +12,7 @@ from interop_helpers import content as model_content
 
 from gpt_architecture import load
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.errors import ModelFileError
 from gpt_architecture.formats.model_file import read_model, save_model
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gpt_architecture"
@@ -89,14 +90,14 @@ class TestBehaviour:
         assert load(at("m.pt"), draft=at("m.pt"), engine="torch").draft is not None
 
     def test_exports_and_imports(self, at, content):
+        from gpt_architecture.api import open_model, read_any
         from gpt_architecture.formats.inspection import inspect_model
-        from gpt_architecture.formats.open import detect, read_source
         from gpt_architecture.interop.hf import read_hf
         from gpt_architecture.interop.hf_export import export_hf
 
         export_hf(content, at("hf"))
-        assert detect(at("hf")) == "hf"
-        assert read_hf(at("hf")).config == read_source(at("hf")).config
+        assert open_model(at("hf")).kind == "hf"
+        assert read_hf(at("hf")).config == read_any(at("hf")).config
         assert inspect_model(at("hf"), hashes=False).kind == "hf"
         export_hf(content, at("hf"), force=True)
 
@@ -128,7 +129,6 @@ class TestBehaviour:
         assert open_shards(at("d"), "train").num_tokens > 0
 
     def test_training_files(self, at):
-        from gpt_architecture.formats.adapter_file import is_adapter
         from gpt_architecture.formats.journal import append_record
         from gpt_architecture.training.checkpoint import CheckpointStore
 
@@ -138,4 +138,5 @@ class TestBehaviour:
         Path(at("j.jsonl")).touch()
         append_record(at("j.jsonl"), "measures", step=1)
         assert json.loads(Path(at("j.jsonl")).read_text(encoding="utf-8"))["step"] == 1
-        assert not is_adapter(at("j.jsonl"))
+        with pytest.raises(ModelFileError):
+            read_model(at("j.jsonl"))

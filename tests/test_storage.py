@@ -13,7 +13,6 @@ import pytest
 
 from gpt_architecture.data.tokenizers.json_file import write_json
 from gpt_architecture.errors import ConfigurationError, DataError, OutputError, reason
-from gpt_architecture.formats.foreign_files import write_directory
 from gpt_architecture.storage import (
     MAX_DEPTH,
     NotAFileError,
@@ -27,6 +26,7 @@ from gpt_architecture.storage import (
     read_text,
     sweep,
     write_atomically,
+    write_directory,
 )
 
 pytestmark = pytest.mark.timeout(20)
@@ -133,8 +133,7 @@ def here(tmp_path: Path) -> Path:
 WRITER = """
 import sys, time
 from pathlib import Path
-from gpt_architecture.formats.foreign_files import write_directory
-from gpt_architecture.storage import write_atomically
+from gpt_architecture.storage import write_atomically, write_directory
 def fill(path):
     target = path / "poids.bin" if path.is_dir() else path
     target.write_bytes(b"moitie")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from gpt_architecture.decoding.strategies import greedy, softmax_avec_temperature, top_k, top_p
     from gpt_architecture.errors import GPTArchitectureError
-    from gpt_architecture.interop.book_weights import assign, load_weights_into_gpt
+    from gpt_architecture.interop.book import assign, load_weights_into_gpt
     from gpt_architecture.training.plots import plot_losses
     from gpt_architecture.training.simple import (
         evaluate_model,
@@ -59,7 +59,7 @@ _HOMES = {
     "SimpleTokenizerV2": "data.tokenizer",
     "TrainingConfig": "config",
     "TransformerBlock": "core.layers",
-    "assign": "interop.book_weights",
+    "assign": "interop.book",
     "calc_loss_batch": "core.utils",
     "calc_loss_loader": "core.utils",
     "create_dataloader_v1": "data.loader",
@@ -73,7 +73,7 @@ _HOMES = {
     "get_tokenizer": "data.tokenizer",
     "greedy": "decoding.strategies",
     "load": "api",
-    "load_weights_into_gpt": "interop.book_weights",
+    "load_weights_into_gpt": "interop.book",
     "plot_losses": "training.plots",
     "softmax_avec_temperature": "decoding.strategies",
     "text_to_token_ids": "core.utils",

@@ -29,9 +29,35 @@ from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
-from gpt_architecture.formats.model_file import check_vocabulary
-from gpt_architecture.formats.open import is_quantized
-from gpt_architecture.formats.source import MODEL_NAME, locate, read_any
+from gpt_architecture.formats.door import (
+    OpenedModel,
+    check_source,
+    is_remote,
+    locate,
+    open_model,
+    read_any,
+    short_name,
+)
+from gpt_architecture.formats.inspection import inspect_model
+from gpt_architecture.formats.model_file import MODEL_NAME, check_vocabulary
+
+# Les formats d'ailleurs s'inscrivent à la porte : qui ouvre un modèle passe par ici.
+import gpt_architecture.interop  # isort: skip  # noqa: F401
+
+__all__ = [
+    "COMPILE_FROM",
+    "GPT",
+    "EngineName",
+    "OpenedModel",
+    "check_source",
+    "inspect_model",
+    "is_remote",
+    "load",
+    "locate",
+    "open_model",
+    "read_any",
+    "short_name",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -253,9 +279,10 @@ class _Loaded:
 
 
 def _read(source: Path | str, device: torch.device) -> _Loaded:
-    path = locate(source)
-    if is_quantized(path):
+    opened = open_model(source)
+    if opened.kind == "quantized":
         from gpt_architecture.formats.quantized_file import load_quantized
+        from gpt_architecture.kernels.decode.packed import PackedModel
 
         if device.type != "cpu":
             raise ConfigurationError(
@@ -263,9 +290,14 @@ def _read(source: Path | str, device: torch.device) -> _Loaded:
                 expected="le processeur",
                 remedy="ajoutez `device=cpu`",
             )
-        model, tokenizer, metadata = load_quantized(path)
-        return _Loaded(model=model, tokenizer=tokenizer, metadata=metadata, quantized=True)
-    content = read_any(path)
+        file = load_quantized(opened.path, opened=opened.safetensors)
+        return _Loaded(
+            model=PackedModel.from_codes(file.config, file.scheme, file.codes, file.vectors),
+            tokenizer=file.tokenizer,
+            metadata=file.metadata,
+            quantized=True,
+        )
+    content = opened.read()
     return _Loaded(
         model=content.build(device),
         tokenizer=content.tokenizer,
@@ -295,8 +327,8 @@ def _runner(
         return None
     if engine == "torch" or (not wanted and importlib.util.find_spec("numba") is None):
         return None
+    from gpt_architecture.kernels import shape_obstacle
     from gpt_architecture.kernels.decode.packed import pack
-    from gpt_architecture.kernels.runtime.shapes import shape_obstacle
 
     obstacle = shape_obstacle(model.cfg)
     if obstacle is not None and engine == "packed":

@@ -13,6 +13,7 @@ import re
 import reprlib
 import shlex
 from pathlib import Path
+from typing import Self
 
 _REASONS = {
     errno.ENOENT: "fichier absent",
@@ -53,6 +54,28 @@ class GPTArchitectureError(Exception):
         self.found, self.expected, self.remedy = map(_on_one_line, (found, expected, remedy))
         super().__init__(f"{self.found} (attendu : {self.expected}) ; {self.remedy}.")
 
+    @classmethod
+    def unreadable(
+        cls,
+        path: Path | str,
+        why: BaseException | str,
+        *,
+        expected: str,
+        remedy: str = "recopiez-le depuis sa source",
+    ) -> Self:
+        """Un fichier s'ouvre mal, ou n'a pas le contenu qu'il devrait."""
+        said = reason(why) if isinstance(why, BaseException) else why
+        return cls(f"{path} est illisible : {said}", expected=expected, remedy=remedy)
+
+    @classmethod
+    def other_version(cls, path: Path | str, version: object, *, expected: str) -> Self:
+        """Un de nos fichiers est d'une version que ce code ne connaît pas."""
+        return cls(
+            f"{path} est en version {shown(version)}",
+            expected=expected,
+            remedy="mettez gpt-architecture à jour",
+        )
+
 
 class ConfigurationError(GPTArchitectureError, ValueError):
     """Une option, une configuration ou un argument est invalide."""
@@ -71,9 +94,29 @@ class TokenizerError(GPTArchitectureError, ValueError):
 class ModelFileError(GPTArchitectureError):
     """Un fichier de modèle manque, est illisible ou ne correspond pas à sa configuration."""
 
+    @classmethod
+    def missing(cls, path: Path | str, *, expected: str, remedy: str) -> Self:
+        """Il n'y a rien à ce chemin."""
+        return cls(f"modèle introuvable : {path}", expected=expected, remedy=remedy)
+
 
 class OutputError(GPTArchitectureError):
     """Un fichier de sortie ne peut pas être écrit, ou ne doit pas être écrasé."""
+
+    @classmethod
+    def refused(
+        cls,
+        path: Path | str,
+        error: BaseException,
+        *,
+        remedy: str = "libérez de la place ou changez de dossier",
+    ) -> Self:
+        """Le système refuse d'écrire."""
+        return cls(
+            f"impossible d'écrire {path} : {reason(error)}",
+            expected="un dossier accessible en écriture et assez de place",
+            remedy=remedy,
+        )
 
 
 class GenerationError(GPTArchitectureError):

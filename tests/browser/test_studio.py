@@ -7,7 +7,7 @@ import shutil
 import pytest
 from studio_helpers import PROMPT, studio_service, write_journal
 
-from gpt_architecture.serving.http.auth import KeyRing
+from gpt_architecture.serving.http.access import KeyRing
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright n'est pas installé")
 CHROMIUM = shutil.which("chromium")

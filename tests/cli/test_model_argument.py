@@ -8,7 +8,7 @@ import pytest
 from cli_helpers import tiny
 
 from gpt_architecture import load
-from gpt_architecture.formats import source as model_source
+from gpt_architecture.api import is_remote
 from gpt_architecture.interop import hub
 from gpt_architecture.training.checkpoint import CheckpointStore
 
@@ -133,8 +133,9 @@ def test_a_name_of_the_hub(cli, trained, monkeypatch, tmp_path):
         asked.append(name)
         return trained / "gpt-model.pt"
 
-    monkeypatch.setattr(model_source, "download", download)
-    assert hub.hub_name("hub:auteur/petit") == "auteur/petit"
+    monkeypatch.setattr(hub, "download", download)
+    assert is_remote("hub:auteur/petit")
+    assert not is_remote(Path("auteur/petit"))
     for name, more in commands(tmp_path / "x").items():
         outcome = cli(name, "hub:auteur/petit", *more)
         assert outcome.code == 0, (name, outcome.err)

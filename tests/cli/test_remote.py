@@ -27,7 +27,7 @@ from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.formats.model_file import save_model
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.http.auth import KeyRing
+from gpt_architecture.serving.http.access import KeyRing
 
 KEY = "cle-de-passage-0123456789"
 PROMPT = "le passeur"

@@ -29,9 +29,9 @@ from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.evaluation.perplexity import read_token_documents
 from gpt_architecture.interop import vocabulary
-from gpt_architecture.serving.http.auth import read_keys
+from gpt_architecture.serving.api_errors import ApiError
+from gpt_architecture.serving.http.access import read_keys
 from gpt_architecture.serving.http.strict_json import parse_json
-from gpt_architecture.serving.openai.errors import ApiError
 
 TEMPLATE = "{% for m in messages %}\n{{ m.content }}\n{% endfor %}"
 

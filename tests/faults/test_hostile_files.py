@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from interop_helpers import GPT2, content, tokenizer, transformers_folder
 from safetensors.torch import load_file, save_file
 
+from gpt_architecture.api import read_any
 from gpt_architecture.config import GPTConfig, LoRAConfig
 from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.errors import GPTArchitectureError, shown
 from gpt_architecture.formats.adapter_file import AdapterFile, read_adapter, save_adapter
 from gpt_architecture.formats.inspection import inspect_model
 from gpt_architecture.formats.model_file import FORMAT, VERSION, read_model
-from gpt_architecture.formats.open import read_source
 from gpt_architecture.formats.quantized_file import load_quantized, save_quantized
-from gpt_architecture.formats.tensor_files import SEAL, read_torch, safetensors_header
+from gpt_architecture.formats.tensor_files import SEAL, SafetensorsFile, read_torch
 from gpt_architecture.interop.hf import read_hf
 from gpt_architecture.kernels.decode.packed import pack
 
@@ -197,19 +197,19 @@ class TestForeignFiles:
             "model": {"transformer.wte.weight": repeated(HUGE)},
         }
         torch.save(theirs, tmp_path / "ckpt.pt")
-        refusal(lambda: read_source(tmp_path / "ckpt.pt", tokenizer=tokenizer()))
+        refusal(lambda: read_any(tmp_path / "ckpt.pt", tokenizer=tokenizer()))
         theirs["model_args"]["n_embd"] = 2**63
         torch.save(theirs, tmp_path / "ckpt.pt")
-        assert "emb_dim" in refusal(lambda: read_source(tmp_path / "ckpt.pt"))
+        assert "emb_dim" in refusal(lambda: read_any(tmp_path / "ckpt.pt"))
 
     def test_a_file_of_the_book(self, tmp_path):
         state = dict(content(GPT2).state_dict) | {"tok_emb.weight": repeated(HUGE)}
         torch.save(state, tmp_path / "m.pth")
-        for read in (inspect_model, lambda path: read_source(path, n_heads=3)):
+        for read in (inspect_model, lambda path: read_any(path, n_heads=3)):
             refusal(lambda read=read: read(tmp_path / "m.pth"))
         long = {f"trf_blocks.{'9' * 5_000}.norm1.scale": torch.ones(24)}
         torch.save(dict(content(GPT2).state_dict) | long, tmp_path / "m.pth")
-        refusal(lambda: read_source(tmp_path / "m.pth", n_heads=3))
+        refusal(lambda: read_any(tmp_path / "m.pth", n_heads=3))
 
     @pytest.mark.parametrize("key", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_inner"])
     @pytest.mark.parametrize("value", [2**63, 2**40, 10**4_000, "x" * 10**6], ids=shown)
@@ -246,8 +246,8 @@ class TestForeignFiles:
         ):
             text = (header if isinstance(header, str) else json.dumps(header)).encode()
             path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
-            refusal(lambda: safetensors_header(path))
-            refusal(lambda: read_source(path))
+            refusal(lambda: SafetensorsFile(path))
+            refusal(lambda: read_any(path))
 
 
 class TestOwnSafetensors:

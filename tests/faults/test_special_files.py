@@ -12,6 +12,7 @@ import pytest
 from interop_helpers import GPT2, content, tokenizer, transformers_folder
 from shard_helpers import write_folder
 
+from gpt_architecture.api import open_model, read_any
 from gpt_architecture.config import LoRAConfig
 from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.errors import GPTArchitectureError
@@ -19,11 +20,10 @@ from gpt_architecture.formats.adapter_file import AdapterFile, read_adapter, sav
 from gpt_architecture.formats.checkpoint_files import write_checkpoint
 from gpt_architecture.formats.inspection import inspect_model
 from gpt_architecture.formats.model_file import save_model
-from gpt_architecture.formats.open import is_quantized, read_source
 from gpt_architecture.formats.quantized_file import load_quantized, save_quantized
 from gpt_architecture.kernels.decode.packed import pack
 from gpt_architecture.reports.loss_curves import curves_from_journal
-from gpt_architecture.serving.openai.errors import ApiError
+from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.studio.run_journal import read_run
 
 pytestmark = [
@@ -154,7 +154,7 @@ def test_inside_a_folder(cli, tmp_path, name, put, said):
         write_checkpoint(folder, 3, {"model": source.state_dict}, state)
         replace(folder / ("model.safetensors" if name == "weights" else name), put)
         said = "n'est pas un fichier ordinaire"
-    assert said in refusal(lambda: read_source(folder, tokenizer=None))
+    assert said in refusal(lambda: read_any(folder, tokenizer=None))
     cli("infer", "--model", folder, "--prompt", "Le").check_one_line_error(1, said)
     if name != "tokenizer.json":
         assert said in refusal(lambda: inspect_model(folder))
@@ -170,9 +170,9 @@ def test_an_index_of_weights_names_a_special_file(tmp_path, put, said):
     index = {"weight_map": {"wte.weight": shard}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     replace(tmp_path / shard, put)
-    assert said in refusal(lambda: read_source(tmp_path, tokenizer=tokenizer()))
+    assert said in refusal(lambda: read_any(tmp_path, tokenizer=tokenizer()))
     replace(tmp_path / "model.safetensors.index.json", put)
-    assert said in refusal(lambda: read_source(tmp_path, tokenizer=tokenizer()))
+    assert said in refusal(lambda: read_any(tmp_path, tokenizer=tokenizer()))
 
 
 @each_kind
@@ -181,7 +181,7 @@ def test_the_vocabulary_files_of_gpt2(tmp_path, put, said):
     for name, other in (("vocab.json", "merges.txt"), ("merges.txt", "vocab.json")):
         replace(tmp_path / other, lambda path: path.write_text("{}", encoding="utf-8"))
         replace(tmp_path / name, put)
-        assert said in refusal(lambda: read_source(tmp_path))
+        assert said in refusal(lambda: read_any(tmp_path))
 
 
 @each_kind
@@ -192,7 +192,7 @@ def test_our_safetensors(tmp_path, put, said):
     save_adapter(tmp_path / "a.safetensors", adapter)
     replace(path, put)
     replace(tmp_path / "a.safetensors", put)
-    assert not is_quantized(path)
+    assert said in refusal(lambda: open_model(path))
     assert said in refusal(lambda: load_quantized(path))
     assert said in refusal(lambda: read_adapter(tmp_path / "a.safetensors"))
 

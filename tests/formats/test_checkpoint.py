@@ -362,7 +362,7 @@ def test_a_refused_removal_is_only_said(store, monkeypatch, warned):
 # --- Échouer sans rien perdre ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", ["save_file", "_seal", "sync"])
+@pytest.mark.parametrize("function", ["save_safetensors", "_seal", "sync"])
 def test_a_refused_write_says_so_and_keeps_the_previous(store, monkeypatch, function):
     store.save(10, groups(10), {})
 
@@ -382,7 +382,7 @@ def test_an_interruption_leaves_no_leftover(store, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint_files, "save_file", interrupt)
+    monkeypatch.setattr(checkpoint_files, "save_safetensors", interrupt)
     with pytest.raises(KeyboardInterrupt):
         store.save(20, groups(20), {})
     assert [p.name for p in store.root.iterdir() if p.is_dir()] == []

@@ -201,7 +201,7 @@ def test_the_weights_are_not_read(tmp_path, monkeypatch):
     def refuse(*_arguments):
         raise AssertionError("des poids ont été lus")
 
-    monkeypatch.setattr("gpt_architecture.interop.hf.read_safetensors", refuse)
+    monkeypatch.setattr("gpt_architecture.formats.tensor_files.SafetensorsFile.tensors", refuse)
     monkeypatch.setattr("gpt_architecture.interop.state_map.from_hf", refuse)
     assert inspect_model(tmp_path / "m").parameters == GPT2.num_parameters()
 

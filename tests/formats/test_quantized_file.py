@@ -9,14 +9,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from gpt_architecture.api import open_model
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.grouped_codes import Scheme
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, ModelFileError, OutputError
-from gpt_architecture.formats.open import is_quantized
 from gpt_architecture.formats.quantized_file import load_quantized, save_quantized
 from gpt_architecture.formats.tensor_files import SEAL, sealed
-from gpt_architecture.kernels.decode.grouped_codes import Scheme
-from gpt_architecture.kernels.decode.packed import pack
+from gpt_architecture.kernels.decode.packed import PackedModel, pack
 
 TOKENIZER = {"kind": "gpt2", "accents": "éà"}
 METADATA = {"window": 16, "prompt": "Le passeur"}
@@ -57,14 +57,15 @@ def test_round_trip(tmp_path, packing, changes):
     model = packed_model(packing, **changes)
     path = tmp_path / "dossier" / "m.safetensors"
     save_quantized(path, model, tokenizer=TOKENIZER, metadata=METADATA)
-    found, tokenizer, metadata = load_quantized(path)
-    assert (tokenizer, metadata) == (TOKENIZER, METADATA)
+    file = load_quantized(path)
+    found = PackedModel.from_codes(file.config, file.scheme, file.codes, file.vectors)
+    assert (file.tokenizer, file.metadata) == (TOKENIZER, METADATA)
     assert (found.cfg, found.scheme, found.nbytes) == (model.cfg, model.scheme, model.nbytes)
     ids = torch.randint(61, (2, 9))
     assert torch.equal(found(ids), model(ids))
     caches = found.new_cache(2), model.new_cache(2)
     assert torch.equal(found(ids[:, :3], caches[0]), model(ids[:, :3], caches[1]))
-    assert is_quantized(path)
+    assert open_model(path).kind == "quantized"
     assert stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044
 
 
@@ -88,7 +89,9 @@ def test_the_tied_head_is_written_once(tmp_path):
     save_quantized(path, packed_model(tie_weights=True), tokenizer={})
     with safe_open(path, framework="pt") as content:
         assert not any(name.startswith("out_head") for name in content.keys())  # noqa: SIM118
-    model = load_quantized(path).model
+    file = load_quantized(path)
+    assert "out_head" not in file.codes
+    model = PackedModel.from_codes(file.config, file.scheme, file.codes, file.vectors)
     assert model.matrices["out_head"] is model.matrices["tok_emb"]
 
 
@@ -165,22 +168,20 @@ class Exploding:
 def test_a_renamed_pickle_is_not_executed(tmp_path):
     path = tmp_path / "m.safetensors"
     path.write_bytes(pickle.dumps(Exploding()))
-    assert not is_quantized(path)
-    with pytest.raises(ModelFileError, match="illisible"):
-        load_quantized(path)
+    for read in (open_model, load_quantized):
+        with pytest.raises(ModelFileError, match=r"illisible|objet Python refusé"):
+            read(path)
 
 
 def test_another_safetensors_file(tmp_path):
     path = tmp_path / "m.safetensors"
     save_file({"a": torch.zeros(2)}, path)
-    assert not is_quantized(path)
+    assert open_model(path).kind == "safetensors"
     with pytest.raises(ModelFileError, match="n'est pas un modèle quantifié"):
         load_quantized(path)
 
 
 def test_missing_file_and_folder(tmp_path):
-    assert not is_quantized(tmp_path / "absent.safetensors")
-    assert not is_quantized(tmp_path)
     for path in (tmp_path / "absent.safetensors", tmp_path):
         with pytest.raises(ModelFileError, match=r"introuvable|c'est un dossier"):
             load_quantized(path)

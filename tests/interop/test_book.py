@@ -5,9 +5,9 @@ import torch
 from interop_helpers import BOOK, GPT2, ids, logits, tokenizer
 from parity_helpers import random_model
 
+from gpt_architecture.api import read_any
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.errors import GPTArchitectureError, TokenizerError
-from gpt_architecture.formats.open import read_source
 
 WITH_BIAS = GPTConfig(**{**BOOK.to_dict(), "qkv_bias": True})
 
@@ -42,7 +42,7 @@ def book_file(path, config=BOOK, *, fused=False, wrapped=False):
 def test_same_logits_and_form(tmp_path, config, fused, wrapped):
     """La forme se déduit des tenseurs ; les poids d'OpenAI, en double, sont reconnus liés."""
     original = book_file(tmp_path / "m.pth", config, fused=fused, wrapped=wrapped)
-    content = read_source(tmp_path / "m.pth", tokenizer=tokenizer(), n_heads=3)
+    content = read_any(tmp_path / "m.pth", tokenizer=tokenizer(), n_heads=3)
     assert content.config == config
     assert torch.equal(logits(content.build(), ids()), logits(original, ids()))
 
@@ -59,7 +59,7 @@ def test_names_of_a_wrapped_model(tmp_path, prefix):
     }
     torch.save(blocks, tmp_path / "bloc.pth")
     for name in ("tout.pth", "bloc.pth"):
-        ours = read_source(tmp_path / name, tokenizer=tokenizer(), n_heads=3).build()
+        ours = read_any(tmp_path / name, tokenizer=tokenizer(), n_heads=3).build()
         assert torch.equal(logits(ours, ids()), logits(original, ids()))
 
 
@@ -67,19 +67,19 @@ def test_the_number_of_heads_is_asked_for(tmp_path):
     """Une largeur de 24 ne dit pas le nombre de têtes ; 64 par tête pour les GPT-2."""
     book_file(tmp_path / "m.pth")
     with pytest.raises(GPTArchitectureError, match="`n_heads`"):
-        read_source(tmp_path / "m.pth", tokenizer=tokenizer())
+        read_any(tmp_path / "m.pth", tokenizer=tokenizer())
     with pytest.raises(GPTArchitectureError, match="n_heads 5"):
-        read_source(tmp_path / "m.pth", tokenizer=tokenizer(), n_heads=5)
+        read_any(tmp_path / "m.pth", tokenizer=tokenizer(), n_heads=5)
     wide = GPTConfig(vocab_size=300, context_length=8, emb_dim=128, n_heads=2, n_layers=1)
     book_file(tmp_path / "large.pth", wide)
-    content = read_source(tmp_path / "large.pth", tokenizer=tokenizer())
+    content = read_any(tmp_path / "large.pth", tokenizer=tokenizer())
     assert content.config.n_heads == 2
 
 
 def test_the_vocabulary_is_gpt2_only_by_its_size(tmp_path):
     book_file(tmp_path / "m.pth")
     with pytest.raises(TokenizerError, match="300 tokens"):
-        read_source(tmp_path / "m.pth", n_heads=3)
+        read_any(tmp_path / "m.pth", n_heads=3)
 
 
 def without_norm(state):
@@ -123,5 +123,5 @@ def test_damaged_files_are_refused(tmp_path, damage, words):
     damage(state)
     torch.save(state, tmp_path / "m.pth")
     with pytest.raises(GPTArchitectureError) as refusal:
-        read_source(tmp_path / "m.pth", tokenizer=tokenizer(), n_heads=3)
+        read_any(tmp_path / "m.pth", tokenizer=tokenizer(), n_heads=3)
     assert words in str(refusal.value)

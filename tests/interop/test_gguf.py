@@ -273,9 +273,9 @@ def test_a_word_tokenizer_is_refused(tokenizer, tmp_path):
 
 
 def test_a_split_llama_cpp_does_not_have_is_refused(tmp_path, monkeypatch):
-    from gpt_architecture.interop import gguf_vocabulary
+    from gpt_architecture.interop import gguf
 
-    monkeypatch.delitem(gguf_vocabulary.PRE_TOKENIZERS, "moderne")
+    monkeypatch.delitem(gguf.PRE_TOKENIZERS, "moderne")
     tokenizer = BPETokenizer.from_text(FRENCH_TEXT, 300, pattern="moderne")
     with pytest.raises(TokenizerError, match=r"motif de découpage moderne \(attendu : gpt2\)"):
         export_gguf(content(tokenizer), tmp_path / "m.gguf")

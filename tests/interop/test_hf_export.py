@@ -244,7 +244,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full(*_arguments, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gpt_architecture.interop.hf_export.save_file", full)
+    monkeypatch.setattr("gpt_architecture.formats.tensor_files.save_file", full)
     with pytest.raises(OutputError, match="disque plein"):
         export_hf(content(BOOK), folder, force=True)
     assert read_hf(folder).metadata == {"prompt": "ancien"}

@@ -12,6 +12,7 @@ from interop_helpers import BOOK, GPT2, content, ids, logits, tokenizer
 from torch import nn
 from torch.nn import functional as F
 
+from gpt_architecture.api import read_any
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.data.tokenizers.characters import CharTokenizer
 from gpt_architecture.errors import (
@@ -21,7 +22,6 @@ from gpt_architecture.errors import (
     TokenizerError,
 )
 from gpt_architecture.formats.model_file import ModelFile, save_model
-from gpt_architecture.formats.open import read_source
 from gpt_architecture.interop.nanogpt import export_nanogpt
 
 ARGUMENTS = {
@@ -139,7 +139,7 @@ def write(path, *, bias=True, approximate="tanh", prefix="_orig_mod.", **changes
 def test_same_logits(tmp_path, bias, prefix):
     """Avec ou sans biais, compilé ou non : les logits de nanoGPT."""
     theirs = write(tmp_path / "ckpt.pt", bias=bias, prefix=prefix)
-    content = read_source(tmp_path / "ckpt.pt", tokenizer=tokenizer())
+    content = read_any(tmp_path / "ckpt.pt", tokenizer=tokenizer())
     assert content.config.qkv_bias is bias
     torch.testing.assert_close(
         logits(content.build(), ids()), logits(theirs, ids()), rtol=0, atol=1e-5
@@ -151,7 +151,7 @@ def test_same_logits(tmp_path, bias, prefix):
 def test_exact_gelu_costs_little(tmp_path):
     """Depuis 2023, nanoGPT emploie la GELU exacte : l'écart existe, et reste petit."""
     theirs = write(tmp_path / "ckpt.pt", approximate="none")
-    ours = read_source(tmp_path / "ckpt.pt", tokenizer=tokenizer()).build()
+    ours = read_any(tmp_path / "ckpt.pt", tokenizer=tokenizer()).build()
     gap = (logits(ours, ids()) - logits(theirs, ids())).abs().max()
     assert 1e-6 < gap < 1e-2
 
@@ -160,7 +160,7 @@ def test_a_character_vocabulary_must_be_given(tmp_path):
     """Le vocabulaire de nanoGPT est dans un pickle, qu'on n'ouvre pas."""
     write(tmp_path / "ckpt.pt")
     with pytest.raises(TokenizerError, match="`tokenizer`"):
-        read_source(tmp_path / "ckpt.pt")
+        read_any(tmp_path / "ckpt.pt")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_character_vocabulary_must_be_given(tmp_path):
 def test_damaged_checkpoints_are_refused(tmp_path, changes, words):
     write(tmp_path / "ckpt.pt", **changes)
     with pytest.raises(GPTArchitectureError) as refusal:
-        read_source(tmp_path / "ckpt.pt", tokenizer=tokenizer())
+        read_any(tmp_path / "ckpt.pt", tokenizer=tokenizer())
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -225,7 +225,7 @@ def test_written_for_sample(tmp_path, qkv_bias):
     ours = logits(file.build(), ids())
     torch.testing.assert_close(logits(theirs, ids()), ours, rtol=0, atol=1e-5)
     assert dataset == "gpt-architecture"
-    back = read_source(tmp_path / "out" / "ckpt.pt", tokenizer=get_tokenizer(meta))
+    back = read_any(tmp_path / "out" / "ckpt.pt", tokenizer=get_tokenizer(meta))
     assert torch.equal(logits(back.build(), ids()), ours)
     assert back.tokenizer == file.tokenizer
     assert (back.metadata["steps"], back.metadata["val_losses"]) == (7, [2.5])
@@ -235,7 +235,7 @@ def test_without_bias_it_stays_without(tmp_path):
     """bias=False de nanoGPT, lu puis rendu : la même forme et les mêmes poids."""
     theirs = write(tmp_path / "ckpt.pt", bias=False)
     vocab = CharTokenizer([chr(0x4E00 + index) for index in range(300)])
-    export_nanogpt(read_source(tmp_path / "ckpt.pt", tokenizer=vocab), tmp_path / "again.pt")
+    export_nanogpt(read_any(tmp_path / "ckpt.pt", tokenizer=vocab), tmp_path / "again.pt")
     again, _ = sample(tmp_path / "again.pt")
     assert again.state_dict().keys() == theirs.state_dict().keys()
     assert all(torch.equal(again.state_dict()[k], v) for k, v in theirs.state_dict().items())
@@ -351,11 +351,11 @@ def test_a_vocabulary_too_small_is_told(tmp_path, caplog):
     """Plus petit que le modèle, il décalerait peut-être tout : c'est dit."""
     write(tmp_path / "ckpt.pt")
     with caplog.at_level(logging.WARNING):
-        read_source(tmp_path / "ckpt.pt", tokenizer=CharTokenizer(list("abc")))
+        read_any(tmp_path / "ckpt.pt", tokenizer=CharTokenizer(list("abc")))
     assert "les 297 derniers n'ont pas de texte" in caplog.text
     caplog.clear()
     exact = CharTokenizer([chr(0x4E00 + index) for index in range(300)])
-    read_source(tmp_path / "ckpt.pt", tokenizer=exact)
+    read_any(tmp_path / "ckpt.pt", tokenizer=exact)
     assert "n'ont pas de texte" not in caplog.text
 
 
@@ -365,14 +365,14 @@ def test_a_weight_given_twice(tmp_path):
     both |= {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}
     write(tmp_path / "ckpt.pt", model=both)
     with pytest.raises(ModelFileError, match="deux fois"):
-        read_source(tmp_path / "ckpt.pt", tokenizer=tokenizer())
+        read_any(tmp_path / "ckpt.pt", tokenizer=tokenizer())
 
 
 def test_the_model_file_refuses_it_too(tmp_path):
     """Un fichier d'ici, au vocabulaire trop grand, n'est pas écrit."""
     write(tmp_path / "ckpt.pt")
     large = CharTokenizer([chr(0x4E00 + index) for index in range(301)])
-    file = read_source(tmp_path / "ckpt.pt", tokenizer=large)
+    file = read_any(tmp_path / "ckpt.pt", tokenizer=large)
     with pytest.raises(ModelFileError, match="301 tokens, modèle de 300"):
         save_model(tmp_path / "m.pt", file.build(), file.config, tokenizer=file.tokenizer)
     assert not (tmp_path / "m.pt").exists()

@@ -4,17 +4,15 @@ import copy
 
 import pytest
 import torch
-from kernel_helpers import BASE, pair, random_batch
+from kernel_helpers import BASE, as_batch, pair, random_batch
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
-from gpt_architecture.kernels.runtime.threads import launch
+from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.train import reduction_kernels
-from gpt_architecture.kernels.train.engine import FusedEngine
 from gpt_architecture.kernels.train.fused_step import FusedStep, why_not_fused
 from gpt_architecture.kernels.train.lean import LeanAdamW
-from gpt_architecture.training.engine import Batch
 
 SHAPES = {
     "livre": {},
@@ -47,7 +45,7 @@ def test_loss_and_gradients_are_those_of_autograd(changes):
     for _ in range(2):
         for _ in range(2):
             batch = random_batch(step)
-            found = step.forward_backward(*batch, scale=0.5)
+            found = step.forward_backward(as_batch(*batch), scale=0.5)
             expected = oracle_backward(oracle, keys, batch, scale=0.5)
             assert found.item() == pytest.approx(expected.item(), rel=1e-6)
         assert_same_gradients(step, oracle)
@@ -60,7 +58,7 @@ def test_any_batch_shape(batch, length):
     """Plusieurs morceaux de tête, des blocs de lignes incomplets, un token seul."""
     step, oracle, keys = pair()
     data = random_batch(step, batch, length)
-    found = step.forward_backward(*data)
+    found = step.forward_backward(as_batch(*data))
     assert found.item() == pytest.approx(oracle_backward(oracle, keys, data).item(), rel=1e-6)
     assert_same_gradients(step, oracle)
 
@@ -70,7 +68,9 @@ def test_recomputing_changes_no_bit():
     step, _, _ = pair()
     other = FusedStep(copy.deepcopy(step.model), seed=7, recompute=True)
     batch = random_batch(step)
-    assert torch.equal(step.forward_backward(*batch), other.forward_backward(*batch))
+    assert torch.equal(
+        step.forward_backward(as_batch(*batch)), other.forward_backward(as_batch(*batch))
+    )
     for a, b in zip(step.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a.grad, b.grad)
 
@@ -82,7 +82,7 @@ def test_result_does_not_depend_on_threads():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        found = step.forward_backward(*batch)
+        found = step.forward_backward(as_batch(*batch))
     finally:
         torch.set_num_threads(threads)
     assert found.item() == pytest.approx(oracle_backward(oracle, keys, batch).item(), rel=1e-6)
@@ -104,7 +104,7 @@ def test_evaluation_loss_is_the_model_s():
 def test_evaluating_between_micro_batches_keeps_their_gradients():
     """Évaluer au milieu d'une accumulation ne touche pas les gradients qui attendent."""
     step, _, _ = pair()
-    step.forward_backward(*random_batch(step))
+    step.forward_backward(as_batch(*random_batch(step)))
     before = [p.grad.clone() for p in step.model.parameters()]
     inputs, targets, _ = random_batch(step)
     step.loss(inputs, targets)
@@ -120,7 +120,7 @@ def test_gradients_given_by_the_caller_are_completed():
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
     batch = random_batch(step)
-    step.forward_backward(*batch)
+    step.forward_backward(as_batch(*batch))
     oracle_backward(oracle, keys, batch)
     assert_same_gradients(step, oracle)
 
@@ -130,7 +130,7 @@ def test_non_finite_loss_touches_no_gradient(where):
     step, _, _ = pair()
     with torch.no_grad():
         step.model.get_parameter(where)[:] = torch.nan
-    assert not torch.isfinite(step.forward_backward(*random_batch(step)))
+    assert not torch.isfinite(step.forward_backward(as_batch(*random_batch(step))))
     assert all(parameter.grad is None for parameter in step.model.parameters())
 
 
@@ -139,21 +139,20 @@ def test_a_late_non_finite_chunk_leaves_nothing_behind(lean):
     """Un NaN dans le second morceau de la tête : l'étape suivante n'en garde rien."""
     model, oracle, keys = pair()[0].model, *pair()[1:]
     optimizer = LeanAdamW(model.parameters(), lr=1e-3) if lean else None
-    engine = FusedEngine(model, seed=7, lean=optimizer)
-    inputs, targets, ids = random_batch(engine.step, 9, 37)
+    step = FusedStep(model, seed=7, lean=optimizer)
+    inputs, targets, ids = random_batch(step, 9, 37)
     inputs[inputs == 5] = 6
     inputs[-1, -1] = 5  # le seul token du dernier morceau
     with torch.no_grad():
         good = model.tok_emb.weight[5].clone()
         model.tok_emb.weight[5] = torch.nan
-    bad = Batch(inputs=inputs, targets=targets, sequence_ids=ids)
-    assert not torch.isfinite(engine.forward_backward(bad, scale=1.0))
+    bad = as_batch(inputs, targets, ids)
+    assert not torch.isfinite(step.forward_backward(bad, scale=1.0))
     assert all(parameter.grad is None for parameter in model.parameters())
     with torch.no_grad():
         model.tok_emb.weight[5] = good
-    batch = random_batch(engine.step)
-    fresh = Batch(inputs=batch[0], targets=batch[1], sequence_ids=batch[2])
-    found = engine.forward_backward(fresh, scale=1.0)
+    batch = random_batch(step)
+    found = step.forward_backward(as_batch(*batch), scale=1.0)
     assert found.item() == pytest.approx(oracle_backward(oracle, keys, batch).item(), rel=1e-6)
     if lean:
         torch.optim.AdamW(oracle.parameters(), lr=1e-3, weight_decay=1e-2).step()
@@ -162,7 +161,7 @@ def test_a_late_non_finite_chunk_leaves_nothing_behind(lean):
             got = model.get_parameter(name)
             assert torch.allclose(got[clear], expected[clear], atol=2e-5), name
     else:
-        assert_same_gradients(engine.step, oracle)
+        assert_same_gradients(step, oracle)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +177,7 @@ def test_a_late_non_finite_chunk_leaves_nothing_behind(lean):
 def test_what_would_be_read_out_of_bounds_is_refused(change, word):
     step, _, _ = pair()
     with pytest.raises(ValueError, match=word):
-        step.forward_backward(*change(*random_batch(step)))
+        step.forward_backward(as_batch(*change(*random_batch(step))))
 
 
 def test_exponential_is_exact_to_a_few_ulp():
@@ -226,7 +225,7 @@ def test_models_that_do_not_fit_are_named():
 def test_any_inner_width(inner):
     step, oracle, keys = pair(inner_dim=inner)
     batch = random_batch(step)
-    found = step.forward_backward(*batch)
+    found = step.forward_backward(as_batch(*batch))
     assert found.item() == pytest.approx(oracle_backward(oracle, keys, batch).item(), rel=1e-6)
     assert_same_gradients(step, oracle)
 

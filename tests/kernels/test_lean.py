@@ -4,15 +4,10 @@ import copy
 
 import pytest
 import torch
-from kernel_helpers import pair, random_batch
+from kernel_helpers import as_batch, pair, random_batch
 
-from gpt_architecture.kernels.train.engine import FusedEngine
+from gpt_architecture.kernels.train.fused_step import FusedStep
 from gpt_architecture.kernels.train.lean import LeanAdamW
-from gpt_architecture.training.engine import Batch
-
-
-def as_batch(inputs, targets, sequences):
-    return Batch(inputs=inputs, targets=targets, sequence_ids=sequences)
 
 
 def train(model, steps, *, lean, **options):
@@ -20,12 +15,12 @@ def train(model, steps, *, lean, **options):
     options = {"lr": 1e-3, "weight_decay": 0.1, **options}
     kind = LeanAdamW if lean else torch.optim.AdamW
     optimizer = kind(model.parameters(), **options)
-    engine = FusedEngine(model, seed=3, lean=optimizer if lean else None)
+    step = FusedStep(model, seed=3, lean=optimizer if lean else None)
     losses = []
     for index in range(steps):
         torch.manual_seed(index % 3)
-        batch = as_batch(*random_batch(engine.step))
-        losses.append(engine.forward_backward(batch, scale=1.0).item())
+        batch = as_batch(*random_batch(step))
+        losses.append(step.forward_backward(batch, scale=1.0).item())
         optimizer.step()
         optimizer.zero_grad()
     return losses
@@ -88,10 +83,10 @@ def test_non_finite_gradient_is_not_applied():
     """Un paramètre au gradient infini garde sa valeur ; l'étape est rendue comme sautée."""
     model = pair(drop_rate=0.0)[0].model
     optimizer = LeanAdamW(model.parameters(), lr=1e-3)
-    engine = FusedEngine(model, seed=3, lean=optimizer)
-    batch = as_batch(*random_batch(engine.step))
+    step = FusedStep(model, seed=3, lean=optimizer)
+    batch = as_batch(*random_batch(step))
     before = model.out_head.weight.detach().clone()
-    assert torch.isnan(engine.forward_backward(batch, scale=float("inf")))
+    assert torch.isnan(step.forward_backward(batch, scale=float("inf")))
     assert torch.equal(model.out_head.weight, before)
-    assert torch.isfinite(engine.forward_backward(batch, scale=1.0))
+    assert torch.isfinite(step.forward_backward(batch, scale=1.0))
     assert not torch.equal(model.out_head.weight, before)

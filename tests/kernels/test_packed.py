@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.grouped_codes import Scheme
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.kernels.decode.grouped_codes import Scheme
 from gpt_architecture.kernels.decode.packed import PACKINGS, SETTLE_AFTER, pack
 
 BASE = {

@@ -97,3 +97,27 @@ def test_a_model_and_its_copy_are_given_back_together(model):
         assert found() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("packing", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("count", [2, 3, 6, 8])
+def test_several_tokens_read_apart_have_the_bits_of_each_alone(model, packing, count):
+    packed = pack(model, packing)
+    tokens = [7, 9, 3, 200, 11, 0, 150, 7][:count]
+    alone, together = packed.new_cache(1), packed.new_cache(1)
+    for cache in (alone, together):
+        packed(torch.tensor([PROMPT]), cache)
+    wanted = torch.cat([packed(torch.tensor([[token]]), alone)[0] for token in tokens])
+    assert torch.equal(packed.read_apart(tokens, together), wanted)
+    assert torch.equal(alone.storage, together.storage)
+    assert alone.lengths == together.lengths
+
+
+def test_too_many_tokens_are_not_read_apart(model):
+    packed = pack(model)
+    cache = packed.new_cache(1)
+    assert packed.read_apart(list(range(9)), cache) is None
+    assert cache.lengths == [0]
+    packed(torch.tensor([list(range(30))]), cache)
+    with pytest.raises(ValueError, match="cache plein"):
+        packed.read_apart([1, 2, 3], cache)

@@ -9,7 +9,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import CacheView
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.kernels.decode.packed import PACKINGS, pack
-from gpt_architecture.kernels.decode.packed_weights import StripMatrix
+from gpt_architecture.kernels.decode.weights import StripMatrix
 
 SHAPES = {
     "livre": {"emb_dim": 48, "n_heads": 3},

@@ -13,6 +13,7 @@ from llama_helpers import llama
 from parity_helpers import random_model, to_transformers
 
 from gpt_architecture import load
+from gpt_architecture.api import read_any
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, render_chat
 from gpt_architecture.data.texts.conversations import encode_conversation
@@ -20,7 +21,6 @@ from gpt_architecture.data.tokenizer import tokenizer_from_dict
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.data.tokenizers.marked_text import encode_text
 from gpt_architecture.formats.model_file import ModelFile, save_model
-from gpt_architecture.formats.open import read_source
 from gpt_architecture.interop.gguf import export_gguf
 from gpt_architecture.interop.hf_export import export_hf
 
@@ -155,7 +155,7 @@ def test_imported_special_tokens(tmp_path):
     """Un modèle importé garde les siens : gabarit, début, fin, et s'arrête au même endroit."""
     theirs = added_folder(tmp_path / "hf", NAMED)
     assert (tmp_path / "hf" / "chat_template.jinja").is_file()
-    file = read_source(tmp_path / "hf")
+    file = read_any(tmp_path / "hf")
     own = tokenizer_from_dict(file.tokenizer)
     assert (file.metadata[CHAT_TEMPLATE], own.eos_id) == (NAMED, theirs.eos_token_id)
     ids, text, finish = ours(file, tmp_path / "m.pt")
@@ -164,7 +164,7 @@ def test_imported_special_tokens(tmp_path):
     export_hf(file, tmp_path / "again")
     export_gguf(file, tmp_path / "m.gguf")
     assert transformers(tmp_path / "again") == (ids, text)
-    again = read_source(tmp_path / "again")
+    again = read_any(tmp_path / "again")
     assert (again.tokenizer, again.metadata) == (file.tokenizer, file.metadata)
     with llama(tmp_path / "m.gguf") as peer:
         assert peer.encode(peer.chat(TALK)) == ids
@@ -173,7 +173,7 @@ def test_imported_special_tokens(tmp_path):
 def test_old_vocabulary_files(tmp_path):
     """`vocab.json`, `merges.txt` et `added_tokens.json`, d'avant `tokenizer.json`."""
     added_folder(tmp_path / "hf", NAMED)
-    expected = read_source(tmp_path / "hf").tokenizer
+    expected = read_any(tmp_path / "hf").tokenizer
     document = json.loads((tmp_path / "hf" / "tokenizer.json").read_text("utf-8"))
     vocab = document["model"]["vocab"]
     added = {each["content"]: each["id"] for each in document["added_tokens"]}
@@ -188,7 +188,7 @@ def test_old_vocabulary_files(tmp_path):
     }
     for name, text in files.items():
         (tmp_path / "hf" / name).write_text(text, encoding="utf-8")
-    assert read_source(tmp_path / "hf").tokenizer == expected
+    assert read_any(tmp_path / "hf").tokenizer == expected
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -198,12 +198,12 @@ def test_where_transformers_keeps_templates(tmp_path, named):
 
     given = {"default": ROLES, "tool_use": NAMED} if named else ROLES
     theirs = added_folder(tmp_path / "hf", given)
-    own = read_source(tmp_path / "hf")
+    own = read_any(tmp_path / "hf")
     assert own.metadata[CHAT_TEMPLATE] == ROLES
     # le même, tout entier dans tokenizer_config.json
     export_hf(own, tmp_path / "again")
     assert AutoTokenizer.from_pretrained(tmp_path / "again").chat_template == theirs.chat_template
-    assert read_source(tmp_path / "again").metadata == own.metadata
+    assert read_any(tmp_path / "again").metadata == own.metadata
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_template_we_cannot_render(tmp_path, caplog, template):
     """L'import réussit et le dit ; converser est refusé ; l'export rend le gabarit tel quel."""
     added_folder(tmp_path / "hf", template)
     with caplog.at_level(logging.WARNING):
-        file = read_source(tmp_path / "hf")
+        file = read_any(tmp_path / "hf")
     assert "gabarit de conversation invalide" in caplog.text
     assert "gardé pour l'export" in caplog.text
     export_hf(file, tmp_path / "again")
@@ -226,10 +226,10 @@ def test_an_edited_folder_wins_over_its_provenance(tmp_path):
     file = content(tokenizer("gpt2"), ROLES)
     export_hf(file, tmp_path / "hf")
     (tmp_path / "hf" / "chat_template.jinja").write_text(NAMED, encoding="utf-8")
-    assert read_source(tmp_path / "hf").metadata[CHAT_TEMPLATE] == NAMED
+    assert read_any(tmp_path / "hf").metadata[CHAT_TEMPLATE] == NAMED
     (tmp_path / "hf" / "chat_template.jinja").unlink()
     path = tmp_path / "hf" / "tokenizer_config.json"
     document = json.loads(path.read_text("utf-8"))
     del document["chat_template"]
     path.write_text(json.dumps(document), encoding="utf-8")
-    assert CHAT_TEMPLATE not in read_source(tmp_path / "hf").metadata
+    assert CHAT_TEMPLATE not in read_any(tmp_path / "hf").metadata

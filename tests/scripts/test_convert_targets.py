@@ -4,8 +4,8 @@ import pytest
 import torch
 from interop_helpers import BOOK, GPT2, content
 
+from gpt_architecture.api import open_model
 from gpt_architecture.formats.model_file import read_model, save_model
-from gpt_architecture.formats.open import detect
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_gguf(cli, model, tmp_path):
         path = tmp_path / f"m-{dtype}.gguf"
         outcome = cli("convert", model, path, "--to", "gguf", "--dtype", dtype)
         assert outcome.code == 0, outcome.err
-        assert detect(path) == "gguf"
+        assert open_model(path).kind == "gguf"
         sizes[dtype] = path.stat().st_size
     assert sizes["f16"] < sizes["f32"]
     cli("convert", path, tmp_path / "x.pt", "--to", "pt").check_one_line_error(1, "GGUF")

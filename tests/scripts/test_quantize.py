@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gpt_architecture.formats.open import is_quantized
+from gpt_architecture.api import open_model
 from gpt_architecture.formats.quantized_file import load_quantized
 
 
@@ -28,7 +28,7 @@ def test_writes_next_to_the_model(cli, model, scheme):
     outcome = cli("quantize", model, "--scheme", scheme)
     assert outcome.code == 0, outcome.err
     path = model.with_name(f"gpt-model-{scheme}.safetensors")
-    assert is_quantized(path)
+    assert open_model(path).kind == "quantized"
     loaded = load_quantized(path)
     assert loaded.metadata["prompt"]
     assert loaded.tokenizer
@@ -66,7 +66,7 @@ def test_an_existing_file_is_kept(cli, model):
     cli("quantize", model).check_one_line_error(1, "existe déjà", "--force")
     assert path.read_text(encoding="utf-8") == "précieux"
     assert cli("quantize", model, "--force").code == 0
-    assert is_quantized(path)
+    assert open_model(path).kind == "quantized"
 
 
 def test_missing_model(cli, tmp_path):

@@ -11,12 +11,12 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.formats.model_file import save_model
+from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.engine import Engine
-from gpt_architecture.serving.openai.constraint_fields import constraint_of
-from gpt_architecture.serving.openai.errors import ApiError
-from gpt_architecture.serving.openai.schemas import CompletionBody
+from gpt_architecture.serving.openai.bodies import CompletionBody
+from gpt_architecture.serving.openai.planning import constraint_of
 
 pytest.importorskip("llguidance", reason="contraintes : le paquet llguidance n'est pas installé")
 pytest.importorskip("tokenizers", reason="contraintes : le paquet tokenizers n'est pas installé")

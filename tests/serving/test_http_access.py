@@ -20,8 +20,8 @@ from http_helpers import (
 
 from gpt_architecture.errors import ConfigurationError, ModelFileError
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.http.auth import KeyRing, read_keys
-from gpt_architecture.serving.http.gate import LoadingGate
+from gpt_architecture.serving.http.access import KeyRing, read_keys
+from gpt_architecture.serving.http.loading import LoadingGate
 from gpt_architecture.serving.http.server import bind
 
 KEYS = ("premiere-clef-0123456789", "seconde-clef-0123456789")

@@ -16,9 +16,8 @@ from http_helpers import (
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.engine.requests import Overloaded
-from gpt_architecture.serving.http.auth import KeyRing
-from gpt_architecture.serving.http.gate import LoadingGate
-from gpt_architecture.serving.http.origins import check_origin
+from gpt_architecture.serving.http.access import KeyRing, check_origin
+from gpt_architecture.serving.http.loading import LoadingGate
 
 KEY = "premiere-clef-0123456789"
 PAGE, OTHER = "http://localhost:5173", "https://autre.fr"

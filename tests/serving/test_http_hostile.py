@@ -29,11 +29,11 @@ from http_helpers import (
 from gpt_architecture.data.texts.chat import render_chat
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.engine.requests import Failed, Finished, Overloaded, Produced
-from gpt_architecture.serving.http.guard import GuardMiddleware
-from gpt_architecture.serving.openai.errors import ApiError
-from gpt_architecture.serving.openai.limits import Limits
+from gpt_architecture.serving.http.middleware import GuardMiddleware
+from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.openai.streaming import _unless_gone
 
 COMPLETIONS = "/v1/completions"
@@ -374,7 +374,7 @@ def test_a_long_conversation_is_laid_out_elsewhere(monkeypatch):
         threads.append(threading.current_thread().name)
         return render_chat(messages, template, **options)
 
-    monkeypatch.setattr("gpt_architecture.serving.openai.generation.render_chat", spy)
+    monkeypatch.setattr("gpt_architecture.serving.openai.texts.render_chat", spy)
     message = {"role": "user", "content": "bonjour"}
     long = {"role": "user", "content": "a " * 20_000}
     with client_of(make_context(ScriptedEngine(), chat=True)) as client:

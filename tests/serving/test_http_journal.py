@@ -26,9 +26,9 @@ from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import GenerationError
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.engine.requests import Failed, Finished, Overloaded, Produced
-from gpt_architecture.serving.http.auth import KeyRing
+from gpt_architecture.serving.http.access import KeyRing
 from gpt_architecture.serving.http.exchange import RequestFilter
-from gpt_architecture.serving.http.gate import LoadingGate
+from gpt_architecture.serving.http.loading import LoadingGate
 from gpt_architecture.serving.http.observer import Observer
 
 COMPLETIONS = "/v1/completions"

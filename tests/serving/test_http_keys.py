@@ -13,8 +13,7 @@ from http_helpers import (
 
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.engine.requests import Finished
-from gpt_architecture.serving.http.auth import KeyRing, read_keys
-from gpt_architecture.serving.http.quotas import Access, Bucket
+from gpt_architecture.serving.http.access import Access, Bucket, KeyRing, read_keys
 
 COMPLETIONS = "/v1/completions"
 FIRST, SECOND = "premiere-clef-0123456789", "seconde-clef-0123456789"
@@ -73,10 +72,12 @@ def test_a_key_or_a_name_given_twice_is_refused(line):
 def test_all_keys_are_compared(monkeypatch):
     """Trouver une clé ne prend pas moins de temps que n'en trouver aucune."""
     compared = []
-    from gpt_architecture.serving.http import auth
+    from gpt_architecture.serving.http import access
 
-    usual = auth.hmac.compare_digest
-    monkeypatch.setattr(auth.hmac, "compare_digest", lambda a, b: compared.append(a) or usual(a, b))
+    usual = access.hmac.compare_digest
+    monkeypatch.setattr(
+        access.hmac, "compare_digest", lambda a, b: compared.append(a) or usual(a, b)
+    )
     keys = KeyRing([FIRST, SECOND])
     for key, count in ((FIRST, 2), (SECOND, 4), ("fausse", 6)):
         keys.find(f"Bearer {key}")
@@ -201,7 +202,7 @@ def test_tokens_are_held_while_a_request_runs():
 
 
 def _admits(access: Access, tokens):
-    from gpt_architecture.serving.openai.errors import ApiError
+    from gpt_architecture.serving.api_errors import ApiError
 
     try:
         access.settle(access.reserve(tokens), 0)

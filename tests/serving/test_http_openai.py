@@ -18,7 +18,7 @@ from http_helpers import (
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.engine.requests import Finished, Produced
-from gpt_architecture.serving.http.auth import KeyRing
+from gpt_architecture.serving.http.access import KeyRing
 
 KEY = "clef-" + "0123456789abcdef"
 PROMPT = "le passeur"

@@ -12,7 +12,7 @@ from studio_helpers import PROMPT, WEB, WINDOW, Bytes, byte_model, studio_contex
 
 from gpt_architecture.evaluation.attention_maps import attention_of
 from gpt_architecture.formats.journal import append_record
-from gpt_architecture.serving.http.auth import KeyRing
+from gpt_architecture.serving.http.access import KeyRing
 from gpt_architecture.serving.studio.run_journal import MAX_POINTS
 
 IDS = Bytes().encode(PROMPT)

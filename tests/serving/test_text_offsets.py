@@ -7,7 +7,7 @@ from http_helpers import client_of
 from studio_helpers import Bytes, studio_context
 
 from gpt_architecture.data.tokenizer import get_tokenizer
-from gpt_architecture.serving.openai.token_names import TokenNames
+from gpt_architecture.serving.context import TokenNames
 
 TEXT = "où 😀 nagent les œufs à 3 €, 中文 ?"
 COMPLETIONS = "/v1/completions"

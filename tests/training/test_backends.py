@@ -11,7 +11,7 @@ import torch
 from gpt_architecture.config import ComputeConfig, GPTConfig, OptimizerConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
-from gpt_architecture.kernels.train.engine import FusedEngine
+from gpt_architecture.kernels.train.fused_step import FusedStep
 from gpt_architecture.kernels.train.lean import LeanAdamW, LeanSink
 from gpt_architecture.training.backends import KeyedEngine, build_backend
 from gpt_architecture.training.callbacks import StepRecord
@@ -69,7 +69,7 @@ class Shared:
 
 
 def test_auto_takes_the_fused_engine_where_it_fits():
-    assert isinstance(backend().engine, FusedEngine)
+    assert isinstance(backend().engine, FusedStep)
     assert isinstance(backend(engine="autograd").engine, KeyedEngine)
     assert isinstance(backend(checkpoint_activations=True).engine, KeyedEngine)
     plain = backend(small_model(drop_rate=0.0), engine="autograd").engine
@@ -183,7 +183,7 @@ class TestLeanSkips:
 
         def poison(self, parameter):
             if parameter is target:
-                self._buffers[id(parameter)][0] = math.inf
+                self._buffers[parameter][0] = math.inf
             apply(self, parameter)
 
         monkeypatch.setattr(LeanSink, "_apply_", poison)

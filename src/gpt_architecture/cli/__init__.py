@@ -16,7 +16,6 @@
 - `progress` : Progression de l'entraînement : une barre au terminal, des lignes simples ailleurs.
 - `remote` : Parler à un service : celui de `gpt-architecture serve`, ou tout autre à la manière
   d'OpenAI.
-- `remote_infer` : `infer --server` : la suite d'un texte, écrite par un service.
 - `results` : Ce que les commandes écrivent : résultats en JSON, pages, figures, modèles.
 - `signals` : Arrêt en douceur : le premier signal demande, le second impose.
 - `study` : Ce qu'un modèle récite, et la page qui le montre : les options de `evaluate`, leur

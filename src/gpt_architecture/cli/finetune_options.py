@@ -114,7 +114,7 @@ def starting_point(path: Path) -> StartingPoint:
     Raises:
         ModelFileError: fichier absent, illisible ou d'un autre format.
     """
-    from gpt_architecture.formats.source import read_any
+    from gpt_architecture.api import read_any
     from gpt_architecture.training.starting_point import StartingPoint
 
     return StartingPoint(name=str(path), content=read_any(path))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import command_line, find_model, say_aside
-from gpt_architecture.config import MAX_TOKENS, TEMPERATURE, StrategyName
+from gpt_architecture.config import TEMPERATURE
+from gpt_architecture.decoding.config import GenerationConfig, implied_strategy, make_config
+from gpt_architecture.decoding.settings import SETTINGS, Declaration, GroupName
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.storage import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from gpt_architecture.decoding.config import GenerationConfig
 
 Prompt = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 """Début de texte ; il peut commencer par un tiret, et « - » seul lit l'entrée standard."""
@@ -32,16 +33,15 @@ ModelSource = Annotated[
         "Transformers, hub:DÉPÔT ; sans lui, gpt-model.pt ici ou dans un dossier parent.",
     ),
 ]
-"""Le modèle, donné par sa place ou par son nom ; `formats.source.locate` le trouve."""
+"""Le modèle, donné par sa place ou par son nom ; `formats.door.locate` le trouve."""
 
 
 def model_path(model: Path | None) -> Path:
     """Ce qu'une commande lira du modèle demandé ; un nom du Hub n'est pas encore téléchargé."""
-    from gpt_architecture.formats.source import locate
-    from gpt_architecture.interop.hub import hub_name
+    from gpt_architecture.api import is_remote, locate
 
     source = find_model(model)
-    return source if hub_name(str(source)) is not None else locate(source)
+    return source if is_remote(source) else locate(source)
 
 
 NamedModel = Annotated[
@@ -96,153 +96,73 @@ class ModelChoice:
     """Quantifie les poids au chargement (CPU) : moins de mémoire lue, plus de tokens/s."""
 
 
-@Parameter(name="*", group=Group("Décodage", sort_key=1))
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """Comment choisir chaque token."""
+class SettingOptions:
+    """Des réglages de décodage, en options : voir `decoding.settings`, qui les déclare."""
 
-    strategy: StrategyName | None = None
-    """Stratégie de décodage ; sans elle, greedy, ou sample si un filtre est donné."""
-
-    max_tokens: int = MAX_TOKENS
-    """Nombre de tokens à produire, au plus."""
-
-    temperature: float | None = None
-    """Température : 0 est glouton, moins de 1 resserre, plus de 1 disperse (sans elle, 1)."""
-
-    k: Annotated[int | None, Parameter(name=("--k", "--top-k"))] = None
-    """Nombre de tokens gardés par top-k (50 avec la stratégie top_k)."""
-
-    p: Annotated[float | None, Parameter(name=("--p", "--top-p"))] = None
-    """Masse de probabilité gardée par top-p, entre 0 et 1 (0,9 avec la stratégie top_p)."""
-
-    seed: int | None = None
-    """Graine du tirage ; sans elle, un texte nouveau à chaque fois."""
-
-    n: int = 1
-    """Nombre de suites pour un même début."""
+    def given(self) -> dict[str, Any]:
+        """Chaque réglage et sa valeur ; None si, sans l'option, elle est à déduire."""
+        return dict(vars(self))
 
 
-@Parameter(name="*", group=Group("Filtres", sort_key=3))
-@dataclass(frozen=True, kw_only=True)
-class FilterOptions:
-    """Ce qui écarte ou pénalise des tokens (docs/decodage.md en donne les formules)."""
-
-    min_p: float | None = None
-    """Retire les tokens sous cette part de la plus grande probabilité."""
-
-    typical_p: float | None = None
-    """Échantillonnage typique : masse gardée."""
-
-    epsilon_cutoff: float | None = None
-    """Retire les tokens de probabilité moindre."""
-
-    eta_cutoff: float | None = None
-    """De même, en tenant compte de l'entropie."""
-
-    top_n_sigma: float | None = None
-    """Retire les logits à plus de tant d'écarts-types du plus grand."""
-
-    xtc_probability: float = 0.0
-    """XTC : probabilité d'exclure les tokens les plus attendus."""
-
-    xtc_threshold: float = 0.1
-    """XTC : probabilité au-delà de laquelle un token est attendu."""
-
-    dry_multiplier: float = 0.0
-    """DRY : force de la pénalité des suites répétées."""
-
-    dry_base: float = 1.75
-    """DRY : croissance de la pénalité."""
-
-    dry_allowed_length: int = 2
-    """DRY : longueur répétée sans pénalité."""
-
-    dry_range: int | None = None
-    """DRY : derniers tokens regardés ; sans elle, tous."""
-
-    mirostat_tau: float = 5.0
-    """Mirostat : surprise visée, en bits."""
-
-    mirostat_eta: float = 0.1
-    """Mirostat : vitesse d'ajustement."""
-
-    repetition_penalty: float = 1.0
-    """Divise les logits des tokens déjà vus."""
-
-    presence_penalty: float = 0.0
-    """Retranché une fois aux tokens déjà produits."""
-
-    frequency_penalty: float = 0.0
-    """Retranché à chaque occurrence d'un token produit."""
-
-    penalty_window: int | None = None
-    """Derniers tokens que regardent ces pénalités ; sans elle, tous."""
-
-    no_repeat_ngram: int = 0
-    """Longueur des suites de tokens qui ne reviennent jamais."""
-
-    logit_bias: tuple[str, ...] = ()
-    """Ajoute à un logit : IDENTIFIANT=NOMBRE ; répétable."""
-
-    banned: Annotated[tuple[Text, ...], Parameter(name=("--banned", "--interdit"))] = ()
-    """Texte jamais produit ; répétable."""
-
-    order: Annotated[
-        Literal["hf", "llama.cpp", "litgpt", "vllm"], Parameter(name=("--ordre", "--order"))
-    ] = "hf"
-    """Ordre des filtres, celui d'un autre logiciel au besoin."""
+def _options(group: GroupName, name: str, place: int, text: str) -> type[SettingOptions]:
+    """La dataclass des réglages d'un cadre de l'aide."""
+    found = [each for each in SETTINGS.close("cli.options") if each.setting.group == group]
+    made = make_dataclass(
+        name,
+        [(each.name, _annotation(each), _default(each)) for each in found],
+        bases=(SettingOptions,),
+        namespace={"__doc__": text, "__module__": __name__},
+        frozen=True,
+        kw_only=True,
+    )
+    return Parameter(name="*", group=Group(group, sort_key=place))(made)
 
 
-@Parameter(name="*", group=Group("Arrêt, forme et vitesse", sort_key=4))
-@dataclass(frozen=True, kw_only=True)
-class ShapeOptions:
-    """Quand s'arrêter, sous quelle forme, par quel chemin."""
+def _annotation(declaration: Declaration) -> Any:
+    """Le type de l'option ; un texte peut commencer par un tiret."""
+    text: Any = Text
+    kind, base, names = declaration.kind, declaration.base, declaration.setting.options
+    if get_origin(base) is Mapping:
+        kind = tuple[str, ...]
+    elif base is str:
+        kind = text | None
+    elif base == tuple[str, ...]:
+        kind = tuple[Text, ...]
+    elif declaration.setting.implied:
+        kind = base | None
+    return Annotated[kind, Parameter(name=names or None, help=declaration.setting.help)]
 
-    stop: tuple[Text, ...] = ()
-    """Texte qui arrête la génération ; répétable."""
 
-    stop_ids: tuple[int, ...] = ()
-    """Identifiant qui l'arrête ; répétable."""
+def _default(declaration: Declaration) -> Any:
+    if declaration.setting.implied:
+        return None
+    return () if get_origin(declaration.base) is Mapping else declaration.default
 
-    ignore_eos: bool = False
-    """La fin de texte n'arrête rien."""
 
-    min_tokens: int = 0
-    """Tokens avant lesquels la fin de texte est interdite."""
-
-    regex: Text | None = None
-    """Expression régulière que la suite doit vérifier."""
-
-    choices: Annotated[tuple[Text, ...], Parameter(name=("--choix", "--choices"))] = ()
-    """Suite permise ; répétable."""
-
-    json_schema: Text | None = None
-    """Schéma JSON que la suite doit vérifier : un texte, ou @FICHIER."""
-
-    beams: int = 4
-    """Hypothèses suivies par la stratégie beam."""
-
-    length_penalty: float = 1.0
-    """beam : exposant de la longueur ; plus grand, des suites plus longues."""
-
-    early_stopping: bool = False
-    """beam : s'arrête dès qu'assez d'hypothèses sont finies."""
-
-    lookup: int = 0
-    """Tokens proposés d'avance en relisant le texte : plus rapide quand il se répète."""
-
-    lookup_ngram: int = 3
-    """Longueur de la suite cherchée pour proposer."""
-
-    logprobs: int | None = None
-    """Rend les log-probabilités : celle du token choisi et de tant d'autres (avec --json)."""
+if TYPE_CHECKING:
+    SamplingOptions: TypeAlias = SettingOptions
+    FilterOptions: TypeAlias = SettingOptions
+    ShapeOptions: TypeAlias = SettingOptions
+else:
+    SamplingOptions = _options("Décodage", "SamplingOptions", 1, "Comment choisir chaque token.")
+    FilterOptions = _options(
+        "Filtres",
+        "FilterOptions",
+        3,
+        "Ce qui écarte ou pénalise des tokens (docs/decodage.md en donne les formules).",
+    )
+    ShapeOptions = _options(
+        "Arrêt, forme et vitesse",
+        "ShapeOptions",
+        4,
+        "Quand s'arrêter, sous quelle forme, par quel chemin.",
+    )
 
 
 def generation_config(
-    sampling: SamplingOptions,
-    filters: FilterOptions,
-    shape: ShapeOptions,
+    sampling: SettingOptions,
+    filters: SettingOptions,
+    shape: SettingOptions,
     fallback_seed: int,
 ) -> GenerationConfig:
     """La configuration validée ; `fallback_seed` sert si aucune graine n'est donnée.
@@ -251,22 +171,16 @@ def generation_config(
         ConfigurationError: une option est hors bornes ou mal écrite.
         DataError: le schéma nommé ne peut pas être lu.
     """
-    from gpt_architecture.decoding.config import GenerationConfig, implied_strategy
-
-    values: dict[str, Any] = {
-        each.name: getattr(group, each.name)
-        for group in (sampling, filters, shape)
-        for each in fields(group)
-    }
-    if sampling.strategy is None:
+    values = sampling.given() | filters.given() | shape.given()
+    if values["strategy"] is None:
         values["strategy"] = implied_strategy(values)
-    if sampling.temperature is None:
+    if values["temperature"] is None:
         values["temperature"] = TEMPERATURE
-    if sampling.seed is None:
+    if values["seed"] is None:
         values["seed"] = fallback_seed
-    values["logit_bias"] = dict(map(_bias, filters.logit_bias))
-    values["json_schema"] = _schema(shape.json_schema)
-    return GenerationConfig(**values)
+    values["logit_bias"] = dict(map(_bias, values["logit_bias"]))
+    values["json_schema"] = _schema(values["json_schema"])
+    return make_config(values)
 
 
 def warn_cut(config: GenerationConfig, ends: Sequence[str | None]) -> None:

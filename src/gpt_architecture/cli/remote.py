@@ -14,9 +14,12 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener, getproxies, proxy_bypass
 
 from gpt_architecture.cli.command import ENV_PREFIX
+from gpt_architecture.cli.options import warn_cut
+from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError, ServiceError, reason
 
 if TYPE_CHECKING:
+    from gpt_architecture.cli.results import ResultOptions
     from gpt_architecture.decoding.config import GenerationConfig
 
 KEY_VARIABLE = f"{ENV_PREFIX}API_KEY"
@@ -25,25 +28,7 @@ TIMEOUT_S = 120.0
 
 _MAX_ANSWER = 64 << 20
 _MAX_LINE = 1 << 20
-# Réglage d'ici → champ du service.
-_FIELDS = {
-    "max_tokens": "max_tokens",
-    "min_tokens": "min_tokens",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "ignore_eos": "ignore_eos",
-    "seed": "seed",
-    "n": "n",
-    "stop": "stop",
-    "stop_ids": "stop_token_ids",
-    "regex": "regex",
-    "choices": "choices",
-    "logit_bias": "logit_bias",
-    "logprobs": "logprobs",
-}
-_TRANSLATED = frozenset({"strategy", "temperature", "k", "p", "json_schema"})
+_TRANSLATED = frozenset({"temperature", "k", "p", "json_schema"})
 _STRATEGIES = ("greedy", "sample", "temperature", "top_k", "top_p")
 
 
@@ -238,7 +223,9 @@ def remote_settings(config: GenerationConfig) -> dict[str, Any]:
         ConfigurationError: un réglage n'existe pas à distance.
     """
     values = config.to_dict()
-    unknown = sorted(set(values) - set(_FIELDS) - _TRANSLATED)
+    values.pop("strategy", None)
+    asked = {name: SETTINGS.declared[name].setting.request for name in values}
+    unknown = sorted(name for name, field in asked.items() if field is None)
     if config.strategy not in _STRATEGIES:
         unknown.append(f"strategy={config.strategy}")
     if unknown:
@@ -247,7 +234,11 @@ def remote_settings(config: GenerationConfig) -> dict[str, Any]:
             expected="un réglage que le service connaît",
             remedy=f"retirez {unknown[0]}, ou chargez le modèle ici",
         )
-    settings = {_FIELDS[name]: value for name, value in values.items() if name in _FIELDS}
+    settings = {
+        field.name or name: values[name]
+        for name, field in asked.items()
+        if field is not None and name not in _TRANSLATED
+    }
     settings["max_tokens"] = config.max_tokens
     settings["temperature"] = config.temperature if config.is_sampling else 0
     if config.is_sampling:
@@ -256,6 +247,63 @@ def remote_settings(config: GenerationConfig) -> dict[str, Any]:
     if config.json_schema is not None:
         settings["json_schema"] = json.loads(config.json_schema)
     return settings
+
+
+def infer_remotely(
+    server: str,
+    prompts: list[str],
+    config: GenerationConfig,
+    results: ResultOptions,
+    *,
+    parse_special: bool = False,
+) -> None:
+    """Écrit les suites comme le fait `infer` : au fil de l'eau s'il n'y en a qu'une.
+
+    Args:
+        server: adresse du service.
+        prompts: débuts, au moins un.
+        config: comment générer.
+        results: sous quelle forme les rendre.
+        parse_special: les noms de tokens spéciaux d'un début en sont.
+
+    Raises:
+        ConfigurationError: adresse ou réglage impossible à distance.
+        ServiceError: le service ne répond pas, ou refuse.
+    """
+    service, settings = Service(server), remote_settings(config)
+    if parse_special:
+        settings["parse_special"] = True
+    if not results.wants_json and len(prompts) == 1 and config.n == 1:
+        pieces = service.stream(prompts[0], settings)
+        first = next(pieces, "")  # un refus s'écrit seul, sans le début
+        print(prompts[0] + first, end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+        warn_cut(config, [service.finish])
+        return
+    blocks, ends, records = [], [], []
+    for prompt in prompts:
+        answer = service.complete(prompt, settings)
+        for choice in answer["choices"]:
+            blocks.append(prompt + choice["text"])
+            ends.append(choice["finish_reason"])
+            if results.wants_json:
+                record = {
+                    "prompt": prompt,
+                    "completion": choice["text"],
+                    "finish": choice["finish_reason"],
+                    "model": answer["model"],
+                    "settings": config.to_dict(),
+                }
+                if config.logprobs is not None:
+                    record["logprobs"] = choice["logprobs"]
+                records.append(record)
+                results.show(record)  # sans attendre les suivants
+    results.save(records, "infer")
+    if not results.as_json:
+        print("\n\n---\n\n".join(blocks))
+    warn_cut(config, ends)
 
 
 def _message(error: HTTPError) -> str:

@@ -65,7 +65,7 @@ class ResultOptions:
         """
         if self.json_file is None:
             return
-        from gpt_architecture.formats.model_file import write_atomically
+        from gpt_architecture.storage import write_atomically
 
         signed = [{"generator": f"{GENERATOR} {command}", **record} for record in records]
         text = "".join(f"{_dump(record, indent)}\n" for record in signed)

@@ -32,8 +32,8 @@ def load_tokenizer(name: str) -> Tokenizer:
             remedy=f"{remedy} et donnez ce fichier",
         )
     if Path(name).suffix == ".pt" or _is_run(Path(name)):
+        from gpt_architecture.api import locate
         from gpt_architecture.formats.model_file import read_model
-        from gpt_architecture.formats.source import locate
 
         return tokenizer_from_dict(read_model(locate(name)).tokenizer)
     return get_tokenizer(name)

@@ -180,7 +180,7 @@ def _prepare(options: TrainOptions, world: World) -> _Job:
 
 def _start_file(start: Path | None) -> Path | None:
     """Le fichier du modèle de départ, s'il est nommé par son dossier."""
-    from gpt_architecture.formats.source import locate
+    from gpt_architecture.api import locate
 
     return locate(start) if start is not None and start.is_dir() else None
 
@@ -274,8 +274,9 @@ def _train(
 
 def _listeners(job: _Job, stack: ExitStack) -> list[Callback]:
     """Ceux qui racontent l'entraînement ; `stack` ferme la barre."""
-    from gpt_architecture.formats.journal import JOURNAL, Journal, TensorBoardLog
+    from gpt_architecture.formats.journal import JOURNAL
     from gpt_architecture.training.engine import training_precision
+    from gpt_architecture.training.journal_writer import JournalWriter, TensorBoardLog
     from gpt_architecture.training.metrics import flops_per_token, measure_peak_flops
 
     settings = job.settings
@@ -286,7 +287,7 @@ def _listeners(job: _Job, stack: ExitStack) -> list[Callback]:
     progress = TrainingProgress(bar, flops_per_token=flops, peak_flops=peak)
     listeners = [
         cast("Callback", progress),  # sans PyTorch
-        Journal(job.output_dir / JOURNAL, flops_per_token=flops, peak_flops=peak),
+        JournalWriter(job.output_dir / JOURNAL, flops_per_token=flops, peak_flops=peak),
     ]
     if job.run.tensorboard:
         listeners.append(TensorBoardLog(job.output_dir / "tensorboard"))

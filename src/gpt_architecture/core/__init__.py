@@ -3,6 +3,7 @@
 - `attention` : Attention multi-têtes causale (Vaswani et al., 2017), sur deux moteurs équivalents.
 - `concurrency` : Plusieurs fils, plusieurs processus : ce qu'ils partagent reste juste.
 - `device` : Choix du périphérique de calcul.
+- `grouped_codes` : Quantification des poids par groupes, à échelle seule.
 - `initialization` : Initialisation des poids de GPT-2 (Radford et al., 2019).
 - `kv_cache` : Cache des clés et valeurs : chaque position n'est projetée qu'une fois.
 - `layers` : Les briques du Transformer : normalisation, activation, perceptron, bloc.

@@ -24,6 +24,8 @@
 - `sampling` : Des logits au token : le tirage.
 - `sequence` : Une suite en cours : ses tokens, ses filtres, son tirage, son texte, et quand elle
   s'arrête.
+- `settings` : Ce qu'est un réglage du décodage : son aide, ses bornes, qui peut le donner ; le
+  registre.
 - `simple` : Boucles de génération lisibles : l'oracle, sans cache, et le flux le plus simple, avec
   cache.
 - `speculative` : Décodage spéculatif : proposer plusieurs tokens, les vérifier en un seul passage

@@ -18,6 +18,7 @@ from gpt_architecture.config import check_choice, check_int
 from gpt_architecture.decoding import bans, penalties, processors
 from gpt_architecture.decoding.config import GenerationConfig, OrderName
 from gpt_architecture.decoding.processors import Processor
+from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError, TokenizerError
 
 Encode = Callable[[str], list[int]]
@@ -109,7 +110,28 @@ def build_pipeline(
         found["contrainte"] = bans.allowed_tokens(allowed)
     if config.is_sampling:
         found |= _filters(config, generator, vocab_size)
-    return tuple(Stage(name, found[name]) for name in STAGE_ORDERS[config.order] if name in found)
+        found |= _registered(config)
+    return tuple(Stage(name, found[name]) for name in _order(config.order) if name in found)
+
+
+def _order(name: OrderName) -> Iterator[str]:
+    """Les étapes d'un ordre ; un filtre enregistré suit celle qu'il nomme."""
+    for stage in STAGE_ORDERS[name]:
+        yield stage
+        yield from (each.name for each in SETTINGS.samplers.values() if each.after == stage)
+
+
+def _registered(config: GenerationConfig) -> Iterator[tuple[str, Processor]]:
+    for name, value in config.samplers.items():
+        sampler = SETTINGS.samplers[name]
+        if sampler.after not in STAGE_ORDERS[config.order]:
+            raise ConfigurationError(
+                f"le filtre {name} suit l'étape {sampler.after}",
+                expected=f"l'une de {', '.join(STAGE_ORDERS[config.order])}",
+                remedy="corrigez `after`",
+            )
+        if value != sampler.default:
+            yield name, sampler.build(value)
 
 
 def _bans(

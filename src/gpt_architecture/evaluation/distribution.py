@@ -18,8 +18,8 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.decoding.strategies import softmax_avec_temperature, top_k, top_p
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
-from gpt_architecture.formats.model_file import write_atomically
 from gpt_architecture.french import plural, short
+from gpt_architecture.storage import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
-from gpt_architecture.decoding.config import ALIASES, STRATEGIES, GenerationConfig
+from gpt_architecture.decoding.config import STRATEGIES, GenerationConfig, make_config
+from gpt_architecture.decoding.settings import ALIASES, SETTINGS
 from gpt_architecture.errors import ConfigurationError
 
 MAX_LENGTH = 10_000
 LABEL = "nom"
 FIXED = ("strategy", "seed", "n", "logprobs")
 """Réglages que la comparaison fixe elle-même ; la stratégie est le premier mot."""
-
-SETTINGS = tuple(each.name for each in fields(GenerationConfig) if each.name not in FIXED)
 
 
 def parse_variant(line: str, defaults: Mapping[str, Any]) -> tuple[str, GenerationConfig]:
@@ -53,13 +51,14 @@ def parse_variant(line: str, defaults: Mapping[str, Any]) -> tuple[str, Generati
         else:
             name = ALIASES.get(name, name)
             settings[name] = _value(name, text)
-    return label, GenerationConfig(**settings)
+    return label, make_config(settings)
 
 
 def _value(name: str, text: str) -> Any:
     """La valeur d'un réglage ; `GenerationConfig` en vérifie le type et les bornes."""
-    if name not in SETTINGS:
-        raise _refusal(f"réglage inconnu {name!r}", f"l'un de {', '.join(SETTINGS)}")
+    known = [each for each in SETTINGS.declared if each not in FIXED]
+    if name not in known:
+        raise _refusal(f"réglage inconnu {name!r}", f"l'un de {', '.join(known)}")
     try:
         value = tomllib.loads(f"valeur = {text}")["valeur"]
     except (tomllib.TOMLDecodeError, RecursionError):

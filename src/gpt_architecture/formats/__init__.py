@@ -4,21 +4,20 @@
   modèle de départ.
 - `checkpoint_files` : Le contenu d'un point de reprise : un dossier de fichiers scellés par leurs
   empreintes.
-- `foreign_files` : Lire le JSON des autres dans des bornes, écrire un dossier entier ou pas du
-  tout.
-- `headers` : Ce qu'un fichier GGUF, ONNX ou d'adaptateurs dit de lui-même, sans que ses poids ne
-  servent.
+- `checkpoint_folder` : Les points de reprise d'un dossier, relus : lesquels sont là, et le dernier
+  qui soit intact.
+- `door` : La porte : un nom entre, un modèle reconnu en sort, dont rien n'est lu deux fois.
 - `inspection` : Dire ce qu'est un modèle sans lire ses poids : en-têtes, formes, provenance,
   empreintes.
-- `integrity` : Un modèle a-t-il changé depuis son écriture ? Ses sommes de contrôle le disent, s'il
-  en a.
-- `journal` : Le journal d'un entraînement : un objet JSON par ligne, et les mesures pour
-  TensorBoard.
+- `journal` : Le journal d'un entraînement : un objet JSON par ligne, ajouté entier ou pas du tout,
+  relu.
 - `model_file` : Le fichier de modèle `gpt-model.pt` : configuration, poids, tokenizer, métadonnées.
-- `open` : Reconnaître un modèle à son contenu, quel que soit son nom, et le lire.
+- `own_formats` : Nos genres de modèles, tels que la porte les reconnaît : modèle, quantifié,
+  adaptateurs…
 - `quantized_file` : Le fichier d'un modèle quantifié : safetensors, avec tout ce qu'il faut pour
   l'employer.
-- `source` : Trouver et lire un modèle, quelle que soit la façon de le nommer.
 - `tensor_files` : Les fichiers de tenseurs de PyTorch et de safetensors : lus sans rien exécuter ni
   croire.
 """
+
+import gpt_architecture.formats.own_formats  # noqa: F401 — nos genres s'inscrivent à la porte

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import LoRAConfig
@@ -26,10 +25,10 @@ from gpt_architecture.errors import (
     ModelFileError,
     malformed,
 )
-from gpt_architecture.formats.checkpoint_files import MANIFEST, SUFFIX, read_checkpoint
+from gpt_architecture.formats.checkpoint_files import read_checkpoint
 from gpt_architecture.formats.model_file import GENERATION_KEYS, ModelFile
-from gpt_architecture.formats.tensor_files import read_safetensors, safetensors_header, sealed
-from gpt_architecture.storage import open_regular, parse_json, write_atomically
+from gpt_architecture.formats.tensor_files import SafetensorsFile, save_safetensors
+from gpt_architecture.storage import parse_json, write_atomically
 
 ADAPTER_NAME = "adapter.safetensors"
 ADAPTER_GROUP = "adapter"
@@ -128,33 +127,24 @@ def save_adapter(path: Path | str, adapter: AdapterFile) -> None:
         "description": json.dumps(description, ensure_ascii=False),
     }
     tensors = {name: t.detach().to("cpu").contiguous() for name, t in adapter.tensors.items()}
-    metadata = sealed(header, tensors)
-    write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    write_atomically(Path(path), lambda temporary: save_safetensors(temporary, tensors, header))
 
 
-def is_adapter(path: Path | str) -> bool:
-    """Vrai pour un fichier d'adaptateurs, ou un point de reprise qui ne contient qu'eux."""
-    path = Path(path)
-    if path.is_dir():
-        return (path / MANIFEST).is_file() and (path / f"{ADAPTER_GROUP}{SUFFIX}").is_file()
-    try:
-        with open_regular(path) as file:
-            if file.read(9)[8:] != b"{":  # PyTorch et GGUF commencent autrement
-                return False
-        return safetensors_header(path)[0].get("format") == FORMAT
-    except (OSError, ModelFileError):
-        return False
-
-
-def read_adapter(path: Path | str) -> AdapterFile:
+def read_adapter(path: Path | str, *, opened: SafetensorsFile | None = None) -> AdapterFile:
     """Lit un fichier d'adaptateurs, ou un point de reprise d'un entraînement LoRA (un dossier).
+
+    Args:
+        path: le fichier ou le dossier.
+        opened: le fichier, s'il est déjà ouvert.
 
     Raises:
         ModelFileError: absent, illisible ou d'un autre format.
     """
     path = Path(path)
     try:
-        return _from_checkpoint(path) if path.is_dir() else _from_file(path)
+        if path.is_dir():
+            return _from_checkpoint(path)
+        return _from_file(opened or SafetensorsFile(path))
     except GPTArchitectureError as error:
         found = error.found.removeprefix(f"{path} ").removeprefix(": ")
         raise _bad(path, found) from None
@@ -162,8 +152,8 @@ def read_adapter(path: Path | str) -> AdapterFile:
         raise _bad(path, f"illisible ({malformed(error)})") from None
 
 
-def _from_file(path: Path) -> AdapterFile:
-    header, tensors = read_safetensors(path)
+def _from_file(file: SafetensorsFile) -> AdapterFile:
+    header, tensors = file.metadata, file.tensors()
     if header.get("format") != FORMAT:
         raise ValueError("ce ne sont pas des adaptateurs de ce projet")
     if header.get("version") != str(VERSION):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import stat
 from collections.abc import Mapping
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from gpt_architecture import storage
-from gpt_architecture.errors import CheckpointError, reason, shown
-from gpt_architecture.storage import sync
+from gpt_architecture.errors import CheckpointError, reason
+from gpt_architecture.formats.tensor_files import safetensors_fault, save_safetensors
+from gpt_architecture.storage import read_json_object, sync
 
 FORMAT = "gpt-architecture/checkpoint"
 VERSION = 1
@@ -38,6 +37,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_MANIFEST = 1 << 20
 _MAX_STATE = 64 << 20
 _MAX_FILES = 1000
+_INTACT = "un point de reprise complet et intact"
+_OLDER = "reprenez-en un plus ancien ou recommencez l'entraînement"
 _HEADER = 1 << 16  # marge par fichier : en-tête safetensors, manifeste, blocs du disque
 
 
@@ -75,7 +76,7 @@ class Checkpoint:
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            _refuse(path, f"est illisible ({_said(error)})", cause=error)
+            _refuse(path, f"est illisible ({safetensors_fault(error)})", cause=error)
 
 
 def space_needed(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
@@ -125,15 +126,14 @@ def write_checkpoint(
         seals = {STATE: pool.submit(_seal, state_path)}
         for name, group in tensors.items():
             path = folder / f"{name}{SUFFIX}"
-            _save_file(group, path)
+            _save_group(group, path)
             path.chmod(mode)
             seals[path.name] = pool.submit(_seal, path)
         files = {name: seal.result() for name, seal in seals.items()}
     body = {"format": FORMAT, "version": VERSION, "step": step, "files": files}
-    with (folder / MANIFEST).open("wb") as file:
-        file.write(json.dumps({**body, "sha256": _digest(body)}, indent=1).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    manifest = json.dumps({**body, "sha256": _digest(body)}, indent=1)
+    (folder / MANIFEST).write_bytes(manifest.encode())
+    sync(folder / MANIFEST)
     sync(folder)
 
 
@@ -178,18 +178,13 @@ def read_json(path: Path | str, limit: int) -> dict[str, Any]:
     """
     path = Path(path)
     _check_size(path, at_most=limit)
-
-    try:
-        content = storage.read_json(path, limit, finite=True)
-    except (OSError, ValueError) as error:
-        _refuse(path, f"est illisible ({reason(error)})", cause=error)
-    if not isinstance(content, dict):
-        _refuse(path, "n'est pas un objet JSON")
-    return content
+    return read_json_object(
+        path, limit, error=CheckpointError, expected=_INTACT, remedy=_OLDER, finite=True
+    )
 
 
-def _save_file(group: Mapping[str, Tensor], path: Path) -> None:
-    """Écrit un fichier safetensors ; ses refus deviennent des OSError ou des ValueError."""
+def _save_group(group: Mapping[str, Tensor], path: Path) -> None:
+    """Écrit un fichier de tenseurs, dont aucun ne se partage la mémoire d'un autre."""
     distinct: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in group.items():
@@ -197,22 +192,20 @@ def _save_file(group: Mapping[str, Tensor], path: Path) -> None:
         distinct[name] = cpu.clone() if cpu.data_ptr() in seen else cpu
         seen.add(cpu.data_ptr())
     try:
-        save_file(distinct, path)
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))  # le noyau n'est connu que par ce texte
-        if code is None:
-            raise OSError(str(error)) from error
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        save_safetensors(path, distinct)
     except RuntimeError as error:
         raise ValueError(f"{path.name} : des tenseurs se recouvrent en mémoire") from error
 
 
 def _seal(path: Path) -> dict[str, Any]:
     """Vide un fichier sur disque ; rend sa taille et son empreinte."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"size": file.tell(), "sha256": digest}
+    sync(path)
+    return {"size": path.stat().st_size, "sha256": _sha256_of(path)}
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(body: Mapping[str, Any]) -> str:
@@ -224,14 +217,9 @@ def _digest(body: Mapping[str, Any]) -> str:
 def _refuse(path: Path, found: str, *, cause: BaseException | None = None) -> NoReturn:
     raise CheckpointError(
         f"{path} {found}",
-        expected="un point de reprise complet et intact",
-        remedy="reprenez-en un plus ancien ou recommencez l'entraînement",
+        expected=_INTACT,
+        remedy=_OLDER,
     ) from cause
-
-
-def _said(error: Exception) -> str:
-    is_header = isinstance(error, SafetensorError)
-    return "son en-tête et sa longueur ne s'accordent pas" if is_header else reason(error)
 
 
 def _check_size(path: Path, size: int | None = None, *, at_most: int | None = None) -> None:
@@ -250,15 +238,13 @@ def _check_size(path: Path, size: int | None = None, *, at_most: int | None = No
 
 def _verify(path: Path, sha256: str) -> None:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != sha256:
+        if _sha256_of(path) != sha256:
             _refuse(path, "est abîmé (son empreinte sha256 n'est pas celle du manifeste)")
         if path.suffix == SUFFIX:
             with safe_open(path, framework="pt") as content:  # l'en-tête seulement
                 content.keys()
     except (OSError, SafetensorError) as error:
-        _refuse(path, f"est illisible ({_said(error)})", cause=error)
+        _refuse(path, f"est illisible ({safetensors_fault(error)})", cause=error)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -266,10 +252,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         _refuse(path, "n'est pas le manifeste d'un point de reprise de ce projet")
     if type(manifest.get("version")) is not int or manifest["version"] != VERSION:
-        raise CheckpointError(
-            f"{path} est en version {shown(manifest.get('version'))}",
+        raise CheckpointError.other_version(
+            path,
+            manifest.get("version"),
             expected=f"un point de reprise {FORMAT} en version {VERSION}",
-            remedy="mettez gpt-architecture à jour",
         )
     body = {key: value for key, value in manifest.items() if key != "sha256"}
     if manifest.get("sha256") != _digest(body):

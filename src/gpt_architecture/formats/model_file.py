@@ -23,7 +23,6 @@ from gpt_architecture.errors import (
     ModelFileError,
     malformed,
     reason,
-    shown,
 )
 from gpt_architecture.formats.checkpoint_files import read_checkpoint
 from gpt_architecture.formats.tensor_files import (
@@ -35,16 +34,8 @@ from gpt_architecture.formats.tensor_files import (
 )
 from gpt_architecture.storage import check_plain, write_atomically
 
-__all__ = [
-    "FORMAT",
-    "GENERATION_KEYS",
-    "VERSION",
-    "ModelFile",
-    "check_vocabulary",
-    "read_model",
-    "save_model",
-    "write_atomically",
-]
+MODEL_NAME = "gpt-model.pt"
+"""Le fichier qu'écrit un entraînement, dans son dossier."""
 
 FORMAT = "gpt-architecture/model"
 VERSION = 1
@@ -207,15 +198,26 @@ def read_model(path: Path | str, *, verify: bool | None = None) -> ModelFile:
     if path.is_dir():
         return _read_checkpoint_directory(path)
     if not path.exists():
-        raise ModelFileError(
-            f"modèle introuvable : {path}",
-            expected="un fichier écrit par l'entraînement",
-            remedy="entraînez-en un (make train, ou gpt-architecture train), ou corrigez ce chemin",
-        )
-    content = _parse(path, read_torch(path))
+        raise missing_model(path)
+    return model_from(path, read_torch(path), verify=verify)
+
+
+def model_from(path: Path | str, payload: object, *, verify: bool | None = None) -> ModelFile:
+    """Comme `read_model`, d'un contenu déjà lu dans `path`."""
+    path = Path(path)
+    content = _parse(path, payload)
     if verify or (verify is None and is_cheap_to_check(path)):
         _check_integrity(path, content.state_dict)
     return content
+
+
+def missing_model(path: Path | str) -> ModelFileError:
+    """L'erreur d'un modèle nommé, mais absent."""
+    return ModelFileError.missing(
+        path,
+        expected="un fichier écrit par l'entraînement",
+        remedy="entraînez-en un (make train, ou gpt-architecture train), ou corrigez ce chemin",
+    )
 
 
 def _check_integrity(path: Path, state: Mapping[str, torch.Tensor]) -> None:
@@ -259,18 +261,16 @@ def _read_checkpoint_directory(path: Path) -> ModelFile:
             "state_dict": weights,
         }
     except CheckpointError as error:
-        raise ModelFileError(
-            error.found,
-            expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
-            remedy="donnez un autre modèle",
-        ) from None
+        raise _not_a_checkpoint(error.found) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(
-            f"{path} n'est pas un point de reprise d'entraînement : {malformed(error)}",
-            expected="un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet",
-            remedy="donnez un autre modèle",
-        ) from None
+        found = f"{path} n'est pas un point de reprise d'entraînement : {malformed(error)}"
+        raise _not_a_checkpoint(found) from None
     return _parse(path, payload)
+
+
+def _not_a_checkpoint(found: str) -> ModelFileError:
+    expected = "un fichier gpt-model.pt, ou un dossier checkpoints/step-… complet"
+    return ModelFileError(found, expected=expected, remedy="donnez un autre modèle")
 
 
 def _parse(path: Path, payload: object) -> ModelFile:
@@ -283,42 +283,32 @@ def _parse(path: Path, payload: object) -> ModelFile:
         )
     version = payload.get("version")
     if type(version) is not int or version != VERSION:
-        raise ModelFileError(
-            f"{path} est en version {shown(version)}",
-            expected=expected,
-            remedy="mettez gpt-architecture à jour",
-        )
+        raise ModelFileError.other_version(path, version, expected=expected)
     parts = {name: payload.get(name) for name in ("config", "tokenizer", "metadata", "state_dict")}
     for name, part in parts.items():
         if not isinstance(part, dict):
-            raise ModelFileError(
-                f"{path} : la partie {name} manque ou est mal formée",
-                expected=expected,
-                remedy="recopiez le fichier depuis l'original",
-            )
+            raise _damaged(path, f"la partie {name} manque ou est mal formée", expected)
     weights = parts.pop("state_dict")
     try:
         check_plain(parts)
     except ValueError as error:
-        raise ModelFileError(
-            f"{path} : sa description ne se lit pas ({reason(error)})",
-            expected=expected,
-            remedy="recopiez le fichier depuis l'original",
-        ) from None
+        found = f"sa description ne se lit pas ({reason(error)})"
+        raise _damaged(path, found, expected) from None
     try:
         config = GPTConfig.from_dict(parts["config"])  # type: ignore[arg-type]
     except ConfigurationError as error:
-        raise ModelFileError(
-            f"{path} : {error.found}",
-            expected=error.expected,
-            remedy="recopiez le fichier depuis l'original",
-        ) from None
+        raise _damaged(path, error.found, error.expected) from None
     return ModelFile(
         config=config,
         state_dict=named_tensors(path, weights) if path.is_file() else weights,  # type: ignore[arg-type]
         tokenizer=parts["tokenizer"],  # type: ignore[arg-type]
         metadata=parts["metadata"],  # type: ignore[arg-type]
     )
+
+
+def _damaged(path: Path, found: str, expected: str) -> ModelFileError:
+    remedy = "recopiez le fichier depuis l'original"
+    return ModelFileError(f"{path} : {found}", expected=expected, remedy=remedy)
 
 
 def _unfit(config: GPTConfig, found: str) -> ModelFileError:

@@ -4,29 +4,32 @@ L'en-tête porte, en JSON, le format et sa version, le schéma, la configuration
 les métadonnées. Les codes d'une matrice `X.weight` sont sous `X.codes`, ses échelles sous
 `X.scales` ; positions, normes et biais gardent leur nom et restent en fp32. Une tête liée à
 l'embedding n'est pas écrite. À la lecture, rien n'est copié : les poids restent projetés en
-mémoire depuis le disque.
+mémoire depuis le disque. Qui les emploie n'est pas connu d'ici (voir `kernels.decode.packed`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.grouped_codes import (
+    GroupedCodes,
+    Scheme,
+    is_matrix,
+    padded_width,
+    scheme_of,
+)
 from gpt_architecture.core.model import blank_model
-from gpt_architecture.errors import ConfigurationError, ModelFileError, reason, shown
+from gpt_architecture.errors import ConfigurationError, ModelFileError, reason
 from gpt_architecture.formats.model_file import check_vocabulary
-from gpt_architecture.formats.tensor_files import read_safetensors, sealed
-from gpt_architecture.kernels.decode.grouped_codes import GroupedCodes, Scheme, padded_width
-from gpt_architecture.kernels.decode.packed import PackedModel, is_matrix, scheme_of
-from gpt_architecture.kernels.decode.packed_weights import GroupedMatrix, PackedMatrix
+from gpt_architecture.formats.tensor_files import SafetensorsFile, save_safetensors
 from gpt_architecture.storage import parse_json, write_atomically
 
 FORMAT = "gpt-architecture/quantized"
@@ -35,23 +38,53 @@ VERSION = 1
 _CODE_TYPES = {8: torch.int8, 4: torch.uint8}
 
 
-class QuantizedFile(NamedTuple):
+class QuantizedModel(Protocol):
+    """Ce qu'un modèle quantifié donne à écrire."""
+
+    @property
+    def cfg(self) -> GPTConfig:
+        """Sa forme."""
+        ...
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """Comment ses matrices ont été quantifiées ; None : elles sont en fp32."""
+        ...
+
+    @property
+    def vectors(self) -> Mapping[str, Tensor]:
+        """Positions, normes et biais, par nom du `state_dict`."""
+        ...
+
+    def codes(self) -> Mapping[str, GroupedCodes]:
+        """Ses matrices, par nom de module, une tête liée exceptée."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedFile:
     """Contenu d'un fichier quantifié.
 
     Attributes:
-        model: prêt à décoder.
+        config: forme du modèle.
+        scheme: comment ses matrices ont été quantifiées.
+        codes: elles, par nom de module ; une tête liée n'y est pas.
+        vectors: positions, normes et biais, par nom du `state_dict`.
         tokenizer: description sérialisable du tokenizer.
         metadata: provenance et résultats.
     """
 
-    model: PackedModel
-    tokenizer: dict[str, Any]
-    metadata: dict[str, Any]
+    config: GPTConfig
+    scheme: Scheme
+    codes: Mapping[str, GroupedCodes]
+    vectors: Mapping[str, Tensor]
+    tokenizer: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 def save_quantized(
     path: Path | str,
-    model: PackedModel,
+    model: QuantizedModel,
     *,
     tokenizer: Mapping[str, Any],
     metadata: Mapping[str, Any] | None = None,
@@ -63,7 +96,8 @@ def save_quantized(
         ModelFileError: le tokenizer ne tient pas dans le vocabulaire du modèle.
         OutputError: le disque refuse l'écriture ; l'ancien fichier est intact.
     """
-    if model.scheme is None:
+    scheme = model.scheme
+    if scheme is None:
         raise ConfigurationError(
             "modèle en fp32",
             expected="un modèle compacté en int8 ou int4",
@@ -71,43 +105,52 @@ def save_quantized(
         )
     check_vocabulary(model.cfg, tokenizer)
     tensors = dict(model.vectors)
-    for name, matrix in _distinct(model.matrices).items():
-        tensors[f"{name}.codes"], tensors[f"{name}.scales"] = (
-            matrix.grouped.codes,
-            matrix.grouped.scales,
-        )
+    for name, grouped in model.codes().items():
+        tensors[f"{name}.codes"], tensors[f"{name}.scales"] = grouped.codes, grouped.scales
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "scheme": {"name": model.scheme.name, "group_size": model.scheme.group_size},
+        "scheme": {"name": scheme.name, "group_size": scheme.group_size},
         "config": model.cfg.to_dict(),
         "tokenizer": dict(tokenizer),
         "metadata": dict(metadata or {}),
     }
     text = {key: json.dumps(value, ensure_ascii=False) for key, value in header.items()}
-    write_atomically(Path(path), lambda temporary: _write(tensors, temporary, text))
+    write_atomically(Path(path), lambda temporary: save_safetensors(temporary, tensors, text))
 
 
-def load_quantized(path: Path | str, *, verify: bool | None = None) -> QuantizedFile:
+def load_quantized(
+    path: Path | str, *, verify: bool | None = None, opened: SafetensorsFile | None = None
+) -> QuantizedFile:
     """Lit un modèle quantifié, sans rien copier.
 
     Args:
         path: le fichier.
-        verify: voir `read_safetensors`.
+        verify: voir `SafetensorsFile.tensors`.
+        opened: le fichier, s'il est déjà ouvert.
 
     Raises:
         ModelFileError: fichier absent, illisible, abîmé, d'un autre format, ou incohérent.
     """
     path = Path(path)
     if not path.exists():
-        raise ModelFileError(
-            f"modèle introuvable : {path}",
+        raise ModelFileError.missing(
+            path,
             expected="un fichier écrit par « gpt-architecture quantize »",
             remedy="donnez un autre chemin",
         )
-    header, tensors = read_safetensors(path, verify=verify)
-    config, scheme, tokenizer, metadata = _parse(path, header, len(tensors))
-    return QuantizedFile(_build(path, config, scheme, tensors), tokenizer, metadata)
+    file = opened or SafetensorsFile(path)
+    tensors = file.tensors(verify=verify)
+    config, scheme, tokenizer, metadata = _parse(file.path, file.metadata, len(tensors))
+    codes, vectors = _checked(file.path, config, scheme, tensors)
+    return QuantizedFile(
+        config=config,
+        scheme=scheme,
+        codes=codes,
+        vectors=vectors,
+        tokenizer=tokenizer,
+        metadata=metadata,
+    )
 
 
 def _parse(
@@ -121,11 +164,8 @@ def _parse(
     except ValueError as error:
         _refuse(path, f": en-tête illisible ({reason(error)})")
     if type(values.get("version")) is not int or values["version"] != VERSION:
-        raise ModelFileError(
-            f"{path} est en version {shown(values.get('version'))}",
-            expected=f"un modèle {FORMAT} en version {VERSION}",
-            remedy="mettez gpt-architecture à jour",
-        )
+        expected = f"un modèle {FORMAT} en version {VERSION}"
+        raise ModelFileError.other_version(path, values.get("version"), expected=expected)
     for name in ("scheme", "config", "tokenizer", "metadata"):
         if not isinstance(values.get(name), dict):
             _refuse(path, f": la partie {name} manque ou est mal formée")
@@ -140,14 +180,14 @@ def _parse(
     return config, scheme, values["tokenizer"], values["metadata"]
 
 
-def _build(
+def _checked(
     path: Path, config: GPTConfig, scheme: Scheme, tensors: Mapping[str, Tensor]
-) -> PackedModel:
-    """Le modèle, une fois chaque tenseur vérifié contre la configuration."""
+) -> tuple[dict[str, GroupedCodes], dict[str, Tensor]]:
+    """Les matrices et les vecteurs, chaque tenseur vérifié contre la configuration."""
     shapes = {name: tensor.shape for name, tensor in blank_model(config).state_dict().items()}
     if config.tie_weights:
         del shapes["out_head.weight"]
-    matrices: dict[str, PackedMatrix] = {}
+    matrices: dict[str, GroupedCodes] = {}
     vectors: dict[str, Tensor] = {}
     read: set[str] = set()
 
@@ -170,32 +210,10 @@ def _build(
         scales = take(f"{module}.scales", torch.bfloat16, (shape[0], width // own.group_size))
         if not bool(scales.isfinite().all()):
             _refuse(path, f": une échelle de {module} est infinie ou NaN")
-        matrices[module] = GroupedMatrix(
-            GroupedCodes(bits=own.bits, width=shape[1], codes=codes, scales=scales)
-        )
+        matrices[module] = GroupedCodes(bits=own.bits, width=shape[1], codes=codes, scales=scales)
     if unknown := sorted(set(tensors) - read):
         _refuse(path, f": tenseur inattendu {unknown[0]}")
-    if config.tie_weights:
-        matrices["out_head"] = matrices["tok_emb"]
-    return PackedModel(config, matrices, vectors, scheme=scheme)
-
-
-def _distinct(matrices: Mapping[str, PackedMatrix]) -> dict[str, GroupedMatrix]:
-    """Les matrices quantifiées, une tête liée exceptée."""
-    seen: set[int] = set()
-    kept = {}
-    for name, matrix in matrices.items():
-        if isinstance(matrix, GroupedMatrix) and id(matrix) not in seen:
-            seen.add(id(matrix))
-            kept[name] = matrix
-    return kept
-
-
-def _write(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
-    try:
-        save_file(dict(tensors), path, metadata=sealed(header, tensors))
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+    return matrices, vectors
 
 
 def _refuse(path: Path, found: str) -> NoReturn:

@@ -9,7 +9,9 @@ métadonnées (`sealed`).
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,10 +23,11 @@ from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.errors import ModelFileError, reason
-from gpt_architecture.storage import check_regular, parse_json
+from gpt_architecture.storage import check_regular, open_regular, parse_json
 
 SEAL = "crc32"
 """Clé, parmi les métadonnées d'un fichier safetensors, des sommes de contrôle (JSON)."""
@@ -36,6 +39,8 @@ par Gio. Au-delà, il l'est quand on le demande."""
 _WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 """Ce que torch.compile, DataParallel, FSDP et le recalcul ajoutent au nom d'un poids."""
 
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+_COMPLETE = "un fichier de poids complet"
 _CHUNK = 1 << 22
 _THREADS = 2  # le calcul d'un CRC32 rend la main à l'autre
 _SHARED = 2  # une tête liée peut être l'embedding vu autrement
@@ -54,6 +59,19 @@ class TensorInfo:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+
+def tensor_infos(state: Mapping[str, Tensor]) -> tuple[TensorInfo, ...]:
+    """Les tenseurs d'un `state_dict`, sans leurs valeurs."""
+    return tuple(
+        TensorInfo(name=name, shape=tuple(tensor.shape), dtype=_dtype_name(tensor))
+        for name, tensor in state.items()
+    )
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    name = str(tensor.dtype).removeprefix("torch.")
+    return _DTYPES.get(name, name.upper())
 
 
 def read_torch(path: Path | str) -> Any:
@@ -78,10 +96,9 @@ def read_torch(path: Path | str) -> Any:
             expected="un fichier de poids",
             remedy="n'ouvrez pas ce fichier et demandez-en un sûr à sa source",
         ) from error
-    except OSError as error:
-        _damaged(path, reason(error), error)
     except Exception as error:  # un fichier abîmé fait lever n'importe quoi à son lecteur
-        _damaged(path, "son contenu est incomplet ou abîmé", error)
+        why = error if isinstance(error, OSError) else "son contenu est incomplet ou abîmé"
+        raise ModelFileError.unreadable(path, why, expected=_COMPLETE) from error
 
 
 def named_tensors(path: Path | str, content: object) -> dict[str, Tensor]:
@@ -140,53 +157,108 @@ def damaged_records(path: Path | str) -> list[str]:
             names = archive.namelist()
             sound = list(pool.map(lambda name: _is_sound(archive, name), names))
     except (OSError, zipfile.BadZipFile) as error:
-        _damaged(path, reason(error) if isinstance(error, OSError) else "archive abîmée", error)
+        why = error if isinstance(error, OSError) else "archive abîmée"
+        raise ModelFileError.unreadable(path, why, expected=_COMPLETE) from error
     altered_names = [name for name, kept in zip(names, sound, strict=True) if not kept]
     return [name.partition("/")[2] for name in altered_names] if any(sound) else []
 
 
-def safetensors_header(path: Path | str) -> tuple[dict[str, str], list[TensorInfo]]:
-    """Les métadonnées et les tenseurs d'un fichier safetensors, sans leurs valeurs.
+class SafetensorsFile:
+    """Un fichier safetensors ouvert : son en-tête est lu une fois, ses tenseurs quand on les veut.
+
+    Attributes:
+        path: le fichier.
+        metadata: ses métadonnées.
+        infos: ses tenseurs, sans leurs valeurs.
 
     Raises:
         ModelFileError: fichier absent ou abîmé.
     """
-    path = Path(path)
-    with _opened(path) as content:
-        views = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
-        infos = [
-            TensorInfo(name=name, shape=tuple(view.get_shape()), dtype=str(view.get_dtype()))
-            for name, view in views.items()
-        ]
-        return dict(content.metadata() or {}), infos
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        with _safetensors_refusals(self.path):
+            check_regular(self.path)
+            self._content: Any = safe_open(self.path, framework="pt")
+            self.metadata: dict[str, str] = dict(self._content.metadata() or {})
+            views = {name: self._content.get_slice(name) for name in self._content.keys()}  # noqa: SIM118
+            self.infos = tuple(
+                TensorInfo(name=name, shape=tuple(view.get_shape()), dtype=str(view.get_dtype()))
+                for name, view in views.items()
+            )
+
+    def tensors(self, *, verify: bool | None = None) -> dict[str, Tensor]:
+        """Les tenseurs, projetés en mémoire.
+
+        Args:
+            verify: relit les sommes de contrôle, s'il en a ; None : s'il fait moins de
+                `CHECKED_BELOW`.
+
+        Raises:
+            ModelFileError: fichier abîmé.
+        """
+        tensors = self._values()
+        if verify or (verify is None and is_cheap_to_check(self.path)):
+            self._check_seal(tensors)
+        return _unwrapped(self.path, tensors)
+
+    def is_sealed(self) -> bool:
+        """Vrai s'il a des sommes de contrôle, relues et justes.
+
+        Raises:
+            ModelFileError: il a changé depuis son écriture.
+        """
+        return self._check_seal(self._values())
+
+    def _values(self) -> dict[str, Tensor]:
+        with _safetensors_refusals(self.path):
+            return {info.name: self._content.get_tensor(info.name) for info in self.infos}
+
+    def _check_seal(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Compare le fichier à ses sommes de contrôle ; vrai s'il en a."""
+        if SEAL not in self.metadata:
+            return False
+        try:
+            kept = parse_json(self.metadata[SEAL])
+        except ValueError:
+            kept = None
+        rest = {key: value for key, value in self.metadata.items() if key != SEAL}
+        found = _checksums(rest, tensors)
+        if not isinstance(kept, dict) or kept.keys() != found.keys() or kept[""] != found[""]:
+            raise altered(self.path, "sa description")
+        for name, checksum in found.items():
+            if kept[name] != checksum:
+                raise altered(self.path, f"le tenseur {name}")
+        return True
 
 
-def read_safetensors(
-    path: Path | str, *, verify: bool | None = None
-) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Les métadonnées et les tenseurs d'un fichier safetensors, projetés en mémoire.
+def save_safetensors(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Écrit un fichier safetensors ; `write_atomically` ou `write_directory` lui donnent sa place.
 
     Args:
         path: le fichier.
-        verify: relit les sommes de contrôle, s'il en a ; None : s'il fait moins de
-            `CHECKED_BELOW`.
+        tensors: sur processeur et contigus.
+        metadata: scellées avec les tenseurs (`SEAL`) ; None : le fichier n'en a pas.
 
     Raises:
-        ModelFileError: fichier absent ou abîmé.
+        OSError: le disque refuse.
+        RuntimeError: des tenseurs se recouvrent en mémoire.
     """
-    path = Path(path)
-    with _opened(path) as content:
-        metadata = dict(content.metadata() or {})
-        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    if verify or (verify is None and is_cheap_to_check(path)):
-        check_seal(path, metadata, tensors)
-    return metadata, _unwrapped(path, tensors)
+    texts = None if metadata is None else sealed(metadata, tensors)
+    try:
+        save_file(dict(tensors), path, metadata=texts)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))  # le noyau n'est connu que par ce texte
+        if code is None:
+            raise OSError(str(error)) from error
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def is_cheap_to_check(path: Path | str) -> bool:
     """Vrai si le fichier se relit en moins de temps qu'il n'en faut pour s'en servir."""
-    path = Path(path)
-    return path.stat().st_size < CHECKED_BELOW
+    return Path(path).stat().st_size < CHECKED_BELOW
 
 
 def sealed(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -194,37 +266,26 @@ def sealed(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[s
     return {**metadata, SEAL: json.dumps(_checksums(metadata, tensors))}
 
 
-def check_seal(
-    path: Path | str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
-) -> bool:
-    """Compare un fichier safetensors à ses sommes de contrôle.
-
-    Returns:
-        Vrai s'il en a.
+def is_intact(path: Path | str) -> bool:
+    """Vrai si le fichier a des sommes de contrôle et n'a pas changé depuis son écriture.
 
     Raises:
-        ModelFileError: il a changé depuis son écriture.
+        ModelFileError: il a changé.
     """
     path = Path(path)
-    if SEAL not in metadata:
-        return False
-    try:
-        kept = parse_json(metadata[SEAL])
-    except ValueError:
-        kept = None
-    rest = {key: value for key, value in metadata.items() if key != SEAL}
-    found = _checksums(rest, tensors)
-    if not isinstance(kept, dict) or kept.keys() != found.keys() or kept[""] != found[""]:
-        raise altered(path, "sa description")
-    for name, checksum in found.items():
-        if kept[name] != checksum:
-            raise altered(path, f"le tenseur {name}")
+    with open_regular(path) as file:
+        archive = zipfile.is_zipfile(file)
+    if not archive:
+        is_legacy = path.suffix != ".safetensors"  # avant PyTorch 1.6
+        return not is_legacy and SafetensorsFile(path).is_sealed()
+    damaged = damaged_records(path)
+    if damaged:
+        raise altered(path, f"l'enregistrement {damaged[0]}")
     return True
 
 
 def altered(path: Path | str, what: str) -> ModelFileError:
     """L'erreur d'un fichier dont `what` a changé depuis son écriture."""
-    path = Path(path)
     return ModelFileError(
         f"{path} est abîmé : {what} a changé depuis son écriture",
         expected="le fichier tel qu'il a été écrit, au bit près",
@@ -247,17 +308,21 @@ def _checksum(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Un fichier safetensors ouvert ; ses refus sont dits en français."""
+def _safetensors_refusals(path: Path) -> Iterator[None]:
+    """Ce que safetensors refuse, dit en français."""
     try:
-        check_regular(path)
-        with safe_open(path, framework="pt") as content:
-            yield content
-    except OSError as error:
-        _damaged(path, reason(error), error, "un fichier safetensors complet")
-    except SafetensorError as error:
-        said = "son en-tête et sa longueur ne s'accordent pas"
-        _damaged(path, said, error, "un fichier safetensors complet")
+        yield
+    except (OSError, SafetensorError) as error:
+        expected = "un fichier safetensors complet"
+        raise ModelFileError.unreadable(
+            path, safetensors_fault(error), expected=expected
+        ) from error
+
+
+def safetensors_fault(error: Exception) -> str:
+    """Ce que safetensors ou le système reproche à un fichier."""
+    is_header = isinstance(error, SafetensorError)
+    return "son en-tête et sa longueur ne s'accordent pas" if is_header else reason(error)
 
 
 def _check_archive(path: Path) -> None:
@@ -298,13 +363,3 @@ def _refuse_content(path: Path, found: str) -> NoReturn:
         expected="un dictionnaire de poids",
         remedy="donnez le fichier de poids d'un GPT-2",
     )
-
-
-def _damaged(
-    path: Path, found: str, cause: Exception, expected: str = "un fichier de poids complet"
-) -> NoReturn:
-    raise ModelFileError(
-        f"{path} est illisible : {found}",
-        expected=expected,
-        remedy="recopiez-le depuis sa source",
-    ) from cause

@@ -1,25 +1,36 @@
 """Échange des poids et des vocabulaires avec les autres bibliothèques.
 
-- `book` : Lire un fichier de poids du livre de Raschka (`.pth`), dont la forme se déduit des
-  tenseurs.
-- `book_weights` : Les poids d'OpenAI dans un modèle, par les fonctions du livre de Raschka
-  (chapitre 5).
-- `chat_templates` : Les gabarits de conversation d'un dossier de Transformers : les lire, les
-  rendre.
+- `book` : Les poids du livre de Raschka : un fichier `.pth`, et ses fonctions du chapitre 5.
 - `gguf` : Écrit un modèle en GGUF, le format de llama.cpp, donc d'Ollama et de LM Studio.
-- `gguf_vocabulary` : Le vocabulaire d'un fichier GGUF, tiré de la description `tokenizer.json` de
-  notre tokenizer.
+- `headers` : Ce qu'un fichier GGUF ou ONNX dit de lui-même, sans que ses poids ne servent.
 - `hf` : Lire un GPT-2 de Transformers : un dossier, ses poids, sa configuration, son vocabulaire.
-- `hf_export` : Écrire un dossier que Transformers, vLLM et le Hub lisent tel quel.
+- `hf_export` : Écrire un dossier que Transformers, vLLM et le Hub lisent tel quel, sa fiche
+  comprise.
 - `hub` : Télécharger un GPT-2 du Hub de Hugging Face, seulement quand on le demande.
-- `model_card` : La fiche d'un modèle exporté (`README.md`), en français puis en anglais.
 - `nanogpt` : Lire et écrire un point de reprise de nanoGPT (`ckpt.pt`) : poids et forme, rien
   d'exécuté.
 - `onnx` : Écrit un modèle en ONNX, que lisent onnxruntime et ses semblables, sans PyTorch.
-- `onnx_graph` : Le calcul de GPT-2 en opérateurs ONNX standard, écrit nœud par nœud.
 - `peft` : Écrit des adaptateurs comme PEFT les lit, pour Transformers et ceux qui servent ses
   modèles.
 - `state_map` : La table des noms : les poids d'ici et ceux de GPT-2 dans Transformers, dans les
   deux sens.
-- `vocabulary` : Le vocabulaire qui accompagne des poids venus d'ailleurs.
+- `vocabulary` : Le vocabulaire et les gabarits de conversation qui accompagnent des poids venus
+  d'ailleurs.
 """
+
+from gpt_architecture.formats.door import register
+from gpt_architecture.interop.book import BookFormat
+from gpt_architecture.interop.headers import GGUFFormat, ONNXFormat
+from gpt_architecture.interop.hf import SafetensorsFormat, TransformersFormat
+from gpt_architecture.interop.hub import HUB
+from gpt_architecture.interop.nanogpt import NanoGPTFormat
+
+register(
+    TransformersFormat(),
+    NanoGPTFormat(),
+    BookFormat(),
+    GGUFFormat(),
+    ONNXFormat(),
+    SafetensorsFormat(),
+    HUB,
+)

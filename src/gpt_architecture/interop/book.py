@@ -1,7 +1,8 @@
-"""Lire un fichier de poids du livre de Raschka (`.pth`), dont la forme se déduit des tenseurs.
+"""Les poids du livre de Raschka : un fichier `.pth`, et ses fonctions du chapitre 5.
 
 *Build a Large Language Model (From Scratch)* enregistre le `state_dict` seul, ou avec
-l'optimiseur sous `model_state_dict` ; ses variantes tiennent Q, K et V dans `att.qkv`.
+l'optimiseur sous `model_state_dict` ; ses variantes tiennent Q, K et V dans `att.qkv`. La forme du
+modèle se déduit des tenseurs.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
 from gpt_architecture.formats.model_file import ModelFile
-from gpt_architecture.formats.tensor_files import bare_name, named_tensors
+from gpt_architecture.formats.tensor_files import bare_name, named_tensors, tensor_infos
 from gpt_architecture.interop.state_map import OUR_EMBEDDING, OUR_HEAD, own_weights
 from gpt_architecture.interop.vocabulary import assumed_tokenizer, check_given
 
@@ -28,6 +31,40 @@ HEAD_DIM = 64
 _BLOCK = re.compile(r"trf_blocks\.(\d{1,6})\.")
 _FUSED = re.compile(r"(trf_blocks\.\d+\.att)\.qkv\.(weight|bias)")
 _POSITIONS = "pos_emb.weight"
+
+
+class BookFormat(ModelFormat):
+    """Un fichier du livre."""
+
+    kind, name = "book", "poids du livre de Raschka"
+    is_imported = is_loaded = True
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Un `state_dict` qui a les noms du livre."""
+        return book_state(model.torch) is not None
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """Ce que disent les tenseurs ; voir si la tête est liée les compare."""
+        path = model.path
+        state = named_tensors(path, book_state(model.torch) or {})
+        try:
+            config = book_config(path, split_fused(state))
+        except ModelFileError:  # nombre de têtes que rien ne dit
+            config = None
+        vocab_size = state[OUR_EMBEDDING].size(0)
+        return Facts(
+            config=config,
+            tensors=tensor_infos(state),
+            tokenizer=lambda: assumed_tokenizer(vocab_size, path),
+            provenance={},
+        )
+
+    def read(
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
+    ) -> ModelFile:
+        """Voir `read_book`."""
+        state = book_state(model.torch) or {}
+        return read_book(model.path, state, tokenizer=tokenizer, n_heads=n_heads)
 
 
 def book_state(content: object) -> Mapping[str, Any] | None:
@@ -141,3 +178,68 @@ def _is_tied(state: Mapping[str, Tensor]) -> bool:
     if head.shape != embedding.shape:
         return False
     return head.data_ptr() == embedding.data_ptr() or torch.equal(head, embedding)
+
+
+def assign(left: Tensor, right: Any) -> nn.Parameter:
+    """`right` (tableau ou tenseur) en paramètre, s'il a la forme de `left` ; toujours une copie.
+
+    Raises:
+        ModelFileError: les formes diffèrent.
+    """
+    found = torch.as_tensor(right)
+    if left.shape != found.shape:
+        raise ModelFileError(
+            f"un poids de forme {tuple(found.shape)}",
+            expected=f"la forme {tuple(left.shape)}",
+            remedy="donnez les poids d'un GPT-2 de la taille du modèle",
+        )
+    return nn.Parameter(found.to(left.device, left.dtype, copy=True))
+
+
+def load_weights_into_gpt(gpt: GPTModel, params: Mapping[str, Any]) -> None:
+    """Place dans `gpt` les poids de GPT-2, rangés comme dans les fichiers d'OpenAI.
+
+    Args:
+        gpt: modèle de la même forme, avec biais sur les requêtes, clés et valeurs.
+        params: `wte`, `wpe`, `g`, `b` et `blocks` ; les matrices y sont (entrées, sorties), et
+            `c_attn` y réunit Q, K et V.
+
+    Raises:
+        ModelFileError: nombre de blocs ou formes d'un autre modèle, ou modèle sans ces biais.
+    """
+    blocks = params["blocks"]
+    if len(blocks) != len(gpt.trf_blocks) or not gpt.cfg.qkv_bias:
+        raise ModelFileError(
+            f"{len(blocks)} blocs de GPT-2 pour un modèle de {len(gpt.trf_blocks)} blocs, "
+            f"qkv_bias={gpt.cfg.qkv_bias}",
+            expected="autant de blocs, et qkv_bias=True",
+            remedy="construisez le modèle avec la configuration de ce GPT-2",
+        )
+    _set(gpt.pos_emb, weight=params["wpe"])
+    _set(gpt.tok_emb, weight=params["wte"])
+    trunk: Any = gpt.trf_blocks
+    for block, given in zip(trunk, blocks, strict=True):
+        attention, perceptron = given["attn"], given["mlp"]
+        thirds = [
+            torch.as_tensor(attention["c_attn"][name]).chunk(3, dim=-1) for name in ("w", "b")
+        ]
+        projections = (block.att.W_query, block.att.W_key, block.att.W_value)
+        for linear, weight, bias in zip(projections, *thirds, strict=True):
+            _set(linear, weight=weight.T, bias=bias)
+        for linear, source in (
+            (block.att.out_proj, attention["c_proj"]),
+            (block.ff.layers[0], perceptron["c_fc"]),
+            (block.ff.layers[2], perceptron["c_proj"]),
+        ):
+            _set(linear, weight=torch.as_tensor(source["w"]).T, bias=source["b"])
+        for norm, source in ((block.norm1, given["ln_1"]), (block.norm2, given["ln_2"])):
+            _set(norm, scale=source["g"], shift=source["b"])
+    _set(gpt.final_norm, scale=params["g"], shift=params["b"])
+    _set(gpt.out_head, weight=params["wte"])
+    if gpt.cfg.tie_weights:
+        gpt.tie_weights_()
+
+
+def _set(module: nn.Module, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(module, name, assign(getattr(module, name), value))

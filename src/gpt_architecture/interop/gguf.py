@@ -4,12 +4,16 @@ Le fichier se suffit : poids, vocabulaire, longueur de contexte, gabarit de conv
 Il n'a que ce que notre génération emploie : les positions que l'entraînement a parcourues, et les
 tokens qui ont un texte (un modèle peut avoir des lignes de plus, pour l'alignement).
 
+llama.cpp ne lit pas de motif de découpage : il connaît par leur nom ceux des modèles publiés. Un
+vocabulaire n'est donc exporté que si son motif est l'un d'eux, au caractère près.
+
 Formes : N lignes, D largeur.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -19,11 +23,24 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.tokenizer import tokenizer_from_dict
-from gpt_architecture.errors import ConfigurationError, MissingDependencyError, ModelFileError
-from gpt_architecture.formats.model_file import ModelFile, check_vocabulary, write_atomically
-from gpt_architecture.interop.gguf_vocabulary import GGUFVocabulary, gguf_vocabulary
+from gpt_architecture.data.tokenizer import (
+    GPT2Tokenizer,
+    Tokenizer,
+    tokenizer_from_dict,
+    tokenizer_json,
+)
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.gpt2 import PatternName
+from gpt_architecture.data.tokenizers.protocol import role_ids
+from gpt_architecture.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    ModelFileError,
+    TokenizerError,
+)
+from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
 from gpt_architecture.interop.hf_export import learned_window
+from gpt_architecture.storage import write_atomically
 
 GGUFType = Literal["f32", "f16", "q8_0"]
 """Type des matrices ; positions, normes et biais restent en fp32, comme chez llama.cpp."""
@@ -33,6 +50,12 @@ Quantizer: TypeAlias = Callable[[Any, Any], Any]
 
 _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0"}
 _LARGEST_HALF = torch.finfo(torch.float16).max
+
+PRE_TOKENIZERS: dict[PatternName, str] = {"gpt2": "gpt-2", "moderne": "dbrx"}
+"""Motif de découpage → nom que llama.cpp lui donne.
+
+« llama-bpe » a le motif de « dbrx », mais ajoute un token de début et passe outre les fusions.
+"""
 
 _BLOCK_NAMES = {
     "norm1.scale": "attn_norm.weight",
@@ -46,6 +69,27 @@ _BLOCK_NAMES = {
     "ff.layers.2.weight": "ffn_down.weight",
     "ff.layers.2.bias": "ffn_down.bias",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGUFVocabulary:
+    """Ce que les clés `tokenizer.ggml.*` d'un fichier disent du vocabulaire.
+
+    Attributes:
+        tokens: texte de chaque identifiant, octets écrits comme GPT-2 les écrit.
+        special: identifiants des tokens spéciaux.
+        merges: fusions « gauche droite », dans l'ordre appris.
+        pre: nom du découpage chez llama.cpp.
+        start: identifiant de début de texte ; None : il n'y en a pas.
+        end: identifiant de fin de texte ; None : il n'y en a pas.
+    """
+
+    tokens: list[str]
+    special: frozenset[int]
+    merges: list[str]
+    pre: str
+    start: int | None
+    end: int | None
 
 
 def export_gguf(content: ModelFile, dest: Path | str, *, dtype: GGUFType = "f32") -> None:
@@ -248,3 +292,43 @@ def _library() -> Any:
     except ImportError:
         raise MissingDependencyError("gguf", purpose="écrire un fichier de llama.cpp") from None
     return gguf
+
+
+def gguf_vocabulary(tokenizer: Tokenizer) -> GGUFVocabulary:
+    """Le vocabulaire d'un tokenizer.
+
+    Raises:
+        TokenizerError: ce tokenizer n'est pas un BPE par octets, ou llama.cpp n'a pas son motif
+            de découpage.
+    """
+    if not isinstance(tokenizer, (GPT2Tokenizer, BPETokenizer)):
+        raise TokenizerError(
+            f"le tokenizer {tokenizer.name} n'a pas d'équivalent en GGUF",
+            expected="un BPE par octets : gpt2, ou le vôtre (bpe-N)",
+            remedy="exportez en ONNX, ou entraînez un autre modèle avec le tokenizer gpt2 ou "
+            "bpe-4096",
+        )
+    document = tokenizer_json(tokenizer)
+    special = {each["id"]: each["content"] for each in document["added_tokens"]}
+    tokens = {index: token for token, index in document["model"]["vocab"].items()} | special
+    return GGUFVocabulary(
+        tokens=[tokens[index] for index in range(len(tokens))],
+        special=frozenset(special),
+        merges=list(document["model"]["merges"]),
+        pre=_pre_tokenizer(tokenizer),
+        start=role_ids(tokenizer).get("bos_token"),
+        end=tokenizer.eos_id,
+    )
+
+
+def _pre_tokenizer(tokenizer: GPT2Tokenizer | BPETokenizer) -> str:
+    """Le nom que llama.cpp donne au découpage de ce tokenizer."""
+    pattern: PatternName = "gpt2" if isinstance(tokenizer, GPT2Tokenizer) else tokenizer.pattern
+    name = PRE_TOKENIZERS.get(pattern)
+    if name is None:
+        raise TokenizerError(
+            f"llama.cpp n'a pas le motif de découpage {pattern}",
+            expected=", ".join(PRE_TOKENIZERS),
+            remedy="refaites le vocabulaire avec l'un d'eux, ou exportez en ONNX",
+        )
+    return name

@@ -20,12 +20,24 @@ from gpt_architecture.config import Activation, GPTConfig
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError, shown
-from gpt_architecture.formats.foreign_files import read_json
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
 from gpt_architecture.formats.model_file import ModelFile
-from gpt_architecture.formats.tensor_files import named_tensors, read_safetensors, read_torch
-from gpt_architecture.interop.chat_templates import OTHER_TEMPLATES, read_chat_templates
+from gpt_architecture.formats.tensor_files import (
+    SafetensorsFile,
+    TensorInfo,
+    is_intact,
+    named_tensors,
+    read_torch,
+    tensor_infos,
+)
 from gpt_architecture.interop.state_map import from_hf
-from gpt_architecture.interop.vocabulary import check_given, folder_tokenizer
+from gpt_architecture.interop.vocabulary import (
+    OTHER_TEMPLATES,
+    check_given,
+    folder_tokenizer,
+    read_chat_templates,
+    read_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +76,65 @@ _SIZES = {
     "n_heads": "n_head",
     "n_layers": "n_layer",
 }
+
+
+class TransformersFormat(ModelFormat):
+    """Un dossier de Transformers."""
+
+    kind, name = "hf", "dossier de Transformers (GPT-2)"
+    is_imported = is_loaded = True
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Un dossier qui a un `config.json`."""
+        return model.is_directory and (model.path / CONFIG).exists()
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """Ce que disent `config.json`, notre provenance et l'en-tête des poids."""
+        return _folder_facts(model.path)
+
+    def read(
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
+    ) -> ModelFile:
+        """Voir `read_hf`."""
+        return read_hf(model.path, tokenizer=tokenizer)
+
+    def is_intact(self, model: OpenedModel) -> bool | None:
+        """Tous les fichiers de poids sont relus."""
+        return _are_intact(model.path)
+
+
+class SafetensorsFormat(ModelFormat):
+    """Un fichier safetensors d'ailleurs : à côté de son `config.json`, il vaut le dossier."""
+
+    kind, name = "safetensors", "fichier safetensors"
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Il s'ouvre comme tel."""
+        return model.safetensors is not None
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """Ce que dit le dossier, à défaut l'en-tête."""
+        file = model.safetensors
+        if file is None or self._has_config(model):
+            return _folder_facts(model.path.parent)
+        return Facts(tensors=file.infos, provenance=file.metadata)
+
+    def read(
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
+    ) -> ModelFile:
+        """Voir `read_hf`."""
+        if self._has_config(model):
+            return read_hf(model.path.parent, tokenizer=tokenizer)
+        return super().read(model, tokenizer=tokenizer, n_heads=n_heads)
+
+    def is_intact(self, model: OpenedModel) -> bool | None:
+        """De même."""
+        if self._has_config(model):
+            return _are_intact(model.path.parent)
+        return super().is_intact(model)
+
+    def _has_config(self, model: OpenedModel) -> bool:
+        return (model.path.parent / CONFIG).exists()
 
 
 def read_hf(folder: Path | str, *, tokenizer: Tokenizer | None = None) -> ModelFile:
@@ -194,12 +265,36 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
         safe = path.suffix == ".safetensors"
-        part = read_safetensors(path)[1] if safe else named_tensors(path, read_torch(path))
+        part = SafetensorsFile(path).tensors() if safe else named_tensors(path, read_torch(path))
         twice = sorted(set(part) & set(weights))
         if twice:
             _refuse(path, f"répète le poids {twice[0][:80]}", "chaque poids une seule fois")
         weights |= part
     return weights
+
+
+def _folder_facts(folder: Path) -> Facts:
+    provenance = read_provenance(folder)
+    config = config_from_hf(
+        read_json(folder / CONFIG), folder / CONFIG, qkv_bias=provenance.get("qkv_bias", True)
+    )
+    tensors: list[TensorInfo] = []
+    for file in weight_files(folder):
+        if file.suffix == ".safetensors":
+            tensors += SafetensorsFile(file).infos
+        else:
+            tensors += tensor_infos(named_tensors(file, read_torch(file)))
+    return Facts(
+        config=config,
+        tensors=tuple(tensors),
+        tokenizer=lambda: folder_tokenizer(folder, config.vocab_size),
+        provenance=provenance.get("metadata", {}),
+    )
+
+
+def _are_intact(folder: Path) -> bool | None:
+    found = [is_intact(file) for file in weight_files(folder)]  # tous sont relus
+    return all(found) or None
 
 
 def _fold_attention_scale_(

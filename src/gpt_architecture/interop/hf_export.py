@@ -1,32 +1,34 @@
-"""Écrire un dossier que Transformers, vLLM et le Hub lisent tel quel."""
+"""Écrire un dossier que Transformers, vLLM et le Hub lisent tel quel, sa fiche comprise."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import Activation, GPTConfig
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict, tokenizer_json
 from gpt_architecture.data.tokenizers.protocol import ROLES, role_ids, role_names
 from gpt_architecture.errors import ModelFileError
-from gpt_architecture.formats.foreign_files import write_directory
 from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
-from gpt_architecture.formats.tensor_files import sealed
-from gpt_architecture.interop.chat_templates import config_templates
+from gpt_architecture.formats.tensor_files import save_safetensors
+from gpt_architecture.french import thousands
 from gpt_architecture.interop.hf import CONFIG, PROVENANCE, PROVENANCE_FORMAT, WEIGHTS
-from gpt_architecture.interop.model_card import model_card
 from gpt_architecture.interop.state_map import to_hf
+from gpt_architecture.interop.vocabulary import config_templates
+from gpt_architecture.storage import write_directory
 
 MAX_SHARD_BYTES = 5 << 30
 """Taille d'un fichier de poids, au plus, à un tenseur près."""
 
 Dtype = Literal["f32", "f16"]
+_LINE = re.compile(r"[\x00-\x1f\x7f]+")
 _ACTIVATIONS: dict[Activation, str] = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
 _DTYPES: dict[Dtype, torch.dtype] = {"f32": torch.float32, "f16": torch.float16}
 
@@ -153,7 +155,7 @@ def _write_weights(
         names = [WEIGHTS[0]]
     for name, shard in zip(names, shards, strict=True):
         tensors = {key: _narrowed(key, weights[key], dtype) for key in shard}
-        save_file(tensors, folder / name, metadata=sealed({"format": "pt"}, tensors))
+        save_safetensors(folder / name, tensors, {"format": "pt"})
     if len(shards) > 1:
         total = sum(t.numel() * dtype.itemsize for t in weights.values())
         index = {
@@ -189,3 +191,138 @@ def _narrowed(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
             remedy="exportez en f32",
         )
     return narrowed
+
+
+def model_card(content: ModelFile, *, name: str) -> str:
+    """La fiche, avec l'en-tête que le Hub lit.
+
+    Ce que les métadonnées ne disent pas est dit inconnu, jamais supposé.
+
+    Args:
+        content: le modèle.
+        name: son titre.
+    """
+    config, metadata = content.config, content.metadata
+    license_id = str(metadata.get("license", "unknown"))
+    losses = {key: _last(metadata.get(key)) for key in ("train_losses", "val_losses")}
+    final = measured_at_the_end(metadata)
+    label_fr = "Perte finale" if final else "Dernière perte mesurée"
+    label_en = "Final loss" if final else "Last measured loss"
+    window = metadata.get("window")
+    head = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        f"license: {_yaml(license_id)}",
+        "tags:",
+        "- gpt2",
+        "- gpt-architecture",
+        "---",
+        "",
+        f"# {_line(name)}",
+        "",
+    ]
+    shape_fr = (
+        f"{thousands(config.num_parameters(), ' ')} paramètres, {config.n_layers} blocs, "
+        f"{config.n_heads} têtes, largeur {config.emb_dim}, vocabulaire de {config.vocab_size} "
+        f"tokens, {config.context_length} positions"
+    )
+    shape_en = (
+        f"{thousands(config.num_parameters(), ',')} parameters, {config.n_layers} layers, "
+        f"{config.n_heads} heads, width {config.emb_dim}, vocabulary of {config.vocab_size} "
+        f"tokens, {config.context_length} positions"
+    )
+    french = [
+        "## Fiche",
+        "",
+        "GPT-2 entraîné ou converti avec gpt-architecture.",
+        "",
+        f"- **Forme** : {shape_fr}.",
+        f"- **Tête** : {'liée à' if config.tie_weights else 'indépendante de'} l'embedding.",
+        f"- **Fenêtre apprise** : {_known(window, 'inconnue')} tokens ; au-delà, les positions "
+        "n'ont rien appris.",
+        f"- **Données** : {_data(metadata, 'inconnues')}.",
+        f"- **Tokens vus** : {_count(metadata.get('tokens_seen'), ' ', 'inconnu')}.",
+        f"- **{label_fr}** : entraînement {_decimal(losses['train_losses'], ',', 'inconnue')}, "
+        f"validation {_decimal(losses['val_losses'], ',', 'inconnue')}.",
+        f"- **Licence** : {_license(license_id, 'non précisée')}.",
+        "- **Limites** : un modèle de cette taille invente, répète et peut réciter son texte "
+        "d'entraînement ; ne l'employez pas pour établir un fait.",
+        "",
+    ]
+    english = [
+        "## Model card",
+        "",
+        "A GPT-2 trained or converted with gpt-architecture.",
+        "",
+        f"- **Shape**: {shape_en}.",
+        f"- **Head**: {'tied to' if config.tie_weights else 'independent of'} the embedding.",
+        f"- **Learned window**: {_known(window, 'unknown')} tokens; positions beyond it "
+        "learned nothing.",
+        f"- **Data**: {_data(metadata, 'unknown')}.",
+        f"- **Tokens seen**: {_count(metadata.get('tokens_seen'), ',', 'unknown')}.",
+        f"- **{label_en}**: training {_decimal(losses['train_losses'], '.', 'unknown')}, "
+        f"validation {_decimal(losses['val_losses'], '.', 'unknown')}.",
+        f"- **License**: {_license(license_id, 'not stated')}.",
+        "- **Limits**: a model this small makes things up, repeats itself and may recite its "
+        "training text; do not use it to establish a fact.",
+        "",
+    ]
+    usage = [
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        'model = AutoModelForCausalLM.from_pretrained(".")',
+        "```",
+        "",
+    ]
+    return "\n".join([*head, *french, *english, *usage])
+
+
+def measured_at_the_end(metadata: Mapping[str, Any]) -> bool:
+    """Vrai si la dernière évaluation a suivi la dernière étape : les poids sont ceux mesurés."""
+    steps, evaluated = metadata.get("steps"), metadata.get("eval_steps")
+    return type(steps) is int and isinstance(evaluated, Sequence) and steps - 1 in evaluated[-1:]
+
+
+def _data(metadata: Mapping[str, Any], unknown: str) -> str:
+    """Nom et empreinte des données, telles que l'entraînement les a notées."""
+    data = metadata.get("data")
+    if not isinstance(data, Mapping):
+        return unknown
+    facts = [f"{_line(key)} {_line(data[key])}" for key in ("name", "sha256") if key in data]
+    return ", ".join(facts) or unknown
+
+
+def _last(values: object) -> float | None:
+    if isinstance(values, Sequence) and values and isinstance(values[-1], (int, float)):
+        return float(values[-1]) if math.isfinite(values[-1]) else None
+    return None
+
+
+def _decimal(value: float | None, mark: str, unknown: str) -> str:
+    return unknown if value is None else f"{value:.3f}".replace(".", mark)
+
+
+def _count(value: object, mark: str, unknown: str) -> str:
+    last = value[-1] if isinstance(value, Sequence) and value else value
+    return thousands(last, mark) if type(last) is int else unknown
+
+
+def _known(value: object, unknown: str) -> str:
+    return str(value) if type(value) is int else unknown
+
+
+def _license(license_id: str, unknown: str) -> str:
+    return unknown if license_id == "unknown" else _line(license_id)
+
+
+def _line(value: object) -> str:
+    """Un texte venu d'ailleurs, sur une ligne et borné."""
+    return _LINE.sub(" ", str(value))[:200]
+
+
+def _yaml(value: str) -> str:
+    """Un identifiant, entre guillemets dès qu'il n'est pas fait de lettres ordinaires."""
+    return value if re.fullmatch(r"[A-Za-z0-9.\-]{1,64}", value) else "unknown"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from gpt_architecture.errors import MissingDependencyError, ModelFileError, reason
+from gpt_architecture.formats.door import RemoteSource
 from gpt_architecture.interop.hf import WEIGHTS
+
+logger = logging.getLogger(__name__)
 
 SCHEME = "hub:"
 """Ce qui distingue un nom du Hub d'un chemin : `hub:gpt2`."""
@@ -21,9 +25,18 @@ _TEXTS = (
 """Tout ce que lit l'import d'un dossier, en plus des poids."""
 
 
-def hub_name(source: str) -> str | None:
-    """Le dépôt que nomme `hub:DÉPÔT` ; None pour un chemin."""
-    return source.removeprefix(SCHEME) if source.startswith(SCHEME) else None
+def fetch(name: str) -> Path:
+    """Le dossier d'un dépôt, téléchargé ; voir `download`."""
+    logger.info("Téléchargement de %s depuis le Hub de Hugging Face…", name)
+    return download(name)
+
+
+HUB = RemoteSource(
+    prefix=SCHEME,
+    fetch=fetch,
+    origin=lambda name: {"source": f"https://huggingface.co/{name}", "name": name},
+)
+"""L'adresse, telle que la porte la connaît."""
 
 
 def download(name: str) -> Path:

@@ -20,9 +20,9 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizers.characters import CharTokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError, TokenizerError
-from gpt_architecture.formats.foreign_files import check_free
-from gpt_architecture.formats.model_file import ModelFile, check_vocabulary, write_atomically
-from gpt_architecture.formats.tensor_files import named_tensors
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
+from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
+from gpt_architecture.formats.tensor_files import named_tensors, tensor_infos
 from gpt_architecture.interop.hf_export import learned_window
 from gpt_architecture.interop.state_map import (
     HEAD,
@@ -34,6 +34,7 @@ from gpt_architecture.interop.state_map import (
     to_hf,
 )
 from gpt_architecture.interop.vocabulary import assumed_tokenizer, check_given
+from gpt_architecture.storage import check_free, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,37 @@ _SIZES = {
     "n_heads": "n_head",
     "n_layers": "n_layer",
 }
+
+
+class NanoGPTFormat(ModelFormat):
+    """Un `ckpt.pt`."""
+
+    kind, name = "nanogpt", "point de reprise de nanoGPT"
+    is_imported = is_loaded = True
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Voir `is_nanogpt`."""
+        return is_nanogpt(model.torch)
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """La forme, les étapes, et les réglages qui s'écrivent en JSON."""
+        path, found = model.path, model.torch
+        config = nanogpt_config(path, found["model_args"])
+        steps, settings = found.get("iter_num"), found.get("config")
+        told = settings if isinstance(settings, Mapping) else {}
+        plain = {str(k): v for k, v in told.items() if type(v) in (str, int, float, bool)}
+        return Facts(
+            config=config,
+            tensors=tensor_infos(named_tensors(path, found["model"])),
+            tokenizer=lambda: assumed_tokenizer(config.vocab_size, path),
+            provenance={**({"steps": steps} if type(steps) is int else {}), **plain},
+        )
+
+    def read(
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
+    ) -> ModelFile:
+        """Voir `read_nanogpt`."""
+        return read_nanogpt(model.path, model.torch, tokenizer=tokenizer)
 
 
 def is_nanogpt(content: object) -> bool:

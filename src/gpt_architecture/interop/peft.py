@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import LoRAConfig, LoRATarget
 from gpt_architecture.core.lora import PATHS
 from gpt_architecture.errors import ModelFileError
 from gpt_architecture.formats.adapter_file import AdapterFile
-from gpt_architecture.formats.foreign_files import write_directory
-from gpt_architecture.formats.tensor_files import sealed
+from gpt_architecture.formats.tensor_files import save_safetensors
+from gpt_architecture.storage import write_directory
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -55,7 +54,7 @@ def export_peft(adapter: AdapterFile, dest: Path | str, *, force: bool = False) 
 
     def fill(folder: Path) -> None:
         (folder / PEFT_CONFIG).write_text(text + "\n", encoding="utf-8")
-        save_file(tensors, folder / PEFT_WEIGHTS, metadata=sealed({"format": "pt"}, tensors))
+        save_safetensors(folder / PEFT_WEIGHTS, tensors, {"format": "pt"})
 
     write_directory(Path(dest), fill, force=force)
 

@@ -7,20 +7,36 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+from collections.abc import Callable
 
+from gpt_architecture.config import GPTConfig
 from gpt_architecture.errors import reason
 
 NO_NUMBA = "numba manque (pip install numba)"
 
+_FIXED = {"activation": GPTConfig.activation, "norm_eps": GPTConfig.norm_eps}
+"""Ce qui est écrit dans les noyaux ; les largeurs y sont libres."""
 
-def loading_obstacle(module: str) -> str | None:
-    """Pourquoi les noyaux de `kernels.<module>` ne se chargent pas ici ; None : ils y sont."""
+
+def loading_obstacle(load: Callable[[], object]) -> str | None:
+    """Pourquoi les noyaux qu'importe `load` ne se chargent pas ici ; None : ils y sont."""
     if importlib.util.find_spec("numba") is None:
         return NO_NUMBA
     try:
-        importlib.import_module(f"{__name__}.{module}")
+        load()
     except Exception as error:  # cache interdit, version refusée, bibliothèque abîmée…
         return f"les noyaux ne se compilent pas ici ({reason(error)})"
     return None
+
+
+def shape_obstacle(cfg: GPTConfig) -> str | None:
+    """Ce que les noyaux ne calculent pas d'un modèle de cette forme ; None : ils la calculent."""
+    return next(
+        (
+            f"ses noyaux n'ont que {name} = {_FIXED[name]}, ce modèle a {value}"
+            for name, value in cfg.variants().items()
+            if name in _FIXED
+        ),
+        None,
+    )

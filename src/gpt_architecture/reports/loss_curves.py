@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.errors import DataError, unread
+from gpt_architecture.formats.journal import finite_number, read_records
 from gpt_architecture.storage import open_regular
 
 MAX_BYTES = 256 << 20
@@ -58,7 +58,7 @@ def curves_from_journal(path: Path | str) -> LossCurves:
                 remedy="donnez le journal d'un entraînement",
             )
         with open_regular(path) as lines:
-            records = [record for line in lines if (record := _record(line)) is not None]
+            records = list(read_records(lines))
     except OSError as error:
         raise unread(
             path,
@@ -68,14 +68,14 @@ def curves_from_journal(path: Path | str) -> LossCurves:
         ) from None
     steps, train, validation, seen = [], [], [], 0.0
     for record in records:
-        kind = record.get("kind")
+        kind = record["kind"]
         if kind == "step":
-            seen += _number(record.get("tokens")) or 0.0
-            steps.append((seen, _number(record.get("loss"))))
+            seen += finite_number(record.get("tokens")) or 0.0
+            steps.append((seen, finite_number(record.get("loss"))))
         elif kind == "evaluation":
-            seen = _number(record.get("tokens_seen")) or seen
-            train.append((seen, _number(record.get("train_loss"))))
-            validation.append((seen, _number(record.get("val_loss"))))
+            seen = finite_number(record.get("tokens_seen")) or seen
+            train.append((seen, finite_number(record.get("train_loss"))))
+            validation.append((seen, finite_number(record.get("val_loss"))))
     return LossCurves(steps=_finite(steps), train=_finite(train), validation=_finite(validation))
 
 
@@ -100,27 +100,10 @@ def thinned(points: Points, most: int) -> Points:
     )
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _number(value: object) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    try:
-        found = float(value) if is_number else math.nan  # type: ignore[arg-type]
-    except OverflowError:
-        return None
-    return found if math.isfinite(found) else None
-
-
 def _numbers(values: object) -> list[float | None]:
-    return [_number(value) for value in values] if isinstance(values, (list, tuple)) else []
+    return [finite_number(value) for value in values] if isinstance(values, (list, tuple)) else []
 
 
 def _finite(points: Sequence[tuple[float | None, float | None]]) -> Points:
     """Une perte devenue NaN ou infinie n'est pas tracée."""
-    return tuple((x, y) for x, y in points if x is not None and y is not None)
+    return tuple((float(x), float(y)) for x, y in points if x is not None and y is not None)

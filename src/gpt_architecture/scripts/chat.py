@@ -57,9 +57,9 @@ def chat(
         system: Consigne donnée au modèle avant la conversation.
     """
     del common  # lues par le lanceur
-    if sampling.n != 1:
+    if (n := sampling.given()["n"]) != 1:
         raise ConfigurationError(
-            f"--n vaut {sampling.n}", expected="une réponse par question", remedy="retirez --n"
+            f"--n vaut {n}", expected="une réponse par question", remedy="retirez --n"
         )
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
     ends = list[str | None]()  # pourquoi la dernière réponse s'arrête

@@ -115,8 +115,8 @@ def _tell(record: dict[str, Any], results: ResultOptions) -> None:
 def _convert_adapter(
     source: Path, dest: Path, options: ConvertOptions, *, force: bool
 ) -> dict[str, Any]:
+    from gpt_architecture.api import locate
     from gpt_architecture.formats.adapter_file import read_adapter
-    from gpt_architecture.formats.source import locate
     from gpt_architecture.interop.peft import export_peft
 
     adapter = read_adapter(locate(source))
@@ -141,7 +141,7 @@ def _check(
 ) -> None:
     """Refuse, avant de lire le modèle, ce qui échouerait après."""
     from gpt_architecture.config import check_int
-    from gpt_architecture.formats.foreign_files import check_free
+    from gpt_architecture.storage import check_free
 
     if options.dtype not in _DTYPES[options.to]:
         raise ConfigurationError(
@@ -186,8 +186,8 @@ def _check_outside(file: Path | None, folder: Path) -> None:
 
 
 def _read(source: str, options: ConvertOptions) -> ModelFile:
+    from gpt_architecture.api import read_any
     from gpt_architecture.data.tokenizer import get_tokenizer
-    from gpt_architecture.formats.source import read_any
 
     tokenizer = None if options.tokenizer is None else get_tokenizer(options.tokenizer)
     content = read_any(source, tokenizer=tokenizer, n_heads=options.n_heads)

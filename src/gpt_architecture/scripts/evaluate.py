@@ -115,8 +115,7 @@ def evaluate(
         reads=(source, options, study, common),
         force=output.force,
     )
-    from gpt_architecture.api import load
-    from gpt_architecture.formats.source import locate
+    from gpt_architecture.api import load, locate
 
     path = locate(source)
 

@@ -151,7 +151,8 @@ def infer(
         _trace(gpt, texts[0], config, output)
     else:
         _stream(gpt, texts[0], config, results, echo=output.echo)
-    if config.is_sampling and sampling.seed is None and not results.as_json and not output.score:
+    is_drawn = config.is_sampling and sampling.given()["seed"] is None
+    if is_drawn and not results.as_json and not output.score:
         print(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)", file=sys.stderr)
 
 
@@ -209,8 +210,7 @@ def _remotely(
     parse_special: bool,
 ) -> None:
     """Fait écrire un service ; ce qui demande le modèle lui-même est refusé."""
-    from gpt_architecture.cli.remote import check_remote
-    from gpt_architecture.cli.remote_infer import infer_remotely
+    from gpt_architecture.cli.remote import check_remote, infer_remotely
 
     check_remote({**given, "--score": output.score or None, "--trace": output.traced or None})
     prompts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira

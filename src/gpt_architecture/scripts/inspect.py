@@ -64,8 +64,7 @@ def inspect(
         reads=(source, common),
         force=output.force,
     )
-    from gpt_architecture.formats.inspection import inspect_model
-    from gpt_architecture.formats.source import locate
+    from gpt_architecture.api import inspect_model, locate
 
     with ProgressBar("Empreintes") as bar:
         result = inspect_model(
@@ -98,9 +97,7 @@ def _record(result: Inspection) -> dict[str, Any]:
 
 
 def _report(result: Inspection, options: InspectOptions) -> None:
-    from gpt_architecture.formats.open import NAMES
-
-    print(f"{result.path} : {NAMES[result.kind]}")
+    print(f"{result.path} : {result.name}")
     if result.parameters:
         print(f"Paramètres : {french_number(result.parameters)}")
     if result.config is not None:
@@ -139,7 +136,7 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[str]:
     """Une ligne par fait ; l'essentiel tient en quelques clés connues."""
     if complete:
         return [f"{_clean(key)} : {_clean(value)}" for key, value in provenance.items()]
-    from gpt_architecture.interop.model_card import measured_at_the_end
+    from gpt_architecture.interop.hf_export import measured_at_the_end
 
     which = "Perte finale" if measured_at_the_end(provenance) else "Dernière perte mesurée"
     known = {

@@ -49,9 +49,9 @@ def merge(
         reads=(base_name, adapter, common),
         force=results.force,
     )
+    from gpt_architecture.api import locate, read_any
     from gpt_architecture.formats.adapter_file import read_adapter
     from gpt_architecture.formats.model_file import save_model
-    from gpt_architecture.formats.source import locate, read_any
 
     found = read_adapter(locate(adapter))
     merged = found.merged(read_any(base_name))

@@ -58,7 +58,7 @@ def quantize(
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Quantifie les poids d'un modèle, sur 8 ou 4 bits, pour décoder plus vite."""
-    from gpt_architecture.formats.source import locate, read_any, short_name
+    from gpt_architecture.api import locate, read_any, short_name
 
     source = find_model(model)
     path = locate(source)
@@ -75,8 +75,8 @@ def quantize(
         reads=(path, options, common),
         force=results.force,
     )
+    from gpt_architecture.core.grouped_codes import Scheme
     from gpt_architecture.formats.quantized_file import save_quantized
-    from gpt_architecture.kernels.decode.grouped_codes import Scheme
     from gpt_architecture.kernels.decode.packed import pack
 
     content = read_any(source)

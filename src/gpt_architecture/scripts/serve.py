@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
     from gpt_architecture.serving.context import ServingContext
     from gpt_architecture.serving.engine.engine import Engine
-    from gpt_architecture.serving.http.auth import KeyRing
+    from gpt_architecture.serving.http.access import KeyRing
+    from gpt_architecture.serving.limits import Limits
     from gpt_architecture.serving.openai.foreign_fields import FieldPolicy
-    from gpt_architecture.serving.openai.limits import Limits
 
 logger = logging.getLogger("gpt_architecture.serve")  # `__name__` est `__main__` lancé par chemin
 
@@ -82,7 +82,7 @@ class NetworkOptions:
     def __post_init__(self) -> None:
         check_int("port", self.port, minimum=0, maximum=65_535)
         if self.allow_origin:
-            from gpt_architecture.serving.http.origins import check_origin
+            from gpt_architecture.serving.http.access import check_origin
 
             for origin in self.allow_origin:
                 check_origin("--allow-origin", origin)
@@ -143,14 +143,14 @@ def serve(
     """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM."""
     del common  # lues par le lanceur
     _check_installed()
-    from gpt_architecture.formats.source import check_source, short_name
-    from gpt_architecture.serving.http.auth import KeyRing
+    from gpt_architecture.api import check_source, short_name
+    from gpt_architecture.serving.http.access import KeyRing
     from gpt_architecture.serving.http.exchange import RequestFilter
-    from gpt_architecture.serving.http.gate import LoadingGate
+    from gpt_architecture.serving.http.loading import LoadingGate
     from gpt_architecture.serving.http.observer import Observer
     from gpt_architecture.serving.http.server import HttpServer, bind, url_of
+    from gpt_architecture.serving.limits import Limits
     from gpt_architecture.serving.openai.foreign_fields import FieldPolicy
-    from gpt_architecture.serving.openai.limits import Limits
 
     _configure_journal(network.log_format, RequestFilter())
     source = find_model(model)
@@ -246,7 +246,7 @@ def _check_installed() -> None:
 
 def _keys(path: Path | None) -> list[str]:
     """Les clés du fichier et de l'environnement."""
-    from gpt_architecture.serving.http.auth import read_keys
+    from gpt_architecture.serving.http.access import read_keys
 
     keys = [] if path is None else read_keys(path)
     keys += [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()]

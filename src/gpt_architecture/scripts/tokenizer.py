@@ -205,8 +205,8 @@ def view(
         )
         content = content[:_VIEW_CHARACTERS]
     if options.html is not None:
-        from gpt_architecture.formats.model_file import write_atomically
         from gpt_architecture.reports.vocabularies import vocabulary_page
+        from gpt_architecture.storage import write_atomically
 
         page = vocabulary_page(content, tokenizers)
         write_atomically(options.html, lambda path: path.write_text(page, encoding="utf-8"))

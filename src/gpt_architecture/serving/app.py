@@ -12,27 +12,29 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from gpt_architecture.data.tokenizers.marked_text import written
 from gpt_architecture.data.tokenizers.protocol import ROLES, role_names, special_names
+from gpt_architecture.serving.api_errors import ApiError, install_handlers
 from gpt_architecture.serving.context import ServingContext
-from gpt_architecture.serving.http.auth import AuthMiddleware, KeyRing
-from gpt_architecture.serving.http.guard import GuardMiddleware
+from gpt_architecture.serving.http.access import KeyRing
+from gpt_architecture.serving.http.middleware import (
+    AuthMiddleware,
+    GuardMiddleware,
+    HeadMiddleware,
+    OriginsMiddleware,
+)
 from gpt_architecture.serving.http.observer import ObservedMiddleware, Observer, route_finder
-from gpt_architecture.serving.http.rules import HeadMiddleware, OriginsMiddleware
 from gpt_architecture.serving.http.strict_json import StrictRoute
 from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
-from gpt_architecture.serving.openai import response_schemas, schemas
+from gpt_architecture.serving.openai import bodies, reference
 from gpt_architecture.serving.openai.answers import ChatShape, CompletionShape, Transcript
-from gpt_architecture.serving.openai.errors import ApiError, install_handlers
-from gpt_architecture.serving.openai.generation import (
+from gpt_architecture.serving.openai.planning import plan_chat, plan_completion
+from gpt_architecture.serving.openai.streaming import Answerer
+from gpt_architecture.serving.openai.texts import (
     check_body,
     check_ids,
     check_model,
     encode_text,
-    plan_chat,
-    plan_completion,
     render,
 )
-from gpt_architecture.serving.openai.reference import reference_page
-from gpt_architecture.serving.openai.streaming import Answerer
 from gpt_architecture.serving.studio.routes import studio_router
 
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -43,7 +45,7 @@ _DESCRIPTION = (
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
-        status: {"model": response_schemas.ErrorEnvelope, "description": _MEANINGS[status]}
+        status: {"model": reference.ErrorEnvelope, "description": _MEANINGS[status]}
         for status in statuses
     }
 
@@ -111,12 +113,12 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     @router.post(
         "/v1/completions",
         summary="Continuer un texte",
-        response_model=response_schemas.CompletionAnswer,
+        response_model=reference.CompletionAnswer,
         responses={200: {"content": _STREAM}, **_COMMON, **_errors(404, 504)},
     )
-    async def completions(body: schemas.CompletionBody, request: Request) -> Response:
+    async def completions(body: bodies.CompletionBody, request: Request) -> Response:
         plan = await plan_completion(context, body)
-        options = body.stream_options or schemas.StreamOptions()
+        options = body.stream_options or bodies.StreamOptions()
         usage = options.include_usage
         shape = CompletionShape(
             context.name, context.names, plan, logprobs=body.logprobs is not None, usage=usage
@@ -136,12 +138,12 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     @router.post(
         "/v1/chat/completions",
         summary="Répondre à une conversation",
-        response_model=response_schemas.ChatAnswer,
+        response_model=reference.ChatAnswer,
         responses={200: {"content": _STREAM}, **_COMMON, **_errors(404, 504)},
     )
-    async def chat(body: schemas.ChatBody, request: Request) -> Response:
+    async def chat(body: bodies.ChatBody, request: Request) -> Response:
         plan = await plan_chat(context, body)
-        options = body.stream_options or schemas.StreamOptions()
+        options = body.stream_options or bodies.StreamOptions()
         usage = options.include_usage
         shape = ChatShape(context.name, context.names, logprobs=bool(body.logprobs), usage=usage)
         return await answerer.answer(
@@ -168,7 +170,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
     @router.get(
         "/v1/models",
         summary="Modèles servis",
-        response_model=response_schemas.ModelList,
+        response_model=reference.ModelList,
         responses=_errors(401, 429),
     )
     async def models() -> Response:
@@ -177,7 +179,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
     @router.get(
         "/v1/models/{name:path}",
         summary="Un modèle",
-        response_model=response_schemas.ModelCard,
+        response_model=reference.ModelCard,
         responses=_errors(401, 404, 429),
     )
     async def model(name: Annotated[str, Path(min_length=1)]) -> Response:
@@ -187,10 +189,10 @@ def _model_routes(context: ServingContext) -> APIRouter:
     @router.post(
         "/tokenize",
         summary="Couper un texte en tokens",
-        response_model=response_schemas.TokenizeAnswer,
+        response_model=reference.TokenizeAnswer,
         responses={**_COMMON, **_errors(404)},
     )
-    async def tokenize(body: schemas.TokenizeBody) -> Response:
+    async def tokenize(body: bodies.TokenizeBody) -> Response:
         check_body(context, body)
         text = body.prompt
         if text is None:
@@ -213,10 +215,10 @@ def _model_routes(context: ServingContext) -> APIRouter:
     @router.post(
         "/detokenize",
         summary="Réunir des tokens en texte",
-        response_model=response_schemas.DetokenizeAnswer,
+        response_model=reference.DetokenizeAnswer,
         responses={**_COMMON, **_errors(404)},
     )
-    async def detokenize(body: schemas.DetokenizeBody) -> Response:
+    async def detokenize(body: bodies.DetokenizeBody) -> Response:
         check_body(context, body)
         check_ids(context, body.tokens, param="tokens")
         return JSONResponse({"prompt": context.tokenizer.decode(body.tokens)})
@@ -224,7 +226,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
     @router.get(
         "/tokenizer_info",
         summary="Ce qu'est le tokenizer",
-        response_model=response_schemas.TokenizerInfo,
+        response_model=reference.TokenizerInfo,
         responses=_errors(401, 429),
     )
     async def tokenizer_info() -> Response:
@@ -247,7 +249,7 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
     @router.get(
         "/health",
         summary="Le service peut-il répondre ?",
-        response_model=response_schemas.Health,
+        response_model=reference.Health,
         responses=_errors(503),
     )
     async def health() -> Response:
@@ -259,7 +261,7 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
     @router.get(
         "/live",
         summary="Faut-il relancer le service ?",
-        response_model=response_schemas.Health,
+        response_model=reference.Health,
         responses=_errors(503),
     )
     async def live() -> Response:
@@ -271,14 +273,14 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
         "/ready",
         health,
         summary="Le service accepte-t-il du travail ?",
-        response_model=response_schemas.Health,
+        response_model=reference.Health,
         responses=_errors(503),
     )
 
     @router.get(
         "/version",
         summary="Version du service",
-        response_model=response_schemas.Version,
+        response_model=reference.Version,
         responses=_errors(401, 429),
     )
     async def version() -> Response:
@@ -305,6 +307,6 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
 def _docs(app: FastAPI) -> Any:
     async def docs() -> HTMLResponse:
         """La page de référence."""
-        return HTMLResponse(reference_page(app.openapi()))
+        return HTMLResponse(reference.reference_page(app.openapi()))
 
     return docs

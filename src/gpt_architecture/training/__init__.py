@@ -12,6 +12,7 @@
 - `engine` : Le moteur d'un pas : perte et gradients d'un lot.
 - `estimate` : Ce qu'un entraînement coûtera : mesuré sur quelques étapes, étendu au reste.
 - `evaluate` : Ce que la boucle mesure en chemin : deux pertes, et un exemple de texte.
+- `journal_writer` : Ce qu'un entraînement note : son journal, et les mesures pour TensorBoard.
 - `metrics` : Ce que la machine pourrait faire, et la part qu'elle en fait.
 - `muon` : Muon (Jordan, 2024), orthogonalisé dans une précision que le matériel calcule.
 - `notices` : Les phrases de la boucle d'entraînement : étape sautée, abandon, mémoire insuffisante.

@@ -147,16 +147,18 @@ def fused_obstacle(
     if training_precision(compute, device) is not None:
         return "il calcule en fp32"
     obstacle = kernel_obstacle()
-    if obstacle is not None:
-        return obstacle
-    from gpt_architecture.kernels.train.fused_step import why_not_fused
-
-    return why_not_fused(model)
+    return _load_why_not_fused()(model) if obstacle is None else obstacle
 
 
 def kernel_obstacle() -> str | None:
     """Ce qui empêche ici les noyaux du moteur fusionné ; None : ils se chargent."""
-    return loading_obstacle("train.fused_step")
+    return loading_obstacle(_load_why_not_fused)
+
+
+def _load_why_not_fused() -> Callable[[nn.Module], str | None]:
+    from gpt_architecture.kernels.train.fused_step import why_not_fused
+
+    return why_not_fused
 
 
 def build_backend(
@@ -200,14 +202,14 @@ def _fused(
     training: TrainingConfig,
     sharing: Sharing | None,
 ) -> tuple[Backend, ParallelModel | None]:
-    from gpt_architecture.kernels.train.engine import FusedEngine
+    from gpt_architecture.kernels.train.fused_step import FusedStep
     from gpt_architecture.kernels.train.lean import LeanAdamW
 
     for library in _READ_ONCE:  # les noyaux viennent d'être lus
         drop_library_code(library)
     if compute.memory != "lean":
         parallel = None if sharing is None else sharing(model, autograd=False)
-        engine = FusedEngine(model, seed=training.seed)
+        engine = FusedStep(model, seed=training.seed)
         built = build_optimizer(model, optimizer, training)
         exchanging = engine if parallel is None else parallel.wrap(engine)
         return Backend(engine=exchanging, optimizer=built, loss=engine.loss, name="fused"), parallel
@@ -231,7 +233,7 @@ def _fused(
         eps=optimizer.eps,
     )
     remember_peak_lr_(lean)
-    engine = FusedEngine(model, seed=training.seed, lean=lean)
+    engine = FusedStep(model, seed=training.seed, lean=lean)
     watched = LeanEngine(engine, model, lean)
     return Backend(engine=watched, optimizer=lean, loss=engine.loss, name="fused"), None
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -32,28 +31,29 @@ from gpt_architecture.formats.checkpoint_files import (
     space_needed,
     write_checkpoint,
 )
+from gpt_architecture.formats.checkpoint_folder import (
+    BEST,
+    CHECKPOINTS,
+    MAX_NOTE,
+    MAX_STEP,
+    REPLACED,
+    CheckpointFolder,
+)
 from gpt_architecture.storage import check_writable, sweep, sync, write_atomically
 
 __all__ = ["CHECKPOINTS", "Checkpoint", "CheckpointStore", "read_checkpoint", "space_needed"]
 
-CHECKPOINTS = "checkpoints"
-"""Nom, sous le dossier de sortie, de celui que `CheckpointStore` gère."""
-
 SHARDS = ".shards"
 """Suffixe des morceaux qu'écrit `distributed_store`."""
 
-_INCOMPLETE, _REPLACED, _REMOVED = ".incomplete", ".replaced", ".removed"
-_STEP = re.compile(r"step-(\d{6,15})(\.incomplete|\.shards|\.replaced|\.removed)?")
-_BEST = "best.json"
+_INCOMPLETE, _REMOVED = ".incomplete", ".removed"
 _LOCK = ".verrou"
 _HOLDER = ".verrou.json"
-_MAX_STEP = 10**15 - 1
-_MAX_BEST = 4096
 
 logger = logging.getLogger(__name__)
 
 
-class CheckpointStore:
+class CheckpointStore(CheckpointFolder):
     """Les points de reprise d'un dossier.
 
     Ce qui écrit prend le verrou le temps de l'appel, s'il n'est pas déjà tenu par `lock` ;
@@ -69,7 +69,7 @@ class CheckpointStore:
 
     def __init__(self, root: Path | str, *, keep_last: int = 2) -> None:
         check_int("keep_last", keep_last, minimum=1)
-        self.root = Path(root)
+        super().__init__(root)
         self.keep_last = keep_last
         self._lock = FileLock(self.root / _LOCK, thread_local=False)
 
@@ -101,18 +101,18 @@ class CheckpointStore:
             TypeError: `state` n'est pas fait de types simples.
             ValueError: nom de groupe imprévu, nombre non fini, tenseurs qui se recouvrent.
         """
-        check_int("step", step, minimum=0, maximum=_MAX_STEP)
-        path = self._path(step)
-        incomplete = self._path(step, _INCOMPLETE)
+        check_int("step", step, minimum=0, maximum=MAX_STEP)
+        path = self.path_of(step)
+        incomplete = self.path_of(step, _INCOMPLETE)
         with self._locked():
             try:
                 _remove(incomplete)
                 write_checkpoint(incomplete, step, tensors, state)
                 self._publish(step)
             except OSError as error:
-                raise OutputError(
-                    f"impossible d'écrire le point de reprise {path} : {reason(error)}",
-                    expected="un dossier accessible en écriture et assez de place",
+                raise OutputError.refused(
+                    f"le point de reprise {path}",
+                    error,
                     remedy="libérez de la place ; les points de reprise précédents sont intacts",
                 ) from error
             finally:
@@ -136,32 +136,11 @@ class CheckpointStore:
         text = json.dumps({"step": step})
         with self._locked():
             write_atomically(
-                self.root / _BEST, lambda temporary: temporary.write_text(text, encoding="utf-8")
+                self.root / BEST, lambda temporary: temporary.write_text(text, encoding="utf-8")
             )
 
     def flush(self) -> None:
         """N'attend rien : `save` a tout écrit."""
-
-    def steps(self) -> list[int]:
-        """Étapes enregistrées, en ordre croissant, sans vérifier leur contenu."""
-        return sorted({step for step, suffix, _ in self._entries() if suffix in (None, _REPLACED)})
-
-    def latest(self) -> Checkpoint | None:
-        """Le plus récent point de reprise intact ; les abîmés sont dits et passés."""
-        for step in reversed(self.steps()):
-            checkpoint = self._read(step)
-            if checkpoint is not None:
-                return checkpoint
-        return None
-
-    def best(self) -> Checkpoint | None:
-        """Le point de reprise désigné par `mark_best`, s'il est intact."""
-        try:
-            step = self._best_step()
-        except CheckpointError as error:
-            logger.warning("meilleur point de reprise inconnu : %s", error.found)
-            return None
-        return None if step is None else self._read(step)
 
     def sweep(self) -> list[Path]:
         """Achève ce qu'une interruption a laissé en plan ; rend les chemins retirés.
@@ -175,9 +154,9 @@ class CheckpointStore:
         with self._locked():
             try:
                 removed, leftovers = sweep(self.root), list[Path]()
-                for step, suffix, path in self._entries():
-                    if suffix == _REPLACED and not self._path(step).exists():
-                        path.rename(self._path(step))  # l'ancien reprend son nom : il est complet
+                for step, suffix, path in self.entries():
+                    if suffix == REPLACED and not self.path_of(step).exists():
+                        path.rename(self.path_of(step))  # l'ancien reprend son nom : il est complet
                     elif suffix is not None:
                         leftovers.append(path)
                 for path in leftovers:
@@ -211,34 +190,23 @@ class CheckpointStore:
                 remedy="libérez de la place, gardez-en moins ou changez de dossier",
             )
 
-    def _path(self, step: int, suffix: str = "") -> Path:
-        return self.root / f"step-{step:06d}{suffix}"
-
-    def _entries(self) -> list[tuple[int, str | None, Path]]:
-        """Étape, suffixe et chemin de ce qui porte un nom de point de reprise."""
-        if not self.root.is_dir():
-            return []
-        matches = [(_STEP.fullmatch(path.name), path) for path in self.root.iterdir()]
-        found = [(int(match[1]), match[2], path) for match, path in matches if match]
-        return [item for item in found if item[2] == self._path(item[0], item[1] or "")]
-
     def _publish(self, step: int) -> None:
         """Donne son nom au point de reprise écrit, dont l'éventuel prédécesseur s'efface."""
-        path, replaced = self._path(step), self._path(step, _REPLACED)
+        path, replaced = self.path_of(step), self.path_of(step, REPLACED)
         if os.path.lexists(path):
             _remove(replaced)
             path.rename(replaced)
-        self._path(step, _INCOMPLETE).rename(path)
+        self.path_of(step, _INCOMPLETE).rename(path)
         sync(self.root)
 
     def _retain(self, saved: int) -> None:
         """Retire ce qui n'est ni récent, ni le meilleur, ni `saved` ; un refus n'est que dit."""
         try:
             steps = self.steps()
-            kept = {saved, self._best_step(), *steps[-self.keep_last :]}
+            kept = {saved, self.best_step(), *steps[-self.keep_last :]}
             for step in steps:
-                if self._path(step).exists():
-                    self._discard(step, _REPLACED)
+                if self.path_of(step).exists():
+                    self._discard(step, REPLACED)
                 if step not in kept:
                     self._discard(step)
         except (OSError, CheckpointError) as error:
@@ -247,49 +215,12 @@ class CheckpointStore:
 
     def _discard(self, step: int, suffix: str = "") -> None:
         """Supprime un dossier, qui perd d'abord son nom : il n'est jamais à demi valable."""
-        path, removed = self._path(step, suffix), self._path(step, _REMOVED)
+        path, removed = self.path_of(step, suffix), self.path_of(step, _REMOVED)
         if os.path.lexists(path):
             _remove(removed)
             path.rename(removed)
             sync(self.root)
             _remove(removed)
-
-    def _best_step(self) -> int | None:
-        path = self.root / _BEST
-        if not os.path.lexists(path):
-            return None
-        step = read_json(path, _MAX_BEST).get("step")
-        if type(step) is not int or not 0 <= step <= _MAX_STEP:
-            raise CheckpointError(
-                f"{path} ne désigne pas une étape",
-                expected='un objet comme {"step": 40}',
-                remedy="supprimez ce fichier ; la prochaine évaluation le récrira",
-            )
-        return step
-
-    def _read(self, step: int) -> Checkpoint | None:
-        """Le point de reprise de cette étape, ou None et un avertissement."""
-        path = self._path(step)
-        if not os.path.lexists(path):  # une interruption, le temps d'un remplacement
-            path = self._path(step, _REPLACED)
-        try:
-            if path.is_symlink():
-                raise CheckpointError(
-                    f"{path} est un lien",
-                    expected="un dossier de point de reprise",
-                    remedy="déplacez-y le dossier lui-même",
-                )
-            checkpoint = read_checkpoint(path)
-            if checkpoint.step != step:
-                raise CheckpointError(
-                    f"{path} contient l'étape {checkpoint.step}",
-                    expected=f"l'étape {step}",
-                    remedy="rendez son nom au dossier",
-                )
-        except CheckpointError as error:
-            logger.warning("point de reprise écarté : %s", error.found)
-            return None
-        return checkpoint
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -327,17 +258,13 @@ def _remove(path: Path) -> None:
 
 
 def _refused(root: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"impossible d'écrire dans {root} : {reason(error)}",
-        expected="un dossier accessible en écriture et assez de place",
-        remedy="libérez de la place ou changez de dossier",
-    )
+    return OutputError.refused(f"dans {root}", error)
 
 
 def _describe(holder: Path) -> str:
     """Qui tient le verrou ; sa fiche peut manquer, le temps d'être écrite."""
     try:
-        content = read_json(holder, _MAX_BEST)
+        content = read_json(holder, MAX_NOTE)
     except CheckpointError:
         return "un autre processus"
     return f"le processus {content.get('pid')!r} de {content.get('host')!r}"

@@ -7,7 +7,7 @@ import time
 import torch
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.kernels.runtime.products import fastest_products
+from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 
 _SIDES = {"cpu": 1024, "cuda": 8192, "mps": 4096}
 _PRODUCTS = 4
@@ -25,7 +25,7 @@ def flops_per_token(config: GPTConfig, window: int) -> int:
     return 6 * (matrices + attention)
 
 
-@fastest_products()
+@fastest_matmul()
 def measure_peak_flops(device: torch.device, dtype: torch.dtype | None = None) -> float:
     """Opérations par seconde du meilleur de quelques produits de matrices carrées.
 

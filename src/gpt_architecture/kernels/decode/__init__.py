@@ -1,23 +1,18 @@
 """Le décodage compilé : les poids compactés, et un pas entier d'un seul appel.
 
-- `decode_step` : Un pas de décodage entier, d'un seul appel, sans revenir à Python.
-- `dot_tiles` : Une ligne de poids contre quelques activations, en instructions vectorielles.
-- `grouped_codes` : Quantification des poids par groupes, à échelle seule.
-- `linear_kernels` : Les produits « poids × quelques activations » : la lecture des poids fixe leur
-  durée.
+- `float_tiles` : Des lignes de poids fp32 contre des activations, en instructions vectorielles :
+  trois tuiles.
+- `integer_tiles` : Une ligne de poids entiers contre quelques activations, en instructions
+  vectorielles.
+- `linear_kernels` : Les produits « poids × activations » d'un pas, un noyau par rangement des
+  poids.
 - `packed` : Le modèle compacté : mêmes logits que `GPTModel`, poids rangés pour le décodage sur
   processeur.
-- `packed_weights` : Les matrices d'un modèle compacté : pleines, ou quantifiées par groupes.
-- `panel_kernels` : Ce qui entoure les produits de PyTorch, au-delà d'un pas compilé : décodage et
-  GELU.
 - `self_draft` : Le modèle propose lui-même ses prochains tokens, par une copie de ses poids sur 8
   bits.
-- `step_kernels` : Ce qui entoure les produits d'un pas de décodage : normes, codes des activations,
-  attention.
-- `strip_kernels` : Les produits « poids × activations » dont chaque résultat ignore les autres, au
-  bit près.
-- `strip_tiles` : Une bande de seize lignes de poids contre quelques activations.
-- `wide_kernels` : Les produits d'un lot d'activations : le calcul, plus que la lecture des poids,
-  fixe la durée.
-- `wide_tiles` : Quelques lignes de poids contre un lot d'activations rangées par colonnes.
+- `step` : Un pas de décodage entier, d'un seul appel, sans revenir à Python.
+- `step_kernels` : Ce qui entoure les produits : normes, codes des activations, attention, décodage,
+  GELU.
+- `torch_pass` : Un passage par les produits de PyTorch, sur les poids d'un modèle compacté.
+- `weights` : Les matrices d'un modèle compacté : pleines, ou quantifiées par groupes.
 """

@@ -1,22 +1,19 @@
-"""Les produits « poids × quelques activations » : la lecture des poids fixe leur durée.
+"""Les produits « poids × activations » d'un pas, un noyau par rangement des poids.
 
-Un lot est un bloc de lignes d'une matrice de poids, lu une fois et employé pour toutes les
-activations. Les deux noyaux ne diffèrent que par le format des poids. Leurs arguments, dans
-l'ordre :
+* `linear_float_`, `linear_integer_` : la lecture des poids fixe leur durée. Un lot est un bloc de
+  lignes de poids, lu une fois et employé pour toutes les activations.
+* `linear_wide_` : pour un lot d'activations, le calcul fixe la durée. Les lignes de poids sont
+  prises par tranches de colonnes qui tiennent dans le cache ; x (D, hauteur) et, en mode GELU, out
+  (N, hauteur) sont transposés.
+* `linear_strips_` : chaque résultat ignore les autres activations, au bit près ; les poids sont en
+  bandes (`weights.StripMatrix`). Un service y gagne de rendre le même texte quelle que soit sa
+  charge. Celui des poids entiers a la même propriété.
 
-0. activations présentes, M ;
-1. x (hauteur, D) : fp32, ou codes sur 16 bits pour des poids entiers ;
-2. adresses des parties, matrices de même forme qui se lisent comme une seule, empilées ;
-3. lignes d'une partie ;
-4. lignes d'un bloc ;
-5. biais (N,), ou vide ;
-6. mode ;
-7. out (hauteur, N) ;
-8. résidu (hauteur, N), ou vide ;
-9. pour des poids entiers, leur nombre de bits, 8 ou 4 ;
-10. poids d'un groupe ;
-11. adresses des échelles (bf16) des parties ;
-12. échelles de x (hauteur,).
+Leurs arguments ont les mêmes noms : `active` activations présentes (M) ; x (hauteur, D), fp32 ou
+codes sur 16 bits ; `parts`, adresses de matrices de même forme qui se lisent comme une seule,
+empilées, de `part_rows` lignes chacune ; `block_rows` lignes d'un lot ; biais (N,), ou vide ;
+mode ; out (hauteur, N) ; résidu (hauteur, N), ou vide. Des poids entiers y ajoutent leurs bits, les
+poids d'un groupe, les adresses des échelles (bf16) des parties, les échelles de x (hauteur,).
 
 Formes : M activations, D largeur (complétée à un nombre entier de groupes pour des entiers), N
 lignes de poids en tout.
@@ -24,84 +21,59 @@ lignes de poids en tout.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-from gpt_architecture.kernels.decode.dot_tiles import (
-    FLOAT_COLUMNS,
-    INTEGER_COLUMNS,
-    UNIT,
+from gpt_architecture.kernels.decode.float_tiles import (
+    STRIP_COLUMNS,
+    TOGETHER,
+    TOGETHER_COLUMNS,
+    WIDE_COLUMNS,
     float_dots,
-    integer_dots,
+    strip_tile,
+    wide_tile,
 )
-from gpt_architecture.kernels.runtime.arithmetic import FAST, exp
-from gpt_architecture.kernels.runtime.threads import (
-    address,
+from gpt_architecture.kernels.decode.integer_tiles import INTEGER_COLUMNS, UNIT, integer_dots
+from gpt_architecture.kernels.decode.weights import STRIP_ROWS
+from gpt_architecture.kernels.runtime.arithmetic import FAST, gelu
+from gpt_architecture.kernels.runtime.kernel import (
+    Integer,
+    Integers,
+    Lots,
+    Matrix,
+    Place,
+    Vector,
     claim,
     count,
-    extent,
-    integer,
-    integers,
     kernel,
-    matrix,
-    vector,
-    words,
 )
 
 PLAIN, GELU, RESIDUAL = 0, 1, 2
 """Modes : out = xW + b ; out = gelu(xW + b) ; résidu += xW + b, où out sert de brouillon."""
 
+_WIDE_CHUNK = 128
+"""Colonnes d'une tranche large : 128 × 32 activations tiennent dans la moitié du premier cache."""
+
+_STRIP_CHUNK = 256 // TOGETHER
+"""Colonnes d'une tranche de bandes : ses poids et 32 activations tiennent dans 32 Kio."""
+
+_TILES_AHEAD = 2  # le temps de deux tuiles couvre celui d'un accès à la mémoire
 _F = np.float32
-_GELU_A, _GELU_B = _F(math.sqrt(2.0 / math.pi)), _F(0.044715)
 
 
 @njit
-def _float_rows(d: Any, part: Any, first: Any, last: Any, m: Any, columns: Any) -> None:
-    """Lignes first … last d'une partie contre les activations m … m + columns."""
-    width, out_stride = extent(d, 1, 1), 4 * extent(d, 7, 1)
-    stride = 4 * width
-    x = address(d, 1) + stride * m
-    weight = integers(d, 2)[part] + stride * first
-    out = address(d, 7) + out_stride * m + 4 * (part * integer(d, 3) + first)
-    for _ in range(last - first):
-        float_dots(columns, weight, x, stride, width, out, out_stride)
-        weight += stride
-        out += 4
-
-
-@njit
-def _integer_rows(d: Any, part: Any, first: Any, last: Any, m: Any, columns: Any) -> None:
-    """Voir `_float_rows`."""
-    width, bits, group = extent(d, 1, 1), integer(d, 9), integer(d, 10)
-    stride, scale_stride, x_stride = width * bits // 8, 2 * (width // group), 2 * width
-    out_stride = 4 * extent(d, 7, 1)
-    x = address(d, 1) + x_stride * m
-    codes = integers(d, 2)[part] + stride * first
-    scales = integers(d, 11)[part] + scale_stride * first
-    out = address(d, 7) + out_stride * m + 4 * (part * integer(d, 3) + first)
-    for _ in range(last - first):
-        integer_dots(
-            bits, group, columns, codes, scales, x, x_stride, width // UNIT, out, out_stride
-        )
-        codes += stride
-        scales += scale_stride
-        out += 4
-
-
-@njit(inline="always", fastmath=FAST, error_model="numpy")
-def gelu(x: Any) -> Any:
-    """GELU, approximation tanh : tanh(u) = 1 − 2 / (e^{2u} + 1)."""
-    u = _GELU_A * (x + _GELU_B * x * x * x)
-    return x - x / (exp(u + u) + _F(1.0))
+def _block_of(item: Any, part_rows: Any, block_rows: Any) -> Any:
+    """(partie, première ligne, dernière exclue) d'un lot."""
+    blocks = (part_rows + block_rows - 1) // block_rows
+    first = (item % blocks) * block_rows
+    return item // blocks, first, min(first + block_rows, part_rows)
 
 
 @njit(fastmath=FAST, error_model="numpy")
-def finish(d: Any, m: Any, start: Any, stop: Any) -> None:
+def _finish(bias: Any, mode: Any, out: Any, residual: Any, m: Any, start: Any, stop: Any) -> None:
     """Biais, puis activation ou résidu, des colonnes start … stop de la ligne m de `out`."""
-    bias, mode, out = vector(d, 5), integer(d, 6), matrix(d, 7)
     if bias.size > 0:
         for n in range(start, stop):
             out[m, n] += bias[n]
@@ -109,56 +81,276 @@ def finish(d: Any, m: Any, start: Any, stop: Any) -> None:
         for n in range(start, stop):
             out[m, n] = gelu(out[m, n])
     elif mode == RESIDUAL:
-        residual = matrix(d, 8)
         for n in range(start, stop):
             residual[m, n] += out[m, n]
 
 
+# --- Poids fp32 en lignes, peu d'activations --------------------------------------------------
+
+
+@njit
+def _float_rows(
+    weight: Any, rows: Any, x: Any, active: Any, together: Any, out: Any, n: Any
+) -> None:
+    """`rows` lignes, depuis l'adresse `weight` ; la première donne la colonne n de `out`.
+
+    Une ligne, lue pour `together` activations, est encore dans le premier cache pour les autres.
+    """
+    stride, out_stride = 4 * x.width, 4 * out.shape[1]
+    target = out.ctypes.data + 4 * n
+    for _ in range(rows):
+        for m in range(0, active, together):
+            columns = min(active - m, together)
+            inputs, outputs = x.address + stride * m, target + out_stride * m
+            float_dots(columns, weight, inputs, stride, x.width, outputs, out_stride)
+        weight += stride
+        target += 4
+
+
+@kernel
+def linear_float_(
+    lots: Lots,
+    active: Integer,
+    x: Place,
+    parts: Integers,
+    part_rows: Integer,
+    block_rows: Integer,
+    bias: Vector,
+    mode: Integer,
+    out: Matrix,
+    residual: Matrix,
+    together: Integer,
+) -> None:
+    """Poids fp32 ; une partie est (lignes, D). Au plus `together` activations à la fois."""
+    item = claim(lots)
+    while item < count(lots):
+        part, first, last = _block_of(item, part_rows, block_rows)
+        weight, base = parts[part] + 4 * x.width * first, part * part_rows
+        _float_rows(weight, last - first, x, active, together, out, base + first)
+        for m in range(active):
+            _finish(bias, mode, out, residual, m, base + first, base + last)
+        item = claim(lots)
+
+
+# --- Poids entiers ---------------------------------------------------------------------------
+
+
+@njit
+def _integer_rows(
+    bits: Any,
+    group: Any,
+    codes: Any,
+    scales: Any,
+    rows: Any,
+    x: Any,
+    m: Any,
+    columns: Any,
+    out: Any,
+    n: Any,
+) -> None:
+    """`rows` lignes contre les activations m … m + columns ; la première donne out[:, n].
+
+    `codes` et `scales` : adresses de la première.
+    """
+    width, units = x.width, x.width // UNIT
+    x_stride, out_stride = 2 * width, 4 * out.shape[1]
+    stride, scale_stride = width * bits // 8, 2 * (width // group)
+    inputs = x.address + x_stride * m
+    target = out.ctypes.data + out_stride * m + 4 * n
+    for _ in range(rows):
+        integer_dots(
+            bits, group, columns, codes, scales, inputs, x_stride, units, target, out_stride
+        )
+        codes += stride
+        scales += scale_stride
+        target += 4
+
+
 @njit(fastmath=FAST, error_model="numpy")
-def _rescale(d: Any, m: Any, start: Any, stop: Any) -> None:
+def _rescale(out: Any, factor: Any, m: Any, start: Any, stop: Any) -> None:
     """Ramène à leur échelle les produits de codes de l'activation m."""
-    out, factor = matrix(d, 7), vector(d, 12)[m]
     for n in range(start, stop):
         out[m, n] *= factor
 
 
-@njit
-def block_of(d: Any, item: Any) -> Any:
-    """(partie, première ligne, dernière exclue) d'un lot."""
-    per_part, size = integer(d, 3), integer(d, 4)
-    blocks = (per_part + size - 1) // size
-    first = (item % blocks) * size
-    return item // blocks, first, min(first + size, per_part)
-
-
 @kernel
-def linear_float_(data: Any) -> None:
-    """Poids fp32 ; une partie est (lignes, D)."""
-    d = words(data)
-    active = integer(d, 0)
-    item = claim(data)
-    while item < count(d):
-        part, first, last = block_of(d, item)
-        for m in range(0, active, FLOAT_COLUMNS):
-            _float_rows(d, part, first, last, m, min(active - m, FLOAT_COLUMNS))
-        base = part * integer(d, 3)
-        for m in range(active):
-            finish(d, m, base + first, base + last)
-        item = claim(data)
-
-
-@kernel
-def linear_integer_(data: Any) -> None:
+def linear_integer_(
+    lots: Lots,
+    active: Integer,
+    x: Place,
+    parts: Integers,
+    part_rows: Integer,
+    block_rows: Integer,
+    bias: Vector,
+    mode: Integer,
+    out: Matrix,
+    residual: Matrix,
+    bits: Integer,
+    group: Integer,
+    scales: Integers,
+    factors: Vector,
+) -> None:
     """Poids entiers ; une partie est (lignes, D) octets signés, ou (lignes, D/2) octets."""
-    d = words(data)
-    active = integer(d, 0)
-    item = claim(data)
-    while item < count(d):
-        part, first, last = block_of(d, item)
+    item = claim(lots)
+    while item < count(lots):
+        part, first, last = _block_of(item, part_rows, block_rows)
+        base = part * part_rows
+        codes = parts[part] + x.width * bits // 8 * first
+        scale = scales[part] + 2 * (x.width // group) * first
         for m in range(0, active, INTEGER_COLUMNS):
-            _integer_rows(d, part, first, last, m, min(active - m, INTEGER_COLUMNS))
-        base = part * integer(d, 3)
+            columns = min(active - m, INTEGER_COLUMNS)
+            _integer_rows(bits, group, codes, scale, last - first, x, m, columns, out, base + first)
         for m in range(active):
-            _rescale(d, m, base + first, base + last)
-            finish(d, m, base + first, base + last)
-        item = claim(data)
+            _rescale(out, factors[m], m, base + first, base + last)
+            _finish(bias, mode, out, residual, m, base + first, base + last)
+        item = claim(lots)
+
+
+# --- Poids fp32 en lignes, un lot d'activations -----------------------------------------------
+
+
+@njit
+def _multiply_wide(active: Any, x: Any, weight: Any, rows: Any, following: Any, sums: Any) -> None:
+    """sums (lignes, WIDE_COLUMNS) = poids · x, pour `rows` lignes depuis l'adresse `weight`.
+
+    `following` : adresse des lignes que ce fil prendra ensuite.
+    """
+    width, stride, x_stride = x.rows, 4 * x.rows, 4 * x.width
+    vectors, out_stride = (active + 7) // 8, 4 * WIDE_COLUMNS
+    full = 8 if vectors == 1 else 4 if vectors == 2 else 3 if vectors == 3 else 2
+    sums[:rows] = _F(0.0)
+    for start in range(0, width, _WIDE_CHUNK):
+        length = min(_WIDE_CHUNK, width - start)
+        after = 4 * (start + _WIDE_CHUNK) + weight if start + _WIDE_CHUNK < width else following
+        row = 0
+        while row < rows:
+            step = full if rows - row >= full else 1
+            here = weight + stride * row + 4 * start
+            target = row + _TILES_AHEAD * full  # au-delà de la tranche, celle d'après
+            there = (
+                here + stride * _TILES_AHEAD * full
+                if target < rows
+                else after + stride * (target - rows)
+            )
+            out = sums.ctypes.data + out_stride * row
+            inputs, ahead = x.address + start * x_stride, there - here
+            wide_tile(vectors, step, here, stride, inputs, x_stride, length, out, out_stride, ahead)
+            row += step
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _finish_wide(
+    active: Any,
+    bias: Any,
+    mode: Any,
+    out: Any,
+    residual: Any,
+    base: Any,
+    rows: Any,
+    sums: Any,
+) -> None:
+    """Biais, puis activation ou résidu, des lignes base … base + rows de la matrice empilée."""
+    if bias.size > 0:
+        for r in range(rows):
+            for m in range(active):
+                sums[r, m] += bias[base + r]
+    if mode == GELU:  # par vecteurs entiers : une fin de boucle scalaire arrondirait autrement
+        whole = (active + 7) // 8 * 8
+        for r in range(rows):
+            for m in range(whole):
+                out[base + r, m] = gelu(sums[r, m])
+        return
+    for m in range(active):
+        for r in range(rows):
+            out[m, base + r] = sums[r, m]
+    if mode == RESIDUAL:
+        for m in range(active):
+            for r in range(rows):
+                residual[m, base + r] += out[m, base + r]
+
+
+@kernel
+def linear_wide_(
+    lots: Lots,
+    active: Integer,
+    x: Place,
+    parts: Integers,
+    part_rows: Integer,
+    block_rows: Integer,
+    bias: Vector,
+    mode: Integer,
+    out: Matrix,
+    residual: Matrix,
+) -> None:
+    """Poids fp32, contre x (D, hauteur) transposé."""
+    sums = np.empty((block_rows, WIDE_COLUMNS), np.float32)
+    stride = 4 * x.rows
+    item = claim(lots)
+    while item < count(lots):
+        following = claim(lots)  # pris d'avance : ses poids sont demandés à temps
+        part, first, last = _block_of(item, part_rows, block_rows)
+        later = min(following, count(lots) - 1)  # au-delà du dernier, celui-là
+        next_part, next_first, _ = _block_of(later, part_rows, block_rows)
+        weight = parts[part] + stride * first
+        after = parts[next_part] + stride * next_first
+        _multiply_wide(active, x, weight, last - first, after, sums)
+        base = part * part_rows + first
+        _finish_wide(active, bias, mode, out, residual, base, last - first, sums)
+        item = following
+
+
+# --- Poids fp32 en bandes ---------------------------------------------------------------------
+
+
+@njit
+def _multiply_strips(active: Any, x: Any, weight: Any, strips: Any, sums: Any) -> None:
+    """sums (TOGETHER, M, STRIP_ROWS) = x · les bandes qui commencent à l'adresse `weight`."""
+    width, line = x.width, 4 * STRIP_ROWS
+    stride = line * sums.shape[1]
+    groups = (active + STRIP_COLUMNS - 1) // STRIP_COLUMNS
+    sums[:strips, :active] = _F(0.0)
+    chunk = width if groups == 1 else _STRIP_CHUNK
+    for start in range(0, width, chunk):
+        length = min(chunk, width - start)
+        for group in range(groups):  # de tailles voisines : peu de sommes s'attendraient
+            first, last = active * group // groups, active * (group + 1) // groups
+            lines, inputs = weight + line * start, x.address + 4 * (width * first + start)
+            out = sums.ctypes.data + line * first
+            strip_tile(
+                last - first, strips, lines, line * width, inputs, 4 * width, length, out, stride
+            )
+
+
+@kernel
+def linear_strips_(
+    lots: Lots,
+    active: Integer,
+    x: Place,
+    parts: Integers,
+    part_rows: Integer,
+    block_rows: Integer,
+    bias: Vector,
+    mode: Integer,
+    out: Matrix,
+    residual: Matrix,
+) -> None:
+    """Poids fp32 en bandes ; un lot en est un nombre entier, sauf le dernier."""
+    sums = np.empty((TOGETHER, x.rows, STRIP_ROWS), np.float32)
+    largest = min(active, STRIP_COLUMNS)
+    together = TOGETHER if largest <= TOGETHER_COLUMNS else 1
+    item = claim(lots)
+    while item < count(lots):
+        part, first, last = _block_of(item, part_rows, block_rows)
+        base = part * part_rows
+        start = first
+        while start < last:
+            strips = together if last - start > (TOGETHER - 1) * STRIP_ROWS else 1
+            _multiply_strips(active, x, parts[part] + 4 * x.width * start, strips, sums)
+            for s in range(strips):
+                for m in range(active):
+                    for r in range(min(STRIP_ROWS, last - start)):
+                        out[m, base + start + r] = sums[s, m, r]
+                start += STRIP_ROWS
+        for m in range(active):
+            _finish(bias, mode, out, residual, m, base + first, base + last)
+        item = claim(lots)

@@ -6,26 +6,29 @@ Formes : B lot, T tokens, D largeur, V vocabulaire.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gpt_architecture.config import GPTConfig, check_choice
-from gpt_architecture.core.attention import sdpa_attention
 from gpt_architecture.core.concurrency import Turn
-from gpt_architecture.core.kv_cache import KVCache, LayerCache
-from gpt_architecture.core.layers import ACTIVATIONS
+from gpt_architecture.core.grouped_codes import (
+    GroupedCodes,
+    Scheme,
+    is_matrix,
+    quantize,
+    scheme_of,
+)
+from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.kernels import loading_obstacle
-from gpt_architecture.kernels.decode.grouped_codes import Scheme, dequantize, quantize
-from gpt_architecture.kernels.decode.packed_weights import (
-    Decoder,
+from gpt_architecture.kernels import loading_obstacle, shape_obstacle
+from gpt_architecture.kernels.decode.torch_pass import TorchPass
+from gpt_architecture.kernels.decode.weights import (
     DenseMatrix,
     GroupedMatrix,
     KernelMatrix,
@@ -33,17 +36,12 @@ from gpt_architecture.kernels.decode.packed_weights import (
     StripMatrix,
     gather,
 )
-from gpt_architecture.kernels.runtime.products import fastest_products
-from gpt_architecture.kernels.runtime.shapes import shape_obstacle
 
 if TYPE_CHECKING:
-    from gpt_architecture.kernels.decode.decode_step import DecodeStep
-    from gpt_architecture.kernels.decode.self_draft import Choose, SelfDraft
+    from gpt_architecture.kernels.decode.self_draft import Choose, LightCopy
+    from gpt_architecture.kernels.decode.step import DecodeStep
 
 logger = logging.getLogger(__name__)
-
-Activate = Callable[[Tensor, Tensor], Tensor]
-"""(x (N, F), biais (F,)) → (N, F)."""
 
 PackingName = Literal["fp32", "int8", "int4"]
 """Format des poids d'un modèle compacté."""
@@ -56,7 +54,7 @@ SETTLE_AFTER = 32
 class PackedModel:
     """Un modèle prêt à décoder ; satisfait `core.model.CausalLM`.
 
-    Jusqu'à 32 activations, un passage est un pas compilé (`decode_step`) ; au-delà, ou sans numba,
+    Jusqu'à 32 activations, un passage est un pas compilé (`step`) ; au-delà, ou sans numba,
     ce sont les produits de PyTorch sur les mêmes poids. Plusieurs fils peuvent s'en servir : le
     pas compilé, qui n'a qu'un jeu de tampons, sert l'un puis l'autre, token par token.
 
@@ -77,22 +75,42 @@ class PackedModel:
     ) -> None:
         self.cfg, self.scheme = cfg, scheme
         self.matrices, self.vectors = matrices, vectors
-        self._decode: Decoder = dequantize
-        activation = ACTIVATIONS[cfg.activation]()
-        self._activate: Activate = lambda x, bias: activation(x + bias)
+        self._compiles = _compiles(cfg)
         self._steps: tuple[DecodeStep, ...] = ()
+        self._apart_step: DecodeStep | None = None
         self._uniform_step: DecodeStep | None = None
-        self._self_draft: SelfDraft | None = None
+        self._self_draft: LightCopy | None = None
         self._passes, self._settled = 0, False
         self._turn = Turn()
-        obstacle = shape_obstacle(cfg)
-        if obstacle is not None:
-            logger.warning("décodage par PyTorch, plus lent : %s", obstacle)
-        elif _compiles():
-            from gpt_architecture.kernels.decode.panel_kernels import activate, decode  # noqa: PLC0415
+        self._choose_passes()
 
-            self._decode, self._activate = decode, activate
-            self._compile_steps()
+    @classmethod
+    def from_codes(
+        cls,
+        cfg: GPTConfig,
+        scheme: Scheme,
+        codes: Mapping[str, GroupedCodes],
+        vectors: Mapping[str, Tensor],
+    ) -> PackedModel:
+        """Le modèle de matrices déjà quantifiées, par nom de module ; rien n'est copié.
+
+        Une tête liée n'y est pas : c'est la matrice de `tok_emb`.
+        """
+        matrices: dict[str, PackedMatrix] = {
+            name: GroupedMatrix(each) for name, each in codes.items()
+        }
+        if cfg.tie_weights:
+            matrices["out_head"] = matrices["tok_emb"]
+        return cls(cfg, matrices, vectors, scheme=scheme)
+
+    def codes(self) -> dict[str, GroupedCodes]:
+        """Les matrices quantifiées, telles que `from_codes` les reprend ; vide en fp32."""
+        skipped = {"out_head"} if self.cfg.tie_weights else set()
+        return {
+            name: matrix.grouped
+            for name, matrix in self.matrices.items()
+            if isinstance(matrix, GroupedMatrix) and name not in skipped
+        }
 
     def settle(self) -> None:
         """Range les poids en grandes pages (voir `gather`), sauf ceux dont on lit peu de lignes.
@@ -107,20 +125,30 @@ class PackedModel:
             read = {name: m for name, m in self.matrices.items() if shared or name != "tok_emb"}
             self.matrices = {**self.matrices, **gather(read)}
             self._settled = True
-            self._compile_steps()
+            self._choose_passes()
 
-    def _compile_steps(self) -> None:
-        """Le pas des poids entiers, ou l'étroit et le large des poids fp32."""
-        from gpt_architecture.kernels.decode.decode_step import DecodeStep  # noqa: PLC0415
-
-        forms = (False, True) if self.scheme is None else (False,)
-        self._steps = tuple(
-            DecodeStep(self.cfg, self.matrices, self.vectors, wide=wide) for wide in forms
+    def _choose_passes(self) -> None:
+        """Les passages possibles sur les matrices d'aujourd'hui : les pas, puis PyTorch."""
+        parts = self.cfg, self.matrices, self.vectors
+        if not self._compiles:
+            self._torch_pass = TorchPass(*parts)
+            return
+        from gpt_architecture.kernels.decode.step import (  # noqa: PLC0415
+            DecodeStep,
+            IntegerForm,
+            NarrowForm,
+            WideForm,
         )
+        from gpt_architecture.kernels.decode.step_kernels import activate, decode  # noqa: PLC0415
+
+        forms = (NarrowForm(), WideForm()) if self.scheme is None else (IntegerForm(),)
+        self._steps = tuple(DecodeStep(*parts, form) for form in forms)
+        self._apart_step = None  # il lisait les poids là où ils étaient
+        self._torch_pass = TorchPass(*parts, decode=decode, activate=activate)
 
     def _compile_uniform_step(self) -> DecodeStep:
         """Le pas dont chaque activation ignore les autres."""
-        from gpt_architecture.kernels.decode.decode_step import DecodeStep  # noqa: PLC0415
+        from gpt_architecture.kernels.decode.step import DecodeStep, StripForm  # noqa: PLC0415
 
         if self.scheme is not None:  # celui des poids entiers l'est toujours
             self.settle()
@@ -130,18 +158,23 @@ class PackedModel:
             for name, matrix in self.matrices.items()
             if name != "tok_emb"
         }
-        return DecodeStep(self.cfg, strips, self.vectors)
+        return DecodeStep(self.cfg, strips, self.vectors, StripForm())
 
     @property
     def nbytes(self) -> int:
         """Octets des poids ; une matrice partagée compte une fois."""
-        distinct = {id(matrix): matrix.nbytes for matrix in self.matrices.values()}
-        return sum(distinct.values()) + sum(v.nbytes for v in self.vectors.values())
+        matrices, vectors = dict.fromkeys(self.matrices.values()), self.vectors.values()
+        return sum(matrix.nbytes for matrix in matrices) + sum(v.nbytes for v in vectors)
 
     @property
     def compiled(self) -> bool:
         """Vrai si le pas compilé sert ; faux si numba manque."""
         return bool(self._steps)
+
+    @property
+    def device(self) -> torch.device:
+        """Le processeur."""
+        return torch.device("cpu")
 
     def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
         """Un cache vide, en fp32."""
@@ -172,7 +205,7 @@ class PackedModel:
         x = self.matrices["tok_emb"].rows(in_idx) + self.vectors["pos_emb.weight"][positions]
         logits = None if cache is None else self._compiled_pass(x, cache, at)
         if logits is None:
-            logits = self._forward(x, cache, at)
+            logits = self._torch_pass(x, cache, at)
         if cache is not None:
             cache.advance_(count)
         return logits
@@ -185,10 +218,14 @@ class PackedModel:
             if step is None:
                 return None
             logits = step(x, cache, at)
-            self._passes += 1
-            if self._passes == SETTLE_AFTER:
-                self.settle()
+            self._count_pass()
         return logits
+
+    def _count_pass(self) -> None:
+        """Compte un passage compilé ; assez nombreux, ils méritent que les poids soient rangés."""
+        self._passes += 1
+        if self._passes == SETTLE_AFTER:
+            self.settle()
 
     @property
     def uniform_rows(self) -> int:
@@ -250,6 +287,44 @@ class PackedModel:
         cache.advance_each_(counts)
         return logits
 
+    @torch.no_grad()
+    def read_apart(self, tokens: Sequence[int], cache: KVCache) -> Tensor | None:
+        """Lit la suite de la seule séquence du cache, avec les bits d'une lecture token par token.
+
+        Args:
+            tokens: T nouveaux tokens.
+            cache: d'une séquence, en fp32, contigu.
+
+        Returns:
+            Logits (T, V) ; None : trop de tokens, ou pas de pas compilé, et rien n'est lu.
+
+        Raises:
+            ValueError: trop de positions.
+            GenerationError: un autre fil se sert de `cache`.
+        """
+        with cache.alone, self._turn:
+            step = self._apart()
+            if step is None or not step.fits(len(tokens), cache):
+                return None
+            places = cache.positions(len(tokens)).tolist()
+            if places[-1] >= self.cfg.context_length:
+                raise ValueError(f"{places[-1] + 1} positions pour {self.cfg.context_length}")
+            every = np.arange(len(tokens))
+            logits = step.ragged(self._embed(tokens, places), cache, [len(tokens)], every)
+            cache.advance_(len(tokens))
+            self._count_pass()
+        return logits
+
+    def _apart(self) -> DecodeStep | None:
+        """Le pas qui lit plusieurs tokens comme s'ils étaient seuls ; fait la première fois."""
+        if not self._steps or self.scheme is not None:  # les poids entiers les séparent toujours
+            return next(iter(self._steps), None)
+        if self._apart_step is None:
+            from gpt_architecture.kernels.decode.step import ApartForm, DecodeStep  # noqa: PLC0415
+
+            self._apart_step = DecodeStep(self.cfg, self.matrices, self.vectors, ApartForm())
+        return self._apart_step
+
     @property
     def can_draft(self) -> bool:
         """Vrai si le modèle sait proposer : ses poids sont en fp32 et son pas, compilé."""
@@ -279,9 +354,9 @@ class PackedModel:
         """
         with cache.alone, self._turn:
             if self._self_draft is None:
-                from gpt_architecture.kernels.decode.self_draft import SelfDraft  # noqa: PLC0415
+                from gpt_architecture.kernels.decode.self_draft import LightCopy  # noqa: PLC0415
 
-                self._self_draft = SelfDraft(self.cfg, self.matrices, self.vectors)
+                self._self_draft = LightCopy(self.cfg, self.matrices, self.vectors)
             return self._self_draft(last, cache, count, embed=self._embed, choose=choose)
 
     def _embed(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
@@ -305,51 +380,6 @@ class PackedModel:
         if self.cfg.tie_weights:
             model.tie_weights_()
         return model.eval()
-
-    @fastest_products()
-    def _forward(self, x: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
-        """x (B, T, D) → logits, par les produits de PyTorch."""
-        batch, layers = x.size(0), None if cache is None else cache.layers
-        for index in range(self.cfg.n_layers):
-            block = f"trf_blocks.{index}."
-            layer = None if layers is None else layers[index]
-            h = self._norm(f"{block}norm1", x)
-            x = x + self._linear(f"{block}att.out_proj", self._attention(block, h, layer))
-            h = self._product(f"{block}ff.layers.0", self._norm(f"{block}norm2", x))
-            h = self._activate(h.flatten(0, 1), self.vectors[f"{block}ff.layers.0.bias"])
-            x = x + self._linear(f"{block}ff.layers.2", h.view(*x.shape[:2], -1))
-        if at is not None:
-            x = x[torch.arange(batch), at].unsqueeze(1)  # (B, 1, D)
-        return self._linear("out_head", self._norm("final_norm", x))
-
-    def _attention(self, block: str, h: Tensor, layer: LayerCache | None) -> Tensor:
-        """Contexte (B, T, D) de h (B, T, D)."""
-        batch, count, width = h.shape
-        q, k, v = (
-            self._linear(f"{block}att.W_{name}", h)
-            .view(batch, count, self.cfg.n_heads, self.cfg.head_dim)
-            .transpose(1, 2)  # (B, H, T, K)
-            for name in ("query", "key", "value")
-        )
-        mask = None
-        if layer is not None:
-            k, v, mask = layer.append(k, v)  # (B, H, S, K)
-        context = sdpa_attention(q, k, v, dropout_p=0.0, mask=mask)
-        return context.transpose(1, 2).reshape(batch, count, width)
-
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        """x (B, T, D) · matrice transposée + biais, s'il existe."""
-        out, bias = self._product(name, x), self.vectors.get(f"{name}.bias")
-        return out if bias is None else out.add_(bias)
-
-    def _product(self, name: str, x: Tensor) -> Tensor:
-        """x (B, T, D) · matrice transposée."""
-        out = self.matrices[name].times(x.flatten(0, 1), self._decode)
-        return out.view(*x.shape[:2], -1)
-
-    def _norm(self, name: str, x: Tensor) -> Tensor:
-        gain, shift = self.vectors[f"{name}.scale"], self.vectors[f"{name}.shift"]
-        return F.layer_norm(x, gain.shape, gain, shift, self.cfg.norm_eps)
 
 
 def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel:
@@ -393,21 +423,19 @@ def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel
     return PackedModel(model.cfg, matrices, vectors, scheme=scheme)
 
 
-def is_matrix(name: str) -> bool:
-    """Vrai si ce poids du `state_dict` est l'une des matrices compactées."""
-    return name.endswith(".weight") and name != "pos_emb.weight"
-
-
-def scheme_of(module: str, scheme: Scheme) -> Scheme:
-    """Le schéma d'une matrice : la tête et l'embedding gardent 8 bits sous un schéma à 4."""
-    if module in ("tok_emb", "out_head"):
-        return Scheme(name="int8", group_size=scheme.group_size)
-    return scheme
-
-
-def _compiles() -> bool:
-    """Vrai si les noyaux se compilent ici ; sinon un avertissement dit pourquoi."""
-    obstacle = loading_obstacle("decode.decode_step")
+def _compiles(cfg: GPTConfig) -> bool:
+    """Vrai si les noyaux calculent ce modèle ici ; sinon un avertissement dit pourquoi."""
+    obstacle = shape_obstacle(cfg)
+    if obstacle is not None:
+        logger.warning("décodage par PyTorch, plus lent : %s", obstacle)
+        return False
+    obstacle = loading_obstacle(_load_step)
     if obstacle is not None:
         logger.warning("%s : décodage par PyTorch, plus lent", obstacle)
     return obstacle is None
+
+
+def _load_step() -> type[DecodeStep]:
+    from gpt_architecture.kernels.decode.step import DecodeStep  # noqa: PLC0415
+
+    return DecodeStep

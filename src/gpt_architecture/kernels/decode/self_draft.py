@@ -16,10 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.grouped_codes import Scheme, quantize
 from gpt_architecture.core.kv_cache import KVCache
-from gpt_architecture.kernels.decode.decode_step import DecodeStep
-from gpt_architecture.kernels.decode.grouped_codes import Scheme, quantize
-from gpt_architecture.kernels.decode.packed_weights import GroupedMatrix, PackedMatrix, gather
+from gpt_architecture.kernels.decode.step import DecodeStep, IntegerForm
+from gpt_architecture.kernels.decode.weights import GroupedMatrix, PackedMatrix, gather
 
 Choose = Callable[[Tensor], list[int]]
 """Logits (M, V) → le token de chaque séquence."""
@@ -28,7 +28,7 @@ Embed = Callable[[Sequence[int], Sequence[int]], Tensor]
 """Tokens et positions (M,) → x (M, D)."""
 
 
-class SelfDraft:
+class LightCopy:
     """La copie sur 8 bits d'un modèle, pour proposer.
 
     Args:
@@ -49,7 +49,7 @@ class SelfDraft:
             for name, matrix in matrices.items()
             if name != "tok_emb"
         }
-        self._step = DecodeStep(cfg, gather(codes), vectors)
+        self._step = DecodeStep(cfg, gather(codes), vectors, IntegerForm())
         self._positions = cfg.context_length
 
     def __call__(

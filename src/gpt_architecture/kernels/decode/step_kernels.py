@@ -1,30 +1,47 @@
-"""Ce qui entoure les produits d'un pas de décodage : normes, codes des activations, attention.
+"""Ce qui entoure les produits : normes, codes des activations, attention, décodage, GELU.
 
-Formes : M activations présentes, D largeur,
-H têtes, K taille d'une tête, S positions vues.
+Les trois premiers préparent les activations d'un pas : x (hauteur, D), gain et décalage de la
+norme (vides : pas de norme), lignes de x à lire (vide : toutes). Les deux derniers servent quand
+PyTorch fait les produits (voir `torch_pass`).
+
+Formes : M activations présentes, D largeur, H têtes, K taille d'une tête, S positions vues, F
+largeur du perceptron, N lignes de poids.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numba import carray, njit
+from torch import Tensor
 
-from gpt_architecture.kernels.decode.dot_tiles import paired_place
-from gpt_architecture.kernels.runtime.arithmetic import FAST, exp
-from gpt_architecture.kernels.runtime.threads import (
+from gpt_architecture.kernels.decode.integer_tiles import UNIT, decode_row, paired_place
+from gpt_architecture.kernels.runtime.arithmetic import FAST, exp, gelu
+from gpt_architecture.kernels.runtime.kernel import (
+    Integer,
+    Integers,
+    Lots,
+    Matrix,
+    Place,
+    Shorts,
+    Vector,
     claim,
     count,
-    integer,
-    integers,
     kernel,
-    matrix,
+    launch,
     pointer,
-    shorts,
-    vector,
-    words,
 )
+
+if TYPE_CHECKING:
+    from gpt_architecture.core.grouped_codes import GroupedCodes
+
+LINE = 16
+"""Activations d'un lot de `transpose_rows_` : une ligne de cache de la sortie."""
+
+_PANEL = 16
+"""Lignes d'un lot de `decode_rows_` et de `bias_gelu_`."""
 
 STATE_HEADER, STATE_SEQUENCE = 3, 4
 """Mots de l'état : d'abord adresse du cache, sa capacité, ses lignes ; puis, par séquence, sa ligne
@@ -35,7 +52,7 @@ _OPTIONS: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy"}
 
 
 @njit(**_OPTIONS)
-def normalize(x: Any, gain: Any, shift: Any, y: Any) -> None:
+def _normalize(x: Any, gain: Any, shift: Any, y: Any) -> None:
     """y (D,) = norme(x) ; une norme sans gain recopie x."""
     width = x.size
     if gain.size == 0:
@@ -55,24 +72,45 @@ def normalize(x: Any, gain: Any, shift: Any, y: Any) -> None:
 
 
 @njit(**_OPTIONS)
-def row_of(d: Any, item: Any) -> Any:
-    """Ligne de x que lit le lot : celle que dit l'argument 4, ou la même s'il est vide."""
-    chosen = integers(d, 4)
+def _row_of(chosen: Any, item: Any) -> Any:
+    """Ligne de x que lit le lot."""
     return chosen[item] if chosen.size > 0 else item
 
 
 @kernel
-def normalize_rows_(data: Any) -> None:
-    """y = norme(x), ligne par ligne.
+def normalize_rows_(
+    lots: Lots, x: Matrix, gain: Vector, shift: Vector, chosen: Integers, y: Matrix
+) -> None:
+    """y (hauteur, D) = norme(x), ligne par ligne."""
+    m = claim(lots)
+    while m < count(lots):
+        _normalize(x[_row_of(chosen, m)], gain, shift, y[m])
+        m = claim(lots)
 
-    Arguments : lignes présentes, x (hauteur, D), gain, décalage, lignes choisies, y (hauteur, D).
-    """
-    d = words(data)
-    x, gain, shift, y = matrix(d, 1), vector(d, 2), vector(d, 3), matrix(d, 5)
-    m = claim(data)
-    while m < count(d):
-        normalize(x[row_of(d, m)], gain, shift, y[m])
-        m = claim(data)
+
+@kernel
+def transpose_rows_(
+    lots: Lots,
+    x: Matrix,
+    gain: Vector,
+    shift: Vector,
+    chosen: Integers,
+    y: Matrix,
+    active: Integer,
+) -> None:
+    """y (D, hauteur) = norme(x)ᵀ, par LINE activations, dont `active` sont présentes."""
+    width = x.shape[1]
+    rows = np.empty((LINE, width), np.float32)
+    block = claim(lots)
+    while block < count(lots):
+        first = block * LINE
+        present = min(LINE, active - first)
+        for i in range(present):
+            _normalize(x[_row_of(chosen, first + i)], gain, shift, rows[i])
+        for j in range(width):
+            for i in range(present):
+                y[j, first + i] = rows[i, j]
+        block = claim(lots)
 
 
 @njit(**_OPTIONS)
@@ -101,29 +139,28 @@ def _encode(y: Any, codes: Any, scale: Any, paired: Any) -> None:
 
 
 @kernel
-def encode_rows_(data: Any) -> None:
-    """codes · échelle ≈ norme(x), ligne par ligne, sur 16 bits ; un gain vide : pas de norme.
+def encode_rows_(
+    lots: Lots,
+    x: Matrix,
+    gain: Vector,
+    shift: Vector,
+    chosen: Integers,
+    codes: Shorts,
+    scales: Vector,
+    paired: Integer,
+) -> None:
+    """codes · échelle ≈ norme(x), ligne par ligne, sur 16 bits.
 
-    Arguments : lignes présentes, x (hauteur, D), gain, décalage, lignes choisies, codes
-    (hauteur, D complété par des zéros), échelles (hauteur,), et 1 pour les ranger par paires de
-    blocs (voir `dot_tiles.paired_place`). Une valeur infinie ou NaN rend l'échelle NaN : l'erreur
-    se voit dans les logits.
+    codes (hauteur, D complété par des zéros) ; scales (hauteur,) ; `paired` vaut 1 pour les ranger
+    par paires de blocs (voir `integer_tiles.paired_place`). Une valeur infinie ou NaN rend
+    l'échelle NaN : l'erreur se voit dans les logits.
     """
-    d = words(data)
-    x, gain, shift, codes, scales = (
-        matrix(d, 1),
-        vector(d, 2),
-        vector(d, 3),
-        shorts(d, 5),
-        vector(d, 6),
-    )
-    width, paired = x.shape[1], integer(d, 7) > 0
-    y = np.empty(width, np.float32)
-    m = claim(data)
-    while m < count(d):
-        normalize(x[row_of(d, m)], gain, shift, y)
-        _encode(y, codes[m], scales[m : m + 1], paired)
-        m = claim(data)
+    y = np.empty(x.shape[1], np.float32)
+    m = claim(lots)
+    while m < count(lots):
+        _normalize(x[_row_of(chosen, m)], gain, shift, y)
+        _encode(y, codes[m], scales[m : m + 1], paired > 0)
+        m = claim(lots)
 
 
 @njit(**_OPTIONS)
@@ -160,27 +197,20 @@ def _attend(q: Any, keys: Any, values: Any, seen: Any, scores: Any, out: Any) ->
 
 
 @kernel
-def attention_(data: Any) -> None:
+def attention_(
+    lots: Lots, qkv: Matrix, context: Matrix, layer: Integer, heads: Integer, state: Integers
+) -> None:
     """Ajoute les clés et valeurs nouvelles au cache, puis calcule le contexte ; un lot par tête.
 
-    Arguments : inutilisé, projections (hauteur, 3·D), contexte (hauteur, D), couche, H, état
-    (voir STATE_HEADER).
+    qkv (hauteur, 3·D) ; context (hauteur, D) ; state : voir STATE_HEADER.
     """
-    d = words(data)
-    qkv, context, layer, heads, state = (
-        matrix(d, 1),
-        matrix(d, 2),
-        integer(d, 3),
-        integer(d, 4),
-        integers(d, 5),
-    )
     storage, capacity, lines = state[0], state[1], state[2]
     width = context.shape[1]
     size = width // heads
     plane = capacity * size
     scores = np.empty(capacity, np.float32)
-    item = claim(data)
-    while item < count(d):
+    item = claim(lots)
+    while item < count(lots):
         head, word = item % heads, STATE_HEADER + STATE_SEQUENCE * (item // heads)
         line, past, row, queries = state[word], state[word + 1], state[word + 2], state[word + 3]
         first = head * size
@@ -194,4 +224,46 @@ def attention_(data: Any) -> None:
         for t in range(queries):
             q = qkv[row + t, first : first + size]
             _attend(q, keys, values, past + t + 1, scores, context[row + t, first : first + size])
-        item = claim(data)
+        item = claim(lots)
+
+
+@kernel
+def decode_rows_(
+    lots: Lots, codes: Place, scales: Place, out: Matrix, bits: Integer, group: Integer
+) -> None:
+    """out (N, D complété) = poids fp32 ; codes (N, octets), scales (N, groupes) bf16."""
+    rows, units = out.shape[0], out.shape[1] // UNIT
+    stride, scale_stride, out_stride = codes.width, 2 * scales.width, 4 * out.shape[1]
+    item = claim(lots)
+    while item < count(lots):
+        for n in range(item * _PANEL, min(rows, (item + 1) * _PANEL)):
+            code, scale = codes.address + stride * n, scales.address + scale_stride * n
+            decode_row(bits, group, code, scale, units, out.ctypes.data + out_stride * n)
+        item = claim(lots)
+
+
+@kernel
+def bias_gelu_(lots: Lots, x: Matrix, bias: Vector) -> None:
+    """x (n, F) = gelu(x + biais), sur place."""
+    rows, width = x.shape
+    item = claim(lots)
+    while item < count(lots):
+        for n in range(item * _PANEL, min(rows, (item + 1) * _PANEL)):
+            for j in range(width):
+                x[n, j] = gelu(x[n, j] + bias[j])
+        item = claim(lots)
+
+
+def decode(weight: GroupedCodes) -> Tensor:
+    """Les poids (N, D) fp32 que les codes représentent ; voir `grouped_codes.dequantize`."""
+    rows = len(weight.codes)
+    out = torch.empty(rows, weight.padded)
+    arguments = (weight.codes, weight.scales, out, weight.bits, weight.group_size)
+    launch(decode_rows_, -(-rows // _PANEL), *arguments)
+    return out[:, : weight.width]
+
+
+def activate(x: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x + biais), écrit à la place de x (n, F) contigu."""
+    launch(bias_gelu_, -(-len(x) // _PANEL), x, bias)
+    return x

@@ -1,11 +1,9 @@
 """Ce sur quoi tournent les noyaux : fils, programmes, IR, tampons.
 
-- `arithmetic` : Petites fonctions des noyaux compilés : exponentielle, mélangeur, masques.
-- `ir_tools` : De quoi écrire des boucles vectorielles en IR de LLVM, pour les tuiles des noyaux.
-- `products` : Les produits de matrices fp32, par la bibliothèque qui emploie toutes les
-  instructions.
+- `arithmetic` : Petites fonctions des noyaux compilés : exponentielle, GELU, mélangeur, masques.
+- `kernel` : Écrire un noyau compilé, et le lancer sur les fils de PyTorch.
+- `matmul` : Les produits de matrices fp32, par la bibliothèque qui emploie toutes les instructions.
 - `program` : Une suite de noyaux rejouée d'un seul appel, par une seule équipe de fils.
-- `shapes` : Les formes de modèle que les noyaux calculent.
-- `threads` : Lancer un noyau compilé sur les fils de PyTorch.
+- `vector_ir` : De quoi écrire des boucles vectorielles en IR de LLVM, pour les tuiles des noyaux.
 - `workspace` : Tampons réemployés d'un pas à l'autre, en grandes pages quand le système en a.
 """

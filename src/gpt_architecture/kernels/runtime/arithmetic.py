@@ -1,7 +1,8 @@
-"""Petites fonctions des noyaux compilés : exponentielle, mélangeur, masques."""
+"""Petites fonctions des noyaux compilés : exponentielle, GELU, mélangeur, masques."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ _INLINE: dict[str, Any] = {
     "cache": True,
     "error_model": "numpy",
 }
+GELU_SLOPE, GELU_CUBE = _F(math.sqrt(2.0 / math.pi)), _F(0.044715)
 _LOG2E, _LN2_HI, _LN2_LO = _F(1.4426950408889634), _F(0.693359375), _F(-2.12194440e-4)
 
 
@@ -39,6 +41,13 @@ def exp(x: Any) -> Any:
     y = y * r + _F(5.0000001201e-1)
     y = y * r * r + r + _F(1.0)
     return y * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@njit(**_INLINE)
+def gelu(x: Any) -> Any:
+    """GELU, approximation tanh : tanh(u) = 1 − 2 / (e^{2u} + 1)."""
+    u = GELU_SLOPE * (x + GELU_CUBE * x * x * x)
+    return x - x / (exp(u + u) + _F(1.0))
 
 
 @njit(**_INLINE)

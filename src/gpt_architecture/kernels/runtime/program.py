@@ -2,7 +2,7 @@
 
 Un token demande une soixantaine de noyaux de quelques dizaines de microsecondes : les lancer un
 à un depuis Python prendrait une part visible du temps. Le programme est un tableau d'entiers, une
-ligne par noyau (voir `threads.table`) ; entre deux passages, seuls les mots qui changent sont
+ligne par noyau (voir `kernel.table`) ; entre deux passages, seuls les mots qui changent sont
 récrits.
 """
 
@@ -21,10 +21,17 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from gpt_architecture.kernels.runtime.threads import HEADER, SLOT, kernel, openmp, pointer, table
-
-ARGUMENTS = 14
-"""Arguments d'un noyau de programme, au plus."""
+from gpt_architecture.kernels.runtime.kernel import (
+    ARGUMENTS,
+    HEADER,
+    SLOT,
+    Kernel,
+    Lots,
+    kernel,
+    openmp,
+    pointer,
+    table,
+)
 
 _WORDS = HEADER + SLOT * ARGUMENTS
 _ITEMS = HEADER - 1
@@ -109,7 +116,7 @@ def _write(typingctx: Any, place: Any, value: Any) -> Any:
 
 
 @kernel
-def team_(data: Any) -> None:
+def team_(call: Lots) -> None:
     """Ce que fait chaque fil : tous les noyaux, dans l'ordre, en attendant les autres entre deux.
 
     Un noyau ne commence que lorsque le précédent est fini partout. Les fils se retrouvent par un
@@ -119,7 +126,7 @@ def team_(data: Any) -> None:
     `sched_yield` (0 : aucune), nombre de noyaux, leurs adresses, celle de leurs tableaux, celle
     des compteurs.
     """
-    d = carray(data, (_CALL,), np.int64)
+    d = carray(call, (_CALL,), np.int64)
     threads = _ask(d[_FIRST]) if d[_FIRST] != 0 else 1
     phases, tables, counters = d[_FIRST + 2], d[_FIRST + 4], d[_FIRST + 5]
     functions = carray(pointer(d[_FIRST + 3]), (phases,), np.int64)
@@ -144,16 +151,16 @@ class Program:
     """
 
     def __init__(self) -> None:
-        self._functions: list[int] = []
+        self._kernels: list[Kernel] = []
         self._rows: list[list[int]] = []
         self._kept: list[tuple[Tensor | float, ...]] = []
         self._tables = np.zeros((0, _WORDS), np.int64)
         self._call = np.zeros(_CALL + 8, np.int64)
 
-    def add(self, kernel: Any, items: int, *arguments: Tensor | float) -> int:
-        """Ajoute un noyau ; rend son numéro. Voir `threads.table`."""
-        words = table(items, *arguments)
-        self._functions.append(kernel.address)
+    def add(self, kernel: Kernel, items: int, *arguments: Tensor | float) -> int:
+        """Ajoute un noyau ; rend son numéro. Voir `kernel.table`."""
+        words = table(kernel, items, *arguments)
+        self._kernels.append(kernel)
         self._rows.append(words + [0] * (_WORDS - len(words)))
         self._kept.append(arguments)
         return len(self._rows) - 1
@@ -161,7 +168,7 @@ class Program:
     def seal(self) -> None:
         """Fixe le programme : il peut tourner."""
         self._tables = np.array(self._rows, np.int64)
-        self._addresses = np.array(self._functions, np.int64)
+        self._addresses = np.array([each.address for each in self._kernels], np.int64)
         skipped = -self._call.ctypes.data % 64 // 8  # les compteurs ouvrent une ligne de cache
         self._call = self._call[skipped : skipped + _CALL]
         self._call[_FIRST:][:6] = (
@@ -181,9 +188,10 @@ class Program:
         """Change le nombre de lots des noyaux `phases`."""
         self._tables[phases, _ITEMS] = items
 
-    def set_word_(self, phases: Sequence[int], argument: int, value: int) -> None:
-        """Change l'entier, ou l'adresse, de l'argument numéro `argument` des noyaux `phases`."""
-        self._tables[phases, HEADER + SLOT * argument] = value
+    def set_word_(self, phases: Sequence[int], argument: str, value: int) -> None:
+        """Change l'entier, ou l'adresse, de l'argument nommé `argument` des noyaux `phases`."""
+        words = [HEADER + SLOT * self._kernels[phase].slot(argument) for phase in phases]
+        self._tables[phases, words] = value
 
     def run(self) -> None:
         """Exécute tout, avec autant de fils que PyTorch."""
@@ -191,7 +199,7 @@ class Program:
         self._call[:_FIRST] = 0
         runner, threads, data = openmp(), torch.get_num_threads(), self._call.ctypes.data
         if runner is None or threads == 1 or self._call[_FIRST] == 0:
-            team_.ctypes(data)
+            team_.compiled.ctypes(data)
         else:
             runner(team_.address, data, threads, 0)
 
@@ -201,6 +209,6 @@ def _address(name: str) -> int:
     if openmp() is None:
         return 0
     try:
-        return ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value or 0
+        return ctypes.cast(ctypes.CDLL(None)[name], ctypes.c_void_p).value or 0
     except AttributeError:
         return 0

@@ -1,7 +1,6 @@
 """Le pas d'entraînement fusionné, écrit à la main.
 
 - `block_pass` : Un bloc Transformer, en avant et en arrière, écrit à la main.
-- `engine` : Le moteur fusionné, tel que la boucle d'entraînement l'emploie.
 - `fused_step` : Le pas d'entraînement fusionné : avant et arrière de GPT-2 écrits à la main, sur
   CPU en fp32.
 - `gradients` : Où vont les gradients du pas fusionné.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gpt_architecture.core.attention import MultiHeadAttention
 from gpt_architecture.core.layers import LayerNorm, TransformerBlock
-from gpt_architecture.kernels.runtime.threads import launch
+from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.runtime.workspace import Workspace
 from gpt_architecture.kernels.train import reduction_kernels, row_kernels
 from gpt_architecture.kernels.train.gradients import GradientSink

@@ -9,14 +9,17 @@ Formes : B lot, T tokens, N = B·T, D largeur.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.sampler import IGNORED
-from gpt_architecture.kernels.runtime.products import fastest_products
-from gpt_architecture.kernels.runtime.shapes import shape_obstacle
-from gpt_architecture.kernels.runtime.threads import launch
+from gpt_architecture.kernels import shape_obstacle
+from gpt_architecture.kernels.runtime.kernel import launch
+from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.kernels.runtime.workspace import Workspace
 from gpt_architecture.kernels.train import row_kernels
 from gpt_architecture.kernels.train.block_pass import (
@@ -29,6 +32,7 @@ from gpt_architecture.kernels.train.block_pass import (
 from gpt_architecture.kernels.train.gradients import GradientSink, GradientStore
 from gpt_architecture.kernels.train.head_loss import HeadLoss
 from gpt_architecture.kernels.train.keyed_dropout import keep_scale, site_keys, threshold
+from gpt_architecture.kernels.train.lean import LeanAdamW, LeanSink
 
 _WORKSPACES = 4  # formes de lot dont les tampons sont gardés : accumulation, évaluation, reste
 
@@ -49,14 +53,35 @@ def why_not_fused(model: nn.Module) -> str | None:
     return shape_obstacle(model.cfg)
 
 
+class SequenceBatch(Protocol):
+    """Un lot et les numéros de ses séquences, clés des masques d'abandon."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """(B, T) int64."""
+        ...
+
+    @property
+    def targets(self) -> Tensor:
+        """(B, T) int64 ; `data.sampler.IGNORED` : ni perte ni gradient."""
+        ...
+
+    @property
+    def sequence_ids(self) -> Tensor:
+        """(B,) int64."""
+        ...
+
+
 class FusedStep:
     """Calcule perte et gradients d'un `GPTModel`, sans autograd.
 
     Args:
         model: sur CPU, en fp32 (voir `why_not_fused`).
         seed: graine des masques d'abandon.
-        sink: où vont les gradients ; None : dans les `.grad` des paramètres.
-        recompute: ne garde de l'avant que l'entrée de chaque bloc, et recalcule le reste.
+        lean: l'optimiseur du mode économe, qui met à jour les poids pendant l'arrière ; None :
+            les gradients vont dans les `.grad` des paramètres.
+        recompute: ne garde de l'avant que l'entrée de chaque bloc, et recalcule le reste ; le mode
+            économe le fait toujours.
 
     Raises:
         ValueError: le modèle ne convient pas.
@@ -67,15 +92,16 @@ class FusedStep:
         model: GPTModel,
         *,
         seed: int,
-        sink: GradientSink | None = None,
+        lean: LeanAdamW | None = None,
         recompute: bool = False,
     ) -> None:
         problem = why_not_fused(model)
         if problem is not None:
             raise ValueError(problem)
         self.model, self.seed = model, seed
-        self._recompute = recompute
-        self._sink: GradientSink = GradientStore(model) if sink is None else sink
+        self.held_back: Sequence[str] = ()  # `LeanEngine`, qui l'enveloppe, le sait
+        self._recompute = recompute or lean is not None
+        self._sink: GradientSink = GradientStore(model) if lean is None else LeanSink(model, lean)
         self._sites = 1 + 3 * model.cfg.n_layers
         self._blocks = [
             BlockPass(block, 1 + 3 * index)  # type: ignore[arg-type]
@@ -83,28 +109,26 @@ class FusedStep:
         ]
         self._workspaces: dict[tuple[int, int, bool], Workspace] = {}
 
-    @fastest_products()
-    def forward_backward(
-        self, inputs: Tensor, targets: Tensor, sequence_ids: Tensor, *, scale: float = 1.0
-    ) -> Tensor:
+    @fastest_matmul()
+    def forward_backward(self, batch: SequenceBatch, *, scale: float = 1.0) -> Tensor:
         """Perte moyenne du lot (nats par token) ; ajoute `scale` × son gradient.
 
         Si la perte n'est pas finie, elle est rendue sans arrière : les `.grad` absents le restent,
-        ceux d'un lot précédent ne valent plus rien, et l'étape est à sauter.
+        ceux d'un lot précédent ne valent plus rien, et l'étape est à sauter. NaN si un gradient du
+        mode économe n'était pas fini.
 
         Args:
-            inputs: (B, T) int64.
-            targets: (B, T) int64 ; `data.sampler.IGNORED` : ni perte ni gradient.
-            sequence_ids: (B,) int64, numéros des séquences, clés des masques d'abandon.
+            batch: le lot.
             scale: facteur des gradients, par exemple 1 / nombre de micro-lots.
 
         Raises:
             ValueError: types, formes ou identifiants hors de ce que le modèle accepte.
         """
         model, sink = self.model, self._sink
+        inputs, targets = batch.inputs, batch.targets
         sink.begin()
         with torch.no_grad():
-            run = self._start(inputs, targets, sequence_ids if model.training else None)
+            run = self._start(inputs, targets, batch.sequence_ids if model.training else None)
             layers = self._forward(run, inputs, keep=True)
             h = normalize(run, model.final_norm, layers[-1], "stats", OUTSIDE)
             dh = run.workspace.get("dh", *h.shape, slot=OUTSIDE)
@@ -130,10 +154,9 @@ class FusedStep:
                 block.backward(run, x, dx, sink, slot)
                 sink.flush()
             self._embedding_backward(run, inputs, dx)
-            sink.finish()
-        return loss
+            return loss if sink.finish() else torch.full_like(loss, torch.nan)
 
-    @fastest_products()
+    @fastest_matmul()
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Perte moyenne (nats par token), sans abandon ni gradient.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gpt_architecture.core.attention import MultiHeadAttention
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels.runtime.threads import launch
+from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.runtime.workspace import Arena, huge_empty
 from gpt_architecture.kernels.train import reduction_kernels
 
@@ -61,8 +61,8 @@ class GradientSink(Protocol):
         """Les gradients ajoutés depuis le dernier appel sont complets."""
         ...
 
-    def finish(self) -> None:
-        """Tous les gradients du lot sont complets."""
+    def finish(self) -> bool:
+        """Tous les gradients du lot sont complets ; faux si l'un, non fini, a été écarté."""
         ...
 
 
@@ -88,7 +88,7 @@ class BufferedSink(ABC):
         out, beta = self.buffer(parameter)
         launch(
             reduction_kernels.sum_blocks_,
-            -(-len(out) // reduction_kernels.STRIP),
+            -(-len(out) // reduction_kernels.COLUMN_BLOCK),
             partial,
             part,
             out,
@@ -118,9 +118,9 @@ class GradientStore(BufferedSink):
     def __init__(self, model: GPTModel) -> None:
         self._model = model
         self._parameters = list(model.parameters())
-        self._buffers: dict[int, Tensor] = {}
+        self._buffers: dict[Tensor, Tensor] = {}  # un tenseur se range par identité
         self._zones: dict[int | None, Tensor] = {}
-        self._pending: dict[int, nn.Parameter] = {}
+        self._pending: set[Tensor] = set()
 
     def arenas(self) -> dict[int | None, Arena]:
         """Voir `GradientSink.arenas` ; aucune si des gradients attendent d'être complétés."""
@@ -144,19 +144,19 @@ class GradientStore(BufferedSink):
             return parameter.grad, 1.0
         if not self._buffers:
             self._allocate()
-        key = id(parameter)
-        is_written = key in self._pending
-        self._pending[key] = parameter  # type: ignore[assignment]
-        return self._buffers[key], float(is_written)
+        is_written = parameter in self._pending
+        self._pending.add(parameter)
+        return self._buffers[parameter], float(is_written)
 
     def flush(self) -> None:
         """Rien : les gradients attendent l'optimiseur."""
 
-    def finish(self) -> None:
+    def finish(self) -> bool:
         """Donne à chaque paramètre le gradient qui vient d'être calculé."""
-        for key, parameter in self._pending.items():
-            parameter.grad = self._buffers[key]
+        for parameter in self._pending:
+            parameter.grad = self._buffers[parameter]
         self._pending.clear()
+        return True
 
     def _allocate(self) -> None:
         model = self._model
@@ -165,23 +165,23 @@ class GradientStore(BufferedSink):
             self._buffers |= buffers
             self._zones[index + 1] = zone
         for parameter in self._parameters:
-            if id(parameter) not in self._buffers:
-                self._buffers[id(parameter)] = huge_empty(*parameter.shape)
+            if parameter not in self._buffers:
+                self._buffers[parameter] = huge_empty(*parameter.shape)
         if not model.cfg.tie_weights:
-            self._zones[None] = self._buffers[id(model.tok_emb.weight)]
+            self._zones[None] = self._buffers[model.tok_emb.weight]
 
 
-def packed_buffers(parameters: Iterable[nn.Parameter]) -> tuple[Tensor, dict[int, Tensor]]:
-    """Une zone, et le tampon qu'y a chaque paramètre, par identité, dans l'ordre."""
+def packed_buffers(parameters: Iterable[nn.Parameter]) -> tuple[Tensor, dict[Tensor, Tensor]]:
+    """Une zone, et le tampon qu'y a chaque paramètre, dans l'ordre."""
     known = list(parameters)
     sizes = [-(-parameter.numel() // 16) * 16 for parameter in known]  # 64 octets
     zone = huge_empty(sum(sizes))
     arena = Arena(zone)
-    buffers: dict[int, Tensor] = {}
+    buffers: dict[Tensor, Tensor] = {}
     for parameter in known:
         part = arena.take(*parameter.shape)
         assert part is not None  # noqa: S101 — la zone est à leur mesure
-        buffers[id(parameter)] = part
+        buffers[parameter] = part
     return zone, buffers
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.data.sampler import IGNORED
-from gpt_architecture.kernels.runtime.threads import launch
+from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.runtime.workspace import Workspace
 from gpt_architecture.kernels.train import reduction_kernels
 from gpt_architecture.kernels.train.gradients import HEAD

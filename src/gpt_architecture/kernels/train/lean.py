@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels.runtime.threads import launch
+from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.runtime.workspace import Arena, huge_empty
 from gpt_architecture.kernels.train import reduction_kernels
 from gpt_architecture.kernels.train.gradients import BufferedSink, packed_buffers
@@ -78,7 +78,7 @@ class LeanAdamW(torch.optim.Optimizer):
 class LeanSink(BufferedSink):
     """Met à jour chaque paramètre dès que son gradient est complet.
 
-    Un gradient qui n'est pas fini n'est pas appliqué ; `skipped` compte les paramètres dans ce cas.
+    Un gradient qui n'est pas fini n'est pas appliqué.
 
     Args:
         model: le modèle.
@@ -87,30 +87,28 @@ class LeanSink(BufferedSink):
 
     def __init__(self, model: GPTModel, optimizer: LeanAdamW) -> None:
         self._optimizer = optimizer
-        self._groups = {
-            id(parameter): group
-            for group in optimizer.param_groups
-            for parameter in group["params"]
+        self._groups: dict[Tensor, Mapping[str, Any]] = {
+            parameter: group for group in optimizer.param_groups for parameter in group["params"]
         }
         blocks = [list(block.parameters()) for block in model.trf_blocks]
         _, first = packed_buffers(blocks[0])
         shared = list(first.values())  # un seul jeu de tampons pour tous les blocs
-        self._buffers = {
-            id(parameter): buffer
+        self._buffers: dict[Tensor, Tensor] = {
+            parameter: buffer
             for parameters in blocks
             for parameter, buffer in zip(parameters, shared, strict=True)
         }
         table = huge_empty(*model.tok_emb.weight.shape)  # la tête, puis l'embedding
         for parameter in model.parameters():
-            if id(parameter) not in self._buffers:
+            if parameter not in self._buffers:
                 is_table = parameter is model.tok_emb.weight or parameter is model.out_head.weight
-                self._buffers[id(parameter)] = (
+                self._buffers[parameter] = (
                     table if is_table else torch.empty_like(parameter, requires_grad=False)
                 )
         self._zone = None if model.cfg.tie_weights else table
-        self._late = {id(model.tok_emb.weight)} if model.cfg.tie_weights else set()
-        self._pending: dict[int, Tensor] = {}
-        self.skipped = 0
+        self._late: set[Tensor] = {model.tok_emb.weight} if model.cfg.tie_weights else set()
+        self._pending: dict[Tensor, None] = {}  # dans l'ordre
+        self._all_finite = True
 
     def arenas(self) -> dict[int | None, Arena]:
         """Voir `GradientSink.arenas` : rien de ce qui dure pendant la tête n'y a place."""
@@ -119,27 +117,29 @@ class LeanSink(BufferedSink):
     def begin(self) -> None:
         """Voir `GradientSink.begin`."""
         self._pending.clear()
+        self._all_finite = True
 
     def buffer(self, parameter: Tensor) -> tuple[Tensor, float]:
         """Voir `GradientSink.buffer`."""
-        key = id(parameter)
-        is_written = key in self._pending
-        self._pending[key] = parameter
-        return self._buffers[key], float(is_written)
+        is_written = parameter in self._pending
+        self._pending[parameter] = None
+        return self._buffers[parameter], float(is_written)
 
     def flush(self) -> None:
         """Applique les gradients complets."""
-        for key in [key for key in self._pending if key not in self._late]:
-            self._apply_(self._pending.pop(key))
+        for parameter in [each for each in self._pending if each not in self._late]:
+            self._apply_(parameter)
 
-    def finish(self) -> None:
-        """Applique ce qui restait."""
-        for key in list(self._pending):
-            self._apply_(self._pending.pop(key))
+    def finish(self) -> bool:
+        """Applique ce qui restait ; voir `GradientSink.finish`."""
+        for parameter in list(self._pending):
+            self._apply_(parameter)
+        return self._all_finite
 
     def _apply_(self, parameter: Tensor) -> None:
-        gradient = self._buffers[id(parameter)]
+        del self._pending[parameter]
+        gradient = self._buffers[parameter]
         if torch.isfinite(gradient.sum()):  # un NaN ou un infini contamine la somme
-            self._optimizer.apply_(parameter, gradient, self._groups[id(parameter)])
+            self._optimizer.apply_(parameter, gradient, self._groups[parameter])
         else:
-            self.skipped += 1
+            self._all_finite = False

@@ -2,57 +2,60 @@
 
 Chacun parcourt la mémoire une fois là où PyTorch la parcourt plusieurs fois, et recalcule les
 masques d'abandon au lieu de les lire. Les réductions se font par blocs fixes, dans l'ordre : le
-résultat ne dépend pas du nombre de fils. Le début de chaque noyau nomme ses arguments, dans
-l'ordre où `threads.launch` les reçoit. `keys` (2·B,) porte les clés d'un endroit ; `drop` nul :
-rien n'est abandonné.
+résultat ne dépend pas du nombre de fils. `keys` (2·B,) porte les clés
+d'un endroit ; `drop` nul : rien n'est abandonné.
 
 Formes : H têtes, T tokens, V vocabulaire, n tokens d'un morceau de tête.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gpt_architecture.kernels.runtime.arithmetic import exp, fill_multipliers, mix32, row_key
-from gpt_architecture.kernels.runtime.threads import (
+from gpt_architecture.kernels.runtime.kernel import (
+    Cube,
+    Halves,
+    Integer,
+    Integers,
+    Lots,
+    Matrix,
+    Real,
+    Vector,
     claim,
     count,
-    cube,
-    halves,
-    integer,
-    integers,
     kernel,
-    matrix,
-    real,
-    vector,
-    words,
 )
 
 VOCAB_BLOCK = 256
 """Lignes du vocabulaire d'un lot."""
 ADAMW_BLOCK = 1 << 15
 """Éléments d'un lot de mise à jour."""
-STRIP = 64
+COLUMN_BLOCK = 64
 """Colonnes d'un lot, pour la somme des réductions."""
 
 _F = np.float32
 
 
 @kernel
-def causal_softmax_(data: Any) -> None:
+def causal_softmax_(
+    lots: Lots,
+    scores: Cube,
+    keys: Integers,
+    heads: Integer,
+    factor: Real,
+    drop: Integer,
+    scale: Real,
+    dropped: Cube,
+) -> None:
     """scores (B·H, T, T) → softmax causal de factor · scores, sur place ; une tête par lot.
 
     `dropped` reçoit les mêmes poids, abandonnés (il n'est pas touché si `drop` est nul).
     """
-    d = words(data)
-    scores, keys, heads, factor = cube(d, 0), integers(d, 1), integer(d, 2), real(d, 3)
-    drop, scale, dropped = integer(d, 4), real(d, 5), cube(d, 6)
     length = scores.shape[1]
     multiplier = np.empty(length, np.float32)
-    head = claim(data)
-    while head < count(d):
+    head = claim(lots)
+    while head < count(lots):
         for t in range(length):
             top = scores[head, t, 0]
             for j in range(1, t + 1):
@@ -72,22 +75,29 @@ def causal_softmax_(data: Any) -> None:
                 fill_multipliers(multiplier, key, length, drop, scale)
                 for j in range(length):
                     dropped[head, t, j] = scores[head, t, j] * multiplier[j]
-        head = claim(data)
+        head = claim(lots)
 
 
 @kernel
-def causal_softmax_backward_(data: Any) -> None:
+def causal_softmax_backward_(
+    lots: Lots,
+    weights: Cube,
+    keys: Integers,
+    heads: Integer,
+    factor: Real,
+    drop: Integer,
+    scale: Real,
+    dropped: Cube,
+    dweights: Cube,
+) -> None:
     """dweights (B·H, T, T), dérivée des poids abandonnés → celle des scores, sur place.
 
     `dropped` reçoit les poids abandonnés, recalculés : le gradient des valeurs en a besoin.
     """
-    d = words(data)
-    weights, keys, heads, factor = cube(d, 0), integers(d, 1), integer(d, 2), real(d, 3)
-    drop, scale, dropped, dweights = integer(d, 4), real(d, 5), cube(d, 6), cube(d, 7)
     length = weights.shape[1]
     multiplier = np.empty(length, np.float32)
-    head = claim(data)
-    while head < count(d):
+    head = claim(lots)
+    while head < count(lots):
         for t in range(length):
             dot = _F(0.0)
             if drop > 0:
@@ -109,20 +119,18 @@ def causal_softmax_backward_(data: Any) -> None:
                 dweights[head, t, j] = weights[head, t, j] * slope
             for j in range(t + 1, length):
                 dweights[head, t, j] = _F(0.0)
-        head = claim(data)
+        head = claim(lots)
 
 
 @kernel
-def column_lse_(data: Any) -> None:
+def column_lse_(lots: Lots, logits: Matrix, top: Matrix, total: Matrix) -> None:
     """Par bloc de vocabulaire : maximum et Σ exp(l − max) de chaque colonne.
 
     logits (V, n) ; top et total (blocs, n).
     """
-    d = words(data)
-    logits, top, total = matrix(d, 0), matrix(d, 1), matrix(d, 2)
     vocab, columns = logits.shape
-    block = claim(data)
-    while block < count(d):
+    block = claim(lots)
+    while block < count(lots):
         start, end = block * VOCAB_BLOCK, min(vocab, (block + 1) * VOCAB_BLOCK)
         for j in range(columns):
             top[block, j] = logits[start, j]
@@ -133,53 +141,58 @@ def column_lse_(data: Any) -> None:
         for v in range(start, end):
             for j in range(columns):
                 total[block, j] += exp(logits[v, j] - top[block, j])
-        block = claim(data)
+        block = claim(lots)
 
 
 @kernel
-def scaled_softmax_(data: Any) -> None:
+def scaled_softmax_(lots: Lots, logits: Matrix, lse: Vector, factor: Real) -> None:
     """logits (V, n) → factor · exp(logits − lse), sur place, par bloc de vocabulaire."""
-    d = words(data)
-    logits, lse, factor = matrix(d, 0), vector(d, 1), real(d, 2)
     vocab, columns = logits.shape
-    block = claim(data)
-    while block < count(d):
+    block = claim(lots)
+    while block < count(lots):
         for v in range(block * VOCAB_BLOCK, min(vocab, (block + 1) * VOCAB_BLOCK)):
             for j in range(columns):
                 logits[v, j] = exp(logits[v, j] - lse[j]) * factor
-        block = claim(data)
+        block = claim(lots)
 
 
 @kernel
-def sum_blocks_(data: Any) -> None:
+def sum_blocks_(lots: Lots, partial: Cube, part: Integer, out: Vector, beta: Real) -> None:
     """out (D,) = beta · out + Σ partial (blocs, parts, D)[:, part], dans l'ordre des blocs."""
-    d = words(data)
-    partial, part, out, beta = cube(d, 0), integer(d, 1), vector(d, 2), real(d, 3)
     width = out.shape[0]
-    strip = claim(data)
-    while strip < count(d):
-        start, end = strip * STRIP, min(width, (strip + 1) * STRIP)
+    block = claim(lots)
+    while block < count(lots):
+        start, end = block * COLUMN_BLOCK, min(width, (block + 1) * COLUMN_BLOCK)
         for j in range(start, end):
             out[j] = _F(0.0) if beta == _F(0.0) else out[j] * beta
-        for block in range(partial.shape[0]):
+        for row in range(partial.shape[0]):
             for j in range(start, end):
-                out[j] += partial[block, part, j]
-        strip = claim(data)
+                out[j] += partial[row, part, j]
+        block = claim(lots)
 
 
 @kernel
-def adamw_(data: Any) -> None:
+def adamw_(
+    lots: Lots,
+    p: Vector,
+    g: Vector,
+    first: Halves,
+    second: Halves,
+    beta1: Real,
+    beta2: Real,
+    eps: Real,
+    rate: Real,
+    root: Real,
+    decay: Real,
+    step: Integer,
+) -> None:
     """AdamW sur p (n,), aux moments en bf16 arrondis au hasard, par bloc d'éléments.
 
     Le tirage de l'arrondi est une fonction pure de l'étape et de l'élément.
     """
-    d = words(data)
-    p, g, first, second = vector(d, 0), vector(d, 1), halves(d, 2), halves(d, 3)
-    beta1, beta2, eps = real(d, 4), real(d, 5), real(d, 6)
-    rate, root, decay, step = real(d, 7), real(d, 8), real(d, 9), integer(d, 10)
     key = mix32(np.uint32(step))
-    block = claim(data)
-    while block < count(d):
+    block = claim(lots)
+    while block < count(lots):
         for i in range(block * ADAMW_BLOCK, min(p.shape[0], (block + 1) * ADAMW_BLOCK)):
             m = np.uint32(np.uint32(first[i]) << np.uint32(16)).view(np.float32)
             v = np.uint32(np.uint32(second[i]) << np.uint32(16)).view(np.float32)
@@ -190,4 +203,4 @@ def adamw_(data: Any) -> None:
             low, high = np.uint32(noise & np.uint32(0xFFFF)), np.uint32(noise >> np.uint32(16))
             first[i] = np.uint16(np.uint32(np.float32(m).view(np.uint32) + low) >> np.uint32(16))
             second[i] = np.uint16(np.uint32(np.float32(v).view(np.uint32) + high) >> np.uint32(16))
-        block = claim(data)
+        block = claim(lots)

@@ -12,7 +12,6 @@ from gpt_architecture.config import check_float, check_int
 from gpt_architecture.decoding.config import MAX_ALTERNATIVES, GenerationConfig
 from gpt_architecture.decoding.sequence import Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
-from gpt_architecture.serving.http.exchange import current
 
 FinishedReason = Literal["stop", "length", "cancelled", "timeout"]
 """`stop` et `length` comme `decoding.sequence.FinishReason` ; abandonnée ; échéance passée."""
@@ -34,7 +33,7 @@ class EngineRequest:
         generate: faux : noter le début sans rien écrire.
         copies: suites que la même requête HTTP fait écrire : chacune lit la même contrainte.
         observe: donne aussi les logits de chaque token écrit, avant tout filtre.
-        request_id: requête HTTP d'où elle vient, pour le journal ; par défaut, celle en cours.
+        request_id: requête HTTP d'où elle vient, pour le journal.
 
     Raises:
         ConfigurationError: début vide, plusieurs suites, rien à faire, ou réglage que le moteur
@@ -49,7 +48,7 @@ class EngineRequest:
     generate: bool = True
     copies: int = 1
     observe: bool = False
-    request_id: str = field(default_factory=lambda: current().request_id)
+    request_id: str = ""
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gpt_architecture.serving.http.quotas import Access
+from gpt_architecture.serving.http.access import Access
 
 
 def new_id() -> str:
@@ -29,6 +27,7 @@ class Exchange:
 
     Attributes:
         request_id: son identifiant.
+        client: qui la fait, pour le partage des places : le nom de sa clé, sinon son adresse.
         access: la clé qui la fait ; None : aucune.
         key_failure: pourquoi sa clé est refusée (`absente`, `inconnue`).
         code: motif de l'erreur rendue.
@@ -40,6 +39,7 @@ class Exchange:
     """
 
     request_id: str = field(default_factory=new_id)
+    client: str = ""
     access: Access | None = None
     key_failure: str | None = None
     code: str | None = None

@@ -17,9 +17,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gpt_architecture.serving.api_errors import as_api_error
 from gpt_architecture.serving.http.exchange import Exchange, entered, new_id
-from gpt_architecture.serving.http.guard import SlowReader
-from gpt_architecture.serving.openai.errors import as_api_error
+from gpt_architecture.serving.http.middleware import SlowReader
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.http.exchange import Exchange
 from gpt_architecture.serving.http.observer import REQUEST_ID, UNKNOWN, Observer
-from gpt_architecture.serving.openai.errors import ApiError
-from gpt_architecture.serving.openai.limits import Limits
+from gpt_architecture.serving.limits import Limits
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from gpt_architecture.serving.openai.errors import ApiError
+from gpt_architecture.serving.api_errors import ApiError
 
 _LONGEST_INTEGER = 20  # chiffres : au-delà d'un entier de 64 bits
 

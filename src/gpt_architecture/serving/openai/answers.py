@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpt_architecture.decoding.sequence import FinishReason, TokenScore
+from gpt_architecture.serving.context import Places, TokenNames
 from gpt_architecture.serving.engine.requests import Event, Finished, Produced, PromptScored
-from gpt_architecture.serving.openai.generation import Plan
-from gpt_architecture.serving.openai.token_names import Places, TokenNames
+from gpt_architecture.serving.openai.planning import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class Shape(Protocol):
         ...
 
 
-class _Shape:
+class _Shape(ABC):
     """Ce que les deux formes ont en commun."""
 
     prefix: str
@@ -146,11 +147,47 @@ class _Shape:
         """Le dernier morceau, qui porte le compte des tokens."""
         return {**self._head, "object": self.chunk_kind, "choices": [], "usage": usage}
 
+    def chunk(self, delta: Delta) -> dict[str, Any]:
+        """Un morceau de flux."""
+        scored = [delta] if delta.tokens else []
+        return self._chunk(self._choice(delta, self._piece(delta), scored))
+
+    def whole(self, deltas: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
+        """La réponse entière."""
+        groups = dict[int, list[Delta]]()
+        for delta in deltas:
+            groups.setdefault(delta.index, []).append(delta)
+        choices = [
+            self._choice(group[-1], self._text("".join(delta.text for delta in group)), group)
+            for _, group in sorted(groups.items())
+        ]
+        return {**self._head, "object": self.kind, "choices": choices, "usage": usage}
+
+    def _choice(
+        self, last: Delta, content: dict[str, Any], scored: Sequence[Delta]
+    ) -> dict[str, Any]:
+        """Une suite : son contenu, et les probabilités des morceaux qui en ont."""
+        return {
+            "index": last.index,
+            **content,
+            "logprobs": self._scores(scored) if self._logprobs and scored else None,
+            "finish_reason": last.finish,
+        }
+
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         return {**self._head, "object": self.chunk_kind, "choices": [choice], **self._tail}
 
-    def _whole(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
-        return {**self._head, "object": self.kind, "choices": choices, "usage": usage}
+    @abstractmethod
+    def _piece(self, delta: Delta) -> dict[str, Any]:
+        """Le contenu d'un morceau."""
+
+    @abstractmethod
+    def _text(self, text: str) -> dict[str, Any]:
+        """Celui d'une suite entière."""
+
+    @abstractmethod
+    def _scores(self, deltas: Sequence[Delta]) -> dict[str, Any]:
+        """Les probabilités de leurs tokens."""
 
     def _top(self, score: TokenScore) -> list[tuple[int, float]]:
         return [(token, logprob) for token, logprob in score.top if token in self._names]
@@ -180,29 +217,11 @@ class CompletionShape(_Shape):
         del count
         return []
 
-    def chunk(self, delta: Delta) -> dict[str, Any]:
-        """Un morceau de flux."""
-        return self._chunk(
-            {
-                "index": delta.index,
-                "text": delta.text,
-                "logprobs": self._scores([delta]) if self._logprobs and delta.tokens else None,
-                "finish_reason": delta.finish,
-            }
-        )
+    def _piece(self, delta: Delta) -> dict[str, Any]:
+        return self._text(delta.text)
 
-    def whole(self, deltas: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
-        """La réponse entière."""
-        choices = [
-            {
-                "index": index,
-                "text": "".join(delta.text for delta in group),
-                "logprobs": self._scores(group) if self._logprobs else None,
-                "finish_reason": group[-1].finish,
-            }
-            for index, group in _grouped(deltas)
-        ]
-        return self._whole(choices, usage)
+    def _text(self, text: str) -> dict[str, Any]:
+        return {"text": text}
 
     def _scores(self, deltas: Sequence[Delta]) -> dict[str, Any]:
         places = self._places_of(deltas[0].index)
@@ -247,32 +266,11 @@ class ChatShape(_Shape):
             for i in range(count)
         ]
 
-    def chunk(self, delta: Delta) -> dict[str, Any]:
-        """Un morceau de flux."""
-        return self._chunk(
-            {
-                "index": delta.index,
-                "delta": {"content": delta.text} if delta.finish is None else {},
-                "logprobs": self._scores([delta]) if self._logprobs and delta.tokens else None,
-                "finish_reason": delta.finish,
-            }
-        )
+    def _piece(self, delta: Delta) -> dict[str, Any]:
+        return {"delta": {"content": delta.text} if delta.finish is None else {}}
 
-    def whole(self, deltas: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
-        """La réponse entière."""
-        choices = [
-            {
-                "index": index,
-                "message": {
-                    "role": "assistant",
-                    "content": "".join(delta.text for delta in group),
-                },
-                "logprobs": self._scores(group) if self._logprobs else None,
-                "finish_reason": group[-1].finish,
-            }
-            for index, group in _grouped(deltas)
-        ]
-        return self._whole(choices, usage)
+    def _text(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text}}
 
     def _scores(self, deltas: Sequence[Delta]) -> dict[str, Any]:
         content = [
@@ -293,11 +291,3 @@ class ChatShape(_Shape):
             "logprob": logprob,
             "bytes": None if raw is None else list(raw),
         }
-
-
-def _grouped(deltas: Sequence[Delta]) -> Iterator[tuple[int, list[Delta]]]:
-    """Les morceaux de chaque suite, par rang."""
-    groups = dict[int, list[Delta]]()
-    for delta in deltas:
-        groups.setdefault(delta.index, []).append(delta)
-    yield from sorted(groups.items())

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from gpt_architecture.serving.openai.errors import ApiError
+from gpt_architecture.serving.api_errors import ApiError
 
 logger = logging.getLogger(__name__)
 

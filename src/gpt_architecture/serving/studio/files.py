@@ -1,4 +1,4 @@
-"""Les fichiers du studio : lus une fois, nommés un par un, servis avec des en-têtes stricts."""
+"""Les fichiers du studio, lus une fois, servis avec des en-têtes stricts ; sa page d'attente."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from importlib import resources
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.engine.requests import EngineState
-from gpt_architecture.serving.http.waiting_page import RELOAD_SECONDS, waiting_page
-from gpt_architecture.serving.openai.errors import ApiError
 
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -100,3 +99,56 @@ def _read() -> dict[str, _File]:
             tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
             found[entry.name] = _File(content=content, kind=_TYPES[suffix], tag=tag)
     return found
+
+
+RELOAD_SECONDS = 3
+"""Attente avant que la page d'un modèle qui se charge se demande à nouveau."""
+
+_LOADING = (
+    "Le modèle se charge",
+    "Le service lit le modèle et prépare ses calculs : quelques secondes d'ordinaire, une minute "
+    "ou deux la première fois. Cette page se recharge d'elle-même, et montrera le studio.",
+)
+_STOPPING = (
+    "Le service s'arrête",
+    "Il finit les requêtes commencées et n'en accepte plus. Relancez "
+    "<code>gpt-architecture serve</code>, puis rechargez cette page.",
+)
+_DEAD = (
+    "Le moteur s'est arrêté",
+    "Il n'écrira plus rien : la cause est dans ce qu'affiche <code>gpt-architecture serve</code>. "
+    "Relancez cette commande, puis rechargez cette page.",
+)
+_PAGE = """<!DOCTYPE html>
+<html lang="fr">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+{reload}<title>{title}</title>
+<link rel="icon" href="{folder}icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="{folder}studio.css">
+</head>
+<body>
+<header><p class="title">Studio</p></header>
+<main>
+<h1>{title}</h1>
+<p class="lede">{text}</p>
+</main>
+</body>
+</html>
+"""
+
+
+def waiting_page(state: EngineState, *, folder: str) -> str:
+    """Le HTML d'un moteur qui n'est pas prêt ; seul celui qui peut le devenir recharge la page.
+
+    Args:
+        state: état du moteur.
+        folder: où sont les fichiers du studio, depuis l'adresse de la page.
+    """
+    title, text = {"starting": _LOADING, "dead": _DEAD}.get(state, _STOPPING)
+    reload = f'<meta http-equiv="refresh" content="{RELOAD_SECONDS}">\n'
+    return _PAGE.format(
+        title=title, text=text, folder=folder, reload=reload if state == "starting" else ""
+    )

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.sequence import TokenScore
-from gpt_architecture.serving.context import ServingContext
+from gpt_architecture.serving.api_errors import ApiError
+from gpt_architecture.serving.context import ServingContext, TokenNames
 from gpt_architecture.serving.engine.requests import EngineRequest, Observed, Overloaded
+from gpt_architecture.serving.http.exchange import current
 from gpt_architecture.serving.http.strict_json import StrictRoute
-from gpt_architecture.serving.openai import schemas
+from gpt_architecture.serving.openai import bodies
 from gpt_architecture.serving.openai.answers import Delta, Transcript
-from gpt_architecture.serving.openai.errors import ApiError
-from gpt_architecture.serving.openai.generation import Plan, encode, plan_completion
+from gpt_architecture.serving.openai.planning import Plan, encode, plan_completion
 from gpt_architecture.serving.openai.streaming import Answerer
-from gpt_architecture.serving.openai.token_names import TokenNames
 from gpt_architecture.serving.studio.files import files_router
 from gpt_architecture.serving.studio.run_journal import read_run
 
@@ -45,7 +45,7 @@ class PromptBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    prompt: schemas.Prompts
+    prompt: bodies.Prompts
 
 
 class StudioShape:
@@ -106,7 +106,7 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
         return JSONResponse(_info(context))
 
     @router.post("/studio/api/generate")
-    async def generate(body: schemas.CompletionBody, request: Request) -> Response:
+    async def generate(body: bodies.CompletionBody, request: Request) -> Response:
         if len(body.prompt) != 1 or (body.n or 1) != 1 or body.echo:
             raise ApiError.invalid("le studio écrit une suite d'un début à la fois", param="prompt")
         if body.logprobs is None:
@@ -124,9 +124,10 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
         asked = EngineRequest(
             prompt=ids,
             config=GenerationConfig(max_tokens=1),
-            client=getattr(request.state, "client", ""),
+            client=current().client,
             deadline=time.monotonic() + context.limits.request_seconds,
             observe=True,
+            request_id=current().request_id,
         )
         events = await answerer.events(request, [asked])
         logits = next(event.logits for event in events if isinstance(event, Observed))
@@ -204,7 +205,7 @@ async def _one_prompt(context: ServingContext, body: PromptBody) -> tuple[int, .
     return await encode(context, _start(context, body.prompt[0]))
 
 
-def _start(context: ServingContext, prompt: schemas.Prompt) -> schemas.Prompt:
+def _start(context: ServingContext, prompt: bodies.Prompt) -> bodies.Prompt:
     """Le début reçu ; l'exemple du modèle, que la page renvoie tel quel, garde ses marques."""
     return context.example if prompt == context.example else prompt
 

@@ -5,18 +5,17 @@ Un entraînement y écrit peut-être en ce moment : une ligne incomplète ou ab�
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.serving.openai.errors import ApiError
+from gpt_architecture.formats.journal import JOURNAL, finite_number, read_records
+from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.storage import open_regular
 
-JOURNAL = "journal.jsonl"
 MAX_BYTES = 16 << 20
 MAX_POINTS = 2_000
 _SAMPLES = 30
@@ -52,24 +51,14 @@ def read_run(folder: Path | str, version: str = "") -> dict[str, Any]:
             f"le dossier d'entraînement n'a pas encore de {JOURNAL} lisible",
             code="not_found",
         ) from None
-    summary = _summary(list(_records(lines)))
+    summary = _summary(list(read_records(lines)))
     return {"version": f"{found}-{summary['finished']:d}", **summary, "silent": silent}
-
-
-def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and isinstance(record.get("kind"), str):
-            yield record
 
 
 def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     named = {name: [each for each in records if each["kind"] == name] for name in _KINDS}
     told = [each["kind"] for each in records if each["kind"] in _TOLD]
-    starts = [_number(each.get("total_steps")) for each in named["start"]]
+    starts = [finite_number(each.get("total_steps")) for each in named["start"]]
     return {
         "total_steps": int(starts[-1] or 0) if starts else 0,
         "finished": told[-1:] == ["end"],  # d'autres commandes ajoutent leurs lignes après
@@ -78,7 +67,7 @@ def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
         "samples": [
             [step, str(each.get("text", ""))[:_SAMPLE_LENGTH]]
             for each in named["sample"][-_SAMPLES:]
-            if (step := _number(each.get("step"))) is not None
+            if (step := finite_number(each.get("step"))) is not None
         ],
     }
 
@@ -90,14 +79,8 @@ _TOLD = (*_KINDS, "checkpoint", "event", "end")
 
 def _rows(records: Iterable[dict[str, Any]], *names: str) -> list[list[float | None]]:
     """Les nombres de chaque ligne ; celles qui n'ont pas d'étape sont passées."""
-    rows = [[_number(each.get(name)) for name in names] for each in records]
+    rows = [[finite_number(each.get(name)) for name in names] for each in records]
     return [row for row in rows if row[0] is not None]
-
-
-def _number(value: Any) -> float | None:
-    """Un nombre fini, ou None : le journal écrit NaN et l'infini en toutes lettres."""
-    fine = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if fine and math.isfinite(value) else None
 
 
 def _thinned(rows: list[list[float | None]]) -> list[list[float | None]]:

@@ -1,0 +1,299 @@
+"""Ce qu'est un réglage du décodage : son aide, ses bornes, qui peut le donner ; le registre.
+
+Un réglage est déclaré une fois, à côté de son type et de son défaut : dans `GenerationConfig`, ou
+par `register_sampler` pour un filtre venu d'ailleurs. Les options des commandes, les champs des
+requêtes HTTP, `infer --server` et les vérifications en sont tirés.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from gpt_architecture.config import StrategyName, check_choice, check_float, check_int
+from gpt_architecture.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from gpt_architecture.decoding.processors import Processor
+
+GroupName = Literal["Décodage", "Filtres", "Arrêt, forme et vitesse"]
+"""Cadre de l'aide où une commande montre un réglage."""
+
+ALIASES = {"top_k": "k", "top_p": "p"}
+"""Noms que d'autres bibliothèques donnent à des réglages d'ici."""
+
+MAX_STRINGS = 64
+MAX_STRING_LENGTH = 2_000
+MAX_CONSTRAINT_LENGTH = 200_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestField:
+    """Le champ d'une requête HTTP qui porte un réglage.
+
+    Attributes:
+        name: son nom ; vide : celui du réglage.
+        minimum: borne du service, si elle est plus étroite que celle du réglage.
+        maximum: de même.
+        own_form: OpenAI lui donne une autre forme qu'ici : `serving.openai.bodies` l'écrit, et
+            `serving.openai.planning` la traduit.
+    """
+
+    name: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    own_form: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Ce qu'il faut savoir d'un réglage, en plus de son nom, de son type et de son défaut.
+
+    Attributes:
+        help: une phrase, celle de `--help`.
+        group: où les commandes le montrent ; None : elles ne l'offrent pas.
+        options: noms de l'option, s'il y en a d'autres que le sien.
+        implied: sans l'option, la valeur est déduite des autres.
+        minimum: plus petite valeur.
+        above: valeur qu'il dépasse.
+        maximum: plus grande valeur.
+        at_most: réglage, déclaré avant lui, qu'il ne dépasse pas.
+        is_filter: sans objet pour une stratégie qui ne tire pas, et pour `mirostat`, qui a le sien.
+        strategy: la seule stratégie qui s'en sert.
+        refines: réglages qu'il précise : sans l'un d'eux, il n'aurait aucun effet.
+        request: le champ d'une requête HTTP ; None : le service ne l'a pas.
+    """
+
+    help: str
+    group: GroupName | None = None
+    options: tuple[str, ...] = ()
+    implied: bool = False
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    at_most: str | None = None
+    is_filter: bool = False
+    strategy: StrategyName | None = None
+    refines: tuple[str, ...] = ()
+    request: RequestField | None = None
+
+
+SETTING = "réglage"
+"""Clé des métadonnées d'un champ."""
+
+
+def setting(default: Any, help: str, **more: Any) -> Any:
+    """Un champ de dataclass et ce qu'il faut en savoir.
+
+    Args:
+        default: sa valeur par défaut, ou ce qui la fabrique.
+        help: une phrase, celle de `--help`.
+        more: le reste d'un `Setting`.
+    """
+    metadata = {SETTING: Setting(help=help, **more)}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """Un réglage déclaré.
+
+    Attributes:
+        name: son nom.
+        kind: son type, tel qu'il est annoté.
+        default: sa valeur par défaut.
+        setting: le reste.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    setting: Setting
+
+    @property
+    def base(self) -> Any:
+        """Le type, None mis à part."""
+        return next((each for each in get_args(self.kind) if self.is_optional), self.kind)
+
+    @property
+    def is_optional(self) -> bool:
+        """Vrai si le réglage peut valoir None."""
+        return NoneType in get_args(self.kind)
+
+    @property
+    def is_translated(self) -> bool:
+        """Vrai si une requête HTTP le porte sous une autre forme."""
+        return self.setting.request is not None and self.setting.request.own_form
+
+    def is_set(self, value: Any) -> bool:
+        """Vrai si une valeur est autre chose que le défaut."""
+        return bool(value != self.default)
+
+    def check(self, value: Any, *, maximum: float | None = None) -> None:
+        """Vérifie le type et les bornes d'une valeur.
+
+        Raises:
+            ConfigurationError: elle n'est pas permise.
+        """
+        name, base, bounds = self.name, self.base, self.setting
+        maximum = bounds.maximum if maximum is None else maximum
+        if value is None and self.is_optional:
+            return
+        if base is int:
+            most = None if maximum is None else int(maximum)
+            check_int(name, value, minimum=int(bounds.minimum or 0), maximum=most)
+        elif base is float:
+            check_float(name, value, minimum=bounds.minimum, above=bounds.above, maximum=maximum)
+        elif get_origin(base) is Literal:
+            check_choice(name, value, get_args(base))
+        elif base is str:
+            _check_text(name, value)
+        elif base == tuple[str, ...]:
+            _check_strings(name, value)
+        elif base == tuple[int, ...]:
+            for token in value:
+                check_int(name, token, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """Un filtre venu d'ailleurs : une fonction, son réglage, sa place.
+
+    Attributes:
+        name: nom du réglage, et de l'étape dans la trace.
+        build: valeur du réglage → processeur, pur (voir `decoding.processors.Processor`).
+        setting: aide, bornes, et qui peut le donner.
+        kind: int ou float.
+        default: valeur qui ne change rien : l'étape n'est alors pas construite.
+        after: étape (`decoding.pipeline.STAGE_ORDERS`) qu'il suit.
+    """
+
+    name: str
+    build: Callable[[float], Processor]
+    setting: Setting
+    kind: type[int] | type[float] = float
+    default: float = 0.0
+    after: str = "top_p"
+
+    @property
+    def declaration(self) -> Declaration:
+        """Son réglage."""
+        return Declaration(
+            name=self.name, kind=self.kind, default=self.default, setting=self.setting
+        )
+
+
+class SettingsRegistry:
+    """Tous les réglages : ceux de `GenerationConfig`, puis ceux des filtres enregistrés.
+
+    Attributes:
+        own: ceux de `GenerationConfig`.
+        samplers: les filtres enregistrés, par nom.
+        declared: tous les réglages, par nom.
+    """
+
+    def __init__(self) -> None:
+        self.own: tuple[Declaration, ...] = ()
+        self.samplers = dict[str, Sampler]()
+        self.declared = dict[str, Declaration]()
+        self._read_by = ""
+
+    def declare(self, config: type[Any]) -> None:
+        """Les champs d'une dataclass, chacun créé par `setting`."""
+        kinds = get_type_hints(config)
+        self.own = tuple(
+            Declaration(
+                name=each.name,
+                kind=kinds[each.name],
+                default={} if each.default is MISSING else each.default,
+                setting=each.metadata[SETTING],
+            )
+            for each in fields(config)
+        )
+        known = {each.name: each for each in self.own if each.name != "samplers"}
+        for name in known.keys() & self.samplers.keys():
+            raise _taken(name)
+        self.declared = known | self.declared
+
+    def add(self, sampler: Sampler) -> None:
+        """Ajoute un filtre (voir `register_sampler`)."""
+        if self._read_by:
+            raise ConfigurationError(
+                f"le filtre {sampler.name} est enregistré après l'import de {self._read_by}",
+                expected="un filtre enregistré avant les commandes et le service",
+                remedy="appelez `register_sampler` plus tôt",
+            )
+        taken = {*self.declared, *ALIASES, "samplers"}
+        if sampler.name in taken or not sampler.name.isidentifier():
+            raise _taken(sampler.name)
+        sampler.declaration.check(sampler.default)
+        self.samplers[sampler.name] = sampler
+        self.declared[sampler.name] = sampler.declaration
+
+    def close(self, reader: str) -> Iterable[Declaration]:
+        """Tous les réglages, pour qui en fait ses options ou ses champs : aucun ne suivra."""
+        self._read_by = self._read_by or reader
+        return self.declared.values()
+
+
+SETTINGS = SettingsRegistry()
+
+
+def register_sampler(sampler: Sampler) -> None:
+    """Ajoute un filtre : `infer --help`, l'API, le service et la trace le connaissent.
+
+    À appeler avant que les commandes ou le service soient importés : leurs options et leurs champs
+    sont écrits à ce moment.
+
+    Raises:
+        ConfigurationError: le nom est pris ou impossible, ou il est trop tard.
+    """
+    SETTINGS.add(sampler)
+
+
+def unknown_setting(name: str) -> ConfigurationError:
+    """Le refus d'un réglage inconnu, avec le nom le plus proche."""
+    close = get_close_matches(name, [*SETTINGS.declared, *ALIASES], n=1, cutoff=0.6)
+    return ConfigurationError(
+        f"réglage inconnu : {name}",
+        expected="les réglages de GenerationConfig",
+        remedy=f"essayez {close[0]}" if close else "corrigez son nom",
+    )
+
+
+def _taken(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"un filtre se nomme {name!r}",
+        expected="un identifiant qu'aucun réglage ne porte",
+        remedy="changez son nom",
+    )
+
+
+def _check_text(name: str, value: object) -> None:
+    """Un texte non vide et borné."""
+    if not (isinstance(value, str) and 0 < len(value) <= MAX_CONSTRAINT_LENGTH):
+        raise ConfigurationError(
+            f"{name} est vide, trop long ou n'est pas un texte",
+            expected=f"un texte de 1 à {MAX_CONSTRAINT_LENGTH} caractères",
+            remedy=f"corrigez {name}",
+        )
+
+
+def _check_strings(name: str, values: object) -> None:
+    """Un tuple borné de textes non vides et bornés."""
+    fine = (
+        isinstance(values, tuple)
+        and len(values) <= MAX_STRINGS
+        and all(isinstance(v, str) and 0 < len(v) <= MAX_STRING_LENGTH for v in values)
+    )
+    if not fine:
+        raise ConfigurationError(
+            f"{name} vaut {str(values)[:80]!r}",
+            expected=f"au plus {MAX_STRINGS} textes de 1 à {MAX_STRING_LENGTH} caractères",
+            remedy=f"corrigez {name}",
+        )

@@ -1,0 +1,265 @@
+"""Nos genres de modèles, tels que la porte les reconnaît : modèle, quantifié, adaptateurs…"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt_architecture.config import GPTConfig, LoRAConfig
+from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
+from gpt_architecture.errors import (
+    CheckpointError,
+    ConfigurationError,
+    GPTArchitectureError,
+    ModelFileError,
+    malformed,
+)
+from gpt_architecture.formats import adapter_file, model_file, quantized_file
+from gpt_architecture.formats.adapter_file import ADAPTER_GROUP, AdapterFile, read_adapter
+from gpt_architecture.formats.checkpoint_files import MANIFEST, SUFFIX, read_checkpoint
+from gpt_architecture.formats.door import (
+    Facts,
+    ModelFormat,
+    OpenedModel,
+    is_remote,
+    open_model,
+    register,
+)
+from gpt_architecture.formats.model_file import MODEL_NAME, ModelFile, model_from, read_model
+from gpt_architecture.formats.tensor_files import SafetensorsFile, tensor_infos
+from gpt_architecture.storage import parse_json
+
+logger = logging.getLogger(__name__)
+
+
+class ModelFileFormat(ModelFormat):
+    """`gpt-model.pt`."""
+
+    kind, name = "model", "modèle gpt-architecture"
+    is_imported = is_loaded = True
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Un fichier de PyTorch qui annonce notre format."""
+        found = model.torch
+        return bool(isinstance(found, dict) and found.get("format") == model_file.FORMAT)
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """Tout y est ; les poids, projetés en mémoire, restent sur le disque."""
+        content = model_from(model.path, model.torch, verify=False)
+        return Facts(
+            config=content.config,
+            tensors=tensor_infos(content.state_dict),
+            tokenizer=lambda: tokenizer_from_dict(content.tokenizer),
+            provenance=content.metadata,
+        )
+
+    def read(
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
+    ) -> ModelFile:
+        """Le contenu déjà lu, vérifié."""
+        return model_from(model.path, model.torch)
+
+    def is_intact(self, model: OpenedModel) -> bool | None:
+        """Les sommes de contrôle sont relues, et le tenseur qui a changé nommé."""
+        model_from(model.path, model.torch, verify=True)
+        return True
+
+
+class CheckpointFormat(ModelFormat):
+    """Un point de reprise : un modèle entier, ou les adaptateurs d'un affinage."""
+
+    kind, name = "checkpoint", "point de reprise gpt-architecture"
+    is_imported = is_loaded = True
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Un dossier qui a un manifeste."""
+        return model.is_directory and (model.path / MANIFEST).exists()
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """L'état, et l'en-tête des poids."""
+        path = model.path
+        try:
+            checkpoint = read_checkpoint(path, verify=False)
+            state = checkpoint.state
+            whole = "model" in checkpoint.names  # sinon des adaptateurs, comptés seuls
+            config = GPTConfig.from_dict(state["config"]) if whole else None
+            group = "model" if whole else ADAPTER_GROUP
+            tensors = SafetensorsFile(path / f"{group}{SUFFIX}").infos
+            identity = state.get("identity")
+            described = {} if whole else _identity_facts(state["identity"])
+        except (CheckpointError, ConfigurationError, KeyError, TypeError) as error:
+            found = error.found if isinstance(error, GPTArchitectureError) else malformed(error)
+            raise ModelFileError(
+                f"{path} n'est pas un point de reprise complet : {found}",
+                expected="un dossier checkpoints/step-… écrit par l'entraînement",
+                remedy="donnez-en un autre",
+            ) from None
+        noted = identity if isinstance(identity, Mapping) else {}
+        return Facts(
+            config=config,
+            tensors=tensors,
+            tokenizer=lambda: tokenizer_from_dict(state.get("tokenizer")),
+            provenance={"steps": checkpoint.step, **described, **noted},
+        )
+
+    def holds_adapters(self, model: OpenedModel) -> bool:
+        """Vrai s'il a un groupe d'adaptateurs."""
+        return (model.path / f"{ADAPTER_GROUP}{SUFFIX}").is_file()
+
+    def read(
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
+    ) -> ModelFile:
+        """Le modèle, empreintes vérifiées."""
+        path = model.path
+        return _merged(path) if self.holds_adapters(model) else read_model(path)
+
+    def is_intact(self, model: OpenedModel) -> bool | None:
+        """Les empreintes du manifeste sont relues."""
+        try:
+            read_checkpoint(model.path)
+        except CheckpointError as error:
+            raise ModelFileError(
+                error.found, expected=error.expected, remedy=error.remedy
+            ) from None
+        return True
+
+
+class QuantizedFormat(ModelFormat):
+    """Un modèle quantifié."""
+
+    kind, name = "quantized", "modèle quantifié gpt-architecture"
+    is_loaded = True
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Un fichier safetensors qui annonce, en JSON, notre format."""
+        return _announces(model, json.dumps(quantized_file.FORMAT))
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """L'en-tête dit tout."""
+        file = _opened(model)
+        try:
+            values = {key: parse_json(value) for key, value in file.metadata.items()}
+            config = GPTConfig.from_dict(values["config"])
+            metadata = {**values["scheme"], **values["metadata"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelFileError(
+                f"{file.path} : en-tête de modèle quantifié illisible ({malformed(error)})",
+                expected="un fichier écrit par « gpt-architecture quantize »",
+                remedy="relancez cette commande",
+            ) from None
+        return Facts(
+            config=config,
+            tensors=file.infos,
+            tokenizer=lambda: tokenizer_from_dict(values.get("tokenizer")),
+            provenance=metadata,
+        )
+
+
+class AdapterFormat(ModelFormat):
+    """Un fichier d'adaptateurs."""
+
+    kind, name = "adapter", "adaptateurs LoRA gpt-architecture"
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Un fichier safetensors qui annonce notre format."""
+        return _announces(model, adapter_file.FORMAT)
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """Les réglages, et l'empreinte du modèle de départ."""
+        file = _opened(model)
+        try:
+            description = parse_json(file.metadata["description"])
+            lora = LoRAConfig.from_dict(description["lora"])
+            provenance = {
+                **_lora_facts(lora, description["base_sha256"]),
+                **description["metadata"],
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelFileError(
+                f"{file.path} : en-tête d'adaptateurs illisible ({malformed(error)})",
+                expected="un fichier écrit par « gpt-architecture train --lora-rank »",
+                remedy="reprenez le fichier d'origine",
+            ) from None
+        return Facts(
+            tensors=file.infos,
+            tokenizer=lambda: {"problem": "c'est celui du modèle de départ"},
+            provenance=provenance,
+        )
+
+    def holds_adapters(self, model: OpenedModel) -> bool:
+        """Toujours."""
+        return True
+
+    def read(
+        self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
+    ) -> ModelFile:
+        """Le modèle de départ, où ils sont fondus."""
+        return _merged(model.path, model.safetensors)
+
+
+def _announces(model: OpenedModel, format_name: str) -> bool:
+    file = model.safetensors
+    return file is not None and file.metadata.get("format") == format_name
+
+
+def _opened(model: OpenedModel) -> SafetensorsFile:
+    return model.safetensors or SafetensorsFile(model.path)
+
+
+def _identity_facts(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Ce qu'un fichier d'adaptateurs dit de lui, lu d'un de leurs points de reprise."""
+    return _lora_facts(LoRAConfig.from_dict(identity["lora"]), identity["start"]["sha256"])
+
+
+def _lora_facts(lora: LoRAConfig, base_sha256: object) -> dict[str, Any]:
+    return {
+        "base_sha256": str(base_sha256),
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "targets": ", ".join(lora.targets),
+    }
+
+
+def _merged(path: Path, opened: SafetensorsFile | None = None) -> ModelFile:
+    """Le modèle de départ d'adaptateurs, retrouvé, où ils sont fondus.
+
+    Rien n'est téléchargé : seul un modèle déjà sur le disque, et d'empreinte juste, convient.
+
+    Raises:
+        ModelFileError: fichier abîmé, ou modèle de départ introuvable.
+    """
+    adapter = read_adapter(path, opened=opened)
+    for candidate in dict.fromkeys(_bases(path, adapter)):
+        try:
+            base = open_model(candidate)
+            if base.holds_adapters:
+                continue
+            content = adapter.merged(base.read())
+        except ModelFileError:  # un autre modèle, ou rien de lisible
+            continue
+        logger.info("Adaptateurs fondus dans leur modèle de départ, %s.", candidate)
+        return content
+    where = "" if adapter.base_path is None else f", qui était {adapter.base_path}"
+    raise ModelFileError(
+        f"{path} ne contient que des adaptateurs, et leur modèle de départ est introuvable{where}",
+        expected="le modèle dont l'affinage est parti",
+        remedy="fondez-les d'abord en le nommant : gpt-architecture merge MODÈLE "
+        f"{path} --out {MODEL_NAME}",
+    )
+
+
+def _bases(path: Path, adapter: AdapterFile) -> Iterator[Path]:
+    """Où peut être le modèle de départ : à sa place d'alors, ou près des adaptateurs."""
+    name = adapter.base_path
+    if name is None or is_remote(name):
+        return
+    for folder in (path.parent, Path()):
+        for candidate in (folder / name, folder / Path(name).name):
+            if candidate.exists():
+                yield candidate
+
+
+register(ModelFileFormat(), CheckpointFormat(), QuantizedFormat(), AdapterFormat())

@@ -1,0 +1,333 @@
+"""Un pas de décodage entier, d'un seul appel, sans revenir à Python.
+
+À une séquence, la durée d'un token est celle de la lecture des poids ; tout le reste (normes,
+attention, allers et retours avec Python) doit disparaître derrière elle. Le pas est donc un
+programme (voir `program`) : de sept à neuf noyaux par bloc, puis la norme finale et la tête.
+
+Sa forme dit comment il multiplie. Des poids fp32 en lignes en ont trois. Étroite (`NarrowForm`),
+pour quelques activations : chaque ligne est lue une fois et multipliée telle quelle. Séparée
+(`ApartForm`), pour vérifier des propositions : les bits d'une activation seule. Large (`WideForm`),
+pour un lot : les activations sont transposées et des tuiles de registres les multiplient ensemble.
+Des poids entiers (`IntegerForm`), ou des poids fp32 en bandes (`StripForm`), n'en ont qu'une, où
+chaque activation ignore les autres au bit près.
+
+Formes : B séquences, T tokens nouveaux de chacune, M = B·T activations, D largeur, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.kv_cache import KVCache
+from gpt_architecture.kernels.decode.float_tiles import FLOAT_COLUMNS, TOGETHER, WIDE_COLUMNS
+from gpt_architecture.kernels.decode.integer_tiles import PAIRED_BLOCKS
+from gpt_architecture.kernels.decode.linear_kernels import (
+    GELU,
+    PLAIN,
+    RESIDUAL,
+    linear_float_,
+    linear_integer_,
+    linear_strips_,
+    linear_wide_,
+)
+from gpt_architecture.kernels.decode.step_kernels import (
+    LINE,
+    STATE_HEADER,
+    STATE_SEQUENCE,
+    attention_,
+    encode_rows_,
+    normalize_rows_,
+    transpose_rows_,
+)
+from gpt_architecture.kernels.decode.weights import STRIP_ROWS, KernelMatrix
+from gpt_architecture.kernels.runtime.kernel import Kernel
+from gpt_architecture.kernels.runtime.program import Program
+
+_BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 4, 1024, 24
+"""Lots visés par fil d'un produit étroit : peu, car chaque lot commence une lecture que la machine
+n'a pas anticipée (mesuré : seize lots par fil coûtent un quart d'un token) ; lignes au plus ;
+lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
+
+_FEW_THREADS = 4
+"""Fils au plus pour que des blocs de plusieurs bandes les occupent encore tous jusqu'au bout."""
+
+_CACHE_LINE = STRIP_ROWS  # valeurs fp32 ; un bloc en est un multiple : deux fils n'en partagent pas
+
+Buffers = tuple[tuple[Tensor, ...], tuple[int, ...]]
+"""Les sorties d'un noyau qui prépare des activations, et les nombres qu'il lit ensuite."""
+
+
+class Form:
+    """Comment un pas multiplie ; choisie une fois, à sa construction.
+
+    Attributes:
+        height: activations au plus (mesurées).
+        multiply: le noyau des produits.
+        prepare: celui qui prépare leurs activations.
+        always: vrai s'il les prépare même sans norme.
+        transposed: vrai si les activations sont rangées par colonnes.
+    """
+
+    height = WIDE_COLUMNS
+    multiply: Kernel
+    prepare: Kernel = normalize_rows_
+    always = transposed = False
+
+    def buffers(self, matrix: KernelMatrix, width: int) -> Buffers:
+        """Ce que `prepare` écrit et lit, pour des activations de largeur `width`."""
+        del matrix
+        return (torch.zeros(self.height, width),), ()
+
+    def numbers(self, matrix: KernelMatrix) -> tuple[int, ...]:
+        """Ce que `multiply` doit savoir de plus."""
+        return matrix.numbers
+
+    def lots(self, rows: int) -> int:
+        """Lots de `prepare` pour `rows` activations."""
+        return rows
+
+    def block(self, rows: int) -> int:
+        """Lignes d'un lot de `multiply`, pour `rows` lignes de poids en tout."""
+        return self._share(rows, _CACHE_LINE)
+
+    def _share(self, rows: int, unit: int) -> int:
+        """Un nombre entier d'`unit` par lot."""
+        block = rows // (_BLOCKS * torch.get_num_threads()) // unit * unit
+        return max(unit, min(_MAX_BLOCK, block))
+
+
+class NarrowForm(Form):
+    """Des poids fp32 en lignes, pour quelques activations ; `together` à la fois."""
+
+    height = together = FLOAT_COLUMNS
+    multiply = linear_float_
+
+    def numbers(self, matrix: KernelMatrix) -> tuple[int, ...]:
+        """Voir `Form`."""
+        return (*matrix.numbers, self.together)
+
+
+class ApartForm(NarrowForm):
+    """Des poids fp32 en lignes : chaque activation reçoit les bits qu'elle aurait seule."""
+
+    height, together = 8, 1
+
+
+class WideForm(Form):
+    """Des poids fp32 en lignes, pour un lot d'activations transposées."""
+
+    multiply = linear_wide_
+    prepare = transpose_rows_
+    always = transposed = True
+
+    def buffers(self, matrix: KernelMatrix, width: int) -> Buffers:
+        """Voir `Form` ; le nombre est celui des activations présentes, écrit à chaque passage."""
+        del matrix
+        return (torch.zeros(width, self.height),), (0,)
+
+    def lots(self, rows: int) -> int:
+        """Voir `Form`."""
+        return -(-rows // LINE)
+
+    def block(self, rows: int) -> int:
+        """Voir `Form`."""
+        del rows
+        return _WIDE_BLOCK
+
+
+class StripForm(Form):
+    """Des poids fp32 en bandes : chaque activation ignore les autres, au bit près."""
+
+    multiply = linear_strips_
+
+    def block(self, rows: int) -> int:
+        """Voir `Form`."""
+        few = torch.get_num_threads() <= _FEW_THREADS
+        return self._share(rows, _CACHE_LINE * TOGETHER if few else _CACHE_LINE)
+
+
+class IntegerForm(Form):
+    """Des poids entiers : chaque activation, codée sur 16 bits, ignore les autres."""
+
+    multiply = linear_integer_
+    prepare = encode_rows_
+    always = True
+
+    def buffers(self, matrix: KernelMatrix, width: int) -> Buffers:
+        """Voir `Form`."""
+        del width
+        bits, _ = matrix.numbers
+        padded = matrix.tensors()[0].size(1) * 8 // bits
+        codes = torch.zeros(self.height, padded, dtype=torch.int16)
+        return (codes, torch.zeros(self.height)), (int(PAIRED_BLOCKS and bits == 4),)
+
+
+class DecodeStep:
+    """Le pas compilé d'un modèle.
+
+    Args:
+        cfg: forme du modèle.
+        matrices: poids, par nom de module.
+        vectors: normes et biais, par nom du `state_dict`.
+        form: comment il multiplie ; elle doit convenir à ces matrices.
+    """
+
+    def __init__(
+        self,
+        cfg: GPTConfig,
+        matrices: Mapping[str, KernelMatrix],
+        vectors: Mapping[str, Tensor],
+        form: Form,
+    ) -> None:
+        self._cfg, self._matrices, self._vectors = cfg, matrices, vectors
+        self._form = form
+        height = self.height = form.height
+        self._program = Program()
+        self._prepared: list[int] = []  # noyaux dont les lots sont les activations
+        self._products: list[int] = []
+        self._attentions: list[int] = []
+        self._inputs: dict[tuple[int, tuple[int, ...]], tuple[Tensor, ...]] = {}  # x préparé
+        self._shape = (0, 0, 0)
+        self._state = torch.zeros(STATE_HEADER + STATE_SEQUENCE * height, dtype=torch.int64)
+        self._chosen = torch.zeros(height, dtype=torch.int64)
+        self._x, self._context, self._branch = torch.zeros(3, height, cfg.emb_dim)
+        self._compose()
+
+    def _compose(self) -> None:
+        """Écrit le programme."""
+        cfg, height = self._cfg, self.height
+        qkv = torch.zeros(height, 3 * cfg.emb_dim)
+        inner = cfg.inner_width
+        hidden = torch.zeros((inner, height) if self._form.transposed else (height, inner))
+        for index in range(cfg.n_layers):
+            block = f"trf_blocks.{index}."
+            parts = [f"{block}att.W_{name}" for name in ("query", "key", "value")]
+            self._product(parts, self._prepare(parts[0], self._x, f"{block}norm1"), qkv)
+            arguments = (qkv, self._context, index, cfg.n_heads, self._state)
+            self._attentions.append(self._program.add(attention_, 1, *arguments))
+            name = f"{block}att.out_proj"
+            self._product([name], self._prepare(name, self._context), self._branch, RESIDUAL)
+            name = f"{block}ff.layers.0"
+            self._product([name], self._prepare(name, self._x, f"{block}norm2"), hidden, GELU)
+            name = f"{block}ff.layers.2"
+            inputs = (hidden,) if self._form.transposed else self._prepare(name, hidden)
+            self._product([name], inputs, self._branch, RESIDUAL)
+        inputs = self._prepare("out_head", self._x, "final_norm", self._chosen)
+        self._product(["out_head"], inputs, torch.zeros(1, cfg.vocab_size))  # remplacé à l'appel
+        self._program.seal()
+        self._head_items = self._program.items(self._products[-1])
+
+    def fits(self, rows: int, cache: KVCache) -> bool:
+        """Vrai si le pas sait traiter `rows` activations avec ce cache."""
+        storage = cache.storage
+        return rows <= self.height and storage.dtype is torch.float32 and storage.is_contiguous()
+
+    def __call__(self, x: Tensor, cache: KVCache, at: Tensor | None) -> Tensor:
+        """x (B, T, D), embeddings des tokens nouveaux → logits (B, T, V), ou (B, 1, V) avec `at`.
+
+        Le cache reçoit leurs clés et valeurs ; il n'est pas avancé.
+
+        Raises:
+            IndexError: un rang de `at` n'existe pas.
+        """
+        batch, count, width = x.shape
+        wanted = np.arange(batch * count)
+        if at is not None:
+            chosen = at.numpy()
+            if chosen.min() < 0 or chosen.max() >= count:
+                raise IndexError(f"rangs {chosen.tolist()} pour {count} tokens")
+            wanted = np.arange(batch) * count + chosen
+        logits = self.ragged(x.view(-1, width), cache, [count] * batch, wanted)
+        return logits.view(batch, -1, self._cfg.vocab_size)
+
+    def ragged(
+        self, x: Tensor, cache: KVCache, counts: Sequence[int], wanted: NDArray[np.int64]
+    ) -> Tensor:
+        """Comme l'appel, pour des séquences qui n'ont pas le même nombre de tokens nouveaux.
+
+        Args:
+            x: (M, D), leurs embeddings, une séquence après l'autre.
+            cache: une ligne par séquence ; il n'est pas avancé.
+            counts: tokens nouveaux de chacune.
+            wanted: (W,), rangs dans x des logits voulus.
+
+        Returns:
+            Logits (W, V).
+        """
+        rows, sequences = len(x), len(counts)
+        self._x[:rows] = x
+        state = self._state.numpy()
+        state[:STATE_HEADER] = cache.storage.data_ptr(), cache.capacity, cache.storage.size(2)
+        each = state[STATE_HEADER:].reshape(-1, STATE_SEQUENCE)[:sequences]
+        each[:, 0], each[:, 1], each[:, 3] = cache.lines, cache.lengths, counts
+        each[:, 2] = each[:, 3].cumsum() - each[:, 3]
+        self._chosen.numpy()[: len(wanted)] = wanted
+        self._resize(sequences, rows, len(wanted))
+        logits = torch.empty(len(wanted), self._cfg.vocab_size)
+        self._program.set_word_(self._products[-1:], "out", logits.data_ptr())
+        self._program.run()
+        return logits
+
+    def _resize(self, sequences: int, rows: int, wanted: int) -> None:
+        """Dit leur taille aux noyaux, si elle a changé."""
+        if self._shape == (sequences, rows, wanted):
+            return
+        self._shape = (0, 0, 0)  # un fork entre deux mots laisserait l'enfant avec la moitié
+        self._program.set_items_(self._attentions, sequences * self._cfg.n_heads)
+        for phases, size in ((slice(None, -1), rows), (slice(-1, None), wanted)):
+            prepared = self._prepared[phases]
+            self._program.set_items_(prepared, self._form.lots(size))
+            if self._form.transposed:
+                self._program.set_word_(prepared, "active", size)
+            self._program.set_word_(self._products[phases], "active", size)
+        self._program.set_items_(self._products[-1:], self._head_items if wanted else 0)
+        self._shape = (sequences, rows, wanted)
+
+    def _product(
+        self, names: Sequence[str], inputs: tuple[Tensor, ...], out: Tensor, mode: int = PLAIN
+    ) -> None:
+        """out = inputs · [matrices `names` empilées] + biais ; avec RESIDUAL, x du pas += out."""
+        matrices = [self._matrices[name] for name in names]
+        tensors = list(zip(*(matrix.tensors() for matrix in matrices), strict=True))
+        weights, *scales = (torch.tensor([t.data_ptr() for t in each]) for each in tensors)
+        biases = [self._vectors[key] for name in names if (key := f"{name}.bias") in self._vectors]
+        rows, block = matrices[0].shape[0], self._form.block(matrices[0].shape[0] * len(names))
+        phase = self._program.add(
+            self._form.multiply,
+            len(names) * -(-rows // block),
+            *(0, inputs[0], weights, rows, block),
+            torch.cat(biases) if biases else torch.empty(0),
+            *(mode, out, self._x if mode == RESIDUAL else torch.empty(0, 0)),
+            *(*self._form.numbers(matrices[0]), *scales, *inputs[1:]),
+        )
+        self._products.append(phase)
+
+    def _prepare(
+        self, name: str, x: Tensor, norm: str | None = None, chosen: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Ajoute, s'il le faut, le noyau qui prépare x pour la matrice `name` ; rend sa sortie.
+
+        Args:
+            chosen: lignes de x à lire ; None : toutes.
+        """
+        matrix, width = self._matrices[name], x.size(1)
+        gain, shift = torch.empty(0), torch.empty(0)
+        if norm is not None:
+            gain, shift = self._vectors[f"{norm}.scale"], self._vectors[f"{norm}.shift"]
+        if chosen is None:
+            chosen = torch.empty(0, dtype=torch.int64)
+        if norm is None and not self._form.always:
+            return (x,)
+        outputs, numbers = self._form.buffers(matrix, width)
+        outputs = self._inputs.setdefault((width, numbers), outputs)
+        prepare = self._form.prepare
+        self._prepared.append(
+            self._program.add(prepare, 1, x, gain, shift, chosen, *outputs, *numbers)
+        )
+        return outputs

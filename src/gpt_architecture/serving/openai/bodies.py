@@ -1,0 +1,350 @@
+"""Les corps que le service lit, sous la forme d'OpenAI et avec des types stricts.
+
+`true` n'est pas un entier, `1.0` non plus, et null vaut l'absence. Ce qui dépend de l'instance
+(combien de débuts, de tokens…) est vérifié ensuite par `Limits`, et les champs qu'un schéma n'a pas
+par `foreign_fields`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import Field, PlainValidator, create_model, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from gpt_architecture.decoding.settings import SETTINGS, Declaration, RequestField
+from gpt_architecture.serving.openai.foreign_fields import (
+    MESSAGE,
+    REQUEST,
+    STRUCTURED,
+    Foreign,
+    Hint,
+)
+from gpt_architecture.serving.openai.foreign_fields import Body as _Body
+
+MAX_TOKEN_ID = 2**31 - 1
+_MAX_BIASES = 1024
+_MAX_STOP_IDS = 256
+_MAX_MESSAGES = 1024
+
+Prompt = str | list[int]
+"""Un début : un texte, ou des identifiants."""
+
+
+def refuse(message: str, *, param: str | None = None) -> PydanticCustomError:
+    """Une erreur de validation qui porte sa phrase ; les accolades y restent des accolades.
+
+    Args:
+        message: la phrase ; celle d'un champ seul commence par son verbe.
+        param: le champ fautif, quand la vérification en compare plusieurs.
+    """
+    return PydanticCustomError("refus", "{message}", {"message": message, "param": param})
+
+
+def _prompts(value: Any) -> list[Prompt]:
+    """Texte, liste de textes, identifiants, ou liste de listes d'identifiants → débuts."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        if isinstance(value[0], str) and all(isinstance(each, str) for each in value):
+            return value
+        if _are_ids(value):
+            return [value]
+        if all(isinstance(each, list) and _are_ids(each) for each in value):
+            return value
+    raise refuse(
+        "doit être un texte, une liste de textes, une liste d'identifiants de tokens, "
+        "ou une liste de telles listes, sans liste vide"
+    )
+
+
+def _ids(value: Any) -> list[int]:
+    if isinstance(value, list) and (not value or _are_ids(value)):
+        return value
+    raise refuse("doit être une liste d'identifiants de tokens")
+
+
+def _are_ids(value: list[Any]) -> bool:
+    return bool(value) and all(type(each) is int and 0 <= each <= MAX_TOKEN_ID for each in value)
+
+
+TokenIds = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+Prompts = Annotated[
+    list[Prompt],
+    PlainValidator(
+        _prompts,
+        json_schema_input_type=str
+        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[TokenIds], Field(min_length=1)]
+        | Annotated[list[Annotated[list[TokenIds], Field(min_length=1)]], Field(min_length=1)],
+    ),
+]
+Ids = Annotated[list[int], PlainValidator(_ids, json_schema_input_type=list[TokenIds])]
+StopText = Annotated[str, Field(max_length=2000)]
+MaxTokens = Annotated[int, Field(ge=-1)]
+"""Tokens à écrire ; −1, comme chez llama.cpp : jusqu'au bout du contexte."""
+Choice = Annotated[str, Field(min_length=1, max_length=2000)]
+Choices = Annotated[list[Choice], Field(min_length=1, max_length=64)]
+Regex = Annotated[str, Field(min_length=1, max_length=200_000)]
+
+
+def _plain_field(declaration: Declaration) -> tuple[Any, None]:
+    """Le champ d'un réglage : son type, aux bornes du service ou aux siennes."""
+    kind, setting = declaration.base, declaration.setting
+    asked = setting.request or RequestField()
+    bounds = {
+        "ge": setting.minimum if asked.minimum is None else asked.minimum,
+        "gt": setting.above,
+        "le": setting.maximum if asked.maximum is None else asked.maximum,
+    }
+    limits: dict[str, Any] = {
+        name: kind(bound) for name, bound in bounds.items() if bound is not None
+    }
+    if limits:
+        kind = Annotated[kind, Field(**limits)]
+    return kind | None, None
+
+
+_PLAIN = [
+    each
+    for each in SETTINGS.close("serving.openai.bodies")
+    if each.setting.request is not None and not each.setting.request.own_form
+]
+PLAIN_FIELDS = {
+    each.name: (each.setting.request or RequestField()).name or each.name for each in _PLAIN
+}
+"""Réglage qui garde ici sa forme → champ qui le porte."""
+
+B = TypeVar("B", bound=_Body)
+
+
+def with_settings(body: type[B]) -> type[B]:
+    """Ce corps, avec un champ pour chaque réglage de `PLAIN_FIELDS`."""
+    found: dict[str, Any] = {PLAIN_FIELDS[each.name]: _plain_field(each) for each in _PLAIN}
+    return create_model(
+        body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **found
+    )
+
+
+class StreamOptions(_Body):
+    """Réglages d'un flux."""
+
+    foreign: ClassVar[Foreign] = {"include_obfuscation": Hint(bool)}
+
+    include_usage: bool = False
+    """Ajoute, à la fin, le compte des tokens."""
+    continuous_usage_stats: bool = False
+    """Le donne dans chaque morceau, comme vLLM."""
+
+
+class JsonSchemaFormat(_Body):
+    """Un schéma JSON nommé."""
+
+    name: str = ""
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Body):
+    """La forme de la réponse : texte, objet JSON, ou JSON d'un schéma."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    """Le schéma, à la manière de llama.cpp."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ResponseFormat:
+        given = [each for each in (self.json_schema, self.schema_) if each is not None]
+        if self.json_schema is not None and self.type != "json_schema":
+            raise refuse("response_format : json_schema va avec le type json_schema")
+        if (self.type == "text" and given) or len(given) > 1:
+            raise refuse("response_format : un seul schéma, et jamais avec le type text")
+        if self.type == "json_schema" and not given:
+            raise refuse("response_format : le type json_schema demande un schéma")
+        return self
+
+
+class StructuredOutputs(_Body):
+    """Une contrainte, à la manière de vLLM."""
+
+    foreign: ClassVar[Foreign] = STRUCTURED
+
+    json_: str | dict[str, Any] | None = Field(default=None, alias="json")
+    regex: Regex | None = None
+    choice: Choices | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool | None = None
+    """Sans effet : le JSON est toujours écrit sans blancs."""
+    disable_additional_properties: bool | None = None
+    """Sans effet : un objet qui nomme ses propriétés est fermé, sauf s'il dit le contraire."""
+
+
+class SamplingBody(_Body):
+    """Ce que les deux routes de génération partagent.
+
+    Les réglages qui gardent ici leur forme (`decoding.settings.RequestField`) sont ajoutés aux deux
+    corps par `with_settings`.
+    """
+
+    foreign: ClassVar[Foreign] = REQUEST
+
+    model: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: StopText | list[StopText] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logit_bias: (
+        Annotated[
+            dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=_MAX_BIASES)
+        ]
+        | None
+    ) = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    response_format: ResponseFormat | None = None
+    # Au-delà d'OpenAI, sous les noms de vLLM.
+    top_k: Annotated[int, Field(ge=-1, le=MAX_TOKEN_ID)] | None = None
+    stop_token_ids: Annotated[list[TokenIds], Field(max_length=_MAX_STOP_IDS)] | None = None
+    parse_special: bool | None = None
+    # Une contrainte au plus, sous l'un de ces noms (voir `serving.openai.planning`).
+    regex: Regex | None = None
+    choices: Choices | None = None
+    json_schema: dict[str, Any] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: Regex | None = None
+    guided_choice: Choices | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Les réglages donnés parmi ceux qui gardent ici leur forme."""
+        found = {name: getattr(self, field) for name, field in PLAIN_FIELDS.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Les textes d'arrêt ; un texte vide n'arrête rien."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in given if text)
+
+    @model_validator(mode="after")
+    def _check_stream(self) -> SamplingBody:
+        options = self.stream_options or StreamOptions()
+        if (options.include_usage or options.continuous_usage_stats) and not self.stream:
+            raise refuse("stream_options demande stream=true", param="stream_options")
+        return self
+
+
+@with_settings
+class CompletionBody(SamplingBody):
+    """`POST /v1/completions`."""
+
+    prompt: Prompts = Field(default_factory=lambda: list[Prompt]([""]))
+    """Sans lui, comme s'il est vide : le début d'un texte."""
+    max_tokens: MaxTokens | None = None
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check_best_of(self) -> CompletionBody:
+        if (self.best_of or 1) > (self.n or 1):
+            raise refuse(
+                "best_of dépasse n : ce service ne trie pas les suites ; demandez-les toutes par n",
+                param="best_of",
+            )
+        return self
+
+
+class TextPart(_Body):
+    """Un morceau de message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Body):
+    """Un message d'une conversation."""
+
+    foreign: ClassVar[Foreign] = MESSAGE
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+    """Absent d'une réponse qui n'avait pas de texte."""
+    name: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _check_parts(cls, value: Any) -> Any:
+        for part in value if isinstance(value, list) else ():
+            kind = part.get("type") if isinstance(part, dict) else None
+            if isinstance(kind, str) and kind != "text":
+                raise refuse(f"porte un morceau « {kind[:40]} » : ce modèle ne lit que du texte")
+        return value
+
+    @model_validator(mode="after")
+    def _check_content(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise refuse(f"n'a pas de content, que demande le rôle {self.role}")
+        return self
+
+    def flat(self) -> dict[str, str]:
+        """Rôle et texte."""
+        content = self.content or ""
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+@with_settings
+class ChatBody(SamplingBody):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)]
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+
+    @field_validator("max_tokens", "max_completion_tokens")
+    @classmethod
+    def _check_room(cls, value: int | None) -> int | None:
+        if value == 0:
+            raise refuse("doit être au moins 1, ou -1 : jusqu'au bout du contexte")
+        return value
+
+    @model_validator(mode="after")
+    def _check_logprobs(self) -> ChatBody:
+        if self.top_logprobs and not self.logprobs:
+            raise refuse("top_logprobs demande logprobs=true", param="top_logprobs")
+        return self
+
+
+class TokenizeBody(_Body):
+    """`POST /tokenize` : un texte, ou une conversation."""
+
+    foreign: ClassVar[Foreign] = REQUEST
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)] | None = None
+    add_generation_prompt: bool = True
+    add_special_tokens: bool = False
+    parse_special: bool | None = None
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise refuse("donnez prompt ou messages, l'un des deux")
+        return self
+
+
+class DetokenizeBody(_Body):
+    """`POST /detokenize`."""
+
+    model: str | None = None
+    tokens: Ids
