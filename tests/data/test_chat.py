@@ -93,12 +93,20 @@ def test_renders_as_transformers(template, prompted):
 
 
 class Named:
-    """Un tokenizer dont les tokens spéciaux ont d'autres noms."""
+    """Un tokenizer dont les tokens spéciaux ont d'autres noms (voir `SpecialTokenizer`)."""
 
-    eos_id, roles = 1, {"bos_token": "<s>", "unk_token": "<?>"}
+    name, vocab_size, eos_id = "nommé", 3, 1
+    special = {"<s>": 0, "</s>": 1, "<?>": 2}  # noqa: RUF012 — un faux
+    roles = {"bos_token": "<s>", "unk_token": "<?>"}  # noqa: RUF012
+
+    def encode(self, text, *, allowed_special=frozenset()):
+        return [self.special[text]]
 
     def decode(self, tokens):
         return {1: "</s>"}[tokens[0]]
+
+    def to_dict(self):
+        return {"name": self.name}
 
 
 def test_a_template_knows_the_names_of_the_model():

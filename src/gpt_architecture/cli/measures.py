@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpt_architecture.cli.command import french_duration
+from gpt_architecture.french import french_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,9 +50,9 @@ class Measured:
 
 def read_texts(gpt: GPT, options: EvaluateOptions) -> list[TokenDocument]:
     """Les documents de --data, codés par le tokenizer du modèle."""
-    from gpt_architecture.evaluation.documents import read_documents
+    from gpt_architecture.evaluation.perplexity import read_token_documents
 
-    return read_documents(
+    return read_token_documents(
         options.data,
         gpt.tokenizer,
         field=options.field,
@@ -75,7 +75,7 @@ def measure(
 
     from gpt_architecture.evaluation.perplexity import measure_documents
     from gpt_architecture.evaluation.tasks import measure_choices, measure_last_words
-    from gpt_architecture.reports import evaluation as report
+    from gpt_architecture.reports import measures as report
 
     model = gpt.runner if compute.quant and gpt.runner is not None else gpt.model
     shared = {"window": gpt.window, "max_rows": compute.batch_size}
@@ -132,7 +132,7 @@ def _harness(
     from functools import partial
 
     from gpt_architecture.evaluation.lm_eval_run import UNITS, run_tasks
-    from gpt_architecture.reports import evaluation as report
+    from gpt_architecture.reports import measures as report
 
     started: dict[str, MeasureProgress] = {}
 

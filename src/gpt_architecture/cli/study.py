@@ -124,7 +124,17 @@ def study_model(
     texts = read_texts(gpt, options, held_out, field=field, offline=offline)
     study = run_study(gpt, options, texts, progress)
     if options.report is not None:
-        page = assemble_page(model_path, gpt, study, texts, losses, sentence, progress)
+        page = assemble_page(
+            model_path,
+            gpt,
+            study.results,
+            memorisation=study.memorisation,
+            training=texts.training,
+            unseen=texts.unseen,
+            losses=losses,
+            sentence=sentence,
+            progress=progress,
+        )
         write_model_page(options.report, page, gpt.tokenizer)
         say_aside(f"Page : {options.report}")
     return study.memorisation

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT, TrainingConfig
 from gpt_architecture.data.loader import split_text
-from gpt_architecture.data.shards.layout import INDEX_NAME, read_index
+from gpt_architecture.data.shards.layout import INDEX_NAME, holds_shards, read_index
 from gpt_architecture.data.shards.reader import TokenArray, TokenSource, open_shards
 from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer, tokenizer_from_dict
@@ -74,16 +74,12 @@ def load_training_data(
         DataError: données absentes, abîmées ou trop courtes ; le message dit lesquelles.
         TokenizerError: tokenizer inconnu.
     """
-    if len(sources) == 1 and _holds_shards(Path(sources[0])):
+    if len(sources) == 1 and holds_shards(Path(sources[0])):
         data = _from_shards(Path(sources[0]), tokenizer, vocabulary)
     else:
         data = _from_text(sources, tokenizer, vocabulary, training, field=field, offline=offline)
     check_lengths(data, window, training)
     return data
-
-
-def _holds_shards(path: Path) -> bool:
-    return path.is_dir() and ((path / INDEX_NAME).is_file() or any(path.glob("*.bin")))
 
 
 def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) -> TrainingData:

@@ -88,6 +88,19 @@ def score_spans(
     return scores
 
 
+def cumulated(total: int, on_progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    """Ce qui, appelé avec les tokens d'un lot, dit (tokens notés jusque-là, `total`)."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_progress is not None:
+            on_progress(done, total)
+
+    return advance
+
+
 def _score(logits: torch.Tensor, targets: Sequence[int]) -> SpanScore:
     """La note des tokens `targets` (T,) sous les logits (T, V) de leurs places."""
     wanted = torch.tensor(targets, dtype=torch.int64, device=logits.device)

@@ -7,6 +7,7 @@ ceux qu'il donne sur le même modèle exporté. Importer ce module demande lm-ev
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT
@@ -20,6 +21,7 @@ from gpt_architecture.evaluation.likelihood import (
     Span,
     SpanScore,
     continuation_span,
+    cumulated,
     score_spans,
 )
 from gpt_architecture.evaluation.perplexity import document_spans
@@ -123,14 +125,8 @@ class HarnessModel(LM):  # type: ignore[misc]  # lm-eval n'est pas typé
         return self._tokenizer.encode(text, allowed_special={END_OF_TEXT})
 
     def _score(self, kind: str, spans: Sequence[Span]) -> list[SpanScore]:
-        total, done = sum(span.scored for span in spans), 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if self._on_progress is not None:
-                self._on_progress(kind, done, total)
-
+        report = None if self._on_progress is None else partial(self._on_progress, kind)
+        advance = cumulated(sum(span.scored for span in spans), report)
         return score_spans(self._model, spans, max_rows=self._max_rows, on_progress=advance)
 
 

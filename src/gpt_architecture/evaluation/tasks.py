@@ -14,7 +14,13 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.evaluation.examples import LastWord, MultipleChoice
 from gpt_architecture.evaluation.intervals import Interval, bootstrap_interval, wilson_interval
-from gpt_architecture.evaluation.likelihood import MAX_ROWS, Span, continuation_span, score_spans
+from gpt_architecture.evaluation.likelihood import (
+    MAX_ROWS,
+    SpanScore,
+    continuation_span,
+    cumulated,
+    score_spans,
+)
 from gpt_architecture.evaluation.perplexity import perplexity_of
 
 
@@ -142,12 +148,7 @@ def measure_last_words(
         DataError: un mot est plus long que le contexte du modèle.
     """
     pairs = [(each.context, f" {each.word}") for each in examples]
-    scores = score_spans(
-        model,
-        spans := _spans(tokenizer, pairs, window),
-        max_rows=max_rows,
-        on_progress=_cumulated(spans, on_progress),
-    )
+    scores = _scores(model, tokenizer, pairs, window, max_rows, on_progress)
     return LastWordResult(
         lines=tuple(each.line for each in examples),
         log_probs=tuple(each.log_prob for each in scores),
@@ -166,14 +167,7 @@ def measure_choices(
 ) -> ChoiceResult:
     """Note chaque suite de chaque exemple ; voir `measure_last_words`."""
     pairs = [(each.context, f" {choice}") for each in examples for choice in each.choices]
-    scores = iter(
-        score_spans(
-            model,
-            spans := _spans(tokenizer, pairs, window),
-            max_rows=max_rows,
-            on_progress=_cumulated(spans, on_progress),
-        )
-    )
+    scores = iter(_scores(model, tokenizer, pairs, window, max_rows, on_progress))
     return ChoiceResult(
         outcomes=tuple(
             ChoiceOutcome(
@@ -187,28 +181,23 @@ def measure_choices(
     )
 
 
-def _spans(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], window: int) -> list[Span]:
-    return [
+def _scores(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    window: int,
+    max_rows: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> list[SpanScore]:
+    """La note de chaque suite après son contexte."""
+    spans = [
         continuation_span(
             tokenizer.encode, context, continuation, prefix=tokenizer.eos_id, window=window
         )
         for context, continuation in pairs
     ]
-
-
-def _cumulated(
-    spans: Sequence[Span], on_progress: Callable[[int, int], None] | None
-) -> Callable[[int], None] | None:
-    if on_progress is None:
-        return None
-    total, done = sum(span.scored for span in spans), 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        on_progress(done, total)
-
-    return advance
+    advance = cumulated(sum(span.scored for span in spans), on_progress)
+    return score_spans(model, spans, max_rows=max_rows, on_progress=advance)
 
 
 def _best(values: Sequence[float]) -> int:

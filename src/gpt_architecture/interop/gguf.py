@@ -23,10 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
+from gpt_architecture.data.tokenizer import (
+    GPT2Tokenizer,
+    Tokenizer,
+    tokenizer_from_dict,
+    tokenizer_json,
+)
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
-from gpt_architecture.data.tokenizers.json_file import tokenizer_json
-from gpt_architecture.data.tokenizers.patterns import PatternName
+from gpt_architecture.data.tokenizers.gpt2 import PatternName
 from gpt_architecture.data.tokenizers.protocol import role_ids
 from gpt_architecture.errors import (
     ConfigurationError,

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import Activation, GPTConfig
-from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.data.tokenizers.json_file import tokenizer_json
+from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict, tokenizer_json
 from gpt_architecture.data.tokenizers.protocol import ROLES, role_ids, role_names
 from gpt_architecture.errors import ModelFileError
 from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
 from gpt_architecture.formats.tensor_files import save_safetensors
+from gpt_architecture.french import thousands
 from gpt_architecture.interop.hf import CONFIG, PROVENANCE, PROVENANCE_FORMAT, WEIGHTS
 from gpt_architecture.interop.state_map import to_hf
 from gpt_architecture.interop.vocabulary import config_templates
@@ -223,12 +223,12 @@ def model_card(content: ModelFile, *, name: str) -> str:
         "",
     ]
     shape_fr = (
-        f"{_grouped(config.num_parameters(), ' ')} paramètres, {config.n_layers} blocs, "
+        f"{thousands(config.num_parameters(), ' ')} paramètres, {config.n_layers} blocs, "
         f"{config.n_heads} têtes, largeur {config.emb_dim}, vocabulaire de {config.vocab_size} "
         f"tokens, {config.context_length} positions"
     )
     shape_en = (
-        f"{_grouped(config.num_parameters(), ',')} parameters, {config.n_layers} layers, "
+        f"{thousands(config.num_parameters(), ',')} parameters, {config.n_layers} layers, "
         f"{config.n_heads} heads, width {config.emb_dim}, vocabulary of {config.vocab_size} "
         f"tokens, {config.context_length} positions"
     )
@@ -307,11 +307,7 @@ def _decimal(value: float | None, mark: str, unknown: str) -> str:
 
 def _count(value: object, mark: str, unknown: str) -> str:
     last = value[-1] if isinstance(value, Sequence) and value else value
-    return _grouped(last, mark) if type(last) is int else unknown
-
-
-def _grouped(number: int, mark: str) -> str:
-    return f"{number:,}".replace(",", mark)
+    return thousands(last, mark) if type(last) is int else unknown
 
 
 def _known(value: object, unknown: str) -> str:

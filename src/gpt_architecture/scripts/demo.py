@@ -153,8 +153,8 @@ def _records(summaries: Sequence[VariantSummary]) -> list[dict[str, object]]:
 
 
 def _write_page(path: Path, gpt: GPT, summaries: Sequence[VariantSummary], max_tokens: int) -> None:
-    from gpt_architecture.reports.numbers import thousands
-    from gpt_architecture.reports.report import comparison_page
+    from gpt_architecture.french import thousands
+    from gpt_architecture.reports.comparison import comparison_page
     from gpt_architecture.storage import write_atomically
 
     results = summaries[0].results

@@ -173,7 +173,7 @@ def _study(
     from functools import partial
 
     from gpt_architecture.cli.study import study_model
-    from gpt_architecture.reports.memorisation import show_memorisation
+    from gpt_architecture.reports.measures import show_memorisation
 
     report = study_model(
         *(gpt, path, study),
@@ -212,7 +212,7 @@ def _write(record: dict[str, Any], results: dict[str, Measured], output: ResultO
 def _note(path: Path, gpt: GPT, record: dict[str, Any]) -> None:
     """Une ligne dans le journal de l'entraînement, si le modèle est dans son dossier."""
     from gpt_architecture.formats.journal import JOURNAL, append_record
-    from gpt_architecture.reports.evaluation import journal_record
+    from gpt_architecture.reports.measures import journal_record
     from gpt_architecture.training.checkpoint import CHECKPOINTS
 
     resolved = path.resolve()

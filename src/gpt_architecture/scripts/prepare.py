@@ -19,16 +19,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.bar import ProgressBar
-from gpt_architecture.cli.command import (
-    CommonOptions,
-    french_duration,
-    french_number,
-    french_size,
-    say,
-)
+from gpt_architecture.cli.command import CommonOptions, say
 from gpt_architecture.cli.results import check_not_read
 from gpt_architecture.cli.tokenizers import load_tokenizer
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.french import french_duration, french_number, french_size
 
 if TYPE_CHECKING:
     from gpt_architecture.data.shards.prepare import PreparedTokens
@@ -91,8 +86,8 @@ def prepare(
             remedy="complétez la commande",
         )
     check_not_read(options.out, (sources, options.tokenizer, common), "--out")
+    from gpt_architecture.data.shards.plan import PrepareConfig
     from gpt_architecture.data.shards.prepare import prepare_tokens
-    from gpt_architecture.data.shards.split_plan import PrepareConfig
 
     config = PrepareConfig(
         field=options.field,

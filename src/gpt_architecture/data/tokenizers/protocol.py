@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -48,11 +48,25 @@ class ByteTokenizer(Tokenizer, Protocol):
         ...
 
 
+@runtime_checkable
+class SpecialTokenizer(Tokenizer, Protocol):
+    """Un tokenizer qui a d'autres tokens spéciaux que la fin de texte, ou d'autres noms."""
+
+    @property
+    def special(self) -> Mapping[str, int]:
+        """Les tokens spéciaux et leurs identifiants, dans l'ordre de ceux-ci."""
+        ...
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Le nom des tokens spéciaux dont le rôle n'est pas celui de la fin de texte."""
+        ...
+
+
 def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Les noms des tokens spéciaux d'un tokenizer ; à défaut de `special`, sa fin de texte."""
-    special = getattr(tokenizer, "special", None)
-    if special is not None:
-        return tuple(special)
+    """Les noms des tokens spéciaux d'un tokenizer ; à défaut d'autres, sa fin de texte."""
+    if isinstance(tokenizer, SpecialTokenizer):
+        return tuple(tokenizer.special)
     return () if tokenizer.eos_id is None else (_end_name(tokenizer, tokenizer.eos_id),)
 
 
@@ -64,7 +78,7 @@ def role_names(tokenizer: Tokenizer) -> dict[str, str]:
     names: dict[str, str] = {}
     if tokenizer.eos_id is not None:
         names = dict.fromkeys(ROLES, _end_name(tokenizer, tokenizer.eos_id))
-    return names | dict(getattr(tokenizer, "roles", {}))
+    return names | dict(tokenizer.roles) if isinstance(tokenizer, SpecialTokenizer) else names
 
 
 def _end_name(tokenizer: Tokenizer, eos_id: int) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-    from gpt_architecture.evaluation.intervals import Interval
-    from gpt_architecture.evaluation.lm_eval_run import TaskMetric, TaskResult
-    from gpt_architecture.evaluation.perplexity import TextLoss, TextMeasures
-    from gpt_architecture.evaluation.tasks import ChoiceResult, LastWordResult
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.evaluation.intervals import Interval
+from gpt_architecture.evaluation.lm_eval_run import TaskMetric, TaskResult
+from gpt_architecture.evaluation.memorisation import MemorisationReport, Recollection
+from gpt_architecture.evaluation.perplexity import TextLoss, TextMeasures
+from gpt_architecture.evaluation.tasks import ChoiceResult, LastWordResult
+from gpt_architecture.french import decimal, percent, plural, significant, thousands
+from gpt_architecture.reports.terminal import table, visible_text
 
 _SHOWN_DOCUMENTS = 20
 _DETAILS = ("documents", "examples")
@@ -97,15 +102,13 @@ def journal_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def show_text(console: Console, *, measures: TextMeasures) -> None:
     """Une ligne par document, le total, et comment ils sont mesurés."""
-    from gpt_architecture.reports.numbers import thousands
-
     several = len(measures.documents) > 1
     shown = measures.documents[:_SHOWN_DOCUMENTS]
     rows = [_loss_row(each.name, each) for each in shown]
     if several:
         rows.append(_loss_row("Total", measures.total))
     headings = ("Document", "Tokens", "Perte", "Perplexité", "à 95 %", "Bits/octet", "à 95 %")
-    _show_table(console, "Textes", headings, rows)
+    console.print(table("Textes", headings, rows))
     lines = [
         f"Fenêtres de {thousands(measures.window)} tokens, avancées de "
         f"{thousands(measures.stride)} ; chaque token est prédit une fois."
@@ -121,27 +124,23 @@ def show_text(console: Console, *, measures: TextMeasures) -> None:
 
 def show_last_word(console: Console, *, result: LastWordResult) -> None:
     """L'exactitude et la perplexité du dernier mot."""
-    from gpt_architecture.reports.numbers import percent, significant
-
     rows = [
         ["Exactitude", percent(result.accuracy), _shares(result.accuracy_interval)],
         ["Perplexité du mot", significant(result.perplexity), _pair(result.perplexity_interval)],
     ]
     title = f"Dernier mot ({_examples(len(result.lines))})"
-    _show_table(console, title, ("Mesure", "Valeur", "à 95 %"), rows)
+    console.print(table(title, ("Mesure", "Valeur", "à 95 %"), rows))
 
 
 def show_choices(console: Console, *, result: ChoiceResult) -> None:
     """Les deux exactitudes du choix multiple, contre le hasard."""
-    from gpt_architecture.reports.numbers import percent
-
     rows = [
         ["acc : suite la plus probable", percent(result.acc), _shares(result.acc_interval)],
         ["acc_norm : par caractère", percent(result.acc_norm), _shares(result.acc_norm_interval)],
         ["Choix au hasard", percent(result.chance), ""],
     ]
     title = f"Choix multiple ({_examples(len(result.outcomes))})"
-    _show_table(console, title, ("Mesure", "Valeur", "à 95 %"), rows)
+    console.print(table(title, ("Mesure", "Valeur", "à 95 %"), rows))
 
 
 def show_harness(console: Console, *, results: Sequence[TaskResult]) -> None:
@@ -157,7 +156,7 @@ def show_harness(console: Console, *, results: Sequence[TaskResult]) -> None:
         for metric in each.metrics
     ]
     headings = ("Épreuve", "Exemples", "Mesure", "Valeur", "Erreur type")
-    _show_table(console, "lm-eval", headings, rows)
+    console.print(table("lm-eval", headings, rows))
 
 
 def _metric_name(metric: TaskMetric) -> str:
@@ -166,7 +165,6 @@ def _metric_name(metric: TaskMetric) -> str:
 
 def _metric_cells(metric: TaskMetric) -> tuple[str, str]:
     """La valeur et son erreur type ; une perplexité se lit à trois chiffres utiles."""
-    from gpt_architecture.reports.numbers import decimal, significant
 
     def shown(value: float) -> str:
         return significant(value) if abs(metric.value) >= 10 else decimal(value, 4)
@@ -174,29 +172,7 @@ def _metric_cells(metric: TaskMetric) -> tuple[str, str]:
     return shown(metric.value), "—" if metric.stderr is None else shown(metric.stderr)
 
 
-def _show_table(
-    console: Console, title: str, headings: Iterable[str], rows: Iterable[list[str]]
-) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-    for number, heading in enumerate(headings):  # s'il faut de la place, les noms en rendent
-        table.add_column(
-            heading,
-            justify="right" if number else "left",
-            no_wrap=number > 0,
-            overflow="ellipsis",
-        )
-    for first, *rest in rows:
-        table.add_row(Text(first), *rest)
-    console.print(table)
-
-
 def _loss_row(name: str, loss: TextLoss) -> list[str]:
-    from gpt_architecture.reports.numbers import decimal, significant, thousands
-
     bits, interval = loss.bits_per_byte, loss.bits_per_byte_interval
     return [
         name,
@@ -223,20 +199,14 @@ def _loss_record(loss: TextLoss) -> dict[str, Any]:
 
 
 def _examples(count: int) -> str:
-    from gpt_architecture.reports.numbers import thousands
-
-    return f"{thousands(count)} exemple{'s' if count > 1 else ''}"
+    return f"{thousands(count)} {plural(count, 'exemple')}"
 
 
 def _pair(interval: Interval | None) -> str:
-    from gpt_architecture.reports.numbers import significant
-
     return "—" if interval is None else f"{significant(interval[0])} – {significant(interval[1])}"
 
 
 def _shares(interval: Interval) -> str:
-    from gpt_architecture.reports.numbers import percent
-
     return f"{percent(interval[0])} – {percent(interval[1])}"
 
 
@@ -247,3 +217,79 @@ def _finite(value: float) -> float | None:
 
 def _finite_pair(interval: Interval | None) -> tuple[float | None, float | None] | None:
     return interval and (_finite(interval[0]), _finite(interval[1]))
+
+
+def show_memorisation(
+    console: Console, *, report: MemorisationReport, tokenizer: Tokenizer
+) -> None:
+    """Ce que le modèle récite, par stratégie, contre ce que le hasard donnerait.
+
+    Chaque stratégie montre sa suite qui récite le plus long passage, entre crochets.
+    """
+    some, total = report.recited
+    console.print(Text("Mémorisation", "bold"))
+    console.print(
+        f"{some} {plural(some, 'suite')} sur {total} contien{'nen' if some > 1 else ''}t un "
+        f"passage d'au moins {report.threshold} tokens copié mot pour mot du texte d'entraînement."
+    )
+    console.print(_meaning(report), style="dim")
+    console.print(_shares_table(report))
+    console.print(
+        f"Passages d'au moins {report.threshold} tokens entre ⟦ ⟧ ; ⏎ : fin de ligne.", style="dim"
+    )
+    for variant in report.variants:
+        best = max(variant.texts, key=lambda each: each.overlap.longest)
+        console.print(Text(variant.label, "bold"))
+        console.print(_marked(best, report.threshold, tokenizer), soft_wrap=False)
+    console.print()
+
+
+def _meaning(report: MemorisationReport) -> str:
+    if report.chance_length is None:
+        return (
+            f"Sans texte inédit, rien ne dit ce que le hasard donnerait : le seuil de "
+            f"{report.threshold} tokens est arbitraire."
+        )
+    count = len(report.reference)
+    return (
+        f"Seuil : sur {count} {plural(count, 'extrait')} de texte inédit, aussi "
+        f"{plural(count, 'long')} que les suites, 95 % ne partagent pas plus de "
+        f"{report.chance_length} tokens de suite avec l'entraînement."
+    )
+
+
+def _shares_table(report: MemorisationReport) -> Table:
+    """La part de n-grammes connus de chaque stratégie, et du texte inédit."""
+    rows = [
+        [
+            variant.label,
+            *(_share(variant.share(n)) for n in report.orders),
+            str(variant.longest),
+            "{} sur {}".format(*variant.recited(report.threshold)),
+        ]
+        for variant in report.variants
+    ]
+    found = table(
+        "Part des n-grammes présents dans le texte d'entraînement",
+        ("Stratégie", *(f"n = {n}" for n in report.orders), "Plus long", "Récitent"),
+        rows,
+    )
+    if report.reference:
+        found.add_section()
+        shares = [_share(report.reference_share(n)) for n in report.orders]
+        found.add_row("Texte inédit", *shares, str(report.reference_longest), "", style="dim")
+    return found
+
+
+def _marked(text: Recollection, threshold: int, tokenizer: Tokenizer) -> Text:
+    def shown(piece: str) -> str:
+        return visible_text(piece).replace("\n", "⏎ ")
+
+    line = Text("  ").append(shown(text.result.prompt), "dim")
+    for piece, recited in text.marked_text(threshold, tokenizer):
+        line.append(f"⟦{shown(piece)}⟧" if recited else shown(piece), "bold" if recited else "")
+    return line
+
+
+def _share(value: float | None) -> str:
+    return "—" if value is None else percent(value, 0)
