@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from gpt_architecture.decoding.strategies import greedy, softmax_avec_temperature, top_k, top_p
     from gpt_architecture.errors import GPTArchitectureError
     from gpt_architecture.interop.book_weights import assign, load_weights_into_gpt
-    from gpt_architecture.training.plots import plot_losses
     from gpt_architecture.training.simple import (
         evaluate_model,
         generate_and_print_sample,
+        plot_losses,
         train_model_simple,
     )
 

@@ -14,7 +14,7 @@ from gpt_architecture.kernels.train import reduction_kernels
 from gpt_architecture.kernels.train.engine import FusedEngine
 from gpt_architecture.kernels.train.fused_step import FusedStep, why_not_fused
 from gpt_architecture.kernels.train.lean import LeanAdamW
-from gpt_architecture.training.engine import Batch
+from gpt_architecture.training.step import Batch
 
 SHAPES = {
     "livre": {},

@@ -8,7 +8,7 @@ from kernel_helpers import pair, random_batch
 
 from gpt_architecture.kernels.train.engine import FusedEngine
 from gpt_architecture.kernels.train.lean import LeanAdamW
-from gpt_architecture.training.engine import Batch
+from gpt_architecture.training.step import Batch
 
 
 def as_batch(inputs, targets, sequences):

@@ -695,7 +695,7 @@ def test_a_refusal_leaves_nothing(cli, tmp_path, monkeypatch, existed):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     for refused, word in (("--tensorboard", "tensorboard"), ("--engine=fused", "fp32")):
         options = ("--precision", "bf16") if word == "fp32" else ()
-        monkeypatch.setattr("gpt_architecture.training.engine.has_bf16", lambda _device: True)
+        monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: True)
         outcome = cli("train", *tiny(output_dir=out), refused, *options)
         assert outcome.code != 0
         assert word in outcome.err

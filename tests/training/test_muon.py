@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from gpt_architecture.training.muon import Muon, orthogonalize
+from gpt_architecture.training.optim import Muon, orthogonalize
 
 NS = {"coefficients": (3.4445, -4.7750, 2.0315), "steps": 5, "eps": 1e-7}
 

@@ -6,7 +6,7 @@ import pytest
 
 from gpt_architecture.config import ScheduleConfig
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.training.schedule import make_schedule
+from gpt_architecture.training.optim import make_schedule
 
 
 def factors(total, **options):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from gpt_architecture.core.model import GPTModel
     from gpt_architecture.training.backends import Sharing
+    from gpt_architecture.training.callbacks import Store
     from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
-    from gpt_architecture.training.contracts import Store
     from gpt_architecture.training.distributed.group import DistributedWorld
     from gpt_architecture.training.distributed.world import World
 

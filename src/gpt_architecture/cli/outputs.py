@@ -165,7 +165,7 @@ def erase_checkpoints(store: CheckpointStore) -> None:
 
 def plot(path: Path, state: TrainingState, steps_per_epoch: float) -> bool:
     """Trace les courbes ; si c'est impossible, le dit et continue."""
-    from gpt_architecture.training.plots import plot_losses
+    from gpt_architecture.training.simple import plot_losses
 
     if not state.train_losses:
         return False

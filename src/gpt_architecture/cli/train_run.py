@@ -275,8 +275,8 @@ def _train(
 def _listeners(job: _Job, stack: ExitStack) -> list[Callback]:
     """Ceux qui racontent l'entraînement ; `stack` ferme la barre."""
     from gpt_architecture.formats.journal import JOURNAL, Journal, TensorBoardLog
-    from gpt_architecture.training.engine import training_precision
-    from gpt_architecture.training.metrics import flops_per_token, measure_peak_flops
+    from gpt_architecture.training.estimate import flops_per_token, measure_peak_flops
+    from gpt_architecture.training.step import training_precision
 
     settings = job.settings
     flops = flops_per_token(settings.model, settings.window)

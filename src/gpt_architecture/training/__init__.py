@@ -27,10 +27,10 @@
 - `trainer` : La boucle d'entraînement : étapes, points de reprise, évaluations, exemples, arrêts.
 """
 
-from gpt_architecture.training.plots import plot_losses
 from gpt_architecture.training.simple import (
     evaluate_model,
     generate_and_print_sample,
+    plot_losses,
     train_model_simple,
 )
 

@@ -22,6 +22,8 @@ class FusedEngine:
             les gradients vont dans les `.grad`.
     """
 
+    held_back = ()  # `training.backends.LeanEngine`, qui l'enveloppe, le sait
+
     def __init__(self, model: GPTModel, *, seed: int, lean: LeanAdamW | None = None) -> None:
         self._sink = None if lean is None else LeanSink(model, lean)
         self.step = FusedStep(model, seed=seed, sink=self._sink, recompute=lean is not None)
