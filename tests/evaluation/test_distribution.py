@@ -9,8 +9,6 @@ import torch
 
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError, OutputError
 from gpt_architecture.evaluation.distribution import (
-    count_tokens,
-    french,
     next_token_logits,
     plot_distribution,
     study_distribution,
@@ -117,20 +115,6 @@ class TestStudy:
     def test_out_of_bounds(self, temperatures, k, p):
         with pytest.raises(ConfigurationError):
             study_distribution(torch.zeros(4), temperatures, k=k, p=p)
-
-
-class TestNumbers:
-    @pytest.mark.parametrize(
-        ("value", "text"), [(0.5, "0,5"), (2.0, "2"), (1.2345, "1,23"), (0.0, "0"), (100, "100")]
-    )
-    def test_french(self, value, text):
-        assert french(value) == text
-
-    @pytest.mark.parametrize(
-        ("count", "text"), [(0, "0 token"), (1, "1 token"), (2, "2 tokens"), (50, "50 tokens")]
-    )
-    def test_count(self, count, text):
-        assert count_tokens(count) == text
 
 
 class TestNextTokenLogits:

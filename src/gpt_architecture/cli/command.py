@@ -236,29 +236,6 @@ def default_prompt(prompt: str | None, metadata: Any) -> str:
     return chosen
 
 
-def french_number(number: int) -> str:
-    """Milliers séparés par une espace : « 163 009 536 »."""
-    return f"{number:,}".replace(",", " ")
-
-
-def french_duration(seconds: float) -> str:
-    """« 45 s », « 4 min 10 s », « 2 h 05 min »."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def french_size(size: int) -> str:
-    """Taille en octets, unités binaires : « 621,8 Mio »."""
-    for power, unit in ((3, "Gio"), (2, "Mio"), (1, "Kio")):
-        if size >= 1024**power:
-            return f"{size / 1024**power:.1f} {unit}".replace(".", ",")
-    return f"{size} octets"
-
-
 def _configuration(tokens: list[str]) -> tuple[Any, ...]:
     """Sources des options, la plus forte d'abord : environnement, fichier TOML, préréglage."""
     from gpt_architecture.cli.train_options import training_defaults

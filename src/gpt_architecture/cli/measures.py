@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpt_architecture.cli.command import french_duration
+from gpt_architecture.french import french_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_architecture.cli.command import french_size, say_aside
+from gpt_architecture.cli.command import say_aside
 from gpt_architecture.cli.products import Product
 from gpt_architecture.cli.results import check_not_read, check_outputs, own_figure
 from gpt_architecture.cli.train_options import FREE_OPTIONS
 from gpt_architecture.config import CheckpointConfig
 from gpt_architecture.errors import CheckpointError, MissingDependencyError, OutputError
+from gpt_architecture.french import french_size
 
 if TYPE_CHECKING:
     from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore

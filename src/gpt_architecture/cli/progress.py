@@ -6,7 +6,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from gpt_architecture.cli.command import french_duration, say
+from gpt_architecture.cli.command import say
+from gpt_architecture.french import french_duration
 
 if TYPE_CHECKING:
     from gpt_architecture.cli.bar import ProgressBar

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gpt_architecture.cli.command import find_model, french_size, output_console
+from gpt_architecture.cli.command import find_model, output_console
+from gpt_architecture.french import french_size
 
 
 def show_tour(commands: Mapping[str, str]) -> None:

@@ -6,12 +6,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_architecture.cli.command import (
-    french_duration,
-    french_number,
-    french_size,
-    say,
-)
+from gpt_architecture.cli.command import say
+from gpt_architecture.french import french_duration, french_number, french_size
 
 if TYPE_CHECKING:
     from gpt_architecture.cli.products import Product

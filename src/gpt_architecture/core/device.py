@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.french import plural
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -41,7 +42,7 @@ def describe_device(device: torch.device) -> str:
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return f"cpu ({threads} fil{'s' if threads > 1 else ''})"
+        return f"cpu ({threads} {plural(threads, 'fil')})"
     return str(device)
 
 

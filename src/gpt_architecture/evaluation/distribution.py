@@ -19,6 +19,7 @@ from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.decoding.strategies import softmax_avec_temperature, top_k, top_p
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.formats.model_file import write_atomically
+from gpt_architecture.french import plural, short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +89,12 @@ def study_distribution(
     return DistributionStudy(
         tokens=tuple(tracked.tolist()),
         temperatures=tuple(
-            effect(f"T = {french(t)}", softmax_avec_temperature(logits, t)) for t in temperatures
+            effect(f"T = {short(t)}", softmax_avec_temperature(logits, t)) for t in temperatures
         ),
         filters=(
             effect("brute", torch.softmax(logits, dim=-1)),
             effect(f"top-k, k = {k}", torch.softmax(top_k(logits, k), dim=-1)),
-            effect(f"top-p, p = {french(p)}", torch.softmax(top_p(logits, p), dim=-1)),
+            effect(f"top-p, p = {short(p)}", torch.softmax(top_p(logits, p), dim=-1)),
         ),
     )
 
@@ -140,15 +141,15 @@ def plot_distribution(
                 effect.probabilities,
                 width,
                 color=colors[place % len(colors)],
-                label=f"{effect.label} — {count_tokens(effect.kept)}, "
-                f"entropie {french(effect.entropy)} nats",
+                label=f"{effect.label} — {effect.kept} {plural(effect.kept, 'token')}, "
+                f"entropie {short(effect.entropy)} nats",
             )
         axes.set_title(name)
         axes.set_ylabel("Probabilité")
         axes.set_xticks(range(len(study.tokens)), token_labels, rotation=30, ha="right")
         for tick in axes.get_xticklabels():
             tick.set_parse_math(False)  # un token « $ » n'est pas une formule
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: french(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: short(value)))
         axes.grid(axis="y", alpha=0.25)
         axes.legend(frameon=False, fontsize="small")
     with warnings.catch_warnings():  # un signe absent de la police devient un carré, sans bruit
@@ -159,13 +160,3 @@ def plot_distribution(
             path, lambda temporary: figure.savefig(temporary, format=form, metadata=signature)
         )
     return path
-
-
-def french(value: float) -> str:
-    """Nombre court à virgule décimale."""
-    return f"{value:.3g}".replace(".", ",")
-
-
-def count_tokens(count: int) -> str:
-    """« 1 token », « 50 tokens »."""
-    return f"{count} token{'s' if count > 1 else ''}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt_architecture.formats.model_file import ModelFile
+from gpt_architecture.french import thousands
 
 _LINE = re.compile(r"[\x00-\x1f\x7f]+")
 
@@ -42,12 +43,12 @@ def model_card(content: ModelFile, *, name: str) -> str:
         "",
     ]
     shape_fr = (
-        f"{_grouped(config.num_parameters(), ' ')} paramètres, {config.n_layers} blocs, "
+        f"{thousands(config.num_parameters(), ' ')} paramètres, {config.n_layers} blocs, "
         f"{config.n_heads} têtes, largeur {config.emb_dim}, vocabulaire de {config.vocab_size} "
         f"tokens, {config.context_length} positions"
     )
     shape_en = (
-        f"{_grouped(config.num_parameters(), ',')} parameters, {config.n_layers} layers, "
+        f"{thousands(config.num_parameters(), ',')} parameters, {config.n_layers} layers, "
         f"{config.n_heads} heads, width {config.emb_dim}, vocabulary of {config.vocab_size} "
         f"tokens, {config.context_length} positions"
     )
@@ -126,11 +127,7 @@ def _decimal(value: float | None, mark: str, unknown: str) -> str:
 
 def _count(value: object, mark: str, unknown: str) -> str:
     last = value[-1] if isinstance(value, Sequence) and value else value
-    return _grouped(last, mark) if type(last) is int else unknown
-
-
-def _grouped(number: int, mark: str) -> str:
-    return f"{number:,}".replace(",", mark)
+    return thousands(last, mark) if type(last) is int else unknown
 
 
 def _known(value: object, unknown: str) -> str:

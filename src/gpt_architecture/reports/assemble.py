@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.cli.study import recorded
+from gpt_architecture.french import thousands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +97,6 @@ def _calibrations(
 
 
 def _facts(gpt: GPT) -> list[tuple[str, str]]:
-    from gpt_architecture.reports.numbers import thousands
 
     config = gpt.config
     facts = [

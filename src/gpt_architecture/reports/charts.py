@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gpt_architecture.reports.numbers import decimal
+from gpt_architecture.french import decimal
 
 COLORS = 8
 """Couleurs et formes de marques disponibles ; au-delà elles reviennent."""

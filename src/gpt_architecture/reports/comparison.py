@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpt_architecture.french import decimal, percent, rate, significant
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -55,7 +57,6 @@ def _show_texts(console: Console, prompt: str, summaries: Sequence[VariantSummar
 
 
 def _show_measures(console: Console, summaries: Sequence[VariantSummary]) -> None:
-    from gpt_architecture.reports.numbers import decimal, percent, rate, significant
 
     shared = any(each.self_bleu is not None for each in summaries)
     diversity = {

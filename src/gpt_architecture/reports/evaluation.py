@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gpt_architecture.french import decimal, percent, plural, significant, thousands
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -97,8 +99,6 @@ def journal_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def show_text(console: Console, *, measures: TextMeasures) -> None:
     """Une ligne par document, le total, et comment ils sont mesurés."""
-    from gpt_architecture.reports.numbers import thousands
-
     several = len(measures.documents) > 1
     shown = measures.documents[:_SHOWN_DOCUMENTS]
     rows = [_loss_row(each.name, each) for each in shown]
@@ -121,8 +121,6 @@ def show_text(console: Console, *, measures: TextMeasures) -> None:
 
 def show_last_word(console: Console, *, result: LastWordResult) -> None:
     """L'exactitude et la perplexité du dernier mot."""
-    from gpt_architecture.reports.numbers import percent, significant
-
     rows = [
         ["Exactitude", percent(result.accuracy), _shares(result.accuracy_interval)],
         ["Perplexité du mot", significant(result.perplexity), _pair(result.perplexity_interval)],
@@ -133,8 +131,6 @@ def show_last_word(console: Console, *, result: LastWordResult) -> None:
 
 def show_choices(console: Console, *, result: ChoiceResult) -> None:
     """Les deux exactitudes du choix multiple, contre le hasard."""
-    from gpt_architecture.reports.numbers import percent
-
     rows = [
         ["acc : suite la plus probable", percent(result.acc), _shares(result.acc_interval)],
         ["acc_norm : par caractère", percent(result.acc_norm), _shares(result.acc_norm_interval)],
@@ -166,7 +162,6 @@ def _metric_name(metric: TaskMetric) -> str:
 
 def _metric_cells(metric: TaskMetric) -> tuple[str, str]:
     """La valeur et son erreur type ; une perplexité se lit à trois chiffres utiles."""
-    from gpt_architecture.reports.numbers import decimal, significant
 
     def shown(value: float) -> str:
         return significant(value) if abs(metric.value) >= 10 else decimal(value, 4)
@@ -195,7 +190,6 @@ def _show_table(
 
 
 def _loss_row(name: str, loss: TextLoss) -> list[str]:
-    from gpt_architecture.reports.numbers import decimal, significant, thousands
 
     bits, interval = loss.bits_per_byte, loss.bits_per_byte_interval
     return [
@@ -223,19 +217,16 @@ def _loss_record(loss: TextLoss) -> dict[str, Any]:
 
 
 def _examples(count: int) -> str:
-    from gpt_architecture.reports.numbers import thousands
 
-    return f"{thousands(count)} exemple{'s' if count > 1 else ''}"
+    return f"{thousands(count)} {plural(count, 'exemple')}"
 
 
 def _pair(interval: Interval | None) -> str:
-    from gpt_architecture.reports.numbers import significant
 
     return "—" if interval is None else f"{significant(interval[0])} – {significant(interval[1])}"
 
 
 def _shares(interval: Interval) -> str:
-    from gpt_architecture.reports.numbers import percent
 
     return f"{percent(interval[0])} – {percent(interval[1])}"
 

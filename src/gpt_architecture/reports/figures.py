@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gpt_architecture.evaluation.calibration import Calibration
+from gpt_architecture.french import decimal, percent, thousands
 from gpt_architecture.reports.charts import Tick, ticks
-from gpt_architecture.reports.numbers import decimal, percent, thousands
 
 ATTENTION_LEVELS = (0.04, 0.12, 0.25, 0.45, 0.7)
 """Poids à partir desquels une case d'attention fonce d'un cran."""

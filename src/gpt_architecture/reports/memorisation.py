@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpt_architecture.french import percent
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -92,6 +94,5 @@ def _marked(text: Recollection, threshold: int, tokenizer: Tokenizer) -> Text:
 
 
 def _share(value: float | None) -> str:
-    from gpt_architecture.reports.numbers import percent
 
     return "—" if value is None else percent(value, 0)

@@ -13,6 +13,7 @@ from gpt_architecture.evaluation.calibration import Calibration
 from gpt_architecture.evaluation.comparison import VariantSummary, by_text
 from gpt_architecture.evaluation.memorisation import MemorisationReport, Recollection
 from gpt_architecture.formats.model_file import write_atomically
+from gpt_architecture.french import decimal, percent, significant, thousands
 from gpt_architecture.reports.charts import COLORS
 from gpt_architecture.reports.figures import (
     Line,
@@ -23,7 +24,6 @@ from gpt_architecture.reports.figures import (
     reliability_chart,
 )
 from gpt_architecture.reports.loss_curves import LossCurves, thinned
-from gpt_architecture.reports.numbers import decimal, percent, significant, thousands
 from gpt_architecture.reports.pages import render
 
 SIZES = ((1100.0, 400.0), (400.0, 320.0))

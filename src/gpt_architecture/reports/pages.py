@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gpt_architecture.data.tokenizers.visible import visible_text, visible_token
-from gpt_architecture.reports.numbers import decimal, percent, rate, significant, thousands
+from gpt_architecture.french import decimal, percent, rate, significant, thousands
 
 _SURPRISE_STEPS = (1, 2, 4, 7, 11)  # bits
 

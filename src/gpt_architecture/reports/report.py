@@ -9,8 +9,8 @@ from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.evaluation.comparison import VariantResult, VariantSummary, by_text
 from gpt_architecture.evaluation.marking import marked_pieces
 from gpt_architecture.evaluation.quality import repeated_places
+from gpt_architecture.french import decimal, percent, rate
 from gpt_architecture.reports.charts import COLORS, Cloud, scatter
-from gpt_architecture.reports.numbers import decimal, percent, rate
 from gpt_architecture.reports.pages import render
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpt_architecture.cli.command import output_console
+from gpt_architecture.french import decimal, percent, thousands
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,8 +20,6 @@ def show_comparison(rows: Sequence[Fertility]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
-
-    from gpt_architecture.reports.numbers import decimal, percent, thousands
 
     first = rows[0]
     table = Table(
@@ -56,7 +55,6 @@ def show_splits(splits: Mapping[str, Sequence[Segment]]) -> None:
     from rich.text import Text
 
     from gpt_architecture.data.tokenizers.visible import visible_text, visible_token
-    from gpt_architecture.reports.numbers import thousands
 
     console = output_console()
     coloured = console.is_terminal and not console.no_color

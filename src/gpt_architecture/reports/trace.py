@@ -7,6 +7,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Literal
 
+from gpt_architecture.french import decimal, percent, thousands
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -122,7 +124,6 @@ def _card(step: TraceStep, width: int, is_sampling: bool) -> Group:
     from rich.text import Text
 
     from gpt_architecture.data.tokenizers.visible import visible_token
-    from gpt_architecture.reports.numbers import percent, thousands
 
     chosen = step.chosen
     story = Text.assemble(
@@ -145,7 +146,6 @@ def _table(step: TraceStep, shown: Sequence[int]) -> Table:
     from rich.text import Text
 
     from gpt_architecture.data.tokenizers.visible import visible_token
-    from gpt_architecture.reports.numbers import decimal, thousands
 
     table = Table(box=SIMPLE_HEAD)
     table.add_column("Candidat", no_wrap=True, max_width=_TOKEN_WIDTH)
@@ -205,7 +205,6 @@ def _broken(name: str) -> list[str]:
 
 
 def _cell(candidate: Candidate, place: int) -> str:
-    from gpt_architecture.reports.numbers import percent
 
     probability = candidate.probabilities[place]
     return "✘" if probability is None else percent(probability)

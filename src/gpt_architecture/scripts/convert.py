@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.bar import ProgressBar
-from gpt_architecture.cli.command import CommonOptions, french_number, french_size
+from gpt_architecture.cli.command import CommonOptions
 from gpt_architecture.cli.options import NamedModel, model_and_rest
 from gpt_architecture.cli.results import (
     ResultOptions,
@@ -26,6 +26,7 @@ from gpt_architecture.cli.results import (
     nothing,
 )
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.french import french_number, french_size
 
 if TYPE_CHECKING:
     from gpt_architecture.formats.model_file import ModelFile

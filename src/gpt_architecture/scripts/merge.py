@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import CommonOptions, french_size
+from gpt_architecture.cli.command import CommonOptions
 from gpt_architecture.cli.options import NamedModel, model_and_rest
 from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of, nothing
+from gpt_architecture.french import french_size
 
 
 @Parameter(name="*", group=Group("Fusion", sort_key=1))

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import CommonOptions, find_model, french_size, output_console
+from gpt_architecture.cli.command import CommonOptions, find_model, output_console
 from gpt_architecture.cli.options import ModelSource
 from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of, nothing
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.french import french_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

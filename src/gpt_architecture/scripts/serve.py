@@ -20,13 +20,7 @@ from typing import TYPE_CHECKING
 from cyclopts import Group, Parameter
 
 from gpt_architecture import __version__
-from gpt_architecture.cli.command import (
-    ENV_PREFIX,
-    CommonOptions,
-    find_model,
-    french_number,
-    say,
-)
+from gpt_architecture.cli.command import ENV_PREFIX, CommonOptions, find_model, say
 from gpt_architecture.cli.logs import (
     LOGGER,
     JsonLines,
@@ -38,6 +32,7 @@ from gpt_architecture.cli.logs import (
 from gpt_architecture.cli.options import ModelSource, QuantName
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import GPTArchitectureError, MissingDependencyError
+from gpt_architecture.french import french_number
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

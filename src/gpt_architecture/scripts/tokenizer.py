@@ -19,15 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.bar import ProgressBar
-from gpt_architecture.cli.command import (
-    CommonOptions,
-    french_duration,
-    french_number,
-    french_size,
-    read_stdin,
-    say,
-    say_aside,
-)
+from gpt_architecture.cli.command import CommonOptions, read_stdin, say, say_aside
 from gpt_architecture.cli.results import (
     ResultOptions,
     check_outputs,
@@ -37,6 +29,7 @@ from gpt_architecture.cli.results import (
 )
 from gpt_architecture.cli.tokenizers import load_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.french import french_duration, french_number, french_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

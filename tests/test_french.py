@@ -4,7 +4,18 @@ import math
 
 import pytest
 
-from gpt_architecture.reports.numbers import decimal, percent, rate, significant, thousands
+from gpt_architecture.french import (
+    decimal,
+    french_duration,
+    french_number,
+    french_size,
+    percent,
+    plural,
+    rate,
+    short,
+    significant,
+    thousands,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,3 +46,32 @@ from gpt_architecture.reports.numbers import decimal, percent, rate, significant
 )
 def test_shown(shown, expected):
     assert shown.replace("\u00a0", " ") == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "0,5"), (2.0, "2"), (1.2345, "1,23"), (0.0, "0"), (100, "100")]
+)
+def test_short(value, text):
+    assert short(value) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "token"), (1, "token"), (2, "tokens"), (50, "tokens")]
+)
+def test_plural(count, text):
+    assert plural(count, "token") == text
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (french_number(163009536), "163 009 536"),
+        (french_duration(45), "45 s"),
+        (french_duration(250), "4 min 10 s"),
+        (french_duration(7500), "2 h 05 min"),
+        (french_size(621_800_000), "593,0 Mio"),
+        (french_size(12), "12 octets"),
+    ],
+)
+def test_terminal(shown, expected):
+    assert shown == expected
