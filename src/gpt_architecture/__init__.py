@@ -9,6 +9,8 @@ Les noms publics, ceux des chapitres du livre de Raschka compris, sont importés
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gpt_architecture.config import VERSION
+
 if TYPE_CHECKING:
     from gpt_architecture.api import GPT, load
     from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
         train_model_simple,
     )
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "FeedForward": "core.layers",

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gpt_architecture import __version__
 from gpt_architecture.cli.bar import ProgressBar
 from gpt_architecture.cli.command import read_prompt, say
 from gpt_architecture.cli.finetune_options import check_shape, starting_point
@@ -55,6 +54,7 @@ from gpt_architecture.cli.train_report import (
     report_interruption,
     report_product,
 )
+from gpt_architecture.config import VERSION
 
 if TYPE_CHECKING:
     from gpt_architecture.core.model import GPTModel
@@ -332,7 +332,7 @@ def _conclude(job: _Job, state: TrainingState, model: GPTModel) -> None:
         "skipped_steps": state.skipped,
         "seconds": state.seconds,
         "complete": True,
-        "versions": {"gpt-architecture": __version__, "torch": str(torch.__version__)},
+        "versions": {"gpt-architecture": VERSION, "torch": str(torch.__version__)},
     }
     if template is not None:
         metadata[CHAT_TEMPLATE] = template

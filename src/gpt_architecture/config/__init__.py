@@ -38,6 +38,9 @@ from gpt_architecture.config.training import (
     TrainingConfig,
 )
 
+VERSION = "0.1.0"
+"""Celle du paquet, que ses fichiers et ses services disent."""
+
 __all__ = [
     "END_OF_TEXT",
     "GPT_CONFIG_124M",
@@ -48,6 +51,7 @@ __all__ = [
     "TOP_K",
     "TOP_P",
     "TRAINING_PRESETS",
+    "VERSION",
     "Activation",
     "CheckpointConfig",
     "ComputeConfig",

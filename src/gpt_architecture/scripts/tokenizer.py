@@ -47,7 +47,7 @@ _TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 
 @Parameter(name="*", group=Group("Vocabulaire", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class VocabularyOptions:
     """Quel vocabulaire apprendre, et où l'écrire."""
 
     vocab_size: int = 4096
@@ -102,7 +102,7 @@ def train(
     *sources: Annotated[
         str, Parameter(name="SOURCE", help="Fichiers et dossiers de textes, ou noms de corpus.")
     ],
-    options: TrainOptions = TrainOptions(),
+    options: VocabularyOptions = VocabularyOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Apprend un vocabulaire sur des textes, et l'écrit en tokenizer.json.
@@ -227,7 +227,7 @@ def view(
     show_splits(splits)
 
 
-def _learn(texts: SourceTexts, options: TrainOptions) -> BPETokenizer | CharTokenizer:
+def _learn(texts: SourceTexts, options: VocabularyOptions) -> BPETokenizer | CharTokenizer:
     if options.kind == "char":
         from gpt_architecture.data.tokenizers.characters import CharTokenizer
 
@@ -242,7 +242,7 @@ def _learn(texts: SourceTexts, options: TrainOptions) -> BPETokenizer | CharToke
 def _report(
     learned: BPETokenizer | CharTokenizer,
     texts: SourceTexts,
-    options: TrainOptions,
+    options: VocabularyOptions,
     seconds: float,
 ) -> None:
     from gpt_architecture.data.shards.layout import tokenizer_sha256
