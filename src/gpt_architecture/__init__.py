@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_architecture.config import VERSION
 
 if TYPE_CHECKING:
-    from gpt_architecture.api import GPT, load
+    from gpt_architecture.api import GPT, load, train
     from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
     from gpt_architecture.core.attention import MultiHeadAttention
     from gpt_architecture.core.layers import GELU, FeedForward, LayerNorm, TransformerBlock
@@ -82,6 +82,7 @@ _HOMES = {
     "token_ids_to_text": "core.utils",
     "top_k": "decoding.strategies",
     "top_p": "decoding.strategies",
+    "train": "api",
     "train_model_simple": "training.simple",
 }
 
@@ -122,6 +123,7 @@ __all__ = [
     "token_ids_to_text",
     "top_k",
     "top_p",
+    "train",
     "train_model_simple",
 ]
 

@@ -186,9 +186,16 @@ def _run(app: App, tokens: list[str]) -> int:
     if any(token.startswith("--json") for token in tokens):
         tokens = with_json_file(tokens)
     app.config = _configuration(tokens)
+    injected: dict[str, Any] = {}
+    if tokens[:1] == ["train"]:
+        from gpt_architecture.cli.train.options import TrainingDefaults
+
+        injected["defaults"] = TrainingDefaults()
+        app.config = (*app.config, injected["defaults"])
     if any(_is_foreign(name) for name in os.environ):
         warn_unknown_variables(app, tokens)
-    result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    command, bound, unparsed = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    result = command(*bound.args, **bound.kwargs, **{name: injected[name] for name in unparsed})
     return result if isinstance(result, int) else 0
 
 
@@ -212,10 +219,6 @@ def _configuration(tokens: list[str]) -> tuple[Any, ...]:
                 remedy="ajoutez cette table",
             )
         sources.append(ConfigDict(content, source=path))
-    if tokens[:1] == ["train"]:
-        from gpt_architecture.cli.train_options import training_defaults
-
-        sources.append(training_defaults)
     return tuple(sources)
 
 

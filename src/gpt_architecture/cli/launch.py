@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
@@ -21,11 +21,6 @@ from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, Tr
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-    from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.training.backends import Sharing
-    from gpt_architecture.training.callbacks import Store
-    from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
-    from gpt_architecture.training.distributed.group import DistributedWorld
     from gpt_architecture.training.distributed.world import World
 
 T = TypeVar("T")
@@ -107,67 +102,6 @@ def training_world(scale: ScaleOptions, device: str) -> Iterator[World]:
             raise SystemExit(error.exit_code) from None
 
 
-@contextmanager
-def shared_store(store: CheckpointStore, world: World) -> Iterator[Store]:
-    """Le dossier des points de reprise, tel que tous les processus l'écrivent ensemble."""
-    if not launched_by_torchrun():
-        yield store
-        return
-    from gpt_architecture.training.distributed.store import DistributedStore
-
-    with DistributedStore(store, cast("DistributedWorld", world)) as shared:
-        yield shared
-
-
-def shared_checkpoint(
-    checkpoint: Checkpoint | None, store: CheckpointStore, world: World
-) -> Checkpoint | None:
-    """Le point de reprise que le premier processus a choisi et vérifié, pour tous."""
-    if not launched_by_torchrun():
-        return checkpoint
-    import torch
-
-    from gpt_architecture.training.checkpoint import read_checkpoint
-
-    chosen = torch.tensor(-1 if checkpoint is None else checkpoint.step)
-    step = int(cast("DistributedWorld", world).broadcast(chosen))
-    if world.is_main or step < 0:
-        return checkpoint
-    return read_checkpoint(store.root / f"step-{step:06d}", verify=False)
-
-
-def sharing_of(scale: ScaleOptions, world: World) -> Sharing | None:
-    """Comment le modèle se partage entre les processus ; None : il n'y en a qu'un."""
-    if not launched_by_torchrun():
-        return None
-    from gpt_architecture.training.distributed.parallel import ModelSharing
-
-    return ModelSharing(world=cast("DistributedWorld", world), strategy=scale.parallel)
-
-
-def gathered(model: GPTModel) -> GPTModel:
-    """Le modèle entier ; tous les processus l'appellent ensemble."""
-    if not launched_by_torchrun():
-        return model
-    from gpt_architecture.training.distributed.parallel import whole_model
-
-    return whole_model(model)
-
-
-def check_share(sequences: int, world: World) -> None:
-    """Vérifie que chaque processus aura sa part d'une étape.
-
-    Raises:
-        ConfigurationError: le lot effectif ne se partage pas également.
-    """
-    if sequences % world.size:
-        raise ConfigurationError(
-            f"{sequences} séquence(s) par étape pour {world.size} processus",
-            expected=f"un lot effectif (--batch-size × --accumulate) multiple de {world.size}",
-            remedy="changez l'un ou l'autre",
-        )
-
-
 def check_alone(world: World, options: Mapping[str, bool]) -> None:
     """Refuse à plusieurs les options qui n'ont de sens que pour un processus.
 
@@ -181,26 +115,6 @@ def check_alone(world: World, options: Mapping[str, bool]) -> None:
             expected="un seul processus",
             remedy=f"retirez {given[0]} ou --launch",
         )
-
-
-def on_main(world: World, action: Callable[[], T]) -> T | None:
-    """Fait agir le premier processus pendant que les autres l'attendent ; ils échouent avec lui.
-
-    Returns:
-        Ce que `action` rend, ou None dans les autres processus.
-    """
-    result: T | None = None
-    failure: BaseException | None = None
-    if world.is_main:
-        try:
-            result = action()
-        except (Exception, KeyboardInterrupt) as error:
-            failure = error
-    if world.any(failure is not None):
-        if failure is not None:
-            raise failure
-        raise SystemExit(1)
-    return result
 
 
 def launch_processes(

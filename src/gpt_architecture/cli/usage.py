@@ -135,10 +135,11 @@ def with_options(message: str, app: App, tokens: list[str]) -> str:
     except (CycloptsError, ValueError):
         found = ()
     known = {name for argument in found for name in argument.names}
+    fields = {argument.field_info.name: argument.name for argument in found}
 
     def option(match: re.Match[str]) -> str:
         name, value = match[1], match[2]
-        flag = f"--{name.replace('_', '-')}"
+        flag = fields.get(name, f"--{name.replace('_', '-')}")
         if flag not in known:
             return name if value is None else f"{name}={value}"
         return flag if value is None else f"{flag} {value}"

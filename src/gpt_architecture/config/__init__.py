@@ -25,6 +25,14 @@ from gpt_architecture.config.model import (
     GPTConfigDict,
     StrategyName,
 )
+from gpt_architecture.config.run import (
+    FREE_SETTINGS,
+    FinetuningConfig,
+    RunConfig,
+    ShapeConfig,
+    TrainingRequest,
+    check_origin,
+)
 from gpt_architecture.config.training import (
     TRAINING_PRESETS,
     CheckpointConfig,
@@ -43,6 +51,7 @@ VERSION = "0.1.0"
 
 __all__ = [
     "END_OF_TEXT",
+    "FREE_SETTINGS",
     "GPT_CONFIG_124M",
     "MAX_SIZES",
     "MAX_TOKENS",
@@ -55,6 +64,7 @@ __all__ = [
     "Activation",
     "CheckpointConfig",
     "ComputeConfig",
+    "FinetuningConfig",
     "GPTConfig",
     "GPTConfigDict",
     "LoRAConfig",
@@ -63,11 +73,15 @@ __all__ = [
     "OptimizerConfig",
     "OptimizerName",
     "PrecisionName",
+    "RunConfig",
     "ScheduleConfig",
     "ScheduleName",
+    "ShapeConfig",
     "StrategyName",
     "TrainingConfig",
+    "TrainingRequest",
     "check_choice",
     "check_float",
     "check_int",
+    "check_origin",
 ]

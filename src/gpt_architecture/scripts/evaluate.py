@@ -30,10 +30,11 @@ from gpt_architecture.cli.measures import (
     read_texts,
 )
 from gpt_architecture.cli.options import ModelSource, QuantName, model_path
-from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of, page_of
+from gpt_architecture.cli.results import ResultOptions, json_of, page_of
 from gpt_architecture.cli.study import StudyOptions
 from gpt_architecture.config import check_int
 from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.outputs import check_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,16 +20,11 @@ from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.bar import ProgressBar
 from gpt_architecture.cli.command import CommonOptions, read_stdin, say, say_aside
-from gpt_architecture.cli.results import (
-    ResultOptions,
-    check_outputs,
-    json_of,
-    nothing,
-    page_of,
-)
+from gpt_architecture.cli.results import ResultOptions, json_of, page_of
 from gpt_architecture.cli.tokenizers import load_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.french import french_duration, french_number, french_size
+from gpt_architecture.outputs import check_outputs, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -42,8 +42,8 @@ from gpt_architecture.training.callbacks import (
 from gpt_architecture.training.checkpoint import Checkpoint
 from gpt_architecture.training.distributed.world import SingleProcess, World
 from gpt_architecture.training.evaluate import LossEvaluator, TextSampler, evaluation_starts
+from gpt_architecture.training.inputs import StartingPoint, initial_model
 from gpt_architecture.training.optim import make_schedule
-from gpt_architecture.training.starting_point import StartingPoint, initial_model
 from gpt_architecture.training.state import TrainingState, restore_
 from gpt_architecture.training.step import TokenBatches
 from gpt_architecture.training.trainer import Trainer
