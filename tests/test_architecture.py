@@ -36,10 +36,6 @@ STILL_OPEN = {
     "formats.inspection": {"interop"},
     "formats.journal": {"training"},
     "formats.quantized_file": {"kernels"},
-    "cli.measures": {"scripts"},
-    "reports.assemble": {"cli", "api"},
-    "reports.trace": {"cli", "api"},
-    "reports.tokenizers": {"cli"},
 }
 """Flèches qui montent encore, à retourner."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_architecture.data.tokenizers.files import write_json
+from gpt_architecture.data.tokenizers.json_file import write_json
 from gpt_architecture.errors import ConfigurationError, DataError, OutputError, reason
 from gpt_architecture.formats.foreign_files import write_directory
 from gpt_architecture.storage import (

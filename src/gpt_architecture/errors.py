@@ -183,3 +183,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Vrai si l'erreur dit que la mémoire manque, sur le processeur ou sur une carte."""
     text = str(error)  # PyTorch lève une RuntimeError, dont seul le texte le dit
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+
+
+def unread(
+    path: Path | str,
+    why: BaseException | str,
+    *,
+    expected: str,
+    remedy: str = "vérifiez le chemin et les droits",
+) -> DataError:
+    """Le refus d'un fichier de données que le système ne laisse pas lire."""
+    said = reason(why) if isinstance(why, BaseException) else why
+    return DataError(f"{path} ne peut pas être lu : {said}", expected=expected, remedy=remedy)

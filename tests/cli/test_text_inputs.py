@@ -19,15 +19,15 @@ from gpt_architecture.cli.options import (
 )
 from gpt_architecture.config import END_OF_TEXT, TrainingConfig
 from gpt_architecture.data.datasets import load_training_data
+from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
-from gpt_architecture.data.shards.split_plan import PrepareConfig
 from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.texts.source_texts import SourceTexts
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
-from gpt_architecture.evaluation.documents import read_documents
+from gpt_architecture.evaluation.perplexity import read_token_documents
 from gpt_architecture.interop import vocabulary
 from gpt_architecture.serving.http.auth import read_keys
 from gpt_architecture.serving.http.strict_json import parse_json
@@ -173,7 +173,7 @@ def test_every_command_sees_the_same_documents(source, tmp_path):
     """Apprendre, mesurer, préparer et faire un vocabulaire : les mêmes textes, token pour token."""
     gpt2, training = get_tokenizer("gpt2"), TrainingConfig(batch_size=1, train_ratio=0.5)
     expected = [gpt2.encode(text) for text in TEXTS]
-    measured = read_documents([str(source)], gpt2, field="corps")
+    measured = read_token_documents([str(source)], gpt2, field="corps")
     assert [document.tokens for document in measured] == expected
 
     data = load_training_data([str(source)], "gpt2", window=8, training=training, field="corps")

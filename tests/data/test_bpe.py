@@ -26,9 +26,8 @@ from gpt_architecture.data.tokenizers.bpe import (
     MIN_VOCAB_SIZE,
     BPETokenizer,
     bpe_size,
-    byte_characters,
 )
-from gpt_architecture.data.tokenizers.patterns import GPT2_PATTERN
+from gpt_architecture.data.tokenizers.gpt2 import GPT2_PATTERN, byte_characters
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
 from gpt_architecture.formats.model_file import read_model
 

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data import tokenizer
 from gpt_architecture.data.texts import documents
 from gpt_architecture.data.tokenizer import GPT2Tokenizer
+from gpt_architecture.data.tokenizers import gpt2 as gpt2_module
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 
 LONG = 1_500_000
@@ -37,9 +37,9 @@ def gpt2():
 @given(text=RUNS, special=st.sampled_from([frozenset(), frozenset({END_OF_TEXT}), "all"]))
 def test_the_long_way_gives_the_ids_of_the_pattern(gpt2, monkeypatch, text, special):
     """L'oracle : tiktoken sur le texte entier, quand toute suite de trois blancs est longue."""
-    blanks = tokenizer._LONG_BLANK.pattern.replace("65536", "3")
-    monkeypatch.setattr(tokenizer, "_LONG_BLANK", re.compile(blanks))
-    monkeypatch.setattr(tokenizer, "_SHORT_TEXT", 0)
+    blanks = gpt2_module._LONG_BLANK.pattern.replace("65536", "3")
+    monkeypatch.setattr(gpt2_module, "_LONG_BLANK", re.compile(blanks))
+    monkeypatch.setattr(gpt2_module, "_SHORT_TEXT", 0)
     monkeypatch.setattr(documents.cut_pieces, "__defaults__", (5,))
     expected = gpt2._encoding.encode(text, allowed_special=special, disallowed_special=())
     assert gpt2.encode(text, allowed_special=special) == expected

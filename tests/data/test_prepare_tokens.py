@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.shards import prepare, split_plan
+from gpt_architecture.data.shards import plan, prepare
+from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
-from gpt_architecture.data.shards.split_plan import PrepareConfig
 from gpt_architecture.data.texts import documents, ingest
 from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import SimpleTokenizerV1, SimpleTokenizerV2, get_tokenizer
@@ -139,7 +139,7 @@ def test_a_single_document_is_cut_by_position(tmp_path, monkeypatch, kind):
         source = tmp_path / "a.txt"
         source.write_text(text, encoding="utf-8")
     if kind == "texte long":
-        monkeypatch.setattr(split_plan, "LONG_TEXT_BYTES", 100)
+        monkeypatch.setattr(plan, "LONG_TEXT_BYTES", 100)
         monkeypatch.setattr(documents.cut_pieces, "__defaults__", (1000,))
     result = run([source], tmp_path / "d", val_fraction=0.1)
     train, val = (tokens_of(tmp_path / "d", split) for split in ("train", "val"))
@@ -157,7 +157,7 @@ def test_long_texts_are_streamed(tmp_path, monkeypatch):
         (tmp_path / "s" / f"{i:02d}.txt").write_text(text, encoding="utf-8", newline="")
     (tmp_path / "s" / "zz.txt").write_bytes(b"faux \xe9 " * 200)
     run([tmp_path / "s"], tmp_path / "bloc", val_fraction=0.3)
-    monkeypatch.setattr(split_plan, "LONG_TEXT_BYTES", 1000)
+    monkeypatch.setattr(plan, "LONG_TEXT_BYTES", 1000)
     monkeypatch.setattr(documents.cut_pieces, "__defaults__", (700,))
     monkeypatch.setattr(prepare, "CHECKPOINT_BYTES", 1)
     run([tmp_path / "s"], tmp_path / "flux", val_fraction=0.3)
@@ -198,8 +198,8 @@ def test_a_written_separator_separates(tmp_path, monkeypatch, kind):
     else:
         source.write_text(text, encoding="utf-8")
     if kind == "texte long":
-        monkeypatch.setattr(split_plan, "LONG_TEXT_BYTES", 100)
-        monkeypatch.setattr(split_plan, "PIECE_CHARACTERS", 300)
+        monkeypatch.setattr(plan, "LONG_TEXT_BYTES", 100)
+        monkeypatch.setattr(plan, "PIECE_CHARACTERS", 300)
         monkeypatch.setattr(ingest, "BLOCK_BYTES", 19)  # coupe dans les séparateurs
         monkeypatch.setattr(documents.cut_pieces, "__defaults__", (50,))
     result = run([source], tmp_path / "d", val_fraction=0.3)
@@ -232,8 +232,8 @@ def test_nothing_but_separators_is_empty(tmp_path, monkeypatch):
     """Un fichier de séparateurs est vide, lu d'un bloc comme en flux."""
     (tmp_path / "a.txt").write_text(END_OF_TEXT * 30, encoding="utf-8")
     (tmp_path / "b.txt").write_text("des mots et des mots", encoding="utf-8")
-    for size in (split_plan.LONG_TEXT_BYTES, 100):
-        monkeypatch.setattr(split_plan, "LONG_TEXT_BYTES", size)
+    for size in (plan.LONG_TEXT_BYTES, 100):
+        monkeypatch.setattr(plan, "LONG_TEXT_BYTES", size)
         result = run([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / f"d{size}")
         assert result.skipped[documents.EMPTY]["count"] == 1
 

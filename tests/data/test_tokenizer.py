@@ -25,6 +25,7 @@ from gpt_architecture.data.tokenizer import (
     split_words,
     tokenizer_from_dict,
 )
+from gpt_architecture.data.tokenizers import gpt2 as gpt2_module
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
 
 property_test = settings(
@@ -92,8 +93,8 @@ class TestGPT2:
 
     def test_damaged_ranks_are_refused(self, monkeypatch):
         """L'empreinte est vérifiée, et non seulement écrite."""
-        monkeypatch.setattr(tokenizer_module, "GPT2_RANKS_SHA256", "0" * 64)
-        tokenizer_module._gpt2_encoding.cache_clear()
+        monkeypatch.setattr(gpt2_module, "GPT2_RANKS_SHA256", "0" * 64)
+        gpt2_module._gpt2_encoding.cache_clear()
         with pytest.raises(TokenizerError, match="abîmés"):
             GPT2Tokenizer()
         monkeypatch.undo()

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Engine
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.tokenizer import GPT2Tokenizer, SimpleTokenizerV2, get_tokenizer
-from gpt_architecture.data.tokenizers.bpe import BPETokenizer
-from gpt_architecture.data.tokenizers.json_file import (
-    GPT2_MERGES_SHA256,
+from gpt_architecture.data.tokenizer import (
+    GPT2Tokenizer,
+    SimpleTokenizerV2,
+    get_tokenizer,
     tokenizer_from_json,
     tokenizer_json,
 )
-from gpt_architecture.data.tokenizers.patterns import PATTERN_NAMES
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.gpt2 import GPT2_MERGES_SHA256, PATTERN_NAMES
 from gpt_architecture.errors import TokenizerError
 
 CHAT = ("<|user|>", "<|assistant|>", "<|user2|>")

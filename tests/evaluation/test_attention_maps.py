@@ -6,7 +6,11 @@ from decoding_helpers import LetterTokenizer, sharp_model
 
 from gpt_architecture.core.attention import eager_attention, use_attention_
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.evaluation.attention_maps import attention_maps, attention_of
+from gpt_architecture.evaluation.attention_maps import (
+    attention_maps,
+    attention_of,
+    attention_profile,
+)
 
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 
@@ -74,3 +78,17 @@ def test_positions_that_learned_nothing_are_refused():
 def test_another_kind_of_model_is_refused():
     with pytest.raises(ConfigurationError, match="non quantifié"):
         attention_of(lambda ids: ids, IDS)
+
+
+class TestProfile:
+    def test_pure_heads(self):
+        size = 6
+        first = torch.zeros(size, size)
+        first[:, 0] = 1.0
+        assert attention_profile(first) == (1.0, 0.0, 0.0)
+        assert attention_profile(torch.eye(size)) == (0.0, 0.0, 1.0)
+        previous = torch.diag(torch.ones(size - 1), -1)
+        assert attention_profile(previous.expand(2, 3, size, size)) == (0.0, 1.0, 0.0)
+
+    def test_too_short(self):
+        assert attention_profile(torch.ones(2, 2)) == (0.0, 0.0, 0.0)

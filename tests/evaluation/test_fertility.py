@@ -11,7 +11,7 @@ from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.data.tokenizers.characters import CharTokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.fertility import measure_fertility, split_text
-from gpt_architecture.reports.vocabulary_page import vocabulary_page
+from gpt_architecture.reports.vocabularies import vocabulary_page
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import pytest
 from parity_helpers import random_model, to_transformers
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.data.tokenizer import GPT2Tokenizer, SimpleTokenizerV1
-from gpt_architecture.data.tokenizers.json_file import tokenizer_json
+from gpt_architecture.data.tokenizer import GPT2Tokenizer, SimpleTokenizerV1, tokenizer_json
 from gpt_architecture.errors import ConfigurationError, DataError, MissingDependencyError
 from gpt_architecture.evaluation.examples import read_choices, read_last_words
 from gpt_architecture.evaluation.lm_eval_run import (

@@ -10,9 +10,9 @@ import pytest
 from cli_helpers import run_process
 from shard_helpers import write_folder, write_shard
 
+from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
-from gpt_architecture.data.shards.split_plan import PrepareConfig
 from gpt_architecture.data.texts import documents, ingest
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError, OutputError
@@ -140,15 +140,14 @@ SCRIPT = """
 import os, signal, sys
 from gpt_architecture.data.texts import documents
 from gpt_architecture.data.texts import ingest
-from gpt_architecture.data.shards.reader import writer as shard_writer
-from gpt_architecture.data.shards.reader import split_plan
+from gpt_architecture.data.shards import layout, plan
 from gpt_architecture.data.shards.prepare import prepare_tokens
-from gpt_architecture.data.shards.split_plan import PrepareConfig
+from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
 where, after = sys.argv[1], int(sys.argv[2])
 target, name = {
-    "ajout": (shard_writer.ShardWriter, "append"),
+    "ajout": (layout.ShardWriter, "append"),
     "disque": (os, "fsync"),
     "renommage": (os, "rename"),
 }[where]
@@ -162,7 +161,7 @@ def killed(*arguments, **options):
     return original(*arguments, **options)
 
 setattr(target, name, killed)
-split_plan.LONG_TEXT_BYTES, ingest.BLOCK_BYTES = 2000, 700
+plan.LONG_TEXT_BYTES, ingest.BLOCK_BYTES = 2000, 700
 documents.cut_pieces.__defaults__ = (700,)
 vocabulary = SimpleTokenizerV2.from_text(" ".join(f"mot{i}" for i in range(500)))
 prepare_tokens(

@@ -9,6 +9,7 @@
   processus).
 - `shards/` : Les tokens sur disque : des fragments écrits en flux, lus sans rien charger.
 - `texts/` : Les textes : d'où ils viennent, comment ils se lisent, se nettoient et se répartissent.
-- `tokenizer` : Tokenizers : celui de GPT-2, et le point d'entrée de tous.
+- `tokenizer` : Le point d'entrée de tous les tokenizers : par leur nom, leur fichier ou leur
+  description.
 - `tokenizers/` : Les vocabulaires : comment un texte devient des tokens, et l'inverse.
 """

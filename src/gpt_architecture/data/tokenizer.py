@@ -1,29 +1,28 @@
-"""Tokenizers : celui de GPT-2, et le point d'entrée de tous.
+"""Le point d'entrée de tous les tokenizers : par leur nom, leur fichier ou leur description.
 
-`get_tokenizer("gpt2")` est le BPE de GPT-2 par tiktoken, construit sans réseau à partir
-des rangs embarqués. Les autres tirent leur vocabulaire d'un texte : les mots
-(`data.tokenizers.words`), les caractères (`characters`), un BPE à soi (`bpe`).
+`get_tokenizer("gpt2")` est le BPE de GPT-2 (`data.tokenizers.gpt2`). Les autres tirent leur
+vocabulaire d'un texte : les mots (`words`), les caractères (`characters`), un BPE à soi (`bpe`).
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import importlib.util
 import logging
-import re
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.texts.documents import cut_pieces
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer, bpe_size
 from gpt_architecture.data.tokenizers.characters import CharTokenizer
-from gpt_architecture.data.tokenizers.files import read_json
-from gpt_architecture.data.tokenizers.patterns import GPT2_PATTERN
+from gpt_architecture.data.tokenizers.gpt2 import (
+    GPT2_RANKS_SHA256,
+    GPT2Tokenizer,
+    gpt2_merges,
+    gpt2_vocab,
+    is_gpt2,
+)
+from gpt_architecture.data.tokenizers.json_file import BPELists, read_json
 from gpt_architecture.data.tokenizers.protocol import (
     AllowedSpecial,
     ByteTokenizer,
@@ -53,79 +52,13 @@ __all__ = [
     "learns_from_text",
     "split_words",
     "tokenizer_from_dict",
+    "tokenizer_from_json",
+    "tokenizer_json",
 ]
 
 logger = logging.getLogger(__name__)
 
-GPT2_RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 NAMES = ("gpt2", "simple-v1", "simple-v2", "char", "bpe-N")
-_SHORT_TEXT = 1 << 16  # caractères
-_LONG_BLANK = re.compile(  # les blancs selon Unicode : l'espèce `\s` de Python en a quatre de plus
-    r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{65536,}"
-)
-
-
-class GPT2Tokenizer:
-    """BPE par octets de GPT-2 (Radford et al., 2019) : 50 257 tokens, sans perte."""
-
-    name = "gpt2"
-
-    def __init__(self) -> None:
-        self._encoding = _gpt2_encoding()
-        self.vocab_size: int = self._encoding.n_vocab
-        self.eos_id: int | None = self._encoding.eot_token
-
-    def encode(self, text: str, *, allowed_special: AllowedSpecial = frozenset()) -> list[int]:
-        """Texte → identifiants ; voir `Tokenizer.encode`."""
-        if len(text) <= _SHORT_TEXT:
-            found: list[int] = self._encoding.encode(
-                text, allowed_special=allowed_special, disallowed_special=()
-            )
-            return found
-        special = allowed_special == "all" or END_OF_TEXT in allowed_special
-        ids: list[int] = []
-        for rank, document in enumerate(text.split(END_OF_TEXT) if special else [text]):
-            if rank:
-                ids.append(self._encoding.eot_token)
-            for piece in cut_pieces([document]):
-                ids += self._encode_piece(piece)
-        return ids
-
-    def _encode_piece(self, text: str) -> list[int]:
-        """Les identifiants d'un long texte, sans token spécial.
-
-        Le motif de GPT-2 parcourt les blancs en s'en souvenant un à un, et sa pile déborde vers un
-        million. Une longue suite est donc découpée comme il le ferait : entière à la fin du texte,
-        sinon moins le dernier blanc, que le mot suivant prend peut-être.
-        """
-        ids: list[int] = []
-        start = 0
-        for blank in _LONG_BLANK.finditer(text):
-            end = blank.end() - (blank.end() < len(text))
-            ids += self._encoding.encode_ordinary(text[start : blank.start()])
-            ids += self._encoding._encode_single_piece(text[blank.start() : end])
-            start = end
-        ids += self._encoding.encode_ordinary(text[start:])
-        return ids
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Identifiants → texte ; des octets qui ne forment pas d'UTF-8 deviennent U+FFFD.
-
-        Raises:
-            TokenizerError: un identifiant est hors du vocabulaire.
-        """
-        check_ids(tokens, self.vocab_size)
-        text: str = self._encoding.decode(tokens)
-        return text
-
-    def token_bytes(self) -> list[bytes]:
-        """Les octets de chaque identifiant ; voir `ByteTokenizer`."""
-        decode = self._encoding.decode_single_token_bytes
-        return [decode(token) for token in range(self.vocab_size)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Le nom suffit : les rangs sont embarqués."""
-        return {"name": self.name}
 
 
 def learns_from_text(name: str) -> bool:
@@ -170,8 +103,6 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
         return _learn(name, text)
     description = read_json(Path(name), names=NAMES)
     if isinstance(description, Mapping) and "model" in description:  # un tokenizer.json
-        from gpt_architecture.data.tokenizers.json_file import tokenizer_from_json
-
         return tokenizer_from_json(description)
     if isinstance(description, Mapping) and {"stoi", "itos"} & set(description):  # de nanoGPT
         return CharTokenizer.from_nanogpt(description)
@@ -212,26 +143,45 @@ def tokenizer_from_dict(description: Any) -> Tokenizer:
     )
 
 
-@lru_cache(maxsize=1)
-def _gpt2_encoding() -> Any:
-    """Construit `tiktoken.Encoding` depuis les rangs embarqués, vérifiés par empreinte."""
-    import tiktoken
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Le document `tokenizer.json` d'un tokenizer gpt2 ou bpe, que `tokenizers` sait charger.
 
-    data = resources.files("gpt_architecture.data").joinpath("assets/gpt2.tiktoken").read_bytes()
-    if hashlib.sha256(data).hexdigest() != GPT2_RANKS_SHA256:
-        raise TokenizerError(
-            "les rangs GPT-2 embarqués sont abîmés (empreinte différente)",
-            expected=f"sha256 {GPT2_RANKS_SHA256}",
-            remedy="réinstallez gpt-architecture",
-        )
-    ranks = {}
-    for line in data.splitlines():
-        token, rank = line.split()
-        ranks[base64.b64decode(token)] = int(rank)
-    return tiktoken.Encoding(
-        name="gpt2",
-        pat_str=GPT2_PATTERN,
-        mergeable_ranks=ranks,
-        special_tokens={END_OF_TEXT: len(ranks)},
-        explicit_n_vocab=len(ranks) + 1,
+    Raises:
+        TokenizerError: tokenizer de mots ou de caractères, que ce format ne sait pas dire.
+    """
+    if isinstance(tokenizer, BPETokenizer):
+        return tokenizer.lists().document()
+    if isinstance(tokenizer, GPT2Tokenizer):
+        vocab, merges = gpt2_vocab(), list(gpt2_merges())
+        special = {END_OF_TEXT: len(vocab) - 1}
+        return BPELists(vocab=vocab, merges=merges, pattern="gpt2", special=special).document()
+    raise TokenizerError(
+        f"le tokenizer {tokenizer.name} n'a pas d'équivalent en tokenizer.json : il ne code "
+        "pas les octets du texte",
+        expected="gpt2 ou un BPE par octets",
+        remedy="entraînez le modèle avec gpt2 ou avec « gpt-architecture tokenizer train »",
+    )
+
+
+def tokenizer_from_json(
+    document: Mapping[str, Any], *, roles: Mapping[str, str] | None = None
+) -> Tokenizer:
+    """Le tokenizer d'un document `tokenizer.json` : celui de GPT-2, ou un BPE par octets.
+
+    Celui de GPT-2 se reconnaît à son contenu, et devient `GPT2Tokenizer`.
+
+    Args:
+        document: le contenu du fichier.
+        roles: le nom des tokens spéciaux qui ont un rôle ; voir `BPETokenizer`.
+
+    Raises:
+        TokenizerError: autre genre de tokenizer, ou document incohérent ; le message dit quoi.
+        MissingDependencyError: tiktoken (GPT-2) ou tokenizers (BPE) manque.
+    """
+    found = BPELists.of_document(document)
+    special = tuple(found.special)
+    if found.pattern == "gpt2" and special == (END_OF_TEXT,) and is_gpt2(found.vocab, found.merges):
+        return GPT2Tokenizer()
+    return BPETokenizer(
+        found.vocab, found.merges, pattern=found.pattern, special=special, roles=roles
     )

@@ -6,8 +6,6 @@
 - `comparison` : Comparaison mesurée de stratégies de décodage, sur des débuts de texte et des
   graines.
 - `distribution` : L'effet de la température, de top-k et de top-p sur une distribution réelle.
-- `documents` : Les textes à mesurer : ceux de `data.texts.corpus`, et la part de validation de
-  fragments.
 - `examples` : Les exemples des épreuves, lus en JSONL : dernier mot (LAMBADA) et choix multiple
   (HellaSwag).
 - `fertility` : Ce qu'un vocabulaire fait d'un texte : sa fertilité, et le découpage token par
@@ -22,7 +20,6 @@
   françaises locales.
 - `lm_eval_run` : Les épreuves de lm-eval (Gao et al., 2021) : les nôtres, locales et françaises, et
   les siennes.
-- `marking` : Un texte généré, coupé là où une marque commence ou finit.
 - `memorisation` : Ce qu'un modèle récite : ses suites cherchées mot pour mot dans son texte
   d'entraînement.
 - `perplexity` : Perte, perplexité et bits par octet d'un modèle sur des textes, par fenêtres

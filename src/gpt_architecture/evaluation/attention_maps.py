@@ -89,6 +89,24 @@ def attention_of(
         return torch.cat(found).float().cpu()  # (L, H, T, T)
 
 
+def attention_profile(weights: Tensor) -> tuple[float, float, float]:
+    """Part moyenne des poids (…, T, T) donnée au premier token, au précédent, à soi-même.
+
+    Comptée à partir du troisième token : avant, les trois se confondent. Zéro pour un texte de
+    moins de trois tokens.
+    """
+    rows = weights[..., 2:, :]
+    if not rows.numel():
+        return 0.0, 0.0, 0.0
+    diagonals = (
+        rows[..., 0],
+        rows.diagonal(offset=1, dim1=-2, dim2=-1),
+        rows.diagonal(offset=2, dim1=-2, dim2=-1),
+    )
+    first, previous, itself = (float(each.mean()) for each in diagonals)
+    return first, previous, itself
+
+
 def _weights(attention: MultiHeadAttention, x: Tensor) -> Tensor:
     """Poids (1, H, T, T) d'une couche, depuis son entrée normée (1, T, D)."""
     q, k = (

@@ -5,7 +5,6 @@ Formes : N tokens du texte, T tokens d'une fenêtre, V vocabulaire.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.errors import DataError
+from gpt_architecture.evaluation.perplexity import perplexity_of
 
 BINS = 10
 
@@ -58,7 +58,7 @@ class Calibration:
     @property
     def perplexity(self) -> float:
         """exp(−log p moyen), infinie si elle ne tient pas dans un flottant."""
-        return math.exp(self.nll) if self.nll < 700 else math.inf
+        return perplexity_of(self.nll)
 
     @property
     def confidence(self) -> float:

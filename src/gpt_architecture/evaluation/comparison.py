@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.sequence import FinishReason
+from gpt_architecture.decoding.streaming import TextStream
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.evaluation.perplexity import perplexity_of
 from gpt_architecture.evaluation.quality import distinct_n, repetition, self_bleu
 
 Variants = Sequence[tuple[str, GenerationConfig]]
@@ -66,12 +69,31 @@ class VariantResult:
     @property
     def perplexity(self) -> float:
         """Perplexité de la suite sous la distribution brute du modèle."""
-        return perplexity_of(self.mean_log_prob)
+        return perplexity_of(-self.mean_log_prob)
 
     @property
     def tokens_per_second(self) -> float:
         """Débit, lecture du début comprise."""
         return len(self.tokens) / self.seconds if self.seconds > 0 else 0.0
+
+    def marked_text(self, places: Collection[int], tokenizer: Tokenizer) -> list[tuple[str, bool]]:
+        """La suite en morceaux (texte, marqué), sans le texte d'arrêt.
+
+        Args:
+            places: rangs des tokens marqués.
+            tokenizer: celui du modèle.
+        """
+        stream = TextStream(tokenizer.decode, self.prompt_ids)
+        left, found = len(self.text), list[tuple[str, bool]]()
+        for place, token in enumerate(self.tokens):
+            last = place == len(self.tokens) - 1
+            text = (stream.push(token) + (stream.finish() if last else ""))[:left]
+            left -= len(text)
+            if found and found[-1][1] == (place in places):
+                found[-1] = (found[-1][0] + text, found[-1][1])
+            else:
+                found.append((text, place in places))
+        return [(text, marked) for text, marked in found if text]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +137,7 @@ class VariantSummary:
     @property
     def perplexity(self) -> float:
         """Perplexité de toutes les suites ensemble."""
-        return perplexity_of(self.mean_log_prob)
+        return perplexity_of(-self.mean_log_prob)
 
     def mean(self, measure: str) -> float:
         """Moyenne, par génération, de la mesure de ce nom."""
@@ -200,14 +222,6 @@ def by_text(results: Sequence[VariantResult]) -> list[tuple[VariantResult, tuple
         seeds.setdefault(each.tokens, []).append(each.config.seed or 0)
     first = {each.tokens: each for each in reversed(results)}
     return [(first[tokens], tuple(found)) for tokens, found in seeds.items()]
-
-
-def perplexity_of(mean_log_prob: float) -> float:
-    """exp(−log p moyen), infinie si elle ne tient pas dans un flottant."""
-    try:
-        return math.exp(-mean_log_prob)
-    except OverflowError:
-        return math.inf
 
 
 def _self_bleu(results: Sequence[VariantResult]) -> float | None:

@@ -17,6 +17,7 @@ from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.errors import DataError
+from gpt_architecture.evaluation.perplexity import perplexity_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,12 @@ class Fidelity:
     @property
     def reference_perplexity(self) -> float:
         """exp(−log p moyen) de la référence."""
-        return math.exp(self.reference_nll)
+        return perplexity_of(self.reference_nll)
 
     @property
     def candidate_perplexity(self) -> float:
         """exp(−log p moyen) du modèle approché."""
-        return math.exp(self.candidate_nll)
+        return perplexity_of(self.candidate_nll)
 
     @property
     def relative_gap(self) -> float:

@@ -17,7 +17,6 @@ from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.comparison import VariantResult
-from gpt_architecture.evaluation.marking import marked_pieces
 from gpt_architecture.evaluation.verbatim import Overlap, overlaps
 
 ORDERS = (2, 4, 8, 16, 32)
@@ -55,7 +54,7 @@ class Recollection:
             for start, end, _ in self.overlap.passages(threshold)
             for place in range(start, end)
         }
-        return marked_pieces(self.result, recited, tokenizer)
+        return self.result.marked_text(recited, tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)

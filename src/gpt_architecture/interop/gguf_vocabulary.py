@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer
+from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_json
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
-from gpt_architecture.data.tokenizers.json_file import tokenizer_json
-from gpt_architecture.data.tokenizers.patterns import PatternName
+from gpt_architecture.data.tokenizers.gpt2 import PatternName
 from gpt_architecture.data.tokenizers.protocol import role_ids
 from gpt_architecture.errors import TokenizerError
 

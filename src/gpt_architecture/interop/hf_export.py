@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.config import Activation, GPTConfig
-from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.data.tokenizers.json_file import tokenizer_json
+from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict, tokenizer_json
 from gpt_architecture.data.tokenizers.protocol import ROLES, role_ids, role_names
 from gpt_architecture.errors import ModelFileError
 from gpt_architecture.formats.foreign_files import write_directory

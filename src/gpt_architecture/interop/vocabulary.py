@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.config import PRESETS
-from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer
-from gpt_architecture.data.tokenizers.json_file import tokenizer_from_json, tokenizer_from_lists
+from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer, tokenizer_from_json
+from gpt_architecture.data.tokenizers.json_file import lists_document
 from gpt_architecture.errors import ModelFileError, TokenizerError
 from gpt_architecture.formats.foreign_files import MAX_JSON, read_json
 from gpt_architecture.storage import read_text
@@ -73,12 +73,12 @@ def _from_vocabulary_files(folder: Path) -> Tokenizer:
     lines = text.split("\n")
     merges = [line for line in lines if line and not line.startswith("#version")]
     added = folder / "added_tokens.json"
-    return tokenizer_from_lists(
+    document = lists_document(
         read_json(folder / "vocab.json"),
         merges,
         added=read_json(added) if added.is_file() else None,
-        roles=_roles(folder),
     )
+    return tokenizer_from_json(document, roles=_roles(folder))
 
 
 def _roles(folder: Path) -> dict[str, str]:

@@ -1,20 +1,18 @@
 """Ce qu'une personne regarde : pages HTML, figures, tableaux au terminal.
 
-- `assemble` : La page d'un modèle, assemblée pour la commande evaluate.
-- `charts` : La géométrie des figures d'un rapport : axes, points, étiquettes, barres.
-- `comparison` : Une comparaison de stratégies au terminal : textes, mesures, conseils.
-- `evaluation` : Les mesures d'un modèle, au terminal et en JSON.
-- `figures` : La géométrie des figures d'une page de modèle : courbes, calibration, cartes
-  d'attention.
+- `assemble` : La page d'un modèle, assemblée : les mesures déjà faites, et celles qu'elle demande
+  encore.
+- `charts` : La géométrie de toutes les figures : axes, courbes, nuages, barres, cartes d'attention.
+- `comparison` : Une comparaison de stratégies : une page HTML d'un seul fichier, et des tableaux au
+  terminal.
 - `loss_curves` : Les courbes de perte d'un entraînement, relues de son journal ou de son modèle.
-- `memorisation` : La mémorisation au terminal : le verdict, le tableau, les passages.
+- `measures` : Les mesures d'un modèle, au terminal et en JSON.
 - `model_page` : La page d'un modèle : ce qu'il a appris, ce qu'il récite, ce qu'il croit, ce qu'il
   regarde.
-- `numbers` : Des nombres tels qu'on les lit en français : virgule décimale, espaces insécables.
 - `pages` : Des pages HTML d'un seul fichier : ni réseau, ni police, ni script d'ailleurs.
-- `report` : Le rapport d'une comparaison : une page HTML d'un seul fichier, figures comprises.
-- `tokenizers` : Fertilités et découpages au terminal.
+- `terminal` : Ce qui s'affiche : des tableaux simples, et visible ce qu'un écran cache ou montre
+  mal.
 - `trace` : La trace des filtres, montrée : tableaux au terminal, page HTML, objet JSON.
-- `vocabulary_page` : La page HTML qui montre comment un ou plusieurs vocabulaires découpent un
-  texte.
+- `vocabularies` : Ce que des vocabulaires font d'un texte : une page HTML, et les mêmes vues au
+  terminal.
 """

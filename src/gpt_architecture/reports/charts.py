@@ -1,4 +1,4 @@
-"""La géométrie des figures d'un rapport : axes, points, étiquettes, barres.
+"""La géométrie de toutes les figures : axes, courbes, nuages, barres, cartes d'attention.
 
 Rien ici ne dessine : les gabarits placent ce que ces fonctions calculent, en unités de la figure,
 l'origine en haut à gauche.
@@ -10,25 +10,22 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gpt_architecture.french import decimal
+from torch import Tensor
+
+from gpt_architecture.evaluation.calibration import Calibration
+from gpt_architecture.french import decimal, percent, thousands
 
 COLORS = 8
 """Couleurs et formes de marques disponibles ; au-delà elles reviennent."""
+
+ATTENTION_LEVELS = (0.04, 0.12, 0.25, 0.45, 0.7)
+"""Poids à partir desquels une case d'attention fonce d'un cran."""
 
 _LETTER = 6.6  # largeur moyenne d'une lettre à 12 unités
 _LINE = 15.0
 _MARK = 9.0  # demi-côté d'une marque, marge comprise
 _MARGINS = (14.0, 14.0, 46.0, 58.0)  # haut, droite, bas, gauche
 _PADDING = 14.0  # entre le cadre et les graduations extrêmes : une marque n'y est pas coupée
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cloud:
-    """Ce qu'une variante met sur un nuage : ses points et leur moyenne."""
-
-    label: str
-    points: tuple[tuple[float, float], ...]
-    mean: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +62,58 @@ class Mark:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scatter:
-    """Un nuage prêt à dessiner."""
+class Cloud:
+    """Ce qu'une variante met sur un nuage : ses points et leur moyenne."""
+
+    label: str
+    points: tuple[tuple[float, float], ...]
+    mean: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Une courbe à tracer.
+
+    Attributes:
+        label: nom.
+        series: rang de sa couleur.
+        points: abscisses croissantes.
+        style: `plain`, `faint` (derrière les autres) ou `dashed`.
+    """
+
+    label: str
+    series: int
+    points: Sequence[tuple[float, float]]
+    style: str = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stroke:
+    """Une courbe placée : son tracé SVG et ses points."""
+
+    label: str
+    series: int
+    style: str
+    path: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Une tranche de confiance : sa barre d'exactitude et ce qu'elle dit."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    mark_x: float
+    mark_y: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Une figure prête à dessiner : son cadre, ses graduations, et ce qui s'y place."""
 
     width: float
     height: float
@@ -76,7 +123,64 @@ class Scatter:
     bottom: float
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    marks: tuple[Mark, ...]
+    marks: tuple[Mark, ...] = ()
+    strokes: tuple[Stroke, ...] = ()
+    columns: tuple[Column, ...] = ()
+
+
+class _Axes:
+    """Un cadre et ses deux échelles, de leur première à leur dernière graduation.
+
+    Args:
+        size: largeur et hauteur de la figure.
+        x_values: graduations horizontales.
+        y_values: graduations verticales.
+        padding: espace entre le cadre et les graduations extrêmes.
+    """
+
+    def __init__(
+        self,
+        size: tuple[float, float],
+        x_values: Sequence[float],
+        y_values: Sequence[float],
+        padding: float = 0.0,
+    ) -> None:
+        self.size = size
+        self.top, margin_right, margin_bottom, self.left = _MARGINS
+        self.right, self.bottom = size[0] - margin_right, size[1] - margin_bottom
+        self._x_values, self._y_values, self._padding = x_values, y_values, padding
+
+    def across(self, x: float) -> float:
+        """L'abscisse d'une valeur."""
+        return _between(x, self._x_values, self.left + self._padding, self.right - self._padding)
+
+    def up(self, y: float) -> float:
+        """L'ordonnée d'une valeur : plus haute, elle est plus haut."""
+        return _between(y, self._y_values, self.bottom - self._padding, self.top + self._padding)
+
+    def chart(
+        self,
+        x_label: Callable[[float], str],
+        y_label: Callable[[float], str],
+        *,
+        marks: Sequence[Mark] = (),
+        strokes: Sequence[Stroke] = (),
+        columns: Sequence[Column] = (),
+    ) -> Chart:
+        """La figure, graduations écrites."""
+        return Chart(
+            width=self.size[0],
+            height=self.size[1],
+            left=self.left,
+            right=self.right,
+            top=self.top,
+            bottom=self.bottom,
+            x_ticks=tuple(Tick(place=self.across(x), label=x_label(x)) for x in self._x_values),
+            y_ticks=tuple(Tick(place=self.up(y), label=y_label(y)) for y in self._y_values),
+            marks=tuple(marks),
+            strokes=tuple(strokes),
+            columns=tuple(columns),
+        )
 
 
 def scatter(
@@ -86,7 +190,7 @@ def scatter(
     height: float,
     x_label: Callable[[float], str] = decimal,
     y_label: Callable[[float], str] = decimal,
-) -> Scatter:
+) -> Chart:
     """Place des variantes dans un plan, étiquettes sans chevauchement autant qu'il se peut.
 
     Args:
@@ -96,25 +200,19 @@ def scatter(
         x_label: écrit une graduation horizontale.
         y_label: écrit une graduation verticale.
     """
-    margin_top, margin_right, margin_bottom, left = _MARGINS
-    right, bottom = width - margin_right, height - margin_bottom
     everything = [point for cloud in clouds for point in (*cloud.points, cloud.mean)]
-    x_values = ticks([x for x, _ in everything], max(3, int(width / 110)))
-    y_values = ticks([y for _, y in everything], 5)
-
-    def across(value: float) -> float:
-        return _between(value, x_values, left + _PADDING, right - _PADDING)
-
-    def up(value: float) -> float:
-        return _between(value, y_values, bottom - _PADDING, margin_top + _PADDING)
-
-    centers = [(across(cloud.mean[0]), up(cloud.mean[1])) for cloud in clouds]
+    axes = _Axes(
+        (width, height),
+        ticks([x for x, _ in everything], max(3, int(width / 110))),
+        ticks([y for _, y in everything], 5),
+        _PADDING,
+    )
+    centers = [(axes.across(cloud.mean[0]), axes.up(cloud.mean[1])) for cloud in clouds]
     taken = [(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in centers]
+    plot = (axes.left, axes.top, axes.right, axes.bottom)
     marks = list[Mark]()
     for series, (cloud, (x, y)) in enumerate(zip(clouds, centers, strict=True)):
-        label_x, label_y, anchor, box = _label_place(
-            cloud.label, x, y, taken, (left, margin_top, right, bottom)
-        )
+        label_x, label_y, anchor, box = _label_place(cloud.label, x, y, taken, plot)
         taken.append(box)
         points = cloud.points if len(cloud.points) > 1 else ()
         marks.append(
@@ -126,20 +224,88 @@ def scatter(
                 label_x=label_x,
                 label_y=label_y,
                 anchor=anchor,
-                points=tuple((across(px), up(py)) for px, py in points),
+                points=tuple((axes.across(px), axes.up(py)) for px, py in points),
             )
         )
-    return Scatter(
-        width=width,
-        height=height,
-        left=left,
-        right=right,
-        top=margin_top,
-        bottom=bottom,
-        x_ticks=tuple(Tick(place=across(value), label=x_label(value)) for value in x_values),
-        y_ticks=tuple(Tick(place=up(value), label=y_label(value)) for value in y_values),
-        marks=tuple(marks),
+    return axes.chart(x_label, y_label, marks=marks)
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    width: float,
+    height: float,
+    x_label: Callable[[float], str],
+    y_label: Callable[[float], str] = decimal,
+    x_values: Sequence[float] | None = None,
+    y_values: Sequence[float] | None = None,
+) -> Chart:
+    """Place des courbes dans un même cadre.
+
+    Args:
+        lines: au moins un point en tout.
+        width: largeur de la figure.
+        height: hauteur de la figure.
+        x_label: écrit une graduation horizontale.
+        y_label: écrit une graduation verticale.
+        x_values: graduations horizontales ; None : rondes, et qui encadrent les points.
+        y_values: graduations verticales, de même.
+    """
+    points = [point for line in lines for point in line.points]
+    axes = _Axes(
+        (width, height),
+        x_values or ticks([0.0, *(x for x, _ in points)], max(3, int(width / 130))),
+        y_values or ticks([y for _, y in points], 5),
     )
+    strokes = []
+    for line in lines:
+        placed = tuple((axes.across(x), axes.up(y)) for x, y in line.points)
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed) if placed else ""
+        strokes.append(
+            Stroke(label=line.label, series=line.series, style=line.style, path=path, points=placed)
+        )
+    return axes.chart(x_label, y_label, strokes=strokes)
+
+
+def reliability_chart(calibration: Calibration, *, size: float = 380.0) -> Chart:
+    """Place les tranches d'une calibration dans un carré, dont la diagonale est la perfection."""
+    steps = [step / 5 for step in range(6)]
+    axes = _Axes((size, size), steps, steps)
+    columns = [
+        Column(
+            x=axes.across(each.low) + 1,
+            y=axes.up(each.accuracy),
+            width=axes.across(each.high) - axes.across(each.low) - 2,
+            height=axes.bottom - axes.up(each.accuracy),
+            mark_x=axes.across(each.confidence),
+            mark_y=axes.up(each.accuracy),
+            text=f"confiance {percent(each.confidence, 0)}, exactitude "
+            f"{percent(each.accuracy, 0)}, {thousands(each.count)} tokens",
+        )
+        for each in calibration.bins
+        if each.count
+    ]
+    return axes.chart(_whole_percent, _whole_percent, columns=columns)
+
+
+def attention_paths(weights: Tensor) -> tuple[str, ...]:
+    """Un tracé SVG par cran de poids, une case par unité, depuis les poids (T, T) d'une tête.
+
+    La case (i, j), colonne j et ligne i, dit combien le token i regarde le token j ; les cases
+    voisines d'un même cran sont réunies.
+    """
+    levels = sum((weights >= bound).int() for bound in ATTENTION_LEVELS)
+    paths = ["" for _ in ATTENTION_LEVELS]
+    for row, values in enumerate(levels.tolist()):  # type: ignore[union-attr]
+        start = 0
+        for column in range(1, len(values) + 1):
+            if column < len(values) and values[column] == values[start]:
+                continue
+            if values[start]:
+                width = column - start
+                paths[values[start] - 1] += f"M{start} {row}h{width}v1h-{width}z"
+            start = column
+    return tuple(paths)
 
 
 def ticks(values: Sequence[float], count: int) -> list[float]:
@@ -155,8 +321,12 @@ def ticks(values: Sequence[float], count: int) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
+def _whole_percent(share: float) -> str:
+    return percent(share, 0)
+
+
 def _between(value: float, scale: Sequence[float], start: float, end: float) -> float:
-    return start + (value - scale[0]) / (scale[-1] - scale[0]) * (end - start)
+    return start + (value - scale[0]) / ((scale[-1] - scale[0]) or 1) * (end - start)
 
 
 Box = tuple[float, float, float, float]

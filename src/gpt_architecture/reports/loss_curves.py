@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.errors import DataError, reason
+from gpt_architecture.errors import DataError, unread
 from gpt_architecture.storage import open_regular
 
 MAX_BYTES = 256 << 20
@@ -60,8 +60,9 @@ def curves_from_journal(path: Path | str) -> LossCurves:
         with open_regular(path) as lines:
             records = [record for line in lines if (record := _record(line)) is not None]
     except OSError as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
+        raise unread(
+            path,
+            error,
             expected="le journal d'un entraînement",
             remedy="vérifiez son nom et ses droits",
         ) from None

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.evaluation.attention_maps import AttentionMaps
+from gpt_architecture.evaluation.attention_maps import AttentionMaps, attention_profile
 from gpt_architecture.evaluation.calibration import Calibration
 from gpt_architecture.evaluation.comparison import VariantSummary, by_text
 from gpt_architecture.evaluation.memorisation import MemorisationReport, Recollection
-from gpt_architecture.formats.model_file import write_atomically
+from gpt_architecture.evaluation.perplexity import perplexity_of
 from gpt_architecture.french import decimal, percent, significant, thousands
-from gpt_architecture.reports.charts import COLORS
-from gpt_architecture.reports.figures import (
+from gpt_architecture.reports.charts import (
+    COLORS,
+    Chart,
     Line,
-    LineChart,
     attention_paths,
-    attention_profile,
     line_chart,
     reliability_chart,
 )
 from gpt_architecture.reports.loss_curves import LossCurves, thinned
 from gpt_architecture.reports.pages import render
+from gpt_architecture.storage import write_atomically
 
 SIZES = ((1100.0, 400.0), (400.0, 320.0))
 """Largeur et hauteur des figures : grand écran, téléphone."""
@@ -56,7 +55,7 @@ class TextScore:
     @property
     def perplexity(self) -> float:
         """exp(−log p moyen), infinie si elle ne tient pas dans un flottant."""
-        return math.exp(self.nll) if self.nll < 700 else math.inf
+        return perplexity_of(self.nll)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,10 +169,10 @@ def overfitting(scores: Sequence[TextScore]) -> float | None:
     if len(scores) < 2:
         return None
     gap = max(each.nll for each in scores) - min(each.nll for each in scores)
-    return math.exp(gap) if gap < 700 else math.inf
+    return perplexity_of(gap)
 
 
-def _loss_charts(curves: LossCurves) -> list[LineChart]:
+def _loss_charts(curves: LossCurves) -> list[Chart]:
     lines = [
         Line(label="lot", series=7, points=thinned(curves.steps, _MAX_POINTS), style="faint"),
         Line(label="entraînement", series=0, points=thinned(curves.train, _MAX_POINTS)),
@@ -198,7 +197,7 @@ def _tokens_tick(value: float) -> str:
     return thousands(round(value))
 
 
-def _memory_charts(memory: MemorisationReport) -> list[LineChart]:
+def _memory_charts(memory: MemorisationReport) -> list[Chart]:
     """La part de n-grammes retrouvés selon n : une courbe par stratégie, et le hasard."""
     places = range(len(memory.orders))
     lines = [

@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gpt_architecture.data.tokenizers.visible import visible_text, visible_token
 from gpt_architecture.french import decimal, percent, rate, significant, thousands
+from gpt_architecture.reports.terminal import visible_text, visible_token
 
 _SURPRISE_STEPS = (1, 2, 4, 7, 11)  # bits
 

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from gpt_architecture.french import decimal, percent, thousands
+from gpt_architecture.storage import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Table
 
-    from gpt_architecture.api import GPT
-    from gpt_architecture.decoding.config import GenerationConfig
     from gpt_architecture.decoding.trace import Candidate, Trace, TraceStep
 
 TraceFormat = Literal["table", "json", "html"]
@@ -35,37 +34,24 @@ _HEADER_WIDTH = 11  # « temperature »
 _GAP = 3  # entre deux colonnes
 
 
-def write_trace(
-    gpt: GPT, prompt: str, config: GenerationConfig, *, form: TraceFormat, path: Path | None
-) -> None:
-    """Génère une suite et montre sa trace, sur la sortie standard ou dans un fichier.
+def write_trace(trace: Trace, console: Console, *, form: TraceFormat, path: Path | None) -> None:
+    """Montre une trace : sur la sortie standard, dont `console` est celle des tableaux, ou écrite.
 
     Raises:
-        ConfigurationError: la suite ne se choisit pas token par token.
         OutputError: le fichier ne peut pas être écrit.
     """
-    from gpt_architecture.cli.command import output_console, say_aside
-    from gpt_architecture.cli.options import warn_cut
-    from gpt_architecture.decoding.trace import Tracer
-    from gpt_architecture.formats.model_file import write_atomically
-
-    tracer = Tracer(gpt.generator.encode(prompt), config, gpt.tokenizer)
-    for _ in tracer.follow(gpt.pieces(prompt, config, observer=tracer.observe)):
-        pass
-    warn_cut(config, [tracer.trace.finish])
     if path is None and form == "table":
-        render_terminal(output_console(), tracer.trace)
+        render_terminal(console, trace)
         return
     if path is not None and form == "json":
-        signed = {"generator": "gpt-architecture infer --trace", **tracer.trace.to_dict()}
+        signed = {"generator": "gpt-architecture infer --trace", **trace.to_dict()}
         content = json.dumps(signed, ensure_ascii=False) + "\n"
     else:
-        content = _RENDERERS[form](tracer.trace)
+        content = _RENDERERS[form](trace)
     if path is None:
         print(content, end="")
         return
     write_atomically(path, lambda temporary: temporary.write_text(content, encoding="utf-8"))
-    say_aside(f"Trace : {path}")
 
 
 def render_text(trace: Trace) -> str:
@@ -106,7 +92,7 @@ def render_terminal(console: Console, trace: Trace) -> None:
     """Un tableau par token, lisible sur 80 colonnes."""
     from rich.text import Text
 
-    from gpt_architecture.data.tokenizers.visible import visible_text
+    from gpt_architecture.reports.terminal import visible_text
 
     settings = " ".join(f"{name}={value}" for name, value in _settings(trace))
     console.print(Text(f"{TRACE_TITLE} · {trace.config.strategy} {settings}".rstrip(), "bold"))
@@ -123,7 +109,7 @@ def _card(step: TraceStep, width: int, is_sampling: bool) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    from gpt_architecture.data.tokenizers.visible import visible_token
+    from gpt_architecture.reports.terminal import visible_token
 
     chosen = step.chosen
     story = Text.assemble(
@@ -145,7 +131,7 @@ def _table(step: TraceStep, shown: Sequence[int]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from gpt_architecture.data.tokenizers.visible import visible_token
+    from gpt_architecture.reports.terminal import visible_token
 
     table = Table(box=SIMPLE_HEAD)
     table.add_column("Candidat", no_wrap=True, max_width=_TOKEN_WIDTH)
@@ -205,7 +191,6 @@ def _broken(name: str) -> list[str]:
 
 
 def _cell(candidate: Candidate, place: int) -> str:
-
     probability = candidate.probabilities[place]
     return "✘" if probability is None else percent(probability)
 

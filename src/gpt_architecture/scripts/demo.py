@@ -156,7 +156,7 @@ def _records(summaries: Sequence[VariantSummary]) -> list[dict[str, object]]:
 def _write_page(path: Path, gpt: GPT, summaries: Sequence[VariantSummary], max_tokens: int) -> None:
     from gpt_architecture.formats.model_file import write_atomically
     from gpt_architecture.french import thousands
-    from gpt_architecture.reports.report import comparison_page
+    from gpt_architecture.reports.comparison import comparison_page
 
     results = summaries[0].results
     page = comparison_page(

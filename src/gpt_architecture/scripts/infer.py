@@ -22,7 +22,9 @@ from gpt_architecture.cli.command import (
     MODEL_NAME,
     CommonOptions,
     default_prompt,
+    output_console,
     read_prompt,
+    say_aside,
 )
 from gpt_architecture.cli.options import (
     FilterOptions,
@@ -141,11 +143,25 @@ def infer(
     elif output.prompts is not None or config.n > 1 or config.lookup or draft is not None:
         _whole(gpt, texts, config, results, echo=output.echo)
     elif output.traced:
-        write_trace(gpt, texts[0], config, form=output.trace_format, path=output.trace_file)
+        _trace(gpt, texts[0], config, output)
     else:
         _stream(gpt, texts[0], config, results, echo=output.echo)
     if config.is_sampling and sampling.seed is None and not results.as_json and not output.score:
         print(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)", file=sys.stderr)
+
+
+def _trace(gpt: GPT, prompt: str, config: GenerationConfig, output: OutputOptions) -> None:
+    """Écrit une suite, et montre ce que chaque filtre en a retiré."""
+    from gpt_architecture.decoding.trace import Tracer
+
+    tracer = Tracer(gpt.generator.encode(prompt), config, gpt.tokenizer)
+    for _ in tracer.follow(gpt.pieces(prompt, config, observer=tracer.observe)):
+        pass
+    warn_cut(config, [tracer.trace.finish])
+    form, path = output.trace_format, output.trace_file
+    write_trace(tracer.trace, output_console(), form=form, path=path)
+    if path is not None:
+        say_aside(f"Trace : {path}")
 
 
 def _check_together(

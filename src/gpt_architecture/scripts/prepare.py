@@ -86,8 +86,8 @@ def prepare(
             remedy="complétez la commande",
         )
     check_not_read(options.out, (sources, options.tokenizer, common), "--out")
+    from gpt_architecture.data.shards.plan import PrepareConfig
     from gpt_architecture.data.shards.prepare import prepare_tokens
-    from gpt_architecture.data.shards.split_plan import PrepareConfig
 
     config = PrepareConfig(
         field=options.field,

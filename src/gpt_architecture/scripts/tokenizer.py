@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.bar import ProgressBar
-from gpt_architecture.cli.command import CommonOptions, read_stdin, say, say_aside
+from gpt_architecture.cli.command import CommonOptions, output_console, read_stdin, say, say_aside
 from gpt_architecture.cli.results import ResultOptions, json_of, page_of
 from gpt_architecture.cli.tokenizers import load_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
@@ -166,9 +166,9 @@ def compare(
     results.save(records, "tokenizer compare")
     if results.as_json:
         return
-    from gpt_architecture.reports.tokenizers import show_comparison
+    from gpt_architecture.reports.vocabularies import show_fertilities
 
-    show_comparison(rows)
+    show_fertilities(output_console(), rows)
 
 
 def view(
@@ -201,7 +201,7 @@ def view(
         content = content[:_VIEW_CHARACTERS]
     if options.html is not None:
         from gpt_architecture.formats.model_file import write_atomically
-        from gpt_architecture.reports.vocabulary_page import vocabulary_page
+        from gpt_architecture.reports.vocabularies import vocabulary_page
 
         page = vocabulary_page(content, tokenizers)
         write_atomically(options.html, lambda path: path.write_text(page, encoding="utf-8"))
@@ -217,9 +217,9 @@ def view(
     }
     if results.emit([record], "tokenizer view") or options.html is not None:
         return
-    from gpt_architecture.reports.tokenizers import show_splits
+    from gpt_architecture.reports.vocabularies import show_splits
 
-    show_splits(splits)
+    show_splits(output_console(), splits)
 
 
 def _learn(texts: SourceTexts, options: VocabularyOptions) -> BPETokenizer | CharTokenizer:

@@ -77,12 +77,12 @@ def visualize(
     tableau du terminal donne les mêmes nombres.
     """
     from gpt_architecture.api import load
-    from gpt_architecture.data.tokenizers.visible import visible_token
     from gpt_architecture.evaluation.distribution import (
         next_token_logits,
         plot_distribution,
         study_distribution,
     )
+    from gpt_architecture.reports.terminal import visible_token
 
     source, path = model_path(model), figure.output_dir / PLOT_NAME
     check_outputs(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gpt_architecture.config import check_int
-from gpt_architecture.data.shards.encoding import (
+from gpt_architecture.data.shards.encode import (
     EncodingOptions,
     Task,
     encode_in_order,
@@ -27,18 +27,17 @@ from gpt_architecture.data.shards.layout import (
     MAX_VOCABULARY,
     SPLIT_NAMES,
     SPLITS,
+    ShardWriter,
     Split,
     tokenizer_sha256,
 )
-from gpt_architecture.data.shards.prepare_files import (
+from gpt_architecture.data.shards.plan import CorpusReader, PrepareConfig, SplitPlan
+from gpt_architecture.data.shards.work_folder import (
     WorkFolder,
     read_present,
 )
-from gpt_architecture.data.shards.split_plan import CorpusReader, PrepareConfig, SplitPlan
-from gpt_architecture.data.shards.tally import Tally
-from gpt_architecture.data.shards.writer import ShardWriter
 from gpt_architecture.data.texts.corpus import find_texts
-from gpt_architecture.data.texts.documents import Skip
+from gpt_architecture.data.texts.documents import Skip, Tally
 from gpt_architecture.data.texts.ingest import Source
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import DataError, OutputError, TokenizerError, reason
@@ -237,7 +236,10 @@ class _Job:
             for position, encoded in results:
                 for split, tokens in encoded.tokens.items():
                     writers[split].append(tokens)
-                tally.add(encoded)
+                tally.done_bytes += encoded.consumed
+                tally.text_bytes += encoded.text_bytes
+                tally.separated += encoded.separated
+                tally.add_skips(encoded.skips)
                 since += encoded.text_bytes
                 if since >= checkpoint_bytes:
                     self._save(plan, tally, position, writers)

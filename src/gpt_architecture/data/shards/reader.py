@@ -30,6 +30,7 @@ from gpt_architecture.data.shards.layout import (
     TOKEN_DTYPE,
     ShardEntry,
     Split,
+    bad_shard,
     combined_sha256,
     file_sha256,
     index_entries,
@@ -185,8 +186,9 @@ class TokenShards:
         """
         for entry in self._entries or ():
             if file_sha256(self.path / entry.name) != entry.sha256:
-                raise DataError(
-                    f"fragment {self.path / entry.name} : contenu changé depuis sa préparation",
+                raise bad_shard(
+                    self.path / entry.name,
+                    "contenu changé depuis sa préparation",
                     expected=f"sha256 {entry.sha256}",
                     remedy="recopiez-le depuis une source sûre ou refaites "
                     "« gpt-architecture prepare … --force »",
@@ -210,8 +212,9 @@ class TokenShards:
                 chunk = tokens[start : start + _SCAN_TOKENS]
                 if int(chunk.max()) >= self.vocab_size:
                     position = start + int(np.argmax(chunk >= self.vocab_size))
-                    raise DataError(
-                        f"fragment {self.path / name} : identifiant {int(tokens[position])} au "
+                    raise bad_shard(
+                        self.path / name,
+                        f"identifiant {int(tokens[position])} au "
                         f"token {position} (octet {HEADER_BYTES + 2 * position})",
                         expected=f"des identifiants de 0 à {self.vocab_size - 1}",
                         remedy="prenez le vocabulaire qui a servi à coder, ou une copie intacte",
@@ -267,8 +270,9 @@ def open_shards(path: Path | str, split: Split, *, vocab_size: int | None = None
     counts = [read_header(folder / name) for name in names]
     for entry, count in zip(entries or (), counts, strict=False):
         if entry.tokens != count:
-            raise DataError(
-                f"fragment {folder / entry.name} : {count} tokens",
+            raise bad_shard(
+                folder / entry.name,
+                f"{count} tokens",
                 expected=f"{entry.tokens}, comme le dit {INDEX_NAME}",
                 remedy="recopiez ce fragment ou refaites le dossier",
             )
@@ -301,8 +305,9 @@ def _map_tokens(path: Path, count: int) -> NDArray[np.uint16]:
         check_regular(path)
         return np.memmap(path, dtype=TOKEN_DTYPE, mode="r", offset=HEADER_BYTES, shape=(count,))
     except (OSError, ValueError) as error:  # ValueError : le fichier a rétréci depuis l'ouverture
-        raise DataError(
-            f"fragment {path} : {reason(error)}",
+        raise bad_shard(
+            path,
+            reason(error),
             expected="le fichier vérifié à l'ouverture",
             remedy="ne modifiez pas ce dossier pendant qu'il sert",
         ) from None

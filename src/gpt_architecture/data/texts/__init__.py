@@ -9,6 +9,6 @@
 - `ingest` : Les sources d'un corpus : fichiers texte, JSONL (aussi gzip) et Parquet, lus par blocs
   bornés.
 - `source_texts` : Les textes d'un corpus, lus au fil de l'eau pour en apprendre un vocabulaire.
-- `template_sandbox` : Le bac à sable des gabarits de conversation : du Jinja qui ne lit rien et ne
-  dure pas.
+- `template` : Le bac à sable des gabarits de conversation : du Jinja qui ne lit rien et ne dure
+  pas.
 """

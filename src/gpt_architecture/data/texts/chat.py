@@ -18,7 +18,7 @@ from jinja2 import Template, TemplateSyntaxError
 from jinja2.exceptions import TemplateError
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.texts.template_sandbox import TemplateSandbox, budget
+from gpt_architecture.data.texts.template import TemplateSandbox, budget
 from gpt_architecture.data.tokenizers.marked_text import encode_text, plain, written
 from gpt_architecture.data.tokenizers.protocol import ROLES as TOKEN_ROLES
 from gpt_architecture.data.tokenizers.protocol import Tokenizer, role_names

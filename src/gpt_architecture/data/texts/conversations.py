@@ -29,7 +29,7 @@ from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.data.texts.chat import check_messages, render_chat
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.data.tokenizers.marked_text import encode_text
-from gpt_architecture.errors import DataError, GPTArchitectureError, reason
+from gpt_architecture.errors import DataError, GPTArchitectureError, unread
 from gpt_architecture.storage import decode_text, open_regular, read_at_most
 
 MAX_LINE = 16 << 20
@@ -126,10 +126,8 @@ def read_conversations(path: Path | str) -> tuple[list[Conversation], str]:
                 if len(found) > MAX_CONVERSATIONS:
                     raise _bad(path, found[-1].place, f"plus de {MAX_CONVERSATIONS} conversations")
     except OSError as error:
-        raise DataError(
-            f"{path} ne peut pas être lu : {reason(error)}",
-            expected="un fichier de conversations",
-            remedy="corrigez `chat`",
+        raise unread(
+            path, error, expected="un fichier de conversations", remedy="corrigez `chat`"
         ) from None
     if not found:
         raise DataError(

@@ -28,12 +28,16 @@ from gpt_architecture.data.texts.documents import (
     UNKNOWN_KIND,
     Rejected,
     Skip,
-    clean_bytes,
     documents_in,
-    json_field,
 )
-from gpt_architecture.data.texts.ingest import Source, find_sources, read_blocks, read_chunks
-from gpt_architecture.errors import DataError, OutputError, reason
+from gpt_architecture.data.texts.ingest import (
+    Source,
+    exists,
+    find_sources,
+    read_blocks,
+    read_chunks,
+)
+from gpt_architecture.errors import DataError, OutputError, reason, unread
 from gpt_architecture.storage import decode_text, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -110,7 +114,7 @@ def find_texts(
         )
     given: list[str | Path | Source] = []
     for source in sources:
-        if _exists(Path(source)):
+        if exists(Path(source)):
             given.append(source)
         elif source == VERDICT:
             given.append(_verdict(offline=offline, cache_dir=cache_dir))
@@ -194,10 +198,8 @@ def _records(source: Source, field: str, blank: list[Skip]) -> Iterator[tuple[st
         try:
             data = b"".join(read_chunks(source))
         except Rejected as rejected:
-            raise DataError(
-                f"{source.label} ne peut pas être lu : {rejected.detail}",
-                expected="un fichier de texte lisible",
-                remedy="vérifiez le chemin et les droits",
+            raise unread(
+                source.label, rejected.detail, expected="un fichier de texte lisible"
             ) from None
         try:
             found = documents_in(decode_text(data, origin=source.label))
@@ -213,8 +215,7 @@ def _records(source: Source, field: str, blank: list[Skip]) -> Iterator[tuple[st
         for number, record in block.records:
             where = f"{source.label}, {'ligne' if block.is_json else 'rangée'} {number}"
             try:
-                text = json_field(record, field) if block.is_json else clean_bytes(record)
-                found = documents_in(text)
+                found = documents_in(block.text_of(record, field))
             except Rejected as rejected:
                 if rejected.reason != EMPTY:
                     raise _refusal(where, rejected.reason, rejected.detail) from None
@@ -242,7 +243,7 @@ def _report_skips(skips: Sequence[Skip]) -> None:
 def _short_name(source: str | Path, origins: Sequence[str]) -> str:
     """« livre » pour livre.txt, le nom d'un dossier, le texte lu pour un corpus connu."""
     path = Path(source)
-    if _exists(path):
+    if exists(path):
         return path.resolve().name if path.is_dir() else path.stem
     return VERDICT if source == VERDICT and SHORT_STORY not in origins else SHORT_STORY
 
@@ -261,13 +262,6 @@ def _empty(label: str) -> DataError:
         expected="un fichier qui contient du texte",
         remedy="donnez un autre fichier",
     )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # nom trop long pour ce système
-        return False
 
 
 def _known(name: str, data: bytes, origin: str) -> Source:

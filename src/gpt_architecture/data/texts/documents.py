@@ -13,8 +13,9 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from dataclasses import field as made_of
 from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT
@@ -38,6 +39,9 @@ _LONGEST_RUN = 1 << 22  # caractères ; un « mot » plus long est coupé : il c
 _SEARCHED = 1 << 14  # caractères où chercher la fin d'un mot que ne suit aucun blanc
 _LAST_BOUNDARY = re.compile(r".*(?:\S(?=[ \t])|[^\W_](?=\n))", re.DOTALL)
 _LAST_LINE_START = re.compile(r".*\S\n(?=\S)", re.DOTALL)
+
+_MAX_EXAMPLES = 5
+_MAX_EXAMPLE_CHARACTERS = 300
 
 Where = tuple[str, int, int]
 """La place d'un document : sa source, sa ligne ou sa rangée (0 : tout le fichier), son rang là."""
@@ -64,6 +68,40 @@ class Skip:
         """Situe un rejet."""
         suffix = f" ({rejected.detail})" if rejected.detail else ""
         return cls(reason=rejected.reason, where=f"{where}{suffix}")
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Ce qui a été lu et écarté, enregistré à chaque point sûr d'une préparation.
+
+    Attributes:
+        done_bytes: octets de sources lus.
+        text_bytes: octets UTF-8 du texte codé.
+        separated: documents qui suivent un `<|endoftext|>` écrit dans leur texte.
+        skipped: raison → {"count", "examples"}, premiers exemples seulement.
+    """
+
+    done_bytes: int = 0
+    text_bytes: int = 0
+    separated: int = 0
+    skipped: dict[str, dict[str, Any]] = made_of(default_factory=dict)
+
+    def add_skips(self, skips: Iterable[Skip]) -> None:
+        """Compte ce qui a été écarté."""
+        for skip in skips:
+            entry = self.skipped.setdefault(skip.reason, {"count": 0, "examples": []})
+            entry["count"] += 1
+            if len(entry["examples"]) < _MAX_EXAMPLES:
+                entry["examples"].append(skip.where[:_MAX_EXAMPLE_CHARACTERS])
+
+    def to_dict(self) -> dict[str, Any]:
+        """En types simples, relu par `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Tally:
+        """Relit `to_dict`."""
+        return cls(**values)
 
 
 def decode_stream(chunks: Iterable[bytes]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Les sources d'un corpus : fichiers texte, JSONL (aussi gzip) et Parquet, lus par blocs bornés.
 
 La lecture ne fait que découper ; nettoyer et coder est le travail des processus (voir
-`data.shards.encoding`). Un bloc dépend du contenu seul : les mêmes sources donnent les mêmes blocs.
+`data.shards.encode`). Un bloc dépend du contenu seul : les mêmes sources donnent les mêmes blocs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from gpt_architecture.data.texts.documents import (
     UNREADABLE,
     Rejected,
     Skip,
+    clean_bytes,
+    json_field,
 )
 from gpt_architecture.errors import DataError, MissingDependencyError, reason
 from gpt_architecture.storage import check_regular, open_regular
@@ -127,6 +129,18 @@ class RecordBlock:
     skips: list[Skip] = field(default_factory=list)
     consumed: int = 0
 
+    def text_of(self, record: bytes, field: str) -> str:
+        """Le texte d'un enregistrement, nettoyé.
+
+        Raises:
+            Rejected: il ne convient pas.
+        """
+        return json_field(record, field) if self.is_json else clean_bytes(record)
+
+    def place(self, number: int) -> str:
+        """« fichier » ou « fichier:ligne »."""
+        return f"{self.label}:{number}" if number else self.label
+
 
 def find_sources(given: Sequence[str | Path | Source]) -> tuple[list[Source], list[Skip]]:
     """Les fichiers à lire, dans l'ordre donné ; ceux d'un dossier sont triés.
@@ -179,7 +193,7 @@ def find_sources(given: Sequence[str | Path | Source]) -> tuple[list[Source], li
 
 def _files(given: Path, skips: list[Skip]) -> Iterator[tuple[Path, Kind]]:
     """Les fichiers que désigne un chemin, et ce que dit leur extension."""
-    if not _exists(given):
+    if not exists(given):
         raise DataError(
             f"source introuvable : {str(given)[:200]}",
             expected="un fichier ou un dossier",
@@ -242,10 +256,11 @@ def read_chunks(source: Source) -> Iterator[bytes]:
         raise Rejected(UNREADABLE, reason(error)) from None
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Vrai si ce chemin existe ; un nom trop long pour ce système n'existe pas."""
     try:
         return path.exists()
-    except OSError:  # nom trop long pour ce système
+    except OSError:
         return False
 
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from gpt_architecture.data.shards.encoding import clean_record, location
-from gpt_architecture.data.shards.tally import Tally
 from gpt_architecture.data.texts.corpus import find_texts
 from gpt_architecture.data.texts.documents import (
     NO_FIELD,
     Rejected,
     Skip,
+    Tally,
     cut_pieces,
     decode_stream,
     documents_in,
@@ -91,14 +90,14 @@ class SourceTexts:
                     try:
                         yield from self._texts(block, record)
                     except Rejected as rejected:
-                        self.tally.add_skips([Skip.of(rejected, location(block.label, number))])
+                        self.tally.add_skips([Skip.of(rejected, block.place(number))])
                 self.tally.done_bytes += block.consumed
                 self._on_progress(self.tally.done_bytes, total)
         self.tally.done_bytes = before + source.size
 
     def _texts(self, block: RecordBlock, record: bytes) -> list[str]:
         try:
-            text = clean_record(block, record, self._field)
+            text = block.text_of(record, self._field)
         except Rejected as rejected:
             messages = (
                 json_messages(record) if block.is_json and rejected.reason == NO_FIELD else []

@@ -16,8 +16,13 @@ from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.texts.documents import cut_pieces
-from gpt_architecture.data.tokenizers.files import write_json
-from gpt_architecture.data.tokenizers.patterns import PATTERN_NAMES, PATTERNS, PatternName
+from gpt_architecture.data.tokenizers.gpt2 import (
+    PATTERN_NAMES,
+    PATTERNS,
+    PatternName,
+    byte_characters,
+)
+from gpt_architecture.data.tokenizers.json_file import BPELists, write_json
 from gpt_architecture.data.tokenizers.protocol import AllowedSpecial, check_ids
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
 
@@ -49,7 +54,7 @@ class BPETokenizer:
     Args:
         vocab: tokens dans l'ordre de leurs identifiants, octets écrits comme GPT-2 les écrit.
         merges: fusions « gauche droite », de la première apprise à la dernière.
-        pattern: découpage en mots ; voir `data.tokenizers.patterns`.
+        pattern: découpage en mots ; voir `data.tokenizers.gpt2`.
         special: tokens de `vocab` qu'aucune fusion ne forme ; le premier de `END_NAMES` qui s'y
             trouve finit un texte, si `roles` n'en nomme pas un autre.
         roles: le nom des tokens spéciaux qui ont un rôle (`eos_token`, `bos_token`…) ; la fin de
@@ -130,7 +135,7 @@ class BPETokenizer:
         Args:
             texts: les textes ; un token spécial qui s'y trouve sépare, et n'apprend rien.
             vocab_size: taille visée, tokens spéciaux compris, au plus `MAX_VOCAB_SIZE`.
-            pattern: découpage en mots ; voir `data.tokenizers.patterns`.
+            pattern: découpage en mots ; voir `data.tokenizers.gpt2`.
             special: tokens spéciaux à ajouter à `<|endoftext|>`, dans cet ordre.
 
         Raises:
@@ -188,7 +193,7 @@ class BPETokenizer:
         return b"".join(self._bytes[int(token)] for token in tokens).decode("utf-8", "replace")
 
     def token_bytes(self) -> list[bytes]:
-        """Les octets de chaque identifiant ; voir `tokenizer_protocol.ByteTokenizer`."""
+        """Les octets de chaque identifiant ; voir `ByteTokenizer`."""
         return list(self._bytes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,25 +229,22 @@ class BPETokenizer:
 
     def save(self, path: Path | str) -> None:
         """Écrit le `tokenizer.json` de ce tokenizer, relu par `get_tokenizer(chemin)`."""
-        from gpt_architecture.data.tokenizers.json_file import tokenizer_json  # noqa: PLC0415 — il nous lit
+        write_json(path, self.lists().document(), indent=1)
 
-        write_json(path, tokenizer_json(self), indent=1)
+    def lists(self) -> BPELists:
+        """Le vocabulaire, les fusions, le motif et les tokens spéciaux, tels que gardés."""
+        return BPELists(
+            vocab=list(self._vocab),
+            merges=list(self._merges),
+            pattern=self.pattern,
+            special=self.special,
+        )
 
 
 def bpe_size(name: str) -> int | None:
     """La taille que demande un nom `bpe-N` ; None pour tout autre nom."""
     found = _NAME.fullmatch(name)
     return int(found[1]) if found else None
-
-
-def byte_characters() -> list[str]:
-    """Le caractère qui écrit chaque octet : lui-même s'il se voit, sinon un autre, dès U+0100.
-
-    Source : `bytes_to_unicode`, du code de GPT-2.
-    """
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(octet if octet in visible else next(others)) for octet in range(256)]
 
 
 def _problem(vocab: Any, merges: Any, pattern: Any, special: Any) -> str | None:

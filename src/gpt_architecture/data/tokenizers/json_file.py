@@ -1,25 +1,30 @@
-"""Le `tokenizer.json` de Hugging Face : l'écrire, et relire ceux qui sont un BPE par octets.
+"""Les fichiers JSON de tokenizers : lus dans des bornes, écrits d'un seul coup.
 
-Les identifiants que la bibliothèque `tokenizers` en tire sont ceux d'ici, à un détail près : elle
-reconnaît toujours les tokens spéciaux écrits dans un texte, comme `allowed_special="all"`.
+Le `tokenizer.json` de Hugging Face dit un BPE par octets en listes. Les identifiants que la
+bibliothèque `tokenizers` en tire sont ceux d'ici, à un détail près : elle reconnaît toujours les
+tokens spéciaux écrits dans un texte, comme `allowed_special="all"`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
+import shlex
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from itertools import pairwise
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer
-from gpt_architecture.data.tokenizers.bpe import BPETokenizer, byte_characters
-from gpt_architecture.data.tokenizers.patterns import PATTERNS, SPELLINGS, PatternName
-from gpt_architecture.errors import TokenizerError
+from gpt_architecture.data.tokenizers.gpt2 import PATTERNS, SPELLINGS, PatternName
+from gpt_architecture.errors import TokenizerError, reason
+from gpt_architecture.storage import open_regular, parse_json, read_text, write_atomically
 
-GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-"""Empreinte de `vocab.bpe`, le fichier des fusions publié par OpenAI."""
+TOKENIZER_JSON = "tokenizer.json"
+_MAX_BYTES = 64 << 20
+"""Un vocabulaire de 65 536 tokens en pèse trois ou quatre."""
+
+_PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 _BYTE_LEVEL = {
     "type": "ByteLevel",
@@ -37,107 +42,144 @@ _HARMLESS_MODEL = {
 """Réglages d'un modèle BPE, et leurs valeurs qui ne changent rien."""
 
 
-def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Le document `tokenizer.json` d'un tokenizer gpt2 ou bpe, que `tokenizers` sait charger.
+@dataclass(frozen=True, kw_only=True)
+class BPELists:
+    """Un BPE par octets, tel qu'un `tokenizer.json` le dit.
 
-    Raises:
-        TokenizerError: tokenizer de mots ou de caractères, que ce format ne sait pas dire.
+    Attributes:
+        vocab: tokens dans l'ordre de leurs identifiants.
+        merges: fusions « gauche droite », de la première apprise à la dernière.
+        pattern: motif de découpage.
+        special: tokens spéciaux et leurs identifiants.
     """
-    if isinstance(tokenizer, GPT2Tokenizer):
-        vocab, merges = _gpt2_vocab(), list(_gpt2_merges())
-        pattern: PatternName = "gpt2"
-        special = {END_OF_TEXT: len(vocab) - 1}
-    elif isinstance(tokenizer, BPETokenizer):
-        description = tokenizer.to_dict()
-        vocab, merges = description["vocab"], description["merges"]
-        pattern, special = tokenizer.pattern, tokenizer.special
-    else:
-        raise TokenizerError(
-            f"le tokenizer {tokenizer.name} n'a pas d'équivalent en tokenizer.json : il ne code "
-            "pas les octets du texte",
-            expected="gpt2 ou un BPE par octets",
-            remedy="entraînez le modèle avec gpt2 ou avec « gpt-architecture tokenizer train »",
-        )
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [_added_token(name, special[name]) for name in special],
-        "normalizer": None,
-        "pre_tokenizer": _pre_tokenizer(pattern),
-        "post_processor": _BYTE_LEVEL,
-        "decoder": _BYTE_LEVEL,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {token: index for index, token in enumerate(vocab)},
-            "merges": merges,
-        },
-    }
+
+    vocab: list[str]
+    merges: list[str]
+    pattern: PatternName
+    special: dict[str, int]
+
+    def document(self) -> dict[str, Any]:
+        """Le document `tokenizer.json`, que la bibliothèque `tokenizers` sait charger."""
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [_added_token(name, index) for name, index in self.special.items()],
+            "normalizer": None,
+            "pre_tokenizer": _pre_tokenizer(self.pattern),
+            "post_processor": _BYTE_LEVEL,
+            "decoder": _BYTE_LEVEL,
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": "",
+                "end_of_word_suffix": "",
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": False,
+                "vocab": {token: index for index, token in enumerate(self.vocab)},
+                "merges": self.merges,
+            },
+        }
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> BPELists:
+        """Relit un document.
+
+        Raises:
+            TokenizerError: autre genre de tokenizer, ou document incohérent ; le message dit quoi.
+        """
+        if not isinstance(document, Mapping):
+            _refuse("ce n'est pas un objet JSON")
+        _check_neutral(document)
+        pattern = _pattern(document.get("pre_tokenizer"))
+        vocab, merges = _model(document.get("model"))
+        added = _special(document.get("added_tokens"), vocab)
+        tokens = _in_order({**vocab, **added})
+        return cls(vocab=tokens, merges=merges, pattern=pattern, special=added)
 
 
-def tokenizer_from_json(
-    document: Mapping[str, Any], *, roles: Mapping[str, str] | None = None
-) -> Tokenizer:
-    """Le tokenizer d'un document `tokenizer.json` : celui de GPT-2, ou un BPE par octets.
-
-    Celui de GPT-2 se reconnaît à son contenu, et devient `GPT2Tokenizer`.
-
-    Args:
-        document: le contenu du fichier.
-        roles: le nom des tokens spéciaux qui ont un rôle ; voir `BPETokenizer`.
-
-    Raises:
-        TokenizerError: autre genre de tokenizer, ou document incohérent ; le message dit quoi.
-        MissingDependencyError: tiktoken (GPT-2) ou tokenizers (BPE) manque.
-    """
-    if not isinstance(document, Mapping):
-        _refuse("ce n'est pas un objet JSON")
-    _check_neutral(document)
-    pattern = _pattern(document.get("pre_tokenizer"))
-    vocab, merges = _model(document.get("model"))
-    added = _special(document.get("added_tokens"), vocab)
-    tokens = _in_order({**vocab, **added})
-    special = tuple(added)
-    if pattern == "gpt2" and special == (END_OF_TEXT,) and _is_gpt2(tokens, merges):
-        return GPT2Tokenizer()
-    return BPETokenizer(tokens, merges, pattern=pattern, special=special, roles=roles)
-
-
-def tokenizer_from_lists(
-    ids: Mapping[str, int],
-    merges: Sequence[str],
-    *,
-    added: Mapping[str, int] | None = None,
-    roles: Mapping[str, str] | None = None,
-) -> Tokenizer:
-    """Le tokenizer de `vocab.json` et `merges.txt`, les fichiers de GPT-2 avant `tokenizer.json`.
+def lists_document(
+    ids: Mapping[str, int], merges: Sequence[str], *, added: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Le même document, depuis `vocab.json` et `merges.txt`, les fichiers qui l'ont précédé.
 
     Args:
         ids: les tokens et leurs identifiants.
         merges: les fusions « gauche droite ».
         added: les tokens de `added_tokens.json`.
-        roles: voir `tokenizer_from_json`.
-
-    Raises:
-        TokenizerError: listes incohérentes, ou sans fin de texte.
-        MissingDependencyError: voir `tokenizer_from_json`.
     """
     special = {END_OF_TEXT: ids.get(END_OF_TEXT), **(added or {})}
-    return tokenizer_from_json(
-        {
-            "added_tokens": [_added_token(name, special[name]) for name in special],
-            "pre_tokenizer": _pre_tokenizer("gpt2"),
-            "model": {"type": "BPE", "vocab": ids, "merges": list(merges)},
-        },
-        roles=roles,
+    return {
+        "added_tokens": [_added_token(name, index) for name, index in special.items()],
+        "pre_tokenizer": _pre_tokenizer("gpt2"),
+        "model": {"type": "BPE", "vocab": ids, "merges": list(merges)},
+    }
+
+
+def read_json(path: Path | str, *, names: Sequence[str]) -> Any:
+    """Le contenu d'un fichier de tokenizer, ou du `tokenizer.json` d'un dossier.
+
+    Args:
+        path: le fichier ou le dossier.
+        names: les noms de tokenizers, pour dire ce qui aurait convenu.
+
+    Raises:
+        TokenizerError: ni fichier ni dossier de tokenizer, ou fichier illisible.
+    """
+    path = Path(path)
+    inside = path / TOKENIZER_JSON
+    path = inside if _exists(inside) else path
+    if not _exists(path) or path.is_dir():
+        raise TokenizerError(
+            f"tokenizer inconnu : {str(path)[:200]}",
+            expected=f"{', '.join(names)} ou un fichier JSON existant",
+            remedy="corrigez `tokenizer`",
+        )
+    expected = "un fichier JSON écrit par save(), ou un tokenizer.json"
+    with suppress(OSError), open_regular(path) as file:
+        if file.read(2).startswith(_PICKLE):
+            raise _pickled(path)
+    text = read_text(path, expected=expected, limit=_MAX_BYTES, error=TokenizerError)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise TokenizerError(
+            f"{path} n'est pas un tokenizer lisible ({reason(error)})",
+            expected=expected,
+            remedy="recréez-le",
+        ) from None
+
+
+def _pickled(path: Path) -> TokenizerError:
+    """Le `meta.pkl` de nanoGPT : l'ouvrir exécuterait ce qu'il contient."""
+    target = path.with_suffix(".json")
+    code = f"import json, pickle; json.dump(pickle.load(open({str(path)!r}, 'rb')), "
+    code += f"open({str(target)!r}, 'w'))"
+    quoted = shlex.quote(code) if set(code) & set('"$`\\!') else f'"{code}"'
+    return TokenizerError(
+        f"{path} est un pickle, que ce projet n'ouvre pas : il peut exécuter n'importe quoi",
+        expected="le même contenu en JSON",
+        remedy=f"si vous vous fiez à son auteur : python -c {quoted}, et donnez {target}",
     )
+
+
+def write_json(path: Path | str, document: dict[str, Any], *, indent: int | None = None) -> None:
+    """Écrit un document en JSON (UTF-8) : en entier, ou pas du tout.
+
+    Raises:
+        OutputError: le système refuse ; ce qui était là n'a pas changé.
+    """
+    text = json.dumps(document, ensure_ascii=False, indent=indent)
+    write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # nom trop long pour ce système
+        return False
 
 
 def _refuse(problem: str) -> NoReturn:
@@ -260,37 +302,3 @@ def _in_order(vocab: dict[str, int]) -> list[str]:
     if [vocab[token] for token in tokens] != list(range(len(tokens))):
         _refuse("des identifiants qui ne se suivent pas")
     return tokens
-
-
-def _is_gpt2(tokens: Sequence[str], merges: Sequence[str]) -> bool:
-    if len(tokens) != len(merges) + 257:
-        return False
-    published = "\n".join(["#version: 0.2", *merges, ""])
-    return hashlib.sha256(published.encode()).hexdigest() == GPT2_MERGES_SHA256 and [
-        *sorted(byte_characters()),
-        *(merge.replace(" ", "") for merge in merges),
-        END_OF_TEXT,
-    ] == list(tokens)
-
-
-def _gpt2_vocab() -> list[str]:
-    characters = byte_characters()
-    *tokens, _ = GPT2Tokenizer().token_bytes()
-    return [*("".join(characters[octet] for octet in token) for token in tokens), END_OF_TEXT]
-
-
-@lru_cache(maxsize=1)
-def _gpt2_merges() -> tuple[str, ...]:
-    """Les fusions de GPT-2, retrouvées des rangs : chaque token coupé par les seuls précédents."""
-    vocab = _gpt2_vocab()
-    ranks = {token: rank for rank, token in enumerate(vocab[:-1])}
-    return tuple(" ".join(_two_halves(token, ranks)) for token in vocab[256:-1])
-
-
-def _two_halves(token: str, ranks: dict[str, int]) -> list[str]:
-    parts, limit = list(token), ranks[token]
-    while len(parts) > 2:
-        pairs = [ranks.get(left + right, limit) for left, right in pairwise(parts)]
-        best = pairs.index(min(pairs))
-        parts[best : best + 2] = [parts[best] + parts[best + 1]]
-    return parts

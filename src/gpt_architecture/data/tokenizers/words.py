@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.tokenizers.files import write_json
+from gpt_architecture.data.tokenizers.json_file import write_json
 from gpt_architecture.data.tokenizers.protocol import AllowedSpecial, check_ids
 from gpt_architecture.errors import TokenizerError
 

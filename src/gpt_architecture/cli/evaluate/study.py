@@ -121,16 +121,26 @@ def study_model(
     sentence = None
     if options.sentence is not None:  # une phrase trop longue n'attend pas les suites
         sentence = attention_maps(gpt.model, gpt.tokenizer, options.sentence, window=gpt.window)
-    texts = read_texts(gpt, options, held_out, field=field, offline=offline)
+    texts = read_studied(gpt, options, held_out, field=field, offline=offline)
     study = run_study(gpt, options, texts, progress)
     if options.report is not None:
-        page = assemble_page(model_path, gpt, study, texts, losses, sentence, progress)
+        page = assemble_page(
+            model_path,
+            gpt,
+            study.results,
+            memorisation=study.memorisation,
+            training=texts.training,
+            unseen=texts.unseen,
+            losses=losses,
+            sentence=sentence,
+            progress=progress,
+        )
         write_model_page(options.report, page, gpt.tokenizer)
         say_aside(f"Page : {options.report}")
     return study.memorisation
 
 
-def read_texts(
+def read_studied(
     gpt: GPT,
     options: StudyOptions,
     held_out: Sequence[Sequence[int]],
@@ -195,7 +205,7 @@ def run_study(
     Args:
         gpt: le modèle.
         options: longueur des suites.
-        texts: voir `read_texts`.
+        texts: voir `read_studied`.
         progress: rend, pour une étape de ce nom, ce qui en reçoit l'avancement.
 
     Raises:

@@ -30,10 +30,8 @@ from gpt_architecture.data.texts.documents import (
     Rejected,
     Skip,
     Where,
-    clean_bytes,
     cut_pieces,
     documents_in,
-    json_field,
     split_of,
 )
 from gpt_architecture.data.texts.ingest import RecordBlock
@@ -120,20 +118,6 @@ class EncodingOptions:
     forced: Mapping[Where, Split]
 
 
-def clean_record(block: RecordBlock, record: bytes, field: str) -> str:
-    """Le texte d'un enregistrement.
-
-    Raises:
-        Rejected: il ne convient pas.
-    """
-    return json_field(record, field) if block.is_json else clean_bytes(record)
-
-
-def location(label: str, number: int) -> str:
-    """« fichier » ou « fichier:ligne »."""
-    return f"{label}:{number}" if number else label
-
-
 def separator_of(tokenizer: Tokenizer) -> int:
     """L'identifiant de `<|endoftext|>`.
 
@@ -183,9 +167,9 @@ class Encoder:
         text_bytes = separated = 0
         for number, record in block.records:
             try:
-                found = documents_in(clean_record(block, record, self._options.field))
+                found = documents_in(block.text_of(record, self._options.field))
             except Rejected as rejected:
-                skips.append(Skip.of(rejected, location(block.label, number)))
+                skips.append(Skip.of(rejected, block.place(number)))
                 continue
             separated += len(found) - 1
             for rank, text in found:

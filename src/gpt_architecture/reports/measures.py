@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.evaluation.intervals import Interval
+from gpt_architecture.evaluation.lm_eval_run import TaskMetric, TaskResult
+from gpt_architecture.evaluation.memorisation import MemorisationReport, Recollection
+from gpt_architecture.evaluation.perplexity import TextLoss, TextMeasures
+from gpt_architecture.evaluation.tasks import ChoiceResult, LastWordResult
 from gpt_architecture.french import decimal, percent, plural, significant, thousands
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from gpt_architecture.evaluation.intervals import Interval
-    from gpt_architecture.evaluation.lm_eval_run import TaskMetric, TaskResult
-    from gpt_architecture.evaluation.perplexity import TextLoss, TextMeasures
-    from gpt_architecture.evaluation.tasks import ChoiceResult, LastWordResult
+from gpt_architecture.reports.terminal import table, visible_text
 
 _SHOWN_DOCUMENTS = 20
 _DETAILS = ("documents", "examples")
@@ -105,7 +108,7 @@ def show_text(console: Console, *, measures: TextMeasures) -> None:
     if several:
         rows.append(_loss_row("Total", measures.total))
     headings = ("Document", "Tokens", "Perte", "Perplexité", "à 95 %", "Bits/octet", "à 95 %")
-    _show_table(console, "Textes", headings, rows)
+    console.print(table("Textes", headings, rows))
     lines = [
         f"Fenêtres de {thousands(measures.window)} tokens, avancées de "
         f"{thousands(measures.stride)} ; chaque token est prédit une fois."
@@ -126,7 +129,7 @@ def show_last_word(console: Console, *, result: LastWordResult) -> None:
         ["Perplexité du mot", significant(result.perplexity), _pair(result.perplexity_interval)],
     ]
     title = f"Dernier mot ({_examples(len(result.lines))})"
-    _show_table(console, title, ("Mesure", "Valeur", "à 95 %"), rows)
+    console.print(table(title, ("Mesure", "Valeur", "à 95 %"), rows))
 
 
 def show_choices(console: Console, *, result: ChoiceResult) -> None:
@@ -137,7 +140,7 @@ def show_choices(console: Console, *, result: ChoiceResult) -> None:
         ["Choix au hasard", percent(result.chance), ""],
     ]
     title = f"Choix multiple ({_examples(len(result.outcomes))})"
-    _show_table(console, title, ("Mesure", "Valeur", "à 95 %"), rows)
+    console.print(table(title, ("Mesure", "Valeur", "à 95 %"), rows))
 
 
 def show_harness(console: Console, *, results: Sequence[TaskResult]) -> None:
@@ -153,7 +156,7 @@ def show_harness(console: Console, *, results: Sequence[TaskResult]) -> None:
         for metric in each.metrics
     ]
     headings = ("Épreuve", "Exemples", "Mesure", "Valeur", "Erreur type")
-    _show_table(console, "lm-eval", headings, rows)
+    console.print(table("lm-eval", headings, rows))
 
 
 def _metric_name(metric: TaskMetric) -> str:
@@ -169,28 +172,7 @@ def _metric_cells(metric: TaskMetric) -> tuple[str, str]:
     return shown(metric.value), "—" if metric.stderr is None else shown(metric.stderr)
 
 
-def _show_table(
-    console: Console, title: str, headings: Iterable[str], rows: Iterable[list[str]]
-) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-    for number, heading in enumerate(headings):  # s'il faut de la place, les noms en rendent
-        table.add_column(
-            heading,
-            justify="right" if number else "left",
-            no_wrap=number > 0,
-            overflow="ellipsis",
-        )
-    for first, *rest in rows:
-        table.add_row(Text(first), *rest)
-    console.print(table)
-
-
 def _loss_row(name: str, loss: TextLoss) -> list[str]:
-
     bits, interval = loss.bits_per_byte, loss.bits_per_byte_interval
     return [
         name,
@@ -217,17 +199,14 @@ def _loss_record(loss: TextLoss) -> dict[str, Any]:
 
 
 def _examples(count: int) -> str:
-
     return f"{thousands(count)} {plural(count, 'exemple')}"
 
 
 def _pair(interval: Interval | None) -> str:
-
     return "—" if interval is None else f"{significant(interval[0])} – {significant(interval[1])}"
 
 
 def _shares(interval: Interval) -> str:
-
     return f"{percent(interval[0])} – {percent(interval[1])}"
 
 
@@ -238,3 +217,79 @@ def _finite(value: float) -> float | None:
 
 def _finite_pair(interval: Interval | None) -> tuple[float | None, float | None] | None:
     return interval and (_finite(interval[0]), _finite(interval[1]))
+
+
+def show_memorisation(
+    console: Console, *, report: MemorisationReport, tokenizer: Tokenizer
+) -> None:
+    """Ce que le modèle récite, par stratégie, contre ce que le hasard donnerait.
+
+    Chaque stratégie montre sa suite qui récite le plus long passage, entre crochets.
+    """
+    some, total = report.recited
+    console.print(Text("Mémorisation", "bold"))
+    console.print(
+        f"{some} {plural(some, 'suite')} sur {total} contien{'nen' if some > 1 else ''}t un "
+        f"passage d'au moins {report.threshold} tokens copié mot pour mot du texte d'entraînement."
+    )
+    console.print(_meaning(report), style="dim")
+    console.print(_shares_table(report))
+    console.print(
+        f"Passages d'au moins {report.threshold} tokens entre ⟦ ⟧ ; ⏎ : fin de ligne.", style="dim"
+    )
+    for variant in report.variants:
+        best = max(variant.texts, key=lambda each: each.overlap.longest)
+        console.print(Text(variant.label, "bold"))
+        console.print(_marked(best, report.threshold, tokenizer), soft_wrap=False)
+    console.print()
+
+
+def _meaning(report: MemorisationReport) -> str:
+    if report.chance_length is None:
+        return (
+            f"Sans texte inédit, rien ne dit ce que le hasard donnerait : le seuil de "
+            f"{report.threshold} tokens est arbitraire."
+        )
+    count = len(report.reference)
+    return (
+        f"Seuil : sur {count} {plural(count, 'extrait')} de texte inédit, aussi "
+        f"{plural(count, 'long')} que les suites, 95 % ne partagent pas plus de "
+        f"{report.chance_length} tokens de suite avec l'entraînement."
+    )
+
+
+def _shares_table(report: MemorisationReport) -> Table:
+    """La part de n-grammes connus de chaque stratégie, et du texte inédit."""
+    rows = [
+        [
+            variant.label,
+            *(_share(variant.share(n)) for n in report.orders),
+            str(variant.longest),
+            "{} sur {}".format(*variant.recited(report.threshold)),
+        ]
+        for variant in report.variants
+    ]
+    found = table(
+        "Part des n-grammes présents dans le texte d'entraînement",
+        ("Stratégie", *(f"n = {n}" for n in report.orders), "Plus long", "Récitent"),
+        rows,
+    )
+    if report.reference:
+        found.add_section()
+        shares = [_share(report.reference_share(n)) for n in report.orders]
+        found.add_row("Texte inédit", *shares, str(report.reference_longest), "", style="dim")
+    return found
+
+
+def _marked(text: Recollection, threshold: int, tokenizer: Tokenizer) -> Text:
+    def shown(piece: str) -> str:
+        return visible_text(piece).replace("\n", "⏎ ")
+
+    line = Text("  ").append(shown(text.result.prompt), "dim")
+    for piece, recited in text.marked_text(threshold, tokenizer):
+        line.append(f"⟦{shown(piece)}⟧" if recited else shown(piece), "bold" if recited else "")
+    return line
+
+
+def _share(value: float | None) -> str:
+    return "—" if value is None else percent(value, 0)

@@ -1,4 +1,4 @@
-"""Rendre visible ce qu'un terminal ou une page n'affichent pas, ou affichent mal.
+"""Ce qui s'affiche : des tableaux simples, et visible ce qu'un écran cache ou montre mal.
 
 Un token est un texte quelconque : une espace seule, une fin de ligne, un caractère de contrôle,
 la moitié d'un caractère composé.
@@ -7,6 +7,11 @@ la moitié d'un caractère composé.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 
 _SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -40,3 +45,14 @@ def _drawn(character: str) -> str:
     if code < 0x20:
         return chr(_CONTROL_PICTURES + code)
     return f"‹U+{code:04X}›"
+
+
+def table(title: str | Text, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Un tableau simple : des noms à gauche, puis des nombres, jamais coupés."""
+    found = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    found.add_column(headings[0])  # s'il faut de la place, les noms en rendent
+    for heading in headings[1:]:
+        found.add_column(heading, justify="right", no_wrap=True)
+    for name, *cells in rows:
+        found.add_row(Text(name), *cells)
+    return found

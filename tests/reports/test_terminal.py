@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt_architecture.data.tokenizers.visible import visible_text, visible_token
+from gpt_architecture.reports.terminal import visible_text, visible_token
 
 
 @pytest.mark.parametrize(

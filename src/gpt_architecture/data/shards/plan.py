@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from gpt_architecture.config import check_float, check_int
-from gpt_architecture.data.shards.encoding import Task, TextBlock, TextPiece, clean_record, location
+from gpt_architecture.data.shards.encode import Task, TextBlock, TextPiece
 from gpt_architecture.data.shards.layout import MAX_SHARD_TOKENS, SPLITS, Split
 from gpt_architecture.data.texts.documents import (
     EMPTY,
@@ -227,9 +227,9 @@ class CorpusReader:
             for block in self._blocks(source):
                 for number, record in block.records:
                     try:
-                        found = documents_in(clean_record(block, record, self._config.field))
+                        found = documents_in(block.text_of(record, self._config.field))
                     except Rejected as rejected:  # dit quand la tâche sera codée
-                        place = location(block.label, number)
+                        place = block.place(number)
                         self._first = self._first or Skip.of(rejected, place)
                         continue
                     for rank, text in found:
@@ -322,7 +322,7 @@ class CorpusReader:
         others = [(n, record) for n, record in block.records if n != plan.single[1]]
         yield replace(block, records=others)
         for record in alone:
-            ((_, text),) = documents_in(clean_record(block, record, self._config.field))
+            ((_, text),) = documents_in(block.text_of(record, self._config.field))
             pieces = list(_pieces([text], "train", plan.cut))
             yield TextBlock(label=block.label, pieces=pieces, consumed=0)
 

@@ -10,7 +10,7 @@ from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.evaluation.comparison import VariantResult, compare_strategies, summarize
 from gpt_architecture.evaluation.quality import distinct_n, repetition
-from gpt_architecture.reports.report import comparison_page, highlights, passages
+from gpt_architecture.reports.comparison import comparison_page, highlights, passages
 
 
 def result_of(tokens, text, label="essai", prompt="abc", seed=1, **changes):

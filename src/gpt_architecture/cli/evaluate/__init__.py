@@ -1,0 +1,1 @@
+"""Ce que la commande `evaluate` a en propre : ses mesures, son étude de ce que récite un modèle."""
