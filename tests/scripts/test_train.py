@@ -15,7 +15,7 @@ from cli_helpers import run_process, tiny
 from conftest import FRENCH_TEXT
 from pypdf import PdfReader
 
-from gpt_architecture.cli import signals as _signals
+from gpt_architecture.cli import launch
 from gpt_architecture.config import TRAINING_PRESETS
 from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.training import outputs as training_outputs
@@ -337,7 +337,7 @@ class TestResume:
         journal = read_journal(out)
         shutil.rmtree(out)
 
-        class Stopping(_signals.StopRequest):
+        class Stopping(launch.StopRequest):
             left = 20
 
             def __call__(self):
@@ -347,7 +347,7 @@ class TestResume:
                 return self.signal is not None
 
         with monkeypatch.context() as patch:
-            patch.setattr(_signals, "StopRequest", Stopping)
+            patch.setattr(launch, "StopRequest", Stopping)
             out, outcome = self.start(cli, source)
         assert outcome.code == 143
         monkeypatch.chdir(tmp_path.parent)  # les chemins relatifs n'ont pas à tenir

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.bar import ProgressBar
-from gpt_architecture.cli.command import CommonOptions
+from gpt_architecture.cli.command import CommonOptions, ProgressBar
 from gpt_architecture.cli.options import NamedModel, model_and_rest
 from gpt_architecture.cli.results import ResultOptions, json_of
 from gpt_architecture.errors import ConfigurationError

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_architecture.cli.bar import ProgressBar
 from gpt_architecture.cli.command import (
     CommonOptions,
+    ProgressBar,
     output_console,
     say_aside,
 )

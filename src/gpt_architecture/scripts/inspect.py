@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.bar import ProgressBar
-from gpt_architecture.cli.command import CommonOptions
+from gpt_architecture.cli.command import CommonOptions, ProgressBar
 from gpt_architecture.cli.options import ModelSource, model_path
 from gpt_architecture.cli.results import ResultOptions, json_of
 from gpt_architecture.french import french_number, french_size

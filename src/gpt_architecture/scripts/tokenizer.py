@@ -18,8 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.bar import ProgressBar
-from gpt_architecture.cli.command import CommonOptions, output_console, read_stdin, say, say_aside
+from gpt_architecture.cli.command import (
+    CommonOptions,
+    ProgressBar,
+    output_console,
+    read_stdin,
+    say,
+    say_aside,
+)
 from gpt_architecture.cli.results import ResultOptions, json_of, page_of
 from gpt_architecture.cli.tokenizers import load_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError

@@ -15,8 +15,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gpt_architecture.cli.command import CommonOptions, command_line
-from gpt_architecture.cli.launch import ScaleOptions, launch_processes, launched_by_torchrun
-from gpt_architecture.cli.signals import StopRequest, graceful_stop
+from gpt_architecture.cli.launch import (
+    ScaleOptions,
+    StopRequest,
+    graceful_stop,
+    launch_processes,
+    launched_by_torchrun,
+)
 from gpt_architecture.cli.train.options import (
     CheckpointOptions,
     ComputeOptions,

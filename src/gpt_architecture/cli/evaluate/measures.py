@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gpt_architecture.api import GPT
-    from gpt_architecture.cli.bar import ProgressBar
+    from gpt_architecture.cli.command import ProgressBar
     from gpt_architecture.core.model import CausalLM
     from gpt_architecture.evaluation.examples import LastWord, MultipleChoice
     from gpt_architecture.evaluation.perplexity import TokenDocument

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpt_architecture.cli.bar import ProgressBar
-from gpt_architecture.cli.command import MODEL_NAME, say
+from gpt_architecture.cli.command import MODEL_NAME, ProgressBar, say
 from gpt_architecture.core.device import describe_device
 from gpt_architecture.core.lora import adapter_parameters
 from gpt_architecture.data.datasets import TrainingData

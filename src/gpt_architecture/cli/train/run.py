@@ -6,8 +6,7 @@ import signal
 from dataclasses import replace
 
 from gpt_architecture.cli.command import read_prompt, say
-from gpt_architecture.cli.launch import ScaleOptions, check_alone, training_world
-from gpt_architecture.cli.signals import StopRequest
+from gpt_architecture.cli.launch import ScaleOptions, StopRequest, check_alone, training_world
 from gpt_architecture.cli.train.options import RunOptions
 from gpt_architecture.cli.train.report import (
     TerminalReporter,
