@@ -195,7 +195,11 @@ def _run(app: App, tokens: list[str]) -> int:
     if any(_is_foreign(name) for name in os.environ):
         warn_unknown_variables(app, tokens)
     command, bound, unparsed = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    result = command(*bound.args, **bound.kwargs, **{name: injected[name] for name in unparsed})
+    result = command(
+        *bound.args,
+        **bound.kwargs,
+        **{name: injected[name] for name in unparsed if name in injected},
+    )
     return result if isinstance(result, int) else 0
 
 
