@@ -16,7 +16,7 @@ PACKAGE = "gpt_architecture"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 
 LAYERS = (
-    {"config", "errors", "french", "outputs", "storage"},
+    {"config", "errors", "french", "overwriting", "storage"},
     {"core", "data"},
     {"formats", "decoding", "kernels"},
     {"training", "evaluation", "serving", "interop"},

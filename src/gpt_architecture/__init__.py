@@ -76,7 +76,7 @@ _HOMES = {
     "greedy": "decoding.strategies",
     "load": "api",
     "load_weights_into_gpt": "interop.book_weights",
-    "plot_losses": "training.plots",
+    "plot_losses": "training.simple",
     "softmax_avec_temperature": "decoding.strategies",
     "text_to_token_ids": "core.utils",
     "token_ids_to_text": "core.utils",

@@ -276,7 +276,8 @@ def train(
             entraînement… : les refus de la commande.
     """
     from gpt_architecture.training.inputs import Origins
-    from gpt_architecture.training.run import prepare, request_of, train_model
+    from gpt_architecture.training.preparation import prepare, request_of
+    from gpt_architecture.training.run import train_model
 
     origins = Origins()
     asked = settings if data is None else {"data": data, **settings}

@@ -6,6 +6,7 @@ des valeurs validées.
 - `checks` : Vérifications que partagent les dataclasses de configuration.
 - `finetuning` : Les réglages de l'affinage par adaptateurs.
 - `model` : La forme du modèle ; deux modes exacts coexistent (voir `GPTConfig`).
+- `run` : Ce qui se demande d'un entraînement : des groupes de réglages, et leur réunion.
 - `training` : Les réglages de l'entraînement, un groupe par dataclass.
 """
 

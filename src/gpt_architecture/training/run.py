@@ -1,4 +1,4 @@
-"""Un entraînement entier : préparer, commencer ou reprendre, mener au bout, enregistrer.
+"""Un entraînement entier : commencer ou reprendre, mener au bout, enregistrer.
 
 `train_model` fait tout d'un appel, comme la commande, qui n'y ajoute que sa voix
 (`TrainingReporter`), ses signaux (`should_stop`) et ses processus (`world`).
@@ -8,48 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from gpt_architecture.config import TRAINING_PRESETS, VERSION, TrainingRequest, check_origin
-from gpt_architecture.core.device import resolve_device
-from gpt_architecture.core.memory import return_freed_memory
+from gpt_architecture.config import VERSION
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.datasets import TrainingData
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, keep_prompt
 from gpt_architecture.formats.journal import JOURNAL, Journal, TensorBoardLog
 from gpt_architecture.formats.source import locate
 from gpt_architecture.training.callbacks import Callback, StopCheck
-from gpt_architecture.training.checkpoint import CHECKPOINTS, Checkpoint, CheckpointStore
+from gpt_architecture.training.checkpoint import Checkpoint
 from gpt_architecture.training.distributed.sharing import (
-    check_share,
     gathered,
     on_main,
     shared_checkpoint,
     shared_store,
     sharing_of,
 )
-from gpt_architecture.training.distributed.world import SingleProcess, World
 from gpt_architecture.training.estimate import (
     Estimate,
     estimate_training,
-    flops_per_token,
-    measure_peak_flops,
 )
 from gpt_architecture.training.inputs import (
-    Origins,
-    choose_prompt,
-    load_data,
     resumable,
-    saved_options,
 )
 from gpt_architecture.training.outputs import (
     PLOT_NAME,
-    Product,
     check_no_checkpoint,
     check_output,
     check_same_training,
@@ -57,57 +44,13 @@ from gpt_architecture.training.outputs import (
     checkpoints_kept,
     erase_checkpoints,
     plot,
-    product_of,
 )
-from gpt_architecture.training.session import Settings, build_trainer, deterministic_algorithms
+from gpt_architecture.training.preparation import TrainingRun
+from gpt_architecture.training.session import build_trainer, deterministic_algorithms
 from gpt_architecture.training.state import TrainingState
-from gpt_architecture.training.step import training_precision
 
 if TYPE_CHECKING:
-    from gpt_architecture.training.distributed.parallel import Strategy
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRun:
-    """Un entraînement prêt à partir : ses réglages, ses données, son dossier, ses processus.
-
-    Attributes:
-        request: ce qui est demandé.
-        origins: d'où il part.
-        settings: ses réglages.
-        data: ses données.
-        store: ses points de reprise.
-        output_dir: où il écrit.
-        world: les processus qui se le partagent.
-        strategy: comment ils se partagent les poids.
-    """
-
-    request: TrainingRequest
-    origins: Origins
-    settings: Settings
-    data: TrainingData
-    store: CheckpointStore
-    output_dir: Path
-    world: World
-    strategy: Strategy
-
-    @cached_property
-    def product(self) -> Product:
-        """Ce qu'il produira."""
-        return product_of(self.settings)
-
-    @property
-    def path(self) -> Path:
-        """Le fichier du produit."""
-        return self.output_dir / self.product.file_name
-
-    @cached_property
-    def pace(self) -> tuple[int, float]:
-        """Opérations d'un token, et opérations par seconde que la machine atteint."""
-        settings = self.settings
-        dtype = training_precision(settings.compute, settings.device)
-        flops = flops_per_token(settings.model, settings.window)
-        return flops, measure_peak_flops(settings.device, dtype)
+    pass
 
 
 class TrainingReporter(Protocol):
@@ -154,102 +97,6 @@ class Outcome:
     run: TrainingRun
     model: GPTModel | None
     state: TrainingState
-
-
-def request_of(settings: Mapping[str, Any], origins: Origins) -> TrainingRequest:
-    """La demande de ces réglages à plat, complétée de ceux que `preset`, `resume` ou `start` dit.
-
-    Args:
-        settings: voir `TrainingRequest.of` ; `preset` nomme un préréglage.
-        origins: retient ce qui est lu.
-
-    Raises:
-        ConfigurationError: réglage inconnu, hors bornes, ou qui ne va pas avec un autre.
-    """
-    asked = dict(settings)
-    preset = asked.pop("preset", None)
-    resume, start = (
-        None if asked.get(name) is None else Path(asked[name]) for name in ("resume", "start")
-    )
-    check_origin(preset=preset, resume=resume, start=start, tokenizer=asked.get("tokenizer"))
-    implied = origins.implied(resume=resume, start=start)
-    if preset is not None:
-        implied = TRAINING_PRESETS[preset]
-    known = {
-        "start" if name == "from" else name: value
-        for name, value in implied.items()
-        if value is not None
-    }
-    return TrainingRequest.of(known | asked)
-
-
-def prepare(
-    request: TrainingRequest,
-    origins: Origins | None = None,
-    *,
-    world: World | None = None,
-    strategy: Strategy = "ddp",
-    resumes_alone: bool = False,
-) -> TrainingRun:
-    """Lit les données et fixe les réglages ; rien n'est encore écrit.
-
-    Args:
-        request: ce qui est demandé.
-        origins: ce qui en est déjà lu.
-        world: les processus qui se le partagent ; None : celui-ci seul.
-        strategy: comment ils se partagent les poids.
-        resumes_alone: reprend ce que le dossier de sortie contient, s'il contient quelque chose.
-
-    Raises:
-        GPTArchitectureError: données, modèle de départ ou réglages qui ne conviennent pas.
-    """
-    return_freed_memory()
-    world = SingleProcess() if world is None else world
-    run, output_dir = request.run, request.run.output_dir
-    if run.resume is not None:
-        output_dir = run.resume
-    store = CheckpointStore(output_dir / CHECKPOINTS, keep_last=request.checkpoints.keep)
-    if resumes_alone and run.resume is None and store.steps():
-        request = replace(request, run=replace(run, resume=output_dir))
-    device = world.device or resolve_device(run.device)
-    origins = (origins or Origins()).of_request(request)
-    start, training = origins.start, request.learning
-    known = origins
-
-    def load() -> TrainingData:
-        return load_data(request, training, known)
-
-    data = on_main(world, load) or load()  # le premier télécharge, les autres relisent
-    vocab_size = data.tokenizer.vocab_size if start is None else start.content.config.vocab_size
-    model = request.shape.to_config(vocab_size)
-    if start is not None:
-        start.check_shape(model)
-        model = replace(model, **start.content.config.variants())
-    settings = Settings(
-        model=model,
-        window=request.shape.context_length,
-        device=device,
-        prompt=choose_prompt(run.prompt, data),
-        training=training,
-        optimizer=request.optimizer,
-        schedule=request.schedule,
-        checkpoints=request.checkpoints,
-        compute=request.compute,
-        options=saved_options(request, run.prompt),
-        start=start,
-        lora=request.finetuning.lora(),
-    )
-    check_share(settings.sequences, world)
-    return TrainingRun(
-        request=request,
-        origins=origins,
-        settings=settings,
-        data=data,
-        store=store,
-        output_dir=output_dir,
-        world=world,
-        strategy=strategy,
-    )
 
 
 def estimate(run: TrainingRun) -> Estimate:

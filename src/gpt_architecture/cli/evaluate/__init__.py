@@ -1,1 +1,7 @@
-"""Ce que la commande `evaluate` a en propre : ses mesures, son étude de ce que récite un modèle."""
+"""Ce que la commande `evaluate` a en propre : ses mesures, son étude de ce que récite un modèle.
+
+- `measures` : Les mesures de `evaluate` : leurs options, ce qui est lu, calculé, montré pendant le
+  calcul.
+- `study` : Ce qu'un modèle récite, et la page qui le montre : les options de `evaluate`, leur
+  calcul.
+"""

@@ -23,7 +23,7 @@ from gpt_architecture.training.callbacks import (
 from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
 from gpt_architecture.training.estimate import Estimate
 from gpt_architecture.training.outputs import Product
-from gpt_architecture.training.run import TrainingRun
+from gpt_architecture.training.preparation import TrainingRun
 from gpt_architecture.training.session import Settings
 from gpt_architecture.training.simple import format_evaluation
 from gpt_architecture.training.state import TrainingState

@@ -18,7 +18,8 @@ from gpt_architecture.config import TrainingRequest
 from gpt_architecture.training.estimate import PROBED_STEPS
 from gpt_architecture.training.inputs import Origins
 from gpt_architecture.training.outputs import checkpoints_kept
-from gpt_architecture.training.run import TrainingRun, estimate, prepare, train_model
+from gpt_architecture.training.preparation import TrainingRun, prepare
+from gpt_architecture.training.run import estimate, train_model
 
 SIGTERM_CODE = 128 + signal.SIGTERM
 

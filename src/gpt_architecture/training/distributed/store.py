@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class DistributedStore:
-    """Un `CheckpointStore` que tous les rangs appellent ensemble ; satisfait `trainer.Store`.
+    """Un `CheckpointStore` que tous les rangs appellent ensemble ; satisfait `callbacks.Store`.
 
     Une écriture refusée l'est pour tous : aucun rang n'attend celui qui a échoué. Au sortir du
     contexte, la dernière écriture est achevée.
