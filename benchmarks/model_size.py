@@ -20,8 +20,8 @@ import torch
 from gpt_architecture.config import ComputeConfig, GPTConfig, OptimizerConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.training.backends import Backend, build_backend
-from gpt_architecture.training.engine import Batch
-from gpt_architecture.training.metrics import flops_per_token
+from gpt_architecture.training.estimate import flops_per_token
+from gpt_architecture.training.step import Batch
 
 VOCABULARY = 4096
 TOKENS = 2048  # par pas, quelle que soit la forme

@@ -22,7 +22,7 @@ import torch
 from gpt_architecture.config import GPTConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from gpt_architecture.data.datasets import TrainingData, load_training_data
 from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
-from gpt_architecture.training.muon import Muon
+from gpt_architecture.training.optim import Muon
 from gpt_architecture.training.session import Settings, build_trainer
 from gpt_architecture.training.trainer import Trainer
 

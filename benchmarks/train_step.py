@@ -36,7 +36,7 @@ from gpt_architecture.config import (
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.training.backends import build_backend
-from gpt_architecture.training.engine import Batch
+from gpt_architecture.training.step import Batch
 
 LR, WEIGHT_DECAY = TrainingConfig.lr, TrainingConfig.weight_decay
 WINDOW = 256  # défaut de --context-length

@@ -11,7 +11,7 @@ from cli_helpers import Outcome
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.training.engine import Batch
+from gpt_architecture.training.step import Batch
 
 HERE = Path(__file__).resolve().parent
 SEQUENCES, WINDOW, STEPS = 8, 16, 4

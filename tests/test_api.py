@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import torch
+from cli_helpers import TINY, tiny
 from conftest import FRENCH_TEXT
 
 import gpt_architecture
-from gpt_architecture.api import GPT, load
+from gpt_architecture.api import GPT, load, train
 from gpt_architecture.config import END_OF_TEXT, GPTConfig
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel
@@ -21,8 +22,14 @@ from gpt_architecture.decoding.generator import (
     generate_text_top_k,
     generate_text_top_p,
 )
-from gpt_architecture.errors import ConfigurationError, ModelFileError, TokenizerError
-from gpt_architecture.formats.model_file import save_model
+from gpt_architecture.errors import (
+    ConfigurationError,
+    ModelFileError,
+    OutputError,
+    TokenizerError,
+)
+from gpt_architecture.formats.model_file import read_model, save_model
+from gpt_architecture.training.callbacks import Callback
 
 TOKENIZER = SimpleTokenizerV2.from_text(FRENCH_TEXT)
 METADATA = {"graine": 123, "pertes": [3.5, 2.25], "corpus": {"nom": "essai"}}
@@ -342,3 +349,63 @@ def test_a_small_model_compiles_nothing(trained):
     assert load(path, device="cpu", compile_from=0).runner is not None
     assert load(path, device="cpu", engine="packed").runner is not None
     assert load(path, device="cpu", quant="int8").runner is not None
+
+
+class TestTrain:
+    """`train` est la commande, en un appel."""
+
+    SETTINGS = {name.replace("-", "_"): value for name, value in TINY.items()}  # noqa: RUF012
+    SMALL = {"max_steps": 6, "engine": "autograd"}  # noqa: RUF012
+
+    @classmethod
+    def trained(cls, **settings):
+        return train(**{**cls.SETTINGS, **cls.SMALL, **settings})
+
+    @staticmethod
+    def check_same(one, other):
+        ours, theirs = read_model(one), read_model(other)
+        assert all(torch.equal(w, theirs.state_dict[n]) for n, w in ours.state_dict.items())
+        unlike = {"seconds"}
+        assert {k: v for k, v in ours.metadata.items() if k not in unlike} == {
+            k: v for k, v in theirs.metadata.items() if k not in unlike
+        }
+
+    def test_it_is_the_command(self, cli, tmp_path):
+        assert cli("train", *tiny(output_dir=tmp_path / "a", **self.SMALL)).code == 0
+        gpt, history = self.trained(output_dir=str(tmp_path / "b"))
+        self.check_same(tmp_path / "a" / "gpt-model.pt", tmp_path / "b" / "gpt-model.pt")
+        assert history.step == 6
+        assert history.val_losses == gpt.metadata["val_losses"]
+        assert {p.name for p in (tmp_path / "a").iterdir()} == {
+            p.name for p in (tmp_path / "b").iterdir()
+        }
+        assert gpt.generate("Un soir", max_tokens=2).startswith("Un soir")
+
+    def test_a_stop_then_a_resume_lose_nothing(self, tmp_path):
+        straight, stopped = tmp_path / "d'un trait", tmp_path / "en deux fois"
+        self.trained(output_dir=straight)
+
+        class Steps(Callback):
+            done = 0
+
+            def on_step(self, record):
+                self.done = record.step + 1
+
+        steps = Steps()
+        gpt, history = self.trained(
+            output_dir=stopped, callbacks=[steps], should_stop=lambda: steps.done >= 3
+        )
+        assert history.step == steps.done == 3
+        assert gpt.generate("Un soir", max_tokens=1)
+        _, history = train(resume=stopped)
+        assert history.step == 6
+        self.check_same(straight / "gpt-model.pt", stopped / "gpt-model.pt")
+
+    def test_refusals_name_settings(self, tmp_path):
+        with pytest.raises(ConfigurationError, match="réglage inconnu : epoch "):
+            self.trained(epoch=2)
+        with pytest.raises(ConfigurationError, match="`preset`"):
+            self.trained(preset="petit", resume=tmp_path)
+        self.trained(output_dir=tmp_path / "a", max_steps=1)
+        with pytest.raises(OutputError, match="`force`"):
+            self.trained(output_dir=tmp_path / "a", max_steps=1)

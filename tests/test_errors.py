@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gpt_architecture import errors
-from gpt_architecture.cli.usage_errors import with_options
+from gpt_architecture.cli.app import build_app
+from gpt_architecture.cli.usage import with_options
 from gpt_architecture.errors import (
     CheckpointError,
     ConfigurationError,
@@ -23,7 +24,6 @@ from gpt_architecture.errors import (
     TokenizerError,
     TrainingError,
 )
-from gpt_architecture.main import build_app
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gpt_architecture"
 
@@ -175,7 +175,7 @@ def option_names(source):
 LIBRARY = sorted(
     path
     for path in SOURCE.rglob("*.py")
-    if path.relative_to(SOURCE).parts[0] not in ("scripts", "main.py", "__main__.py")
+    if path.relative_to(SOURCE).parts[0] not in ("cli", "scripts", "main.py", "__main__.py")
 )
 
 

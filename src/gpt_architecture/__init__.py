@@ -9,8 +9,10 @@ Les noms publics, ceux des chapitres du livre de Raschka compris, sont importés
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gpt_architecture.config import VERSION
+
 if TYPE_CHECKING:
-    from gpt_architecture.api import GPT, load
+    from gpt_architecture.api import GPT, load, train
     from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
     from gpt_architecture.core.attention import MultiHeadAttention
     from gpt_architecture.core.layers import GELU, FeedForward, LayerNorm, TransformerBlock
@@ -34,14 +36,14 @@ if TYPE_CHECKING:
     from gpt_architecture.decoding.strategies import greedy, softmax_avec_temperature, top_k, top_p
     from gpt_architecture.errors import GPTArchitectureError
     from gpt_architecture.interop.book import assign, load_weights_into_gpt
-    from gpt_architecture.training.plots import plot_losses
     from gpt_architecture.training.simple import (
         evaluate_model,
         generate_and_print_sample,
+        plot_losses,
         train_model_simple,
     )
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "FeedForward": "core.layers",
@@ -74,12 +76,13 @@ _HOMES = {
     "greedy": "decoding.strategies",
     "load": "api",
     "load_weights_into_gpt": "interop.book",
-    "plot_losses": "training.plots",
+    "plot_losses": "training.simple",
     "softmax_avec_temperature": "decoding.strategies",
     "text_to_token_ids": "core.utils",
     "token_ids_to_text": "core.utils",
     "top_k": "decoding.strategies",
     "top_p": "decoding.strategies",
+    "train": "api",
     "train_model_simple": "training.simple",
 }
 
@@ -120,6 +123,7 @@ __all__ = [
     "token_ids_to_text",
     "top_k",
     "top_p",
+    "train",
     "train_model_simple",
 ]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -59,6 +59,10 @@ __all__ = [
     "read_any",
     "short_name",
 ]
+
+if TYPE_CHECKING:
+    from gpt_architecture.training.callbacks import Callback
+    from gpt_architecture.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -280,6 +284,45 @@ def load(
         draft=None if draft is None else _draft(draft, target, engine, tokenizer),
         drafts=drafts,
     )
+
+
+def train(
+    data: str | Path | Sequence[str | Path] | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    should_stop: Callable[[], bool] | None = None,
+    **settings: Any,
+) -> tuple[GPT, TrainingState]:
+    """Entraîne comme `gpt-architecture train`, d'un appel, et écrit les mêmes fichiers.
+
+        gpt, history = train("mon-texte.txt", output_dir="modele", preset="petit", epochs=3)
+        print(history.val_losses[-1], gpt.generate("Il était une fois"))
+
+    Args:
+        data: texte, dossier, fragments ou nom connu ; None : celui de la commande.
+        callbacks: écoutent la boucle (voir `training.callbacks`).
+        should_stop: interrogé souvent ; vrai : écrit un point de reprise et rend la main.
+        settings: les options de la commande, en soulignés (`epochs`, `emb_dim`, `output_dir`,
+            `resume`, `preset`…) ; `--from` s'y nomme `start`.
+
+    Returns:
+        Le modèle, prêt à écrire, et son histoire : étapes, pertes, tokens lus. Arrêté en chemin,
+        le modèle est celui du point de reprise.
+
+    Raises:
+        GPTArchitectureError: réglage inconnu, données absentes, dossier qui contient un autre
+            entraînement… : les refus de la commande.
+    """
+    from gpt_architecture.training.inputs import Origins
+    from gpt_architecture.training.preparation import prepare, request_of
+    from gpt_architecture.training.run import train_model
+
+    origins = Origins()
+    asked = settings if data is None else {"data": data, **settings}
+    run = prepare(request_of(asked, origins), origins)
+    outcome = train_model(run, callbacks=callbacks, should_stop=should_stop)
+    path = run.output_dir if outcome.model is None else run.path
+    return load(path, device=str(run.settings.device)), outcome.state
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import os
 import pytest
 from cli_helpers import tiny
 
+from gpt_architecture.cli.app import COMMANDS, SUBCOMMANDS, build_app
 from gpt_architecture.cli.results import with_json_file
 from gpt_architecture.formats.model_file import read_model
-from gpt_architecture.main import COMMANDS, SUBCOMMANDS, build_app
 
 PRECIOUS = "précieux"
 

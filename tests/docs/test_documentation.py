@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_architecture.main import COMMANDS, build_app
+from gpt_architecture.cli.app import COMMANDS, build_app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

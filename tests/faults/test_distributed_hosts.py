@@ -14,7 +14,7 @@ from distributed_helpers import HERE, small_model
 from training.parallel_worker import optimizer_of, train
 
 from gpt_architecture.training.distributed.world import SingleProcess
-from gpt_architecture.training.engine import AutogradEngine
+from gpt_architecture.training.step import AutogradEngine
 
 WORKER = HERE / "training" / "parallel_worker.py"
 ADDRESSES = ("10.203.77.1", "10.203.77.2")

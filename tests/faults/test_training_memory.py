@@ -16,7 +16,7 @@ ROOM = 1 << 30
 LIMITED = f"""
 import resource, sys
 from gpt_architecture.main import main
-from gpt_architecture.cli import train_run as _training_run
+from gpt_architecture.cli.train import run
 from gpt_architecture.training import session
 status = open("/proc/self/status", encoding="ascii").read()
 used = int(status.partition("VmSize:")[2].split()[0]) * 1024

@@ -9,7 +9,7 @@ from cli_helpers import run_process, tiny
 from pypdf import PdfReader
 
 import gpt_architecture
-from gpt_architecture.main import COMMANDS, SUBCOMMANDS
+from gpt_architecture.cli.app import COMMANDS, SUBCOMMANDS
 
 SOURCE = Path(gpt_architecture.__file__).resolve().parent
 SCRIPTS = SOURCE / "scripts"
@@ -178,12 +178,12 @@ def test_brackets_in_paths_are_shown(cli, trained, tmp_path, monkeypatch):
 
 def test_unexpected_failure_is_one_line(cli, monkeypatch):
     """Même un défaut imprévu finit en une ligne ; --debug montre tout."""
-    from gpt_architecture.cli import tour as _tour
+    from gpt_architecture.cli import app as application
 
-    def fail(_):
+    def fail():
         raise KeyError("imprévu")
 
-    monkeypatch.setattr(_tour, "show_tour", fail)
+    monkeypatch.setattr(application, "show_tour", fail)
     cli().check_one_line_error(1, "imprévu", "--debug")
 
 

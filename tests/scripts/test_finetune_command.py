@@ -267,9 +267,6 @@ def test_resume_with_another_start_is_refused(cli, base, talk, tmp_path):
     other = tmp_path / "autre"
     assert cli("train", *tiny(seed=9, output_dir=other)).code == 0
     mine.write_bytes((other / "gpt-model.pt").read_bytes())
-    from gpt_architecture.cli.finetune_options import starting_point
-
-    starting_point.cache_clear()  # un autre processus, en vrai
     outcome = cli("train", "--resume", tmp_path / "a", "--epochs", 3)
     outcome.check_one_line_error(1, "modèle de départ")
     outcome = cli("train", "--resume", tmp_path / "a", "--epochs", 3, "--override")

@@ -15,10 +15,10 @@ from cli_helpers import run_process, tiny
 from conftest import FRENCH_TEXT
 from pypdf import PdfReader
 
-from gpt_architecture.cli import products as _products
-from gpt_architecture.cli import signals as _signals
-from gpt_architecture.cli import train_options as _training_options
+from gpt_architecture.cli import launch
+from gpt_architecture.config import TRAINING_PRESETS
 from gpt_architecture.formats.model_file import read_model
+from gpt_architecture.training import outputs as training_outputs
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 
@@ -188,7 +188,7 @@ def test_room_is_asked_for_every_checkpoint(cli, tmp_path, monkeypatch, options,
     command = ("train", *tiny(output_dir=tmp_path / "m", max_steps=1), *options)
     estimated = cli(*command, "--estimate").out
     assert f"{written - 1} point(s) de reprise" in estimated
-    monkeypatch.setattr(_products._Model, "checkpoint_bytes", 1 << 50)
+    monkeypatch.setattr(training_outputs._Model, "checkpoint_bytes", 1 << 50)
     cli(*command).check_one_line_error(1, f"{written << 20},0 Gio pour le modèle")
 
 
@@ -337,7 +337,7 @@ class TestResume:
         journal = read_journal(out)
         shutil.rmtree(out)
 
-        class Stopping(_signals.StopRequest):
+        class Stopping(launch.StopRequest):
             left = 20
 
             def __call__(self):
@@ -347,7 +347,7 @@ class TestResume:
                 return self.signal is not None
 
         with monkeypatch.context() as patch:
-            patch.setattr(_signals, "StopRequest", Stopping)
+            patch.setattr(launch, "StopRequest", Stopping)
             out, outcome = self.start(cli, source)
         assert outcome.code == 143
         monkeypatch.chdir(tmp_path.parent)  # les chemins relatifs n'ont pas à tenir
@@ -498,9 +498,7 @@ class TestResume:
 
 def test_a_preset_yields_to_explicit_options(cli, tmp_path, monkeypatch):
     """Option, puis environnement, puis préréglage, puis défaut."""
-    monkeypatch.setitem(
-        _training_options.TRAINING_PRESETS, "essai", {"lr": 0.005, "seed": 5, "tie_weights": True}
-    )
+    monkeypatch.setitem(TRAINING_PRESETS, "essai", {"lr": 0.005, "seed": 5, "tie_weights": True})
     monkeypatch.setenv("GPT_ARCHITECTURE_SEED", "11")
     outcome = cli("train", *tiny(output_dir=tmp_path, preset="essai", weight_decay=0.3))
     assert outcome.code == 0, outcome.err
@@ -530,7 +528,7 @@ def test_an_estimate_is_interrupted_at_once(cli, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("la mesure continue")
 
-    monkeypatch.setattr("gpt_architecture.training.estimate.estimate_training", measure)
+    monkeypatch.setattr("gpt_architecture.training.run.estimate_training", measure)
     outcome = cli("train", *tiny(output_dir=tmp_path / "m"), "--estimate")
     assert outcome.code == 130
     assert "point de reprise" not in outcome.out.partition("Mesure")[2] + outcome.err
@@ -695,7 +693,7 @@ def test_a_refusal_leaves_nothing(cli, tmp_path, monkeypatch, existed):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     for refused, word in (("--tensorboard", "tensorboard"), ("--engine=fused", "fp32")):
         options = ("--precision", "bf16") if word == "fp32" else ()
-        monkeypatch.setattr("gpt_architecture.training.engine.has_bf16", lambda _device: True)
+        monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: True)
         outcome = cli("train", *tiny(output_dir=out), refused, *options)
         assert outcome.code != 0
         assert word in outcome.err

@@ -13,7 +13,7 @@ import yaml
 from http_helpers import ScriptedEngine, client_of, make_context
 
 import gpt_architecture
-from gpt_architecture.main import build_app
+from gpt_architecture.cli.app import build_app
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"

@@ -17,9 +17,9 @@ from gpt_architecture.training.distributed.parallel import (
     place_like,
     whole_model,
 )
-from gpt_architecture.training.distributed.sharding import save_shards, split_groups, whole_tensors
-from gpt_architecture.training.engine import AutogradEngine
+from gpt_architecture.training.distributed.store import save_shards, split_groups, whole_tensors
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
+from gpt_architecture.training.step import AutogradEngine
 
 
 def optimizer_of(model):

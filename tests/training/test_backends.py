@@ -14,9 +14,8 @@ from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.kernels.train.fused_step import FusedStep
 from gpt_architecture.kernels.train.lean import LeanAdamW, LeanSink
 from gpt_architecture.training.backends import KeyedEngine, build_backend
-from gpt_architecture.training.callbacks import StepRecord
-from gpt_architecture.training.engine import AutogradEngine, Batch, held_back
-from gpt_architecture.training.notices import skip_notice
+from gpt_architecture.training.callbacks import StepRecord, skip_notice
+from gpt_architecture.training.step import AutogradEngine, Batch
 
 
 def small_model(**changes):
@@ -172,7 +171,7 @@ class TestLeanSkips:
             step=7, epoch=1, loss=loss, lr=0.1, grad_norm=None, tokens=32, seconds=1.0,
             skipped=not math.isfinite(loss),
         )  # fmt: skip
-        kept = held_back(built.engine)
+        kept = built.engine.held_back
         return kept, skip_notice(record, kept, len(list(model.parameters())))
 
     def test_one_parameter(self, monkeypatch):

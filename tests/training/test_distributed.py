@@ -9,13 +9,17 @@ from safetensors.torch import save_file
 from training.parallel_worker import groups_of, optimizer_of, train
 
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.training.distributed.group import Place, distributed_world, is_lost_peer
+from gpt_architecture.training.distributed.group import (
+    Place,
+    Watchdog,
+    distributed_world,
+    is_lost_peer,
+)
 from gpt_architecture.training.distributed.parallel import place_like
-from gpt_architecture.training.distributed.sharding import whole_tensors
-from gpt_architecture.training.distributed.watchdog import Watchdog
+from gpt_architecture.training.distributed.store import whole_tensors
 from gpt_architecture.training.distributed.world import SingleProcess
-from gpt_architecture.training.engine import AutogradEngine
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
+from gpt_architecture.training.step import AutogradEngine
 
 WORKER = HERE / "training" / "parallel_worker.py"
 RUNS = [(strategy, tied) for strategy in ("ddp", "fsdp") for tied in (False, True)]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
+from gpt_architecture.cli.app import build_app
 from gpt_architecture.cli.launch import ScaleOptions
-from gpt_architecture.main import build_app
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 SLURM = DEPLOY / "slurm" / "train.sbatch"

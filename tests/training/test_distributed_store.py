@@ -11,13 +11,14 @@ from distributed_helpers import small_model
 from training.parallel_worker import groups_of, optimizer_of
 
 from gpt_architecture.cli import launch as _launch
-from gpt_architecture.cli.launch import check_alone, check_share, on_main
+from gpt_architecture.cli.launch import check_alone
 from gpt_architecture.errors import ConfigurationError, OutputError, TrainingError
 from gpt_architecture.training.checkpoint import CheckpointStore
 from gpt_architecture.training.distributed import group as distributed
 from gpt_architecture.training.distributed import store as distributed_store
 from gpt_architecture.training.distributed.group import distributed_world
 from gpt_architecture.training.distributed.parallel import parallelize_
+from gpt_architecture.training.distributed.sharing import check_share, on_main
 from gpt_architecture.training.distributed.store import DistributedStore
 from gpt_architecture.training.distributed.world import SingleProcess
 

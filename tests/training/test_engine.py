@@ -9,7 +9,7 @@ from gpt_architecture.config import ComputeConfig, GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.training.engine import (
+from gpt_architecture.training.step import (
     AutogradEngine,
     Batch,
     checkpoint_activations_,

@@ -6,8 +6,13 @@ from test_trainer import Run
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.training.estimate import Estimate, estimate_training, peak_memory
-from gpt_architecture.training.metrics import flops_per_token, measure_peak_flops
+from gpt_architecture.training.estimate import (
+    Estimate,
+    estimate_training,
+    flops_per_token,
+    measure_peak_flops,
+    peak_memory,
+)
 from gpt_architecture.training.state import TrainingState
 
 

@@ -1,19 +1,24 @@
-"""Les optimiseurs : groupes, Muon, état nommé."""
+"""Les optimiseurs, Muon, et le taux au fil des étapes."""
 
+import copy
+import math
 import sys
 
 import pytest
 import torch
 from cli_helpers import run_process
 
-from gpt_architecture.config import GPTConfig, OptimizerConfig, TrainingConfig
+from gpt_architecture.config import GPTConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training.optim import (
     JointOptimizer,
+    Muon,
     build_optimizer,
     load_optimizer_,
+    make_schedule,
     optimizer_tensors,
+    orthogonalize,
     set_lr_,
 )
 
@@ -163,3 +168,102 @@ def test_the_compiler_stays_out_of_memory():
         "print('torch._dynamo' in sys.modules)"
     )
     assert run_process(sys.executable, "-c", code).out.split() == ["False"]
+
+
+NS = {"coefficients": (3.4445, -4.7750, 2.0315), "steps": 5, "eps": 1e-7}
+
+
+def matrices():
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (24, 6), (6, 24))]
+
+
+def advanced_by(optimizer, parameters, steps=4):
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(step)
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("options", [{}, {"nesterov": False}, {"weight_decay": 0.5, "lr": 0.1}])
+def test_in_bf16_it_is_pytorch_s(options):
+    """Bit pour bit, état compris."""
+    ours = matrices()
+    theirs = copy.deepcopy(ours)
+    mine, other = Muon(ours, dtype=torch.bfloat16, **options), torch.optim.Muon(theirs, **options)
+    advanced_by(mine, ours)
+    advanced_by(other, theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(mine.state[a]["momentum_buffer"], other.state[b]["momentum_buffer"])
+
+
+def test_in_fp32_it_follows():
+    """Le type ne change que les arrondis : quatre pas, à quelques centièmes près de chaque pas."""
+    ours = matrices()
+    theirs = copy.deepcopy(ours)
+    before = copy.deepcopy(ours)
+    advanced_by(Muon(ours, lr=0.1, weight_decay=0.0), ours)
+    advanced_by(torch.optim.Muon(theirs, lr=0.1, weight_decay=0.0), theirs)
+    for a, b, start in zip(ours, theirs, before, strict=True):
+        moved = (b - start).norm()
+        assert (a - b).norm() < 0.05 * moved
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (40, 10), (10, 40)])
+def test_singular_values_come_near_one(shape):
+    """Quelle que soit la matrice : c'est le propre de Muon."""
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    kept = matrix.clone()
+    values = torch.linalg.svdvals(orthogonalize(matrix, **NS))
+    assert 0.3 < values.min() < values.max() < 1.3
+    assert torch.equal(matrix, kept)
+
+
+def factors(total, **options):
+    schedule = make_schedule(ScheduleConfig(**options), total)
+    return [schedule(step) for step in range(total)]
+
+
+def test_constant():
+    assert factors(4) == [1.0] * 4
+
+
+def test_warmup_rises_to_the_peak():
+    assert factors(6, warmup_steps=3) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+def test_linear_ends_at_the_floor():
+    assert factors(5, schedule="linear") == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert factors(5, schedule="linear", final_lr=0.2)[-1] == pytest.approx(0.2)
+
+
+def test_cosine():
+    values = factors(5, schedule="cosine", final_lr=0.1)
+    by_hand = [0.1 + 0.9 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(5)]
+    assert values == pytest.approx(by_hand)
+
+
+def test_wsd_keeps_a_plateau():
+    values = factors(11, schedule="wsd", warmup_steps=2, decay_fraction=0.5)
+    assert values[:2] == pytest.approx([1 / 3, 2 / 3])
+    assert values[2:6] == [1.0] * 4
+    assert values[6:] == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0])
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "wsd"])
+@pytest.mark.parametrize("total", [1, 2, 7])
+def test_always_a_share(name, total):
+    """Quel que soit le nombre d'étapes, y compris au-delà de la fin prévue."""
+    schedule = make_schedule(ScheduleConfig(schedule=name, warmup_steps=2), total)
+    assert all(0.0 <= schedule(step) <= 1.0 for step in range(total + 5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"schedule": "autre"}, {"warmup_steps": -1}, {"final_lr": 2}, {"decay_fraction": 0}],
+)
+def test_bad_schedule_settings(options):
+    with pytest.raises(ConfigurationError):
+        ScheduleConfig(**options)

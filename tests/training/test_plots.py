@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpt_architecture.errors import MissingDependencyError, OutputError
-from gpt_architecture.training.plots import plot_losses
+from gpt_architecture.training.simple import plot_losses
 
 EPOCHS = [0.1, 1.0, 2.0, 3.0]
 TOKENS = [512, 5120, 10240, 15360]

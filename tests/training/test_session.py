@@ -13,7 +13,6 @@ from gpt_architecture.data.datasets import load_training_data
 from gpt_architecture.errors import ModelFileError, TrainingError
 from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
-from gpt_architecture.training.engine import AutogradEngine
 from gpt_architecture.training.session import (
     Settings,
     build_trainer,
@@ -21,6 +20,7 @@ from gpt_architecture.training.session import (
     identity_differences,
 )
 from gpt_architecture.training.state import TrainingState
+from gpt_architecture.training.step import AutogradEngine
 
 TRAINING = TrainingConfig(max_steps=4, eval_freq=2, lr=1e-3)
 

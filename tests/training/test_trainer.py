@@ -15,14 +15,16 @@ from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 from gpt_architecture.errors import OutputError, TrainingError
 from gpt_architecture.training import evaluate_model, train_model_simple
-from gpt_architecture.training.batches import TokenBatches
-from gpt_architecture.training.callbacks import Callback, EarlyStopping, OverfittingNotice
+from gpt_architecture.training.callbacks import (
+    Callback,
+    EarlyStopping,
+    OverfittingNotice,
+    TrainerConfig,
+)
 from gpt_architecture.training.checkpoint import CheckpointStore
-from gpt_architecture.training.contracts import TrainerConfig
-from gpt_architecture.training.engine import AutogradEngine
-from gpt_architecture.training.optim import build_optimizer
-from gpt_architecture.training.schedule import make_schedule
+from gpt_architecture.training.optim import build_optimizer, make_schedule
 from gpt_architecture.training.state import TrainingState, restore_
+from gpt_architecture.training.step import AutogradEngine, TokenBatches
 from gpt_architecture.training.trainer import Trainer
 
 WINDOW = 8
@@ -388,6 +390,8 @@ class TestCheckpoints:
 
 class PoisonedEngine:
     """Un moteur dont la perte ou le gradient n'est pas fini à certaines étapes."""
+
+    held_back = ()
 
     def __init__(self, model, steps, where):
         self.inner, self.model = AutogradEngine(model, "cpu"), model

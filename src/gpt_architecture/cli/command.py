@@ -1,45 +1,34 @@
-"""Ce que les commandes partagent : aide en français, configuration, erreurs, codes de sortie.
-
-Codes : 0 réussite, 1 échec (une ligne claire), 2 mauvais usage, 129 terminal fermé,
-130 Ctrl-C, 143 SIGTERM.
-"""
+"""Ce dont chaque commande se sert : dire, lire l'entrée standard, trouver le modèle."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sys
-import tomllib
+from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
-from cyclopts.config import Dict as ConfigDict
-from cyclopts.config import Env
+from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.help import FrenchFormatter
-from gpt_architecture.cli.logs import Translated, configure_logs, in_journal
-from gpt_architecture.cli.usage_errors import usage_message, with_options
 from gpt_architecture.errors import (
     ConfigurationError,
-    GPTArchitectureError,
-    is_out_of_memory,
-    reason,
 )
-from gpt_architecture.storage import decode_text, read_text
+from gpt_architecture.storage import decode_text
 
 if TYPE_CHECKING:
     from rich.console import Console
+
 
 ENV_PREFIX = "GPT_ARCHITECTURE_"
 OTHER_VARIABLES = ("API_KEY", "API_KEYS", "DEBUG", "CONFIG", "TEST_DATA")
 """Variables à ce préfixe qu'aucune option ne porte, ou que toutes les commandes lisent."""
 
 MODEL_NAME = "gpt-model.pt"
-_MAX_TOML = 1 << 20
 _PARENTS_SEARCHED = 3  # de scripts/ : gpt_architecture/, src/, puis la racine du projet
 
 
@@ -55,93 +44,17 @@ class CommonOptions:
     """Montre la pile d'appels complète en cas d'erreur."""
 
 
-FRENCH_STYLE: dict[str, Any] = {
-    "help_formatter": FrenchFormatter(),
-    "group_commands": Group("Commandes"),
-    "group_parameters": Group("Options"),
-    "group_arguments": Group("Arguments"),
-    "default_parameter": Parameter(negative=()),
-    "help_format": "plaintext",  # le rendu Markdown coûterait un quart du temps de --help
-}
-"""Réglages de `cyclopts.App` communs à toutes les commandes."""
-
-
 _command_line: ContextVar[tuple[str, ...]] = ContextVar("command_line", default=())
+
+
+def remember_command_line(tokens: Sequence[str]) -> None:
+    """Retient les arguments de l'application qui commence."""
+    _command_line.set(tuple(tokens))
 
 
 def command_line() -> tuple[str, ...]:
     """Les arguments donnés à l'application en cours, commande comprise."""
     return _command_line.get()
-
-
-def launch(app: App, tokens: list[str]) -> None:
-    """Exécute l'application et termine le processus avec le bon code."""
-    _command_line.set(tuple(tokens))
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:  # une console qui ne sait pas un caractère n'arrête rien
-            reconfigure(errors="replace")
-    configure_logs(None, Translated(lambda message: with_options(message, app, tokens)))
-    debug = "--debug" in tokens or os.environ.get(f"{ENV_PREFIX}DEBUG", "") in ("1", "true")
-    try:
-        code = _run(app, tokens)
-        sys.stdout.flush()
-    except CycloptsError as error:
-        _complain(usage_message(error))
-        code = 2
-    except GPTArchitectureError as error:
-        if debug:
-            raise
-        _complain(with_options(str(error), app, tokens))
-        code = error.exit_code
-    except KeyboardInterrupt:
-        _complain("interrompu")
-        code = 130
-    except BrokenPipeError:  # « … | head » : le lecteur est parti, rien à dire
-        silence_stdout()
-        code = 1
-    except Exception as error:
-        if debug:
-            raise
-        if is_out_of_memory(error):
-            _complain(
-                "mémoire insuffisante ; réduisez --batch-size, --context-length ou --emb-dim."
-            )
-        else:
-            _complain(f"{reason(error)} (--debug montre la pile d'appels)")
-        code = 1
-    try:
-        sys.stderr.flush()  # ce qui y resterait changerait le code de sortie
-    except OSError:
-        silence(sys.stderr.fileno())
-    raise SystemExit(code)
-
-
-def _run(app: App, tokens: list[str]) -> int:
-    """Exécute la commande ; l'aide d'une commande est écrite sans être d'abord analysée.
-
-    cyclopts assemblerait sinon toutes ses options une fois de plus, pour voir si l'une d'elles
-    s'appelle --help.
-    """
-    if len(tokens) == 2 and tokens[0] in app and tokens[1] in app.help_flags:
-        app.help_print(tokens[:1])
-        return 0
-    if any(token.startswith("--json") for token in tokens):
-        from gpt_architecture.cli.results import with_json_file
-
-        tokens = with_json_file(tokens)
-    app.config = _configuration(tokens)
-    if any(_is_foreign(name) for name in os.environ):
-        from gpt_architecture.cli.variables import warn_unknown_variables
-
-        warn_unknown_variables(app, tokens)
-    result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-    return result if isinstance(result, int) else 0
-
-
-def _is_foreign(name: str) -> bool:
-    """Vrai pour une variable à notre préfixe qui n'est pas l'une de celles de toujours."""
-    return name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX) not in OTHER_VARIABLES
 
 
 def say(line: str = "") -> None:
@@ -236,52 +149,59 @@ def default_prompt(prompt: str | None, metadata: Any) -> str:
     return chosen
 
 
-def _configuration(tokens: list[str]) -> tuple[Any, ...]:
-    """Sources des options, la plus forte d'abord : environnement, fichier TOML, préréglage."""
-    from gpt_architecture.cli.train_options import training_defaults
+class ProgressBar:
+    """Une barre, son pourcentage et une allure écrite par la commande ; muette hors d'un terminal.
 
-    sources: list[Any] = [Env(ENV_PREFIX, show=False), Env(ENV_PREFIX, command=False, show=False)]
-    asked = _option_value(tokens, "--config")
-    path = asked or os.environ.get(f"{ENV_PREFIX}CONFIG")
-    if path and not {"--help", "-h", "--version"} & set(tokens):
-        content = _read_toml(Path(path))
-        command = tokens[0] if tokens else ""
-        if asked and not isinstance(content.get(command), dict):
-            raise ConfigurationError(
-                f"{path} n'a pas de table [{command}]",
-                expected=f"les options de {command} sous [{command}]",
-                remedy="ajoutez cette table",
-            )
-        sources.append(ConfigDict(content, source=path))
-    return (*sources, training_defaults)
+    Args:
+        title: ce qui avance.
+        width: caractères de la barre.
 
+    Attributes:
+        is_live: vrai si quelqu'un la voit ; sinon, à la commande d'écrire des lignes simples.
+    """
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    text = read_text(
-        path,
-        expected="un fichier TOML",
-        remedy="corrigez --config",
-        limit=_MAX_TOML,
-        error=ConfigurationError,
-    )
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigurationError(
-            f"{path} n'est pas un TOML valide : {reason(error)}",
-            expected="un fichier TOML",
-            remedy="corrigez ce fichier",
-        ) from None
+    def __init__(self, title: str, *, width: int = 12) -> None:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+        console = output_console(stderr=True)
+        self.is_live = sys.stderr.isatty() and console.is_interactive
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=width),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[pace]}"),
+            console=console,
+            transient=True,
+            disable=not self.is_live,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._task = self._progress.add_task(title, total=None, pace="")
 
-def _option_value(tokens: list[str], name: str) -> str | None:
-    for index, token in enumerate(tokens):
-        if token == name and index + 1 < len(tokens):
-            return tokens[index + 1]
-        if token.startswith(f"{name}="):
-            return token.split("=", 1)[1]
-    return None
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with suppress(OSError):  # le terminal a pu se fermer
+            self._progress.stop()
 
-def _complain(message: str) -> None:
-    say_aside(in_journal(message, logging.ERROR) or f"erreur : {message}")
+    def start(self, total: int, done: int) -> None:
+        """Fixe la longueur de la barre, et ce qui en est déjà fait."""
+        self._progress.update(self._task, total=total, completed=done)
+
+    def update(self, done: int, pace: str) -> None:
+        """Avance jusqu'à `done`, et montre `pace` à droite."""
+        self._progress.update(self._task, completed=done, pace=pace)
+
+    def say(self, line: str) -> None:
+        """Écrit une ligne sur stderr, au-dessus de la barre."""
+        if not self.is_live:  # rich quitterait le programme si le lecteur est parti
+            say_aside(line)
+            return
+        with suppress(OSError):
+            self._progress.console.print(line, soft_wrap=True)

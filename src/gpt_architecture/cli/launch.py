@@ -1,4 +1,4 @@
-"""Plusieurs processus : les options, le lanceur de PyTorch (torchrun) et la place de chacun."""
+"""Plusieurs processus, et l'arrêt en douceur : options, lanceur de PyTorch (torchrun), signaux."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from types import FrameType
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import say_aside, silence_stdout
+from gpt_architecture.cli.command import say_aside, silence, silence_stdout
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, TrainingError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-    from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.training.backends import Sharing
-    from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
-    from gpt_architecture.training.contracts import Store
-    from gpt_architecture.training.distributed.group import DistributedWorld
     from gpt_architecture.training.distributed.world import World
+
 
 T = TypeVar("T")
 
@@ -107,67 +104,6 @@ def training_world(scale: ScaleOptions, device: str) -> Iterator[World]:
             raise SystemExit(error.exit_code) from None
 
 
-@contextmanager
-def shared_store(store: CheckpointStore, world: World) -> Iterator[Store]:
-    """Le dossier des points de reprise, tel que tous les processus l'écrivent ensemble."""
-    if not launched_by_torchrun():
-        yield store
-        return
-    from gpt_architecture.training.distributed.store import DistributedStore
-
-    with DistributedStore(store, cast("DistributedWorld", world)) as shared:
-        yield shared
-
-
-def shared_checkpoint(
-    checkpoint: Checkpoint | None, store: CheckpointStore, world: World
-) -> Checkpoint | None:
-    """Le point de reprise que le premier processus a choisi et vérifié, pour tous."""
-    if not launched_by_torchrun():
-        return checkpoint
-    import torch
-
-    from gpt_architecture.training.checkpoint import read_checkpoint
-
-    chosen = torch.tensor(-1 if checkpoint is None else checkpoint.step)
-    step = int(cast("DistributedWorld", world).broadcast(chosen))
-    if world.is_main or step < 0:
-        return checkpoint
-    return read_checkpoint(store.root / f"step-{step:06d}", verify=False)
-
-
-def sharing_of(scale: ScaleOptions, world: World) -> Sharing | None:
-    """Comment le modèle se partage entre les processus ; None : il n'y en a qu'un."""
-    if not launched_by_torchrun():
-        return None
-    from gpt_architecture.training.distributed.parallel import ModelSharing
-
-    return ModelSharing(world=cast("DistributedWorld", world), strategy=scale.parallel)
-
-
-def gathered(model: GPTModel) -> GPTModel:
-    """Le modèle entier ; tous les processus l'appellent ensemble."""
-    if not launched_by_torchrun():
-        return model
-    from gpt_architecture.training.distributed.parallel import whole_model
-
-    return whole_model(model)
-
-
-def check_share(sequences: int, world: World) -> None:
-    """Vérifie que chaque processus aura sa part d'une étape.
-
-    Raises:
-        ConfigurationError: le lot effectif ne se partage pas également.
-    """
-    if sequences % world.size:
-        raise ConfigurationError(
-            f"{sequences} séquence(s) par étape pour {world.size} processus",
-            expected=f"un lot effectif (--batch-size × --accumulate) multiple de {world.size}",
-            remedy="changez l'un ou l'autre",
-        )
-
-
 def check_alone(world: World, options: Mapping[str, bool]) -> None:
     """Refuse à plusieurs les options qui n'ont de sens que pour un processus.
 
@@ -181,26 +117,6 @@ def check_alone(world: World, options: Mapping[str, bool]) -> None:
             expected="un seul processus",
             remedy=f"retirez {given[0]} ou --launch",
         )
-
-
-def on_main(world: World, action: Callable[[], T]) -> T | None:
-    """Fait agir le premier processus pendant que les autres l'attendent ; ils échouent avec lui.
-
-    Returns:
-        Ce que `action` rend, ou None dans les autres processus.
-    """
-    result: T | None = None
-    failure: BaseException | None = None
-    if world.is_main:
-        try:
-            result = action()
-        except (Exception, KeyboardInterrupt) as error:
-            failure = error
-    if world.any(failure is not None):
-        if failure is not None:
-            raise failure
-        raise SystemExit(1)
-    return result
 
 
 def launch_processes(
@@ -270,3 +186,64 @@ def _exit_code(failures: dict[int, ProcessFailure]) -> int:
             )
     first = min(failures.values(), key=lambda failure: failure.timestamp)
     return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+
+
+_NOTICE = (
+    "Arrêt demandé : le travail en cours se termine, puis un point de reprise est écrit "
+    "(de nouveau pour quitter sans attendre).\n"
+)
+_HANGUP = getattr(signal, "SIGHUP", None)  # absent de Windows
+
+
+class StopRequest:
+    """Retient le signal reçu ; appelable, il répond à « faut-il s'arrêter ? »."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        """Faut-il s'arrêter ?"""
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + numéro du signal : 129 terminal fermé, 130 pour Ctrl-C, 143 pour SIGTERM."""
+        return 0 if self.signal is None else 128 + self.signal
+
+
+@contextmanager
+def graceful_stop() -> Iterator[StopRequest]:
+    """Ctrl-C, SIGTERM et SIGHUP demandent un arrêt ; les deux premiers, répétés, l'imposent.
+
+    Un terminal qui se ferme envoie SIGHUP, souvent deux fois : du noyau, puis du shell. Sous
+    `nohup`, il reste sans effet.
+    """
+    request = StopRequest()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if request.signal is None:
+            request.signal = number
+            if speaks():
+                _say(_NOTICE)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        elif number == signal.SIGTERM:
+            raise SystemExit(128 + number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+        numbers.append(_HANGUP)
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    """Écrit sur stderr sans passer par `print`, que le signal a pu interrompre."""
+    try:
+        os.write(2, ("\n" * os.isatty(2) + text).encode())  # sous la barre
+    except OSError:  # terminal fermé ; « 2>&1 | tee » : Ctrl-C a emporté le lecteur aussi
+        silence(2)

@@ -1,39 +1,21 @@
-"""Ce que les commandes écrivent : résultats en JSON, pages, figures, modèles.
-
-Une seule règle, vérifiée avant tout long travail : une sortie ne remplace jamais ce que la
-commande lit, et ne remplace que ses propres écrits, reconnus à leur signature, ou ce que --force
-désigne.
-"""
+"""Ce que les commandes écrivent : résultats en JSON, et les signatures qui les font reconnaître."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import say_aside
-from gpt_architecture.errors import OutputError, reason
-from gpt_architecture.storage import NotAFileError, open_regular
-
-GENERATOR = "gpt-architecture"
-
-_HEAD, _TAIL = 4096, 1 << 20  # un PDF se nomme à la fin, avant une table de 20 octets par objet
-_OUTPUTS = frozenset(
-    ("json_file", "report", "html", "trace_file", "out", "output", "output_dir", "dest")
-)
-"""Noms des options qui désignent une sortie : `check_outputs` n'y voit pas d'entrées."""
+from gpt_architecture.overwriting import GENERATOR, Signature, exists, is_own
 
 _STANDARD_OUTPUT = "-"
 _MODEL_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".gguf", ".onnx")
-
-Signature = Callable[[bytes, bytes], bool]
-"""Reconnaît, à son début et à sa fin, un fichier qu'une même commande a écrit."""
 
 
 @Parameter(name="*", group=Group("Résultat", sort_key=7))
@@ -105,19 +87,9 @@ def page_of(template: str) -> Signature:
     return lambda head, _tail: mark in head
 
 
-def own_figure(head: bytes, tail: bytes) -> bool:
-    """Une de nos figures, en PDF."""
-    return head.startswith(b"%PDF") and f"/Creator ({GENERATOR})".encode() in tail
-
-
 def text_of(title: str) -> Signature:
     """Un texte dont la première ligne commence par `title`."""
     return lambda head, _tail: head.startswith(title.encode())
-
-
-def nothing(_head: bytes, _tail: bytes) -> bool:
-    """Aucun fichier : --force seul en remplace un, quel qu'il soit."""
-    return False
 
 
 def with_json_file(tokens: Sequence[str]) -> list[str]:
@@ -145,147 +117,10 @@ def _is_old_value(token: str) -> bool:
     path = Path(token)
     if token.startswith(("-", "hub:")) or path.suffix in _MODEL_SUFFIXES:
         return False
-    if path.suffix == ".json" or not _exists(path):
+    if path.suffix == ".json" or not exists(path):
         return True  # un .json d'autrui sera refusé sous son nom, et non pris pour le modèle
-    return path.is_file() and _is_ours(path, json_of("evaluate"))
-
-
-def check_outputs(
-    outputs: Mapping[str, tuple[Path | None, Signature]], *, reads: Iterable[object], force: bool
-) -> None:
-    """Refuse, avant tout travail, une sortie qui en remplacerait une autre, ou une entrée.
-
-    Args:
-        outputs: nom de l'option → (son fichier, comment reconnaître ses propres écrits).
-        reads: ce que la commande lit : chemins, textes qui en nomment, groupes d'options.
-        force: accepte de remplacer un fichier qui n'est pas de la commande.
-
-    Raises:
-        OutputError: entrée de la commande, fichier d'autrui, dossier, périphérique, ou lieu où
-            l'on ne peut pas écrire.
-    """
-    inputs = [path for path in _paths(reads) if _exists(path)]
-    seen: list[tuple[str, Path]] = []
-    for option, (path, signature) in outputs.items():
-        if path is None:
-            continue
-        for other, earlier in seen:
-            if path.resolve() == earlier.resolve():
-                raise _refused(
-                    f"{other} et {option} nomment le même fichier, {path}",
-                    "un fichier pour chacun",
-                    option,
-                )
-        seen.append((option, path))
-        _check_output(path, option, signature, inputs, force=force)
-
-
-def _check_output(
-    path: Path, option: str, signature: Signature, inputs: Sequence[Path], *, force: bool
-) -> None:
-    try:
-        exists = path.exists()
-    except OSError as error:
-        raise _refused(f"{path} : {reason(error)}", "un nom de fichier", option) from None
-    if not exists:
-        _check_place(path, option)
-        return
-    if path.is_dir():
-        raise _refused(f"{path} est un dossier", "un nom de fichier", option)
-    check_not_read(path, inputs, option)
-    try:
-        ours = _is_ours(path, signature)
-    except NotAFileError as error:
-        raise _refused(f"{path} : {reason(error)}", "un nom de fichier", option) from None
-    folder = next((each for each in inputs if each.is_dir() and _is_inside(path, each)), None)
-    if folder is not None and not ours:
-        raise _refused(
-            f"{path} est dans {folder}, que cette commande lit",
-            "un fichier qu'elle ne lit pas",
-            option,
-        )
-    if not ours and not force:
-        never = signature is nothing
-        raise OutputError(
-            f"{path} existe déjà" + ("" if never else ", et cette commande ne l'a pas écrit"),
-            expected="un nom libre" + ("" if never else ", ou son propre fichier"),
-            remedy=f"ajoutez --force pour le remplacer, ou donnez un autre {option}",
-        )
-    _check_place(path, option)
-
-
-def check_not_read(path: Path, reads: Iterable[object], option: str) -> None:
-    """Refuse d'écrire sur ce que la commande lit, lien et lien physique compris.
-
-    Args:
-        path: le fichier ou le dossier à écrire.
-        reads: voir `check_outputs`.
-        option: ce qui le nomme, pour le message.
-
-    Raises:
-        OutputError: c'est une des entrées, ou un dossier qui en contient une.
-    """
-    for source in _paths(reads):
-        if not (_exists(source) and path.exists()):
-            continue
-        if source.samefile(path) or (path.is_dir() and _is_inside(source, path)):
-            raise _refused(
-                f"{path} est aussi une entrée de cette commande",
-                "un fichier qu'elle ne lit pas",
-                option,
-            )
-
-
-def _is_ours(path: Path, signature: Signature) -> bool:
-    try:
-        with open_regular(path) as file:
-            head = file.read(_HEAD)
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL))
-            return signature(head, file.read())
-    except NotAFileError:
-        raise
-    except OSError:  # illisible : ce n'est pas à nous de le remplacer
-        return False
-
-
-def _check_place(path: Path, option: str) -> None:
-    """Le dossier, ou le plus proche qui existe, accepte un fichier."""
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        why = "on ne peut pas y écrire" if folder.is_dir() else "ce n'est pas un dossier"
-        raise _refused(f"{folder} : {why}", "un dossier accessible en écriture", option)
-
-
-def _paths(values: Iterable[object]) -> Iterator[Path]:
-    """Les chemins que nomment des options ; un texte qui n'en est pas un ne désigne rien."""
-    for value in values:
-        if isinstance(value, Path):
-            yield value
-        elif isinstance(value, str):
-            if name := value.removeprefix("@"):  # un nom vide serait le dossier courant
-                yield Path(name)
-        elif isinstance(value, (list, tuple)):
-            yield from _paths(value)
-        elif is_dataclass(value):
-            names = [each.name for each in fields(value) if each.name not in _OUTPUTS]
-            yield from _paths(getattr(value, name) for name in names)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # trop long, ou octet nul : un texte
-        return False
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    return path.is_file() and is_own(path, json_of("evaluate"))
 
 
 def _dump(record: Mapping[str, Any], indent: int | None) -> str:
     return json.dumps(record, ensure_ascii=False, indent=indent)
-
-
-def _refused(found: str, expected: str, option: str) -> OutputError:
-    return OutputError(found, expected=expected, remedy=f"changez {option}")

@@ -6,6 +6,7 @@ des valeurs validées.
 - `checks` : Vérifications que partagent les dataclasses de configuration.
 - `finetuning` : Les réglages de l'affinage par adaptateurs.
 - `model` : La forme du modèle ; deux modes exacts coexistent (voir `GPTConfig`).
+- `run` : Ce qui se demande d'un entraînement : des groupes de réglages, et leur réunion.
 - `training` : Les réglages de l'entraînement, un groupe par dataclass.
 """
 
@@ -25,6 +26,14 @@ from gpt_architecture.config.model import (
     GPTConfigDict,
     StrategyName,
 )
+from gpt_architecture.config.run import (
+    FREE_SETTINGS,
+    FinetuningConfig,
+    RunConfig,
+    ShapeConfig,
+    TrainingRequest,
+    check_origin,
+)
 from gpt_architecture.config.training import (
     TRAINING_PRESETS,
     CheckpointConfig,
@@ -38,8 +47,12 @@ from gpt_architecture.config.training import (
     TrainingConfig,
 )
 
+VERSION = "0.1.0"
+"""Celle du paquet, que ses fichiers et ses services disent."""
+
 __all__ = [
     "END_OF_TEXT",
+    "FREE_SETTINGS",
     "GPT_CONFIG_124M",
     "MAX_SIZES",
     "MAX_TOKENS",
@@ -48,9 +61,11 @@ __all__ = [
     "TOP_K",
     "TOP_P",
     "TRAINING_PRESETS",
+    "VERSION",
     "Activation",
     "CheckpointConfig",
     "ComputeConfig",
+    "FinetuningConfig",
     "GPTConfig",
     "GPTConfigDict",
     "LoRAConfig",
@@ -59,11 +74,15 @@ __all__ = [
     "OptimizerConfig",
     "OptimizerName",
     "PrecisionName",
+    "RunConfig",
     "ScheduleConfig",
     "ScheduleName",
+    "ShapeConfig",
     "StrategyName",
     "TrainingConfig",
+    "TrainingRequest",
     "check_choice",
     "check_float",
     "check_int",
+    "check_origin",
 ]

@@ -14,7 +14,7 @@ from gpt_architecture.errors import ConfigurationError
 OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine", "wsd"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
-EngineName = Literal["auto", "fused", "autograd"]
+StepEngineName = Literal["auto", "fused", "autograd"]
 MemoryMode = Literal["default", "lean"]
 
 
@@ -189,7 +189,7 @@ class ComputeConfig:
         ConfigurationError: une valeur est du mauvais type.
     """
 
-    engine: EngineName = "auto"
+    engine: StepEngineName = "auto"
     """Moteur d'un pas ; auto : le pas fusionné sur CPU en fp32, autograd ailleurs."""
 
     memory: MemoryMode = "default"
@@ -214,7 +214,7 @@ class ComputeConfig:
         return self.engine == "fused" or self.memory == "lean"
 
     def __post_init__(self) -> None:
-        check_choice("engine", self.engine, get_args(EngineName))
+        check_choice("engine", self.engine, get_args(StepEngineName))
         check_choice("memory", self.memory, get_args(MemoryMode))
         check_choice("precision", self.precision, get_args(PrecisionName))
         for name in ("compile", "checkpoint_activations", "deterministic"):

@@ -21,8 +21,9 @@ from gpt_architecture.cli.command import (
     say_aside,
 )
 from gpt_architecture.cli.options import ModelChoice, ModelSource, model_path, warn_cut
-from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of, page_of
+from gpt_architecture.cli.results import ResultOptions, json_of, page_of
 from gpt_architecture.config import MAX_TOKENS, TrainingConfig
+from gpt_architecture.overwriting import check_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

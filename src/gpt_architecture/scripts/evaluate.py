@@ -10,30 +10,30 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 evaluate.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Group, Parameter
-
-from gpt_architecture.cli.bar import ProgressBar
 from gpt_architecture.cli.command import (
     CommonOptions,
+    ProgressBar,
     output_console,
     say_aside,
 )
-from gpt_architecture.cli.measures import (
+from gpt_architecture.cli.evaluate.measures import (
+    EvaluateOptions,
     Examples,
     Measured,
+    MeasureOptions,
     MeasureProgress,
     measure,
-    read_texts,
+    read_measured,
 )
-from gpt_architecture.cli.options import ModelSource, QuantName, model_path
-from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of, page_of
-from gpt_architecture.cli.study import StudyOptions
+from gpt_architecture.cli.evaluate.study import StudyOptions
+from gpt_architecture.cli.options import ModelSource, model_path
+from gpt_architecture.cli.results import ResultOptions, json_of, page_of
 from gpt_architecture.config import check_int
 from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.overwriting import check_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,61 +42,12 @@ if TYPE_CHECKING:
     from gpt_architecture.evaluation.perplexity import TokenDocument
 
 
-@Parameter(name="*", group=Group("Mesures", sort_key=1))
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """Que mesurer."""
-
-    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
-    """Textes dont mesurer la perplexité : fichiers, dossiers, fragments ou corpus connus."""
-
-    lambada: Path | None = None
-    """Exemples JSONL {"text": "…"} : deviner le dernier mot."""
-
-    choices: Path | None = None
-    """Exemples JSONL au format de HellaSwag : choisir la bonne suite."""
-
-    lm_eval: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
-    """Épreuves de lm-eval : dernier_mot_fr, prose_fr, serie_fr, suite_fr (locales), ou une des
-    siennes."""
-
-    limit: int | None = None
-    """Documents et exemples mesurés, au plus, dans chaque fichier."""
-
-    tokens: int | None = None
-    """Tokens mesurés, au plus, dans chaque document."""
-
-    field: str = "text"
-    """Champ du texte des documents JSONL et Parquet."""
-
-    offline: bool = False
-    """Interdit tout téléchargement."""
-
-
-@Parameter(name="*", group=Group("Calcul", sort_key=3))
-@dataclass(frozen=True, kw_only=True)
-class ComputeOptions:
-    """Comment mesurer."""
-
-    stride: int | None = None
-    """Tokens notés par fenêtre ; sans lui, la moitié du contexte appris."""
-
-    batch_size: int = 64
-    """Séquences lues ensemble, au plus ; la mémoire en décide aussi."""
-
-    device: str = "auto"
-    """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
-
-    quant: QuantName | None = None
-    """Mesure le modèle quantifié au chargement (CPU)."""
-
-
 def evaluate(
     model: ModelSource = None,
     *,
-    options: EvaluateOptions = EvaluateOptions(),
+    options: EvaluateOptions = EvaluateOptions(),  # noqa: B008 — immuable
     study: StudyOptions = StudyOptions(),  # noqa: B008
-    compute: ComputeOptions = ComputeOptions(),
+    compute: MeasureOptions = MeasureOptions(),  # noqa: B008
     output: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
@@ -127,7 +78,7 @@ def evaluate(
         engine="auto" if compute.quant or study.is_asked else "torch",
     )
     start = time.perf_counter()
-    documents = read_texts(gpt, options) if options.data else []
+    documents = read_measured(gpt, options) if options.data else []
     with ProgressBar("Évaluation", width=40) as bar:
         results = measure(gpt, documents, examples, options, compute, bar)
         if study.is_asked:
@@ -141,7 +92,7 @@ def evaluate(
     _note(path, gpt, record)
 
 
-def _check(options: EvaluateOptions, study: StudyOptions, compute: ComputeOptions) -> None:
+def _check(options: EvaluateOptions, study: StudyOptions, compute: MeasureOptions) -> None:
     """Refuse, avant de lire quoi que ce soit, ce qui échouerait après."""
     study.check()
     asked = options.data or options.lambada or options.choices or options.lm_eval
@@ -172,7 +123,7 @@ def _study(
     """La mémorisation, et la page si elle est demandée."""
     from functools import partial
 
-    from gpt_architecture.cli.study import study_model
+    from gpt_architecture.cli.evaluate.study import study_model
     from gpt_architecture.reports.measures import show_memorisation
 
     report = study_model(
@@ -189,7 +140,7 @@ def _study(
     return {"memorisation": Measured(record=report.to_dict(), show=show)}
 
 
-def _header(gpt: GPT, path: Path, compute: ComputeOptions) -> dict[str, Any]:
+def _header(gpt: GPT, path: Path, compute: MeasureOptions) -> dict[str, Any]:
     return {
         "model": str(path),
         "parameters": gpt.config.num_parameters(),

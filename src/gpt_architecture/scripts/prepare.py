@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.bar import ProgressBar
-from gpt_architecture.cli.command import CommonOptions, say
-from gpt_architecture.cli.results import check_not_read
+from gpt_architecture.cli.command import CommonOptions, ProgressBar, say
 from gpt_architecture.cli.tokenizers import load_tokenizer
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import french_duration, french_number, french_size
+from gpt_architecture.overwriting import check_not_read
 
 if TYPE_CHECKING:
     from gpt_architecture.data.shards.prepare import PreparedTokens

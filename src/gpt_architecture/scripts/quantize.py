@@ -17,9 +17,10 @@ from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, find_model, output_console
 from gpt_architecture.cli.options import ModelSource
-from gpt_architecture.cli.results import ResultOptions, check_outputs, json_of, nothing
+from gpt_architecture.cli.results import ResultOptions, json_of
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import french_size
+from gpt_architecture.overwriting import check_outputs, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture import __version__
 from gpt_architecture.cli.command import ENV_PREFIX, CommonOptions, find_model, say
 from gpt_architecture.cli.logs import (
     LOGGER,
@@ -30,7 +29,7 @@ from gpt_architecture.cli.logs import (
     in_journal,
 )
 from gpt_architecture.cli.options import ModelSource, QuantName
-from gpt_architecture.config import check_float, check_int
+from gpt_architecture.config import VERSION, check_float, check_int
 from gpt_architecture.errors import GPTArchitectureError, MissingDependencyError
 from gpt_architecture.french import french_number
 
@@ -307,7 +306,7 @@ def _load(
         else None,
         variants=tuple(SIX_VARIANTS),
         digest=hashing.result(),
-        version=__version__,
+        version=VERSION,
     )
     return engine, context
 

@@ -18,18 +18,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.bar import ProgressBar
-from gpt_architecture.cli.command import CommonOptions, output_console, read_stdin, say, say_aside
-from gpt_architecture.cli.results import (
-    ResultOptions,
-    check_outputs,
-    json_of,
-    nothing,
-    page_of,
+from gpt_architecture.cli.command import (
+    CommonOptions,
+    ProgressBar,
+    output_console,
+    read_stdin,
+    say,
+    say_aside,
 )
+from gpt_architecture.cli.results import ResultOptions, json_of, page_of
 from gpt_architecture.cli.tokenizers import load_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.french import french_duration, french_number, french_size
+from gpt_architecture.overwriting import check_outputs, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,7 @@ _TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 
 @Parameter(name="*", group=Group("Vocabulaire", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class VocabularyOptions:
     """Quel vocabulaire apprendre, et où l'écrire."""
 
     vocab_size: int = 4096
@@ -102,7 +103,7 @@ def train(
     *sources: Annotated[
         str, Parameter(name="SOURCE", help="Fichiers et dossiers de textes, ou noms de corpus.")
     ],
-    options: TrainOptions = TrainOptions(),
+    options: VocabularyOptions = VocabularyOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Apprend un vocabulaire sur des textes, et l'écrit en tokenizer.json.
@@ -227,7 +228,7 @@ def view(
     show_splits(output_console(), splits)
 
 
-def _learn(texts: SourceTexts, options: TrainOptions) -> BPETokenizer | CharTokenizer:
+def _learn(texts: SourceTexts, options: VocabularyOptions) -> BPETokenizer | CharTokenizer:
     if options.kind == "char":
         from gpt_architecture.data.tokenizers.characters import CharTokenizer
 
@@ -242,7 +243,7 @@ def _learn(texts: SourceTexts, options: TrainOptions) -> BPETokenizer | CharToke
 def _report(
     learned: BPETokenizer | CharTokenizer,
     texts: SourceTexts,
-    options: TrainOptions,
+    options: VocabularyOptions,
     seconds: float,
 ) -> None:
     from gpt_architecture.data.shards.layout import tokenizer_sha256

@@ -10,34 +10,45 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 train.py
 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from typing import Annotated
+
+from cyclopts import Parameter
+
 from gpt_architecture.cli.command import CommonOptions, command_line
-from gpt_architecture.cli.finetune_options import FinetuneOptions
-from gpt_architecture.cli.launch import ScaleOptions, launch_processes, launched_by_torchrun
-from gpt_architecture.cli.signals import StopRequest, graceful_stop
-from gpt_architecture.cli.train_options import (
+from gpt_architecture.cli.launch import (
+    ScaleOptions,
+    StopRequest,
+    graceful_stop,
+    launch_processes,
+    launched_by_torchrun,
+)
+from gpt_architecture.cli.train.options import (
     CheckpointOptions,
     ComputeOptions,
+    FinetuningOptions,
     LearningOptions,
-    ModelOptions,
     OptimizerOptions,
     RunOptions,
     ScheduleOptions,
-    TrainOptions,
+    ShapeOptions,
+    TrainingDefaults,
 )
 from gpt_architecture.config import (
     CheckpointConfig,
     ComputeConfig,
     OptimizerConfig,
     ScheduleConfig,
+    ShapeConfig,
     TrainingConfig,
+    TrainingRequest,
 )
 
 
 def train(
     *,
     run: RunOptions = RunOptions(),  # noqa: B008 — immuable, comme les suivants
-    shape: ModelOptions = ModelOptions(),  # noqa: B008
-    finetune: FinetuneOptions = FinetuneOptions(),  # noqa: B008
+    shape: ShapeOptions = ShapeConfig(),  # noqa: B008
+    finetuning: FinetuningOptions = FinetuningOptions(),  # noqa: B008
     learning: LearningOptions = TrainingConfig(),  # noqa: B008
     optimizer: OptimizerOptions = OptimizerConfig(),  # noqa: B008
     schedule: ScheduleOptions = ScheduleConfig(),  # noqa: B008
@@ -45,6 +56,7 @@ def train(
     compute: ComputeOptions = ComputeConfig(),  # noqa: B008
     scale: ScaleOptions = ScaleOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
+    defaults: Annotated[TrainingDefaults | None, Parameter(parse=False)] = None,
 ) -> int:
     """Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.
 
@@ -60,20 +72,20 @@ def train(
     # Avant PyTorch : la préparation aussi s'interrompt sans perte. Une estimation, elle, n'a rien
     # à enregistrer : un signal l'interrompt aussitôt.
     with nullcontext(StopRequest()) if run.estimate else graceful_stop() as stop:
-        from gpt_architecture.cli.train_run import run_training
+        from gpt_architecture.cli.train.run import run_training
 
-        options = TrainOptions(
+        request = TrainingRequest(
             run=run,
             shape=shape,
-            finetune=finetune,
+            finetuning=finetuning,
             training=learning,
             optimizer=optimizer,
             schedule=schedule,
-            saving=saving,
+            checkpoints=saving,
             compute=compute,
-            scale=scale,
         )
-        return run_training(options, stop=stop)
+        origins = None if defaults is None else defaults.origins
+        return run_training(request, run, scale, origins=origins, stop=stop)
 
 
 if __name__ == "__main__":

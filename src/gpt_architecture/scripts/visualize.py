@@ -21,8 +21,8 @@ from gpt_architecture.cli.command import (
     output_console,
 )
 from gpt_architecture.cli.options import ModelChoice, ModelSource, Prompt, model_path
-from gpt_architecture.cli.results import check_outputs, own_figure
 from gpt_architecture.errors import MissingDependencyError
+from gpt_architecture.overwriting import check_outputs, own_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,9 +7,9 @@ processeur, un masque ne dépend que de la graine et du numéro de la séquence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,17 @@ from gpt_architecture.config import ComputeConfig, OptimizerConfig, TrainingConf
 from gpt_architecture.core.memory import drop_library_code
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
-from gpt_architecture.errors import ConfigurationError, MissingDependencyError
+from gpt_architecture.errors import CheckpointError, ConfigurationError, MissingDependencyError
 from gpt_architecture.kernels import NO_NUMBA, loading_obstacle
 from gpt_architecture.kernels.train.keyed_dropout import DropoutKeys, use_keyed_dropout_
-from gpt_architecture.training.engine import (
+from gpt_architecture.training.checkpoint import Checkpoint
+from gpt_architecture.training.optim import (
+    build_optimizer,
+    parameter_groups,
+    remember_peak_lr_,
+    without_dynamo,
+)
+from gpt_architecture.training.step import (
     AutogradEngine,
     Batch,
     TrainingEngine,
@@ -29,15 +36,10 @@ from gpt_architecture.training.engine import (
     checkpoint_activations_,
     training_precision,
 )
-from gpt_architecture.training.optim import (
-    build_optimizer,
-    parameter_groups,
-    remember_peak_lr_,
-    without_dynamo,
-)
 
 if TYPE_CHECKING:
     from gpt_architecture.training.distributed.parallel import ParallelModel
+
 
 EvaluationLoss = Callable[[Tensor, Tensor], Tensor]
 """(B, T), (B, T) → perte moyenne en nats par token, sans gradient."""
@@ -86,6 +88,8 @@ class Backend:
 class KeyedEngine:
     """Un moteur dont les masques d'abandon suivent les séquences du lot."""
 
+    held_back: Sequence[str] = ()
+
     def __init__(self, engine: TrainingEngine, keys: DropoutKeys) -> None:
         self._engine, self._keys = engine, keys
 
@@ -104,7 +108,7 @@ class LeanEngine:
         optimizer: compte les mises à jour de chaque paramètre.
 
     Attributes:
-        held_back: paramètres que le dernier lot a laissés tels quels (voir `engine.held_back`).
+        held_back: voir `TrainingEngine.held_back`.
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class LeanEngine:
     ) -> None:
         self._engine, self._optimizer = engine, optimizer
         self._parameters = dict(model.named_parameters())
-        self.held_back: list[str] = []
+        self.held_back: Sequence[str] = ()
 
     def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
         """Voir `TrainingEngine.forward_backward` ; NaN si un gradient n'était pas fini."""
@@ -266,3 +270,64 @@ def _autograd(
             return calc_loss_batch(inputs, targets, model, device)
 
     return Backend(engine=engine, optimizer=built, loss=loss, name="autograd"), parallel
+
+
+_NAMES = {"engine": "moteur", "device": "périphérique", "precision": "précision"}
+
+
+def calculation_of(
+    backend: Backend, compute: ComputeConfig, device: torch.device
+) -> dict[str, str]:
+    """Moteur, périphérique et précision, tels qu'un point de reprise les garde."""
+    dtype = training_precision(compute, device)
+    precision = "fp32" if backend.name == "fused" or dtype is None else "bf16"
+    return {"engine": backend.name, "device": device.type, "precision": precision}
+
+
+def same_engine(
+    compute: ComputeConfig, checkpoint: Checkpoint | None, device: torch.device
+) -> ComputeConfig:
+    """Les réglages du calcul ; `auto` garde autograd si le point de reprise en vient."""
+    before = _saved(checkpoint)
+    kept = (before.get("engine"), before.get("device")) == ("autograd", device.type)
+    if kept and compute.engine == "auto" and not compute.wants_fused:
+        return replace(compute, engine="autograd")
+    return compute
+
+
+def check_calculation(
+    checkpoint: Checkpoint, calculation: Mapping[str, str], *, accepted: bool
+) -> None:
+    """Refuse de finir sans ses noyaux ce qu'ils ont commencé ; annonce tout autre changement.
+
+    Args:
+        calculation: celle d'ici (voir `calculation_of`).
+        accepted: vrai si la personne accepte l'absence des noyaux.
+
+    Raises:
+        CheckpointError: les noyaux du point de reprise manquent ici.
+    """
+    before = _saved(checkpoint)
+    changes = [
+        f"{_NAMES[name]} {before[name]} puis {value}"
+        for name, value in calculation.items()
+        if before.get(name, value) != value
+    ]
+    if not changes:
+        return
+    found = f"les arrondis ne seront plus ceux de {checkpoint.path} ({', '.join(changes)})"
+    lost = before.get("engine") == "fused" != calculation["engine"]
+    obstacle = kernel_obstacle() if lost else None
+    if obstacle is not None and not accepted:
+        raise CheckpointError(
+            f"{found} : {obstacle}",
+            expected="le même moteur, sans quoi la reprise n'est plus exacte au bit près",
+            remedy="rendez-lui ses noyaux, ou ajoutez `override` pour l'accepter",
+        )
+    logger.warning("%s", found)
+
+
+def _saved(checkpoint: Checkpoint | None) -> Mapping[str, Any]:
+    """Vide pour un point d'une version qui ne le gardait pas."""
+    saved = None if checkpoint is None else checkpoint.state.get("calculation")
+    return saved if isinstance(saved, Mapping) else {}

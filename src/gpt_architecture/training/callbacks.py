@@ -1,14 +1,77 @@
-"""Ce que l'entraînement raconte, et ceux qui l'écoutent."""
+"""Ce que la boucle reçoit de qui l'assemble, ce qu'elle raconte, et ceux qui l'écoutent."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
+from torch import Tensor
+
+from gpt_architecture.errors import TrainingError
 from gpt_architecture.training.state import TrainingState
 
-if TYPE_CHECKING:
-    from gpt_architecture.training.trainer import Trainer
+_NAMED = 3  # paramètres nommés, au plus, quand une étape en laisse tels quels
+
+StopCheck = Callable[[], bool]
+Evaluate = Callable[[StopCheck], tuple[float, float] | None]
+"""Rend (perte d'entraînement, perte de validation) ; None si l'arrêt demandé l'a interrompu."""
+Sample = Callable[[StopCheck], str | None]
+"""Rend un exemple de texte ; None si l'arrêt demandé l'a interrompu."""
+
+
+class Store(Protocol):
+    """Où vont les points de reprise (voir `training.checkpoint.CheckpointStore`).
+
+    Tous les processus l'appellent ensemble ; à plusieurs, `DistributedStore` s'en charge.
+    """
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+    ) -> Path:
+        """Écrit le point de reprise de `step` étapes ; rend son dossier."""
+        ...
+
+    def mark_best(self, step: int) -> None:
+        """Retient que ce point est le meilleur."""
+        ...
+
+    def flush(self) -> None:
+        """Attend que ce qui s'écrit en arrière-plan soit publié ; lève ce qui l'a empêché."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Le rythme de la boucle.
+
+    Attributes:
+        total_steps: étapes de l'entraînement entier.
+        clip: norme au-delà de laquelle le gradient est réduit ; None : jamais.
+        max_bad_steps: étapes non finies de suite avant d'abandonner.
+        eval_freq: étapes entre deux évaluations ; la première suit l'étape 0, et une dernière
+            la dernière étape.
+        save_every: étapes entre deux points de reprise ; None : le temps seul en décide.
+        save_seconds: secondes entre deux points de reprise, au plus.
+        save_best: écrit un point de reprise à chaque meilleure validation.
+        save_last: écrit un point de reprise à la fin, même si aucun ne l'a été avant.
+        extra: ce que chaque `state.json` porte en plus (options, identité, tokenizer…).
+    """
+
+    total_steps: int
+    clip: float | None = None
+    max_bad_steps: int = 5
+    eval_freq: int = 5
+    save_every: int | None = None
+    save_seconds: float = math.inf
+    save_best: bool = False
+    save_last: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +111,41 @@ class EvaluationRecord:
     is_best: bool
 
 
+class OngoingTraining(Protocol):
+    """L'entraînement en cours, tel que le voient ceux qui l'écoutent."""
+
+    @property
+    def state(self) -> TrainingState:
+        """Où il en est."""
+        ...
+
+    @property
+    def config(self) -> TrainerConfig:
+        """Son rythme."""
+        ...
+
+    def announce(self, message: str) -> None:
+        """Dit `message` à tous ceux qui écoutent."""
+        ...
+
+    def finish(self, message: str) -> None:
+        """Termine après l'étape en cours, en disant pourquoi."""
+        ...
+
+
 class Callback:
     """Écoute l'entraînement ; chaque méthode est facultative."""
 
     def on_start(self, state: TrainingState, total_steps: int) -> None:
         """L'entraînement commence, ou reprend, à `state.step`."""
 
-    def on_resume(self, trainer: Trainer) -> None:
+    def on_resume(self, trainer: OngoingTraining) -> None:
         """L'entraînement reprend, avant sa première étape."""
 
     def on_step(self, record: StepRecord) -> None:
         """Une étape est faite."""
 
-    def on_evaluation(self, record: EvaluationRecord, trainer: Trainer) -> None:
+    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
         """Les pertes viennent d'être mesurées."""
 
     def on_sample(self, step: int, epoch: int, text: str) -> None:
@@ -82,15 +167,15 @@ class EarlyStopping(Callback):
     def __init__(self, patience: int) -> None:
         self._patience = patience
 
-    def on_resume(self, trainer: Trainer) -> None:
+    def on_resume(self, trainer: OngoingTraining) -> None:
         """Juge la dernière évaluation, que la reprise ne refait pas."""
         self._judge(trainer)
 
-    def on_evaluation(self, record: EvaluationRecord, trainer: Trainer) -> None:
+    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
         """Compte les évaluations depuis la meilleure."""
         self._judge(trainer)
 
-    def _judge(self, trainer: Trainer) -> None:
+    def _judge(self, trainer: OngoingTraining) -> None:
         state = trainer.state
         is_over = state.step >= trainer.config.total_steps  # rien à écourter
         if state.evaluations_without_progress >= self._patience and not is_over:
@@ -112,7 +197,7 @@ class OverfittingNotice(Callback):
         self._evaluations = evaluations
         self._margin = margin
 
-    def on_evaluation(self, record: EvaluationRecord, trainer: Trainer) -> None:
+    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
         """Compare les dernières pertes à celles de la meilleure évaluation."""
         state = trainer.state
         if state.overfit_said or state.best_loss is None:
@@ -136,3 +221,46 @@ class OverfittingNotice(Callback):
 
 def _french(value: float) -> str:
     return f"{value:.3f}".replace(".", ",")
+
+
+def skip_notice(record: StepRecord, held_back: Sequence[str], parameters: int) -> str:
+    """Ce qu'une étape non finie a laissé tel quel : tous les poids, ou quelques paramètres.
+
+    Args:
+        record: l'étape.
+        held_back: paramètres laissés tels quels par un moteur qui met à jour chacun à mesure.
+        parameters: nombre de paramètres du modèle.
+    """
+    step = f"Étape {record.step:06d}"
+    if 0 < len(held_back) < parameters:
+        more = ", …" if len(held_back) > _NAMED else ""
+        return (
+            f"{step} incomplète : le gradient de {len(held_back)} paramètre(s) sur {parameters} "
+            f"n'est pas fini ; ils restent tels quels ({', '.join(held_back[:_NAMED])}{more})."
+        )
+    if held_back:
+        culprit = "la perte ou le gradient"
+    else:
+        culprit = "le gradient" if math.isfinite(record.loss) else "la perte"
+    return f"{step} sautée : {culprit} n'est pas un nombre fini."
+
+
+def too_many_bad_steps(state: TrainingState, step: int) -> TrainingError:
+    """L'abandon après trop d'étapes non finies de suite, la dernière étant `step`."""
+    return TrainingError(
+        f"la perte ou le gradient n'est pas fini depuis {state.bad_in_a_row} étapes "
+        f"(jusqu'à l'étape {step})",
+        expected="des nombres finis",
+        remedy="réduisez le taux d'apprentissage (`lr`) ou le gradient (`clip`), puis "
+        "reprenez au dernier point de reprise s'il y en a un",
+    )
+
+
+def out_of_memory() -> TrainingError:
+    """Une étape qui ne tient pas en mémoire, et les réglages qui y peuvent quelque chose."""
+    return TrainingError(
+        "mémoire insuffisante pour une étape",
+        expected="de quoi tenir les poids, leurs moments et les activations d'un lot",
+        remedy="réduisez `batch_size` (`accumulate` garde le lot effectif), `context_length` ou "
+        "la taille du modèle, ou ajoutez `checkpoint_activations` ou `memory=lean`",
+    )

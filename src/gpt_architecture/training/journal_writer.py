@@ -12,9 +12,13 @@ from typing import Any
 from gpt_architecture.errors import MissingDependencyError, reason
 from gpt_architecture.formats.journal import append_whole, line_of, record_of
 from gpt_architecture.storage import write_atomically
-from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
+from gpt_architecture.training.callbacks import (
+    Callback,
+    EvaluationRecord,
+    OngoingTraining,
+    StepRecord,
+)
 from gpt_architecture.training.state import TrainingState
-from gpt_architecture.training.trainer import Trainer
 
 _WAITING_LINES = 10_000  # au-delà, les plus anciennes sont perdues
 _RETRIES = ("evaluation", "end")  # ni à chaque étape ni jamais
@@ -57,7 +61,7 @@ class JournalWriter(Callback):
             "step", **asdict(record), tokens_per_second=speed, peak_share=speed * self._share
         )
 
-    def on_evaluation(self, record: EvaluationRecord, trainer: Trainer) -> None:
+    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
         """Une ligne par évaluation."""
         self._write("evaluation", **asdict(record), tokens_seen=trainer.state.tokens)
 
@@ -147,7 +151,7 @@ class TensorBoardLog(Callback):
         if record.grad_norm is not None:
             self._writer.add_scalar("train/grad_norm", record.grad_norm, record.step)
 
-    def on_evaluation(self, record: EvaluationRecord, trainer: Trainer) -> None:
+    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
         """Les deux pertes."""
         self._writer.add_scalar("eval/train_loss", record.train_loss, record.step)
         self._writer.add_scalar("eval/val_loss", record.val_loss, record.step)

@@ -25,21 +25,27 @@ from gpt_architecture.data.datasets import TrainingData
 from gpt_architecture.data.sampler import WindowSampler
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, keep_prompt
 from gpt_architecture.errors import ConfigurationError, TrainingError
-from gpt_architecture.training.backends import Sharing, build_backend
-from gpt_architecture.training.batches import TokenBatches
-from gpt_architecture.training.calculation import (
+from gpt_architecture.training.backends import (
+    Sharing,
+    build_backend,
     calculation_of,
     check_calculation,
     same_engine,
 )
-from gpt_architecture.training.callbacks import Callback, EarlyStopping, OverfittingNotice
+from gpt_architecture.training.callbacks import (
+    Callback,
+    EarlyStopping,
+    OverfittingNotice,
+    Store,
+    TrainerConfig,
+)
 from gpt_architecture.training.checkpoint import Checkpoint
-from gpt_architecture.training.contracts import Store, TrainerConfig
 from gpt_architecture.training.distributed.world import SingleProcess, World
 from gpt_architecture.training.evaluate import LossEvaluator, TextSampler, evaluation_starts
-from gpt_architecture.training.schedule import make_schedule
-from gpt_architecture.training.starting_point import StartingPoint, initial_model
+from gpt_architecture.training.inputs import StartingPoint, initial_model
+from gpt_architecture.training.optim import make_schedule
 from gpt_architecture.training.state import TrainingState, restore_
+from gpt_architecture.training.step import TokenBatches
 from gpt_architecture.training.trainer import Trainer
 
 if TYPE_CHECKING:

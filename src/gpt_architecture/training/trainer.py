@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,21 +19,23 @@ from gpt_architecture.errors import (
     OutputError,
     is_out_of_memory,
 )
-from gpt_architecture.training.batches import BatchSource
-from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
-from gpt_architecture.training.contracts import (
+from gpt_architecture.training.callbacks import (
+    Callback,
     Evaluate,
+    EvaluationRecord,
     Sample,
+    StepRecord,
     StopCheck,
     Store,
     TrainerConfig,
+    out_of_memory,
+    skip_notice,
+    too_many_bad_steps,
 )
 from gpt_architecture.training.distributed.world import SingleProcess, World
-from gpt_architecture.training.engine import Batch, TrainingEngine, held_back
-from gpt_architecture.training.notices import out_of_memory, skip_notice, too_many_bad_steps
-from gpt_architecture.training.optim import set_lr_
-from gpt_architecture.training.schedule import Schedule
+from gpt_architecture.training.optim import Schedule, set_lr_
 from gpt_architecture.training.state import TrainingState, capture
+from gpt_architecture.training.step import Batch, BatchSource, TrainingEngine
 
 
 class Trainer:
@@ -103,21 +104,20 @@ class Trainer:
         state = self.state
         self.optimizer.zero_grad(set_to_none=True)
         self._clock = self._saved_at = time.perf_counter()
-        self._tell("on_start", state, self.config.total_steps)
+        self._tell(lambda each: each.on_start(state, self.config.total_steps))
         try:
             if state.step > 0:
-                self._tell("on_resume", self)
+                self._tell(lambda each: each.on_resume(self))
                 self._after_step(state.step - 1)  # ce que l'arrêt avait interrompu
             while not self._done and not self.stopping():
-                self._tell("on_step", self.advance())
-                self._after_step(state.step - 1)
+                self._step()
             if not self.complete:
                 self._save_last()
             elif self._saves_last:
                 self._save_if_possible(last=True)
         finally:
             self._tick()
-            self._tell("on_end", state)
+            self._tell(lambda each: each.on_end(state))
         return state
 
     @property
@@ -146,7 +146,7 @@ class Trainer:
 
     def announce(self, message: str) -> None:
         """Dit `message` à ceux qui écoutent."""
-        self._tell("on_event", self.state.step, message)
+        self._tell(lambda each: each.on_event(self.state.step, message))
 
     def save(self) -> None:
         """Écrit un point de reprise, sauf si cette étape en a déjà un."""
@@ -156,7 +156,7 @@ class Trainer:
         self._tick()
         record = {**self.config.extra, "trainer": self.state.to_dict()}
         path = self._store.save(step, capture(self.model, self.optimizer), record)
-        self._tell("on_save", step, str(path))
+        self._tell(lambda each: each.on_save(step, str(path)))
         self._saved_step = step
         self._saved_at = time.perf_counter()
 
@@ -203,6 +203,11 @@ class Trainer:
         self._count_bad_steps(record)
         return record
 
+    def _step(self) -> None:
+        record = self.advance()
+        self._tell(lambda each: each.on_step(record))
+        self._after_step(record.step)
+
     def _forward_backward(self, batches: Sequence[Batch]) -> Tensor:
         """Perte moyenne de l'étape sur ce processus ; les gradients sont dans `.grad`."""
         total: Tensor | None = None
@@ -219,8 +224,7 @@ class Trainer:
         if not gradients:
             return None
         norm = torch.nn.utils.get_total_norm(gradients)
-        whole = getattr(norm, "full_tensor", None)  # répartie entre les rangs par FSDP
-        return float(norm if whole is None else whole())
+        return float(self._world.whole(norm))
 
     def _update(self, norm: float | None) -> None:
         if self.config.clip is not None and norm is not None and norm > self.config.clip:
@@ -236,7 +240,7 @@ class Trainer:
             return
         state.skipped += 1
         state.bad_in_a_row += 1
-        self.announce(skip_notice(record, held_back(self.engine), len(self._parameters)))
+        self.announce(skip_notice(record, self.engine.held_back, len(self._parameters)))
         if state.bad_in_a_row >= self.config.max_bad_steps:
             raise too_many_bad_steps(state, record.step)
 
@@ -259,7 +263,8 @@ class Trainer:
                 self._interrupted = True
                 return
             state.sampled = index
-            self._tell("on_sample", index, self.batches.epoch_of(index), text)
+            epoch = self.batches.epoch_of(index)
+            self._tell(lambda each: each.on_sample(index, epoch, text))
 
     def _must_save(self) -> bool:
         if self.state.bad_in_a_row:  # n'évince pas les bons points avec des poids douteux
@@ -321,7 +326,7 @@ class Trainer:
             val_loss=val_loss,
             is_best=is_best,
         )
-        self._tell("on_evaluation", record, self)
+        self._tell(lambda each: each.on_evaluation(record, self))
 
     def _tick(self) -> None:
         """Ajoute à l'état le temps passé depuis la dernière fois."""
@@ -329,6 +334,6 @@ class Trainer:
         self.state.seconds += now - self._clock
         self._clock = now
 
-    def _tell(self, method: str, *arguments: Any) -> None:
+    def _tell(self, event: Callable[[Callback], None]) -> None:
         for callback in self._callbacks:
-            getattr(callback, method)(*arguments)
+            event(callback)

@@ -26,7 +26,7 @@ from gpt_architecture.config import check_choice
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training.distributed.group import DistributedWorld
-from gpt_architecture.training.engine import Batch, TrainingEngine
+from gpt_architecture.training.step import Batch, TrainingEngine
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -60,6 +60,8 @@ class ParallelModel:
 
 
 class _ParallelEngine:
+    held_back: Sequence[str] = ()
+
     def __init__(self, engine: TrainingEngine, parallel: ParallelModel) -> None:
         self._engine = engine
         self._parallel = parallel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -28,8 +29,21 @@ class World(Protocol):
         """Vrai pour celui qui écrit et qui parle."""
         ...
 
+    @property
+    def device(self) -> torch.device | None:
+        """Où ce processus calcule, si sa place parmi les autres en décide."""
+        ...
+
     def mean(self, value: Tensor) -> Tensor:
         """Moyenne d'un tenseur sur tous les rangs."""
+        ...
+
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        """Le tenseur du rang `source`, rendu à tous ; forme et type sont ceux de `value`."""
+        ...
+
+    def whole(self, value: Tensor) -> Tensor:
+        """Le tenseur entier, même si FSDP l'a réparti entre les rangs."""
         ...
 
     def any(self, flag: bool) -> bool:
@@ -48,7 +62,18 @@ class SingleProcess:
     size = 1
     is_main = True
 
+    device = None
+
     def mean(self, value: Tensor) -> Tensor:
+        """`value`, tel quel."""
+        return value
+
+    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
+        """`value`, tel quel."""
+        del source
+        return value
+
+    def whole(self, value: Tensor) -> Tensor:
         """`value`, tel quel."""
         return value
 

@@ -1,4 +1,4 @@
-"""Le moteur d'un pas : perte et gradients d'un lot.
+"""Un pas d'entraînement : ses lots, et les moteurs qui en calculent la perte et les gradients.
 
 Formes : B lot, T tokens.
 """
@@ -17,7 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from gpt_architecture.config import ComputeConfig, PrecisionName
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
+from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_batch
+from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.training.distributed.world import SingleProcess, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,15 @@ class Batch:
 class TrainingEngine(Protocol):
     """Calcule la perte d'un lot et ajoute ses gradients à ceux des paramètres."""
 
+    @property
+    def held_back(self) -> Sequence[str]:
+        """Les paramètres que le dernier lot a laissés tels quels, faute d'un gradient fini.
+
+        Vide pour un moteur qui laisse la mise à jour à l'optimiseur : elle a lieu pour tous, ou
+        pour aucun.
+        """
+        ...
+
     def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
         """Ajoute `scale` × gradient aux `.grad` ; rend la perte moyenne du lot, détachée.
 
@@ -50,16 +62,6 @@ class TrainingEngine(Protocol):
             Scalaire, en nats par token, avant mise à l'échelle.
         """
         ...
-
-
-def held_back(engine: TrainingEngine) -> Sequence[str]:
-    """Les paramètres que le dernier lot a laissés tels quels, faute d'un gradient fini.
-
-    Vide pour un moteur qui laisse la mise à jour à l'optimiseur : elle a lieu pour tous, ou pour
-    aucun.
-    """
-    names: Sequence[str] = getattr(engine, "held_back", ())
-    return names
 
 
 class AutogradEngine:
@@ -71,6 +73,8 @@ class AutogradEngine:
         dtype: type de l'autocast ; None : celui des poids.
         compiled: passe le modèle par `torch.compile`.
     """
+
+    held_back: Sequence[str] = ()
 
     def __init__(
         self,
@@ -156,3 +160,81 @@ def _recomputed(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..
         return out
 
     return run
+
+
+class BatchSource(Protocol):
+    """Ce que la boucle demande aux données."""
+
+    def __call__(self, step: int) -> Sequence[Batch]:
+        """Les lots de l'étape, pour ce processus."""
+        ...
+
+    def epoch_of(self, step: int) -> int:
+        """Époque de la première séquence de l'étape, à partir de 1."""
+        ...
+
+    def ends_epoch(self, step: int) -> bool:
+        """Vrai si une époque s'achève dans l'étape."""
+        ...
+
+    def sequences_in(self, step: int) -> int:
+        """Séquences de l'étape, tous processus compris."""
+        ...
+
+
+class TokenBatches:
+    """Les lots d'un `WindowSampler` : une fonction pure de l'étape et du rang.
+
+    Args:
+        source: la suite de tokens.
+        sampler: ce qui distribue les fenêtres ; son lot est celui de l'étape entière.
+        micro_batch: séquences calculées ensemble, au plus.
+        world: les processus qui se partagent l'étape.
+    """
+
+    def __init__(
+        self,
+        source: TokenSource,
+        sampler: WindowSampler,
+        *,
+        micro_batch: int,
+        world: World | None = None,
+    ) -> None:
+        self._source = source
+        self._sampler = sampler
+        self._micro_batch = micro_batch
+        self._world: World = SingleProcess() if world is None else world
+
+    def __call__(self, step: int) -> list[Batch]:
+        """Voir `BatchSource`."""
+        world, window = self._world, self._sampler.window
+        starts, ids = self._sampler.batch(step, rank=world.rank, world_size=world.size)
+        every = starts if world.size == 1 else self._sampler.batch(step)[0]
+        total = learned_tokens(self._source, every, window)
+        batches = []
+        for first in range(0, len(starts), self._micro_batch):
+            chosen = slice(first, first + self._micro_batch)
+            inputs, targets = make_batch(self._source, starts[chosen], window)
+            learned = learned_tokens(self._source, starts[chosen], window)
+            batches.append(
+                Batch(
+                    inputs=inputs,
+                    targets=targets,
+                    sequence_ids=torch.from_numpy(ids[chosen].copy()),
+                    share=learned * world.size / total,
+                    is_last=first + self._micro_batch >= len(starts),
+                )
+            )
+        return batches
+
+    def epoch_of(self, step: int) -> int:
+        """Voir `BatchSource`."""
+        return step * self._sampler.batch_size // self._sampler.num_windows + 1
+
+    def ends_epoch(self, step: int) -> bool:
+        """Voir `BatchSource`."""
+        return self.epoch_of(step + 1) > self.epoch_of(step)
+
+    def sequences_in(self, step: int) -> int:
+        """Voir `BatchSource`."""
+        return len(self._sampler.sequence_ids(step))

@@ -121,7 +121,7 @@ def study_model(
     sentence = None
     if options.sentence is not None:  # une phrase trop longue n'attend pas les suites
         sentence = attention_maps(gpt.model, gpt.tokenizer, options.sentence, window=gpt.window)
-    texts = read_texts(gpt, options, held_out, field=field, offline=offline)
+    texts = read_studied(gpt, options, held_out, field=field, offline=offline)
     study = run_study(gpt, options, texts, progress)
     if options.report is not None:
         page = assemble_page(
@@ -140,7 +140,7 @@ def study_model(
     return study.memorisation
 
 
-def read_texts(
+def read_studied(
     gpt: GPT,
     options: StudyOptions,
     held_out: Sequence[Sequence[int]],
@@ -205,7 +205,7 @@ def run_study(
     Args:
         gpt: le modèle.
         options: longueur des suites.
-        texts: voir `read_texts`.
+        texts: voir `read_studied`.
         progress: rend, pour une étape de ce nom, ce qui en reçoit l'avancement.
 
     Raises:

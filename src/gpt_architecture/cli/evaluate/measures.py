@@ -1,24 +1,76 @@
-"""Les mesures de `evaluate` : ce qui est lu, calculé, montré pendant le calcul."""
+"""Les mesures de `evaluate` : leurs options, ce qui est lu, calculé, montré pendant le calcul."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Group, Parameter
+
+from gpt_architecture.cli.options import QuantName
 from gpt_architecture.french import french_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gpt_architecture.api import GPT
-    from gpt_architecture.cli.bar import ProgressBar
+    from gpt_architecture.cli.command import ProgressBar
     from gpt_architecture.core.model import CausalLM
     from gpt_architecture.evaluation.examples import LastWord, MultipleChoice
     from gpt_architecture.evaluation.perplexity import TokenDocument
-    from gpt_architecture.scripts.evaluate import ComputeOptions, EvaluateOptions
 
 _LINE_EVERY_S = 5.0
+
+
+@Parameter(name="*", group=Group("Mesures", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Que mesurer."""
+
+    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    """Textes dont mesurer la perplexité : fichiers, dossiers, fragments ou corpus connus."""
+
+    lambada: Path | None = None
+    """Exemples JSONL {"text": "…"} : deviner le dernier mot."""
+
+    choices: Path | None = None
+    """Exemples JSONL au format de HellaSwag : choisir la bonne suite."""
+
+    lm_eval: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    """Épreuves de lm-eval : dernier_mot_fr, prose_fr, serie_fr, suite_fr (locales), ou une des
+    siennes."""
+
+    limit: int | None = None
+    """Documents et exemples mesurés, au plus, dans chaque fichier."""
+
+    tokens: int | None = None
+    """Tokens mesurés, au plus, dans chaque document."""
+
+    field: str = "text"
+    """Champ du texte des documents JSONL et Parquet."""
+
+    offline: bool = False
+    """Interdit tout téléchargement."""
+
+
+@Parameter(name="*", group=Group("Calcul", sort_key=3))
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """Comment mesurer."""
+
+    stride: int | None = None
+    """Tokens notés par fenêtre ; sans lui, la moitié du contexte appris."""
+
+    batch_size: int = 64
+    """Séquences lues ensemble, au plus ; la mémoire en décide aussi."""
+
+    device: str = "auto"
+    """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
+
+    quant: QuantName | None = None
+    """Mesure le modèle quantifié au chargement (CPU)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +100,7 @@ class Measured:
     show: Callable[[Any], None]
 
 
-def read_texts(gpt: GPT, options: EvaluateOptions) -> list[TokenDocument]:
+def read_measured(gpt: GPT, options: EvaluateOptions) -> list[TokenDocument]:
     """Les documents de --data, codés par le tokenizer du modèle."""
     from gpt_architecture.evaluation.perplexity import read_token_documents
 
@@ -67,7 +119,7 @@ def measure(
     documents: Sequence[TokenDocument],
     examples: Examples,
     options: EvaluateOptions,
-    compute: ComputeOptions,
+    compute: MeasureOptions,
     bar: ProgressBar,
 ) -> dict[str, Measured]:
     """Textes et épreuves, dans l'ordre où ils s'affichent."""

@@ -1,23 +1,42 @@
-"""Ce que l'entraînement écrit : où, sous quel nom, et sans rien écraser d'autre."""
+"""Ce qu'un entraînement écrit : où, sous quel nom, et sans rien écraser d'autre."""
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from gpt_architecture.cli.command import say_aside
-from gpt_architecture.cli.products import Product
-from gpt_architecture.cli.results import check_not_read, check_outputs, own_figure
-from gpt_architecture.cli.train_options import FREE_OPTIONS
-from gpt_architecture.config import CheckpointConfig
-from gpt_architecture.errors import CheckpointError, MissingDependencyError, OutputError
+from gpt_architecture.config import FREE_SETTINGS, CheckpointConfig, LoRAConfig
+from gpt_architecture.core.lora import adapter_parameters, adapter_tensors
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.errors import (
+    CheckpointError,
+    MissingDependencyError,
+    ModelFileError,
+    OutputError,
+)
+from gpt_architecture.formats.adapter_file import (
+    ADAPTER_NAME,
+    AdapterFile,
+    read_adapter,
+    save_adapter,
+)
+from gpt_architecture.formats.journal import JOURNAL
+from gpt_architecture.formats.model_file import MODEL_NAME, read_model, save_model
 from gpt_architecture.french import french_size
+from gpt_architecture.overwriting import check_not_read, check_outputs, own_figure
+from gpt_architecture.storage import check_writable
+from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
+from gpt_architecture.training.inputs import StartingPoint
+from gpt_architecture.training.session import Settings, identity_differences
+from gpt_architecture.training.simple import plot_losses
+from gpt_architecture.training.state import TrainingState
 
-if TYPE_CHECKING:
-    from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
-    from gpt_architecture.training.state import TrainingState
+logger = logging.getLogger(__name__)
 
 PLOT_NAME = "loss-plot.pdf"
 _MARGIN = 16 << 20  # octets : journal, courbes, manifestes
@@ -44,25 +63,21 @@ def check_output(
         identities: entraînements dont le fichier peut être remplacé.
         product: ce qui sera écrit à la fin.
         checkpoints: points de reprise qui tiendront ensemble sur le disque.
-        reads: ce que l'entraînement lit (voir `_results.check_outputs`).
+        reads: ce que l'entraînement lit (voir `overwriting.check_outputs`).
         force: accepte d'écraser.
 
     Raises:
         OutputError: modèle d'un autre entraînement, dossier refusé ou place insuffisante.
     """
-    from gpt_architecture.errors import ModelFileError
-    from gpt_architecture.formats.journal import JOURNAL
-    from gpt_architecture.storage import check_writable
-
     path = output_dir / product.file_name
-    check_not_read(path, reads, "--output-dir")
+    check_not_read(path, reads, "`output_dir`")
     for written in ((output_dir / JOURNAL, _journal), (output_dir / PLOT_NAME, own_figure)):
-        check_outputs({"--output-dir": written}, reads=reads, force=force)
+        check_outputs({"`output_dir`": written}, reads=reads, force=force)
     if path.is_dir():
         raise OutputError(
             f"{path} est un dossier",
             expected="un nom libre pour le modèle",
-            remedy="renommez-le ou changez --output-dir",
+            remedy="renommez-le ou changez `output_dir`",
         )
     if path.exists() and not force:
         try:
@@ -73,7 +88,7 @@ def check_output(
             raise OutputError(
                 f"{path} existe déjà et vient d'un autre entraînement",
                 expected="un dossier sans modèle, ou le modèle de ces mêmes réglages",
-                remedy="ajoutez --force pour l'écraser, ou changez --output-dir",
+                remedy="ajoutez `force` pour l'écraser, ou changez `output_dir`",
             )
     check_writable(output_dir)
     needed = product.nbytes + checkpoints * product.checkpoint_bytes + _MARGIN
@@ -82,7 +97,7 @@ def check_output(
         raise OutputError(
             f"il reste {french_size(free)} dans {output_dir.resolve()}",
             expected=f"{french_size(needed)} pour le modèle et les points de reprise",
-            remedy="libérez de la place ou changez --output-dir",
+            remedy="libérez de la place ou changez `output_dir`",
         )
 
 
@@ -103,16 +118,14 @@ def check_same_training(
     Raises:
         CheckpointError: la différence est montrée.
     """
-    from gpt_architecture.training.session import identity_differences
-
     saved = checkpoint.state.get("identity", {})
     differences = identity_differences(_essence(saved), _essence(identity))
-    differences += identity_differences(checkpoint.state["options"], options, ignored=FREE_OPTIONS)
+    differences += identity_differences(checkpoint.state["options"], options, ignored=FREE_SETTINGS)
     if differences:
         raise CheckpointError(
             f"cet entraînement n'est plus celui de {checkpoint.path} ({' ; '.join(differences)})",
             expected="les mêmes données et les mêmes options",
-            remedy="rendez-les, ou ajoutez --override pour l'accepter",
+            remedy="rendez-les, ou ajoutez `override` pour l'accepter",
         )
 
 
@@ -125,8 +138,8 @@ def check_same_vocabulary(checkpoint: Checkpoint, identity: Mapping[str, Any]) -
     if checkpoint.state["identity"].get("tokenizer_sha256") != identity["tokenizer_sha256"]:
         raise CheckpointError(
             f"le tokenizer n'est plus celui de {checkpoint.path}",
-            expected="le vocabulaire que ces poids ont appris : --override n'en change pas",
-            remedy="rendez-le (--tokenizer, ou les fragments d'origine), ou recommencez avec "
+            expected="le vocabulaire que ces poids ont appris : `override` n'en change pas",
+            remedy="rendez-le (`tokenizer`, ou les fragments d'origine), ou recommencez avec "
             "--force",
         )
 
@@ -153,7 +166,7 @@ def check_no_checkpoint(store: CheckpointStore, output_dir: Path, *, force: bool
             f"{output_dir} contient un entraînement enregistré à l'étape {steps[-1]}",
             expected="un dossier sans points de reprise",
             remedy=f"reprenez-le (gpt-architecture train --resume {output_dir}), ou ajoutez "
-            "--force pour recommencer",
+            "`force` pour recommencer",
         )
 
 
@@ -166,14 +179,105 @@ def erase_checkpoints(store: CheckpointStore) -> None:
 
 def plot(path: Path, state: TrainingState, steps_per_epoch: float) -> bool:
     """Trace les courbes ; si c'est impossible, le dit et continue."""
-    from gpt_architecture.training.plots import plot_losses
-
     if not state.train_losses:
         return False
     epochs_seen = [(step + 1) / steps_per_epoch for step in state.eval_steps]
     try:
         plot_losses(epochs_seen, state.tokens_seen, state.train_losses, state.val_losses, path)
     except (MissingDependencyError, OutputError) as error:  # le modèle, lui, est écrit
-        say_aside(f"avertissement : courbes non tracées, {error}")
+        logger.warning("courbes non tracées, %s", error)
         return False
     return True
+
+
+_CHECKPOINT_COPIES = 3  # les poids et les deux moments d'AdamW
+
+
+class Product(Protocol):
+    """Un fichier écrit à la fin de l'entraînement."""
+
+    title: str
+    file_name: str
+    nbytes: int
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Taille d'un point de reprise, en octets."""
+        ...
+
+    def read_metadata(self, path: Path) -> Mapping[str, Any]:
+        """Les métadonnées d'un fichier de ce genre ; lève ModelFileError si ce n'en est pas un."""
+        ...
+
+    def save(
+        self, path: Path, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
+    ) -> None:
+        """Écrit le fichier, entier ou pas du tout."""
+        ...
+
+
+def product_of(settings: Settings) -> Product:
+    """Ce que ces réglages produiront."""
+    if settings.lora is None or settings.start is None:
+        return _Model(settings)
+    return _Adapter(settings, settings.lora, settings.start)
+
+
+class _Model:
+    title, file_name = "Modèle", MODEL_NAME
+
+    def __init__(self, settings: Settings) -> None:
+        self._config = settings.model
+        self.nbytes = 4 * settings.model.num_parameters()
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return _CHECKPOINT_COPIES * self.nbytes
+
+    def read_metadata(self, path: Path) -> Mapping[str, Any]:
+        return read_model(path, verify=False).metadata
+
+    def save(
+        self, path: Path, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
+    ) -> None:
+        logger.info("Enregistrement de %s…", path)
+        save_model(path, model, self._config, tokenizer=tokenizer.to_dict(), metadata=metadata)
+
+
+class _Adapter:
+    title = "Adaptateurs"
+
+    def __init__(self, settings: Settings, lora: LoRAConfig, start: StartingPoint) -> None:
+        self._lora, self._start = lora, start
+        self.file_name = ADAPTER_NAME
+        self.nbytes = 4 * adapter_parameters(settings.model, lora)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return _CHECKPOINT_COPIES * self.nbytes
+
+    def read_metadata(self, path: Path) -> Mapping[str, Any]:
+        return read_adapter(path).metadata
+
+    def save(
+        self, path: Path, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
+    ) -> None:
+        del tokenizer  # celui du modèle de départ
+        adapter = AdapterFile(
+            lora=self._lora,
+            base_sha256=self._start.sha256,
+            tensors=adapter_tensors(model),
+            metadata=metadata,
+            base_path=_from_folder(path.parent, self._start.name),
+        )
+        save_adapter(path, adapter)
+
+
+def _from_folder(folder: Path, name: str) -> str:
+    """Le chemin d'un modèle depuis un dossier, pour l'y retrouver si les deux sont déplacés."""
+    if not Path(name).exists():  # hub:DÉPÔT
+        return name
+    try:
+        return os.path.relpath(Path(name).resolve(), folder.resolve())
+    except ValueError:  # deux lecteurs de Windows
+        return str(Path(name).resolve())

@@ -1,0 +1,290 @@
+"""L'application : ses commandes, son lancement, la configuration de ses options, sa visite guidée.
+
+Codes : 0 réussite, 1 échec (une ligne claire), 2 mauvais usage, 129 terminal fermé,
+130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.config import Dict as ConfigDict
+from cyclopts.config import Env
+
+from gpt_architecture.cli.command import (
+    ENV_PREFIX,
+    OTHER_VARIABLES,
+    find_model,
+    output_console,
+    remember_command_line,
+    say_aside,
+    silence,
+    silence_stdout,
+)
+from gpt_architecture.cli.logs import Translated, configure_logs, in_journal
+from gpt_architecture.cli.results import with_json_file
+from gpt_architecture.cli.usage import (
+    FrenchFormatter,
+    usage_message,
+    warn_unknown_variables,
+    with_options,
+)
+from gpt_architecture.config import VERSION
+from gpt_architecture.errors import (
+    ConfigurationError,
+    GPTArchitectureError,
+    is_out_of_memory,
+    reason,
+)
+from gpt_architecture.french import french_size
+from gpt_architecture.storage import read_text
+
+_MAX_TOML = 1 << 20
+
+FRENCH_STYLE: dict[str, Any] = {
+    "help_formatter": FrenchFormatter(),
+    "group_commands": Group("Commandes"),
+    "group_parameters": Group("Options"),
+    "group_arguments": Group("Arguments"),
+    "default_parameter": Parameter(negative=()),
+    "help_format": "plaintext",  # le rendu Markdown coûterait un quart du temps de --help
+}
+"""Réglages de `cyclopts.App` communs à toutes les commandes."""
+
+
+COMMANDS = {
+    "tokenizer": "Apprend un vocabulaire, en compare plusieurs, en montre le découpage.",
+    "prepare": "Prépare des textes : fragments de tokens, entraînement et validation.",
+    "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
+    "merge": "Fond des adaptateurs LoRA dans leur modèle de départ.",
+    "infer": "Écrit la suite d'un texte, au fil de l'eau.",
+    "evaluate": "Mesure un modèle : perplexité, épreuves, mémorisation ; en fait une page.",
+    "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
+    "convert": "Convertit un modèle : Transformers, llama.cpp, ONNX, nanoGPT, livre de Raschka.",
+    "inspect": "Dit ce qu'est un modèle, sans charger ses poids.",
+    "serve": "Sert un modèle à tout client d'OpenAI (HTTP), jusqu'à Ctrl-C ou SIGTERM.",
+    "chat": "Converse avec un modèle affiné sur des dialogues, ici ou derrière un service.",
+    "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
+    "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
+}
+"""Nom de chaque commande et sa ligne d'aide ; le module du même nom est chargé à l'appel."""
+SUBCOMMANDS = {
+    "tokenizer": {
+        "train": "Apprend un vocabulaire sur des textes, et l'écrit en tokenizer.json.",
+        "compare": "Compare des vocabulaires sur un texte : tokens par mot, octets par token.",
+        "view": "Montre le découpage d'un texte, token par token, au terminal ou en HTML.",
+    },
+}
+"""Les commandes de celles qui en ont plusieurs ; chacune est une fonction du même module."""
+_ARGUMENTS = {
+    "tokenizer train": "SOURCE… --out FICHIER ",
+    "tokenizer compare": "TEXTE ",
+    "tokenizer view": "TEXTE ",
+    "prepare": "SOURCE… --out DOSSIER ",
+    "merge": "MODÈLE ADAPTATEURS --out FICHIER ",
+    "convert": "SOURCE DESTINATION --to FORMAT ",
+    **dict.fromkeys(
+        ("infer", "evaluate", "quantize", "inspect", "serve", "chat", "demo", "visualize"),
+        "[MODÈLE] ",
+    ),
+}
+
+
+def build_app() -> App:
+    """L'application en ligne de commande ; aucune commande n'est importée avant d'être appelée."""
+    app = App(
+        name="gpt-architecture",
+        help="GPT-2 écrit de zéro en PyTorch : du texte brut au modèle qui écrit.",
+        version=f"gpt-architecture {VERSION}",
+        help_epilogue=(
+            "Chaque option se règle aussi par une variable d'environnement "
+            "(GPT_ARCHITECTURE_EPOCHS=3) ou un fichier TOML (--config FICHIER)."
+        ),
+        **FRENCH_STYLE,
+    )
+    app["--help"].help = "Affiche cette aide et quitte."
+    app["--version"].help = "Affiche la version et quitte."
+    app.default(show_tour)
+    for name, summary in COMMANDS.items():
+        if name not in SUBCOMMANDS:
+            _add_command(app, name, f"{name}:{name}", summary)
+            continue
+        group = App(name=name, help=summary, version_flags=(), **FRENCH_STYLE)
+        group.usage = f"gpt-architecture {name} COMMAND"
+        group["--help"].help = "Affiche cette aide et quitte."
+        for subcommand, line in SUBCOMMANDS[name].items():
+            _add_command(group, f"{name} {subcommand}", f"{name}:{subcommand}", line)
+        app.command(group)
+    return app
+
+
+def _add_command(app: App, path: str, function: str, summary: str) -> None:
+    """Ajoute la commande `path`, faite par `module:fonction` de `scripts`."""
+    usage = f"gpt-architecture {path} {_ARGUMENTS.get(path, '')}[OPTIONS]"  # sinon recalculé
+    module = f"gpt_architecture.scripts.{function}"
+    app.command(module, name=path.rsplit(maxsplit=1)[-1], help=summary, usage=usage)
+
+
+def launch(app: App, tokens: list[str]) -> None:
+    """Exécute l'application et termine le processus avec le bon code."""
+    remember_command_line(tokens)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:  # une console qui ne sait pas un caractère n'arrête rien
+            reconfigure(errors="replace")
+    configure_logs(None, Translated(lambda message: with_options(message, app, tokens)))
+    debug = "--debug" in tokens or os.environ.get(f"{ENV_PREFIX}DEBUG", "") in ("1", "true")
+    try:
+        code = _run(app, tokens)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        _complain(usage_message(error))
+        code = 2
+    except GPTArchitectureError as error:
+        if debug:
+            raise
+        _complain(with_options(str(error), app, tokens))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrompu")
+        code = 130
+    except BrokenPipeError:  # « … | head » : le lecteur est parti, rien à dire
+        silence_stdout()
+        code = 1
+    except Exception as error:
+        if debug:
+            raise
+        if is_out_of_memory(error):
+            _complain(
+                "mémoire insuffisante ; réduisez --batch-size, --context-length ou --emb-dim."
+            )
+        else:
+            _complain(f"{reason(error)} (--debug montre la pile d'appels)")
+        code = 1
+    try:
+        sys.stderr.flush()  # ce qui y resterait changerait le code de sortie
+    except OSError:
+        silence(sys.stderr.fileno())
+    raise SystemExit(code)
+
+
+def _run(app: App, tokens: list[str]) -> int:
+    """Exécute la commande ; l'aide d'une commande est écrite sans être d'abord analysée.
+
+    cyclopts assemblerait sinon toutes ses options une fois de plus, pour voir si l'une d'elles
+    s'appelle --help.
+    """
+    if len(tokens) == 2 and tokens[0] in app and tokens[1] in app.help_flags:
+        app.help_print(tokens[:1])
+        return 0
+    if any(token.startswith("--json") for token in tokens):
+        tokens = with_json_file(tokens)
+    app.config = _configuration(tokens)
+    injected: dict[str, Any] = {}
+    if tokens[:1] == ["train"]:
+        from gpt_architecture.cli.train.options import TrainingDefaults
+
+        injected["defaults"] = TrainingDefaults()
+        app.config = (*app.config, injected["defaults"])
+    if any(_is_foreign(name) for name in os.environ):
+        warn_unknown_variables(app, tokens)
+    command, bound, unparsed = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    result = command(
+        *bound.args,
+        **bound.kwargs,
+        **{name: injected[name] for name in unparsed if name in injected},
+    )
+    return result if isinstance(result, int) else 0
+
+
+def _is_foreign(name: str) -> bool:
+    """Vrai pour une variable à notre préfixe qui n'est pas l'une de celles de toujours."""
+    return name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX) not in OTHER_VARIABLES
+
+
+def _configuration(tokens: list[str]) -> tuple[Any, ...]:
+    """Sources des options, la plus forte d'abord : environnement, fichier TOML, préréglage."""
+    sources: list[Any] = [Env(ENV_PREFIX, show=False), Env(ENV_PREFIX, command=False, show=False)]
+    asked = _option_value(tokens, "--config")
+    path = asked or os.environ.get(f"{ENV_PREFIX}CONFIG")
+    if path and not {"--help", "-h", "--version"} & set(tokens):
+        content = _read_toml(Path(path))
+        command = tokens[0] if tokens else ""
+        if asked and not isinstance(content.get(command), dict):
+            raise ConfigurationError(
+                f"{path} n'a pas de table [{command}]",
+                expected=f"les options de {command} sous [{command}]",
+                remedy="ajoutez cette table",
+            )
+        sources.append(ConfigDict(content, source=path))
+    return tuple(sources)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    text = read_text(
+        path,
+        expected="un fichier TOML",
+        remedy="corrigez --config",
+        limit=_MAX_TOML,
+        error=ConfigurationError,
+    )
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{path} n'est pas un TOML valide : {reason(error)}",
+            expected="un fichier TOML",
+            remedy="corrigez ce fichier",
+        ) from None
+
+
+def _option_value(tokens: list[str], name: str) -> str | None:
+    for index, token in enumerate(tokens):
+        if token == name and index + 1 < len(tokens):
+            return tokens[index + 1]
+        if token.startswith(f"{name}="):
+            return token.split("=", 1)[1]
+    return None
+
+
+def _complain(message: str) -> None:
+    say_aside(in_journal(message, logging.ERROR) or f"erreur : {message}")
+
+
+def show_tour() -> None:
+    """GPT-2 écrit de zéro en PyTorch : du texte brut au modèle qui écrit."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = output_console()
+    console.print(Text("gpt-architecture", "bold") + Text(" — GPT-2 écrit de zéro en PyTorch\n"))
+    console.print(
+        "Un texte devient des tokens, les tokens des fenêtres ; douze blocs d'attention\n"
+        "apprennent à prédire le token suivant ; une stratégie de décodage en fait du texte.\n"
+    )
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, summary in COMMANDS.items():
+        table.add_row(Text("gpt-architecture ") + Text(name, "bold"), summary)
+    console.print(table)
+    console.print()
+    model = find_model(None)
+    if model.is_file():
+        size = french_size(model.stat().st_size)
+        print(f"Modèle trouvé : {model} ({size}). Et maintenant :\n", flush=True)
+        console.print("  gpt-architecture infer --strategy top_p --p 0.9")
+        console.print("  gpt-architecture demo")
+        console.print("  gpt-architecture visualize")
+    else:
+        console.print("Aucun modèle ici. Les premiers mots, en moins de trente secondes :\n")
+        console.print("  gpt-architecture train --preset eclair")
+        console.print("\nGPT-2 sur The Verdict, quelques minutes sur un portable :\n")
+        console.print("  gpt-architecture train")
+        console.print("\nSur votre propre texte :\n")
+        console.print("  gpt-architecture train --data mon-texte.txt --output-dir mon-modele")
+    console.print("\nL'aide d'une commande : gpt-architecture COMMANDE --help")

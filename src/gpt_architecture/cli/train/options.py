@@ -1,0 +1,126 @@
+"""Les options de `train` : leurs groupes, et d'où viennent celles qui ne sont pas données."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+from cyclopts.config import Dict as ConfigDict
+
+from gpt_architecture.cli.options import Prompt
+from gpt_architecture.config import (
+    TRAINING_PRESETS,
+    CheckpointConfig,
+    ComputeConfig,
+    FinetuningConfig,
+    LoRAConfig,
+    LoRATarget,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    ShapeConfig,
+    TrainingConfig,
+    check_float,
+    check_origin,
+)
+
+if TYPE_CHECKING:
+    from cyclopts import App
+    from cyclopts.argument import ArgumentCollection
+
+    from gpt_architecture.training.inputs import Origins
+
+
+def _split_paths(_type: Any, value: str, *, delimiter: str | None = None) -> list[str]:
+    """Chemins d'une variable d'environnement, séparés comme ceux de PATH."""
+    return value.split(delimiter or os.pathsep)
+
+
+@Parameter(name="*", group=Group("Données et sorties", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(RunConfig):
+    """D'où vient le texte, où va le modèle ; et ce qui ne vaut que pour un appel."""
+
+    data: Annotated[
+        tuple[str, ...], Parameter(consume_multiple=True, env_var_split=_split_paths)
+    ] = RunConfig.data  # type: ignore[assignment]
+
+    prompt: Prompt = None
+
+    preset: str | None = None
+    """Préréglage ; les options données l'emportent sur lui."""
+
+    estimate: bool = False
+    """Mesure quelques étapes, annonce durée, mémoire et disque, et quitte sans rien écrire."""
+
+    price_per_hour: float | None = None
+    """Prix d'une heure de la machine, pour que --estimate annonce le coût."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.price_per_hour is not None:
+            check_float("price_per_hour", self.price_per_hour, minimum=0.0)
+
+
+@Parameter(name="*", group=Group("Affinage", sort_key=2.5))
+@dataclass(frozen=True, kw_only=True)
+class FinetuningOptions(FinetuningConfig):
+    """D'où repartir, sur quelles conversations, avec quels adaptateurs."""
+
+    start: Annotated[Path | None, Parameter(name="--from")] = None
+
+    lora_targets: Annotated[tuple[LoRATarget, ...], Parameter(consume_multiple=True)] = (
+        LoRAConfig.targets
+    )
+
+
+def _group(title: str, sort_key: int) -> Parameter:
+    return Parameter(name="*", group=Group(title, sort_key=sort_key))
+
+
+ShapeOptions = Annotated[ShapeConfig, _group("Modèle", 2)]
+LearningOptions = Annotated[TrainingConfig, _group("Entraînement", 3)]
+OptimizerOptions = Annotated[OptimizerConfig, _group("Optimiseur", 4)]
+ScheduleOptions = Annotated[ScheduleConfig, _group("Taux d'apprentissage", 5)]
+CheckpointOptions = Annotated[CheckpointConfig, _group("Points de reprise", 6)]
+ComputeOptions = Annotated[ComputeConfig, _group("Calcul", 7)]
+
+
+class TrainingDefaults:
+    """Dernière source des options de `train` : point de reprise, préréglage ou modèle de départ.
+
+    Ce qui est donné sur la ligne de commande, dans l'environnement ou dans un fichier TOML est
+    déjà lu et l'emporte.
+
+    Attributes:
+        origins: ce qui a été lu en chemin, pour que la commande ne le relise pas ; None : rien.
+    """
+
+    def __init__(self) -> None:
+        self.origins: Origins | None = None
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        """Complète les options données (protocole des sources de cyclopts)."""
+        given = {each.name: each.tokens[0].value for each in arguments if each.tokens}
+        preset, resume, start = (given.get(name) for name in ("--preset", "--resume", "--from"))
+        check_origin(preset=preset, resume=resume, start=start, tokenizer=given.get("--tokenizer"))
+        options: Mapping[str, Any]
+        if preset is not None:
+            options, source = TRAINING_PRESETS[preset], f"le préréglage {preset}"
+        elif resume is not None or start is not None:
+            from gpt_architecture.training.inputs import Origins
+
+            self.origins = Origins()
+            options = self.origins.implied(
+                resume=None if resume is None else Path(resume),
+                start=None if start is None else Path(start),
+            )
+            source = f"le modèle {start}" if resume is None else f"le point de reprise de {resume}"
+        else:
+            return
+        known = {name: value for name, value in options.items() if value is not None}
+        ConfigDict({"train": known}, source=source)(app, commands, arguments)

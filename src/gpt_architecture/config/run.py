@@ -1,0 +1,288 @@
+"""Ce qui se demande d'un entraînement : des groupes de réglages, et leur réunion.
+
+Chaque champ est aussi une option de `gpt-architecture train` : sa docstring en est l'aide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import field as made_of
+from pathlib import Path
+from typing import Any
+
+from gpt_architecture.config.checks import check_int
+from gpt_architecture.config.finetuning import LoRAConfig, LoRATarget
+from gpt_architecture.config.model import GPT_CONFIG_124M, GPTConfig
+from gpt_architecture.config.training import (
+    TRAINING_PRESETS,
+    CheckpointConfig,
+    ComputeConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from gpt_architecture.errors import ConfigurationError
+
+_LORA = {"lora_alpha": "alpha", "lora_targets": "targets", "lora_dropout": "dropout"}
+
+FREE_SETTINGS = (
+    *("epochs", "max_steps", "device", "prompt", "eval_freq", "eval_iter", "patience"),
+    *("checkpoint_activations", "data", "field", "tokenizer"),
+    *("tensorboard", "from", "chat", "chat_template"),
+    *(item.name for item in fields(CheckpointConfig)),
+)
+"""Réglages qu'une reprise peut changer sans rien défaire ; des données, l'empreinte juge."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """D'où vient le texte, où va le modèle."""
+
+    data: Sequence[str] = ("the-verdict",)
+    """Texte : fichiers et dossiers (.txt, .md, .jsonl, .jsonl.gz, .parquet), les noms the-verdict
+    et la-lampe-du-passeur, ou un dossier de fragments de tokens écrit par prepare."""
+
+    field: str = "text"
+    """Champ du texte, en JSONL et en Parquet."""
+
+    tokenizer: str = "gpt2"
+    """Tokenizer : gpt2, simple-v1, simple-v2, char (caractères), bpe-N (BPE de N tokens appris
+    sur la part d'entraînement), ou un tokenizer.json, par exemple de « tokenizer train »."""
+
+    output_dir: Path = Path()
+    """Dossier où écrire gpt-model.pt, loss-plot.pdf, journal.jsonl et checkpoints/."""
+
+    prompt: str | None = None
+    """Début des exemples générés à chaque époque ; sans lui, celui qui convient au texte."""
+
+    device: str = "auto"
+    """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
+
+    resume: Path | None = None
+    """Dossier de sortie d'un entraînement à reprendre, avec ses options."""
+
+    override: bool = False
+    """Reprend même si les données ou les options ont changé."""
+
+    force: bool = False
+    """Écrase un modèle existant et recommence au début, même d'un autre entraînement."""
+
+    tensorboard: bool = False
+    """Écrit aussi les mesures pour TensorBoard, dans tensorboard/."""
+
+    offline: bool = False
+    """Interdit tout téléchargement."""
+
+    def __post_init__(self) -> None:
+        if self.resume is not None and self.output_dir not in (Path(), self.resume):
+            raise ConfigurationError(
+                f"`output_dir={self.output_dir}` et `resume={self.resume}`",
+                expected="le même dossier : une reprise écrit où l'entraînement écrivait",
+                remedy="retirez `output_dir`",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeConfig:
+    """Forme du modèle ; la taille du vocabulaire vient du tokenizer."""
+
+    context_length: int = 256
+    """Longueur du contexte appris, en tokens : celle des fenêtres d'entraînement."""
+
+    positions: int = GPT_CONFIG_124M["context_length"]
+    """Positions du modèle, au moins le contexte ; celles qui le dépassent n'apprennent rien."""
+
+    emb_dim: int = GPT_CONFIG_124M["emb_dim"]
+    """Largeur du modèle, multiple du nombre de têtes."""
+
+    n_heads: int = GPT_CONFIG_124M["n_heads"]
+    """Nombre de têtes d'attention."""
+
+    n_layers: int = GPT_CONFIG_124M["n_layers"]
+    """Nombre de blocs."""
+
+    drop_rate: float = GPT_CONFIG_124M["drop_rate"]
+    """Probabilité d'abandon (dropout)."""
+
+    qkv_bias: bool = GPT_CONFIG_124M["qkv_bias"]
+    """Biais sur les projections requête, clé et valeur."""
+
+    tie_weights: bool = False
+    """Lie la tête de sortie à l'embedding (mode GPT-2)."""
+
+    def to_config(self, vocab_size: int = GPTConfig.vocab_size) -> GPTConfig:
+        """La forme du modèle.
+
+        Raises:
+            ConfigurationError: valeur hors bornes, ou moins de positions que de contexte.
+        """
+        values = asdict(self)
+        window = values.pop("context_length")
+        positions = values.pop("positions")
+        check_int("context_length", window, minimum=1)
+        if positions < window:
+            raise ConfigurationError(
+                f"`positions` vaut {positions} et `context_length` {window}",
+                expected="au moins autant de positions que de contexte",
+                remedy=f"ajoutez `positions={window}`",
+            )
+        return GPTConfig(**values, context_length=positions, vocab_size=vocab_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningConfig:
+    """D'où repartir, sur quelles conversations, avec quels adaptateurs."""
+
+    start: Path | None = None
+    """Modèle dont viennent les poids, la forme et le tokenizer : fichier, point de reprise, dossier
+    d'entraînement ou de Transformers, hub:DÉPÔT."""
+
+    chat: Path | None = None
+    """Conversations, en JSONL ou en JSON, à la place des textes ; seules les réponses
+    s'apprennent."""
+
+    chat_template: Path | None = None
+    """Fichier du gabarit Jinja des conversations ; sans lui, celui du modèle, sinon du projet."""
+
+    lora_rank: int | None = None
+    """Rang d'adaptateurs LoRA, seuls à apprendre ; sans lui, tous les poids apprennent."""
+
+    lora_alpha: float = LoRAConfig.alpha
+    """Force des adaptateurs : leur facteur est lora-alpha / lora-rank."""
+
+    lora_targets: tuple[LoRATarget, ...] = LoRAConfig.targets
+    """Matrices adaptées dans chaque bloc : query, key, value, output, up, down."""
+
+    lora_dropout: float = LoRAConfig.dropout
+    """Probabilité d'abandon à l'entrée des adaptateurs."""
+
+    def __post_init__(self) -> None:
+        if self.chat_template is not None and self.chat is None:
+            raise _together("`chat_template` sans `chat`", "ajoutez `chat=FICHIER.jsonl`")
+        if self.lora_rank is None:
+            for option, name in _LORA.items():
+                if getattr(self, option) != getattr(LoRAConfig, name):
+                    raise _together(f"`{option}` sans `lora_rank`", "ajoutez `lora_rank`")
+        elif self.start is None:
+            raise _together("`lora_rank` sans `start`", "ajoutez `start=MODÈLE`")
+        self.lora()  # refuse tout de suite un réglage hors bornes
+
+    def lora(self) -> LoRAConfig | None:
+        """Les réglages des adaptateurs ; None : tous les poids apprennent.
+
+        Raises:
+            ConfigurationError: valeur hors bornes.
+        """
+        if self.lora_rank is None:
+            return None
+        values = {name: getattr(self, option) for option, name in _LORA.items()}
+        return LoRAConfig(rank=self.lora_rank, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRequest:
+    """Tout ce qui se demande d'un entraînement, par groupe."""
+
+    run: RunConfig = made_of(default_factory=RunConfig)
+    shape: ShapeConfig = made_of(default_factory=ShapeConfig)
+    finetuning: FinetuningConfig = made_of(default_factory=FinetuningConfig)
+    training: TrainingConfig = made_of(default_factory=TrainingConfig)
+    optimizer: OptimizerConfig = made_of(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = made_of(default_factory=ScheduleConfig)
+    checkpoints: CheckpointConfig = made_of(default_factory=CheckpointConfig)
+    compute: ComputeConfig = made_of(default_factory=ComputeConfig)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> TrainingRequest:
+        """La demande de ces réglages, nommés à plat : `epochs`, `emb_dim`, `output_dir`…
+
+        Raises:
+            ConfigurationError: réglage inconnu, hors bornes, ou qui ne va pas avec un autre.
+        """
+        left = {name: _typed(name, value) for name, value in settings.items()}
+        groups: dict[str, Any] = {}
+        for group in fields(cls):
+            default: Any = getattr(_DEFAULTS, group.name)
+            names = {each.name for each in fields(default)} & left.keys()
+            groups[group.name] = replace(default, **{name: left.pop(name) for name in names})
+        if left:
+            raise ConfigurationError(
+                f"réglage inconnu : {', '.join(sorted(left))}",
+                expected="une option de « gpt-architecture train », en soulignés",
+                remedy="corrigez ou retirez ce réglage",
+            )
+        return cls(**groups)
+
+    @property
+    def learning(self) -> TrainingConfig:
+        """Ce qui est appris ; une conversation par rangée fixe le décalage des fenêtres.
+
+        Raises:
+            ConfigurationError: `chat` avec `data` ou `stride`.
+        """
+        if self.finetuning.chat is None:
+            return self.training
+        conflicts = {
+            "data": tuple(self.run.data) != RunConfig.data,
+            "stride": self.training.stride is not None,
+        }
+        for name, given in conflicts.items():
+            if given:
+                raise ConfigurationError(
+                    f"`chat` et `{name}` ensemble",
+                    expected="l'un ou l'autre : chaque conversation est un exemple entier",
+                    remedy=f"retirez `{name}`",
+                )
+        return replace(self.training, stride=self.shape.context_length + 1)
+
+
+def check_origin(*, preset: str | None, resume: object, start: object, tokenizer: object) -> None:
+    """Refuse deux origines à la fois : un préréglage, une reprise, un modèle de départ.
+
+    Raises:
+        ConfigurationError: deux d'entre elles sont données, ou le préréglage est inconnu.
+    """
+    if resume is not None and preset is not None:
+        raise ConfigurationError(
+            "`resume` et `preset` ensemble",
+            expected="l'un ou l'autre : une reprise retrouve ses options",
+            remedy="retirez `preset`",
+        )
+    if start is not None and preset is not None:
+        raise ConfigurationError(
+            "`start` et `preset` ensemble",
+            expected="l'un ou l'autre : un préréglage fixe une forme, le modèle a la sienne",
+            remedy="retirez `preset`",
+        )
+    if resume is None and start is not None and tokenizer is not None:
+        raise ConfigurationError(
+            "`start` et `tokenizer` ensemble",
+            expected="le tokenizer du modèle de départ, que ses poids ont appris",
+            remedy="retirez `tokenizer`",
+        )
+    if preset is not None and preset not in TRAINING_PRESETS:
+        raise ConfigurationError(
+            f"préréglage inconnu : {preset}",
+            expected=", ".join(TRAINING_PRESETS),
+            remedy="corrigez `preset`",
+        )
+
+
+_DEFAULTS = TrainingRequest()
+_PATHS = frozenset(("output_dir", "resume", "start", "chat", "chat_template"))
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Un réglage tel que sa dataclass l'attend : en Python, un chemin est souvent un texte."""
+    if name in _PATHS and isinstance(value, str):
+        return Path(value)
+    if name == "data" and isinstance(value, (str, Path)):
+        return (str(value),)
+    if name == "data":
+        return tuple(map(str, value))
+    return tuple(value) if name == "lora_targets" and isinstance(value, list) else value
+
+
+def _together(found: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError(found, expected="les deux ensemble", remedy=remedy)

@@ -1,0 +1,270 @@
+"""Un entraînement entier : commencer ou reprendre, mener au bout, enregistrer.
+
+`train_model` fait tout d'un appel, comme la commande, qui n'y ajoute que sa voix
+(`TrainingReporter`), ses signaux (`should_stop`) et ses processus (`world`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from gpt_architecture.config import VERSION
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, keep_prompt
+from gpt_architecture.formats.door import locate
+from gpt_architecture.formats.journal import JOURNAL
+from gpt_architecture.training.callbacks import Callback, StopCheck
+from gpt_architecture.training.checkpoint import Checkpoint
+from gpt_architecture.training.distributed.sharing import (
+    gathered,
+    on_main,
+    shared_checkpoint,
+    shared_store,
+    sharing_of,
+)
+from gpt_architecture.training.estimate import (
+    Estimate,
+    estimate_training,
+)
+from gpt_architecture.training.inputs import (
+    resumable,
+)
+from gpt_architecture.training.journal_writer import JournalWriter, TensorBoardLog
+from gpt_architecture.training.outputs import (
+    PLOT_NAME,
+    check_no_checkpoint,
+    check_output,
+    check_same_training,
+    check_same_vocabulary,
+    checkpoints_kept,
+    erase_checkpoints,
+    plot,
+)
+from gpt_architecture.training.preparation import TrainingRun
+from gpt_architecture.training.session import build_trainer, deterministic_algorithms
+from gpt_architecture.training.state import TrainingState
+
+if TYPE_CHECKING:
+    pass
+
+
+class TrainingReporter(Protocol):
+    """Raconte un entraînement ; seul le premier processus y voit ses écoutes."""
+
+    def announce(self, run: TrainingRun, checkpoint: Checkpoint | None) -> None:
+        """L'entraînement va commencer, ou reprendre à `checkpoint`."""
+        ...
+
+    def listening(self, run: TrainingRun) -> AbstractContextManager[Callback]:
+        """Celui qui écoute la boucle, le temps qu'elle tourne."""
+        ...
+
+    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | None) -> None:
+        """Le produit est écrit, et ses courbes si `plotted` les désigne."""
+        ...
+
+
+class Silent:
+    """Ne raconte rien."""
+
+    def announce(self, run: TrainingRun, checkpoint: Checkpoint | None) -> None:
+        """Rien."""
+
+    def listening(self, run: TrainingRun) -> AbstractContextManager[Callback]:
+        """Personne."""
+        del run
+        return nullcontext(Callback())
+
+    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | None) -> None:
+        """Rien."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Où un entraînement en est quand il rend la main.
+
+    Attributes:
+        run: l'entraînement.
+        model: le modèle, entier ; None s'il a été interrompu.
+        state: l'état atteint, pertes comprises.
+    """
+
+    run: TrainingRun
+    model: GPTModel | None
+    state: TrainingState
+
+
+def estimate(run: TrainingRun) -> Estimate:
+    """Mesure quelques étapes de l'entraînement, sans rien écrire."""
+    checkpoint = run.origins.checkpoint
+    return estimate_training(
+        build_trainer(run.settings, run.data, checkpoint=checkpoint, other_engine=True)
+    )
+
+
+def train_model(
+    run: TrainingRun,
+    reporter: TrainingReporter | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    should_stop: StopCheck | None = None,
+) -> Outcome:
+    """Mène un entraînement au bout, ou jusqu'à l'arrêt demandé ; chaque processus l'appelle.
+
+    Args:
+        run: voir `prepare`.
+        reporter: qui le raconte ; None : personne.
+        callbacks: d'autres qui écoutent la boucle.
+        should_stop: interrogé souvent ; vrai : enregistre un point de reprise et rend la main.
+
+    Raises:
+        GPTArchitectureError: dossier de sortie pris, ou qui contient un autre entraînement ; étapes
+            non finies ; mémoire ou place insuffisante.
+    """
+    reporter = Silent() if reporter is None else reporter
+    with ExitStack() as stack:
+        if run.settings.compute.deterministic:
+            stack.enter_context(deterministic_algorithms())
+        checkpoint = _claim(run, stack)
+        reporter.announce(run, checkpoint)
+        trained, state = _train(run, checkpoint, reporter, callbacks, should_stop)
+        if trained is None:
+            return Outcome(run=run, model=None, state=state)
+        model = gathered(trained, run.world)
+
+        def conclude() -> None:
+            run.product.save(run.path, model, run.data.tokenizer, _metadata(run, state))
+            sampler = run.settings.sampler(run.data.train.num_tokens)
+            drawn = run.output_dir / PLOT_NAME
+            is_plotted = plot(drawn, state, sampler.num_windows / sampler.batch_size)
+            reporter.conclude(run, state, drawn if is_plotted else None)
+
+        on_main(run.world, conclude)
+        return Outcome(run=run, model=model, state=state)
+
+
+def _claim(run: TrainingRun, stack: ExitStack) -> Checkpoint | None:
+    """Prend le dossier de sortie ; rend le point à reprendre, le même pour tous les processus.
+
+    Args:
+        run: l'entraînement.
+        stack: garde le verrou du dossier.
+    """
+    store, output_dir = run.store, run.output_dir
+
+    def claim() -> Checkpoint | None:
+        if not output_dir.exists():
+            stack.callback(_remove_empty, output_dir)  # un refus ne laisse rien
+        checkpoint = _check_output_dir(run)
+        stack.enter_context(store.lock())
+        stack.callback(store.remove_if_empty)
+        store.sweep()
+        if checkpoint is None:
+            check_no_checkpoint(store, output_dir, force=run.request.run.force)  # verrou à nous
+            erase_checkpoints(store)
+        elif not checkpoint.path.exists():  # rendu à son nom par le rangement
+            checkpoint = resumable(output_dir)
+        return checkpoint
+
+    return shared_checkpoint(on_main(run.world, claim), store, run.world)
+
+
+def _remove_empty(directory: Path) -> None:
+    with suppress(OSError):  # il n'est pas vide, ou n'a pas été créé
+        directory.rmdir()
+
+
+def _check_output_dir(run: TrainingRun) -> Checkpoint | None:
+    """Vérifie le dossier de sortie ; rend le point à reprendre, s'il y en a un."""
+    asked, finetuning, store = run.request.run, run.request.finetuning, run.store
+    identity = run.settings.identity(run.data)
+    replaceable: list[Mapping[str, Any]] = [identity]
+    checkpoint = run.origins.checkpoint
+    if checkpoint is None:
+        check_no_checkpoint(store, run.output_dir, force=asked.force)
+    else:
+        if asked.override:
+            check_same_vocabulary(checkpoint, identity)
+        else:
+            check_same_training(checkpoint, identity, run.settings.options)
+        replaceable.append(checkpoint.state["identity"])
+    start = finetuning.start
+    named = locate(start) if start is not None and start.is_dir() else None  # par son dossier
+    written = checkpoints_kept(run.settings.checkpoints) + 1  # et celui qui s'écrit
+    check_output(
+        run.output_dir,
+        replaceable,
+        run.product,
+        checkpoints=max(written - len(store.steps()), 1),
+        reads=(asked.data, asked.tokenizer, finetuning, named),
+        force=asked.force,
+    )
+    return checkpoint
+
+
+def _train(
+    run: TrainingRun,
+    checkpoint: Checkpoint | None,
+    reporter: TrainingReporter,
+    callbacks: Sequence[Callback],
+    should_stop: StopCheck | None,
+) -> tuple[GPTModel | None, TrainingState]:
+    """Construit l'entraînement et le mène jusqu'au bout, ou jusqu'à l'arrêt.
+
+    Returns:
+        Le modèle, None avant le terme, et l'état atteint. Moteur, gradients et moments sont
+        rendus : enregistrer et tracer ne s'y ajoutent pas.
+    """
+    with ExitStack() as stack:
+        listeners: list[Callback] = []
+        if run.world.is_main:
+            flops, peak = run.pace
+            listeners.append(stack.enter_context(reporter.listening(run)))
+            journal = run.output_dir / JOURNAL
+            listeners.append(JournalWriter(journal, flops_per_token=flops, peak_flops=peak))
+            if run.request.run.tensorboard:
+                listeners.append(TensorBoardLog(run.output_dir / "tensorboard"))
+            listeners += callbacks
+        trainer = build_trainer(
+            run.settings,
+            run.data,
+            store=stack.enter_context(shared_store(run.store, run.world)),
+            checkpoint=checkpoint,
+            callbacks=listeners,
+            world=run.world,
+            sharing=sharing_of(run.strategy, run.world),
+            should_stop=should_stop,
+            other_engine=run.request.run.override,
+        )
+        state = trainer.run()
+    model = trainer.model
+    return (model if trainer.complete and isinstance(model, GPTModel) else None), state
+
+
+def _metadata(run: TrainingRun, state: TrainingState) -> dict[str, Any]:
+    """Ce que le produit dit de lui-même."""
+    settings, data = run.settings, run.data
+    template = data.chat_template
+    if template is None and settings.start is not None:
+        found = settings.start.content.metadata.get(CHAT_TEMPLATE)  # tel quel : il n'a pas servi
+        template = found if isinstance(found, str) else None
+    return {
+        **settings.identity(data),
+        **keep_prompt(settings.prompt, data.tokenizer),
+        "train_losses": state.train_losses,
+        "val_losses": state.val_losses,
+        "tokens_seen": state.tokens_seen,
+        "eval_steps": state.eval_steps,
+        "steps": state.step,
+        "skipped_steps": state.skipped,
+        "seconds": state.seconds,
+        "complete": True,
+        "versions": {"gpt-architecture": VERSION, "torch": str(torch.__version__)},
+        **({} if template is None else {CHAT_TEMPLATE: template}),
+    }
