@@ -21,10 +21,14 @@ import torch
 
 from gpt_architecture.config import GPTConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from gpt_architecture.data.datasets import TrainingData, load_training_data
-from gpt_architecture.training.callbacks import Callback, EvaluationRecord, StepRecord
+from gpt_architecture.training.callbacks import (
+    Callback,
+    EvaluationRecord,
+    OngoingTraining,
+    StepRecord,
+)
 from gpt_architecture.training.optim import Muon
 from gpt_architecture.training.session import Settings, build_trainer
-from gpt_architecture.training.trainer import Trainer
 
 WINDOW, BATCH, EVALUATED = 128, 16, 40
 ADAMW_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
@@ -53,7 +57,7 @@ class Measures(Callback):
         """Une durée par pas."""
         self.seconds.append(record.seconds)
 
-    def on_evaluation(self, record: EvaluationRecord, trainer: Trainer) -> None:
+    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
         """Les dernières pertes."""
         self.losses = (record.train_loss, record.val_loss)
 

@@ -74,10 +74,10 @@ def chat(
             yield from service.chat(messages, settings)
             ends[:] = [service.finish]
 
-    converse(respond, system, lambda: warn_cut(config, ends))
+    _converse(respond, system, lambda: warn_cut(config, ends))
 
 
-def converse(
+def _converse(
     respond: Responder, system: str | None = None, after: Callable[[], None] = lambda: None
 ) -> None:
     """Lit des questions sur l'entrée standard et écrit les réponses.
