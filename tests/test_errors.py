@@ -175,7 +175,8 @@ def option_names(source):
 LIBRARY = sorted(
     path
     for path in SOURCE.rglob("*.py")
-    if path.relative_to(SOURCE).parts[0] not in ("cli", "scripts", "main.py", "__main__.py")
+    if path.relative_to(SOURCE).parts[0]
+    not in ("cli", "reports", "scripts", "main.py", "__main__.py")
 )
 
 

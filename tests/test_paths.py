@@ -16,7 +16,7 @@ from gpt_architecture.errors import ModelFileError
 from gpt_architecture.formats.model_file import read_model, save_model
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gpt_architecture"
-ENTRIES = ("scripts", "main.py", "__main__.py")  # leurs chemins viennent de cyclopts
+ENTRIES = ("cli", "scripts", "main.py", "__main__.py")  # leurs chemins viennent de cyclopts
 
 
 def path_arguments(source):

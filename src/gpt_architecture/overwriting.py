@@ -101,7 +101,7 @@ def _check_output(
     _check_place(path, option)
 
 
-def check_not_read(path: Path, reads: Iterable[object], option: str) -> None:
+def check_not_read(path: Path | str, reads: Iterable[object], option: str) -> None:
     """Refuse d'écrire sur ce que la commande lit, lien et lien physique compris.
 
     Args:
@@ -112,6 +112,7 @@ def check_not_read(path: Path, reads: Iterable[object], option: str) -> None:
     Raises:
         OutputError: c'est une des entrées, ou un dossier qui en contient une.
     """
+    path = Path(path)
     for source in _paths(reads):
         if not (exists(source) and path.exists()):
             continue
@@ -123,8 +124,9 @@ def check_not_read(path: Path, reads: Iterable[object], option: str) -> None:
             )
 
 
-def is_own(path: Path, signature: Signature) -> bool:
+def is_own(path: Path | str, signature: Signature) -> bool:
     """Vrai si ce fichier porte la signature d'un de nos écrits."""
+    path = Path(path)
     try:
         with open_regular(path) as file:
             head = file.read(_HEAD)
@@ -160,8 +162,9 @@ def _paths(values: Iterable[object]) -> Iterator[Path]:
             yield from _paths(getattr(value, name) for name in names)
 
 
-def exists(path: Path) -> bool:
+def exists(path: Path | str) -> bool:
     """Vrai si ce chemin existe ; un texte qui ne peut en être un n'existe pas."""
+    path = Path(path)
     try:
         return path.exists()
     except (OSError, ValueError):  # trop long, ou octet nul : un texte

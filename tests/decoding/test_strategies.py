@@ -265,7 +265,7 @@ class TestHead:
         assert torch.equal(top_p(logits, p), full_sort_top_p(logits, p))
 
     @property_test
-    @given(logits_lists, st.floats(0, 1, exclude_max=True), st.integers(1, 12))
+    @given(logits_lists, st.floats(0, 1 - 1e-12), st.integers(1, 12))  # plus près : un arrondi
     def test_any_head(self, monkeypatch, values, p, head):
         monkeypatch.setattr(strategies, "HEAD", head)
         logits = torch.tensor([values, values[::-1]])

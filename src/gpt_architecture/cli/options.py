@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
@@ -143,7 +144,13 @@ def _annotation(declaration: Declaration) -> Any:
         kind = tuple[Text, ...]
     elif declaration.setting.implied:
         kind = base | None
-    return Annotated[kind, Parameter(name=names or None, help=declaration.setting.help)]
+    spelled = [f"--{name}" for name in names]
+    return Annotated[kind, Parameter(name=spelled or None, help=_in_options(declaration))]
+
+
+def _in_options(declaration: Declaration) -> str:
+    """L'aide d'un réglage, les autres réglages y prenant leur nom d'option."""
+    return re.sub(r"`(\w+)`", lambda name: f"--{name[1]}", declaration.setting.help)
 
 
 def _default(declaration: Declaration) -> Any:

@@ -88,7 +88,7 @@ class GenerationConfig:
     k: int | None = _choice(
         None,
         "Nombre de tokens gardés par top-k (50 avec la stratégie top_k).",
-        options=("--k", "--top-k"),
+        options=("k", "top-k"),
         minimum=1,
         is_filter=True,
         request=RequestField(name="top_k", own_form=True),
@@ -96,7 +96,7 @@ class GenerationConfig:
     p: float | None = _choice(
         None,
         "Masse de probabilité gardée par top-p, entre 0 et 1 (0,9 avec la stratégie top_p).",
-        options=("--p", "--top-p"),
+        options=("p", "top-p"),
         **_UNIT,
         is_filter=True,
         request=RequestField(name="top_p", own_form=True),
@@ -181,12 +181,12 @@ class GenerationConfig:
         _no_mapping, "Ajoute à un logit : IDENTIFIANT=NOMBRE ; répétable.", request=_OWN_FORM
     )
     banned: tuple[str, ...] = _penalty(
-        (), "Texte jamais produit ; répétable.", options=("--banned", "--interdit")
+        (), "Texte jamais produit ; répétable.", options=("banned", "interdit")
     )
     order: OrderName = _penalty(  # noqa: RUF009
         "hf",
         "Ordre des filtres, celui d'un autre logiciel au besoin.",
-        options=("--ordre", "--order"),
+        options=("ordre", "order"),
     )
     samplers: Mapping[str, float] = setting(
         _no_mapping, "Réglages des filtres enregistrés (`register_sampler`), par nom."
@@ -211,7 +211,7 @@ class GenerationConfig:
         None, "Expression régulière que la suite doit vérifier.", request=_OWN_FORM
     )
     choices: tuple[str, ...] = _shape(
-        (), "Suite permise ; répétable.", options=("--choix", "--choices"), request=_OWN_FORM
+        (), "Suite permise ; répétable.", options=("choix", "choices"), request=_OWN_FORM
     )
     json_schema: str | None = _shape(
         None, "Schéma JSON que la suite doit vérifier : un texte, ou @FICHIER.", request=_OWN_FORM
@@ -244,7 +244,7 @@ class GenerationConfig:
     )
     logprobs: int | None = _shape(
         None,
-        "Rend les log-probabilités : celle du token choisi et de tant d'autres (avec --json).",
+        "Rend les log-probabilités : celle du token choisi et de tant d'autres (avec `json`).",
         minimum=0,
         maximum=MAX_ALTERNATIVES,
         request=_OWN_FORM,

@@ -58,7 +58,7 @@ class StudiedModel(Protocol):
 
 
 def assemble_page(
-    path: Path,
+    path: Path | str,
     studied: StudiedModel,
     results: Sequence[VariantResult],
     *,
@@ -82,6 +82,7 @@ def assemble_page(
         sentence: attention de la phrase demandée ; None : celle d'un début de texte.
         progress: rend, pour une étape de ce nom, ce qui en reçoit l'avancement.
     """
+    path = Path(path)
     named = (("texte inédit", unseen), ("texte d'entraînement", training))
     calibrations = [
         (

@@ -34,7 +34,9 @@ _HEADER_WIDTH = 11  # « temperature »
 _GAP = 3  # entre deux colonnes
 
 
-def write_trace(trace: Trace, console: Console, *, form: TraceFormat, path: Path | None) -> None:
+def write_trace(
+    trace: Trace, console: Console, *, form: TraceFormat, path: Path | str | None
+) -> None:
     """Montre une trace : sur la sortie standard, dont `console` est celle des tableaux, ou écrite.
 
     Raises:

@@ -148,12 +148,13 @@ def initial_model(
     return model
 
 
-def resumable(output_dir: Path) -> Checkpoint:
+def resumable(output_dir: Path | str) -> Checkpoint:
     """Le dernier point de reprise intact d'un dossier de sortie.
 
     Raises:
         ConfigurationError: il n'y en a pas.
     """
+    output_dir = Path(output_dir)
     latest = CheckpointStore(output_dir / CHECKPOINTS).latest()
     if latest is None or not isinstance(latest.state.get("options"), Mapping):
         raise ConfigurationError(
@@ -176,7 +177,7 @@ class Origins:
     start: StartingPoint | None = None
     checkpoint: Checkpoint | None = None
 
-    def implied(self, *, resume: Path | None, start: Path | None) -> Mapping[str, Any]:
+    def implied(self, *, resume: Path | str | None, start: Path | str | None) -> Mapping[str, Any]:
         """Les réglages qu'apporte le point à reprendre, sinon le modèle de départ.
 
         Raises:

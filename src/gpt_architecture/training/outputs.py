@@ -48,7 +48,7 @@ def checkpoints_kept(saving: CheckpointConfig) -> int:
 
 
 def check_output(
-    output_dir: Path,
+    output_dir: Path | str,
     identities: Sequence[Mapping[str, Any]],
     product: Product,
     *,
@@ -69,6 +69,7 @@ def check_output(
     Raises:
         OutputError: modèle d'un autre entraînement, dossier refusé ou place insuffisante.
     """
+    output_dir = Path(output_dir)
     path = output_dir / product.file_name
     check_not_read(path, reads, "`output_dir`")
     for written in ((output_dir / JOURNAL, _journal), (output_dir / PLOT_NAME, own_figure)):
@@ -140,7 +141,7 @@ def check_same_vocabulary(checkpoint: Checkpoint, identity: Mapping[str, Any]) -
             f"le tokenizer n'est plus celui de {checkpoint.path}",
             expected="le vocabulaire que ces poids ont appris : `override` n'en change pas",
             remedy="rendez-le (`tokenizer`, ou les fragments d'origine), ou recommencez avec "
-            "--force",
+            "`force`",
         )
 
 
@@ -154,12 +155,13 @@ def _essence(identity: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_no_checkpoint(store: CheckpointStore, output_dir: Path, *, force: bool) -> None:
+def check_no_checkpoint(store: CheckpointStore, output_dir: Path | str, *, force: bool) -> None:
     """Refuse de recommencer là où un entraînement peut être repris.
 
     Raises:
         OutputError: il y a des points de reprise, et `force` est faux.
     """
+    output_dir = Path(output_dir)
     steps = store.steps()
     if steps and not force:
         raise OutputError(
@@ -177,8 +179,9 @@ def erase_checkpoints(store: CheckpointStore) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def plot(path: Path, state: TrainingState, steps_per_epoch: float) -> bool:
+def plot(path: Path | str, state: TrainingState, steps_per_epoch: float) -> bool:
     """Trace les courbes ; si c'est impossible, le dit et continue."""
+    path = Path(path)
     if not state.train_losses:
         return False
     epochs_seen = [(step + 1) / steps_per_epoch for step in state.eval_steps]
@@ -205,12 +208,12 @@ class Product(Protocol):
         """Taille d'un point de reprise, en octets."""
         ...
 
-    def read_metadata(self, path: Path) -> Mapping[str, Any]:
+    def read_metadata(self, path: Path | str) -> Mapping[str, Any]:
         """Les métadonnées d'un fichier de ce genre ; lève ModelFileError si ce n'en est pas un."""
         ...
 
     def save(
-        self, path: Path, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
+        self, path: Path | str, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
     ) -> None:
         """Écrit le fichier, entier ou pas du tout."""
         ...
@@ -234,13 +237,14 @@ class _Model:
     def checkpoint_bytes(self) -> int:
         return _CHECKPOINT_COPIES * self.nbytes
 
-    def read_metadata(self, path: Path) -> Mapping[str, Any]:
+    def read_metadata(self, path: Path | str) -> Mapping[str, Any]:
         return read_model(path, verify=False).metadata
 
     def save(
-        self, path: Path, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
+        self, path: Path | str, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
     ) -> None:
         logger.info("Enregistrement de %s…", path)
+        path = Path(path)
         save_model(path, model, self._config, tokenizer=tokenizer.to_dict(), metadata=metadata)
 
 
@@ -256,13 +260,14 @@ class _Adapter:
     def checkpoint_bytes(self) -> int:
         return _CHECKPOINT_COPIES * self.nbytes
 
-    def read_metadata(self, path: Path) -> Mapping[str, Any]:
+    def read_metadata(self, path: Path | str) -> Mapping[str, Any]:
         return read_adapter(path).metadata
 
     def save(
-        self, path: Path, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
+        self, path: Path | str, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
     ) -> None:
         del tokenizer  # celui du modèle de départ
+        path = Path(path)
         adapter = AdapterFile(
             lora=self._lora,
             base_sha256=self._start.sha256,

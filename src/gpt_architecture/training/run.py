@@ -65,7 +65,7 @@ class TrainingReporter(Protocol):
         """Celui qui écoute la boucle, le temps qu'elle tourne."""
         ...
 
-    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | None) -> None:
+    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | str | None) -> None:
         """Le produit est écrit, et ses courbes si `plotted` les désigne."""
         ...
 
@@ -81,7 +81,7 @@ class Silent:
         del run
         return nullcontext(Callback())
 
-    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | None) -> None:
+    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | str | None) -> None:
         """Rien."""
 
 

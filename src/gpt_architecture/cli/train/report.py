@@ -48,7 +48,7 @@ class TerminalReporter:
         with ProgressBar("Entraînement") as bar:
             yield TrainingProgress(bar, flops_per_token=flops, peak_flops=peak)
 
-    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | None) -> None:
+    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | str | None) -> None:
         """Dit ce qui est écrit, et comment s'en servir."""
         report_product(state, run.product, run.path)
         if plotted is not None:

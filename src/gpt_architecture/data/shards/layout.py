@@ -102,8 +102,9 @@ def read_header(path: Path | str) -> int:
     return int(tokens)
 
 
-def holds_shards(path: Path) -> bool:
+def holds_shards(path: Path | str) -> bool:
     """Vrai pour un dossier de fragments : il a notre index, ou des `.bin` à la façon de llm.c."""
+    path = Path(path)
     return path.is_dir() and ((path / INDEX_NAME).is_file() or any(path.glob("*.bin")))
 
 

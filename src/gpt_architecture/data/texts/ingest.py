@@ -256,8 +256,9 @@ def read_chunks(source: Source) -> Iterator[bytes]:
         raise Rejected(UNREADABLE, reason(error)) from None
 
 
-def exists(path: Path) -> bool:
+def exists(path: Path | str) -> bool:
     """Vrai si ce chemin existe ; un nom trop long pour ce système n'existe pas."""
+    path = Path(path)
     try:
         return path.exists()
     except OSError:

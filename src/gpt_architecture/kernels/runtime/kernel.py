@@ -249,8 +249,9 @@ class Kernel:
         return list(self.arguments).index(name)
 
 
-def digest(folder: Path) -> str:
+def digest(folder: Path | str) -> str:
     """Empreinte des sources d'un dossier : un mot changé quelque part en donne une autre."""
+    folder = Path(folder)
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
