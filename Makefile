@@ -26,7 +26,7 @@ train: setup ## entraîne sur The Verdict (ou la nouvelle embarquée) : gpt-mode
 test: setup-dev ## lance tous les tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-rapide: setup-dev ## ceux qui ne lancent ni processus ni navigateur : moins de 90 secondes
+test-rapide: setup-dev ## ceux qui ne lancent ni processus ni navigateur, et ne durent pas
 	$(BIN)/python -m pytest -m "not process and not browser and not slow" $(ARGS)
 
 infer: setup ## écrit la suite d'un texte

@@ -1,6 +1,7 @@
 """Ce que les tests partagent : pas de réseau, un petit modèle, un petit texte."""
 
 import os
+import re
 import runpy
 import signal
 import sys
@@ -38,6 +39,21 @@ def pytest_configure() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+LAUNCHES = re.compile(r"\b(run_process|subprocess|Popen|multiprocessing|spawn|served)\b")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Marque ce qui lance des processus ou un navigateur : `make test-rapide` s'en passe."""
+    launching = {}
+    for item in items:
+        if item.path not in launching:
+            launching[item.path] = LAUNCHES.search(item.path.read_text(encoding="utf-8"))
+        if item.path.parent.name == "browser":
+            item.add_marker("browser")
+        elif launching[item.path]:
+            item.add_marker("process")
 
 
 @pytest.fixture

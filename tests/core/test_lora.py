@@ -107,6 +107,7 @@ def test_gradients_are_those_of_the_formula():
     assert adapted.tok_emb.weight.grad is None
 
 
+@pytest.mark.slow
 def test_layer_is_that_of_peft():
     """Sur les mêmes poids, sortie et gradients de la couche LoRA de peft."""
     peft = pytest.importorskip("peft")

@@ -365,6 +365,7 @@ class TestDropout:
         torch.testing.assert_close(out, attention.out_proj.bias.expand_as(out))
 
 
+@pytest.mark.slow
 def test_golden_continuation_of_the_book():
     """Même graine, mêmes poids, même texte que le code du livre, à la taille « small »."""
     torch.manual_seed(123)

@@ -419,6 +419,7 @@ class TestTraining:
         assert data.tokenizer.to_dict() == BPETokenizer.from_text(learned, 300).to_dict()
         assert data.tokenizer.decode(data.val.read(0, data.val.num_tokens).tolist()) == validation
 
+    @pytest.mark.slow
     def test_train_infer_and_resume(self, cli, tmp_path):
         """De `train --tokenizer bpe-300` au texte, puis une reprise qui retrouve ce vocabulaire,
         même près d'un dossier qui porte ce nom.

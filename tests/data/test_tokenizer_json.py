@@ -79,6 +79,7 @@ class TestOracle:
         assert tokenizer.encode(text) == engine.encode_batch_fast([text])[0].ids
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SEGOND.is_file(), reason="segond-1910.fr.txt n'est pas là")
 @pytest.mark.parametrize("pattern", PATTERN_NAMES)
 def test_whole_bible_comes_back(pattern):

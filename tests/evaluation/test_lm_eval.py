@@ -187,11 +187,13 @@ def test_a_vocabulary_without_end_of_text():
     assert all(math.isfinite(metric.value) for metric in found.metrics)
 
 
+@pytest.mark.slow
 def test_unknown_task(pair):
     with pytest.raises(DataError, match="épreuve inconnue : nulle_part"):
         run_tasks(["nulle_part"], *pair, window=WINDOW)
 
 
+@pytest.mark.slow
 def test_tasks_without_data_are_said(pair):
     """Une épreuve de lm-eval dont les données sont sur le hub, hors ligne : une phrase."""
     with pytest.raises(DataError, match="données de hellaswag") as caught:

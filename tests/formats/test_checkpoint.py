@@ -194,6 +194,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="le pic de mémoire se lit dans /proc")
 def test_saving_and_verifying_do_not_duplicate_the_tensors(tmp_path):
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "c")]
