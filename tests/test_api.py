@@ -401,6 +401,50 @@ class TestTrain:
         assert history.step == 6
         self.check_same(straight / "gpt-model.pt", stopped / "gpt-model.pt")
 
+    def test_a_stop_gives_the_checkpoint_even_beside_an_older_model(self, tmp_path):
+        self.trained(output_dir=tmp_path, max_steps=2)
+        gpt, history = self.trained(
+            output_dir=tmp_path, force=True, seed=7, should_stop=lambda: True
+        )
+        reached = load(tmp_path / "checkpoints" / f"step-{history.step:06d}")
+        older = load(tmp_path / "gpt-model.pt")
+        weights = gpt.model.state_dict()["tok_emb.weight"]
+        assert torch.equal(weights, reached.model.state_dict()["tok_emb.weight"])
+        assert not torch.equal(weights, older.model.state_dict()["tok_emb.weight"])
+
+    def test_adapters_need_not_find_their_model_again(self, tmp_path):
+        self.trained(output_dir=tmp_path, max_steps=2)
+        base = tmp_path / "gpt-model.pt"
+
+        class Lost(Callback):
+            def on_step(self, record):
+                base.unlink(missing_ok=True)
+
+        gpt, history = train(
+            "la-lampe-du-passeur",
+            start=base,
+            lora_rank=2,
+            max_steps=2,
+            engine="autograd",
+            context_length=self.SETTINGS["context_length"],
+            output_dir=tmp_path / "a",
+            callbacks=[Lost()],
+        )
+        assert history.step == 2
+        assert gpt.generate("Un soir", max_tokens=1)
+        with pytest.raises(ModelFileError, match="introuvable"):
+            load(tmp_path / "a")
+
+    def test_natural_values_are_taken_or_refused(self, tmp_path):
+        device = torch.device("cpu")
+        self.trained(output_dir=tmp_path / "a", max_steps=1, device=device, save_every=1)
+        for name, value in {"force": "non", "data": 5, "output_dir": None, "prompt": 3}.items():
+            with pytest.raises(ConfigurationError, match=f"`{name}`"):
+                self.trained(**{"output_dir": tmp_path / "b", name: value})
+        with pytest.raises(ConfigurationError, match="emb_dim"):
+            self.trained(output_dir=tmp_path / "b", data=tmp_path / "absent.txt", emb_dim=0)
+        assert not (tmp_path / "b").exists()
+
     def test_refusals_name_settings(self, tmp_path):
         with pytest.raises(ConfigurationError, match="réglage inconnu : epoch "):
             self.trained(epoch=2)

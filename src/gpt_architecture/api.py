@@ -30,6 +30,7 @@ from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
 from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
+from gpt_architecture.formats.adapter_file import read_adapter
 from gpt_architecture.formats.door import (
     OpenedModel,
     check_source,
@@ -40,7 +41,7 @@ from gpt_architecture.formats.door import (
     short_name,
 )
 from gpt_architecture.formats.inspection import inspect_model
-from gpt_architecture.formats.model_file import MODEL_NAME, check_vocabulary
+from gpt_architecture.formats.model_file import MODEL_NAME, ModelFile, check_vocabulary
 
 # Les formats d'ailleurs s'inscrivent à la porte : qui ouvre un modèle passe par ici.
 import gpt_architecture.interop  # isort: skip  # noqa: F401
@@ -262,7 +263,19 @@ def load(
     """
     check_int("drafts", drafts, minimum=0, maximum=MAX_SELF_DRAFT)
     target = resolve_device(device)
-    loaded = _read(path, target)
+    return _assembled(_read(path, target), path, target, quant, engine, draft, drafts, compile_from)
+
+
+def _assembled(
+    loaded: _Loaded,
+    path: Path | str,
+    target: torch.device,
+    quant: str | None = None,
+    engine: EngineName = "auto",
+    draft: Path | str | None = None,
+    drafts: int = MAX_SELF_DRAFT,
+    compile_from: int = COMPILE_FROM,
+) -> GPT:
     check_vocabulary(loaded.model.cfg, loaded.tokenizer, name=str(path))
     tokenizer = tokenizer_from_dict(loaded.tokenizer)
     if engine == "auto" and quant is None and loaded.model.cfg.num_parameters() < compile_from:
@@ -321,8 +334,12 @@ def train(
     asked = settings if data is None else {"data": data, **settings}
     run = prepare(request_of(asked, origins), origins)
     outcome = train_model(run, callbacks=callbacks, should_stop=should_stop)
-    path = run.output_dir if outcome.model is None else run.path
-    return load(path, device=str(run.settings.device)), outcome.state
+    path = run.path if outcome.model is not None else run.store.path_of(outcome.state.step)
+    start, device = run.settings.start, run.settings.device
+    if run.settings.lora is None or start is None:
+        return load(path, device=str(device)), outcome.state
+    content = read_adapter(path).merged(start.content)  # rien à retrouver, fût-il venu du Hub
+    return _assembled(_built(content, device), path, device), outcome.state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +369,10 @@ def _read(source: Path | str, device: torch.device) -> _Loaded:
             metadata=file.metadata,
             quantized=True,
         )
-    content = opened.read()
+    return _built(opened.read(), device)
+
+
+def _built(content: ModelFile, device: torch.device) -> _Loaded:
     return _Loaded(
         model=content.build(device),
         tokenizer=content.tokenizer,

@@ -94,7 +94,7 @@ def registry(monkeypatch):
 
 def sampler(name="toy", **options):
     """Un filtre qui ajoute sa valeur aux logits."""
-    bounds = Setting(help="Essai.", minimum=0, maximum=1, is_filter=True)
+    bounds = Setting(help="Essai.", minimum=0, maximum=1)
     build = lambda value: lambda token_ids, logits: logits + value  # noqa: E731
     return Sampler(name=name, build=build, setting=bounds, **options)
 
@@ -124,6 +124,16 @@ def test_its_default_builds_nothing(registry):
     register_sampler(sampler())
     assert stages(make_config({"strategy": "sample", "toy": 0.0, "k": 3})) == ["top_k"]
     assert make_config({"toy": 0.0}).to_dict() == {}
+
+
+def test_an_open_bound_of_integers_is_kept(registry):
+    bounds = Setting(help="Essai.", above=0)
+    register_sampler(
+        Sampler(name="toy", build=sampler().build, setting=bounds, kind=int, default=1)
+    )
+    assert make_config({"toy": 2, "strategy": "sample"}).samplers == {"toy": 2}
+    with pytest.raises(ConfigurationError, match="toy vaut 0"):
+        make_config({"toy": 0, "strategy": "sample"})
 
 
 def test_it_is_checked_like_the_others(registry):

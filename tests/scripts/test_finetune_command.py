@@ -3,11 +3,12 @@
 import json
 import shlex
 import shutil
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from cli_helpers import tiny
+from cli_helpers import run_process, tiny
 from interop_helpers import GPT2, content
 
 from gpt_architecture import load
@@ -289,8 +290,12 @@ def test_from_a_transformers_folder(cli, talk, tmp_path):
     folder = tmp_path / "hf"
     converted = cli("convert", tmp_path / "m" / "gpt-model.pt", folder, "--to", "hf")
     assert converted.code == 0, converted.err
-    outcome = cli(*lora(folder, talk, tmp_path / "a", "--max-steps", 1, "--context-length", 128))
+    alone = (sys.executable, "-W", "error", "-m", "gpt_architecture")  # rien n'y est déjà inscrit
+    more = ("--max-steps", 1, "--context-length", 128)
+    outcome = run_process(*alone, *lora(folder, talk, tmp_path / "a", *more))
     assert outcome.code == 0, outcome.err
+    outcome = run_process(*alone, "train", "--from", "hub:gpt2", "--data", "la-lampe-du-passeur")
+    outcome.check_one_line_error(1, "le Hub n'a pas donné gpt2")
     adapter, out = tmp_path / "a" / "adapter.safetensors", tmp_path / "fondu.pt"
     for source in (folder, tmp_path / "m" / "gpt-model.pt"):  # les mêmes poids, la même empreinte
         merged = cli("merge", source, adapter, "--out", out, "--force")

@@ -11,15 +11,22 @@ from serving_helpers import TOKENIZER, Gate, ask, request, running, submit
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT as MOST
 from gpt_architecture.decoding.proposers import CostPace, Draft, expected_speed
+from gpt_architecture.decoding.settings import (
+    Sampler,
+    Setting,
+    SettingsRegistry,
+    register_sampler,
+)
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels.decode.packed import pack
 from gpt_architecture.scripts.serve import EngineOptions
 from gpt_architecture.serving.engine.batching import DRAFTING_ROWS as ROWS
 from gpt_architecture.serving.engine.batching import Drafts
 from gpt_architecture.serving.engine.engine import Engine
-from gpt_architecture.serving.engine.messages import Messenger
+from gpt_architecture.serving.engine.messages import Failed, Finished, Messenger
 from gpt_architecture.serving.engine.scheduler import EngineJob
 
 PROMPTS = ("bonjour", "le chat dort, le chat")
@@ -58,6 +65,34 @@ def test_the_text_is_the_same_with_or_without_drafts(packed, kind, slots):
         for box, (pieces, _) in zip(boxes, plain * 2, strict=True):
             box.wait()
             assert written(box)[0] == pieces
+
+
+def test_a_filter_that_fails_stops_only_its_request(packed, monkeypatch):
+    """Deviner emploie les filtres d'une suite : leur panne n'est ni au modèle ni aux autres."""
+    mine = SettingsRegistry()
+    mine.declare(GenerationConfig)
+    for module in ("settings", "config", "pipeline"):
+        monkeypatch.setattr(f"gpt_architecture.decoding.{module}.SETTINGS", mine)
+
+    def build(value):
+        def fail(token_ids, logits):
+            if token_ids.shape[-1] > 12:
+                raise ValueError("panne d'un filtre")
+            return logits
+
+        return fail
+
+    register_sampler(Sampler(name="bad", build=build, setting=Setting(help="Essai.", minimum=0)))
+    bad = request("bonjour", max_tokens=25, strategy="sample", samplers={"bad": 1.0})
+    good = request(PROMPTS[1], max_tokens=25, strategy="sample", temperature=0.7, seed=1)
+    with running(packed, slots=8) as engine:
+        boxes = submit(engine, bad, good)
+        for box in boxes:
+            box.wait()
+        assert isinstance(boxes[0].events[-1], Failed)
+        assert isinstance(boxes[1].events[-1], Finished)
+        assert engine.stats().restarts == 0
+        assert engine.stats().drafted_tokens > 0
 
 
 def test_a_constraint_is_followed_token_by_token():

@@ -5,10 +5,11 @@ Chaque champ est aussi une option de `gpt-architecture train` : sa docstring en 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from dataclasses import field as made_of
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from gpt_architecture.config.checks import check_int
@@ -22,7 +23,7 @@ from gpt_architecture.config.training import (
     ScheduleConfig,
     TrainingConfig,
 )
-from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.errors import ConfigurationError, shown
 
 _LORA = {"lora_alpha": "alpha", "lora_targets": "targets", "lora_dropout": "dropout"}
 
@@ -33,6 +34,16 @@ FREE_SETTINGS = (
     *(item.name for item in fields(CheckpointConfig)),
 )
 """Réglages qu'une reprise peut changer sans rien défaire ; des données, l'empreinte juge."""
+
+
+_KINDS: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
+    ("data", (tuple, list), "un texte, ou une suite de textes"),
+    *((name, str, "un texte") for name in ("field", "tokenizer", "device")),
+    ("prompt", (str, NoneType), "un texte"),
+    ("output_dir", Path, "un chemin"),
+    ("resume", (Path, NoneType), "un chemin"),
+    *((name, bool, "un booléen") for name in ("override", "force", "tensorboard", "offline")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +86,14 @@ class RunConfig:
     """Interdit tout téléchargement."""
 
     def __post_init__(self) -> None:
+        for name, kind, expected in _KINDS:
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise ConfigurationError(
+                    f"`{name}` vaut {shown(value)}",
+                    expected=expected,
+                    remedy=f"corrigez `{name}`",
+                )
         if self.resume is not None and self.output_dir not in (Path(), self.resume):
             raise ConfigurationError(
                 f"`output_dir={self.output_dir}` et `resume={self.resume}`",
@@ -277,9 +296,11 @@ def _typed(name: str, value: Any) -> Any:
     """Un réglage tel que sa dataclass l'attend : en Python, un chemin est souvent un texte."""
     if name in _PATHS and isinstance(value, str):
         return Path(value)
+    if name in ("device", "tokenizer"):
+        return str(value)  # un `torch.device`, un Path
     if name == "data" and isinstance(value, (str, Path)):
         return (str(value),)
-    if name == "data":
+    if name == "data" and isinstance(value, Iterable):
         return tuple(map(str, value))
     return tuple(value) if name == "lora_targets" and isinstance(value, list) else value
 

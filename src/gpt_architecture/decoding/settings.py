@@ -7,8 +7,9 @@ requêtes HTTP, `infer --server` et les vérifications en sont tirés.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -146,7 +147,8 @@ class Declaration:
             return
         if base is int:
             most = None if maximum is None else int(maximum)
-            check_int(name, value, minimum=int(bounds.minimum or 0), maximum=most)
+            least = bounds.minimum or 0 if bounds.above is None else math.floor(bounds.above) + 1
+            check_int(name, value, minimum=int(least), maximum=most)
         elif base is float:
             check_float(name, value, minimum=bounds.minimum, above=bounds.above, maximum=maximum)
         elif get_origin(base) is Literal:
@@ -182,10 +184,9 @@ class Sampler:
 
     @property
     def declaration(self) -> Declaration:
-        """Son réglage."""
-        return Declaration(
-            name=self.name, kind=self.kind, default=self.default, setting=self.setting
-        )
+        """Son réglage : celui d'un filtre, qui suppose un tirage."""
+        setting = replace(self.setting, is_filter=True)
+        return Declaration(name=self.name, kind=self.kind, default=self.default, setting=setting)
 
 
 class SettingsRegistry:

@@ -30,7 +30,7 @@ register(
     NanoGPTFormat(),
     BookFormat(),
     GGUFFormat(),
-    ONNXFormat(),
     SafetensorsFormat(),
+    ONNXFormat(),
     HUB,
 )

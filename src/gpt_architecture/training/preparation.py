@@ -129,6 +129,7 @@ def prepare(
     Raises:
         GPTArchitectureError: données, modèle de départ ou réglages qui ne conviennent pas.
     """
+    request.shape.to_config()  # refuse une forme impossible avant tout travail
     return_freed_memory()
     world = SingleProcess() if world is None else world
     run, output_dir = request.run, request.run.output_dir

@@ -112,6 +112,7 @@ class TrainingDefaults:
         if preset is not None:
             options, source = TRAINING_PRESETS[preset], f"le préréglage {preset}"
         elif resume is not None or start is not None:
+            import gpt_architecture.interop  # noqa: F401 — les formats d'ailleurs s'inscrivent
             from gpt_architecture.training.inputs import Origins
 
             self.origins = Origins()

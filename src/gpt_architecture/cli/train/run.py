@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 
+import gpt_architecture.interop  # noqa: F401 — les formats d'ailleurs s'inscrivent à la porte
 from gpt_architecture.cli.command import read_prompt, say
 from gpt_architecture.cli.launch import ScaleOptions, StopRequest, check_alone, training_world
 from gpt_architecture.cli.train.options import RunOptions
