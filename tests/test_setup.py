@@ -56,8 +56,8 @@ def test_a_silent_index_is_not_waited_for():
 
 
 def test_what_is_needed_is_said():
-    assert "3 Go (PyTorch sans CUDA)" in setup.needs("cpu")
-    assert "9 Go (PyTorch et CUDA)" in setup.needs("cuda")
+    assert "8 Go (PyTorch sans CUDA)" in setup.needs("cpu")
+    assert "14 Go (PyTorch et CUDA)" in setup.needs("cuda")
     assert "mémoire" in setup.needs("cpu")
 
 

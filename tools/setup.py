@@ -30,11 +30,13 @@ CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 """L'index des PyTorch sans CUDA, que PyPI n'a pas pour Linux."""
 ANSWER_SECONDS = 3.0
 GIB = 2**30
-ROOM = {"cpu": 3 * GIB, "cuda": 9 * GIB}
-"""Disque que demandent l'installation et le premier modèle, en octets."""
+LEAST = 3 * GIB
+"""Disque sans lequel rien ne sert de commencer : l'installation et un modèle, en octets."""
+ROOM = {"cpu": 8 * GIB, "cuda": 14 * GIB}
+"""Disque d'un entraînement entier, qui garde des points de reprise, en octets."""
 NEEDS = """\
 Première installation, une fois. Il faut :
-  disque    {disk} Go ({wheels}), dont 0,6 Go pour le modèle de « make train »
+  disque    environ {disk} Go ({wheels}), dont 6 pour « make train » : modèle, points de reprise
   mémoire   4 Go pour « make train », 2,5 Go avec ARGS="--memory lean"
   temps     {minutes} selon le réseau, puis 5 à 10 minutes d'entraînement sur 2 cœurs"""
 
@@ -120,9 +122,9 @@ def _create(choice: str) -> None:
     wheels = "cuda" if platform.system() == "Linux" and not cpu else "cpu"
     _say(needs(wheels))
     free = shutil.disk_usage(ROOT).free
-    if free < ROOM["cpu"]:
+    if free < LEAST:
         sys.exit(
-            f"erreur : {free / GIB:.1f} Go libres ici, il en faut {ROOM['cpu'] // GIB} ; "
+            f"erreur : {free / GIB:.1f} Go libres ici, il en faut {LEAST // GIB} au moins ; "
             "faites de la place, ou clonez ailleurs."
         )
     if free < ROOM[wheels]:
