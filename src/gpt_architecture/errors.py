@@ -61,10 +61,13 @@ class GPTArchitectureError(Exception):
         why: BaseException | str,
         *,
         expected: str,
-        remedy: str = "recopiez-le depuis sa source",
+        remedy: str | None = None,
     ) -> Self:
-        """Un fichier s'ouvre mal, ou n'a pas le contenu qu'il devrait."""
+        """Un fichier s'ouvre mal, ou n'a pas le contenu qu'il devrait ; le remède en dépend."""
         said = reason(why) if isinstance(why, BaseException) else why
+        if remedy is None:
+            closed = isinstance(why, OSError)
+            remedy = "vérifiez ses droits" if closed else "recopiez-le depuis sa source"
         return cls(f"{path} est illisible : {said}", expected=expected, remedy=remedy)
 
     @classmethod
@@ -81,6 +84,32 @@ class ConfigurationError(GPTArchitectureError, ValueError):
     """Une option, une configuration ou un argument est invalide."""
 
     exit_code = 2
+
+    @classmethod
+    def wrong(cls, name: str, value: object, *, expected: str, remedy: str | None = None) -> Self:
+        """Un réglage n'a pas une valeur qui convienne.
+
+        Args:
+            name: le réglage, comme la personne le connaît (`top_p`, `--server`).
+            value: la valeur reçue, montrée comme Python l'écrit.
+            expected: les valeurs qui conviennent.
+            remedy: que faire ; None : corriger ce réglage.
+        """
+        remedy = f"corrigez {name}" if remedy is None else remedy
+        return cls(f"{name} vaut {shown(value)}", expected=expected, remedy=remedy)
+
+    @classmethod
+    def together(
+        cls,
+        first: str,
+        second: str,
+        *,
+        expected: str = "l'un ou l'autre",
+        remedy: str | None = None,
+    ) -> Self:
+        """Deux réglages s'excluent ; None : le remède est de retirer le second."""
+        remedy = f"retirez {second}" if remedy is None else remedy
+        return cls(f"{first} et {second} sont donnés ensemble", expected=expected, remedy=remedy)
 
 
 class DataError(GPTArchitectureError, ValueError):
@@ -226,15 +255,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Vrai si l'erreur dit que la mémoire manque, sur le processeur ou sur une carte."""
     text = str(error)  # PyTorch lève une RuntimeError, dont seul le texte le dit
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
-
-
-def unread(
-    path: Path | str,
-    why: BaseException | str,
-    *,
-    expected: str,
-    remedy: str = "vérifiez le chemin et les droits",
-) -> DataError:
-    """Le refus d'un fichier de données que le système ne laisse pas lire."""
-    said = reason(why) if isinstance(why, BaseException) else why
-    return DataError(f"{path} ne peut pas être lu : {said}", expected=expected, remedy=remedy)

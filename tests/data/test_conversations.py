@@ -152,7 +152,7 @@ def test_a_line_that_is_not_text(tmp_path):
 
 
 def test_no_file_no_conversation(tmp_path):
-    with pytest.raises(DataError, match="ne peut pas être lu"):
+    with pytest.raises(DataError, match="est illisible"):
         read_conversations(tmp_path / "absent.jsonl")
     with pytest.raises(DataError, match="aucune conversation"):
         read_conversations(write(tmp_path / "vide.jsonl", "", ""))

@@ -177,7 +177,7 @@ class TestFailures:
             raise PermissionError(13, "Permission denied", str(path))
 
         monkeypatch.setattr(ingest, "open_regular", refuse)
-        with pytest.raises(DataError, match=r"secret\.txt ne peut pas être lu"):
+        with pytest.raises(DataError, match=r"secret\.txt est illisible"):
             load_corpus([path])
 
 

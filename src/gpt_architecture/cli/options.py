@@ -225,8 +225,9 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(token), float(bias)
     except ValueError:
-        raise ConfigurationError(
-            f"logit_bias vaut {text!r}",
+        raise ConfigurationError.wrong(
+            "logit_bias",
+            text,
             expected="IDENTIFIANT=NOMBRE, par exemple 262=-5",
             remedy="corrigez --logit-bias",
         ) from None

@@ -53,10 +53,8 @@ class Service:
         except ValueError:
             valid = False
         if not valid:
-            raise ConfigurationError(
-                f"--server vaut {url}",
-                expected="une adresse comme http://127.0.0.1:8000",
-                remedy="corrigez --server",
+            raise ConfigurationError.wrong(
+                "--server", url, expected="une adresse comme http://127.0.0.1:8000"
             )
         self._base = url.rstrip("/").removesuffix("/v1")
         self._proxy = _proxy_for(parts)
@@ -209,9 +207,9 @@ def check_remote(given: Mapping[str, object]) -> None:
     """
     for name, value in given.items():
         if value is not None:
-            raise ConfigurationError(
-                f"{name} et --server sont donnés ensemble",
-                expected="l'un ou l'autre",
+            raise ConfigurationError.together(
+                name,
+                "--server",
                 remedy="retirez l'un des deux (pour une conversation : chat --server)",
             )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from gpt_architecture.errors import ConfigurationError, shown
+from gpt_architecture.errors import ConfigurationError
 
 
 def check_int(name: str, value: object, *, minimum: int, maximum: int | None = None) -> None:
@@ -19,11 +19,7 @@ def check_int(name: str, value: object, *, minimum: int, maximum: int | None = N
     if is_int and value >= minimum and (maximum is None or value <= maximum):  # type: ignore[operator]
         return
     upper = "" if maximum is None else f" et ≤ {maximum}"
-    raise ConfigurationError(
-        f"{name} vaut {shown(value)}",
-        expected=f"un entier ≥ {minimum}{upper}",
-        remedy=f"corrigez {name}",
-    )
+    raise ConfigurationError.wrong(name, value, expected=f"un entier ≥ {minimum}{upper}")
 
 
 def _as_float(value: Any) -> float:
@@ -60,11 +56,7 @@ def check_float(
         return
     bounds = (("≥", minimum), (">", above), ("≤", maximum), ("<", below))
     limits = " et ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
-    raise ConfigurationError(
-        f"{name} vaut {shown(value)}",
-        expected=f"un nombre {limits}".strip(),
-        remedy=f"corrigez {name}",
-    )
+    raise ConfigurationError.wrong(name, value, expected=f"un nombre {limits}".strip())
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
@@ -74,8 +66,4 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
         ConfigurationError: `value` n'est pas dans `choices`.
     """
     if value not in choices:
-        raise ConfigurationError(
-            f"{name} vaut {shown(value)}",
-            expected=f"l'un de {', '.join(choices)}",
-            remedy=f"corrigez {name}",
-        )
+        raise ConfigurationError.wrong(name, value, expected=f"l'un de {', '.join(choices)}")

@@ -39,10 +39,10 @@ class LoRAConfig:
         check_float("lora_alpha", self.alpha, above=0.0)
         check_float("lora_dropout", self.dropout, minimum=0.0, below=1.0)
         if not self.targets or len(set(self.targets)) < len(self.targets):
-            raise ConfigurationError(
-                f"lora_targets vaut {', '.join(self.targets) or 'rien'}",
+            raise ConfigurationError.wrong(
+                "lora_targets",
+                ", ".join(self.targets) or "rien",
                 expected=f"des noms distincts parmi {', '.join(get_args(LoRATarget))}",
-                remedy="corrigez lora_targets",
             )
         for target in self.targets:
             check_choice("lora_targets", target, get_args(LoRATarget))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypedDict, get_args
 
 from gpt_architecture.config.checks import check_choice, check_float, check_int
-from gpt_architecture.errors import ConfigurationError, shown
+from gpt_architecture.errors import ConfigurationError
 
 END_OF_TEXT = "<|endoftext|>"
 """Token spécial de GPT-2 : fin d'un document."""
@@ -111,8 +111,9 @@ class GPTConfig:
             object.__setattr__(self, "inner_dim", None)
         for name in ("qkv_bias", "tie_weights"):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigurationError(
-                    f"{name} vaut {shown(getattr(self, name))}",
+                raise ConfigurationError.wrong(
+                    name,
+                    getattr(self, name),
                     expected="un booléen",
                     remedy=f"donnez True ou False à {name}",
                 )

@@ -248,10 +248,10 @@ class TrainingRequest:
         }
         for name, given in conflicts.items():
             if given:
-                raise ConfigurationError(
-                    f"`chat` et `{name}` ensemble",
+                raise ConfigurationError.together(
+                    "`chat`",
+                    f"`{name}`",
                     expected="l'un ou l'autre : chaque conversation est un exemple entier",
-                    remedy=f"retirez `{name}`",
                 )
         return replace(self.training, stride=self.shape.context_length + 1)
 
@@ -263,22 +263,20 @@ def check_origin(*, preset: str | None, resume: object, start: object, tokenizer
         ConfigurationError: deux d'entre elles sont données, ou le préréglage est inconnu.
     """
     if resume is not None and preset is not None:
-        raise ConfigurationError(
-            "`resume` et `preset` ensemble",
-            expected="l'un ou l'autre : une reprise retrouve ses options",
-            remedy="retirez `preset`",
+        raise ConfigurationError.together(
+            "`resume`", "`preset`", expected="l'un ou l'autre : une reprise retrouve ses options"
         )
     if start is not None and preset is not None:
-        raise ConfigurationError(
-            "`start` et `preset` ensemble",
+        raise ConfigurationError.together(
+            "`start`",
+            "`preset`",
             expected="l'un ou l'autre : un préréglage fixe une forme, le modèle a la sienne",
-            remedy="retirez `preset`",
         )
     if resume is None and start is not None and tokenizer is not None:
-        raise ConfigurationError(
-            "`start` et `tokenizer` ensemble",
+        raise ConfigurationError.together(
+            "`start`",
+            "`tokenizer`",
             expected="le tokenizer du modèle de départ, que ses poids ont appris",
-            remedy="retirez `tokenizer`",
         )
     if preset is not None and preset not in TRAINING_PRESETS:
         raise ConfigurationError(

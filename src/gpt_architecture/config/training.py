@@ -20,10 +20,8 @@ MemoryMode = Literal["default", "lean"]
 
 def _check_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise ConfigurationError(
-            f"{name} vaut {value!r}",
-            expected="un booléen",
-            remedy=f"donnez True ou False à {name}",
+        raise ConfigurationError.wrong(
+            name, value, expected="un booléen", remedy=f"donnez True ou False à {name}"
         )
 
 

@@ -58,10 +58,10 @@ class Scheme:
     def __post_init__(self) -> None:
         check_choice("scheme", self.name, tuple(BITS))
         if self.group_size not in GROUP_SIZES:
-            raise ConfigurationError(
-                f"group_size vaut {self.group_size!r}",
+            raise ConfigurationError.wrong(
+                "group_size",
+                self.group_size,
                 expected=f"l'un de {', '.join(map(str, GROUP_SIZES))}",
-                remedy="corrigez group_size",
             )
 
     @property

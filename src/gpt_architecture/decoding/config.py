@@ -402,11 +402,7 @@ def config_of(settings: Mapping[str, Any]) -> GenerationConfig:
 
 
 def _refuse_pair(first: str, second: str) -> None:
-    raise ConfigurationError(
-        f"{first} et {second} sont donnés ensemble",
-        expected="l'un ou l'autre",
-        remedy=f"retirez {second}",
-    )
+    raise ConfigurationError.together(first, second)
 
 
 def _plain(value: Any) -> Any:

@@ -238,8 +238,8 @@ class Generator:
             NonFiniteError: logits NaN ou infinis.
         """
         if config.n != 1:
-            raise ConfigurationError(
-                f"n vaut {config.n}", expected="n = 1 pour un flux", remedy="utilisez generate"
+            raise ConfigurationError.wrong(
+                "n", config.n, expected="n = 1 pour un flux", remedy="utilisez generate"
             )
         ids = self.encode(prompt)
         with blaming_weights(self.model), blaming_weights(self._draft):

@@ -293,8 +293,8 @@ def _check_strings(name: str, values: object) -> None:
         and all(isinstance(v, str) and 0 < len(v) <= MAX_STRING_LENGTH for v in values)
     )
     if not fine:
-        raise ConfigurationError(
-            f"{name} vaut {str(values)[:80]!r}",
+        raise ConfigurationError.wrong(
+            name,
+            str(values)[:80],
             expected=f"au plus {MAX_STRINGS} textes de 1 à {MAX_STRING_LENGTH} caractères",
-            remedy=f"corrigez {name}",
         )

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpt_architecture.errors import DataError, reason, unread
+from gpt_architecture.errors import DataError, reason
 from gpt_architecture.storage import open_regular
 
 MAX_LINE_BYTES = 1 << 20
@@ -135,7 +135,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line.removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise unread(path, error, expected="un fichier JSONL") from None
+        raise DataError.unreadable(path, error, expected="un fichier JSONL") from None
 
 
 def _last_word(line: int, row: Mapping[str, Any]) -> LastWord:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.errors import DataError, unread
+from gpt_architecture.errors import DataError
 from gpt_architecture.formats.journal import finite_number, read_records
 from gpt_architecture.storage import open_regular
 
@@ -60,7 +60,7 @@ def curves_from_journal(path: Path | str) -> LossCurves:
         with open_regular(path) as lines:
             records = list(read_records(lines))
     except OSError as error:
-        raise unread(
+        raise DataError.unreadable(
             path,
             error,
             expected="le journal d'un entraînement",

@@ -58,8 +58,8 @@ def chat(
     """
     del common  # lues par le lanceur
     if (n := sampling.given()["n"]) != 1:
-        raise ConfigurationError(
-            f"--n vaut {n}", expected="une réponse par question", remedy="retirez --n"
+        raise ConfigurationError.wrong(
+            "--n", n, expected="une réponse par question", remedy="retirez --n"
         )
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
     ends = list[str | None]()  # pourquoi la dernière réponse s'arrête

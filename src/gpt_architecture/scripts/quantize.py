@@ -98,15 +98,11 @@ def quantize(
 def _check(output: Path, options: QuantizeOptions) -> None:
     """Refuse, avant de charger le modèle, ce qui échouerait après."""
     if output.suffix != ".safetensors":
-        raise ConfigurationError(
-            f"--output vaut {output}",
-            expected="un nom en .safetensors",
-            remedy="changez l'extension",
+        raise ConfigurationError.wrong(
+            "--output", str(output), expected="un nom en .safetensors", remedy="changez l'extension"
         )
     if options.tokens < 2:
-        raise ConfigurationError(
-            f"--tokens vaut {options.tokens}", expected="au moins 2", remedy="corrigez --tokens"
-        )
+        raise ConfigurationError.wrong("--tokens", options.tokens, expected="au moins 2")
 
 
 def _measure(

@@ -121,11 +121,7 @@ def read_text(
         with open_regular(path) as file:
             data = read_at_most(file, limit)
     except OSError as failure:
-        raise error(
-            f"{path} ne peut pas être lu : {reason(failure)}",
-            expected=expected,
-            remedy=remedy,
-        ) from None
+        raise error.unreadable(path, failure, expected=expected, remedy=remedy) from None
     if len(data) > limit:
         raise error(f"{path} dépasse {limit} octets", expected=expected, remedy=remedy)
     return decode_text(data, origin=str(path), error=error)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_architecture.config import check_int
-from gpt_architecture.errors import DataError, reason, shown, unread
+from gpt_architecture.errors import DataError, reason, shown
 from gpt_architecture.storage import open_regular, read_json
 
 MAGIC, VERSION = 20240520, 1
@@ -119,7 +119,7 @@ def file_sha256(path: Path | str) -> str:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise unread(path, error, expected="un fichier lisible") from None
+        raise DataError.unreadable(path, error, expected="un fichier lisible") from None
 
 
 def tokenizer_sha256(description: Mapping[str, Any]) -> str:

@@ -65,9 +65,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.field, str) or not self.field:
-            raise ConfigurationError(
-                f"field vaut {self.field!r}", expected="un nom de champ", remedy="corrigez `field`"
-            )
+            raise ConfigurationError.wrong("`field`", self.field, expected="un nom de champ")
         if self.val_fraction is not None:
             check_float("val_fraction", self.val_fraction, above=0.0, below=1.0)
         check_int("shard_tokens", self.shard_tokens, minimum=1, maximum=MAX_SHARD_TOKENS)

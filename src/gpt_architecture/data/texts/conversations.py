@@ -29,7 +29,7 @@ from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.data.texts.chat import check_messages, render_chat
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.data.tokenizers.marked_text import encode_text
-from gpt_architecture.errors import DataError, GPTArchitectureError, unread
+from gpt_architecture.errors import DataError, GPTArchitectureError
 from gpt_architecture.storage import decode_text, open_regular, read_at_most
 
 MAX_LINE = 16 << 20
@@ -126,7 +126,7 @@ def read_conversations(path: Path | str) -> tuple[list[Conversation], str]:
                 if len(found) > MAX_CONVERSATIONS:
                     raise _bad(path, found[-1].place, f"plus de {MAX_CONVERSATIONS} conversations")
     except OSError as error:
-        raise unread(
+        raise DataError.unreadable(
             path, error, expected="un fichier de conversations", remedy="corrigez `chat`"
         ) from None
     if not found:

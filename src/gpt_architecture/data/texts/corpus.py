@@ -37,7 +37,7 @@ from gpt_architecture.data.texts.ingest import (
     read_blocks,
     read_chunks,
 )
-from gpt_architecture.errors import DataError, OutputError, reason, unread
+from gpt_architecture.errors import DataError, OutputError, reason
 from gpt_architecture.storage import decode_text, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def _records(source: Source, field: str, blank: list[Skip]) -> Iterator[tuple[st
         try:
             data = b"".join(read_chunks(source))
         except Rejected as rejected:
-            raise unread(
+            raise DataError.unreadable(
                 source.label, rejected.detail, expected="un fichier de texte lisible"
             ) from None
         try:

@@ -84,8 +84,9 @@ class EngineRequest:
         if self.deadline is not None:
             check_float("deadline", self.deadline)
         if self.config.n != 1:
-            raise ConfigurationError(
-                f"n vaut {self.config.n}",
+            raise ConfigurationError.wrong(
+                "n",
+                self.config.n,
                 expected="une suite par demande au moteur",
                 remedy="soumettez autant de demandes que de suites",
             )
