@@ -93,7 +93,7 @@ def test_a_shared_prompt_is_read_once(model):
     calls = []
 
     class Counting:
-        cfg, new_cache = model.cfg, model.new_cache
+        cfg, device, new_cache = model.cfg, model.device, model.new_cache
 
         def __call__(self, in_idx, cache=None, *, at=None):
             calls.append(tuple(in_idx.shape))

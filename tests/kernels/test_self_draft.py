@@ -9,6 +9,7 @@ import torch
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import CacheView
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.decoding.passes import Part, Passes
 from gpt_architecture.kernels.decode.packed import pack
 
 CFG = GPTConfig(vocab_size=211, context_length=32, emb_dim=48, n_heads=3, n_layers=2, drop_rate=0.0)
@@ -111,6 +112,21 @@ def test_several_tokens_read_apart_have_the_bits_of_each_alone(model, packing, c
     assert torch.equal(packed.read_apart(tokens, together), wanted)
     assert torch.equal(alone.storage, together.storage)
     assert alone.lengths == together.lengths
+
+
+@pytest.mark.parametrize("packing", ["fp32", "int8"])
+def test_more_tokens_than_one_reading_takes_keep_the_same_bits(model, packing):
+    packed = pack(model, packing)
+    tokens = torch.randint(211, (21,), generator=torch.Generator().manual_seed(3)).tolist()
+    alone, together = packed.new_cache(1), packed.new_cache(1)
+    for cache in (alone, together):
+        packed(torch.tensor([PROMPT]), cache)
+    wanted = torch.cat([packed(torch.tensor([[token]]), alone)[0] for token in tokens])
+    (found,) = Passes(packed, tokenwise=True).run(
+        together, [Part(row=0, tokens=tokens, every=True)]
+    )
+    assert torch.equal(found, wanted)
+    assert together.lengths == alone.lengths
 
 
 def test_too_many_tokens_are_not_read_apart(model):

@@ -12,27 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.utils import evaluation_mode
+from gpt_architecture.decoding.passes import Part, Passes
 from gpt_architecture.decoding.sequence import Continuation, Observer, Piece
 
 CHUNK = 512
 """Tokens d'un début lus à la fois : au-delà la mémoire croît, sans gain de vitesse."""
-
-
-@runtime_checkable
-class TokenwiseLM(Protocol):
-    """Un modèle qui lit plusieurs tokens avec les bits d'une lecture un par un."""
-
-    def read_apart(self, tokens: Sequence[int], cache: KVCache) -> Tensor | None:
-        """Logits (T, V) qui suivent chacun ; None : il ne le peut pas, et n'a rien lu."""
-        ...
 
 
 class Driver:
@@ -47,8 +37,7 @@ class Driver:
         window: derniers tokens lus, au plus ; None : tout le contexte du modèle.
         capacity: positions que les suites peuvent atteindre ; None : la fenêtre.
         chunk: tokens d'un début lus à la fois.
-        tokenwise: plusieurs logits d'une suite seule ont les bits d'une lecture token par token,
-            si le modèle le sait : vérifier des propositions ne change alors rien au texte.
+        tokenwise: voir `Passes`.
     """
 
     def __init__(
@@ -65,16 +54,14 @@ class Driver:
         self.window = limit if window is None else min(window, limit)
         self._capacity = self.window if capacity is None else min(self.window, capacity)
         self._chunk = chunk
-        self._tokenwise: TokenwiseLM | None = None
-        if tokenwise and isinstance(model, TokenwiseLM):
-            self._tokenwise = model
+        self._passes = Passes(model, tokenwise=tokenwise)
         self._rows = list[list[int]]()  # les tokens présents dans le cache
         self._cache: KVCache | None = None
 
     @property
     def is_tokenwise(self) -> bool:
-        """Vrai si plusieurs tokens d'une suite seule ont les bits d'une lecture un par un."""
-        return self._tokenwise is not None
+        """Voir `Passes`."""
+        return self._passes.is_tokenwise
 
     def read(self, rows: Sequence[Sequence[int]], *, count: int = 1) -> Tensor:
         """Logits (B, count, V) qui suivent chacun des `count` derniers tokens.
@@ -90,15 +77,14 @@ class Driver:
         self._rows = [row[:size] for row, size in zip(cropped, known, strict=True)]
         # Vrai même si la lecture est interrompue ; `_rows` n'est complet qu'à la fin.
         left = len(cropped[0]) - known[0]
-        # Un début de texte ne demande que ses derniers logits : la tête coûte cher ailleurs.
         last = left if count == 1 else left - count
-        logits = torch.empty(0)
+        found = list[Tensor]()
         for first, end in pairwise([*range(0, last, self._chunk), last]):
-            logits = self._forward(_parts(cropped, known, first, end), cache, last_only=True)
+            found = self._passes.run(cache, _parts(cropped, known, first, end))
         if count > 1:
-            logits = self._read_all(_parts(cropped, known, last, left), cache)
+            found = self._passes.run(cache, _parts(cropped, known, last, left, every=True))
         self._rows = cropped
-        return logits
+        return found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)
 
     def append_(
         self, prompts: Sequence[Sequence[int]], places: Sequence[int], capacity: int
@@ -152,23 +138,19 @@ class Driver:
     def _prefill(
         self, prompts: Sequence[Sequence[int]], capacity: int
     ) -> tuple[KVCache, list[Tensor]]:
-        """Lit des débuts ; rend leur cache et, pour chacun, les logits (V,) de la suite.
-
-        Les plus courts sont complétés à droite : l'ordre causal cache ce qui est au-delà.
-        """
-        lengths = [len(prompt) for prompt in prompts]
-        longest = max(lengths)
+        """Lit des débuts ; rend leur cache et, pour chacun, les logits (V,) de la suite."""
+        longest = max(len(prompt) for prompt in prompts)
         cache = self.model.new_cache(len(prompts), max(capacity, longest))
-        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
-        found = dict[int, Tensor]()
+        found = [torch.empty(0)] * len(prompts)
         for first in range(0, longest, self._chunk):
-            last = min(first + self._chunk, longest)
-            at = [min(max(length - 1 - first, 0), last - first - 1) for length in lengths]
-            logits = self._forward([row[first:last] for row in padded], cache, at=at)  # (B, 1, V)
-            ending = (row for row, length in enumerate(lengths) if first < length <= last)
-            found |= {row: logits[row, 0] for row in ending}
-        cache.rewind_(lengths)
-        return cache, [found[row] for row in range(len(prompts))]
+            parts = [
+                Part(row=row, tokens=prompt[first : first + self._chunk])
+                for row, prompt in enumerate(prompts)
+                if len(prompt) > first
+            ]
+            for part, logits in zip(parts, self._passes.run(cache, parts), strict=True):
+                found[part.row] = logits[0]
+        return cache, found
 
     def _joined(self, first: KVCache, second: KVCache) -> KVCache:
         """Un cache qui porte les lignes de l'un, puis celles de l'autre."""
@@ -177,31 +159,6 @@ class Driver:
         joined.load_(first, 0)
         joined.load_(second, len(first.lengths))
         return joined
-
-    def _read_all(self, tokens: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
-        """Logits (B, T, V) qui suivent chaque token."""
-        if len(tokens) == 1 and self._tokenwise is not None:
-            with torch.inference_mode():
-                logits = self._tokenwise.read_apart(tokens[0], cache)
-            if logits is not None:
-                return logits.unsqueeze(0)
-        return self._forward(tokens, cache)
-
-    def _forward(
-        self,
-        tokens: Sequence[Sequence[int]],
-        cache: KVCache,
-        *,
-        at: Sequence[int] | None = None,
-        last_only: bool = False,
-    ) -> Tensor:
-        device = cache.storage.device
-        ids = torch.tensor(tokens, dtype=torch.int64, device=device)
-        if last_only:
-            at = [ids.size(1) - 1] * ids.size(0)
-        chosen = None if at is None else torch.tensor(at, dtype=torch.int64, device=device)
-        with torch.inference_mode(), evaluation_mode(self.model):
-            return self.model(ids, cache, at=chosen)
 
 
 class BatchDecoder:
@@ -296,10 +253,13 @@ class _Line:
 
 
 def _parts(
-    rows: Sequence[list[int]], known: Sequence[int], first: int, end: int
-) -> list[list[int]]:
+    rows: Sequence[list[int]], known: Sequence[int], first: int, end: int, *, every: bool = False
+) -> list[Part]:
     """De chaque suite, ce qui va de `first` à `end` après ce qui est connu."""
-    return [row[size + first : size + end] for row, size in zip(rows, known, strict=True)]
+    return [
+        Part(row=row, tokens=ids[size + first : size + end], every=every)
+        for row, (ids, size) in enumerate(zip(rows, known, strict=True))
+    ]
 
 
 def _common(first: list[int], second: list[int]) -> int:

@@ -1,8 +1,9 @@
 """Les demandes en cours, et le pas qui les fait toutes avancer. Aucun fil ici : voir `engine`.
 
-Peu chargé, un pas vérifie plusieurs tokens proposés d'avance à chaque suite : la boucle est celle
-de `decoding.speculative`, avec plus de suites. Les logits d'un modèle compacté étant les mêmes au
-bit près quel que soit ce qui est lu ensemble, les textes le sont aussi, tirages compris.
+Un pas est celui de toute génération, avec plus de suites : les passages sont ceux de
+`decoding.passes`, et peu chargé il vérifie plusieurs tokens proposés d'avance à chacune, par la
+boucle de `decoding.speculative`. Les logits d'un modèle compacté étant les mêmes au bit près quel
+que soit ce qui est lu ensemble, les textes le sont aussi, tirages compris.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import blaming_weights
+from gpt_architecture.decoding.passes import Part, Passes
 from gpt_architecture.decoding.proposers import (
     Draft,
     PromptLookup,
@@ -26,7 +28,7 @@ from gpt_architecture.decoding.proposers import (
 from gpt_architecture.decoding.speculative import Speculation
 from gpt_architecture.serving.engine.messages import Failed, FinishedReason, Observed, Produced
 from gpt_architecture.serving.engine.scheduler import EngineJob, requests_of, share
-from gpt_architecture.serving.engine.slots import Part, SlotPool, SlotReader
+from gpt_architecture.serving.engine.slots import SlotPool
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,12 @@ MAX_FAILURES = 3
 
 DRAFTING_ROWS = 8
 """Activations au plus d'un pas qui propose, toutes suites réunies."""
+
+_PLAIN_CHUNK = 128
+"""Tokens de début lus par pas quand chaque part demande son passage."""
+
+_PROMPT_PASSES = 4
+"""Passages d'un pas, au plus ou presque, quand des débuts sont à lire."""
 
 _LAST_WEIGHT = 0.2  # poids de la dernière demande dans la durée moyenne
 
@@ -76,8 +84,8 @@ class ContinuousBatch:
         self._failures = 0
         self._model = model
         self._pool = SlotPool(model, rows, capacity)
-        self._reader = SlotReader(model, self._pool)
-        is_useful = drafts > 0 and self._reader.is_uniform
+        self._passes = Passes(model, mixed=True)
+        is_useful = drafts > 0 and self._passes.is_uniform
         self._drafts = Drafts(self._pool, self_draft(model) if is_useful else None, drafts)
 
     @property
@@ -98,7 +106,7 @@ class ContinuousBatch:
     def warm_up(self) -> None:
         """Fait ce qui doit l'être une fois : compiler, copier les poids."""
         self._drafts.warm_up(0)
-        self._reader.run([Part(slot=0, tokens=[0])])
+        self._pool.read(self._passes, [Part(row=0, tokens=[0])])
         self._pool.release(0, spoiled=True)
 
     def start(self, job: EngineJob) -> None:
@@ -127,21 +135,20 @@ class ContinuousBatch:
             Exception: le modèle échoue pour la MAX_FAILURES-ième fois à la suite.
         """
         self._catch_up()
-        chunk = self._reader.budget(self._writing) if self._chunk is None else self._chunk
-        chosen = share(self.running, chunk)
+        chosen = share(self.running, self._budget() if self._chunk is None else self._chunk)
         if not chosen:
             return
         try:
             drafts = self._drafts.of([job for job, _ in chosen])
             parts = [
                 Part(
-                    slot=job.slot,
+                    row=job.slot,
                     tokens=[*job.next_tokens(count), *draft.tokens],
                     every=job.scores is not None or len(draft.tokens) > 0,
                 )
                 for (job, count), draft in zip(chosen, drafts, strict=True)
             ]
-            logits = self._reader.run(parts)
+            logits = self._pool.read(self._passes, parts)
         except Exception as error:
             self._restart(error)
             return
@@ -172,10 +179,17 @@ class ContinuousBatch:
             job.emit(Failed(error=error))
         self.running.clear()
 
-    @property
-    def _writing(self) -> int:
-        """Demandes qui ont lu leur début."""
-        return sum(job.computed >= len(job.ids) for job in self.running)
+    def _budget(self) -> int:
+        """Tokens de début à lire pendant un pas.
+
+        Débuts et écritures passent ensemble : les débuts emplissent le dernier passage des
+        écritures, puis quelques autres. Trop peu, et qui arrive attend son premier token ; trop,
+        et qui écrit attend le suivant.
+        """
+        if not self._passes.is_uniform:
+            return _PLAIN_CHUNK
+        writing = sum(job.computed >= len(job.ids) for job in self.running)
+        return _PROMPT_PASSES * self._passes.height - writing % self._passes.height
 
     def _catch_up(self) -> None:
         """Recopie ce qu'une autre demande vient de lire d'un début commun."""
