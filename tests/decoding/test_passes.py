@@ -8,7 +8,7 @@ from decoding_helpers import sharp_model
 
 from gpt_architecture.decoding.passes import Part, Passes
 
-VOCABULARY, LENGTH, ROWS = 9, 16, 4
+VOCABULARY, LENGTH, ROWS = 9, 40, 4
 MODEL = sharp_model(vocab_size=VOCABULARY, context_length=LENGTH)
 
 
@@ -68,7 +68,7 @@ def test_short_parts_are_completed_when_it_costs_little(widths):
 def test_long_parts_pass_alone_when_completing_the_others_would_cost(widths):
     cache = MODEL.new_cache(4, LENGTH)
     parts = [Part(row=row, tokens=[row]) for row in (0, 1, 2)]
-    Passes(MODEL).run(cache, [*parts, Part(row=3, tokens=[1] * 9)])
+    Passes(MODEL).run(cache, [*parts, Part(row=3, tokens=[1] * 9)])  # 24 tokens de plus
     assert widths == [(3, 1), (1, 9)]
 
 
