@@ -9,8 +9,8 @@
 - `grammars` : D'une contrainte à sa grammaire pour llguidance, et de la grammaire à ce qui la suit.
 - `json_schemas` : Les schémas JSON tels que leurs auteurs les entendent : objets fermés, mode
   strict, taille.
-- `passes` : Les passages d'un modèle : ce que des lignes d'un cache lisent de nouveau, et ce qui les
-  suit.
+- `passes` : Les passages d'un modèle : ce que des lignes d'un cache lisent de nouveau, et ce qui
+  les suit.
 - `penalties` : Pénalités : ce qui déplace des logits, d'après le texte déjà là ou à la demande.
 - `pipeline` : L'ordre des filtres : d'une configuration à la suite des étapes qui s'appliquent aux
   logits.
