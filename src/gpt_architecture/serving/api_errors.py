@@ -19,8 +19,7 @@ from gpt_architecture.errors import (
     TokenizerError,
 )
 from gpt_architecture.serving.engine.messages import EngineClosed, Overloaded
-from gpt_architecture.serving.http.access import QuotaExceeded
-from gpt_architecture.serving.http.exchange import current
+from gpt_architecture.serving.http.access import QuotaExceeded, current
 
 logger = logging.getLogger(__name__)
 

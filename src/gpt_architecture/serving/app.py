@@ -26,15 +26,17 @@ from gpt_architecture.serving.http.strict_json import StrictRoute
 from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
 from gpt_architecture.serving.openai import bodies, reference
 from gpt_architecture.serving.openai.answers import ChatShape, CompletionShape, Transcript
-from gpt_architecture.serving.openai.planning import plan_chat, plan_completion
-from gpt_architecture.serving.openai.streaming import Answerer
-from gpt_architecture.serving.openai.texts import (
+from gpt_architecture.serving.openai.planning import (
     check_body,
     check_ids,
     check_model,
     encode_text,
+    plan_chat,
+    plan_completion,
     render,
 )
+from gpt_architecture.serving.openai.streaming import Answerer
+from gpt_architecture.serving.studio.files import files_router
 from gpt_architecture.serving.studio.routes import studio_router
 
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -93,17 +95,23 @@ def create_app(
     observer = observer or Observer()
     metrics = Metrics(context.engine, context.name, observer.metrics)
     answerer = Answerer(context, metrics)
-    app.include_router(_generation_routes(context, answerer))
-    app.include_router(_model_routes(context))
-    app.include_router(_watch_routes(context, metrics))
     app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
-    app.include_router(studio_router(context, answerer))
+    known = list(app.routes)
+    for router in (
+        _generation_routes(context, answerer),
+        _model_routes(context),
+        _watch_routes(context, metrics),
+        studio_router(context, answerer),
+        files_router(lambda: context.engine.state),
+    ):
+        app.include_router(router)
+        known += router.routes
     # Le dernier ajouté est traversé le premier : observateur, origines, clés, corps, puis routes.
     app.add_middleware(HeadMiddleware)
     app.add_middleware(GuardMiddleware, limits=context.limits)
     app.add_middleware(AuthMiddleware, keys=keys or KeyRing())
     app.add_middleware(OriginsMiddleware, origins=origins)
-    app.add_middleware(ObservedMiddleware, observer=observer, route=route_finder(app.routes))
+    app.add_middleware(ObservedMiddleware, observer=observer, route=route_finder(known))
     return app
 
 

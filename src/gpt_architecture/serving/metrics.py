@@ -11,13 +11,64 @@ from prometheus_client.registry import Collector
 
 from gpt_architecture.serving.context import ServingEngine
 from gpt_architecture.serving.engine.messages import Finished
-from gpt_architecture.serving.http.observer import HttpMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _FIRST = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.5, 5.0, 10.0, 20.0, 40.0)
 _EACH = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 _WHOLE = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+KEY_FAILURES = ("absente", "inconnue")
+"""Pourquoi une clé est refusée."""
+
+
+class HttpMetrics:
+    """Les compteurs du service HTTP ; ils comptent aussi avant que le modèle soit chargé."""
+
+    def __init__(self) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=None)
+
+        self._requests = counter(
+            "http_requests", "Requêtes HTTP finies.", "handler", "method", "status"
+        )
+        self._failures = counter(
+            "gpt_architecture_key_failures", "Clés d'accès refusées.", "reason"
+        )
+        self._by_key = counter(
+            "gpt_architecture_key_requests", "Requêtes HTTP d'une clé.", "key", "status"
+        )
+        self._tokens = counter("gpt_architecture_key_tokens", "Tokens d'une clé.", "key", "kind")
+        for reason in KEY_FAILURES:
+            self._failures.labels(reason)  # à zéro plutôt qu'absents
+
+    def register(self, registry: CollectorRegistry) -> None:
+        """Les ajoute à un relevé."""
+        for counter in (self._requests, self._failures, self._by_key, self._tokens):
+            registry.register(counter)
+
+    def count(
+        self,
+        method: str,
+        route: str,
+        status: int,
+        *,
+        key: str | None = None,
+        tokens: tuple[int | None, int | None] = (None, None),
+    ) -> None:
+        """Une requête est finie ; `tokens` : de début, et écrits."""
+        self._requests.labels(route, method, str(status)).inc()
+        if key is None:
+            return
+        self._by_key.labels(key, str(status)).inc()
+        for kind, value in zip(("prompt", "completion"), tokens, strict=True):
+            if value is not None:
+                self._tokens.labels(key, kind).inc(value)
+
+    def refuse_key(self, reason: str) -> None:
+        """Une clé est refusée."""
+        self._failures.labels(reason).inc()
 
 
 class Metrics:

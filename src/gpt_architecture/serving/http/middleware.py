@@ -18,9 +18,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_architecture.serving.api_errors import ApiError, as_api_error
-from gpt_architecture.serving.http.access import KeyRing, QuotaExceeded
-from gpt_architecture.serving.http.exchange import Exchange, current
-from gpt_architecture.serving.limits import Limits
+from gpt_architecture.serving.context import Limits
+from gpt_architecture.serving.http.access import Exchange, KeyRing, QuotaExceeded, current
 
 PROBES = frozenset({"/health", "/live", "/ready", "/metrics"})
 """Adresses qui répondent même quand le service est plein."""

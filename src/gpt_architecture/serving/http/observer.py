@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter
 from starlette.datastructures import MutableHeaders
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_architecture.serving.api_errors import as_api_error
-from gpt_architecture.serving.http.exchange import Exchange, entered, new_id
+from gpt_architecture.serving.http.access import Exchange, current, entered, new_id
 from gpt_architecture.serving.http.middleware import SlowReader
+from gpt_architecture.serving.metrics import HttpMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,6 @@ REQUEST_ID = "x-request-id"
 UNKNOWN = "(inconnue)"
 """Route d'une adresse qui n'en a pas."""
 
-KEY_FAILURES = ("absente", "inconnue")
-"""Pourquoi une clé est refusée."""
-
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 _GONE = 499  # le client est parti avant la réponse
@@ -40,52 +37,14 @@ RouteOf = Callable[[str], str]
 """D'un chemin demandé au gabarit de sa route."""
 
 
-class HttpMetrics:
-    """Les compteurs du service HTTP ; ils comptent aussi avant que le modèle soit chargé."""
+class RequestFilter(logging.Filter):
+    """Joint à chaque ligne du journal l'identifiant de la requête en cours."""
 
-    def __init__(self) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=None)
-
-        self._requests = counter(
-            "http_requests", "Requêtes HTTP finies.", "handler", "method", "status"
-        )
-        self._failures = counter(
-            "gpt_architecture_key_failures", "Clés d'accès refusées.", "reason"
-        )
-        self._by_key = counter(
-            "gpt_architecture_key_requests", "Requêtes HTTP d'une clé.", "key", "status"
-        )
-        self._tokens = counter("gpt_architecture_key_tokens", "Tokens d'une clé.", "key", "kind")
-        for reason in KEY_FAILURES:
-            self._failures.labels(reason)  # à zéro plutôt qu'absents
-
-    def register(self, registry: CollectorRegistry) -> None:
-        """Les ajoute à un relevé."""
-        for counter in (self._requests, self._failures, self._by_key, self._tokens):
-            registry.register(counter)
-
-    def count(
-        self,
-        method: str,
-        route: str,
-        status: int,
-        *,
-        key: str | None = None,
-        tokens: tuple[int | None, int | None] = (None, None),
-    ) -> None:
-        """Une requête est finie ; `tokens` : de début, et écrits."""
-        self._requests.labels(route, method, str(status)).inc()
-        if key is None:
-            return
-        self._by_key.labels(key, str(status)).inc()
-        for kind, value in zip(("prompt", "completion"), tokens, strict=True):
-            if value is not None:
-                self._tokens.labels(key, kind).inc(value)
-
-    def refuse_key(self, reason: str) -> None:
-        """Une clé est refusée."""
-        self._failures.labels(reason).inc()
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Vrai, toujours."""
+        if not hasattr(record, "request_id"):
+            record.request_id = current().request_id
+        return True
 
 
 class Observer:
@@ -188,22 +147,17 @@ class ObservedMiddleware:
 
 
 def route_finder(routes: Iterable[BaseRoute]) -> RouteOf:
-    """De quoi nommer la route d'un chemin, que la requête y arrive ou soit refusée avant."""
-    known = list(_flat(routes))
+    """De quoi nommer la route d'un chemin, que la requête y arrive ou soit refusée avant.
+
+    Args:
+        routes: celles de l'application et de chaque routeur qu'elle inclut.
+    """
+    known = [(each.path, each.path_regex) for each in routes if isinstance(each, Route)]
 
     def find(path: str) -> str:
         return next((name for name, pattern in known if pattern.match(path)), UNKNOWN)
 
     return find
-
-
-def _flat(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, re.Pattern[str]]]:
-    for route in routes:
-        inner = getattr(route, "original_router", None)  # FastAPI récent garde le routeur inclus
-        if inner is not None:
-            yield from _flat(inner.routes)
-        elif hasattr(route, "path_regex") and hasattr(route, "path"):
-            yield route.path, route.path_regex
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:

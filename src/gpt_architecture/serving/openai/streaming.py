@@ -29,7 +29,7 @@ from gpt_architecture.serving.engine.messages import (
     Produced,
     Ticket,
 )
-from gpt_architecture.serving.http.exchange import current
+from gpt_architecture.serving.http.access import current
 from gpt_architecture.serving.http.middleware import WARNING
 from gpt_architecture.serving.metrics import Metrics, SequenceWatch
 from gpt_architecture.serving.openai.answers import Delta, Shape, Transcript
