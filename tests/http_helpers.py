@@ -17,7 +17,7 @@ from gpt_architecture.serving.context import Limits, ServingContext
 from gpt_architecture.serving.engine.engine import Engine
 from gpt_architecture.serving.engine.messages import EngineClosed, EngineStats, Ticket
 from gpt_architecture.serving.http.server import HttpServer, bind, url_of
-from gpt_architecture.serving.openai.foreign_fields import FieldPolicy
+from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
 WINDOW = 256
 STUDIO_FILES = ("studio.css", "icon.svg")

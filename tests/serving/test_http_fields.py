@@ -15,7 +15,7 @@ from http_helpers import (
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.kernels.decode.packed import pack
 from gpt_architecture.serving.engine.messages import Finished, Produced
-from gpt_architecture.serving.openai.foreign_fields import (
+from gpt_architecture.serving.openai.strict_bodies import (
     MESSAGE,
     REQUEST,
     FieldPolicy,

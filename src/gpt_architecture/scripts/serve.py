@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gpt_architecture.serving.context import Limits, ServingContext
     from gpt_architecture.serving.engine.engine import Engine
     from gpt_architecture.serving.http.access import KeyRing
-    from gpt_architecture.serving.openai.foreign_fields import FieldPolicy
+    from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
 logger = logging.getLogger("gpt_architecture.serve")  # `__name__` est `__main__` lancé par chemin
 
@@ -146,7 +146,7 @@ def serve(
     from gpt_architecture.serving.http.access import KeyRing
     from gpt_architecture.serving.http.observer import Observer, RequestFilter
     from gpt_architecture.serving.http.server import HttpServer, LoadingGate, bind, url_of
-    from gpt_architecture.serving.openai.foreign_fields import FieldPolicy
+    from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
     _configure_journal(network.log_format, RequestFilter())
     source = find_model(model)

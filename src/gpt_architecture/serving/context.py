@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -22,15 +22,11 @@ from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.streaming import TextStream
 from gpt_architecture.errors import reason
 from gpt_architecture.serving.api_errors import ApiError
-from gpt_architecture.serving.engine.messages import (
-    EngineRequest,
-    EngineState,
-    EngineStats,
-    Event,
-    Ticket,
-)
-from gpt_architecture.serving.openai.foreign_fields import FieldPolicy
+from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 from gpt_architecture.storage import open_regular
+
+if TYPE_CHECKING:
+    from gpt_architecture.serving.engine.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -110,23 +106,6 @@ def check_maximum(name: str, value: int, maximum: int) -> None:
         )
 
 
-class ServingEngine(Protocol):
-    """Ce que le service demande au moteur (voir `serving.engine.engine.Engine`)."""
-
-    @property
-    def state(self) -> EngineState:
-        """Son état."""
-        ...
-
-    def submit(self, request: EngineRequest, on_event: Callable[[Event], None]) -> Ticket:
-        """Accepte une demande."""
-        ...
-
-    def stats(self) -> EngineStats:
-        """Où il en est."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class ServingContext:
     """Un modèle en service.
@@ -151,7 +130,7 @@ class ServingContext:
         names: le nom de chaque token.
     """
 
-    engine: ServingEngine
+    engine: Engine
     model: CausalLM
     tokenizer: Tokenizer
     name: str

@@ -9,8 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gpt_architecture.serving.context import ServingEngine
-from gpt_architecture.serving.engine.messages import Finished
+from gpt_architecture.serving.engine.engine import Engine
+from gpt_architecture.serving.engine.messages import Event, Failed, Finished, Produced
+from gpt_architecture.serving.http.observer import Observer
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -19,70 +20,18 @@ _EACH = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5,
 _WHOLE = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
-KEY_FAILURES = ("absente", "inconnue")
-"""Pourquoi une clé est refusée."""
-
-
-class HttpMetrics:
-    """Les compteurs du service HTTP ; ils comptent aussi avant que le modèle soit chargé."""
-
-    def __init__(self) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=None)
-
-        self._requests = counter(
-            "http_requests", "Requêtes HTTP finies.", "handler", "method", "status"
-        )
-        self._failures = counter(
-            "gpt_architecture_key_failures", "Clés d'accès refusées.", "reason"
-        )
-        self._by_key = counter(
-            "gpt_architecture_key_requests", "Requêtes HTTP d'une clé.", "key", "status"
-        )
-        self._tokens = counter("gpt_architecture_key_tokens", "Tokens d'une clé.", "key", "kind")
-        for reason in KEY_FAILURES:
-            self._failures.labels(reason)  # à zéro plutôt qu'absents
-
-    def register(self, registry: CollectorRegistry) -> None:
-        """Les ajoute à un relevé."""
-        for counter in (self._requests, self._failures, self._by_key, self._tokens):
-            registry.register(counter)
-
-    def count(
-        self,
-        method: str,
-        route: str,
-        status: int,
-        *,
-        key: str | None = None,
-        tokens: tuple[int | None, int | None] = (None, None),
-    ) -> None:
-        """Une requête est finie ; `tokens` : de début, et écrits."""
-        self._requests.labels(route, method, str(status)).inc()
-        if key is None:
-            return
-        self._by_key.labels(key, str(status)).inc()
-        for kind, value in zip(("prompt", "completion"), tokens, strict=True):
-            if value is not None:
-                self._tokens.labels(key, kind).inc(value)
-
-    def refuse_key(self, reason: str) -> None:
-        """Une clé est refusée."""
-        self._failures.labels(reason).inc()
-
-
 class Metrics:
     """Les mesures d'un service ; rien n'est global.
 
     Args:
         engine: le moteur, dont l'état est lu à chaque relevé.
         model: valeur de l'étiquette `model_name`.
-        http: celles des requêtes HTTP.
+        observer: compte les requêtes HTTP.
     """
 
-    def __init__(self, engine: ServingEngine, model: str, http: HttpMetrics) -> None:
+    def __init__(self, engine: Engine, model: str, observer: Observer) -> None:
         self._registry = CollectorRegistry()
-        http.register(self._registry)
+        observer.register(self._registry)
         self._registry.register(_EngineCollector(engine, model))
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -125,33 +74,30 @@ class SequenceWatch:
         self._start = time.perf_counter()
         self._first = self._last = 0.0
 
-    def produced(self) -> None:
-        """Un token vient d'arriver."""
-        now = time.perf_counter()
-        if self._last:
-            self._metrics.each.observe(now - self._last)
-        else:
-            self._first = now
-            self._metrics.first.observe(now - self._start)
-        self._last = now
-
-    def finished(self, event: Finished) -> None:
-        """La suite est achevée."""
-        metrics = self._metrics
-        metrics.whole.observe(time.perf_counter() - self._start)
-        if event.completion_tokens > 1:
-            metrics.mean.observe((self._last - self._first) / (event.completion_tokens - 1))
-        metrics.success.labels(metrics.model, event.reason).inc()
-
-    def failed(self) -> None:
-        """La suite a échoué."""
-        self._metrics.failures.inc()
+    def see(self, event: Event) -> None:
+        """Ce qui lui arrive : un token, sa fin, son échec."""
+        now, metrics = time.perf_counter(), self._metrics
+        match event:
+            case Produced():
+                if self._last:
+                    metrics.each.observe(now - self._last)
+                else:
+                    self._first = now
+                    metrics.first.observe(now - self._start)
+                self._last = now
+            case Finished(completion_tokens=count):
+                metrics.whole.observe(now - self._start)
+                if count > 1:
+                    metrics.mean.observe((self._last - self._first) / (count - 1))
+                metrics.success.labels(metrics.model, event.reason).inc()
+            case Failed():
+                metrics.failures.inc()
 
 
 class _EngineCollector(Collector):
     """Lit l'état du moteur au moment du relevé."""
 
-    def __init__(self, engine: ServingEngine, model: str) -> None:
+    def __init__(self, engine: Engine, model: str) -> None:
         self._engine, self._model = engine, model
 
     def collect(self) -> Iterator[Metric]:
@@ -164,10 +110,6 @@ class _EngineCollector(Collector):
             "kv_cache_usage_perc": ("Part du cache occupée, de 0 à 1.", used),
             "engine_ready": ("1 si le moteur accepte des requêtes.", float(stats.state == "ready")),
         }
-        for name, (text, value) in gauges.items():
-            gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])
-            gauge.add_metric([self._model], value)
-            yield gauge
         counters = {
             "prompt_tokens": ("Tokens de début.", stats.prompt_tokens),
             "generation_tokens": ("Tokens écrits.", stats.completion_tokens),
@@ -180,7 +122,9 @@ class _EngineCollector(Collector):
             ),
             "engine_restarts": ("Échecs du modèle suivis d'un redémarrage.", stats.restarts),
         }
-        for name, (text, value) in counters.items():
-            counter = CounterMetricFamily(f"vllm:{name}", text, labels=["model_name"])
-            counter.add_metric([self._model], value)
-            yield counter
+        families = ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters))
+        for family, measures in families:
+            for name, (text, value) in measures.items():
+                found = family(f"vllm:{name}", text, labels=["model_name"])
+                found.add_metric([self._model], value)
+                yield found

@@ -7,6 +7,4 @@
 - `observer` : Ce qui reste d'une requête HTTP finie : ses compteurs, et une ligne au journal.
 - `server` : Le serveur HTTP : ce qu'il répond avant que le modèle soit chargé, ses connexions, son
   arrêt.
-- `strict_json` : JSON à la lettre : ni NaN, ni infini, ni demi-caractère, ni nombre ou imbrication
-  sans fin.
 """

@@ -106,10 +106,7 @@ def _parse(line: str, number: int) -> tuple[bytes, Access]:
                 number, "est suivie de mots inconnus", "requests/min=N ou tokens/min=N, N positif"
             )
         found[matched[1]] = int(matched[2])
-    access = Access(
-        name, requests_per_minute=found.get("requests"), tokens_per_minute=found.get("tokens")
-    )
-    return _digest(key), access
+    return _digest(key), Access(name, found.get("requests"), found.get("tokens"))
 
 
 def _bad_key(
@@ -204,19 +201,12 @@ class Access:
 
     Args:
         name: son nom, seul montré.
-        requests_per_minute: requêtes par minute ; None : sans limite.
-        tokens_per_minute: tokens par minute, de début et écrits ; None : sans limite.
+        requests: requêtes par minute ; None : sans limite.
+        tokens: tokens par minute, de début et écrits ; None : sans limite.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        requests_per_minute: int | None = None,
-        tokens_per_minute: int | None = None,
-    ) -> None:
-        self.name = name
-        self.limits = requests_per_minute, tokens_per_minute
+    def __init__(self, name: str, requests: int | None, tokens: int | None) -> None:
+        self.name, self.limits = name, (requests, tokens)
         self._requests, self._tokens = (
             None if limit is None else Bucket(limit) for limit in self.limits
         )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Counter
 from starlette.datastructures import MutableHeaders
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +20,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpt_architecture.serving.api_errors import as_api_error
 from gpt_architecture.serving.http.access import Exchange, current, entered, new_id
 from gpt_architecture.serving.http.middleware import SlowReader
-from gpt_architecture.serving.metrics import HttpMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,9 @@ REQUEST_ID = "x-request-id"
 
 UNKNOWN = "(inconnue)"
 """Route d'une adresse qui n'en a pas."""
+
+KEY_FAILURES = ("absente", "inconnue")
+"""Pourquoi une clé est refusée."""
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
@@ -55,8 +58,27 @@ class Observer:
     """
 
     def __init__(self, *, log_requests: bool = False) -> None:
-        self.metrics = HttpMetrics()
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=None)
+
         self._log = log_requests
+        self._requests = counter(
+            "http_requests", "Requêtes HTTP finies.", "handler", "method", "status"
+        )
+        self._failures = counter(
+            "gpt_architecture_key_failures", "Clés d'accès refusées.", "reason"
+        )
+        self._by_key = counter(
+            "gpt_architecture_key_requests", "Requêtes HTTP d'une clé.", "key", "status"
+        )
+        self._tokens = counter("gpt_architecture_key_tokens", "Tokens d'une clé.", "key", "kind")
+        for reason in KEY_FAILURES:
+            self._failures.labels(reason)  # à zéro plutôt qu'absents
+
+    def register(self, registry: CollectorRegistry) -> None:
+        """Ajoute les compteurs à un relevé ; ils comptent même avant que le modèle soit chargé."""
+        for counter in (self._requests, self._failures, self._by_key, self._tokens):
+            registry.register(counter)
 
     def finish(
         self, exchange: Exchange, *, method: str, route: str, client: str, seconds: float
@@ -67,12 +89,16 @@ class Observer:
         if status == _GONE:
             exchange.ending = exchange.ending or "abandon"
         key, tokens = None, (exchange.prompt_tokens, exchange.completion_tokens)
+        self._requests.labels(route, method, str(status)).inc()
         if exchange.access is not None:
             key = exchange.access.name
             exchange.access.settle(exchange.reserved, sum(count or 0 for count in tokens))
-        self.metrics.count(method, route, status, key=key, tokens=tokens)
+            self._by_key.labels(key, str(status)).inc()
+            for kind, value in zip(("prompt", "completion"), tokens, strict=True):
+                if value is not None:
+                    self._tokens.labels(key, kind).inc(value)
         if exchange.key_failure is not None:
-            self.metrics.refuse_key(exchange.key_failure)
+            self._failures.labels(exchange.key_failure).inc()
         if not self._log:
             return
         fields = {

@@ -2,7 +2,7 @@
 
 `true` n'est pas un entier, `1.0` non plus, et null vaut l'absence. Ce qui dépend de l'instance
 (combien de débuts, de tokens…) est vérifié ensuite par `Limits`, et les champs qu'un schéma n'a pas
-par `foreign_fields`.
+par `strict_bodies`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field, PlainValidator, create_model, field_validator, model
 from pydantic_core import PydanticCustomError
 
 from gpt_architecture.decoding.settings import SETTINGS, Declaration, RequestField
-from gpt_architecture.serving.openai.foreign_fields import (
+from gpt_architecture.serving.openai.strict_bodies import (
     MESSAGE,
     REQUEST,
     STRUCTURED,
@@ -89,10 +89,9 @@ Choices = Annotated[list[Choice], Field(min_length=1, max_length=64)]
 Regex = Annotated[str, Field(min_length=1, max_length=200_000)]
 
 
-def _plain_field(declaration: Declaration) -> tuple[Any, None]:
-    """Le champ d'un réglage : son type, aux bornes du service ou aux siennes."""
+def _plain_field(declaration: Declaration, asked: RequestField) -> Any:
+    """Le type du champ d'un réglage, aux bornes du service ou aux siennes."""
     kind, setting = declaration.base, declaration.setting
-    asked = setting.request or RequestField()
     bounds = {
         "ge": setting.minimum if asked.minimum is None else asked.minimum,
         "gt": setting.above,
@@ -101,29 +100,29 @@ def _plain_field(declaration: Declaration) -> tuple[Any, None]:
     limits: dict[str, Any] = {
         name: kind(bound) for name, bound in bounds.items() if bound is not None
     }
-    if limits:
-        kind = Annotated[kind, Field(**limits)]
-    return kind | None, None
+    return Annotated[kind, Field(**limits)] | None if limits else kind | None
 
 
-_PLAIN = [
-    each
-    for each in SETTINGS.close("serving.openai.bodies")
-    if each.setting.request is not None and not each.setting.request.own_form
-]
-PLAIN_FIELDS = {
-    each.name: (each.setting.request or RequestField()).name or each.name for each in _PLAIN
-}
+PLAIN_FIELDS = dict[str, str]()
 """Réglage qui garde ici sa forme → champ qui le porte."""
+
+_PLAIN_TYPES = dict[str, Any]()  # ce champ → son type, et None s'il n'est pas donné
+for _each in SETTINGS.close("serving.openai.bodies"):
+    if (_asked := _each.setting.request) is not None and not _asked.own_form:
+        PLAIN_FIELDS[_each.name] = _asked.name or _each.name
+        _PLAIN_TYPES[PLAIN_FIELDS[_each.name]] = _plain_field(_each, _asked), None
 
 B = TypeVar("B", bound=Body)
 
 
 def with_settings(body: type[B]) -> type[B]:
     """Ce corps, avec un champ pour chaque réglage de `PLAIN_FIELDS`."""
-    found: dict[str, Any] = {PLAIN_FIELDS[each.name]: _plain_field(each) for each in _PLAIN}
     return create_model(
-        body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **found
+        body.__name__,
+        __base__=body,
+        __module__=body.__module__,
+        __doc__=body.__doc__,
+        **_PLAIN_TYPES,
     )
 
 
@@ -233,6 +232,11 @@ class SamplingBody(Body):
         """Les réglages donnés parmi ceux qui gardent ici leur forme."""
         found = {name: getattr(self, field) for name, field in PLAIN_FIELDS.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def flow(self) -> StreamOptions | None:
+        """Les réglages du flux demandé ; None : la réponse vient d'un coup."""
+        return (self.stream_options or StreamOptions()) if self.stream else None
 
     @property
     def constraints(self) -> list[tuple[str, str, Any]]:

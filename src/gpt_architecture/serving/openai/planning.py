@@ -23,7 +23,6 @@ from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.context import ServingContext, check_maximum
 from gpt_architecture.serving.engine.messages import EngineRequest
 from gpt_architecture.serving.http.access import Exchange
-from gpt_architecture.serving.http.strict_json import parse_json
 from gpt_architecture.serving.openai.bodies import (
     ChatBody,
     CompletionBody,
@@ -33,6 +32,7 @@ from gpt_architecture.serving.openai.bodies import (
     SamplingBody,
     TokenizeBody,
 )
+from gpt_architecture.serving.openai.strict_bodies import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -340,9 +340,10 @@ async def encode(
             sans fin de texte.
         TokenizerError: un mot n'est pas dans un vocabulaire fermé.
     """
-    ids = prompt
     if isinstance(prompt, str):
         ids = await encode_text(context, written(prompt) if parse_special else prompt)
+    else:
+        ids = prompt
     if not ids:
         if context.tokenizer.eos_id is None:
             raise ApiError.invalid(

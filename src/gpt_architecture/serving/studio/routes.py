@@ -27,11 +27,11 @@ from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.context import ServingContext, TokenNames
 from gpt_architecture.serving.engine.messages import EngineRequest, Observed, Overloaded
 from gpt_architecture.serving.http.access import current
-from gpt_architecture.serving.http.strict_json import StrictRoute
 from gpt_architecture.serving.openai import bodies
-from gpt_architecture.serving.openai.answers import Delta, Transcript
+from gpt_architecture.serving.openai.answers import Delta, Shape, Transcript
 from gpt_architecture.serving.openai.planning import Plan, encode, plan_completion
 from gpt_architecture.serving.openai.streaming import Answerer
+from gpt_architecture.serving.openai.strict_bodies import StrictRoute
 from gpt_architecture.storage import open_regular
 
 ATTENTION_TOKENS = 48
@@ -51,7 +51,7 @@ class PromptBody(BaseModel):
     prompt: bodies.Prompts
 
 
-class StudioShape:
+class StudioShape(Shape):
     """La forme d'un flux du studio : les identifiants y sont, pour repartir exactement de là.
 
     Args:
@@ -117,9 +117,8 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
         body.prompt = [_start(context, body.prompt[0])]
         plan = await plan_completion(context, body)
         shape = StudioShape(plan, context.names)
-        return await answerer.answer(
-            request, plan, Transcript(plan), shape, stream=bool(body.stream), usage=False
-        )
+        flow = bodies.StreamOptions() if body.stream else None
+        return await answerer.answer(request, Transcript(plan), shape, flow)
 
     @router.post("/studio/api/next")
     async def following(body: PromptBody, request: Request) -> Response:
@@ -132,7 +131,7 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
             observe=True,
             request_id=current().request_id,
         )
-        events = await answerer.events(request, [asked])
+        events = await answerer.events(request, asked)
         logits = next(event.logits for event in events if isinstance(event, Observed))
         ordered = await asyncio.to_thread(_ordered, logits, context.names)
         return JSONResponse({"prompt": ids, **ordered})
