@@ -57,17 +57,17 @@ class Metrics:
         ).labels(model)
         self.model = model
 
-    def watch(self) -> SequenceWatch:
-        """L'observateur d'une suite qui commence."""
-        return SequenceWatch(self)
-
     def render(self) -> bytes:
         """Le relevé, au format texte de Prometheus."""
         return generate_latest(self._registry)
 
 
 class SequenceWatch:
-    """Mesure une suite, de sa demande à sa fin."""
+    """Mesure une suite, de sa demande à sa fin.
+
+    Args:
+        metrics: reçoit les mesures.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

@@ -95,7 +95,8 @@ class GuardMiddleware:
         exchange.client = scope["client"][0] if scope.get("client") else ""
         if not self._keys:
             return
-        given = _header(scope, b"authorization")
+        values = Headers(scope=scope).getlist("authorization")
+        given = values[0] if len(values) == 1 else None
         exchange.access = self._keys.find(given)
         if not (path in OPEN_PATHS or is_studio_file(path)):
             if exchange.access is None:
@@ -164,7 +165,7 @@ async def _discard(scope: Scope, receive: Receive) -> None:
 
     Qui attend qu'on l'invite à envoyer (`Expect`) n'y est pas invité.
     """
-    if any(name == b"expect" for name, _ in scope["headers"]):
+    if "expect" in Headers(scope=scope):
         return
     size = 0
     with suppress(TimeoutError):
@@ -222,11 +223,6 @@ def is_studio_file(path: str) -> bool:
     if path.startswith(_CLOSED_DATA):
         return False
     return path == _OPEN_PAGES or path.startswith(f"{_OPEN_PAGES}/")
-
-
-def _header(scope: Scope, name: bytes) -> str | None:
-    values = [value for key, value in scope["headers"] if key == name]
-    return values[0].decode("latin-1") if len(values) == 1 else None
 
 
 class HeadMiddleware:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -134,7 +134,7 @@ class ObservedMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with entered(Exchange(request_id=_request_id(scope["headers"]))) as exchange:
+        with entered(Exchange(request_id=_request_id(scope))) as exchange:
             await self._follow(exchange, scope, receive, send)
 
     async def _follow(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,11 +186,10 @@ def route_finder(routes: Iterable[BaseRoute]) -> RouteOf:
     return find
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def _request_id(scope: Scope) -> str:
     """L'identifiant que donne le client, s'il est seul et sain ; un nouveau sinon."""
-    given = [value.decode("latin-1") for name, value in headers if name == REQUEST_ID.encode()]
-    is_sane = len(given) == 1 and _SANE_ID.fullmatch(given[0]) is not None
-    return given[0] if is_sane else new_id()
+    given = Headers(scope=scope).getlist(REQUEST_ID)
+    return given[0] if len(given) == 1 and _SANE_ID.fullmatch(given[0]) else new_id()
 
 
 def _line(fields: dict[str, Any]) -> str:

@@ -114,9 +114,10 @@ class Transcript:
 class Shape(ABC):
     """La forme d'une route : comment s'y écrivent un morceau et une réponse."""
 
-    @abstractmethod
     def start(self, count: int) -> list[dict[str, Any]]:
-        """Les morceaux qui ouvrent un flux de `count` suites."""
+        """Les morceaux qui ouvrent un flux de `count` suites : aucun, d'ordinaire."""
+        del count
+        return []
 
     @abstractmethod
     def chunk(self, delta: Delta) -> dict[str, Any]:
@@ -211,11 +212,6 @@ class CompletionShape(_OpenAIShape):
     def __init__(self, model: str, names: TokenNames, plan: Plan, *, logprobs: bool) -> None:
         super().__init__(model, names, logprobs=logprobs)
         self._plan, self._places = plan, dict[int, Places]()
-
-    def start(self, count: int) -> list[dict[str, Any]]:
-        """Rien."""
-        del count
-        return []
 
     def _piece(self, delta: Delta) -> dict[str, Any]:
         return self._text(delta.text)

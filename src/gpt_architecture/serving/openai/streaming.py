@@ -50,21 +50,16 @@ class Flow:
     Args:
         engine: à qui les confier.
         requests: une par suite ; son rang la désigne ensuite.
-        watch: fabrique l'observateur d'une suite.
+        metrics: les mesure.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        requests: Sequence[EngineRequest],
-        watch: Callable[[], SequenceWatch],
-    ) -> None:
+    def __init__(self, engine: Engine, requests: Sequence[EngineRequest], metrics: Metrics) -> None:
         self._loop = asyncio.get_running_loop()
         self._engine, self._requests = engine, requests
         self._events = deque[tuple[int, Event]]()
         self._ready, self._notified = asyncio.Event(), False
         self._pending = len(requests)
-        self._watchers = [watch() for _ in requests]
+        self._watchers = [SequenceWatch(metrics) for _ in requests]
         self._tickets, self._cancelled = list[Ticket](), False
         self._written = [0] * len(requests)
 
@@ -95,9 +90,7 @@ class Flow:
         for ticket in list(self._tickets):
             ticket.cancel()
 
-    async def batches(
-        self, *, ping: float = PING_SECONDS
-    ) -> AsyncIterator[list[tuple[int, Event]]]:
+    async def batches(self) -> AsyncIterator[list[tuple[int, Event]]]:
         """Les événements par paquets (rang de la suite, événement) ; vide après un silence.
 
         Raises:
@@ -107,7 +100,8 @@ class Flow:
         while self._pending:
             if not self._events:
                 try:
-                    async with asyncio.timeout(ping):  # wait_for coûterait une tâche par token
+                    # `wait_for` coûterait une tâche par token.
+                    async with asyncio.timeout(PING_SECONDS):
                         await self._ready.wait()
                 except TimeoutError:
                     yield []
@@ -232,7 +226,7 @@ class Answerer:
             QuotaExceeded: la clé a écrit tout ce qu'elle permet par minute.
             Exception: ce que lève `Flow.submit`.
         """
-        exchange, flow = current(), Flow(self._context.engine, requests, self._metrics.watch)
+        exchange, flow = current(), Flow(self._context.engine, requests, self._metrics)
         most = sum(each.config.max_tokens for each in requests if each.generate)
         if exchange.access is not None:
             exchange.reserved = exchange.access.reserve(prompt + most)
