@@ -19,7 +19,7 @@ from http_helpers import (
     small_service,
 )
 
-from gpt_architecture.cli.remote import Service
+from gpt_architecture.cli.remote import Service, remote_settings
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import get_tokenizer
@@ -66,6 +66,17 @@ def test_infer_shows_what_the_model_writes(url, cli):
     assert greedy.out == PROMPT + texts(max_tokens=20)[0] + "\n"
 
 
+def test_infer_sends_its_lookup(url, cli):
+    """Les propositions se font au service ; le texte est celui qu'il écrirait sans elles."""
+    options = ("infer", "--server", url, "--prompt", PROMPT, "--max-tokens", 20, "--seed", 4)
+    found = cli(*options, "--lookup", 4, "--lookup-ngram", 1)
+    assert (found.code, found.out) == (0, cli(*options).out)
+    sent = remote_settings(GenerationConfig(lookup=4, lookup_ngram=1))
+    assert (sent["lookup"], sent["lookup_ngram"]) == (4, 1)
+    too_long = cli(*options, "--lookup", 4, "--lookup-ngram", 33)
+    too_long.check_one_line_error(1, "lookup_ngram doit être au plus 32")
+
+
 def test_infer_writes_json(url, cli, tmp_path):
     """Plusieurs débuts, plusieurs suites : un objet par ligne."""
     (tmp_path / "debuts.txt").write_text(f"{PROMPT}\nle lac\n", encoding="utf-8")
@@ -85,7 +96,6 @@ def test_infer_writes_json(url, cli, tmp_path):
         (("--score",), 2, "--score"),
         (("--trace",), 2, "--trace"),
         (("--strategy", "beam"), 2, "strategy=beam"),
-        (("--lookup", 4), 2, "lookup"),
         (("--xtc-probability", 0.5), 2, "xtc_probability"),
         (("--max-tokens", 100_000), 1, "4096"),
         (("--max-tokens", 300), 1, "contexte de ce modèle"),  # sans la seconde ligne, en anglais

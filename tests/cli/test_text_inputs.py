@@ -31,7 +31,7 @@ from gpt_architecture.evaluation.perplexity import read_token_documents
 from gpt_architecture.interop import vocabulary
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.http.access import read_keys
-from gpt_architecture.serving.http.strict_json import parse_json
+from gpt_architecture.serving.openai.strict_bodies import parse_json
 
 TEMPLATE = "{% for m in messages %}\n{{ m.content }}\n{% endfor %}"
 

@@ -24,7 +24,7 @@ from gpt_architecture.formats.quantized_file import load_quantized, save_quantiz
 from gpt_architecture.kernels.decode.packed import pack
 from gpt_architecture.reports.loss_curves import curves_from_journal
 from gpt_architecture.serving.api_errors import ApiError
-from gpt_architecture.serving.studio.run_journal import read_run
+from gpt_architecture.serving.studio.routes import read_run
 
 pytestmark = [
     pytest.mark.timeout(60),

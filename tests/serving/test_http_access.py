@@ -21,8 +21,7 @@ from http_helpers import (
 from gpt_architecture.errors import ConfigurationError, ModelFileError
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.http.access import KeyRing, read_keys
-from gpt_architecture.serving.http.loading import LoadingGate
-from gpt_architecture.serving.http.server import bind
+from gpt_architecture.serving.http.server import LoadingGate, bind
 
 KEYS = ("premiere-clef-0123456789", "seconde-clef-0123456789")
 

@@ -17,7 +17,7 @@ from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.engine.messages import Overloaded
 from gpt_architecture.serving.http.access import KeyRing, check_origin
-from gpt_architecture.serving.http.loading import LoadingGate
+from gpt_architecture.serving.http.server import LoadingGate
 
 KEY = "premiere-clef-0123456789"
 PAGE, OTHER = "http://localhost:5173", "https://autre.fr"

@@ -3,11 +3,19 @@
 import logging
 
 import pytest
-from http_helpers import ScriptedEngine, check_envelope, client_of, make_context, running_engine
+from http_helpers import (
+    ScriptedEngine,
+    check_envelope,
+    client_of,
+    make_context,
+    running_engine,
+    small_model,
+)
 
 from gpt_architecture.decoding.sequence import Piece
+from gpt_architecture.kernels.decode.packed import pack
 from gpt_architecture.serving.engine.messages import Finished, Produced
-from gpt_architecture.serving.openai.foreign_fields import (
+from gpt_architecture.serving.openai.strict_bodies import (
     MESSAGE,
     REQUEST,
     FieldPolicy,
@@ -42,6 +50,7 @@ NEUTRAL = {  # ce qui, sur les deux routes, ne demande rien
     "top_k": [0, -1],
     "n": [1],
     "min_tokens": [0],
+    "lookup": [0],
     "stream_options": [{}, {"include_usage": False, "include_obfuscation": True}],
     "response_format": [{"type": "text"}],
     "use_beam_search": [False],
@@ -53,6 +62,7 @@ NULLS = [
     *("model", "temperature", "top_p", "n", "stop", "stream", "stream_options"),
     *("presence_penalty", "frequency_penalty", "logit_bias", "user", "response_format"),
     *("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "regex", "choices"),
+    *("lookup", "lookup_ngram"),
     *("json_schema", "stop_token_ids", "logprobs", "champ_d_ailleurs"),
     *REQUEST,
 ]
@@ -164,6 +174,12 @@ def object_of_no_kind():
         ({"stream_options": {"include_obfuscation": 1}}, "stream_options"),
         ({"stream_options": {"continuous_usage_stats": True}}, "stream_options"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"lookup": 33}, "lookup"),
+        ({"lookup": -1}, "lookup"),
+        ({"lookup": True}, "lookup"),
+        ({"lookup": 4, "lookup_ngram": 0}, "lookup_ngram"),
+        ({"lookup": 4, "lookup_ngram": 33}, "lookup_ngram"),
+        ({"lookup_ngram": 2}, None),  # sans lookup, il ne changerait rien
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_completion_tokens": -2}, "max_completion_tokens"),
     ],
@@ -260,6 +276,36 @@ def test_stop_token_ids_stop(client):
     assert found["text"] == choice["text"][:first]
     assert found["finish_reason"] == "stop"
     assert written == first + 1
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_lookup_changes_no_bit_of_a_packed_model(path):
+    """Les noyaux rendent les mêmes bits : texte, probabilités et compte sont ceux d'avant."""
+    settings = {"max_tokens": 60, "temperature": 0.7, "ignore_eos": True, "seed": 5}
+    settings |= {"logprobs": 3} if path == COMPLETIONS else {"logprobs": True, "top_logprobs": 3}
+    with (
+        running_engine(pack(small_model()), drafts=0) as engine,
+        client_of(make_context(engine, chat=True)) as client,
+    ):
+        for fields in ({}, {"temperature": 0}, {"n": 2}, {"stop": "e"}):
+            expected = answer(client, path, **settings | fields)
+            before = engine.stats()
+            assert answer(client, path, **settings | fields, lookup=7, lookup_ngram=1) == expected
+            assert engine.stats().drafted_tokens > before.drafted_tokens
+        assert engine.stats().accepted_tokens > 0
+
+
+def test_lookup_is_in_the_schema(client):
+    """Les deux champs et leurs bornes, dans le document OpenAPI et sa page."""
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for body in ("CompletionBody", "ChatBody"):
+        fields = schemas[body]["properties"]
+        bounds = [
+            (fields[name]["anyOf"][0]["minimum"], fields[name]["anyOf"][0]["maximum"])
+            for name in ("lookup", "lookup_ngram")
+        ]
+        assert bounds == [(0, 32), (1, 32)]
+    assert client.get("/docs").text.count("<code>lookup_ngram</code>") == 2
 
 
 def test_best_of_up_to_n(client):

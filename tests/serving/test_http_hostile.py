@@ -31,9 +31,9 @@ from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.app import create_app
+from gpt_architecture.serving.context import Limits
 from gpt_architecture.serving.engine.messages import Failed, Finished, Overloaded, Produced
 from gpt_architecture.serving.http.middleware import GuardMiddleware
-from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.openai.streaming import _unless_gone
 
 COMPLETIONS = "/v1/completions"
@@ -374,7 +374,7 @@ def test_a_long_conversation_is_laid_out_elsewhere(monkeypatch):
         threads.append(threading.current_thread().name)
         return render_chat(messages, template, **options)
 
-    monkeypatch.setattr("gpt_architecture.serving.openai.texts.render_chat", spy)
+    monkeypatch.setattr("gpt_architecture.serving.openai.planning.render_chat", spy)
     message = {"role": "user", "content": "bonjour"}
     long = {"role": "user", "content": "a " * 20_000}
     with client_of(make_context(ScriptedEngine(), chat=True)) as client:

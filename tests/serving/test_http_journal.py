@@ -27,9 +27,8 @@ from gpt_architecture.errors import GenerationError
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.engine.messages import Failed, Finished, Overloaded, Produced
 from gpt_architecture.serving.http.access import KeyRing
-from gpt_architecture.serving.http.exchange import RequestFilter
-from gpt_architecture.serving.http.loading import LoadingGate
-from gpt_architecture.serving.http.observer import Observer
+from gpt_architecture.serving.http.observer import Observer, RequestFilter
+from gpt_architecture.serving.http.server import LoadingGate
 
 COMPLETIONS = "/v1/completions"
 KEY = "clef-de-passage-0123456789"

@@ -13,7 +13,7 @@ from studio_helpers import PROMPT, WEB, WINDOW, Bytes, byte_model, studio_contex
 from gpt_architecture.evaluation.attention_maps import attention_of
 from gpt_architecture.formats.journal import append_record
 from gpt_architecture.serving.http.access import KeyRing
-from gpt_architecture.serving.studio.run_journal import MAX_POINTS
+from gpt_architecture.serving.studio.routes import MAX_POINTS
 
 IDS = Bytes().encode(PROMPT)
 SAFE = ("default-src 'self'", "frame-ancestors 'none'", "base-uri 'none'")

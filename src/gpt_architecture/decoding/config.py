@@ -238,9 +238,14 @@ class GenerationConfig:
         "Tokens proposés d'avance en relisant le texte : plus rapide quand il se répète.",
         minimum=0,
         maximum=MAX_DRAFT,
+        request=RequestField(),
     )
     lookup_ngram: int = _shape(
-        3, "Longueur de la suite cherchée pour proposer.", minimum=1, refines=("lookup",)
+        3,
+        "Longueur de la suite cherchée pour proposer.",
+        minimum=1,
+        refines=("lookup",),
+        request=RequestField(maximum=MAX_DRAFT),
     )
     logprobs: int | None = _shape(
         None,

@@ -19,8 +19,7 @@ from gpt_architecture.errors import (
     TokenizerError,
 )
 from gpt_architecture.serving.engine.messages import EngineClosed, Overloaded
-from gpt_architecture.serving.http.access import QuotaExceeded
-from gpt_architecture.serving.http.exchange import current
+from gpt_architecture.serving.http.access import QuotaExceeded, current
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +182,7 @@ def validation_error(error: RequestValidationError) -> ApiError:
     else:
         if "expected" in context:  # pydantic énumère en anglais
             context = {**context, "expected": context["expected"].replace("' or '", "' ou '")}
-        reason = _FIELDS.get(kind, "a une valeur refusée").format_map(_Known(context))
+        reason = _FIELDS.get(kind, "a une valeur refusée").format(**context)
     return ApiError.invalid(
         f"{'.'.join(place)} {reason}",
         param=place[0],
@@ -194,8 +193,3 @@ def validation_error(error: RequestValidationError) -> ApiError:
 def _is_field(part: int | str) -> bool:
     """Faux pour les noms de types que pydantic glisse dans le chemin d'une union."""
     return isinstance(part, int) or (part.isidentifier() and part not in ("str", "list"))
-
-
-class _Known(dict[str, Any]):
-    def __missing__(self, key: str) -> str:
-        return f"({key})"

@@ -16,25 +16,26 @@ from gpt_architecture.serving.api_errors import ApiError, install_handlers
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.http.access import KeyRing
 from gpt_architecture.serving.http.middleware import (
-    AuthMiddleware,
     GuardMiddleware,
     HeadMiddleware,
     OriginsMiddleware,
 )
 from gpt_architecture.serving.http.observer import ObservedMiddleware, Observer, route_finder
-from gpt_architecture.serving.http.strict_json import StrictRoute
 from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
 from gpt_architecture.serving.openai import bodies, reference
 from gpt_architecture.serving.openai.answers import ChatShape, CompletionShape, Transcript
-from gpt_architecture.serving.openai.planning import plan_chat, plan_completion
-from gpt_architecture.serving.openai.streaming import Answerer
-from gpt_architecture.serving.openai.texts import (
+from gpt_architecture.serving.openai.planning import (
     check_body,
     check_ids,
     check_model,
     encode_text,
+    plan_chat,
+    plan_completion,
     render,
 )
+from gpt_architecture.serving.openai.streaming import Answerer
+from gpt_architecture.serving.openai.strict_bodies import StrictRoute
+from gpt_architecture.serving.studio.files import files_router
 from gpt_architecture.serving.studio.routes import studio_router
 
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -91,19 +92,28 @@ def create_app(
     app.state.limits = context.limits
     install_handlers(app)
     observer = observer or Observer()
-    metrics = Metrics(context.engine, context.name, observer.metrics)
+    metrics = Metrics(context.engine, context.name, observer)
     answerer = Answerer(context, metrics)
-    app.include_router(_generation_routes(context, answerer))
-    app.include_router(_model_routes(context))
-    app.include_router(_watch_routes(context, metrics))
-    app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
-    app.include_router(studio_router(context, answerer))
-    # Le dernier ajouté est traversé le premier : observateur, origines, clés, corps, puis routes.
+
+    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(reference.reference_page(app.openapi()))
+
+    known = list(app.routes)
+    for router in (
+        _generation_routes(context, answerer),
+        _model_routes(context),
+        _watch_routes(context, metrics),
+        studio_router(context, answerer),
+        files_router(lambda: context.engine.state),
+    ):
+        app.include_router(router)
+        known += router.routes
+    # Le dernier ajouté est traversé le premier : observateur, origines, garde, puis routes.
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(GuardMiddleware, limits=context.limits)
-    app.add_middleware(AuthMiddleware, keys=keys or KeyRing())
+    app.add_middleware(GuardMiddleware, limits=context.limits, keys=keys)
     app.add_middleware(OriginsMiddleware, origins=origins)
-    app.add_middleware(ObservedMiddleware, observer=observer, route=route_finder(app.routes))
+    app.add_middleware(ObservedMiddleware, observer=observer, route=route_finder(known))
     return app
 
 
@@ -118,22 +128,14 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     )
     async def completions(body: bodies.CompletionBody, request: Request) -> Response:
         plan = await plan_completion(context, body)
-        options = body.stream_options or bodies.StreamOptions()
-        usage = options.include_usage
-        shape = CompletionShape(
-            context.name, context.names, plan, logprobs=body.logprobs is not None, usage=usage
-        )
+        names, scored = context.names, body.logprobs is not None
+        shape = CompletionShape(context.name, names, plan, logprobs=scored)
         echo = [
             prompt if prompt and isinstance(prompt, str) else context.tokenizer.decode(ids)
             for prompt, ids in zip(body.prompt, plan.prompts, strict=True)
+            if body.echo
         ]
-        transcript = Transcript(plan, echo=echo if body.echo else None)
-        return await answerer.answer(
-            *(request, plan, transcript, shape),
-            stream=bool(body.stream),
-            usage=usage,
-            running_usage=options.continuous_usage_stats,
-        )
+        return await answerer.answer(request, Transcript(plan, echo), shape, body.flow)
 
     @router.post(
         "/v1/chat/completions",
@@ -143,15 +145,8 @@ def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter
     )
     async def chat(body: bodies.ChatBody, request: Request) -> Response:
         plan = await plan_chat(context, body)
-        options = body.stream_options or bodies.StreamOptions()
-        usage = options.include_usage
-        shape = ChatShape(context.name, context.names, logprobs=bool(body.logprobs), usage=usage)
-        return await answerer.answer(
-            *(request, plan, Transcript(plan), shape),
-            stream=bool(body.stream),
-            usage=usage,
-            running_usage=options.continuous_usage_stats,
-        )
+        shape = ChatShape(context.name, context.names, logprobs=bool(body.logprobs))
+        return await answerer.answer(request, Transcript(plan), shape, body.flow)
 
     return router
 
@@ -302,11 +297,3 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     return router
-
-
-def _docs(app: FastAPI) -> Any:
-    async def docs() -> HTMLResponse:
-        """La page de référence."""
-        return HTMLResponse(reference.reference_page(app.openapi()))
-
-    return docs

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gpt_architecture.serving.context import ServingEngine
-from gpt_architecture.serving.engine.messages import Finished
-from gpt_architecture.serving.http.observer import HttpMetrics
+from gpt_architecture.serving.engine.engine import Engine
+from gpt_architecture.serving.engine.messages import Event, Failed, Finished, Produced
+from gpt_architecture.serving.http.observer import Observer
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,12 +26,12 @@ class Metrics:
     Args:
         engine: le moteur, dont l'état est lu à chaque relevé.
         model: valeur de l'étiquette `model_name`.
-        http: celles des requêtes HTTP.
+        observer: compte les requêtes HTTP.
     """
 
-    def __init__(self, engine: ServingEngine, model: str, http: HttpMetrics) -> None:
+    def __init__(self, engine: Engine, model: str, observer: Observer) -> None:
         self._registry = CollectorRegistry()
-        http.register(self._registry)
+        observer.register(self._registry)
         self._registry.register(_EngineCollector(engine, model))
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -57,50 +57,47 @@ class Metrics:
         ).labels(model)
         self.model = model
 
-    def watch(self) -> SequenceWatch:
-        """L'observateur d'une suite qui commence."""
-        return SequenceWatch(self)
-
     def render(self) -> bytes:
         """Le relevé, au format texte de Prometheus."""
         return generate_latest(self._registry)
 
 
 class SequenceWatch:
-    """Mesure une suite, de sa demande à sa fin."""
+    """Mesure une suite, de sa demande à sa fin.
+
+    Args:
+        metrics: reçoit les mesures.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._start = time.perf_counter()
         self._first = self._last = 0.0
 
-    def produced(self) -> None:
-        """Un token vient d'arriver."""
-        now = time.perf_counter()
-        if self._last:
-            self._metrics.each.observe(now - self._last)
-        else:
-            self._first = now
-            self._metrics.first.observe(now - self._start)
-        self._last = now
-
-    def finished(self, event: Finished) -> None:
-        """La suite est achevée."""
-        metrics = self._metrics
-        metrics.whole.observe(time.perf_counter() - self._start)
-        if event.completion_tokens > 1:
-            metrics.mean.observe((self._last - self._first) / (event.completion_tokens - 1))
-        metrics.success.labels(metrics.model, event.reason).inc()
-
-    def failed(self) -> None:
-        """La suite a échoué."""
-        self._metrics.failures.inc()
+    def see(self, event: Event) -> None:
+        """Ce qui lui arrive : un token, sa fin, son échec."""
+        now, metrics = time.perf_counter(), self._metrics
+        match event:
+            case Produced():
+                if self._last:
+                    metrics.each.observe(now - self._last)
+                else:
+                    self._first = now
+                    metrics.first.observe(now - self._start)
+                self._last = now
+            case Finished(completion_tokens=count):
+                metrics.whole.observe(now - self._start)
+                if count > 1:
+                    metrics.mean.observe((self._last - self._first) / (count - 1))
+                metrics.success.labels(metrics.model, event.reason).inc()
+            case Failed():
+                metrics.failures.inc()
 
 
 class _EngineCollector(Collector):
     """Lit l'état du moteur au moment du relevé."""
 
-    def __init__(self, engine: ServingEngine, model: str) -> None:
+    def __init__(self, engine: Engine, model: str) -> None:
         self._engine, self._model = engine, model
 
     def collect(self) -> Iterator[Metric]:
@@ -113,10 +110,6 @@ class _EngineCollector(Collector):
             "kv_cache_usage_perc": ("Part du cache occupée, de 0 à 1.", used),
             "engine_ready": ("1 si le moteur accepte des requêtes.", float(stats.state == "ready")),
         }
-        for name, (text, value) in gauges.items():
-            gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])
-            gauge.add_metric([self._model], value)
-            yield gauge
         counters = {
             "prompt_tokens": ("Tokens de début.", stats.prompt_tokens),
             "generation_tokens": ("Tokens écrits.", stats.completion_tokens),
@@ -129,7 +122,9 @@ class _EngineCollector(Collector):
             ),
             "engine_restarts": ("Échecs du modèle suivis d'un redémarrage.", stats.restarts),
         }
-        for name, (text, value) in counters.items():
-            counter = CounterMetricFamily(f"vllm:{name}", text, labels=["model_name"])
-            counter.add_metric([self._model], value)
-            yield counter
+        families = ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters))
+        for family, measures in families:
+            for name, (text, value) in measures.items():
+                found = family(f"vllm:{name}", text, labels=["model_name"])
+                found.add_metric([self._model], value)
+                yield found

@@ -111,10 +111,6 @@ class GrammarTrial:
         if process is not None:
             _end(process)
 
-    @property
-    def _too_long(self) -> str:
-        return f"plus de {self._seconds:g} s de calcul".replace(".", ",")
-
     def _known(self, key: bytes) -> _Verdict | None:
         with self._state:
             verdict = self._verdicts.get(key)
@@ -146,10 +142,10 @@ class GrammarTrial:
         else:
             self._check_open()
             self.start()
-            megabytes = self._memory >> 20
+            seconds = f"{self._seconds:g}".replace(".", ",")
             reasons = {
-                TOO_LONG: f"la lire demande {self._too_long}",
-                TOO_LARGE: f"la lire demande plus de {megabytes} Mio",
+                TOO_LONG: f"la lire demande plus de {seconds} s de calcul",
+                TOO_LARGE: f"la lire demande plus de {self._memory >> 20} Mio",
             }
             found = reasons.get(process.returncode)
             if late or found is None:

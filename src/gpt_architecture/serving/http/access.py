@@ -1,8 +1,9 @@
-"""Qui peut appeler le service, et combien : clés, quotas, pages web d'ailleurs.
+"""Qui appelle le service, et combien : clés, quotas, pages web d'ailleurs, requête en cours.
 
 Un quota est un seau : il se remplit sans cesse au rythme permis et ne garde jamais plus qu'une
 minute. Qui n'a rien demandé depuis une minute peut donc tout prendre d'un coup ; au long cours,
-personne ne dépasse sa limite.
+personne ne dépasse sa limite. Ce qui traite une requête, où que ce soit, note ce qu'il en sait dans
+son `Exchange` (`current`) ; rien du texte traité n'y entre.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import ipaddress
 import math
 import re
 import time
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -101,10 +106,7 @@ def _parse(line: str, number: int) -> tuple[bytes, Access]:
                 number, "est suivie de mots inconnus", "requests/min=N ou tokens/min=N, N positif"
             )
         found[matched[1]] = int(matched[2])
-    access = Access(
-        name, requests_per_minute=found.get("requests"), tokens_per_minute=found.get("tokens")
-    )
-    return _digest(key), access
+    return _digest(key), Access(name, found.get("requests"), found.get("tokens"))
 
 
 def _bad_key(
@@ -199,19 +201,12 @@ class Access:
 
     Args:
         name: son nom, seul montré.
-        requests_per_minute: requêtes par minute ; None : sans limite.
-        tokens_per_minute: tokens par minute, de début et écrits ; None : sans limite.
+        requests: requêtes par minute ; None : sans limite.
+        tokens: tokens par minute, de début et écrits ; None : sans limite.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        requests_per_minute: int | None = None,
-        tokens_per_minute: int | None = None,
-    ) -> None:
-        self.name = name
-        self.limits = requests_per_minute, tokens_per_minute
+    def __init__(self, name: str, requests: int | None, tokens: int | None) -> None:
+        self.name, self.limits = name, (requests, tokens)
         self._requests, self._tokens = (
             None if limit is None else Bucket(limit) for limit in self.limits
         )
@@ -249,6 +244,63 @@ class Access:
                 kind=kind,
                 seconds=seconds,
             )
+
+
+def new_id() -> str:
+    """Un identifiant de requête."""
+    return uuid.uuid4().hex
+
+
+@dataclass(kw_only=True)
+class Exchange:
+    """Ce qu'on sait d'une requête.
+
+    Attributes:
+        request_id: son identifiant.
+        client: qui la fait, pour le partage des places : le nom de sa clé, sinon son adresse.
+        access: la clé qui la fait ; None : aucune.
+        key_failure: pourquoi sa clé est refusée (`absente`, `inconnue`).
+        code: motif de l'erreur rendue.
+        status: code HTTP envoyé.
+        ending: comment elle finit si ce n'est par une réponse entière (`abandon`, `coupure`).
+        prompt_tokens: tokens de début acceptés au calcul ; None : le moteur n'a rien reçu.
+        written: compte les tokens écrits jusqu'ici.
+        reserved: tokens retenus sur ce que la clé permet.
+    """
+
+    request_id: str = field(default_factory=new_id)
+    client: str = ""
+    access: Access | None = None
+    key_failure: str | None = None
+    code: str | None = None
+    status: int | None = None
+    ending: str | None = None
+    prompt_tokens: int | None = None
+    written: Callable[[], int] = lambda: 0
+    reserved: int = 0
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """Tokens écrits ; None : le moteur n'a rien reçu."""
+        return None if self.prompt_tokens is None else self.written()
+
+
+_current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
+
+def current() -> Exchange:
+    """La requête en cours de traitement ici ; hors de toute requête, une qui ne sert à rien."""
+    return _current.get() or Exchange(request_id="")
+
+
+@contextmanager
+def entered(exchange: Exchange) -> Iterator[Exchange]:
+    """Dans ce bloc, et dans ce qu'il lance, la requête en cours est celle-ci."""
+    token = _current.set(exchange)
+    try:
+        yield exchange
+    finally:
+        _current.reset(token)
 
 
 _ANY, _NO_PAGE = "*", "null"  # toutes ; une page sans adresse : un fichier, un cadre isolé

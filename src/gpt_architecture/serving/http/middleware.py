@@ -18,9 +18,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_architecture.serving.api_errors import ApiError, as_api_error
-from gpt_architecture.serving.http.access import KeyRing, QuotaExceeded
-from gpt_architecture.serving.http.exchange import Exchange, current
-from gpt_architecture.serving.limits import Limits
+from gpt_architecture.serving.context import Limits
+from gpt_architecture.serving.http.access import KeyRing, current
 
 PROBES = frozenset({"/health", "/live", "/ready", "/metrics"})
 """Adresses qui répondent même quand le service est plein."""
@@ -41,15 +40,19 @@ _EXPOSED = ("Retry-After", WARNING, "X-Request-Id")  # ce qu'une page peut lire 
 
 
 class GuardMiddleware:
-    """Borne chaque requête, et rend chaque panne sous la forme attendue.
+    """Admet et borne chaque requête, et rend chaque panne sous la forme attendue.
+
+    Qui n'a pas de clé est refusé avant que son corps soit lu ; qui en a une partage les places sous
+    son nom, sinon sous son adresse.
 
     Args:
         app: application gardée.
         limits: bornes.
+        keys: clés acceptées ; None : tout le monde l'est.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, *, limits: Limits, keys: KeyRing | None = None) -> None:
+        self._app, self._limits, self._keys = app, limits, keys or KeyRing()
         self._active = 0
         self._turn = asyncio.Lock()
 
@@ -58,10 +61,13 @@ class GuardMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        reply = _Reply(send, self._limits.send_seconds)
-        self._active += 1
+        reply, is_probe = _Reply(send, self._limits.send_seconds), scope["path"] in PROBES
+        admitted = False
         try:
-            if self._active > self._limits.requests and scope["path"] not in PROBES:
+            self._admit(scope)
+            self._active += 1
+            admitted = True
+            if self._active > self._limits.requests and not is_probe:
                 raise _full(self._limits.requests)
             try:
                 body = await _read_body(scope, receive, self._limits)
@@ -69,7 +75,7 @@ class GuardMiddleware:
                 if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                     await _discard(scope, receive)
                 raise
-            if scope["path"] not in PROBES:
+            if not is_probe:
                 async with self._turn:
                     await asyncio.sleep(0)  # la boucle revient aux connexions avant la suivante
             if body is not None:
@@ -81,7 +87,24 @@ class GuardMiddleware:
                 raise
             await as_api_error(error).response()(scope, receive, reply)
         finally:
-            self._active -= 1
+            self._active -= admitted
+
+    def _admit(self, scope: Scope) -> None:
+        """Note qui fait la requête ; refuse une clé inconnue (401), ou à bout de requêtes (429)."""
+        exchange, path = current(), scope["path"]
+        exchange.client = scope["client"][0] if scope.get("client") else ""
+        if not self._keys:
+            return
+        values = Headers(scope=scope).getlist("authorization")
+        given = values[0] if len(values) == 1 else None
+        exchange.access = self._keys.find(given)
+        if not (path in OPEN_PATHS or is_studio_file(path)):
+            if exchange.access is None:
+                exchange.key_failure = "inconnue" if given else "absente"
+                raise _refusal()
+            exchange.access.admit()
+        if exchange.access is not None:
+            exchange.client = exchange.access.name
 
 
 class SlowReader(Exception):
@@ -142,7 +165,7 @@ async def _discard(scope: Scope, receive: Receive) -> None:
 
     Qui attend qu'on l'invite à envoyer (`Expect`) n'y est pas invité.
     """
-    if any(name == b"expect" for name, _ in scope["headers"]):
+    if "expect" in Headers(scope=scope):
         return
     size = 0
     with suppress(TimeoutError):
@@ -185,46 +208,6 @@ def _full(limit: int) -> ApiError:
     )
 
 
-class AuthMiddleware:
-    """Refuse, avant de lire le corps, qui n'a pas de clé ; note le client pour le partage.
-
-    Args:
-        app: application protégée.
-        keys: clés acceptées.
-    """
-
-    def __init__(self, app: ASGIApp, *, keys: KeyRing) -> None:
-        self._app, self._keys = app, keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Traite une requête ASGI."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        exchange = current()
-        exchange.client = scope["client"][0] if scope.get("client") else ""
-        if self._keys:
-            given = _header(scope, b"authorization")
-            exchange.access = self._keys.find(given)
-            try:
-                if not _is_open(scope["path"]):
-                    self._admit(exchange, given)
-            except (ApiError, QuotaExceeded) as error:
-                await as_api_error(error).response()(scope, receive, send)
-                return
-            if exchange.access is not None:
-                exchange.client = exchange.access.name
-        await self._app(scope, receive, send)
-
-    @staticmethod
-    def _admit(exchange: Exchange, given: str | None) -> None:
-        """Refuse une clé inconnue (401), ou qui a fait toutes ses requêtes (429)."""
-        if exchange.access is None:
-            exchange.key_failure = "inconnue" if given else "absente"
-            raise _refusal()
-        exchange.access.admit()
-
-
 def _refusal() -> ApiError:
     return ApiError(
         401,
@@ -235,20 +218,11 @@ def _refusal() -> ApiError:
     )
 
 
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or is_studio_file(path)
-
-
 def is_studio_file(path: str) -> bool:
     """Vrai pour la page du studio et ses fichiers, faux pour ce qu'elle demande au service."""
     if path.startswith(_CLOSED_DATA):
         return False
     return path == _OPEN_PAGES or path.startswith(f"{_OPEN_PAGES}/")
-
-
-def _header(scope: Scope, name: bytes) -> str | None:
-    values = [value for key, value in scope["headers"] if key == name]
-    return values[0].decode("latin-1") if len(values) == 1 else None
 
 
 class HeadMiddleware:
@@ -263,7 +237,7 @@ class HeadMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Traite une requête ASGI."""
-        if scope["type"] != "http" or scope["method"] != "HEAD":
+        if scope.get("method") != "HEAD":
             await self._app(scope, receive, send)
             return
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
-from starlette.datastructures import MutableHeaders
-from starlette.routing import BaseRoute
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_architecture.serving.api_errors import as_api_error
-from gpt_architecture.serving.http.exchange import Exchange, entered, new_id
+from gpt_architecture.serving.http.access import Exchange, current, entered, new_id
 from gpt_architecture.serving.http.middleware import SlowReader
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,28 @@ RouteOf = Callable[[str], str]
 """D'un chemin demandé au gabarit de sa route."""
 
 
-class HttpMetrics:
-    """Les compteurs du service HTTP ; ils comptent aussi avant que le modèle soit chargé."""
+class RequestFilter(logging.Filter):
+    """Joint à chaque ligne du journal l'identifiant de la requête en cours."""
 
-    def __init__(self) -> None:
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Vrai, toujours."""
+        if not hasattr(record, "request_id"):
+            record.request_id = current().request_id
+        return True
+
+
+class Observer:
+    """Écrit ce qui reste d'une requête finie : ses compteurs, et sa ligne au journal.
+
+    Args:
+        log_requests: écrit la ligne.
+    """
+
+    def __init__(self, *, log_requests: bool = False) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=None)
 
+        self._log = log_requests
         self._requests = counter(
             "http_requests", "Requêtes HTTP finies.", "handler", "method", "status"
         )
@@ -61,43 +76,9 @@ class HttpMetrics:
             self._failures.labels(reason)  # à zéro plutôt qu'absents
 
     def register(self, registry: CollectorRegistry) -> None:
-        """Les ajoute à un relevé."""
+        """Ajoute les compteurs à un relevé ; ils comptent même avant que le modèle soit chargé."""
         for counter in (self._requests, self._failures, self._by_key, self._tokens):
             registry.register(counter)
-
-    def count(
-        self,
-        method: str,
-        route: str,
-        status: int,
-        *,
-        key: str | None = None,
-        tokens: tuple[int | None, int | None] = (None, None),
-    ) -> None:
-        """Une requête est finie ; `tokens` : de début, et écrits."""
-        self._requests.labels(route, method, str(status)).inc()
-        if key is None:
-            return
-        self._by_key.labels(key, str(status)).inc()
-        for kind, value in zip(("prompt", "completion"), tokens, strict=True):
-            if value is not None:
-                self._tokens.labels(key, kind).inc(value)
-
-    def refuse_key(self, reason: str) -> None:
-        """Une clé est refusée."""
-        self._failures.labels(reason).inc()
-
-
-class Observer:
-    """Écrit ce qui reste d'une requête finie : ses compteurs, et sa ligne au journal.
-
-    Args:
-        log_requests: écrit la ligne.
-    """
-
-    def __init__(self, *, log_requests: bool = False) -> None:
-        self.metrics = HttpMetrics()
-        self._log = log_requests
 
     def finish(
         self, exchange: Exchange, *, method: str, route: str, client: str, seconds: float
@@ -108,12 +89,16 @@ class Observer:
         if status == _GONE:
             exchange.ending = exchange.ending or "abandon"
         key, tokens = None, (exchange.prompt_tokens, exchange.completion_tokens)
+        self._requests.labels(route, method, str(status)).inc()
         if exchange.access is not None:
             key = exchange.access.name
             exchange.access.settle(exchange.reserved, sum(count or 0 for count in tokens))
-        self.metrics.count(method, route, status, key=key, tokens=tokens)
+            self._by_key.labels(key, str(status)).inc()
+            for kind, value in zip(("prompt", "completion"), tokens, strict=True):
+                if value is not None:
+                    self._tokens.labels(key, kind).inc(value)
         if exchange.key_failure is not None:
-            self.metrics.refuse_key(exchange.key_failure)
+            self._failures.labels(exchange.key_failure).inc()
         if not self._log:
             return
         fields = {
@@ -149,7 +134,7 @@ class ObservedMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with entered(Exchange(request_id=_request_id(scope["headers"]))) as exchange:
+        with entered(Exchange(request_id=_request_id(scope))) as exchange:
             await self._follow(exchange, scope, receive, send)
 
     async def _follow(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,8 +173,12 @@ class ObservedMiddleware:
 
 
 def route_finder(routes: Iterable[BaseRoute]) -> RouteOf:
-    """De quoi nommer la route d'un chemin, que la requête y arrive ou soit refusée avant."""
-    known = list(_flat(routes))
+    """De quoi nommer la route d'un chemin, que la requête y arrive ou soit refusée avant.
+
+    Args:
+        routes: celles de l'application et de chaque routeur qu'elle inclut.
+    """
+    known = [(each.path, each.path_regex) for each in routes if isinstance(each, Route)]
 
     def find(path: str) -> str:
         return next((name for name, pattern in known if pattern.match(path)), UNKNOWN)
@@ -197,20 +186,10 @@ def route_finder(routes: Iterable[BaseRoute]) -> RouteOf:
     return find
 
 
-def _flat(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, re.Pattern[str]]]:
-    for route in routes:
-        inner = getattr(route, "original_router", None)  # FastAPI récent garde le routeur inclus
-        if inner is not None:
-            yield from _flat(inner.routes)
-        elif hasattr(route, "path_regex") and hasattr(route, "path"):
-            yield route.path, route.path_regex
-
-
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def _request_id(scope: Scope) -> str:
     """L'identifiant que donne le client, s'il est seul et sain ; un nouveau sinon."""
-    given = [value.decode("latin-1") for name, value in headers if name == REQUEST_ID.encode()]
-    is_sane = len(given) == 1 and _SANE_ID.fullmatch(given[0]) is not None
-    return given[0] if is_sane else new_id()
+    given = Headers(scope=scope).getlist(REQUEST_ID)
+    return given[0] if len(given) == 1 and _SANE_ID.fullmatch(given[0]) else new_id()
 
 
 def _line(fields: dict[str, Any]) -> str:

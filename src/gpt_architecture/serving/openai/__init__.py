@@ -2,12 +2,11 @@
 
 - `answers` : Des événements du moteur aux objets d'OpenAI, entiers ou par morceaux.
 - `bodies` : Les corps que le service lit, sous la forme d'OpenAI et avec des types stricts.
-- `foreign_fields` : Les champs qu'un client envoie et que ce service n'a pas : ignorés, ou refusés
-  par leur nom.
-- `planning` : D'un corps de requête aux demandes que le moteur exécute.
+- `planning` : D'un corps de requête, vérifié, aux demandes que le moteur exécute.
 - `reference` : Ce que le service dit de lui-même : les corps qu'il écrit, et le document OpenAPI en
   une page.
 - `streaming` : Rendre une réponse, d'un coup ou en flux d'événements (SSE) : du fil du moteur à la
   boucle.
-- `texts` : Du texte d'un client aux identifiants du modèle qu'il demande, et ce qui en est vérifié.
+- `strict_bodies` : Ce qu'un corps reçu peut être : du JSON à la lettre, des types stricts, et quels
+  champs.
 """

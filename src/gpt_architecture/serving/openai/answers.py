@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from gpt_architecture.decoding.sequence import FinishReason, TokenScore
 from gpt_architecture.serving.context import Places, TokenNames
@@ -43,21 +43,25 @@ class Transcript:
 
     Args:
         plan: ce qui est écrit.
-        echo: textes des débuts, à rendre avant chaque suite ; None : ne pas les rendre.
+        echo: textes des débuts, à rendre avant chaque suite ; vide : ne pas les rendre.
     """
 
-    def __init__(self, plan: Plan, *, echo: Sequence[str] | None = None) -> None:
-        self._plan, self._echo = plan, echo
+    def __init__(self, plan: Plan, echo: Sequence[str] = ()) -> None:
+        self.plan, self._echo = plan, echo
         self._written = Counter[int]()
         self._ends = dict[int, Finished]()
 
+    @property
+    def count(self) -> int:
+        """Suites de la réponse."""
+        return len(self.plan.prompts) * self.plan.n
+
     def opening(self) -> list[Delta]:
         """Ce qui est connu avant tout calcul."""
-        count = len(self._plan.prompts) * self._plan.n
-        deltas = []
-        if self._echo is not None and self._plan.score_prompt is None:
+        count, deltas = self.count, list[Delta]()
+        if self._echo and self.plan.score_prompt is None:
             deltas = [Delta(index=index, text=self._prompt(index)) for index in range(count)]
-        if not self._plan.needs_engine:
+        if not self.plan.needs_engine:
             deltas += [Delta(index=index, finish="length") for index in range(count)]
         return deltas
 
@@ -66,7 +70,7 @@ class Transcript:
         for index, event in batch:
             match event:
                 case PromptScored(scores=scores):
-                    prompt = self._plan.prompts[index // self._plan.n]
+                    prompt = self.plan.prompts[index // self.plan.n]
                     yield Delta(index=index, text=self._prompt(index), tokens=prompt, scores=scores)
                 case Produced(piece=piece):
                     self._written[index] += piece.token is not None
@@ -89,7 +93,7 @@ class Transcript:
         Args:
             running: en cours de route : ce qui a été repris du cache n'est su qu'à la fin.
         """
-        prompt = sum(map(len, self._plan.prompts))
+        prompt = sum(map(len, self.plan.prompts))
         written = self._written.total()
         counts = {
             "prompt_tokens": prompt,
@@ -99,61 +103,64 @@ class Transcript:
         if running:
             return counts
         cached = sum(
-            end.cached_tokens for index, end in self._ends.items() if index % self._plan.n == 0
+            end.cached_tokens for index, end in self._ends.items() if index % self.plan.n == 0
         )
         return {**counts, "prompt_tokens_details": {"cached_tokens": cached}}
 
     def _prompt(self, index: int) -> str:
-        return "" if self._echo is None else self._echo[index // self._plan.n]
+        return self._echo[index // self.plan.n] if self._echo else ""
 
 
-class Shape(Protocol):
+class Shape(ABC):
     """La forme d'une route : comment s'y écrivent un morceau et une réponse."""
 
     def start(self, count: int) -> list[dict[str, Any]]:
-        """Les morceaux qui ouvrent un flux."""
-        ...
+        """Les morceaux qui ouvrent un flux de `count` suites : aucun, d'ordinaire."""
+        del count
+        return []
 
+    @abstractmethod
     def chunk(self, delta: Delta) -> dict[str, Any]:
         """Un morceau de flux."""
-        ...
 
+    @abstractmethod
     def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
         """Le dernier morceau, qui porte le compte des tokens."""
-        ...
 
+    @abstractmethod
     def whole(self, deltas: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
         """La réponse entière."""
-        ...
 
 
-class _Shape(ABC):
-    """Ce que les deux formes ont en commun."""
+class _OpenAIShape(Shape):
+    """Ce que les deux formes d'OpenAI ont en commun.
+
+    Args:
+        model: nom du modèle.
+        names: nom des tokens.
+        logprobs: rend les probabilités.
+    """
 
     prefix: str
     kind: str
     chunk_kind: str
 
-    def __init__(self, model: str, names: TokenNames, *, logprobs: bool, usage: bool) -> None:
+    def __init__(self, model: str, names: TokenNames, *, logprobs: bool) -> None:
         self._names, self._logprobs = names, logprobs
         self._head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": model,
         }
-        self._tail = {"usage": None} if usage else {}
 
     def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """Le dernier morceau, qui porte le compte des tokens."""
         return {**self._head, "object": self.chunk_kind, "choices": [], "usage": usage}
 
     def chunk(self, delta: Delta) -> dict[str, Any]:
-        """Un morceau de flux."""
         scored = [delta] if delta.tokens else []
         return self._chunk(self._choice(delta, self._piece(delta), scored))
 
     def whole(self, deltas: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
-        """La réponse entière."""
         groups = dict[int, list[Delta]]()
         for delta in deltas:
             groups.setdefault(delta.index, []).append(delta)
@@ -175,7 +182,7 @@ class _Shape(ABC):
         }
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        return {**self._head, "object": self.chunk_kind, "choices": [choice], **self._tail}
+        return {**self._head, "object": self.chunk_kind, "choices": [choice]}
 
     @abstractmethod
     def _piece(self, delta: Delta) -> dict[str, Any]:
@@ -193,29 +200,18 @@ class _Shape(ABC):
         return [(token, logprob) for token, logprob in score.top if token in self._names]
 
 
-class CompletionShape(_Shape):
+class CompletionShape(_OpenAIShape):
     """`/v1/completions`.
 
     Args:
-        model: nom du modèle.
-        names: nom des tokens.
         plan: ce qui est écrit.
-        logprobs: rend les probabilités.
-        usage: le flux finira par le compte des tokens.
     """
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
-    def __init__(
-        self, model: str, names: TokenNames, plan: Plan, *, logprobs: bool, usage: bool
-    ) -> None:
-        super().__init__(model, names, logprobs=logprobs, usage=usage)
+    def __init__(self, model: str, names: TokenNames, plan: Plan, *, logprobs: bool) -> None:
+        super().__init__(model, names, logprobs=logprobs)
         self._plan, self._places = plan, dict[int, Places]()
-
-    def start(self, count: int) -> list[dict[str, Any]]:
-        """Rien."""
-        del count
-        return []
 
     def _piece(self, delta: Delta) -> dict[str, Any]:
         return self._text(delta.text)
@@ -224,7 +220,12 @@ class CompletionShape(_Shape):
         return {"text": text}
 
     def _scores(self, deltas: Sequence[Delta]) -> dict[str, Any]:
-        places = self._places_of(deltas[0].index)
+        index = deltas[0].index
+        if index not in self._places:  # un début noté fait partie du texte
+            scored = self._plan.score_prompt is not None
+            prompt = () if scored else self._plan.prompts[index // self._plan.n]
+            self._places[index] = self._names.places(prompt)
+        places = self._places[index]
         tokens, logprobs, tops, offsets = [], [], [], []
         for delta in deltas:
             for token, score in zip(delta.tokens, delta.scores, strict=True):
@@ -239,21 +240,13 @@ class CompletionShape(_Shape):
             "text_offset": offsets,
         }
 
-    def _places_of(self, index: int) -> Places:
-        """Où en est le texte d'une suite ; un début noté en fait partie."""
-        if index not in self._places:
-            scored = self._plan.score_prompt is not None
-            prompt = () if scored else self._plan.prompts[index // self._plan.n]
-            self._places[index] = self._names.places(prompt)
-        return self._places[index]
-
     def _candidates(self, score: TokenScore) -> dict[str, float]:
         """Les plus probables, et le token choisi s'il n'en est pas."""
         best = {self._names.text(token): logprob for token, logprob in self._top(score)}
         return {**best, self._names.text(score.token): score.logprob}
 
 
-class ChatShape(_Shape):
+class ChatShape(_OpenAIShape):
     """`/v1/chat/completions`."""
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"

@@ -2,7 +2,7 @@
 
 `true` n'est pas un entier, `1.0` non plus, et null vaut l'absence. Ce qui dépend de l'instance
 (combien de débuts, de tokens…) est vérifié ensuite par `Limits`, et les champs qu'un schéma n'a pas
-par `foreign_fields`.
+par `strict_bodies`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from pydantic import Field, PlainValidator, create_model, field_validator, model
 from pydantic_core import PydanticCustomError
 
 from gpt_architecture.decoding.settings import SETTINGS, Declaration, RequestField
-from gpt_architecture.serving.openai.foreign_fields import (
+from gpt_architecture.serving.openai.strict_bodies import (
     MESSAGE,
     REQUEST,
     STRUCTURED,
+    Body,
     Foreign,
     Hint,
 )
-from gpt_architecture.serving.openai.foreign_fields import Body as _Body
 
 MAX_TOKEN_ID = 2**31 - 1
 _MAX_BIASES = 1024
 _MAX_STOP_IDS = 256
 _MAX_MESSAGES = 1024
+_ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 Prompt = str | list[int]
 """Un début : un texte, ou des identifiants."""
@@ -88,10 +89,9 @@ Choices = Annotated[list[Choice], Field(min_length=1, max_length=64)]
 Regex = Annotated[str, Field(min_length=1, max_length=200_000)]
 
 
-def _plain_field(declaration: Declaration) -> tuple[Any, None]:
-    """Le champ d'un réglage : son type, aux bornes du service ou aux siennes."""
+def _plain_field(declaration: Declaration, asked: RequestField) -> Any:
+    """Le type du champ d'un réglage, aux bornes du service ou aux siennes."""
     kind, setting = declaration.base, declaration.setting
-    asked = setting.request or RequestField()
     bounds = {
         "ge": setting.minimum if asked.minimum is None else asked.minimum,
         "gt": setting.above,
@@ -100,33 +100,33 @@ def _plain_field(declaration: Declaration) -> tuple[Any, None]:
     limits: dict[str, Any] = {
         name: kind(bound) for name, bound in bounds.items() if bound is not None
     }
-    if limits:
-        kind = Annotated[kind, Field(**limits)]
-    return kind | None, None
+    return Annotated[kind, Field(**limits)] | None if limits else kind | None
 
 
-_PLAIN = [
-    each
-    for each in SETTINGS.close("serving.openai.bodies")
-    if each.setting.request is not None and not each.setting.request.own_form
-]
-PLAIN_FIELDS = {
-    each.name: (each.setting.request or RequestField()).name or each.name for each in _PLAIN
-}
+PLAIN_FIELDS = dict[str, str]()
 """Réglage qui garde ici sa forme → champ qui le porte."""
 
-B = TypeVar("B", bound=_Body)
+_PLAIN_TYPES = dict[str, Any]()  # ce champ → son type, et None s'il n'est pas donné
+for _each in SETTINGS.close("serving.openai.bodies"):
+    if (_asked := _each.setting.request) is not None and not _asked.own_form:
+        PLAIN_FIELDS[_each.name] = _asked.name or _each.name
+        _PLAIN_TYPES[PLAIN_FIELDS[_each.name]] = _plain_field(_each, _asked), None
+
+B = TypeVar("B", bound=Body)
 
 
 def with_settings(body: type[B]) -> type[B]:
     """Ce corps, avec un champ pour chaque réglage de `PLAIN_FIELDS`."""
-    found: dict[str, Any] = {PLAIN_FIELDS[each.name]: _plain_field(each) for each in _PLAIN}
     return create_model(
-        body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **found
+        body.__name__,
+        __base__=body,
+        __module__=body.__module__,
+        __doc__=body.__doc__,
+        **_PLAIN_TYPES,
     )
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """Réglages d'un flux."""
 
     foreign: ClassVar[Foreign] = {"include_obfuscation": Hint(bool)}
@@ -137,7 +137,7 @@ class StreamOptions(_Body):
     """Le donne dans chaque morceau, comme vLLM."""
 
 
-class JsonSchemaFormat(_Body):
+class JsonSchemaFormat(Body):
     """Un schéma JSON nommé."""
 
     name: str = ""
@@ -146,13 +146,21 @@ class JsonSchemaFormat(_Body):
     strict: bool | None = None
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     """La forme de la réponse : texte, objet JSON, ou JSON d'un schéma."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
     """Le schéma, à la manière de llama.cpp."""
+
+    @property
+    def wanted(self) -> dict[str, Any] | None:
+        """Le schéma demandé ; None : du texte."""
+        if self.json_schema is not None:
+            return self.json_schema.schema_
+        given = _ANY_OBJECT if self.schema_ is None else self.schema_
+        return None if self.type == "text" else given
 
     @model_validator(mode="after")
     def _check(self) -> ResponseFormat:
@@ -166,7 +174,7 @@ class ResponseFormat(_Body):
         return self
 
 
-class StructuredOutputs(_Body):
+class StructuredOutputs(Body):
     """Une contrainte, à la manière de vLLM."""
 
     foreign: ClassVar[Foreign] = STRUCTURED
@@ -181,7 +189,7 @@ class StructuredOutputs(_Body):
     """Sans effet : un objet qui nomme ses propriétés est fermé, sauf s'il dit le contraire."""
 
 
-class SamplingBody(_Body):
+class SamplingBody(Body):
     """Ce que les deux routes de génération partagent.
 
     Les réglages qui gardent ici leur forme (`decoding.settings.RequestField`) sont ajoutés aux deux
@@ -210,7 +218,7 @@ class SamplingBody(_Body):
     top_k: Annotated[int, Field(ge=-1, le=MAX_TOKEN_ID)] | None = None
     stop_token_ids: Annotated[list[TokenIds], Field(max_length=_MAX_STOP_IDS)] | None = None
     parse_special: bool | None = None
-    # Une contrainte au plus, sous l'un de ces noms (voir `serving.openai.planning`).
+    # Une contrainte au plus, sous l'un de ces noms.
     regex: Regex | None = None
     choices: Choices | None = None
     json_schema: dict[str, Any] | None = None
@@ -224,6 +232,35 @@ class SamplingBody(_Body):
         """Les réglages donnés parmi ceux qui gardent ici leur forme."""
         found = {name: getattr(self, field) for name, field in PLAIN_FIELDS.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def flow(self) -> StreamOptions | None:
+        """Les réglages du flux demandé ; None : la réponse vient d'un coup."""
+        return (self.stream_options or StreamOptions()) if self.stream else None
+
+    @property
+    def constraints(self) -> list[tuple[str, str, Any]]:
+        """Chaque contrainte donnée : son champ, le réglage d'ici, sa valeur."""
+        vllm = self.structured_outputs or StructuredOutputs()
+        form = None if self.response_format is None else self.response_format.wanted
+        found = [
+            ("response_format", "json_schema", form),
+            ("json_schema", "json_schema", self.json_schema),
+            ("guided_json", "json_schema", self.guided_json),
+            ("regex", "regex", self.regex),
+            ("guided_regex", "regex", self.guided_regex),
+            ("choices", "choices", self.choices),
+            ("guided_choice", "choices", self.guided_choice),
+            ("structured_outputs.json", "json_schema", vllm.json_),
+            (
+                "structured_outputs.json_object",
+                "json_schema",
+                _ANY_OBJECT if vllm.json_object else None,
+            ),
+            ("structured_outputs.regex", "regex", vllm.regex),
+            ("structured_outputs.choice", "choices", vllm.choice),
+        ]
+        return [each for each in found if each[2] is not None]
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -260,14 +297,14 @@ class CompletionBody(SamplingBody):
         return self
 
 
-class TextPart(_Body):
+class TextPart(Body):
     """Un morceau de message."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(_Body):
+class Message(Body):
     """Un message d'une conversation."""
 
     foreign: ClassVar[Foreign] = MESSAGE
@@ -323,7 +360,7 @@ class ChatBody(SamplingBody):
         return self
 
 
-class TokenizeBody(_Body):
+class TokenizeBody(Body):
     """`POST /tokenize` : un texte, ou une conversation."""
 
     foreign: ClassVar[Foreign] = REQUEST
@@ -343,7 +380,7 @@ class TokenizeBody(_Body):
         return self
 
 
-class DetokenizeBody(_Body):
+class DetokenizeBody(Body):
     """`POST /detokenize`."""
 
     model: str | None = None

@@ -1,12 +1,4 @@
-"""D'un corps de requête aux demandes que le moteur exécute.
-
-Une contrainte a plusieurs noms, tous ramenés à un réglage d'ici :
-
-- `json_schema` : `response_format` (OpenAI, et le `schema` de llama.cpp), `guided_json` et
-  `structured_outputs.json` (vLLM) ;
-- `regex` : `guided_regex`, `structured_outputs.regex` ;
-- `choices` : `guided_choice`, `structured_outputs.choice`.
-"""
+"""D'un corps de requête, vérifié, aux demandes que le moteur exécute."""
 
 from __future__ import annotations
 
@@ -15,40 +7,41 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpt_architecture.data.texts.chat import render_chat
+from gpt_architecture.data.tokenizers.marked_text import encode_text as encode_marked
+from gpt_architecture.data.tokenizers.marked_text import written
 from gpt_architecture.decoding.config import GenerationConfig, make_config
 from gpt_architecture.decoding.constraints import budget_warning
 from gpt_architecture.decoding.json_schemas import make_strict
 from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.api_errors import ApiError
-from gpt_architecture.serving.context import ServingContext
+from gpt_architecture.serving.context import ServingContext, check_maximum
 from gpt_architecture.serving.engine.messages import EngineRequest
-from gpt_architecture.serving.http.exchange import Exchange
-from gpt_architecture.serving.http.strict_json import parse_json
-from gpt_architecture.serving.limits import check_maximum
+from gpt_architecture.serving.http.access import Exchange
 from gpt_architecture.serving.openai.bodies import (
     ChatBody,
     CompletionBody,
-    ResponseFormat,
+    DetokenizeBody,
+    Message,
+    Prompt,
     SamplingBody,
+    TokenizeBody,
 )
-from gpt_architecture.serving.openai.texts import (
-    check_body,
-    check_ids,
-    encode,
-    marked,
-    render,
-    too_long,
-)
+from gpt_architecture.serving.openai.strict_bodies import parse_json
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_TOKENS = 16
 """Tokens écrits si `max_tokens` n'est pas donné à `/v1/completions`, comme chez OpenAI."""
+
+_LONG_TEXT = 20_000  # caractères : au-delà, les coder ou les mettre en forme quitte la boucle
+_MANY_MESSAGES = 64
+_DEPTH = 32  # d'un schéma envoyé en texte
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,24 +99,14 @@ async def plan_completion(context: ServingContext, body: CompletionBody) -> Plan
         ConfigurationError: un réglage est impossible.
     """
     check_body(context, body)
-    n = body.n or 1
-    context.limits.check_sequences(len(body.prompt), n)
+    context.limits.check_sequences(len(body.prompt), body.n or 1)
     if body.logprobs is not None:
         check_maximum("logprobs", body.logprobs, context.limits.logprobs)
-    starts = [marked(prompt, parse_special=body.parse_special) for prompt in body.prompt]
-    prompts = tuple([await encode(context, start) for start in starts])
-    longest = max(map(len, prompts))
-    asked = body.max_tokens
-    max_tokens = _room(context, longest, asked, DEFAULT_TOKENS)
-    config = await _config(context, body, max_tokens, body.logprobs)
-    return Plan(
-        prompts=prompts,
-        n=n,
-        config=config,
-        max_tokens=max_tokens,
-        warning=await _warning(context, config) if max_tokens else None,
-        score_prompt=body.logprobs if body.echo else None,
-    )
+    special = body.parse_special
+    prompts = [await encode(context, each, parse_special=special) for each in body.prompt]
+    max_tokens = _room(context, max(map(len, prompts)), body.max_tokens, DEFAULT_TOKENS)
+    plan = await _plan(context, body, prompts, max_tokens, body.logprobs)
+    return replace(plan, score_prompt=body.logprobs if body.echo else None)
 
 
 async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
@@ -135,17 +118,37 @@ async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
         ConfigurationError: un réglage est impossible.
     """
     check_body(context, body)
-    n = body.n or 1
-    context.limits.check_sequences(1, n)
+    context.limits.check_sequences(1, body.n or 1)
     check_maximum("top_logprobs", body.top_logprobs or 0, context.limits.logprobs)
-    text = marked(await render(context, body.messages), parse_special=body.parse_special)
-    prompt = await encode(context, text, param="messages")
+    text = await render(context, body.messages)
+    prompt = await encode(context, text, parse_special=body.parse_special, param="messages")
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = _room(context, len(prompt), asked, context.limits.max_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return await _plan(context, body, [prompt], max_tokens, logprobs)
+
+
+async def _plan(
+    context: ServingContext,
+    body: SamplingBody,
+    prompts: Sequence[tuple[int, ...]],
+    max_tokens: int,
+    logprobs: int | None,
+) -> Plan:
+    """Le plan de débuts codés, et ce qu'il faut dire d'une contrainte qui n'y tiendra pas."""
     config = await _config(context, body, max_tokens, logprobs)
-    warning = await _warning(context, config)
-    return Plan(prompts=(prompt,), n=n, config=config, max_tokens=max_tokens, warning=warning)
+    warning = None
+    if max_tokens and (config.json_schema is not None or config.choices):
+        warning = await asyncio.to_thread(budget_warning, config, context.tokenizer)
+        if warning is not None:
+            logger.warning("%s", warning)
+    return Plan(
+        prompts=tuple(prompts),
+        n=body.n or 1,
+        config=config,
+        max_tokens=max_tokens,
+        warning=warning,
+    )
 
 
 def _room(context: ServingContext, prompt: int, asked: int | None, default: int) -> int:
@@ -175,6 +178,9 @@ async def _config(
             f"{context.limits.stops}",
             param="stop",
         )
+    stop_ids = body.stop_token_ids or []
+    check_ids(context, stop_ids, param="stop_token_ids")
+    biases = _biases(context, body.logit_bias or {})
     temperature = 1.0 if body.temperature is None else body.temperature
     values: dict[str, Any] = body.settings | {
         "strategy": "sample",
@@ -197,17 +203,12 @@ async def _config(
         | {
             "seed": None if body.seed is None else body.seed % 2**63,
             "stop": body.stops,
-            "stop_ids": _stop_ids(context, body.stop_token_ids or []),
-            "logit_bias": _biases(context, body.logit_bias or {}),
+            "stop_ids": tuple(dict.fromkeys(stop_ids)),
+            "logit_bias": biases,
             "logprobs": logprobs,
         }
-        | (await asyncio.to_thread(constraint_of, body) if is_constrained(body) else {})
+        | (await asyncio.to_thread(constraint_of, body) if body.constraints else {})
     )
-
-
-def _stop_ids(context: ServingContext, ids: Sequence[int]) -> tuple[int, ...]:
-    check_ids(context, ids, param="stop_token_ids")
-    return tuple(dict.fromkeys(ids))
 
 
 def _biases(context: ServingContext, biases: dict[str, float]) -> dict[int, float]:
@@ -223,20 +224,6 @@ def _biases(context: ServingContext, biases: dict[str, float]) -> dict[int, floa
     return found
 
 
-async def _warning(context: ServingContext, config: GenerationConfig) -> str | None:
-    """Ce qu'il faut dire d'une contrainte qui ne tiendra pas dans les tokens accordés."""
-    if config.json_schema is None and not config.choices:
-        return None
-    found = await asyncio.to_thread(budget_warning, config, context.tokenizer)
-    if found is not None:
-        logger.warning("%s", found)
-    return found
-
-
-_DEPTH = 32
-_ANY_OBJECT: dict[str, Any] = {"type": "object"}
-
-
 def constraint_of(body: SamplingBody) -> dict[str, Any]:
     """Ce que demande un corps : `regex`, `choices` ou `json_schema`, pour `GenerationConfig`.
 
@@ -245,56 +232,18 @@ def constraint_of(body: SamplingBody) -> dict[str, Any]:
     Raises:
         ApiError: deux contraintes, ou un schéma illisible ou que le mode strict refuse.
     """
-    given = list(_given(body))
-    if not given:
+    if not body.constraints:
         return {}
-    if len(given) > 1:
-        (first, _, _), (second, _, _) = given[:2]
+    (field, setting, value), *others = body.constraints
+    if others:
+        second = others[0][0]
         raise ApiError.invalid(
-            f"{first} et {second} sont donnés ensemble : gardez l'un des deux",
+            f"{field} et {second} sont donnés ensemble : gardez l'un des deux",
             param=second.partition(".")[0],
         )
-    field, setting, value = given[0]
     if setting == "choices":
         return {"choices": tuple(value)}
     return {setting: _schema(field, value, body) if setting == "json_schema" else value}
-
-
-def is_constrained(body: SamplingBody) -> bool:
-    """Vrai si un corps demande une contrainte ; rien n'en est lu."""
-    return next(_given(body), None) is not None
-
-
-def _given(body: SamplingBody) -> Iterator[tuple[str, str, Any]]:
-    """Chaque contrainte donnée : son champ, le réglage d'ici, sa valeur."""
-    form, vllm = body.response_format, body.structured_outputs
-    found = [
-        ("response_format", "json_schema", _format(form)),
-        ("json_schema", "json_schema", body.json_schema),
-        ("guided_json", "json_schema", body.guided_json),
-        ("regex", "regex", body.regex),
-        ("guided_regex", "regex", body.guided_regex),
-        ("choices", "choices", body.choices),
-        ("guided_choice", "choices", body.guided_choice),
-    ]
-    if vllm is not None:
-        whole = _ANY_OBJECT if vllm.json_object else None
-        found += [
-            ("structured_outputs.json", "json_schema", vllm.json_),
-            ("structured_outputs.json_object", "json_schema", whole),
-            ("structured_outputs.regex", "regex", vllm.regex),
-            ("structured_outputs.choice", "choices", vllm.choice),
-        ]
-    yield from (each for each in found if each[2] is not None)
-
-
-def _format(form: ResponseFormat | None) -> dict[str, Any] | None:
-    """Le schéma de `response_format`."""
-    if form is None or form.type == "text":
-        return None
-    if form.json_schema is not None:
-        return form.json_schema.schema_
-    return _ANY_OBJECT if form.schema_ is None else form.schema_
 
 
 def _schema(field: str, value: Any, body: SamplingBody) -> str:
@@ -312,3 +261,135 @@ def _schema(field: str, value: Any, body: SamplingBody) -> str:
         except ConfigurationError as error:
             raise ApiError.invalid(str(error), param=field) from None
     return json.dumps(value)
+
+
+def check_body(context: ServingContext, body: SamplingBody | TokenizeBody | DetokenizeBody) -> None:
+    """Vérifie ce que tout corps porte : le modèle qu'il demande, et les champs qu'on n'a pas.
+
+    Raises:
+        ApiError: 404, ou 400.
+    """
+    check_model(context, body.model)
+    context.fields.check(body)
+
+
+def check_model(context: ServingContext, name: str | None) -> None:
+    """Vérifie que le modèle demandé est celui du service.
+
+    Raises:
+        ApiError: 404.
+    """
+    if name is not None and name != context.name:
+        raise ApiError(
+            404,
+            f"le modèle « {name[:100]} » n'est pas servi ici ; celui de ce service se nomme "
+            f"« {context.name} »",
+            param="model",
+            code="model_not_found",
+        )
+
+
+async def render(
+    context: ServingContext, messages: Sequence[Message], *, add_generation_prompt: bool = True
+) -> str:
+    """Le texte d'une conversation, par le gabarit du modèle : marqué (`marked_text`).
+
+    Raises:
+        ApiError: 400, le modèle n'en a pas.
+        DataError: il refuse ces messages.
+    """
+    template = context.chat_template
+    if template is None:
+        raise ApiError.invalid(
+            "ce modèle n'a pas de gabarit de conversation : il continue un texte, il ne répond "
+            "pas à des messages ; employez /v1/completions, ou un modèle affiné sur des dialogues",
+            param="messages",
+            code="no_chat_template",
+        )
+    flat = [message.flat() for message in messages]
+
+    def work() -> str:
+        return render_chat(
+            flat, template, tokenizer=context.tokenizer, add_generation_prompt=add_generation_prompt
+        )
+
+    size = sum(len(message["content"]) for message in flat)
+    is_long = size >= _LONG_TEXT or len(flat) >= _MANY_MESSAGES
+    return await asyncio.to_thread(work) if is_long else work()
+
+
+async def encode(
+    context: ServingContext,
+    prompt: Prompt,
+    *,
+    parse_special: bool | None = None,
+    param: str = "prompt",
+) -> tuple[int, ...]:
+    """Les identifiants d'un début.
+
+    Un début vide est celui d'un texte : ce qui suit la fin du précédent, comme chez OpenAI.
+
+    Args:
+        context: le service.
+        prompt: le début.
+        parse_special: les noms de tokens spéciaux qu'il contient en sont ; sinon, du texte.
+        param: champ qui le porte.
+
+    Raises:
+        ApiError: 400, début trop long, identifiant hors du vocabulaire, ou début vide et tokenizer
+            sans fin de texte.
+        TokenizerError: un mot n'est pas dans un vocabulaire fermé.
+    """
+    if isinstance(prompt, str):
+        ids = await encode_text(context, written(prompt) if parse_special else prompt)
+    else:
+        ids = prompt
+    if not ids:
+        if context.tokenizer.eos_id is None:
+            raise ApiError.invalid(
+                "le début est vide, et ce modèle n'a pas de fin de texte d'où commencer : "
+                "donnez au moins un token",
+                param=param,
+            )
+        ids = [context.tokenizer.eos_id]
+    check_ids(context, ids, param=param)
+    if len(ids) > context.window:
+        raise too_long(context, len(ids), 0, param)
+    return tuple(ids)
+
+
+async def encode_text(context: ServingContext, text: str) -> list[int]:
+    """Les identifiants d'un texte, sans borne ni vérification."""
+
+    def work() -> list[int]:
+        return encode_marked(text, context.tokenizer)
+
+    return work() if len(text) < _LONG_TEXT else await asyncio.to_thread(work)
+
+
+def check_ids(context: ServingContext, ids: Sequence[int], *, param: str) -> None:
+    """Vérifie que des identifiants sont ceux de tokens connus.
+
+    Raises:
+        ApiError: 400.
+    """
+    limit = context.tokenizer.vocab_size
+    unknown = next((token for token in ids if not 0 <= token < limit), None)
+    if unknown is not None:
+        raise ApiError.invalid(
+            f"le token {unknown} n'existe pas : les identifiants vont de 0 à {limit - 1}",
+            param=param,
+        )
+
+
+def too_long(context: ServingContext, prompt: int, asked: int, param: str) -> ApiError:
+    """Le refus, en français puis dans la phrase d'OpenAI, que des clients cherchent."""
+    return ApiError.invalid(
+        f"le contexte de ce modèle compte {context.window} tokens ; cette requête en demande "
+        f"{prompt + asked} ({prompt} de début, {asked} à écrire)\n"
+        f"This model's maximum context length is {context.window} tokens. However, you requested "
+        f"{prompt + asked} tokens ({prompt} in the messages, {asked} in the completion). Please "
+        "reduce the length of the messages or completion.",
+        param=param,
+        code="context_length_exceeded",
+    )

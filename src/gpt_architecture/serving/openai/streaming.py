@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -20,7 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gpt_architecture.serving.api_errors import ApiError, as_api_error
-from gpt_architecture.serving.context import ServingContext, ServingEngine
+from gpt_architecture.serving.context import ServingContext
+from gpt_architecture.serving.engine.engine import Engine
 from gpt_architecture.serving.engine.messages import (
     EngineRequest,
     Event,
@@ -29,11 +31,11 @@ from gpt_architecture.serving.engine.messages import (
     Produced,
     Ticket,
 )
-from gpt_architecture.serving.http.exchange import current
+from gpt_architecture.serving.http.access import current
 from gpt_architecture.serving.http.middleware import WARNING
 from gpt_architecture.serving.metrics import Metrics, SequenceWatch
 from gpt_architecture.serving.openai.answers import Delta, Shape, Transcript
-from gpt_architecture.serving.openai.planning import Plan
+from gpt_architecture.serving.openai.bodies import StreamOptions
 
 PING_SECONDS = 15.0
 """Silence au bout duquel un flux donne signe de vie, pour qu'aucun relais ne le coupe."""
@@ -48,21 +50,16 @@ class Flow:
     Args:
         engine: à qui les confier.
         requests: une par suite ; son rang la désigne ensuite.
-        watch: fabrique l'observateur d'une suite.
+        metrics: les mesure.
     """
 
-    def __init__(
-        self,
-        engine: ServingEngine,
-        requests: Sequence[EngineRequest],
-        watch: Callable[[], SequenceWatch],
-    ) -> None:
+    def __init__(self, engine: Engine, requests: Sequence[EngineRequest], metrics: Metrics) -> None:
         self._loop = asyncio.get_running_loop()
         self._engine, self._requests = engine, requests
         self._events = deque[tuple[int, Event]]()
         self._ready, self._notified = asyncio.Event(), False
         self._pending = len(requests)
-        self._watchers = [watch() for _ in requests]
+        self._watchers = [SequenceWatch(metrics) for _ in requests]
         self._tickets, self._cancelled = list[Ticket](), False
         self._written = [0] * len(requests)
 
@@ -93,9 +90,7 @@ class Flow:
         for ticket in list(self._tickets):
             ticket.cancel()
 
-    async def batches(
-        self, *, ping: float = PING_SECONDS
-    ) -> AsyncIterator[list[tuple[int, Event]]]:
+    async def batches(self) -> AsyncIterator[list[tuple[int, Event]]]:
         """Les événements par paquets (rang de la suite, événement) ; vide après un silence.
 
         Raises:
@@ -105,7 +100,8 @@ class Flow:
         while self._pending:
             if not self._events:
                 try:
-                    async with asyncio.timeout(ping):  # wait_for coûterait une tâche par token
+                    # `wait_for` coûterait une tâche par token.
+                    async with asyncio.timeout(PING_SECONDS):
                         await self._ready.wait()
                 except TimeoutError:
                     yield []
@@ -120,25 +116,19 @@ class Flow:
             yield batch
 
     def _take(self, index: int, event: Event) -> None:
-        watcher = self._watchers[index]
-        match event:
-            case Produced():
-                watcher.produced()
-            case Finished():
-                self._pending -= 1
-                watcher.finished(event)
-                if event.reason in ("timeout", "cancelled"):
-                    raise ApiError(
-                        504,
-                        "le temps laissé à cette requête est écoulé ; demandez moins de tokens, "
-                        "ou réessayez quand le service est moins chargé",
-                        kind="timeout_error",
-                        code="timeout",
-                    )
-            case Failed():
-                self._pending -= 1
-                watcher.failed()
-                raise event.error
+        self._watchers[index].see(event)
+        if isinstance(event, Finished | Failed):
+            self._pending -= 1
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Finished) and event.reason in ("timeout", "cancelled"):
+            raise ApiError(
+                504,
+                "le temps laissé à cette requête est écoulé ; demandez moins de tokens, "
+                "ou réessayez quand le service est moins chargé",
+                kind="timeout_error",
+                code="timeout",
+            )
 
     def _submit(self) -> None:
         try:
@@ -183,85 +173,70 @@ class Answerer:
         self._context, self._metrics = context, metrics
 
     async def answer(
-        self,
-        request: Request,
-        plan: Plan,
-        transcript: Transcript,
-        shape: Shape,
-        *,
-        stream: bool,
-        usage: bool,
-        running_usage: bool = False,
+        self, request: Request, transcript: Transcript, shape: Shape, options: StreamOptions | None
     ) -> Response:
         """La réponse à une requête ; ses suites sont annulées si le client s'en va.
 
         Args:
             request: la requête HTTP.
-            plan: ce qui est à écrire.
-            transcript: traduit les événements.
+            transcript: ce qui est à écrire, et comment en traduire les événements.
             shape: forme de la réponse.
-            stream: répond au fil de l'eau.
-            usage: finit le flux par le compte des tokens.
-            running_usage: le donne aussi dans chaque morceau.
+            options: réglages du flux ; None : répond d'un coup.
 
         Raises:
             ApiError: le moteur refuse la requête, ou elle échoue avant le premier token.
         """
+        plan = transcript.plan
         requests = plan.requests(current(), self._context.limits.request_seconds)
-        flow = Flow(self._context.engine, requests, self._metrics.watch)
         warned = {} if plan.warning is None else {WARNING: plan.warning}
-        try:
-            await _submit(flow, requests, prompt=sum(map(len, plan.prompts)))
+        async with self._submitted(requests, sum(map(len, plan.prompts))) as flow:
             batches = flow.batches()
-            if not stream:
+            if options is None:
                 deltas = await _unless_gone(request, _collect(batches, transcript))
                 return JSONResponse(shape.whole(deltas, transcript.usage()), headers=warned)
             # Le premier paquet décide du code HTTP : après lui, une panne ne peut plus le changer.
             first = await _unless_gone(request, anext(batches, []))
-            body = _events(
-                *(first, batches, transcript, shape),
-                plan=plan,
-                usage=usage,
-                running_usage=running_usage,
-            )
+            body = _events(first, batches, transcript, shape, options)
             return _EventStream(body, flow, warned)
-        except BaseException:
-            flow.cancel()
-            raise
 
-    async def events(self, request: Request, requests: Sequence[EngineRequest]) -> list[Event]:
-        """Tous les événements de demandes au moteur, abandonnées si le client s'en va.
+    async def events(self, request: Request, asked: EngineRequest) -> list[Event]:
+        """Tous les événements d'une demande au moteur, abandonnée si le client s'en va.
 
         Raises:
-            ApiError: le moteur refuse les demandes, ou l'une échoue.
+            ApiError: le moteur refuse la demande, ou elle échoue.
         """
-        flow = Flow(self._context.engine, requests, self._metrics.watch)
+
+        async def work() -> list[Event]:
+            return [event async for batch in flow.batches() for _, event in batch]
+
+        async with self._submitted([asked], len(asked.prompt)) as flow:
+            return await _unless_gone(request, work())
+
+    @asynccontextmanager
+    async def _submitted(
+        self, requests: Sequence[EngineRequest], prompt: int
+    ) -> AsyncIterator[Flow]:
+        """Confie des suites au moteur, si la clé le permet ; une erreur dans le bloc les annule.
+
+        Args:
+            requests: les demandes, une par suite.
+            prompt: tokens de début, chaque début compté une fois.
+
+        Raises:
+            QuotaExceeded: la clé a écrit tout ce qu'elle permet par minute.
+            Exception: ce que lève `Flow.submit`.
+        """
+        exchange, flow = current(), Flow(self._context.engine, requests, self._metrics)
+        most = sum(each.config.max_tokens for each in requests if each.generate)
+        if exchange.access is not None:
+            exchange.reserved = exchange.access.reserve(prompt + most)
         try:
-            await _submit(flow, requests, prompt=sum(len(each.prompt) for each in requests))
-            return await _unless_gone(request, _all_events(flow.batches()))
+            await flow.submit()
+            exchange.prompt_tokens, exchange.written = prompt, flow.written
+            yield flow
         except BaseException:
             flow.cancel()
             raise
-
-
-async def _submit(flow: Flow, requests: Sequence[EngineRequest], *, prompt: int) -> None:
-    """Confie les suites au moteur, si la clé le permet, et note ce qu'elles coûtent.
-
-    Args:
-        flow: les suites.
-        requests: les demandes, une par suite.
-        prompt: tokens de début, chaque début compté une fois.
-
-    Raises:
-        ApiError: 429, la clé a écrit tout ce qu'elle permet par minute.
-        Exception: ce que lève `Flow.submit`.
-    """
-    exchange = current()
-    most = sum(each.config.max_tokens for each in requests if each.generate)
-    if exchange.access is not None:
-        exchange.reserved = exchange.access.reserve(prompt + most)
-    await flow.submit()
-    exchange.prompt_tokens, exchange.written = prompt, flow.written
 
 
 class _EventStream(EventSourceResponse):
@@ -287,44 +262,39 @@ async def _collect(
     return deltas
 
 
-async def _all_events(batches: AsyncIterator[list[tuple[int, Event]]]) -> list[Event]:
-    return [event async for batch in batches for _, event in batch]
-
-
 async def _events(
     first: Sequence[tuple[int, Event]],
     batches: AsyncIterator[list[tuple[int, Event]]],
     transcript: Transcript,
     shape: Shape,
-    *,
-    plan: Plan,
-    usage: bool,
-    running_usage: bool,
+    options: StreamOptions,
 ) -> AsyncIterator[bytes]:
     """Les octets du flux ; une panne y devient un dernier événement `error`."""
 
-    def counted(chunk: dict[str, Any]) -> dict[str, Any]:
-        return {**chunk, "usage": transcript.usage(running=True)} if running_usage else chunk
+    def written(chunks: Iterable[dict[str, Any]]) -> bytes:
+        return b"".join(_event({**chunk, **running()}) for chunk in chunks)
 
-    opening = [counted(chunk) for chunk in shape.start(len(plan.prompts) * plan.n)]
-    opening += [counted(shape.chunk(delta)) for delta in transcript.opening()]
-    opening += [counted(shape.chunk(delta)) for delta in transcript.read(first)]
-    yield _join(opening) or KEEPALIVE_COMMENT
+    def running() -> dict[str, Any]:
+        if options.continuous_usage_stats:
+            return {"usage": transcript.usage(running=True)}  # après chaque morceau
+        return {"usage": None} if options.include_usage else {}
+
+    def following(batch: Sequence[tuple[int, Event]]) -> bytes:
+        return written(map(shape.chunk, transcript.read(batch)))
+
+    opening = written(shape.start(transcript.count))
+    opening += written(map(shape.chunk, transcript.opening()))
+    yield opening + following(first) or KEEPALIVE_COMMENT
     try:
         async for batch in batches:
-            chunks = [counted(shape.chunk(delta)) for delta in transcript.read(batch)]
-            if chunks or not batch:
-                yield _join(chunks) or KEEPALIVE_COMMENT
+            if (chunks := following(batch)) or not batch:
+                yield chunks or KEEPALIVE_COMMENT
     except Exception as error:
         yield _event(as_api_error(error).envelope())
     else:
-        if usage:
+        if options.include_usage:
             yield _event(shape.usage_chunk(transcript.usage()))
     yield _DONE
-
-
-def _join(chunks: Sequence[dict[str, Any]]) -> bytes:
-    return b"".join(map(_event, chunks))
 
 
 def _event(content: dict[str, Any]) -> bytes:

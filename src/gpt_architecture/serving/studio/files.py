@@ -82,11 +82,14 @@ def not_ready(state: EngineState, path: str) -> Response:
         state: état du moteur.
         path: chemin demandé, d'où partent les adresses relatives.
     """
-    headers = {**HEADERS, "Cache-Control": "no-store"}
-    if state == "starting":
+    title, text = {"starting": _LOADING, "dead": _DEAD}.get(state, _STOPPING)
+    headers, reload = {**HEADERS, "Cache-Control": "no-store"}, ""
+    if state == "starting":  # seul un moteur qui peut devenir prêt recharge la page
         headers["Retry-After"] = str(RELOAD_SECONDS)
+        reload = f'<meta http-equiv="refresh" content="{RELOAD_SECONDS}">\n'
     folder = "" if path.startswith("/studio/") else "studio/"
-    return HTMLResponse(waiting_page(state, folder=folder), 503, headers=headers)
+    page = _PAGE.format(title=title, text=text, folder=folder, reload=reload)
+    return HTMLResponse(page, 503, headers=headers)
 
 
 def _read() -> dict[str, _File]:
@@ -138,17 +141,3 @@ _PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-
-
-def waiting_page(state: EngineState, *, folder: str) -> str:
-    """Le HTML d'un moteur qui n'est pas prêt ; seul celui qui peut le devenir recharge la page.
-
-    Args:
-        state: état du moteur.
-        folder: où sont les fichiers du studio, depuis l'adresse de la page.
-    """
-    title, text = {"starting": _LOADING, "dead": _DEAD}.get(state, _STOPPING)
-    reload = f'<meta http-equiv="refresh" content="{RELOAD_SECONDS}">\n'
-    return _PAGE.format(
-        title=title, text=text, folder=folder, reload=reload if state == "starting" else ""
-    )

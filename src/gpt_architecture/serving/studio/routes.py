@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -19,18 +22,17 @@ from torch import Tensor
 
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.sequence import TokenScore
+from gpt_architecture.formats.journal import JOURNAL, finite_number, read_records
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.context import ServingContext, TokenNames
 from gpt_architecture.serving.engine.messages import EngineRequest, Observed, Overloaded
-from gpt_architecture.serving.http.exchange import current
-from gpt_architecture.serving.http.strict_json import StrictRoute
+from gpt_architecture.serving.http.access import current
 from gpt_architecture.serving.openai import bodies
-from gpt_architecture.serving.openai.answers import Delta, Transcript
-from gpt_architecture.serving.openai.planning import Plan, plan_completion
+from gpt_architecture.serving.openai.answers import Delta, Shape, Transcript
+from gpt_architecture.serving.openai.planning import Plan, encode, plan_completion
 from gpt_architecture.serving.openai.streaming import Answerer
-from gpt_architecture.serving.openai.texts import encode
-from gpt_architecture.serving.studio.files import files_router
-from gpt_architecture.serving.studio.run_journal import read_run
+from gpt_architecture.serving.openai.strict_bodies import StrictRoute
+from gpt_architecture.storage import open_regular
 
 ATTENTION_TOKENS = 48
 """Tokens d'une phrase dont l'attention est montrée : L·H cartes en contiennent le carré."""
@@ -49,7 +51,7 @@ class PromptBody(BaseModel):
     prompt: bodies.Prompts
 
 
-class StudioShape:
+class StudioShape(Shape):
     """La forme d'un flux du studio : les identifiants y sont, pour repartir exactement de là.
 
     Args:
@@ -93,7 +95,7 @@ class StudioShape:
 
 
 def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
-    """Les routes du studio : sa page, et les données qu'elle demande.
+    """Les données que demande la page du studio ; ses fichiers sont ailleurs (`files_router`).
 
     Args:
         context: le service.
@@ -115,9 +117,8 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
         body.prompt = [_start(context, body.prompt[0])]
         plan = await plan_completion(context, body)
         shape = StudioShape(plan, context.names)
-        return await answerer.answer(
-            request, plan, Transcript(plan), shape, stream=bool(body.stream), usage=False
-        )
+        flow = bodies.StreamOptions() if body.stream else None
+        return await answerer.answer(request, Transcript(plan), shape, flow)
 
     @router.post("/studio/api/next")
     async def following(body: PromptBody, request: Request) -> Response:
@@ -130,7 +131,7 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
             observe=True,
             request_id=current().request_id,
         )
-        events = await answerer.events(request, [asked])
+        events = await answerer.events(request, asked)
         logits = next(event.logits for event in events if isinstance(event, Observed))
         ordered = await asyncio.to_thread(_ordered, logits, context.names)
         return JSONResponse({"prompt": ids, **ordered})
@@ -164,7 +165,6 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
         del name
         raise ApiError(404, "le studio n'a pas cette adresse", code="not_found")
 
-    router.include_router(files_router(lambda: context.engine.state))
     return router
 
 
@@ -253,3 +253,84 @@ def _base64(values: Tensor) -> str:
     """Les octets d'un tenseur, petit-boutistes."""
     array = values.contiguous().numpy()
     return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+MAX_BYTES = 16 << 20
+MAX_POINTS = 2_000
+_SAMPLES = 30
+_SAMPLE_LENGTH = 2_000
+
+
+def read_run(folder: Path | str, version: str = "") -> dict[str, Any]:
+    """Où en est un entraînement : courbes, évaluations, exemples.
+
+    Args:
+        folder: son dossier.
+        version: celle que le client a déjà ; si rien n'a changé, elle est rendue, avec la fin et
+            les secondes écoulées depuis la dernière ligne (`silent`).
+
+    Raises:
+        ApiError: 404, pas de journal lisible.
+    """
+    folder = Path(folder)
+    try:
+        with open_regular(folder / JOURNAL) as file:
+            status = os.fstat(file.fileno())
+            found = f"{status.st_mtime_ns}-{status.st_size}"
+            silent = max(0.0, time.time() - status.st_mtime)
+            known, _, was_finished = version.rpartition("-")
+            if found == known:
+                return {"version": version, "finished": was_finished == "1", "silent": silent}
+            skipped = max(0, status.st_size - MAX_BYTES)
+            file.seek(skipped)
+            lines = file.read(MAX_BYTES).split(b"\n")[bool(skipped) :]
+    except OSError:
+        raise ApiError(
+            404,
+            f"le dossier d'entraînement n'a pas encore de {JOURNAL} lisible",
+            code="not_found",
+        ) from None
+    summary = _summary(list(read_records(lines)))
+    return {"version": f"{found}-{summary['finished']:d}", **summary, "silent": silent}
+
+
+def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+    named = {name: [each for each in records if each["kind"] == name] for name in _KINDS}
+    told = [each["kind"] for each in records if each["kind"] in _TOLD]
+    starts = [finite_number(each.get("total_steps")) for each in named["start"]]
+    return {
+        "total_steps": int(starts[-1] or 0) if starts else 0,
+        "finished": told[-1:] == ["end"],  # d'autres commandes ajoutent leurs lignes après
+        "steps": _thinned(_rows(named["step"], "step", "loss", "lr", "tokens_per_second")),
+        "evaluations": _rows(named["evaluation"], "step", "train_loss", "val_loss")[-MAX_POINTS:],
+        "samples": [
+            [step, str(each.get("text", ""))[:_SAMPLE_LENGTH]]
+            for each in named["sample"][-_SAMPLES:]
+            if (step := finite_number(each.get("step"))) is not None
+        ],
+    }
+
+
+_KINDS = ("start", "step", "evaluation", "sample")
+_TOLD = (*_KINDS, "checkpoint", "event", "end")
+"""Ce que l'entraînement lui-même écrit : sa dernière ligne dit s'il a fini."""
+
+
+def _rows(records: Iterable[dict[str, Any]], *names: str) -> list[list[float | None]]:
+    """Les nombres de chaque ligne ; celles qui n'ont pas d'étape sont passées."""
+    rows = [[finite_number(each.get(name)) for name in names] for each in records]
+    return [row for row in rows if row[0] is not None]
+
+
+def _thinned(rows: list[list[float | None]]) -> list[list[float | None]]:
+    """Au plus MAX_POINTS lignes : chacune porte la perte moyenne de celles qu'elle remplace."""
+    stride = math.ceil(len(rows) / MAX_POINTS)
+    if stride <= 1:
+        return rows
+    thin = []
+    for start in range(0, len(rows), stride):
+        group = rows[start : start + stride]
+        losses = [row[1] for row in group if row[1] is not None]
+        step, _, *others = group[-1]
+        thin.append([step, sum(losses) / len(losses) if losses else None, *others])
+    return thin
