@@ -8,6 +8,7 @@ Formes : B lot, T positions nouvelles, S positions au total, H têtes, K taille 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,29 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.concurrency import Alone
+from gpt_architecture.errors import GenerationError
+
+
+class Alone:
+    """Un seul fil à la fois ; les autres sont refusés : ils écriraient dans la suite du premier."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise GenerationError(
+                "un autre fil se sert de ce cache",
+                expected="un cache par suite en cours",
+                remedy="donnez le sien à chaque fil (new_cache)",
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Alone], tuple[()]]:
+        """Une copie n'est à personne."""
+        return Alone, ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.core.concurrency import Turn, after_fork
+from gpt_architecture.core.machine import Turn, after_fork
 from gpt_architecture.errors import DataError, NonFiniteError
 
 
