@@ -26,8 +26,6 @@
   du modèle.
 - `strategies` : Des logits au token : les stratégies, fonctions pures et par lots, le tri et le
   tirage.
-- `streaming` : Du flux de tokens au flux de texte : ni caractère à moitié, ni texte d'arrêt qui
-  commence.
 - `trace` : La trace des filtres : pour chaque token produit, ce que chaque étape a gardé, retiré,
   pesé.
 """
