@@ -6,9 +6,7 @@
   permet.
 - `driver` : Le pilote : le cache d'un modèle, ce qu'il contient, et ce qu'il reste à lire.
 - `generator` : Le générateur : des débuts de texte et une configuration, des suites en retour.
-- `grammars` : D'une contrainte à sa grammaire pour llguidance, et de la grammaire à ce qui la suit.
-- `json_schemas` : Les schémas JSON tels que leurs auteurs les entendent : objets fermés, mode
-  strict, taille.
+- `grammars` : D'une contrainte, expression, liste ou schéma JSON, à sa grammaire pour llguidance.
 - `penalties` : Pénalités : ce qui déplace des logits, d'après le texte déjà là ou à la demande.
 - `pipeline` : L'ordre des filtres : d'une configuration à la suite des étapes qui s'appliquent aux
   logits.

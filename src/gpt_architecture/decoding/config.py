@@ -279,7 +279,13 @@ class GenerationConfig:
     @property
     def is_constrained(self) -> bool:
         """Vrai si la suite doit suivre une expression, une liste ou un schéma."""
-        return self.regex is not None or bool(self.choices) or self.json_schema is not None
+        return bool(self.constraints)
+
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """Les réglages qui contraignent la suite : un au plus, passé les vérifications."""
+        names = ("regex", "choices", "json_schema")
+        return tuple(name for name in names if getattr(self, name) not in (None, ()))
 
     def value_of(self, name: str) -> Any:
         """La valeur d'un réglage déclaré, filtres enregistrés compris."""
@@ -332,27 +338,18 @@ class GenerationConfig:
                 )
 
     def _check_together(self) -> None:
-        given = [
-            name
-            for name in ("regex", "choices", "json_schema")
-            if getattr(self, name) not in (None, ())
-        ]
-        if len(given) > 1:
-            _refuse_pair(*given[:2])
-        if self.strategy == "beam":
-            if self.n > self.beams:
-                raise ConfigurationError(
-                    f"n vaut {self.n} et beams {self.beams}",
-                    expected="n ≤ beams",
-                    remedy="augmentez beams ou réduisez n",
-                )
-            for name in ("lookup", "logprobs"):
-                if getattr(self, name):
-                    _refuse_pair("strategy=beam", name)
-            if given:
-                _refuse_pair("strategy=beam", given[0])
-        if self.strategy == "mirostat" and self.lookup:
-            _refuse_pair("strategy=mirostat", "lookup")
+        if len(self.constraints) > 1:
+            raise ConfigurationError.together(*self.constraints[:2])
+        if self.strategy == "beam" and self.n > self.beams:
+            raise ConfigurationError(
+                f"n vaut {self.n} et beams {self.beams}",
+                expected="n ≤ beams",
+                remedy="augmentez beams ou réduisez n",
+            )
+        unfit = {"beam": ("lookup", "logprobs", *self.constraints), "mirostat": ("lookup",)}
+        for name in unfit.get(self.strategy, ()):
+            if getattr(self, name):
+                raise ConfigurationError.together(f"strategy={self.strategy}", name)
 
 
 SETTINGS.declare(GenerationConfig)
@@ -395,14 +392,11 @@ def config_of(settings: Mapping[str, Any]) -> GenerationConfig:
         if name not in SETTINGS.declared:
             raise unknown_setting(given)
         if name in values:
-            _refuse_pair(*(each for each in settings if ALIASES.get(each, each) == name))
+            same = (each for each in settings if ALIASES.get(each, each) == name)
+            raise ConfigurationError.together(*same)
         values[name] = value
     values.setdefault("strategy", implied_strategy(values))
     return make_config(values)
-
-
-def _refuse_pair(first: str, second: str) -> None:
-    raise ConfigurationError.together(first, second)
 
 
 def _plain(value: Any) -> Any:
