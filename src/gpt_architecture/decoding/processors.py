@@ -59,7 +59,7 @@ def top_p(p: float) -> Processor:
 
 
 def min_p(ratio: float) -> Processor:
-    """Garde les tokens au moins `ratio` fois aussi probables que le premier (Nguyen et al., 2024)."""
+    """Garde les tokens d'au moins `ratio` fois la probabilité du premier (Nguyen et al., 2024)."""
     check_float("min_p", ratio, minimum=0.0, maximum=1.0)
     margin = _log(ratio)  # p < ratio·max ⇔ logit < logit maximal + ln(ratio) : sans softmax
 
