@@ -1,5 +1,6 @@
 """Les réglages de l'entraînement et de ses adaptateurs, un groupe par dataclass.
 
+Une valeur du mauvais type ou hors bornes est refusée dès la construction (`ConfigurationError`).
 Chaque champ qui a une docstring est aussi une option de `gpt-architecture train`, dont elle est
 l'aide.
 """
@@ -26,11 +27,7 @@ MAX_RANK = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Ce qui est appris, et combien ; les défauts sont ceux du document d'origine.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type ou hors bornes.
-    """
+    """Ce qui est appris, et combien ; les défauts sont ceux du document d'origine."""
 
     epochs: int = 10
     """Nombre de passages sur le texte."""
@@ -82,11 +79,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Comment les poids sont mis à jour.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type ou hors bornes.
-    """
+    """Comment les poids sont mis à jour."""
 
     optimizer: OptimizerName = "adamw"
     """Optimiseur ; muon s'occupe des matrices des blocs, AdamW du reste."""
@@ -125,11 +118,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """Comment le taux d'apprentissage évolue.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type ou hors bornes.
-    """
+    """Comment le taux d'apprentissage évolue."""
 
     schedule: ScheduleName = "constant"
     """Programme du taux ; wsd : montée, palier, descente."""
@@ -152,11 +141,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """Quand l'état complet est écrit, et ce qui en est gardé.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type ou hors bornes.
-    """
+    """Quand l'état complet est écrit, et ce qui en est gardé."""
 
     save_every: int | None = None
     """Étapes entre deux points de reprise ; sans lui, seul le temps en décide."""
@@ -180,11 +165,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Comment la machine calcule ; ce qui est appris ne change qu'aux arrondis près.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type.
-    """
+    """Comment la machine calcule ; ce qui est appris ne change qu'aux arrondis près."""
 
     engine: StepEngineName = "auto"
     """Moteur d'un pas ; auto : le pas fusionné sur CPU en fp32, autograd ailleurs."""
@@ -227,9 +208,6 @@ class LoRAConfig:
         alpha: force des adaptateurs ; leur facteur est alpha / rank.
         targets: matrices adaptées, dans chaque bloc.
         dropout: probabilité d'abandon à l'entrée des adaptateurs, dans [0, 1[.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type ou hors bornes.
     """
 
     rank: int = 8
