@@ -174,6 +174,10 @@ def test_hostile_schemas_stay_small():
     for _ in range(20):
         deep = {"type": "array", "items": deep, "minItems": 10_000}
     assert len(shortest_document(deep)) <= 20_000
+    loop = {"$ref": "#/$defs/C"}  # recopié dans lui-même : refermé à chaque niveau, des secondes
+    nested = {"properties": {"a": True}, **loop, "anyOf": [{"type": "null"}, loop]}
+    repeated = {"$defs": {"C": {"properties": {"c": nested}, "description": "x" * 1000}}}
+    assert len(json.dumps(close_objects(repeated))) < 1_000_000
     itself = {"properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}}, "required": ["a", "b"]}
     assert len(shortest_document(itself)) < 100_000
 

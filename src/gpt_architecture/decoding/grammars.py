@@ -286,7 +286,7 @@ class _Closer:
         mixed = isinstance(parts, list) and len(parts) > 1
         if "properties" in found:
             mixed = mixed or any(key in found for key in ("$ref", *_ON_THE_SPOT))
-        reference = found.get("$ref")
+        reference, inner = found.get("$ref"), None
         if (opened or mixed) and reference is not None:
             target = _resolve(self._root, reference)
             new = reference not in within and len(within) < _MOST_NESTED
@@ -296,7 +296,6 @@ class _Closer:
                 inner = self.close(target, opened=True, within=(*within, reference))
                 if not found:
                     return inner
-                found["allOf"] = [*(parts if isinstance(parts, list) else ()), inner]
         for key, holder, place in list(_children(found)):
             if isinstance(holder[place], dict):
                 here = key in _ON_THE_SPOT
@@ -305,6 +304,8 @@ class _Closer:
                     opened=here and (opened or mixed or key in ("not", "if")),
                     within=within if here else (),
                 )
+        if inner is not None:  # déjà fermé : le refermer doublerait le travail à chaque niveau
+            found["allOf"] = [*(parts if isinstance(parts, list) else ()), inner]
         if opened or "additionalProperties" in found or "unevaluatedProperties" in found:
             return found
         if not mixed:
@@ -339,9 +340,9 @@ class _Shortest:
 
     def of(self, schema: Any, depth: int) -> str:
         """Le document d'un sous-schéma, `depth` niveaux au plus."""
-        self._left -= 1
-        if not isinstance(schema, dict) or depth == 0 or self._left < 0:
+        if not isinstance(schema, dict) or depth == 0 or self._left == 0:
             return "0"
+        self._left -= 1
         return self._written(schema, depth)[:_LONGEST]
 
     def _referred(self, reference: Any, depth: int) -> str:
