@@ -43,7 +43,7 @@ for name in [*names, *ABSENT]:
     sys.modules.pop(name, None)
 for name in names:
     importlib.import_module(name)
-from gpt_architecture.core.memory import peak_resident
+from gpt_architecture.core.machine import peak_resident
 
 print(len(names), peak_resident())
 """

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig, check_int
-from gpt_architecture.core.device import describe_device, resolve_device
+from gpt_architecture.core.machine import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
@@ -247,7 +247,7 @@ def load(
         path: fichier ou dossier d'un entraînement, point de reprise, modèle quantifié, adaptateurs
             dont le modèle de départ est à sa place, dossier de Transformers, ckpt.pt de nanoGPT,
             .pth du livre de Raschka, ou `hub:DÉPÔT`, alors téléchargé.
-        device: voir `core.device.resolve_device`.
+        device: voir `core.machine.resolve_device`.
         quant: `int8` ou `int4` : quantifie les poids au chargement, sur CPU.
         engine: `packed` exige les noyaux compilés, `torch` s'en passe.
         draft: petit modèle de même tokenizer, nommé de même, qui propose ce que le grand vérifie.

@@ -299,19 +299,6 @@ class TestErrors:
         with pytest.raises(ConfigurationError, match="banned nomme le token 8"):
             build({"banned": ("bc",)}, vocab_size=8)
 
-    def test_unknown_order(self):
-        config = GenerationConfig()
-        object.__setattr__(config, "order", "autre")
-        with pytest.raises(ConfigurationError, match="order vaut 'autre'"):
-            build_pipeline(
-                config,
-                prompt_length=1,
-                eos_ids=[],
-                encode=list,
-                generator=torch.Generator(),
-                vocab_size=2,
-            )
-
     def test_constraint_that_allows_nothing(self):
         (stage,) = build({}, allowed=lambda: torch.zeros(VOCAB, dtype=torch.bool))
         with pytest.raises(GenerationError, match="la contrainte"):

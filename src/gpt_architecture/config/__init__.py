@@ -4,14 +4,12 @@ Rien ici ne lit l'environnement, un fichier ou un périphérique : ce paquet ne 
 des valeurs validées.
 
 - `checks` : Vérifications que partagent les dataclasses de configuration.
-- `finetuning` : Les réglages de l'affinage par adaptateurs.
 - `model` : La forme du modèle ; deux modes exacts coexistent (voir `GPTConfig`).
 - `run` : Ce qui se demande d'un entraînement : des groupes de réglages, et leur réunion.
-- `training` : Les réglages de l'entraînement, un groupe par dataclass.
+- `training` : Les réglages de l'entraînement et de ses adaptateurs, un groupe par dataclass.
 """
 
 from gpt_architecture.config.checks import check_choice, check_float, check_int
-from gpt_architecture.config.finetuning import LoRAConfig, LoRATarget
 from gpt_architecture.config.model import (
     END_OF_TEXT,
     GPT_CONFIG_124M,
@@ -38,6 +36,8 @@ from gpt_architecture.config.training import (
     TRAINING_PRESETS,
     CheckpointConfig,
     ComputeConfig,
+    LoRAConfig,
+    LoRATarget,
     MemoryMode,
     OptimizerConfig,
     OptimizerName,

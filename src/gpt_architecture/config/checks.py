@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any
+from contextlib import suppress
 
 from gpt_architecture.errors import ConfigurationError
 
@@ -22,14 +22,6 @@ def check_int(name: str, value: object, *, minimum: int, maximum: int | None = N
     raise ConfigurationError.wrong(name, value, expected=f"un entier ≥ {minimum}{upper}")
 
 
-def _as_float(value: Any) -> float:
-    """Le nombre flottant, ou l'infini pour un entier qui n'en est pas un."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
 def check_float(
     name: str,
     value: object,
@@ -44,8 +36,10 @@ def check_float(
     Raises:
         ConfigurationError: `value` n'est pas un nombre fini, ou sort des bornes.
     """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    x = _as_float(value) if is_number else math.nan
+    x = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with suppress(OverflowError):  # un entier qu'aucun flottant n'approche
+            x = float(value)
     if (
         math.isfinite(x)
         and (minimum is None or x >= minimum)
@@ -57,6 +51,18 @@ def check_float(
     bounds = (("≥", minimum), (">", above), ("≤", maximum), ("<", below))
     limits = " et ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
     raise ConfigurationError.wrong(name, value, expected=f"un nombre {limits}".strip())
+
+
+def check_bool(name: str, value: object) -> None:
+    """Vérifie un booléen.
+
+    Raises:
+        ConfigurationError: `value` n'en est pas un.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError.wrong(
+            name, value, expected="un booléen", remedy=f"donnez True ou False à {name}"
+        )
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypedDict, get_args
 
-from gpt_architecture.config.checks import check_choice, check_float, check_int
+from gpt_architecture.config.checks import check_bool, check_choice, check_float, check_int
 from gpt_architecture.errors import ConfigurationError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -110,13 +110,7 @@ class GPTConfig:
         if self.inner_dim == 4 * self.emb_dim:  # une même forme n'a qu'une écriture
             object.__setattr__(self, "inner_dim", None)
         for name in ("qkv_bias", "tie_weights"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigurationError.wrong(
-                    name,
-                    getattr(self, name),
-                    expected="un booléen",
-                    remedy=f"donnez True ou False à {name}",
-                )
+            check_bool(name, getattr(self, name))
         check_float("drop_rate", self.drop_rate, minimum=0.0, below=1.0)
         if self.emb_dim % self.n_heads:
             raise ConfigurationError(

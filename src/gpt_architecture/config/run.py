@@ -13,17 +13,18 @@ from types import NoneType
 from typing import Any
 
 from gpt_architecture.config.checks import check_int
-from gpt_architecture.config.finetuning import LoRAConfig, LoRATarget
 from gpt_architecture.config.model import GPT_CONFIG_124M, GPTConfig
 from gpt_architecture.config.training import (
     TRAINING_PRESETS,
     CheckpointConfig,
     ComputeConfig,
+    LoRAConfig,
+    LoRATarget,
     OptimizerConfig,
     ScheduleConfig,
     TrainingConfig,
 )
-from gpt_architecture.errors import ConfigurationError, shown
+from gpt_architecture.errors import ConfigurationError
 
 _LORA = {"lora_alpha": "alpha", "lora_targets": "targets", "lora_dropout": "dropout"}
 
@@ -89,11 +90,7 @@ class RunConfig:
         for name, kind, expected in _KINDS:
             value = getattr(self, name)
             if not isinstance(value, kind):
-                raise ConfigurationError(
-                    f"`{name}` vaut {shown(value)}",
-                    expected=expected,
-                    remedy=f"corrigez `{name}`",
-                )
+                raise ConfigurationError.wrong(f"`{name}`", value, expected=expected)
         if self.resume is not None and self.output_dir not in (Path(), self.resume):
             raise ConfigurationError(
                 f"`output_dir={self.output_dir}` et `resume={self.resume}`",
@@ -220,9 +217,9 @@ class TrainingRequest:
             ConfigurationError: réglage inconnu, hors bornes, ou qui ne va pas avec un autre.
         """
         left = {name: _typed(name, value) for name, value in settings.items()}
-        groups: dict[str, Any] = {}
+        made, groups = cls(), dict[str, Any]()
         for group in fields(cls):
-            default: Any = getattr(_DEFAULTS, group.name)
+            default: Any = getattr(made, group.name)
             names = {each.name for each in fields(default)} & left.keys()
             groups[group.name] = replace(default, **{name: left.pop(name) for name in names})
         if left:
@@ -286,7 +283,6 @@ def check_origin(*, preset: str | None, resume: object, start: object, tokenizer
         )
 
 
-_DEFAULTS = TrainingRequest()
 _PATHS = frozenset(("output_dir", "resume", "start", "chat", "chat_template"))
 
 

@@ -1,14 +1,17 @@
-"""Les réglages de l'entraînement, un groupe par dataclass.
+"""Les réglages de l'entraînement et de ses adaptateurs, un groupe par dataclass.
 
-Chaque champ est aussi une option de `gpt-architecture train` : sa docstring en est l'aide.
+Une valeur du mauvais type ou hors bornes est refusée dès la construction (`ConfigurationError`).
+Chaque champ qui a une docstring est aussi une option de `gpt-architecture train`, dont elle est
+l'aide.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from gpt_architecture.config.checks import check_choice, check_float, check_int
+from gpt_architecture.config.checks import check_bool, check_choice, check_float, check_int
 from gpt_architecture.errors import ConfigurationError
 
 OptimizerName = Literal["adamw", "muon"]
@@ -16,22 +19,15 @@ ScheduleName = Literal["constant", "linear", "cosine", "wsd"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 StepEngineName = Literal["auto", "fused", "autograd"]
 MemoryMode = Literal["default", "lean"]
+LoRATarget = Literal["query", "key", "value", "output", "up", "down"]
+"""Matrice d'un bloc : les projections de l'attention, puis les deux couches du perceptron."""
 
-
-def _check_bool(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError.wrong(
-            name, value, expected="un booléen", remedy=f"donnez True ou False à {name}"
-        )
+MAX_RANK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Ce qui est appris, et combien ; les défauts sont ceux du document d'origine.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type ou hors bornes.
-    """
+    """Ce qui est appris, et combien ; les défauts sont ceux du document d'origine."""
 
     epochs: int = 10
     """Nombre de passages sur le texte."""
@@ -83,11 +79,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Comment les poids sont mis à jour.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type ou hors bornes.
-    """
+    """Comment les poids sont mis à jour."""
 
     optimizer: OptimizerName = "adamw"
     """Optimiseur ; muon s'occupe des matrices des blocs, AdamW du reste."""
@@ -126,11 +118,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """Comment le taux d'apprentissage évolue.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type ou hors bornes.
-    """
+    """Comment le taux d'apprentissage évolue."""
 
     schedule: ScheduleName = "constant"
     """Programme du taux ; wsd : montée, palier, descente."""
@@ -153,11 +141,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """Quand l'état complet est écrit, et ce qui en est gardé.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type ou hors bornes.
-    """
+    """Quand l'état complet est écrit, et ce qui en est gardé."""
 
     save_every: int | None = None
     """Étapes entre deux points de reprise ; sans lui, seul le temps en décide."""
@@ -175,17 +159,13 @@ class CheckpointConfig:
         if self.save_every is not None:
             check_int("save_every", self.save_every, minimum=1)
         check_float("save_minutes", self.save_minutes, above=0.0)
-        _check_bool("save_best", self.save_best)
+        check_bool("save_best", self.save_best)
         check_int("keep", self.keep, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Comment la machine calcule ; ce qui est appris ne change qu'aux arrondis près.
-
-    Raises:
-        ConfigurationError: une valeur est du mauvais type.
-    """
+    """Comment la machine calcule ; ce qui est appris ne change qu'aux arrondis près."""
 
     engine: StepEngineName = "auto"
     """Moteur d'un pas ; auto : le pas fusionné sur CPU en fp32, autograd ailleurs."""
@@ -216,7 +196,63 @@ class ComputeConfig:
         check_choice("memory", self.memory, get_args(MemoryMode))
         check_choice("precision", self.precision, get_args(PrecisionName))
         for name in ("compile", "checkpoint_activations", "deterministic"):
-            _check_bool(name, getattr(self, name))
+            check_bool(name, getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Adaptateurs de rang faible (LoRA, Hu et al., 2021) : W + (alpha / rank) · B·A.
+
+    Attributes:
+        rank: rang des matrices ajoutées (r).
+        alpha: force des adaptateurs ; leur facteur est alpha / rank.
+        targets: matrices adaptées, dans chaque bloc.
+        dropout: probabilité d'abandon à l'entrée des adaptateurs, dans [0, 1[.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[LoRATarget, ...] = ("query", "value")
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_int("lora_rank", self.rank, minimum=1, maximum=MAX_RANK)
+        check_float("lora_alpha", self.alpha, above=0.0)
+        check_float("lora_dropout", self.dropout, minimum=0.0, below=1.0)
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise ConfigurationError.wrong(
+                "lora_targets",
+                ", ".join(self.targets) or "rien",
+                expected=f"des noms distincts parmi {', '.join(get_args(LoRATarget))}",
+            )
+        for target in self.targets:
+            check_choice("lora_targets", target, get_args(LoRATarget))
+
+    @property
+    def scale(self) -> float:
+        """Facteur des adaptateurs."""
+        return self.alpha / self.rank
+
+    def to_dict(self) -> dict[str, Any]:
+        """Les réglages, en types simples."""
+        return {**asdict(self), "targets": list(self.targets)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LoRAConfig:
+        """Relit `to_dict`.
+
+        Raises:
+            ConfigurationError: clé inconnue ou valeur invalide.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        targets = values.get("targets", cls.targets)
+        if unknown or not isinstance(targets, (list, tuple)):
+            raise ConfigurationError(
+                f"réglages d'adaptateurs mal formés ({', '.join(unknown) or 'targets'})",
+                expected=", ".join(field.name for field in fields(cls)),
+                remedy="reprenez le fichier d'origine",
+            )
+        return cls(**{**values, "targets": tuple(str(target) for target in targets)})
 
 
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {

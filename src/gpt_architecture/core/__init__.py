@@ -1,14 +1,13 @@
 """Le modèle : attention, couches, cache, initialisation, adaptateurs.
 
 - `attention` : Attention multi-têtes causale (Vaswani et al., 2017), sur deux moteurs équivalents.
-- `concurrency` : Plusieurs fils, plusieurs processus : ce qu'ils partagent reste juste.
-- `device` : Choix du périphérique de calcul.
 - `grouped_codes` : Quantification des poids par groupes, à échelle seule.
 - `kv_cache` : Cache des clés et valeurs : chaque position n'est projetée qu'une fois.
 - `layers` : Les briques du Transformer : normalisation, activation, perceptron, bloc.
 - `lora` : Les adaptateurs de rang faible (LoRA, Hu et al., 2021), posés de l'extérieur sur un
   GPTModel.
-- `memory` : Mémoire du processus : la mesurer, rendre au système ce qui ne sert plus.
+- `machine` : La machine : le périphérique, la mémoire du processus, ce que plusieurs fils se
+  partagent.
 - `model` : GPTModel : le Transformer décodeur de GPT-2.
 - `utils` : Petits outils autour du modèle : texte ↔ tokens, pertes, modes et générateurs.
 """

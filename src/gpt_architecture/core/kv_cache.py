@@ -8,6 +8,7 @@ Formes : B lot, T positions nouvelles, S positions au total, H têtes, K taille 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,29 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.concurrency import Alone
+from gpt_architecture.errors import GenerationError
+
+
+class Alone:
+    """Un seul fil à la fois ; les autres sont refusés : ils écriraient dans la suite du premier."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise GenerationError(
+                "un autre fil se sert de ce cache",
+                expected="un cache par suite en cours",
+                remedy="donnez le sien à chaque fil (new_cache)",
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Alone], tuple[()]]:
+        """Une copie n'est à personne."""
+        return Alone, ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +96,7 @@ class KVCache:
     Attributes:
         storage: (couches, 2, B, H, capacité, K) : clés, puis valeurs.
         lengths: positions présentes de chaque séquence.
+        rows: lignes du tampon où sont les séquences : une tranche, ou (B,) int64.
         alone: le fil qui s'en sert, le temps d'un passage ; un second est refusé.
     """
 
@@ -91,6 +115,7 @@ class KVCache:
         self.storage = torch.zeros(shape, dtype=dtype, device=device)
         self.capacity = capacity
         self.lengths = [0] * batch_size
+        self.rows: slice | Tensor = slice(None)
         self.alone = Alone()
         self._placement: Placement | None = None
 
@@ -104,24 +129,14 @@ class KVCache:
         return [LayerCache(self, index) for index in range(len(self.storage))]
 
     @property
-    def rows(self) -> slice | Tensor:
-        """Lignes du tampon où sont les séquences : une tranche, ou (B,) int64."""
-        return slice(None)
-
-    @property
     def lines(self) -> Sequence[int]:
-        """Les mêmes, une par une."""
+        """Ces lignes, une par une."""
         return range(len(self.lengths))
 
     @property
     def length(self) -> int:
         """Positions de la plus longue séquence (S)."""
         return max(self.lengths, default=0)
-
-    @property
-    def uniform(self) -> bool:
-        """Vrai si toutes les séquences ont la même longueur."""
-        return len(set(self.lengths)) <= 1
 
     def positions(self, count: int) -> Tensor:
         """Positions des `count` prochains tokens : (T,), ou (B, T) si les longueurs diffèrent.
@@ -147,10 +162,9 @@ class KVCache:
                 "videz-le avec reset() ou allouez-le plus grand"
             )
         device = self.storage.device
-        if self.uniform:
-            placement = Placement(
-                self.length, end, torch.arange(self.length, end, device=device), None
-            )
+        if len(set(self.lengths)) <= 1:
+            positions = torch.arange(self.length, end, device=device)  # (T,)
+            placement = Placement(self.length, end, positions, None)
         else:
             starts = torch.tensor(self.lengths, device=device).unsqueeze(1)  # (B, 1)
             positions = starts + torch.arange(count, device=device)  # (B, T)
@@ -260,16 +274,11 @@ class CacheView(KVCache):
         self._slots, self._pool, self._placement = list(slots), pool, None
         first = self._slots[0]
         consecutive = self._slots == list(range(first, first + len(self._slots)))
-        self._rows = (
+        self.rows = (
             slice(first, first + len(self._slots))
             if consecutive
             else torch.tensor(self._slots, device=self.storage.device)
         )
-
-    @property
-    def rows(self) -> slice | Tensor:
-        """Voir `KVCache.rows`."""
-        return self._rows
 
     @property
     def lines(self) -> Sequence[int]:

@@ -147,14 +147,14 @@ def initialize_gpt2_(model: nn.Module, n_layers: int) -> None:
     que sa variance ne croisse pas avec la profondeur.
     """
     residual_std = STD / math.sqrt(2 * n_layers)
-    done: set[int] = set()
+    done = set[Tensor]()
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Linear, nn.Embedding)):
             continue
-        if id(module.weight) not in done:  # la tête liée n'est tirée qu'une fois
+        if module.weight not in done:  # la tête liée n'est tirée qu'une fois
             is_residual = name.endswith(("att.out_proj", "ff.layers.2"))
             module.weight.normal_(mean=0.0, std=residual_std if is_residual else STD)
-            done.add(id(module.weight))
+            done.add(module.weight)
         if isinstance(module, nn.Linear) and module.bias is not None:
             module.bias.zero_()
 

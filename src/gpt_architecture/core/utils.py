@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.core.concurrency import Turn, after_fork
+from gpt_architecture.core.machine import Turn, after_fork
 from gpt_architecture.errors import DataError, NonFiniteError
 
 
@@ -138,7 +138,12 @@ def blaming_weights(model: object) -> Iterator[None]:
     try:
         yield
     except NonFiniteError as error:
-        broken = _broken_weight(model)
+        weights: Iterator[tuple[str, Tensor]] = iter(())
+        if isinstance(model, nn.Module):
+            weights = model.named_parameters()
+        elif isinstance(model, WithWeights):
+            weights = model.named_weights()
+        broken = next((name for name, one in weights if not bool(one.isfinite().all())), None)
         if broken is None:
             raise
         raise NonFiniteError(
@@ -146,16 +151,6 @@ def blaming_weights(model: object) -> Iterator[None]:
             remedy="réentraînez le modèle avec un taux d'apprentissage plus bas, ou reprenez un "
             "point de reprise plus ancien",
         ) from None
-
-
-def _broken_weight(model: object) -> str | None:
-    """Le nom d'un poids qui contient un NaN ou un infini."""
-    weights: Iterator[tuple[str, Tensor]] = iter(())
-    if isinstance(model, nn.Module):
-        weights = model.named_parameters()
-    elif isinstance(model, WithWeights):
-        weights = model.named_weights()
-    return next((name for name, weight in weights if not bool(weight.isfinite().all())), None)
 
 
 @contextmanager

@@ -6,9 +6,7 @@
   permet.
 - `driver` : Le pilote : le cache d'un modèle, ce qu'il contient, et ce qu'il reste à lire.
 - `generator` : Le générateur : des débuts de texte et une configuration, des suites en retour.
-- `grammars` : D'une contrainte à sa grammaire pour llguidance, et de la grammaire à ce qui la suit.
-- `json_schemas` : Les schémas JSON tels que leurs auteurs les entendent : objets fermés, mode
-  strict, taille.
+- `grammars` : D'une contrainte, expression, liste ou schéma JSON, à sa grammaire pour llguidance.
 - `passes` : Les passages d'un modèle : ce que des lignes d'un cache lisent de nouveau, et ce qui
   les suit.
 - `penalties` : Pénalités : ce qui déplace des logits, d'après le texte déjà là ou à la demande.
@@ -28,8 +26,6 @@
   du modèle.
 - `strategies` : Des logits au token : les stratégies, fonctions pures et par lots, le tri et le
   tirage.
-- `streaming` : Du flux de tokens au flux de texte : ni caractère à moitié, ni texte d'arrêt qui
-  commence.
 - `trace` : La trace des filtres : pour chaque token produit, ce que chaque étape a gardé, retiré,
   pesé.
 """

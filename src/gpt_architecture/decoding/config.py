@@ -204,7 +204,6 @@ class GenerationConfig:
         0,
         "Tokens avant lesquels la fin de texte est interdite.",
         minimum=0,
-        at_most="max_tokens",
         request=RequestField(),
     )
     regex: str | None = _shape(
@@ -257,11 +256,8 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         for each in SETTINGS.own:
-            at_most = each.setting.at_most
-            each.check(
-                getattr(self, each.name),
-                maximum=None if at_most is None else getattr(self, at_most),
-            )
+            each.check(getattr(self, each.name))
+        check_int("min_tokens", self.min_tokens, minimum=0, maximum=self.max_tokens)
         self._check_mappings()
         self._check_together()
         self._check_effects()
@@ -284,22 +280,26 @@ class GenerationConfig:
     @property
     def is_constrained(self) -> bool:
         """Vrai si la suite doit suivre une expression, une liste ou un schéma."""
-        return self.regex is not None or bool(self.choices) or self.json_schema is not None
+        return bool(self.constraints)
 
-    def value_of(self, name: str) -> Any:
-        """La valeur d'un réglage déclaré, filtres enregistrés compris."""
-        sampler = SETTINGS.samplers.get(name)
-        return getattr(self, name) if sampler is None else self.samplers.get(name, sampler.default)
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """Les réglages qui contraignent la suite : un au plus, passé les vérifications."""
+        names = ("regex", "choices", "json_schema")
+        return tuple(name for name in names if getattr(self, name) not in (None, ()))
 
     def to_dict(self) -> dict[str, Any]:
         """Les réglages qui diffèrent du défaut, en types simples."""
-        return {
-            name: _plain(self.value_of(name)) for name in SETTINGS.declared if self._is_set(name)
-        }
+        return {name: _plain(value) for name, value in self._given().items()}
 
-    def _is_set(self, name: str) -> bool:
-        """Vrai si un réglage diffère de son défaut."""
-        return SETTINGS.declared[name].is_set(self.value_of(name))
+    def _given(self) -> dict[str, Any]:
+        """Les réglages qui diffèrent du défaut, filtres enregistrés compris."""
+        values = {each.name: getattr(self, each.name) for each in SETTINGS.own} | {**self.samplers}
+        return {
+            name: values[name]
+            for name, each in SETTINGS.declared.items()
+            if name in values and values[name] != each.default
+        }
 
     def _check_mappings(self) -> None:
         for token, bias in self.logit_bias.items():
@@ -314,22 +314,22 @@ class GenerationConfig:
         """Refuse un réglage que rien n'appliquerait, plutôt que de l'ignorer."""
         draws = self.strategy not in ("greedy", "beam")
         filters = draws and self.strategy != "mirostat"
-        for name, each in SETTINGS.declared.items():
-            if not self._is_set(name):
-                continue
-            useless = each.setting.is_filter and not filters
+        given = self._given()
+        for name in given:
+            each = SETTINGS.declared[name].setting
+            useless = each.is_filter and not filters
             if name == "temperature" and not draws:
                 useless = self.temperature > 0  # 0 dit la même chose que greedy
-            wanted, refined = each.setting.strategy, each.setting.refines
-            if useless or wanted not in (None, self.strategy):
+            if useless or each.strategy not in (None, self.strategy):
                 others = "une stratégie qui filtre avant de tirer"
                 better = "choisissez la stratégie sample"
                 raise ConfigurationError(
                     f"{name} est donné avec la stratégie {self.strategy}, qui n'en fait rien",
-                    expected=others if useless else f"la stratégie {wanted}",
+                    expected=others if useless else f"la stratégie {each.strategy}",
                     remedy=f"{better if useless else 'choisissez-la'}, ou retirez {name}",
                 )
-            if refined and not any(map(self._is_set, refined)):
+            refined = each.refines
+            if refined and given.keys().isdisjoint(refined):
                 raise ConfigurationError(
                     f"{name} est donné sans {' ni '.join(refined)}, et n'aurait aucun effet",
                     expected=f"{' ou '.join(refined)}",
@@ -337,27 +337,18 @@ class GenerationConfig:
                 )
 
     def _check_together(self) -> None:
-        given = [
-            name
-            for name in ("regex", "choices", "json_schema")
-            if getattr(self, name) not in (None, ())
-        ]
-        if len(given) > 1:
-            _refuse_pair(*given[:2])
-        if self.strategy == "beam":
-            if self.n > self.beams:
-                raise ConfigurationError(
-                    f"n vaut {self.n} et beams {self.beams}",
-                    expected="n ≤ beams",
-                    remedy="augmentez beams ou réduisez n",
-                )
-            for name in ("lookup", "logprobs"):
-                if getattr(self, name):
-                    _refuse_pair("strategy=beam", name)
-            if given:
-                _refuse_pair("strategy=beam", given[0])
-        if self.strategy == "mirostat" and self.lookup:
-            _refuse_pair("strategy=mirostat", "lookup")
+        if len(self.constraints) > 1:
+            raise ConfigurationError.together(*self.constraints[:2])
+        if self.strategy == "beam" and self.n > self.beams:
+            raise ConfigurationError(
+                f"n vaut {self.n} et beams {self.beams}",
+                expected="n ≤ beams",
+                remedy="augmentez beams ou réduisez n",
+            )
+        unfit = {"beam": ("lookup", "logprobs", *self.constraints), "mirostat": ("lookup",)}
+        for name in unfit.get(self.strategy, ()):
+            if getattr(self, name):
+                raise ConfigurationError.together(f"strategy={self.strategy}", name)
 
 
 SETTINGS.declare(GenerationConfig)
@@ -400,14 +391,11 @@ def config_of(settings: Mapping[str, Any]) -> GenerationConfig:
         if name not in SETTINGS.declared:
             raise unknown_setting(given)
         if name in values:
-            _refuse_pair(*(each for each in settings if ALIASES.get(each, each) == name))
+            same = (each for each in settings if ALIASES.get(each, each) == name)
+            raise ConfigurationError.together(*same)
         values[name] = value
     values.setdefault("strategy", implied_strategy(values))
     return make_config(values)
-
-
-def _refuse_pair(first: str, second: str) -> None:
-    raise ConfigurationError.together(first, second)
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, cast
@@ -28,10 +29,10 @@ from gpt_architecture.decoding.grammars import (
     read_schema,
     reason_of,
     refusal,
+    shortest_document,
     token_tree,
     why_refused,
 )
-from gpt_architecture.decoding.json_schemas import shortest_document
 from gpt_architecture.decoding.sequence import Constraint, eos_ids
 from gpt_architecture.errors import ConfigurationError, GenerationError
 
@@ -58,7 +59,7 @@ def build_constraint(
 
     L'expression régulière suit la syntaxe du paquet `regex` de Rust, sans regards ni références
     arrière, et vaut pour la suite entière, comme `re.fullmatch`. Le JSON est écrit sans blancs,
-    les propriétés dans l'ordre du schéma, dont les objets sont fermés (`json_schemas`).
+    les propriétés dans l'ordre du schéma, dont les objets sont fermés (`grammars.close_objects`).
 
     Args:
         config: `regex`, `choices` ou `json_schema`.
@@ -76,10 +77,8 @@ def build_constraint(
     if not config.is_constrained:
         return None
     if config.stop:
-        raise ConfigurationError(
-            "une contrainte et stop sont donnés ensemble",
-            expected="l'un ou l'autre : la contrainte dit déjà où finir",
-            remedy="retirez stop",
+        raise ConfigurationError.together(
+            "une contrainte", "stop", expected="l'un ou l'autre : la contrainte dit déjà où finir"
         )
     name, grammar = grammar_of(config)
     vocabulary = _vocabulary(tokenizer)
@@ -122,10 +121,8 @@ def budget_warning(config: GenerationConfig, tokenizer: Tokenizer) -> str | None
     what, texts = "choices", list(config.choices)
     if config.json_schema is not None:
         what, texts = "json_schema", [shortest_document(read_schema(config.json_schema))]
-    if not texts:
-        return None
     # Il faut au plus un token par octet : le codage n'est fait que s'il peut déborder.
-    if min(len(text.encode()) for text in texts) <= config.max_tokens:
+    if min((len(text.encode()) for text in texts), default=0) <= config.max_tokens:
         return None
     needed = min(len(tokenizer.encode(text)) for text in texts)
     if needed <= config.max_tokens:
@@ -140,10 +137,9 @@ def cut_warning(config: GenerationConfig, finish: str | None) -> str | None:
     """Ce qu'il faut dire d'une suite contrainte que `max_tokens` a coupée ; None : rien."""
     if finish != "length" or not config.is_constrained:
         return None
-    name = next(n for n in ("regex", "choices", "json_schema") if getattr(config, n))
     return (
-        f"la suite s'arrête à {config.max_tokens} tokens, avant de vérifier {name} : elle n'en est "
-        "que le début"
+        f"la suite s'arrête à {config.max_tokens} tokens, avant de vérifier "
+        f"{config.constraints[0]} : elle n'en est que le début"
     )
 
 
@@ -222,22 +218,19 @@ def _build_aside(vocabulary: Any, name: str, grammar: str) -> Any:
     Raises:
         ConfigurationError: elle n'est pas lue à temps.
     """
-    found, failed = list[Any](), list[Exception]()
+    matcher = Future[Any]()
 
     def read() -> None:
         try:
-            found.append(build_matcher(vocabulary, grammar))
+            matcher.set_result(build_matcher(vocabulary, grammar))
         except Exception as error:  # rendue à qui attend
-            failed.append(error)
+            matcher.set_exception(error)
 
-    thread = threading.Thread(target=read, name="contrainte", daemon=True)
-    thread.start()
-    thread.join(MAX_BUILD_SECONDS)
-    if failed:
-        raise failed[0]
-    if not found:
-        raise refusal(name, f"la lire demande plus de {MAX_BUILD_SECONDS:g} s")
-    return found[0]
+    threading.Thread(target=read, name="contrainte", daemon=True).start()
+    try:
+        return matcher.result(MAX_BUILD_SECONDS)
+    except TimeoutError:
+        raise refusal(name, f"la lire demande plus de {MAX_BUILD_SECONDS:g} s") from None
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Any:

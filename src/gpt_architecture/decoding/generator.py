@@ -63,6 +63,9 @@ MAX_BATCH = 32
 
 _SCORED_CHUNK = 128
 
+_DRAFT_TOKENS = 4
+"""Tokens qu'un second modèle propose à la fois."""
+
 _COPY_AFTER = 128
 """Tokens écrits avant que le modèle propose lui-même : la copie qu'il y emploie coûte à faire à peu
 près ce que coûtent ceux-là, et un texte court ne l'attend pas."""
@@ -101,7 +104,6 @@ class Generator:
         tokenizer: le sien.
         window: derniers tokens relus, au plus ; None : tout le contexte du modèle.
         draft: petit modèle de même vocabulaire, qui propose ce que le grand vérifie.
-        draft_tokens: tokens qu'il propose à la fois.
         drafts: tokens que le modèle propose lui-même à une suite seule, au plus, s'il sait le faire
             (`proposers.SelfDraft`) ; 0 : aucun. Le texte est le même, au bit près.
         max_batch: suites qui avancent ensemble, au plus.
@@ -117,13 +119,11 @@ class Generator:
         *,
         window: int | None = None,
         draft: CausalLM | None = None,
-        draft_tokens: int = 4,
         drafts: int = MAX_SELF_DRAFT,
         max_batch: int = MAX_BATCH,
     ) -> None:
         check_int("drafts", drafts, minimum=0, maximum=MAX_SELF_DRAFT)
         check_int("max_batch", max_batch, minimum=1)
-        check_int("draft_tokens", draft_tokens, minimum=1)
         if draft is not None and draft.cfg.vocab_size != model.cfg.vocab_size:
             raise ConfigurationError(
                 f"le modèle d'appoint a {draft.cfg.vocab_size} tokens, "
@@ -134,8 +134,7 @@ class Generator:
         limit = model.cfg.context_length
         self.model, self.tokenizer = model, tokenizer
         self.window = limit if window is None else min(window, limit)
-        self._draft, self._draft_tokens = draft, draft_tokens
-        self._drafts = drafts
+        self._draft, self._drafts = draft, drafts
         self._self_draft = self_draft(model, wait=_COPY_AFTER, cost=APART_COST) if drafts else None
         self._max_batch = max_batch
 
@@ -345,25 +344,15 @@ class Generator:
         if config.lookup:
             return PromptLookup(config.lookup, ngram=config.lookup_ngram), config.lookup
         if self._draft is not None and config.strategy != "mirostat":
-            draft = DraftModel(self._draft, self._draft_tokens, window=self.window)
-            return draft, self._draft_tokens
+            return DraftModel(self._draft, _DRAFT_TOKENS, window=self.window), _DRAFT_TOKENS
         return self._self_draft, self._drafts
 
     def _beam(self, ids: Sequence[int], config: GenerationConfig) -> list[Generation]:
         hypotheses = beam_search(
             self.model, ids, config, tokenizer=self.tokenizer, window=self.window
         )
-        return [
-            Generation(
-                text=each.text,
-                tokens=each.tokens,
-                prompt_tokens=len(ids),
-                finish=each.finish,
-                seed=Continuation.seed_of(config),
-                score=each.score,
-            )
-            for each in hypotheses
-        ]
+        seed = Continuation.seed_of(config)
+        return [Generation(**vars(each), prompt_tokens=len(ids), seed=seed) for each in hypotheses]
 
 
 def _generation(sequence: Continuation, pieces: Sequence[Piece]) -> Generation:

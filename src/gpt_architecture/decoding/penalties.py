@@ -1,8 +1,9 @@
 """Pénalités : ce qui déplace des logits, d'après le texte déjà là ou à la demande.
 
-Aucune ne retire de token, et aucune ne rend NaN : un logit fini reste fini, un token déjà
-retiré le reste. Le texte (B, T) est complété à gauche par −1 ; « les N derniers tokens » sont
-donc les N dernières colonnes. Le coût suit la longueur du texte, non celle du vocabulaire.
+Aucune ne retire de token, et aucune ne rend NaN : un logit fini reste fini, un token déjà retiré le
+reste. Un réglage hors bornes est refusé dès la construction (`ConfigurationError`). Le texte (B, T)
+est complété à gauche par −1 ; « les N derniers tokens » sont donc les N dernières colonnes. Le coût
+suit la longueur du texte, non celle du vocabulaire.
 
 Formes : B lot, T tokens, V vocabulaire.
 """
@@ -31,9 +32,6 @@ def repetition_penalty(penalty: float, *, window: int | None = None) -> Processo
     Args:
         penalty: > 0 ; 1 est sans effet, au-delà on décourage.
         window: ne regarde que les derniers tokens ; None : tout le texte.
-
-    Raises:
-        ConfigurationError: valeur hors bornes.
     """
     check_float("repetition_penalty", penalty, above=0.0)
 
@@ -55,9 +53,6 @@ def presence_penalty(
         prompt_length: colonnes de tête qui ne comptent pas. La longueur du début donne l'usage
             d'OpenAI et de vLLM, où seule la suite compte ; 0, celui de llama.cpp.
         window: ne regarde que les derniers tokens ; None : tous.
-
-    Raises:
-        ConfigurationError: valeur hors bornes.
     """
     check_float("presence_penalty", penalty)
     strength = _single(penalty)
@@ -75,9 +70,6 @@ def frequency_penalty(
 
     Args:
         penalty, prompt_length, window: voir `presence_penalty`.
-
-    Raises:
-        ConfigurationError: valeur hors bornes.
     """
     check_float("frequency_penalty", penalty)
     strength = _single(penalty)
@@ -107,9 +99,6 @@ def dry(
         allowed_length: longueur à partir de laquelle on pénalise, ≥ 1.
         breakers: séparateurs, chacun une suite d'identifiants.
         window: ne cherche que dans les derniers tokens ; None : tout le texte.
-
-    Raises:
-        ConfigurationError: valeur hors bornes, ou séparateur vide.
     """
     check_float("dry_multiplier", multiplier, minimum=0.0)
     check_float("dry_base", base, minimum=1.0)
@@ -156,11 +145,7 @@ def dry(
 
 
 def logit_bias(bias: Mapping[int, float]) -> Processor:
-    """Ajoute à chaque token nommé son biais (API d'OpenAI).
-
-    Raises:
-        ConfigurationError: identifiant négatif, ou biais qui n'est pas un nombre fini.
-    """
+    """Ajoute à chaque token nommé son biais (API d'OpenAI)."""
     for token, value in bias.items():
         check_int("logit_bias", token, minimum=0)
         check_float(f"logit_bias[{token}]", value)

@@ -14,7 +14,6 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from gpt_architecture.config import check_choice, check_int
 from gpt_architecture.decoding import penalties, processors
 from gpt_architecture.decoding.config import GenerationConfig, OrderName
 from gpt_architecture.decoding.processors import Processor
@@ -55,6 +54,19 @@ STAGE_ORDERS: Mapping[OrderName, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Nom de chaque étape, dans l'ordre où chaque projet les applique."""
+
+_FILTERS: Mapping[str, tuple[Callable[[float], Processor], float | None]] = MappingProxyType(
+    {
+        "temperature": (processors.temperature, 1),
+        "top_p": (processors.top_p, 1),
+        "min_p": (processors.min_p, 0),
+        "typical_p": (processors.typical_p, 1),
+        "epsilon_cutoff": (processors.epsilon_cutoff, 0),
+        "eta_cutoff": (processors.eta_cutoff, 0),
+        "top_n_sigma": (processors.top_n_sigma, None),
+    }
+)
+"""Les filtres d'un seul réglage : ce qui les construit, et la valeur sans effet."""
 
 _PROMPT_COUNTS: frozenset[OrderName] = frozenset({"llama.cpp"})
 """Ordres où le début compte dans les pénalités de présence et de fréquence."""
@@ -99,11 +111,9 @@ def build_pipeline(
         allowed: masque (V,) des tokens qu'une contrainte permet maintenant ; None : tous.
 
     Raises:
-        ConfigurationError: ordre inconnu, texte que le tokenizer ne peut pas coder, identifiant
-            hors du vocabulaire.
+        ConfigurationError: texte que le tokenizer ne peut pas coder, identifiant hors du
+            vocabulaire.
     """
-    check_choice("order", config.order, tuple(STAGE_ORDERS))
-    check_int("vocab_size", vocab_size, minimum=1)
     found = dict(_bans(config, prompt_length, eos_ids, encode, vocab_size))
     found |= _penalties(config, prompt_length, encode, vocab_size)
     if allowed is not None:
@@ -143,10 +153,8 @@ def _bans(
 ) -> Iterator[tuple[str, Processor]]:
     ends = [token for token in eos_ids if token < vocab_size]
     if config.min_tokens and ends:
-        yield (
-            "min_tokens",
-            processors.min_tokens(config.min_tokens, prompt_length=prompt_length, eos_ids=ends),
-        )
+        build = processors.min_tokens
+        yield "min_tokens", build(config.min_tokens, prompt_length=prompt_length, eos_ids=ends)
     if config.no_repeat_ngram:
         yield "no_repeat_ngram", processors.no_repeat_ngram(config.no_repeat_ngram)
     if config.banned:
@@ -164,62 +172,35 @@ def _penalties(
     if config.logit_bias:
         _check_vocabulary("logit_bias", config.logit_bias, vocab_size)
         yield "logit_bias", penalties.logit_bias(config.logit_bias)
-    if config.repetition_penalty != 1:
-        yield (
-            "repetition_penalty",
-            penalties.repetition_penalty(config.repetition_penalty, window=window),
-        )
-    if config.frequency_penalty:
-        yield (
-            "frequency_penalty",
-            penalties.frequency_penalty(
-                config.frequency_penalty, prompt_length=skipped, window=window
-            ),
-        )
-    if config.presence_penalty:
-        yield (
-            "presence_penalty",
-            penalties.presence_penalty(
-                config.presence_penalty, prompt_length=skipped, window=window
-            ),
-        )
+    if (penalty := config.repetition_penalty) != 1:
+        yield "repetition_penalty", penalties.repetition_penalty(penalty, window=window)
+    if penalty := config.frequency_penalty:
+        build = penalties.frequency_penalty
+        yield "frequency_penalty", build(penalty, prompt_length=skipped, window=window)
+    if penalty := config.presence_penalty:
+        build = penalties.presence_penalty
+        yield "presence_penalty", build(penalty, prompt_length=skipped, window=window)
     if config.dry_multiplier:
-        yield (
-            "dry",
-            penalties.dry(
-                config.dry_multiplier,
-                base=config.dry_base,
-                allowed_length=config.dry_allowed_length,
-                breakers=_breakers(config.dry_breakers, encode),
-                window=config.dry_range,
-            ),
+        dry = penalties.dry(
+            config.dry_multiplier,
+            base=config.dry_base,
+            allowed_length=config.dry_allowed_length,
+            breakers=_breakers(config.dry_breakers, encode),
+            window=config.dry_range,
         )
+        yield "dry", dry
 
 
 def _filters(
     config: GenerationConfig, generator: torch.Generator, vocab_size: int
 ) -> Iterator[tuple[str, Processor]]:
-    if config.temperature != 1:
-        yield "temperature", processors.temperature(config.temperature)
+    for name, (build, inert) in _FILTERS.items():
+        if (value := getattr(config, name)) not in (None, inert):
+            yield name, build(value)
     if config.top_k is not None and config.top_k < vocab_size:
         yield "top_k", processors.top_k(config.top_k)
-    if config.top_p is not None and config.top_p < 1:
-        yield "top_p", processors.top_p(config.top_p)
-    if config.min_p:
-        yield "min_p", processors.min_p(config.min_p)
-    if config.typical_p is not None and config.typical_p != 1:
-        yield "typical_p", processors.typical_p(config.typical_p)
-    if config.epsilon_cutoff:
-        yield "epsilon_cutoff", processors.epsilon_cutoff(config.epsilon_cutoff)
-    if config.eta_cutoff:
-        yield "eta_cutoff", processors.eta_cutoff(config.eta_cutoff)
-    if config.top_n_sigma is not None:
-        yield "top_n_sigma", processors.top_n_sigma(config.top_n_sigma)
     if config.xtc_probability:
-        yield (
-            "xtc",
-            processors.xtc(config.xtc_probability, config.xtc_threshold, generator),
-        )
+        yield "xtc", processors.xtc(config.xtc_probability, config.xtc_threshold, generator)
 
 
 def _spellings(text: str, encode: Encode) -> list[tuple[int, ...]]:

@@ -1,9 +1,10 @@
 """Ce qui retire des tokens : filtres (d'après les logits du pas seul) et interdictions.
 
 Un processeur va de (tokens déjà là, logits) aux logits ; il est pur et se construit par une
-fermeture. Un token retiré vaut −∞. Un filtre ne vide jamais une ligne ; une interdiction (texte,
-demande ou contrainte) n'est jamais levée en silence : si elle ne laissait aucun token, c'est une
-`GenerationError`. Ce qui déplace des logits est dans `penalties`, l'ordre dans `pipeline`.
+fonction, qui refuse un réglage hors bornes (`ConfigurationError`). Un token retiré vaut −∞. Un
+filtre ne vide jamais une ligne ; une interdiction (texte, demande ou contrainte) n'est jamais levée
+en silence : si elle ne laissait aucun token, c'est une `GenerationError`. Ce qui déplace des logits
+est dans `penalties`, l'ordre dans `pipeline`.
 
 Formes : B lot, T tokens, V vocabulaire, L longueur d'une séquence.
 """
@@ -33,9 +34,6 @@ def temperature(value: float) -> Processor:
     """Divise les logits par `value` ; 0 ne garde que le plus probable.
 
     Le maximum de chaque ligne en est d'abord ôté, ce qui laisse la distribution inchangée.
-
-    Raises:
-        ConfigurationError: `value` négative ou non finie.
     """
     check_float("temperature", value, minimum=0.0)
 
@@ -49,31 +47,19 @@ def temperature(value: float) -> Processor:
 
 
 def top_k(k: int) -> Processor:
-    """Garde les k tokens les plus probables (Fan et al., 2018) ; voir `strategies.top_k`.
-
-    Raises:
-        ConfigurationError: k < 1.
-    """
+    """Garde les k tokens les plus probables (Fan et al., 2018) ; voir `strategies.top_k`."""
     check_int("k", k, minimum=1)
     return lambda token_ids, logits: strategies.top_k(logits, k)
 
 
 def top_p(p: float) -> Processor:
-    """Garde le noyau de masse p (Holtzman et al., 2020) ; voir `strategies.top_p`.
-
-    Raises:
-        ConfigurationError: p hors de [0, 1].
-    """
+    """Garde le noyau de masse p (Holtzman et al., 2020) ; voir `strategies.top_p`."""
     check_float("p", p, minimum=0.0, maximum=1.0)
     return lambda token_ids, logits: strategies.top_p(logits, p)
 
 
 def min_p(ratio: float) -> Processor:
-    """Garde les tokens au moins `ratio` fois aussi probables que le premier (Nguyen et al., 2024).
-
-    Raises:
-        ConfigurationError: `ratio` hors de [0, 1].
-    """
+    """Garde les tokens d'au moins `ratio` fois la probabilité du premier (Nguyen et al., 2024)."""
     check_float("min_p", ratio, minimum=0.0, maximum=1.0)
     margin = _log(ratio)  # p < ratio·max ⇔ logit < logit maximal + ln(ratio) : sans softmax
 
@@ -89,9 +75,6 @@ def typical_p(mass: float) -> Processor:
 
     Les tokens sont pris par écart |−ln p − H| croissant jusqu'à atteindre `mass` ; ceux d'écart
     égal au dernier le sont aussi. Le plus probable peut donc être retiré.
-
-    Raises:
-        ConfigurationError: `mass` hors de ]0, 1].
     """
     check_float("typical_p", mass, above=0.0, maximum=1.0)
 
@@ -109,27 +92,18 @@ def typical_p(mass: float) -> Processor:
 
 
 def epsilon_cutoff(epsilon: float) -> Processor:
-    """Retire les tokens de probabilité < `epsilon`, sauf le premier (Hewitt et al., 2022).
-
-    Raises:
-        ConfigurationError: `epsilon` hors de [0, 1[.
-    """
+    """Retire les tokens de probabilité < `epsilon`, sauf le premier (Hewitt et al., 2022)."""
     check_float("epsilon_cutoff", epsilon, minimum=0.0, below=1.0)
     floor = _log(epsilon)
-
-    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
-        return _remove(logits, torch.log_softmax(logits.float(), dim=-1) < floor)
-
-    return process
+    return lambda token_ids, logits: _remove(
+        logits, torch.log_softmax(logits.float(), dim=-1) < floor
+    )
 
 
 def eta_cutoff(epsilon: float) -> Processor:
     """Retire les tokens de probabilité < min(ε, √ε·e^−H), sauf le premier (Hewitt et al., 2022).
 
     Là où l'entropie H est grande, le seuil baisse.
-
-    Raises:
-        ConfigurationError: `epsilon` hors de [0, 1[.
     """
     check_float("eta_cutoff", epsilon, minimum=0.0, below=1.0)
     floor = _log(epsilon)
@@ -147,9 +121,6 @@ def top_n_sigma(n: float) -> Processor:
 
     L'écart-type est celui des logits encore présents. Il suit l'échelle des logits : la
     température ne change rien à ce qui est gardé.
-
-    Raises:
-        ConfigurationError: n ≤ 0.
     """
     check_float("top_n_sigma", n, above=0.0)
 
@@ -176,9 +147,6 @@ def xtc(probability: float, threshold: float, generator: torch.Generator) -> Pro
         probability: dans [0, 1].
         threshold: dans [0, 1] ; au-delà de 0,5 le filtre est sans effet.
         generator: source des tirages, un nombre par ligne, que le filtre agisse ou non.
-
-    Raises:
-        ConfigurationError: valeur hors bornes.
     """
     check_float("xtc_probability", probability, minimum=0.0, maximum=1.0)
     check_float("xtc_threshold", threshold, minimum=0.0, maximum=1.0)
@@ -206,9 +174,6 @@ def min_tokens(count: int, *, prompt_length: int, eos_ids: Collection[int]) -> P
         count: ≥ 0.
         prompt_length: colonnes que le début occupe.
         eos_ids: identifiants de fin.
-
-    Raises:
-        ConfigurationError: valeur hors bornes.
     """
     check_int("min_tokens", count, minimum=0)
     check_int("prompt_length", prompt_length, minimum=0)
@@ -224,11 +189,7 @@ def min_tokens(count: int, *, prompt_length: int, eos_ids: Collection[int]) -> P
 
 
 def no_repeat_ngram(size: int) -> Processor:
-    """Interdit de produire deux fois la même suite de `size` tokens, début compris.
-
-    Raises:
-        ConfigurationError: `size` < 1.
-    """
+    """Interdit de produire deux fois la même suite de `size` tokens, début compris."""
     check_int("no_repeat_ngram", size, minimum=1)
 
     def process(token_ids: Tensor, logits: Tensor) -> Tensor:
@@ -250,9 +211,6 @@ def banned(sequences: Collection[Sequence[int]]) -> Processor:
     """Interdit des suites de tokens : le dernier, là où le texte finit par les autres.
 
     Une suite d'un token est interdite partout.
-
-    Raises:
-        ConfigurationError: suite vide, ou identifiant négatif.
     """
     check_sequences("banned", sequences)
     by_length: dict[int, list[Sequence[int]]] = defaultdict(list)
@@ -281,19 +239,13 @@ def allowed_tokens(allowed: Callable[[], Tensor]) -> Processor:
     Args:
         allowed: masque (V,) ou (B, V) booléen, vrai où le token est permis maintenant.
     """
-
-    def process(token_ids: Tensor, logits: Tensor) -> Tensor:
-        return _checked(logits.masked_fill(~allowed(), -torch.inf), "la contrainte")
-
-    return process
+    return lambda token_ids, logits: _checked(
+        logits.masked_fill(~allowed(), -torch.inf), "la contrainte"
+    )
 
 
 def check_sequences(name: str, sequences: Collection[Sequence[int]]) -> None:
-    """Vérifie des suites d'identifiants, dont aucune n'est vide.
-
-    Raises:
-        ConfigurationError: suite vide, ou identifiant négatif.
-    """
+    """Vérifie des suites d'identifiants, dont aucune n'est vide."""
     for sequence in sequences:
         if not sequence:
             raise ConfigurationError(

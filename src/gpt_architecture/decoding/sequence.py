@@ -18,9 +18,8 @@ from torch import Tensor
 
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.decoding.pipeline import Stage, build_pipeline
+from gpt_architecture.decoding.pipeline import build_pipeline
 from gpt_architecture.decoding.strategies import Mirostat, check_logits, draw, greedy
-from gpt_architecture.decoding.streaming import StopMatcher, TextStream
 
 FinishReason = Literal["stop", "length"]
 """`stop` : fin de texte, arrêt demandé ou contrainte satisfaite ; `length` : plus de place."""
@@ -30,6 +29,8 @@ Observer = Callable[[str, Tensor], None]
 
 RAW = "modèle"
 """Nom de l'étape qui précède tout filtre."""
+
+_REPLACEMENT = "\ufffd"  # ce que rend un décodage coupé au milieu d'un caractère
 
 
 class Constraint(Protocol):
@@ -92,6 +93,10 @@ class Continuation:
         device: où sont les logits.
         seed: remplace la graine de `config`.
         constraint: ce qui a le droit d'être écrit ; None : tout.
+
+    Attributes:
+        stages: les filtres, dans l'ordre.
+        finish: pourquoi elle s'arrête ; None : elle continue.
     """
 
     def __init__(
@@ -114,7 +119,7 @@ class Continuation:
         self.generator.manual_seed(self.seed)
         self.eos_ids = eos_ids(config, tokenizer)
         self._history = _History(prompt, len(prompt) + config.max_tokens, device)
-        self._stages = build_pipeline(
+        self.stages = build_pipeline(
             config,
             prompt_length=len(prompt),
             eos_ids=self.eos_ids,
@@ -142,11 +147,6 @@ class Continuation:
         """Les identifiants du début, puis de la suite."""
         return (*self.prompt, *self.tokens)
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """Les filtres, dans l'ordre."""
-        return self._stages
-
     def filtered(self, logits: Tensor, observer: Observer | None = None) -> Tensor:
         """Logits (V,) du modèle → logits (V,) après tous les filtres, −∞ là où c'est interdit.
 
@@ -165,7 +165,7 @@ class Continuation:
             row[:, -self._unknown :] = -torch.inf
             if observer is not None:
                 observer("vocabulaire", row[0])
-        for stage in self._stages:
+        for stage in self.stages:
             row = stage.process(self._history.tokens, row)
             if observer is not None:
                 observer(stage.name, row[0])
@@ -223,7 +223,8 @@ class Continuation:
             text, self.finish = self._release(), "stop"
             return Piece(text=text, token=token, score=score, finish="stop")
         text = self._stop.push(self._text.push(token))
-        if self._stop.matched is not None or self._is_complete():
+        complete = self.constraint is not None and self.constraint.is_complete
+        if complete or self._stop.matched is not None:
             self.finish = "stop"
         elif len(self.tokens) >= self.config.max_tokens:
             self.finish = "length"
@@ -234,9 +235,6 @@ class Continuation:
     def step(self, logits: Tensor, observer: Observer | None = None) -> Piece:
         """Choisit puis ajoute le prochain token."""
         return self.accept(self.choose(logits, observer), logits)
-
-    def _is_complete(self) -> bool:
-        return self.constraint is not None and self.constraint.is_complete
 
     def _release(self) -> str:
         """Ce que le décodage et les arrêts retenaient encore."""
@@ -267,6 +265,90 @@ def eos_ids(config: GenerationConfig, tokenizer: Tokenizer) -> frozenset[int]:
     """Les identifiants qui arrêtent la suite."""
     eos = () if config.ignore_eos or tokenizer.eos_id is None else (tokenizer.eos_id,)
     return frozenset((*eos, *config.stop_ids))
+
+
+class TextStream:
+    """Décode au fil de l'eau : rend le texte nouveau, retient l'UTF-8 incomplet.
+
+    Un caractère peut s'étendre sur plusieurs tokens du BPE par octets : tant que le décodage
+    finit par U+FFFD, rien de ce qui manque n'est rendu. Le contexte relu reste borné, si
+    bien que le coût par token est constant.
+
+    Args:
+        decode: identifiants → texte.
+        prompt: identifiants déjà affichés ; ils donnent les espaces justes aux tokenizers
+            qui séparent les mots au décodage.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int] = ()) -> None:
+        self._decode = decode
+        self._tokens = list(prompt)
+        self._context = max(0, len(self._tokens) - 5)  # début du contexte relu
+        self._shown = len(self._tokens)  # tokens dont le texte est déjà rendu
+
+    def push(self, token: int) -> str:
+        """Ajoute un token, rend le texte devenu certain (parfois vide)."""
+        self._tokens.append(token)
+        text = self._pending()
+        if text.endswith(_REPLACEMENT):
+            return ""
+        self._context, self._shown = self._shown, len(self._tokens)
+        return text
+
+    def finish(self) -> str:
+        """Rend ce qui était retenu, U+FFFD compris."""
+        text = self._pending()
+        self._context, self._shown = self._shown, len(self._tokens)
+        return text
+
+    def _pending(self) -> str:
+        before = self._decode(self._tokens[self._context : self._shown])
+        everything = self._decode(self._tokens[self._context :])
+        return everything[len(before) :]
+
+
+class StopMatcher:
+    """Cherche des textes d'arrêt dans un flux, et retient ce qui pourrait en être le début.
+
+    Args:
+        stops: textes non vides ; le premier trouvé dans le flux l'emporte, le plus long à début
+            égal.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self._stops = sorted(stops, key=len, reverse=True)
+        self._held = ""
+        self.matched: str | None = None
+
+    def push(self, text: str) -> str:
+        """Ajoute du texte ; rend ce qui est certain de ne pas appartenir à un arrêt.
+
+        Une fois un arrêt trouvé, `matched` le dit et plus rien n'est rendu.
+        """
+        if self.matched is not None:
+            return ""
+        self._held += text
+        found = [(start, stop) for stop in self._stops if (start := self._held.find(stop)) >= 0]
+        if found:
+            start, self.matched = min(found, key=lambda pair: pair[0])
+            certain, self._held = self._held[:start], ""
+            return certain
+        cut = len(self._held) - self._longest_beginning()
+        certain, self._held = self._held[:cut], self._held[cut:]
+        return certain
+
+    def finish(self) -> str:
+        """Rend ce qui était retenu : plus rien ne viendra l'achever."""
+        held, self._held = self._held, ""
+        return held
+
+    def _longest_beginning(self) -> int:
+        """Caractères de la fin qui pourraient commencer un arrêt."""
+        longest = max((len(stop) - 1 for stop in self._stops), default=0)
+        for size in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-size:]) for stop in self._stops):
+                return size
+        return 0
 
 
 class _History:

@@ -61,7 +61,6 @@ class Setting:
         minimum: plus petite valeur.
         above: valeur qu'il dépasse.
         maximum: plus grande valeur.
-        at_most: réglage, déclaré avant lui, qu'il ne dépasse pas.
         is_filter: sans objet pour une stratégie qui ne tire pas, et pour `mirostat`, qui a le sien.
         strategy: la seule stratégie qui s'en sert.
         refines: réglages qu'il précise : sans l'un d'eux, il n'aurait aucun effet.
@@ -75,7 +74,6 @@ class Setting:
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
-    at_most: str | None = None
     is_filter: bool = False
     strategy: StrategyName | None = None
     refines: tuple[str, ...] = ()
@@ -126,37 +124,33 @@ class Declaration:
         """Vrai si le réglage peut valoir None."""
         return NoneType in get_args(self.kind)
 
-    @property
-    def is_translated(self) -> bool:
-        """Vrai si une requête HTTP le porte sous une autre forme."""
-        return self.setting.request is not None and self.setting.request.own_form
-
-    def is_set(self, value: Any) -> bool:
-        """Vrai si une valeur est autre chose que le défaut."""
-        return bool(value != self.default)
-
-    def check(self, value: Any, *, maximum: float | None = None) -> None:
+    def check(self, value: Any) -> None:
         """Vérifie le type et les bornes d'une valeur.
 
         Raises:
             ConfigurationError: elle n'est pas permise.
         """
         name, base, bounds = self.name, self.base, self.setting
-        maximum = bounds.maximum if maximum is None else maximum
+        above, maximum = bounds.above, bounds.maximum
         if value is None and self.is_optional:
             return
         if base is int:
             most = None if maximum is None else int(maximum)
-            least = bounds.minimum or 0 if bounds.above is None else math.floor(bounds.above) + 1
+            least = bounds.minimum or 0 if above is None else math.floor(above) + 1
             check_int(name, value, minimum=int(least), maximum=most)
         elif base is float:
-            check_float(name, value, minimum=bounds.minimum, above=bounds.above, maximum=maximum)
+            check_float(name, value, minimum=bounds.minimum, above=above, maximum=maximum)
         elif get_origin(base) is Literal:
             check_choice(name, value, get_args(base))
         elif base is str:
-            _check_text(name, value)
+            if not _is_text(value, MAX_CONSTRAINT_LENGTH):
+                limits = f"un texte de 1 à {MAX_CONSTRAINT_LENGTH} caractères"
+                raise ConfigurationError.wrong(name, value, expected=limits)
         elif base == tuple[str, ...]:
-            _check_strings(name, value)
+            few = isinstance(value, tuple) and len(value) <= MAX_STRINGS
+            if not few or not all(_is_text(each, MAX_STRING_LENGTH) for each in value):
+                limits = f"au plus {MAX_STRINGS} textes de 1 à {MAX_STRING_LENGTH} caractères"
+                raise ConfigurationError.wrong(name, value, expected=limits)
         elif base == tuple[int, ...]:
             for token in value:
                 check_int(name, token, minimum=0)
@@ -275,26 +269,6 @@ def _taken(name: str) -> ConfigurationError:
     )
 
 
-def _check_text(name: str, value: object) -> None:
-    """Un texte non vide et borné."""
-    if not (isinstance(value, str) and 0 < len(value) <= MAX_CONSTRAINT_LENGTH):
-        raise ConfigurationError(
-            f"{name} est vide, trop long ou n'est pas un texte",
-            expected=f"un texte de 1 à {MAX_CONSTRAINT_LENGTH} caractères",
-            remedy=f"corrigez {name}",
-        )
-
-
-def _check_strings(name: str, values: object) -> None:
-    """Un tuple borné de textes non vides et bornés."""
-    fine = (
-        isinstance(values, tuple)
-        and len(values) <= MAX_STRINGS
-        and all(isinstance(v, str) and 0 < len(v) <= MAX_STRING_LENGTH for v in values)
-    )
-    if not fine:
-        raise ConfigurationError.wrong(
-            name,
-            str(values)[:80],
-            expected=f"au plus {MAX_STRINGS} textes de 1 à {MAX_STRING_LENGTH} caractères",
-        )
+def _is_text(value: object, longest: int) -> bool:
+    """Vrai pour un texte non vide et borné."""
+    return isinstance(value, str) and 0 < len(value) <= longest

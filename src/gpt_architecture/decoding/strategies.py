@@ -87,7 +87,7 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     check_float("p", p, minimum=0.0, maximum=1.0)
     if p == 1:
         return logits
-    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # mps s'arrête là
+    precise = _precise(logits)
     maximum = logits.amax(dim=-1, keepdim=True).to(precise)
     total = (logits.to(precise) - maximum).exp().sum(dim=-1, keepdim=True)
     ordered = largest(logits, min(HEAD, logits.size(-1)))
@@ -139,7 +139,7 @@ def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
     Un nombre uniforme par ligne, placé dans les probabilités cumulées : `torch.multinomial` en
     tire un par token du vocabulaire, dix fois plus lent. Un token retiré n'est jamais tiré.
     """
-    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # mps s'arrête là
+    precise = _precise(logits)
     cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1, dtype=precise)  # (B, V)
     total = cumulative[:, -1:]
     place = torch.rand(total.shape, dtype=precise, device=logits.device, generator=generator)
@@ -153,7 +153,12 @@ def check_logits(logits: Tensor) -> None:
     Raises:
         NonFiniteError: le modèle a produit autre chose que des nombres.
     """
-    if not _is_finite(logits):
+    if logits.device.type == "cpu" and logits.dtype is torch.float32:
+        # NumPy compare par vecteurs : dix fois plus vite que PyTorch, par ligne de vocabulaire.
+        finite = bool(np.isfinite(logits.detach().numpy().max(axis=-1)).all())
+    else:
+        finite = bool(torch.isfinite(logits.amax(dim=-1)).all())
+    if not finite:  # un NaN se propage au maximum
         raise NonFiniteError("le modèle a produit des logits NaN ou infinis")
 
 
@@ -256,12 +261,9 @@ def _keep_largest(logits: Tensor, threshold: Tensor, count: Tensor) -> Tensor:
     return logits.masked_fill(~kept, -torch.inf)
 
 
-def _is_finite(logits: Tensor) -> bool:
-    """Vrai si le plus grand logit de chaque ligne est fini ; un NaN s'y propage."""
-    if logits.device.type == "cpu" and logits.dtype is torch.float32:
-        # NumPy compare par vecteurs : dix fois plus vite que PyTorch, par ligne de vocabulaire.
-        return bool(np.isfinite(logits.detach().numpy().max(axis=-1)).all())
-    return bool(torch.isfinite(logits.amax(dim=-1)).all())
+def _precise(logits: Tensor) -> torch.dtype:
+    """Le type des sommes sur un vocabulaire : float64, sauf sur mps, qui s'arrête à float32."""
+    return torch.float32 if logits.device.type == "mps" else torch.float64
 
 
 def _surprise(logits: Tensor) -> Tensor:

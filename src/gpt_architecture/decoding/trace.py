@@ -19,8 +19,7 @@ from torch import Tensor
 from gpt_architecture.config import check_int
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.decoding.sequence import RAW, FinishReason, Piece
-from gpt_architecture.decoding.streaming import TextStream
+from gpt_architecture.decoding.sequence import RAW, FinishReason, Piece, TextStream
 from gpt_architecture.errors import ConfigurationError
 
 MAX_CANDIDATES = 100

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generation, Generator
-from gpt_architecture.decoding.sequence import FinishReason
-from gpt_architecture.decoding.streaming import TextStream
+from gpt_architecture.decoding.sequence import FinishReason, TextStream
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.evaluation.perplexity import perplexity_of
 from gpt_architecture.evaluation.quality import distinct_n, repetition, self_bleu

@@ -19,7 +19,7 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.decoding.streaming import TextStream
+from gpt_architecture.decoding.sequence import TextStream
 from gpt_architecture.errors import reason
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.openai.strict_bodies import FieldPolicy

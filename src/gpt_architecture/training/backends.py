@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.config import ComputeConfig, OptimizerConfig, TrainingConfig
-from gpt_architecture.core.memory import drop_library_code
+from gpt_architecture.core.machine import drop_library_code
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.errors import CheckpointError, ConfigurationError, MissingDependencyError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.memory import peak_resident
+from gpt_architecture.core.machine import peak_resident
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.training.trainer import Trainer
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.config import TRAINING_PRESETS, TrainingRequest, check_origin
-from gpt_architecture.core.device import resolve_device
-from gpt_architecture.core.memory import return_freed_memory
+from gpt_architecture.core.machine import resolve_device, return_freed_memory
 from gpt_architecture.data.datasets import TrainingData
 from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore
 from gpt_architecture.training.distributed.sharing import (

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpt_architecture.cli.command import MODEL_NAME, ProgressBar, say
-from gpt_architecture.core.device import describe_device
 from gpt_architecture.core.lora import adapter_parameters
+from gpt_architecture.core.machine import describe_device
 from gpt_architecture.data.datasets import TrainingData
 from gpt_architecture.french import french_duration, french_number, french_size
 from gpt_architecture.training.callbacks import (

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig, check_choice
-from gpt_architecture.core.concurrency import Turn
 from gpt_architecture.core.grouped_codes import (
     GroupedCodes,
     Scheme,
@@ -24,6 +23,7 @@ from gpt_architecture.core.grouped_codes import (
     scheme_of,
 )
 from gpt_architecture.core.kv_cache import KVCache
+from gpt_architecture.core.machine import Turn
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels import loading_obstacle, shape_obstacle

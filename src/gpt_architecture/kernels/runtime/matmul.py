@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gpt_architecture.core.concurrency import Turn, after_fork
+from gpt_architecture.core.machine import Turn, after_fork
 
 _MKLDNN: Any = torch.backends.mkldnn  # ses réglages ne sont pas typés
 _SIDE = 32

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gpt_architecture.config import check_float, check_int
-from gpt_architecture.core.device import resolve_device
+from gpt_architecture.core.machine import resolve_device
 from gpt_architecture.errors import ConfigurationError, TrainingError
 
 BACKENDS = ("gloo", "nccl")

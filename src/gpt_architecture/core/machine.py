@@ -1,16 +1,67 @@
-"""Mémoire du processus : la mesurer, rendre au système ce qui ne sert plus."""
+"""La machine : le périphérique, la mémoire du processus, ce que plusieurs fils se partagent.
+
+Après un `fork`, l'enfant n'a plus qu'un fil. Un verrou que tenait un autre ne lui serait jamais
+rendu, et le moteur OpenMP de PyTorch, s'il a calculé à plusieurs fils dans le parent, y attendrait
+pour toujours ceux qui n'existent plus : l'enfant calcule donc à un seul fil, comme le font déjà
+les processus d'un `DataLoader`.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import platform
 import re
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from weakref import WeakSet
+
+import torch
+
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.french import plural
 
 _M_MMAP_THRESHOLD = -3  # numéro de ce réglage dans malloc.h
 _THRESHOLD = 1_500_000  # octets : juste sous les activations d'un lot de référence (512 × 768)
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Périphérique demandé, ou le meilleur présent : cuda, puis mps, puis cpu.
+
+    Args:
+        name: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Raises:
+        ConfigurationError: nom inconnu ou périphérique absent.
+    """
+    accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = [*(kind for kind, found in accelerators.items() if found), "cpu"]
+    if name == "auto":
+        return torch.device(available[0])
+    with suppress(RuntimeError):  # un nom que PyTorch ne connaît pas
+        device = torch.device(name)
+        counted = device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+        if device.type in available and counted:
+            return device
+    raise ConfigurationError(
+        f"périphérique {name!r} introuvable",
+        expected=f"auto ou l'un des périphériques présents ({', '.join(available)})",
+        remedy="changez `device`",
+    )
+
+
+def describe_device(device: torch.device) -> str:
+    """Nom lisible : « cuda (NVIDIA A100) », « cpu (2 fils) »."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu ({threads} {plural(threads, 'fil')})"
+    return str(device)
 
 
 def peak_resident() -> int:
@@ -25,12 +76,11 @@ def peak_resident() -> int:
 
 def _peak_of_linux() -> int:
     """Le plus haut que le noyau de Linux a noté."""
-    try:
+    with suppress(OSError):
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    found = re.search(r"^VmHWM:\s+([0-9]+) kB$", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+        if found := re.search(r"^VmHWM:\s+([0-9]+) kB$", status, re.MULTILINE):
+            return int(found[1]) * 1024
+    return 0
 
 
 class _Counters(ctypes.Structure):
@@ -96,3 +146,47 @@ def drop_library_code(name: str) -> int:
         if advise(start, end - start, mmap.MADV_DONTNEED) == 0:
             total += end - start
     return total
+
+
+class Turn:
+    """Un seul fil à la fois ; les autres attendent. Réentrant, et neuf dans l'enfant d'un fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _TURNS.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
+        """Une copie a son propre tour."""
+        return Turn, ()
+
+    def renew(self) -> None:
+        """Oublie le fil qui le tient, s'il est resté dans le parent."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+        else:
+            self._lock = threading.RLock()
+
+
+def after_fork(callback: Callable[[], None]) -> None:
+    """Appelle `callback` dans tout enfant d'un `fork` à venir, avant qu'il ne calcule."""
+    if hasattr(os, "register_at_fork"):  # Windows n'a pas de fork
+        os.register_at_fork(after_in_child=callback)
+
+
+_TURNS = WeakSet[Turn]()
+
+
+def _in_child() -> None:
+    for turn in list(_TURNS):
+        turn.renew()
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+after_fork(_in_child)

@@ -1,7 +1,9 @@
-"""Du flux de tokens au flux de texte : jamais un demi-caractère."""
+"""Une suite : son texte sans demi-caractère, ses arrêts, les tokens qu'elle devine."""
 
 import pytest
+import torch
 from conftest import FRENCH_TEXT
+from decoding_helpers import LetterTokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +12,8 @@ from gpt_architecture.data.tokenizer import (
     SimpleTokenizerV2,
     get_tokenizer,
 )
-from gpt_architecture.decoding.streaming import TextStream
+from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.sequence import Continuation, StopMatcher, TextStream
 
 REPLACEMENT = "\ufffd"
 property_test = settings(
@@ -170,3 +173,117 @@ class TestWordTokenizers:
         pieces, rest = stream(tokenizer.decode, after, before)
         shown = tokenizer.decode(before) + "".join(pieces) + rest
         assert shown == tokenizer.decode(before + after)
+
+
+ALPHABET = st.text("abc", max_size=12)
+
+
+def stopped(stops, pieces):
+    """Texte rendu, et l'arrêt trouvé."""
+    matcher = StopMatcher(stops)
+    shown = [matcher.push(piece) for piece in pieces]
+    return "".join(shown) + matcher.finish(), matcher.matched
+
+
+@pytest.mark.parametrize(
+    ("stops", "pieces", "text", "matched"),
+    [
+        ((), ["bon", "jour"], "bonjour", None),
+        (("fin",), ["le d", "ébut"], "le début", None),
+        (("fin",), ["la fi", "n est là"], "la ", "fin"),
+        (("fin",), ["la fi", "lle"], "la fille", None),
+        (("\n\n",), ["a\n", "b\n", "\nc"], "a\nb", "\n\n"),
+        (("ab", "abc"), ["xab", "c"], "x", "ab"),
+        (("abc", "ab"), ["xabc"], "x", "abc"),
+        (("bc", "ab"), ["xab", "c"], "x", "ab"),
+        (("aab",), ["aa", "ab"], "a", "aab"),
+        (("été",), ["l'é", "té"], "l'", "été"),
+    ],
+)
+def test_examples(stops, pieces, text, matched):
+    assert stopped(stops, pieces) == (text, matched)
+
+
+def test_what_could_begin_a_stop_is_held_back():
+    matcher = StopMatcher(["fin"])
+    assert matcher.push("la f") == "la "
+    assert matcher.push("i") == ""
+    assert matcher.push("l") == "fil"
+    assert matcher.matched is None
+
+
+def test_nothing_comes_after_a_stop():
+    matcher = StopMatcher(["x"])
+    assert matcher.push("ax") == "a"
+    assert (matcher.push("suite"), matcher.finish()) == ("", "")
+
+
+STOPS = st.lists(st.text("abc", min_size=1, max_size=4), max_size=3)
+
+
+@given(pieces=st.lists(ALPHABET, max_size=8), stops=STOPS)
+def test_nothing_shown_holds_a_stop(pieces, stops):
+    """La découpe ne change ni la présence d'un arrêt, ni qu'il n'est jamais montré."""
+    whole = "".join(pieces)
+    text, matched = stopped(stops, pieces)
+    assert (matched is None) == (not any(stop in whole for stop in stops))
+    assert not any(stop in text for stop in stops)
+    assert whole.startswith(text + (matched or ""))
+    if matched is None:
+        assert text == whole
+
+
+@given(pieces=st.lists(ALPHABET, max_size=8))
+def test_without_stops_nothing_is_held(pieces):
+    matcher = StopMatcher()
+    assert [matcher.push(piece) for piece in pieces] == pieces
+
+
+LETTERS = LetterTokenizer()
+SIZE = LETTERS.vocab_size
+KINDS = {
+    "tirage": {"strategy": "temperature", "temperature": 0.8},
+    "top-p": {"strategy": "top_p", "p": 0.9, "temperature": 1.3},
+    "top-k": {"strategy": "top_k", "k": 5},
+    "biais": {"strategy": "temperature", "logit_bias": {3: 2.0}},
+}
+
+
+def sequence_of(**settings):
+    config = GenerationConfig(**{"max_tokens": 50, "seed": 7, "ignore_eos": True, **settings})
+    return Continuation(LETTERS.encode("bonjour"), config, LETTERS, vocab_size=SIZE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_the_same_logits_it_guesses_what_will_be_drawn(kind):
+    rows = torch.randn(20, SIZE, generator=torch.Generator().manual_seed(1))
+    sequence, untouched = sequence_of(**KINDS[kind]), sequence_of(**KINDS[kind])
+    guess = sequence.guesser()
+    guesses = [guess(row) for row in rows]
+    drawn = [sequence.step(row).token for row in rows]
+    assert guesses == drawn
+    assert [untouched.step(row).token for row in rows] == drawn  # deviner n'a rien consommé
+    assert len(set(drawn)) > 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"strategy": "mirostat"},
+        {"strategy": "temperature", "xtc_probability": 0.5},
+    ],
+)
+def test_what_it_cannot_follow_it_guesses_greedily(settings):
+    logits = torch.randn(SIZE, generator=torch.Generator().manual_seed(2))
+    sequence = sequence_of(**settings)
+    state = sequence.generator.get_state()
+    assert sequence.guesser()(logits) == int(logits.argmax())
+    assert torch.equal(sequence.generator.get_state(), state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_broken_draft_still_names_a_token(kind):
+    """La vérification, elle, dira que le modèle est malade."""
+    guess = sequence_of(**KINDS[kind]).guesser()
+    assert 0 <= guess(torch.full((SIZE,), torch.nan)) < SIZE

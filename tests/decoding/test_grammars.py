@@ -17,8 +17,14 @@ from gpt_architecture.decoding.constraints import (
     cut_warning,
 )
 from gpt_architecture.decoding.generator import Generator
-from gpt_architecture.decoding.grammars import build_matcher, grammar_of, why_refused
-from gpt_architecture.decoding.json_schemas import close_objects, make_strict, shortest_document
+from gpt_architecture.decoding.grammars import (
+    build_matcher,
+    close_objects,
+    grammar_of,
+    make_strict,
+    shortest_document,
+    why_refused,
+)
 from gpt_architecture.errors import ConfigurationError
 
 pytest.importorskip("llguidance", reason="contraintes : le paquet llguidance n'est pas installé")
@@ -168,6 +174,10 @@ def test_hostile_schemas_stay_small():
     for _ in range(20):
         deep = {"type": "array", "items": deep, "minItems": 10_000}
     assert len(shortest_document(deep)) <= 20_000
+    loop = {"$ref": "#/$defs/C"}  # recopié dans lui-même : refermé à chaque niveau, des secondes
+    nested = {"properties": {"a": True}, **loop, "anyOf": [{"type": "null"}, loop]}
+    repeated = {"$defs": {"C": {"properties": {"c": nested}, "description": "x" * 1000}}}
+    assert len(json.dumps(close_objects(repeated))) < 1_000_000
     itself = {"properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}}, "required": ["a", "b"]}
     assert len(shortest_document(itself)) < 100_000
 

@@ -1,0 +1,160 @@
+"""La machine : le choix du périphérique, avec ou sans accélérateur, et la mémoire du processus."""
+
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cli_helpers import run_process
+
+from gpt_architecture.core import machine
+from gpt_architecture.core.machine import describe_device, resolve_device
+from gpt_architecture.errors import ConfigurationError
+
+
+@pytest.fixture
+def hardware(monkeypatch):
+    """Fait croire à une machine donnée."""
+
+    def pretend(*, cuda=0, mps=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return pretend
+
+
+def test_auto_finds_a_usable_device():
+    device = resolve_device()
+    assert torch.ones(2, device=device).sum().item() == 2
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [
+        ({}, "cpu"),
+        ({"mps": True}, "mps"),
+        ({"cuda": 1}, "cuda"),
+        ({"cuda": 2, "mps": True}, "cuda"),
+    ],
+)
+def test_auto_prefers_cuda_then_mps_then_cpu(hardware, machine, expected):
+    hardware(**machine)
+    assert resolve_device("auto") == torch.device(expected)
+
+
+def test_cpu_is_always_there(hardware):
+    hardware(cuda=1, mps=True)
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_given_accelerator_keeps_its_index(hardware):
+    hardware(cuda=2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cudaa", "cuda:2", "cuda:99", "cuda:", "cuda:x", "tpu", "", "AUTO", "cpu:-1", "meta", "xla"],
+)
+@pytest.mark.parametrize("machine", [{}, {"cuda": 2}], ids=["sans-gpu", "avec-gpu"])
+def test_unknown_or_absent_devices_are_refused(hardware, machine, name):
+    hardware(**machine)
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_device(name)
+    assert repr(name) in caught.value.found
+    assert "cpu" in caught.value.expected
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
+def test_a_real_name_without_the_hardware_is_refused(hardware, name):
+    hardware()
+    with pytest.raises(ConfigurationError, match=name):
+        resolve_device(name)
+
+
+def test_description_of_the_cpu_counts_threads():
+    expected = (
+        "cpu (1 fil)" if torch.get_num_threads() == 1 else f"cpu ({torch.get_num_threads()} fils)"
+    )
+    assert describe_device(torch.device("cpu")) == expected
+
+
+def test_description_of_a_gpu_names_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert describe_device(torch.device("cuda:1")) == "cuda:1 (NVIDIA H200)"
+    assert describe_device(torch.device("mps")) == "mps"
+
+
+def test_setting_is_taken_with_glibc():
+    """Dans un processus à part, pour ne pas ralentir les autres tests."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("l'allocateur de ce système n'est pas celui de la glibc")
+    code = (
+        "from gpt_architecture.core.machine import return_freed_memory as f; print(f());"
+        "import torch; print(float(torch.ones(512, 768).sum()))"
+    )
+    assert run_process(sys.executable, "-c", code).out.split() == ["True", "393216.0"]
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    """Ailleurs, rien n'est touché."""
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert machine.return_freed_memory() is False
+
+
+def test_dropped_code_is_read_again_when_needed():
+    """Le compilateur rendu au système compile encore."""
+    if sys.platform != "linux":
+        pytest.skip("les zones d'un processus ne se lisent ainsi que sous Linux")
+    pytest.importorskip("numba", reason="numba n'est pas installé")
+    code = (
+        "import numba; from gpt_architecture.core.machine import drop_library_code as drop;"
+        "f = numba.njit(lambda x: x + 1); first = f(1);"
+        "dropped = drop('libllvmlite.so');"
+        "g = numba.njit(lambda x: x * 2.5); print(first, dropped > 10_000_000, g(4))"
+    )
+    assert run_process(sys.executable, "-c", code).out.split() == ["2", "True", "10.0"]
+
+
+def test_unknown_library_drops_nothing():
+    assert machine.drop_library_code("libinconnue.so") == 0
+
+
+def test_elsewhere_nothing_is_dropped(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert machine.drop_library_code("libllvmlite.so") == 0
+
+
+def test_peak_is_measured_without_resource(monkeypatch):
+    """Sans le module de POSIX, le noyau de Linux dit le même plus haut."""
+    if sys.platform != "linux":
+        pytest.skip("le fichier /proc/self/status est de Linux")
+    expected = machine.peak_resident()
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert machine.peak_resident() == pytest.approx(expected, rel=0.02)
+    monkeypatch.setattr(machine, "Path", lambda _name: Path("absent"))
+    assert machine.peak_resident() == 0
+
+
+def test_peak_of_windows(monkeypatch):
+    """L'appel de Windows reçoit la structure de psapi.h, et son plus haut est rendu."""
+
+    class Kernel:
+        class GetCurrentProcess:
+            def __new__(cls):
+                return 42
+
+        class K32GetProcessMemoryInfo:
+            def __new__(cls, process, counters, size):
+                counters = counters._obj
+                assert (process, size, counters.cb) == (42, 72, 72)
+                counters.peak_working_set = 123 << 20
+                return 1
+
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(machine.ctypes, "WinDLL", {"kernel32": Kernel}.get, raising=False)
+    assert machine.peak_resident() == 123 << 20
