@@ -117,7 +117,7 @@ class TestBehaviour:
         from gpt_architecture.data.shards.reader import open_shards
         from gpt_architecture.data.texts.corpus import load_corpus
         from gpt_architecture.data.tokenizer import get_tokenizer
-        from gpt_architecture.data.tokenizers.characters import CharTokenizer
+        from gpt_architecture.data.tokenizers.simple import CharTokenizer
         from gpt_architecture.storage import read_text
 
         Path(at("t.txt")).write_text(FRENCH_TEXT, encoding="utf-8")

@@ -140,14 +140,14 @@ SCRIPT = """
 import os, signal, sys
 from gpt_architecture.data.texts import documents
 from gpt_architecture.data.texts import ingest
-from gpt_architecture.data.shards import layout, plan
-from gpt_architecture.data.shards.prepare import prepare_tokens
+from gpt_architecture.data.shards import plan
+from gpt_architecture.data.shards.prepare import ShardWriter, prepare_tokens
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
 where, after = sys.argv[1], int(sys.argv[2])
 target, name = {
-    "ajout": (layout.ShardWriter, "append"),
+    "ajout": (ShardWriter, "append"),
     "disque": (os, "fsync"),
     "renommage": (os, "rename"),
 }[where]

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 from gpt_architecture.config import check_float, check_int
-from gpt_architecture.data.shards.encode import Task, TextBlock, TextPiece
-from gpt_architecture.data.shards.layout import MAX_SHARD_TOKENS, SPLITS, Split
+from gpt_architecture.data.shards.layout import MAX_SHARD_TOKENS
 from gpt_architecture.data.texts.documents import (
     EMPTY,
     PIECE_CHARACTERS,
-    DocumentHash,
+    SPLITS,
     Rejected,
     Skip,
+    Split,
     Where,
     cut_pieces,
-    decode_stream,
     documents_in,
     last_boundary,
-    split_documents,
     split_of,
+    stream_documents,
 )
 from gpt_architecture.data.texts.ingest import RecordBlock, Source, read_blocks, read_chunks
 from gpt_architecture.errors import ConfigurationError, DataError
@@ -81,35 +79,72 @@ class PrepareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitPlan:
-    """Les exceptions à la répartition par empreinte.
+    """La répartition par empreinte, et ses exceptions.
 
     Attributes:
+        seed: graine du hasard.
+        val_fraction: part de la validation.
         forced: part imposée à un document, pour qu'aucune part ne soit vide.
         single: le seul document, coupé par position ; None s'il y en a plus.
         cut: caractères du seul document qui vont à l'entraînement, à un mot près.
     """
 
+    seed: int
+    val_fraction: float
     forced: Mapping[Where, Split] = field(default_factory=dict)
     single: Where | None = None
     cut: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """En types simples, relu par `from_dict`."""
-        return {
-            "forced": [[*where, split] for where, split in self.forced.items()],
-            "single": None if self.single is None else list(self.single),
-            "cut": self.cut,
-        }
+    def split_of(self, where: Where, chunks: Iterable[str]) -> Split:
+        """La part d'un document."""
+        drawn = split_of(chunks, seed=self.seed, val_fraction=self.val_fraction)
+        return self.forced.get(where, drawn)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SplitPlan:
-        """Relit `to_dict`."""
-        single = values["single"]
-        return cls(
-            forced={(label, number, rank): s for label, number, rank, s in values["forced"]},
-            single=None if single is None else (single[0], single[1], single[2]),
-            cut=values["cut"],
-        )
+    def exceptions(self) -> dict[str, Any]:
+        """Les exceptions, en types simples ; voir `with_exceptions`."""
+        forced = [[*where, split] for where, split in self.forced.items()]
+        return {"forced": forced, "single": self.single, "cut": self.cut}
+
+    def with_exceptions(self, found: Mapping[str, Any]) -> SplitPlan:
+        """Le même plan, avec les exceptions que rend `exceptions`, relues."""
+        forced: dict[Where, Split] = {(*where,): split for *where, split in found["forced"]}
+        single = None if found["single"] is None else (*found["single"],)
+        return replace(self, forced=forced, single=single, cut=found["cut"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPiece:
+    """Un morceau d'un document, dont la part est déjà décidée.
+
+    Attributes:
+        text: le morceau, nettoyé.
+        split: sa part.
+        starts_document: c'est le premier morceau du document.
+    """
+
+    text: str
+    split: Split
+    starts_document: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBlock:
+    """Des morceaux d'un long fichier, à la suite.
+
+    Attributes:
+        label: la source, pour les messages.
+        pieces: les morceaux.
+        consumed: octets de la source lus pour eux.
+        separated: documents qui y commencent après un `<|endoftext|>` écrit dans le texte.
+    """
+
+    label: str
+    pieces: list[TextPiece]
+    consumed: int
+    separated: int = 0
+
+
+Task = RecordBlock | TextBlock
 
 
 @dataclass(kw_only=True)
@@ -131,10 +166,9 @@ class _Census:
         """Ajoute des documents qui suivent ; à longueur égale, le premier reste."""
         self.count += later.count
         self.splits |= later.splits
-        if later.shortest and (self.shortest is None or later.shortest[0] < self.shortest[0]):
-            self.shortest = later.shortest
-        if later.longest and (self.longest is None or later.longest[0] > self.longest[0]):
-            self.longest = later.longest
+        shortest, longest = (self.shortest, later.shortest), (self.longest, later.longest)
+        self.shortest = min(filter(None, shortest), key=itemgetter(0), default=None)
+        self.longest = max(filter(None, longest), key=itemgetter(0), default=None)
 
 
 @dataclass(kw_only=True)
@@ -152,12 +186,15 @@ class CorpusReader:
     Args:
         sources: les fichiers, dans l'ordre.
         config: voir `PrepareConfig`.
+
+    Attributes:
+        by_hash: la répartition, sans exceptions.
     """
 
     def __init__(self, sources: Sequence[Source], config: PrepareConfig) -> None:
         self.sources = sources
+        self.by_hash = SplitPlan(seed=config.seed, val_fraction=config.fraction(sources))
         self._config = config
-        self._fraction = config.fraction(sources)
         self._long: dict[str, _LongText | Rejected] = {}
         self._first: Skip | None = None
 
@@ -171,7 +208,7 @@ class CorpusReader:
         for each in self._census():
             census.merge(each)
             if len(census.splits) == len(SPLITS):
-                return SplitPlan()
+                return self.by_hash
         if census.shortest is None or census.longest is None:
             cause = "" if self._first is None else f" : {self._first.reason}, {self._first.where}"
             raise DataError(
@@ -183,9 +220,10 @@ class CorpusReader:
             return self._cut_single(*census.shortest)
         # Peu de documents, donc de gros écarts : l'entraînement garde le plus de texte possible
         only_train = census.splits == {"train"}
-        return SplitPlan(
-            forced={census.shortest[1]: "val"} if only_train else {census.longest[1]: "train"}
+        forced: dict[Where, Split] = (
+            {census.shortest[1]: "val"} if only_train else {census.longest[1]: "train"}
         )
+        return replace(self.by_hash, forced=forced)
 
     def tasks(self, source: Source, plan: SplitPlan) -> Iterator[Task]:
         """Les tâches d'une source, toujours les mêmes.
@@ -232,7 +270,7 @@ class CorpusReader:
                         continue
                     for rank, text in found:
                         where = (block.label, number, rank)
-                        yield _Census.of(where, len(text), self._split_of([text]))
+                        yield _Census.of(where, len(text), self.by_hash.split_of(where, [text]))
 
     def _fields(self) -> str:
         """Le champ attendu, s'il y a des enregistrements."""
@@ -247,25 +285,19 @@ class CorpusReader:
             source, field=self._config.field, max_record_bytes=self._config.max_record_bytes
         )
 
-    def _split_of(self, chunks: Iterable[str]) -> Split:
-        digest = DocumentHash(self._config.seed)
-        for chunk in chunks:
-            digest.update(chunk)
-        return split_of(digest.value(), self._fraction)
-
     def _measure(self, source: Source) -> _LongText | Rejected:
         """Les parts des documents d'un long fichier, dans une mémoire d'un octet par document."""
         label = source.label
         if label not in self._long:
             text = _LongText()
             try:
-                for rank, chunks in _streamed(source):
-                    count = _Count()
-                    split = self._split_of(count(chunks))
+                for rank, chunks in stream_documents(read_chunks(source)):
+                    where, count = (label, 0, rank), _Count()
+                    split = self.by_hash.split_of(where, count(chunks))
                     text.splits += bytes([_BLANK]) * (rank + 1 - len(text.splits))
                     if not count.blank:
                         text.splits[rank] = SPLITS.index(split)
-                        text.census.merge(_Census.of((label, 0, rank), count.characters, split))
+                        text.census.merge(_Census.of(where, count.characters, split))
                         text.characters += count.characters
                 self._long[label] = text if text.characters else Rejected(EMPTY)
             except Rejected as rejected:
@@ -286,7 +318,7 @@ class CorpusReader:
                 label=source.label, pieces=pieces, consumed=end - start, separated=separated
             )
 
-        for rank, chunks in _streamed(source):
+        for rank, chunks in stream_documents(read_chunks(source)):
             code = measured.splits[rank] if rank < len(measured.splits) else _BLANK
             if code == _BLANK:
                 continue
@@ -308,8 +340,8 @@ class CorpusReader:
                 expected="de quoi faire deux parts",
                 remedy="donnez plus de texte",
             )
-        cut = int((1 - self._fraction) * characters)
-        return SplitPlan(single=where, cut=min(max(cut, 1), characters - 1))
+        cut = int((1 - self.by_hash.val_fraction) * characters)
+        return replace(self.by_hash, single=where, cut=min(max(cut, 1), characters - 1))
 
     def _split_block(self, block: RecordBlock, plan: SplitPlan) -> Iterator[Task]:
         """Le bloc tel quel, ou sans le seul document du corpus, rendu alors par morceaux."""
@@ -336,13 +368,6 @@ class _Count:
             self.characters += len(chunk)
             self.blank = self.blank and chunk.isspace()
             yield chunk
-
-
-def _streamed(source: Source) -> Iterator[tuple[int, Iterator[str]]]:
-    """(Rang, morceaux) des documents d'un fichier texte, au fil de l'eau."""
-    parts = split_documents(decode_stream(read_chunks(source)))
-    for rank, group in groupby(parts, key=itemgetter(0)):
-        yield rank, (text for _, text in group)
 
 
 def _pieces(chunks: Iterable[str], split: Split, cut: int | None) -> Iterator[TextPiece]:
