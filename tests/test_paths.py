@@ -122,7 +122,7 @@ class TestBehaviour:
 
         Path(at("t.txt")).write_text(FRENCH_TEXT, encoding="utf-8")
         assert read_text(at("t.txt")) == FRENCH_TEXT
-        assert load_corpus([at("t.txt")], cache_dir=at("cache")).text == FRENCH_TEXT
+        assert load_corpus([at("t.txt")]).text == FRENCH_TEXT
         CharTokenizer.train([FRENCH_TEXT]).save(at("c.json"))
         tokenizer = get_tokenizer(at("c.json"))
         prepare_tokens([at("t.txt")], at("d"), tokenizer=tokenizer, workers=1)

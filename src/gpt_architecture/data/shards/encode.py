@@ -194,9 +194,9 @@ def _result(pending: deque[tuple[Key, Future[Encoded]]]) -> tuple[Key, Encoded]:
     try:
         return key, _checked(future.result(timeout=TASK_TIMEOUT_S))
     except (BrokenProcessPool, FutureTimeoutError) as error:
-        late = isinstance(error, FutureTimeoutError)
+        state = "ne répond plus" if isinstance(error, FutureTimeoutError) else "est mort"
         raise DataError(
-            f"un processus de préparation {'ne répond plus' if late else 'est mort'}",
+            f"un processus de préparation {state}",
             expected="des processus vivants jusqu'au bout",
             remedy="relancez la même commande, elle reprend ; réduisez `workers` si la mémoire "
             "manque",

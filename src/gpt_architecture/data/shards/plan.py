@@ -211,19 +211,19 @@ class CorpusReader:
                 return self.by_hash
         if census.shortest is None or census.longest is None:
             cause = "" if self._first is None else f" : {self._first.reason}, {self._first.where}"
+            fields = f", ou un champ {self._config.field!r} qui en porte"
+            only_text = all(source.kind == "text" for source in self.sources)
             raise DataError(
                 f"aucun document dans les sources{cause}",
-                expected=f"au moins un texte lisible, en UTF-8{self._fields()}",
+                expected=f"au moins un texte lisible, en UTF-8{'' if only_text else fields}",
                 remedy="vérifiez les fichiers et `field`",
             )
         if census.count == 1:
             return self._cut_single(*census.shortest)
         # Peu de documents, donc de gros écarts : l'entraînement garde le plus de texte possible
-        only_train = census.splits == {"train"}
-        forced: dict[Where, Split] = (
-            {census.shortest[1]: "val"} if only_train else {census.longest[1]: "train"}
-        )
-        return replace(self.by_hash, forced=forced)
+        if census.splits == {"train"}:
+            return replace(self.by_hash, forced={census.shortest[1]: "val"})
+        return replace(self.by_hash, forced={census.longest[1]: "train"})
 
     def tasks(self, source: Source, plan: SplitPlan) -> Iterator[Task]:
         """Les tâches d'une source, toujours les mêmes.
@@ -231,26 +231,23 @@ class CorpusReader:
         Raises:
             DataError: la source a changé depuis le début.
         """
-        label = source.label
-        if self._is_long(source):
-            measured = self._measure(source)
-            if isinstance(measured, Rejected):
-                yield RecordBlock(
-                    label=label, skips=[Skip.of(measured, label)], consumed=source.size
-                )
-            else:
-                try:
-                    yield from self._long_blocks(source, measured, plan)
-                except Rejected as rejected:  # lu sans faute la première fois
-                    source.check_unchanged()
-                    raise DataError(
-                        f"{label} : {rejected.reason} à la seconde lecture",
-                        expected="le même contenu qu'à la première",
-                        remedy="vérifiez le disque puis relancez",
-                    ) from None
-        else:
+        measured = self._measure(source) if self._is_long(source) else None
+        if measured is None:
             for block in self._blocks(source):
                 yield from self._split_block(block, plan)
+        elif isinstance(measured, Rejected):
+            skips = [Skip.of(measured, source.label)]
+            yield RecordBlock(label=source.label, skips=skips, consumed=source.size)
+        else:
+            try:
+                yield from self._long_blocks(source, measured, plan)
+            except Rejected as rejected:  # lu sans faute la première fois
+                source.check_unchanged()
+                raise DataError(
+                    f"{source.label} : {rejected.reason} à la seconde lecture",
+                    expected="le même contenu qu'à la première",
+                    remedy="vérifiez le disque puis relancez",
+                ) from None
         source.check_unchanged()
 
     def _census(self) -> Iterator[_Census]:
@@ -265,25 +262,18 @@ class CorpusReader:
                     try:
                         found = documents_in(block.text_of(record, self._config.field))
                     except Rejected as rejected:  # dit quand la tâche sera codée
-                        place = block.place(number)
-                        self._first = self._first or Skip.of(rejected, place)
+                        self._first = self._first or Skip.of(rejected, block.place(number))
                         continue
                     for rank, text in found:
                         where = (block.label, number, rank)
                         yield _Census.of(where, len(text), self.by_hash.split_of(where, [text]))
 
-    def _fields(self) -> str:
-        """Le champ attendu, s'il y a des enregistrements."""
-        kinds = {source.kind for source in self.sources}
-        return f", ou un champ {self._config.field!r} qui en porte" if kinds - {"text"} else ""
-
     def _is_long(self, source: Source) -> bool:
         return source.kind == "text" and source.size > LONG_TEXT_BYTES
 
     def _blocks(self, source: Source) -> Iterator[RecordBlock]:
-        return read_blocks(
-            source, field=self._config.field, max_record_bytes=self._config.max_record_bytes
-        )
+        field, limit = self._config.field, self._config.max_record_bytes
+        return read_blocks(source, field=field, max_record_bytes=limit)
 
     def _measure(self, source: Source) -> _LongText | Rejected:
         """Les parts des documents d'un long fichier, dans une mémoire d'un octet par document."""
@@ -314,9 +304,8 @@ class CorpusReader:
 
         def block() -> TextBlock:
             start, end = (source.size * each // measured.characters for each in (first, position))
-            return TextBlock(
-                label=source.label, pieces=pieces, consumed=end - start, separated=separated
-            )
+            read = end - start
+            return TextBlock(label=source.label, pieces=pieces, consumed=read, separated=separated)
 
         for rank, chunks in stream_documents(read_chunks(source)):
             code = measured.splits[rank] if rank < len(measured.splits) else _BLANK
@@ -380,9 +369,8 @@ def _pieces(chunks: Iterable[str], split: Split, cut: int | None) -> Iterator[Te
         local = len(piece) if cut is None else min(max(cut - position, 0), len(piece))
         if 0 < local < len(piece):
             local = last_boundary(piece, local) or local
-        halves: tuple[tuple[Split, str], ...] = (
-            ((split, piece),) if cut is None else (("train", piece[:local]), ("val", piece[local:]))
-        )
+        first: Split = split if cut is None else "train"
+        halves: tuple[tuple[Split, str], ...] = ((first, piece[:local]), ("val", piece[local:]))
         for part, text in halves:
             if text:
                 yield TextPiece(text=text, split=part, starts_document=position == 0)

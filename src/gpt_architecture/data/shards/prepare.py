@@ -115,7 +115,6 @@ def prepare_tokens(
     workers: int | None = None,
     force: bool = False,
     reporter: PrepareReporter | None = None,
-    checkpoint_bytes: int = CHECKPOINT_BYTES,
 ) -> PreparedTokens:
     """Prépare des fichiers texte, JSONL et Parquet en fragments de tokens.
 
@@ -132,7 +131,6 @@ def prepare_tokens(
         force: remplace un dossier préparé autrement, ou recommence une préparation interrompue
             avec d'autres réglages.
         reporter: reçoit l'avancement.
-        checkpoint_bytes: octets de texte entre deux points sûrs.
 
     Raises:
         DataError: sources absentes, vides, ou changées en cours de route.
@@ -165,7 +163,7 @@ def prepare_tokens(
         with WorkFolder(out, identity, force=force) as work:
             if (index := work.finished_index()) is None:
                 job = _Job(CorpusReader(found, config), config, tokenizer, work, reporter)
-                index = job.run(skips, workers or _auto_workers(found), checkpoint_bytes)
+                index = job.run(skips, workers or _auto_workers(found))
             work.publish(index)
             return PreparedTokens.from_index(out, index, "resumed" if work.resumed else "new")
     except OSError as error:
@@ -186,7 +184,7 @@ class _Job:
     work: WorkFolder
     reporter: PrepareReporter | None
 
-    def run(self, skips: Sequence[Skip], workers: int, checkpoint_bytes: int) -> dict[str, Any]:
+    def run(self, skips: Sequence[Skip], workers: int) -> dict[str, Any]:
         """Fait le travail qui reste et rend l'index."""
         state = self.work.state
         if state is None:
@@ -216,7 +214,7 @@ class _Job:
                     writers[split].append(tokens)
                 tally.add(encoded.consumed, encoded.text_bytes, encoded.separated, encoded.skips)
                 since += encoded.text_bytes
-                if since >= checkpoint_bytes:
+                if since >= CHECKPOINT_BYTES:
                     self.work.save_state(
                         {
                             "plan": plan.exceptions(),
@@ -391,9 +389,13 @@ class ShardWriter:
         self.flush()
         self._file.close()
         self._file = None
-        name, counts = self._name, {"tokens": self._tokens, "documents": self._documents}
-        sha256 = file_sha256(self._folder / name)
-        self.shards.append(ShardEntry(name=name, sha256=sha256, **counts))
+        entry = ShardEntry(
+            name=self._name,
+            tokens=self._tokens,
+            documents=self._documents,
+            sha256=file_sha256(self._folder / self._name),
+        )
+        self.shards.append(entry)
         self._tokens = self._documents = 0
 
 

@@ -100,7 +100,7 @@ class Corpus:
 
 
 def find_texts(
-    sources: Sequence[str | Path], *, offline: bool = False, cache_dir: Path | str | None = None
+    sources: Sequence[str | Path], *, offline: bool = False
 ) -> tuple[list[Source], list[Skip]]:
     """Les textes à lire, dans l'ordre, et ce qui n'en est pas ; voir `ingest.find_sources`.
 
@@ -108,7 +108,6 @@ def find_texts(
         sources: chemins de fichiers ou de dossiers, ou noms de corpus (`CORPUS_NAMES`) qui ne sont
             pas aussi des chemins.
         offline: interdit tout téléchargement.
-        cache_dir: où garder les textes téléchargés ; None : le cache de l'utilisateur.
 
     Raises:
         DataError: source absente, ou d'un format qui n'est pas lu ; le message dit quoi en faire.
@@ -121,10 +120,10 @@ def find_texts(
         )
     given: list[str | Path | Source] = []
     for source in sources:
-        if exists(Path(source)):
+        if exists(source):
             given.append(source)
         elif source == VERDICT:
-            given.append(_verdict(offline=offline, cache_dir=cache_dir))
+            given.append(_verdict(offline=offline))
         elif source == SHORT_STORY:
             given.append(_short_story())
         else:
@@ -137,11 +136,7 @@ def find_texts(
 
 
 def read_documents(
-    sources: Sequence[str | Path],
-    *,
-    field: str = "text",
-    offline: bool = False,
-    cache_dir: Path | str | None = None,
+    sources: Sequence[str | Path], *, field: str = "text", offline: bool = False
 ) -> Iterator[Document]:
     """Les documents des sources, un à un : ce que voit `shards.prepare`, sans rien écarter à tort.
 
@@ -152,12 +147,11 @@ def read_documents(
         sources: voir `find_texts`.
         field: champ du texte, en JSONL et en Parquet.
         offline: voir `find_texts`.
-        cache_dir: voir `find_texts`.
 
     Raises:
         DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
     """
-    found, skips = find_texts(sources, offline=offline, cache_dir=cache_dir)
+    found, skips = find_texts(sources, offline=offline)
     _report_skips(skips)
     for source in found:
         separated = 0
@@ -176,18 +170,14 @@ def read_documents(
 
 
 def load_corpus(
-    sources: Sequence[str | Path],
-    *,
-    field: str = "text",
-    offline: bool = False,
-    cache_dir: Path | str | None = None,
+    sources: Sequence[str | Path], *, field: str = "text", offline: bool = False
 ) -> Corpus:
     """Rassemble une ou plusieurs sources en un seul texte ; voir `read_documents`.
 
     Raises:
         DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
     """
-    documents = list(read_documents(sources, field=field, offline=offline, cache_dir=cache_dir))
+    documents = list(read_documents(sources, field=field, offline=offline))
     origins = tuple(dict.fromkeys(each.origin for each in documents))
     names = [_short_name(source, origins) for source in sources]
     return Corpus(
@@ -237,8 +227,7 @@ def _report_skips(skips: Sequence[Skip]) -> None:
     for kind in (UNKNOWN_KIND, REPEATED, EMPTY):
         places = [skip.where for skip in skips if skip.reason == kind]
         if places:
-            more = " ; …" if len(places) > _SHOWN else ""
-            shown = " ; ".join(places[:_SHOWN]) + more
+            shown = " ; ".join([*places[:_SHOWN], *(["…"] if len(places) > _SHOWN else [])])
             logger.warning("%d laissé(s) de côté, %s : %s", len(places), kind, shown)
     for skip in skips:
         if skip.reason not in (UNKNOWN_KIND, REPEATED, EMPTY):
@@ -363,9 +352,9 @@ def _short_story() -> Source:
     return _known(SHORT_STORY, asset.read_bytes(), SHORT_STORY)
 
 
-def _verdict(*, offline: bool, cache_dir: Path | str | None) -> Source:
+def _verdict(*, offline: bool) -> Source:
     """*The Verdict* : fichier local, cache, téléchargement ; à défaut, la nouvelle embarquée."""
-    cached = Path(cache_dir or user_cache_path("gpt-architecture")) / f"{VERDICT}.txt"
+    cached = user_cache_path("gpt-architecture") / f"{VERDICT}.txt"
     for candidate in (Path(f"{VERDICT}.txt"), Path("data") / f"{VERDICT}.txt", cached):
         if not candidate.is_file():
             continue
@@ -423,7 +412,5 @@ def _network_reason(error: Exception) -> str:
         (socket.gaierror, "nom de serveur introuvable"),
         (ConnectionRefusedError, "connexion refusée"),
     )
-    for kind, text in known:
-        if isinstance(error, kind) or isinstance(cause, kind):
-            return text
-    return f"réseau indisponible, {type(cause).__name__}"
+    found = (text for kind, text in known if isinstance(error, kind) or isinstance(cause, kind))
+    return next(found, f"réseau indisponible, {type(cause).__name__}")
