@@ -221,7 +221,15 @@ def load_chat_data(
     path = Path(path)
     template = DEFAULT_CHAT_TEMPLATE if template is None else check_template(template)
     conversations, sha256 = read_conversations(path)
-    train, val = _split(conversations, training.train_ratio)
+    if len(conversations) < 2:
+        raise DataError(
+            f"{len(conversations)} conversation",
+            expected="au moins deux : une pour apprendre, une pour valider",
+            remedy="complétez `chat`",
+        )
+    cut = int(training.train_ratio * len(conversations))
+    cut = min(max(1, cut), len(conversations) - 1)
+    train, val = conversations[:cut], conversations[cut:]
     if vocabulary is None:  # comme d'un texte : un BPE s'apprend sans voir la validation
         seen = train if bpe_size(tokenizer) is not None else conversations
         text = "\n".join(render_chat(each.messages, template) for each in seen)
@@ -249,19 +257,6 @@ def load_chat_data(
     )
     _check_lengths(data, window, training)
     return data
-
-
-def _split(
-    conversations: Sequence[Conversation], train_ratio: float
-) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
-    if len(conversations) < 2:
-        raise DataError(
-            f"{len(conversations)} conversation",
-            expected="au moins deux : une pour apprendre, une pour valider",
-            remedy="complétez `chat`",
-        )
-    cut = min(max(1, int(train_ratio * len(conversations))), len(conversations) - 1)
-    return conversations[:cut], conversations[cut:]
 
 
 def _encode(

@@ -27,13 +27,7 @@ from numpy.typing import NDArray
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.shards.layout import TOKEN_DTYPE
 from gpt_architecture.data.shards.plan import SplitPlan, Task, TextBlock
-from gpt_architecture.data.texts.documents import (
-    Rejected,
-    Skip,
-    Split,
-    cut_pieces,
-    documents_in,
-)
+from gpt_architecture.data.texts.documents import Rejected, Skip, Split, cut_pieces, documents_in
 from gpt_architecture.data.texts.ingest import RecordBlock
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.errors import DataError, GPTArchitectureError, TokenizerError
@@ -51,10 +45,9 @@ class Encoded:
 
     Attributes:
         tokens: tokens de chaque part, documents précédés de `<|endoftext|>`.
-        text_bytes: octets UTF-8 du texte codé.
+        text_bytes: voir `Tally`, comme `separated`.
         consumed: octets de la source lus.
         skips: documents écartés.
-        separated: documents qui suivent un `<|endoftext|>` écrit dans leur texte.
         failure: erreur qui arrête tout : (ce qu'on a trouvé, attendait, faut faire).
     """
 

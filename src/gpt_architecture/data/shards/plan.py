@@ -114,13 +114,7 @@ class SplitPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class TextPiece:
-    """Un morceau d'un document, dont la part est déjà décidée.
-
-    Attributes:
-        text: le morceau, nettoyé.
-        split: sa part.
-        starts_document: c'est le premier morceau du document.
-    """
+    """Un morceau nettoyé d'un document, dont la part est déjà décidée."""
 
     text: str
     split: Split
@@ -129,13 +123,9 @@ class TextPiece:
 
 @dataclass(frozen=True, kw_only=True)
 class TextBlock:
-    """Des morceaux d'un long fichier, à la suite.
+    """Des morceaux d'un long fichier, à la suite ; voir `RecordBlock`.
 
-    Attributes:
-        label: la source, pour les messages.
-        pieces: les morceaux.
-        consumed: octets de la source lus pour eux.
-        separated: documents qui y commencent après un `<|endoftext|>` écrit dans le texte.
+    `separated` documents y commencent après un `<|endoftext|>` écrit dans le texte.
     """
 
     label: str

@@ -78,12 +78,10 @@ _FAILURES = (
 )
 _MAX_NESTING = 32
 _MAX_NUMBER = 2**53
-_STR_METHODS = frozenset(
-    (
-        *("strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "upper", "lower", "title"),
-        *("capitalize", "startswith", "endswith", "removeprefix", "removesuffix", "find", "count"),
-        *("isdigit", "isspace", "isalpha", "isalnum", "isupper", "islower", "replace"),
-    )
+_STR_METHODS = (
+    *("strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "upper", "lower", "title"),
+    *("capitalize", "startswith", "endswith", "removeprefix", "removesuffix", "find", "count"),
+    *("isdigit", "isspace", "isalpha", "isalnum", "isupper", "islower", "replace"),
 )
 _FILTERS = (
     *("trim", "upper", "lower", "title", "capitalize", "length", "count", "first", "last"),
