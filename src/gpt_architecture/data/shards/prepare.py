@@ -91,10 +91,12 @@ class PreparedTokens:
         return self.text_bytes / (sum(self.tokens.values()) - sum(self.documents.values()))
 
     @classmethod
-    def from_index(cls, folder: Path, index: dict[str, Any], outcome: Outcome) -> PreparedTokens:
+    def from_index(
+        cls, folder: Path | str, index: dict[str, Any], outcome: Outcome
+    ) -> PreparedTokens:
         """Depuis l'index du dossier."""
         return cls(
-            folder=folder,
+            folder=Path(folder),
             tokens={split: index["splits"][split]["tokens"] for split in SPLITS},
             documents={split: index["splits"][split]["documents"] for split in SPLITS},
             text_bytes=index["text_bytes"],
@@ -298,21 +300,21 @@ class ShardWriter:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         split: Split,
         *,
         shard_tokens: int,
         eos_id: int,
         state: Mapping[str, Any] | None,
     ) -> None:
-        self._folder, self._split = folder, split
+        self._folder, self._split = Path(folder), split
         self._shard_tokens, self._eos_id = shard_tokens, eos_id
         state = state or {"shards": [], "tokens": 0, "documents": 0}
         self.shards = [ShardEntry(**entry) for entry in state["shards"]]
         self._tokens: int = state["tokens"]
         self._documents: int = state["documents"]
         kept = {entry.name for entry in self.shards} | ({self._name} if self._tokens else set())
-        for path in folder.glob(f"{split}_*.bin"):
+        for path in self._folder.glob(f"{split}_*.bin"):
             if path.name not in kept:
                 path.unlink()
         self._file: BinaryIO | None = None

@@ -119,7 +119,8 @@ class TokenShards:
         tokenizer: description du tokenizer (`Tokenizer.to_dict`), ou None sans index.
     """
 
-    def __init__(self, path: Path, split: Split, vocab_size: int | None) -> None:
+    def __init__(self, path: Path | str, split: Split, vocab_size: int | None) -> None:
+        path = Path(path)
         self.path, self.split = path, split
         self.vocab_size: int = vocab_size or GPT_CONFIG_124M["vocab_size"]
         self.tokenizer: dict[str, Any] | None = None
