@@ -117,12 +117,12 @@ class TestBehaviour:
         from gpt_architecture.data.shards.reader import open_shards
         from gpt_architecture.data.texts.corpus import load_corpus
         from gpt_architecture.data.tokenizer import get_tokenizer
-        from gpt_architecture.data.tokenizers.characters import CharTokenizer
+        from gpt_architecture.data.tokenizers.simple import CharTokenizer
         from gpt_architecture.storage import read_text
 
         Path(at("t.txt")).write_text(FRENCH_TEXT, encoding="utf-8")
         assert read_text(at("t.txt")) == FRENCH_TEXT
-        assert load_corpus([at("t.txt")], cache_dir=at("cache")).text == FRENCH_TEXT
+        assert load_corpus([at("t.txt")]).text == FRENCH_TEXT
         CharTokenizer.train([FRENCH_TEXT]).save(at("c.json"))
         tokenizer = get_tokenizer(at("c.json"))
         prepare_tokens([at("t.txt")], at("d"), tokenizer=tokenizer, workers=1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.tokenizer import ByteTokenizer, get_tokenizer, tokenizer_from_dict
-from gpt_architecture.data.tokenizers.characters import CharTokenizer
+from gpt_architecture.data.tokenizers.simple import CharTokenizer
 from gpt_architecture.errors import TokenizerError
 from gpt_architecture.formats.model_file import read_model
 

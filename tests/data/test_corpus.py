@@ -216,8 +216,10 @@ def fake_verdict(monkeypatch):
 
 
 @pytest.fixture
-def cache_dir(tmp_path):
-    return tmp_path / "textes"
+def cache_dir(tmp_path, monkeypatch):
+    folder = tmp_path / "textes"
+    monkeypatch.setattr(corpus, "user_cache_path", lambda _name: folder)
+    return folder
 
 
 @pytest.mark.usefixtures("fake_verdict")
@@ -235,7 +237,7 @@ class TestVerdictOffline:
         places = self.places(cache_dir)
         for place in places[first:]:
             write(place, FAKE)
-        found = load_corpus([VERDICT], offline=True, cache_dir=cache_dir)
+        found = load_corpus([VERDICT], offline=True)
         assert found.name == VERDICT
         assert found.origins == (str(places[first]),)
         assert found.text == FAKE.decode().replace("\r\n", "\n")
@@ -254,13 +256,13 @@ class TestVerdictOffline:
         write(places[wrong], "un autre texte")
         if wrong < 2:
             write(places[wrong + 1], FAKE)
-        found = load_corpus([VERDICT], offline=True, cache_dir=cache_dir)
+        found = load_corpus([VERDICT], offline=True)
         assert found.name == (VERDICT if wrong < 2 else SHORT_STORY)
         assert caplog.records[0].levelname == "WARNING"
         assert str(places[wrong]) in caplog.records[0].getMessage()
 
     def test_otherwise_the_story_with_a_warning(self, cache_dir, caplog):
-        found = load_corpus([VERDICT], offline=True, cache_dir=cache_dir)
+        found = load_corpus([VERDICT], offline=True)
         assert found == load_corpus([SHORT_STORY])
         (record,) = caplog.records
         assert record.levelname == "WARNING"
@@ -323,9 +325,9 @@ class TestVerdictDownload:
         monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT_S", 20.0)
 
     @staticmethod
-    def load(monkeypatch, url, cache_dir, **options):
+    def load(monkeypatch, url, **options):
         monkeypatch.setattr(corpus, "VERDICT_URL", url)
-        return load_corpus([VERDICT], cache_dir=cache_dir, **options)
+        return load_corpus([VERDICT], **options)
 
     @staticmethod
     def assert_fell_back(found, cache_dir, caplog, reason=""):
@@ -338,7 +340,7 @@ class TestVerdictDownload:
 
     def test_success_fills_the_cache(self, monkeypatch, cache_dir, caplog):
         with server(lambda handler: send(handler, FAKE)) as (url, requests):
-            found = self.load(monkeypatch, url, cache_dir)
+            found = self.load(monkeypatch, url)
         assert (found.name, found.origins) == (VERDICT, (url,))
         assert found.text == FAKE.decode().replace("\r\n", "\n")
         assert requests == ["/the-verdict.txt"]
@@ -346,64 +348,65 @@ class TestVerdictDownload:
         assert cached.read_bytes() == FAKE
         assert not list(cache_dir.glob("*.part"))
 
-        again = self.load(monkeypatch, url, cache_dir)  # le serveur est arrêté
+        again = self.load(monkeypatch, url)  # le serveur est arrêté
         assert again.origins == (str(cached),)
         assert again.text == found.text
         assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
     def test_offline_asks_nobody(self, monkeypatch, cache_dir, caplog):
         with server(lambda handler: send(handler, FAKE)) as (url, requests):
-            found = self.load(monkeypatch, url, cache_dir, offline=True)
+            found = self.load(monkeypatch, url, offline=True)
         assert requests == []
         self.assert_fell_back(found, cache_dir, caplog, "téléchargement interdit")
 
     def test_local_file_spares_the_download(self, monkeypatch, cache_dir):
         write(Path("the-verdict.txt"), FAKE)
         with server(lambda handler: send(handler, FAKE)) as (url, requests):
-            assert self.load(monkeypatch, url, cache_dir).name == VERDICT
+            assert self.load(monkeypatch, url).name == VERDICT
         assert requests == []
 
     def test_cache_that_refuses_to_be_written(self, monkeypatch, tmp_path, caplog):
         """Le texte est rendu quand même : le cache n'est qu'une commodité."""
         blocked = write(tmp_path / "fichier", "pas un dossier") / "cache"
+        monkeypatch.setattr(corpus, "user_cache_path", lambda _name: blocked)
         with server(lambda handler: send(handler, FAKE)) as (url, _):
-            assert self.load(monkeypatch, url, blocked).name == VERDICT
+            assert self.load(monkeypatch, url).name == VERDICT
         assert "cache non écrit" in caplog.text
 
     def test_damaged_cache_is_replaced(self, monkeypatch, cache_dir, caplog):
         cached = write(cache_dir / f"{VERDICT}.txt", "abîmé")
         with server(lambda handler: send(handler, FAKE)) as (url, _):
-            assert self.load(monkeypatch, url, cache_dir).origins == (url,)
+            assert self.load(monkeypatch, url).origins == (url,)
         assert cached.read_bytes() == FAKE
         assert str(cached) in caplog.text
 
     def test_unexpected_text(self, monkeypatch, cache_dir, caplog):
         with server(lambda handler: send(handler, b"<html>portail captif</html>")) as (url, _):
-            found = self.load(monkeypatch, url, cache_dir)
+            found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog, "empreinte inattendue")
 
     @pytest.mark.parametrize("status", [404, 500])
     def test_error_status(self, monkeypatch, cache_dir, caplog, status):
         with server(lambda handler: send(handler, FAKE, status)) as (url, _):
-            found = self.load(monkeypatch, url, cache_dir)
+            found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog, f"réponse HTTP {status}")
 
     def test_nobody_listens(self, monkeypatch, cache_dir, caplog):
         with server(lambda handler: None) as (url, _):
             pass
-        found = self.load(monkeypatch, url, cache_dir)
+        found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog, "connexion refusée")
 
     def test_blocked_network(self, monkeypatch, cache_dir, caplog):
         """L'adresse véritable, que le conftest rend injoignable."""
-        found = self.load(monkeypatch, corpus.VERDICT_URL, cache_dir)
+        found = self.load(monkeypatch, corpus.VERDICT_URL)
         self.assert_fell_back(found, cache_dir, caplog, "nom de serveur introuvable")
 
     def test_server_that_never_answers(self, monkeypatch, cache_dir, caplog):
         monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT_S", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent:  # accepte, et se tait
             url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-            found = self.load(monkeypatch, url, cache_dir)
+            found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog)
 
     def test_server_that_answers_drop_by_drop(self, monkeypatch, cache_dir, caplog):
@@ -421,7 +424,7 @@ class TestVerdictDownload:
 
         with server(drip) as (url, _):
             try:
-                found = self.load(monkeypatch, url, cache_dir)
+                found = self.load(monkeypatch, url)
             finally:
                 enough.set()
         self.assert_fell_back(found, cache_dir, caplog, "pas de réponse")
@@ -431,7 +434,7 @@ class TestVerdictDownload:
         body = b"x" * (3 << 20)
         monkeypatch.setattr(corpus, "VERDICT_SHA256", hashlib.sha256(body).hexdigest())
         with server(lambda handler: send(handler, body)) as (url, _):
-            found = self.load(monkeypatch, url, cache_dir)
+            found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog, "empreinte inattendue")
 
     def test_truncated_body(self, monkeypatch, cache_dir, caplog):
@@ -442,7 +445,7 @@ class TestVerdictDownload:
             handler.wfile.write(FAKE[:10])
 
         with server(truncate) as (url, _):
-            found = self.load(monkeypatch, url, cache_dir)
+            found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog)
 
     def test_server_that_does_not_speak_http(self, monkeypatch, cache_dir, caplog):
@@ -452,7 +455,7 @@ class TestVerdictDownload:
             handler.wfile.write(b"220 smtp.exemple.fr ESMTP\r\n")
 
         with server(babble) as (url, _):
-            found = self.load(monkeypatch, url, cache_dir)
+            found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog, "réseau")
 
     def test_body_cut_in_the_middle_of_a_chunk(self, monkeypatch, cache_dir, caplog):
@@ -467,5 +470,5 @@ class TestVerdictDownload:
             handler.close_connection = True
 
         with server(cut) as (url, _):
-            found = self.load(monkeypatch, url, cache_dir)
+            found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog, "réseau")

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.texts import documents
 from gpt_architecture.data.texts.documents import (
-    DocumentHash,
     Rejected,
     clean_bytes,
     cut_pieces,
@@ -122,19 +121,12 @@ def test_json_rejections(line, reason):
     assert caught.value.reason == reason
 
 
-def digest(text, seed=0, size=None):
-    value = DocumentHash(seed)
-    for start in range(0, len(text), size or max(1, len(text))):
-        value.update(text[start : start + (size or len(text))])
-    return value.value()
-
-
 def test_split_depends_on_text_and_seed_only():
     """Même texte, même part, quel que soit le découpage ; une autre graine en décide autrement."""
     texts = [f"document {i}" for i in range(2000)]
-    first = [split_of(digest(t), 0.1) for t in texts]
-    assert first == [split_of(digest(t, size=3), 0.1) for t in texts]
-    assert first != [split_of(digest(t, seed=1), 0.1) for t in texts]
+    first = [split_of([t], seed=0, val_fraction=0.1) for t in texts]
+    assert first == [split_of([t[:3], t[3:]], seed=0, val_fraction=0.1) for t in texts]
+    assert first != [split_of([t], seed=1, val_fraction=0.1) for t in texts]
     assert 150 < first.count("val") < 250
 
 

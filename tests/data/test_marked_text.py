@@ -8,13 +8,15 @@ from conftest import FRENCH_TEXT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_architecture.data.texts.chat import keep_prompt, own_prompt, render_chat
+from gpt_architecture.data.texts.chat import render_chat
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.data.tokenizers.marked_text import (
     MarkedText,
     concatenate,
     encode_text,
+    keep_prompt,
+    own_prompt,
     plain,
     replace_in,
     written,

@@ -8,9 +8,9 @@ import pytest
 
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.texts import ingest
-from gpt_architecture.data.texts.source_texts import SourceTexts
+from gpt_architecture.data.texts.corpus import SourceTexts
 from gpt_architecture.data.tokenizer import get_tokenizer
-from gpt_architecture.data.tokenizers.characters import CharTokenizer
+from gpt_architecture.data.tokenizers.simple import CharTokenizer
 from gpt_architecture.errors import DataError
 
 

@@ -15,17 +15,17 @@ from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data import tokenizer as tokenizer_module
 from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import (
-    GPT2_RANKS_SHA256,
     UNKNOWN,
     ByteTokenizer,
     GPT2Tokenizer,
     SimpleTokenizerV1,
     SimpleTokenizerV2,
     get_tokenizer,
-    split_words,
     tokenizer_from_dict,
 )
 from gpt_architecture.data.tokenizers import gpt2 as gpt2_module
+from gpt_architecture.data.tokenizers.gpt2 import GPT2_RANKS_SHA256
+from gpt_architecture.data.tokenizers.simple import split_words
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
 
 property_test = settings(

@@ -8,7 +8,7 @@ from page_helpers import HOSTILE, read_page
 
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2, get_tokenizer
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
-from gpt_architecture.data.tokenizers.characters import CharTokenizer
+from gpt_architecture.data.tokenizers.simple import CharTokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.fertility import measure_fertility, split_text
 from gpt_architecture.reports.vocabularies import vocabulary_page

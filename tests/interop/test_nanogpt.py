@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from gpt_architecture.api import read_any
 from gpt_architecture.data.tokenizer import get_tokenizer
-from gpt_architecture.data.tokenizers.characters import CharTokenizer
+from gpt_architecture.data.tokenizers.simple import CharTokenizer
 from gpt_architecture.errors import (
     GPTArchitectureError,
     ModelFileError,

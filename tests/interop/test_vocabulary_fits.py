@@ -7,7 +7,7 @@ import pytest
 import torch
 from interop_helpers import BOOK, GPT2, content, tokenizer
 
-from gpt_architecture.data.tokenizers.characters import CharTokenizer
+from gpt_architecture.data.tokenizers.simple import CharTokenizer
 from gpt_architecture.errors import ModelFileError
 from gpt_architecture.formats.model_file import check_vocabulary, save_model
 from gpt_architecture.interop.gguf import export_gguf

@@ -18,7 +18,7 @@ from gpt_architecture.config import (
 )
 from gpt_architecture.core.lora import adapter_tensors
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.chat_data import load_chat_data
+from gpt_architecture.data.datasets import load_chat_data
 from gpt_architecture.data.sampler import IGNORED, make_batch
 from gpt_architecture.data.texts.chat import render_chat
 from gpt_architecture.decoding.simple import generate_text_simple

@@ -139,7 +139,7 @@ def default_prompt(prompt: str | None, metadata: Any) -> str:
     Raises:
         ConfigurationError: aucun des deux.
     """
-    from gpt_architecture.data.texts.chat import own_prompt
+    from gpt_architecture.data.tokenizers.marked_text import own_prompt
 
     chosen = own_prompt(metadata) if prompt is None else read_prompt(prompt)
     if not chosen:

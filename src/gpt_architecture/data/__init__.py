@@ -1,9 +1,7 @@
 """Le texte : d'où il vient, comment il devient des tokens, puis des lots.
 
-- `chat_data` : Les données d'un affinage sur des conversations : leurs réponses seules
-  s'apprennent.
-- `datasets` : Les données d'un entraînement : du texte tokenisé en mémoire, ou des fragments sur
-  disque.
+- `datasets` : Les données d'un entraînement : du texte en mémoire, des fragments sur disque, des
+  conversations.
 - `loader` : Fenêtres glissantes sur un texte, et chargeurs de lots.
 - `sampler` : Quel lot à quelle étape : une fonction pure de (graine, étape, rang, nombre de
   processus).

@@ -1,22 +1,45 @@
-"""Les données d'un entraînement : du texte tokenisé en mémoire, ou des fragments sur disque."""
+"""Les données d'un entraînement : du texte en mémoire, des fragments sur disque, des conversations.
+
+Du texte suivi s'apprend en entier ; d'une conversation, les réponses seules.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT, TrainingConfig
 from gpt_architecture.data.loader import split_text
-from gpt_architecture.data.shards.layout import INDEX_NAME, holds_shards, read_index
+from gpt_architecture.data.shards.layout import (
+    INDEX_NAME,
+    holds_shards,
+    read_index,
+    tokenizer_sha256,
+)
 from gpt_architecture.data.shards.reader import TokenArray, TokenSource, open_shards
+from gpt_architecture.data.texts.chat import DEFAULT_CHAT_TEMPLATE, check_template, render_chat
+from gpt_architecture.data.texts.conversations import (
+    Conversation,
+    ConversationTokens,
+    EncodedConversation,
+    encode_conversation,
+    read_conversations,
+)
 from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizers.bpe import bpe_size
-from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.errors import (
+    ConfigurationError,
+    DataError,
+    GPTArchitectureError,
+    TokenizerError,
+)
+
+logger = logging.getLogger(__name__)
 
 _OPENING_TOKENS = 32
 
@@ -46,7 +69,7 @@ class TrainingData:
     @property
     def tokenizer_sha256(self) -> str:
         """Empreinte de la description du tokenizer."""
-        return _sha256(self.tokenizer.to_dict())
+        return tokenizer_sha256(self.tokenizer.to_dict())
 
 
 def load_training_data(
@@ -78,7 +101,7 @@ def load_training_data(
         data = _from_shards(Path(sources[0]), tokenizer, vocabulary)
     else:
         data = _from_text(sources, tokenizer, vocabulary, training, field=field, offline=offline)
-    check_lengths(data, window, training)
+    _check_lengths(data, window, training)
     return data
 
 
@@ -88,7 +111,7 @@ def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) 
     asked = vocabulary
     if asked is None and tokenizer_name != "gpt2":
         asked = get_tokenizer(tokenizer_name)
-    if asked is not None and not _same(asked, tokenizer):
+    if asked is not None and asked.to_dict() != tokenizer.to_dict():
         raise ConfigurationError(
             f"le tokenizer {tokenizer_name if vocabulary is None else asked.name} pour {path}, "
             f"codé par {tokenizer.name}",
@@ -102,7 +125,7 @@ def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) 
     ids = train.read(0, min(_OPENING_TOKENS, train.num_tokens)).tolist()
     return TrainingData(
         name=path.resolve().name,
-        sha256=_sha256([train.sha256, val.sha256]),
+        sha256=hashlib.sha256(json.dumps([train.sha256, val.sha256]).encode()).hexdigest(),
         train=train,
         val=val,
         tokenizer=tokenizer,
@@ -143,7 +166,7 @@ def _from_text(
     )
 
 
-def check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> None:
+def _check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> None:
     """Vérifie que chaque jeu a une fenêtre, et le premier un lot entier.
 
     Raises:
@@ -170,13 +193,108 @@ def check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> 
         )
 
 
+def load_chat_data(
+    path: Path | str,
+    tokenizer: str,
+    *,
+    window: int,
+    training: TrainingConfig,
+    template: str | None = None,
+    vocabulary: Tokenizer | None = None,
+) -> TrainingData:
+    """Lit un fichier de conversations, et le coupe en entraînement et validation.
+
+    Une conversation qui dépasse la fenêtre est laissée de côté, et c'est dit.
+
+    Args:
+        path: le fichier (voir `data.texts.conversations`).
+        tokenizer: nom ou fichier, quand `vocabulary` n'est pas donné.
+        window: longueur des entrées (T).
+        training: lot et coupe ; son `stride` est celui des rangées, `window` + 1.
+        template: gabarit ; None : `DEFAULT_CHAT_TEMPLATE`.
+        vocabulary: le tokenizer du modèle de départ.
+
+    Raises:
+        DataError: ligne mal formée (elle est désignée), ou trop peu de conversations.
+        TokenizerError: tokenizer inconnu, ou sans fin de texte.
+    """
+    path = Path(path)
+    template = DEFAULT_CHAT_TEMPLATE if template is None else check_template(template)
+    conversations, sha256 = read_conversations(path)
+    if len(conversations) < 2:
+        raise DataError(
+            f"{len(conversations)} conversation",
+            expected="au moins deux : une pour apprendre, une pour valider",
+            remedy="complétez `chat`",
+        )
+    cut = int(training.train_ratio * len(conversations))
+    cut = min(max(1, cut), len(conversations) - 1)
+    train, val = conversations[:cut], conversations[cut:]
+    if vocabulary is None:  # comme d'un texte : un BPE s'apprend sans voir la validation
+        seen = train if bpe_size(tokenizer) is not None else conversations
+        text = "\n".join(render_chat(each.messages, template) for each in seen)
+        vocabulary = get_tokenizer(tokenizer, text=text)
+    if vocabulary.eos_id is None:
+        raise TokenizerError(
+            f"le tokenizer {vocabulary.name} n'a pas de token de fin de texte",
+            expected="un tokenizer qui en a un : il achève chaque réponse",
+            remedy="changez `tokenizer`",
+        )
+    parts = []
+    for part in (train, val):
+        rows = _encode(part, path, template, vocabulary, window)
+        parts.append(ConversationTokens(rows, window, padding=vocabulary.eos_id))
+    first = val[0].messages
+    asked = first[: [message["role"] for message in first].index("assistant")]
+    data = TrainingData(
+        name=path.stem,
+        sha256=hashlib.sha256(f"{sha256}\n{template}".encode()).hexdigest(),
+        train=parts[0],
+        val=parts[1],
+        tokenizer=vocabulary,
+        opening=render_chat(asked, template, tokenizer=vocabulary, add_generation_prompt=True),
+        chat_template=template,
+    )
+    _check_lengths(data, window, training)
+    return data
+
+
+def _encode(
+    conversations: Sequence[Conversation],
+    path: Path,
+    template: str,
+    tokenizer: Tokenizer,
+    window: int,
+) -> list[EncodedConversation]:
+    rows, too_long = [], []
+    for each in conversations:
+        try:
+            row = encode_conversation(each.messages, template, tokenizer, limit=window + 1)
+        except GPTArchitectureError as error:
+            raise DataError(
+                f"{path}, {each.place} : {error.found}",
+                expected=error.expected,
+                remedy=error.remedy,
+            ) from None
+        if row is None:
+            too_long.append(each.place)
+        else:
+            rows.append(row)
+    if too_long:
+        logger.warning(
+            "%d conversation(s) de plus de %d tokens laissée(s) de côté (la première : %s) ; "
+            "`context_length` les garderait",
+            *(len(too_long), window + 1, too_long[0]),
+        )
+    if not rows:
+        raise DataError(
+            f"{path} : aucune conversation, de la {conversations[0].place} à la "
+            f"{conversations[-1].place}, ne tient dans {window + 1} tokens",
+            expected="des conversations plus courtes que le contexte",
+            remedy="allongez `context_length` ou raccourcissez-les",
+        )
+    return rows
+
+
 def _first_words(text: str) -> str:
     return " ".join(text.split(maxsplit=4)[:4])[:60]
-
-
-def _same(first: Tokenizer, second: Tokenizer) -> bool:
-    return _sha256(first.to_dict()) == _sha256(second.to_dict())
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

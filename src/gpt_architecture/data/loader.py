@@ -126,11 +126,7 @@ def split_text(text: str, train_ratio: float = TrainingConfig.train_ratio) -> tu
 
 
 def create_train_val_loaders(
-    text: str,
-    tokenizer: Tokenizer,
-    *,
-    context_length: int,
-    training: TrainingConfig,
+    text: str, tokenizer: Tokenizer, *, context_length: int, training: TrainingConfig
 ) -> tuple[DataLoader[tuple[Tensor, Tensor]], DataLoader[tuple[Tensor, Tensor]]]:
     """Chargeurs d'entraînement (mélangé, lots entiers) et de validation (dans l'ordre, tout).
 

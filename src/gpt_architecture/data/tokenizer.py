@@ -1,7 +1,7 @@
 """Le point d'entrée de tous les tokenizers : par leur nom, leur fichier ou leur description.
 
 `get_tokenizer("gpt2")` est le BPE de GPT-2 (`data.tokenizers.gpt2`). Les autres tirent leur
-vocabulaire d'un texte : les mots (`words`), les caractères (`characters`), un BPE à soi (`bpe`).
+vocabulaire d'un texte : des mots ou des caractères (`simple`), un BPE à soi (`bpe`).
 """
 
 from __future__ import annotations
@@ -14,43 +14,26 @@ from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer, bpe_size
-from gpt_architecture.data.tokenizers.characters import CharTokenizer
-from gpt_architecture.data.tokenizers.gpt2 import (
-    GPT2_RANKS_SHA256,
-    GPT2Tokenizer,
-    gpt2_merges,
-    gpt2_vocab,
-    is_gpt2,
-)
+from gpt_architecture.data.tokenizers.gpt2 import GPT2Tokenizer, gpt2_merges, gpt2_vocab, is_gpt2
 from gpt_architecture.data.tokenizers.json_file import BPELists, read_json
-from gpt_architecture.data.tokenizers.protocol import (
-    AllowedSpecial,
-    ByteTokenizer,
-    Tokenizer,
-    check_ids,
-)
-from gpt_architecture.data.tokenizers.words import (
+from gpt_architecture.data.tokenizers.protocol import ByteTokenizer, Tokenizer
+from gpt_architecture.data.tokenizers.simple import (
     UNKNOWN,
+    CharTokenizer,
     SimpleTokenizerV1,
     SimpleTokenizerV2,
-    split_words,
 )
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
 
 __all__ = [
-    "GPT2_RANKS_SHA256",
-    "NAMES",
     "UNKNOWN",
-    "AllowedSpecial",
     "ByteTokenizer",
     "GPT2Tokenizer",
     "SimpleTokenizerV1",
     "SimpleTokenizerV2",
     "Tokenizer",
-    "check_ids",
     "get_tokenizer",
     "learns_from_text",
-    "split_words",
     "tokenizer_from_dict",
     "tokenizer_from_json",
     "tokenizer_json",
@@ -59,11 +42,14 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 NAMES = ("gpt2", "simple-v1", "simple-v2", "char", "bpe-N")
+_SIMPLE: dict[str, type[SimpleTokenizerV1 | SimpleTokenizerV2 | CharTokenizer]] = {
+    each.name: each for each in (SimpleTokenizerV1, SimpleTokenizerV2, CharTokenizer)
+}
 
 
 def learns_from_text(name: str) -> bool:
     """Vrai si ce nom désigne un tokenizer dont le vocabulaire vient d'un texte."""
-    return name in ("simple-v1", "simple-v2", "char") or bpe_size(name) is not None
+    return name in _SIMPLE or bpe_size(name) is not None
 
 
 def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None) -> Tokenizer:
@@ -100,7 +86,8 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
                 expected="un texte, ou le fichier JSON d'un tokenizer enregistré",
                 remedy="passez text=… ou le chemin du fichier",
             )
-        return _learn(name, text)
+        size = bpe_size(name)
+        return _SIMPLE[name].from_text(text) if size is None else BPETokenizer.from_text(text, size)
     description = read_json(Path(name), names=NAMES)
     if isinstance(description, Mapping) and "model" in description:  # un tokenizer.json
         return tokenizer_from_json(description)
@@ -109,32 +96,21 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
     return tokenizer_from_dict(description)
 
 
-def _learn(name: str, text: str) -> Tokenizer:
-    size = bpe_size(name)
-    if size is not None:
-        return BPETokenizer.from_text(text, size)
-    if name == "char":
-        return CharTokenizer.from_text(text)
-    return (SimpleTokenizerV1 if name == "simple-v1" else SimpleTokenizerV2).from_text(text)
-
-
 def tokenizer_from_dict(description: Any) -> Tokenizer:
     """Reconstruit un tokenizer depuis `Tokenizer.to_dict`.
 
     Raises:
         TokenizerError: description mal formée ou d'un genre inconnu.
     """
-    name = description.get("name") if isinstance(description, Mapping) else None
+    given = description if isinstance(description, Mapping) else {}
+    name, vocab = given.get("name"), given.get("vocab")
     if name == "gpt2":
         return get_tokenizer("gpt2")
     if name == "bpe":
-        return BPETokenizer.from_dict(description)
-    vocab = description.get("vocab") if isinstance(description, Mapping) else None
-    if isinstance(vocab, list) and all(isinstance(token, str) for token in vocab):
-        if name == "char":
-            return CharTokenizer(vocab)
-        if name in ("simple-v1", "simple-v2"):
-            return SimpleTokenizerV1(vocab) if name == "simple-v1" else SimpleTokenizerV2(vocab)
+        return BPETokenizer.from_dict(given)
+    kind = _SIMPLE.get(str(name))
+    if kind and isinstance(vocab, list) and all(isinstance(token, str) for token in vocab):
+        return kind(vocab)
     raise TokenizerError(
         f"description de tokenizer invalide (nom {name!r})",
         expected="un nom parmi gpt2, simple-v1, simple-v2, char, bpe et, sauf pour gpt2, sa liste "

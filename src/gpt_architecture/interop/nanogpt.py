@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
-from gpt_architecture.data.tokenizers.characters import CharTokenizer
+from gpt_architecture.data.tokenizers.simple import CharTokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError, TokenizerError
 from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
 from gpt_architecture.formats.model_file import ModelFile, check_vocabulary

@@ -267,7 +267,7 @@ def _load(
 
     from gpt_architecture.api import load
     from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.data.texts.chat import own_prompt
+    from gpt_architecture.data.tokenizers.marked_text import own_prompt
     from gpt_architecture.evaluation.attention_maps import attention_of
     from gpt_architecture.evaluation.comparison import SIX_VARIANTS
     from gpt_architecture.serving.context import ServingContext, digest_of

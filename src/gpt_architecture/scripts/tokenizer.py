@@ -35,10 +35,10 @@ from gpt_architecture.overwriting import check_outputs, nothing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpt_architecture.data.texts.source_texts import SourceTexts
+    from gpt_architecture.data.texts.corpus import SourceTexts
     from gpt_architecture.data.tokenizer import Tokenizer
     from gpt_architecture.data.tokenizers.bpe import BPETokenizer
-    from gpt_architecture.data.tokenizers.characters import CharTokenizer
+    from gpt_architecture.data.tokenizers.simple import CharTokenizer
 
 _Names = Annotated[list[str], Parameter(consume_multiple=True)]
 _Text = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # « - » : l'entrée standard
@@ -125,7 +125,7 @@ def train(
             remedy="retirez l'un des deux",
         )
     check_outputs({"--out": (options.out, nothing)}, reads=(sources, common), force=options.force)
-    from gpt_architecture.data.texts.source_texts import SourceTexts
+    from gpt_architecture.data.texts.corpus import SourceTexts
 
     start = time.perf_counter()
     with ProgressBar("Apprentissage", width=40) as bar:
@@ -230,7 +230,7 @@ def view(
 
 def _learn(texts: SourceTexts, options: VocabularyOptions) -> BPETokenizer | CharTokenizer:
     if options.kind == "char":
-        from gpt_architecture.data.tokenizers.characters import CharTokenizer
+        from gpt_architecture.data.tokenizers.simple import CharTokenizer
 
         return CharTokenizer.train(texts, end_of_text=not options.no_end_of_text)
     from gpt_architecture.data.tokenizers.bpe import BPETokenizer

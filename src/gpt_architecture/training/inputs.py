@@ -20,8 +20,7 @@ from gpt_architecture.config import (
 )
 from gpt_architecture.core.lora import add_lora_
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.chat_data import load_chat_data
-from gpt_architecture.data.datasets import TrainingData, load_training_data
+from gpt_architecture.data.datasets import TrainingData, load_chat_data, load_training_data
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.texts.corpus import SHORT_STORY, VERDICT
 from gpt_architecture.data.tokenizer import UNKNOWN, Tokenizer, tokenizer_from_dict

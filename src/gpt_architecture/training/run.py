@@ -16,7 +16,8 @@ import torch
 
 from gpt_architecture.config import VERSION
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, keep_prompt
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
+from gpt_architecture.data.tokenizers.marked_text import keep_prompt
 from gpt_architecture.formats.door import locate
 from gpt_architecture.formats.journal import JOURNAL
 from gpt_architecture.training.callbacks import Callback, StopCheck

@@ -23,7 +23,8 @@ from gpt_architecture.config import (
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.datasets import TrainingData
 from gpt_architecture.data.sampler import WindowSampler
-from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, keep_prompt
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
+from gpt_architecture.data.tokenizers.marked_text import keep_prompt
 from gpt_architecture.errors import ConfigurationError, TrainingError
 from gpt_architecture.training.backends import (
     Sharing,

@@ -255,7 +255,7 @@ def recorded(gpt: GPT, name: str) -> Mapping[str, Any]:
 
 def _own_prompt(gpt: GPT) -> list[tuple[int, ...]]:
     """Le début des exemples de l'entraînement, s'il est gardé."""
-    from gpt_architecture.data.texts.chat import own_prompt
+    from gpt_architecture.data.tokenizers.marked_text import own_prompt
 
     prompt = own_prompt(gpt.metadata)
     return [] if prompt is None else [tuple(gpt.generator.encode(prompt))]

@@ -17,6 +17,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -24,16 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.shards.layout import TOKEN_DTYPE, Split
-from gpt_architecture.data.texts.documents import (
-    DocumentHash,
-    Rejected,
-    Skip,
-    Where,
-    cut_pieces,
-    documents_in,
-    split_of,
-)
+from gpt_architecture.data.shards.layout import TOKEN_DTYPE
+from gpt_architecture.data.shards.plan import SplitPlan, Task, TextBlock
+from gpt_architecture.data.texts.documents import Rejected, Skip, Split, cut_pieces, documents_in
 from gpt_architecture.data.texts.ingest import RecordBlock
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.errors import DataError, GPTArchitectureError, TokenizerError
@@ -46,50 +40,14 @@ Tokens = NDArray[np.uint16]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextPiece:
-    """Un morceau d'un document, dont la part est déjà décidée.
-
-    Attributes:
-        text: le morceau, nettoyé.
-        split: sa part.
-        starts_document: c'est le premier morceau du document.
-    """
-
-    text: str
-    split: Split
-    starts_document: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextBlock:
-    """Des morceaux d'un long fichier, à la suite.
-
-    Attributes:
-        label: la source, pour les messages.
-        pieces: les morceaux.
-        consumed: octets de la source lus pour eux.
-        separated: documents qui y commencent après un `<|endoftext|>` écrit dans le texte.
-    """
-
-    label: str
-    pieces: list[TextPiece]
-    consumed: int
-    separated: int = 0
-
-
-Task = RecordBlock | TextBlock
-
-
-@dataclass(frozen=True, kw_only=True)
 class Encoded:
     """Le résultat d'une tâche.
 
     Attributes:
         tokens: tokens de chaque part, documents précédés de `<|endoftext|>`.
-        text_bytes: octets UTF-8 du texte codé.
+        text_bytes: voir `Tally`, comme `separated`.
         consumed: octets de la source lus.
         skips: documents écartés.
-        separated: documents qui suivent un `<|endoftext|>` écrit dans leur texte.
         failure: erreur qui arrête tout : (ce qu'on a trouvé, attendait, faut faire).
     """
 
@@ -99,23 +57,6 @@ class Encoded:
     skips: list[Skip] = field(default_factory=list)
     separated: int = 0
     failure: tuple[str, str, str] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodingOptions:
-    """Ce qu'il faut savoir pour coder : le champ, la graine, la part de validation.
-
-    Attributes:
-        field: champ du texte, en JSONL.
-        seed: graine de la répartition.
-        val_fraction: part de la validation.
-        forced: parts imposées.
-    """
-
-    field: str
-    seed: int
-    val_fraction: float
-    forced: Mapping[Where, Split]
 
 
 def separator_of(tokenizer: Tokenizer) -> int:
@@ -136,10 +77,9 @@ def separator_of(tokenizer: Tokenizer) -> int:
 class Encoder:
     """Code des tâches avec un tokenizer ; sans état d'une tâche à l'autre."""
 
-    def __init__(self, tokenizer: Tokenizer, options: EncodingOptions) -> None:
-        self._tokenizer = tokenizer
-        self._eos = separator_of(tokenizer)
-        self._options = options
+    def __init__(self, tokenizer: Tokenizer, plan: SplitPlan, field: str) -> None:
+        self._tokenizer, self._plan, self._field = tokenizer, plan, field
+        self._separator = np.array([separator_of(tokenizer)], dtype=TOKEN_DTYPE)
 
     def __call__(self, task: Task) -> Encoded:
         """Code une tâche ; une erreur prévue est rendue, non levée, pour passer entre processus."""
@@ -152,7 +92,7 @@ class Encoder:
         parts: dict[Split, list[Tokens]] = {"train": [], "val": []}
         for piece in block.pieces:
             if piece.starts_document:
-                parts[piece.split].append(self._separator())
+                parts[piece.split].append(self._separator)
             parts[piece.split] += self._encode(piece.text)
         return Encoded(
             tokens=_joined(parts),
@@ -167,19 +107,14 @@ class Encoder:
         text_bytes = separated = 0
         for number, record in block.records:
             try:
-                found = documents_in(block.text_of(record, self._options.field))
+                found = documents_in(block.text_of(record, self._field))
             except Rejected as rejected:
                 skips.append(Skip.of(rejected, block.place(number)))
                 continue
             separated += len(found) - 1
             for rank, text in found:
-                digest = DocumentHash(self._options.seed)
-                digest.update(text)
-                split = self._options.forced.get(
-                    (block.label, number, rank),
-                    split_of(digest.value(), self._options.val_fraction),
-                )
-                parts[split] += [self._separator(), *self._encode(text)]
+                split = self._plan.split_of((block.label, number, rank), [text])
+                parts[split] += [self._separator, *self._encode(text)]
                 text_bytes += len(text.encode("utf-8"))
         return Encoded(
             tokens=_joined(parts),
@@ -188,9 +123,6 @@ class Encoder:
             skips=skips,
             separated=separated,
         )
-
-    def _separator(self) -> Tokens:
-        return np.array([self._eos], dtype=TOKEN_DTYPE)
 
     def _encode(self, text: str) -> list[Tokens]:
         # Par morceaux : la liste Python d'un long document pèserait cinquante fois son texte
@@ -207,8 +139,9 @@ def _joined(parts: Mapping[Split, list[Tokens]]) -> dict[Split, Tokens]:
 def encode_in_order(
     tasks: Iterable[tuple[Key, Task]],
     tokenizer: Tokenizer,
-    options: EncodingOptions,
+    plan: SplitPlan,
     *,
+    field: str,
     workers: int,
 ) -> Iterator[tuple[Key, Encoded]]:
     """Code les tâches et rend leurs résultats dans l'ordre, avec la clé de chacune.
@@ -218,13 +151,14 @@ def encode_in_order(
     Args:
         tasks: (clé, tâche).
         tokenizer: voir `data.tokenizer.Tokenizer`.
-        options: voir `EncodingOptions`.
+        plan: la part de chaque document.
+        field: champ du texte, en JSONL.
         workers: processus ; 1 : celui-ci.
 
     Raises:
         GPTArchitectureError: une tâche a échoué, ou un processus est mort ou ne répond plus.
     """
-    encoder = Encoder(tokenizer, options)
+    encoder = Encoder(tokenizer, plan, field)
     if workers == 1:
         for key, task in tasks:
             yield key, _checked(encoder(task))
@@ -233,7 +167,7 @@ def encode_in_order(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(tokenizer.to_dict(), options),
+        initargs=(tokenizer.to_dict(), plan, field),
     )
     pending: deque[tuple[Key, Future[Encoded]]] = deque()
     try:
@@ -253,9 +187,9 @@ def _result(pending: deque[tuple[Key, Future[Encoded]]]) -> tuple[Key, Encoded]:
     try:
         return key, _checked(future.result(timeout=TASK_TIMEOUT_S))
     except (BrokenProcessPool, FutureTimeoutError) as error:
-        late = isinstance(error, FutureTimeoutError)
+        state = "ne répond plus" if isinstance(error, FutureTimeoutError) else "est mort"
         raise DataError(
-            f"un processus de préparation {'ne répond plus' if late else 'est mort'}",
+            f"un processus de préparation {state}",
             expected="des processus vivants jusqu'au bout",
             remedy="relancez la même commande, elle reprend ; réduisez `workers` si la mémoire "
             "manque",
@@ -272,18 +206,15 @@ def _checked(encoded: Encoded) -> Encoded:
 _encoder: Encoder | None = None
 
 
-def _start_worker(description: dict[str, Any], options: EncodingOptions) -> None:
+def _start_worker(description: dict[str, Any], plan: SplitPlan, field: str) -> None:
     """Prépare un processus ; il meurt avec son parent, même tué sans préavis."""
     global _encoder  # noqa: PLW0603 — l'état d'un processus, posé une fois par son initialiseur
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C est l'affaire du parent
-    _encoder = Encoder(tokenizer_from_dict(description), options)
+    _encoder = Encoder(tokenizer_from_dict(description), plan, field)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        sentinel = parent.sentinel
-        threading.Thread(
-            target=lambda: (wait([sentinel]), os._exit(1)),
-            daemon=True,
-        ).start()
+        ended = partial(wait, [parent.sentinel])
+        threading.Thread(target=lambda: (ended(), os._exit(1)), daemon=True).start()
 
 
 def _encode_task(task: Task) -> Encoded:

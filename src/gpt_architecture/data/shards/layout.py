@@ -1,28 +1,29 @@
-"""Les fragments de tokens sur disque, sans PyTorch : en-tête, index, empreintes, écriture.
+"""Un dossier de fragments de tokens, sans PyTorch : en-têtes, index, empreintes, travail en cours.
 
 Un fragment est un fichier `.bin` de llm.c, build-nanogpt et modded-nanogpt : 256 entiers
 int32 petit-boutistes (nombre magique, version, nombre de tokens, puis des zéros), suivis des
-tokens en uint16. Leur écriture se reprend à chaque point sûr : `ShardWriter.state` décrit ce que
-`flush` a mis sur disque, et un `ShardWriter` bâti de cet état efface ce qui l'a suivi.
+tokens en uint16. Une préparation travaille dans `DIR.incomplete`, qui devient `DIR`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from filelock import FileLock, Timeout
 
 from gpt_architecture.config import check_int
-from gpt_architecture.errors import DataError, reason, shown
-from gpt_architecture.storage import open_regular, read_json
+from gpt_architecture.data.texts.documents import Split
+from gpt_architecture.data.tokenizers.json_file import write_json
+from gpt_architecture.errors import DataError, OutputError, reason, shown
+from gpt_architecture.storage import NotAFileError, open_regular, read_json, sweep, sync
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
@@ -34,11 +35,14 @@ MAX_SHARD_TOKENS = 2**31 - 1
 INDEX_NAME = "index.json"
 INDEX_FORMAT = "gpt-architecture/token-shards"
 INDEX_VERSION = 1
-_MAX_INDEX_BYTES = 256 << 20
-
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
-SPLIT_NAMES: dict[Split, str] = {"train": "entraînement", "val": "validation"}
+STATE_NAME = "etat.json"
+STATE_VERSION = 2
+_MAX_JSON_BYTES = 256 << 20
+_LOCK_NAME = ".verrou"
+_OURS = re.compile(
+    rf"(train|val)_\d{{6,}}\.bin|\.?({re.escape(INDEX_NAME)}|{re.escape(STATE_NAME)})(\.tmp)?"
+    rf"|{re.escape(_LOCK_NAME)}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +145,11 @@ def read_index(folder: Path | str) -> dict[str, Any]:
     folder = Path(folder)
     path = folder / INDEX_NAME
     try:
-        index = read_json(path, _MAX_INDEX_BYTES)
+        index = read_json(path, _MAX_JSON_BYTES)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} est illisible : {reason(error)}",
+        raise DataError.unreadable(
+            path,
+            error,
             expected="l'index écrit par « gpt-architecture prepare »",
             remedy="refaites ce dossier avec `force`",
         ) from None
@@ -172,9 +177,9 @@ def index_entries(index: Mapping[str, Any], split: Split) -> list[ShardEntry]:
     try:
         shards = index["splits"][split]["shards"]
         return [ShardEntry(**shard) for shard in shards]
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError):
         raise _bad_index(f"la description de la part {split}") from None
 
 
@@ -197,130 +202,192 @@ def _bad_index(what: str) -> DataError:
     )
 
 
-class ShardWriter:
-    """Ajoute des tokens à la suite, et commence un fragment quand le précédent est plein.
+def _identity_of(index: Mapping[str, Any]) -> dict[str, Any]:
+    """Ce qui distingue la préparation qui a écrit cet index."""
+    return {
+        **index.get("settings", {}),
+        "tokenizer_sha256": index.get("tokenizer_sha256"),
+        "sources": index.get("sources"),
+    }
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Les réglages qui diffèrent : « seed 1 → 2, sources »."""
+    parts = []
+    for key, value in now.items():
+        if before.get(key) != value:
+            simple = key not in ("sources", "tokenizer_sha256")
+            parts.append(f"{key} {before.get(key)} → {value}" if simple else key.split("_")[0])
+    return ", ".join(parts)
+
+
+def read_present(
+    out: Path | str, identity: Mapping[str, Any], *, force: bool
+) -> dict[str, Any] | None:
+    """L'index de `out` s'il vient de la même préparation ; None s'il faut préparer.
 
     Args:
-        folder: dossier existant.
-        split: part, début du nom des fichiers.
-        shard_tokens: tokens d'un fragment plein.
-        eos_id: token qui précède chaque document ; il les compte.
-        state: rendu par `state()` avant une interruption ; None : rien n'est écrit.
+        out: le dossier demandé.
+        identity: ce qui distingue la préparation demandée.
+        force: un dossier déjà préparé sera remplacé.
 
     Raises:
-        DataError: le fragment en cours est plus court que ne le dit `state`.
+        OutputError: d'autres réglages, d'autres sources, ou autre chose qu'une préparation :
+            rien n'y sera effacé, même avec `force`.
+        DataError: son index est illisible.
+    """
+    out = Path(out)
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        foreign: str | None = "n'est pas un dossier"
+    elif any(out.iterdir()) and not (out / INDEX_NAME).exists():
+        foreign = f"n'a pas de {INDEX_NAME}"
+    else:
+        name = _foreign(out)
+        foreign = name and f"contient {name}"
+    if foreign:
+        raise OutputError(
+            f"{out} existe et {foreign}",
+            expected="un dossier absent, vide, ou déjà préparé",
+            remedy="changez de dossier",
+        )
+    if force or not (out / INDEX_NAME).exists():
+        return None
+    present = read_index(out)
+    changed = _differences(_identity_of(present), identity)
+    if changed:
+        raise OutputError(
+            f"{out} est déjà préparé avec d'autres réglages ({changed})",
+            expected="les mêmes réglages, ou un dossier libre",
+            remedy="ajoutez `force` pour le remplacer, ou changez de dossier",
+        )
+    return present
+
+
+class WorkFolder:
+    """`DIR.incomplete`, verrouillé tant que le bloc `with` dure.
+
+    Attributes:
+        path: le dossier de travail.
+        identity: ce qui distingue cette préparation.
+        state: ce que le dernier point sûr a enregistré, ou None.
+        resumed: une préparation interrompue est continuée.
+
+    Raises:
+        OutputError: une autre préparation y écrit, ou y a laissé un travail d'autres réglages.
     """
 
-    def __init__(
-        self,
-        folder: Path | str,
-        split: Split,
-        *,
-        shard_tokens: int,
-        eos_id: int,
-        state: Mapping[str, Any] | None = None,
-    ) -> None:
-        folder = Path(folder)
-        self._folder = folder
-        self._split = split
-        self._shard_tokens = shard_tokens
-        self._eos_id = eos_id
-        state = state or {"shards": [], "tokens": 0, "documents": 0}
-        self.shards = [ShardEntry(**entry) for entry in state["shards"]]
-        self._tokens: int = state["tokens"]
-        self._documents: int = state["documents"]
-        kept = {entry.name for entry in self.shards} | ({self._name} if self._tokens else set())
-        for path in folder.glob(f"{split}_*.bin"):
-            if path.name not in kept:
-                path.unlink()
-        self._file: BinaryIO | None = None
-        if self._tokens:
-            self._file = self._reopen()
+    def __init__(self, out: Path | str, identity: Mapping[str, Any], *, force: bool) -> None:
+        out = Path(out)
+        self.path = out.with_name(f"{out.name}.incomplete")
+        self.identity = dict(identity)
+        self.state: dict[str, Any] | None = None
+        self.resumed = False
+        self._out = out
+        self._force = force
+        self._lock = FileLock(self.path / _LOCK_NAME, timeout=0)
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens écrits, fragment en cours compris."""
-        return sum(entry.tokens for entry in self.shards) + self._tokens
+    def __enter__(self) -> WorkFolder:
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise OutputError(
+                f"une autre préparation écrit dans {self.path}",
+                expected="une seule à la fois",
+                remedy="attendez sa fin ou changez de dossier",
+            ) from None
+        try:
+            self._recover()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
 
-    @property
-    def num_documents(self) -> int:
-        """Documents commencés."""
-        return sum(entry.documents for entry in self.shards) + self._documents
+    def __exit__(self, *_error: object) -> None:
+        # Une erreur avant d'avoir rien écrit ne laisse pas de dossier vide
+        if self.path.is_dir() and {p.name for p in self.path.iterdir()} <= {_LOCK_NAME}:
+            (self.path / _LOCK_NAME).unlink(missing_ok=True)
+            self.path.rmdir()
+        self._lock.release()
 
-    def append(self, tokens: NDArray[np.uint16]) -> None:
-        """Écrit des tokens, (N,) uint16."""
-        start = 0
-        while start < tokens.size:
-            if self._file is None:
-                self._file = (self._folder / self._name).open("wb")
-                self._file.write(bytes(HEADER_BYTES))  # le vrai est écrit en dernier
-            part = tokens[start : start + self._shard_tokens - self._tokens]
-            self._file.write(part.astype(TOKEN_DTYPE, copy=False).tobytes())
-            self._tokens += part.size
-            self._documents += int(np.count_nonzero(part == self._eos_id))
-            start += part.size
-            if self._tokens == self._shard_tokens:
-                self._finish_shard()
+    def finished_index(self) -> dict[str, Any] | None:
+        """L'index, si la préparation était finie et qu'il ne restait qu'à renommer."""
+        return read_index(self.path) if (self.path / INDEX_NAME).exists() else None
 
-    def flush(self) -> None:
-        """Vide le fragment en cours sur disque."""
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+    def save_state(self, progress: Mapping[str, Any]) -> None:
+        """Enregistre un point sûr ; ce qu'il décrit est déjà sur disque."""
+        state = {"version": STATE_VERSION, "identity": self.identity, **progress}
+        write_json(self.path / STATE_NAME, state, indent=1)
 
-    def close(self) -> None:
-        """Termine le fragment en cours."""
-        if self._file is not None:
-            self._finish_shard()
+    def publish(self, index: dict[str, Any]) -> None:
+        """Écrit l'index, puis fait du dossier de travail le dossier final."""
+        write_json(self.path / INDEX_NAME, index, indent=1)
+        (self.path / STATE_NAME).unlink(missing_ok=True)
+        if self._out.is_dir():
+            if self._force:
+                _clear(self._out)
+            self._out.rmdir()  # refuse s'il contient quoi que ce soit
+        self.path.rename(self._out)
+        (self._out / _LOCK_NAME).unlink(missing_ok=True)
+        sync(self._out)
+        sync(self._out.parent)
 
-    def abandon(self) -> None:
-        """Ferme le fichier sans terminer le fragment ; ce qui reste à écrire peut être perdu."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            try:
-                file.close()
-            except OSError:  # disque plein : l'erreur d'origine suit son cours
-                return
-
-    def state(self) -> dict[str, Any]:
-        """Ce qui est écrit, en types simples."""
-        return {
-            "shards": [asdict(entry) for entry in self.shards],
-            "tokens": self._tokens,
-            "documents": self._documents,
-        }
-
-    @property
-    def _name(self) -> str:
-        return f"{self._split}_{len(self.shards):06d}.bin"
-
-    def _reopen(self) -> BinaryIO:
-        path = self._folder / self._name
-        size = HEADER_BYTES + self._tokens * TOKEN_DTYPE.itemsize
-        if not path.is_file() or path.stat().st_size < size:
-            raise DataError(
-                f"{path} est plus court que ne le dit l'état de la préparation",
-                expected=f"au moins {size} octets",
-                remedy="recommencez avec `force`",
+    def _recover(self) -> None:
+        """Trouve de quoi reprendre ; sinon vide le dossier de travail."""
+        sweep(self.path)
+        foreign = _foreign(self.path)
+        if foreign:
+            raise OutputError(
+                f"{self.path} contient {foreign}",
+                expected="un dossier de travail de « gpt-architecture prepare »",
+                remedy="déplacez ce fichier ou changez de dossier",
             )
-        file = path.open("r+b")
-        file.truncate(size)
-        file.seek(size)
-        return file
+        before = self._previous_identity()
+        changed = "" if before is None else _differences(before, self.identity)
+        if before is None or (changed and self._force):
+            self.state = None
+            _clear(self.path)
+        elif changed:
+            raise OutputError(
+                f"{self.path} contient une préparation interrompue, d'autres réglages ({changed})",
+                expected="les mêmes réglages pour la reprendre",
+                remedy="ajoutez `force` pour recommencer, ou changez de dossier",
+            )
+        else:
+            self.resumed = True
 
-    def _finish_shard(self) -> None:
-        assert self._file is not None  # noqa: S101 — appelé fragment ouvert
-        self._file.seek(0)
-        self._file.write(header(self._tokens))
-        self.flush()
-        self._file.close()
-        self._file = None
-        name = self._name
-        entry = ShardEntry(
-            name=name,
-            tokens=self._tokens,
-            documents=self._documents,
-            sha256=file_sha256(self._folder / name),
+    def _previous_identity(self) -> dict[str, Any] | None:
+        if (self.path / INDEX_NAME).exists():
+            return _identity_of(read_index(self.path))
+        try:
+            state = read_json(self.path / STATE_NAME, _MAX_JSON_BYTES)
+            if state["version"] == STATE_VERSION:
+                self.state = state
+                return dict(state["identity"])
+        except FileNotFoundError:
+            return None
+        except (NotAFileError, ValueError, KeyError, TypeError):
+            pass
+        if self._force:
+            return None
+        raise OutputError(
+            f"{self.path / STATE_NAME} est illisible",
+            expected="l'état d'une préparation interrompue",
+            remedy="ajoutez `force` pour recommencer",
         )
-        self.shards.append(entry)
-        self._tokens = self._documents = 0
+
+
+def _foreign(folder: Path) -> str | None:
+    """Le nom d'un élément qui ne vient pas d'une préparation."""
+    names = sorted(path.name for path in folder.iterdir())
+    return next((name for name in names if not _OURS.fullmatch(name)), None)
+
+
+def _clear(folder: Path) -> None:
+    """Efface les fichiers d'une préparation, l'index d'abord : le reste n'est plus lisible."""
+    names = [INDEX_NAME, *(path.name for path in folder.iterdir())]
+    for name in names:
+        if _OURS.fullmatch(name) and name != _LOCK_NAME:
+            (folder / name).unlink(missing_ok=True)

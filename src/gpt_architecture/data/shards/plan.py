@@ -8,26 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 from gpt_architecture.config import check_float, check_int
-from gpt_architecture.data.shards.encode import Task, TextBlock, TextPiece
-from gpt_architecture.data.shards.layout import MAX_SHARD_TOKENS, SPLITS, Split
+from gpt_architecture.data.shards.layout import MAX_SHARD_TOKENS
 from gpt_architecture.data.texts.documents import (
     EMPTY,
     PIECE_CHARACTERS,
-    DocumentHash,
+    SPLITS,
     Rejected,
     Skip,
+    Split,
     Where,
     cut_pieces,
-    decode_stream,
     documents_in,
     last_boundary,
-    split_documents,
     split_of,
+    stream_documents,
 )
 from gpt_architecture.data.texts.ingest import RecordBlock, Source, read_blocks, read_chunks
 from gpt_architecture.errors import ConfigurationError, DataError
@@ -81,35 +79,62 @@ class PrepareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitPlan:
-    """Les exceptions à la répartition par empreinte.
+    """La répartition par empreinte, et ses exceptions.
 
     Attributes:
+        seed: graine du hasard.
+        val_fraction: part de la validation.
         forced: part imposée à un document, pour qu'aucune part ne soit vide.
         single: le seul document, coupé par position ; None s'il y en a plus.
         cut: caractères du seul document qui vont à l'entraînement, à un mot près.
     """
 
+    seed: int
+    val_fraction: float
     forced: Mapping[Where, Split] = field(default_factory=dict)
     single: Where | None = None
     cut: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """En types simples, relu par `from_dict`."""
-        return {
-            "forced": [[*where, split] for where, split in self.forced.items()],
-            "single": None if self.single is None else list(self.single),
-            "cut": self.cut,
-        }
+    def split_of(self, where: Where, chunks: Iterable[str]) -> Split:
+        """La part d'un document."""
+        drawn = split_of(chunks, seed=self.seed, val_fraction=self.val_fraction)
+        return self.forced.get(where, drawn)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SplitPlan:
-        """Relit `to_dict`."""
-        single = values["single"]
-        return cls(
-            forced={(label, number, rank): s for label, number, rank, s in values["forced"]},
-            single=None if single is None else (single[0], single[1], single[2]),
-            cut=values["cut"],
-        )
+    def exceptions(self) -> dict[str, Any]:
+        """Les exceptions, en types simples ; voir `with_exceptions`."""
+        forced = [[*where, split] for where, split in self.forced.items()]
+        return {"forced": forced, "single": self.single, "cut": self.cut}
+
+    def with_exceptions(self, found: Mapping[str, Any]) -> SplitPlan:
+        """Le même plan, avec les exceptions que rend `exceptions`, relues."""
+        forced: dict[Where, Split] = {(*where,): split for *where, split in found["forced"]}
+        single = None if found["single"] is None else (*found["single"],)
+        return replace(self, forced=forced, single=single, cut=found["cut"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPiece:
+    """Un morceau nettoyé d'un document, dont la part est déjà décidée."""
+
+    text: str
+    split: Split
+    starts_document: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBlock:
+    """Des morceaux d'un long fichier, à la suite ; voir `RecordBlock`.
+
+    `separated` documents y commencent après un `<|endoftext|>` écrit dans le texte.
+    """
+
+    label: str
+    pieces: list[TextPiece]
+    consumed: int
+    separated: int = 0
+
+
+Task = RecordBlock | TextBlock
 
 
 @dataclass(kw_only=True)
@@ -131,10 +156,9 @@ class _Census:
         """Ajoute des documents qui suivent ; à longueur égale, le premier reste."""
         self.count += later.count
         self.splits |= later.splits
-        if later.shortest and (self.shortest is None or later.shortest[0] < self.shortest[0]):
-            self.shortest = later.shortest
-        if later.longest and (self.longest is None or later.longest[0] > self.longest[0]):
-            self.longest = later.longest
+        shortest, longest = (self.shortest, later.shortest), (self.longest, later.longest)
+        self.shortest = min(filter(None, shortest), key=itemgetter(0), default=None)
+        self.longest = max(filter(None, longest), key=itemgetter(0), default=None)
 
 
 @dataclass(kw_only=True)
@@ -152,12 +176,15 @@ class CorpusReader:
     Args:
         sources: les fichiers, dans l'ordre.
         config: voir `PrepareConfig`.
+
+    Attributes:
+        by_hash: la répartition, sans exceptions.
     """
 
     def __init__(self, sources: Sequence[Source], config: PrepareConfig) -> None:
         self.sources = sources
+        self.by_hash = SplitPlan(seed=config.seed, val_fraction=config.fraction(sources))
         self._config = config
-        self._fraction = config.fraction(sources)
         self._long: dict[str, _LongText | Rejected] = {}
         self._first: Skip | None = None
 
@@ -171,21 +198,22 @@ class CorpusReader:
         for each in self._census():
             census.merge(each)
             if len(census.splits) == len(SPLITS):
-                return SplitPlan()
+                return self.by_hash
         if census.shortest is None or census.longest is None:
             cause = "" if self._first is None else f" : {self._first.reason}, {self._first.where}"
+            fields = f", ou un champ {self._config.field!r} qui en porte"
+            only_text = all(source.kind == "text" for source in self.sources)
             raise DataError(
                 f"aucun document dans les sources{cause}",
-                expected=f"au moins un texte lisible, en UTF-8{self._fields()}",
+                expected=f"au moins un texte lisible, en UTF-8{'' if only_text else fields}",
                 remedy="vérifiez les fichiers et `field`",
             )
         if census.count == 1:
             return self._cut_single(*census.shortest)
         # Peu de documents, donc de gros écarts : l'entraînement garde le plus de texte possible
-        only_train = census.splits == {"train"}
-        return SplitPlan(
-            forced={census.shortest[1]: "val"} if only_train else {census.longest[1]: "train"}
-        )
+        if census.splits == {"train"}:
+            return replace(self.by_hash, forced={census.shortest[1]: "val"})
+        return replace(self.by_hash, forced={census.longest[1]: "train"})
 
     def tasks(self, source: Source, plan: SplitPlan) -> Iterator[Task]:
         """Les tâches d'une source, toujours les mêmes.
@@ -193,26 +221,23 @@ class CorpusReader:
         Raises:
             DataError: la source a changé depuis le début.
         """
-        label = source.label
-        if self._is_long(source):
-            measured = self._measure(source)
-            if isinstance(measured, Rejected):
-                yield RecordBlock(
-                    label=label, skips=[Skip.of(measured, label)], consumed=source.size
-                )
-            else:
-                try:
-                    yield from self._long_blocks(source, measured, plan)
-                except Rejected as rejected:  # lu sans faute la première fois
-                    source.check_unchanged()
-                    raise DataError(
-                        f"{label} : {rejected.reason} à la seconde lecture",
-                        expected="le même contenu qu'à la première",
-                        remedy="vérifiez le disque puis relancez",
-                    ) from None
-        else:
+        measured = self._measure(source) if self._is_long(source) else None
+        if measured is None:
             for block in self._blocks(source):
                 yield from self._split_block(block, plan)
+        elif isinstance(measured, Rejected):
+            skips = [Skip.of(measured, source.label)]
+            yield RecordBlock(label=source.label, skips=skips, consumed=source.size)
+        else:
+            try:
+                yield from self._long_blocks(source, measured, plan)
+            except Rejected as rejected:  # lu sans faute la première fois
+                source.check_unchanged()
+                raise DataError(
+                    f"{source.label} : {rejected.reason} à la seconde lecture",
+                    expected="le même contenu qu'à la première",
+                    remedy="vérifiez le disque puis relancez",
+                ) from None
         source.check_unchanged()
 
     def _census(self) -> Iterator[_Census]:
@@ -227,31 +252,18 @@ class CorpusReader:
                     try:
                         found = documents_in(block.text_of(record, self._config.field))
                     except Rejected as rejected:  # dit quand la tâche sera codée
-                        place = block.place(number)
-                        self._first = self._first or Skip.of(rejected, place)
+                        self._first = self._first or Skip.of(rejected, block.place(number))
                         continue
                     for rank, text in found:
                         where = (block.label, number, rank)
-                        yield _Census.of(where, len(text), self._split_of([text]))
-
-    def _fields(self) -> str:
-        """Le champ attendu, s'il y a des enregistrements."""
-        kinds = {source.kind for source in self.sources}
-        return f", ou un champ {self._config.field!r} qui en porte" if kinds - {"text"} else ""
+                        yield _Census.of(where, len(text), self.by_hash.split_of(where, [text]))
 
     def _is_long(self, source: Source) -> bool:
         return source.kind == "text" and source.size > LONG_TEXT_BYTES
 
     def _blocks(self, source: Source) -> Iterator[RecordBlock]:
-        return read_blocks(
-            source, field=self._config.field, max_record_bytes=self._config.max_record_bytes
-        )
-
-    def _split_of(self, chunks: Iterable[str]) -> Split:
-        digest = DocumentHash(self._config.seed)
-        for chunk in chunks:
-            digest.update(chunk)
-        return split_of(digest.value(), self._fraction)
+        field, limit = self._config.field, self._config.max_record_bytes
+        return read_blocks(source, field=field, max_record_bytes=limit)
 
     def _measure(self, source: Source) -> _LongText | Rejected:
         """Les parts des documents d'un long fichier, dans une mémoire d'un octet par document."""
@@ -259,13 +271,13 @@ class CorpusReader:
         if label not in self._long:
             text = _LongText()
             try:
-                for rank, chunks in _streamed(source):
-                    count = _Count()
-                    split = self._split_of(count(chunks))
+                for rank, chunks in stream_documents(read_chunks(source)):
+                    where, count = (label, 0, rank), _Count()
+                    split = self.by_hash.split_of(where, count(chunks))
                     text.splits += bytes([_BLANK]) * (rank + 1 - len(text.splits))
                     if not count.blank:
                         text.splits[rank] = SPLITS.index(split)
-                        text.census.merge(_Census.of((label, 0, rank), count.characters, split))
+                        text.census.merge(_Census.of(where, count.characters, split))
                         text.characters += count.characters
                 self._long[label] = text if text.characters else Rejected(EMPTY)
             except Rejected as rejected:
@@ -282,11 +294,10 @@ class CorpusReader:
 
         def block() -> TextBlock:
             start, end = (source.size * each // measured.characters for each in (first, position))
-            return TextBlock(
-                label=source.label, pieces=pieces, consumed=end - start, separated=separated
-            )
+            read = end - start
+            return TextBlock(label=source.label, pieces=pieces, consumed=read, separated=separated)
 
-        for rank, chunks in _streamed(source):
+        for rank, chunks in stream_documents(read_chunks(source)):
             code = measured.splits[rank] if rank < len(measured.splits) else _BLANK
             if code == _BLANK:
                 continue
@@ -308,8 +319,8 @@ class CorpusReader:
                 expected="de quoi faire deux parts",
                 remedy="donnez plus de texte",
             )
-        cut = int((1 - self._fraction) * characters)
-        return SplitPlan(single=where, cut=min(max(cut, 1), characters - 1))
+        cut = int((1 - self.by_hash.val_fraction) * characters)
+        return replace(self.by_hash, single=where, cut=min(max(cut, 1), characters - 1))
 
     def _split_block(self, block: RecordBlock, plan: SplitPlan) -> Iterator[Task]:
         """Le bloc tel quel, ou sans le seul document du corpus, rendu alors par morceaux."""
@@ -338,13 +349,6 @@ class _Count:
             yield chunk
 
 
-def _streamed(source: Source) -> Iterator[tuple[int, Iterator[str]]]:
-    """(Rang, morceaux) des documents d'un fichier texte, au fil de l'eau."""
-    parts = split_documents(decode_stream(read_chunks(source)))
-    for rank, group in groupby(parts, key=itemgetter(0)):
-        yield rank, (text for _, text in group)
-
-
 def _pieces(chunks: Iterable[str], split: Split, cut: int | None) -> Iterator[TextPiece]:
     """Les morceaux d'un document ; avec `cut`, entraînement avant cette position, puis validation.
 
@@ -355,9 +359,8 @@ def _pieces(chunks: Iterable[str], split: Split, cut: int | None) -> Iterator[Te
         local = len(piece) if cut is None else min(max(cut - position, 0), len(piece))
         if 0 < local < len(piece):
             local = last_boundary(piece, local) or local
-        halves: tuple[tuple[Split, str], ...] = (
-            ((split, piece),) if cut is None else (("train", piece[:local]), ("val", piece[local:]))
-        )
+        first: Split = split if cut is None else "train"
+        halves: tuple[tuple[Split, str], ...] = ((first, piece[:local]), ("val", piece[local:]))
         for part, text in halves:
             if text:
                 yield TextPiece(text=text, split=part, starts_document=position == 0)

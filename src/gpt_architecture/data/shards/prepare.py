@@ -9,35 +9,33 @@ interruptions.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gpt_architecture.config import check_int
-from gpt_architecture.data.shards.encode import (
-    EncodingOptions,
-    Task,
-    encode_in_order,
-    separator_of,
-)
+from gpt_architecture.data.shards.encode import encode_in_order, separator_of
 from gpt_architecture.data.shards.layout import (
+    HEADER_BYTES,
     INDEX_FORMAT,
     INDEX_VERSION,
     MAX_VOCABULARY,
-    SPLIT_NAMES,
-    SPLITS,
-    ShardWriter,
-    Split,
+    TOKEN_DTYPE,
+    ShardEntry,
+    WorkFolder,
+    file_sha256,
+    header,
+    read_present,
     tokenizer_sha256,
 )
-from gpt_architecture.data.shards.plan import CorpusReader, PrepareConfig, SplitPlan
-from gpt_architecture.data.shards.work_folder import (
-    WorkFolder,
-    read_present,
-)
+from gpt_architecture.data.shards.plan import CorpusReader, PrepareConfig, SplitPlan, Task
 from gpt_architecture.data.texts.corpus import find_texts
-from gpt_architecture.data.texts.documents import Skip, Tally
+from gpt_architecture.data.texts.documents import SPLIT_NAMES, SPLITS, Skip, Split, Tally
 from gpt_architecture.data.texts.ingest import Source
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import DataError, OutputError, TokenizerError, reason
@@ -45,6 +43,8 @@ from gpt_architecture.errors import DataError, OutputError, TokenizerError, reas
 CHECKPOINT_BYTES = 16 << 20
 """Octets de texte codés entre deux points sûrs : quelques secondes de travail."""
 _SMALL_CORPUS_BYTES = 8 << 20  # en dessous, lancer des processus coûte plus que coder
+
+Outcome = Literal["new", "resumed", "present"]
 
 
 class PrepareReporter(Protocol):
@@ -83,7 +83,7 @@ class PreparedTokens:
     separated: int
     skipped: dict[str, dict[str, Any]]
     single_document: bool
-    outcome: Literal["new", "resumed", "present"]
+    outcome: Outcome
 
     @property
     def bytes_per_token(self) -> float:
@@ -92,10 +92,7 @@ class PreparedTokens:
 
     @classmethod
     def from_index(
-        cls,
-        folder: Path | str,
-        index: dict[str, Any],
-        outcome: Literal["new", "resumed", "present"],
+        cls, folder: Path | str, index: dict[str, Any], outcome: Outcome
     ) -> PreparedTokens:
         """Depuis l'index du dossier."""
         return cls(
@@ -120,7 +117,6 @@ def prepare_tokens(
     workers: int | None = None,
     force: bool = False,
     reporter: PrepareReporter | None = None,
-    checkpoint_bytes: int = CHECKPOINT_BYTES,
 ) -> PreparedTokens:
     """Prépare des fichiers texte, JSONL et Parquet en fragments de tokens.
 
@@ -137,7 +133,6 @@ def prepare_tokens(
         force: remplace un dossier préparé autrement, ou recommence une préparation interrompue
             avec d'autres réglages.
         reporter: reçoit l'avancement.
-        checkpoint_bytes: octets de texte entre deux points sûrs.
 
     Raises:
         DataError: sources absentes, vides, ou changées en cours de route.
@@ -153,7 +148,7 @@ def prepare_tokens(
             expected=f"au plus {MAX_VOCABULARY}, que des entiers de 16 bits peuvent numéroter",
             remedy="prenez gpt2 ou un vocabulaire plus petit",
         )
-    eos_id = separator_of(tokenizer)
+    separator_of(tokenizer)  # refuse avant de rien lire
     found, skips = find_texts(sources, offline=True)
     identity = {
         **asdict(config),
@@ -169,8 +164,8 @@ def prepare_tokens(
             return PreparedTokens.from_index(out, present, "present")
         with WorkFolder(out, identity, force=force) as work:
             if (index := work.finished_index()) is None:
-                job = _Job(found, config, tokenizer, eos_id, work, reporter)
-                index = job.run(skips, workers or _auto_workers(found), checkpoint_bytes)
+                job = _Job(CorpusReader(found, config), config, tokenizer, work, reporter)
+                index = job.run(skips, workers or _auto_workers(found))
             work.publish(index)
             return PreparedTokens.from_index(out, index, "resumed" if work.resumed else "new")
     except OSError as error:
@@ -181,69 +176,59 @@ def prepare_tokens(
         ) from error
 
 
+@dataclass(frozen=True)
 class _Job:
     """Une préparation en cours : lit, code, écrit, et note où elle en est."""
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        config: PrepareConfig,
-        tokenizer: Tokenizer,
-        eos_id: int,
-        work: WorkFolder,
-        reporter: PrepareReporter | None,
-    ) -> None:
-        self._config = config
-        self._tokenizer = tokenizer
-        self._eos_id = eos_id
-        self._work = work
-        self._reporter = reporter
-        self._reader = CorpusReader(sources, config)
-        self._total_bytes = sum(source.size for source in sources)
+    reader: CorpusReader
+    config: PrepareConfig
+    tokenizer: Tokenizer
+    work: WorkFolder
+    reporter: PrepareReporter | None
 
-    def run(self, skips: Sequence[Skip], workers: int, checkpoint_bytes: int) -> dict[str, Any]:
+    def run(self, skips: Sequence[Skip], workers: int) -> dict[str, Any]:
         """Fait le travail qui reste et rend l'index."""
-        state = self._work.state
+        state = self.work.state
         if state is None:
-            plan, tally, start = self._reader.make_plan(), Tally(), (0, 0)
+            plan, tally, start = self.reader.make_plan(), Tally(), (0, 0)
             tally.add_skips(skips)
         else:
-            plan, tally = SplitPlan.from_dict(state["plan"]), Tally.from_dict(state["tally"])
-            start = (state["position"][0], state["position"][1])
+            plan = self.reader.by_hash.with_exceptions(state["plan"])
+            tally, start = Tally(**state["tally"]), (*state["position"],)
         writers = {
             split: ShardWriter(
-                self._work.path,
+                self.work.path,
                 split,
-                shard_tokens=self._config.shard_tokens,
-                eos_id=self._eos_id,
+                shard_tokens=self.config.shard_tokens,
+                eos_id=separator_of(self.tokenizer),
                 state=None if state is None else state["writers"][split],
             )
             for split in SPLITS
         }
-        options = EncodingOptions(
-            field=self._config.field,
-            seed=self._config.seed,
-            val_fraction=self._config.fraction(self._reader.sources),
-            forced=plan.forced,
-        )
-        if self._reporter is not None:
-            self._reporter.on_start(self._total_bytes, tally.done_bytes)
+        if self.reporter is not None:
+            self.reporter.on_start(_total_bytes(self.reader.sources), tally.done_bytes)
         since = 0
         try:
-            results = encode_in_order(
-                self._tasks(plan, start), self._tokenizer, options, workers=workers
-            )
+            tasks, field = self._tasks(plan, start), self.config.field
+            results = encode_in_order(tasks, self.tokenizer, plan, field=field, workers=workers)
             for position, encoded in results:
                 for split, tokens in encoded.tokens.items():
                     writers[split].append(tokens)
                 tally.add(encoded.consumed, encoded.text_bytes, encoded.separated, encoded.skips)
                 since += encoded.text_bytes
-                if since >= checkpoint_bytes:
-                    self._save(plan, tally, position, writers)
+                if since >= CHECKPOINT_BYTES:
+                    self.work.save_state(
+                        {
+                            "plan": plan.exceptions(),
+                            "tally": asdict(tally),
+                            "position": position,
+                            "writers": {split: each.flush() for split, each in writers.items()},
+                        }
+                    )
                     since = 0
-                if self._reporter is not None:
+                if self.reporter is not None:
                     written = sum(writer.num_tokens for writer in writers.values())
-                    self._reporter.on_progress(tally.done_bytes, written)
+                    self.reporter.on_progress(tally.done_bytes, written)
             for writer in writers.values():
                 writer.close()
         finally:
@@ -255,30 +240,12 @@ class _Job:
         self, plan: SplitPlan, start: tuple[int, int]
     ) -> Iterator[tuple[tuple[int, int], Task]]:
         """Les tâches depuis `start`, chacune avec la position qui la suit."""
-        for index, source in enumerate(self._reader.sources):
+        for index, source in enumerate(self.reader.sources):
             if index < start[0]:
                 continue
-            for number, task in enumerate(self._reader.tasks(source, plan)):
+            for number, task in enumerate(self.reader.tasks(source, plan)):
                 if index > start[0] or number >= start[1]:
                     yield (index, number + 1), task
-
-    def _save(
-        self,
-        plan: SplitPlan,
-        tally: Tally,
-        position: tuple[int, int],
-        writers: dict[Split, ShardWriter],
-    ) -> None:
-        for writer in writers.values():
-            writer.flush()
-        self._work.save_state(
-            {
-                "plan": plan.to_dict(),
-                "tally": tally.to_dict(),
-                "position": list(position),
-                "writers": {split: writer.state() for split, writer in writers.items()},
-            }
-        )
 
     def _index(
         self, plan: SplitPlan, tally: Tally, writers: dict[Split, ShardWriter]
@@ -290,13 +257,13 @@ class _Job:
                     expected="au moins un mot dans chaque part",
                     remedy="donnez plus de texte",
                 )
-        settings = dict(self._work.identity)
+        settings = dict(self.work.identity)
         return {
             "format": INDEX_FORMAT,
             "version": INDEX_VERSION,
-            "tokenizer": self._tokenizer.to_dict(),
+            "tokenizer": self.tokenizer.to_dict(),
             "tokenizer_sha256": settings.pop("tokenizer_sha256"),
-            "vocab_size": self._tokenizer.vocab_size,
+            "vocab_size": self.tokenizer.vocab_size,
             "splits": {
                 split: {
                     "tokens": writer.num_tokens,
@@ -314,8 +281,132 @@ class _Job:
         }
 
 
+class ShardWriter:
+    """Ajoute des tokens à la suite, et commence un fragment quand le précédent est plein.
+
+    L'écriture se reprend à chaque point sûr : un `ShardWriter` bâti de ce que rend `flush` efface
+    ce qui l'a suivi.
+
+    Args:
+        folder: dossier existant.
+        split: part, début du nom des fichiers.
+        shard_tokens: tokens d'un fragment plein.
+        eos_id: token qui précède chaque document ; il les compte.
+        state: rendu par `flush` avant une interruption ; None : rien n'est écrit.
+
+    Raises:
+        DataError: le fragment en cours est plus court que ne le dit `state`.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        split: Split,
+        *,
+        shard_tokens: int,
+        eos_id: int,
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        self._folder, self._split = Path(folder), split
+        self._shard_tokens, self._eos_id = shard_tokens, eos_id
+        state = state or {"shards": [], "tokens": 0, "documents": 0}
+        self.shards = [ShardEntry(**entry) for entry in state["shards"]]
+        self._tokens: int = state["tokens"]
+        self._documents: int = state["documents"]
+        kept = {entry.name for entry in self.shards} | ({self._name} if self._tokens else set())
+        for path in self._folder.glob(f"{split}_*.bin"):
+            if path.name not in kept:
+                path.unlink()
+        self._file: BinaryIO | None = None
+        if self._tokens:
+            self._file = self._reopen()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens écrits, fragment en cours compris."""
+        return sum(entry.tokens for entry in self.shards) + self._tokens
+
+    @property
+    def num_documents(self) -> int:
+        """Documents commencés."""
+        return sum(entry.documents for entry in self.shards) + self._documents
+
+    def append(self, tokens: NDArray[np.uint16]) -> None:
+        """Écrit des tokens, (N,) uint16."""
+        start = 0
+        while start < tokens.size:
+            if self._file is None:
+                self._file = (self._folder / self._name).open("wb")
+                self._file.write(bytes(HEADER_BYTES))  # le vrai est écrit en dernier
+            part = tokens[start : start + self._shard_tokens - self._tokens]
+            self._file.write(part.astype(TOKEN_DTYPE, copy=False).tobytes())
+            self._tokens += part.size
+            self._documents += int(np.count_nonzero(part == self._eos_id))
+            start += part.size
+            if self._tokens == self._shard_tokens:
+                self._finish_shard()
+
+    def flush(self) -> dict[str, Any]:
+        """Vide le fragment en cours sur disque ; rend ce qui est écrit, en types simples."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        shards = [asdict(entry) for entry in self.shards]
+        return {"shards": shards, "tokens": self._tokens, "documents": self._documents}
+
+    def close(self) -> None:
+        """Termine le fragment en cours."""
+        if self._file is not None:
+            self._finish_shard()
+
+    def abandon(self) -> None:
+        """Ferme le fichier sans terminer le fragment ; ce qui reste à écrire peut être perdu."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with suppress(OSError):  # disque plein : l'erreur d'origine suit son cours
+                file.close()
+
+    @property
+    def _name(self) -> str:
+        return f"{self._split}_{len(self.shards):06d}.bin"
+
+    def _reopen(self) -> BinaryIO:
+        path = self._folder / self._name
+        size = HEADER_BYTES + self._tokens * TOKEN_DTYPE.itemsize
+        if not path.is_file() or path.stat().st_size < size:
+            raise DataError(
+                f"{path} est plus court que ne le dit l'état de la préparation",
+                expected=f"au moins {size} octets",
+                remedy="recommencez avec `force`",
+            )
+        file = path.open("r+b")
+        file.truncate(size)
+        file.seek(size)
+        return file
+
+    def _finish_shard(self) -> None:
+        assert self._file is not None  # noqa: S101 — appelé fragment ouvert
+        self._file.seek(0)
+        self._file.write(header(self._tokens))
+        self.flush()
+        self._file.close()
+        self._file = None
+        entry = ShardEntry(
+            name=self._name,
+            tokens=self._tokens,
+            documents=self._documents,
+            sha256=file_sha256(self._folder / self._name),
+        )
+        self.shards.append(entry)
+        self._tokens = self._documents = 0
+
+
+def _total_bytes(sources: Sequence[Source]) -> int:
+    return sum(source.size for source in sources)
+
+
 def _auto_workers(sources: Sequence[Source]) -> int:
-    if sum(source.size for source in sources) < _SMALL_CORPUS_BYTES:
+    if _total_bytes(sources) < _SMALL_CORPUS_BYTES:
         return 1
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -25,11 +25,7 @@ from gpt_architecture.data.shards.layout import (
     HEADER_BYTES,
     INDEX_NAME,
     MAX_VOCABULARY,
-    SPLIT_NAMES,
-    SPLITS,
     TOKEN_DTYPE,
-    ShardEntry,
-    Split,
     bad_shard,
     combined_sha256,
     file_sha256,
@@ -37,6 +33,7 @@ from gpt_architecture.data.shards.layout import (
     read_header,
     read_index,
 )
+from gpt_architecture.data.texts.documents import SPLIT_NAMES, SPLITS, Split
 from gpt_architecture.errors import ConfigurationError, DataError, reason
 from gpt_architecture.storage import check_regular
 
@@ -113,9 +110,7 @@ class TokenArray:
 
 
 class TokenShards:
-    """Une part d'un dossier de fragments, projetée en mémoire et en lecture seule.
-
-    S'obtient par `open_shards`.
+    """Une part d'un dossier de fragments, projetée en mémoire et en lecture seule ; `open_shards`.
 
     Attributes:
         path: le dossier.
@@ -124,26 +119,38 @@ class TokenShards:
         tokenizer: description du tokenizer (`Tokenizer.to_dict`), ou None sans index.
     """
 
-    def __init__(
-        self,
-        path: Path | str,
-        split: Split,
-        *,
-        names: Sequence[str],
-        counts: Sequence[int],
-        vocab_size: int,
-        tokenizer: dict[str, Any] | None,
-        entries: Sequence[ShardEntry] | None,
-    ) -> None:
-        self.path = Path(path)
-        self.split = split
-        self.vocab_size = vocab_size
-        self.tokenizer = tokenizer
-        self._names = list(names)
-        self._counts = list(counts)
-        self._starts = [0, *accumulate(counts)]
-        self._entries = entries
+    def __init__(self, path: Path | str, split: Split, vocab_size: int | None) -> None:
+        path = Path(path)
+        self.path, self.split = path, split
+        self.vocab_size: int = vocab_size or GPT_CONFIG_124M["vocab_size"]
+        self.tokenizer: dict[str, Any] | None = None
+        self._entries = []
+        if (path / INDEX_NAME).exists():
+            index = read_index(path)
+            self.tokenizer = index["tokenizer"]
+            self.vocab_size = min(index["vocab_size"], vocab_size or MAX_VOCABULARY)
+            self._entries = index_entries(index, split)
+            self._names = [entry.name for entry in self._entries]
+        else:
+            self._names = _names_of(path, split)
+        if not self._names:
+            raise DataError(
+                f"aucun fragment de {SPLIT_NAMES[split]} dans {path}",
+                expected=f"au moins un fichier *_{split}_*.bin",
+                remedy="préparez plus de documents, ou ajoutez ces fragments",
+            )
+        self._counts = [read_header(path / name) for name in self._names]
+        for entry, count in zip(self._entries, self._counts, strict=False):
+            if entry.tokens != count:
+                raise bad_shard(
+                    path / entry.name,
+                    f"{count} tokens",
+                    expected=f"{entry.tokens}, comme le dit {INDEX_NAME}",
+                    remedy="recopiez ce fragment ou refaites le dossier",
+                )
+        self._starts = [0, *accumulate(self._counts)]
         self._maps: dict[int, NDArray[np.uint16]] = {}
+        self._scan()
 
     @property
     def num_tokens(self) -> int:
@@ -156,7 +163,7 @@ class TokenShards:
 
         L'index les donne ; sans lui, les fichiers sont lus une fois, à la première demande.
         """
-        if self._entries is not None:
+        if self._entries:
             return combined_sha256(entry.sha256 for entry in self._entries)
         return combined_sha256(file_sha256(self.path / name) for name in self._names)
 
@@ -184,7 +191,7 @@ class TokenShards:
         Raises:
             DataError: le contenu d'un fragment a changé.
         """
-        for entry in self._entries or ():
+        for entry in self._entries:
             if file_sha256(self.path / entry.name) != entry.sha256:
                 raise bad_shard(
                     self.path / entry.name,
@@ -250,43 +257,7 @@ def open_shards(path: Path | str, split: Split, *, vocab_size: int | None = None
             expected="un dossier écrit par « gpt-architecture prepare » ou des fragments de llm.c",
             remedy="corrigez le chemin ou préparez d'abord le texte",
         )
-    entries: list[ShardEntry] | None = None
-    tokenizer: dict[str, Any] | None = None
-    limit: int = GPT_CONFIG_124M["vocab_size"] if vocab_size is None else vocab_size
-    if (folder / INDEX_NAME).exists():
-        index = read_index(folder)
-        entries = index_entries(index, split)
-        tokenizer = index["tokenizer"]
-        limit = min(index["vocab_size"], vocab_size or MAX_VOCABULARY)
-        names = [entry.name for entry in entries]
-    else:
-        names = _names_of(folder, split)
-    if not names:
-        raise DataError(
-            f"aucun fragment de {SPLIT_NAMES[split]} dans {folder}",
-            expected=f"au moins un fichier *_{split}_*.bin",
-            remedy="préparez plus de documents, ou ajoutez ces fragments",
-        )
-    counts = [read_header(folder / name) for name in names]
-    for entry, count in zip(entries or (), counts, strict=False):
-        if entry.tokens != count:
-            raise bad_shard(
-                folder / entry.name,
-                f"{count} tokens",
-                expected=f"{entry.tokens}, comme le dit {INDEX_NAME}",
-                remedy="recopiez ce fragment ou refaites le dossier",
-            )
-    shards = TokenShards(
-        folder,
-        split,
-        names=names,
-        counts=counts,
-        vocab_size=limit,
-        tokenizer=tokenizer,
-        entries=entries,
-    )
-    shards._scan()
-    return shards
+    return TokenShards(folder, split, vocab_size)
 
 
 def _names_of(folder: Path, split: Split) -> list[str]:

@@ -1,6 +1,7 @@
 """Les textes : d'où ils viennent, comment ils se lisent, se nettoient et se répartissent.
 
-- `chat` : Les conversations : messages vérifiés, gabarit, texte que le modèle lit.
+- `chat` : Les conversations : messages vérifiés, gabarit et son bac à sable, texte que le modèle
+  lit.
 - `conversations` : Des conversations en JSON ou en JSONL, et ce qu'un modèle en apprend : les
   réponses.
 - `corpus` : D'où vient le texte : fichiers, dossiers, ou corpus connus par leur nom.
@@ -8,7 +9,4 @@
   avale.
 - `ingest` : Les sources d'un corpus : fichiers texte, JSONL (aussi gzip) et Parquet, lus par blocs
   bornés.
-- `source_texts` : Les textes d'un corpus, lus au fil de l'eau pour en apprendre un vocabulaire.
-- `template` : Le bac à sable des gabarits de conversation : du Jinja qui ne lit rien et ne dure
-  pas.
 """

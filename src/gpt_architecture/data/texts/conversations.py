@@ -234,25 +234,25 @@ def _document(data: bytes, path: Path) -> list[Any] | None:
         raise _bad(path, where, f"ce n'est pas du JSON (colonne {error.colno})") from None
     except (ValueError, RecursionError):
         raise _bad(path, "tout le fichier", "ce n'est pas du JSON lisible") from None
-    if isinstance(value, list) and not (value and _is_message(value[0])):
+    if isinstance(value, list) and not _is_conversation(value):
         return value
     return [value]  # une seule conversation
 
 
-def _is_message(value: object) -> bool:
-    return isinstance(value, Mapping) and "role" in value
+def _is_conversation(value: object) -> bool:
+    """Vrai pour une liste de messages."""
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, Mapping) and "role" in first
 
 
 def _conversation(value: Any, number: int, unit: str, path: Path) -> Conversation:
     place = f"{unit} {number}"
-    messages = value
+    messages = value if _is_conversation(value) else None
     if isinstance(value, Mapping):
         messages = value.get("messages")
         if messages is None and isinstance(value.get("conversations"), list):
             messages = [_from_sharegpt(each) for each in value["conversations"]]
-        if messages is None:
-            raise _bad(path, place, "messages manque")
-    elif not (isinstance(value, list) and value and _is_message(value[0])):
+    if messages is None:
         raise _bad(path, place, "messages manque")
     if isinstance(messages, list):
         messages = [_plain(message) for message in messages]
@@ -283,17 +283,10 @@ def _plain(message: Any) -> Any:
     kept = {name: value for name, value in message.items() if value is not None and value != []}
     parts = kept.get("content")
     if isinstance(parts, list):
-        texts = [part.get("text") for part in parts if _is_text(part)]
-        kept["content"] = "".join(map(str, texts)) if len(texts) == len(parts) else parts
+        texts = [p.get("text") for p in parts if isinstance(p, Mapping) and p.get("type") == "text"]
+        if len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
+            kept["content"] = "".join(map(str, texts))
     return kept
-
-
-def _is_text(part: object) -> bool:
-    return (
-        isinstance(part, Mapping)
-        and part.get("type") == "text"
-        and isinstance(part.get("text"), str)
-    )
 
 
 def _bad(path: Path, place: str, found: str) -> DataError:

@@ -1,8 +1,9 @@
 """D'où vient le texte : fichiers, dossiers, ou corpus connus par leur nom.
 
 Toutes les commandes qui lisent des textes passent par ici : elles voient les mêmes documents, dans
-le même ordre. Aucun réseau n'est touché, sauf pour `the-verdict` quand il n'est ni sur place ni en
-cache, et jamais si `offline` est vrai.
+le même ordre, tous (`read_documents`, `load_corpus`) ou ceux qui conviennent, au fil de l'eau
+(`SourceTexts`). Aucun réseau n'est touché, sauf pour `the-verdict` quand il n'est ni sur place ni
+en cache, et jamais si `offline` est vrai.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,13 +25,19 @@ from platformdirs import user_cache_path
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.texts.documents import (
     EMPTY,
+    NO_FIELD,
     REPEATED,
     UNKNOWN_KIND,
     Rejected,
     Skip,
+    Tally,
+    cut_pieces,
     documents_in,
+    json_messages,
+    stream_documents,
 )
 from gpt_architecture.data.texts.ingest import (
+    RecordBlock,
     Source,
     exists,
     find_sources,
@@ -53,6 +60,7 @@ CORPUS_NAMES = (VERDICT, SHORT_STORY)
 DOWNLOAD_TIMEOUT_S = 5.0
 _VERDICT_MAX_BYTES = 1 << 20
 _MAX_RECORD_BYTES = 32 << 20
+_PIECE_CHARACTERS = 1 << 16
 _SHOWN = 5
 
 
@@ -92,7 +100,7 @@ class Corpus:
 
 
 def find_texts(
-    sources: Sequence[str | Path], *, offline: bool = False, cache_dir: Path | str | None = None
+    sources: Sequence[str | Path], *, offline: bool = False
 ) -> tuple[list[Source], list[Skip]]:
     """Les textes à lire, dans l'ordre, et ce qui n'en est pas ; voir `ingest.find_sources`.
 
@@ -100,12 +108,10 @@ def find_texts(
         sources: chemins de fichiers ou de dossiers, ou noms de corpus (`CORPUS_NAMES`) qui ne sont
             pas aussi des chemins.
         offline: interdit tout téléchargement.
-        cache_dir: où garder les textes téléchargés ; None : le cache de l'utilisateur.
 
     Raises:
         DataError: source absente, ou d'un format qui n'est pas lu ; le message dit quoi en faire.
     """
-    cache_dir = None if cache_dir is None else Path(cache_dir)
     if not sources:
         raise DataError(
             "aucune source de texte",
@@ -114,10 +120,10 @@ def find_texts(
         )
     given: list[str | Path | Source] = []
     for source in sources:
-        if exists(Path(source)):
+        if exists(source):
             given.append(source)
         elif source == VERDICT:
-            given.append(_verdict(offline=offline, cache_dir=cache_dir))
+            given.append(_verdict(offline=offline))
         elif source == SHORT_STORY:
             given.append(_short_story())
         else:
@@ -130,11 +136,7 @@ def find_texts(
 
 
 def read_documents(
-    sources: Sequence[str | Path],
-    *,
-    field: str = "text",
-    offline: bool = False,
-    cache_dir: Path | str | None = None,
+    sources: Sequence[str | Path], *, field: str = "text", offline: bool = False
 ) -> Iterator[Document]:
     """Les documents des sources, un à un : ce que voit `shards.prepare`, sans rien écarter à tort.
 
@@ -145,13 +147,11 @@ def read_documents(
         sources: voir `find_texts`.
         field: champ du texte, en JSONL et en Parquet.
         offline: voir `find_texts`.
-        cache_dir: voir `find_texts`.
 
     Raises:
         DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
     """
-    cache_dir = None if cache_dir is None else Path(cache_dir)
-    found, skips = find_texts(sources, offline=offline, cache_dir=cache_dir)
+    found, skips = find_texts(sources, offline=offline)
     _report_skips(skips)
     for source in found:
         separated = 0
@@ -170,19 +170,14 @@ def read_documents(
 
 
 def load_corpus(
-    sources: Sequence[str | Path],
-    *,
-    field: str = "text",
-    offline: bool = False,
-    cache_dir: Path | str | None = None,
+    sources: Sequence[str | Path], *, field: str = "text", offline: bool = False
 ) -> Corpus:
     """Rassemble une ou plusieurs sources en un seul texte ; voir `read_documents`.
 
     Raises:
         DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
     """
-    cache_dir = None if cache_dir is None else Path(cache_dir)
-    documents = list(read_documents(sources, field=field, offline=offline, cache_dir=cache_dir))
+    documents = list(read_documents(sources, field=field, offline=offline))
     origins = tuple(dict.fromkeys(each.origin for each in documents))
     names = [_short_name(source, origins) for source in sources]
     return Corpus(
@@ -232,8 +227,7 @@ def _report_skips(skips: Sequence[Skip]) -> None:
     for kind in (UNKNOWN_KIND, REPEATED, EMPTY):
         places = [skip.where for skip in skips if skip.reason == kind]
         if places:
-            more = " ; …" if len(places) > _SHOWN else ""
-            shown = " ; ".join(places[:_SHOWN]) + more
+            shown = " ; ".join([*places[:_SHOWN], *(["…"] if len(places) > _SHOWN else [])])
             logger.warning("%d laissé(s) de côté, %s : %s", len(places), kind, shown)
     for skip in skips:
         if skip.reason not in (UNKNOWN_KIND, REPEATED, EMPTY):
@@ -264,6 +258,89 @@ def _empty(label: str) -> DataError:
     )
 
 
+class SourceTexts:
+    """Les documents de fichiers texte, JSONL et Parquet, par morceaux et une seule fois.
+
+    Un long fichier n'est jamais en mémoire en entier. Un document qui ne convient pas est écarté
+    et compté, comme par `data.shards.prepare`. D'une conversation (une ligne JSONL qui a `messages`
+    et n'a pas ce champ), les textes sont ceux de ses messages.
+
+    Args:
+        sources: voir `find_texts`.
+        field: champ du texte, en JSONL et en Parquet.
+        on_progress: reçoit les octets de sources lus, et leur total.
+
+    Attributes:
+        tally: octets lus, octets de texte, et ce qui a été écarté.
+
+    Raises:
+        DataError: source absente ; à la lecture, aucun texte.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        *,
+        field: str = "text",
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> None:
+        self.tally = Tally()
+        self._sources, skips = find_texts(sources, offline=True)
+        self.tally.add_skips(skips)
+        self._total = sum(source.size for source in self._sources)
+        self._field, self._on_progress = field, on_progress
+
+    def __iter__(self) -> Iterator[str]:
+        for source in self._sources:
+            before = self.tally.done_bytes
+            for text in self._read(source):
+                self.tally.text_bytes += len(text.encode("utf-8"))
+                yield text
+            self.tally.done_bytes = before + source.size
+        if not self.tally.text_bytes:
+            skipped = [f" : {cause}, {e['examples'][0]}" for cause, e in self.tally.skipped.items()]
+            raise DataError(
+                f"aucun texte dans les sources{''.join(skipped[:1])}",
+                expected="au moins un texte lisible, en UTF-8",
+                remedy="vérifiez les fichiers et `field`",
+            )
+
+    def _read(self, source: Source) -> Iterator[str]:
+        if source.kind == "text":
+            try:
+                for _, chunks in stream_documents(self._chunks(source)):
+                    yield from cut_pieces(chunks, _PIECE_CHARACTERS)
+            except Rejected as rejected:
+                self.tally.add_skips([Skip.of(rejected, source.label)])
+            return
+        for block in read_blocks(source, field=self._field, max_record_bytes=_MAX_RECORD_BYTES):
+            self.tally.add_skips(block.skips)
+            for number, record in block.records:
+                try:
+                    yield from self._texts(block, record)
+                except Rejected as rejected:
+                    self.tally.add_skips([Skip.of(rejected, block.place(number))])
+            self._advance(block.consumed)
+
+    def _texts(self, block: RecordBlock, record: bytes) -> list[str]:
+        try:
+            text = block.text_of(record, self._field)
+        except Rejected as rejected:
+            if block.is_json and rejected.reason == NO_FIELD and (found := json_messages(record)):
+                return found
+            raise
+        return [document for _, document in documents_in(text)]
+
+    def _chunks(self, source: Source) -> Iterator[bytes]:
+        for chunk in read_chunks(source):
+            yield chunk
+            self._advance(len(chunk))
+
+    def _advance(self, read: int) -> None:
+        self.tally.done_bytes += read
+        self._on_progress(self.tally.done_bytes, self._total)
+
+
 def _known(name: str, data: bytes, origin: str) -> Source:
     return Source(
         path=Path(name), kind="text", size=len(data), modified_ns=0, content=data, origin=origin
@@ -275,10 +352,9 @@ def _short_story() -> Source:
     return _known(SHORT_STORY, asset.read_bytes(), SHORT_STORY)
 
 
-def _verdict(*, offline: bool, cache_dir: Path | None) -> Source:
+def _verdict(*, offline: bool) -> Source:
     """*The Verdict* : fichier local, cache, téléchargement ; à défaut, la nouvelle embarquée."""
-    cache_dir = user_cache_path("gpt-architecture") if cache_dir is None else cache_dir
-    cached = cache_dir / f"{VERDICT}.txt"
+    cached = user_cache_path("gpt-architecture") / f"{VERDICT}.txt"
     for candidate in (Path(f"{VERDICT}.txt"), Path("data") / f"{VERDICT}.txt", cached):
         if not candidate.is_file():
             continue
@@ -287,18 +363,20 @@ def _verdict(*, offline: bool, cache_dir: Path | None) -> Source:
         except OSError as error:
             logger.warning("%s ignoré : %s", candidate, reason(error))
             continue
-        if _is_verdict(data):
+        if hashlib.sha256(data).hexdigest() == VERDICT_SHA256:
             return _known(VERDICT, data, str(candidate))
         logger.warning("%s ignoré : son empreinte n'est pas celle de The Verdict", candidate)
     cause = "téléchargement interdit"
     if not offline:
         logger.info("téléchargement de The Verdict (%.0f s au plus)…", DOWNLOAD_TIMEOUT_S)
-        downloaded, cause = _download(VERDICT_URL, DOWNLOAD_TIMEOUT_S)
-        if downloaded is not None and _is_verdict(downloaded):
-            _store(cached, downloaded)
-            return _known(VERDICT, downloaded, VERDICT_URL)
-        if downloaded is not None:
-            cause = "empreinte inattendue"
+        data, cause = _download(VERDICT_URL, DOWNLOAD_TIMEOUT_S)
+        if not cause and hashlib.sha256(data).hexdigest() == VERDICT_SHA256:
+            try:
+                write_atomically(cached, lambda temporary: temporary.write_bytes(data))
+            except OutputError as error:  # le cache n'est qu'une commodité
+                logger.warning("cache non écrit : %s", error.found)
+            return _known(VERDICT, data, VERDICT_URL)
+        cause = cause or "empreinte inattendue"
     logger.warning(
         "The Verdict n'est pas disponible (%s) : texte par défaut, la nouvelle « %s ». "
         "Pour l'imposer, donnez le chemin d'un the-verdict.txt",
@@ -308,25 +386,21 @@ def _verdict(*, offline: bool, cache_dir: Path | None) -> Source:
     return _short_story()
 
 
-def _is_verdict(data: bytes) -> bool:
-    return hashlib.sha256(data).hexdigest() == VERDICT_SHA256
-
-
-def _download(url: str, timeout_s: float) -> tuple[bytes | None, str]:
-    """Octets reçus, ou None et la raison ; le délai couvre aussi la résolution de nom."""
-    outcome: list[tuple[bytes | None, str]] = []
+def _download(url: str, timeout_s: float) -> tuple[bytes, str]:
+    """Octets reçus, ou la raison de n'en avoir pas ; le délai couvre la résolution de nom."""
+    outcome: list[tuple[bytes, str]] = []
 
     def fetch() -> None:
         try:
             with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 — adresse du module
                 outcome.append((response.read(_VERDICT_MAX_BYTES), ""))
         except (OSError, ValueError, http.client.HTTPException) as error:
-            outcome.append((None, _network_reason(error)))
+            outcome.append((b"", _network_reason(error)))
 
     worker = threading.Thread(target=fetch, daemon=True)
     worker.start()
     worker.join(timeout_s)
-    return outcome[0] if outcome else (None, f"pas de réponse en {timeout_s:.0f} s")
+    return outcome[0] if outcome else (b"", f"pas de réponse en {timeout_s:.0f} s")
 
 
 def _network_reason(error: Exception) -> str:
@@ -338,15 +412,5 @@ def _network_reason(error: Exception) -> str:
         (socket.gaierror, "nom de serveur introuvable"),
         (ConnectionRefusedError, "connexion refusée"),
     )
-    for kind, text in known:
-        if isinstance(error, kind) or isinstance(cause, kind):
-            return text
-    return f"réseau indisponible, {type(cause).__name__}"
-
-
-def _store(path: Path, data: bytes) -> None:
-    """Garde un téléchargement ; un cache qui refuse l'écriture n'empêche rien."""
-    try:
-        write_atomically(path, lambda temporary: temporary.write_bytes(data))
-    except OutputError as error:
-        logger.warning("cache non écrit : %s", error.found)
+    found = (text for kind, text in known if isinstance(error, kind) or isinstance(cause, kind))
+    return next(found, f"réseau indisponible, {type(cause).__name__}")

@@ -13,14 +13,19 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from dataclasses import field as made_of
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.shards.layout import Split
 from gpt_architecture.storage import foreign_format
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+SPLIT_NAMES: dict[Split, str] = {"train": "entraînement", "val": "validation"}
 
 EMPTY = "vide"
 BAD_UTF8 = "UTF-8 invalide"
@@ -72,7 +77,7 @@ class Skip:
 
 @dataclass(kw_only=True)
 class Tally:
-    """Ce qui a été lu et écarté, enregistré à chaque point sûr d'une préparation.
+    """Ce qui a été lu et écarté ; ses champs sont enregistrés à chaque point sûr d'une préparation.
 
     Attributes:
         done_bytes: octets de sources lus.
@@ -101,15 +106,6 @@ class Tally:
             if len(entry["examples"]) < _MAX_EXAMPLES:
                 entry["examples"].append(skip.where[:_MAX_EXAMPLE_CHARACTERS])
 
-    def to_dict(self) -> dict[str, Any]:
-        """En types simples, relu par `from_dict`."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Tally:
-        """Relit `to_dict`."""
-        return cls(**values)
-
 
 def decode_stream(chunks: Iterable[bytes]) -> Iterator[str]:
     """Octets UTF-8 → texte, au fil de l'eau : BOM retiré, CRLF et CR remplacés par LF.
@@ -129,8 +125,7 @@ def decode_stream(chunks: Iterable[bytes]) -> Iterator[str]:
         try:
             text = decoder.decode(chunk)
         except UnicodeDecodeError as error:
-            position = offset - pending + error.start
-            raise Rejected(BAD_UTF8, f"position {position}") from None
+            raise Rejected(BAD_UTF8, f"position {offset - pending + error.start}") from None
         offset += len(chunk)
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
@@ -214,12 +209,20 @@ def documents_in(text: str) -> list[tuple[int, str]]:
     return found
 
 
-def split_documents(chunks: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """(Rang du document, morceau non vide) d'un texte lu au fil de l'eau.
+def stream_documents(chunks: Iterable[bytes]) -> Iterator[tuple[int, Iterator[str]]]:
+    """(Rang, morceaux) des documents d'un fichier texte, au fil de l'eau.
 
-    Les rangs sont ceux de `documents_in`, où que les morceaux coupent un séparateur ; un document
-    blanc est rendu, un document vide ne l'est pas.
+    Les rangs sont ceux de `documents_in` ; un document blanc est rendu, un vide ne l'est pas.
+
+    Raises:
+        Rejected: voir `decode_stream`.
     """
+    for rank, group in groupby(split_documents(decode_stream(chunks)), key=itemgetter(0)):
+        yield rank, (text for _, text in group)
+
+
+def split_documents(chunks: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """(Rang du document, morceau non vide) d'un texte, où que tombent les coupes des morceaux."""
     rank, pending = 0, ""
     for chunk in chunks:
         *whole, pending = (pending + chunk).split(END_OF_TEXT)
@@ -236,27 +239,16 @@ def split_documents(chunks: Iterable[str]) -> Iterator[tuple[int, str]]:
         yield rank, pending
 
 
-class DocumentHash:
-    """Empreinte d'un document et de la graine ; elle décide de sa part.
+def split_of(chunks: Iterable[str], *, seed: int, val_fraction: float) -> Split:
+    """La part d'un document, tirée au hasard par son empreinte et la graine.
 
     Deux documents de même texte vont dans la même part : rien de la validation n'est appris.
     """
-
-    def __init__(self, seed: int) -> None:
-        self._digest = hashlib.sha256(seed.to_bytes(8, "little"))
-
-    def update(self, text: str) -> None:
-        """Ajoute un morceau du document."""
-        self._digest.update(text.encode("utf-8"))
-
-    def value(self) -> int:
-        """Entier de 64 bits, uniforme."""
-        return int.from_bytes(self._digest.digest()[:8], "little")
-
-
-def split_of(value: int, val_fraction: float) -> Split:
-    """La part d'un document, depuis `DocumentHash.value`."""
-    return "val" if value < int(val_fraction * 2**64) else "train"
+    digest = hashlib.sha256(seed.to_bytes(8, "little"))
+    for chunk in chunks:
+        digest.update(chunk.encode("utf-8"))
+    drawn = int.from_bytes(digest.digest()[:8], "little")  # de 64 bits, uniforme
+    return "val" if drawn < int(val_fraction * 2**64) else "train"
 
 
 def cut_pieces(chunks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iterator[str]:

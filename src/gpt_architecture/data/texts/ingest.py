@@ -115,7 +115,7 @@ class RecordBlock:
     """Des documents bruts d'une même source.
 
     Attributes:
-        label: la source, pour les messages.
+        label: celui de la source.
         records: (numéro, octets) ; le numéro est une ligne (depuis 1), une rangée (depuis 1),
             ou 0 pour un fichier entier.
         is_json: chaque enregistrement est une ligne JSON.
@@ -200,10 +200,9 @@ def _files(given: Path, skips: list[Skip]) -> Iterator[tuple[Path, Kind]]:
             remedy="corrigez ce chemin",
         )
     if not given.is_dir():
-        name = given.name.lower()
-        kind = _kind_of(name)
+        kind = _kind_of(given)
         for suffixes, remedy in _REFUSED:
-            if kind is None and name.endswith(tuple(suffixes.split())):
+            if kind is None and given.name.lower().endswith(tuple(suffixes.split())):
                 raise DataError(
                     f"{given} n'est pas un format de texte lu ici",
                     expected=f"du texte, ou un fichier {', '.join(SUFFIXES)}",
@@ -212,7 +211,7 @@ def _files(given: Path, skips: list[Skip]) -> Iterator[tuple[Path, Kind]]:
         yield given, kind or "text"
         return
     for path in _walk(given, skips):
-        kind = _kind_of(path.name.lower())
+        kind = _kind_of(path)
         if kind is None:
             skips.append(Skip(reason=UNKNOWN_KIND, where=str(path)))
         else:
@@ -258,9 +257,8 @@ def read_chunks(source: Source) -> Iterator[bytes]:
 
 def exists(path: Path | str) -> bool:
     """Vrai si ce chemin existe ; un nom trop long pour ce système n'existe pas."""
-    path = Path(path)
     try:
-        return path.exists()
+        return Path(path).exists()
     except OSError:
         return False
 
@@ -271,18 +269,17 @@ def _walk(folder: Path, skips: list[Skip]) -> Iterator[Path]:
     while pending:
         path = pending.pop()
         try:
-            if path != folder and (path.is_symlink() or not path.is_dir()):
-                if not path.is_dir():
-                    yield path
-                continue
-            inside = [each for each in path.iterdir() if not each.name.startswith(".")]
+            if not path.is_dir():
+                yield path
+            elif path == folder or not path.is_symlink():
+                visible = (each for each in path.iterdir() if not each.name.startswith("."))
+                pending += sorted(visible, reverse=True)
         except OSError as error:
             skips.append(Skip(reason=UNREADABLE, where=f"{path} ({reason(error)})"))
-            continue
-        pending += sorted(inside, reverse=True)
 
 
-def _kind_of(name: str) -> Kind | None:
+def _kind_of(path: Path) -> Kind | None:
+    name = path.name.lower()
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
@@ -320,7 +317,7 @@ def _fill(block: RecordBlock, lines: BinaryIO, number: int, limit: int) -> tuple
         if len(line) > limit and not line.endswith(b"\n"):
             while (rest := lines.readline(BLOCK_BYTES)) and not rest.endswith(b"\n"):
                 pass
-            block.skips.append(Skip(reason=TOO_LONG, where=f"{where} (plus de {limit} octets)"))
+            block.skips.append(_too_long(where, limit))
             size += BLOCK_BYTES  # une longue ligne finit le bloc
         elif line.strip():
             block.records.append((number, line))
@@ -328,6 +325,10 @@ def _fill(block: RecordBlock, lines: BinaryIO, number: int, limit: int) -> tuple
             block.skips.append(Skip(reason=EMPTY, where=where))
         number += 1
     return number, False
+
+
+def _too_long(where: str, limit: int) -> Skip:
+    return Skip(reason=TOO_LONG, where=f"{where} (plus de {limit} octets)")
 
 
 def _read_parquet(source: Source, field: str, limit: int) -> Iterator[RecordBlock]:
@@ -345,17 +346,16 @@ def _read_parquet(source: Source, field: str, limit: int) -> Iterator[RecordBloc
             if field not in schema.names:
                 raise Rejected(NO_FIELD, field)
             kind = schema.field(field).type
-            values = kind.value_type if pa.types.is_dictionary(kind) else kind
+            indexed = pa.types.is_dictionary(kind)
+            values = kind.value_type if indexed else kind
             if not (pa.types.is_string(values) or pa.types.is_large_string(values)):
                 raise Rejected(NOT_TEXT, f"{field} : {kind}")
+            # En octets : un texte mal codé est écarté seul, avec les mêmes règles qu'un fichier
+            target = pa.large_binary() if pa.types.is_large_string(values) else pa.binary()
             rows = max(1, table.metadata.num_rows)
             number, before = 0, 0
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[field]):
-                column = batch.column(0)
-                if pa.types.is_dictionary(kind):
-                    column = column.dictionary_decode()
-                # En octets : un texte mal codé est écarté seul, avec les mêmes règles qu'un fichier
-                target = pa.large_binary() if pa.types.is_large_string(values) else pa.binary()
+                column = batch.column(0).dictionary_decode() if indexed else batch.column(0)
                 block = RecordBlock(label=label)
                 for value in column.cast(target).to_pylist():
                     number += 1
@@ -363,8 +363,7 @@ def _read_parquet(source: Source, field: str, limit: int) -> Iterator[RecordBloc
                     if value is None:
                         block.skips.append(Skip(reason=EMPTY, where=where))
                     elif len(value) > limit:
-                        detail = f"{where} (plus de {limit} octets)"
-                        block.skips.append(Skip(reason=TOO_LONG, where=detail))
+                        block.skips.append(_too_long(where, limit))
                     else:
                         block.records.append((number, value))
                 done = source.size * number // rows

@@ -103,19 +103,12 @@ class BPETokenizer:
             token.encode() if token in self._special else bytes(octets[c] for c in token)
             for token in self._vocab
         ]
-        self._engine = _engine(ids, [_halves(merge) for merge in self._merges], pattern)
+        self._engine = _engine(ids, [tuple(merge.split(" ", 1)) for merge in merges], pattern)
 
     @classmethod
-    def from_text(
-        cls,
-        text: str,
-        vocab_size: int,
-        *,
-        pattern: PatternName = "gpt2",
-        special: Sequence[str] = (),
-    ) -> BPETokenizer:
+    def from_text(cls, text: str, vocab_size: int, **options: Any) -> BPETokenizer:
         """Apprend les fusions d'un texte ; voir `train`."""
-        return cls.train([text], vocab_size, pattern=pattern, special=special)
+        return cls.train([text], vocab_size, **options)
 
     @classmethod
     def train(
@@ -157,10 +150,9 @@ class BPETokenizer:
         vocab = [*sorted(ids, key=ids.__getitem__), *names]
         tokenizer = cls(vocab, merges, pattern=pattern, special=names)
         if tokenizer.vocab_size < vocab_size:
+            found = tokenizer.vocab_size
             logger.info(
-                "le texte n'a de quoi former que %d tokens, sur %d demandés",
-                tokenizer.vocab_size,
-                vocab_size,
+                "le texte n'a de quoi former que %d tokens, sur %d demandés", found, vocab_size
             )
         return tokenizer
 
@@ -233,12 +225,8 @@ class BPETokenizer:
 
     def lists(self) -> BPELists:
         """Le vocabulaire, les fusions, le motif et les tokens spéciaux, tels que gardés."""
-        return BPELists(
-            vocab=list(self._vocab),
-            merges=list(self._merges),
-            pattern=self.pattern,
-            special=self.special,
-        )
+        vocab, merges = list(self._vocab), list(self._merges)
+        return BPELists(vocab=vocab, merges=merges, pattern=self.pattern, special=self.special)
 
 
 def bpe_size(name: str) -> int | None:
@@ -274,10 +262,10 @@ def _check_training(vocab_size: int, pattern: PatternName, special: Sequence[str
     """Les réglages d'un apprentissage."""
     least = _OCTETS + len(special)
     if type(vocab_size) is not int or not least <= vocab_size <= MAX_VOCAB_SIZE:
+        sizes = f"de {least} ({_OCTETS} octets et {', '.join(special)}) à {MAX_VOCAB_SIZE} tokens"
         raise TokenizerError(
             f"un vocabulaire BPE de {vocab_size!r} tokens",
-            expected=f"de {least} ({_OCTETS} octets et {', '.join(special)}) à {MAX_VOCAB_SIZE} "
-            "tokens",
+            expected=sizes,
             remedy="changez la taille, par exemple bpe-4096",
         )
     if pattern not in PATTERN_NAMES:
@@ -301,16 +289,11 @@ def _merge_problem(expected: set[str], merges: Sequence[str]) -> str | None:
     if not known <= expected:
         return "il manque des octets"
     for merge in merges:
-        left, right = _halves(merge)
+        left, _, right = merge.partition(" ")
         if not (left in known and right in known and left + right in expected):
             return f"fusion impossible {merge[:80]!r}"
         known.add(left + right)
     return None if known == expected else "des tokens qu'aucune fusion ne forme"
-
-
-def _halves(merge: str) -> tuple[str, str]:
-    left, _, right = merge.partition(" ")
-    return left, right
 
 
 def _library() -> Any:
@@ -321,7 +304,7 @@ def _library() -> Any:
     return tokenizers
 
 
-def _engine(ids: dict[str, int], merges: list[tuple[str, str]], pattern: PatternName) -> Any:
+def _engine(ids: dict[str, int], merges: list[tuple[str, ...]], pattern: PatternName) -> Any:
     """Le `tokenizers.Tokenizer` : ce découpage, ces fusions, aucun token ajouté."""
     library = _library()
     engine = library.Tokenizer(library.models.BPE(ids, merges))

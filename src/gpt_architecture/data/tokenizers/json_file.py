@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.data.texts.ingest import exists
 from gpt_architecture.data.tokenizers.gpt2 import PATTERNS, SPELLINGS, PatternName
 from gpt_architecture.errors import TokenizerError, reason
 from gpt_architecture.storage import open_regular, parse_json, read_text, write_atomically
@@ -94,10 +95,10 @@ class BPELists:
             _refuse("ce n'est pas un objet JSON")
         _check_neutral(document)
         pattern = _pattern(document.get("pre_tokenizer"))
-        vocab, merges = _model(document.get("model"))
-        added = _special(document.get("added_tokens"), vocab)
-        tokens = _in_order({**vocab, **added})
-        return cls(vocab=tokens, merges=merges, pattern=pattern, special=added)
+        ids, merges = _model(document.get("model"))
+        special = _special(document.get("added_tokens"), ids)
+        vocab = _in_order({**ids, **special})
+        return cls(vocab=vocab, merges=merges, pattern=pattern, special=special)
 
 
 def lists_document(
@@ -130,8 +131,8 @@ def read_json(path: Path | str, *, names: Sequence[str]) -> Any:
     """
     path = Path(path)
     inside = path / TOKENIZER_JSON
-    path = inside if _exists(inside) else path
-    if not _exists(path) or path.is_dir():
+    path = inside if exists(inside) else path
+    if not exists(path) or path.is_dir():
         raise TokenizerError(
             f"tokenizer inconnu : {str(path)[:200]}",
             expected=f"{', '.join(names)} ou un fichier JSON existant",
@@ -175,13 +176,6 @@ def write_json(path: Path | str, document: dict[str, Any], *, indent: int | None
     write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # nom trop long pour ce système
-        return False
-
-
 def _refuse(problem: str) -> NoReturn:
     raise TokenizerError(
         f"tokenizer.json non pris en charge : {problem}",
@@ -191,28 +185,16 @@ def _refuse(problem: str) -> NoReturn:
 
 
 def _added_token(name: str, index: int | None) -> dict[str, Any]:
-    return {
-        "id": index,
-        "content": name,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": index, "content": name, **plain, "special": True}
 
 
 def _pre_tokenizer(pattern: PatternName) -> dict[str, Any]:
     if pattern == "gpt2":  # le motif que ByteLevel porte en lui
         return {**_BYTE_LEVEL, "use_regex": True}
-    split = {"Regex": PATTERNS[pattern]}
-    return {
-        "type": "Sequence",
-        "pretokenizers": [
-            {"type": "Split", "pattern": split, "behavior": "Isolated", "invert": False},
-            _BYTE_LEVEL,
-        ],
-    }
+    regex = {"Regex": PATTERNS[pattern]}
+    split = {"type": "Split", "pattern": regex, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, _BYTE_LEVEL]}
 
 
 def _check_neutral(document: Mapping[str, Any]) -> None:

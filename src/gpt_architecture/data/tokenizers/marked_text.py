@@ -9,7 +9,7 @@ savent pas suivre compte comme tapé : un token spécial peut s'y perdre, jamais
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 from gpt_architecture.data.tokenizers.protocol import Tokenizer, special_names
@@ -165,6 +165,25 @@ def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
         ids += tokenizer.encode(name, allowed_special={name})
         done = end
     return ids + tokenizer.encode(bare[done:]) if done < len(bare) else ids
+
+
+def keep_prompt(prompt: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Le début des exemples d'un entraînement, en métadonnées que `own_prompt` relit."""
+    ids = encode_text(prompt, tokenizer)
+    typed = ids == tokenizer.encode(plain(prompt))
+    special = not typed and ids == encode_text(written(prompt), tokenizer)
+    return {"prompt": plain(prompt), "prompt_special": special}
+
+
+def own_prompt(metadata: Mapping[str, Any]) -> str | None:
+    """Le début des exemples de l'entraînement, que les métadonnées d'un modèle gardent.
+
+    Rendu par un gabarit, ses tokens spéciaux en sont, à moins qu'une question n'en imite un.
+    """
+    prompt = metadata.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        return None
+    return written(prompt) if metadata.get("prompt_special") is True else prompt
 
 
 def _special_spans(text: MarkedText, names: Sequence[str]) -> Iterable[tuple[int, int]]:
