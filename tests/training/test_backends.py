@@ -38,7 +38,7 @@ def backend(model=None, *, training=None, optimizer=None, sharing=None, **comput
         OptimizerConfig(**(optimizer or {})),
         TrainingConfig(**(training or {})),
         sharing=sharing,
-    )[0]
+    )
 
 
 def losses(built, steps=6, accumulate=1):

@@ -17,10 +17,9 @@ from gpt_architecture.training.checkpoint import CheckpointStore
 from gpt_architecture.training.distributed import group as distributed
 from gpt_architecture.training.distributed import store as distributed_store
 from gpt_architecture.training.distributed.group import distributed_world
-from gpt_architecture.training.distributed.parallel import parallelize_
-from gpt_architecture.training.distributed.sharing import check_share, on_main
+from gpt_architecture.training.distributed.parallel import ModelSharing
 from gpt_architecture.training.distributed.store import DistributedStore
-from gpt_architecture.training.distributed.world import SingleProcess
+from gpt_architecture.training.distributed.world import SingleProcess, check_share, on_main
 
 STATE = {"trainer": {"step": 4}}
 
@@ -41,7 +40,7 @@ def world(monkeypatch):
 def sharded_groups(world):
     """Un modèle réparti et son optimiseur, après une étape ; et les poids entiers."""
     model = small_model(tied=True)
-    parallelize_(model, world, "fsdp")
+    ModelSharing(world=world, strategy="fsdp")(model)
     optimizer = optimizer_of(model)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)

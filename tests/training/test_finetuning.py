@@ -32,8 +32,8 @@ from gpt_architecture.errors import (
 from gpt_architecture.formats.adapter_file import read_adapter
 from gpt_architecture.formats.model_file import ModelFile, read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
-from gpt_architecture.training.estimate import estimate_training
 from gpt_architecture.training.inputs import StartingPoint
+from gpt_architecture.training.preparation import estimate_training
 from gpt_architecture.training.session import Settings, build_trainer
 
 WINDOW = 47

@@ -1,11 +1,19 @@
-"""Les processus d'un entraînement ; ici, le cas d'un seul."""
+"""Les processus d'un entraînement : ce qu'il leur demande, le cas d'un seul, ce qu'un seul fait.
+
+Rien ici n'importe `torch.distributed` : c'est long.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from gpt_architecture.errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 class World(Protocol):
@@ -50,10 +58,6 @@ class World(Protocol):
         """Vrai si un rang au moins dit vrai."""
         ...
 
-    def barrier(self) -> None:
-        """Attend tous les rangs."""
-        ...
-
 
 class SingleProcess:
     """Un seul processus : rien à échanger."""
@@ -61,7 +65,6 @@ class SingleProcess:
     rank = 0
     size = 1
     is_main = True
-
     device = None
 
     def mean(self, value: Tensor) -> Tensor:
@@ -81,5 +84,36 @@ class SingleProcess:
         """`flag`, tel quel."""
         return flag
 
-    def barrier(self) -> None:
-        """Rien à attendre."""
+
+def check_share(sequences: int, world: World) -> None:
+    """Vérifie que chaque processus aura sa part d'une étape.
+
+    Raises:
+        ConfigurationError: le lot effectif ne se partage pas également.
+    """
+    if sequences % world.size:
+        raise ConfigurationError(
+            f"{sequences} séquence(s) par étape pour {world.size} processus",
+            expected=f"un lot effectif (`batch_size` × `accumulate`) multiple de {world.size}",
+            remedy="changez l'un ou l'autre",
+        )
+
+
+def on_main(world: World, action: Callable[[], T]) -> T | None:
+    """Fait agir le premier processus pendant que les autres l'attendent ; ils échouent avec lui.
+
+    Returns:
+        Ce que `action` rend, ou None dans les autres processus.
+    """
+    result: T | None = None
+    failure: BaseException | None = None
+    if world.is_main:
+        try:
+            result = action()
+        except (Exception, KeyboardInterrupt) as error:
+            failure = error
+    if world.any(failure is not None):
+        if failure is not None:
+            raise failure
+        raise SystemExit(1)
+    return result
