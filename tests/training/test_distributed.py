@@ -17,7 +17,7 @@ from gpt_architecture.training.distributed.group import (
 )
 from gpt_architecture.training.distributed.parallel import ParallelModel
 from gpt_architecture.training.distributed.store import whole_tensors
-from gpt_architecture.training.distributed.world import SingleProcess
+from gpt_architecture.training.distributed.world import World
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
 from gpt_architecture.training.step import AutogradEngine
 
@@ -69,12 +69,12 @@ def single():
     for tied in (False, True):
         model = small_model(tied=tied)
         optimizer, engine = optimizer_of(model), AutogradEngine(model, "cpu")
-        curve = train(engine, model, optimizer, SingleProcess())
+        curve = train(engine, model, optimizer, World())
         state = {
             group: {name: tensor.clone() for name, tensor in content.items()}
             for group, content in groups_of(model, optimizer).items()
         }
-        after = train(engine, model, optimizer, SingleProcess(), first=STEPS, steps=2)
+        after = train(engine, model, optimizer, World(), first=STEPS, steps=2)
         runs[tied] = (curve, state, after)
     return runs
 
@@ -231,9 +231,7 @@ def test_two_to_one_to_two(ranks, single, folder):
         folder / "fsdp-lié-entier" / "model.safetensors",
     )
     torch.save(optimizer_tensors(optimizer, model), folder / "optimiseur.pt")
-    alone = train(
-        AutogradEngine(model, "cpu"), model, optimizer, SingleProcess(), first=STEPS, steps=2
-    )
+    alone = train(AutogradEngine(model, "cpu"), model, optimizer, World(), first=STEPS, steps=2)
     assert_same_curve(alone, single[True][2])
     for results in two_ranks("resume", folder):
         assert_same_curve(results["morceaux"], alone)

@@ -18,7 +18,7 @@ from gpt_architecture.core.memory import peak_resident, return_freed_memory
 from gpt_architecture.data.datasets import TrainingData
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore
-from gpt_architecture.training.distributed.world import SingleProcess, World, check_share, on_main
+from gpt_architecture.training.distributed.world import World, check_share, on_main
 from gpt_architecture.training.inputs import Origins, choose_prompt, load_data, saved_options
 from gpt_architecture.training.outputs import Product, product_of
 from gpt_architecture.training.session import Settings, build_trainer
@@ -126,7 +126,7 @@ def prepare(
     """
     request.shape.to_config()  # refuse une forme impossible avant tout travail
     return_freed_memory()
-    world = SingleProcess() if world is None else world
+    world = World() if world is None else world
     run, output_dir = request.run, request.run.output_dir
     if run.resume is not None:
         output_dir = run.resume

@@ -27,7 +27,7 @@ from gpt_architecture.training.callbacks import (
     TensorBoardLog,
 )
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, read_checkpoint
-from gpt_architecture.training.distributed.world import SingleProcess, World, on_main
+from gpt_architecture.training.distributed.world import World, on_main
 from gpt_architecture.training.inputs import resumable
 from gpt_architecture.training.outputs import (
     PLOT_NAME,
@@ -229,7 +229,7 @@ def _train(
 
 
 def _is_joint(world: World) -> TypeGuard[DistributedWorld]:
-    return not isinstance(world, SingleProcess)
+    return type(world) is not World
 
 
 def _shared(run: TrainingRun, stack: ExitStack) -> tuple[Store, ModelSharing | None]:

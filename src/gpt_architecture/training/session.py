@@ -39,7 +39,7 @@ from gpt_architecture.training.callbacks import (
     TrainerConfig,
 )
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, restore_
-from gpt_architecture.training.distributed.world import SingleProcess, World
+from gpt_architecture.training.distributed.world import World
 from gpt_architecture.training.inputs import StartingPoint
 from gpt_architecture.training.optim import make_schedule
 from gpt_architecture.training.step import (
@@ -149,7 +149,7 @@ def build_trainer(
         CheckpointError: les noyaux du point de reprise manquent ici.
         TrainingError: le point de reprise ne correspond pas aux réglages.
     """
-    world = SingleProcess() if world is None else world
+    world = World() if world is None else world
     training, device = settings.training, settings.device
     sampler = settings.sampler(data.train.num_tokens)
     total_steps = settings.total_steps(sampler)

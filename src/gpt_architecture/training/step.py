@@ -29,7 +29,7 @@ from gpt_architecture.data.tokenizers.protocol import Tokenizer
 from gpt_architecture.decoding.simple import stream_tokens
 from gpt_architecture.decoding.strategies import greedy_token
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.training.distributed.world import SingleProcess, World
+from gpt_architecture.training.distributed.world import World
 from gpt_architecture.training.simple import SAMPLE_TOKENS
 
 _EVALUATION_SEED = 0
@@ -188,7 +188,7 @@ class TokenBatches:
     source: TokenSource
     sampler: WindowSampler
     micro_batch: int
-    world: World = field(default_factory=SingleProcess)
+    world: World = field(default_factory=World)
 
     def __call__(self, step: int) -> list[Batch]:
         """Les lots de l'étape, pour ce processus."""

@@ -32,7 +32,7 @@ from gpt_architecture.training.callbacks import (
     skip_notice,
 )
 from gpt_architecture.training.checkpoint import TrainingState, capture
-from gpt_architecture.training.distributed.world import SingleProcess, World
+from gpt_architecture.training.distributed.world import World
 from gpt_architecture.training.optim import Schedule, set_lr_
 from gpt_architecture.training.step import Batch, TokenBatches, TrainingEngine
 
@@ -84,7 +84,7 @@ class Trainer:
         self.evaluate = evaluate
         self.sample = sample
         self._store = store
-        self._world: World = SingleProcess() if world is None else world
+        self._world = World() if world is None else world
         self._should_stop: StopCheck = (lambda: False) if should_stop is None else should_stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._saved_step = self.state.step if self.state.step else -1

@@ -5,6 +5,5 @@
   PyTorch.
 - `store` : Les points de reprise d'un entraînement à plusieurs : un seul dossier, le même qu'à un
   seul.
-- `world` : Les processus d'un entraînement : ce qu'il leur demande, le cas d'un seul, ce qu'un seul
-  fait.
+- `world` : Les processus d'un entraînement : un seul, ou ce qu'il demande à plusieurs.
 """

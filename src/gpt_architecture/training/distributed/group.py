@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.core.device import resolve_device
 from gpt_architecture.errors import ConfigurationError, TrainingError
+from gpt_architecture.training.distributed.world import World
 
 _PATIENCE = 1.5  # un rang bloqué s'arrête après ceux qui l'attendent, jamais avant
 _SIGNS = ("gloo", "nccl", "connection", "timed out", "broken pipe", "socket")
@@ -74,12 +75,10 @@ class Place:
         )
 
 
-class DistributedWorld:
-    """Les processus d'un groupe ; satisfait `training.distributed.world.World`.
+class DistributedWorld(World):
+    """Les processus d'un groupe ; chaque opération collective fait battre le chien de garde."""
 
-    Les opérations collectives sont appelées par tous les rangs, dans le même ordre ; chacune
-    fait battre le chien de garde.
-    """
+    device: torch.device
 
     def __init__(
         self, place: Place, device: torch.device, timeout: timedelta, watchdog: Watchdog
@@ -97,14 +96,14 @@ class DistributedWorld:
         self._watchdog.beat()
 
     def mean(self, value: Tensor) -> Tensor:
-        """Moyenne d'un tenseur flottant sur tous les rangs, la même au bit près sur chacun."""
+        """Voir `World.mean`."""
         self.beat()
         total = value.detach().to(self.device, copy=True)
         dist.all_reduce(total)
         return (total / self.size).to(value.device)
 
     def any(self, flag: bool) -> bool:
-        """Vrai si un rang au moins dit vrai."""
+        """Voir `World.any`."""
         self.beat()
         found = torch.tensor(int(flag), device=self.device)
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
@@ -118,7 +117,7 @@ class DistributedWorld:
         return sent.to(value.device)
 
     def whole(self, value: Tensor) -> Tensor:
-        """Le tenseur entier, même si FSDP l'a réparti entre les rangs."""
+        """Voir `World.whole`."""
         return value.full_tensor() if isinstance(value, DTensor) else value
 
     def barrier(self) -> None:

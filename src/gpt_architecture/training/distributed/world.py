@@ -1,4 +1,4 @@
-"""Les processus d'un entraînement : ce qu'il leur demande, le cas d'un seul, ce qu'un seul fait.
+"""Les processus d'un entraînement : un seul, ou ce qu'il demande à plusieurs.
 
 Rien ici n'importe `torch.distributed` : c'est long.
 """
@@ -6,7 +6,7 @@ Rien ici n'importe `torch.distributed` : c'est long.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,72 +16,33 @@ from gpt_architecture.errors import ConfigurationError
 T = TypeVar("T")
 
 
-class World(Protocol):
-    """Ce que l'entraînement demande aux processus qui le partagent.
+class World:
+    """Les processus d'un entraînement : ici, un seul ; `DistributedWorld` en réunit plusieurs.
 
     Les opérations collectives sont appelées par tous les rangs, dans le même ordre.
+
+    Attributes:
+        rank: rang de ce processus, depuis 0.
+        size: nombre de processus.
+        is_main: vrai pour celui qui écrit et qui parle.
+        device: où ce processus calcule, si sa place parmi les autres en décide.
     """
-
-    @property
-    def rank(self) -> int:
-        """Rang de ce processus, depuis 0."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Nombre de processus."""
-        ...
-
-    @property
-    def is_main(self) -> bool:
-        """Vrai pour celui qui écrit et qui parle."""
-        ...
-
-    @property
-    def device(self) -> torch.device | None:
-        """Où ce processus calcule, si sa place parmi les autres en décide."""
-        ...
-
-    def mean(self, value: Tensor) -> Tensor:
-        """Moyenne d'un tenseur sur tous les rangs."""
-        ...
-
-    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
-        """Le tenseur du rang `source`, rendu à tous ; forme et type sont ceux de `value`."""
-        ...
-
-    def whole(self, value: Tensor) -> Tensor:
-        """Le tenseur entier, même si FSDP l'a réparti entre les rangs."""
-        ...
-
-    def any(self, flag: bool) -> bool:
-        """Vrai si un rang au moins dit vrai."""
-        ...
-
-
-class SingleProcess:
-    """Un seul processus : rien à échanger."""
 
     rank = 0
     size = 1
     is_main = True
-    device = None
+    device: torch.device | None = None
 
     def mean(self, value: Tensor) -> Tensor:
-        """`value`, tel quel."""
-        return value
-
-    def broadcast(self, value: Tensor, source: int = 0) -> Tensor:
-        """`value`, tel quel."""
-        del source
+        """Moyenne d'un tenseur flottant sur tous les rangs, la même au bit près sur chacun."""
         return value
 
     def whole(self, value: Tensor) -> Tensor:
-        """`value`, tel quel."""
+        """Le tenseur entier, même si FSDP l'a réparti entre les rangs."""
         return value
 
     def any(self, flag: bool) -> bool:
-        """`flag`, tel quel."""
+        """Vrai si un rang au moins dit vrai."""
         return flag
 
 
