@@ -141,7 +141,7 @@ def test_loss_is_that_of_the_answers(data, engine):
 
 def test_gradients_ignore_the_questions(data):
     """Les gradients d'une étape accumulée sont ceux de la somme écrite d'un coup."""
-    settings = settings_of(data, compute=ComputeConfig(engine="autograd"))
+    settings = settings_of(data, compute=ComputeConfig(engine="autograd", precision="fp32"))
     settings = replace(settings, model=replace(settings.model, drop_rate=0.0))
     trainer = build_trainer(settings, data)
     batches = trainer.batches(0)
