@@ -432,7 +432,7 @@ class TestResume:
             return run_process(*command, env=environment)
 
         out = tmp_path / "sortie"
-        common = ("--output-dir", out, "--max-steps", 2)
+        common = ("--output-dir", out, "--max-steps", 2, "--precision", "fp32")
         fused = cli("train", *tiny(data=source), *common)
         assert "autograd" not in fused.err
         kernels = ("--resume", out, "--max-steps", 4)
