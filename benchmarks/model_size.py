@@ -20,7 +20,7 @@ import torch
 from gpt_architecture.config import ComputeConfig, GPTConfig, OptimizerConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.training.backends import Backend, build_backend
-from gpt_architecture.training.estimate import flops_per_token
+from gpt_architecture.training.preparation import flops_per_token
 from gpt_architecture.training.step import Batch
 
 VOCABULARY = 4096
@@ -81,7 +81,7 @@ def measure(*, quick: bool) -> list[dict[str, float]]:
     for shape in shapes(quick=quick):
         torch.manual_seed(123)
         cfg = config_of(shape)
-        backend, _ = build_backend(
+        backend = build_backend(
             GPTModel(cfg).train(), ComputeConfig(), OptimizerConfig(), TrainingConfig()
         )
         one_step(backend, cfg, 0)  # échauffement : tampons, moments

@@ -166,7 +166,7 @@ class NanoGPT(nn.Module):
 def ours(cfg: GPTConfig, *, memory: MemoryMode = "default") -> Step:
     """Le pas de ce projet, tel que `train` le fait."""
     model = GPTModel(cfg).train()
-    backend, _ = build_backend(
+    backend = build_backend(
         model,
         ComputeConfig(engine="fused", memory=memory),
         OptimizerConfig(),

@@ -63,7 +63,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from gpt_architecture.training.callbacks import Callback
-    from gpt_architecture.training.state import TrainingState
+    from gpt_architecture.training.checkpoint import TrainingState
 
 logger = logging.getLogger(__name__)
 

@@ -113,16 +113,10 @@ def test_a_full_disk_keeps_the_best_mark(store, disk):
     assert holds(store.best(), 10)
 
 
-def test_missing_space_is_said_before_training(store):
-    assert "il reste 1 Mio" in refusal(store.check_space, SIZE)
-    store.check_space(SIZE // 2)
-
-
 def test_a_read_only_disk(store, disk):
     assert mount("-o", "remount,ro", str(disk)) == ""
     try:
         for action, arguments in (
-            (store.check_space, (1,)),
             (store.lock().__enter__, ()),
             (store.save, (20, groups(20), {})),
             (store.mark_best, (10,)),

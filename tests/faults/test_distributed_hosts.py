@@ -13,7 +13,7 @@ import torch
 from distributed_helpers import HERE, small_model
 from training.parallel_worker import optimizer_of, train
 
-from gpt_architecture.training.distributed.world import SingleProcess
+from gpt_architecture.training.distributed.world import World
 from gpt_architecture.training.step import AutogradEngine
 
 WORKER = HERE / "training" / "parallel_worker.py"
@@ -111,9 +111,7 @@ def test_two_hosts_learn_as_one_process(agents, tmp_path):
         _, err = agent.communicate(timeout=LIMIT_S)
         assert agent.returncode == 0, err
     model = small_model()
-    expected = train(
-        AutogradEngine(model, "cpu"), model, optimizer_of(model), SingleProcess(), steps=2
-    )
+    expected = train(AutogradEngine(model, "cpu"), model, optimizer_of(model), World(), steps=2)
     for rank in range(2):
         found = json.loads((tmp_path / f"hote-{rank}.json").read_text(encoding="utf-8"))
         assert found["place"] == [rank, 2, 0, 1]

@@ -10,7 +10,7 @@ import sys
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data import datasets
 from gpt_architecture.main import main
-from gpt_architecture.training import checkpoint, evaluate
+from gpt_architecture.training import checkpoint, step
 from gpt_architecture.training.trainer import Trainer
 
 PHASES = {
@@ -18,8 +18,8 @@ PHASES = {
     "modèle": (GPTModel, "__init__", 1),
     "échauffement": (Trainer, "_forward_backward", 2),
     "étape": (Trainer, "_forward_backward", 6),
-    "évaluation": (evaluate.LossEvaluator, "_loss", 4),
-    "exemple": (evaluate, "greedy_token", 3),
+    "évaluation": (step.LossEvaluator, "_loss", 4),
+    "exemple": (step, "greedy_token", 3),
     "sauvegarde": (checkpoint, "write_checkpoint", 2),
 }
 

@@ -16,12 +16,8 @@ import torch
 
 from gpt_architecture.errors import CheckpointError, ConfigurationError, OutputError
 from gpt_architecture.formats import checkpoint_files
-from gpt_architecture.training.checkpoint import (
-    CHECKPOINTS,
-    CheckpointStore,
-    read_checkpoint,
-    space_needed,
-)
+from gpt_architecture.formats.checkpoint_files import space_needed
+from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore, read_checkpoint
 
 OVERLAP = torch.arange(6)
 
@@ -396,16 +392,6 @@ def test_space_needed_bounds_what_is_written(store):
     path = store.save(1, tensors, {"a": "b" * 1000})
     written = sum(file.stat().st_size for file in path.iterdir())
     assert written <= space_needed(tensors) <= written + (1 << 20)
-
-
-def test_space_is_checked_before_training(store, tmp_path):
-    store.check_space(1000)
-    assert list(store.root.iterdir()) == []
-    with pytest.raises(OutputError, match=r"il reste \d+ Mio .*attendu : \d+ Mio"):
-        store.check_space(1 << 60)
-    (tmp_path / "fichier").write_text("")
-    with pytest.raises(OutputError, match="fichier"):
-        CheckpointStore(tmp_path / "fichier" / CHECKPOINTS).check_space(1)
 
 
 # --- Un seul entraînement par dossier --------------------------------------------------------

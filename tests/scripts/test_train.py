@@ -188,7 +188,7 @@ def test_room_is_asked_for_every_checkpoint(cli, tmp_path, monkeypatch, options,
     command = ("train", *tiny(output_dir=tmp_path / "m", max_steps=1), *options)
     estimated = cli(*command, "--estimate").out
     assert f"{written - 1} point(s) de reprise" in estimated
-    monkeypatch.setattr(training_outputs._Model, "checkpoint_bytes", 1 << 50)
+    monkeypatch.setattr(training_outputs.Product, "checkpoint_bytes", 1 << 50)
     cli(*command).check_one_line_error(1, f"{written << 20},0 Gio pour le modèle")
 
 
@@ -432,7 +432,7 @@ class TestResume:
             return run_process(*command, env=environment)
 
         out = tmp_path / "sortie"
-        common = ("--output-dir", out, "--max-steps", 2)
+        common = ("--output-dir", out, "--max-steps", 2, "--precision", "fp32")
         fused = cli("train", *tiny(data=source), *common)
         assert "autograd" not in fused.err
         kernels = ("--resume", out, "--max-steps", 4)
@@ -528,7 +528,7 @@ def test_an_estimate_is_interrupted_at_once(cli, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("la mesure continue")
 
-    monkeypatch.setattr("gpt_architecture.training.run.estimate_training", measure)
+    monkeypatch.setattr("gpt_architecture.training.preparation.estimate_training", measure)
     outcome = cli("train", *tiny(output_dir=tmp_path / "m"), "--estimate")
     assert outcome.code == 130
     assert "point de reprise" not in outcome.out.partition("Mesure")[2] + outcome.err
@@ -597,6 +597,19 @@ def test_missing_matplotlib_keeps_the_model(cli, tmp_path, monkeypatch):
     assert "pip install" in outcome.err
     assert (tmp_path / "gpt-model.pt").is_file()
     assert not (tmp_path / "loss-plot.pdf").exists()
+
+
+def test_curves_that_break_do_not_hide_the_model(cli, tmp_path, monkeypatch):
+    """Le modèle est annoncé dès qu'il est écrit : un tracé en panne n'en prive personne."""
+
+    def broken(*_arguments):
+        raise RuntimeError("tracé en panne")
+
+    monkeypatch.setattr(training_outputs, "plot_losses", broken)
+    outcome = cli("train", *tiny(output_dir=tmp_path))
+    assert outcome.code == 1
+    assert f"Modèle : {tmp_path / 'gpt-model.pt'}" in outcome.out
+    assert (tmp_path / "gpt-model.pt").is_file()
 
 
 def test_missing_tiktoken_falls_back(cli, tmp_path, monkeypatch):

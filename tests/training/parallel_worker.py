@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from gpt_architecture.errors import GPTArchitectureError
 from gpt_architecture.training.distributed.group import distributed_world
 from gpt_architecture.training.distributed.parallel import (
-    parallelize_,
-    place_like,
+    ModelSharing,
     whole_model,
 )
 from gpt_architecture.training.distributed.store import save_shards, split_groups, whole_tensors
@@ -43,7 +42,7 @@ def train(engine, model, optimizer, world, *, first=0, steps=STEPS):
 
 def shared(strategy, world, *, tied=False, autograd=True):
     model = small_model(tied=tied)
-    parallel = parallelize_(model, world, strategy, autograd=autograd)
+    parallel = ModelSharing(world=world, strategy=strategy)(model, autograd=autograd)
     engine = parallel.wrap(AutogradEngine(parallel.module, "cpu"))
     return parallel, engine, optimizer_of(model)
 
@@ -60,7 +59,7 @@ def check_exchanges(world):
         "kept": own.tolist(),
         "any": [world.any(world.rank == 1), world.any(False)],
         "broadcast": world.broadcast(own, source=1).tolist(),
-        "place": [world.rank, world.size, world.local_rank, str(world.device)],
+        "place": [world.rank, world.size, world.place.local_rank, str(world.device)],
     }
 
 
@@ -129,8 +128,8 @@ def resume(folder):
             else:
                 weights = load_file(place / "model.safetensors")
                 state = torch.load(folder / "optimiseur.pt", weights_only=True)
-            model.load_state_dict(place_like(weights, model))
-            load_optimizer_(optimizer, model, place_like(state, model))
+            model.load_state_dict(parallel.place(weights))
+            load_optimizer_(optimizer, model, parallel.place(state))
             results[source] = train(engine, model, optimizer, world, first=STEPS, steps=2)
         (folder / f"reprise-{world.rank}.json").write_text(json.dumps(results), encoding="utf-8")
 

@@ -34,11 +34,11 @@ def small_model(**changes):
 def backend(model=None, *, training=None, optimizer=None, sharing=None, **compute):
     return build_backend(
         small_model() if model is None else model,
-        ComputeConfig(**compute),
+        ComputeConfig(**{"precision": "fp32", **compute}),  # une machine à AMX prendrait bf16
         OptimizerConfig(**(optimizer or {})),
         TrainingConfig(**(training or {})),
         sharing=sharing,
-    )[0]
+    )
 
 
 def losses(built, steps=6, accumulate=1):
@@ -75,12 +75,15 @@ def test_auto_takes_the_fused_engine_where_it_fits():
     assert isinstance(plain, AutogradEngine)
 
 
-@pytest.mark.parametrize("optimizer", [{}, {"optimizer": "muon"}, {"clip": 0.1}])
-def test_both_engines_learn_the_same(optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "margin"),
+    [({}, 2e-5), ({"optimizer": "muon"}, 1e-4), ({"clip": 0.1}, 2e-5)],  # Muon itère en bf16
+)
+def test_both_engines_learn_the_same(optimizer, margin):
     """Six étapes, accumulation comprise, masques d'abandon compris."""
     fused = losses(backend(optimizer=optimizer), accumulate=2)
     plain = losses(backend(optimizer=optimizer, engine="autograd"), accumulate=2)
-    assert fused == pytest.approx(plain, rel=2e-5)
+    assert fused == pytest.approx(plain, rel=margin)
     recomputed = losses(backend(optimizer=optimizer, checkpoint_activations=True), accumulate=2)
     assert recomputed == plain  # bit pour bit
 

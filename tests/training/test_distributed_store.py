@@ -17,10 +17,9 @@ from gpt_architecture.training.checkpoint import CheckpointStore
 from gpt_architecture.training.distributed import group as distributed
 from gpt_architecture.training.distributed import store as distributed_store
 from gpt_architecture.training.distributed.group import distributed_world
-from gpt_architecture.training.distributed.parallel import parallelize_
-from gpt_architecture.training.distributed.sharing import check_share, on_main
+from gpt_architecture.training.distributed.parallel import ModelSharing
 from gpt_architecture.training.distributed.store import DistributedStore
-from gpt_architecture.training.distributed.world import SingleProcess
+from gpt_architecture.training.distributed.world import World, check_share, on_main
 
 STATE = {"trainer": {"step": 4}}
 
@@ -41,7 +40,7 @@ def world(monkeypatch):
 def sharded_groups(world):
     """Un modèle réparti et son optimiseur, après une étape ; et les poids entiers."""
     model = small_model(tied=True)
-    parallelize_(model, world, "fsdp")
+    ModelSharing(world=world, strategy="fsdp")(model)
     optimizer = optimizer_of(model)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -154,13 +153,13 @@ def _leave_with(error):
 
 
 def test_main_acts_and_its_failure_is_its_own():
-    alone = SingleProcess()
+    alone = World()
     assert on_main(alone, lambda: 3) == 3
     with pytest.raises(OSError, match="plein"):
         on_main(alone, lambda: (_ for _ in ()).throw(OSError("plein")))
 
 
-class Pair(SingleProcess):
+class Pair(World):
     """Le second de deux rangs, dont le premier échoue ou non."""
 
     rank, size, is_main = 1, 2, False
@@ -211,7 +210,7 @@ def test_shares_and_single_process_options():
     check_share(4, Pair(False))
     with pytest.raises(ConfigurationError, match="multiple de 2"):
         check_share(3, Pair(False))
-    check_alone(SingleProcess(), {"--estimate": True})
+    check_alone(World(), {"--estimate": True})
     check_alone(Pair(False), {"--estimate": False})
     with pytest.raises(ConfigurationError, match="--estimate avec 2 processus"):
         check_alone(Pair(False), {"--estimate": True})

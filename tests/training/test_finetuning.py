@@ -32,8 +32,8 @@ from gpt_architecture.errors import (
 from gpt_architecture.formats.adapter_file import read_adapter
 from gpt_architecture.formats.model_file import ModelFile, read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
-from gpt_architecture.training.estimate import estimate_training
 from gpt_architecture.training.inputs import StartingPoint
+from gpt_architecture.training.preparation import estimate_training
 from gpt_architecture.training.session import Settings, build_trainer
 
 WINDOW = 47
@@ -120,7 +120,7 @@ def test_another_template_is_other_data(tmp_path, data):
 @pytest.mark.parametrize("engine", ["autograd", "fused"])
 def test_loss_is_that_of_the_answers(data, engine):
     """Une étape de plusieurs lots : la moyenne sur tous les tokens des réponses, à la main."""
-    settings = settings_of(data, compute=ComputeConfig(engine=engine))
+    settings = settings_of(data, compute=ComputeConfig(engine=engine, precision="fp32"))
     settings = replace(settings, model=replace(settings.model, drop_rate=0.0))
     trainer = build_trainer(settings, data)
     batches = trainer.batches(0)
@@ -141,7 +141,7 @@ def test_loss_is_that_of_the_answers(data, engine):
 
 def test_gradients_ignore_the_questions(data):
     """Les gradients d'une étape accumulée sont ceux de la somme écrite d'un coup."""
-    settings = settings_of(data, compute=ComputeConfig(engine="autograd"))
+    settings = settings_of(data, compute=ComputeConfig(engine="autograd", precision="fp32"))
     settings = replace(settings, model=replace(settings.model, drop_rate=0.0))
     trainer = build_trainer(settings, data)
     batches = trainer.batches(0)
@@ -162,7 +162,7 @@ def test_gradients_ignore_the_questions(data):
 def test_both_engines_learn_the_same(data):
     losses = []
     for engine in ("autograd", "fused"):
-        settings = settings_of(data, compute=ComputeConfig(engine=engine))
+        settings = settings_of(data, compute=ComputeConfig(engine=engine, precision="fp32"))
         trainer = build_trainer(settings, data)
         losses.append([trainer.advance().loss for _ in range(4)])
         assert trainer.evaluate(lambda: False) is not None

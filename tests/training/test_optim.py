@@ -162,7 +162,7 @@ def test_the_compiler_stays_out_of_memory():
         "from gpt_architecture.training.backends import build_backend;"
         "shape = dict(vocab_size=31, context_length=8, emb_dim=12, n_heads=2, n_layers=1);"
         "model = GPTModel(GPTConfig(**shape));"
-        "built = build_backend(model, ComputeConfig(), OptimizerConfig(), TrainingConfig())[0];"
+        "built = build_backend(model, ComputeConfig(), OptimizerConfig(), TrainingConfig());"
         "[setattr(p, 'grad', torch.ones_like(p)) for p in model.parameters()];"
         "built.optimizer.step(); built.optimizer.zero_grad(set_to_none=True);"
         "print('torch._dynamo' in sys.modules)"

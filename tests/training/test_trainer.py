@@ -21,9 +21,8 @@ from gpt_architecture.training.callbacks import (
     OverfittingNotice,
     TrainerConfig,
 )
-from gpt_architecture.training.checkpoint import CheckpointStore
+from gpt_architecture.training.checkpoint import CheckpointStore, TrainingState, restore_
 from gpt_architecture.training.optim import build_optimizer, make_schedule
-from gpt_architecture.training.state import TrainingState, restore_
 from gpt_architecture.training.step import AutogradEngine, TokenBatches
 from gpt_architecture.training.trainer import Trainer
 

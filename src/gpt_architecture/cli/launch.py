@@ -85,9 +85,9 @@ def training_world(scale: ScaleOptions, device: str) -> Iterator[World]:
     celle-là peut être la seule à dire pourquoi tous s'arrêtent.
     """
     if not launched_by_torchrun():
-        from gpt_architecture.training.distributed.world import SingleProcess
+        from gpt_architecture.training.distributed.world import World
 
-        yield SingleProcess()
+        yield World()
         return
     from gpt_architecture.training.distributed.group import distributed_world
 

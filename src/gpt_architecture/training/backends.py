@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,25 +38,10 @@ from gpt_architecture.training.step import (
 )
 
 if TYPE_CHECKING:
-    from gpt_architecture.training.distributed.parallel import ParallelModel
-
+    from gpt_architecture.training.distributed.parallel import ModelSharing, ParallelModel
 
 EvaluationLoss = Callable[[Tensor, Tensor], Tensor]
 """(B, T), (B, T) → perte moyenne en nats par token, sans gradient."""
-
-
-class Sharing(Protocol):
-    """Partage un modèle entre des processus (voir `training.distributed.parallel.ModelSharing`)."""
-
-    @property
-    def replicates(self) -> bool:
-        """Vrai si chaque processus garde tous les poids."""
-        ...
-
-    def __call__(self, model: GPTModel, *, autograd: bool = True) -> ParallelModel:
-        """Le modèle partagé ; `model` peut être modifié sur place."""
-        ...
-
 
 _READ_ONCE = ("libllvmlite.so", "libtorch_python.so", "libtorch_cpu.so")
 """Bibliothèques dont presque tout le code ne sert qu'au chargement : 54 Mo pour le compilateur de
@@ -77,26 +62,28 @@ class Backend:
         optimizer: mise à jour des poids.
         loss: perte d'évaluation.
         name: le moteur ; d'un moteur à l'autre, les poids diffèrent aux arrondis près.
+        parallel: le modèle partagé ; None : un seul processus le garde.
     """
 
     engine: TrainingEngine
     optimizer: torch.optim.Optimizer
     loss: EvaluationLoss
     name: BackendName
+    parallel: ParallelModel | None = None
 
 
+@dataclass(frozen=True)
 class KeyedEngine:
     """Un moteur dont les masques d'abandon suivent les séquences du lot."""
 
-    held_back: Sequence[str] = ()
-
-    def __init__(self, engine: TrainingEngine, keys: DropoutKeys) -> None:
-        self._engine, self._keys = engine, keys
+    engine: TrainingEngine
+    keys: DropoutKeys
+    held_back: ClassVar[Sequence[str]] = ()
 
     def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
         """Voir `TrainingEngine.forward_backward`."""
-        with self._keys.sequences(batch.sequence_ids):
-            return self._engine.forward_backward(batch, scale=scale)
+        with self.keys.sequences(batch.sequence_ids):
+            return self.engine.forward_backward(batch, scale=scale)
 
 
 class LeanEngine:
@@ -171,9 +158,12 @@ def build_backend(
     optimizer: OptimizerConfig,
     training: TrainingConfig,
     *,
-    sharing: Sharing | None = None,
-) -> tuple[Backend, ParallelModel | None]:
-    """Le moteur et l'optimiseur que demandent les réglages, et le modèle partagé s'il y en a un.
+    sharing: ModelSharing | None = None,
+) -> Backend:
+    """Le moteur et l'optimiseur que demandent les réglages.
+
+    Args:
+        sharing: partage le modèle entre des processus, au besoin en le modifiant sur place.
 
     Raises:
         ConfigurationError: le moteur ou le mode demandé ne convient pas.
@@ -204,8 +194,8 @@ def _fused(
     compute: ComputeConfig,
     optimizer: OptimizerConfig,
     training: TrainingConfig,
-    sharing: Sharing | None,
-) -> tuple[Backend, ParallelModel | None]:
+    sharing: ModelSharing | None,
+) -> Backend:
     from gpt_architecture.kernels.train.fused_step import FusedStep
     from gpt_architecture.kernels.train.lean import LeanAdamW
 
@@ -216,7 +206,13 @@ def _fused(
         engine = FusedStep(model, seed=training.seed)
         built = build_optimizer(model, optimizer, training)
         exchanging = engine if parallel is None else parallel.wrap(engine)
-        return Backend(engine=exchanging, optimizer=built, loss=engine.loss, name="fused"), parallel
+        return Backend(
+            engine=exchanging,
+            optimizer=built,
+            loss=engine.loss,
+            name="fused",
+            parallel=parallel,
+        )
     problems = {
         "`optimizer=muon`": optimizer.optimizer != "adamw",
         "`clip`": optimizer.clip is not None,
@@ -239,7 +235,7 @@ def _fused(
     remember_peak_lr_(lean)
     engine = FusedStep(model, seed=training.seed, lean=lean)
     watched = LeanEngine(engine, model, lean)
-    return Backend(engine=watched, optimizer=lean, loss=engine.loss, name="fused"), None
+    return Backend(engine=watched, optimizer=lean, loss=engine.loss, name="fused")
 
 
 def _autograd(
@@ -247,8 +243,8 @@ def _autograd(
     compute: ComputeConfig,
     optimizer: OptimizerConfig,
     training: TrainingConfig,
-    sharing: Sharing | None,
-) -> tuple[Backend, ParallelModel | None]:
+    sharing: ModelSharing | None,
+) -> Backend:
     device = next(model.parameters()).device
     dtype = training_precision(compute, device)
     keys = None
@@ -269,7 +265,7 @@ def _autograd(
         with autocast(device, dtype):
             return calc_loss_batch(inputs, targets, model, device)
 
-    return Backend(engine=engine, optimizer=built, loss=loss, name="autograd"), parallel
+    return Backend(engine=engine, optimizer=built, loss=loss, name="autograd", parallel=parallel)
 
 
 _NAMES = {"engine": "moteur", "device": "périphérique", "precision": "précision"}

@@ -1,19 +1,32 @@
-"""Ce que la boucle reçoit de qui l'assemble, ce qu'elle raconte, et ceux qui l'écoutent."""
+"""Ce que la boucle reçoit de qui l'assemble, ce qu'elle raconte, et ceux qui l'écoutent.
+
+Parmi eux : l'arrêt anticipé, l'annonce du surapprentissage, le journal et TensorBoard.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from gpt_architecture.errors import TrainingError
-from gpt_architecture.training.state import TrainingState
+from gpt_architecture.errors import MissingDependencyError, reason
+from gpt_architecture.formats.journal import append_whole, line_of, record_of
+from gpt_architecture.french import decimal
+from gpt_architecture.storage import write_atomically
+from gpt_architecture.training.checkpoint import TrainingState
 
+_WAITING_LINES = 10_000  # au-delà, les plus anciennes sont perdues
+_RETRIES = ("evaluation", "end")  # ni à chaque étape ni jamais
 _NAMED = 3  # paramètres nommés, au plus, quand une étape en laisse tels quels
+
+logger = logging.getLogger(__name__)
 
 StopCheck = Callable[[], bool]
 Evaluate = Callable[[StopCheck], tuple[float, float] | None]
@@ -161,11 +174,11 @@ class Callback:
         """L'entraînement rend la main."""
 
 
+@dataclass(frozen=True)
 class EarlyStopping(Callback):
     """Arrête l'entraînement après `patience` évaluations sans meilleure validation."""
 
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
+    patience: int
 
     def on_resume(self, trainer: OngoingTraining) -> None:
         """Juge la dernière évaluation, que la reprise ne refait pas."""
@@ -178,49 +191,45 @@ class EarlyStopping(Callback):
     def _judge(self, trainer: OngoingTraining) -> None:
         state = trainer.state
         is_over = state.step >= trainer.config.total_steps  # rien à écourter
-        if state.evaluations_without_progress >= self._patience and not is_over:
+        if state.evaluations_without_progress >= self.patience and not is_over:
             trainer.finish(
-                f"Arrêt anticipé : {self._patience} évaluation(s) sans progrès de la validation, "
+                f"Arrêt anticipé : {self.patience} évaluation(s) sans progrès de la validation, "
                 f"la meilleure reste celle de l'étape {state.best_step:06d}."
             )
 
 
+@dataclass(frozen=True)
 class OverfittingNotice(Callback):
     """Dit, une fois, que la validation remonte pendant que l'entraînement descend encore.
 
-    Args:
+    Attributes:
         evaluations: évaluations de suite au-dessus de la meilleure avant de le dire.
         margin: écart avec la meilleure, en part de celle-ci, sous lequel ce n'est que du bruit.
     """
 
-    def __init__(self, evaluations: int = 3, margin: float = 0.01) -> None:
-        self._evaluations = evaluations
-        self._margin = margin
+    evaluations: int = 3
+    margin: float = 0.01
 
     def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
         """Compare les dernières pertes à celles de la meilleure évaluation."""
         state = trainer.state
         if state.overfit_said or state.best_loss is None:
             return
-        recent = state.val_losses[-self._evaluations :]
+        recent = state.val_losses[-self.evaluations :]
         best_index = state.eval_steps.index(state.best_step)
         turned = (
-            state.evaluations_without_progress >= self._evaluations
-            and min(recent) > state.best_loss * (1 + self._margin)
+            state.evaluations_without_progress >= self.evaluations
+            and min(recent) > state.best_loss * (1 + self.margin)
             and state.train_losses[-1] < state.train_losses[best_index]
         )
         if turned:
             state.overfit_said = True
             trainer.announce(
                 "Surapprentissage : la perte de validation remonte depuis l'étape "
-                f"{state.best_step:06d} ({_french(state.best_loss)}, ici "
-                f"{_french(record.val_loss)}) alors que celle d'entraînement descend encore ; "
+                f"{state.best_step:06d} ({decimal(state.best_loss, 3)}, ici "
+                f"{decimal(record.val_loss, 3)}) alors que celle d'entraînement descend encore ; "
                 "le modèle apprend le texte par cœur."
             )
-
-
-def _french(value: float) -> str:
-    return f"{value:.3f}".replace(".", ",")
 
 
 def skip_notice(record: StepRecord, held_back: Sequence[str], parameters: int) -> str:
@@ -245,22 +254,136 @@ def skip_notice(record: StepRecord, held_back: Sequence[str], parameters: int) -
     return f"{step} sautée : {culprit} n'est pas un nombre fini."
 
 
-def too_many_bad_steps(state: TrainingState, step: int) -> TrainingError:
-    """L'abandon après trop d'étapes non finies de suite, la dernière étant `step`."""
-    return TrainingError(
-        f"la perte ou le gradient n'est pas fini depuis {state.bad_in_a_row} étapes "
-        f"(jusqu'à l'étape {step})",
-        expected="des nombres finis",
-        remedy="réduisez le taux d'apprentissage (`lr`) ou le gradient (`clip`), puis "
-        "reprenez au dernier point de reprise s'il y en a un",
-    )
+class JournalWriter(Callback):
+    """Ajoute une ligne par étape, évaluation, exemple, point de reprise ou événement.
+
+    À la reprise, les lignes au-delà du point repris sont retirées : aucune étape n'y est deux
+    fois. Un disque qui refuse est dit, une fois, et n'arrête pas l'entraînement : les lignes
+    attendent en mémoire, et sont proposées de nouveau à chaque évaluation et à la fin.
+
+    Args:
+        path: le fichier.
+        flops_per_token: opérations d'un token.
+        peak_flops: opérations par seconde que la machine atteint ; la part en est notée.
+    """
+
+    def __init__(self, path: Path | str, *, flops_per_token: int, peak_flops: float) -> None:
+        self._path = Path(path)
+        self._share = flops_per_token / peak_flops
+        self._file: FileIO | None = None
+        self._waiting: deque[bytes] = deque(maxlen=_WAITING_LINES)
+        self._refusal_said = False
+
+    def on_start(self, state: TrainingState, total_steps: int) -> None:
+        """Repart de rien, ou des lignes d'avant la reprise."""
+        kept = _lines_before(self._path, state) if state.step else []
+        text = b"".join(kept)
+        write_atomically(self._path, lambda temporary: temporary.write_bytes(text))
+        self._file = self._path.open("ab", buffering=0)
+        self._write("start", step=state.step, total_steps=total_steps)
+
+    def on_step(self, record: StepRecord) -> None:
+        """Une ligne par étape."""
+        speed = record.tokens / record.seconds if record.seconds > 0 else 0.0
+        self._write(
+            "step", **asdict(record), tokens_per_second=speed, peak_share=speed * self._share
+        )
+
+    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
+        """Une ligne par évaluation."""
+        self._write("evaluation", **asdict(record), tokens_seen=trainer.state.tokens)
+
+    def on_sample(self, step: int, epoch: int, text: str) -> None:
+        """Une ligne par exemple."""
+        self._write("sample", step=step, epoch=epoch, text=text)
+
+    def on_save(self, step: int, path: str) -> None:
+        """Une ligne par point de reprise."""
+        self._write("checkpoint", step=step, path=Path(path).name)
+
+    def on_event(self, step: int, message: str) -> None:
+        """Une ligne par événement."""
+        self._write("event", step=step, message=message)
+
+    def on_end(self, state: TrainingState) -> None:
+        """La dernière ligne, puis ferme le fichier."""
+        self._write("end", step=state.step, skipped=state.skipped, seconds=state.seconds)
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, kind: str, **values: Any) -> None:
+        if self._file is None:
+            return
+        self._waiting.append(line_of(kind, values))
+        if len(self._waiting) > 1 and kind not in _RETRIES:
+            return
+        try:
+            append_whole(self._file, b"".join(self._waiting))
+        except OSError as error:
+            if not self._refusal_said:
+                text = "%s n'est pas écrit : %s ; nouvel essai à chaque évaluation"
+                logger.warning(text, self._path, reason(error))
+            self._refusal_said = True
+        else:
+            self._waiting.clear()
 
 
-def out_of_memory() -> TrainingError:
-    """Une étape qui ne tient pas en mémoire, et les réglages qui y peuvent quelque chose."""
-    return TrainingError(
-        "mémoire insuffisante pour une étape",
-        expected="de quoi tenir les poids, leurs moments et les activations d'un lot",
-        remedy="réduisez `batch_size` (`accumulate` garde le lot effectif), `context_length` ou "
-        "la taille du modèle, ou ajoutez `checkpoint_activations` ou `memory=lean`",
-    )
+def _lines_before(path: Path, state: TrainingState) -> list[bytes]:
+    """Les lignes qui restent vraies à la reprise de `state` ; une ligne abîmée est retirée."""
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_bytes().splitlines():
+        record = record_of(line) or {}
+        try:
+            kind, step = record["kind"], int(record["step"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            continue
+        still_true = {
+            "step": step < state.step,
+            "evaluation": step in state.eval_steps,
+            "sample": step <= state.sampled,
+        }
+        if still_true.get(kind, step <= state.step):
+            kept.append(line + b"\n")
+    return kept
+
+
+class TensorBoardLog(Callback):
+    """Écrit les mesures pour TensorBoard.
+
+    Args:
+        folder: dossier des événements.
+
+    Raises:
+        MissingDependencyError: tensorboard n'est pas installé.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 — facultatif
+        except ImportError:
+            raise MissingDependencyError("tensorboard", purpose="son journal") from None
+        self._open: Any = SummaryWriter
+        self._folder = str(folder)
+        self._writer: Any = None
+
+    def on_start(self, state: TrainingState, total_steps: int) -> None:
+        """Ouvre le dossier ; les mesures au-delà du point repris sont effacées."""
+        self._writer = self._open(self._folder, purge_step=state.step)
+
+    def on_step(self, record: StepRecord) -> None:
+        """Perte, taux, norme du gradient."""
+        self._writer.add_scalar("train/loss", record.loss, record.step)
+        self._writer.add_scalar("train/lr", record.lr, record.step)
+        if record.grad_norm is not None:
+            self._writer.add_scalar("train/grad_norm", record.grad_norm, record.step)
+
+    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
+        """Les deux pertes."""
+        self._writer.add_scalar("eval/train_loss", record.train_loss, record.step)
+        self._writer.add_scalar("eval/val_loss", record.val_loss, record.step)
+
+    def on_end(self, state: TrainingState) -> None:
+        """Ferme les fichiers."""
+        self._writer.close()

@@ -1,4 +1,4 @@
-"""Les points de reprise d'un entraînement : écrits sans risque, vérifiés, renouvelés.
+"""Où en est un entraînement, et ses points de reprise : écrits sans risque, renouvelés.
 
 À tout instant, quoi qu'il arrive au processus, un point de reprise complet reste lisible.
 Un dossier n'apparaît sous son nom, `step-000040`, qu'une fois entier sur disque ; il ne le
@@ -11,24 +11,27 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt_architecture.config import check_int
-from gpt_architecture.errors import CheckpointError, OutputError, reason
+from gpt_architecture.errors import CheckpointError, OutputError, TrainingError, reason
+from gpt_architecture.formats.adapter_file import ADAPTER_GROUP
 from gpt_architecture.formats.checkpoint_files import (
     Checkpoint,
     read_checkpoint,
     read_json,
-    space_needed,
     write_checkpoint,
 )
 from gpt_architecture.formats.checkpoint_folder import (
@@ -39,18 +42,151 @@ from gpt_architecture.formats.checkpoint_folder import (
     REPLACED,
     CheckpointFolder,
 )
-from gpt_architecture.storage import check_writable, sweep, sync, write_atomically
+from gpt_architecture.storage import sweep, sync, write_atomically
+from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "CheckpointStore", "read_checkpoint", "space_needed"]
+__all__ = [
+    "CHECKPOINTS",
+    "Checkpoint",
+    "CheckpointStore",
+    "TrainingState",
+    "capture",
+    "read_checkpoint",
+    "restore_",
+]
 
 SHARDS = ".shards"
-"""Suffixe des morceaux qu'écrit `distributed_store`."""
+"""Suffixe des morceaux qu'écrit `distributed.store`."""
 
 _INCOMPLETE, _REMOVED = ".incomplete", ".removed"
 _LOCK = ".verrou"
 _HOLDER = ".verrou.json"
+_LOSSES = ("train_losses", "val_losses")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """Où en est l'entraînement, en types simples.
+
+    Attributes:
+        step: étapes faites, sautées comprises : la position dans les données.
+        tokens: tokens lus.
+        sequences: séquences lues.
+        skipped: étapes sautées ou incomplètes, perte ou gradient non finis.
+        bad_in_a_row: celles-là, de suite.
+        seconds: durée cumulée, reprises comprises.
+        eval_steps: étape (depuis 0) de chaque évaluation.
+        train_losses: perte d'entraînement à chaque évaluation (nats par token).
+        val_losses: perte de validation à chaque évaluation.
+        tokens_seen: tokens lus à chaque évaluation.
+        best_loss: plus basse perte de validation ; None : aucune encore.
+        best_step: étape (depuis 0) de cette perte.
+        sampled: dernière étape suivie d'un exemple ; −1 : aucune.
+        overfit_said: le surapprentissage a été annoncé.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    sequences: int = 0
+    skipped: int = 0
+    bad_in_a_row: int = 0
+    seconds: float = 0.0
+    eval_steps: list[int] = field(default_factory=list)
+    train_losses: list[float] = field(default_factory=list)
+    val_losses: list[float] = field(default_factory=list)
+    tokens_seen: list[int] = field(default_factory=list)
+    best_loss: float | None = None
+    best_step: int = -1
+    sampled: int = -1
+    overfit_said: bool = False
+
+    @property
+    def evaluations_without_progress(self) -> int:
+        """Évaluations faites depuis la meilleure."""
+        return sum(step > self.best_step for step in self.eval_steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Pour state.json, qui n'a ni NaN ni infini : une perte non finie y est un texte."""
+        values = asdict(self)
+        for name in _LOSSES:
+            values[name] = [x if math.isfinite(x) else str(x) for x in values[name]]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingState:
+        """Relit `to_dict`.
+
+        Raises:
+            TrainingError: des champs manquent ou sont inconnus.
+        """
+        expected = {f.name for f in fields(cls)}
+        if set(values) != expected:
+            odd = ", ".join(sorted(expected ^ set(values)))
+            raise TrainingError(
+                f"point de reprise d'une autre version (champs : {odd})",
+                expected="un point de reprise de cette version",
+                remedy="reprenez avec la version qui l'a écrit, ou recommencez avec `force`",
+            )
+        return cls(**{**values, **{name: [float(x) for x in values[name]] for name in _LOSSES}})
+
+
+def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """Les tenseurs à enregistrer, sans copie : poids qui apprennent, optimiseur, générateurs.
+
+    Un poids partagé n'y est qu'une fois, sous son premier nom. Les poids gelés n'y sont pas : ils
+    restent ceux du modèle de départ.
+    """
+    device = next(model.parameters()).device
+    rng = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        rng["cuda"] = torch.cuda.get_rng_state(device)
+    group, parameters = _learned(model)
+    tensors = {group: {name: p.detach() for name, p in parameters.items()}, "rng": rng}
+    moments = optimizer_tensors(optimizer, model)
+    if moments:
+        tensors["optimizer"] = moments
+    return tensors
+
+
+@torch.no_grad()
+def restore_(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Rend à `model`, à `optimizer` et aux générateurs l'état de `capture`.
+
+    Raises:
+        TrainingError: les noms ou les formes ne sont pas ceux du modèle.
+    """
+    group, parameters = _learned(model)
+    stored = tensors.get(group, {})
+    same_shapes = parameters.keys() == stored.keys() and all(
+        parameters[name].shape == tensor.shape for name, tensor in stored.items()
+    )
+    if not same_shapes:
+        raise TrainingError(
+            "les poids du point de reprise ne sont pas ceux de ce modèle",
+            expected="la forme enregistrée",
+            remedy="reprenez sans changer la forme du modèle",
+        )
+    for name, tensor in stored.items():
+        parameters[name].copy_(tensor)
+    load_optimizer_(optimizer, model, tensors.get("optimizer", {}))
+    torch.set_rng_state(tensors["rng"]["cpu"])
+    if "cuda" in tensors["rng"] and torch.cuda.is_available():
+        device = next(model.parameters()).device
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng"]["cuda"], device)
+
+
+def _learned(model: nn.Module) -> tuple[str, dict[str, nn.Parameter]]:
+    """Le nom du groupe des poids qui apprennent, et ces poids : tous, ou des adaptateurs."""
+    named = dict(model.named_parameters())
+    learned = {name: p for name, p in named.items() if p.requires_grad}
+    return ("model" if len(learned) == len(named) else ADAPTER_GROUP), learned
 
 
 class CheckpointStore(CheckpointFolder):
@@ -73,14 +209,38 @@ class CheckpointStore(CheckpointFolder):
         self.keep_last = keep_last
         self._lock = FileLock(self.root / _LOCK, thread_local=False)
 
-    def lock(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Réserve le dossier à ce processus ; refuse aussitôt s'il est pris.
 
         Raises:
             CheckpointError: un autre entraînement le tient ; son processus est nommé.
             OutputError: le dossier ne peut pas être créé ou écrit.
         """
-        return self._locked()
+        holder = self.root / _HOLDER
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise CheckpointError(
+                f"{self.root} est déjà utilisé par {_describe(holder)}",
+                expected="un seul entraînement par dossier",
+                remedy="attendez sa fin, arrêtez-le ou changez `output_dir`",
+            ) from None
+        except OSError as error:
+            raise _refused(self.root, error) from error
+        outermost = self._lock.lock_counter == 1
+        try:
+            if outermost:
+                record = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+                with suppress(OSError):  # disque plein : `sweep` doit pouvoir le libérer
+                    holder.write_text(record, encoding="utf-8")
+            yield
+        finally:
+            if outermost:
+                with suppress(OSError):
+                    holder.unlink(missing_ok=True)
+            self._lock.release()
 
     def save(
         self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
@@ -104,7 +264,7 @@ class CheckpointStore(CheckpointFolder):
         check_int("step", step, minimum=0, maximum=MAX_STEP)
         path = self.path_of(step)
         incomplete = self.path_of(step, _INCOMPLETE)
-        with self._locked():
+        with self.lock():
             try:
                 _remove(incomplete)
                 write_checkpoint(incomplete, step, tensors, state)
@@ -134,7 +294,7 @@ class CheckpointStore(CheckpointFolder):
                 remedy="enregistrez l'étape avant de la désigner",
             )
         text = json.dumps({"step": step})
-        with self._locked():
+        with self.lock():
             write_atomically(
                 self.root / BEST, lambda temporary: temporary.write_text(text, encoding="utf-8")
             )
@@ -151,7 +311,7 @@ class CheckpointStore(CheckpointFolder):
         """
         if not self.root.is_dir():
             return []
-        with self._locked():
+        with self.lock():
             try:
                 removed, leftovers = sweep(self.root), list[Path]()
                 for step, suffix, path in self.entries():
@@ -171,24 +331,6 @@ class CheckpointStore(CheckpointFolder):
         with suppress(OSError):
             if {path.name for path in self.root.iterdir()} <= {_LOCK, _HOLDER}:
                 shutil.rmtree(self.root)
-
-    def check_space(self, needed: int) -> None:
-        """Vérifie, avant d'entraîner, que le dossier accepte l'écriture et qu'il a la place.
-
-        Args:
-            needed: octets qui seront écrits.
-
-        Raises:
-            OutputError: dossier refusé, en lecture seule, ou place insuffisante.
-        """
-        check_writable(self.root)
-        free = shutil.disk_usage(self.root).free
-        if free < needed:
-            raise OutputError(
-                f"il reste {free >> 20} Mio dans {self.root.resolve()}",
-                expected=f"{-(-needed >> 20)} Mio pour les points de reprise",
-                remedy="libérez de la place, gardez-en moins ou changez de dossier",
-            )
 
     def _publish(self, step: int) -> None:
         """Donne son nom au point de reprise écrit, dont l'éventuel prédécesseur s'efface."""
@@ -221,33 +363,6 @@ class CheckpointStore(CheckpointFolder):
             path.rename(removed)
             sync(self.root)
             _remove(removed)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        holder = self.root / _HOLDER
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise CheckpointError(
-                f"{self.root} est déjà utilisé par {_describe(holder)}",
-                expected="un seul entraînement par dossier",
-                remedy="attendez sa fin, arrêtez-le ou changez `output_dir`",
-            ) from None
-        except OSError as error:
-            raise _refused(self.root, error) from error
-        outermost = self._lock.lock_counter == 1
-        try:
-            if outermost:
-                record = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
-                with suppress(OSError):  # disque plein : `sweep` doit pouvoir le libérer
-                    holder.write_text(record, encoding="utf-8")
-            yield
-        finally:
-            if outermost:
-                with suppress(OSError):
-                    holder.unlink(missing_ok=True)
-            self._lock.release()
 
 
 def _remove(path: Path) -> None:

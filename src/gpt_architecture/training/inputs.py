@@ -13,12 +13,10 @@ import torch
 
 from gpt_architecture.config import (
     GPTConfig,
-    LoRAConfig,
     RunConfig,
     TrainingConfig,
     TrainingRequest,
 )
-from gpt_architecture.core.lora import add_lora_
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.datasets import TrainingData, load_chat_data, load_training_data
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
@@ -128,23 +126,6 @@ class StartingPoint:
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(torch.float32, copy=True)
         return model
-
-
-def initial_model(
-    config: GPTConfig, start: StartingPoint | None, lora: LoRAConfig | None, *, seed: int
-) -> GPTModel:
-    """Le modèle à la première étape : tiré au hasard, ou lu, et muni ou non d'adaptateurs.
-
-    Args:
-        config: sa forme.
-        start: d'où viennent ses poids ; None : du générateur global.
-        lora: adaptateurs à poser ; None : tous les poids apprennent.
-        seed: graine des adaptateurs.
-    """
-    model = GPTModel(config) if start is None else start.build(config)
-    if lora is not None:
-        add_lora_(model, lora, seed=seed)
-    return model
 
 
 def resumable(output_dir: Path | str) -> Checkpoint:

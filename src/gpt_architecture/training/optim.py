@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,13 @@ _MUON_STATE = frozenset({"momentum_buffer"})
 logger = logging.getLogger(__name__)
 
 NamedParameters = list[tuple[str, nn.Parameter]]
+
+
+@runtime_checkable
+class KeepsMoments(Protocol):
+    """Un optimiseur qui garde ses moments dans un autre type que celui des poids."""
+
+    moment_dtype: torch.dtype
 
 
 def build_optimizer(
@@ -155,12 +162,12 @@ def load_optimizer_(
         KeyError: un tenseur porte le nom d'un paramètre inconnu.
     """
     parameters = dict(model.named_parameters())
+    own_dtype = optimizer.moment_dtype if isinstance(optimizer, KeepsMoments) else None
     state: dict[Tensor, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition("/")
         parameter = parameters[owner]
-        is_moment = key.startswith("exp_avg")
-        dtype = getattr(optimizer, "moment_dtype", parameter.dtype) if is_moment else None
+        dtype = (own_dtype or parameter.dtype) if key.startswith("exp_avg") else None
         state.setdefault(parameter, {})[key] = tensor.to(parameter.device, dtype)
     expected = _state_keys(optimizer)
     fitting = {p: values for p, values in state.items() if values.keys() == expected.get(p)}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from gpt_architecture.config import FREE_SETTINGS, CheckpointConfig, LoRAConfig
+from gpt_architecture.config import FREE_SETTINGS, CheckpointConfig
 from gpt_architecture.core.lora import adapter_parameters, adapter_tensors
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import Tokenizer
@@ -30,16 +32,15 @@ from gpt_architecture.formats.model_file import MODEL_NAME, read_model, save_mod
 from gpt_architecture.french import french_size
 from gpt_architecture.overwriting import check_not_read, check_outputs, own_figure
 from gpt_architecture.storage import check_writable
-from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore
-from gpt_architecture.training.inputs import StartingPoint
-from gpt_architecture.training.session import Settings, identity_differences
+from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
+from gpt_architecture.training.session import Settings
 from gpt_architecture.training.simple import plot_losses
-from gpt_architecture.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
 PLOT_NAME = "loss-plot.pdf"
 _MARGIN = 16 << 20  # octets : journal, courbes, manifestes
+_CHECKPOINT_COPIES = 3  # les poids et les deux moments d'AdamW
 
 
 def checkpoints_kept(saving: CheckpointConfig) -> int:
@@ -155,6 +156,37 @@ def _essence(identity: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def identity_differences(
+    saved: Mapping[str, Any], current: Mapping[str, Any], *, ignored: Sequence[str] = ()
+) -> list[str]:
+    """Une phrase par valeur qui diffère : « lr : 0.0004 enregistré, 0.001 demandé ».
+
+    Args:
+        ignored: noms de valeurs qui peuvent changer.
+    """
+    before, after = _flatten(saved), _flatten(current)
+    return [
+        f"{name} : {_shown(before.get(name))} enregistré, {_shown(after.get(name))} demandé"
+        for name in sorted(before.keys() | after.keys())
+        if name.rpartition(".")[2] not in ignored and before.get(name) != after.get(name)
+    ]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    text = "rien" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
+    return text if len(text) <= 60 else f"{text[:12]}…"
+
+
 def check_no_checkpoint(store: CheckpointStore, output_dir: Path | str, *, force: bool) -> None:
     """Refuse de recommencer là où un entraînement peut être repris.
 
@@ -193,89 +225,71 @@ def plot(path: Path | str, state: TrainingState, steps_per_epoch: float) -> bool
     return True
 
 
-_CHECKPOINT_COPIES = 3  # les poids et les deux moments d'AdamW
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """Un fichier écrit à la fin de l'entraînement.
 
-
-class Product(Protocol):
-    """Un fichier écrit à la fin de l'entraînement."""
+    Attributes:
+        title: ce que c'est.
+        file_name: son nom.
+        nbytes: sa taille, en octets.
+        read_metadata: les métadonnées d'un fichier de ce genre ; lève ModelFileError si ce n'en
+            est pas un.
+        save: écrit le fichier, entier ou pas du tout.
+    """
 
     title: str
     file_name: str
     nbytes: int
+    read_metadata: Callable[[Path], Mapping[str, Any]]
+    save: Callable[[Path, GPTModel, Tokenizer, dict[str, Any]], None]
 
     @property
     def checkpoint_bytes(self) -> int:
         """Taille d'un point de reprise, en octets."""
-        ...
-
-    def read_metadata(self, path: Path | str) -> Mapping[str, Any]:
-        """Les métadonnées d'un fichier de ce genre ; lève ModelFileError si ce n'en est pas un."""
-        ...
-
-    def save(
-        self, path: Path | str, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
-    ) -> None:
-        """Écrit le fichier, entier ou pas du tout."""
-        ...
+        return _CHECKPOINT_COPIES * self.nbytes
 
 
 def product_of(settings: Settings) -> Product:
-    """Ce que ces réglages produiront."""
-    if settings.lora is None or settings.start is None:
-        return _Model(settings)
-    return _Adapter(settings, settings.lora, settings.start)
+    """Ce que ces réglages produiront : un modèle, ou les adaptateurs de celui de départ."""
+    lora, start = settings.lora, settings.start
+    if lora is None or start is None:
 
+        def save_whole(
+            path: Path, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
+        ) -> None:
+            logger.info("Enregistrement de %s…", path)
+            saved = tokenizer.to_dict()
+            save_model(path, model, settings.model, tokenizer=saved, metadata=metadata)
 
-class _Model:
-    title, file_name = "Modèle", MODEL_NAME
+        return Product(
+            title="Modèle",
+            file_name=MODEL_NAME,
+            nbytes=4 * settings.model.num_parameters(),
+            read_metadata=lambda path: read_model(path, verify=False).metadata,
+            save=save_whole,
+        )
 
-    def __init__(self, settings: Settings) -> None:
-        self._config = settings.model
-        self.nbytes = 4 * settings.model.num_parameters()
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        return _CHECKPOINT_COPIES * self.nbytes
-
-    def read_metadata(self, path: Path | str) -> Mapping[str, Any]:
-        return read_model(path, verify=False).metadata
-
-    def save(
-        self, path: Path | str, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
-    ) -> None:
-        logger.info("Enregistrement de %s…", path)
-        path = Path(path)
-        save_model(path, model, self._config, tokenizer=tokenizer.to_dict(), metadata=metadata)
-
-
-class _Adapter:
-    title = "Adaptateurs"
-
-    def __init__(self, settings: Settings, lora: LoRAConfig, start: StartingPoint) -> None:
-        self._lora, self._start = lora, start
-        self.file_name = ADAPTER_NAME
-        self.nbytes = 4 * adapter_parameters(settings.model, lora)
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        return _CHECKPOINT_COPIES * self.nbytes
-
-    def read_metadata(self, path: Path | str) -> Mapping[str, Any]:
-        return read_adapter(path).metadata
-
-    def save(
-        self, path: Path | str, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
+    def save_lora(
+        path: Path, model: GPTModel, tokenizer: Tokenizer, metadata: dict[str, Any]
     ) -> None:
         del tokenizer  # celui du modèle de départ
-        path = Path(path)
         adapter = AdapterFile(
-            lora=self._lora,
-            base_sha256=self._start.sha256,
+            lora=lora,
+            base_sha256=start.sha256,
             tensors=adapter_tensors(model),
             metadata=metadata,
-            base_path=_from_folder(path.parent, self._start.name),
+            base_path=_from_folder(path.parent, start.name),
         )
         save_adapter(path, adapter)
+
+    return Product(
+        title="Adaptateurs",
+        file_name=ADAPTER_NAME,
+        nbytes=4 * adapter_parameters(settings.model, lora),
+        read_metadata=lambda path: read_adapter(path).metadata,
+        save=save_lora,
+    )
 
 
 def _from_folder(folder: Path, name: str) -> str:

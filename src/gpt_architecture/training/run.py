@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
@@ -20,23 +20,16 @@ from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizers.marked_text import keep_prompt
 from gpt_architecture.formats.door import locate
 from gpt_architecture.formats.journal import JOURNAL
-from gpt_architecture.training.callbacks import Callback, StopCheck
-from gpt_architecture.training.checkpoint import Checkpoint
-from gpt_architecture.training.distributed.sharing import (
-    gathered,
-    on_main,
-    shared_checkpoint,
-    shared_store,
-    sharing_of,
+from gpt_architecture.training.callbacks import (
+    Callback,
+    JournalWriter,
+    StopCheck,
+    Store,
+    TensorBoardLog,
 )
-from gpt_architecture.training.estimate import (
-    Estimate,
-    estimate_training,
-)
-from gpt_architecture.training.inputs import (
-    resumable,
-)
-from gpt_architecture.training.journal_writer import JournalWriter, TensorBoardLog
+from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, read_checkpoint
+from gpt_architecture.training.distributed.world import World, on_main
+from gpt_architecture.training.inputs import resumable
 from gpt_architecture.training.outputs import (
     PLOT_NAME,
     check_no_checkpoint,
@@ -49,41 +42,31 @@ from gpt_architecture.training.outputs import (
 )
 from gpt_architecture.training.preparation import TrainingRun
 from gpt_architecture.training.session import build_trainer, deterministic_algorithms
-from gpt_architecture.training.state import TrainingState
 
 if TYPE_CHECKING:
-    pass
+    from gpt_architecture.training.distributed.group import DistributedWorld
+    from gpt_architecture.training.distributed.parallel import ModelSharing
 
 
-class TrainingReporter(Protocol):
-    """Raconte un entraînement ; seul le premier processus y voit ses écoutes."""
+class TrainingReporter:
+    """Raconte un entraînement ; celui-ci se tait.
+
+    Chaque processus l'appelle pour annoncer, le premier seul pour le reste.
+    """
 
     def announce(self, run: TrainingRun, checkpoint: Checkpoint | None) -> None:
         """L'entraînement va commencer, ou reprendre à `checkpoint`."""
-        ...
 
     def listening(self, run: TrainingRun) -> AbstractContextManager[Callback]:
         """Celui qui écoute la boucle, le temps qu'elle tourne."""
-        ...
-
-    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | str | None) -> None:
-        """Le produit est écrit, et ses courbes si `plotted` les désigne."""
-        ...
-
-
-class Silent:
-    """Ne raconte rien."""
-
-    def announce(self, run: TrainingRun, checkpoint: Checkpoint | None) -> None:
-        """Rien."""
-
-    def listening(self, run: TrainingRun) -> AbstractContextManager[Callback]:
-        """Personne."""
         del run
         return nullcontext(Callback())
 
-    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | str | None) -> None:
-        """Rien."""
+    def saved(self, run: TrainingRun, state: TrainingState) -> None:
+        """Le produit est écrit ; ses courbes ne sont pas encore tracées."""
+
+    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | None) -> None:
+        """Tout est fini ; `plotted` désigne les courbes, si elles ont pu l'être."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,22 +74,12 @@ class Outcome:
     """Où un entraînement en est quand il rend la main.
 
     Attributes:
-        run: l'entraînement.
         model: le modèle, entier ; None s'il a été interrompu.
         state: l'état atteint, pertes comprises.
     """
 
-    run: TrainingRun
     model: GPTModel | None
     state: TrainingState
-
-
-def estimate(run: TrainingRun) -> Estimate:
-    """Mesure quelques étapes de l'entraînement, sans rien écrire."""
-    checkpoint = run.origins.checkpoint
-    return estimate_training(
-        build_trainer(run.settings, run.data, checkpoint=checkpoint, other_engine=True)
-    )
 
 
 def train_model(
@@ -128,7 +101,7 @@ def train_model(
         GPTArchitectureError: dossier de sortie pris, ou qui contient un autre entraînement ; étapes
             non finies ; mémoire ou place insuffisante.
     """
-    reporter = Silent() if reporter is None else reporter
+    reporter = TrainingReporter() if reporter is None else reporter
     with ExitStack() as stack:
         if run.settings.compute.deterministic:
             stack.enter_context(deterministic_algorithms())
@@ -136,18 +109,19 @@ def train_model(
         reporter.announce(run, checkpoint)
         trained, state = _train(run, checkpoint, reporter, callbacks, should_stop)
         if trained is None:
-            return Outcome(run=run, model=None, state=state)
-        model = gathered(trained, run.world)
+            return Outcome(model=None, state=state)
+        model = _gathered(trained, run.world)
 
         def conclude() -> None:
             run.product.save(run.path, model, run.data.tokenizer, _metadata(run, state))
+            reporter.saved(run, state)
             sampler = run.settings.sampler(run.data.train.num_tokens)
             drawn = run.output_dir / PLOT_NAME
             is_plotted = plot(drawn, state, sampler.num_windows / sampler.batch_size)
             reporter.conclude(run, state, drawn if is_plotted else None)
 
         on_main(run.world, conclude)
-        return Outcome(run=run, model=model, state=state)
+        return Outcome(model=model, state=state)
 
 
 def _claim(run: TrainingRun, stack: ExitStack) -> Checkpoint | None:
@@ -173,7 +147,13 @@ def _claim(run: TrainingRun, stack: ExitStack) -> Checkpoint | None:
             checkpoint = resumable(output_dir)
         return checkpoint
 
-    return shared_checkpoint(on_main(run.world, claim), store, run.world)
+    checkpoint = on_main(run.world, claim)
+    if _is_joint(run.world):
+        chosen = torch.tensor(-1 if checkpoint is None else checkpoint.step)
+        step = int(run.world.broadcast(chosen))
+        if step >= 0 and not run.world.is_main:  # le premier l'a vérifié
+            return read_checkpoint(store.path_of(step), verify=False)
+    return checkpoint
 
 
 def _remove_empty(directory: Path) -> None:
@@ -232,20 +212,52 @@ def _train(
             if run.request.run.tensorboard:
                 listeners.append(TensorBoardLog(run.output_dir / "tensorboard"))
             listeners += callbacks
+        store, sharing = _shared(run, stack)
         trainer = build_trainer(
             run.settings,
             run.data,
-            store=stack.enter_context(shared_store(run.store, run.world)),
+            store=store,
             checkpoint=checkpoint,
             callbacks=listeners,
             world=run.world,
-            sharing=sharing_of(run.strategy, run.world),
+            sharing=sharing,
             should_stop=should_stop,
             other_engine=run.request.run.override,
         )
         state = trainer.run()
     model = trainer.model
     return (model if trainer.complete and isinstance(model, GPTModel) else None), state
+
+
+def _is_joint(world: World) -> TypeGuard[DistributedWorld]:
+    return type(world) is not World
+
+
+def _shared(run: TrainingRun, stack: ExitStack) -> tuple[Store, ModelSharing | None]:
+    """Les points de reprise et le modèle, tels que les processus se les partagent.
+
+    Ce que PyTorch demande à plusieurs n'est importé que là : c'est long.
+
+    Args:
+        run: l'entraînement ; seul, il écrit lui-même et ne partage rien.
+        stack: achève la dernière écriture.
+    """
+    if not _is_joint(run.world):
+        return run.store, None
+    from gpt_architecture.training.distributed.parallel import ModelSharing
+    from gpt_architecture.training.distributed.store import DistributedStore
+
+    store = stack.enter_context(DistributedStore(run.store, run.world))
+    return store, ModelSharing(world=run.world, strategy=run.strategy)
+
+
+def _gathered(model: GPTModel, world: World) -> GPTModel:
+    """Le modèle entier ; tous les processus l'appellent ensemble."""
+    if not _is_joint(world):
+        return model
+    from gpt_architecture.training.distributed.parallel import whole_model
+
+    return whole_model(model)
 
 
 def _metadata(run: TrainingRun, state: TrainingState) -> dict[str, Any]:

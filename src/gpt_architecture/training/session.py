@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from gpt_architecture.config import (
     ScheduleConfig,
     TrainingConfig,
 )
+from gpt_architecture.core.lora import add_lora_
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.datasets import TrainingData
 from gpt_architecture.data.sampler import WindowSampler
@@ -27,7 +27,6 @@ from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizers.marked_text import keep_prompt
 from gpt_architecture.errors import ConfigurationError, TrainingError
 from gpt_architecture.training.backends import (
-    Sharing,
     build_backend,
     calculation_of,
     check_calculation,
@@ -40,17 +39,20 @@ from gpt_architecture.training.callbacks import (
     Store,
     TrainerConfig,
 )
-from gpt_architecture.training.checkpoint import Checkpoint
-from gpt_architecture.training.distributed.world import SingleProcess, World
-from gpt_architecture.training.evaluate import LossEvaluator, TextSampler, evaluation_starts
-from gpt_architecture.training.inputs import StartingPoint, initial_model
+from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, restore_
+from gpt_architecture.training.distributed.world import World
+from gpt_architecture.training.inputs import StartingPoint
 from gpt_architecture.training.optim import make_schedule
-from gpt_architecture.training.state import TrainingState, restore_
-from gpt_architecture.training.step import TokenBatches
+from gpt_architecture.training.step import (
+    LossEvaluator,
+    TextSampler,
+    TokenBatches,
+    evaluation_starts,
+)
 from gpt_architecture.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from gpt_architecture.training.distributed.parallel import ParallelModel
+    from gpt_architecture.training.distributed.parallel import ModelSharing, ParallelModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ def build_trainer(
     checkpoint: Checkpoint | None = None,
     callbacks: Sequence[Callback] = (),
     world: World | None = None,
-    sharing: Sharing | None = None,
+    sharing: ModelSharing | None = None,
     should_stop: Callable[[], bool] | None = None,
     other_engine: bool = False,
 ) -> Trainer:
@@ -148,24 +150,26 @@ def build_trainer(
         CheckpointError: les noyaux du point de reprise manquent ici.
         TrainingError: le point de reprise ne correspond pas aux réglages.
     """
-    world = SingleProcess() if world is None else world
+    world = World() if world is None else world
     training, device = settings.training, settings.device
     sampler = settings.sampler(data.train.num_tokens)
     total_steps = settings.total_steps(sampler)
     _check_adapters(settings, sharing)
     torch.manual_seed(training.seed)
-    model = initial_model(settings.model, settings.start, settings.lora, seed=training.seed)
+    start = settings.start
+    model = GPTModel(settings.model) if start is None else start.build(settings.model)
+    if settings.lora is not None:
+        add_lora_(model, settings.lora, seed=training.seed)
     model = model.to(device)
     compute = same_engine(settings.compute, checkpoint, device)
-    backend, parallel = build_backend(model, compute, settings.optimizer, training, sharing=sharing)
+    backend = build_backend(model, compute, settings.optimizer, training, sharing=sharing)
     calculation = calculation_of(backend, compute, device)
     if checkpoint is not None:
         check_calculation(checkpoint, calculation, accepted=other_engine)
-    optimizer = backend.optimizer
     state = None
     if checkpoint is not None:
         _check_start(checkpoint, settings)
-        state = _restore(checkpoint, model, optimizer, parallel)
+        state = _restore(checkpoint, model, backend.optimizer, backend.parallel)
     count = training.eval_iter * training.batch_size
     sets = [
         (
@@ -183,7 +187,7 @@ def build_trainer(
     return Trainer(
         model,
         backend.engine,
-        optimizer,
+        backend.optimizer,
         TokenBatches(data.train, sampler, micro_batch=training.batch_size, world=world),
         config=TrainerConfig(
             total_steps=total_steps,
@@ -242,7 +246,7 @@ def deterministic_algorithms() -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-def _check_adapters(settings: Settings, sharing: Sharing | None) -> None:
+def _check_adapters(settings: Settings, sharing: ModelSharing | None) -> None:
     """Refuse ce que des poids gelés ne permettent pas."""
     if settings.lora is None:
         return
@@ -309,34 +313,3 @@ def _description(settings: Settings, data: TrainingData) -> dict[str, Any]:
         "window": settings.window,
         **keep_prompt(settings.prompt, data.tokenizer),
     }
-
-
-def identity_differences(
-    saved: Mapping[str, Any], current: Mapping[str, Any], *, ignored: Sequence[str] = ()
-) -> list[str]:
-    """Une phrase par valeur qui diffère : « lr : 0.0004 enregistré, 0.001 demandé ».
-
-    Args:
-        ignored: noms de valeurs qui peuvent changer.
-    """
-    before, after = _flatten(saved), _flatten(current)
-    return [
-        f"{name} : {_shown(before.get(name))} enregistré, {_shown(after.get(name))} demandé"
-        for name in sorted(before.keys() | after.keys())
-        if name.rpartition(".")[2] not in ignored and before.get(name) != after.get(name)
-    ]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def _shown(value: Any) -> str:
-    text = "rien" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
-    return text if len(text) <= 60 else f"{text[:12]}…"

@@ -8,9 +8,9 @@ Formes : B lot, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -34,41 +34,21 @@ SAMPLE_TOKENS = 50
 """Longueur des exemples générés pendant l'entraînement, en tokens."""
 
 
-class TrainingReporter(Protocol):
-    """Ce que la boucle raconte, étape par étape ; à chacun de l'afficher à sa façon."""
-
-    def on_start(self, total_steps: int) -> None:
-        """L'entraînement commence ; il fera `total_steps` étapes."""
-        ...
-
-    def on_step(self, step: int, batch_tokens: int) -> None:
-        """L'étape `step` (à partir de 0) est faite ; elle a lu `batch_tokens` tokens."""
-        ...
-
-    def on_evaluation(self, epoch: int, step: int, train_loss: float, val_loss: float) -> None:
-        """Pertes mesurées après l'étape `step` de l'époque `epoch` (à partir de 1)."""
-        ...
-
-    def on_sample(self, epoch: int, text: str) -> None:
-        """Exemple généré à la fin de l'époque `epoch`."""
-        ...
-
-
 class PrintReporter:
-    """Affiche les pertes et les exemples, une ligne chacun, sur la sortie standard."""
+    """Raconte la boucle sur la sortie standard ; s'hérite pour la dire autrement."""
 
     def on_start(self, total_steps: int) -> None:
-        """Rien à dire."""
+        """L'entraînement commence ; il fera `total_steps` étapes. Rien à dire."""
 
     def on_step(self, step: int, batch_tokens: int) -> None:
-        """Rien à dire."""
+        """L'étape `step` (depuis 0) est faite ; elle a lu `batch_tokens` tokens. Rien à dire."""
 
     def on_evaluation(self, epoch: int, step: int, train_loss: float, val_loss: float) -> None:
-        """Affiche les deux pertes."""
+        """Affiche les pertes mesurées après l'étape `step` de l'époque `epoch` (depuis 1)."""
         print(format_evaluation(epoch, step, train_loss, val_loss))
 
     def on_sample(self, epoch: int, text: str) -> None:
-        """Affiche l'exemple sur une ligne."""
+        """Affiche, sur une ligne, l'exemple généré à la fin de l'époque `epoch`."""
         print(" ".join(text.split()))
 
 
@@ -90,7 +70,7 @@ def train_model_simple(
     start_context: str,
     tokenizer: TextCodec,
     *,
-    reporter: TrainingReporter | None = None,
+    reporter: PrintReporter | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> tuple[list[float], list[float], list[int]]:
     """Entraîne `model`, évalue toutes les `eval_freq` étapes, génère un exemple par époque.
@@ -125,11 +105,11 @@ def train_model_simple(
     check_int("num_epochs", num_epochs, minimum=0)
     check_int("eval_freq", eval_freq, minimum=1)
     text_to_token_ids(start_context, tokenizer)  # un mot inconnu se dit avant la première étape
-    reporter.on_start(num_epochs * len(cast(Sized, train_loader)))
+    reporter.on_start(num_epochs * len(train_loader))
 
     for epoch in range(1, num_epochs + 1):
         model.train()
-        for input_batch, target_batch in cast(Iterable[Any], train_loader):
+        for input_batch, target_batch in train_loader:
             loss = calc_loss_batch(input_batch, target_batch, model, device)
             if not torch.isfinite(loss):
                 raise TrainingError(
@@ -201,14 +181,17 @@ def generate_sample(
         ConfigurationError: le modèle ne dit pas son contexte, et `context_size` manque.
     """
     ids = text_to_token_ids(start_context, tokenizer).to(device)
-    if hasattr(model, "cfg") and hasattr(model, "new_cache"):
-        cached = cast(CausalLM, model)
-        stream = stream_tokens(cached, ids, SAMPLE_TOKENS, greedy_token, context_size=context_size)
+    if _has_cache(model):
+        stream = stream_tokens(model, ids, SAMPLE_TOKENS, greedy_token, context_size=context_size)
         ids = torch.cat([ids, *(token for token, _ in stream)], dim=1)
     else:
         size = _context_length(model) if context_size is None else context_size
         ids = generate_text_simple(model, ids, SAMPLE_TOKENS, size)
     return tokenizer.decode(ids[0].tolist())
+
+
+def _has_cache(model: object) -> TypeGuard[CausalLM]:
+    return hasattr(model, "cfg") and hasattr(model, "new_cache")
 
 
 def _context_length(model: nn.Module) -> int:

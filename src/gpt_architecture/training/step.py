@@ -1,4 +1,7 @@
-"""Un pas d'entraînement : ses lots, et les moteurs qui en calculent la perte et les gradients.
+"""Un pas d'entraînement : ses lots, le moteur qui en tire des gradients, et ce qu'on y mesure.
+
+Mesurer les deux pertes, écrire un exemple : rien n'y tire des générateurs de l'entraînement, et
+chaque calcul rend la main si l'arrêt est demandé.
 
 Formes : B lot, T tokens.
 """
@@ -7,20 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gpt_architecture.config import ComputeConfig, PrecisionName
-from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.utils import calc_loss_batch
+from gpt_architecture.core.model import CausalLM, GPTModel
+from gpt_architecture.core.utils import calc_loss_batch, evaluation_mode
 from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_batch
 from gpt_architecture.data.shards.reader import TokenSource
+from gpt_architecture.data.tokenizers.marked_text import encode_text
+from gpt_architecture.data.tokenizers.protocol import Tokenizer
+from gpt_architecture.decoding.simple import stream_tokens
+from gpt_architecture.decoding.strategies import greedy_token
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.training.distributed.world import SingleProcess, World
+from gpt_architecture.training.distributed.world import World
+from gpt_architecture.training.simple import SAMPLE_TOKENS
+
+_EVALUATION_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,79 +174,168 @@ def _recomputed(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..
     return run
 
 
-class BatchSource(Protocol):
-    """Ce que la boucle demande aux données."""
-
-    def __call__(self, step: int) -> Sequence[Batch]:
-        """Les lots de l'étape, pour ce processus."""
-        ...
-
-    def epoch_of(self, step: int) -> int:
-        """Époque de la première séquence de l'étape, à partir de 1."""
-        ...
-
-    def ends_epoch(self, step: int) -> bool:
-        """Vrai si une époque s'achève dans l'étape."""
-        ...
-
-    def sequences_in(self, step: int) -> int:
-        """Séquences de l'étape, tous processus compris."""
-        ...
-
-
+@dataclass(frozen=True)
 class TokenBatches:
     """Les lots d'un `WindowSampler` : une fonction pure de l'étape et du rang.
 
-    Args:
+    Attributes:
         source: la suite de tokens.
         sampler: ce qui distribue les fenêtres ; son lot est celui de l'étape entière.
         micro_batch: séquences calculées ensemble, au plus.
         world: les processus qui se partagent l'étape.
     """
 
-    def __init__(
-        self,
-        source: TokenSource,
-        sampler: WindowSampler,
-        *,
-        micro_batch: int,
-        world: World | None = None,
-    ) -> None:
-        self._source = source
-        self._sampler = sampler
-        self._micro_batch = micro_batch
-        self._world: World = SingleProcess() if world is None else world
+    source: TokenSource
+    sampler: WindowSampler
+    micro_batch: int
+    world: World = field(default_factory=World)
 
     def __call__(self, step: int) -> list[Batch]:
-        """Voir `BatchSource`."""
-        world, window = self._world, self._sampler.window
-        starts, ids = self._sampler.batch(step, rank=world.rank, world_size=world.size)
-        every = starts if world.size == 1 else self._sampler.batch(step)[0]
-        total = learned_tokens(self._source, every, window)
+        """Les lots de l'étape, pour ce processus."""
+        world, window = self.world, self.sampler.window
+        starts, ids = self.sampler.batch(step, rank=world.rank, world_size=world.size)
+        every = starts if world.size == 1 else self.sampler.batch(step)[0]
+        total = learned_tokens(self.source, every, window)
         batches = []
-        for first in range(0, len(starts), self._micro_batch):
-            chosen = slice(first, first + self._micro_batch)
-            inputs, targets = make_batch(self._source, starts[chosen], window)
-            learned = learned_tokens(self._source, starts[chosen], window)
+        for first in range(0, len(starts), self.micro_batch):
+            chosen = slice(first, first + self.micro_batch)
+            inputs, targets = make_batch(self.source, starts[chosen], window)
+            learned = learned_tokens(self.source, starts[chosen], window)
             batches.append(
                 Batch(
                     inputs=inputs,
                     targets=targets,
                     sequence_ids=torch.from_numpy(ids[chosen].copy()),
                     share=learned * world.size / total,
-                    is_last=first + self._micro_batch >= len(starts),
+                    is_last=first + self.micro_batch >= len(starts),
                 )
             )
         return batches
 
     def epoch_of(self, step: int) -> int:
-        """Voir `BatchSource`."""
-        return step * self._sampler.batch_size // self._sampler.num_windows + 1
+        """Époque de la première séquence de l'étape, à partir de 1."""
+        return step * self.sampler.batch_size // self.sampler.num_windows + 1
 
     def ends_epoch(self, step: int) -> bool:
-        """Voir `BatchSource`."""
+        """Vrai si une époque s'achève dans l'étape."""
         return self.epoch_of(step + 1) > self.epoch_of(step)
 
     def sequences_in(self, step: int) -> int:
-        """Voir `BatchSource`."""
-        return len(self._sampler.sequence_ids(step))
+        """Séquences de l'étape, tous processus compris."""
+        return len(self.sampler.sequence_ids(step))
+
+
+def evaluation_starts(
+    source: TokenSource, window: int, *, stride: int | None, count: int, shuffle: bool
+) -> NDArray[np.int64]:
+    """Premiers tokens des fenêtres d'une évaluation : toujours les mêmes, (N,) int64, N ≤ count.
+
+    Args:
+        shuffle: vrai : réparties au hasard, mais fixes ; faux : les premières.
+    """
+    sampler = WindowSampler(
+        source.num_tokens,
+        window,
+        stride=stride,
+        batch_size=1,
+        seed=_EVALUATION_SEED,
+        shuffle=shuffle,
+    )
+    return np.array(
+        [sampler.start_of(index) for index in range(min(count, sampler.num_windows))],
+        dtype=np.int64,
+    )
+
+
+@dataclass(frozen=True)
+class LossEvaluator:
+    """Mesure la perte sur des fenêtres fixes de chaque jeu.
+
+    Attributes:
+        model: mis en évaluation le temps de la mesure.
+        sets: pour chaque jeu, ses tokens et les débuts de ses fenêtres.
+        window: longueur d'une fenêtre (T).
+        batch_size: fenêtres par lot (B).
+        loss: perte moyenne d'un lot, en nats par token.
+    """
+
+    model: nn.Module
+    sets: Sequence[tuple[TokenSource, NDArray[np.int64]]]
+    window: int
+    batch_size: int
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, should_stop: Callable[[], bool]) -> tuple[float, float] | None:
+        """Les deux pertes (nats par token), ou None si l'arrêt demandé l'a interrompu."""
+        losses = []
+        with evaluation_mode(self.model):
+            for source, starts in self.sets:
+                loss = self._loss(source, starts, should_stop)
+                if loss is None:
+                    return None
+                losses.append(loss)
+        train_loss, val_loss = losses
+        return train_loss, val_loss
+
+    @torch.no_grad()
+    def _loss(
+        self, source: TokenSource, starts: NDArray[np.int64], should_stop: Callable[[], bool]
+    ) -> float | None:
+        total, tokens = 0.0, 0
+        for first in range(0, len(starts), self.batch_size):
+            if should_stop():
+                return None
+            chosen = starts[first : first + self.batch_size]
+            inputs, targets = make_batch(source, chosen, self.window)
+            learned = learned_tokens(source, chosen, self.window)
+            total += self.loss(inputs, targets).item() * learned
+            tokens += learned
+        return total / tokens
+
+
+class TextSampler:
+    """Écrit un exemple glouton de `SAMPLE_TOKENS` tokens, début compris.
+
+    Args:
+        model: le modèle entraîné.
+        tokenizer: pour coder le début et décoder l'exemple.
+        device: où calculer.
+        start: début de l'exemple.
+        window: derniers tokens relus, au plus.
+        eos_id: token qui achève l'exemple ; None : aucun.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        start: str,
+        *,
+        window: int,
+        eos_id: int | None = None,
+    ) -> None:
+        self._model = model
+        self._eos_id = eos_id
+        self._tokenizer = tokenizer
+        self._device = device
+        self._start = torch.tensor([encode_text(start, tokenizer)])  # un mot inconnu se dit ici
+        self._window = window
+
+    def __call__(self, should_stop: Callable[[], bool]) -> str | None:
+        """Le texte, ou None si l'arrêt demandé l'a interrompu."""
+        ids = self._start.to(self._device)
+        produced = []
+        stream = stream_tokens(
+            self._model,
+            ids,
+            SAMPLE_TOKENS,
+            greedy_token,
+            context_size=self._window,
+            eos_id=self._eos_id,
+        )
+        for token, _ in stream:
+            produced.append(token)
+            if should_stop():
+                return None
+        return self._tokenizer.decode(torch.cat([ids, *produced], dim=1)[0].tolist())

@@ -17,6 +17,7 @@ from gpt_architecture.errors import (
     CheckpointError,
     GPTArchitectureError,
     OutputError,
+    TrainingError,
     is_out_of_memory,
 )
 from gpt_architecture.training.callbacks import (
@@ -28,14 +29,12 @@ from gpt_architecture.training.callbacks import (
     StopCheck,
     Store,
     TrainerConfig,
-    out_of_memory,
     skip_notice,
-    too_many_bad_steps,
 )
-from gpt_architecture.training.distributed.world import SingleProcess, World
+from gpt_architecture.training.checkpoint import TrainingState, capture
+from gpt_architecture.training.distributed.world import World
 from gpt_architecture.training.optim import Schedule, set_lr_
-from gpt_architecture.training.state import TrainingState, capture
-from gpt_architecture.training.step import Batch, BatchSource, TrainingEngine
+from gpt_architecture.training.step import Batch, TokenBatches, TrainingEngine
 
 
 class Trainer:
@@ -62,7 +61,7 @@ class Trainer:
         model: nn.Module,
         engine: TrainingEngine,
         optimizer: torch.optim.Optimizer,
-        batches: BatchSource,
+        batches: TokenBatches,
         *,
         config: TrainerConfig,
         schedule: Schedule,
@@ -85,7 +84,7 @@ class Trainer:
         self.evaluate = evaluate
         self.sample = sample
         self._store = store
-        self._world: World = SingleProcess() if world is None else world
+        self._world = World() if world is None else world
         self._should_stop: StopCheck = (lambda: False) if should_stop is None else should_stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._saved_step = self.state.step if self.state.step else -1
@@ -182,7 +181,13 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise out_of_memory() from error
+            raise TrainingError(
+                "mémoire insuffisante pour une étape",
+                expected="de quoi tenir les poids, leurs moments et les activations d'un lot",
+                remedy="réduisez `batch_size` (`accumulate` garde le lot effectif), "
+                "`context_length` ou la taille du modèle, ou ajoutez `checkpoint_activations` ou "
+                "`memory=lean`",
+            ) from error
         self.optimizer.zero_grad(set_to_none=True)  # rend la mémoire avant l'évaluation
 
         state = self.state
@@ -242,7 +247,13 @@ class Trainer:
         state.bad_in_a_row += 1
         self.announce(skip_notice(record, self.engine.held_back, len(self._parameters)))
         if state.bad_in_a_row >= self.config.max_bad_steps:
-            raise too_many_bad_steps(state, record.step)
+            raise TrainingError(
+                f"la perte ou le gradient n'est pas fini depuis {state.bad_in_a_row} étapes "
+                f"(jusqu'à l'étape {record.step})",
+                expected="des nombres finis",
+                remedy="réduisez le taux d'apprentissage (`lr`) ou le gradient (`clip`), puis "
+                "reprenez au dernier point de reprise s'il y en a un",
+            )
 
     def _after_step(self, index: int) -> None:
         """Point de reprise, puis évaluation, puis exemple : ce qui peut échouer vient après."""

@@ -1,26 +1,38 @@
-"""Le déroulement de `train` : préparer, estimer ou entraîner, et dire."""
+"""Le déroulement de `train`, et ce qu'il dit : ce qui commence, où il en est, ce qu'il a écrit."""
 
 from __future__ import annotations
 
+import math
+import shlex
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import gpt_architecture.interop  # noqa: F401 — les formats d'ailleurs s'inscrivent à la porte
-from gpt_architecture.cli.command import read_prompt, say
+from gpt_architecture.cli.command import MODEL_NAME, ProgressBar, read_prompt, say
 from gpt_architecture.cli.launch import ScaleOptions, StopRequest, check_alone, training_world
 from gpt_architecture.cli.train.options import RunOptions
-from gpt_architecture.cli.train.report import (
-    TerminalReporter,
-    announce,
-    report_estimate,
-    report_interruption,
-)
 from gpt_architecture.config import TrainingRequest
-from gpt_architecture.training.estimate import PROBED_STEPS
+from gpt_architecture.core.lora import adapter_parameters
+from gpt_architecture.core.machine import describe_device
+from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.french import decimal, french_duration, french_number, french_size
+from gpt_architecture.training.callbacks import (
+    Callback,
+    EvaluationRecord,
+    OngoingTraining,
+    StepRecord,
+)
+from gpt_architecture.training.checkpoint import Checkpoint, TrainingState
 from gpt_architecture.training.inputs import Origins
 from gpt_architecture.training.outputs import checkpoints_kept
-from gpt_architecture.training.preparation import TrainingRun, prepare
-from gpt_architecture.training.run import estimate, train_model
+from gpt_architecture.training.preparation import PROBED_STEPS, TrainingRun, estimate, prepare
+from gpt_architecture.training.run import TrainingReporter, train_model
+from gpt_architecture.training.session import Settings
+from gpt_architecture.training.simple import format_evaluation
 
 SIGTERM_CODE = 128 + signal.SIGTERM
 
@@ -57,22 +69,220 @@ def run_training(
             resumes_alone=scale.resumes_alone and not options.estimate,
         )
         if options.estimate:
-            _estimate(run, options.price_per_hour)
+            _report_estimate(run, options.price_per_hour)
             return 0
         outcome = train_model(run, TerminalReporter(), should_stop=stop)
         if outcome.model is not None:
             return 0
-    report_interruption(outcome.state, run.store, run.output_dir)
+    path = run.store.path_of(outcome.state.step)
+    say(f"\nInterrompu à l'étape {outcome.state.step} ; rien n'est perdu : {path}")
+    command = ["gpt-architecture", "train", "--resume", str(run.output_dir)]
+    say(f"Pour reprendre : {shlex.join(command)}")
     return stop.exit_code or SIGTERM_CODE  # le signal a pu n'atteindre qu'un autre processus
 
 
-def _estimate(run: TrainingRun, price_per_hour: float | None) -> None:
-    """Mesure quelques étapes et dit ce que l'entraînement demandera."""
-    announce(run.settings, run.data)
-    say(f"Mesure de {PROBED_STEPS} étapes, après une d'échauffement…\n")
-    report_estimate(
-        estimate(run),
-        product=run.product,
-        kept=checkpoints_kept(run.settings.checkpoints),
-        price_per_hour=price_per_hour,
+class TerminalReporter(TrainingReporter):
+    """Raconte un entraînement au terminal."""
+
+    def announce(self, run: TrainingRun, checkpoint: Checkpoint | None) -> None:
+        """Dit ce qui commence, où, et d'où l'on repart."""
+        _announce(run.settings, run.data)
+        size = run.world.size
+        processes = f", {size} processus ({run.strategy})" if size > 1 else ""
+        say(f"Périphérique {describe_device(run.settings.device)}{processes}\n")
+        if checkpoint is not None:
+            _announce_resume(checkpoint, run.settings, run.data)
+
+    @contextmanager
+    def listening(self, run: TrainingRun) -> Iterator[Callback]:
+        """La barre, ou des lignes simples."""
+        flops, peak = run.pace
+        with ProgressBar("Entraînement") as bar:
+            yield TrainingProgress(bar, flops_per_token=flops, peak_flops=peak)
+
+    def saved(self, run: TrainingRun, state: TrainingState) -> None:
+        """Dit que c'est fini, et où est ce qui a été produit."""
+        say(f"\nTerminé en {french_duration(state.seconds)}.")
+        if state.skipped:
+            say(f"Étapes sautées ou incomplètes, faute d'un gradient fini : {state.skipped}")
+        say(f"{run.product.title} : {run.path} ({french_size(run.path.stat().st_size)})")
+
+    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | None) -> None:
+        """Dit où sont les courbes, comment se servir du produit, et où sont les meilleurs poids."""
+        if plotted is not None:
+            say(f"Courbes : {plotted}")
+        say(f"Ensuite : {_next_command(run)}")
+        best = run.store.path_of(state.best_step + 1)
+        if state.best_loss is not None and best.is_dir():
+            say(f"Meilleure validation ({decimal(state.best_loss, 3)}) : {best}")
+
+
+def _next_command(run: TrainingRun) -> str:
+    """La commande qui se sert de ce qui est écrit, à copier."""
+    settings, path = run.settings, run.path
+    if settings.lora is not None and settings.start is not None:
+        out = path.with_name("gpt-model-affine.pt")
+        command = ["gpt-architecture", "merge", settings.start.name, str(path), "--out", str(out)]
+        return shlex.join(command)
+    chosen = [] if path == Path(MODEL_NAME) else ["--model", str(path)]
+    command = ["gpt-architecture", "infer", *chosen]
+    if run.data.chat_template is not None:
+        return f'{shlex.join([*command, "--chat"])} "…"'
+    return f"{shlex.join([*command, '--strategy', 'top_p', '--prompt'])} {_quoted(settings.prompt)}"
+
+
+def _quoted(text: str) -> str:
+    """Le texte entre guillemets pour un terminal, protégé s'il contient de quoi l'abuser."""
+    return shlex.quote(text) if set(text) & set('"$`\\!\n') else f'"{text}"'
+
+
+def _announce(settings: Settings, data: TrainingData) -> None:
+    """Dit ce qui va être entraîné, et sur quoi."""
+    training, window = settings.training, settings.window
+    sampler = settings.sampler(data.train.num_tokens)
+    unit, size = ("tokens", 1) if data.chat_template is None else ("conversations", window + 1)
+    say(
+        f"Texte        {data.name} ({data.tokenizer.name}) : "
+        f"{french_number(data.train.num_tokens // size)} {unit} d'entraînement, "
+        f"{french_number(data.val.num_tokens // size)} de validation"
     )
+    say(
+        f"Modèle       {french_number(settings.model.num_parameters())} paramètres, "
+        f"contexte appris {window} sur {french_number(settings.model.context_length)} positions"
+    )
+    if settings.start is not None:
+        say(f"Départ       {settings.start.name}{_adapters(settings)}")
+    batches = f"lots de {training.batch_size} × {window} tokens"
+    if training.accumulate > 1:
+        batches += (
+            f", {training.accumulate} par étape : "
+            f"{french_number(settings.sequences * window)} tokens effectifs"
+        )
+    say(
+        f"Entraînement {training.epochs} époque(s) de {sampler.steps_per_epoch} étape(s), "
+        f"{french_number(settings.total_steps(sampler))} en tout, {batches}"
+    )
+
+
+def _adapters(settings: Settings) -> str:
+    """Les adaptateurs qui apprennent, s'il y en a."""
+    if settings.lora is None:
+        return ""
+    lora = settings.lora
+    return (
+        f", adaptateurs de rang {lora.rank} sur {', '.join(lora.targets)} : "
+        f"{french_number(adapter_parameters(settings.model, lora))} paramètres apprennent"
+    )
+
+
+def _announce_resume(checkpoint: Checkpoint, settings: Settings, data: TrainingData) -> None:
+    """Dit d'où l'on repart, et si le programme du taux s'étend sur un autre nombre d'étapes."""
+    say(f"Reprise à l'étape {checkpoint.step}.")
+    before = checkpoint.state.get("total_steps")
+    total = settings.total_steps(settings.sampler(data.train.num_tokens))
+    if before != total and settings.schedule.schedule != "constant":
+        say(
+            f"Le programme du taux ({settings.schedule.schedule}) s'étend désormais sur {total} "
+            f"étapes, et non {before} : le taux fait un saut."
+        )
+
+
+def _report_estimate(run: TrainingRun, price_per_hour: float | None) -> None:
+    """Mesure quelques étapes, et dit durée, débit, mémoire, disque et coût.
+
+    Args:
+        run: l'entraînement.
+        price_per_hour: prix d'une heure ; None : le coût n'est pas dit.
+    """
+    _announce(run.settings, run.data)
+    say(f"Mesure de {PROBED_STEPS} étapes, après une d'échauffement…\n")
+    found, product, kept = estimate(run), run.product, checkpoints_kept(run.settings.checkpoints)
+    say(
+        f"Durée    {french_duration(found.seconds)} : {french_number(found.steps)} étape(s) de "
+        f"{decimal(found.step_seconds)} s, {found.evaluations} évaluation(s) de "
+        f"{decimal(found.evaluation_seconds)} s, {found.samples} exemple(s) de "
+        f"{decimal(found.sample_seconds)} s"
+    )
+    say(f"Débit    {found.tokens_per_second:.0f} tokens/s")
+    peak = french_size(found.peak_bytes) if found.peak_bytes else "que ce système ne dit pas"
+    say(f"Mémoire  {peak} au plus haut")
+    say(
+        f"Disque   {french_size(product.nbytes + (kept + 1) * product.checkpoint_bytes)} au plus : "
+        f"{product.title.lower()} {french_size(product.nbytes)}, {kept} point(s) de reprise de "
+        f"{french_size(product.checkpoint_bytes)} et celui qui s'écrit"
+    )
+    if price_per_hour is not None:
+        cost = found.seconds / 3600 * price_per_hour
+        say(f"Coût     {cost:.2f}, à {price_per_hour:g} l'heure".replace(".", ","))
+
+
+class TrainingProgress(Callback):
+    """Raconte l'entraînement : pertes et exemples sur stdout, avancement sur stderr.
+
+    Le débit compte toute l'horloge, évaluations et exemples compris : le temps restant qui
+    en découle est donc juste. La part du plafond, elle, est celle de l'étape seule.
+
+    Args:
+        bar: la barre, déjà en place.
+        flops_per_token: opérations d'un token.
+        peak_flops: opérations par seconde que la machine atteint.
+    """
+
+    def __init__(self, bar: ProgressBar, *, flops_per_token: int, peak_flops: float) -> None:
+        self._bar = bar
+        self._share = flops_per_token / peak_flops
+        self._start = time.perf_counter()
+        self._total_steps = 0
+        self._first_step = 0
+        self._steps_done = 0
+        self._tokens = 0
+
+    def on_start(self, state: TrainingState, total_steps: int) -> None:
+        """Fixe la longueur de la barre."""
+        self._start = time.perf_counter()
+        self._first_step = self._steps_done = state.step
+        self._total_steps = total_steps
+        self._bar.start(total_steps, state.step)
+
+    def on_step(self, record: StepRecord) -> None:
+        """Avance d'une étape."""
+        self._steps_done = record.step + 1
+        self._tokens += record.tokens
+        self._bar.update(self._steps_done, f"{self._pace()}, {self._measures(record)}")
+
+    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
+        """Affiche les pertes ; hors d'un terminal, le débit et le temps restant aussi."""
+        del trainer
+        line = format_evaluation(record.epoch, record.step, record.train_loss, record.val_loss)
+        pace = "" if self._bar.is_live else self._pace()
+        say(f"{line} | {pace}" if pace else line)
+
+    def on_sample(self, step: int, epoch: int, text: str) -> None:
+        """Affiche l'exemple de l'époque, sur une ligne."""
+        del step, epoch
+        say(f"  Exemple : {' '.join(text.split())}")
+
+    def on_save(self, step: int, path: str) -> None:
+        """Dit où est le point de reprise."""
+        del step
+        self._bar.say(f"Point de reprise : {path}")
+
+    def on_event(self, step: int, message: str) -> None:
+        """Dit ce qui mérite de l'être."""
+        del step
+        say(f"  {message}")
+
+    def _measures(self, record: StepRecord) -> str:
+        parts = [f"perte {record.loss:.3f}", f"taux {record.lr:.1e}"]
+        if record.grad_norm is not None and math.isfinite(record.grad_norm):
+            parts.append(f"gradient {record.grad_norm:.2f}")
+        share = 100 * self._share * record.tokens / max(record.seconds, 1e-9)
+        return ", ".join([*(part.replace(".", ",") for part in parts), f"{share:.0f} % du plafond"])
+
+    def _pace(self) -> str:
+        elapsed = time.perf_counter() - self._start
+        done = self._steps_done - self._first_step
+        if done == 0 or elapsed <= 0:
+            return ""
+        left = elapsed / done * (self._total_steps - self._steps_done)
+        return f"{self._tokens / elapsed:.0f} tokens/s, reste {french_duration(left)}"

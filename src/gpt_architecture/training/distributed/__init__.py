@@ -3,9 +3,7 @@
 - `group` : Plusieurs processus sur un même entraînement : le groupe de `torch.distributed`.
 - `parallel` : Le parallélisme de données, appliqué au modèle de l'extérieur : DDP ou FSDP2 de
   PyTorch.
-- `sharing` : Un entraînement, à un processus comme à plusieurs : ce qui se décide, s'écrit et se
-  réunit.
 - `store` : Les points de reprise d'un entraînement à plusieurs : un seul dossier, le même qu'à un
   seul.
-- `world` : Les processus d'un entraînement ; ici, le cas d'un seul.
+- `world` : Les processus d'un entraînement : un seul, ou ce qu'il demande à plusieurs.
 """

@@ -25,10 +25,7 @@ from torch.distributed.tensor import DTensor
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.core.machine import resolve_device
 from gpt_architecture.errors import ConfigurationError, TrainingError
-
-BACKENDS = ("gloo", "nccl")
-TIMEOUT_S = 600.0
-"""Secondes laissées à un échange ; doit dépasser la plus longue étape ou évaluation."""
+from gpt_architecture.training.distributed.world import World
 
 _PATIENCE = 1.5  # un rang bloqué s'arrête après ceux qui l'attendent, jamais avant
 _SIGNS = ("gloo", "nccl", "connection", "timed out", "broken pipe", "socket")
@@ -45,7 +42,6 @@ class Place:
         size: nombre de processus.
         local_rank: rang parmi ceux du même hôte.
         local_size: nombre de processus de cet hôte.
-        restarts: redémarrages déjà faits par torchrun.
 
     Raises:
         ConfigurationError: une valeur est hors bornes.
@@ -55,14 +51,12 @@ class Place:
     size: int
     local_rank: int
     local_size: int
-    restarts: int
 
     def __post_init__(self) -> None:
         check_int("WORLD_SIZE", self.size, minimum=1)
         check_int("RANK", self.rank, minimum=0, maximum=self.size - 1)
         check_int("LOCAL_WORLD_SIZE", self.local_size, minimum=1, maximum=self.size)
         check_int("LOCAL_RANK", self.local_rank, minimum=0, maximum=self.local_size - 1)
-        check_int("TORCHELASTIC_RESTART_COUNT", self.restarts, minimum=0)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Place:
@@ -78,16 +72,13 @@ class Place:
             size=size,
             local_rank=_number(values, "LOCAL_RANK"),
             local_size=_number(values, "LOCAL_WORLD_SIZE", size),
-            restarts=_number(values, "TORCHELASTIC_RESTART_COUNT", 0),
         )
 
 
-class DistributedWorld:
-    """Les processus d'un groupe ; satisfait `training.distributed.world.World`.
+class DistributedWorld(World):
+    """Les processus d'un groupe ; chaque opération collective fait battre le chien de garde."""
 
-    Les opérations collectives sont appelées par tous les rangs, dans le même ordre ; chacune
-    fait battre le chien de garde.
-    """
+    device: torch.device
 
     def __init__(
         self, place: Place, device: torch.device, timeout: timedelta, watchdog: Watchdog
@@ -95,7 +86,6 @@ class DistributedWorld:
         self.place = place
         self.rank = place.rank
         self.size = place.size
-        self.local_rank = place.local_rank
         self.is_main = place.rank == 0
         self.device = device
         self.timeout = timeout
@@ -106,14 +96,14 @@ class DistributedWorld:
         self._watchdog.beat()
 
     def mean(self, value: Tensor) -> Tensor:
-        """Moyenne d'un tenseur flottant sur tous les rangs, la même au bit près sur chacun."""
+        """Voir `World.mean`."""
         self.beat()
         total = value.detach().to(self.device, copy=True)
         dist.all_reduce(total)
         return (total / self.size).to(value.device)
 
     def any(self, flag: bool) -> bool:
-        """Vrai si un rang au moins dit vrai."""
+        """Voir `World.any`."""
         self.beat()
         found = torch.tensor(int(flag), device=self.device)
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
@@ -127,7 +117,7 @@ class DistributedWorld:
         return sent.to(value.device)
 
     def whole(self, value: Tensor) -> Tensor:
-        """Le tenseur entier, même si FSDP l'a réparti entre les rangs."""
+        """Voir `World.whole`."""
         return value.full_tensor() if isinstance(value, DTensor) else value
 
     def barrier(self) -> None:
@@ -136,18 +126,16 @@ class DistributedWorld:
 
 
 @contextmanager
-def distributed_world(
-    timeout_s: float = TIMEOUT_S, *, backend: str | None = None, device: str = "auto"
-) -> Iterator[DistributedWorld]:
+def distributed_world(timeout_s: float, *, device: str = "auto") -> Iterator[DistributedWorld]:
     """Rejoint le groupe que torchrun décrit, et le quitte en ordre.
 
     Args:
-        timeout_s: secondes laissées à chaque échange, et au rendez-vous.
-        backend: gloo ou nccl ; None : nccl sur CUDA, gloo ailleurs.
+        timeout_s: secondes laissées à chaque échange, et au rendez-vous ; plus que la plus longue
+            étape ou évaluation.
         device: `auto`, `cpu` ou `cuda` ; sur CUDA, chaque rang prend la carte de son numéro local.
 
     Raises:
-        ConfigurationError: hors de torchrun, moteur inconnu, ou moins de cartes que de rangs.
+        ConfigurationError: hors de torchrun, ou moins de cartes que de rangs.
         TrainingError: un autre processus a disparu ou n'a pas répondu à temps.
     """
     check_float("timeout_s", timeout_s, above=0.0)
@@ -158,7 +146,8 @@ def distributed_world(
     with Watchdog(timeout_s * _PATIENCE, name=name) as watchdog:
         try:
             dist.init_process_group(
-                _backend_for(chosen, backend),
+                # gloo reste présent à côté de nccl : les points de reprise échangent sur CPU.
+                "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
                 timeout=timeout,
                 device_id=chosen if chosen.type == "cuda" else None,
             )
@@ -176,9 +165,7 @@ def distributed_world(
                 remedy="voyez ce qu'a dit le premier arrêté, puis reprenez l'entraînement",
             ) from error
         finally:
-            if (
-                dist.is_initialized()
-            ):  # en échec aussi : les fils de gloo feraient avorter la sortie
+            if dist.is_initialized():  # sans quoi les fils de gloo feraient avorter la sortie
                 dist.destroy_process_group()
 
 
@@ -195,8 +182,9 @@ def _number(values: Mapping[str, str], name: str, default: int | None = None) ->
     try:
         return int(text)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise ConfigurationError(
-            f"la variable {name} vaut {text!r}",
+        raise ConfigurationError.wrong(
+            f"la variable {name}",
+            text,
             expected="l'environnement que torchrun donne à chaque processus",
             remedy="lancez par torchrun, ou par « gpt-architecture train --launch N »",
         ) from None
@@ -217,19 +205,6 @@ def _device_of(place: Place, name: str) -> torch.device:
     device = torch.device("cuda", place.local_rank)
     torch.cuda.set_device(device)
     return device
-
-
-def _backend_for(device: torch.device, backend: str | None) -> str:
-    if backend is None:
-        # gloo reste présent à côté de nccl : les points de reprise échangent sur CPU.
-        return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    if backend not in BACKENDS or (backend == "nccl" and device.type != "cuda"):
-        raise ConfigurationError(
-            f"moteur d'échange {backend!r} sur {device}",
-            expected="gloo, ou nccl sur CUDA",
-            remedy="corrigez ce choix ou laissez-le au programme",
-        )
-    return backend
 
 
 def _seconds(value: float) -> str:
@@ -280,7 +255,7 @@ class Watchdog:
         while (left := self._deadline - time.monotonic()) > 0:
             if self._stopped.wait(left):
                 return
-        seconds = f"{self._timeout_s:g}".replace(".", ",")
+        seconds = _seconds(self._timeout_s)
         self._on_expiry(f"erreur : {self._name} n'avance plus depuis {seconds} s ; il s'arrête.\n")
 
 

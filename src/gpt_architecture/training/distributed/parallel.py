@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt_architecture.config import check_choice
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training.distributed.group import DistributedWorld
@@ -33,19 +32,17 @@ Strategy = Literal["ddp", "fsdp"]
 _BUCKET = 2**22  # éléments échangés ensemble : assez pour le débit, peu pour la mémoire
 
 
+@dataclass(frozen=True)
 class ParallelModel:
-    """Un modèle partagé entre les rangs d'un groupe ; `parallelize_` le construit.
+    """Un modèle partagé entre les rangs d'un groupe ; `ModelSharing` le construit.
 
     Attributes:
         model: le modèle, aux noms habituels ; ses poids sont des `DTensor` avec FSDP.
         module: ce qu'un moteur d'entraînement appelle, pour que les gradients soient échangés.
-        world: le groupe.
     """
 
-    def __init__(self, model: GPTModel, module: nn.Module, world: DistributedWorld) -> None:
-        self.model = model
-        self.module = module
-        self.world = world
+    model: GPTModel
+    module: nn.Module
 
     def wrap(self, engine: TrainingEngine) -> TrainingEngine:
         """Le moteur, construit sur `module`, qui échange ses gradients au dernier lot d'une étape.
@@ -55,27 +52,46 @@ class ParallelModel:
         return _ParallelEngine(engine, self)
 
     def place(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Des tenseurs entiers, répartis comme les paramètres du modèle (voir `place_like`)."""
-        return place_like(tensors, self.model)
+        """Des tenseurs entiers, répartis comme les paramètres auxquels ils appartiennent.
+
+        Args:
+            tensors: nom d'un paramètre, ou « paramètre/grandeur » pour l'état d'un optimiseur,
+                vers le tenseur entier, le même sur chaque rang.
+
+        Returns:
+            Les mêmes noms ; ce qui n'a pas la forme de son paramètre est rendu tel quel.
+        """
+        owners: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        placed = {}
+        for name, tensor in tensors.items():
+            owner = owners.get(name, owners.get(name.rpartition("/")[0]))
+            if isinstance(owner, DTensor) and tensor.shape == owner.shape:
+                tensor = distribute_tensor(  # noqa: PLW2901 — le même, réparti
+                    tensor.to(owner.device_mesh.device_type),
+                    owner.device_mesh,
+                    owner.placements,
+                    src_data_rank=None,  # chaque rang coupe le sien : aucun échange
+                )
+            placed[name] = tensor
+        return placed
 
 
+@dataclass(frozen=True)
 class _ParallelEngine:
-    held_back: Sequence[str] = ()
-
-    def __init__(self, engine: TrainingEngine, parallel: ParallelModel) -> None:
-        self._engine = engine
-        self._parallel = parallel
+    engine: TrainingEngine
+    parallel: ParallelModel
+    held_back: ClassVar[Sequence[str]] = ()
 
     def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
         """Voir `TrainingEngine.forward_backward` ; la perte est celle des lots de ce rang."""
         with self._exchanging(batch.is_last):
-            loss = self._engine.forward_backward(batch, scale=scale)
-        if batch.is_last and self._parallel.module is self._parallel.model:
-            average_gradients_(self._parallel.model)
+            loss = self.engine.forward_backward(batch, scale=scale)
+        if batch.is_last and self.parallel.module is self.parallel.model:
+            average_gradients_(self.parallel.model)
         return loss
 
     def _exchanging(self, enabled: bool) -> AbstractContextManager[None]:
-        module = self._parallel.module
+        module = self.parallel.module
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(enabled)
         elif isinstance(module, DistributedDataParallel) and not enabled:
@@ -121,7 +137,12 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSharing:
-    """Comment un modèle se partage ; appelé, il le partage. Satisfait `backends.Sharing`."""
+    """Comment un modèle se partage entre les rangs ; appelé, il le partage.
+
+    Attributes:
+        world: le groupe.
+        strategy: ddp réplique les poids, fsdp les répartit.
+    """
 
     world: DistributedWorld
     strategy: Strategy
@@ -132,46 +153,38 @@ class ModelSharing:
         return self.strategy == "ddp"
 
     def __call__(self, model: GPTModel, *, autograd: bool = True) -> ParallelModel:
-        """Voir `parallelize_`."""
-        return parallelize_(model, self.world, self.strategy, autograd=autograd)
+        """Partage `model`, déjà sur `world.device` et le même sur chaque rang.
 
+        Args:
+            model: modifié sur place par FSDP, qui coupe chaque poids entre les rangs, bloc par
+                bloc.
+            autograd: faux : le moteur ne passe pas par autograd, et ses gradients sont échangés
+                après coup au lieu de l'être pendant la rétropropagation.
 
-def parallelize_(
-    model: GPTModel, world: DistributedWorld, strategy: Strategy, *, autograd: bool = True
-) -> ParallelModel:
-    """Partage `model`, déjà sur `world.device` et le même sur chaque rang.
-
-    Args:
-        model: modifié sur place par FSDP, qui coupe chaque poids entre les rangs, bloc par bloc.
-        world: le groupe.
-        strategy: ddp réplique les poids, fsdp les répartit.
-        autograd: faux : le moteur ne passe pas par autograd, et ses gradients sont échangés
-            après coup au lieu de l'être pendant la rétropropagation.
-
-    Raises:
-        ConfigurationError: stratégie inconnue, ou fsdp sans autograd.
-    """
-    check_choice("parallel", strategy, get_args(Strategy))
-    if strategy == "fsdp":
+        Raises:
+            ConfigurationError: fsdp sans autograd.
+        """
+        device = self.world.device
+        if not self.replicates:
+            if not autograd:
+                raise ConfigurationError(
+                    "`parallel=fsdp` avec un moteur qui ne passe pas par autograd",
+                    expected="le moteur autograd, dont FSDP répartit les poids",
+                    remedy="choisissez `parallel=ddp` ou l'autre moteur",
+                )
+            mesh = init_device_mesh(device.type, (self.world.size,))
+            for block in model.trf_blocks:
+                fully_shard(block, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            return ParallelModel(model, model)
         if not autograd:
-            raise ConfigurationError(
-                "`parallel=fsdp` avec un moteur qui ne passe pas par autograd",
-                expected="le moteur autograd, dont FSDP répartit les poids",
-                remedy="choisissez `parallel=ddp` ou l'autre moteur",
-            )
-        mesh = init_device_mesh(world.device.type, (world.size,))
-        for block in model.trf_blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        return ParallelModel(model, model, world)
-    if not autograd:
-        return ParallelModel(model, model, world)
-    module = DistributedDataParallel(
-        model,
-        device_ids=[world.device] if world.device.type == "cuda" else None,
-        gradient_as_bucket_view=True,  # les gradients ne sont pas gardés deux fois
-    )
-    return ParallelModel(model, module, world)
+            return ParallelModel(model, model)
+        module = DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,  # les gradients ne sont pas gardés deux fois
+        )
+        return ParallelModel(model, module)
 
 
 def whole_model(model: GPTModel) -> GPTModel:
@@ -191,29 +204,3 @@ def whole_model(model: GPTModel) -> GPTModel:
         if whole.cfg.tie_weights:
             whole.tie_weights_()
     return whole
-
-
-def place_like(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Des tenseurs entiers, répartis comme les paramètres auxquels ils appartiennent.
-
-    Args:
-        tensors: nom d'un paramètre, ou « paramètre/grandeur » pour l'état d'un optimiseur, vers
-            le tenseur entier, le même sur chaque rang.
-        model: dont les paramètres sont, ou non, des `DTensor`.
-
-    Returns:
-        Les mêmes noms ; ce qui n'a pas la forme de son paramètre est rendu tel quel.
-    """
-    owners: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    placed = {}
-    for name, tensor in tensors.items():
-        owner = owners.get(name, owners.get(name.rpartition("/")[0]))
-        if isinstance(owner, DTensor) and tensor.shape == owner.shape:
-            tensor = distribute_tensor(  # noqa: PLW2901 — le même, réparti
-                tensor.to(owner.device_mesh.device_type),
-                owner.device_mesh,
-                owner.placements,
-                src_data_rank=None,  # chaque rang coupe le sien : aucun échange
-            )
-        placed[name] = tensor
-    return placed

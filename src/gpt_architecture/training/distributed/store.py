@@ -85,12 +85,12 @@ class DistributedStore:
             self.flush()
         except GPTArchitectureError as error:
             logger.warning("le point de reprise précédent n'a pas été écrit : %s", error)
-        path = self._store.root / f"step-{step:06d}"
+        path = self._store.path_of(step)
         if not any(isinstance(t, DTensor) for group in tensors.values() for t in group.values()):
             self._on_main(lambda: self._store.save(step, tensors, state))
             return path
         sharded, whole = split_groups(tensors)
-        folder = path.with_name(path.name + SHARDS)
+        folder = self._store.path_of(step, SHARDS)
         self._on_main(lambda: _make_empty(folder))
         pending = save_shards(sharded, folder, process_group=self._group)
         if self._world.is_main:

@@ -6,14 +6,14 @@ from test_trainer import Run
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.training.estimate import (
+from gpt_architecture.training.checkpoint import TrainingState
+from gpt_architecture.training.preparation import (
     Estimate,
     estimate_training,
     flops_per_token,
     measure_peak_flops,
     peak_memory,
 )
-from gpt_architecture.training.state import TrainingState
 
 
 def test_the_total_is_the_sum_of_the_parts():

@@ -7,9 +7,13 @@ import sys
 import pytest
 
 from gpt_architecture.errors import MissingDependencyError
-from gpt_architecture.training.callbacks import EvaluationRecord, StepRecord
-from gpt_architecture.training.journal_writer import JournalWriter, TensorBoardLog
-from gpt_architecture.training.state import TrainingState
+from gpt_architecture.training.callbacks import (
+    EvaluationRecord,
+    JournalWriter,
+    StepRecord,
+    TensorBoardLog,
+)
+from gpt_architecture.training.checkpoint import TrainingState
 
 
 class FakeTrainer:
