@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gpt_architecture.errors import CheckpointError, ConfigurationError, OutputError
-from gpt_architecture.formats import checkpoint_files
+from gpt_architecture.formats import checkpoint
 from gpt_architecture.training.checkpoint import (
     CHECKPOINTS,
     CheckpointStore,
@@ -370,7 +370,7 @@ def test_a_refused_write_says_so_and_keeps_the_previous(store, monkeypatch, func
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_files, function, full)
+    monkeypatch.setattr(checkpoint, function, full)
     with pytest.raises(OutputError, match=r"step-000020 : disque plein") as caught:
         store.save(20, groups(20), {})
     assert "\n" not in str(caught.value)
@@ -383,7 +383,7 @@ def test_an_interruption_leaves_no_leftover(store, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint_files, "save_safetensors", interrupt)
+    monkeypatch.setattr(checkpoint, "save_safetensors", interrupt)
     with pytest.raises(KeyboardInterrupt):
         store.save(20, groups(20), {})
     assert [p.name for p in store.root.iterdir() if p.is_dir()] == []

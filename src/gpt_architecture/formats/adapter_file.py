@@ -25,7 +25,7 @@ from gpt_architecture.errors import (
     ModelFileError,
     malformed,
 )
-from gpt_architecture.formats.checkpoint_files import read_checkpoint
+from gpt_architecture.formats.checkpoint import read_checkpoint
 from gpt_architecture.formats.model_file import GENERATION_KEYS, ModelFile
 from gpt_architecture.formats.tensor_files import SafetensorsFile, save_safetensors
 from gpt_architecture.storage import parse_json, write_atomically

@@ -21,7 +21,7 @@ from gpt_architecture.data.shards.layout import tokenizer_sha256
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ModelFileError, TokenizerError
 from gpt_architecture.formats.adapter_file import ADAPTER_NAME
-from gpt_architecture.formats.checkpoint_folder import CHECKPOINTS, CheckpointFolder
+from gpt_architecture.formats.checkpoint import CHECKPOINTS, CheckpointFolder
 from gpt_architecture.formats.model_file import MODEL_NAME, ModelFile, missing_model
 from gpt_architecture.formats.tensor_files import (
     SafetensorsFile,

@@ -19,7 +19,7 @@ from gpt_architecture.errors import (
 )
 from gpt_architecture.formats import adapter_file, model_file, quantized_file
 from gpt_architecture.formats.adapter_file import ADAPTER_GROUP, AdapterFile, read_adapter
-from gpt_architecture.formats.checkpoint_files import MANIFEST, SUFFIX, read_checkpoint
+from gpt_architecture.formats.checkpoint import MANIFEST, SUFFIX, read_checkpoint
 from gpt_architecture.formats.door import (
     Facts,
     ModelFormat,

@@ -24,20 +24,18 @@ from torch import Tensor
 
 from gpt_architecture.config import check_int
 from gpt_architecture.errors import CheckpointError, OutputError, reason
-from gpt_architecture.formats.checkpoint_files import (
-    Checkpoint,
-    read_checkpoint,
-    read_json,
-    space_needed,
-    write_checkpoint,
-)
-from gpt_architecture.formats.checkpoint_folder import (
+from gpt_architecture.formats.checkpoint import (
     BEST,
     CHECKPOINTS,
     MAX_NOTE,
     MAX_STEP,
     REPLACED,
+    Checkpoint,
     CheckpointFolder,
+    read_checkpoint,
+    read_json,
+    space_needed,
+    write_checkpoint,
 )
 from gpt_architecture.storage import check_writable, sweep, sync, write_atomically
 
