@@ -20,10 +20,10 @@
 
 from gpt_architecture.formats.door import register
 from gpt_architecture.interop.book import BookFormat
-from gpt_architecture.interop.headers import GGUFFormat, ONNXFormat
-from gpt_architecture.interop.hf import SafetensorsFormat, TransformersFormat
-from gpt_architecture.interop.hub import HUB
+from gpt_architecture.interop.gguf import GGUFFormat
+from gpt_architecture.interop.hf import HUB, SafetensorsFormat, TransformersFormat
 from gpt_architecture.interop.nanogpt import NanoGPTFormat
+from gpt_architecture.interop.onnx import ONNXFormat
 
 register(
     TransformersFormat(),
