@@ -15,7 +15,7 @@ from gpt_architecture.config import LoRAConfig
 from gpt_architecture.errors import GPTArchitectureError, ModelFileError
 from gpt_architecture.formats import door, tensor_files
 from gpt_architecture.formats.adapter_file import AdapterFile, save_adapter, weights_sha256
-from gpt_architecture.formats.door import Facts, ModelFormat
+from gpt_architecture.formats.door import Facts, ModelFormat, Use
 from gpt_architecture.formats.inspection import inspect_model
 from gpt_architecture.formats.model_file import read_model, save_model
 from gpt_architecture.formats.quantized_file import save_quantized
@@ -128,7 +128,7 @@ class Toy(ModelFormat):
     """Un format inventé : trois octets."""
 
     kind, name = "jouet", "fichier jouet"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model):
         return model.head == b"toy"

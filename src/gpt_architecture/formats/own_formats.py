@@ -24,6 +24,7 @@ from gpt_architecture.formats.door import (
     Facts,
     ModelFormat,
     OpenedModel,
+    Use,
     is_remote,
     open_model,
     register,
@@ -39,7 +40,7 @@ class ModelFileFormat(ModelFormat):
     """`gpt-model.pt`."""
 
     kind, name = "model", "modèle gpt-architecture"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un fichier de PyTorch qui annonce notre format."""
@@ -72,7 +73,7 @@ class CheckpointFormat(ModelFormat):
     """Un point de reprise : un modèle entier, ou les adaptateurs d'un affinage."""
 
     kind, name = "checkpoint", "point de reprise gpt-architecture"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un dossier qui a un manifeste."""
@@ -131,7 +132,7 @@ class QuantizedFormat(ModelFormat):
     """Un modèle quantifié."""
 
     kind, name = "quantized", "modèle quantifié gpt-architecture"
-    is_loaded = True
+    use = Use.LOAD
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un fichier safetensors qui annonce, en JSON, notre format."""

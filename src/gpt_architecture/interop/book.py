@@ -19,7 +19,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel, Use
 from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.formats.tensor_files import bare_name, named_tensors, tensor_infos
 from gpt_architecture.interop.state_map import OUR_EMBEDDING, OUR_HEAD, own_weights
@@ -37,7 +37,7 @@ class BookFormat(ModelFormat):
     """Un fichier du livre."""
 
     kind, name = "book", "poids du livre de Raschka"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un `state_dict` qui a les noms du livre."""

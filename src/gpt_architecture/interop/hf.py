@@ -27,7 +27,7 @@ from gpt_architecture.errors import (
     reason,
     shown,
 )
-from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel, RemoteSource
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel, RemoteSource, Use
 from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.formats.tensor_files import (
     SafetensorsFile,
@@ -102,7 +102,7 @@ class TransformersFormat(ModelFormat):
     """Un dossier de Transformers."""
 
     kind, name = "hf", "dossier de Transformers (GPT-2)"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un dossier qui a un `config.json`."""
