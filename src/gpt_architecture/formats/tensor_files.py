@@ -65,14 +65,10 @@ class TensorInfo:
 def tensor_infos(state: Mapping[str, Tensor]) -> tuple[TensorInfo, ...]:
     """Les tenseurs d'un `state_dict`, sans leurs valeurs."""
     return tuple(
-        TensorInfo(name=name, shape=tuple(tensor.shape), dtype=_dtype_name(tensor))
+        TensorInfo(name=name, shape=tuple(tensor.shape), dtype=_DTYPES.get(kind, kind.upper()))
         for name, tensor in state.items()
+        for kind in [str(tensor.dtype).removeprefix("torch.")]
     )
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    name = str(tensor.dtype).removeprefix("torch.")
-    return _DTYPES.get(name, name.upper())
 
 
 def read_torch(path: Path | str) -> Any:

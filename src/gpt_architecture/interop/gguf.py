@@ -308,55 +308,48 @@ class GGUFFormat(ModelFormat):
 
     def facts(self, model: OpenedModel) -> Facts:
         """L'en-tête, s'il est dans des bornes."""
-        return _gguf_facts(model.path)
+        gguf = _library("lire")
+
+        class Reader(gguf.GGUFReader):  # type: ignore[misc, name-defined]
+            """Celui de gguf, dont le nombre de lectures est borné."""
+
+            reads = 0
+
+            def _get(self, *arguments: Any, **named: Any) -> Any:
+                self.reads += 1
+                if self.reads > _MAX_READS:
+                    raise ValueError("trop de valeurs")
+                return super()._get(*arguments, **named)
+
+        with (
+            open_regular(model.path),
+            refusals(model.path, "en-tête abîmé ou démesuré", "un fichier GGUF complet"),
+        ):
+            reader = Reader(model.path)
+            values = {name: field.contents() for name, field in reader.fields.items()}
+            tensors = tuple(
+                TensorInfo(
+                    name=str(each.name),
+                    shape=tuple(int(size) for size in reversed(each.shape)),
+                    dtype=each.tensor_type.name,
+                )
+                for each in reader.tensors
+            )
+            tokens = values.get("tokenizer.ggml.tokens")
+            return Facts(
+                config=_gguf_config(values, tensors),
+                tensors=tensors,
+                tokenizer=lambda: _gguf_tokenizer(values, tokens),
+                provenance={
+                    key: value
+                    for key, value in values.items()
+                    if type(value) in _PLAIN and not key.startswith(("GGUF.", "tokenizer."))
+                },
+            )
 
     def is_intact(self, model: OpenedModel) -> bool | None:
         """Il n'a pas de sommes de contrôle."""
         return None
-
-
-def _gguf_facts(path: Path) -> Facts:
-    """L'en-tête d'un fichier de llama.cpp.
-
-    Raises:
-        ModelFileError: fichier abîmé ou démesuré.
-        MissingDependencyError: le paquet gguf manque.
-    """
-    gguf = _library("lire")
-
-    class Reader(gguf.GGUFReader):  # type: ignore[misc, name-defined]
-        """Celui de gguf, dont le nombre de lectures est borné."""
-
-        reads = 0
-
-        def _get(self, *arguments: Any, **named: Any) -> Any:
-            self.reads += 1
-            if self.reads > _MAX_READS:
-                raise ValueError("trop de valeurs")
-            return super()._get(*arguments, **named)
-
-    with open_regular(path), refusals(path, "en-tête abîmé ou démesuré", "un fichier GGUF complet"):
-        reader = Reader(path)
-        values = {name: field.contents() for name, field in reader.fields.items()}
-        tensors = tuple(
-            TensorInfo(
-                name=str(each.name),
-                shape=tuple(int(size) for size in reversed(each.shape)),
-                dtype=each.tensor_type.name,
-            )
-            for each in reader.tensors
-        )
-        tokens = values.get("tokenizer.ggml.tokens")
-        return Facts(
-            config=_gguf_config(values, tensors),
-            tensors=tensors,
-            tokenizer=lambda: _gguf_tokenizer(values, tokens),
-            provenance={
-                key: value
-                for key, value in values.items()
-                if type(value) in _PLAIN and not key.startswith(("GGUF.", "tokenizer."))
-            },
-        )
 
 
 def _gguf_config(values: Mapping[str, Any], tensors: tuple[TensorInfo, ...]) -> GPTConfig | None:
