@@ -228,12 +228,13 @@ def _add_provenance(writer: Any, metadata: Mapping[str, Any], default_name: str)
     texts = {key: value for key, value in metadata.items() if isinstance(value, str) and value}
     writer.add_type("model")
     writer.add_name(texts.get("name", default_name))
-    if "license" in texts:
-        writer.add_license(texts["license"])
-    if "source" in texts:
-        writer.add_source_url(texts["source"])
-    if "chat_template" in texts:
-        writer.add_chat_template(texts["chat_template"])
+    for key, add in (
+        ("license", writer.add_license),
+        ("source", writer.add_source_url),
+        ("chat_template", writer.add_chat_template),
+    ):
+        if key in texts:
+            add(texts[key])
 
 
 def _add_ends(writer: Any, tokenizer: Tokenizer) -> None:
