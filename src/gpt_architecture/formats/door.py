@@ -277,14 +277,16 @@ class OpenedModel:
         Raises:
             ModelFileError: fichier abîmé.
         """
+        return SafetensorsFile(self.path) if self._is_safetensors() else None
+
+    def _is_safetensors(self) -> bool:
         announced = int.from_bytes(self.head[:8], "little")
-        found = self.head[8:9] == b"{" and announced <= _SAFETENSORS_HEADER
-        return SafetensorsFile(self.path) if found and not self._is_torch() else None
+        return self.head[8:9] == b"{" and announced <= _SAFETENSORS_HEADER
 
     def _is_torch(self) -> bool:
-        head = self.head
-        return head.startswith(_TORCH_MAGICS) or (
-            head[:2] == b"PK" and zipfile.is_zipfile(self.path)
+        head = self.head  # un en-tête de 640 octets s'annonce comme commence un pickle
+        return not self._is_safetensors() and (
+            head.startswith(_TORCH_MAGICS) or (head[:2] == b"PK" and zipfile.is_zipfile(self.path))
         )
 
 
