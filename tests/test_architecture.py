@@ -19,7 +19,7 @@ PACKAGE = "gpt_architecture"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 
 LAYERS = (
-    {"config", "errors", "french", "overwriting", "storage"},
+    {"config", "errors", "french", "storage"},
     {"core", "data"},
     {"formats", "decoding", "kernels"},
     {"training", "evaluation", "serving", "interop"},

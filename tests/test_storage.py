@@ -106,7 +106,7 @@ def test_json_within_bounds_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'{"a": [1]}')
     assert read_json(path, 10) == {"a": [1]}
-    with pytest.raises(ValueError, match="plus de 0 Mio"):
+    with pytest.raises(ValueError, match="plus de 9 octets"):
         read_json(path, 9)
 
 

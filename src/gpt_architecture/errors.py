@@ -210,12 +210,9 @@ def install_command(extra: str) -> str:
     if (root / "pyproject.toml").is_file():
         return f"pip install -e {shlex.quote(f'{root}[{extra}]')}"
     wanted = (each.partition(";") for each in importlib.metadata.requires("gpt-architecture") or ())
-    packages = [name.strip() for name, _, when in wanted if f"extra == '{extra}'" in _quoted(when)]
+    mark = re.compile(f"extra == ['\"]{re.escape(extra)}['\"]")
+    packages = [name.strip() for name, _, when in wanted if mark.search(when)]
     return shlex.join(["pip", "install", *packages])
-
-
-def _quoted(marker: str) -> str:
-    return marker.replace('"', "'")
 
 
 def reason(error: BaseException) -> str:

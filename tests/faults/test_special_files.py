@@ -17,7 +17,7 @@ from gpt_architecture.config import LoRAConfig
 from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.errors import GPTArchitectureError
 from gpt_architecture.formats.adapter_file import AdapterFile, read_adapter, save_adapter
-from gpt_architecture.formats.checkpoint_files import write_checkpoint
+from gpt_architecture.formats.checkpoint import write_checkpoint
 from gpt_architecture.formats.inspection import inspect_model
 from gpt_architecture.formats.model_file import save_model
 from gpt_architecture.formats.quantized_file import load_quantized, save_quantized

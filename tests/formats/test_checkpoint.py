@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from gpt_architecture.errors import CheckpointError, ConfigurationError, OutputError
-from gpt_architecture.formats import checkpoint_files
-from gpt_architecture.formats.checkpoint_files import space_needed
+from gpt_architecture.formats import checkpoint
+from gpt_architecture.formats.checkpoint import space_needed
 from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore, read_checkpoint
 
 OVERLAP = torch.arange(6)
@@ -366,7 +366,7 @@ def test_a_refused_write_says_so_and_keeps_the_previous(store, monkeypatch, func
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_files, function, full)
+    monkeypatch.setattr(checkpoint, function, full)
     with pytest.raises(OutputError, match=r"step-000020 : disque plein") as caught:
         store.save(20, groups(20), {})
     assert "\n" not in str(caught.value)
@@ -379,7 +379,7 @@ def test_an_interruption_leaves_no_leftover(store, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint_files, "save_safetensors", interrupt)
+    monkeypatch.setattr(checkpoint, "save_safetensors", interrupt)
     with pytest.raises(KeyboardInterrupt):
         store.save(20, groups(20), {})
     assert [p.name for p in store.root.iterdir() if p.is_dir()] == []
@@ -392,6 +392,16 @@ def test_space_needed_bounds_what_is_written(store):
     path = store.save(1, tensors, {"a": "b" * 1000})
     written = sum(file.stat().st_size for file in path.iterdir())
     assert written <= space_needed(tensors) <= written + (1 << 20)
+
+
+def test_space_is_checked_before_training(store, tmp_path):
+    store.check_space(1000)
+    assert list(store.root.iterdir()) == []
+    with pytest.raises(OutputError, match=r"il reste \d+ Mio .*attendu : \d+ Mio"):
+        store.check_space(1 << 60)
+    (tmp_path / "fichier").write_text("")
+    with pytest.raises(OutputError, match="fichier"):
+        CheckpointStore(tmp_path / "fichier" / CHECKPOINTS).check_space(1)
 
 
 # --- Un seul entraînement par dossier --------------------------------------------------------

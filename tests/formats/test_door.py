@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from interop_helpers import BOOK, GPT2, content, ids, logits, tokenizer, transformers_folder
+from safetensors.torch import save_file
 
 from gpt_architecture.api import load, open_model, read_any
 from gpt_architecture.config import LoRAConfig
 from gpt_architecture.errors import GPTArchitectureError, ModelFileError
 from gpt_architecture.formats import door, tensor_files
 from gpt_architecture.formats.adapter_file import AdapterFile, save_adapter, weights_sha256
-from gpt_architecture.formats.door import Facts, ModelFormat
+from gpt_architecture.formats.door import Facts, ModelFormat, Use
 from gpt_architecture.formats.inspection import inspect_model
 from gpt_architecture.formats.model_file import read_model, save_model
 from gpt_architecture.formats.quantized_file import save_quantized
@@ -128,7 +129,7 @@ class Toy(ModelFormat):
     """Un format inventé : trois octets."""
 
     kind, name = "jouet", "fichier jouet"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model):
         return model.head == b"toy"
@@ -201,6 +202,18 @@ def test_load_takes_a_transformers_folder(tmp_path, config):
     assert folder.generate("Le passeur", max_tokens=9) == ours.generate("Le passeur", max_tokens=9)
     drafted = load(tmp_path / "m.pt", device="cpu", engine="torch", draft=tmp_path / "hf")
     assert drafted.draft is not None
+
+
+@pytest.mark.parametrize("size", [640, 896, 1152])
+def test_a_safetensors_header_that_starts_like_a_pickle(tmp_path, size):
+    """Sa longueur, 0x0280 par exemple, a les deux octets par où commence un pickle."""
+    path = tmp_path / "m.safetensors"
+    bare = {"format": "autre", "note": ""}
+    save_file({"a": torch.zeros(2)}, path, metadata=bare)
+    missing = size - int.from_bytes(path.read_bytes()[:8], "little")
+    save_file({"a": torch.zeros(2)}, path, metadata={**bare, "note": "x" * missing})
+    assert path.read_bytes()[:2] == size.to_bytes(2, "little")
+    assert open_model(path).kind == "safetensors"
 
 
 def test_missing_says_how_to_get_one(tmp_path):

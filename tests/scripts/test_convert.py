@@ -96,6 +96,17 @@ def test_an_existing_destination_is_kept(cli, model, tmp_path):
     outcome.check_one_line_error(1, "est un dossier")
 
 
+@pytest.mark.parametrize("data", [b"", b"du texte", b"GGUF" + bytes(20)])
+def test_a_refused_source_is_told_what_can_be_converted(cli, tmp_path, data):
+    """Fichier vide, inconnu, ou qui ne fait que s'écrire : seuls les genres lus sont proposés."""
+    (tmp_path / "x").write_bytes(data)
+    outcome = cli("convert", tmp_path / "x", tmp_path / "sortie", "--to", "pt")
+    outcome.check_one_line_error(1, "modèle gpt-architecture", "nanoGPT", "Raschka")
+    _, _, expected = outcome.err.partition("attendu")
+    assert not any(name in expected for name in ("GGUF", "ONNX", "quantifié", "LoRA"))
+    assert "GGUF" in cli("inspect", tmp_path / "x").err or data.startswith(b"GGUF")
+
+
 def test_another_architecture(cli, tmp_path):
     transformers_folder(tmp_path / "hf")
     config = tmp_path / "hf" / "config.json"

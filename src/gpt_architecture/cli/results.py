@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import say_aside
-from gpt_architecture.overwriting import GENERATOR, Signature, exists, is_own
+from gpt_architecture.storage import GENERATOR, Signature, exists, is_own
 
 _STANDARD_OUTPUT = "-"
 _MODEL_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".gguf", ".onnx")

@@ -2,9 +2,7 @@
 
 - `adapter_file` : Le fichier d'adaptateurs `adapter.safetensors` : A et B, réglages, empreinte du
   modèle de départ.
-- `checkpoint_files` : Le contenu d'un point de reprise : un dossier de fichiers scellés par leurs
-  empreintes.
-- `checkpoint_folder` : Les points de reprise d'un dossier, relus : lesquels sont là, et le dernier
+- `checkpoint` : Les points de reprise : des dossiers scellés par leurs empreintes, et le dernier
   qui soit intact.
 - `door` : La porte : un nom entre, un modèle reconnu en sort, dont rien n'est lu deux fois.
 - `inspection` : Dire ce qu'est un modèle sans lire ses poids : en-têtes, formes, provenance,

@@ -25,7 +25,7 @@ from gpt_architecture.errors import (
     ModelFileError,
     malformed,
 )
-from gpt_architecture.formats.checkpoint_files import read_checkpoint
+from gpt_architecture.formats.checkpoint import read_checkpoint
 from gpt_architecture.formats.model_file import GENERATION_KEYS, ModelFile
 from gpt_architecture.formats.tensor_files import SafetensorsFile, save_safetensors
 from gpt_architecture.storage import parse_json, write_atomically
@@ -130,12 +130,15 @@ def save_adapter(path: Path | str, adapter: AdapterFile) -> None:
     write_atomically(Path(path), lambda temporary: save_safetensors(temporary, tensors, header))
 
 
-def read_adapter(path: Path | str, *, opened: SafetensorsFile | None = None) -> AdapterFile:
+def read_adapter(
+    path: Path | str, *, opened: SafetensorsFile | None = None, weights: bool = True
+) -> AdapterFile:
     """Lit un fichier d'adaptateurs, ou un point de reprise d'un entraînement LoRA (un dossier).
 
     Args:
         path: le fichier ou le dossier.
         opened: le fichier, s'il est déjà ouvert.
+        weights: lit les matrices d'un fichier ; sinon, seulement ce qu'il dit de lui.
 
     Raises:
         ModelFileError: absent, illisible ou d'un autre format.
@@ -144,7 +147,7 @@ def read_adapter(path: Path | str, *, opened: SafetensorsFile | None = None) -> 
     try:
         if path.is_dir():
             return _from_checkpoint(path)
-        return _from_file(opened or SafetensorsFile(path))
+        return _from_file(opened or SafetensorsFile(path), weights=weights)
     except GPTArchitectureError as error:
         found = error.found.removeprefix(f"{path} ").removeprefix(": ")
         raise _bad(path, found) from None
@@ -152,8 +155,8 @@ def read_adapter(path: Path | str, *, opened: SafetensorsFile | None = None) -> 
         raise _bad(path, f"illisible ({malformed(error)})") from None
 
 
-def _from_file(file: SafetensorsFile) -> AdapterFile:
-    header, tensors = file.metadata, file.tensors()
+def _from_file(file: SafetensorsFile, *, weights: bool) -> AdapterFile:
+    header, tensors = file.metadata, file.tensors() if weights else {}
     if header.get("format") != FORMAT:
         raise ValueError("ce ne sont pas des adaptateurs de ce projet")
     if header.get("version") != str(VERSION):

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from gpt_architecture.data.shards.layout import tokenizer_sha256
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ModelFileError, TokenizerError
 from gpt_architecture.formats.adapter_file import ADAPTER_NAME
-from gpt_architecture.formats.checkpoint_folder import CHECKPOINTS, CheckpointFolder
+from gpt_architecture.formats.checkpoint import CHECKPOINTS, CheckpointFolder
 from gpt_architecture.formats.model_file import MODEL_NAME, ModelFile, missing_model
 from gpt_architecture.formats.tensor_files import (
     SafetensorsFile,
@@ -54,20 +55,29 @@ class Facts:
     provenance: Mapping[str, Any]
 
 
+class Use(IntEnum):
+    """Ce qu'on sait faire d'un genre de modèle ; chaque degré comprend ceux d'avant."""
+
+    INSPECT = 0
+    """En dire la forme et la provenance."""
+    LOAD = 1
+    """En construire un modèle."""
+    IMPORT = 2
+    """En lire les poids, en fp32."""
+
+
 class ModelFormat(ABC):
     """Un genre de modèle : comment il se reconnaît, se décrit et se lit.
 
     Attributes:
         kind: son nom, pour un programme.
         name: son nom, pour une personne.
-        is_imported: ses poids se lisent ici, en fp32.
-        is_loaded: un modèle s'en construit, qu'ils s'importent ou non.
+        use: ce qu'on sait en faire.
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
-    is_imported: ClassVar[bool] = False
-    is_loaded: ClassVar[bool] = False
+    use: ClassVar[Use] = Use.INSPECT
 
     @abstractmethod
     def recognises(self, model: OpenedModel) -> bool:
@@ -96,7 +106,7 @@ class ModelFormat(ABC):
         """Le modèle entier ; voir `OpenedModel.read`."""
         raise ModelFileError(
             f"{model.path} : {self.name}, dont les poids ne s'importent pas",
-            expected=_names([each for each in _FORMATS.values() if each.is_imported]),
+            expected=_names(Use.IMPORT),
             remedy="donnez le modèle dont ce fichier a été tiré",
         )
 
@@ -140,6 +150,11 @@ def register(*entries: ModelFormat | RemoteSource) -> None:
 class OpenedModel:
     """Un modèle, dont le fichier n'est lu qu'au besoin, et qu'une fois ; ses poids, que par `read`.
 
+    Args:
+        path: où il est.
+        origin: ce que les métadonnées disent d'où il vient.
+        use: ce qu'on veut en faire : le refus d'un fichier inconnu ne propose rien d'autre.
+
     Attributes:
         path: où il est.
         is_directory: vrai si c'est un dossier.
@@ -149,7 +164,9 @@ class OpenedModel:
         ModelFileError: illisible, ou d'aucun genre inscrit.
     """
 
-    def __init__(self, path: Path | str, origin: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: Path | str, origin: Mapping[str, Any] | None = None, use: Use = Use.LOAD
+    ) -> None:
         self.path = Path(path)
         self.is_directory = self.path.is_dir()
         self._origin = origin or {}
@@ -157,7 +174,7 @@ class OpenedModel:
         if found is None:
             raise ModelFileError(
                 f"{self.path} n'est pas un modèle connu",
-                expected=_names(list(_FORMATS.values())),
+                expected=_names(use),
                 remedy="donnez le fichier ou le dossier d'un modèle",
             )
         self.format: ModelFormat = found
@@ -260,22 +277,25 @@ class OpenedModel:
         Raises:
             ModelFileError: fichier abîmé.
         """
+        return SafetensorsFile(self.path) if self._is_safetensors() else None
+
+    def _is_safetensors(self) -> bool:
         announced = int.from_bytes(self.head[:8], "little")
-        found = self.head[8:9] == b"{" and announced <= _SAFETENSORS_HEADER
-        return SafetensorsFile(self.path) if found and not self._is_torch() else None
+        return self.head[8:9] == b"{" and announced <= _SAFETENSORS_HEADER
 
     def _is_torch(self) -> bool:
-        head = self.head
-        return head.startswith(_TORCH_MAGICS) or (
-            head[:2] == b"PK" and zipfile.is_zipfile(self.path)
+        head = self.head  # un en-tête de 640 octets s'annonce comme commence un pickle
+        return not self._is_safetensors() and (
+            head.startswith(_TORCH_MAGICS) or (head[:2] == b"PK" and zipfile.is_zipfile(self.path))
         )
 
 
-def open_model(source: Path | str) -> OpenedModel:
+def open_model(source: Path | str, *, use: Use = Use.LOAD) -> OpenedModel:
     """Trouve un modèle et le reconnaît à son contenu.
 
     Args:
         source: voir `locate`.
+        use: voir `OpenedModel`.
 
     Raises:
         MissingDependencyError: ce qui va le chercher manque.
@@ -285,14 +305,14 @@ def open_model(source: Path | str) -> OpenedModel:
     if not path.exists():
         raise missing_model(path)
     remote, name = _remote(source)
-    return OpenedModel(path, None if remote is None else remote.origin(name))
+    return OpenedModel(path, None if remote is None else remote.origin(name), use)
 
 
 def read_any(
     source: Path | str, *, tokenizer: Tokenizer | None = None, n_heads: int | None = None
 ) -> ModelFile:
     """Trouve, reconnaît et lit un modèle ; voir `open_model` et `OpenedModel.read`."""
-    return open_model(source).read(tokenizer=tokenizer, n_heads=n_heads)
+    return open_model(source, use=Use.IMPORT).read(tokenizer=tokenizer, n_heads=n_heads)
 
 
 def locate(source: Path | str) -> Path:
@@ -331,7 +351,7 @@ def check_source(source: Path | str) -> Path:
         ModelFileError: absent, illisible, ou d'un genre qui ne se charge pas.
     """
     opened = open_model(source)
-    if not (opened.format.is_loaded or opened.holds_adapters):
+    if not (opened.format.use >= Use.LOAD or opened.holds_adapters):
         opened.read()  # dit pourquoi, ou lit des poids à côté de leur config.json
     return opened.path
 
@@ -362,6 +382,7 @@ def _is_model(path: Path) -> bool:
     return True
 
 
-def _names(formats: Sequence[ModelFormat]) -> str:
-    *others, last = (each.name for each in formats)
+def _names(use: Use) -> str:
+    """Les genres dont on sait faire cela."""
+    *others, last = (each.name for each in _FORMATS.values() if each.use >= use)
     return f"{', '.join(others)} ou {last}" if others else last

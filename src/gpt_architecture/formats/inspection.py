@@ -11,7 +11,7 @@ from typing import Any
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.errors import ModelFileError
-from gpt_architecture.formats.door import open_model
+from gpt_architecture.formats.door import Use, open_model
 from gpt_architecture.formats.tensor_files import TensorInfo
 from gpt_architecture.storage import open_regular
 
@@ -84,7 +84,7 @@ def inspect_model(
         raise ModelFileError.missing(
             path, expected="un fichier ou un dossier de modèle", remedy="corrigez son chemin"
         )
-    opened = open_model(path)
+    opened = open_model(path, use=Use.INSPECT)
     config, tensors = opened.config, opened.facts.tensors
     return Inspection(
         kind=opened.kind,

@@ -24,7 +24,7 @@ from gpt_architecture.errors import (
     malformed,
     reason,
 )
-from gpt_architecture.formats.checkpoint_files import read_checkpoint
+from gpt_architecture.formats.checkpoint import read_checkpoint
 from gpt_architecture.formats.tensor_files import (
     altered,
     damaged_records,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,18 @@ from gpt_architecture.errors import (
 )
 from gpt_architecture.formats import adapter_file, model_file, quantized_file
 from gpt_architecture.formats.adapter_file import ADAPTER_GROUP, AdapterFile, read_adapter
-from gpt_architecture.formats.checkpoint_files import MANIFEST, SUFFIX, read_checkpoint
+from gpt_architecture.formats.checkpoint import MANIFEST, SUFFIX, read_checkpoint
 from gpt_architecture.formats.door import (
     Facts,
     ModelFormat,
     OpenedModel,
+    Use,
     is_remote,
     open_model,
     register,
 )
 from gpt_architecture.formats.model_file import MODEL_NAME, ModelFile, model_from, read_model
 from gpt_architecture.formats.tensor_files import SafetensorsFile, tensor_infos
-from gpt_architecture.storage import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class ModelFileFormat(ModelFormat):
     """`gpt-model.pt`."""
 
     kind, name = "model", "modèle gpt-architecture"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un fichier de PyTorch qui annonce notre format."""
@@ -72,7 +73,7 @@ class CheckpointFormat(ModelFormat):
     """Un point de reprise : un modèle entier, ou les adaptateurs d'un affinage."""
 
     kind, name = "checkpoint", "point de reprise gpt-architecture"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un dossier qui a un manifeste."""
@@ -88,8 +89,11 @@ class CheckpointFormat(ModelFormat):
             config = GPTConfig.from_dict(state["config"]) if whole else None
             group = "model" if whole else ADAPTER_GROUP
             tensors = SafetensorsFile(path / f"{group}{SUFFIX}").infos
-            identity = state.get("identity")
-            described = {} if whole else _identity_facts(state["identity"])
+            identity = state.get("identity", {})
+            described = {}
+            if not whole:
+                lora, start = LoRAConfig.from_dict(identity["lora"]), identity["start"]
+                described = _lora_facts(lora, start["sha256"])
         except (CheckpointError, ConfigurationError, KeyError, TypeError) as error:
             found = error.found if isinstance(error, GPTArchitectureError) else malformed(error)
             raise ModelFileError(
@@ -131,7 +135,7 @@ class QuantizedFormat(ModelFormat):
     """Un modèle quantifié."""
 
     kind, name = "quantized", "modèle quantifié gpt-architecture"
-    is_loaded = True
+    use = Use.LOAD
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un fichier safetensors qui annonce, en JSON, notre format."""
@@ -139,22 +143,13 @@ class QuantizedFormat(ModelFormat):
 
     def facts(self, model: OpenedModel) -> Facts:
         """L'en-tête dit tout."""
-        file = _opened(model)
-        try:
-            values = {key: parse_json(value) for key, value in file.metadata.items()}
-            config = GPTConfig.from_dict(values["config"])
-            metadata = {**values["scheme"], **values["metadata"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelFileError(
-                f"{file.path} : en-tête de modèle quantifié illisible ({malformed(error)})",
-                expected="un fichier écrit par « gpt-architecture quantize »",
-                remedy="relancez cette commande",
-            ) from None
+        file = model.safetensors or SafetensorsFile(model.path)
+        found = quantized_file.read_header(file)
         return Facts(
-            config=config,
+            config=found.config,
             tensors=file.infos,
-            tokenizer=lambda: tokenizer_from_dict(values.get("tokenizer")),
-            provenance=metadata,
+            tokenizer=lambda: tokenizer_from_dict(found.tokenizer),
+            provenance={**asdict(found.scheme), **found.metadata},
         )
 
 
@@ -169,24 +164,12 @@ class AdapterFormat(ModelFormat):
 
     def facts(self, model: OpenedModel) -> Facts:
         """Les réglages, et l'empreinte du modèle de départ."""
-        file = _opened(model)
-        try:
-            description = parse_json(file.metadata["description"])
-            lora = LoRAConfig.from_dict(description["lora"])
-            provenance = {
-                **_lora_facts(lora, description["base_sha256"]),
-                **description["metadata"],
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelFileError(
-                f"{file.path} : en-tête d'adaptateurs illisible ({malformed(error)})",
-                expected="un fichier écrit par « gpt-architecture train --lora-rank »",
-                remedy="reprenez le fichier d'origine",
-            ) from None
+        file = model.safetensors or SafetensorsFile(model.path)
+        found = read_adapter(model.path, opened=file, weights=False)
         return Facts(
             tensors=file.infos,
             tokenizer=lambda: {"problem": "c'est celui du modèle de départ"},
-            provenance=provenance,
+            provenance={**_lora_facts(found.lora, found.base_sha256), **found.metadata},
         )
 
     def holds_adapters(self, model: OpenedModel) -> bool:
@@ -203,15 +186,6 @@ class AdapterFormat(ModelFormat):
 def _announces(model: OpenedModel, format_name: str) -> bool:
     file = model.safetensors
     return file is not None and file.metadata.get("format") == format_name
-
-
-def _opened(model: OpenedModel) -> SafetensorsFile:
-    return model.safetensors or SafetensorsFile(model.path)
-
-
-def _identity_facts(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Ce qu'un fichier d'adaptateurs dit de lui, lu d'un de leurs points de reprise."""
-    return _lora_facts(LoRAConfig.from_dict(identity["lora"]), identity["start"]["sha256"])
 
 
 def _lora_facts(lora: LoRAConfig, base_sha256: object) -> dict[str, Any]:

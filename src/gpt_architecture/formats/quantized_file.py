@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -140,23 +140,18 @@ def load_quantized(
             remedy="donnez un autre chemin",
         )
     file = opened or SafetensorsFile(path)
-    tensors = file.tensors(verify=verify)
-    config, scheme, tokenizer, metadata = _parse(file.path, file.metadata, len(tensors))
-    codes, vectors = _checked(file.path, config, scheme, tensors)
-    return QuantizedFile(
-        config=config,
-        scheme=scheme,
-        codes=codes,
-        vectors=vectors,
-        tokenizer=tokenizer,
-        metadata=metadata,
-    )
+    tensors, header = file.tensors(verify=verify), read_header(file)
+    codes, vectors = _checked(file.path, header.config, header.scheme, tensors)
+    return replace(header, codes=codes, vectors=vectors)
 
 
-def _parse(
-    path: Path, header: Mapping[str, str], count: int
-) -> tuple[GPTConfig, Scheme, dict[str, Any], dict[str, Any]]:
-    """L'en-tête, vérifié."""
+def read_header(file: SafetensorsFile) -> QuantizedFile:
+    """Ce qu'un fichier quantifié dit de lui, vérifié ; ses poids n'y sont pas.
+
+    Raises:
+        ModelFileError: en-tête abîmé, ou d'un autre format.
+    """
+    path, header, count = file.path, file.metadata, len(file.infos)
     if header.get("format") != json.dumps(FORMAT):
         _refuse(path, "n'est pas un modèle quantifié de ce projet")
     try:
@@ -177,7 +172,14 @@ def _parse(
         _refuse(path, ": le schéma est mal formé")
     if config.n_layers > count:  # ne construit pas un million de blocs
         _refuse(path, f": {config.n_layers} blocs annoncés pour {count} tenseurs")
-    return config, scheme, values["tokenizer"], values["metadata"]
+    return QuantizedFile(
+        config=config,
+        scheme=scheme,
+        codes={},
+        vectors={},
+        tokenizer=values["tokenizer"],
+        metadata=values["metadata"],
+    )
 
 
 def _checked(

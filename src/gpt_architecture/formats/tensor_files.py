@@ -40,7 +40,8 @@ _WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoi
 """Ce que torch.compile, DataParallel, FSDP et le recalcul ajoutent au nom d'un poids."""
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
-_COMPLETE = "un fichier de poids complet"
+_COMPLETE, _WHOLE = "un fichier de poids complet", "un fichier safetensors complet"
+_UNMATCHED = "son en-tête et sa longueur ne s'accordent pas"
 _CHUNK = 1 << 22
 _THREADS = 2  # le calcul d'un CRC32 rend la main à l'autre
 _SHARED = 2  # une tête liée peut être l'embedding vu autrement
@@ -64,14 +65,10 @@ class TensorInfo:
 def tensor_infos(state: Mapping[str, Tensor]) -> tuple[TensorInfo, ...]:
     """Les tenseurs d'un `state_dict`, sans leurs valeurs."""
     return tuple(
-        TensorInfo(name=name, shape=tuple(tensor.shape), dtype=_dtype_name(tensor))
+        TensorInfo(name=name, shape=tuple(tensor.shape), dtype=_DTYPES.get(kind, kind.upper()))
         for name, tensor in state.items()
+        for kind in [str(tensor.dtype).removeprefix("torch.")]
     )
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    name = str(tensor.dtype).removeprefix("torch.")
-    return _DTYPES.get(name, name.upper())
 
 
 def read_torch(path: Path | str) -> Any:
@@ -83,22 +80,40 @@ def read_torch(path: Path | str) -> Any:
         ModelFileError: fichier illisible, ou qui contient autre chose que des poids.
     """
     path = Path(path)
-    try:
+    with refusals(path, "son contenu est incomplet ou abîmé", _COMPLETE):
         check_regular(path)
-        if zipfile.is_zipfile(path):
+        is_archive = zipfile.is_zipfile(path)  # non : il date d'avant PyTorch 1.6
+        if is_archive:
             _check_archive(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        # avant PyTorch 1.6, le fichier n'était pas une archive : il se lit sans projection
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelFileError(
-            f"{path} contient autre chose que des poids (objet Python refusé)",
-            expected="un fichier de poids",
-            remedy="n'ouvrez pas ce fichier et demandez-en un sûr à sa source",
-        ) from error
-    except Exception as error:  # un fichier abîmé fait lever n'importe quoi à son lecteur
-        why = error if isinstance(error, OSError) else "son contenu est incomplet ou abîmé"
-        raise ModelFileError.unreadable(path, why, expected=_COMPLETE) from error
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        except pickle.UnpicklingError as error:
+            raise ModelFileError(
+                f"{path} contient autre chose que des poids (objet Python refusé)",
+                expected="un fichier de poids",
+                remedy="n'ouvrez pas ce fichier et demandez-en un sûr à sa source",
+            ) from error
+
+
+@contextmanager
+def refusals(path: Path | str, why: str, expected: str) -> Iterator[None]:
+    """Un fichier abîmé fait lever n'importe quoi à son lecteur : une phrase le dit.
+
+    Args:
+        path: le fichier.
+        why: ce qu'on lui reproche, si ce n'est le système qui le refuse.
+        expected: ce qu'on attendait.
+
+    Raises:
+        ModelFileError: la lecture a échoué.
+    """
+    try:
+        yield
+    except ModelFileError:
+        raise
+    except Exception as error:
+        fault = error if isinstance(error, OSError) else why
+        raise ModelFileError.unreadable(path, fault, expected=expected) from error
 
 
 def named_tensors(path: Path | str, content: object) -> dict[str, Tensor]:
@@ -149,16 +164,13 @@ def damaged_records(path: Path | str) -> list[str]:
         ModelFileError: fichier illisible.
     """
     path = Path(path)
-    try:
+    with refusals(path, "archive abîmée", _COMPLETE):
         check_regular(path)
         if not zipfile.is_zipfile(path):
             return []
         with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(_THREADS) as pool:
             names = archive.namelist()
             sound = list(pool.map(lambda name: _is_sound(archive, name), names))
-    except (OSError, zipfile.BadZipFile) as error:
-        why = error if isinstance(error, OSError) else "archive abîmée"
-        raise ModelFileError.unreadable(path, why, expected=_COMPLETE) from error
     altered_names = [name for name, kept in zip(names, sound, strict=True) if not kept]
     return [name.partition("/")[2] for name in altered_names] if any(sound) else []
 
@@ -177,7 +189,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        with _safetensors_refusals(self.path):
+        with refusals(self.path, _UNMATCHED, _WHOLE):
             check_regular(self.path)
             content: Any = safe_open(self.path, framework="pt")
             self._content = content
@@ -212,7 +224,7 @@ class SafetensorsFile:
         return self._check_seal(self._values())
 
     def _values(self) -> dict[str, Tensor]:
-        with _safetensors_refusals(self.path):
+        with refusals(self.path, _UNMATCHED, _WHOLE):
             return {info.name: self._content.get_tensor(info.name) for info in self.infos}
 
     def _check_seal(self, tensors: Mapping[str, Tensor]) -> bool:
@@ -308,22 +320,9 @@ def _checksum(tensor: Tensor) -> int:
     return zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0
 
 
-@contextmanager
-def _safetensors_refusals(path: Path) -> Iterator[None]:
-    """Ce que safetensors refuse, dit en français."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        expected = "un fichier safetensors complet"
-        raise ModelFileError.unreadable(
-            path, safetensors_fault(error), expected=expected
-        ) from error
-
-
 def safetensors_fault(error: Exception) -> str:
     """Ce que safetensors ou le système reproche à un fichier."""
-    is_header = isinstance(error, SafetensorError)
-    return "son en-tête et sa longueur ne s'accordent pas" if is_header else reason(error)
+    return _UNMATCHED if isinstance(error, SafetensorError) else reason(error)
 
 
 def _check_archive(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel, Use
 from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.formats.tensor_files import bare_name, named_tensors, tensor_infos
-from gpt_architecture.interop.state_map import OUR_EMBEDDING, OUR_HEAD, own_weights
+from gpt_architecture.interop.state_map import OUR_EMBEDDING, OUR_HEAD, from_hf, own_weights
 from gpt_architecture.interop.vocabulary import assumed_tokenizer, check_given
 
 HEAD_DIM = 64
@@ -37,7 +38,7 @@ class BookFormat(ModelFormat):
     """Un fichier du livre."""
 
     kind, name = "book", "poids du livre de Raschka"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un `state_dict` qui a les noms du livre."""
@@ -207,39 +208,19 @@ def load_weights_into_gpt(gpt: GPTModel, params: Mapping[str, Any]) -> None:
     Raises:
         ModelFileError: nombre de blocs ou formes d'un autre modèle, ou modèle sans ces biais.
     """
-    blocks = params["blocks"]
-    if len(blocks) != len(gpt.trf_blocks) or not gpt.cfg.qkv_bias:
+    if not gpt.cfg.qkv_bias:
         raise ModelFileError(
-            f"{len(blocks)} blocs de GPT-2 pour un modèle de {len(gpt.trf_blocks)} blocs, "
-            f"qkv_bias={gpt.cfg.qkv_bias}",
-            expected="autant de blocs, et qkv_bias=True",
+            "les poids de GPT-2 pour un modèle où qkv_bias=False",
+            expected="qkv_bias=True",
             remedy="construisez le modèle avec la configuration de ce GPT-2",
         )
-    _set(gpt.pos_emb, weight=params["wpe"])
-    _set(gpt.tok_emb, weight=params["wte"])
-    trunk: Any = gpt.trf_blocks
-    for block, given in zip(trunk, blocks, strict=True):
-        attention, perceptron = given["attn"], given["mlp"]
-        thirds = [
-            torch.as_tensor(attention["c_attn"][name]).chunk(3, dim=-1) for name in ("w", "b")
-        ]
-        projections = (block.att.W_query, block.att.W_key, block.att.W_value)
-        for linear, weight, bias in zip(projections, *thirds, strict=True):
-            _set(linear, weight=weight.T, bias=bias)
-        for linear, source in (
-            (block.att.out_proj, attention["c_proj"]),
-            (block.ff.layers[0], perceptron["c_fc"]),
-            (block.ff.layers[2], perceptron["c_proj"]),
-        ):
-            _set(linear, weight=torch.as_tensor(source["w"]).T, bias=source["b"])
-        for norm, source in ((block.norm1, given["ln_1"]), (block.norm2, given["ln_2"])):
-            _set(norm, scale=source["g"], shift=source["b"])
-    _set(gpt.final_norm, scale=params["g"], shift=params["b"])
-    _set(gpt.out_head, weight=params["wte"])
-    if gpt.cfg.tie_weights:
-        gpt.tie_weights_()
-
-
-def _set(module: nn.Module, **values: Any) -> None:
-    for name, value in values.items():
-        setattr(module, name, assign(getattr(module, name), value))
+    found = {"wte.weight": params["wte"], "wpe.weight": params["wpe"]}
+    modules = [("ln_f", params)]
+    for n, block in enumerate(params["blocks"]):
+        modules += [(f"h.{n}.{norm}", block[norm]) for norm in ("ln_1", "ln_2")]
+        for part in ("attn", "mlp"):
+            modules += [(f"h.{n}.{part}.{name}", each) for name, each in block[part].items()]
+    for name, each in modules:
+        found |= {f"{name}.weight": each["w" if "w" in each else "g"], f"{name}.bias": each["b"]}
+    tensors = {name: torch.as_tensor(value) for name, value in found.items()}
+    gpt.load_state_dict(from_hf(tensors, replace(gpt.cfg, tie_weights=True)))

@@ -1,4 +1,4 @@
-"""Écrit un modèle en GGUF, le format de llama.cpp, donc d'Ollama et de LM Studio.
+"""GGUF, le format de llama.cpp, donc d'Ollama et de LM Studio : l'écrire, et dire ce qu'il tient.
 
 Le fichier se suffit : poids, vocabulaire, longueur de contexte, gabarit de conversation, licence.
 Il n'a que ce que notre génération emploie : les positions que l'entraînement a parcourues, et les
@@ -12,8 +12,8 @@ Formes : N lignes, D largeur.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import (
     GPT2Tokenizer,
@@ -38,9 +39,11 @@ from gpt_architecture.errors import (
     ModelFileError,
     TokenizerError,
 )
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
 from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
+from gpt_architecture.formats.tensor_files import TensorInfo, refusals
 from gpt_architecture.interop.hf_export import learned_window
-from gpt_architecture.storage import write_atomically
+from gpt_architecture.storage import open_regular, write_atomically
 
 GGUFType = Literal["f32", "f16", "q8_0"]
 """Type des matrices ; positions, normes et biais restent en fp32, comme chez llama.cpp."""
@@ -50,6 +53,16 @@ Quantizer: TypeAlias = Callable[[Any, Any], Any]
 
 _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0"}
 _LARGEST_HALF = torch.finfo(torch.float16).max
+_MAX_READS = 2_000_000  # valeurs d'un en-tête : huit fois celles du vocabulaire de GPT-2
+_PLAIN = (str, int, float, bool)
+_SIZES = {
+    "context_length": "gpt2.context_length",
+    "emb_dim": "gpt2.embedding_length",
+    "n_heads": "gpt2.attention.head_count",
+    "n_layers": "gpt2.block_count",
+    "inner_dim": "gpt2.feed_forward_length",
+}
+_EPSILON = "gpt2.attention.layer_norm_epsilon"
 
 PRE_TOKENIZERS: dict[PatternName, str] = {"gpt2": "gpt-2", "moderne": "dbrx"}
 """Motif de découpage → nom que llama.cpp lui donne.
@@ -71,27 +84,6 @@ _BLOCK_NAMES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class GGUFVocabulary:
-    """Ce que les clés `tokenizer.ggml.*` d'un fichier disent du vocabulaire.
-
-    Attributes:
-        tokens: texte de chaque identifiant, octets écrits comme GPT-2 les écrit.
-        special: identifiants des tokens spéciaux.
-        merges: fusions « gauche droite », dans l'ordre appris.
-        pre: nom du découpage chez llama.cpp.
-        start: identifiant de début de texte ; None : il n'y en a pas.
-        end: identifiant de fin de texte ; None : il n'y en a pas.
-    """
-
-    tokens: list[str]
-    special: frozenset[int]
-    merges: list[str]
-    pre: str
-    start: int | None
-    end: int | None
-
-
 def export_gguf(content: ModelFile, dest: Path | str, *, dtype: GGUFType = "f32") -> None:
     """Écrit `dest`, entier ou pas du tout.
 
@@ -109,11 +101,8 @@ def export_gguf(content: ModelFile, dest: Path | str, *, dtype: GGUFType = "f32"
         OutputError: le disque refuse l'écriture ; l'ancien fichier est intact.
     """
     if dtype not in get_args(GGUFType):
-        raise ConfigurationError(
-            f"type GGUF {dtype!r}",
-            expected=", ".join(get_args(GGUFType)),
-            remedy="changez `dtype`",
-        )
+        choices = ", ".join(get_args(GGUFType))
+        raise ConfigurationError(f"type GGUF {dtype!r}", expected=choices, remedy="changez `dtype`")
     write_gguf(content, dest, body=dtype.upper(), head=dtype.upper())
 
 
@@ -127,26 +116,59 @@ def write_gguf(
         head: type de la tête ; c'est aussi celui de l'embedding des tokens quand il en sert.
         quantize: par défaut, celui du paquet gguf.
     """
-    library, dest = _library(), Path(dest)
-    if content.config.activation != "gelu_tanh":
+    library, dest = _library("écrire"), Path(dest)
+    config = content.config
+    if config.activation != "gelu_tanh":
         raise ModelFileError(
-            f"l'activation {content.config.activation} n'a pas d'équivalent en GGUF",
+            f"l'activation {config.activation} n'a pas d'équivalent en GGUF",
             expected="gelu_tanh, la seule que llama.cpp calcule pour un GPT-2",
             remedy="exportez en ONNX ou pour Transformers",
         )
-    check_vocabulary(content.config, content.tokenizer)
-    model, vocabulary = content.build(), gguf_vocabulary(tokenizer_from_dict(content.tokenizer))
+    check_vocabulary(config, content.tokenizer)
+    model, tokenizer = content.build(), tokenizer_from_dict(content.tokenizer)
+    pre, document = _pre_tokenizer(tokenizer), tokenizer_json(tokenizer)
+    special = {each["id"]: each["content"] for each in document["added_tokens"]}
+    tokens = {index: token for token, index in document["model"]["vocab"].items()} | special
     window = learned_window(content)  # llama.cpp se servirait des positions suivantes
-    tensors = _Tensors(model, tokens=len(vocabulary.tokens), positions=window, body=body, head=head)
-    for name, tensor in tensors:
-        _check(tensor, tensors.kind(name))
+    rows = {
+        "token_embd.weight": len(tokens),
+        "output.weight": len(tokens),
+        "position_embd.weight": window,
+    }
+    kinds = library.GGMLQuantizationType
+    head_name = "token_embd.weight" if config.tie_weights else "output.weight"
+
+    def tensors() -> Iterator[tuple[str, Tensor, Any]]:
+        """Nom, valeurs, type ; refaits à chaque parcours : un seul occupe la mémoire à la fois."""
+        for name, tensor in gguf_tensors(model):
+            kind = kinds[head if name == head_name else body]
+            if name == "position_embd.weight" or "norm" in name or name.endswith(".bias"):
+                kind = kinds.F32
+            yield name, tensor[: rows.get(name)], kind
+
+    for _, tensor, kind in tensors():
+        _check(tensor, kind)
 
     def write(path: Path) -> None:
         writer = library.GGUFWriter(path, "gpt2")
         try:
             _add_provenance(writer, content.metadata, dest.stem)
-            _add_shape(writer, model, window)
-            _add_vocabulary(writer, vocabulary)
+            writer.add_context_length(window)
+            writer.add_embedding_length(config.emb_dim)
+            writer.add_feed_forward_length(config.inner_width)
+            writer.add_block_count(config.n_layers)
+            writer.add_head_count(config.n_heads)
+            writer.add_layer_norm_eps(model.final_norm.eps)
+            writer.add_vocab_size(len(tokens))
+            writer.add_tokenizer_model("gpt2")
+            writer.add_tokenizer_pre(pre)
+            writer.add_token_list([tokens[index] for index in range(len(tokens))])
+            control, normal = library.TokenType.CONTROL, library.TokenType.NORMAL
+            writer.add_token_types(
+                [control if i in special else normal for i in range(len(tokens))]
+            )
+            writer.add_token_merges(list(document["model"]["merges"]))
+            _add_ends(writer, tokenizer)
             if body in _FILE_TYPES:
                 writer.add_file_type(library.LlamaFileType[_FILE_TYPES[body]])
             writer.add_quantization_version(library.GGML_QUANT_VERSION)
@@ -184,46 +206,20 @@ def _block_tensors(block: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield theirs, state[ours]
 
 
-class _Tensors:
-    """Les tenseurs à écrire, refaits à chaque parcours : un seul occupe la mémoire à la fois."""
-
-    def __init__(
-        self, model: GPTModel, *, tokens: int, positions: int, body: str, head: str
-    ) -> None:
-        self._model = model
-        self._rows = {
-            "token_embd.weight": tokens,
-            "output.weight": tokens,
-            "position_embd.weight": positions,
-        }
-        self._body, self._head = body, head
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in gguf_tensors(self._model):
-            yield name, tensor[: self._rows.get(name)]
-
-    def kind(self, name: str) -> Any:
-        """Le `GGMLQuantizationType` d'un tenseur."""
-        kinds = _library().GGMLQuantizationType
-        if name == "position_embd.weight" or "norm" in name or name.endswith(".bias"):
-            return kinds.F32
-        tied = self._model.cfg.tie_weights
-        head = "token_embd.weight" if tied else "output.weight"
-        return kinds[self._head if name == head else self._body]
-
-
-def _write_tensors(writer: Any, tensors: _Tensors, quantize: Quantizer) -> None:
+def _write_tensors(
+    writer: Any, tensors: Callable[[], Iterator[tuple[str, Tensor, Any]]], quantize: Quantizer
+) -> None:
     """Annonce tous les tenseurs, puis les écrit."""
-    byte_shape = _library().quants.quant_shape_to_byte_shape
-    for name, tensor in tensors:
-        shape, kind = tuple(tensor.shape), tensors.kind(name)
+    byte_shape = _library("écrire").quants.quant_shape_to_byte_shape
+    for name, tensor, kind in tensors():
+        shape = tuple(tensor.shape)
         size = prod(byte_shape(shape, kind))
         writer.add_tensor_info(name, shape, np.dtype("f4"), size, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, tensor in tensors:
-        array, kind = tensor.to("cpu", torch.float32).contiguous().numpy(), tensors.kind(name)
+    for _, tensor, kind in tensors():
+        array = tensor.to("cpu", torch.float32).contiguous().numpy()
         writer.write_tensor_data(array if kind.name == "F32" else quantize(array, kind))
 
 
@@ -232,46 +228,30 @@ def _add_provenance(writer: Any, metadata: Mapping[str, Any], default_name: str)
     texts = {key: value for key, value in metadata.items() if isinstance(value, str) and value}
     writer.add_type("model")
     writer.add_name(texts.get("name", default_name))
-    if "license" in texts:
-        writer.add_license(texts["license"])
-    if "source" in texts:
-        writer.add_source_url(texts["source"])
-    if "chat_template" in texts:
-        writer.add_chat_template(texts["chat_template"])
+    for key, add in (
+        ("license", writer.add_license),
+        ("source", writer.add_source_url),
+        ("chat_template", writer.add_chat_template),
+    ):
+        if key in texts:
+            add(texts[key])
 
 
-def _add_shape(writer: Any, model: GPTModel, window: int) -> None:
-    cfg = model.cfg
-    writer.add_context_length(window)
-    writer.add_embedding_length(cfg.emb_dim)
-    writer.add_feed_forward_length(cfg.inner_width)
-    writer.add_block_count(cfg.n_layers)
-    writer.add_head_count(cfg.n_heads)
-    writer.add_layer_norm_eps(model.final_norm.eps)
-
-
-def _add_vocabulary(writer: Any, vocabulary: GGUFVocabulary) -> None:
-    kinds, count = _library().TokenType, len(vocabulary.tokens)
-    writer.add_vocab_size(count)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(vocabulary.pre)
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(
-        [kinds.CONTROL if each in vocabulary.special else kinds.NORMAL for each in range(count)]
-    )
-    writer.add_token_merges(vocabulary.merges)
-    if vocabulary.start is not None:
-        writer.add_bos_token_id(vocabulary.start)
-    if vocabulary.end is not None:
-        writer.add_eos_token_id(vocabulary.end)
-    writer.add_add_bos_token(False)  # notre génération n'ajoute rien à l'invite
+def _add_ends(writer: Any, tokenizer: Tokenizer) -> None:
+    """Les tokens de début et de fin ; notre génération n'ajoute rien à l'invite."""
+    start = role_ids(tokenizer).get("bos_token")
+    if start is not None:
+        writer.add_bos_token_id(start)
+    if tokenizer.eos_id is not None:
+        writer.add_eos_token_id(tokenizer.eos_id)
+    writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
 
 
 def _check(tensor: Tensor, kind: Any) -> None:
     """Refuse ce qui ne se groupe pas, ou que 16 bits ne savent pas écrire."""
-    group, _ = _library().GGML_QUANT_SIZES[kind]
+    group, _ = _library("écrire").GGML_QUANT_SIZES[kind]
     if tensor.shape[-1] % group:
         raise ConfigurationError(
             f"{kind.name.lower()} sur des lignes de {tensor.shape[-1]} poids",
@@ -286,20 +266,11 @@ def _check(tensor: Tensor, kind: Any) -> None:
         )
 
 
-def _library() -> Any:
-    try:
-        import gguf  # noqa: PLC0415 — facultatif
-    except ImportError:
-        raise MissingDependencyError("gguf", purpose="écrire un fichier de llama.cpp") from None
-    return gguf
-
-
-def gguf_vocabulary(tokenizer: Tokenizer) -> GGUFVocabulary:
-    """Le vocabulaire d'un tokenizer.
+def _pre_tokenizer(tokenizer: Tokenizer) -> str:
+    """Le nom que llama.cpp donne au découpage de ce tokenizer.
 
     Raises:
-        TokenizerError: ce tokenizer n'est pas un BPE par octets, ou llama.cpp n'a pas son motif
-            de découpage.
+        TokenizerError: ce n'est pas un BPE par octets, ou llama.cpp n'a pas son motif.
     """
     if not isinstance(tokenizer, (GPT2Tokenizer, BPETokenizer)):
         raise TokenizerError(
@@ -308,21 +279,6 @@ def gguf_vocabulary(tokenizer: Tokenizer) -> GGUFVocabulary:
             remedy="exportez en ONNX, ou entraînez un autre modèle avec le tokenizer gpt2 ou "
             "bpe-4096",
         )
-    document = tokenizer_json(tokenizer)
-    special = {each["id"]: each["content"] for each in document["added_tokens"]}
-    tokens = {index: token for token, index in document["model"]["vocab"].items()} | special
-    return GGUFVocabulary(
-        tokens=[tokens[index] for index in range(len(tokens))],
-        special=frozenset(special),
-        merges=list(document["model"]["merges"]),
-        pre=_pre_tokenizer(tokenizer),
-        start=role_ids(tokenizer).get("bos_token"),
-        end=tokenizer.eos_id,
-    )
-
-
-def _pre_tokenizer(tokenizer: GPT2Tokenizer | BPETokenizer) -> str:
-    """Le nom que llama.cpp donne au découpage de ce tokenizer."""
     pattern: PatternName = "gpt2" if isinstance(tokenizer, GPT2Tokenizer) else tokenizer.pattern
     name = PRE_TOKENIZERS.get(pattern)
     if name is None:
@@ -332,3 +288,92 @@ def _pre_tokenizer(tokenizer: GPT2Tokenizer | BPETokenizer) -> str:
             remedy="refaites le vocabulaire avec l'un d'eux, ou exportez en ONNX",
         )
     return name
+
+
+def _library(purpose: Literal["lire", "écrire"]) -> Any:
+    try:
+        import gguf  # noqa: PLC0415 — facultatif
+    except ImportError:
+        raise MissingDependencyError("gguf", purpose=f"{purpose} un fichier de llama.cpp") from None
+    return gguf
+
+
+class GGUFFormat(ModelFormat):
+    """Un fichier de llama.cpp."""
+
+    kind, name = "gguf", "fichier GGUF (llama.cpp)"
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Ses premiers octets le nomment."""
+        return model.head.startswith(b"GGUF")
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """L'en-tête, s'il est dans des bornes."""
+        gguf = _library("lire")
+
+        class Reader(gguf.GGUFReader):  # type: ignore[misc, name-defined]
+            """Celui de gguf, dont le nombre de lectures est borné."""
+
+            reads = 0
+
+            def _get(self, *arguments: Any, **named: Any) -> Any:
+                self.reads += 1
+                if self.reads > _MAX_READS:
+                    raise ValueError("trop de valeurs")
+                return super()._get(*arguments, **named)
+
+        with (
+            open_regular(model.path),
+            refusals(model.path, "en-tête abîmé ou démesuré", "un fichier GGUF complet"),
+        ):
+            reader = Reader(model.path)
+            values = {name: field.contents() for name, field in reader.fields.items()}
+            tensors = tuple(
+                TensorInfo(
+                    name=str(each.name),
+                    shape=tuple(int(size) for size in reversed(each.shape)),
+                    dtype=each.tensor_type.name,
+                )
+                for each in reader.tensors
+            )
+            tokens = values.get("tokenizer.ggml.tokens")
+            return Facts(
+                config=_gguf_config(values, tensors),
+                tensors=tensors,
+                tokenizer=lambda: _gguf_tokenizer(values, tokens),
+                provenance={
+                    key: value
+                    for key, value in values.items()
+                    if type(value) in _PLAIN and not key.startswith(("GGUF.", "tokenizer."))
+                },
+            )
+
+    def is_intact(self, model: OpenedModel) -> bool | None:
+        """Il n'a pas de sommes de contrôle."""
+        return None
+
+
+def _gguf_config(values: Mapping[str, Any], tensors: tuple[TensorInfo, ...]) -> GPTConfig | None:
+    if values.get("general.architecture") != "gpt2":
+        return None
+    try:
+        return GPTConfig(
+            **{ours: values[theirs] for ours, theirs in _SIZES.items()},
+            norm_eps=float(f"{values[_EPSILON]:.6g}"),  # écrit en fp32
+            vocab_size=len(values["tokenizer.ggml.tokens"]),
+            qkv_bias=True,
+            tie_weights=all(each.name != "output.weight" for each in tensors),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _gguf_tokenizer(values: Mapping[str, Any], tokens: Any) -> dict[str, Any]:
+    if not isinstance(tokens, list):
+        return {"problem": "le fichier n'en dit rien"}
+    names = [values.get(f"tokenizer.ggml.{key}") for key in ("model", "pre")]
+    return {
+        "name": "/".join(str(name)[:40] for name in names if name),
+        "vocab_size": len(tokens),
+        "sha256": hashlib.sha256("\n".join(map(str, tokens)).encode()).hexdigest(),
+    }

@@ -1,8 +1,9 @@
 """Lire un GPT-2 de Transformers : un dossier, ses poids, sa configuration, son vocabulaire.
 
 Sont acceptés safetensors et `pytorch_model.bin` (poids seuls, aucun pickle exécuté), en un ou
-plusieurs fichiers. Une autre architecture, ou un GPT-2 dont le calcul n'est pas exprimable ici, est
-refusé d'après `config.json`, avant d'ouvrir les poids ; le champ en cause est nommé.
+plusieurs fichiers, et un dépôt du Hub, téléchargé seulement quand on le demande. Une autre
+architecture, ou un GPT-2 dont le calcul n'est pas exprimable ici, est refusé d'après `config.json`,
+avant d'ouvrir les poids ; le champ en cause est nommé.
 """
 
 from __future__ import annotations
@@ -19,8 +20,14 @@ from torch import Tensor
 from gpt_architecture.config import Activation, GPTConfig
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.errors import ConfigurationError, ModelFileError, shown
-from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
+from gpt_architecture.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    ModelFileError,
+    reason,
+    shown,
+)
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel, RemoteSource, Use
 from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.formats.tensor_files import (
     SafetensorsFile,
@@ -47,6 +54,19 @@ PROVENANCE = "gpt_architecture.json"
 PROVENANCE_FORMAT = "gpt-architecture/provenance"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Fichiers de poids, du préféré au moins bon ; le même nom suivi de `.index.json` les répartit."""
+
+SCHEME = "hub:"
+"""Ce qui distingue un nom du Hub d'un chemin : `hub:gpt2`."""
+
+TIMEOUT_S = 10
+"""Secondes sans réponse du Hub avant d'abandonner."""
+
+_TEXTS = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja"),
+    "additional_chat_templates/*.jinja",
+)
+"""Tout ce que lit l'import d'un dossier, en plus des poids."""
 
 _MAX_SHARDS = 1000
 _ACTIVATIONS: dict[str, Activation] = {
@@ -82,11 +102,11 @@ class TransformersFormat(ModelFormat):
     """Un dossier de Transformers."""
 
     kind, name = "hf", "dossier de Transformers (GPT-2)"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un dossier qui a un `config.json`."""
-        return model.is_directory and (model.path / CONFIG).exists()
+        return model.is_directory and _has_config(model.path)
 
     def facts(self, model: OpenedModel) -> Facts:
         """Ce que disent `config.json`, notre provenance et l'en-tête des poids."""
@@ -114,27 +134,27 @@ class SafetensorsFormat(ModelFormat):
 
     def facts(self, model: OpenedModel) -> Facts:
         """Ce que dit le dossier, à défaut l'en-tête."""
-        file = model.safetensors
-        if file is None or self._has_config(model):
-            return _folder_facts(model.path.parent)
+        file, folder = model.safetensors, model.path.parent
+        if file is None or _has_config(folder):
+            return _folder_facts(folder)
         return Facts(tensors=file.infos, provenance=file.metadata)
 
     def read(
         self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
     ) -> ModelFile:
         """Voir `read_hf`."""
-        if self._has_config(model):
+        if _has_config(model.path.parent):
             return read_hf(model.path.parent, tokenizer=tokenizer)
         return super().read(model, tokenizer=tokenizer, n_heads=n_heads)
 
     def is_intact(self, model: OpenedModel) -> bool | None:
         """De même."""
-        if self._has_config(model):
-            return _are_intact(model.path.parent)
-        return super().is_intact(model)
+        folder = model.path.parent
+        return _are_intact(folder) if _has_config(folder) else super().is_intact(model)
 
-    def _has_config(self, model: OpenedModel) -> bool:
-        return (model.path.parent / CONFIG).exists()
+
+def _has_config(folder: Path) -> bool:
+    return (folder / CONFIG).exists()
 
 
 def read_hf(folder: Path | str, *, tokenizer: Tokenizer | None = None) -> ModelFile:
@@ -149,9 +169,7 @@ def read_hf(folder: Path | str, *, tokenizer: Tokenizer | None = None) -> ModelF
         TokenizerError: vocabulaire absent ou d'un genre inconnu.
     """
     folder = Path(folder)
-    document = read_json(folder / CONFIG)
-    provenance = read_provenance(folder)
-    config = config_from_hf(document, folder / CONFIG, qkv_bias=provenance.get("qkv_bias", True))
+    document, provenance, config = _described(folder)
     weights = from_hf(_weights(folder), config)
     _fold_attention_scale_(weights, config, document)
     size = config.vocab_size
@@ -165,15 +183,19 @@ def read_hf(folder: Path | str, *, tokenizer: Tokenizer | None = None) -> ModelF
     )
 
 
-def config_from_hf(
-    document: Mapping[str, Any], path: Path | str, *, qkv_bias: bool = True
-) -> GPTConfig:
+def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any], GPTConfig]:
+    """Le `config.json` d'un dossier, notre provenance, et la forme qu'ils disent."""
+    document, provenance = read_json(folder / CONFIG), read_provenance(folder)
+    with_bias = provenance.get("qkv_bias", True)
+    return document, provenance, config_from_hf(document, folder / CONFIG, qkv_bias=with_bias)
+
+
+def config_from_hf(document: Mapping[str, Any], path: Path, *, qkv_bias: bool = True) -> GPTConfig:
     """La forme qu'annonce un `config.json`, si son calcul s'exprime ici.
 
     Raises:
         ModelFileError: autre architecture, variante de GPT-2 au calcul différent, forme absurde.
     """
-    path = Path(path)
     if document.get("model_type") != "gpt2":
         _refuse(path, f"annonce l'architecture {shown(document.get('model_type'))}", "gpt2")
     for key, default, accepted in _EXPECTED:
@@ -213,8 +235,7 @@ def read_provenance(folder: Path | str) -> dict[str, Any]:
     Raises:
         ModelFileError: le fichier est là, mais n'est pas celui qu'on écrit.
     """
-    folder = Path(folder)
-    path = folder / PROVENANCE
+    path = Path(folder) / PROVENANCE
     if not path.exists():
         return {}
     content = read_json(path)
@@ -264,8 +285,8 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     """Tous les poids d'un dossier ; un nom répété dans deux fichiers est refusé."""
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        safe = path.suffix == ".safetensors"
-        part = SafetensorsFile(path).tensors() if safe else named_tensors(path, read_torch(path))
+        is_safe = path.suffix == ".safetensors"
+        part = SafetensorsFile(path).tensors() if is_safe else named_tensors(path, read_torch(path))
         twice = sorted(set(part) & set(weights))
         if twice:
             _refuse(path, f"répète le poids {twice[0][:80]}", "chaque poids une seule fois")
@@ -274,10 +295,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _folder_facts(folder: Path) -> Facts:
-    provenance = read_provenance(folder)
-    config = config_from_hf(
-        read_json(folder / CONFIG), folder / CONFIG, qkv_bias=provenance.get("qkv_bias", True)
-    )
+    _, provenance, config = _described(folder)
     tensors: list[TensorInfo] = []
     for file in weight_files(folder):
         if file.suffix == ".safetensors":
@@ -313,6 +331,67 @@ def _fold_attention_scale_(
             name = f"trf_blocks.{layer}.att.W_query.{part}"
             if factor != 1.0 and name in weights:
                 weights[name] = weights[name] * factor
+
+
+def download(name: str) -> Path:
+    """Télécharge un dépôt dans le cache de Hugging Face et rend son dossier.
+
+    Les poids safetensors sont préférés ; `pytorch_model.bin` ne vient qu'à défaut.
+
+    Args:
+        name: « gpt2 », « distilgpt2 », « auteur/modèle ».
+
+    Raises:
+        MissingDependencyError: huggingface_hub manque.
+        ModelFileError: dépôt inconnu, ou réseau absent.
+    """
+    try:
+        import huggingface_hub  # noqa: PLC0415 — facultatif
+        from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+    except ImportError:
+        raise MissingDependencyError(
+            "huggingface_hub", purpose="télécharger un modèle du Hub"
+        ) from None
+    try:
+        for weights in WEIGHTS:
+            stem, suffix = Path(weights).stem, Path(weights).suffix
+            wanted = [*_TEXTS, weights, f"{stem}-*{suffix}", f"{weights}.index.json"]
+            found = huggingface_hub.snapshot_download(
+                name, allow_patterns=wanted, etag_timeout=TIMEOUT_S
+            )
+            if any(Path(found).glob(f"{stem}*{suffix}")):
+                return Path(found)
+    except HFValidationError:
+        raise ModelFileError(
+            f"{name[:200]!r} n'est pas un nom de dépôt du Hub",
+            expected=f"par exemple {SCHEME}gpt2 ou {SCHEME}auteur/modèle",
+            remedy="corrigez ce nom",
+        ) from None
+    except Exception as error:  # réseau, dépôt inconnu, disque plein : plusieurs bibliothèques
+        raise ModelFileError(
+            f"le Hub n'a pas donné {name[:200]} ({reason(error)})",
+            expected="un dépôt public, et le réseau ou un cache déjà rempli",
+            remedy="vérifiez le nom et la connexion, ou donnez un dossier local",
+        ) from None
+    raise ModelFileError(
+        f"le dépôt {name[:200]} n'a pas de poids PyTorch",
+        expected=" ou ".join(WEIGHTS),
+        remedy="choisissez un autre dépôt",
+    )
+
+
+def fetch(name: str) -> Path:
+    """Le dossier d'un dépôt, dont on annonce le téléchargement ; voir `download`."""
+    logger.info("Téléchargement de %s depuis le Hub de Hugging Face…", name)
+    return download(name)
+
+
+HUB = RemoteSource(
+    prefix=SCHEME,
+    fetch=fetch,
+    origin=lambda name: {"source": f"https://huggingface.co/{name}", "name": name},
+)
+"""L'adresse, telle que la porte la connaît."""
 
 
 def _refuse(

@@ -204,80 +204,66 @@ def model_card(content: ModelFile, *, name: str) -> str:
     """
     config, metadata = content.config, content.metadata
     license_id = str(metadata.get("license", "unknown"))
-    losses = {key: _last(metadata.get(key)) for key in ("train_losses", "val_losses")}
-    final = measured_at_the_end(metadata)
-    label_fr = "Perte finale" if final else "Dernière perte mesurée"
-    label_en = "Final loss" if final else "Last measured loss"
-    window = metadata.get("window")
-    head = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        f"license: {_yaml(license_id)}",
-        "tags:",
-        "- gpt2",
-        "- gpt-architecture",
-        "---",
-        "",
-        f"# {_line(name)}",
-        "",
-    ]
-    shape_fr = (
-        f"{thousands(config.num_parameters(), ' ')} paramètres, {config.n_layers} blocs, "
-        f"{config.n_heads} têtes, largeur {config.emb_dim}, vocabulaire de {config.vocab_size} "
-        f"tokens, {config.context_length} positions"
-    )
-    shape_en = (
-        f"{thousands(config.num_parameters(), ',')} parameters, {config.n_layers} layers, "
-        f"{config.n_heads} heads, width {config.emb_dim}, vocabulary of {config.vocab_size} "
-        f"tokens, {config.context_length} positions"
-    )
-    french = [
-        "## Fiche",
-        "",
-        "GPT-2 entraîné ou converti avec gpt-architecture.",
-        "",
-        f"- **Forme** : {shape_fr}.",
-        f"- **Tête** : {'liée à' if config.tie_weights else 'indépendante de'} l'embedding.",
-        f"- **Fenêtre apprise** : {_known(window, 'inconnue')} tokens ; au-delà, les positions "
-        "n'ont rien appris.",
-        f"- **Données** : {_data(metadata, 'inconnues')}.",
-        f"- **Tokens vus** : {_count(metadata.get('tokens_seen'), ' ', 'inconnu')}.",
-        f"- **{label_fr}** : entraînement {_decimal(losses['train_losses'], ',', 'inconnue')}, "
-        f"validation {_decimal(losses['val_losses'], ',', 'inconnue')}.",
-        f"- **Licence** : {_license(license_id, 'non précisée')}.",
-        "- **Limites** : un modèle de cette taille invente, répète et peut réciter son texte "
-        "d'entraînement ; ne l'employez pas pour établir un fait.",
-        "",
-    ]
-    english = [
-        "## Model card",
-        "",
-        "A GPT-2 trained or converted with gpt-architecture.",
-        "",
-        f"- **Shape**: {shape_en}.",
-        f"- **Head**: {'tied to' if config.tie_weights else 'independent of'} the embedding.",
-        f"- **Learned window**: {_known(window, 'unknown')} tokens; positions beyond it "
-        "learned nothing.",
-        f"- **Data**: {_data(metadata, 'unknown')}.",
-        f"- **Tokens seen**: {_count(metadata.get('tokens_seen'), ',', 'unknown')}.",
-        f"- **{label_en}**: training {_decimal(losses['train_losses'], '.', 'unknown')}, "
-        f"validation {_decimal(losses['val_losses'], '.', 'unknown')}.",
-        f"- **License**: {_license(license_id, 'not stated')}.",
-        "- **Limits**: a model this small makes things up, repeats itself and may recite its "
-        "training text; do not use it to establish a fact.",
-        "",
-    ]
-    usage = [
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'tokenizer = AutoTokenizer.from_pretrained(".")',
-        'model = AutoModelForCausalLM.from_pretrained(".")',
-        "```",
-        "",
-    ]
-    return "\n".join([*head, *french, *english, *usage])
+    stated = license_id != "unknown"
+    train, validation = (_last(metadata.get(key)) for key in ("train_losses", "val_losses"))
+    final, tied = measured_at_the_end(metadata), config.tie_weights
+    learned = metadata.get("window")
+    window = str(learned) if type(learned) is int else None
+    shape = (config.n_layers, config.n_heads, config.emb_dim, config.vocab_size)
+    sizes = "{} blocs, {} têtes, largeur {}, vocabulaire de {} tokens".format(*shape)
+    sizes_en = "{} layers, {} heads, width {}, vocabulary of {} tokens".format(*shape)
+    return f"""\
+---
+library_name: transformers
+pipeline_tag: text-generation
+license: {_yaml(license_id)}
+tags:
+- gpt2
+- gpt-architecture
+---
+
+# {_line(name)}
+
+## Fiche
+
+GPT-2 entraîné ou converti avec gpt-architecture.
+
+- **Forme** : {thousands(config.num_parameters(), " ")} paramètres, {sizes}, \
+{config.context_length} positions.
+- **Tête** : {"liée à" if tied else "indépendante de"} l'embedding.
+- **Fenêtre apprise** : {window or "inconnue"} tokens ; au-delà, les positions n'ont rien appris.
+- **Données** : {_data(metadata) or "inconnues"}.
+- **Tokens vus** : {_count(metadata.get("tokens_seen"), " ") or "inconnu"}.
+- **{"Perte finale" if final else "Dernière perte mesurée"}** : \
+entraînement {_decimal(train, ",") or "inconnue"}, \
+validation {_decimal(validation, ",") or "inconnue"}.
+- **Licence** : {_line(license_id) if stated else "non précisée"}.
+- **Limites** : un modèle de cette taille invente, répète et peut réciter son texte \
+d'entraînement ; ne l'employez pas pour établir un fait.
+
+## Model card
+
+A GPT-2 trained or converted with gpt-architecture.
+
+- **Shape**: {thousands(config.num_parameters(), ",")} parameters, {sizes_en}, \
+{config.context_length} positions.
+- **Head**: {"tied to" if tied else "independent of"} the embedding.
+- **Learned window**: {window or "unknown"} tokens; positions beyond it learned nothing.
+- **Data**: {_data(metadata) or "unknown"}.
+- **Tokens seen**: {_count(metadata.get("tokens_seen"), ",") or "unknown"}.
+- **{"Final loss" if final else "Last measured loss"}**: \
+training {_decimal(train, ".") or "unknown"}, validation {_decimal(validation, ".") or "unknown"}.
+- **License**: {_line(license_id) if stated else "not stated"}.
+- **Limits**: a model this small makes things up, repeats itself and may recite its training text; \
+do not use it to establish a fact.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".")
+```
+"""
 
 
 def measured_at_the_end(metadata: Mapping[str, Any]) -> bool:
@@ -286,13 +272,12 @@ def measured_at_the_end(metadata: Mapping[str, Any]) -> bool:
     return type(steps) is int and isinstance(evaluated, Sequence) and steps - 1 in evaluated[-1:]
 
 
-def _data(metadata: Mapping[str, Any], unknown: str) -> str:
+def _data(metadata: Mapping[str, Any]) -> str | None:
     """Nom et empreinte des données, telles que l'entraînement les a notées."""
     data = metadata.get("data")
     if not isinstance(data, Mapping):
-        return unknown
-    facts = [f"{_line(key)} {_line(data[key])}" for key in ("name", "sha256") if key in data]
-    return ", ".join(facts) or unknown
+        return None
+    return ", ".join(f"{key} {_line(data[key])}" for key in ("name", "sha256") if key in data)
 
 
 def _last(values: object) -> float | None:
@@ -301,21 +286,13 @@ def _last(values: object) -> float | None:
     return None
 
 
-def _decimal(value: float | None, mark: str, unknown: str) -> str:
-    return unknown if value is None else f"{value:.3f}".replace(".", mark)
+def _decimal(value: float | None, mark: str) -> str | None:
+    return None if value is None else f"{value:.3f}".replace(".", mark)
 
 
-def _count(value: object, mark: str, unknown: str) -> str:
+def _count(value: object, mark: str) -> str | None:
     last = value[-1] if isinstance(value, Sequence) and value else value
-    return thousands(last, mark) if type(last) is int else unknown
-
-
-def _known(value: object, unknown: str) -> str:
-    return str(value) if type(value) is int else unknown
-
-
-def _license(license_id: str, unknown: str) -> str:
-    return unknown if license_id == "unknown" else _line(license_id)
+    return thousands(last, mark) if type(last) is int else None
 
 
 def _line(value: object) -> str:

@@ -20,7 +20,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, Tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizers.simple import CharTokenizer
 from gpt_architecture.errors import ConfigurationError, ModelFileError, TokenizerError
-from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel, Use
 from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
 from gpt_architecture.formats.tensor_files import named_tensors, tensor_infos
 from gpt_architecture.interop.hf_export import learned_window
@@ -56,7 +56,7 @@ class NanoGPTFormat(ModelFormat):
     """Un `ckpt.pt`."""
 
     kind, name = "nanogpt", "point de reprise de nanoGPT"
-    is_imported = is_loaded = True
+    use = Use.IMPORT
 
     def recognises(self, model: OpenedModel) -> bool:
         """Voir `is_nanogpt`."""

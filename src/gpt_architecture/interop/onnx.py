@@ -1,4 +1,4 @@
-"""Écrit un modèle en ONNX, que lisent onnxruntime et ses semblables, sans PyTorch.
+"""ONNX, que lisent onnxruntime et ses semblables, sans PyTorch : l'écrire, et dire ce qu'il tient.
 
 Rien n'est tracé : le graphe se construit nœud par nœud, sans exécuter le modèle, en opérateurs
 standard. Il accepte tout lot et toute longueur jusqu'au contexte du modèle. Les poids y portent nos
@@ -14,15 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.errors import MissingDependencyError, OutputError
+from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
 from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
-from gpt_architecture.storage import write_atomically
+from gpt_architecture.formats.tensor_files import TensorInfo, refusals
+from gpt_architecture.storage import open_regular, read_at_most, write_atomically
 
 INLINE_LIMIT = 2_000_000_000
 """Octets de poids que le fichier .onnx porte lui-même : Protobuf s'arrête à 2 Gio."""
@@ -31,6 +33,8 @@ OPSET = 20
 """La première version qui a l'opérateur Gelu ; LayerNormalization est de la 17."""
 _LOWEST = -3.4028234663852886e38  # en fp32
 _IR_VERSION = 9  # celle d'ONNX 1.15, la première à avoir l'opset 20
+_MAX_BYTES = 1 << 31  # d'un fichier lu : Protobuf s'arrête là, et les poids y sont
+_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"  # ceux qui peuvent suivre la version de l'IR
 _PAGE = 4096  # un poids à part commence sur une page, pour être projeté en mémoire
 
 
@@ -53,7 +57,7 @@ def export_onnx(
         MissingDependencyError: le paquet onnx manque.
         OutputError: le disque refuse l'écriture.
     """
-    library = _library()
+    library = _library("écrire")
     check_vocabulary(content.config, content.tokenizer)
     dest = Path(dest)
     weights = {
@@ -66,7 +70,10 @@ def export_onnx(
     outside = dest.with_name(f"{dest.name}.data")
     size = 4 * sum(tensor.numel() for tensor in weights.values())
     if size <= inline_limit:
-        initializers = [_inline(library, name, tensor) for name, tensor in weights.items()]
+        initializers = [
+            _initializer(library, name, tensor, raw_data=_bytes(tensor))
+            for name, tensor in weights.items()
+        ]
         model = _model(library, graph, content, initializers, cache=cache)
         replaces = dest.exists()
         write_atomically(dest, lambda path: path.write_bytes(model.SerializeToString()))
@@ -75,7 +82,7 @@ def export_onnx(
         return
     places = _places(weights)
     initializers = [
-        _external(library, name, tensor, outside.name, places[name])
+        _initializer(library, name, tensor, **_place(library, outside.name, places[name], tensor))
         for name, tensor in weights.items()
     ]
     model = _model(library, graph, content, initializers, cache=cache)
@@ -139,27 +146,16 @@ def _provenance(content: ModelFile) -> dict[str, str]:
     }
 
 
-def _inline(library: Any, name: str, tensor: Tensor) -> Any:
-    return library.TensorProto(
-        name=name,
-        data_type=library.TensorProto.FLOAT,
-        dims=tensor.shape,
-        raw_data=_bytes(tensor),
-    )
+def _initializer(library: Any, name: str, tensor: Tensor, **values: Any) -> Any:
+    """Un poids, dont `values` donne les octets, ou la place dans le fichier voisin."""
+    kind = library.TensorProto.FLOAT
+    return library.TensorProto(name=name, data_type=kind, dims=tensor.shape, **values)
 
 
-def _external(library: Any, name: str, tensor: Tensor, location: str, offset: int) -> Any:
-    """Un poids décrit par sa place dans le fichier voisin."""
+def _place(library: Any, location: str, offset: int, tensor: Tensor) -> dict[str, Any]:
     where = {"location": location, "offset": str(offset), "length": str(4 * tensor.numel())}
-    return library.TensorProto(
-        name=name,
-        data_type=library.TensorProto.FLOAT,
-        dims=tensor.shape,
-        data_location=library.TensorProto.EXTERNAL,
-        external_data=[
-            library.StringStringEntryProto(key=key, value=value) for key, value in where.items()
-        ],
-    )
+    entries = [library.StringStringEntryProto(key=key, value=value) for key, value in where.items()]
+    return {"data_location": library.TensorProto.EXTERNAL, "external_data": entries}
 
 
 def _places(weights: Mapping[str, Tensor]) -> dict[str, int]:
@@ -184,12 +180,12 @@ def _bytes(tensor: Tensor) -> bytes:
     return data
 
 
-def _library() -> Any:
+def _library(purpose: Literal["lire", "écrire"]) -> Any:
     try:
         import onnx  # noqa: PLC0415 — facultatif
         import onnx.helper  # noqa: PLC0415
     except ImportError:
-        raise MissingDependencyError("onnx", purpose="écrire un fichier ONNX") from None
+        raise MissingDependencyError("onnx", purpose=f"{purpose} un fichier ONNX") from None
     return onnx
 
 
@@ -336,3 +332,65 @@ def _feed_forward(graph: _GraphBuilder, x: str, layer: int) -> str:
     wide = graph.linear(normed, f"{name}.ff.layers.0", to=f"{name}.wide")
     active = graph.activate(wide, to=f"{name}.active")
     return graph.linear(active, f"{name}.ff.layers.2", to=f"{name}.feed_forward")
+
+
+class ONNXFormat(ModelFormat):
+    """Un fichier ONNX."""
+
+    kind, name = "onnx", "fichier ONNX"
+
+    def recognises(self, model: OpenedModel) -> bool:
+        """Protobuf : la version de l'IR vient d'abord, puis un autre champ de ModelProto."""
+        head = model.head
+        return len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 32 and head[2] in _FIELDS
+
+    def facts(self, model: OpenedModel) -> Facts:
+        """Les entrées, les sorties, l'opset et les poids."""
+        onnx = _library("lire")
+        with (
+            open_regular(model.path) as file,
+            refusals(model.path, "en-tête abîmé ou démesuré", "un fichier ONNX complet"),
+        ):
+            data = read_at_most(file, _MAX_BYTES)
+            if len(data) > _MAX_BYTES:
+                raise ValueError(f"plus de {_MAX_BYTES >> 30} Gio")
+            proto = onnx.load_model_from_string(data)
+            graph, kinds = proto.graph, onnx.TensorProto.DataType
+            told = {each.key: each.value for each in proto.metadata_props}
+            known = told.pop("tokenizer", "")
+            weights = {each.name for each in graph.initializer}
+            return Facts(
+                tensors=tuple(
+                    TensorInfo(
+                        name=each.name, shape=tuple(each.dims), dtype=kinds.Name(each.data_type)
+                    )
+                    for each in graph.initializer
+                    if each.dims and each.data_type != kinds.INT64  # le reste sert au calcul
+                ),
+                tokenizer=lambda: {
+                    "problem": f"son nom seul est écrit : {known}" if known else "il n'en dit rien"
+                },
+                provenance={
+                    "producer": proto.producer_name,
+                    "opset": ", ".join(
+                        f"{each.domain or 'ai.onnx'} {each.version}" for each in proto.opset_import
+                    ),
+                    "inputs": _described(kinds, [e for e in graph.input if e.name not in weights]),
+                    "outputs": _described(kinds, graph.output),
+                    **told,
+                },
+            )
+
+    def is_intact(self, model: OpenedModel) -> bool | None:
+        """Il n'a pas de sommes de contrôle."""
+        return None
+
+
+def _described(kinds: Any, values: Any) -> str:
+    """« input_ids (batch, time) INT64, … »."""
+    described = []
+    for each in values:
+        tensor = each.type.tensor_type
+        sizes = [d.dim_param or str(d.dim_value) for d in tensor.shape.dim]
+        described.append(f"{each.name} ({', '.join(sizes)}) {kinds.Name(tensor.elem_type)}")
+    return ", ".join(described)

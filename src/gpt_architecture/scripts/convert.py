@@ -20,7 +20,7 @@ from gpt_architecture.cli.options import NamedModel, model_and_rest
 from gpt_architecture.cli.results import ResultOptions, json_of
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import french_number, french_size
-from gpt_architecture.overwriting import check_not_read, check_outputs, nothing
+from gpt_architecture.storage import check_not_read, check_outputs, nothing
 
 if TYPE_CHECKING:
     from gpt_architecture.formats.model_file import ModelFile

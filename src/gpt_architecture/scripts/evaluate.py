@@ -33,7 +33,7 @@ from gpt_architecture.cli.options import ModelSource, model_path
 from gpt_architecture.cli.results import ResultOptions, json_of, page_of
 from gpt_architecture.config import check_int
 from gpt_architecture.errors import ConfigurationError, reason
-from gpt_architecture.overwriting import check_outputs
+from gpt_architecture.storage import check_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

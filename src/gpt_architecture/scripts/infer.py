@@ -39,9 +39,8 @@ from gpt_architecture.cli.options import (
 )
 from gpt_architecture.cli.results import ResultOptions, json_of, page_of, text_of
 from gpt_architecture.errors import ConfigurationError, DataError
-from gpt_architecture.overwriting import check_outputs
 from gpt_architecture.reports.trace import TRACE_TITLE, TraceFormat, write_trace
-from gpt_architecture.storage import read_text
+from gpt_architecture.storage import check_outputs, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,7 +21,7 @@ from gpt_architecture.cli.command import CommonOptions, ProgressBar
 from gpt_architecture.cli.options import ModelSource, model_path
 from gpt_architecture.cli.results import ResultOptions, json_of
 from gpt_architecture.french import french_number, french_size
-from gpt_architecture.overwriting import check_outputs
+from gpt_architecture.storage import check_outputs
 
 if TYPE_CHECKING:
     from gpt_architecture.formats.inspection import Inspection

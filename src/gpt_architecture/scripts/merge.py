@@ -16,7 +16,7 @@ from gpt_architecture.cli.command import CommonOptions
 from gpt_architecture.cli.options import NamedModel, model_and_rest
 from gpt_architecture.cli.results import ResultOptions, json_of
 from gpt_architecture.french import french_size
-from gpt_architecture.overwriting import check_outputs, nothing
+from gpt_architecture.storage import check_outputs, nothing
 
 
 @Parameter(name="*", group=Group("Fusion", sort_key=1))

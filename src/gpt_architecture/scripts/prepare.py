@@ -22,7 +22,7 @@ from gpt_architecture.cli.command import CommonOptions, ProgressBar, say
 from gpt_architecture.cli.tokenizers import load_tokenizer
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import french_duration, french_number, french_size
-from gpt_architecture.overwriting import check_not_read
+from gpt_architecture.storage import check_not_read
 
 if TYPE_CHECKING:
     from gpt_architecture.data.shards.prepare import PreparedTokens

@@ -20,7 +20,7 @@ from gpt_architecture.cli.options import ModelSource
 from gpt_architecture.cli.results import ResultOptions, json_of
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import french_size
-from gpt_architecture.overwriting import check_outputs, nothing
+from gpt_architecture.storage import check_outputs, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,7 +30,7 @@ from gpt_architecture.cli.results import ResultOptions, json_of, page_of
 from gpt_architecture.cli.tokenizers import load_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.french import french_duration, french_number, french_size
-from gpt_architecture.overwriting import check_outputs, nothing
+from gpt_architecture.storage import check_outputs, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

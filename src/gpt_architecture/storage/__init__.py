@@ -1,9 +1,21 @@
 """Le disque : n'ouvrir que des fichiers, n'en croire que ce qui tient, écrire en entier ou rien.
 
+- `overwriting` : Ce qu'une sortie peut remplacer : ses propres écrits, jamais ce qui est lu.
 - `reading` : Lire : n'ouvrir que des fichiers, n'en croire que ce qui tient.
 - `writing` : Écrire en entier ou rien.
 """
 
+from gpt_architecture.storage.overwriting import (
+    GENERATOR,
+    Signature,
+    check_free,
+    check_not_read,
+    check_outputs,
+    exists,
+    is_own,
+    nothing,
+    own_figure,
+)
 from gpt_architecture.storage.reading import (
     MAX_DEPTH,
     MAX_TEXT_BYTES,
@@ -21,7 +33,6 @@ from gpt_architecture.storage.reading import (
     read_text,
 )
 from gpt_architecture.storage.writing import (
-    check_free,
     check_writable,
     sweep,
     sync,
@@ -30,17 +41,25 @@ from gpt_architecture.storage.writing import (
 )
 
 __all__ = [
+    "GENERATOR",
     "MAX_DEPTH",
     "MAX_TEXT_BYTES",
     "SAVE_AS_UTF8",
     "NotAFileError",
+    "Signature",
     "check_free",
+    "check_not_read",
+    "check_outputs",
     "check_plain",
     "check_regular",
     "check_writable",
     "decode_text",
+    "exists",
     "foreign_format",
+    "is_own",
+    "nothing",
     "open_regular",
+    "own_figure",
     "parse_json",
     "read_at_most",
     "read_json",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt_architecture.errors import DataError, GPTArchitectureError, reason
+from gpt_architecture.french import french_size
 
 MAX_TEXT_BYTES = 1 << 30
 """Un fichier de texte plus gros n'est pas lu d'un bloc."""
@@ -183,7 +184,7 @@ def read_json(path: Path | str, limit: int, *, finite: bool = False) -> Any:
     with open_regular(path) as file:
         data = read_at_most(file, limit)
     if len(data) > limit:
-        raise ValueError(f"plus de {limit >> 20} Mio")
+        raise ValueError(f"plus de {french_size(limit)}")
     return parse_json(data, finite=finite)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_architecture.errors import OutputError
+from gpt_architecture.storage.overwriting import check_free
 from gpt_architecture.storage.reading import O_BINARY, check_regular
 
 if TYPE_CHECKING:
@@ -88,44 +89,6 @@ def write_directory(
     except (OSError, RuntimeError) as error:
         remedy = "libérez de la place ou donnez une autre destination"
         raise OutputError.refused(path, error, remedy=remedy) from error
-
-
-def check_free(path: Path | str, *, force: bool, directory: bool) -> None:
-    """Refuse une destination déjà prise, sauf si l'on a demandé de la remplacer.
-
-    Args:
-        path: destination.
-        force: accepte de la remplacer, si elle est du même genre que ce qu'on écrit.
-        directory: on écrit un dossier ; sinon un fichier.
-
-    Raises:
-        OutputError: elle existe.
-    """
-    path = Path(path)
-    if path.is_symlink():
-        raise OutputError(
-            f"{path} est un lien",
-            expected="un nom libre",
-            remedy="donnez une autre destination",
-        )
-    if path.exists() and not force:
-        raise OutputError(
-            f"{path} existe déjà",
-            expected="un nom libre",
-            remedy="ajoutez `force` pour le remplacer, ou donnez une autre destination",
-        )
-    if not path.exists():
-        return
-    known = ("config.json", "adapter_config.json")
-    ours = path.is_dir() and (
-        not any(path.iterdir()) or any((path / name).is_file() for name in known)
-    )
-    if path.is_dir() != directory or (directory and not ours):
-        raise OutputError(  # force n'efface pas un dossier personnel
-            f"{path} n'est pas un modèle exporté qu'on puisse remplacer",
-            expected="un nom libre, ou le même genre de modèle",
-            remedy="donnez une autre destination",
-        )
 
 
 def check_writable(directory: Path | str) -> None:

@@ -28,19 +28,17 @@ from torch import Tensor, nn
 from gpt_architecture.config import check_int
 from gpt_architecture.errors import CheckpointError, OutputError, TrainingError, reason
 from gpt_architecture.formats.adapter_file import ADAPTER_GROUP
-from gpt_architecture.formats.checkpoint_files import (
-    Checkpoint,
-    read_checkpoint,
-    read_json,
-    write_checkpoint,
-)
-from gpt_architecture.formats.checkpoint_folder import (
+from gpt_architecture.formats.checkpoint import (
     BEST,
     CHECKPOINTS,
     MAX_NOTE,
     MAX_STEP,
     REPLACED,
+    Checkpoint,
     CheckpointFolder,
+    read_checkpoint,
+    read_json,
+    write_checkpoint,
 )
 from gpt_architecture.storage import sweep, sync, write_atomically
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors

@@ -1,4 +1,4 @@
-"""Le contenu d'un point de reprise : un dossier de fichiers scellés par leurs empreintes.
+"""Les points de reprise : des dossiers scellés par leurs empreintes, et le dernier qui soit intact.
 
 `step-000040/` tient un fichier safetensors par groupe de tenseurs, `state.json`, et
 `manifest.json` qui donne la taille et le sha256 de chacun, et le sien. safetensors ne vide
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import re
 import stat
 from collections.abc import Mapping
@@ -32,6 +34,17 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 SUFFIX = ".safetensors"
 
+CHECKPOINTS = "checkpoints"
+"""Nom, sous le dossier de sortie d'un entraînement, de celui qui les tient."""
+
+BEST = "best.json"
+REPLACED = ".replaced"
+"""Suffixe d'un point de reprise complet qui cède son nom à une nouvelle écriture de son étape."""
+MAX_STEP = 10**15 - 1
+MAX_NOTE = 4096
+"""Octets, au plus, d'un fichier JSON qui accompagne les points de reprise."""
+
+_STEP = re.compile(r"step-(\d{6,15})(\.incomplete|\.shards|\.replaced|\.removed)?")
 _GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_MANIFEST = 1 << 20
@@ -40,6 +53,8 @@ _MAX_FILES = 1000
 _INTACT = "un point de reprise complet et intact"
 _OLDER = "reprenez-en un plus ancien ou recommencez l'entraînement"
 _HEADER = 1 << 16  # marge par fichier : en-tête safetensors, manifeste, blocs du disque
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +173,8 @@ def read_checkpoint(path: Path | str, *, verify: bool = True) -> Checkpoint:
     manifest = _read_manifest(path / MANIFEST)
     files: dict[str, dict[str, Any]] = manifest["files"]
     for name, entry in files.items():
-        _check_size(path / name, entry["size"])
+        if (size := _size_of(path / name)) != entry["size"]:
+            _refuse(path / name, f"fait {size} octets au lieu de {entry['size']}")
     if verify:
         with ThreadPoolExecutor(max_workers=2) as pool:
             list(pool.map(lambda item: _verify(path / item[0], item[1]["sha256"]), files.items()))
@@ -177,10 +193,93 @@ def read_json(path: Path | str, limit: int) -> dict[str, Any]:
         CheckpointError: fichier absent, trop gros, ou d'un autre contenu.
     """
     path = Path(path)
-    _check_size(path, at_most=limit)
+    _size_of(path)
     return read_json_object(
         path, limit, error=CheckpointError, expected=_INTACT, remedy=_OLDER, finite=True
     )
+
+
+class CheckpointFolder:
+    """Les points de reprise d'un dossier ; lire se passe de verrou.
+
+    Args:
+        root: dossier des `step-*`.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def steps(self) -> list[int]:
+        """Étapes enregistrées, en ordre croissant, sans vérifier leur contenu."""
+        return sorted({step for step, suffix, _ in self.entries() if suffix in (None, REPLACED)})
+
+    def latest(self) -> Checkpoint | None:
+        """Le plus récent point de reprise intact ; les abîmés sont dits et passés."""
+        found = (self._read(step) for step in reversed(self.steps()))
+        return next((checkpoint for checkpoint in found if checkpoint is not None), None)
+
+    def best(self) -> Checkpoint | None:
+        """Le point de reprise désigné comme le meilleur, s'il est intact."""
+        try:
+            step = self.best_step()
+        except CheckpointError as error:
+            logger.warning("meilleur point de reprise inconnu : %s", error.found)
+            return None
+        return None if step is None else self._read(step)
+
+    def best_step(self) -> int | None:
+        """L'étape désignée comme la meilleure.
+
+        Raises:
+            CheckpointError: ce qui la désigne est abîmé.
+        """
+        path = self.root / BEST
+        if not os.path.lexists(path):
+            return None
+        step = read_json(path, MAX_NOTE).get("step")
+        if type(step) is not int or not 0 <= step <= MAX_STEP:
+            raise CheckpointError(
+                f"{path} ne désigne pas une étape",
+                expected='un objet comme {"step": 40}',
+                remedy="supprimez ce fichier ; la prochaine évaluation le récrira",
+            )
+        return step
+
+    def path_of(self, step: int, suffix: str = "") -> Path:
+        """Le dossier d'une étape."""
+        return self.root / f"step-{step:06d}{suffix}"
+
+    def entries(self) -> list[tuple[int, str | None, Path]]:
+        """Étape, suffixe et chemin de ce qui porte un nom de point de reprise."""
+        if not self.root.is_dir():
+            return []
+        matches = [(_STEP.fullmatch(path.name), path) for path in self.root.iterdir()]
+        found = [(int(match[1]), match[2], path) for match, path in matches if match]
+        return [item for item in found if item[2] == self.path_of(item[0], item[1] or "")]
+
+    def _read(self, step: int) -> Checkpoint | None:
+        """Le point de reprise de cette étape, ou None et un avertissement."""
+        path = self.path_of(step)
+        if not os.path.lexists(path):  # une interruption, le temps d'un remplacement
+            path = self.path_of(step, REPLACED)
+        try:
+            if path.is_symlink():
+                raise CheckpointError(
+                    f"{path} est un lien",
+                    expected="un dossier de point de reprise",
+                    remedy="déplacez-y le dossier lui-même",
+                )
+            checkpoint = read_checkpoint(path)
+            if checkpoint.step != step:
+                raise CheckpointError(
+                    f"{path} contient l'étape {checkpoint.step}",
+                    expected=f"l'étape {step}",
+                    remedy="rendez son nom au dossier",
+                )
+        except CheckpointError as error:
+            logger.warning("point de reprise écarté : %s", error.found)
+            return None
+        return checkpoint
 
 
 def _save_group(group: Mapping[str, Tensor], path: Path) -> None:
@@ -215,25 +314,18 @@ def _digest(body: Mapping[str, Any]) -> str:
 
 
 def _refuse(path: Path, found: str, *, cause: BaseException | None = None) -> NoReturn:
-    raise CheckpointError(
-        f"{path} {found}",
-        expected=_INTACT,
-        remedy=_OLDER,
-    ) from cause
+    raise CheckpointError(f"{path} {found}", expected=_INTACT, remedy=_OLDER) from cause
 
 
-def _check_size(path: Path, size: int | None = None, *, at_most: int | None = None) -> None:
-    """Refuse ce qui n'est pas un fichier ordinaire : un lien sort du dossier, un tube bloque."""
+def _size_of(path: Path) -> int:
+    """La taille d'un fichier ordinaire ; un lien sortirait du dossier, un tube bloquerait."""
     try:
         status = path.lstat()
     except OSError as error:
         _refuse(path, f"est illisible ({reason(error)})", cause=error)
     if not stat.S_ISREG(status.st_mode):
         _refuse(path, "n'est pas un fichier ordinaire")
-    if size is not None and status.st_size != size:
-        _refuse(path, f"fait {status.st_size} octets au lieu de {size}")
-    if at_most is not None and status.st_size > at_most:
-        _refuse(path, f"fait {status.st_size} octets, plus que les {at_most} permis")
+    return status.st_size
 
 
 def _verify(path: Path, sha256: str) -> None:
@@ -252,11 +344,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         _refuse(path, "n'est pas le manifeste d'un point de reprise de ce projet")
     if type(manifest.get("version")) is not int or manifest["version"] != VERSION:
-        raise CheckpointError.other_version(
-            path,
-            manifest.get("version"),
-            expected=f"un point de reprise {FORMAT} en version {VERSION}",
-        )
+        expected = f"un point de reprise {FORMAT} en version {VERSION}"
+        raise CheckpointError.other_version(path, manifest.get("version"), expected=expected)
     body = {key: value for key, value in manifest.items() if key != "sha256"}
     if manifest.get("sha256") != _digest(body):
         _refuse(path, "est abîmé (il ne correspond pas à sa propre empreinte)")

@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from gpt_architecture.errors import OutputError, reason
-from gpt_architecture.storage import NotAFileError, open_regular
+from gpt_architecture.storage.reading import NotAFileError, open_regular
 
 GENERATOR = "gpt-architecture"
 
@@ -22,6 +22,9 @@ _OUTPUTS = frozenset(
     ("json_file", "report", "html", "trace_file", "out", "output", "output_dir", "dest")
 )
 """Noms des options qui désignent une sortie : `check_outputs` n'y voit pas d'entrées."""
+
+_EXPORTED = ("config.json", "adapter_config.json")
+"""Ce qui fait reconnaître un dossier que `convert` a écrit."""
 
 Signature = Callable[[bytes, bytes], bool]
 """Reconnaît, à son début et à sa fin, un fichier qu'une même commande a écrit."""
@@ -35,6 +38,39 @@ def own_figure(head: bytes, tail: bytes) -> bool:
 def nothing(_head: bytes, _tail: bytes) -> bool:
     """Aucun fichier : --force seul en remplace un, quel qu'il soit."""
     return False
+
+
+def check_free(path: Path | str, *, force: bool, directory: bool) -> None:
+    """Refuse une destination déjà prise, sauf si l'on a demandé de la remplacer.
+
+    Args:
+        path: destination.
+        force: accepte de la remplacer, si elle est du même genre que ce qu'on écrit.
+        directory: on écrit un dossier ; sinon un fichier.
+
+    Raises:
+        OutputError: elle existe.
+    """
+    path = Path(path)
+    other = "donnez une autre destination"
+    if path.is_symlink():
+        raise OutputError(f"{path} est un lien", expected="un nom libre", remedy=other)
+    if not path.exists():
+        return
+    if not force:
+        remedy = f"ajoutez `force` pour le remplacer, ou {other}"
+        raise OutputError(f"{path} existe déjà", expected="un nom libre", remedy=remedy)
+    if path.is_dir() != directory or (directory and not _is_exported(path)):
+        raise OutputError(  # force n'efface pas un dossier personnel
+            f"{path} n'est pas un modèle exporté qu'on puisse remplacer",
+            expected="un nom libre, ou le même genre de modèle",
+            remedy=other,
+        )
+
+
+def _is_exported(folder: Path) -> bool:
+    """Vrai d'un dossier vide, ou de celui d'un modèle ou d'adaptateurs exportés."""
+    return not any(folder.iterdir()) or any((folder / name).is_file() for name in _EXPORTED)
 
 
 def check_outputs(
@@ -52,18 +88,14 @@ def check_outputs(
             l'on ne peut pas écrire.
     """
     inputs = [path for path in _paths(reads) if exists(path)]
-    seen: list[tuple[str, Path]] = []
+    seen: dict[str, str] = {}
     for option, (path, signature) in outputs.items():
         if path is None:
             continue
-        for other, earlier in seen:
-            if path.resolve() == earlier.resolve():
-                raise _refused(
-                    f"{other} et {option} nomment le même fichier, {path}",
-                    "un fichier pour chacun",
-                    option,
-                )
-        seen.append((option, path))
+        other = seen.setdefault(os.path.realpath(path), option)
+        if other != option:
+            found = f"{other} et {option} nomment le même fichier, {path}"
+            raise _refused(found, "un fichier pour chacun", option)
         _check_output(path, option, signature, inputs, force=force)
 
 
@@ -71,26 +103,18 @@ def _check_output(
     path: Path, option: str, signature: Signature, inputs: Sequence[Path], *, force: bool
 ) -> None:
     try:
-        exists = path.exists()
+        is_new = not path.exists()
+        if not is_new:
+            if path.is_dir():
+                raise _refused(f"{path} est un dossier", "un nom de fichier", option)
+            check_not_read(path, inputs, option)
+        ours = is_new or is_own(path, signature)
     except OSError as error:
-        raise _refused(f"{path} : {reason(error)}", "un nom de fichier", option) from None
-    if not exists:
-        _check_place(path, option)
-        return
-    if path.is_dir():
-        raise _refused(f"{path} est un dossier", "un nom de fichier", option)
-    check_not_read(path, inputs, option)
-    try:
-        ours = is_own(path, signature)
-    except NotAFileError as error:
         raise _refused(f"{path} : {reason(error)}", "un nom de fichier", option) from None
     folder = next((each for each in inputs if each.is_dir() and _is_inside(path, each)), None)
     if folder is not None and not ours:
-        raise _refused(
-            f"{path} est dans {folder}, que cette commande lit",
-            "un fichier qu'elle ne lit pas",
-            option,
-        )
+        found = f"{path} est dans {folder}, que cette commande lit"
+        raise _refused(found, "un fichier qu'elle ne lit pas", option)
     if not ours and not force:
         never = signature is nothing
         raise OutputError(
@@ -117,16 +141,16 @@ def check_not_read(path: Path | str, reads: Iterable[object], option: str) -> No
         if not (exists(source) and path.exists()):
             continue
         if source.samefile(path) or (path.is_dir() and _is_inside(source, path)):
-            raise _refused(
-                f"{path} est aussi une entrée de cette commande",
-                "un fichier qu'elle ne lit pas",
-                option,
-            )
+            found = f"{path} est aussi une entrée de cette commande"
+            raise _refused(found, "un fichier qu'elle ne lit pas", option)
 
 
 def is_own(path: Path | str, signature: Signature) -> bool:
-    """Vrai si ce fichier porte la signature d'un de nos écrits."""
-    path = Path(path)
+    """Vrai si ce fichier porte la signature d'un de nos écrits.
+
+    Raises:
+        NotAFileError: ce n'est pas un fichier.
+    """
     try:
         with open_regular(path) as file:
             head = file.read(_HEAD)
@@ -164,9 +188,8 @@ def _paths(values: Iterable[object]) -> Iterator[Path]:
 
 def exists(path: Path | str) -> bool:
     """Vrai si ce chemin existe ; un texte qui ne peut en être un n'existe pas."""
-    path = Path(path)
     try:
-        return path.exists()
+        return Path(path).exists()
     except (OSError, ValueError):  # trop long, ou octet nul : un texte
         return False
 
