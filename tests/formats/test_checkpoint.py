@@ -394,16 +394,6 @@ def test_space_needed_bounds_what_is_written(store):
     assert written <= space_needed(tensors) <= written + (1 << 20)
 
 
-def test_space_is_checked_before_training(store, tmp_path):
-    store.check_space(1000)
-    assert list(store.root.iterdir()) == []
-    with pytest.raises(OutputError, match=r"il reste \d+ Mio .*attendu : \d+ Mio"):
-        store.check_space(1 << 60)
-    (tmp_path / "fichier").write_text("")
-    with pytest.raises(OutputError, match="fichier"):
-        CheckpointStore(tmp_path / "fichier" / CHECKPOINTS).check_space(1)
-
-
 # --- Un seul entraînement par dossier --------------------------------------------------------
 
 
