@@ -11,7 +11,7 @@ from studio_helpers import WEB, run_node
 
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.pipeline import build_pipeline
-from gpt_architecture.evaluation.quality import distinct_n, repetition
+from gpt_architecture.evaluation.repetition import distinct_n, repetition
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node n'est pas installé")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -77,13 +76,13 @@ def attention_of(
     tokens = torch.as_tensor(ids, dtype=torch.int64).reshape(-1)
     limit = model.cfg.context_length if window is None else min(window, model.cfg.context_length)
     _check(tokens, model.cfg.vocab_size, min(MAX_TOKENS, limit))
-    device = model.tok_emb.weight.device
-    tokens = tokens.to(device)
+    tokens = tokens.to(model.device)
     found = list[Tensor]()
     with torch.inference_mode(), evaluation_mode(model):
-        positions = torch.arange(len(tokens), device=device)
+        positions = torch.arange(len(tokens), device=model.device)
         x = (model.tok_emb(tokens) + model.pos_emb(positions)).unsqueeze(0)  # (1, T, D)
-        for block in cast(list[TransformerBlock], list(model.trf_blocks)):
+        for block in model.trf_blocks:
+            assert isinstance(block, TransformerBlock)  # noqa: S101 — la liste perd le type
             found.append(_weights(block.att, block.norm1(x)))
             x = block(x)
         return torch.cat(found).float().cpu()  # (L, H, T, T)

@@ -11,9 +11,9 @@ from gpt_architecture.core.model import CausalLM, GPTModel
 from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.evaluation.attention_maps import AttentionMaps, attention_of
-from gpt_architecture.evaluation.calibration import calibrate
 from gpt_architecture.evaluation.comparison import VariantResult, summarize
 from gpt_architecture.evaluation.memorisation import MemorisationReport
+from gpt_architecture.evaluation.reliability import calibrate
 from gpt_architecture.formats.journal import JOURNAL
 from gpt_architecture.french import thousands
 from gpt_architecture.reports.loss_curves import (

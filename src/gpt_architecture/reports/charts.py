@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gpt_architecture.evaluation.calibration import Calibration
+from gpt_architecture.evaluation.reliability import Calibration
 from gpt_architecture.french import decimal, percent, thousands
 
 COLORS = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from rich.box import ROUNDED
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.evaluation.comparison import VariantResult, VariantSummary, by_text
-from gpt_architecture.evaluation.quality import repeated_places
+from gpt_architecture.evaluation.repetition import repeated_places
 from gpt_architecture.french import decimal, percent, rate, significant
 from gpt_architecture.reports.charts import COLORS, Cloud, scatter
 from gpt_architecture.reports.pages import render
@@ -61,7 +62,7 @@ def _share_measure(name: str, meaning: str, share: str) -> Measure:
         name=name,
         meaning=meaning,
         of_variant=lambda variant: variant.mean(share),
-        of_result=lambda result: result.shares[share],
+        of_result=attrgetter(share),
         show=_share,
         full=1.0,
     )

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.evaluation.intervals import Interval
-from gpt_architecture.evaluation.lm_eval_run import TaskMetric, TaskResult
+from gpt_architecture.evaluation.likelihood import Interval
+from gpt_architecture.evaluation.lm_eval import TaskMetric, TaskResult
 from gpt_architecture.evaluation.memorisation import MemorisationReport, Recollection
 from gpt_architecture.evaluation.perplexity import TextLoss, TextMeasures
 from gpt_architecture.evaluation.tasks import ChoiceResult, LastWordResult

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.evaluation.attention_maps import AttentionMaps, attention_profile
-from gpt_architecture.evaluation.calibration import Calibration
 from gpt_architecture.evaluation.comparison import VariantSummary, by_text
 from gpt_architecture.evaluation.memorisation import MemorisationReport, Recollection
 from gpt_architecture.evaluation.perplexity import perplexity_of
+from gpt_architecture.evaluation.reliability import Calibration
 from gpt_architecture.french import decimal, percent, significant, thousands
 from gpt_architecture.reports.charts import (
     COLORS,

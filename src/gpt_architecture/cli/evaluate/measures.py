@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from gpt_architecture.api import GPT
     from gpt_architecture.cli.command import ProgressBar
     from gpt_architecture.core.model import CausalLM
-    from gpt_architecture.evaluation.examples import LastWord, MultipleChoice
     from gpt_architecture.evaluation.perplexity import TokenDocument
+    from gpt_architecture.evaluation.tasks import LastWord, MultipleChoice
 
 _LINE_EVERY_S = 5.0
 
@@ -83,7 +83,7 @@ class Examples:
     @classmethod
     def read(cls, options: EvaluateOptions) -> Examples:
         """Ceux que les options demandent."""
-        from gpt_architecture.evaluation.examples import read_choices, read_last_words
+        from gpt_architecture.evaluation.tasks import read_choices, read_last_words
 
         lambada, choices, limit = options.lambada, options.choices, options.limit
         return cls(
@@ -183,7 +183,7 @@ def _harness(
     """Les épreuves de lm-eval ; chaque nature de requêtes a son avancement."""
     from functools import partial
 
-    from gpt_architecture.evaluation.lm_eval_run import UNITS, run_tasks
+    from gpt_architecture.evaluation.lm_eval import UNITS, run_tasks
     from gpt_architecture.reports import measures as report
 
     started: dict[str, MeasureProgress] = {}
