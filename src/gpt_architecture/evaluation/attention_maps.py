@@ -36,14 +36,18 @@ class AttentionMaps:
 
 
 def attention_maps(
-    model: CausalLM, tokenizer: Tokenizer, sentence: str, *, window: int | None = None
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    sentence: str | Sequence[int],
+    *,
+    window: int | None = None,
 ) -> AttentionMaps:
-    """Code une phrase et rend ses poids d'attention ; `window` : voir `attention_of`.
+    """Les poids d'attention d'une phrase, texte ou identifiants ; `window` : voir `attention_of`.
 
     Raises:
         ConfigurationError: phrase vide ou trop longue, ou modèle quantifié.
     """
-    ids = tokenizer.encode(sentence)
+    ids = tokenizer.encode(sentence) if isinstance(sentence, str) else sentence
     return AttentionMaps(
         pieces=tuple(tokenizer.decode([token]) for token in ids),
         weights=attention_of(model, ids, window=window),

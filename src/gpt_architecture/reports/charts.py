@@ -285,7 +285,7 @@ def reliability_chart(calibration: Calibration, *, size: float = 380.0) -> Chart
         for each in calibration.bins
         if each.count
     ]
-    return axes.chart(_whole_percent, _whole_percent, columns=columns)
+    return axes.chart(whole_percent, whole_percent, columns=columns)
 
 
 def attention_paths(weights: Tensor) -> tuple[str, ...]:
@@ -321,8 +321,14 @@ def ticks(values: Sequence[float], count: int) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
-def _whole_percent(share: float) -> str:
+def whole_percent(share: float) -> str:
+    """« 12 % »."""
     return percent(share, 0)
+
+
+def one_decimal(value: float) -> str:
+    """« 1,5 », « 2 »."""
+    return decimal(value, 1).removesuffix(",0")
 
 
 def _between(value: float, scale: Sequence[float], start: float, end: float) -> float:

@@ -15,7 +15,7 @@ from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.evaluation.comparison import VariantResult, VariantSummary, by_text
 from gpt_architecture.evaluation.repetition import repeated_places
 from gpt_architecture.french import decimal, percent, rate, significant
-from gpt_architecture.reports.charts import COLORS, Cloud, scatter
+from gpt_architecture.reports.charts import COLORS, Cloud, one_decimal, scatter, whole_percent
 from gpt_architecture.reports.pages import render
 from gpt_architecture.reports.terminal import table, visible_text
 
@@ -52,10 +52,6 @@ class Bar:
     points: tuple[float, ...]
 
 
-def _share(value: float) -> str:
-    return percent(value, 0)
-
-
 def _share_measure(name: str, meaning: str, share: str) -> Measure:
     """La mesure d'une part que chaque génération porte sous ce nom."""
     return Measure(
@@ -63,7 +59,7 @@ def _share_measure(name: str, meaning: str, share: str) -> Measure:
         meaning=meaning,
         of_variant=lambda variant: variant.mean(share),
         of_result=attrgetter(share),
-        show=_share,
+        show=whole_percent,
         full=1.0,
     )
 
@@ -135,7 +131,7 @@ def comparison_page(
         several=several,
         highlights=highlights(summaries),
         scatters=[
-            scatter(clouds, width=width, height=height, x_label=_tick, y_label=_share)
+            scatter(clouds, width=width, height=height, x_label=one_decimal, y_label=whole_percent)
             for width, height in ((1100.0, 440.0), (400.0, 340.0))
         ],
         panels=[
@@ -198,10 +194,6 @@ def _cloud(variant: VariantSummary) -> Cloud:
         points=tuple((each.mean_log_prob, each.distinct_1) for each in variant.results),
         mean=(variant.mean_log_prob, variant.mean("distinct_1")),
     )
-
-
-def _tick(value: float) -> str:
-    return decimal(value, 1).removesuffix(",0")
 
 
 def _bars(measure: Measure, summaries: Sequence[VariantSummary]) -> list[Bar]:
