@@ -180,7 +180,6 @@ def measure_memorisation(
     training: TokenSource,
     *,
     unseen: TokenSource | None = None,
-    orders: Sequence[int] = ORDERS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> MemorisationReport:
     """Cherche chaque génération, mot pour mot, dans le texte d'entraînement.
@@ -189,7 +188,6 @@ def measure_memorisation(
         results: les générations, de toutes les stratégies.
         training: le texte d'entraînement.
         unseen: texte du même genre que le modèle n'a pas appris ; None : pas de référence.
-        orders: longueurs des n-grammes comptés.
         on_progress: appelé avec (tokens d'entraînement lus, en tout).
 
     Raises:
@@ -214,7 +212,7 @@ def measure_memorisation(
         for result, overlap in zip(results, generated, strict=True)
     ]
     return MemorisationReport(
-        orders=tuple(orders),
+        orders=ORDERS,
         variants=tuple(
             VariantMemory(
                 label=label,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,11 +58,6 @@ class Calibration:
     nll: float
 
     @property
-    def perplexity(self) -> float:
-        """exp(−log p moyen), infinie si elle ne tient pas dans un flottant."""
-        return perplexity_of(self.nll)
-
-    @property
     def confidence(self) -> float:
         """Probabilité moyenne du token le plus probable."""
         return sum(each.count * each.confidence for each in self.bins) / self.tokens
@@ -78,16 +72,6 @@ class Calibration:
         """Écart moyen entre exactitude et confiance, par tranche (ECE, Guo et al., 2017)."""
         gaps = (each.count * abs(each.accuracy - each.confidence) for each in self.bins)
         return sum(gaps) / self.tokens
-
-    def to_dict(self) -> dict[str, Any]:
-        """En types simples, pour un programme."""
-        return {
-            "tokens": self.tokens,
-            "perplexity": self.perplexity,
-            "confidence": self.confidence,
-            "accuracy": self.accuracy,
-            "calibration_error": self.error,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
