@@ -21,6 +21,7 @@ COLORS = 8
 ATTENTION_LEVELS = (0.04, 0.12, 0.25, 0.45, 0.7)
 """Poids à partir desquels une case d'attention fonce d'un cran."""
 
+_SQUARE = 380.0  # côté d'un diagramme de fiabilité
 _LETTER = 6.6  # largeur moyenne d'une lettre à 12 unités
 _LINE = 15.0
 _MARK = 9.0  # demi-côté d'une marque, marge comprise
@@ -267,10 +268,10 @@ def line_chart(
     return axes.chart(x_label, y_label, strokes=strokes)
 
 
-def reliability_chart(calibration: Calibration, *, size: float = 380.0) -> Chart:
+def reliability_chart(calibration: Calibration) -> Chart:
     """Place les tranches d'une calibration dans un carré, dont la diagonale est la perfection."""
     steps = [step / 5 for step in range(6)]
-    axes = _Axes((size, size), steps, steps)
+    axes = _Axes((_SQUARE, _SQUARE), steps, steps)
     columns = [
         Column(
             x=axes.across(each.low) + 1,
