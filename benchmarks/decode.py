@@ -34,7 +34,7 @@ from _peers import Engine, Streamed
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import tokenizer_from_dict
-from gpt_architecture.evaluation.fidelity import compare_models
+from gpt_architecture.evaluation.reliability import compare_models
 from gpt_architecture.formats.model_file import read_model, save_model
 
 PROMPT, COUNT = 16, 128  # le cas de référence : 128 tokens après une invite de 16

@@ -12,15 +12,19 @@ from parity_helpers import random_model, to_transformers
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.data.tokenizer import GPT2Tokenizer, SimpleTokenizerV1, tokenizer_json
 from gpt_architecture.errors import ConfigurationError, DataError, MissingDependencyError
-from gpt_architecture.evaluation.examples import read_choices, read_last_words
-from gpt_architecture.evaluation.lm_eval_run import (
+from gpt_architecture.evaluation.lm_eval import (
     LOCAL_TASKS,
     evaluate_harness,
     local_folder,
     run_tasks,
 )
 from gpt_architecture.evaluation.perplexity import TokenDocument, measure_documents
-from gpt_architecture.evaluation.tasks import measure_choices, measure_last_words
+from gpt_architecture.evaluation.tasks import (
+    measure_choices,
+    measure_last_words,
+    read_choices,
+    read_last_words,
+)
 
 pytest.importorskip("lm_eval", reason="le paquet lm-eval n'est pas installé")
 
@@ -81,7 +85,7 @@ def test_generations_are_the_hf_backend_s(pair, tmp_path):
     pytest.importorskip("transformers", reason="transformers n'est pas installé")
     from lm_eval.api.instance import Instance
 
-    from gpt_architecture.evaluation.lm_eval_adapter import HarnessModel
+    from gpt_architecture.evaluation.lm_eval import HarnessModel
 
     model, tokenizer = pair
     settings = [{"until": ["\n"], "max_gen_toks": 6}, {"until": "e", "max_gen_toks": 9}]
@@ -211,7 +215,7 @@ def test_without_lm_eval(pair, monkeypatch):
 
 def test_generation_settings():
     """Les réglages de lm-eval dans nos termes ; un réglage inconnu n'est pas ignoré."""
-    from gpt_architecture.evaluation.lm_eval_adapter import DEFAULT_NEW_TOKENS, generation_config
+    from gpt_architecture.evaluation.lm_eval import DEFAULT_NEW_TOKENS, generation_config
 
     plain = generation_config({"until": "\n"}, seed=3)
     assert (plain.strategy, plain.stop) == ("greedy", ("\n",))

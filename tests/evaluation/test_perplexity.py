@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.evaluation.likelihood import perplexity_of
 from gpt_architecture.evaluation.perplexity import (
     MIN_DOCUMENTS,
     TokenDocument,
     document_spans,
     measure_documents,
-    perplexity_of,
     window_ends,
 )
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_architecture.evaluation.calibration import Bin, Calibration
+from gpt_architecture.evaluation.reliability import Bin, Calibration
 from gpt_architecture.reports.charts import (
     ATTENTION_LEVELS,
     Cloud,

@@ -9,7 +9,7 @@ from page_helpers import HOSTILE, read_page
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.evaluation.comparison import VariantResult, compare_strategies, summarize
-from gpt_architecture.evaluation.quality import distinct_n, repetition
+from gpt_architecture.evaluation.repetition import distinct_n, repetition
 from gpt_architecture.reports.comparison import comparison_page, highlights, passages
 
 

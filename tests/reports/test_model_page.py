@@ -13,12 +13,12 @@ from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.errors import OutputError
 from gpt_architecture.evaluation.attention_maps import AttentionMaps, attention_maps
-from gpt_architecture.evaluation.calibration import Bin, Calibration, calibrate
 from gpt_architecture.evaluation.comparison import compare_strategies, summarize
 from gpt_architecture.evaluation.memorisation import measure_memorisation
-from gpt_architecture.reports.loss_curves import LossCurves
+from gpt_architecture.evaluation.reliability import Bin, Calibration, calibrate
 from gpt_architecture.reports.model_page import (
     MAX_ATTENTION_TOKENS,
+    LossCurves,
     ModelPage,
     TextScore,
     model_page,

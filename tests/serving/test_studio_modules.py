@@ -11,7 +11,7 @@ from studio_helpers import WEB, run_node
 
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.pipeline import build_pipeline
-from gpt_architecture.evaluation.quality import distinct_n, repetition
+from gpt_architecture.evaluation.repetition import distinct_n, repetition
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node n'est pas installé")
 
@@ -109,7 +109,7 @@ def test_page_filters_are_the_decoder_s(tmp_path):
 
 @needs_node
 def test_page_measures_are_the_evaluation_s(tmp_path):
-    """Distinct-1, distinct-2 et répétition : les nombres d'evaluation/quality."""
+    """Distinct-1, distinct-2 et répétition : les nombres d'evaluation/repetition."""
     texts = [[], [1], [1, 1, 1, 1, 1, 1], [1, 2, 3, 4, 1, 2, 3, 4, 5], [12, 1, 2, 112, 1, 2]]
     program = (
         "data.map((tokens) => [found.distinct(tokens, 1), found.distinct(tokens, 2), "

@@ -3,7 +3,8 @@
 - `app` : L'application : ses commandes, son lancement, la configuration de ses options, sa visite
   guidée.
 - `command` : Ce dont chaque commande se sert : dire, lire l'entrée standard, trouver le modèle.
-- `evaluate/` : La commande `evaluate` : ses options, ses mesures, leur page.
+- `evaluate` : La mémorisation et la page d'un modèle, que `evaluate` montre : options, calcul,
+  assemblage.
 - `launch` : Plusieurs processus, et l'arrêt en douceur : options, lanceur de PyTorch (torchrun),
   signaux.
 - `logs` : Le journal sur stderr : en texte pour une personne, ou en JSON, une ligne par événement.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -37,14 +36,18 @@ class AttentionMaps:
 
 
 def attention_maps(
-    model: CausalLM, tokenizer: Tokenizer, sentence: str, *, window: int | None = None
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    sentence: str | Sequence[int],
+    *,
+    window: int | None = None,
 ) -> AttentionMaps:
-    """Code une phrase et rend ses poids d'attention ; `window` : voir `attention_of`.
+    """Les poids d'attention d'une phrase, texte ou identifiants ; `window` : voir `attention_of`.
 
     Raises:
         ConfigurationError: phrase vide ou trop longue, ou modèle quantifié.
     """
-    ids = tokenizer.encode(sentence)
+    ids = tokenizer.encode(sentence) if isinstance(sentence, str) else sentence
     return AttentionMaps(
         pieces=tuple(tokenizer.decode([token]) for token in ids),
         weights=attention_of(model, ids, window=window),
@@ -77,13 +80,13 @@ def attention_of(
     tokens = torch.as_tensor(ids, dtype=torch.int64).reshape(-1)
     limit = model.cfg.context_length if window is None else min(window, model.cfg.context_length)
     _check(tokens, model.cfg.vocab_size, min(MAX_TOKENS, limit))
-    device = model.tok_emb.weight.device
-    tokens = tokens.to(device)
+    tokens = tokens.to(model.device)
     found = list[Tensor]()
     with torch.inference_mode(), evaluation_mode(model):
-        positions = torch.arange(len(tokens), device=device)
+        positions = torch.arange(len(tokens), device=model.device)
         x = (model.tok_emb(tokens) + model.pos_emb(positions)).unsqueeze(0)  # (1, T, D)
-        for block in cast(list[TransformerBlock], list(model.trf_blocks)):
+        for block in model.trf_blocks:
+            assert isinstance(block, TransformerBlock)  # noqa: S101 — la liste perd le type
             found.append(_weights(block.att, block.norm1(x)))
             x = block(x)
         return torch.cat(found).float().cpu()  # (L, H, T, T)

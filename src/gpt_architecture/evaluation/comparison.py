@@ -1,19 +1,28 @@
-"""Comparaison mesurée de stratégies de décodage, sur des débuts de texte et des graines."""
+"""Des stratégies de décodage comparées : écrites en une ligne, essayées, mesurées.
+
+Une variante est une étiquette et une configuration, par exemple « top_p p=0.9 temperature=0.8 » ;
+chacune est essayée sur les mêmes débuts de texte et avec les mêmes graines.
+"""
 
 from __future__ import annotations
 
 import math
+import shlex
 import time
-from collections.abc import Collection, Iterator, Sequence
+import tomllib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
 
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.decoding.generator import Generation, Generator
+from gpt_architecture.decoding.config import STRATEGIES, GenerationConfig, make_config
+from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.decoding.sequence import FinishReason, TextStream
+from gpt_architecture.decoding.settings import ALIASES, SETTINGS
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.evaluation.perplexity import perplexity_of
-from gpt_architecture.evaluation.quality import distinct_n, repetition, self_bleu
+from gpt_architecture.evaluation.likelihood import perplexity_of
+from gpt_architecture.evaluation.repetition import distinct_n, repetition, self_bleu
 
 Variants = Sequence[tuple[str, GenerationConfig]]
 
@@ -29,6 +38,11 @@ SIX_VARIANTS: Variants = (
 
 MAX_RESULTS = 1_000
 """Générations d'une comparaison, au plus."""
+
+_MAX_LENGTH = 10_000  # caractères d'une variante
+_LABEL = "nom"
+_FIXED = ("strategy", "seed", "n", "logprobs")
+"""Réglages que la comparaison fixe elle-même ; la stratégie est le premier mot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +89,6 @@ class VariantResult:
         """Débit, lecture du début comprise."""
         return len(self.tokens) / self.seconds if self.seconds > 0 else 0.0
 
-    @property
-    def shares(self) -> dict[str, float]:
-        """Ses parts de n-grammes différents ou déjà vus, par leur nom."""
-        return {
-            "distinct_1": self.distinct_1,
-            "distinct_2": self.distinct_2,
-            "distinct_3": self.distinct_3,
-            "repetition": self.repetition,
-        }
-
     def marked_text(self, places: Collection[int], tokenizer: Tokenizer) -> list[tuple[str, bool]]:
         """La suite en morceaux (texte, marqué), sans le texte d'arrêt.
 
@@ -93,16 +97,16 @@ class VariantResult:
             tokenizer: celui du modèle.
         """
         stream = TextStream(tokenizer.decode, self.prompt_ids)
+        pieces = [stream.push(token) for token in self.tokens]
+        if pieces:
+            pieces[-1] += stream.finish()
         left, found = len(self.text), list[tuple[str, bool]]()
-        for place, token in enumerate(self.tokens):
-            last = place == len(self.tokens) - 1
-            text = (stream.push(token) + (stream.finish() if last else ""))[:left]
+        for marked, run in groupby(range(len(pieces)), key=lambda place: place in places):
+            text = "".join(pieces[place] for place in run)[:left]
             left -= len(text)
-            if found and found[-1][1] == (place in places):
-                found[-1] = (found[-1][0] + text, found[-1][1])
-            else:
-                found.append((text, place in places))
-        return [(text, marked) for text, marked in found if text]
+            if text:
+                found.append((text, marked))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +153,68 @@ class VariantSummary:
         return perplexity_of(-self.mean_log_prob)
 
     def mean(self, share: str) -> float:
-        """Moyenne, par génération, de la part de ce nom."""
-        return sum(each.shares[share] for each in self.results) / len(self.results)
+        """Moyenne, par génération, de la part de ce nom (`distinct_1`, `repetition`…)."""
+        shares: list[float] = [getattr(each, share) for each in self.results]
+        return sum(shares) / len(shares)
+
+
+def parse_variant(line: str, defaults: Mapping[str, Any]) -> tuple[str, GenerationConfig]:
+    """Étiquette et configuration d'une variante.
+
+    Le premier mot est la stratégie, les autres des réglages de `GenerationConfig`, chacun écrit
+    comme en TOML (`p=0.9`, `ignore_eos=true`, `'stop=["\\n", "Fin"]'`) ; ce qui n'en est pas est
+    un texte. `nom="…"` remplace l'étiquette, qui est sinon la ligne elle-même.
+
+    Args:
+        line: la ligne ; des guillemets protègent les espaces.
+        defaults: réglages qui valent quand la ligne ne les dit pas.
+
+    Raises:
+        ConfigurationError: stratégie ou réglage inconnu, valeur hors bornes.
+    """
+    if len(line) > _MAX_LENGTH:
+        raise _bad_variant(f"variante de {len(line)} caractères", f"au plus {_MAX_LENGTH}")
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        raise _bad_variant(f"guillemet ouvert dans la variante {line!r}", "une paire") from None
+    if not words or words[0] not in STRATEGIES:
+        found = f"{words[0]!r} n'est pas une stratégie" if words else "variante vide"
+        raise _bad_variant(found, f"l'une de {', '.join(STRATEGIES)}, puis ses réglages")
+    label = " ".join(line.split())
+    settings: dict[str, Any] = {**defaults, "strategy": words[0]}
+    for word in words[1:]:
+        name, sign, text = word.partition("=")
+        if not sign:
+            raise _bad_variant(f"{word!r} dans la variante « {label} »", "un réglage, comme p=0.9")
+        if name == _LABEL:
+            label = text or label
+        else:
+            name = ALIASES.get(name, name)
+            settings[name] = _value(name, text)
+    return label, make_config(settings)
+
+
+def _value(name: str, text: str) -> Any:
+    """La valeur d'un réglage ; `GenerationConfig` en vérifie le type et les bornes."""
+    known = [each for each in SETTINGS.declared if each not in _FIXED]
+    if name not in known:
+        raise _bad_variant(f"réglage inconnu {name!r}", f"l'un de {', '.join(known)}")
+    try:
+        value = tomllib.loads(f"valeur = {text}")["valeur"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        value = text
+    if name == "logit_bias":
+        if not isinstance(value, dict) or not all(key.isdecimal() for key in value):
+            raise _bad_variant(f"logit_bias vaut {text!r}", "par exemple {262 = -1.5}")
+        return {int(key): bias for key, bias in value.items()}
+    if isinstance(getattr(GenerationConfig, name, None), tuple):
+        return tuple(value) if isinstance(value, list) else (value,)
+    return value
+
+
+def _bad_variant(found: str, expected: str) -> ConfigurationError:
+    return ConfigurationError(found, expected=expected, remedy="corrigez cette variante")
 
 
 def compare_strategies(
@@ -172,12 +236,11 @@ def compare_strategies(
         ConfigurationError: rien à comparer, trop de générations, début vide, graine négative,
             doublon ou plusieurs suites demandées à la fois.
     """
-    _check(prompts, variants, seeds)
-    encoded = [(_text(prompt, generator), generator.encode(prompt)) for prompt in prompts]
+    encoded = _checked(generator, prompts, variants, seeds)
     for label, variant in variants:
-        for prompt, ids in encoded:
+        for prompt in encoded:
             for seed in seeds:
-                yield _measure(generator, label, prompt, ids, replace(variant, seed=seed))
+                yield from _write(generator, label, [prompt], replace(variant, seed=seed))
 
 
 def write_samples(
@@ -195,18 +258,9 @@ def write_samples(
     Raises:
         ConfigurationError: voir `compare_strategies`.
     """
-    _check(prompts, variants, [seed])
-    encoded = [generator.encode(prompt) for prompt in prompts]
-    texts = [_text(prompt, generator) for prompt in prompts]
+    encoded = _checked(generator, prompts, variants, [seed])
     for label, variant in variants:
-        config = replace(variant, seed=seed)
-        start = time.perf_counter()
-        found = generator.generate(encoded, _scored(config))
-        seconds = (time.perf_counter() - start) / len(encoded)
-        yield [
-            _result(generator, label, text, ids, config, generation, seconds)
-            for text, ids, (generation,) in zip(texts, encoded, found, strict=True)
-        ]
+        yield _write(generator, label, encoded, replace(variant, seed=seed))
 
 
 def summarize(results: Sequence[VariantResult]) -> list[VariantSummary]:
@@ -243,87 +297,74 @@ def _self_bleu(results: Sequence[VariantResult]) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _text(prompt: str | Sequence[int], generator: Generator) -> str:
-    return prompt if isinstance(prompt, str) else generator.tokenizer.decode(prompt)
-
-
-def _measure(
+def _write(
     generator: Generator,
     label: str,
-    prompt: str,
-    ids: Sequence[int],
+    prompts: Sequence[tuple[str, list[int]]],
     config: GenerationConfig,
-) -> VariantResult:
-    """Une génération, chronométrée seule."""
+) -> list[VariantResult]:
+    """Les suites de ces débuts (texte, identifiants), écrites ensemble, et leurs mesures."""
+    is_beam = config.strategy == "beam"  # le faisceau ne rend pas les probabilités
+    scored = config if is_beam else replace(config, logprobs=0)
     start = time.perf_counter()
-    (generation,) = generator.generate([ids], _scored(config))[0]
-    seconds = time.perf_counter() - start
-    return _result(generator, label, prompt, ids, config, generation, seconds)
+    generations = generator.generate([ids for _, ids in prompts], scored)
+    seconds = (time.perf_counter() - start) / len(prompts)
+    results = list[VariantResult]()
+    for (prompt, ids), (generation,) in zip(prompts, generations, strict=True):
+        tokens, scores = generation.tokens, generation.scores
+        if is_beam:
+            scores = tuple(generator.score([*ids, *tokens])[len(ids) - 1 :])
+        results.append(
+            VariantResult(
+                label=label,
+                config=config,
+                prompt=prompt,
+                prompt_ids=tuple(ids),
+                text=generation.text,
+                tokens=tokens,
+                finish=generation.finish,
+                distinct_1=distinct_n(tokens, 1),
+                distinct_2=distinct_n(tokens, 2),
+                distinct_3=distinct_n(tokens, 3),
+                repetition=repetition(tokens),
+                mean_log_prob=sum(each.logprob for each in scores) / max(1, len(tokens)),
+                seconds=seconds,
+            )
+        )
+    return results
 
 
-def _scored(config: GenerationConfig) -> GenerationConfig:
-    """La même, qui garde les probabilités ; le faisceau ne les rend pas."""
-    return config if config.strategy == "beam" else replace(config, logprobs=0)
-
-
-def _result(
+def _checked(
     generator: Generator,
-    label: str,
-    prompt: str,
-    ids: Sequence[int],
-    config: GenerationConfig,
-    generation: Generation,
-    seconds: float,
-) -> VariantResult:
-    """Les mesures d'une génération ; les probabilités que le faisceau ne rend pas, recalculées."""
-    tokens, scores = generation.tokens, generation.scores
-    if config.strategy == "beam":
-        scores = tuple(generator.score([*ids, *tokens])[len(ids) - 1 :])
-    return VariantResult(
-        label=label,
-        config=config,
-        prompt=prompt,
-        prompt_ids=tuple(ids),
-        text=generation.text,
-        tokens=tokens,
-        finish=generation.finish,
-        distinct_1=distinct_n(tokens, 1),
-        distinct_2=distinct_n(tokens, 2),
-        distinct_3=distinct_n(tokens, 3),
-        repetition=repetition(tokens),
-        mean_log_prob=sum(each.logprob for each in scores) / max(1, len(tokens)),
-        seconds=seconds,
-    )
-
-
-def _check(
-    prompts: Sequence[str | Sequence[int]], variants: Variants, seeds: Sequence[int]
-) -> None:
-    counts = {"variante": len(variants), "début": len(prompts), "graine": len(seeds)}
-    for name, count in counts.items():
-        if count == 0:
+    prompts: Sequence[str | Sequence[int]],
+    variants: Variants,
+    seeds: Sequence[int],
+) -> list[tuple[str, list[int]]]:
+    """Les débuts, texte et identifiants, d'une comparaison qui se tient."""
+    given: dict[str, list[Any]] = {
+        "variante": [label for label, _ in variants],
+        "début": list(prompts),
+        "graine": list(seeds),
+    }
+    for name, values in given.items():
+        if not values:
             raise ConfigurationError(
-                f"aucune {name}" if name != "début" else "aucun début",
+                "aucun début" if name == "début" else f"aucune {name}",
                 expected="au moins un de chaque : variante, début, graine",
                 remedy="donnez ce qui manque",
             )
-    total = math.prod(counts.values())
+    total = math.prod(map(len, given.values()))
     if total > MAX_RESULTS:
         raise ConfigurationError(
             f"{total} générations demandées",
             expected=f"au plus {MAX_RESULTS} (variantes × débuts × graines)",
             remedy="retirez des variantes, des débuts ou des graines",
         )
-    given: tuple[tuple[str, list[object]], ...] = (
-        ("la variante", [label for label, _ in variants]),
-        ("le début", list(prompts)),
-        ("la graine", list(seeds)),
-    )
-    for name, values in given:
+    for name, values in given.items():
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
             raise ConfigurationError(
-                f"{name} {twice!r} est là deux fois",
+                f"{'le' if name == 'début' else 'la'} {name} {twice!r} est là deux fois",
                 expected="des variantes, des débuts et des graines différents",
                 remedy="retirez l'une des deux",
             )
@@ -334,3 +375,8 @@ def _check(
                 expected="n = 1",
                 remedy="demandez plusieurs graines : `seed=1 2 3`",
             )
+    decode = generator.tokenizer.decode
+    return [
+        (each if isinstance(each, str) else decode(each), generator.encode(each))
+        for each in prompts
+    ]

@@ -1,7 +1,7 @@
 """Log-probabilité de la fin d'une séquence sachant son début : le calcul de toutes les mesures.
 
 Perplexité, dernier mot, choix multiple et lm-eval ne diffèrent que par les séquences qu'ils
-notent. Formes : B lot, T tokens, V vocabulaire.
+notent ; leurs intervalles de confiance sont à 95 %. Formes : B lot, T tokens, V vocabulaire.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import blaming_weights, evaluation_mode
@@ -22,7 +25,12 @@ MAX_LOGITS = 1 << 26
 MAX_ROWS = 64
 """Séquences d'un lot, au plus."""
 
-_PADDING = 0  # à droite, donc jamais vu : l'attention est causale
+Interval = tuple[float, float]
+
+_RESAMPLES = 1000
+_MAX_UNITS = 1000  # au-delà, des unités voisines sont réunies : le tirage reste court
+_TAIL = (1 - 0.95) / 2  # de chaque côté de l'intervalle
+_NORMAL_QUANTILE = 1.959963984540054  # 97,5 % de la loi normale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +77,12 @@ def score_spans(
     Raises:
         NonFiniteError: logits NaN ou infinis.
     """
-    scores: list[SpanScore] = [SpanScore(log_prob=0.0, is_greedy=True)] * len(spans)
-    device = model.device
+    scores = [SpanScore(log_prob=0.0, is_greedy=True)] * len(spans)
     with torch.inference_mode(), evaluation_mode(model), blaming_weights(model):
         for rows in _batches(spans, model.cfg.vocab_size, max_rows):
-            width = len(spans[rows[0]].tokens) - 1  # la plus longue est la première
-            inputs = torch.full((len(rows), width), _PADDING, dtype=torch.int64)
-            for place, row in enumerate(rows):
-                tokens = spans[row].tokens
-                inputs[place, : len(tokens) - 1] = torch.tensor(tokens[:-1], dtype=torch.int64)
-            logits = model(inputs.to(device))  # (B, T, V)
+            read = [torch.tensor(spans[row].tokens[:-1], dtype=torch.int64) for row in rows]
+            # À droite, le remplissage n'est jamais vu : l'attention est causale.
+            logits = model(pad_sequence(read, batch_first=True).to(model.device))  # (B, T, V)
             for place, row in enumerate(rows):
                 tokens, scored = spans[row].tokens, spans[row].scored
                 end = len(tokens) - 1
@@ -186,3 +190,53 @@ def continuation_span(
         )
     tokens = [*given, *scored][-(window + 1) :]
     return Span(tokens=tokens, scored=min(len(scored), len(tokens) - 1))
+
+
+def perplexity_of(loss: float) -> float:
+    """exp(perte), ou l'infini."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def bootstrap_interval(totals: Sequence[float], weights: Sequence[float]) -> Interval | None:
+    """Intervalle de Σ totals / Σ weights, par tirage des unités avec remise (Efron, 1979).
+
+    Le tirage est toujours le même : deux appels donnent le même intervalle.
+
+    Args:
+        totals: somme de la grandeur dans chaque unité (document, fenêtre, exemple).
+        weights: taille de chaque unité, strictement positive.
+
+    Returns:
+        Les quantiles à 2,5 % et 97,5 %, ou None s'il y a moins de deux unités.
+    """
+    if len(totals) < 2:
+        return None
+    blocks = _blocks(np.asarray(totals, np.float64)), _blocks(np.asarray(weights, np.float64))
+    count = len(blocks[0])
+    drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+    ratios = blocks[0][drawn].sum(axis=1) / blocks[1][drawn].sum(axis=1)
+    low, high = np.quantile(ratios, [_TAIL, 1 - _TAIL])
+    return float(low), float(high)
+
+
+def _blocks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Les sommes d'au plus `_MAX_UNITS` blocs d'unités voisines."""
+    parts = np.array_split(values, min(len(values), _MAX_UNITS))
+    return np.array([part.sum() for part in parts])
+
+
+def wilson_interval(successes: int, trials: int) -> Interval:
+    """Intervalle d'une proportion (Wilson, 1927), qui reste dans [0, 1].
+
+    Args:
+        successes: réussites.
+        trials: essais, au moins un.
+    """
+    share, z = successes / trials, _NORMAL_QUANTILE
+    center = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    spread = share * (1 - share) / trials + z * z / (4 * trials * trials)
+    margin = z / (1 + z * z / trials) * math.sqrt(spread)
+    return max(0.0, center - margin), min(1.0, center + margin)

@@ -17,7 +17,7 @@ from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.comparison import VariantResult
-from gpt_architecture.evaluation.verbatim import Overlap, overlaps
+from gpt_architecture.evaluation.repetition import Overlap, overlaps
 
 ORDERS = (2, 4, 8, 16, 32)
 """Longueurs des n-grammes comptés."""
@@ -162,16 +162,16 @@ class MemorisationReport:
                 "longest": self.reference_longest,
                 "shares": {str(n): self.reference_share(n) for n in self.orders},
             },
-            "variants": [self._variant(each) for each in self.variants],
-        }
-
-    def _variant(self, variant: VariantMemory) -> dict[str, Any]:
-        return {
-            "label": variant.label,
-            "texts": len(variant.texts),
-            "longest": variant.longest,
-            "recited": variant.recited(self.threshold)[0],
-            "shares": {str(n): variant.share(n) for n in self.orders},
+            "variants": [
+                {
+                    "label": each.label,
+                    "texts": len(each.texts),
+                    "longest": each.longest,
+                    "recited": each.recited(self.threshold)[0],
+                    "shares": {str(n): each.share(n) for n in self.orders},
+                }
+                for each in self.variants
+            ],
         }
 
 
@@ -180,7 +180,6 @@ def measure_memorisation(
     training: TokenSource,
     *,
     unseen: TokenSource | None = None,
-    orders: Sequence[int] = ORDERS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> MemorisationReport:
     """Cherche chaque génération, mot pour mot, dans le texte d'entraînement.
@@ -189,7 +188,6 @@ def measure_memorisation(
         results: les générations, de toutes les stratégies.
         training: le texte d'entraînement.
         unseen: texte du même genre que le modèle n'a pas appris ; None : pas de référence.
-        orders: longueurs des n-grammes comptés.
         on_progress: appelé avec (tokens d'entraînement lus, en tout).
 
     Raises:
@@ -214,7 +212,7 @@ def measure_memorisation(
         for result, overlap in zip(results, generated, strict=True)
     ]
     return MemorisationReport(
-        orders=tuple(orders),
+        orders=ORDERS,
         variants=tuple(
             VariantMemory(
                 label=label,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -20,13 +19,21 @@ from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.data.texts import corpus
 from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
 from gpt_architecture.errors import DataError
-from gpt_architecture.evaluation.intervals import Interval, bootstrap_interval
-from gpt_architecture.evaluation.likelihood import MAX_ROWS, Span, cumulated, score_spans
+from gpt_architecture.evaluation.likelihood import (
+    MAX_ROWS,
+    Interval,
+    Span,
+    bootstrap_interval,
+    cumulated,
+    perplexity_of,
+    score_spans,
+)
 
 MIN_DOCUMENTS = 20
 """Documents à partir desquels l'intervalle du total les rééchantillonne, et non les fenêtres."""
 
 _SPANS_AT_ONCE = 8 * MAX_ROWS
+_READ_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +118,6 @@ class TextMeasures:
     skipped: int = 0
 
 
-def perplexity_of(loss: float) -> float:
-    """exp(perte), ou l'infini."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
 def window_ends(count: int, window: int, stride: int) -> Iterator[tuple[int, int]]:
     """(Premier token noté, fin exclue) de chaque fenêtre d'une suite de `count` prédictions.
 
@@ -177,20 +176,18 @@ def measure_documents(
     stride = max(1, window // 2) if stride is None else stride
     check_int("stride", stride, minimum=1, maximum=window)
     given = prefix is None  # le premier token de chaque document
-    counts = [len(document.tokens) - given for document in documents]
-    kept = [(each, count) for each, count in zip(documents, counts, strict=True) if count > 0]
+    kept = [each for each in documents if len(each.tokens) > given]
     if not kept:
         raise DataError(
             "aucun token à prédire dans ces textes",
             expected="au moins deux tokens" if given else "au moins un token",
             remedy="donnez un texte plus long",
         )
-
-    advance = cumulated(sum(count for _, count in kept), on_progress)
+    advance = cumulated(sum(len(each.tokens) - given for each in kept), on_progress)
     windows: list[list[tuple[float, int]]] = [[] for _ in kept]  # (−log p, tokens) par document
     spans = (
         (index, span)
-        for index, (each, _) in enumerate(kept)
+        for index, each in enumerate(kept)
         for span in document_spans(each.tokens, window=window, stride=stride, prefix=prefix)
     )
     while chunk := list(islice(spans, _SPANS_AT_ONCE)):
@@ -199,8 +196,8 @@ def measure_documents(
         for (index, span), score in zip(chunk, scores, strict=True):
             windows[index].append((-score.log_prob, span.scored))
     losses = tuple(
-        _loss(each.name, found, each.num_bytes - (each.first_bytes if given else 0), found)
-        for (each, _), found in zip(kept, windows, strict=True)
+        _loss(each.name, found, each.num_bytes - given * each.first_bytes, found)
+        for each, found in zip(kept, windows, strict=True)
     )
     everything = [pair for found in windows for pair in found]
     per_document = [(each.loss * each.tokens, each.tokens) for each in losses]
@@ -235,9 +232,6 @@ def _loss(
     )
 
 
-_READ_TOKENS = 1 << 20
-
-
 def read_token_documents(
     sources: Sequence[str],
     tokenizer: Tokenizer,
@@ -262,72 +256,62 @@ def read_token_documents(
         DataError: source absente, illisible ou vide, ligne qui ne convient pas (elle est nommée),
             ou fragments d'un autre tokenizer.
     """
-    reader = _Reader(tokenizer, field=field, max_tokens=max_tokens, offline=offline)
-    found = (document for source in sources for document in reader.documents(source))
-    return list(islice(found, limit))
-
-
-class _Reader:
-    """Lit et code des sources ; voir `read_token_documents` pour ses réglages."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, *, field: str, max_tokens: int | None, offline: bool
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._field = field
-        self._max_tokens = max_tokens
-        self._offline = offline
-
-    def documents(self, source: str) -> Iterator[TokenDocument]:
-        """Les documents d'une source."""
-        path = Path(source)
-        if holds_shards(path):
-            yield from self._from_shards(path)
-            return
-        read = corpus.read_documents([source], field=self._field, offline=self._offline)
-        for each in read:
-            ids = self._tokenizer.encode(each.text)
-            yield self._document(each.name, ids, len(each.text.encode("utf-8")))
-
-    def _from_shards(self, path: Path) -> Iterator[TokenDocument]:
-        """Les documents de la part de validation, séparés par la fin de texte."""
-        tokenizer = self._tokenizer
-        shards = open_shards(path, "val", vocab_size=tokenizer.vocab_size)
-        if shards.tokenizer is not None and shards.tokenizer != tokenizer.to_dict():
-            raise DataError(
-                f"{path} est codé avec un autre tokenizer ({shards.tokenizer.get('name')!r})",
-                expected=f"celui du modèle ({tokenizer.name!r})",
-                remedy="préparez ces textes avec le tokenizer du modèle, ou donnez-les eux-mêmes",
+    count_bytes = _byte_counter(tokenizer)
+    coded = (each for source in sources for each in _coded(source, tokenizer, field, offline))
+    documents = list[TokenDocument]()
+    for name, ids, text in islice(coded, limit):
+        kept = ids[:max_tokens]
+        documents.append(
+            TokenDocument(
+                name=name,
+                tokens=kept,
+                num_bytes=count_bytes(kept)
+                if text is None or len(kept) < len(ids)
+                else len(text.encode("utf-8")),
+                first_bytes=count_bytes(kept[:1]),
             )
-        number, pending = 1, list[int]()
-        for start in range(0, shards.num_tokens, _READ_TOKENS):
-            length = min(_READ_TOKENS, shards.num_tokens - start)
-            for token in shards.read(start, length).tolist():
-                if token != tokenizer.eos_id:
-                    pending.append(token)
-                elif pending:
-                    yield self._document(f"{path.name}#{number}", pending)
-                    number, pending = number + 1, []
-        if pending:
-            yield self._document(f"{path.name}#{number}", pending)
-
-    def _document(self, name: str, ids: list[int], num_bytes: int | None = None) -> TokenDocument:
-        """Un document, tronqué au besoin ; `num_bytes` est la taille de tout son texte."""
-        kept = ids if self._max_tokens is None else ids[: self._max_tokens]
-        return TokenDocument(
-            name=name,
-            tokens=kept,
-            num_bytes=self._bytes(kept) if num_bytes is None or len(kept) < len(ids) else num_bytes,
-            first_bytes=self._bytes(kept[:1]),
         )
+    return documents
 
-    def _bytes(self, ids: Sequence[int]) -> int:
-        """Octets que codent ces tokens."""
-        if isinstance(self._tokenizer, ByteTokenizer):
-            return sum(self._token_lengths[token] for token in ids)
-        return len(self._tokenizer.decode(ids).encode("utf-8"))
 
-    @cached_property
-    def _token_lengths(self) -> list[int]:
-        assert isinstance(self._tokenizer, ByteTokenizer)  # noqa: S101 — `_bytes` l'a vérifié
-        return [len(each) for each in self._tokenizer.token_bytes()]
+def _coded(
+    source: str, tokenizer: Tokenizer, field: str, offline: bool
+) -> Iterator[tuple[str, list[int], str | None]]:
+    """(Nom, identifiants, texte si on l'a) de chaque document d'une source."""
+    path = Path(source)
+    if holds_shards(path):
+        for number, ids in enumerate(_held_out(path, tokenizer), start=1):
+            yield f"{path.name}#{number}", ids, None
+    else:
+        for each in corpus.read_documents([source], field=field, offline=offline):
+            yield each.name, tokenizer.encode(each.text), each.text
+
+
+def _held_out(path: Path, tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """Les documents de la part de validation de fragments, séparés par la fin de texte."""
+    shards = open_shards(path, "val", vocab_size=tokenizer.vocab_size)
+    if shards.tokenizer is not None and shards.tokenizer != tokenizer.to_dict():
+        raise DataError(
+            f"{path} est codé avec un autre tokenizer ({shards.tokenizer.get('name')!r})",
+            expected=f"celui du modèle ({tokenizer.name!r})",
+            remedy="préparez ces textes avec le tokenizer du modèle, ou donnez-les eux-mêmes",
+        )
+    pending = list[int]()
+    for start in range(0, shards.num_tokens, _READ_TOKENS):
+        length = min(_READ_TOKENS, shards.num_tokens - start)
+        for token in shards.read(start, length).tolist():
+            if token != tokenizer.eos_id:
+                pending.append(token)
+            elif pending:
+                yield pending
+                pending = []
+    if pending:
+        yield pending
+
+
+def _byte_counter(tokenizer: Tokenizer) -> Callable[[Sequence[int]], int]:
+    """Ce qui dit combien d'octets codent des tokens."""
+    if not isinstance(tokenizer, ByteTokenizer):
+        return lambda ids: len(tokenizer.decode(ids).encode("utf-8"))
+    lengths = [len(each) for each in tokenizer.token_bytes()]
+    return lambda ids: sum(lengths[token] for token in ids)

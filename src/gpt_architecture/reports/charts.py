@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gpt_architecture.evaluation.calibration import Calibration
+from gpt_architecture.evaluation.reliability import Calibration
 from gpt_architecture.french import decimal, percent, thousands
 
 COLORS = 8
@@ -21,6 +21,7 @@ COLORS = 8
 ATTENTION_LEVELS = (0.04, 0.12, 0.25, 0.45, 0.7)
 """Poids à partir desquels une case d'attention fonce d'un cran."""
 
+_SQUARE = 380.0  # côté d'un diagramme de fiabilité
 _LETTER = 6.6  # largeur moyenne d'une lettre à 12 unités
 _LINE = 15.0
 _MARK = 9.0  # demi-côté d'une marque, marge comprise
@@ -267,10 +268,10 @@ def line_chart(
     return axes.chart(x_label, y_label, strokes=strokes)
 
 
-def reliability_chart(calibration: Calibration, *, size: float = 380.0) -> Chart:
+def reliability_chart(calibration: Calibration) -> Chart:
     """Place les tranches d'une calibration dans un carré, dont la diagonale est la perfection."""
     steps = [step / 5 for step in range(6)]
-    axes = _Axes((size, size), steps, steps)
+    axes = _Axes((_SQUARE, _SQUARE), steps, steps)
     columns = [
         Column(
             x=axes.across(each.low) + 1,
@@ -285,7 +286,7 @@ def reliability_chart(calibration: Calibration, *, size: float = 380.0) -> Chart
         for each in calibration.bins
         if each.count
     ]
-    return axes.chart(_whole_percent, _whole_percent, columns=columns)
+    return axes.chart(whole_percent, whole_percent, columns=columns)
 
 
 def attention_paths(weights: Tensor) -> tuple[str, ...]:
@@ -321,8 +322,14 @@ def ticks(values: Sequence[float], count: int) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
-def _whole_percent(share: float) -> str:
+def whole_percent(share: float) -> str:
+    """« 12 % »."""
     return percent(share, 0)
+
+
+def one_decimal(value: float) -> str:
+    """« 1,5 », « 2 »."""
+    return decimal(value, 1).removesuffix(",0")
 
 
 def _between(value: float, scale: Sequence[float], start: float, end: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from rich.box import ROUNDED
 from rich.console import Console
@@ -12,9 +13,9 @@ from rich.text import Text
 
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.evaluation.comparison import VariantResult, VariantSummary, by_text
-from gpt_architecture.evaluation.quality import repeated_places
+from gpt_architecture.evaluation.repetition import repeated_places
 from gpt_architecture.french import decimal, percent, rate, significant
-from gpt_architecture.reports.charts import COLORS, Cloud, scatter
+from gpt_architecture.reports.charts import COLORS, Cloud, one_decimal, scatter, whole_percent
 from gpt_architecture.reports.pages import render
 from gpt_architecture.reports.terminal import table, visible_text
 
@@ -51,18 +52,14 @@ class Bar:
     points: tuple[float, ...]
 
 
-def _share(value: float) -> str:
-    return percent(value, 0)
-
-
 def _share_measure(name: str, meaning: str, share: str) -> Measure:
     """La mesure d'une part que chaque génération porte sous ce nom."""
     return Measure(
         name=name,
         meaning=meaning,
         of_variant=lambda variant: variant.mean(share),
-        of_result=lambda result: result.shares[share],
-        show=_share,
+        of_result=attrgetter(share),
+        show=whole_percent,
         full=1.0,
     )
 
@@ -134,7 +131,7 @@ def comparison_page(
         several=several,
         highlights=highlights(summaries),
         scatters=[
-            scatter(clouds, width=width, height=height, x_label=_tick, y_label=_share)
+            scatter(clouds, width=width, height=height, x_label=one_decimal, y_label=whole_percent)
             for width, height in ((1100.0, 440.0), (400.0, 340.0))
         ],
         panels=[
@@ -197,10 +194,6 @@ def _cloud(variant: VariantSummary) -> Cloud:
         points=tuple((each.mean_log_prob, each.distinct_1) for each in variant.results),
         mean=(variant.mean_log_prob, variant.mean("distinct_1")),
     )
-
-
-def _tick(value: float) -> str:
-    return decimal(value, 1).removesuffix(",0")
 
 
 def _bars(measure: Measure, summaries: Sequence[VariantSummary]) -> list[Bar]:

@@ -1,17 +1,24 @@
-"""La page d'un modèle : ce qu'il a appris, ce qu'il récite, ce qu'il croit, ce qu'il regarde."""
+"""La page d'un modèle : ce qu'il a appris, ce qu'il récite, ce qu'il croit, ce qu'il regarde.
+
+Ses courbes de perte sont relues du journal de l'entraînement, ou du fichier du modèle.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.attention_maps import AttentionMaps, attention_profile
-from gpt_architecture.evaluation.calibration import Calibration
 from gpt_architecture.evaluation.comparison import VariantSummary, by_text
+from gpt_architecture.evaluation.likelihood import perplexity_of
 from gpt_architecture.evaluation.memorisation import MemorisationReport, Recollection
-from gpt_architecture.evaluation.perplexity import perplexity_of
+from gpt_architecture.evaluation.reliability import Calibration
+from gpt_architecture.formats.journal import JOURNAL, finite_number, read_records
 from gpt_architecture.french import decimal, percent, significant, thousands
 from gpt_architecture.reports.charts import (
     COLORS,
@@ -19,11 +26,12 @@ from gpt_architecture.reports.charts import (
     Line,
     attention_paths,
     line_chart,
+    one_decimal,
     reliability_chart,
+    whole_percent,
 )
-from gpt_architecture.reports.loss_curves import LossCurves, thinned
 from gpt_architecture.reports.pages import render
-from gpt_architecture.storage import write_atomically
+from gpt_architecture.storage import open_regular, write_atomically
 
 SIZES = ((1100.0, 400.0), (400.0, 320.0))
 """Largeur et hauteur des figures : grand écran, téléphone."""
@@ -31,7 +39,37 @@ SIZES = ((1100.0, 400.0), (400.0, 320.0))
 MAX_ATTENTION_TOKENS = 48
 """Tokens d'une phrase dont la page montre l'attention, au plus."""
 
+MAX_JOURNAL_BYTES = 256 << 20
+"""Taille d'un journal, au plus."""
+
 _MAX_POINTS = 300
+
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossCurves:
+    """Pertes en nats par token ; les abscisses sont des tokens vus.
+
+    Attributes:
+        steps: perte de chaque lot, pendant l'entraînement.
+        train: perte mesurée sur la part d'entraînement.
+        validation: perte mesurée sur la part de validation.
+    """
+
+    steps: Points = ()
+    train: Points = ()
+    validation: Points = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Vrai s'il n'y a rien à tracer."""
+        return not (self.steps or self.train or self.validation)
+
+    @property
+    def best(self) -> tuple[float, float] | None:
+        """(tokens vus, perte) à la plus basse perte de validation ; None : aucune mesure."""
+        return min(self.validation, key=lambda point: point[1], default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,44 +153,100 @@ def model_page(page: ModelPage, tokenizer: Tokenizer) -> str:
     )
 
 
+def curves_of(path: Path | str, metadata: Mapping[str, Any]) -> LossCurves:
+    """Les pertes du journal voisin du modèle, sinon celles que son fichier garde."""
+    journal = Path(path).resolve().parent / JOURNAL
+    curves = curves_from_metadata(metadata)
+    if not journal.is_file():
+        return curves
+    found = curves_from_journal(journal)
+    # Un journal d'un autre entraînement, resté là, ne raconte pas ce modèle.
+    is_own = curves.is_empty or found.validation[-1:] == curves.validation[-1:]
+    return found if is_own and not found.is_empty else curves
+
+
+def curves_from_journal(path: Path | str) -> LossCurves:
+    """Relit un `journal.jsonl` ; une ligne abîmée ou d'un autre genre est ignorée.
+
+    Raises:
+        DataError: fichier illisible ou démesuré.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_JOURNAL_BYTES:
+            raise DataError(
+                f"{path} fait {path.stat().st_size >> 20} Mio",
+                expected=f"au plus {MAX_JOURNAL_BYTES >> 20} Mio",
+                remedy="donnez le journal d'un entraînement",
+            )
+        with open_regular(path) as lines:
+            records = list(read_records(lines))
+    except OSError as error:
+        remedy = "vérifiez son nom et ses droits"
+        raise DataError.unreadable(
+            path, error, expected="le journal d'un entraînement", remedy=remedy
+        ) from None
+    steps, train, validation, seen = [], [], [], 0.0
+    for record in records:
+        kind = record["kind"]
+        if kind == "step":
+            seen += finite_number(record.get("tokens")) or 0.0
+            steps.append((seen, finite_number(record.get("loss"))))
+        elif kind == "evaluation":
+            seen = finite_number(record.get("tokens_seen")) or seen
+            train.append((seen, finite_number(record.get("train_loss"))))
+            validation.append((seen, finite_number(record.get("val_loss"))))
+    return LossCurves(steps=_finite(steps), train=_finite(train), validation=_finite(validation))
+
+
+def curves_from_metadata(metadata: Mapping[str, Any]) -> LossCurves:
+    """Les pertes qu'un fichier de modèle garde de ses évaluations."""
+    seen = _numbers(metadata.get("tokens_seen"))
+    return LossCurves(
+        train=_finite(zip(seen, _numbers(metadata.get("train_losses")), strict=False)),
+        validation=_finite(zip(seen, _numbers(metadata.get("val_losses")), strict=False)),
+    )
+
+
+def thinned(points: Points, most: int) -> Points:
+    """Au plus `most` points : chacun est la moyenne d'une tranche égale."""
+    size = math.ceil(len(points) / most)
+    if size <= 1:
+        return points
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return tuple(
+        (sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group))
+        for group in groups
+    )
+
+
+def _numbers(values: object) -> list[float | None]:
+    return [finite_number(value) for value in values] if isinstance(values, (list, tuple)) else []
+
+
+def _finite(points: Iterable[tuple[float | None, float | None]]) -> Points:
+    """Une perte devenue NaN ou infinie n'est pas tracée."""
+    return tuple((float(x), float(y)) for x, y in points if x is not None and y is not None)
+
+
 def tiles(page: ModelPage) -> list[tuple[str, str, str]]:
     """Ce qui ressort : (titre, valeur, précision)."""
     found = list[tuple[str, str, str]]()
     if page.curves.best is not None:
         seen, loss = page.curves.best
-        found.append(
-            (
-                "Meilleure perte de validation",
-                decimal(loss),
-                f"après {thousands(round(seen))} tokens",
-            )
-        )
+        detail = f"après {thousands(round(seen))} tokens"
+        found.append(("Meilleure perte de validation", decimal(loss), detail))
     for score in page.scores:
-        found.append(
-            (
-                f"Perplexité, {score.label}",
-                significant(score.perplexity),
-                f"sur {thousands(score.tokens)} tokens",
-            )
-        )
+        detail = f"sur {thousands(score.tokens)} tokens"
+        found.append((f"Perplexité, {score.label}", significant(score.perplexity), detail))
     if page.memorisation is not None:
         some, total = page.memorisation.recited
         longest = max(each.longest for each in page.memorisation.variants)
-        found.append(
-            (
-                "Suites qui récitent",
-                f"{some} sur {total}",
-                f"plus long passage : {longest} tokens",
-            )
-        )
+        detail = f"plus long passage : {longest} tokens"
+        found.append(("Suites qui récitent", f"{some} sur {total}", detail))
     for label, calibration in page.calibrations:
-        found.append(
-            (
-                f"Erreur de calibration, {label}",
-                percent(calibration.error),
-                verdict(calibration),
-            )
-        )
+        error = percent(calibration.error)
+        found.append((f"Erreur de calibration, {label}", error, verdict(calibration)))
     return found
 
 
@@ -184,7 +278,7 @@ def _loss_charts(curves: LossCurves) -> list[Chart]:
             width=width,
             height=height,
             x_label=_tokens_tick,
-            y_label=lambda value: decimal(value, 1).removesuffix(",0"),
+            y_label=one_decimal,
         )
         for width, height in SIZES
     ]
@@ -193,42 +287,39 @@ def _loss_charts(curves: LossCurves) -> list[Chart]:
 def _tokens_tick(value: float) -> str:
     for power, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= power:
-            return f"{decimal(value / power, 1).removesuffix(',0')}\u00a0{unit}"
+            return f"{one_decimal(value / power)}\u00a0{unit}"
     return thousands(round(value))
 
 
 def _memory_charts(memory: MemorisationReport) -> list[Chart]:
     """La part de n-grammes retrouvés selon n : une courbe par stratégie, et le hasard."""
-    places = range(len(memory.orders))
+    orders = memory.orders
     lines = [
-        Line(
-            label=variant.label,
-            series=number % COLORS,
-            points=_present([(x, variant.share(memory.orders[x])) for x in places]),
-        )
-        for number, variant in enumerate(memory.variants)
+        Line(label=each.label, series=number % COLORS, points=_known(each.share, orders))
+        for number, each in enumerate(memory.variants)
     ]
     if memory.reference:
-        reference = [(x, memory.reference_share(memory.orders[x])) for x in places]
-        lines.append(
-            Line(label="texte inédit", series=7, points=_present(reference), style="dashed")
-        )
+        points = _known(memory.reference_share, orders)
+        lines.append(Line(label="texte inédit", series=7, points=points, style="dashed"))
     return [
         line_chart(
             lines,
             width=width,
             height=height,
-            x_label=lambda x: str(memory.orders[int(x)]),
-            y_label=lambda value: percent(value, 0),
-            x_values=list(places),
+            x_label=lambda x: str(orders[int(x)]),
+            y_label=whole_percent,
+            x_values=range(len(orders)),
             y_values=[0.0, 0.25, 0.5, 0.75, 1.0],
         )
         for width, height in SIZES
     ]
 
 
-def _present(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points if y is not None]
+def _known(
+    share: Callable[[int], float | None], orders: Sequence[int]
+) -> list[tuple[float, float]]:
+    """La part de chaque longueur, à son rang ; rien là où elle est inconnue."""
+    return [(x, y) for x, n in enumerate(orders) if (y := share(n)) is not None]
 
 
 def _excerpt(memory: MemorisationReport, tokenizer: Tokenizer) -> tuple[str, str, str, str] | None:
@@ -288,37 +379,25 @@ class _Head:
     profile: tuple[float, float, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Attention:
-    pieces: tuple[str, ...]
-    omitted: int
-    layers: list[list[_Head]]
-    profiles: list[tuple[float, float, float]]
-    chosen: _Head
-
-
-def _attention(maps: AttentionMaps) -> _Attention:
+def _attention(maps: AttentionMaps) -> dict[str, Any]:
     """Toutes les têtes ; celle qui regarde le moins les places banales est montrée en grand."""
     kept = min(len(maps.pieces), MAX_ATTENTION_TOKENS)
     weights = maps.weights[..., :kept, :kept]  # l'attention est causale : rien n'y change
     layers = [
         [
             _Head(
-                layer=layer,
-                head=head,
-                paths=attention_paths(own),
-                profile=attention_profile(own),
+                layer=layer, head=head, paths=attention_paths(own), profile=attention_profile(own)
             )
             for head, own in enumerate(heads, start=1)
         ]
         for layer, heads in enumerate(weights, start=1)
     ]
-    return _Attention(
-        pieces=maps.pieces[:kept],
-        omitted=len(maps.pieces) - kept,
-        layers=layers,
-        profiles=[attention_profile(heads) for heads in weights],
-        chosen=min(
+    return {
+        "pieces": maps.pieces[:kept],
+        "omitted": len(maps.pieces) - kept,
+        "layers": layers,
+        "profiles": [attention_profile(heads) for heads in weights],
+        "chosen": min(
             (head for layer in layers for head in layer), key=lambda each: sum(each.profile)
         ),
-    )
+    }

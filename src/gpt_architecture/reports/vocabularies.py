@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.text import Text
@@ -22,14 +21,6 @@ from gpt_architecture.reports.terminal import table, visible_text, visible_token
 _STYLES = tuple(f"black on {colour}" for colour in ("#a9c7f5", "#f7c79d", "#a5dcbd", "#ecb3d8"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _View:
-    """Un découpage à montrer."""
-
-    measures: Fertility
-    segments: list[Segment]
-
-
 def vocabulary_page(text: str, tokenizers: Mapping[str, Tokenizer]) -> str:
     """Une page d'un seul fichier : chaque token dans sa couleur, son identifiant au survol.
 
@@ -42,14 +33,13 @@ def vocabulary_page(text: str, tokenizers: Mapping[str, Tokenizer]) -> str:
         TokenizerError: un vocabulaire ne sait pas le coder.
     """
     views = [
-        _View(
-            measures=measure_fertility(text, tokenizer, label=label),
-            segments=list(split_text(text, tokenizer)),
-        )
+        {
+            "measures": measure_fertility(text, tokenizer, label=label),
+            "segments": list(split_text(text, tokenizer)),
+        }
         for label, tokenizer in tokenizers.items()
     ]
-    most = max(view.measures.tokens for view in views)
-    return render("vocabulary", views=views, most=most, characters=len(text))
+    return render("vocabulary", views=views, characters=len(text))
 
 
 def show_fertilities(console: Console, rows: Sequence[Fertility]) -> None:

@@ -99,8 +99,7 @@ def demo(
 def _variants(lines: Sequence[str] | None, max_tokens: int) -> Variants:
     from dataclasses import replace
 
-    from gpt_architecture.evaluation.comparison import SIX_VARIANTS
-    from gpt_architecture.evaluation.variants import parse_variant
+    from gpt_architecture.evaluation.comparison import SIX_VARIANTS, parse_variant
 
     if lines:
         return [parse_variant(line, {"max_tokens": max_tokens}) for line in lines]

@@ -25,7 +25,7 @@ from gpt_architecture.storage import check_outputs, nothing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gpt_architecture.evaluation.fidelity import Fidelity
+    from gpt_architecture.evaluation.reliability import Fidelity
     from gpt_architecture.formats.model_file import ModelFile
     from gpt_architecture.kernels.decode.packed import PackedModel
 
@@ -116,7 +116,7 @@ def _measure(
     from gpt_architecture.config import END_OF_TEXT
     from gpt_architecture.data.texts.corpus import load_corpus
     from gpt_architecture.data.tokenizer import tokenizer_from_dict
-    from gpt_architecture.evaluation.fidelity import compare_models
+    from gpt_architecture.evaluation.reliability import compare_models
 
     assert options.text is not None  # noqa: S101 — l'appelant l'a vérifié
     corpus, tokenizer = load_corpus([options.text]), tokenizer_from_dict(content.tokenizer)

@@ -22,7 +22,8 @@ from gpt_architecture.cli.command import (
 )
 from gpt_architecture.cli.options import ModelChoice, ModelSource, Prompt, model_path
 from gpt_architecture.errors import MissingDependencyError
-from gpt_architecture.storage import check_outputs, own_figure
+from gpt_architecture.french import decimal
+from gpt_architecture.storage.overwriting import check_outputs, own_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,9 +121,7 @@ def _show(title: str, labels: Sequence[str], study: DistributionStudy) -> None:
     for row, label in enumerate(labels):
         table.add_row(Text(label), *(_percent(effect.probabilities[row]) for effect in effects))
     table.add_section()
-    table.add_row(
-        "Entropie (nats)", *(f"{effect.entropy:.2f}".replace(".", ",") for effect in effects)
-    )
+    table.add_row("Entropie (nats)", *(decimal(effect.entropy) for effect in effects))
     table.add_row("Tokens gardés", *(str(effect.kept) for effect in effects))
     output_console().print(table)
 

@@ -1,0 +1,394 @@
+"""Les épreuves de lm-eval (Gao et al., 2021) : les nôtres, locales et françaises, et les siennes.
+
+Les nôtres sont des données du paquet : rien n'est téléchargé. Celles de lm-eval vont chercher
+leurs données sur le hub, sauf si c'est interdit ou qu'elles sont en cache. Les requêtes sont codées
+et notées comme le fait son modèle `hf` : les chiffres sont ceux qu'il donne sur le même modèle
+exporté.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from importlib.resources.abc import Traversable
+from io import StringIO
+from typing import Any
+
+from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.core.model import CausalLM
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.generator import MAX_BATCH, Generator
+from gpt_architecture.errors import (
+    ConfigurationError,
+    DataError,
+    GPTArchitectureError,
+    MissingDependencyError,
+    reason,
+)
+from gpt_architecture.evaluation.likelihood import (
+    MAX_ROWS,
+    Span,
+    SpanScore,
+    continuation_span,
+    cumulated,
+    score_spans,
+)
+from gpt_architecture.evaluation.perplexity import document_spans
+
+LOCAL_TASKS = ("dernier_mot_fr", "prose_fr", "serie_fr", "suite_fr")
+"""Nos épreuves, par leur nom."""
+
+UNITS = {"générations": "textes"}
+"""Ce que compte l'avancement d'une nature de requêtes, quand ce ne sont pas des tokens."""
+
+DEFAULT_NEW_TOKENS = 256
+"""Tokens d'une génération dont l'épreuve ne dit pas la longueur ; celle de lm-eval."""
+
+_BOOTSTRAP = 1000
+_FEWSHOT_SEED = 1234  # celle de lm-eval
+_NUMBER_KINDS = (int, float)
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_SAMPLING = {"temperature": "temperature", "top_k": "k", "top_p": "p", "min_p": "min_p"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskMetric:
+    """Une mesure d'une épreuve.
+
+    Attributes:
+        name: son nom chez lm-eval (« acc », « bits_per_byte »).
+        filter: filtre des réponses ; « none » : aucun.
+        value: sa valeur.
+        stderr: son erreur type ; None : lm-eval n'en donne pas.
+    """
+
+    name: str
+    filter: str
+    value: float
+    stderr: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """Une épreuve passée.
+
+    Attributes:
+        name: son nom.
+        version: celle de l'épreuve.
+        count: exemples mesurés ; None pour un groupe d'épreuves.
+        metrics: ses mesures.
+    """
+
+    name: str
+    version: str
+    count: int | None
+    metrics: tuple[TaskMetric, ...]
+
+
+def run_tasks(
+    names: Sequence[str],
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    *,
+    window: int,
+    limit: int | None = None,
+    offline: bool = False,
+    max_rows: int = MAX_ROWS,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> list[TaskResult]:
+    """Passe des épreuves avec lm-eval.
+
+    Args:
+        names: les nôtres (`LOCAL_TASKS`) ou celles de lm-eval.
+        limit: exemples de chaque épreuve, les premiers ; None : tous.
+        offline: interdit tout téléchargement.
+        max_rows: voir `HarnessModel`, comme `window` et `on_progress`.
+
+    Raises:
+        MissingDependencyError: lm-eval n'est pas installé.
+        DataError: épreuve inconnue, ou dont les données manquent.
+    """
+    stderr = sys.stderr
+
+    def report(kind: str, done: int, total: int) -> None:
+        if on_progress is not None:
+            with redirect_stderr(stderr):  # seul lm-eval se tait
+                on_progress(kind, done, total)
+
+    with _harness(offline=offline):
+        from lm_eval.api.model import LM
+
+        class Adapted(HarnessModel, LM):  # type: ignore[misc]  # lm-eval n'est pas typé
+            pass
+
+        lm = Adapted(model, tokenizer, window=window, max_rows=max_rows, on_progress=report)
+        return evaluate_harness(lm, names, limit=limit)
+
+
+def evaluate_harness(
+    lm: Any, names: Sequence[str], *, limit: int | None = None
+) -> list[TaskResult]:
+    """Passe des épreuves avec n'importe quel modèle de lm-eval ; voir `run_tasks`."""
+    with _harness():
+        from lm_eval.evaluator import evaluate
+
+        tasks = _load_tasks(names)
+        found = evaluate(lm, tasks, limit=limit, bootstrap_iters=_BOOTSTRAP, log_samples=False)
+    return [_result(name, found) for name in found["results"]]
+
+
+def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
+    """Les épreuves, prêtes pour `lm_eval.evaluator.evaluate`.
+
+    Raises:
+        DataError: épreuve inconnue, ou dont les données manquent.
+    """
+    from lm_eval.tasks import TaskManager
+
+    foreign = [name for name in names if name not in LOCAL_TASKS]
+    manager = TaskManager(include_defaults=bool(foreign))
+    specs = [_local_task(name) if name in LOCAL_TASKS else name for name in names]
+    unknown = [name for name in foreign if name not in manager.all_tasks]
+    if unknown:
+        raise DataError(
+            f"épreuve inconnue : {unknown[0][:200]}",
+            expected=f"{', '.join(LOCAL_TASKS)}, ou une épreuve de lm-eval",
+            remedy="corrigez `lm_eval`",
+        )
+    try:
+        loaded: dict[str, Any] = manager.load(specs)
+    except GPTArchitectureError:
+        raise
+    except Exception as error:  # réseau, hub et formats : chaque bibliothèque a les siennes
+        raise DataError(
+            f"les données de {', '.join(foreign)} manquent : {reason(error)[:200]}",
+            expected="des données en cache, ou un accès au hub",
+            remedy=f"prenez une épreuve locale : {', '.join(LOCAL_TASKS)}",
+        ) from None
+    for task in loaded["tasks"].values():  # ce que simple_evaluate ferait
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+    return loaded
+
+
+def _local_task(name: str) -> dict[str, Any]:
+    """La configuration d'une de nos épreuves, et ses exemples déjà lus."""
+    import yaml  # vient avec lm-eval
+    from datasets import Dataset
+
+    folder = local_folder()
+    config: dict[str, Any] = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    del config["dataset_path"]
+    files: Mapping[str, str] = config.pop("dataset_kwargs")["data_files"]
+    splits = {
+        split: [json.loads(line) for line in (folder / file).read_text("utf-8").splitlines()]
+        for split, file in files.items()
+    }
+    config["custom_dataset"] = lambda **_metadata: {
+        split: Dataset.from_list(rows) for split, rows in splits.items()
+    }
+    return config
+
+
+def local_folder() -> Traversable:
+    """Le dossier de nos épreuves, que lm-eval sait aussi lire (`--include_path`)."""
+    return resources.files("gpt_architecture.evaluation").joinpath("lm_eval_tasks")
+
+
+def _result(name: str, found: Mapping[str, Any]) -> TaskResult:
+    """Les mesures d'une épreuve, hors du dictionnaire plat de lm-eval (« acc,none »)."""
+    row = found["results"][name]
+    metrics = []
+    for key, value in row.items():
+        metric, _, chosen = key.partition(",")
+        if not chosen or metric.endswith("_stderr") or not isinstance(value, _NUMBER_KINDS):
+            continue
+        stderr = row.get(f"{metric}_stderr,{chosen}")
+        usable = isinstance(stderr, _NUMBER_KINDS) and math.isfinite(stderr)
+        metrics.append(
+            TaskMetric(
+                name=metric,
+                filter=chosen,
+                value=float(value),
+                stderr=float(stderr) if usable else None,
+            )
+        )
+    count = found.get("n-samples", {}).get(name, {}).get("effective")
+    version = str(found.get("versions", {}).get(name, ""))
+    return TaskResult(name=name, version=version, count=count, metrics=tuple(metrics))
+
+
+@contextmanager
+def _harness(*, offline: bool = False) -> Iterator[None]:
+    """Fait taire lm-eval et ce qu'il apporte, et rend l'environnement.
+
+    Ses barres, ses impressions et ses avertissements ne sont pas ceux du projet ; ses intervalles
+    sont calculés dans ce processus, et non dans une réserve d'autres.
+
+    Raises:
+        MissingDependencyError: lm-eval n'est pas installé.
+    """
+    settings = {"DISABLE_MULTIPROC": "1"}
+    if offline:
+        settings |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    before = {name: os.environ.get(name) for name in settings}
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    os.environ.update(settings)
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            try:
+                import lm_eval.evaluator  # noqa: F401 — facultatif
+            except ImportError:
+                raise MissingDependencyError("lm-eval", purpose="ses épreuves") from None
+            yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class HarnessModel:
+    """Ce que lm-eval demande à un modèle (son `LM`) : noter des suites, des textes, et écrire.
+
+    Args:
+        model: rend des logits (B, T, V).
+        tokenizer: le sien.
+        window: tokens qu'il lit à la fois, au plus son contexte.
+        max_rows: séquences d'un lot, au plus.
+        on_progress: appelé avec (nature des requêtes, faites, en tout) : des tokens notés, ou
+            des textes écrits.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: Tokenizer,
+        *,
+        window: int,
+        max_rows: int = MAX_ROWS,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._model = model
+        self._tokenizer = tokenizer
+        self._window = window
+        self._max_rows = max_rows
+        self._on_progress = on_progress
+        self._prefix = tokenizer.eos_id
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """(log p, suite gloutonne ?) de chaque (contexte, suite)."""
+        spans = [
+            continuation_span(self._encode, *request.args, prefix=self._prefix, window=self._window)
+            for request in requests
+        ]
+        scores = self._score("suites", spans)
+        return [(score.log_prob, score.is_greedy) for score in scores]
+
+    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
+        """log p de chaque texte entier, par fenêtres qui ne se recouvrent que pour la dernière."""
+        owners, spans = list[int](), list[Span]()
+        for owner, request in enumerate(requests):
+            (text,) = request.args
+            windows = document_spans(
+                self._encode(text), window=self._window, stride=self._window, prefix=self._prefix
+            )
+            for span in windows:
+                owners.append(owner)
+                spans.append(span)
+        totals = [0.0] * len(requests)
+        for owner, score in zip(owners, self._score("textes", spans), strict=True):
+            totals[owner] += score.log_prob
+        return totals
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """La suite de chaque début, jusqu'à l'un de ses textes d'arrêt.
+
+        Raises:
+            ConfigurationError: une épreuve demande un réglage que le projet n'a pas.
+        """
+        batch = min(self._max_rows, MAX_BATCH)
+        generator = Generator(self._model, self._tokenizer, window=self._window, max_batch=batch)
+        texts = list[str]()
+        for start in range(0, len(requests), batch):
+            prompts, configs = list[list[int]](), list[GenerationConfig]()
+            for number, request in enumerate(requests[start : start + batch], start=start):
+                context, settings = request.args
+                config = generation_config(settings, seed=number)
+                prompts.append(self._prompt(context, config.max_tokens))
+                configs.append(config)
+            texts += [found.text for (found,) in generator.generate(prompts, configs)]
+            if self._on_progress is not None:
+                self._on_progress("générations", len(texts), len(requests))
+        return texts
+
+    def _prompt(self, context: str, new_tokens: int) -> list[int]:
+        """Le début, dont la fin seule est gardée pour que sa suite tienne dans la fenêtre."""
+        ids = self._encode(context)
+        if not ids and self._prefix is not None:
+            ids = [self._prefix]
+        room = self._window - new_tokens
+        return ids[-(room if room > 0 else max(1, self._window // 2)) :]
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, allowed_special={END_OF_TEXT})
+
+    def _score(self, kind: str, spans: Sequence[Span]) -> list[SpanScore]:
+        report = None if self._on_progress is None else partial(self._on_progress, kind)
+        advance = cumulated(sum(span.scored for span in spans), report)
+        return score_spans(self._model, spans, max_rows=self._max_rows, on_progress=advance)
+
+
+def generation_config(settings: Mapping[str, Any], *, seed: int) -> GenerationConfig:
+    """Les réglages de génération d'une épreuve lm-eval, dans les termes du projet.
+
+    Glouton, sauf si l'épreuve demande un tirage : `do_sample`, ou une température positive.
+
+    Args:
+        settings: `generation_kwargs` de l'épreuve.
+        seed: graine d'un tirage.
+
+    Raises:
+        ConfigurationError: réglage inconnu.
+    """
+    left = dict(settings)
+    until = left.pop("until", None) or []
+    stop = tuple(each for each in ([until] if isinstance(until, str) else until) if each)
+    lengths = [left.pop(name, None) for name in _LENGTHS]
+    temperature = float(left.get("temperature", 0.0))
+    samples = left.pop("do_sample", None)
+    samples = temperature > 0 if samples is None else bool(samples)
+    chosen = {
+        ours: left.pop(theirs) for theirs, ours in _SAMPLING.items() if left.get(theirs) is not None
+    }
+    unknown = [name for name, value in left.items() if value is not None]
+    if unknown:
+        raise ConfigurationError(
+            f"l'épreuve demande le réglage de génération {', '.join(sorted(unknown))}",
+            expected=f"until, do_sample, {_LENGTHS[0]}, {', '.join(_SAMPLING)}",
+            remedy="choisissez une autre épreuve",
+        )
+    return GenerationConfig(
+        strategy="sample" if samples else "greedy",
+        max_tokens=int(next((each for each in lengths if each is not None), DEFAULT_NEW_TOKENS)),
+        stop=stop,
+        seed=seed,
+        **(chosen if samples else {}),
+    )
