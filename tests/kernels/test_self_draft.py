@@ -9,7 +9,7 @@ import torch
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.kv_cache import CacheView
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.decoding.passes import Part, Passes
+from gpt_architecture.decoding.cache_reader import CacheReader, Part
 from gpt_architecture.kernels.decode.packed import pack
 
 CFG = GPTConfig(vocab_size=211, context_length=32, emb_dim=48, n_heads=3, n_layers=2, drop_rate=0.0)
@@ -122,7 +122,7 @@ def test_more_tokens_than_one_reading_takes_keep_the_same_bits(model, packing):
     for cache in (alone, together):
         packed(torch.tensor([PROMPT]), cache)
     wanted = torch.cat([packed(torch.tensor([[token]]), alone)[0] for token in tokens])
-    (found,) = Passes(packed, tokenwise=True).run(
+    (found,) = CacheReader(packed, tokenwise=True).run(
         together, [Part(row=0, tokens=tokens, every=True)]
     )
     assert torch.equal(found, wanted)

@@ -6,8 +6,8 @@ import torch
 from decoding_helpers import sharp_model
 from serving_helpers import PATIENCE, TOKENIZER, Gate, ask, request, running, submit
 
+from gpt_architecture.decoding.cache_reader import CacheReader, Part
 from gpt_architecture.decoding.generator import Generator
-from gpt_architecture.decoding.passes import Part, Passes
 from gpt_architecture.serving.engine.slots import SlotPool, shared_prefix
 
 START = "le chat dort, le chien aussi"
@@ -92,7 +92,7 @@ def pool(rows=3):
 
 
 def read(model, slots, slot, tokens):
-    slots.read(Passes(model), [Part(row=slot, tokens=tokens)])
+    slots.read(CacheReader(model), [Part(row=slot, tokens=tokens)])
 
 
 def test_a_line_is_taken_in_place_or_copied():

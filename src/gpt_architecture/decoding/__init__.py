@@ -1,14 +1,14 @@
 """Du modèle au texte : stratégies de décodage, boucles de génération, flux.
 
 - `beam` : Recherche en faisceau : suivre plusieurs suites à la fois, garder les plus probables.
+- `cache_reader` : Les passages d'un modèle : ce que des lignes d'un cache lisent de nouveau, et ce qui
+  les suit.
 - `config` : Comment générer : une configuration immuable, validée, que tout le décodage partage.
 - `constraints` : Contraintes : ne laisser écrire que ce qu'une expression, une liste ou un schéma
   permet.
 - `driver` : Le pilote : le cache d'un modèle, ce qu'il contient, et ce qu'il reste à lire.
 - `generator` : Le générateur : des débuts de texte et une configuration, des suites en retour.
 - `grammars` : D'une contrainte, expression, liste ou schéma JSON, à sa grammaire pour llguidance.
-- `passes` : Les passages d'un modèle : ce que des lignes d'un cache lisent de nouveau, et ce qui
-  les suit.
 - `penalties` : Pénalités : ce qui déplace des logits, d'après le texte déjà là ou à la demande.
 - `pipeline` : L'ordre des filtres : d'une configuration à la suite des étapes qui s'appliquent aux
   logits.

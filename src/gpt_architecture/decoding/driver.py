@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.decoding.passes import Part, Passes
+from gpt_architecture.decoding.cache_reader import CacheReader, Part
 from gpt_architecture.decoding.sequence import Continuation, Observer, Piece
 
 CHUNK = 512
@@ -37,7 +37,7 @@ class Driver:
         window: derniers tokens lus, au plus ; None : tout le contexte du modèle.
         capacity: positions que les suites peuvent atteindre ; None : la fenêtre.
         chunk: tokens d'un début lus à la fois.
-        tokenwise: voir `Passes`.
+        tokenwise: voir `CacheReader`.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class Driver:
         self.window = limit if window is None else min(window, limit)
         self._capacity = self.window if capacity is None else min(self.window, capacity)
         self._chunk = chunk
-        self._passes = Passes(model, tokenwise=tokenwise)
+        self._reader = CacheReader(model, tokenwise=tokenwise)
         self._rows = list[list[int]]()  # les tokens présents dans le cache
         self._cache: KVCache | None = None
 
     @property
     def is_tokenwise(self) -> bool:
-        """Voir `Passes`."""
-        return self._passes.is_tokenwise
+        """Voir `CacheReader`."""
+        return self._reader.is_tokenwise
 
     def read(self, rows: Sequence[Sequence[int]], *, count: int = 1) -> Tensor:
         """Logits (B, count, V) qui suivent chacun des `count` derniers tokens.
@@ -80,9 +80,9 @@ class Driver:
         last = left if count == 1 else left - count
         found = list[Tensor]()
         for first, end in pairwise([*range(0, last, self._chunk), last]):
-            found = self._passes.run(cache, _parts(cropped, known, first, end))
+            found = self._reader.run(cache, _parts(cropped, known, first, end))
         if count > 1:
-            found = self._passes.run(cache, _parts(cropped, known, last, left, every=True))
+            found = self._reader.run(cache, _parts(cropped, known, last, left, every=True))
         self._rows = cropped
         return found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)
 
@@ -148,7 +148,7 @@ class Driver:
                 for row, prompt in enumerate(prompts)
                 if len(prompt) > first
             ]
-            for part, logits in zip(parts, self._passes.run(cache, parts), strict=True):
+            for part, logits in zip(parts, self._reader.run(cache, parts), strict=True):
                 found[part.row] = logits[0]
         return cache, found
 

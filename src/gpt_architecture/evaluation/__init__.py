@@ -6,15 +6,15 @@
 - `fertility` : Ce qu'un vocabulaire fait d'un texte : sa fertilité, et le découpage token par
   token.
 - `likelihood` : Log-probabilité de la fin d'une séquence sachant son début : le calcul de toutes
-  les mesures, et leurs intervalles de confiance.
+  les mesures.
 - `lm_eval` : Les épreuves de lm-eval (Gao et al., 2021) : les nôtres, locales et françaises, et les
   siennes.
 - `memorisation` : Ce qu'un modèle récite : ses suites cherchées mot pour mot dans son texte
   d'entraînement.
 - `perplexity` : Perte, perplexité et bits par octet d'un modèle sur des textes, par fenêtres
   glissantes.
-- `reliability` : Peut-on se fier à un modèle : calibration de sa confiance, et fidélité à
-  l'original s'il est quantifié.
+- `reliability` : Peut-on se fier à un modèle ? Sa confiance est-elle juste ; approché, que perd-il
+  de l'original.
 - `repetition` : Ce qui se répète : dans un texte, d'un texte à l'autre, d'un corpus à un texte.
 - `tasks` : Deux épreuves, lues en JSONL : le dernier mot (LAMBADA) et le choix multiple
   (HellaSwag).

@@ -3,8 +3,7 @@
 - `book` : Les poids du livre de Raschka : un fichier `.pth`, et ses fonctions du chapitre 5.
 - `gguf` : GGUF, le format de llama.cpp, donc d'Ollama et de LM Studio : l'écrire, et dire ce qu'il
   tient.
-- `hf` : Lire un GPT-2 de Transformers : un dossier, ou un dépôt du Hub, ses poids, sa
-  configuration, son vocabulaire.
+- `hf` : Lire un GPT-2 de Transformers : un dossier, ses poids, sa configuration, son vocabulaire.
 - `hf_export` : Écrire un dossier que Transformers, vLLM et le Hub lisent tel quel, sa fiche
   comprise.
 - `nanogpt` : Lire et écrire un point de reprise de nanoGPT (`ckpt.pt`) : poids et forme, rien

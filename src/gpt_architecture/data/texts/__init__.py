@@ -1,7 +1,6 @@
 """Les textes : d'où ils viennent, comment ils se lisent, se nettoient et se répartissent.
 
-- `chat` : Les conversations : messages vérifiés, gabarit et son bac à sable, texte que le modèle
-  lit.
+- `chat` : Les conversations : messages vérifiés, gabarit, texte que le modèle lit.
 - `conversations` : Des conversations en JSON ou en JSONL, et ce qu'un modèle en apprend : les
   réponses.
 - `corpus` : D'où vient le texte : fichiers, dossiers, ou corpus connus par leur nom.

@@ -1,9 +1,9 @@
 """Les demandes en cours, et le pas qui les fait toutes avancer. Aucun fil ici : voir `engine`.
 
-Un pas est celui de toute génération, avec plus de suites : les passages sont ceux de
-`decoding.passes`, et peu chargé il vérifie plusieurs tokens proposés d'avance à chacune, par la
-boucle de `decoding.speculative`. Les logits d'un modèle compacté étant les mêmes au bit près quel
-que soit ce qui est lu ensemble, les textes le sont aussi, tirages compris.
+Un pas est celui de toute génération, avec plus de suites : les mêmes passages (`cache_reader`) et,
+peu chargé, la même boucle de propositions (`decoding.speculative`). Les logits d'un modèle compacté
+étant les mêmes au bit près quel que soit ce qui est lu ensemble, les textes le sont aussi, tirages
+compris.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import blaming_weights
-from gpt_architecture.decoding.passes import Part, Passes
+from gpt_architecture.decoding.cache_reader import CacheReader, Part
 from gpt_architecture.decoding.proposers import (
     Draft,
     PromptLookup,
@@ -84,8 +84,8 @@ class ContinuousBatch:
         self._failures = 0
         self._model = model
         self._pool = SlotPool(model, rows, capacity)
-        self._passes = Passes(model, mixed=True)
-        is_useful = drafts > 0 and self._passes.is_uniform
+        self._reader = CacheReader(model, mixed=True)
+        is_useful = drafts > 0 and self._reader.is_uniform
         self._drafts = Drafts(self._pool, self_draft(model) if is_useful else None, drafts)
 
     @property
@@ -106,7 +106,7 @@ class ContinuousBatch:
     def warm_up(self) -> None:
         """Fait ce qui doit l'être une fois : compiler, copier les poids."""
         self._drafts.warm_up(0)
-        self._pool.read(self._passes, [Part(row=0, tokens=[0])])
+        self._pool.read(self._reader, [Part(row=0, tokens=[0])])
         self._pool.release(0, spoiled=True)
 
     def start(self, job: EngineJob) -> None:
@@ -148,7 +148,7 @@ class ContinuousBatch:
                 )
                 for (job, count), draft in zip(chosen, drafts, strict=True)
             ]
-            logits = self._pool.read(self._passes, parts)
+            logits = self._pool.read(self._reader, parts)
         except Exception as error:
             self._restart(error)
             return
@@ -186,10 +186,10 @@ class ContinuousBatch:
         écritures, puis quelques autres. Trop peu, et qui arrive attend son premier token ; trop,
         et qui écrit attend le suivant.
         """
-        if not self._passes.is_uniform:
+        if not self._reader.is_uniform:
             return _PLAIN_CHUNK
         writing = sum(job.computed >= len(job.ids) for job in self.running)
-        return _PROMPT_PASSES * self._passes.height - writing % self._passes.height
+        return _PROMPT_PASSES * self._reader.height - writing % self._reader.height
 
     def _catch_up(self) -> None:
         """Recopie ce qu'une autre demande vient de lire d'un début commun."""

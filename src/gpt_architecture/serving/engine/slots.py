@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpt_architecture.core.kv_cache import CacheView
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.decoding.passes import Part, Passes
+from gpt_architecture.decoding.cache_reader import CacheReader, Part
 
 Ids = NDArray[np.int64]
 
@@ -90,9 +90,9 @@ class SlotPool:
         """Les lignes `slots`, pour un passage du modèle."""
         return CacheView(self.cache, slots)
 
-    def read(self, passes: Passes, parts: Sequence[Part]) -> list[Tensor]:
-        """Lit chaque part à la suite de sa ligne, qui s'en souvient ; voir `Passes.run`."""
-        found = passes.run(self.cache, parts)
+    def read(self, reader: CacheReader, parts: Sequence[Part]) -> list[Tensor]:
+        """Lit chaque part à la suite de sa ligne, qui s'en souvient ; voir `CacheReader.run`."""
+        found = reader.run(self.cache, parts)
         for part in parts:
             length = self.lengths[part.row]
             self._tokens[part.row, length - len(part.tokens) : length] = part.tokens

@@ -70,7 +70,7 @@ class TokenwiseLM(Protocol):
         ...
 
 
-class Passes:
+class CacheReader:
     """Fait lire leurs parts aux lignes d'un cache.
 
     Args:
