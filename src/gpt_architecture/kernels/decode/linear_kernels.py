@@ -122,14 +122,12 @@ def linear_float_(
     together: Integer,
 ) -> None:
     """Poids fp32 ; une partie est (lignes, D). Au plus `together` activations à la fois."""
-    item = claim(lots)
-    while item < count(lots):
+    for item in lots:
         part, first, last = _block_of(item, part_rows, block_rows)
         weight, base = parts[part] + 4 * x.width * first, part * part_rows
         _float_rows(weight, last - first, x, active, together, out, base + first)
         for m in range(active):
             _finish(bias, mode, out, residual, m, base + first, base + last)
-        item = claim(lots)
 
 
 # --- Poids entiers ---------------------------------------------------------------------------
@@ -191,8 +189,7 @@ def linear_integer_(
     factors: Vector,
 ) -> None:
     """Poids entiers ; une partie est (lignes, D) octets signés, ou (lignes, D/2) octets."""
-    item = claim(lots)
-    while item < count(lots):
+    for item in lots:
         part, first, last = _block_of(item, part_rows, block_rows)
         base = part * part_rows
         codes = parts[part] + x.width * bits // 8 * first
@@ -203,7 +200,6 @@ def linear_integer_(
         for m in range(active):
             _rescale(out, factors[m], m, base + first, base + last)
             _finish(bias, mode, out, residual, m, base + first, base + last)
-        item = claim(lots)
 
 
 # --- Poids fp32 en lignes, un lot d'activations -----------------------------------------------
@@ -338,8 +334,7 @@ def linear_strips_(
     sums = np.empty((TOGETHER, x.rows, STRIP_ROWS), np.float32)
     largest = min(active, STRIP_COLUMNS)
     together = TOGETHER if largest <= TOGETHER_COLUMNS else 1
-    item = claim(lots)
-    while item < count(lots):
+    for item in lots:
         part, first, last = _block_of(item, part_rows, block_rows)
         base = part * part_rows
         start = first
@@ -353,4 +348,3 @@ def linear_strips_(
                 start += STRIP_ROWS
         for m in range(active):
             _finish(bias, mode, out, residual, m, base + first, base + last)
-        item = claim(lots)

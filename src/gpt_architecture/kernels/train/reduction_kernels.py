@@ -22,8 +22,6 @@ from gpt_architecture.kernels.runtime.kernel import (
     Matrix,
     Real,
     Vector,
-    claim,
-    count,
     kernel,
 )
 
@@ -54,8 +52,7 @@ def causal_softmax_(
     """
     length = scores.shape[1]
     multiplier = np.empty(length, np.float32)
-    head = claim(lots)
-    while head < count(lots):
+    for head in lots:
         for t in range(length):
             top = scores[head, t, 0]
             for j in range(1, t + 1):
@@ -75,7 +72,6 @@ def causal_softmax_(
                 fill_multipliers(multiplier, key, length, drop, scale)
                 for j in range(length):
                     dropped[head, t, j] = scores[head, t, j] * multiplier[j]
-        head = claim(lots)
 
 
 @kernel
@@ -96,8 +92,7 @@ def causal_softmax_backward_(
     """
     length = weights.shape[1]
     multiplier = np.empty(length, np.float32)
-    head = claim(lots)
-    while head < count(lots):
+    for head in lots:
         for t in range(length):
             dot = _F(0.0)
             if drop > 0:
@@ -119,7 +114,6 @@ def causal_softmax_backward_(
                 dweights[head, t, j] = weights[head, t, j] * slope
             for j in range(t + 1, length):
                 dweights[head, t, j] = _F(0.0)
-        head = claim(lots)
 
 
 @kernel
@@ -129,8 +123,7 @@ def column_lse_(lots: Lots, logits: Matrix, top: Matrix, total: Matrix) -> None:
     logits (V, n) ; top et total (blocs, n).
     """
     vocab, columns = logits.shape
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         start, end = block * VOCAB_BLOCK, min(vocab, (block + 1) * VOCAB_BLOCK)
         for j in range(columns):
             top[block, j] = logits[start, j]
@@ -141,34 +134,29 @@ def column_lse_(lots: Lots, logits: Matrix, top: Matrix, total: Matrix) -> None:
         for v in range(start, end):
             for j in range(columns):
                 total[block, j] += exp(logits[v, j] - top[block, j])
-        block = claim(lots)
 
 
 @kernel
 def scaled_softmax_(lots: Lots, logits: Matrix, lse: Vector, factor: Real) -> None:
     """logits (V, n) → factor · exp(logits − lse), sur place, par bloc de vocabulaire."""
     vocab, columns = logits.shape
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for v in range(block * VOCAB_BLOCK, min(vocab, (block + 1) * VOCAB_BLOCK)):
             for j in range(columns):
                 logits[v, j] = exp(logits[v, j] - lse[j]) * factor
-        block = claim(lots)
 
 
 @kernel
 def sum_blocks_(lots: Lots, partial: Cube, part: Integer, out: Vector, beta: Real) -> None:
     """out (D,) = beta · out + Σ partial (blocs, parts, D)[:, part], dans l'ordre des blocs."""
     width = out.shape[0]
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         start, end = block * COLUMN_BLOCK, min(width, (block + 1) * COLUMN_BLOCK)
         for j in range(start, end):
             out[j] = _F(0.0) if beta == _F(0.0) else out[j] * beta
         for row in range(partial.shape[0]):
             for j in range(start, end):
                 out[j] += partial[row, part, j]
-        block = claim(lots)
 
 
 @kernel
@@ -191,8 +179,7 @@ def adamw_(
     Le tirage de l'arrondi est une fonction pure de l'étape et de l'élément.
     """
     key = mix32(np.uint32(step))
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for i in range(block * ADAMW_BLOCK, min(p.shape[0], (block + 1) * ADAMW_BLOCK)):
             m = np.uint32(np.uint32(first[i]) << np.uint32(16)).view(np.float32)
             v = np.uint32(np.uint32(second[i]) << np.uint32(16)).view(np.float32)
@@ -203,4 +190,3 @@ def adamw_(
             low, high = np.uint32(noise & np.uint32(0xFFFF)), np.uint32(noise >> np.uint32(16))
             first[i] = np.uint16(np.uint32(np.float32(m).view(np.uint32) + low) >> np.uint32(16))
             second[i] = np.uint16(np.uint32(np.float32(v).view(np.uint32) + high) >> np.uint32(16))
-        block = claim(lots)

@@ -28,8 +28,6 @@ from gpt_architecture.kernels.runtime.kernel import (
     Matrix,
     Real,
     Vector,
-    claim,
-    count,
     kernel,
 )
 
@@ -54,8 +52,7 @@ def embed_(
     """x (N, D) = abandon(embedding du token + embedding de la position), par bloc de lignes."""
     rows, width = x.shape
     factor = np.empty(width, np.float32)
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
             token, t = ids[n], n % length
             for j in range(width):
@@ -64,7 +61,6 @@ def embed_(
                 fill_multipliers(factor, row_key(keys, n // length, t), width, drop, scale)
                 for j in range(width):
                     x[n, j] *= factor[j]
-        block = claim(lots)
 
 
 @kernel
@@ -80,8 +76,7 @@ def embed_backward_(
     """dx (N, D) *= masque, sur place ; sa somme par position s'ajoute à positions (P, D)."""
     rows, width = dx.shape
     factor = np.empty(width, np.float32)
-    t = claim(lots)
-    while t < count(lots):
+    for t in lots:
         for b in range(rows // length):
             n = b * length + t
             if drop > 0:
@@ -90,7 +85,6 @@ def embed_backward_(
                     dx[n, j] *= factor[j]
             for j in range(width):
                 positions[t, j] += dx[n, j]
-        t = claim(lots)
 
 
 @kernel
@@ -102,14 +96,12 @@ def scatter_rows_(
     `order` trie les places par token, `starts` délimite les tokens distincts : chaque ligne
     n'est écrite que par un fil.
     """
-    s = claim(lots)
-    while s < count(lots):
+    for s in lots:
         token = ids[order[starts[s]]]
         for i in range(starts[s], starts[s + 1]):
             n = order[i]
             for j in range(dx.shape[1]):
                 gradient[token, j] += dx[n, j]
-        s = claim(lots)
 
 
 @kernel
@@ -118,8 +110,7 @@ def layer_norm_(
 ) -> None:
     """y (N, D) = norme(x) ; stats (N, 2) reçoit moyenne et 1/écart-type, par bloc de lignes."""
     rows, width = x.shape
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
             total = _F(0.0)
             for j in range(width):
@@ -133,7 +124,6 @@ def layer_norm_(
             stats[n, 0], stats[n, 1] = mean, inverse
             for j in range(width):
                 y[n, j] = (x[n, j] - mean) * inverse * gain[j] + shift[j]
-        block = claim(lots)
 
 
 @kernel
@@ -142,13 +132,11 @@ def normalize_again_(
 ) -> None:
     """y (N, D) = norme(x), depuis les statistiques déjà calculées, par bloc de lignes."""
     rows, width = x.shape
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
             mean, inverse = stats[n, 0], stats[n, 1]
             for j in range(width):
                 y[n, j] = (x[n, j] - mean) * inverse * gain[j] + shift[j]
-        block = claim(lots)
 
 
 @kernel
@@ -164,8 +152,7 @@ def layer_norm_backward_(
 ) -> None:
     """dx (N, D) = (ou +=) dérivée de la norme ; partial (blocs, 2, D) : sommes de gain, shift."""
     rows, width = x.shape
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for j in range(width):
             partial[block, 0, j] = _F(0.0)
             partial[block, 1, j] = _F(0.0)
@@ -185,7 +172,6 @@ def layer_norm_backward_(
                 partial[block, 0, j] += dy[n, j] * normal
                 partial[block, 1, j] += dy[n, j]
                 dx[n, j] = dx[n, j] + value if keep > _F(0.0) else value
-        block = claim(lots)
 
 
 @kernel
@@ -203,8 +189,7 @@ def residual_(
     """out (N, D) = x + abandon(branch + bias), par bloc de lignes."""
     rows, width = x.shape
     factor = np.empty(width, np.float32)
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
             if drop > 0:
                 key = row_key(keys, n // length, n % length)
@@ -214,7 +199,6 @@ def residual_(
             else:
                 for j in range(width):
                     out[n, j] = x[n, j] + (branch[n, j] + bias[j])
-        block = claim(lots)
 
 
 @kernel
@@ -233,8 +217,7 @@ def residual_backward_(
     factor = np.empty(width, np.float32)
     for j in range(width):
         factor[j] = _F(1.0)
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for j in range(width):
             partial[block, 0, j] = _F(0.0)
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
@@ -245,41 +228,35 @@ def residual_backward_(
                 value = dx[n, j] * factor[j]
                 dbranch[n, j] = value
                 partial[block, 0, j] += value
-        block = claim(lots)
 
 
 @kernel
 def gelu_(lots: Lots, pre: Matrix, bias: Vector, out: Matrix) -> None:
     """pre (N, F) += bias, sur place ; out = gelu(pre), approximation tanh, par bloc de lignes."""
     rows, width = pre.shape
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
             for j in range(width):
                 x = pre[n, j] + bias[j]
                 pre[n, j] = x
                 out[n, j] = gelu(x)
-        block = claim(lots)
 
 
 @kernel
 def gelu_again_(lots: Lots, pre: Matrix, out: Matrix) -> None:
     """out (N, F) = gelu(pre), par bloc de lignes."""
     rows, width = pre.shape
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
             for j in range(width):
                 out[n, j] = gelu(pre[n, j])
-        block = claim(lots)
 
 
 @kernel
 def gelu_backward_(lots: Lots, dout: Matrix, pre: Matrix, partial: Cube) -> None:
     """dout (N, F) *= gelu'(pre), sur place ; partial (blocs, 1, F) : sommes pour le biais."""
     rows, width = pre.shape
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         for j in range(width):
             partial[block, 0, j] = _F(0.0)
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
@@ -293,4 +270,3 @@ def gelu_backward_(lots: Lots, dout: Matrix, pre: Matrix, partial: Cube) -> None
                 value = dout[n, j] * (_F(1.0) - half + x * slope)
                 dout[n, j] = value
                 partial[block, 0, j] += value
-        block = claim(lots)
