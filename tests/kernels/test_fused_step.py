@@ -12,7 +12,7 @@ from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.train import reduction_kernels
 from gpt_architecture.kernels.train.fused_step import FusedStep, why_not_fused
-from gpt_architecture.kernels.train.lean import LeanAdamW
+from gpt_architecture.kernels.train.gradients import LeanAdamW
 
 SHAPES = {
     "livre": {},

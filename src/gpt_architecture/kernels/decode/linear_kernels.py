@@ -281,7 +281,7 @@ def linear_wide_(
     """Poids fp32, contre x (D, hauteur) transposé."""
     sums = np.empty((block_rows, WIDE_COLUMNS), np.float32)
     stride = 4 * x.rows
-    item = claim(lots)
+    item: Any = claim(lots)
     while item < count(lots):
         following = claim(lots)  # pris d'avance : ses poids sont demandés à temps
         part, first, last = _block_of(item, part_rows, block_rows)

@@ -2,7 +2,7 @@
 
 Les trois premiers préparent les activations d'un pas : x (hauteur, D), gain et décalage de la
 norme (vides : pas de norme), lignes de x à lire (vide : toutes). Les deux derniers servent quand
-PyTorch fait les produits (voir `torch_pass`).
+PyTorch fait les produits (voir `passes.TorchPass`).
 
 Formes : M activations présentes, D largeur, H têtes, K taille d'une tête, S positions vues, F
 largeur du perceptron, N lignes de poids.
@@ -18,7 +18,7 @@ from numba import carray, njit
 from torch import Tensor
 
 from gpt_architecture.kernels.decode.integer_tiles import UNIT, decode_row, paired_place
-from gpt_architecture.kernels.runtime.arithmetic import FAST, exp, gelu
+from gpt_architecture.kernels.runtime.arithmetic import FAST, exp, gelu, moments
 from gpt_architecture.kernels.runtime.kernel import (
     Integer,
     Integers,
@@ -57,14 +57,7 @@ def _normalize(x: Any, gain: Any, shift: Any, y: Any) -> None:
         for j in range(width):
             y[j] = x[j]
         return
-    total = _F(0.0)
-    for j in range(width):
-        total += x[j]
-    mean = total / _F(width)
-    total = _F(0.0)
-    for j in range(width):
-        total += (x[j] - mean) * (x[j] - mean)
-    inverse = _F(1.0) / np.sqrt(total / _F(width) + _F(1e-5))
+    mean, inverse = moments(x)
     for j in range(width):
         y[j] = (x[j] - mean) * inverse * gain[j] + shift[j]
 

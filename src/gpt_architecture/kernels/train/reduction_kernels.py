@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpt_architecture.kernels.runtime.arithmetic import exp, fill_multipliers, mix32, row_key
+from gpt_architecture.kernels.runtime.arithmetic import exp, fill_multipliers, mix32
 from gpt_architecture.kernels.runtime.kernel import (
     Cube,
     Halves,
@@ -68,8 +68,8 @@ def causal_softmax_(
             for j in range(t + 1, length):
                 scores[head, t, j] = _F(0.0)
             if drop > 0:
-                key = row_key(keys, head // heads, (head % heads) * length + t)
-                fill_multipliers(multiplier, key, length, drop, scale)
+                row = (head % heads) * length + t
+                fill_multipliers(multiplier, keys, head // heads, row, drop, scale)
                 for j in range(length):
                     dropped[head, t, j] = scores[head, t, j] * multiplier[j]
 
@@ -96,8 +96,8 @@ def causal_softmax_backward_(
         for t in range(length):
             dot = _F(0.0)
             if drop > 0:
-                key = row_key(keys, head // heads, (head % heads) * length + t)
-                fill_multipliers(multiplier, key, length, drop, scale)
+                row = (head % heads) * length + t
+                fill_multipliers(multiplier, keys, head // heads, row, drop, scale)
                 for j in range(t + 1):
                     weight = weights[head, t, j]
                     slope = dweights[head, t, j] * multiplier[j]

@@ -18,7 +18,7 @@ from gpt_architecture.kernels.runtime.arithmetic import (
     exp,
     fill_multipliers,
     gelu,
-    row_key,
+    moments,
 )
 from gpt_architecture.kernels.runtime.kernel import (
     Cube,
@@ -58,7 +58,7 @@ def embed_(
             for j in range(width):
                 x[n, j] = tokens[token, j] + positions[t, j]
             if drop > 0:
-                fill_multipliers(factor, row_key(keys, n // length, t), width, drop, scale)
+                fill_multipliers(factor, keys, n // length, t, drop, scale)
                 for j in range(width):
                     x[n, j] *= factor[j]
 
@@ -80,7 +80,7 @@ def embed_backward_(
         for b in range(rows // length):
             n = b * length + t
             if drop > 0:
-                fill_multipliers(factor, row_key(keys, b, t), width, drop, scale)
+                fill_multipliers(factor, keys, b, t, drop, scale)
                 for j in range(width):
                     dx[n, j] *= factor[j]
             for j in range(width):
@@ -106,34 +106,17 @@ def scatter_rows_(
 
 @kernel
 def layer_norm_(
-    lots: Lots, x: Matrix, gain: Vector, shift: Vector, y: Matrix, stats: Matrix
+    lots: Lots, x: Matrix, gain: Vector, shift: Vector, y: Matrix, stats: Matrix, again: Integer
 ) -> None:
-    """y (N, D) = norme(x) ; stats (N, 2) reçoit moyenne et 1/écart-type, par bloc de lignes."""
+    """y (N, D) = norme(x), par bloc de lignes.
+
+    stats (N, 2) reçoit moyenne et 1/écart-type ; si `again` vaut 1, ils y sont déjà.
+    """
     rows, width = x.shape
     for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
-            total = _F(0.0)
-            for j in range(width):
-                total += x[n, j]
-            mean = total / _F(width)
-            total = _F(0.0)
-            for j in range(width):
-                centered = x[n, j] - mean
-                total += centered * centered
-            inverse = _F(1.0) / np.sqrt(total / _F(width) + _F(1e-5))
-            stats[n, 0], stats[n, 1] = mean, inverse
-            for j in range(width):
-                y[n, j] = (x[n, j] - mean) * inverse * gain[j] + shift[j]
-
-
-@kernel
-def normalize_again_(
-    lots: Lots, x: Matrix, gain: Vector, shift: Vector, y: Matrix, stats: Matrix
-) -> None:
-    """y (N, D) = norme(x), depuis les statistiques déjà calculées, par bloc de lignes."""
-    rows, width = x.shape
-    for block in lots:
-        for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
+            if again == 0:
+                stats[n, 0], stats[n, 1] = moments(x[n])
             mean, inverse = stats[n, 0], stats[n, 1]
             for j in range(width):
                 y[n, j] = (x[n, j] - mean) * inverse * gain[j] + shift[j]
@@ -192,8 +175,7 @@ def residual_(
     for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
             if drop > 0:
-                key = row_key(keys, n // length, n % length)
-                fill_multipliers(factor, key, width, drop, scale)
+                fill_multipliers(factor, keys, n // length, n % length, drop, scale)
                 for j in range(width):
                     out[n, j] = x[n, j] + (branch[n, j] + bias[j]) * factor[j]
             else:
@@ -222,8 +204,7 @@ def residual_backward_(
             partial[block, 0, j] = _F(0.0)
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
             if drop > 0:
-                key = row_key(keys, n // length, n % length)
-                fill_multipliers(factor, key, width, drop, scale)
+                fill_multipliers(factor, keys, n // length, n % length, drop, scale)
             for j in range(width):
                 value = dx[n, j] * factor[j]
                 dbranch[n, j] = value
@@ -232,22 +213,13 @@ def residual_backward_(
 
 @kernel
 def gelu_(lots: Lots, pre: Matrix, bias: Vector, out: Matrix) -> None:
-    """pre (N, F) += bias, sur place ; out = gelu(pre), approximation tanh, par bloc de lignes."""
+    """pre (N, F) += biais, sur place, s'il n'est pas vide ; out = gelu(pre), par bloc de lignes."""
     rows, width = pre.shape
     for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
-            for j in range(width):
-                x = pre[n, j] + bias[j]
-                pre[n, j] = x
-                out[n, j] = gelu(x)
-
-
-@kernel
-def gelu_again_(lots: Lots, pre: Matrix, out: Matrix) -> None:
-    """out (N, F) = gelu(pre), par bloc de lignes."""
-    rows, width = pre.shape
-    for block in lots:
-        for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
+            if bias.size > 0:
+                for j in range(width):
+                    pre[n, j] += bias[j]
             for j in range(width):
                 out[n, j] = gelu(pre[n, j])
 
