@@ -152,7 +152,7 @@ def module_of(path):
 
 
 def is_compiled(tree):
-    """Vrai si ce fichier emploie Numba, ou définit un noyau."""
+    """Vrai si ce fichier emploie Numba, ou définit un noyau ou ce qu'il appelle."""
     return any(name.split(".")[0] == "numba" for name in imported(tree)) or any(
         isinstance(node, ast.FunctionDef) and any(map(is_kernel, node.decorator_list))
         for node in tree.body
@@ -160,7 +160,7 @@ def is_compiled(tree):
 
 
 def is_kernel(decorator):
-    return ast.unparse(decorator) == "kernel"
+    return ast.unparse(decorator) in ("kernel", "emitted")
 
 
 TREES = {

@@ -92,6 +92,28 @@ def pointer(typingctx: Any, address: Any) -> Any:
     return types.voidptr(types.int64), codegen
 
 
+def emitted(body: Any) -> Any:
+    """Une fonction qu'un noyau appelle, écrite en IR de LLVM par `body(builder, *arguments)`.
+
+    Ses arguments, et son résultat si `body` en annonce un, sont des entiers de 64 bits.
+    """
+    signature = inspect.signature(body)
+    _, *names = signature.parameters.values()
+    result = types.void if signature.return_annotation == "None" else types.int64
+
+    def definition(_typingctx: Any, *_arguments: Any) -> Any:
+        def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            found = body(builder, *arguments)
+            return context.get_dummy_value() if found is None else found
+
+        return result(*[types.int64] * len(names)), codegen
+
+    context = inspect.Parameter("_typingctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    definition.__signature__ = inspect.Signature([context, *names])
+    definition.__name__, definition.__doc__ = body.__name__, body.__doc__
+    return intrinsic(definition)
+
+
 @njit(**_OPTIONS)
 def _words(lots: Any) -> Any:
     return carray(lots, (HEADER + SLOT * ARGUMENTS,), np.int64)
