@@ -16,7 +16,7 @@ from gpt_architecture import kernels
 from gpt_architecture.core.grouped_codes import GROUP_SIZES, UNIT
 from gpt_architecture.kernels.decode import integer_tiles
 from gpt_architecture.kernels.runtime.kernel import SOURCES, Announcement, digest, launch
-from gpt_architecture.kernels.train import reduction_kernels, row_kernels
+from gpt_architecture.kernels.train import kernels as train_kernels
 
 PACKAGE = Path(kernels.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def example(tmp_path_factory):
 def test_arguments_have_the_names_of_the_signature(example):
     assert [*example.axpy_.arguments] == ["a", "x", "y", "block"]
     assert example.axpy_.slot("y") == 2
-    assert [*row_kernels.gelu_.arguments] == ["pre", "bias", "out"]
+    assert [*train_kernels.gelu_.arguments] == ["pre", "bias", "out"]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -75,7 +75,7 @@ def test_the_code_kept_on_disk_is_named_after_the_sources(example):
     names = [path.name for path in Path(example.__file__).parent.rglob("*.nbi")]
     assert names
     assert all(SOURCES in name for name in names)
-    assert reduction_kernels.adamw_.compiled.__wrapped__.__qualname__.endswith(SOURCES)
+    assert train_kernels.adamw_.compiled.__wrapped__.__qualname__.endswith(SOURCES)
 
 
 X = torch.zeros(4, 3)
@@ -116,7 +116,7 @@ def sources(tmp_path):
         ("decode/weights.py", "STRIP_ROWS = 16", "STRIP_ROWS = 32"),  # figée dans une tuile
         ("runtime/kernel.py", "SLOT, HEADER = 5, 9", "SLOT, HEADER = 5, 8"),
         ("runtime/arithmetic.py", "_F(0.044715)", "_F(0.044716)"),  # incluse dans cinq noyaux
-        ("train/row_kernels.py", "ROW_BLOCK = 32", "ROW_BLOCK = 64"),
+        ("train/kernels.py", "ROW_BLOCK = 32", "ROW_BLOCK = 64"),
         ("decode/float_tiles.py", "_WIDE_UNROLL = 16", "_WIDE_UNROLL = 8"),
     ],
 )

@@ -4,12 +4,10 @@
   CPU en fp32.
 - `gradients` : Où vont les gradients du pas fusionné : dans les `.grad`, ou tout de suite dans
   AdamW.
+- `kernels` : Les noyaux du pas d'entraînement : embeddings, normes, résidus, GELU, attention,
+  perte, AdamW.
 - `keyed_dropout` : Abandon (dropout) à clés : chaque masque est une fonction pure, sans générateur
   ni mémoire.
 - `layers` : Un bloc Transformer, puis la tête et sa perte, en avant et en arrière, écrits à la
   main.
-- `reduction_kernels` : Les noyaux de réduction et de mise à jour : softmax, entropie croisée,
-  sommes, AdamW.
-- `row_kernels` : Les noyaux qui avancent ligne par ligne : embeddings, normes, branches
-  résiduelles, GELU.
 """

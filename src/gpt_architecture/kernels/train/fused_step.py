@@ -1,7 +1,7 @@
 """Le pas d'entraînement fusionné : avant et arrière de GPT-2 écrits à la main, sur CPU en fp32.
 
 Les produits de matrices sont ceux de PyTorch, dans des tampons réemployés ; tout ce qui les
-entoure est compilé (`row_kernels.py`, `reduction_kernels.py`). L'oracle est autograd sur le même
+entoure est compilé (`kernels.py`). L'oracle est autograd sur le même
 modèle, muni de l'abandon à clés : les tests exigent les mêmes pertes et les mêmes gradients.
 
 Formes : B lot, T tokens, N = B·T, D largeur.
@@ -21,7 +21,7 @@ from gpt_architecture.kernels import shape_obstacle
 from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.kernels.runtime.workspace import Workspace
-from gpt_architecture.kernels.train import row_kernels
+from gpt_architecture.kernels.train import kernels
 from gpt_architecture.kernels.train.gradients import (
     GradientSink,
     GradientStore,
@@ -218,7 +218,7 @@ class FusedStep:
             lasting = OUTSIDE if self._recompute else slot
             layers.append(run.workspace.get(f"x{slot}", rows, width, slot=lasting))
         tables = (self.model.tok_emb.weight, self.model.pos_emb.weight)
-        run.by_rows(row_kernels.embed_, inputs.flatten(), *tables, *run.dropout(0), layers[0])
+        run.by_rows(kernels.embed_, inputs.flatten(), *tables, *run.dropout(0), layers[0])
         for index, block in enumerate(self._blocks):
             slot = index if keep and not self._recompute else 0
             block.forward(run, layers[index], layers[index + 1], slot)
@@ -226,13 +226,13 @@ class FusedStep:
 
     def _embedding_backward(self, run: Pass, inputs: Tensor, dx: Tensor) -> None:
         positions = self._sink.zeroed(self.model.pos_emb.weight)
-        launch(row_kernels.embed_backward_, run.length, dx, *run.dropout(0), positions)
+        launch(kernels.embed_backward_, run.length, dx, *run.dropout(0), positions)
         gradient = self._sink.zeroed(self.model.tok_emb.weight)
         ids = inputs.flatten()
         order = torch.argsort(ids, stable=True)
         rows, counts = torch.unique_consecutive(ids[order], return_counts=True)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        launch(row_kernels.scatter_rows_, len(rows), order, starts, ids, dx, gradient)
+        launch(kernels.scatter_rows_, len(rows), order, starts, ids, dx, gradient)
 
 
 def _check_ids(name: str, ids: Tensor, shape: torch.Size, vocab_size: int) -> None:

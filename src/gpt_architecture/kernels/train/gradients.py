@@ -25,7 +25,7 @@ from gpt_architecture.core.attention import MultiHeadAttention
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.runtime.workspace import Arena, huge_empty
-from gpt_architecture.kernels.train import reduction_kernels
+from gpt_architecture.kernels.train import kernels
 
 HEAD = -1
 """Couche fictive des tampons de la tête de sortie."""
@@ -67,8 +67,8 @@ class GradientSink(ABC):
     def add_blocks_(self, parameter: Tensor, partial: Tensor, part: int = 0) -> None:
         """Ajoute la somme des blocs de `partial` (blocs, parts, D), pour une part."""
         out, beta = self.buffer(parameter)
-        lots = -(-len(out) // reduction_kernels.COLUMN_BLOCK)
-        launch(reduction_kernels.sum_blocks_, lots, partial, part, out, beta)
+        lots = -(-len(out) // kernels.COLUMN_BLOCK)
+        launch(kernels.sum_blocks_, lots, partial, part, out, beta)
 
     def add_qkv_(self, attention: MultiHeadAttention, dqkv: Tensor, h: Tensor) -> None:
         """Ajoute les gradients des trois projections : dqkv (N, 3·D), h (N, D)."""
@@ -188,8 +188,8 @@ class LeanAdamW(torch.optim.Optimizer):
         step = int(state["step"])
         beta1, beta2 = group["betas"]
         launch(
-            reduction_kernels.adamw_,
-            -(-parameter.numel() // reduction_kernels.ADAMW_BLOCK),
+            kernels.adamw_,
+            -(-parameter.numel() // kernels.ADAMW_BLOCK),
             *(parameter.view(-1), gradient.view(-1)),
             *(state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1)),
             *(float(beta1), float(beta2), float(group["eps"])),

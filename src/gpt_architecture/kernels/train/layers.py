@@ -25,7 +25,7 @@ from gpt_architecture.core.layers import LayerNorm, TransformerBlock
 from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.kernels.runtime.kernel import Kernel, launch
 from gpt_architecture.kernels.runtime.workspace import Workspace
-from gpt_architecture.kernels.train import reduction_kernels, row_kernels
+from gpt_architecture.kernels.train import kernels
 from gpt_architecture.kernels.train.gradients import HEAD, GradientSink
 
 CHUNK = 256
@@ -58,10 +58,10 @@ class Pass:
     @property
     def row_blocks(self) -> int:
         """Lots de lignes d'un noyau."""
-        return -(-self.batch * self.length // row_kernels.ROW_BLOCK)
+        return -(-self.batch * self.length // kernels.ROW_BLOCK)
 
     def by_rows(self, kernel: Kernel, *arguments: Tensor | float) -> None:
-        """Lance un noyau de `row_kernels` sur toutes les lignes."""
+        """Lance un noyau de lignes sur toutes les lignes."""
         launch(kernel, self.row_blocks, *arguments)
 
     def dropout(self, site: int) -> tuple[Tensor, int, int, float]:
@@ -102,7 +102,7 @@ class BlockPass:
         q, k, v = (part.flatten(0, 1) for part in heads)  # (B·H, T, K)
         weights, dropped = self._attention_weights(run, slot)
         torch.bmm(q, k.transpose(1, 2), out=weights)
-        self._softmax(reduction_kernels.causal_softmax_, run, weights, dropped)
+        self._softmax(kernels.causal_softmax_, run, weights, dropped)
         context = get("context.heads", *heads.shape[1:])
         torch.bmm(dropped, v, out=context.flatten(0, 1))
         joined = get("context", rows, width, slot=slot)
@@ -111,14 +111,14 @@ class BlockPass:
         torch.mm(joined, block.att.out_proj.weight.t(), out=branch)
         middle = get("middle", rows, width, slot=slot)
         where = run.dropout(self.site + 1)
-        run.by_rows(row_kernels.residual_, x, branch, block.att.out_proj.bias, *where, middle)
+        run.by_rows(kernels.residual_, x, branch, block.att.out_proj.bias, *where, middle)
         h = normalize(run, block.norm2, middle, "stats2", slot)
         pre, act = get("pre", rows, self._inner, slot=slot), get("act", rows, self._inner)
         torch.mm(h, self._up.weight.t(), out=pre)
-        run.by_rows(row_kernels.gelu_, pre, self._up.bias, act)
+        run.by_rows(kernels.gelu_, pre, self._up.bias, act)
         torch.mm(act, self._down.weight.t(), out=branch)
         where = run.dropout(self.site + 2)
-        run.by_rows(row_kernels.residual_, middle, branch, self._down.bias, *where, out)
+        run.by_rows(kernels.residual_, middle, branch, self._down.bias, *where, out)
 
     def backward(self, run: Pass, x: Tensor, dx: Tensor, sink: GradientSink, slot: int) -> None:
         """dx (N, D), gradient de la sortie, devient celui de l'entrée x (N, D)."""
@@ -129,11 +129,11 @@ class BlockPass:
         dh = get("dh", rows, width, slot=OUTSIDE)
 
         branch = self._residual_backward(run, dx, self.site + 2, sink, self._down.bias)
-        run.by_rows(row_kernels.gelu_, pre, torch.empty(0), act)
+        run.by_rows(kernels.gelu_, pre, torch.empty(0), act)
         sink.add_product_(self._down.weight, branch.t(), act)
         torch.mm(branch, self._down.weight, out=act)  # gradient de l'activation
         partial = get("partial.wide", run.row_blocks, 1, self._inner)
-        run.by_rows(row_kernels.gelu_backward_, act, pre, partial)
+        run.by_rows(kernels.gelu_backward_, act, pre, partial)
         sink.add_blocks_(self._up.bias, partial)
         h = normalize(run, block.norm2, middle, "stats2", slot, again=True)
         sink.add_product_(self._up.weight, act.t(), h)
@@ -174,7 +174,7 @@ class BlockPass:
         dctx = dctx.flatten(0, 1)
         dscores = get("dscores", *weights.shape)
         torch.bmm(dctx, v.transpose(1, 2), out=dscores)
-        self._softmax(reduction_kernels.causal_softmax_backward_, run, weights, dropped, dscores)
+        self._softmax(kernels.causal_softmax_backward_, run, weights, dropped, dscores)
         dheads = get("dheads", 3, *shape)
         torch.bmm(dscores, k, out=dheads[0].flatten(0, 1))
         torch.bmm(dscores.transpose(1, 2), q, out=dheads[1].flatten(0, 1))
@@ -189,7 +189,7 @@ class BlockPass:
         """Gradient (N, D) de la branche ; celui de son biais est ajouté."""
         branch = run.workspace.get("branch", *dx.shape)
         partial = run.workspace.get("partial", run.row_blocks, 1, dx.size(1))
-        run.by_rows(row_kernels.residual_backward_, dx, *run.dropout(site), branch, partial)
+        run.by_rows(kernels.residual_backward_, dx, *run.dropout(site), branch, partial)
         sink.add_blocks_(bias, partial)
         return branch
 
@@ -204,7 +204,7 @@ def normalize(
     """norme(x) (N, D) ; garde moyenne et 1/écart-type dans `name`, ou les y relit (`again`)."""
     h = run.workspace.get("h", *x.shape, slot=OUTSIDE)
     stats = run.workspace.get(name, len(x), 2, slot=slot)
-    run.by_rows(row_kernels.layer_norm_, x, norm.scale, norm.shift, h, stats, int(again))
+    run.by_rows(kernels.layer_norm_, x, norm.scale, norm.shift, h, stats, int(again))
     return h
 
 
@@ -224,7 +224,7 @@ def normalize_backward(
     partial = run.workspace.get("partial.norm", run.row_blocks, 2, x.size(1))
     stats = run.workspace.get(name, len(x), 2, slot=slot)
     outputs = (dx, partial, float(accumulate))
-    run.by_rows(row_kernels.layer_norm_backward_, dy, x, stats, norm.scale, *outputs)
+    run.by_rows(kernels.layer_norm_backward_, dy, x, stats, norm.scale, *outputs)
     sink.add_blocks_(norm.scale, partial, 0)
     sink.add_blocks_(norm.shift, partial, 1)
 
@@ -272,7 +272,7 @@ def head_loss_and_gradients(
             break
         if out is None:
             out, beta = sink.buffer(weight)
-        launch(reduction_kernels.scaled_softmax_, _blocks(weight), logits, lse, factor)
+        launch(kernels.scaled_softmax_, _blocks(weight), logits, lse, factor)
         logits[targets[rows], torch.arange(logits.size(1))] -= factor
         torch.mm(logits.t(), weight.detach(), out=dh[rows])
         torch.addmm(out, logits, h[rows], beta=beta, out=out)
@@ -295,7 +295,7 @@ def _nll(run: Pass, h: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor,
     torch.mm(weight.detach(), turned, out=logits)
     blocks = _blocks(weight)
     top, sums = buffer("top", blocks), buffer("sums", blocks)
-    launch(reduction_kernels.column_lse_, blocks, logits, top, sums)
+    launch(kernels.column_lse_, blocks, logits, top, sums)
     peak = top.amax(dim=0).double()  # (n,)
     lse = peak + torch.log((sums * torch.exp(top - peak)).sum(dim=0))
     picked = logits[targets, torch.arange(columns)].double()
@@ -311,7 +311,7 @@ def _learned(h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]
 
 
 def _blocks(weight: Tensor) -> int:
-    return -(-weight.size(0) // reduction_kernels.VOCAB_BLOCK)
+    return -(-weight.size(0) // kernels.VOCAB_BLOCK)
 
 
 def _chunks(rows: int) -> Iterator[slice]:
