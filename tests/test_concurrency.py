@@ -237,7 +237,7 @@ def busy():
         if gpt.runner is None:
             inside.set()
             threading.Event().wait()
-        with gpt.runner._turn:
+        with gpt.runner._passes.turn:
             inside.set()
             threading.Event().wait()
 threading.Thread(target=busy, daemon=True).start()

@@ -10,9 +10,9 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.kernels.runtime.kernel import launch
-from gpt_architecture.kernels.train import reduction_kernels
+from gpt_architecture.kernels.train import kernels
 from gpt_architecture.kernels.train.fused_step import FusedStep, why_not_fused
-from gpt_architecture.kernels.train.lean import LeanAdamW
+from gpt_architecture.kernels.train.gradients import LeanAdamW
 
 SHAPES = {
     "livre": {},
@@ -184,7 +184,7 @@ def test_exponential_is_exact_to_a_few_ulp():
     """Celle des noyaux, sur toute sa plage ; un NaN reste un NaN."""
     x = torch.cat([torch.linspace(-86, 87, 100_000), torch.tensor([0.0, torch.nan])])
     found = x.clone().view(-1, 1)
-    launch(reduction_kernels.scaled_softmax_, -(-len(x) // 256), found, torch.zeros(1), 1.0)
+    launch(kernels.scaled_softmax_, -(-len(x) // 256), found, torch.zeros(1), 1.0)
     expected = x.double().exp()
     error = ((found[:-1, 0].double() - expected[:-1]) / expected[:-1]).abs().max()
     assert error < 4e-7

@@ -1,7 +1,9 @@
 """Le modèle compacté contre GPTModel : mêmes logits, mêmes tokens, quels que soient les lots."""
 
+import copy
 import importlib.util
 import logging
+import pickle
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.grouped_codes import Scheme
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, ModelFileError
-from gpt_architecture.kernels.decode.packed import PACKINGS, SETTLE_AFTER, pack
+from gpt_architecture.kernels.decode.packed import PACKINGS, pack
+from gpt_architecture.kernels.decode.passes import SETTLE_AFTER
 
 BASE = {
     "vocab_size": 307,
@@ -272,3 +275,18 @@ def test_every_group_size(name, group_size):
     found = torch.cat([packed(ids[:, i : i + 1], cache) for i in range(6)], dim=1)
     with torch.no_grad():
         assert_same(found, packed.dequantize()(ids), name)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_compiled_model_is_neither_copied_nor_pickled(packing, duplicate):
+    packed = pack(build(), packing)
+    with pytest.raises(TypeError, match=r"ne se copie ni ne se sérialise.*`pack`"):
+        duplicate(packed)
+
+
+@pytest.mark.usefixtures("without_numba")
+def test_without_kernels_a_copy_computes_the_same():
+    packed = pack(build())
+    ids = random_ids(packed, 2, 9)
+    assert torch.equal(copy.deepcopy(packed)(ids), packed(ids))

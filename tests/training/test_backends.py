@@ -12,7 +12,7 @@ from gpt_architecture.config import ComputeConfig, GPTConfig, OptimizerConfig, T
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.kernels.train.fused_step import FusedStep
-from gpt_architecture.kernels.train.lean import LeanAdamW, LeanSink
+from gpt_architecture.kernels.train.gradients import LeanAdamW, LeanSink
 from gpt_architecture.training.backends import KeyedEngine, build_backend
 from gpt_architecture.training.callbacks import StepRecord, skip_notice
 from gpt_architecture.training.step import AutogradEngine, Batch

@@ -186,7 +186,7 @@ class PromptLookup:
 
 @runtime_checkable
 class DraftingLM(Protocol):
-    """Un modèle qui propose ses prochains tokens (voir `kernels.decode.self_draft`)."""
+    """Un modèle qui propose ses prochains tokens (voir `kernels.decode.packed`)."""
 
     @property
     def can_draft(self) -> bool:

@@ -197,7 +197,7 @@ def _fused(
     sharing: ModelSharing | None,
 ) -> Backend:
     from gpt_architecture.kernels.train.fused_step import FusedStep
-    from gpt_architecture.kernels.train.lean import LeanAdamW
+    from gpt_architecture.kernels.train.gradients import LeanAdamW
 
     for library in _READ_ONCE:  # les noyaux viennent d'être lus
         drop_library_code(library)

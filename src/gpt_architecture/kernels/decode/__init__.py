@@ -8,11 +8,10 @@
   poids.
 - `packed` : Le modèle compacté : mêmes logits que `GPTModel`, poids rangés pour le décodage sur
   processeur.
-- `self_draft` : Le modèle propose lui-même ses prochains tokens, par une copie de ses poids sur 8
-  bits.
+- `passes` : Les passages sur les poids d'un modèle compacté : les pas compilés, et les produits de
+  PyTorch.
 - `step` : Un pas de décodage entier, d'un seul appel, sans revenir à Python.
 - `step_kernels` : Ce qui entoure les produits : normes, codes des activations, attention, décodage,
   GELU.
-- `torch_pass` : Un passage par les produits de PyTorch, sur les poids d'un modèle compacté.
 - `weights` : Les matrices d'un modèle compacté : pleines, ou quantifiées par groupes.
 """

@@ -17,13 +17,13 @@ Les adresses et les pas sont en octets.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from gpt_architecture.kernels.decode.weights import STRIP_ROWS
+from gpt_architecture.kernels.runtime.kernel import emitted
 from gpt_architecture.kernels.runtime.vector_ir import (
     F32,
     FLOATS,
@@ -67,9 +67,9 @@ _STRIP_VECTOR = ir.VectorType(F32, _STRIP_LANES)
 _AHEAD = 2048  # octets d'avance : au-delà de ce que la machine anticipe d'elle-même
 
 
-@intrinsic
+@emitted
 def float_dots(
-    typingctx: Any,
+    builder: Any,
     columns: Any,
     weight: Any,
     x: Any,
@@ -77,22 +77,16 @@ def float_dots(
     length: Any,
     out: Any,
     out_stride: Any,
-) -> Any:
+) -> None:
     """Ligne fp32 de `length` poids contre 1 à FLOAT_COLUMNS activations fp32."""
-    del typingctx, columns, weight, x, x_stride, length, out, out_stride
-
-    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        columns, *rest = arguments
-        cases = {c: _float_case(c, rest) for c in range(1, FLOAT_COLUMNS + 1)}
-        switch(builder, columns, cases)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 7), codegen
+    rest = [weight, x, x_stride, length, out, out_stride]
+    cases = {c: partial(_float_case, c, rest) for c in range(1, FLOAT_COLUMNS + 1)}
+    switch(builder, columns, cases)
 
 
-@intrinsic
+@emitted
 def wide_tile(
-    typingctx: Any,
+    builder: Any,
     vectors: Any,
     rows: Any,
     weight: Any,
@@ -103,28 +97,24 @@ def wide_tile(
     out: Any,
     out_stride: Any,
     ahead: Any,
-) -> Any:
+) -> None:
     """out (lignes, 8·vectors) += weight (lignes, length) · x (length, 8·vectors), en fp32.
 
     `rows` vaut TILE_ROWS[vectors] ou 1 ; les poids situés `ahead` octets plus loin sont demandés
     d'avance.
     """
-    del typingctx, vectors, rows, weight, weight_stride, x, x_stride, length, out, out_stride, ahead
-
-    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        vectors, rows, *rest = arguments
-        cases = {
-            16 * v + r: _wide_case(v, r, rest) for v, full in TILE_ROWS.items() for r in (1, full)
-        }
-        switch(builder, builder.add(builder.shl(vectors, int64(4)), rows), cases)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 10), codegen
+    rest = [weight, weight_stride, x, x_stride, length, out, out_stride, ahead]
+    cases = {
+        16 * v + r: partial(_wide_case, v, r, rest)
+        for v, full in TILE_ROWS.items()
+        for r in (1, full)
+    }
+    switch(builder, builder.add(builder.shl(vectors, int64(4)), rows), cases)
 
 
-@intrinsic
+@emitted
 def strip_tile(
-    typingctx: Any,
+    builder: Any,
     columns: Any,
     strips: Any,
     weight: Any,
@@ -134,125 +124,98 @@ def strip_tile(
     length: Any,
     out: Any,
     out_stride: Any,
-) -> Any:
+) -> None:
     """out (strips, columns, 16) += x (columns, length) · weight (strips, length, 16), en fp32.
 
     `strips` vaut 1, ou TOGETHER pour TOGETHER_COLUMNS activations au plus ; les pas
     `weight_stride` et `out_stride` séparent deux bandes.
     """
-    del typingctx, columns, strips, weight, weight_stride, x, x_stride, length, out, out_stride
-
-    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        columns, strips, *rest = arguments
-        cases = {8 * c + 1: _strip_case(c, 1, rest) for c in range(1, STRIP_COLUMNS + 1)}
-        several = range(1, TOGETHER_COLUMNS + 1)
-        cases |= {8 * c + TOGETHER: _strip_case(c, TOGETHER, rest) for c in several}
-        switch(builder, builder.add(builder.shl(columns, int64(3)), strips), cases)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 9), codegen
+    rest = [weight, weight_stride, x, x_stride, length, out, out_stride]
+    cases = {8 * c + 1: partial(_strip_case, c, 1, rest) for c in range(1, STRIP_COLUMNS + 1)}
+    several = range(1, TOGETHER_COLUMNS + 1)
+    cases |= {8 * c + TOGETHER: partial(_strip_case, c, TOGETHER, rest) for c in several}
+    switch(builder, builder.add(builder.shl(columns, int64(3)), strips), cases)
 
 
-def _float_case(columns: int, arguments: Values) -> Callable[[Any], None]:
+def _float_case(columns: int, arguments: Values, builder: Any) -> None:
     weight, x, x_stride, length, out, out_stride = arguments
     unroll = 8 // columns
 
-    def emit(builder: Any) -> None:
-        inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
+    inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
 
-        def step_of(kind: Any, size: int, times: int) -> Callable[[Any, Values], Values]:
-            def step(index: Any, sums: Values) -> Values:
-                pairs = []
-                for i in range(times):
-                    at = builder.add(builder.mul(index, int64(times * size)), int64(i * size))
-                    w = load(builder, kind, builder.add(weight, at))
-                    pairs += [(w, load(builder, kind, builder.add(v, at))) for v in inputs]
-                return add_products(builder, sums, pairs)
+    def step_of(kind: Any, size: int, times: int) -> Callable[[Any, Values], Values]:
+        def step(index: Any, sums: Values) -> Values:
+            pairs = []
+            for i in range(times):
+                at = builder.add(builder.mul(index, int64(times * size)), int64(i * size))
+                w = load(builder, kind, builder.add(weight, at))
+                pairs += [(w, load(builder, kind, builder.add(v, at))) for v in inputs]
+            return add_products(builder, sums, pairs)
 
-            return step
+        return step
 
-        zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * (columns * unroll)
-        whole = builder.udiv(length, int64(LANES * unroll))
-        sums = loop(builder, int64(0), whole, zeros, step_of(FLOATS, 4 * LANES, unroll))
-        totals = fold(builder, sums, columns)
-        done = builder.mul(whole, int64(LANES * unroll))
-        totals = loop(builder, done, length, totals, step_of(F32, 4, 1))
-        store_columns(builder, totals, out, out_stride)
-
-    return emit
+    zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * (columns * unroll)
+    whole = builder.udiv(length, int64(LANES * unroll))
+    sums = loop(builder, int64(0), whole, zeros, step_of(FLOATS, 4 * LANES, unroll))
+    totals = fold(builder, sums, columns)
+    done = builder.mul(whole, int64(LANES * unroll))
+    totals = loop(builder, done, length, totals, step_of(F32, 4, 1))
+    store_columns(builder, totals, out, out_stride)
 
 
-def _wide_case(vectors: int, rows: int, arguments: Values) -> Callable[[Any], None]:
+def _wide_case(vectors: int, rows: int, arguments: Values, builder: Any) -> None:
     weight, weight_stride, x, x_stride, length, out, out_stride, ahead = arguments
 
-    def emit(builder: Any) -> None:
-        weights = [offset_by(builder, weight, weight_stride, r) for r in range(rows)]
-        outputs = [
-            add(builder, offset_by(builder, out, out_stride, r), 4 * LANES * v)
-            for r in range(rows)
-            for v in range(vectors)
-        ]
+    weights = [offset_by(builder, weight, weight_stride, r) for r in range(rows)]
+    outputs = [
+        add(builder, offset_by(builder, out, out_stride, r), 4 * LANES * v)
+        for r in range(rows)
+        for v in range(vectors)
+    ]
 
-        def one(index: Any, sums: Values) -> Values:
-            line = builder.add(x, builder.mul(index, x_stride))
-            columns = [
-                load(builder, FLOATS, add(builder, line, 4 * LANES * v)) for v in range(vectors)
-            ]
-            at = builder.shl(index, int64(2))
-            factors = [splat(builder, load(builder, F32, builder.add(w, at))) for w in weights]
-            return add_products(builder, sums, [(a, b) for a in factors for b in columns])
+    def one(index: Any, sums: Values) -> Values:
+        line = builder.add(x, builder.mul(index, x_stride))
+        columns = [load(builder, FLOATS, add(builder, line, 4 * LANES * v)) for v in range(vectors)]
+        at = builder.shl(index, int64(2))
+        factors = [splat(builder, load(builder, F32, builder.add(w, at))) for w in weights]
+        return add_products(builder, sums, [(a, b) for a in factors for b in columns])
 
-        def several(index: Any, sums: Values) -> Values:
-            first = builder.mul(index, int64(_WIDE_UNROLL))
-            for w in weights:
-                where = builder.add(builder.add(w, ahead), builder.shl(first, int64(2)))
-                prefetch(builder, where, 1)
-            for i in range(_WIDE_UNROLL):
-                sums = one(builder.add(first, int64(i)), sums)
-            return sums
+    def ask(first: Any) -> None:
+        for w in weights:
+            where = builder.add(builder.add(w, ahead), builder.shl(first, int64(2)))
+            prefetch(builder, where, 1)
 
-        accumulate(builder, outputs, length, _WIDE_UNROLL, several, one)
-
-    return emit
+    accumulate(builder, outputs, length, _WIDE_UNROLL, ask, one)
 
 
-def _strip_case(columns: int, strips: int, arguments: Values) -> Callable[[Any], None]:
+def _strip_case(columns: int, strips: int, arguments: Values, builder: Any) -> None:
     weight, weight_stride, x, x_stride, length, out, out_stride = arguments
 
-    def emit(builder: Any) -> None:
-        inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
-        streams = [offset_by(builder, weight, weight_stride, s) for s in range(strips)]
-        halves = [4 * _STRIP_LANES * i for i in range(STRIP_ROWS // _STRIP_LANES)]
-        outputs = [
-            add(builder, offset_by(builder, out, out_stride, s), _STRIP_LINE * c + half)
-            for c in range(columns)
-            for s in range(strips)
-            for half in halves
+    inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
+    streams = [offset_by(builder, weight, weight_stride, s) for s in range(strips)]
+    halves = [4 * _STRIP_LANES * i for i in range(STRIP_ROWS // _STRIP_LANES)]
+    outputs = [
+        add(builder, offset_by(builder, out, out_stride, s), _STRIP_LINE * c + half)
+        for c in range(columns)
+        for s in range(strips)
+        for half in halves
+    ]
+
+    def one(index: Any, sums: Values) -> Values:
+        at = builder.mul(index, int64(_STRIP_LINE))
+        lines = [builder.add(stream, at) for stream in streams]
+        weights = [
+            load(builder, _STRIP_VECTOR, add(builder, n, half)) for n in lines for half in halves
         ]
+        at = builder.shl(index, int64(2))
+        values = [
+            splat(builder, load(builder, F32, builder.add(v, at)), _STRIP_LANES) for v in inputs
+        ]
+        return add_products(builder, sums, [(w, v) for v in values for w in weights])
 
-        def one(index: Any, sums: Values) -> Values:
-            at = builder.mul(index, int64(_STRIP_LINE))
-            lines = [builder.add(stream, at) for stream in streams]
-            weights = [
-                load(builder, _STRIP_VECTOR, add(builder, n, half))
-                for n in lines
-                for half in halves
-            ]
-            at = builder.shl(index, int64(2))
-            values = [
-                splat(builder, load(builder, F32, builder.add(v, at)), _STRIP_LANES) for v in inputs
-            ]
-            return add_products(builder, sums, [(w, v) for v in values for w in weights])
+    def ask(first: Any) -> None:
+        at = add(builder, builder.mul(first, int64(_STRIP_LINE)), _AHEAD)
+        for stream in streams:
+            prefetch(builder, builder.add(stream, at), _STRIP_LINE * _STRIP_UNROLL)
 
-        def several(index: Any, sums: Values) -> Values:
-            first = builder.mul(index, int64(_STRIP_UNROLL))
-            at = add(builder, builder.mul(first, int64(_STRIP_LINE)), _AHEAD)
-            for stream in streams:
-                prefetch(builder, builder.add(stream, at), _STRIP_LINE * _STRIP_UNROLL)
-            for i in range(_STRIP_UNROLL):
-                sums = one(builder.add(first, int64(i)), sums)
-            return sums
-
-        accumulate(builder, outputs, length, _STRIP_UNROLL, several, one, kind=_STRIP_VECTOR)
-
-    return emit
+    accumulate(builder, outputs, length, _STRIP_UNROLL, ask, one, kind=_STRIP_VECTOR)

@@ -11,13 +11,13 @@ Les adresses et les pas sont en octets ; la somme de la colonne c est écrite, e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
+from gpt_architecture.kernels.runtime.kernel import emitted
 from gpt_architecture.kernels.runtime.vector_ir import (
     F32,
     FLOATS,
@@ -70,9 +70,9 @@ def paired_place(j: Any) -> Any:
     return unit * 128 + quarter * 32 + block * 16 + rest
 
 
-@intrinsic
+@emitted
 def integer_dots(
-    typingctx: Any,
+    builder: Any,
     bits: Any,
     group: Any,
     columns: Any,
@@ -83,115 +83,97 @@ def integer_dots(
     units: Any,
     out: Any,
     out_stride: Any,
-) -> Any:
+) -> None:
     """Ligne de poids sur `bits` 8 ou 4, une échelle bf16 par groupe, contre des activations.
 
     Les activations, de 1 à INTEGER_COLUMNS, sont sur 16 bits ; chacune est sommée dans le même
     ordre quel que soit leur nombre. `group` est dans GROUP_SIZES ; `units` : UNIT poids chacun. La
     somme d'un groupe est exacte : au plus 128 · 32767 · 128, répartis sur huit voies ou seize.
     """
-    del typingctx, bits, group, columns, codes, scales, x, x_stride, units, out, out_stride
-
-    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        bits, group, columns, *rest = arguments
-        cases = {
-            (b + g) * 16 + c: _integer_case(b, g, c, rest)
-            for b in (4, 8)
-            for g in GROUP_SIZES
-            for c in range(1, INTEGER_COLUMNS + 1)
-        }
-        key = builder.add(builder.shl(builder.add(bits, group), int64(4)), columns)
-        switch(builder, key, cases)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 10), codegen
+    rest = [codes, scales, x, x_stride, units, out, out_stride]
+    cases = {
+        (b + g) * 16 + c: partial(_integer_case, b, g, c, rest)
+        for b in (4, 8)
+        for g in GROUP_SIZES
+        for c in range(1, INTEGER_COLUMNS + 1)
+    }
+    key = builder.add(builder.shl(builder.add(bits, group), int64(4)), columns)
+    switch(builder, key, cases)
 
 
-@intrinsic
+@emitted
 def decode_row(
-    typingctx: Any, bits: Any, group: Any, codes: Any, scales: Any, units: Any, out: Any
-) -> Any:
+    builder: Any, bits: Any, group: Any, codes: Any, scales: Any, units: Any, out: Any
+) -> None:
     """out reçoit, en fp32, les poids d'une ligne d'entiers ; arguments de `integer_dots`."""
-    del typingctx, bits, group, codes, scales, units, out
-
-    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        bits, group, *rest = arguments
-        cases = {b + g: _decoding_case(b, g, rest) for b in (4, 8) for g in GROUP_SIZES}
-        switch(builder, builder.add(bits, group), cases)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 6), codegen
+    rest = [codes, scales, units, out]
+    cases = {b + g: partial(_decoding_case, b, g, rest) for b in (4, 8) for g in GROUP_SIZES}
+    switch(builder, builder.add(bits, group), cases)
 
 
-def _integer_case(bits: int, group: int, columns: int, arguments: Values) -> Callable[[Any], None]:
+def _integer_case(bits: int, group: int, columns: int, arguments: Values, builder: Any) -> None:
     codes, scales, x, x_stride, units, out, out_stride = arguments
     lanes = _INTEGER_LANES
     words, floats = ir.VectorType(I16, 2 * lanes), ir.VectorType(F32, lanes)
     scaled = 1 if group == UNIT else UNIT // group // (2 if bits == 4 and HAS_AVX512 else 1)
     chains = min(scaled, 2)  # deux sommes se suivent sans s'attendre
 
-    def emit(builder: Any) -> None:
-        inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
+    inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
 
-        def step(index: Any, totals: Values) -> Values:
-            at = builder.mul(index, int64(UNIT * bits // 8))
-            prefetch(builder, add(builder, builder.add(codes, at), _AHEAD), UNIT * bits // 8)
-            weights = _decode(builder, bits, builder.add(codes, at), words)
-            at = builder.mul(index, int64(2 * (UNIT // group)))
-            factors = _factors(builder, bits, builder.add(scales, at), UNIT // group, lanes)
-            at = builder.mul(index, int64(2 * UNIT))
-            values = [builder.add(v, at) for v in inputs]
-            totals = list(totals)
-            each = len(weights) // scaled
-            for g in range(scaled):
-                for c in range(columns):
-                    products = [
-                        _dot_pairs(
-                            builder,
-                            weights[i],
-                            load(builder, words, add(builder, values[c], 4 * lanes * i)),
-                        )
-                        for i in range(g * each, (g + 1) * each)
-                    ]
-                    total = _tree(builder, products)
-                    slot = g % chains * columns + c
-                    pair = (builder.sitofp(total, floats), factors[g])
-                    totals[slot] = add_products(builder, [totals[slot]], [pair])[0]
-            return totals
+    def step(index: Any, totals: Values) -> Values:
+        at = builder.mul(index, int64(UNIT * bits // 8))
+        prefetch(builder, add(builder, builder.add(codes, at), _AHEAD), UNIT * bits // 8)
+        weights = _decode(builder, bits, builder.add(codes, at), words)
+        at = builder.mul(index, int64(2 * (UNIT // group)))
+        factors = _factors(builder, bits, builder.add(scales, at), UNIT // group, lanes)
+        at = builder.mul(index, int64(2 * UNIT))
+        values = [builder.add(v, at) for v in inputs]
+        totals = list(totals)
+        each = len(weights) // scaled
+        for g in range(scaled):
+            for c in range(columns):
+                products = [
+                    _dot_pairs(
+                        builder,
+                        weights[i],
+                        load(builder, words, add(builder, values[c], 4 * lanes * i)),
+                    )
+                    for i in range(g * each, (g + 1) * each)
+                ]
+                total = _tree(builder, products)
+                slot = g % chains * columns + c
+                pair = (builder.sitofp(total, floats), factors[g])
+                totals[slot] = add_products(builder, [totals[slot]], [pair])[0]
+        return totals
 
-        zeros = [ir.Constant(floats, [0.0] * lanes)] * (columns * chains)
-        totals = loop(builder, int64(0), units, zeros, step)
-        store_columns(builder, fold(builder, totals, columns), out, out_stride)
-
-    return emit
+    zeros = [ir.Constant(floats, [0.0] * lanes)] * (columns * chains)
+    totals = loop(builder, int64(0), units, zeros, step)
+    store_columns(builder, fold(builder, totals, columns), out, out_stride)
 
 
-def _decoding_case(bits: int, group: int, arguments: Values) -> Callable[[Any], None]:
+def _decoding_case(bits: int, group: int, arguments: Values, builder: Any) -> None:
     codes, scales, units, out = arguments
     kind = ir.VectorType(I16, 2 * LANES)
     groups = UNIT // group
 
-    def emit(builder: Any) -> None:
-        def step(index: Any, nothing: Values) -> Values:
-            at = builder.mul(index, int64(UNIT * bits // 8))
-            prefetch(builder, add(builder, builder.add(codes, at), _AHEAD), UNIT * bits // 8)
-            words = _decode(builder, bits, builder.add(codes, at), kind)
-            at = builder.mul(index, int64(2 * groups))
-            factors = _bfloat16(builder, builder.add(scales, at), groups, LANES)
-            place = builder.add(out, builder.mul(index, int64(4 * UNIT)))
-            for i, word in enumerate(words):
-                for half in (0, 1):
-                    lanes = ir.Constant(_SUMS, list(range(LANES * half, LANES * (half + 1))))
-                    part = builder.shuffle_vector(word, word, lanes)
-                    value = builder.sitofp(builder.sext(part, _SUMS), FLOATS)
-                    value = builder.fmul(value, factors[i * groups // len(words)])
-                    address = add(builder, place, 64 * i + 32 * half)
-                    builder.store(value, builder.inttoptr(address, FLOATS.as_pointer()), align=4)
-            return nothing
+    def step(index: Any, nothing: Values) -> Values:
+        at = builder.mul(index, int64(UNIT * bits // 8))
+        prefetch(builder, add(builder, builder.add(codes, at), _AHEAD), UNIT * bits // 8)
+        words = _decode(builder, bits, builder.add(codes, at), kind)
+        at = builder.mul(index, int64(2 * groups))
+        factors = _bfloat16(builder, builder.add(scales, at), groups, LANES)
+        place = builder.add(out, builder.mul(index, int64(4 * UNIT)))
+        for i, word in enumerate(words):
+            for half in (0, 1):
+                lanes = ir.Constant(_SUMS, list(range(LANES * half, LANES * (half + 1))))
+                part = builder.shuffle_vector(word, word, lanes)
+                value = builder.sitofp(builder.sext(part, _SUMS), FLOATS)
+                value = builder.fmul(value, factors[i * groups // len(words)])
+                address = add(builder, place, 64 * i + 32 * half)
+                builder.store(value, builder.inttoptr(address, FLOATS.as_pointer()), align=4)
+        return nothing
 
-        loop(builder, int64(0), units, [], step)
-
-    return emit
+    loop(builder, int64(0), units, [], step)
 
 
 def _decode(builder: Any, bits: int, address: Any, words: Any) -> Values:

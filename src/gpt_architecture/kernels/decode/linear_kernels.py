@@ -65,10 +65,10 @@ _F = np.float32
 
 @njit
 def _block_of(item: Any, part_rows: Any, block_rows: Any) -> Any:
-    """(partie, première ligne, dernière exclue) d'un lot."""
+    """(partie, première ligne, colonne de `out` où elle va, lignes) d'un lot."""
     blocks = (part_rows + block_rows - 1) // block_rows
-    first = (item % blocks) * block_rows
-    return item // blocks, first, min(first + block_rows, part_rows)
+    part, first = item // blocks, (item % blocks) * block_rows
+    return part, first, part * part_rows + first, min(block_rows, part_rows - first)
 
 
 @njit(fastmath=FAST, error_model="numpy")
@@ -88,25 +88,6 @@ def _finish(bias: Any, mode: Any, out: Any, residual: Any, m: Any, start: Any, s
 # --- Poids fp32 en lignes, peu d'activations --------------------------------------------------
 
 
-@njit
-def _float_rows(
-    weight: Any, rows: Any, x: Any, active: Any, together: Any, out: Any, n: Any
-) -> None:
-    """`rows` lignes, depuis l'adresse `weight` ; la première donne la colonne n de `out`.
-
-    Une ligne, lue pour `together` activations, est encore dans le premier cache pour les autres.
-    """
-    stride, out_stride = 4 * x.width, 4 * out.shape[1]
-    target = out.ctypes.data + 4 * n
-    for _ in range(rows):
-        for m in range(0, active, together):
-            columns = min(active - m, together)
-            inputs, outputs = x.address + stride * m, target + out_stride * m
-            float_dots(columns, weight, inputs, stride, x.width, outputs, out_stride)
-        weight += stride
-        target += 4
-
-
 @kernel
 def linear_float_(
     lots: Lots,
@@ -121,56 +102,26 @@ def linear_float_(
     residual: Matrix,
     together: Integer,
 ) -> None:
-    """Poids fp32 ; une partie est (lignes, D). Au plus `together` activations à la fois."""
-    item = claim(lots)
-    while item < count(lots):
-        part, first, last = _block_of(item, part_rows, block_rows)
-        weight, base = parts[part] + 4 * x.width * first, part * part_rows
-        _float_rows(weight, last - first, x, active, together, out, base + first)
+    """Poids fp32 ; une partie est (lignes, D).
+
+    Une ligne, lue pour `together` activations, est encore dans le premier cache pour les autres.
+    """
+    stride, out_stride = 4 * x.width, 4 * out.shape[1]
+    for item in lots:
+        part, first, base, rows = _block_of(item, part_rows, block_rows)
+        weight, target = parts[part] + stride * first, out.ctypes.data + 4 * base
+        for _ in range(rows):
+            for m in range(0, active, together):
+                columns = min(active - m, together)
+                inputs, outputs = x.address + stride * m, target + out_stride * m
+                float_dots(columns, weight, inputs, stride, x.width, outputs, out_stride)
+            weight += stride
+            target += 4
         for m in range(active):
-            _finish(bias, mode, out, residual, m, base + first, base + last)
-        item = claim(lots)
+            _finish(bias, mode, out, residual, m, base, base + rows)
 
 
 # --- Poids entiers ---------------------------------------------------------------------------
-
-
-@njit
-def _integer_rows(
-    bits: Any,
-    group: Any,
-    codes: Any,
-    scales: Any,
-    rows: Any,
-    x: Any,
-    m: Any,
-    columns: Any,
-    out: Any,
-    n: Any,
-) -> None:
-    """`rows` lignes contre les activations m … m + columns ; la première donne out[:, n].
-
-    `codes` et `scales` : adresses de la première.
-    """
-    width, units = x.width, x.width // UNIT
-    x_stride, out_stride = 2 * width, 4 * out.shape[1]
-    stride, scale_stride = width * bits // 8, 2 * (width // group)
-    inputs = x.address + x_stride * m
-    target = out.ctypes.data + out_stride * m + 4 * n
-    for _ in range(rows):
-        integer_dots(
-            bits, group, columns, codes, scales, inputs, x_stride, units, target, out_stride
-        )
-        codes += stride
-        scales += scale_stride
-        target += 4
-
-
-@njit(fastmath=FAST, error_model="numpy")
-def _rescale(out: Any, factor: Any, m: Any, start: Any, stop: Any) -> None:
-    """Ramène à leur échelle les produits de codes de l'activation m."""
-    for n in range(start, stop):
-        out[m, n] *= factor
 
 
 @kernel
@@ -191,19 +142,27 @@ def linear_integer_(
     factors: Vector,
 ) -> None:
     """Poids entiers ; une partie est (lignes, D) octets signés, ou (lignes, D/2) octets."""
-    item = claim(lots)
-    while item < count(lots):
-        part, first, last = _block_of(item, part_rows, block_rows)
-        base = part * part_rows
-        codes = parts[part] + x.width * bits // 8 * first
-        scale = scales[part] + 2 * (x.width // group) * first
+    width, units = x.width, x.width // UNIT
+    x_stride, out_stride = 2 * width, 4 * out.shape[1]
+    stride, scale_stride = width * bits // 8, 2 * (width // group)
+    for item in lots:
+        part, first, base, rows = _block_of(item, part_rows, block_rows)
         for m in range(0, active, INTEGER_COLUMNS):
-            columns = min(active - m, INTEGER_COLUMNS)
-            _integer_rows(bits, group, codes, scale, last - first, x, m, columns, out, base + first)
+            columns, inputs = min(active - m, INTEGER_COLUMNS), x.address + x_stride * m
+            target = out.ctypes.data + out_stride * m + 4 * base
+            codes, scale = parts[part] + stride * first, scales[part] + scale_stride * first
+            for _ in range(rows):
+                integer_dots(
+                    bits, group, columns, codes, scale, inputs, x_stride, units, target, out_stride
+                )
+                codes += stride
+                scale += scale_stride
+                target += 4
         for m in range(active):
-            _rescale(out, factors[m], m, base + first, base + last)
-            _finish(bias, mode, out, residual, m, base + first, base + last)
-        item = claim(lots)
+            factor = factors[m]
+            for n in range(base, base + rows):
+                out[m, n] *= factor
+            _finish(bias, mode, out, residual, m, base, base + rows)
 
 
 # --- Poids fp32 en lignes, un lot d'activations -----------------------------------------------
@@ -285,17 +244,15 @@ def linear_wide_(
     """Poids fp32, contre x (D, hauteur) transposé."""
     sums = np.empty((block_rows, WIDE_COLUMNS), np.float32)
     stride = 4 * x.rows
-    item = claim(lots)
+    item: Any = claim(lots)
     while item < count(lots):
         following = claim(lots)  # pris d'avance : ses poids sont demandés à temps
-        part, first, last = _block_of(item, part_rows, block_rows)
+        part, first, base, rows = _block_of(item, part_rows, block_rows)
         later = min(following, count(lots) - 1)  # au-delà du dernier, celui-là
-        next_part, next_first, _ = _block_of(later, part_rows, block_rows)
-        weight = parts[part] + stride * first
+        next_part, next_first, _, _ = _block_of(later, part_rows, block_rows)
         after = parts[next_part] + stride * next_first
-        _multiply_wide(active, x, weight, last - first, after, sums)
-        base = part * part_rows + first
-        _finish_wide(active, bias, mode, out, residual, base, last - first, sums)
+        _multiply_wide(active, x, parts[part] + stride * first, rows, after, sums)
+        _finish_wide(active, bias, mode, out, residual, base, rows, sums)
         item = following
 
 
@@ -338,19 +295,16 @@ def linear_strips_(
     sums = np.empty((TOGETHER, x.rows, STRIP_ROWS), np.float32)
     largest = min(active, STRIP_COLUMNS)
     together = TOGETHER if largest <= TOGETHER_COLUMNS else 1
-    item = claim(lots)
-    while item < count(lots):
-        part, first, last = _block_of(item, part_rows, block_rows)
-        base = part * part_rows
-        start = first
-        while start < last:
-            strips = together if last - start > (TOGETHER - 1) * STRIP_ROWS else 1
-            _multiply_strips(active, x, parts[part] + 4 * x.width * start, strips, sums)
+    for item in lots:
+        part, first, base, rows = _block_of(item, part_rows, block_rows)
+        done = 0
+        while done < rows:
+            strips = together if rows - done > (TOGETHER - 1) * STRIP_ROWS else 1
+            _multiply_strips(active, x, parts[part] + 4 * x.width * (first + done), strips, sums)
             for s in range(strips):
                 for m in range(active):
-                    for r in range(min(STRIP_ROWS, last - start)):
-                        out[m, base + start + r] = sums[s, m, r]
-                start += STRIP_ROWS
+                    for r in range(min(STRIP_ROWS, rows - done)):
+                        out[m, base + done + r] = sums[s, m, r]
+                done += STRIP_ROWS
         for m in range(active):
-            _finish(bias, mode, out, residual, m, base + first, base + last)
-        item = claim(lots)
+            _finish(bias, mode, out, residual, m, base, base + rows)

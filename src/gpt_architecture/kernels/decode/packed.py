@@ -5,13 +5,13 @@ Formes : B lot, T tokens, D largeur, V vocabulaire.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig, check_choice
@@ -26,29 +26,19 @@ from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.machine import Turn
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.kernels import loading_obstacle, shape_obstacle
-from gpt_architecture.kernels.decode.torch_pass import TorchPass
-from gpt_architecture.kernels.decode.weights import (
-    DenseMatrix,
-    GroupedMatrix,
-    KernelMatrix,
-    PackedMatrix,
-    StripMatrix,
-    gather,
-)
+from gpt_architecture.kernels.decode.passes import Passes
+from gpt_architecture.kernels.decode.weights import DenseMatrix, GroupedMatrix, PackedMatrix
 
 if TYPE_CHECKING:
-    from gpt_architecture.kernels.decode.self_draft import Choose, LightCopy
     from gpt_architecture.kernels.decode.step import DecodeStep
-
-logger = logging.getLogger(__name__)
 
 PackingName = Literal["fp32", "int8", "int4"]
 """Format des poids d'un modèle compacté."""
 
 PACKINGS: tuple[PackingName, ...] = ("fp32", "int8", "int4")
-SETTLE_AFTER = 32
-"""Pas compilés avant de ranger les poids en grandes pages."""
+
+Choose = Callable[[Tensor], list[int]]
+"""Logits (M, V) → le token de chaque séquence."""
 
 
 class PackedModel:
@@ -73,16 +63,8 @@ class PackedModel:
         *,
         scheme: Scheme | None = None,
     ) -> None:
-        self.cfg, self.scheme = cfg, scheme
-        self.matrices, self.vectors = matrices, vectors
-        self._compiles = _compiles(cfg)
-        self._steps: tuple[DecodeStep, ...] = ()
-        self._apart_step: DecodeStep | None = None
-        self._uniform_step: DecodeStep | None = None
-        self._self_draft: LightCopy | None = None
-        self._passes, self._settled = 0, False
-        self._turn = Turn()
-        self._choose_passes()
+        self.cfg, self.scheme, self.vectors = cfg, scheme, vectors
+        self._passes = Passes(cfg, matrices, vectors)
 
     @classmethod
     def from_codes(
@@ -118,47 +100,12 @@ class PackedModel:
         Un passage en est un cinquième plus court, mais la copie dure autant que quelques dizaines
         d'entre eux : elle attend le passage SETTLE_AFTER, pour qu'un texte court n'attende pas.
         """
-        with self._turn:
-            if self._settled or not self._steps:
-                return
-            shared = self.matrices["tok_emb"] is self.matrices["out_head"]
-            read = {name: m for name, m in self.matrices.items() if shared or name != "tok_emb"}
-            self.matrices = {**self.matrices, **gather(read)}
-            self._settled = True
-            self._choose_passes()
+        self._passes.settle()
 
-    def _choose_passes(self) -> None:
-        """Les passages possibles sur les matrices d'aujourd'hui : les pas, puis PyTorch."""
-        parts = self.cfg, self.matrices, self.vectors
-        if not self._compiles:
-            self._torch_pass = TorchPass(*parts)
-            return
-        from gpt_architecture.kernels.decode.step import (  # noqa: PLC0415
-            DecodeStep,
-            IntegerForm,
-            NarrowForm,
-            WideForm,
-        )
-        from gpt_architecture.kernels.decode.step_kernels import activate, decode  # noqa: PLC0415
-
-        forms = (NarrowForm(), WideForm()) if self.scheme is None else (IntegerForm(),)
-        self._steps = tuple(DecodeStep(*parts, form) for form in forms)
-        self._apart_step = None  # il lisait les poids là où ils étaient
-        self._torch_pass = TorchPass(*parts, decode=decode, activate=activate)
-
-    def _compile_uniform_step(self) -> DecodeStep:
-        """Le pas dont chaque activation ignore les autres."""
-        from gpt_architecture.kernels.decode.step import DecodeStep, StripForm  # noqa: PLC0415
-
-        if self.scheme is not None:  # celui des poids entiers l'est toujours
-            self.settle()
-            return self._steps[0]
-        strips: dict[str, KernelMatrix] = {
-            name: StripMatrix(matrix.dense())
-            for name, matrix in self.matrices.items()
-            if name != "tok_emb"
-        }
-        return DecodeStep(self.cfg, strips, self.vectors, StripForm())
+    @property
+    def matrices(self) -> Mapping[str, PackedMatrix]:
+        """Les poids, par nom de module."""
+        return self._passes.matrices
 
     @property
     def nbytes(self) -> int:
@@ -169,7 +116,7 @@ class PackedModel:
     @property
     def compiled(self) -> bool:
         """Vrai si le pas compilé sert ; faux si numba manque."""
-        return bool(self._steps)
+        return self._passes.compiled
 
     @property
     def device(self) -> torch.device:
@@ -190,42 +137,19 @@ class PackedModel:
             ValueError: positions passées et nouvelles dépassent `context_length`.
             GenerationError: un autre fil se sert de `cache`.
         """
-        with nullcontext() if cache is None else cache.alone:
-            return self._read(in_idx, cache, at)
-
-    def _read(self, in_idx: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
         count = in_idx.size(1)
-        end = count + (0 if cache is None else cache.length)
-        if end > self.cfg.context_length:
-            raise ValueError(
-                f"{end} positions demandées, le modèle en accepte {self.cfg.context_length} ; "
-                "gardez les derniers tokens"
-            )
-        positions = torch.arange(count) if cache is None else cache.positions(count)
-        x = self.matrices["tok_emb"].rows(in_idx) + self.vectors["pos_emb.weight"][positions]
-        logits = None if cache is None else self._compiled_pass(x, cache, at)
-        if logits is None:
-            logits = self._torch_pass(x, cache, at)
-        if cache is not None:
-            cache.advance_(count)
+        with nullcontext() if cache is None else cache.alone:
+            end = count + (0 if cache is None else cache.length)
+            if end > self.cfg.context_length:
+                raise ValueError(
+                    f"{end} positions demandées, le modèle en accepte {self.cfg.context_length} ; "
+                    "gardez les derniers tokens"
+                )
+            positions = torch.arange(count) if cache is None else cache.positions(count)
+            logits = self._passes(self._embed(in_idx, positions), cache, at)
+            if cache is not None:
+                cache.advance_(count)
         return logits
-
-    def _compiled_pass(self, x: Tensor, cache: KVCache, at: Tensor | None) -> Tensor | None:
-        """Le passage du pas compilé qui sait traiter x (B, T, D) ; None : aucun ne sait."""
-        rows = x.size(0) * x.size(1)
-        with self._turn:
-            step = next((step for step in self._steps if step.fits(rows, cache)), None)
-            if step is None:
-                return None
-            logits = step(x, cache, at)
-            self._count_pass()
-        return logits
-
-    def _count_pass(self) -> None:
-        """Compte un passage compilé ; assez nombreux, ils méritent que les poids soient rangés."""
-        self._passes += 1
-        if self._passes == SETTLE_AFTER:
-            self.settle()
 
     @property
     def uniform_rows(self) -> int:
@@ -234,11 +158,8 @@ class PackedModel:
         La première fois, les poids sont recopiés en grandes pages, et par bandes s'ils sont en
         fp32.
         """
-        if self._uniform_step is None and self._steps:
-            with self._turn:
-                if self._uniform_step is None:
-                    self._uniform_step = self._compile_uniform_step()
-        return 0 if self._uniform_step is None else self._uniform_step.height
+        step = self._passes.uniform()
+        return 0 if step is None else step.height
 
     @torch.no_grad()
     def read_uniform(
@@ -266,30 +187,21 @@ class PackedModel:
             ValueError: trop d'activations, ou trop de positions.
             GenerationError: un autre fil se sert de `cache`.
         """
-        with cache.alone, self._turn:
-            return self._read_parts(parts, cache, wanted)
-
-    def _read_parts(
-        self, parts: Sequence[Sequence[int]], cache: KVCache, wanted: Sequence[int] | None
-    ) -> Tensor:
         counts = [len(part) for part in parts]
-        limit, step = self.uniform_rows, self._uniform_step
-        pasts = cache.lengths
-        ends = [past + count for past, count in zip(pasts, counts, strict=True)]
-        crowded = max(ends) > min(cache.capacity, self.cfg.context_length)
-        if step is None or sum(counts) > limit or crowded:
-            raise ValueError(f"{sum(counts)} activations pour {limit}, positions {max(ends)}")
-        spans = zip(pasts, ends, strict=True)
-        places = [place for past, end in spans for place in range(past, end)]
-        x = self._embed([token for part in parts for token in part], places)
-        chosen = np.cumsum(counts) - 1 if wanted is None else np.array(wanted, dtype=np.int64)
-        logits = step.ragged(x, cache, counts, chosen)
-        cache.advance_each_(counts)
-        return logits
+        with cache.alone, self._passes.turn:
+            step, limit = self._passes.uniform(), self.uniform_rows
+            last = max(past + count for past, count in zip(cache.lengths, counts, strict=True))
+            if step is None or sum(counts) > limit or last > self._positions(cache):
+                raise ValueError(f"{sum(counts)} activations pour {limit}, positions {last}")
+            chosen = np.cumsum(counts) - 1 if wanted is None else np.array(wanted, dtype=np.int64)
+            return self._read(step, parts, cache, chosen)
 
     @torch.no_grad()
     def read_apart(self, tokens: Sequence[int], cache: KVCache) -> Tensor | None:
         """Lit la suite de la seule séquence du cache, avec les bits d'une lecture token par token.
+
+        Il en lit 8 au plus si les poids sont en fp32, 32 s'ils sont entiers : au-delà il ne lit
+        rien, et l'appel ordinaire du modèle n'a pas ces bits en fp32.
 
         Args:
             tokens: T nouveaux tokens.
@@ -302,28 +214,16 @@ class PackedModel:
             ValueError: trop de positions.
             GenerationError: un autre fil se sert de `cache`.
         """
-        with cache.alone, self._turn:
-            step = self._apart()
+        with cache.alone, self._passes.turn:
+            step = self._passes.apart()
             if step is None or not step.fits(len(tokens), cache):
                 return None
-            places = cache.positions(len(tokens)).tolist()
-            if places[-1] >= self.cfg.context_length:
-                raise ValueError(f"{places[-1] + 1} positions pour {self.cfg.context_length}")
-            every = np.arange(len(tokens))
-            logits = step.ragged(self._embed(tokens, places), cache, [len(tokens)], every)
-            cache.advance_(len(tokens))
-            self._count_pass()
+            last = int(cache.positions(len(tokens))[-1])
+            if last >= self.cfg.context_length:
+                raise ValueError(f"{last + 1} positions pour {self.cfg.context_length}")
+            logits = self._read(step, [tokens], cache, np.arange(len(tokens)))
+            self._passes.count_step()
         return logits
-
-    def _apart(self) -> DecodeStep | None:
-        """Le pas qui lit plusieurs tokens comme s'ils étaient seuls ; fait la première fois."""
-        if not self._steps or self.scheme is not None:  # les poids entiers les séparent toujours
-            return next(iter(self._steps), None)
-        if self._apart_step is None:
-            from gpt_architecture.kernels.decode.step import ApartForm, DecodeStep  # noqa: PLC0415
-
-            self._apart_step = DecodeStep(self.cfg, self.matrices, self.vectors, ApartForm())
-        return self._apart_step
 
     @property
     def can_draft(self) -> bool:
@@ -338,37 +238,84 @@ class PackedModel:
         count: int,
         choose: Choose | None = None,
     ) -> list[list[int]]:
-        """Les `count` tokens que choisirait une copie sur 8 bits (voir `self_draft`).
+        """Les `count` tokens que choisirait une copie des poids sur 8 bits.
 
-        La copie, du quart des poids, est faite la première fois.
+        Lire les poids fixe la durée d'un token : la copie, du quart des poids, va deux à trois
+        fois plus vite et choisit presque toujours le même token. Ce qu'elle propose est à vérifier
+        d'une seule lecture des vrais poids (décodage spéculatif : Leviathan et al., 2023). Elle est
+        faite la première fois, et n'a pas de cache à elle : elle voit les clés et valeurs exactes
+        du passé, écrit les siennes à la suite, et la vérification les remplace.
 
         Args:
             last: dernier token de chaque séquence, qui n'est pas dans le cache.
-            cache: en fp32, contigu.
+            cache: en fp32, contigu ; ses longueurs sont les mêmes au retour.
             count: combien.
-            choose: logits (M, V) → un token par séquence ; None : les plus probables.
+            choose: choisit les tokens, une fois par rang ; None : les plus probables.
 
         Raises:
-            ValueError: il n'y reste pas `count` positions.
+            ValueError: trop de séquences, ou il ne reste pas `count` positions.
             GenerationError: un autre fil se sert de `cache`.
         """
-        with cache.alone, self._turn:
-            if self._self_draft is None:
-                from gpt_architecture.kernels.decode.self_draft import LightCopy  # noqa: PLC0415
+        with cache.alone, self._passes.turn:
+            step, room = self._passes.draft(), self._positions(cache) - cache.length
+            if len(last) > step.height or count > room:
+                raise ValueError(
+                    f"{count} propositions à {len(last)} séquences pour {room} positions"
+                )
+            before, everyone = cache.lengths, np.arange(len(last))
+            found: list[list[int]] = [[token] for token in last]
+            for _ in range(count):
+                logits = self._read(step, [each[-1:] for each in found], cache, everyone)
+                tokens = choose(logits) if choose else logits.numpy().argmax(axis=1).tolist()
+                for each, token in zip(found, tokens, strict=True):
+                    each.append(token)
+            cache.rewind_(before)
+        return [each[1:] for each in found]
 
-                self._self_draft = LightCopy(self.cfg, self.matrices, self.vectors)
-            return self._self_draft(last, cache, count, embed=self._embed, choose=choose)
+    def _positions(self, cache: KVCache) -> int:
+        """Positions qu'une séquence de ce cache peut atteindre."""
+        return min(cache.capacity, self.cfg.context_length)
 
-    def _embed(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """x (M, D) de tokens et de leurs positions (M,)."""
-        x = self.matrices["tok_emb"].rows(torch.tensor(tokens))
-        return x + self.vectors["pos_emb.weight"][torch.tensor(positions)]
+    def _read(
+        self,
+        step: DecodeStep,
+        parts: Sequence[Sequence[int]],
+        cache: KVCache,
+        wanted: NDArray[np.int64],
+    ) -> Tensor:
+        """Logits (W, V) voulus de parts qui suivent les séquences du cache ; il est avancé."""
+        counts = [len(part) for part in parts]
+        spans = zip(cache.lengths, counts, strict=True)
+        places = [place for past, count in spans for place in range(past, past + count)]
+        tokens = [token for part in parts for token in part]
+        x = self._embed(torch.tensor(tokens), torch.tensor(places))
+        logits = step.ragged(x, cache, counts, wanted)
+        cache.advance_each_(counts)
+        return logits
+
+    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Embeddings (…, D) de tokens (…) et de leurs positions."""
+        return self.matrices["tok_emb"].rows(tokens) + self.vectors["pos_emb.weight"][positions]
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Les poids en virgule flottante, ou les échelles de ceux qui sont quantifiés."""
         yield from self.vectors.items()
         for name, matrix in self.matrices.items():
             yield f"{name}.weight", matrix.tensors()[-1]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse de copier ou de sérialiser un modèle compilé.
+
+        Raises:
+            TypeError: il l'est.
+        """
+        if self.compiled:
+            raise TypeError(
+                "un modèle compacté ne se copie ni ne se sérialise : ses noyaux lisent les poids "
+                "là où ils sont en mémoire ; rechargez-le depuis son fichier, ou compactez de "
+                "nouveau le modèle d'origine avec `pack`"
+            )
+        return super().__reduce_ex__(protocol)
 
     def dequantize(self) -> GPTModel:
         """Un `GPTModel` ordinaire aux mêmes poids, arrondis compris."""
@@ -421,21 +368,3 @@ def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel
         else:
             matrices[module] = GroupedMatrix(quantize(tensor, scheme_of(module, scheme)))
     return PackedModel(model.cfg, matrices, vectors, scheme=scheme)
-
-
-def _compiles(cfg: GPTConfig) -> bool:
-    """Vrai si les noyaux calculent ce modèle ici ; sinon un avertissement dit pourquoi."""
-    obstacle = shape_obstacle(cfg)
-    if obstacle is not None:
-        logger.warning("décodage par PyTorch, plus lent : %s", obstacle)
-        return False
-    obstacle = loading_obstacle(_load_step)
-    if obstacle is not None:
-        logger.warning("%s : décodage par PyTorch, plus lent", obstacle)
-    return obstacle is None
-
-
-def _load_step() -> type[DecodeStep]:
-    from gpt_architecture.kernels.decode.step import DecodeStep  # noqa: PLC0415
-
-    return DecodeStep

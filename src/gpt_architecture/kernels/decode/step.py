@@ -69,28 +69,23 @@ class Form:
     Attributes:
         height: activations au plus (mesurées).
         multiply: le noyau des produits.
-        prepare: celui qui prépare leurs activations.
+        numbers: ce qu'il doit savoir de plus, après les nombres de la matrice.
+        prepare: le noyau qui prépare leurs activations, `together` par lot.
         always: vrai s'il les prépare même sans norme.
         transposed: vrai si les activations sont rangées par colonnes.
     """
 
     height = WIDE_COLUMNS
     multiply: Kernel
+    numbers: tuple[int, ...] = ()
     prepare: Kernel = normalize_rows_
+    together = 1
     always = transposed = False
 
     def buffers(self, matrix: KernelMatrix, width: int) -> Buffers:
         """Ce que `prepare` écrit et lit, pour des activations de largeur `width`."""
         del matrix
         return (torch.zeros(self.height, width),), ()
-
-    def numbers(self, matrix: KernelMatrix) -> tuple[int, ...]:
-        """Ce que `multiply` doit savoir de plus."""
-        return matrix.numbers
-
-    def lots(self, rows: int) -> int:
-        """Lots de `prepare` pour `rows` activations."""
-        return rows
 
     def block(self, rows: int) -> int:
         """Lignes d'un lot de `multiply`, pour `rows` lignes de poids en tout."""
@@ -103,37 +98,29 @@ class Form:
 
 
 class NarrowForm(Form):
-    """Des poids fp32 en lignes, pour quelques activations ; `together` à la fois."""
+    """Des poids fp32 en lignes, pour quelques activations, lues ensemble."""
 
-    height = together = FLOAT_COLUMNS
+    height, numbers = FLOAT_COLUMNS, (FLOAT_COLUMNS,)
     multiply = linear_float_
-
-    def numbers(self, matrix: KernelMatrix) -> tuple[int, ...]:
-        """Voir `Form`."""
-        return (*matrix.numbers, self.together)
 
 
 class ApartForm(NarrowForm):
     """Des poids fp32 en lignes : chaque activation reçoit les bits qu'elle aurait seule."""
 
-    height, together = 8, 1
+    height, numbers = 8, (1,)
 
 
 class WideForm(Form):
     """Des poids fp32 en lignes, pour un lot d'activations transposées."""
 
     multiply = linear_wide_
-    prepare = transpose_rows_
+    prepare, together = transpose_rows_, LINE
     always = transposed = True
 
     def buffers(self, matrix: KernelMatrix, width: int) -> Buffers:
         """Voir `Form` ; le nombre est celui des activations présentes, écrit à chaque passage."""
         del matrix
         return (torch.zeros(width, self.height),), (0,)
-
-    def lots(self, rows: int) -> int:
-        """Voir `Form`."""
-        return -(-rows // LINE)
 
     def block(self, rows: int) -> int:
         """Voir `Form`."""
@@ -166,6 +153,16 @@ class IntegerForm(Form):
         padded = matrix.tensors()[0].size(1) * 8 // bits
         codes = torch.zeros(self.height, padded, dtype=torch.int16)
         return (codes, torch.zeros(self.height)), (int(PAIRED_BLOCKS and bits == 4),)
+
+
+FORMS: dict[str, Form] = {
+    "narrow": NarrowForm(),
+    "apart": ApartForm(),
+    "wide": WideForm(),
+    "strips": StripForm(),
+    "integer": IntegerForm(),
+}
+"""Les formes, par leur nom."""
 
 
 class DecodeStep:
@@ -282,7 +279,7 @@ class DecodeStep:
         self._program.set_items_(self._attentions, sequences * self._cfg.n_heads)
         for phases, size in ((slice(None, -1), rows), (slice(-1, None), wanted)):
             prepared = self._prepared[phases]
-            self._program.set_items_(prepared, self._form.lots(size))
+            self._program.set_items_(prepared, -(-size // self._form.together))
             if self._form.transposed:
                 self._program.set_word_(prepared, "active", size)
             self._program.set_word_(self._products[phases], "active", size)
@@ -298,14 +295,16 @@ class DecodeStep:
         weights, *scales = (torch.tensor([t.data_ptr() for t in each]) for each in tensors)
         biases = [self._vectors[key] for name in names if (key := f"{name}.bias") in self._vectors]
         rows, block = matrices[0].shape[0], self._form.block(matrices[0].shape[0] * len(names))
-        special: list[Tensor | float] = [*self._form.numbers(matrices[0]), *scales, *inputs[1:]]
+        numbers: tuple[int, ...] = (*matrices[0].numbers, *self._form.numbers)
         phase = self._program.add(
             self._form.multiply,
             len(names) * -(-rows // block),
             *(0, inputs[0], weights, rows, block),
             torch.cat(biases) if biases else torch.empty(0),
             *(mode, out, self._x if mode == RESIDUAL else torch.empty(0, 0)),
-            *special,
+            *numbers,
+            *scales,
+            *inputs[1:],
         )
         self._products.append(phase)
 

@@ -2,7 +2,7 @@
 
 Les trois premiers préparent les activations d'un pas : x (hauteur, D), gain et décalage de la
 norme (vides : pas de norme), lignes de x à lire (vide : toutes). Les deux derniers servent quand
-PyTorch fait les produits (voir `torch_pass`).
+PyTorch fait les produits (voir `passes.TorchPass`).
 
 Formes : M activations présentes, D largeur, H têtes, K taille d'une tête, S positions vues, F
 largeur du perceptron, N lignes de poids.
@@ -18,7 +18,7 @@ from numba import carray, njit
 from torch import Tensor
 
 from gpt_architecture.kernels.decode.integer_tiles import UNIT, decode_row, paired_place
-from gpt_architecture.kernels.runtime.arithmetic import FAST, exp, gelu
+from gpt_architecture.kernels.runtime.arithmetic import FAST, exp, gelu, moments
 from gpt_architecture.kernels.runtime.kernel import (
     Integer,
     Integers,
@@ -27,8 +27,6 @@ from gpt_architecture.kernels.runtime.kernel import (
     Place,
     Shorts,
     Vector,
-    claim,
-    count,
     kernel,
     launch,
     pointer,
@@ -59,14 +57,7 @@ def _normalize(x: Any, gain: Any, shift: Any, y: Any) -> None:
         for j in range(width):
             y[j] = x[j]
         return
-    total = _F(0.0)
-    for j in range(width):
-        total += x[j]
-    mean = total / _F(width)
-    total = _F(0.0)
-    for j in range(width):
-        total += (x[j] - mean) * (x[j] - mean)
-    inverse = _F(1.0) / np.sqrt(total / _F(width) + _F(1e-5))
+    mean, inverse = moments(x)
     for j in range(width):
         y[j] = (x[j] - mean) * inverse * gain[j] + shift[j]
 
@@ -82,10 +73,8 @@ def normalize_rows_(
     lots: Lots, x: Matrix, gain: Vector, shift: Vector, chosen: Integers, y: Matrix
 ) -> None:
     """y (hauteur, D) = norme(x), ligne par ligne."""
-    m = claim(lots)
-    while m < count(lots):
+    for m in lots:
         _normalize(x[_row_of(chosen, m)], gain, shift, y[m])
-        m = claim(lots)
 
 
 @kernel
@@ -101,8 +90,7 @@ def transpose_rows_(
     """y (D, hauteur) = norme(x)ᵀ, par LINE activations, dont `active` sont présentes."""
     width = x.shape[1]
     rows = np.empty((LINE, width), np.float32)
-    block = claim(lots)
-    while block < count(lots):
+    for block in lots:
         first = block * LINE
         present = min(LINE, active - first)
         for i in range(present):
@@ -110,7 +98,6 @@ def transpose_rows_(
         for j in range(width):
             for i in range(present):
                 y[j, first + i] = rows[i, j]
-        block = claim(lots)
 
 
 @njit(**_OPTIONS)
@@ -156,11 +143,9 @@ def encode_rows_(
     l'échelle NaN : l'erreur se voit dans les logits.
     """
     y = np.empty(x.shape[1], np.float32)
-    m = claim(lots)
-    while m < count(lots):
+    for m in lots:
         _normalize(x[_row_of(chosen, m)], gain, shift, y)
         _encode(y, codes[m], scales[m : m + 1], paired > 0)
-        m = claim(lots)
 
 
 @njit(**_OPTIONS)
@@ -209,8 +194,7 @@ def attention_(
     size = width // heads
     plane = capacity * size
     scores = np.empty(capacity, np.float32)
-    item = claim(lots)
-    while item < count(lots):
+    for item in lots:
         head, word = item % heads, STATE_HEADER + STATE_SEQUENCE * (item // heads)
         line, past, row, queries = state[word], state[word + 1], state[word + 2], state[word + 3]
         first = head * size
@@ -224,7 +208,6 @@ def attention_(
         for t in range(queries):
             q = qkv[row + t, first : first + size]
             _attend(q, keys, values, past + t + 1, scores, context[row + t, first : first + size])
-        item = claim(lots)
 
 
 @kernel
@@ -234,24 +217,20 @@ def decode_rows_(
     """out (N, D complété) = poids fp32 ; codes (N, octets), scales (N, groupes) bf16."""
     rows, units = out.shape[0], out.shape[1] // UNIT
     stride, scale_stride, out_stride = codes.width, 2 * scales.width, 4 * out.shape[1]
-    item = claim(lots)
-    while item < count(lots):
+    for item in lots:
         for n in range(item * _PANEL, min(rows, (item + 1) * _PANEL)):
             code, scale = codes.address + stride * n, scales.address + scale_stride * n
             decode_row(bits, group, code, scale, units, out.ctypes.data + out_stride * n)
-        item = claim(lots)
 
 
 @kernel
 def bias_gelu_(lots: Lots, x: Matrix, bias: Vector) -> None:
     """x (n, F) = gelu(x + biais), sur place."""
     rows, width = x.shape
-    item = claim(lots)
-    while item < count(lots):
+    for item in lots:
         for n in range(item * _PANEL, min(rows, (item + 1) * _PANEL)):
             for j in range(width):
                 x[n, j] = gelu(x[n, j] + bias[j])
-        item = claim(lots)
 
 
 def decode(weight: GroupedCodes) -> Tensor:

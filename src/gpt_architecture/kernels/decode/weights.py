@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,53 +26,10 @@ Decoder = Callable[[GroupedCodes], Tensor]
 """Codes → poids fp32."""
 
 
-class KernelMatrix(Protocol):
-    """Une matrice (N, D) que les noyaux savent lire."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N, D)."""
-        ...
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """Ce que les noyaux doivent savoir de plus : bits et poids d'un groupe, ou rien."""
-        ...
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Ce que lisent les noyaux : les poids, puis leurs échelles s'ils en ont."""
-        ...
-
-
-class PackedMatrix(KernelMatrix, Protocol):
-    """Une matrice (N, D) que le décodage sait lire."""
-
-    @property
-    def nbytes(self) -> int:
-        """Octets gardés en mémoire."""
-        ...
-
-    def dense(self) -> Tensor:
-        """Toute la matrice, en fp32."""
-        ...
-
-    def rows(self, index: Tensor) -> Tensor:
-        """Lignes `index` (…), en fp32 : (…, D)."""
-        ...
-
-    def times(self, x: Tensor, decode: Decoder) -> Tensor:
-        """x (n, D) · transposée → (n, N) ; `decode` rend les poids fp32 d'un panneau."""
-        ...
-
-    def with_tensors(self, *tensors: Tensor) -> PackedMatrix:
-        """La même matrice, dont les tenseurs ont changé de place."""
-        ...
-
-
 class DenseMatrix:
     """Une matrice fp32, telle quelle ; rien n'est copié si elle est déjà contiguë en fp32."""
 
-    numbers = ()
+    numbers: tuple[int, ...] = ()
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach().float().contiguous()
@@ -81,29 +37,29 @@ class DenseMatrix:
         self.nbytes = self.weight.nbytes
 
     def dense(self) -> Tensor:
-        """Voir `PackedMatrix`."""
+        """Toute la matrice, en fp32."""
         return self.weight
 
     def rows(self, index: Tensor) -> Tensor:
-        """Voir `PackedMatrix`."""
+        """Lignes `index` (…), en fp32 : (…, D)."""
         return self.weight[index]
 
     def times(self, x: Tensor, decode: Decoder) -> Tensor:
-        """Voir `PackedMatrix`."""
+        """x (n, D) · transposée → (n, N)."""
         del decode
         return x @ self.weight.t()
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Voir `KernelMatrix`."""
+        """Ce que lisent les noyaux : les poids."""
         return (self.weight,)
 
-    def with_tensors(self, *tensors: Tensor) -> DenseMatrix:
-        """Voir `PackedMatrix`."""
-        return DenseMatrix(*tensors)
+    def with_tensors(self, weight: Tensor) -> DenseMatrix:
+        """La même matrice, dont les poids ont changé de place."""
+        return DenseMatrix(weight)
 
 
 class GroupedMatrix:
-    """Une matrice quantifiée."""
+    """Une matrice quantifiée ; `numbers` : bits et poids d'un groupe."""
 
     def __init__(self, grouped: GroupedCodes) -> None:
         self.grouped = grouped
@@ -112,17 +68,17 @@ class GroupedMatrix:
         self.nbytes = grouped.codes.nbytes + grouped.scales.nbytes
 
     def dense(self) -> Tensor:
-        """Voir `PackedMatrix`."""
+        """Toute la matrice, en fp32."""
         return dequantize(self.grouped)
 
     def rows(self, index: Tensor) -> Tensor:
-        """Voir `PackedMatrix`."""
+        """Lignes `index` (…), en fp32 : (…, D)."""
         flat = index.reshape(-1)
         found = dequantize(self._part(flat)) if self.grouped.bits == 4 else self._octets(flat)
         return found.reshape(*index.shape, self.shape[1])
 
     def times(self, x: Tensor, decode: Decoder) -> Tensor:
-        """Voir `PackedMatrix`."""
+        """x (n, D) · transposée → (n, N) ; `decode` rend les poids fp32 d'un panneau."""
         out = x.new_empty(len(x), self.shape[0])
         for start in range(0, self.shape[0], _PANEL_ROWS):
             rows = slice(start, min(start + _PANEL_ROWS, self.shape[0]))
@@ -130,12 +86,11 @@ class GroupedMatrix:
         return out
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Voir `KernelMatrix`."""
+        """Ce que lisent les noyaux : les codes, puis leurs échelles."""
         return self.grouped.codes, self.grouped.scales
 
-    def with_tensors(self, *tensors: Tensor) -> GroupedMatrix:
-        """Voir `PackedMatrix`."""
-        codes, scales = tensors
+    def with_tensors(self, codes: Tensor, scales: Tensor) -> GroupedMatrix:
+        """La même matrice, dont codes et échelles ont changé de place."""
         return GroupedMatrix(replace(self.grouped, codes=codes, scales=scales))
 
     def _octets(self, index: Tensor) -> Tensor:
@@ -159,7 +114,7 @@ class StripMatrix:
         weight: (N, D) ; recopiée.
     """
 
-    numbers = ()
+    numbers: tuple[int, ...] = ()
 
     def __init__(self, weight: Tensor) -> None:
         rows, width = weight.shape
@@ -174,14 +129,16 @@ class StripMatrix:
             rest = weight[whole * STRIP_ROWS :]
             self.strips[whole].zero_()[:, : len(rest)] = rest.t()
 
-    def dense(self) -> Tensor:
-        """Les poids (N, D), remis en lignes."""
-        rows, width = self.shape
-        return self.strips.transpose(1, 2).reshape(-1, width)[:rows]
-
     def tensors(self) -> tuple[Tensor, ...]:
-        """Voir `KernelMatrix`."""
+        """Ce que lisent les noyaux : les bandes."""
         return (self.strips,)
+
+
+PackedMatrix = DenseMatrix | GroupedMatrix
+"""Une matrice (N, D) que le décodage sait lire."""
+
+KernelMatrix = PackedMatrix | StripMatrix
+"""Une matrice (N, D) que les noyaux savent lire."""
 
 
 def gather(matrices: Mapping[str, PackedMatrix]) -> dict[str, PackedMatrix]:

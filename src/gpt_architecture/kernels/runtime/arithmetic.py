@@ -1,4 +1,4 @@
-"""Petites fonctions des noyaux compilés : exponentielle, GELU, mélangeur, masques."""
+"""Petites fonctions des noyaux compilés : exponentielle, GELU, normes, mélangeur, masques."""
 
 from __future__ import annotations
 
@@ -62,20 +62,31 @@ def mix32(x: Any) -> Any:
 
 
 @njit(**_INLINE)
-def row_key(keys: Any, index: Any, row: Any) -> Any:
-    """Clé de la ligne `row` pour la séquence `index` ; `keys` (2·B,) : clés basses et hautes."""
+def fill_multipliers(out: Any, keys: Any, index: Any, row: Any, drop: Any, scale: Any) -> None:
+    """Écrit dans `out` (colonnes,) le facteur, `scale` ou 0, de chaque élément d'une ligne.
+
+    Ligne `row` de la séquence `index` ; `keys` (2·B,) : clés basses et hautes des séquences.
+    """
     low, high = np.uint32(keys[2 * index]), np.uint32(keys[2 * index + 1])
-    return np.uint32(mix32(np.uint32(low ^ np.uint32(row * 0x9E3779B9))) + high)
-
-
-@njit(**_INLINE)
-def fill_multipliers(out: Any, key: Any, columns: Any, drop: Any, scale: Any) -> None:
-    """Écrit dans `out` (columns,) le facteur de chaque élément : `scale` ou 0."""
-    half = (columns + 1) // 2
-    limit = np.uint32(drop)
+    key = np.uint32(mix32(np.uint32(low ^ np.uint32(row * 0x9E3779B9))) + high)
+    half, limit = (out.size + 1) // 2, np.uint32(drop)
     for j in range(half):
         word = mix32(np.uint32(key ^ np.uint32(j)))
         out[j] = scale if np.uint32(word & np.uint32(0xFFFF)) >= limit else _F(0.0)
-    for j in range(columns - half):
+    for j in range(out.size - half):
         word = mix32(np.uint32(key ^ np.uint32(j)))
         out[half + j] = scale if np.uint32(word >> np.uint32(16)) >= limit else _F(0.0)
+
+
+@njit(**_INLINE)
+def moments(x: Any) -> Any:
+    """Moyenne et 1/écart-type d'une ligne x (D,), pour une norme."""
+    total = _F(0.0)
+    for j in range(x.size):
+        total += x[j]
+    mean = total / _F(x.size)
+    total = _F(0.0)
+    for j in range(x.size):
+        centered = x[j] - mean
+        total += centered * centered
+    return mean, _F(1.0) / np.sqrt(total / _F(x.size) + _F(1e-5))

@@ -69,9 +69,9 @@ _OPTIONS: dict[str, Any] = {"inline": "always", "cache": True}
 
 
 @intrinsic
-def _fetch_add(typingctx: Any, pointer: Any) -> Any:
-    """Lit le premier mot et l'augmente de 1, d'un seul tenant."""
-    del typingctx
+def claim(typingctx: Any, lots: Any) -> Any:
+    """Le prochain lot à faire ; au-delà du dernier, c'est fini."""
+    del typingctx, lots
 
     def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         word = ir.IntType(64)
@@ -84,12 +84,34 @@ def _fetch_add(typingctx: Any, pointer: Any) -> Any:
 @intrinsic
 def pointer(typingctx: Any, address: Any) -> Any:
     """Adresse entière → pointeur."""
-    del typingctx
+    del typingctx, address
 
     def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), codegen
+
+
+def emitted(body: Any) -> Any:
+    """Une fonction qu'un noyau appelle, écrite en IR de LLVM par `body(builder, *arguments)`.
+
+    Ses arguments, et son résultat si `body` en annonce un, sont des entiers de 64 bits.
+    """
+    signature = inspect.signature(body)
+    _, *names = signature.parameters.values()
+    result = types.void if signature.return_annotation == "None" else types.int64
+
+    def definition(_typingctx: Any, *_arguments: Any) -> Any:
+        def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            found = body(builder, *arguments)
+            return context.get_dummy_value() if found is None else found
+
+        return result(*[types.int64] * len(names)), codegen
+
+    context = inspect.Parameter("_typingctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    definition.__signature__ = inspect.Signature([context, *names])
+    definition.__name__, definition.__doc__ = body.__name__, body.__doc__
+    return intrinsic(definition)
 
 
 @njit(**_OPTIONS)
@@ -98,73 +120,15 @@ def _words(lots: Any) -> Any:
 
 
 @njit(**_OPTIONS)
-def claim(lots: Any) -> Any:
-    """Le prochain lot à faire ; au-delà du dernier, c'est fini."""
-    return _fetch_add(lots)
-
-
-@njit(**_OPTIONS)
 def count(lots: Any) -> Any:
     """Nombre de lots."""
     return _words(lots)[HEADER - 1]
-
-
-@njit(**_OPTIONS)
-def _integer(d: Any, i: Any) -> Any:
-    return d[HEADER + SLOT * i]
-
-
-@njit(**_OPTIONS)
-def _real(d: Any, i: Any) -> Any:
-    return np.int32(d[HEADER + SLOT * i]).view(np.float32)
-
-
-@njit(**_OPTIONS)
-def _vector(d: Any, i: Any) -> Any:
-    k = HEADER + SLOT * i
-    return carray(pointer(d[k]), (d[k + 1],), np.float32)
-
-
-@njit(**_OPTIONS)
-def _matrix(d: Any, i: Any) -> Any:
-    k = HEADER + SLOT * i
-    return carray(pointer(d[k]), (d[k + 1], d[k + 2]), np.float32)
-
-
-@njit(**_OPTIONS)
-def _cube(d: Any, i: Any) -> Any:
-    k = HEADER + SLOT * i
-    return carray(pointer(d[k]), (d[k + 1], d[k + 2], d[k + 3]), np.float32)
-
-
-@njit(**_OPTIONS)
-def _integers(d: Any, i: Any) -> Any:
-    k = HEADER + SLOT * i
-    return carray(pointer(d[k]), (d[k + 1],), np.int64)
-
-
-@njit(**_OPTIONS)
-def _shorts(d: Any, i: Any) -> Any:
-    k = HEADER + SLOT * i
-    return carray(pointer(d[k]), (d[k + 1], d[k + 2]), np.int16)
-
-
-@njit(**_OPTIONS)
-def _halves(d: Any, i: Any) -> Any:
-    k = HEADER + SLOT * i
-    return carray(pointer(d[k]), (d[k + 1],), np.uint16)
 
 
 class _Place(NamedTuple):
     address: int
     rows: int
     width: int
-
-
-@njit(**_OPTIONS)
-def _place(d: Any, i: Any) -> Any:
-    k = HEADER + SLOT * i
-    return _Place(d[k], d[k + 1], d[k + 2])
 
 
 Lots = Any
@@ -190,35 +154,44 @@ class _Kind:
     """Comment un noyau lit un argument, et ce que l'appelant doit donner.
 
     Attributes:
-        read: (mots, rang) → la valeur, dans le noyau.
-        dims: dimensions du tenseur ; None : un nombre.
-        dtypes: types permis du tenseur ; vide : tous.
-        number: type du nombre ; None : un tenseur.
+        dims: dimensions du tenseur ; 0 : un nombre.
+        dtype: type du tenseur ; None : tous, et le noyau n'en lit que la place.
+        name: type NumPy sous lequel le noyau le lit.
+        number: type du nombre.
     """
 
-    read: Any
-    dims: int | None = None
-    dtypes: tuple[torch.dtype, ...] = ()
-    number: type[float] | type[int] | None = None
+    dims: int = 0
+    dtype: torch.dtype | None = None
+    name: str = ""
+    number: type[float] | type[int] = int
 
     def accepts(self, argument: torch.Tensor | float) -> bool:
         """Vrai si le noyau peut lire cet argument."""
         if isinstance(argument, torch.Tensor):
-            known = not self.dtypes or argument.dtype in self.dtypes
-            return known and argument.dim() == self.dims and argument.is_contiguous()
-        return self.number is not None and isinstance(argument, self.number)
+            known = self.dtype in (None, argument.dtype) and argument.is_contiguous()
+            return known and self.dims > 0 and argument.dim() == self.dims
+        return self.dims == 0 and isinstance(argument, self.number)
+
+    def reading(self, k: int) -> str:
+        """L'expression, dans le noyau, de l'argument dont les mots commencent au rang `k`."""
+        first, *sizes = (f"__words[{k + i}]" for i in range(self.dims + 1))
+        if self.dims == 0:
+            return first if self.number is int else f"__np.int32({first}).view(__np.float32)"
+        if self.dtype is None:
+            return f"__Place({first}, {', '.join(sizes)})"
+        return f"__carray(__pointer({first}), ({', '.join(sizes)},), __np.{self.name})"
 
 
 _KINDS = {
-    "Integer": _Kind(read=_integer, number=int),
-    "Real": _Kind(read=_real, number=float),
-    "Vector": _Kind(read=_vector, dims=1, dtypes=(torch.float32,)),
-    "Matrix": _Kind(read=_matrix, dims=2, dtypes=(torch.float32,)),
-    "Cube": _Kind(read=_cube, dims=3, dtypes=(torch.float32,)),
-    "Integers": _Kind(read=_integers, dims=1, dtypes=(torch.int64,)),
-    "Shorts": _Kind(read=_shorts, dims=2, dtypes=(torch.int16,)),
-    "Halves": _Kind(read=_halves, dims=1, dtypes=(torch.bfloat16,)),
-    "Place": _Kind(read=_place, dims=2),
+    "Integer": _Kind(),
+    "Real": _Kind(number=float),
+    "Vector": _Kind(dims=1, dtype=torch.float32, name="float32"),
+    "Matrix": _Kind(dims=2, dtype=torch.float32, name="float32"),
+    "Cube": _Kind(dims=3, dtype=torch.float32, name="float32"),
+    "Integers": _Kind(dims=1, dtype=torch.int64, name="int64"),
+    "Shorts": _Kind(dims=2, dtype=torch.int16, name="int16"),
+    "Halves": _Kind(dims=1, dtype=torch.bfloat16, name="uint16"),
+    "Place": _Kind(dims=2),
 }
 
 # --- Compiler --------------------------------------------------------------------------------
@@ -280,7 +253,8 @@ def _reading_arguments(body: FunctionType) -> tuple[FunctionType, dict[str, str]
     """`body`, dont tous les arguments sauf le premier sont lus dans ses mots, et leurs sortes.
 
     Une fonction C lancée par OpenMP ne reçoit qu'un pointeur : chaque argument de la signature
-    devient une affectation au début du corps. Fichier et lignes restent ceux de la source.
+    devient une affectation au début du corps, et `for lot in lots` une boucle sur `claim`. Fichier
+    et lignes restent ceux de la source.
     """
     tree = ast.parse(textwrap.dedent(inspect.getsource(body)))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
@@ -288,20 +262,54 @@ def _reading_arguments(body: FunctionType) -> tuple[FunctionType, dict[str, str]
     arguments = {each.arg: ast.unparse(each.annotation or each) for each in others}
     reads = [f"__words = __Lots({lots.arg})"]
     reads += [
-        f"{name} = __{kind}(__words, {i})" for i, (name, kind) in enumerate(arguments.items())
+        f"{name} = {_KINDS[kind].reading(HEADER + SLOT * i)}"
+        for i, (name, kind) in enumerate(arguments.items())
     ]
-    prologue = ast.parse("\n".join(reads)).body
-    for node in (node for statement in prologue for node in ast.walk(statement)):
-        ast.copy_location(node, function)
-    function.body[:0] = prologue
+    _ClaimingLots(lots.arg).visit(function)
+    function.body[:0] = _placed_at(function, "\n".join(reads))
     function.args.args, function.decorator_list = [lots], []
     ast.increment_lineno(tree, body.__code__.co_firstlineno - 1)
     module = compile(tree, body.__code__.co_filename, "exec")
     code = next(each for each in module.co_consts if isinstance(each, CodeType))
-    readers = {f"__{name}": kind.read for name, kind in _KINDS.items()}
-    names = {**body.__globals__, **readers, "__Lots": _words}
-    return FunctionType(code, names, body.__name__), arguments
+    return FunctionType(code, {**body.__globals__, **_IN_KERNELS}, body.__name__), arguments
 
+
+class _ClaimingLots(ast.NodeTransformer):
+    """Fait de `for lot in lots` une boucle qui prend les lots un à un, tous fils confondus."""
+
+    def __init__(self, lots: str) -> None:
+        self._lots = lots
+
+    def visit_For(self, node: ast.For) -> ast.stmt:
+        """Remplace la boucle sur les lots ; laisse les autres."""
+        if not (isinstance(node.iter, ast.Name) and node.iter.id == self._lots):
+            return node
+        item, lots = ast.unparse(node.target), self._lots
+        source = f"while True:\n {item} = __claim({lots})\n if {item} >= __count({lots}): break"
+        (loop,) = _placed_at(node, source)
+        assert isinstance(loop, ast.While)  # noqa: S101 — la source est écrite au-dessus
+        loop.body += node.body
+        return loop
+
+
+def _placed_at(node: ast.stmt, source: str) -> list[ast.stmt]:
+    """Les instructions de `source`, à la ligne de `node`."""
+    found = ast.parse(source).body
+    for each in (each for statement in found for each in ast.walk(statement)):
+        ast.copy_location(each, node)
+    return found
+
+
+_IN_KERNELS = {
+    "__Lots": _words,
+    "__Place": _Place,
+    "__carray": carray,
+    "__claim": claim,
+    "__count": count,
+    "__np": np,
+    "__pointer": pointer,
+}
+"""Ce qu'emploient les instructions ajoutées à un noyau."""
 
 # --- Lancer ----------------------------------------------------------------------------------
 

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, types
+from numba import carray
 from numba.core import cgutils
-from numba.extending import intrinsic
 from torch import Tensor
 
 from gpt_architecture.kernels.runtime.kernel import (
@@ -27,6 +26,7 @@ from gpt_architecture.kernels.runtime.kernel import (
     SLOT,
     Kernel,
     Lots,
+    emitted,
     kernel,
     openmp,
     pointer,
@@ -35,7 +35,7 @@ from gpt_architecture.kernels.runtime.kernel import (
 
 _WORDS = HEADER + SLOT * ARGUMENTS
 _ITEMS = HEADER - 1
-
+_WORD = ir.IntType(64)
 
 _PATIENCE = 1 << 11
 """Tours d'attente avant de rendre le cœur : assez pour le plus long lot, trop peu pour gêner."""
@@ -45,74 +45,45 @@ _CALL = 32
 _ARRIVED, _OPENED, _FIRST = 0, 8, 16
 
 
-@intrinsic
-def _call(typingctx: Any, function: Any, data: Any) -> Any:
+@emitted
+def _call(builder: Any, function: Any, data: Any) -> None:
     """Appelle le noyau à l'adresse `function`."""
-    del typingctx, function, data
-
-    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        byte = cgutils.voidptr_t
-        body = ir.FunctionType(ir.VoidType(), [byte])
-        function, data = arguments
-        where = builder.inttoptr(data, byte)
-        builder.call(builder.inttoptr(function, body.as_pointer()), [where])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
+    byte = cgutils.voidptr_t
+    body = ir.FunctionType(ir.VoidType(), [byte])
+    where = builder.inttoptr(data, byte)
+    builder.call(builder.inttoptr(function, body.as_pointer()), [where])
 
 
-@intrinsic
-def _ask(typingctx: Any, function: Any) -> Any:
+@emitted
+def _ask(builder: Any, function: Any) -> Any:
     """Le résultat d'une fonction C sans argument, qui rend un int."""
-    del typingctx, function
-
-    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.IntType(32), []).as_pointer()
-        return builder.sext(builder.call(builder.inttoptr(arguments[0], kind), []), ir.IntType(64))
-
-    return types.int64(types.int64), codegen
+    kind = ir.FunctionType(ir.IntType(32), []).as_pointer()
+    return builder.sext(builder.call(builder.inttoptr(function, kind), []), _WORD)
 
 
-@intrinsic
-def _arrive(typingctx: Any, place: Any) -> Any:
+@emitted
+def _arrive(builder: Any, place: Any) -> Any:
     """Augmente de 1 le mot à cette adresse, et le rend ; ce qui précède est vu de qui l'attend."""
-    del typingctx, place
-
-    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(64)
-        target = builder.inttoptr(arguments[0], word.as_pointer())
-        one = ir.Constant(word, 1)
-        return builder.add(builder.atomic_rmw("add", target, one, "acq_rel"), one)
-
-    return types.int64(types.int64), codegen
+    one = ir.Constant(_WORD, 1)
+    target = builder.inttoptr(place, _WORD.as_pointer())
+    return builder.add(builder.atomic_rmw("add", target, one, "acq_rel"), one)
 
 
-@intrinsic
-def _read(typingctx: Any, place: Any) -> Any:
+@emitted
+def _read(builder: Any, place: Any) -> Any:
     """Le mot à cette adresse, qu'un autre fil écrit ; le cœur se repose un instant avant."""
-    del typingctx, place
-
-    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        if platform.machine() in ("x86_64", "AMD64"):
-            kind = ir.FunctionType(ir.VoidType(), [])
-            builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), kind), [])
-        target = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.load_atomic(target, "acquire", 8)
-
-    return types.int64(types.int64), codegen
+    if platform.machine() in ("x86_64", "AMD64"):
+        kind = ir.FunctionType(ir.VoidType(), [])
+        builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), kind), [])
+    target = builder.inttoptr(place, _WORD.as_pointer())
+    return builder.load_atomic(target, "acquire", 8)
 
 
-@intrinsic
-def _write(typingctx: Any, place: Any, value: Any) -> Any:
+@emitted
+def _write(builder: Any, place: Any, value: Any) -> None:
     """Écrit un mot que d'autres fils attendent."""
-    del typingctx, place, value
-
-    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        target = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        builder.store_atomic(arguments[1], target, "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
+    target = builder.inttoptr(place, _WORD.as_pointer())
+    builder.store_atomic(value, target, "release", 8)
 
 
 @kernel

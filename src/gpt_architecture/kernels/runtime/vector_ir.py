@@ -84,15 +84,24 @@ def accumulate(
     outputs: Values,
     length: Any,
     unroll: int,
-    several: Callable[[Any, Values], Values],
+    ahead: Callable[[Any], None],
     one: Callable[[Any, Values], Values],
     *,
     kind: Any = FLOATS,
 ) -> None:
     """Ajoute `length` colonnes aux vecteurs `kind` que portent les adresses `outputs`.
 
-    `several` en ajoute `unroll` à la fois, par tour ; `one` celles qui restent, par colonne.
+    `one(colonne, sommes)` en ajoute une ; `ahead(colonne)` demande d'avance ce que liront les
+    `unroll` suivantes.
     """
+
+    def several(index: Any, sums: Values) -> Values:
+        first = builder.mul(index, int64(unroll))
+        ahead(first)
+        for i in range(unroll):
+            sums = one(builder.add(first, int64(i)), sums)
+        return sums
+
     sums = [load(builder, kind, address) for address in outputs]
     whole = builder.udiv(length, int64(unroll))
     sums = loop(builder, int64(0), whole, sums, several)

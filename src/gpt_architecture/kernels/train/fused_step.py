@@ -1,7 +1,7 @@
 """Le pas d'entraînement fusionné : avant et arrière de GPT-2 écrits à la main, sur CPU en fp32.
 
 Les produits de matrices sont ceux de PyTorch, dans des tampons réemployés ; tout ce qui les
-entoure est compilé (`row_kernels.py`, `reduction_kernels.py`). L'oracle est autograd sur le même
+entoure est compilé (`kernels.py`). L'oracle est autograd sur le même
 modèle, muni de l'abandon à clés : les tests exigent les mêmes pertes et les mêmes gradients.
 
 Formes : B lot, T tokens, N = B·T, D largeur.
@@ -21,18 +21,23 @@ from gpt_architecture.kernels import shape_obstacle
 from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.kernels.runtime.workspace import Workspace
-from gpt_architecture.kernels.train import row_kernels
-from gpt_architecture.kernels.train.block_pass import (
+from gpt_architecture.kernels.train import kernels
+from gpt_architecture.kernels.train.gradients import (
+    GradientSink,
+    GradientStore,
+    LeanAdamW,
+    LeanSink,
+)
+from gpt_architecture.kernels.train.keyed_dropout import keep_scale, site_keys, threshold
+from gpt_architecture.kernels.train.layers import (
     OUTSIDE,
     BlockPass,
     Pass,
+    head_loss,
+    head_loss_and_gradients,
     normalize,
     normalize_backward,
 )
-from gpt_architecture.kernels.train.gradients import GradientSink, GradientStore
-from gpt_architecture.kernels.train.head_loss import HeadLoss
-from gpt_architecture.kernels.train.keyed_dropout import keep_scale, site_keys, threshold
-from gpt_architecture.kernels.train.lean import LeanAdamW, LeanSink
 
 _WORKSPACES = 4  # formes de lot dont les tampons sont gardés : accumulation, évaluation, reste
 
@@ -133,19 +138,13 @@ class FusedStep:
             h = normalize(run, model.final_norm, layers[-1], "stats", OUTSIDE)
             dh = run.workspace.get("dh", *h.shape, slot=OUTSIDE)
             head = model.out_head.weight
-            loss = HeadLoss(run.workspace).forward_backward(
-                h, head, targets.reshape(-1), scale, dh, lambda: sink.buffer(head)
-            )
+            loss = head_loss_and_gradients(run, h, head, targets.reshape(-1), scale, dh, sink)
             if not torch.isfinite(loss):
                 return loss
             sink.flush()
             dx = run.workspace.get("dx", *h.shape, slot=OUTSIDE)
-            normalize_backward(
-                run,
-                *(model.final_norm, layers[-1], "stats", OUTSIDE),
-                *(dh, dx, sink),
-                accumulate=False,
-            )
+            where = (model.final_norm, layers[-1], "stats", OUTSIDE)
+            normalize_backward(run, *where, dh, dx, sink, accumulate=False)
             for index in reversed(range(len(self._blocks))):
                 block, x = self._blocks[index], layers[index]
                 slot = 0 if self._recompute else index
@@ -168,8 +167,7 @@ class FusedStep:
             run = self._start(inputs, targets, None)
             x = self._forward(run, inputs, keep=False)[-1]
             h = normalize(run, self.model.final_norm, x, "stats", OUTSIDE)
-            head = self.model.out_head.weight
-            return HeadLoss(run.workspace).loss(h, head, targets.reshape(-1))
+            return head_loss(run, h, self.model.out_head.weight, targets.reshape(-1))
 
     def _start(self, inputs: Tensor, targets: Tensor, sequence_ids: Tensor | None) -> Pass:
         """Les tampons et les clés d'un lot ; sans séquences, rien n'est abandonné."""
@@ -219,12 +217,8 @@ class FusedStep:
             slot = index if keep else index % 2
             lasting = OUTSIDE if self._recompute else slot
             layers.append(run.workspace.get(f"x{slot}", rows, width, slot=lasting))
-        launch(
-            row_kernels.embed_,
-            run.row_blocks,
-            *(inputs.flatten(), self.model.tok_emb.weight, self.model.pos_emb.weight),
-            *(run.keys[0], run.length, run.drop, run.scale, layers[0]),
-        )
+        tables = (self.model.tok_emb.weight, self.model.pos_emb.weight)
+        run.by_rows(kernels.embed_, inputs.flatten(), *tables, *run.dropout(0), layers[0])
         for index, block in enumerate(self._blocks):
             slot = index if keep and not self._recompute else 0
             block.forward(run, layers[index], layers[index + 1], slot)
@@ -232,17 +226,13 @@ class FusedStep:
 
     def _embedding_backward(self, run: Pass, inputs: Tensor, dx: Tensor) -> None:
         positions = self._sink.zeroed(self.model.pos_emb.weight)
-        launch(
-            row_kernels.embed_backward_,
-            run.length,
-            *(dx, run.keys[0], run.length, run.drop, run.scale, positions),
-        )
+        launch(kernels.embed_backward_, run.length, dx, *run.dropout(0), positions)
         gradient = self._sink.zeroed(self.model.tok_emb.weight)
         ids = inputs.flatten()
         order = torch.argsort(ids, stable=True)
         rows, counts = torch.unique_consecutive(ids[order], return_counts=True)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        launch(row_kernels.scatter_rows_, len(rows), order, starts, ids, dx, gradient)
+        launch(kernels.scatter_rows_, len(rows), order, starts, ids, dx, gradient)
 
 
 def _check_ids(name: str, ids: Tensor, shape: torch.Size, vocab_size: int) -> None:

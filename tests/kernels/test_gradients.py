@@ -7,7 +7,7 @@ import torch
 from kernel_helpers import as_batch, pair, random_batch
 
 from gpt_architecture.kernels.train.fused_step import FusedStep
-from gpt_architecture.kernels.train.lean import LeanAdamW
+from gpt_architecture.kernels.train.gradients import LeanAdamW
 
 
 def train(model, steps, *, lean, **options):

@@ -1,0 +1,402 @@
+"""Les noyaux du pas d'entraînement : embeddings, normes, résidus, GELU, attention, perte, AdamW.
+
+Chacun parcourt la mémoire une fois là où PyTorch la parcourt plusieurs fois, et recalcule les
+masques d'abandon au lieu de les lire. Les réductions se font par blocs fixes, dans l'ordre : le
+résultat ne dépend pas du nombre de fils. `keys` (2·B,) porte les clés d'un endroit ; `drop` nul :
+rien n'est abandonné.
+
+Formes : N = B·T tokens d'un lot, n tokens d'un morceau de tête, D largeur, F largeur du perceptron,
+H têtes, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpt_architecture.kernels.runtime.arithmetic import (
+    GELU_CUBE,
+    GELU_SLOPE,
+    exp,
+    fill_multipliers,
+    gelu,
+    mix32,
+    moments,
+)
+from gpt_architecture.kernels.runtime.kernel import (
+    Cube,
+    Halves,
+    Integer,
+    Integers,
+    Lots,
+    Matrix,
+    Real,
+    Vector,
+    kernel,
+)
+
+ROW_BLOCK = 32
+"""Lignes d'un lot : une réduction par lot."""
+
+VOCAB_BLOCK = 256
+"""Lignes du vocabulaire d'un lot."""
+
+ADAMW_BLOCK = 1 << 15
+"""Éléments d'un lot de mise à jour."""
+
+COLUMN_BLOCK = 64
+"""Colonnes d'un lot, pour la somme des réductions."""
+
+_F = np.float32
+
+
+@kernel
+def embed_(
+    lots: Lots,
+    ids: Integers,
+    tokens: Matrix,
+    positions: Matrix,
+    keys: Integers,
+    length: Integer,
+    drop: Integer,
+    scale: Real,
+    x: Matrix,
+) -> None:
+    """x (N, D) = abandon(embedding du token + embedding de la position), par bloc de lignes."""
+    rows, width = x.shape
+    factor = np.empty(width, np.float32)
+    for block in lots:
+        for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
+            token, t = ids[n], n % length
+            for j in range(width):
+                x[n, j] = tokens[token, j] + positions[t, j]
+            if drop > 0:
+                fill_multipliers(factor, keys, n // length, t, drop, scale)
+                for j in range(width):
+                    x[n, j] *= factor[j]
+
+
+@kernel
+def embed_backward_(
+    lots: Lots,
+    dx: Matrix,
+    keys: Integers,
+    length: Integer,
+    drop: Integer,
+    scale: Real,
+    positions: Matrix,
+) -> None:
+    """dx (N, D) *= masque, sur place ; sa somme par position s'ajoute à positions (P, D)."""
+    rows, width = dx.shape
+    factor = np.empty(width, np.float32)
+    for t in lots:
+        for b in range(rows // length):
+            n = b * length + t
+            if drop > 0:
+                fill_multipliers(factor, keys, b, t, drop, scale)
+                for j in range(width):
+                    dx[n, j] *= factor[j]
+            for j in range(width):
+                positions[t, j] += dx[n, j]
+
+
+@kernel
+def scatter_rows_(
+    lots: Lots, order: Integers, starts: Integers, ids: Integers, dx: Matrix, gradient: Matrix
+) -> None:
+    """gradient[token] += Σ dx des places du token, dans l'ordre ; un token par lot.
+
+    `order` trie les places par token, `starts` délimite les tokens distincts : chaque ligne
+    n'est écrite que par un fil.
+    """
+    for s in lots:
+        token = ids[order[starts[s]]]
+        for i in range(starts[s], starts[s + 1]):
+            n = order[i]
+            for j in range(dx.shape[1]):
+                gradient[token, j] += dx[n, j]
+
+
+@kernel
+def layer_norm_(
+    lots: Lots, x: Matrix, gain: Vector, shift: Vector, y: Matrix, stats: Matrix, again: Integer
+) -> None:
+    """y (N, D) = norme(x), par bloc de lignes.
+
+    stats (N, 2) reçoit moyenne et 1/écart-type ; si `again` vaut 1, ils y sont déjà.
+    """
+    rows, width = x.shape
+    for block in lots:
+        for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
+            if again == 0:
+                stats[n, 0], stats[n, 1] = moments(x[n])
+            mean, inverse = stats[n, 0], stats[n, 1]
+            for j in range(width):
+                y[n, j] = (x[n, j] - mean) * inverse * gain[j] + shift[j]
+
+
+@kernel
+def layer_norm_backward_(
+    lots: Lots,
+    dy: Matrix,
+    x: Matrix,
+    stats: Matrix,
+    gain: Vector,
+    dx: Matrix,
+    partial: Cube,
+    keep: Real,
+) -> None:
+    """dx (N, D) = (ou +=) dérivée de la norme ; partial (blocs, 2, D) : sommes de gain, shift."""
+    rows, width = x.shape
+    for block in lots:
+        partial[block] = _F(0.0)
+        for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
+            mean, inverse = stats[n, 0], stats[n, 1]
+            first, second = _F(0.0), _F(0.0)
+            for j in range(width):
+                normal = (x[n, j] - mean) * inverse
+                slope = dy[n, j] * gain[j]
+                first += slope
+                second += slope * normal
+            first /= _F(width)
+            second /= _F(width)
+            for j in range(width):
+                normal = (x[n, j] - mean) * inverse
+                value = (dy[n, j] * gain[j] - first - normal * second) * inverse
+                partial[block, 0, j] += dy[n, j] * normal
+                partial[block, 1, j] += dy[n, j]
+                dx[n, j] = dx[n, j] + value if keep > _F(0.0) else value
+
+
+@kernel
+def residual_(
+    lots: Lots,
+    x: Matrix,
+    branch: Matrix,
+    bias: Vector,
+    keys: Integers,
+    length: Integer,
+    drop: Integer,
+    scale: Real,
+    out: Matrix,
+) -> None:
+    """out (N, D) = x + abandon(branch + bias), par bloc de lignes."""
+    rows, width = x.shape
+    factor = np.empty(width, np.float32)
+    for block in lots:
+        for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
+            if drop > 0:
+                fill_multipliers(factor, keys, n // length, n % length, drop, scale)
+                for j in range(width):
+                    out[n, j] = x[n, j] + (branch[n, j] + bias[j]) * factor[j]
+            else:
+                for j in range(width):
+                    out[n, j] = x[n, j] + (branch[n, j] + bias[j])
+
+
+@kernel
+def residual_backward_(
+    lots: Lots,
+    dx: Matrix,
+    keys: Integers,
+    length: Integer,
+    drop: Integer,
+    scale: Real,
+    dbranch: Matrix,
+    partial: Cube,
+) -> None:
+    """dbranch (N, D) = dx · masque ; partial (blocs, 1, D) en reçoit les sommes par bloc."""
+    rows, width = dx.shape
+    factor = np.ones(width, np.float32)
+    for block in lots:
+        partial[block] = _F(0.0)
+        for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
+            if drop > 0:
+                fill_multipliers(factor, keys, n // length, n % length, drop, scale)
+            for j in range(width):
+                value = dx[n, j] * factor[j]
+                dbranch[n, j] = value
+                partial[block, 0, j] += value
+
+
+@kernel
+def gelu_(lots: Lots, pre: Matrix, bias: Vector, out: Matrix) -> None:
+    """pre (N, F) += biais, sur place, s'il n'est pas vide ; out = gelu(pre), par bloc de lignes."""
+    rows, width = pre.shape
+    for block in lots:
+        for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
+            if bias.size > 0:
+                for j in range(width):
+                    pre[n, j] += bias[j]
+            for j in range(width):
+                out[n, j] = gelu(pre[n, j])
+
+
+@kernel
+def gelu_backward_(lots: Lots, dout: Matrix, pre: Matrix, partial: Cube) -> None:
+    """dout (N, F) *= gelu'(pre), sur place ; partial (blocs, 1, F) : sommes pour le biais."""
+    rows, width = pre.shape
+    for block in lots:
+        partial[block] = _F(0.0)
+        for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
+            for j in range(width):
+                x = pre[n, j]
+                square = x * x
+                u = GELU_SLOPE * (x + GELU_CUBE * x * square)
+                half = _F(1.0) / (exp(u + u) + _F(1.0))  # (1 − tanh u) / 2
+                slope = _F(2.0) * half * (_F(1.0) - half)  # (1 − tanh² u) / 2
+                slope *= GELU_SLOPE * (_F(1.0) + _F(3.0) * GELU_CUBE * square)
+                value = dout[n, j] * (_F(1.0) - half + x * slope)
+                dout[n, j] = value
+                partial[block, 0, j] += value
+
+
+@kernel
+def causal_softmax_(
+    lots: Lots,
+    scores: Cube,
+    keys: Integers,
+    heads: Integer,
+    factor: Real,
+    drop: Integer,
+    scale: Real,
+    dropped: Cube,
+) -> None:
+    """scores (B·H, T, T) → softmax causal de factor · scores, sur place ; une tête par lot.
+
+    `dropped` reçoit les mêmes poids, abandonnés (il n'est pas touché si `drop` est nul).
+    """
+    length = scores.shape[1]
+    multiplier = np.empty(length, np.float32)
+    for head in lots:
+        for t in range(length):
+            top = scores[head, t, 0]
+            for j in range(1, t + 1):
+                top = max(top, scores[head, t, j])
+            total = _F(0.0)
+            for j in range(t + 1):
+                value = exp((scores[head, t, j] - top) * factor)
+                scores[head, t, j] = value
+                total += value
+            inverse = _F(1.0) / total
+            for j in range(t + 1):
+                scores[head, t, j] *= inverse
+            scores[head, t, t + 1 :] = _F(0.0)
+            if drop > 0:
+                row = (head % heads) * length + t
+                fill_multipliers(multiplier, keys, head // heads, row, drop, scale)
+                for j in range(length):
+                    dropped[head, t, j] = scores[head, t, j] * multiplier[j]
+
+
+@kernel
+def causal_softmax_backward_(
+    lots: Lots,
+    weights: Cube,
+    keys: Integers,
+    heads: Integer,
+    factor: Real,
+    drop: Integer,
+    scale: Real,
+    dropped: Cube,
+    dweights: Cube,
+) -> None:
+    """dweights (B·H, T, T), dérivée des poids abandonnés → celle des scores, sur place.
+
+    `dropped` reçoit les poids abandonnés, recalculés : le gradient des valeurs en a besoin.
+    """
+    length = weights.shape[1]
+    multiplier = np.empty(length, np.float32)
+    for head in lots:
+        for t in range(length):
+            dot = _F(0.0)
+            if drop > 0:
+                row = (head % heads) * length + t
+                fill_multipliers(multiplier, keys, head // heads, row, drop, scale)
+                for j in range(t + 1):
+                    weight = weights[head, t, j]
+                    slope = dweights[head, t, j] * multiplier[j]
+                    dropped[head, t, j] = weight * multiplier[j]
+                    dweights[head, t, j] = slope
+                    dot += weight * slope
+                dropped[head, t, t + 1 :] = _F(0.0)
+            else:
+                for j in range(t + 1):
+                    dot += weights[head, t, j] * dweights[head, t, j]
+            for j in range(t + 1):
+                slope = (dweights[head, t, j] - dot) * factor
+                dweights[head, t, j] = weights[head, t, j] * slope
+            dweights[head, t, t + 1 :] = _F(0.0)
+
+
+@kernel
+def column_lse_(lots: Lots, logits: Matrix, top: Matrix, total: Matrix) -> None:
+    """Par bloc de vocabulaire : maximum et Σ exp(l − max) de chaque colonne.
+
+    logits (V, n) ; top et total (blocs, n).
+    """
+    vocab, columns = logits.shape
+    for block in lots:
+        start, end = block * VOCAB_BLOCK, min(vocab, (block + 1) * VOCAB_BLOCK)
+        top[block], total[block] = logits[start], _F(0.0)
+        for v in range(start + 1, end):
+            for j in range(columns):
+                top[block, j] = max(top[block, j], logits[v, j])
+        for v in range(start, end):
+            for j in range(columns):
+                total[block, j] += exp(logits[v, j] - top[block, j])
+
+
+@kernel
+def scaled_softmax_(lots: Lots, logits: Matrix, lse: Vector, factor: Real) -> None:
+    """logits (V, n) → factor · exp(logits − lse), sur place, par bloc de vocabulaire."""
+    vocab, columns = logits.shape
+    for block in lots:
+        for v in range(block * VOCAB_BLOCK, min(vocab, (block + 1) * VOCAB_BLOCK)):
+            for j in range(columns):
+                logits[v, j] = exp(logits[v, j] - lse[j]) * factor
+
+
+@kernel
+def sum_blocks_(lots: Lots, partial: Cube, part: Integer, out: Vector, beta: Real) -> None:
+    """out (D,) = beta · out + Σ partial (blocs, parts, D)[:, part], dans l'ordre des blocs."""
+    width = out.shape[0]
+    for block in lots:
+        start, end = block * COLUMN_BLOCK, min(width, (block + 1) * COLUMN_BLOCK)
+        for j in range(start, end):
+            out[j] = _F(0.0) if beta == _F(0.0) else out[j] * beta
+        for row in range(partial.shape[0]):
+            for j in range(start, end):
+                out[j] += partial[row, part, j]
+
+
+@kernel
+def adamw_(
+    lots: Lots,
+    p: Vector,
+    g: Vector,
+    first: Halves,
+    second: Halves,
+    beta1: Real,
+    beta2: Real,
+    eps: Real,
+    rate: Real,
+    root: Real,
+    decay: Real,
+    step: Integer,
+) -> None:
+    """AdamW sur p (n,), aux moments en bf16 arrondis au hasard, par bloc d'éléments.
+
+    Le tirage de l'arrondi est une fonction pure de l'étape et de l'élément.
+    """
+    key = mix32(np.uint32(step))
+    for block in lots:
+        for i in range(block * ADAMW_BLOCK, min(p.shape[0], (block + 1) * ADAMW_BLOCK)):
+            m = np.uint32(np.uint32(first[i]) << np.uint32(16)).view(np.float32)
+            v = np.uint32(np.uint32(second[i]) << np.uint32(16)).view(np.float32)
+            m = beta1 * m + (_F(1.0) - beta1) * g[i]
+            v = beta2 * v + (_F(1.0) - beta2) * g[i] * g[i]
+            p[i] = p[i] * decay - rate * m / (np.sqrt(v) * root + eps)
+            noise = mix32(np.uint32(key ^ np.uint32(i)))
+            low, high = np.uint32(noise & np.uint32(0xFFFF)), np.uint32(noise >> np.uint32(16))
+            first[i] = np.uint16(np.uint32(np.float32(m).view(np.uint32) + low) >> np.uint32(16))
+            second[i] = np.uint16(np.uint32(np.float32(v).view(np.uint32) + high) >> np.uint32(16))
