@@ -23,7 +23,6 @@ from gpt_architecture.core.grouped_codes import (
     scheme_of,
 )
 from gpt_architecture.core.kv_cache import KVCache
-from gpt_architecture.core.machine import Turn
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels.decode.passes import Passes

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.attention import sdpa_attention
-from gpt_architecture.core.concurrency import Turn
 from gpt_architecture.core.grouped_codes import Scheme, dequantize, quantize
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
 from gpt_architecture.core.layers import ACTIVATIONS
+from gpt_architecture.core.machine import Turn
 from gpt_architecture.kernels import loading_obstacle, shape_obstacle
 from gpt_architecture.kernels.decode.weights import (
     Decoder,
