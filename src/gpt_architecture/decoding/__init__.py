@@ -1,8 +1,8 @@
 """Du modèle au texte : stratégies de décodage, boucles de génération, flux.
 
 - `beam` : Recherche en faisceau : suivre plusieurs suites à la fois, garder les plus probables.
-- `cache_reader` : Les passages d'un modèle : ce que des lignes d'un cache lisent de nouveau, et ce qui
-  les suit.
+- `cache_reader` : Les passages d'un modèle : ce que des lignes d'un cache lisent de nouveau, et ce
+  qui les suit.
 - `config` : Comment générer : une configuration immuable, validée, que tout le décodage partage.
 - `constraints` : Contraintes : ne laisser écrire que ce qu'une expression, une liste ou un schéma
   permet.
