@@ -6,8 +6,7 @@ import os
 import pytest
 from cli_helpers import tiny
 
-from gpt_architecture.cli.app import COMMANDS, SUBCOMMANDS, build_app
-from gpt_architecture.cli.results import with_json_file
+from gpt_architecture.cli.app import COMMANDS, SUBCOMMANDS, build_app, with_json_file
 from gpt_architecture.formats.model_file import read_model
 
 PRECIOUS = "précieux"

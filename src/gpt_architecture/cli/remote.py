@@ -19,7 +19,7 @@ from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError, ServiceError, reason
 
 if TYPE_CHECKING:
-    from gpt_architecture.cli.results import ResultOptions
+    from gpt_architecture.cli.options import ResultOptions
     from gpt_architecture.decoding.config import GenerationConfig
 
 KEY_VARIABLE = f"{ENV_PREFIX}API_KEY"

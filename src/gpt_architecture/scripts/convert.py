@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, ProgressBar
-from gpt_architecture.cli.options import NamedModel, model_and_rest
-from gpt_architecture.cli.results import ResultOptions, json_of
+from gpt_architecture.cli.options import NamedModel, ResultOptions, model_and_rest
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import french_number, french_size
-from gpt_architecture.overwriting import check_not_read, check_outputs, nothing
+from gpt_architecture.overwriting import check_not_read, check_outputs, json_of, nothing
 
 if TYPE_CHECKING:
     from gpt_architecture.formats.model_file import ModelFile

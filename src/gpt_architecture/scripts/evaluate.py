@@ -29,11 +29,10 @@ from gpt_architecture.cli.evaluate.measures import (
     read_measured,
 )
 from gpt_architecture.cli.evaluate.study import StudyOptions
-from gpt_architecture.cli.options import ModelSource, model_path
-from gpt_architecture.cli.results import ResultOptions, json_of, page_of
+from gpt_architecture.cli.options import ModelSource, ResultOptions, model_path
 from gpt_architecture.config import check_int
 from gpt_architecture.errors import ConfigurationError, reason
-from gpt_architecture.overwriting import check_outputs
+from gpt_architecture.overwriting import check_outputs, json_of, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,15 +31,15 @@ from gpt_architecture.cli.options import (
     ModelChoice,
     ModelSource,
     Prompt,
+    ResultOptions,
     SamplingOptions,
     ShapeOptions,
     generation_config,
     model_path,
     warn_cut,
 )
-from gpt_architecture.cli.results import ResultOptions, json_of, page_of, text_of
 from gpt_architecture.errors import ConfigurationError, DataError
-from gpt_architecture.overwriting import check_outputs
+from gpt_architecture.overwriting import check_outputs, json_of, page_of, text_of
 from gpt_architecture.reports.trace import TRACE_TITLE, TraceFormat, write_trace
 from gpt_architecture.storage import read_text
 

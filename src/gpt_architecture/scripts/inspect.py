@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, ProgressBar
-from gpt_architecture.cli.options import ModelSource, model_path
-from gpt_architecture.cli.results import ResultOptions, json_of
+from gpt_architecture.cli.options import ModelSource, ResultOptions, model_path
 from gpt_architecture.french import french_number, french_size
-from gpt_architecture.overwriting import check_outputs
+from gpt_architecture.overwriting import check_outputs, json_of
 
 if TYPE_CHECKING:
     from gpt_architecture.formats.inspection import Inspection

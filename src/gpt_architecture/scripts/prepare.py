@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import CommonOptions, ProgressBar, say
-from gpt_architecture.cli.tokenizers import load_tokenizer
+from gpt_architecture.cli.command import CommonOptions, ProgressBar, load_tokenizer, say
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import french_duration, french_number, french_size
 from gpt_architecture.overwriting import check_not_read

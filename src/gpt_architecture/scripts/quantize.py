@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, find_model, output_console
-from gpt_architecture.cli.options import ModelSource
-from gpt_architecture.cli.results import ResultOptions, json_of
+from gpt_architecture.cli.options import ModelSource, ResultOptions
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import french_size
-from gpt_architecture.overwriting import check_outputs, nothing
+from gpt_architecture.overwriting import check_outputs, json_of, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,16 +21,16 @@ from cyclopts import Group, Parameter
 from gpt_architecture.cli.command import (
     CommonOptions,
     ProgressBar,
+    load_tokenizer,
     output_console,
     read_stdin,
     say,
     say_aside,
 )
-from gpt_architecture.cli.results import ResultOptions, json_of, page_of
-from gpt_architecture.cli.tokenizers import load_tokenizer
+from gpt_architecture.cli.options import ResultOptions
 from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.french import french_duration, french_number, french_size
-from gpt_architecture.overwriting import check_outputs, nothing
+from gpt_architecture.overwriting import check_outputs, json_of, nothing, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
