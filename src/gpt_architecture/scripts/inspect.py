@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 if __package__ in (None, ""):  # lancé par son chemin : python3 inspect.py
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter

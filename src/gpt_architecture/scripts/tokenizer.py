@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 if __package__ in (None, ""):  # lancé par son chemin : python3 tokenizer.py
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import json
 import time
 from dataclasses import asdict, dataclass
 from dataclasses import field as made_of
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
