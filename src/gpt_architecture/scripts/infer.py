@@ -110,7 +110,7 @@ def infer(
         server: Adresse d'un service (http://127.0.0.1:8000), qui écrit à la place du modèle.
     """
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
-    _check_together(output, results, config, prompt, chat)
+    _check_together(output, results, config, prompt, chat, draft)
     source = None if server is not None else model_path(model)
     signature = {"html": page_of("trace"), "json": json_of("infer --trace")}
     check_outputs(
@@ -125,8 +125,13 @@ def infer(
         force=results.force,
     )
     if server is not None:
+        from gpt_architecture.cli.remote import check_remote, infer_remotely
+
         given = {"--model": model, **choice.asked, "--draft": draft, "--chat": chat}
-        _remotely(server, prompt, config, output, results, given, parse_special=parse_special)
+        local = {"--score": output.score or None, "--trace": output.traced or None}
+        check_remote({**given, **local})
+        texts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
+        infer_remotely(server, texts, config, results, parse_special=parse_special)
         return
 
     from gpt_architecture.api import load
@@ -175,6 +180,7 @@ def _check_together(
     config: GenerationConfig,
     prompt: str | None,
     chat: str | None,
+    draft: Path | None,
 ) -> None:
     """Refuse ce qui ne va pas ensemble, avant de charger le modèle."""
     several, asked = output.prompts is not None, prompt is not None
@@ -187,30 +193,13 @@ def _check_together(
         ("--trace", "--prompts"): output.traced and several,
         ("--trace", "--n"): output.traced and config.n > 1,
         ("--trace", "--lookup"): output.traced and config.lookup > 0,
+        ("--trace", "--draft"): output.traced and draft is not None,
         ("--trace", "--strategy beam"): output.traced and config.strategy == "beam",
         ("--trace", "--json (--trace-format json)"): output.traced and results.wants_json,
     }
     for (first, second), found in pairs.items():
         if found:
             raise ConfigurationError.together(first, second, remedy="retirez l'un des deux")
-
-
-def _remotely(
-    server: str,
-    prompt: str | None,
-    config: GenerationConfig,
-    output: OutputOptions,
-    results: ResultOptions,
-    given: Mapping[str, object],
-    *,
-    parse_special: bool,
-) -> None:
-    """Fait écrire un service ; ce qui demande le modèle lui-même est refusé."""
-    from gpt_architecture.cli.remote import check_remote, infer_remotely
-
-    check_remote({**given, "--score": output.score or None, "--trace": output.traced or None})
-    prompts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
-    infer_remotely(server, prompts, config, results, parse_special=parse_special)
 
 
 def _starts(
