@@ -69,7 +69,11 @@ def writers(model, text):
     }
 
 
-NAMES = tuple(writers(None, None))
+QUICK = ("inspect --json-file", "tokenizer view --html", "infer --trace-file")
+NAMES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in writers(None, None)
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -198,6 +202,7 @@ def test_training_keeps_what_it_reads(cli, model, tmp_path):
     assert model.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss-plot.pdf", "journal.jsonl"])
 def test_training_keeps_the_files_of_others(cli, tmp_path, name):
     (tmp_path / name).write_text(PRECIOUS, encoding="utf-8")
@@ -211,6 +216,7 @@ def test_training_keeps_the_files_of_others(cli, tmp_path, name):
     assert (tmp_path / name).read_bytes()[:4] != PRECIOUS.encode()[:4]
 
 
+@pytest.mark.slow
 def test_the_figure_of_visualize(cli, model, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib n'est pas installé")
     figure = tmp_path / "temperature-visualization.pdf"

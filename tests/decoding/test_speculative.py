@@ -356,6 +356,7 @@ def other():
     return random_table(1)
 
 
+@pytest.mark.slow
 class TestDistribution:
     """Le tirage : après chaque couple de tokens, la loi du suivant est celle du modèle."""
 

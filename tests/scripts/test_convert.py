@@ -96,6 +96,7 @@ def test_an_existing_destination_is_kept(cli, model, tmp_path):
     outcome.check_one_line_error(1, "est un dossier")
 
 
+@pytest.mark.slow
 def test_another_architecture(cli, tmp_path):
     transformers_folder(tmp_path / "hf")
     config = tmp_path / "hf" / "config.json"

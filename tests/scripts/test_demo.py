@@ -48,6 +48,7 @@ def test_json_lines_carry_the_measures(cli, model):
         assert 1 <= record["tokens"] <= 15
 
 
+@pytest.mark.slow
 def test_same_seed_same_texts(cli, model):
     """La graine par défaut est fixe : deux démonstrations se ressemblent mot pour mot."""
     command = ("demo", "--model", model, "--json", "--max-tokens", 10)

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 from pypdf import PdfReader
 
 
@@ -46,6 +47,7 @@ def test_bad_options_give_one_line(cli, trained, tmp_path):
     cli(*base[:3], "--output-dir", "/dev/null/x").check_one_line_error(1, "/dev/null")
 
 
+@pytest.mark.slow
 def test_quantised_weights_are_those_shown(cli, trained, tmp_path):
     """--quant vaut ici aussi : les probabilités sont celles du modèle quantifié."""
     command = ("visualize", "--model", trained / "gpt-model.pt", "--output-dir", tmp_path)
