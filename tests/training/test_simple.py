@@ -297,6 +297,7 @@ class TestDefaultReporter:
 class TestReproducibility:
     """Ce qui évalue ou échantillonne ne tire rien de l'entraînement."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("explicit", [False, True], ids=["global", "explicite"])
     def test_evaluation_frequency_never_changes_the_weights(self, explicit):
         setup = {"explicit": explicit}
