@@ -95,6 +95,7 @@ def adapted(cli, trained, tmp_path):
     return base, tmp_path / "affine" / "adapter.safetensors"
 
 
+@pytest.mark.slow
 def test_adapters_find_their_model(cli, adapted, tmp_path, monkeypatch):
     """Fondus au vol : le texte du modèle que `merge` écrirait, même déplacés ensemble."""
     base, adapter = adapted

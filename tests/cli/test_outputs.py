@@ -69,7 +69,7 @@ def writers(model, text):
     }
 
 
-QUICK = ("inspect --json-file", "tokenizer view --html", "infer --trace-file")
+QUICK = ("inspect --json-file", "tokenizer view --html")
 NAMES = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in writers(None, None)
@@ -150,6 +150,7 @@ def test_what_a_folder_holds_is_an_input(cli, model, tmp_path):
     assert cli(*evaluate(model, texts), "--json-file", texts / "mesures.json").code == 0
 
 
+@pytest.mark.slow
 def test_models_are_never_replaced_by_their_copies(cli, model, tmp_path):
     """convert, quantize, merge, tokenizer train, prepare : même avec --force."""
     before = model.read_bytes()

@@ -132,6 +132,7 @@ def test_merges_of_windows(tmp_path):
     assert vocabulary._from_vocabulary_files(tmp_path).encode(text) == own.encode(text)
 
 
+@pytest.mark.slow
 def test_tokenizers_templates_and_conversations(cli, tmp_path):
     """Le tokenizer, le gabarit et les conversations d'un Windows."""
     own = tmp_path / "t.json"

@@ -187,6 +187,7 @@ class TestGreedy:
             assert [t for t, _ in mine.score.top] == [t for t, _ in reference.score.top]
 
 
+@pytest.mark.slow
 class TestReadableLoop:
     """La boucle en clair, et celle-ci : mêmes tokens, tirages compris, quoi qu'on propose."""
 

@@ -18,6 +18,7 @@ def records(outcome):
     return [json.loads(line) for line in outcome.out.splitlines()]
 
 
+@pytest.mark.slow
 def test_table_has_six_variants_measures_and_advice(cli, model):
     """Tout ce qui est promis est dans les tableaux."""
     outcome = cli("demo", "--model", model, "--max-tokens", 15)

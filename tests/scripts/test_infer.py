@@ -135,6 +135,7 @@ def test_what_does_not_go_together_is_refused(cli, model, first, second):
     assert outcome.out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -154,6 +155,7 @@ def test_nothing_is_written_before_a_refusal(cli, model, options):
     assert outcome.out == ""
 
 
+@pytest.mark.slow
 def test_bad_model_files_give_one_line(cli, model, tmp_path):
     """Fichier tronqué, vide ou étranger."""
     content = model.read_bytes()

@@ -22,6 +22,7 @@ def test_writes_the_figure_and_prints_the_table(cli, trained, tmp_path):
         assert label in outcome.out
 
 
+@pytest.mark.slow
 def test_without_matplotlib_the_table_remains(cli, trained, tmp_path, monkeypatch):
     """Repli : mêmes nombres au terminal, un avertissement, code 0."""
     command = ("visualize", "--model", trained / "gpt-model.pt", "--output-dir", tmp_path)

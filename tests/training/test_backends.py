@@ -75,6 +75,7 @@ def test_auto_takes_the_fused_engine_where_it_fits():
     assert isinstance(plain, AutogradEngine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [{}, {"optimizer": "muon"}, {"clip": 0.1}])
 def test_both_engines_learn_the_same(optimizer):
     """Six étapes, accumulation comprise, masques d'abandon compris."""
