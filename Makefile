@@ -27,7 +27,7 @@ test: setup-dev ## lance tous les tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-rapide: setup-dev ## ceux qui ne lancent ni processus ni navigateur, et ne durent pas
-	$(BIN)/python -m pytest -m "not process and not browser and not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not process and not browser and not slow" $(ARGS)
 
 infer: setup ## écrit la suite d'un texte
 	$(BIN)/gpt-architecture infer $(ARGS)

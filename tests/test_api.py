@@ -192,6 +192,8 @@ class TestGenerate:
         settings = {"strategy": strategy, "max_tokens": 25, "seed": 2, "ignore_eos": True}
         pieces = list(gpt.stream(PROMPT, GenerationConfig(**settings)))
         assert gpt.generate(PROMPT, **settings) == PROMPT + "".join(pieces)
+        assert list(gpt.stream(PROMPT, **settings)) == pieces
+        assert [piece.text for piece in gpt.pieces(PROMPT, **settings) if piece.text] == pieces
         assert len(pieces) > 5
         assert all(pieces)
 
@@ -223,7 +225,21 @@ class TestGenerate:
         with pytest.raises(ConfigurationError, match="début de texte vide"):
             gpt.generate(prompt)
         with pytest.raises(ConfigurationError, match="début de texte vide"):
-            next(gpt.stream(prompt, GenerationConfig()))
+            next(gpt.stream(prompt))
+
+    @pytest.mark.parametrize("method", ["generate", "generate_batch", "stream", "pieces"])
+    def test_settings_are_given_one_way_by_every_method(self, gpt, method):
+        """Une configuration ou des réglages nommés, jamais les deux."""
+        prompt = [PROMPT] if method == "generate_batch" else PROMPT
+        write, config = getattr(gpt, method), GenerationConfig(max_tokens=4, strategy="sample")
+        with pytest.raises(ConfigurationError, match="config et seed sont donnés ensemble"):
+            list(write(prompt, config, seed=1))
+        with pytest.raises(ConfigurationError, match="couleur"):
+            list(write(prompt, couleur="bleu"))
+        named = [write(prompt, max_tokens=4, top_k=3, seed=2) for _ in range(2)]
+        filtered = GenerationConfig(max_tokens=4, strategy="sample", k=3, seed=2)
+        first, second, third = (list(each) for each in (*named, write(prompt, filtered)))
+        assert first == second == third
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -282,6 +298,8 @@ class TestEndOfText:
         assert seen.prompt_tokens == 2
         found = scripted("la lampe").generate(prompt, parse_special=True, max_tokens=1)
         assert (found, type(found)) == (f"{prompt} la", str)
+        stream = scripted("la lampe").stream(prompt, parse_special=True, max_tokens=1)
+        assert list(stream) == [" la"]
 
     def test_tokenizer_without_end_of_text(self):
         """Sans token de fin, seul `max_tokens` arrête."""

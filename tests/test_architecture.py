@@ -169,10 +169,11 @@ def layer_violations(source, module):
 
 
 def lazy_homes(root_source):
-    """Table `_HOMES` de la racine : nom public → module qui le définit."""
+    """Table `_NAMES` de la racine, retournée : nom public → module qui le définit."""
     for node in ast.parse(root_source).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_HOMES":
-            return ast.literal_eval(node.value)
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_NAMES":
+            names = ast.literal_eval(node.value)
+            return {name: module for module, line in names.items() for name in line.split()}
     return {}
 
 
@@ -587,7 +588,7 @@ def test_reachability_crosses_modules_and_packages():
     sources[f"{PACKAGE}.scripts.__init__"] = "import torch"
     assert reached_at_import(main, sources) == {"torch"}
     sources[f"{PACKAGE}.scripts.__init__"] = "from gpt_architecture import load"
-    sources[f"{PACKAGE}.__init__"] = "_HOMES = {'load': 'api'}"
+    sources[f"{PACKAGE}.__init__"] = "_NAMES = {'api': 'GPT load'}"
     sources[f"{PACKAGE}.api"] = "from torch import nn"
     assert reached_at_import(main, sources) == {"torch"}
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ from gpt_architecture.formats.door import (
 )
 from gpt_architecture.formats.inspection import inspect_model
 from gpt_architecture.formats.model_file import MODEL_NAME, ModelFile, check_vocabulary
+from gpt_architecture.formats.quantized_file import QuantizedFile, load_quantized
 
 # Les formats d'ailleurs s'inscrivent à la porte : qui ouvre un modèle passe par ici.
 import gpt_architecture.interop  # isort: skip  # noqa: F401
@@ -183,14 +184,10 @@ class GPT:
                 valent `k` et `p`. Sans `strategy`, un filtre ou une température demande un tirage.
 
         Raises:
-            ConfigurationError: réglage inconnu ou hors bornes, ou début vide.
+            ConfigurationError: réglage inconnu ou hors bornes, donné avec `config`, ou début vide.
         """
-        config = _config(config, settings)
-        start = written(prompt) if parse_special else prompt
-        pieces = list(self.pieces(start, config))
-        if warning := cut_warning(config, pieces[-1].finish):
-            logger.warning("%s", warning)
-        return plain(prompt) + "".join(piece.text for piece in pieces)
+        pieces = self.stream(prompt, config, parse_special=parse_special, **settings)
+        return plain(prompt) + "".join(pieces)
 
     def generate_batch(
         self,
@@ -202,29 +199,43 @@ class GPT:
     ) -> list[list[Generation]]:
         """Les suites de plusieurs débuts, qui avancent ensemble (voir `Generator.generate`)."""
         prompts = [written(each) for each in prompts] if parse_special else prompts
-        if config is None or isinstance(config, GenerationConfig):
-            config = _config(config, settings)
-        return self.generator.generate(prompts, config)
+        return self.generator.generate(prompts, _config(config, settings))
 
-    def stream(self, prompt: str, config: GenerationConfig) -> Iterator[str]:
-        """Rend la suite de `prompt` morceau par morceau, sans le début.
+    def stream(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        parse_special: bool = False,
+        **settings: Any,
+    ) -> Iterator[str]:
+        """Rend la suite de `prompt` morceau par morceau, sans le début ; voir `generate`.
 
         Un avertissement dit si `max_tokens` la coupe avant qu'elle vérifie sa contrainte.
-
-        Raises:
-            ConfigurationError: début vide.
         """
-        for piece in self.pieces(prompt, config):
+        config = _config(config, settings)
+        for piece in self.pieces(prompt, config, parse_special=parse_special):
             if piece.text:
                 yield piece.text
             if warning := cut_warning(config, piece.finish):
                 logger.warning("%s", warning)
 
     def pieces(
-        self, prompt: str, config: GenerationConfig, *, observer: Observer | None = None
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        observer: Observer | None = None,
+        parse_special: bool = False,
+        **settings: Any,
     ) -> Iterator[Piece]:
-        """La suite token par token, scores et fin compris (voir `Generator.stream`)."""
-        return self.generator.stream(prompt, config, observer=observer)
+        """La suite token par token, scores et fin compris ; voir `generate`.
+
+        Args:
+            observer: reçoit ce que chaque étape a calculé (voir `Generator.stream`).
+        """
+        start = written(prompt) if parse_special else prompt
+        return self.generator.stream(start, _config(config, settings), observer=observer)
 
     def score(self, text: str, *, top: int = 0) -> list[TokenScore]:
         """Probabilité de chaque token d'un texte (voir `Generator.score`)."""
@@ -262,41 +273,13 @@ def load(
         MissingDependencyError: numba manque et il est exigé.
     """
     check_int("drafts", drafts, minimum=0, maximum=MAX_SELF_DRAFT)
-    target = resolve_device(device)
-    return _assembled(_read(path, target), path, target, quant, engine, draft, drafts, compile_from)
-
-
-def _assembled(
-    loaded: _Loaded,
-    path: Path | str,
-    target: torch.device,
-    quant: str | None = None,
-    engine: EngineName = "auto",
-    draft: Path | str | None = None,
-    drafts: int = MAX_SELF_DRAFT,
-    compile_from: int = COMPILE_FROM,
-) -> GPT:
-    check_vocabulary(loaded.model.cfg, loaded.tokenizer, name=str(path))
-    tokenizer = tokenizer_from_dict(loaded.tokenizer)
-    if engine == "auto" and quant is None and loaded.model.cfg.num_parameters() < compile_from:
-        engine = "torch"
-    runner = None if loaded.quantized else _runner(loaded.model, target, quant, engine)
-    if loaded.quantized and quant is not None:
-        raise ConfigurationError(
-            f"{path} est déjà quantifié",
-            expected="un modèle en fp32",
-            remedy="retirez `quant`",
-        )
-    logger.info("%s chargé sur %s", path, describe_device(target))
-    return GPT(
-        model=loaded.model,
-        tokenizer=tokenizer,
-        device=target,
-        metadata=loaded.metadata,
-        runner=runner,
-        draft=None if draft is None else _draft(draft, target, engine, tokenizer),
-        drafts=drafts,
-    )
+    target, opened = resolve_device(device), open_model(path)
+    content: ModelFile | QuantizedFile
+    if opened.kind == "quantized":
+        content = load_quantized(opened.path, opened=opened.safetensors)
+    else:
+        content = opened.read()
+    return _assembled(content, path, target, quant, engine, draft, drafts, compile_from)
 
 
 def train(
@@ -339,46 +322,54 @@ def train(
     if run.settings.lora is None or start is None:
         return load(path, device=str(device)), outcome.state
     content = read_adapter(path).merged(start.content)  # rien à retrouver, fût-il venu du Hub
-    return _assembled(_built(content, device), path, device), outcome.state
+    return _assembled(content, path, device), outcome.state
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
+def _assembled(
+    content: ModelFile | QuantizedFile,
+    path: Path | str,
+    device: torch.device,
+    quant: str | None = None,
+    engine: EngineName = "auto",
+    draft: Path | str | None = None,
+    drafts: int = MAX_SELF_DRAFT,
+    compile_from: int = COMPILE_FROM,
+) -> GPT:
+    """Le modèle lu, ce qui calcule à sa place s'il y a lieu, son tokenizer et son appoint."""
+    check_vocabulary(content.config, content.tokenizer, name=str(path))
+    tokenizer = tokenizer_from_dict(content.tokenizer)
+    if engine == "auto" and quant is None and content.config.num_parameters() < compile_from:
+        engine = "torch"
     model: CausalLM
-    tokenizer: Mapping[str, Any]
-    metadata: Mapping[str, Any]
-    quantized: bool
-
-
-def _read(source: Path | str, device: torch.device) -> _Loaded:
-    opened = open_model(source)
-    if opened.kind == "quantized":
-        from gpt_architecture.formats.quantized_file import load_quantized
-        from gpt_architecture.kernels.decode.packed import PackedModel
-
-        if device.type != "cpu":
+    if isinstance(content, QuantizedFile):
+        if quant is not None:
             raise ConfigurationError(
-                f"un modèle quantifié sur {device.type}",
-                expected="le processeur",
-                remedy="ajoutez `device=cpu`",
+                f"{path} est déjà quantifié",
+                expected="un modèle en fp32",
+                remedy="retirez `quant`",
             )
-        file = load_quantized(opened.path, opened=opened.safetensors)
-        return _Loaded(
-            model=PackedModel.from_codes(file.config, file.scheme, file.codes, file.vectors),
-            tokenizer=file.tokenizer,
-            metadata=file.metadata,
-            quantized=True,
-        )
-    return _built(opened.read(), device)
-
-
-def _built(content: ModelFile, device: torch.device) -> _Loaded:
-    return _Loaded(
-        model=content.build(device),
-        tokenizer=content.tokenizer,
+        model, runner = _quantized(content, device), None
+    else:
+        model = content.build(device)
+        runner = _runner(model, device, quant, engine)
+    logger.info("%s chargé sur %s", path, describe_device(device))
+    return GPT(
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
         metadata=content.metadata,
-        quantized=False,
+        runner=runner,
+        draft=None if draft is None else _draft(draft, device, engine, tokenizer),
+        drafts=drafts,
     )
+
+
+def _quantized(file: QuantizedFile, device: torch.device) -> CausalLM:
+    from gpt_architecture.kernels.decode.packed import PackedModel
+
+    if device.type != "cpu":
+        raise _cpu_only("un modèle quantifié", device)
+    return PackedModel.from_codes(file.config, file.scheme, file.codes, file.vectors)
 
 
 def _runner(
@@ -392,15 +383,10 @@ def _runner(
             expected="les noyaux compilés",
             remedy="retirez l'un des deux",
         )
-    if device.type != "cpu":
-        if wanted:
-            raise ConfigurationError(
-                f"des poids compactés sur {device.type}",
-                expected="le processeur",
-                remedy="ajoutez `device=cpu`",
-            )
-        return None
-    if engine == "torch" or (not wanted and importlib.util.find_spec("numba") is None):
+    if device.type != "cpu" and wanted:
+        raise _cpu_only("des poids compactés", device)
+    has_kernels = device.type == "cpu" and importlib.util.find_spec("numba") is not None
+    if engine == "torch" or not (wanted or has_kernels):
         return None
     from gpt_architecture.kernels import shape_obstacle
     from gpt_architecture.kernels.decode.packed import pack
@@ -424,6 +410,12 @@ def _runner(
     return packed
 
 
+def _cpu_only(what: str, device: torch.device) -> ConfigurationError:
+    return ConfigurationError(
+        f"{what} sur {device.type}", expected="le processeur", remedy="ajoutez `device=cpu`"
+    )
+
+
 def _draft(
     path: Path | str, device: torch.device, engine: EngineName, tokenizer: Tokenizer
 ) -> CausalLM:
@@ -438,13 +430,17 @@ def _draft(
     return _runner(model, device, None, engine) or model
 
 
-def _config(config: GenerationConfig | None, settings: Mapping[str, Any]) -> GenerationConfig:
-    if config is not None and settings:
+_Given = TypeVar("_Given", bound="GenerationConfig | Sequence[GenerationConfig]")
+
+
+def _config(config: _Given | None, settings: Mapping[str, Any]) -> _Given | GenerationConfig:
+    """La configuration donnée, sinon celle des réglages nommés."""
+    if config is None:
+        return config_of(settings)
+    if settings:
         raise ConfigurationError(
             f"config et {', '.join(settings)} sont donnés ensemble",
             expected="l'un ou l'autre",
             remedy="mettez tous les réglages dans config",
         )
-    if config is not None:
-        return config
-    return config_of(settings)
+    return config

@@ -27,6 +27,7 @@ def commands(model):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(commands(Path("x"))))
 def test_by_place_or_by_name(cli, trained, tmp_path, name):
     """La même réponse sous les deux formes, et pour un dossier d'entraînement."""
@@ -57,6 +58,7 @@ def test_the_two_argument_commands(cli, trained, tmp_path):
     cli("merge", model, "--out", "x.pt").check_one_line_error(2, "MODÈLE ADAPTATEURS")
 
 
+@pytest.mark.slow
 def test_an_unfinished_training(cli, tmp_path):
     """Sans gpt-model.pt, le dernier point de reprise du dossier ; `checkpoints` de même."""
     folder = tmp_path / "run"
@@ -93,6 +95,7 @@ def adapted(cli, trained, tmp_path):
     return base, tmp_path / "affine" / "adapter.safetensors"
 
 
+@pytest.mark.slow
 def test_adapters_find_their_model(cli, adapted, tmp_path, monkeypatch):
     """Fondus au vol : le texte du modèle que `merge` écrirait, même déplacés ensemble."""
     base, adapter = adapted
@@ -113,6 +116,7 @@ def test_adapters_find_their_model(cli, adapted, tmp_path, monkeypatch):
     assert load(tmp_path / "x.pt").generate("La lampe", max_tokens=12) == expected
 
 
+@pytest.mark.slow
 def test_adapters_without_their_model(cli, adapted):
     """Absent, ou remplacé par un autre : l'erreur nomme merge ; rien n'est fondu à tort."""
     base, adapter = adapted
@@ -125,6 +129,7 @@ def test_adapters_without_their_model(cli, adapted):
     cli("infer", adapter).check_one_line_error(1, "gpt-architecture merge")
 
 
+@pytest.mark.slow
 def test_a_name_of_the_hub(cli, trained, monkeypatch, tmp_path):
     """`hub:DÉPÔT` partout où un modèle est attendu ; ici, le Hub est un dossier."""
     asked = []

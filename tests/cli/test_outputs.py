@@ -6,8 +6,7 @@ import os
 import pytest
 from cli_helpers import tiny
 
-from gpt_architecture.cli.app import COMMANDS, SUBCOMMANDS, build_app
-from gpt_architecture.cli.results import with_json_file
+from gpt_architecture.cli.app import COMMANDS, SUBCOMMANDS, build_app, with_json_file
 from gpt_architecture.formats.model_file import read_model
 
 PRECIOUS = "précieux"
@@ -70,7 +69,11 @@ def writers(model, text):
     }
 
 
-NAMES = tuple(writers(None, None))
+QUICK = ("inspect --json-file", "tokenizer view --html")
+NAMES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in writers(None, None)
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,6 +150,7 @@ def test_what_a_folder_holds_is_an_input(cli, model, tmp_path):
     assert cli(*evaluate(model, texts), "--json-file", texts / "mesures.json").code == 0
 
 
+@pytest.mark.slow
 def test_models_are_never_replaced_by_their_copies(cli, model, tmp_path):
     """convert, quantize, merge, tokenizer train, prepare : même avec --force."""
     before = model.read_bytes()
@@ -199,6 +203,7 @@ def test_training_keeps_what_it_reads(cli, model, tmp_path):
     assert model.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss-plot.pdf", "journal.jsonl"])
 def test_training_keeps_the_files_of_others(cli, tmp_path, name):
     (tmp_path / name).write_text(PRECIOUS, encoding="utf-8")
@@ -212,6 +217,7 @@ def test_training_keeps_the_files_of_others(cli, tmp_path, name):
     assert (tmp_path / name).read_bytes()[:4] != PRECIOUS.encode()[:4]
 
 
+@pytest.mark.slow
 def test_the_figure_of_visualize(cli, model, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib n'est pas installé")
     figure = tmp_path / "temperature-visualization.pdf"

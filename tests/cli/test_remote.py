@@ -108,6 +108,7 @@ def test_what_cannot_be_asked_is_refused(url, cli, options, code, word):
     assert found.out == ""
 
 
+@pytest.mark.slow
 def test_no_service_is_a_clear_error(cli, monkeypatch, url):
     """Adresse fausse, service absent ou d'une autre sorte, clé fausse : une phrase chacun."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -178,6 +179,7 @@ def test_chat_refusals(cli, monkeypatch):
     cli("chat", "--server", "http://127.0.0.1:1", "--n", 2).check_one_line_error(2, "--n")
 
 
+@pytest.mark.slow
 def test_chat_with_a_model_here(tmp_path, cli, monkeypatch):
     """Sans --server, le modèle est chargé ici ; sans gabarit, c'est dit avant toute question."""
     tokenizer = get_tokenizer("simple-v2", text="user, bonjour. assistant, oui non lac bateau")

@@ -131,6 +131,7 @@ def test_merges_of_windows(tmp_path):
     assert vocabulary._from_vocabulary_files(tmp_path).encode(text) == own.encode(text)
 
 
+@pytest.mark.slow
 def test_tokenizers_templates_and_conversations(cli, tmp_path):
     """Le tokenizer, le gabarit et les conversations d'un Windows."""
     own = tmp_path / "t.json"
@@ -191,6 +192,7 @@ def test_every_command_sees_the_same_documents(source, tmp_path):
     assert "".join(SourceTexts([str(source)], field="corps")) == "".join(TEXTS)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_keeps_its_field(cli, tmp_path):
     """--field se retrouve à la reprise, et à l'évaluation de la mémorisation."""
     path = tmp_path / "c.jsonl"
@@ -206,6 +208,7 @@ def test_a_resumed_training_keeps_its_field(cli, tmp_path):
     cli("train", "--data", path, *shape).check_one_line_error(1, "ligne 1", "champ absent (text)")
 
 
+@pytest.mark.slow
 def test_what_a_folder_leaves_out_is_said(cli, tmp_path):
     """Une extension inconnue dans un dossier : le compte et les noms, bornés."""
     folder = tmp_path / "textes"

@@ -34,6 +34,7 @@ def test_any_text_comes_back(text):
     assert b"".join(octets[token] for token in ids) == text.encode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHAKESPEARE.is_file(), reason="shakespeare.en.txt n'est pas là")
 def test_real_text_comes_back():
     text = SHAKESPEARE.read_text(encoding="utf-8")
@@ -79,6 +80,7 @@ def test_by_name_and_by_file(tmp_path):
         get_tokenizer("char")
 
 
+@pytest.mark.slow
 def test_train_then_infer(cli, tmp_path):
     """De `train --tokenizer char` au texte ; un caractère jamais vu est dit."""
     out = tmp_path / "modèle"

@@ -267,6 +267,7 @@ class TestSplit:
     def test_default_keeps_nine_tenths(self):
         assert [len(part) for part in split_text("x" * 1000)] == [900, 100]
 
+    @pytest.mark.slow
     @property_test
     @given(
         st.text(max_size=80), st.floats(0, 1, exclude_min=True, exclude_max=True, allow_nan=False)

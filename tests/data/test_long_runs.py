@@ -45,6 +45,7 @@ def test_the_long_way_gives_the_ids_of_the_pattern(gpt2, monkeypatch, text, spec
     assert gpt2.encode(text, allowed_special=special) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("before", "run", "after"), [("", " ", ""), ("mot", " ", "mot"), ("", "\n", ".\n")]
@@ -61,6 +62,7 @@ def test_a_million_and_a_half_blanks(gpt2, before, run, after):
     assert gpt2.encode(text) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("run", ["ACGT", "7"])
 def test_a_word_without_end(gpt2, run):
@@ -69,6 +71,7 @@ def test_a_word_without_end(gpt2, run):
     assert gpt2.encode(text) == gpt2._encoding._encode_single_piece(text)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("pattern", ["gpt2", "moderne"])
 def test_ones_own_vocabulary_too(pattern):

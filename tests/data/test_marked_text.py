@@ -128,6 +128,7 @@ FRAGMENTS = st.sampled_from(
 CONTENTS = st.lists(FRAGMENTS, min_size=1, max_size=6).map("".join)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", TEMPLATES)
 @given(contents=st.lists(CONTENTS, min_size=2, max_size=2))
 def test_a_person_never_writes_a_special_token(template, contents):

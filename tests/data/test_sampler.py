@@ -121,6 +121,7 @@ def test_each_window_once_per_epoch(num_windows, batch_size, epochs, shuffle):
             assert part.tolist() == list(range(num_windows))
 
 
+@pytest.mark.slow
 @property_test
 @given(st.integers(1, 60), st.integers(0, 50), st.sampled_from([1, 2, 3, 4, 6, 12]))
 def test_ranks_share_the_global_batch(num_windows, step, world_size):

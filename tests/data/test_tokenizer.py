@@ -149,6 +149,7 @@ class TestGPT2:
             pytest.skip("ce tiktoken ne publie pas son motif")
         assert reference_encoding(pattern).encode_ordinary(text) == gpt2.encode(text)
 
+    @pytest.mark.slow
     @property_test
     @given(text=any_text)
     def test_the_bytes_of_tokens_make_the_text(self, gpt2, text):

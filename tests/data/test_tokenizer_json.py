@@ -53,6 +53,7 @@ def document():
 class TestOracle:
     """`tokenizers`, qui lit notre document, donne les mêmes identifiants."""
 
+    @pytest.mark.slow
     @settings(deadline=None, max_examples=150)
     @given(text=any_text)
     def test_any_text(self, pair, text):

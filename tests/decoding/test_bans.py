@@ -79,6 +79,7 @@ class TestMinTokens:
         assert removed(process, [0, 0, 0]) == removed(process, [0, 0, 0, 1]) == [[5, 7]]
         assert removed(process, [0, 0, 0, 1, 1]) == [[]]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("length", [3, 4, 5, 6])
     def test_equals_transformers(self, peer, length):
         text, scores = random_text(4, length), torch.randn(4, VOCAB)

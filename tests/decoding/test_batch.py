@@ -61,6 +61,7 @@ def test_reading_by_chunks_changes_nothing(model, chunk):
         assert alone(model, prompt, chunk=chunk) == alone(model, prompt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [24, 9])
 @pytest.mark.parametrize("chunk", [512, 4])
 @pytest.mark.parametrize("settings", [{}, {"strategy": "top_p", "seed": 3, "temperature": 1.5}])

@@ -65,6 +65,7 @@ def pair(request):
 class TestTransformers:
     """Mêmes poids, mêmes suites que `generate(num_beams=…)`."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("settings", "theirs"),
         [

@@ -82,6 +82,7 @@ def fits_schema(value):
 
 
 class TestOutput:
+    @pytest.mark.slow
     @pytest.mark.parametrize("regex", REGEXES)
     @pytest.mark.parametrize("strategy", ["greedy", "temperature"])
     def test_a_regular_expression_always_matches(self, tokenizer, regex, strategy):
@@ -105,6 +106,7 @@ class TestOutput:
         assert found <= set(choices)
         assert len(found) > 2
 
+    @pytest.mark.slow
     def test_a_json_schema(self, tokenizer):
         for seed in range(12):
             found = write(tokenizer, seed, json_schema=json.dumps(SCHEMA))

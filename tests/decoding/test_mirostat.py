@@ -72,6 +72,7 @@ class TestChoose:
             assert state.mu == pytest.approx(mu, abs=1e-3)
             mu = state.mu
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("tau", [1.5, 3.0, 5.0])
     def test_mean_surprise_reaches_the_target(self, tau):
         logits = zipf(2000)

@@ -164,6 +164,7 @@ each_filter = pytest.mark.parametrize("name", FILTERS)
 
 @each_filter
 class TestEveryFilter:
+    @pytest.mark.slow
     @property_test
     @given(rows)
     def test_at_least_one_token_and_no_nan(self, name, values):

@@ -60,6 +60,7 @@ class TestChoice:
     def test_what_can_be_drawn(self, config, support):
         assert set(draws(chooser(config), FIVE, 2000).tolist()) == support
 
+    @pytest.mark.slow
     def test_the_filter_sees_the_heated_distribution(self):
         """À haute température, la même masse p demande plus de tokens."""
         hot = GenerationConfig(strategy="top_p", p=0.69, temperature=5.0, seed=1)

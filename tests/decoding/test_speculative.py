@@ -187,6 +187,7 @@ class TestGreedy:
             assert [t for t, _ in mine.score.top] == [t for t, _ in reference.score.top]
 
 
+@pytest.mark.slow
 class TestReadableLoop:
     """La boucle en clair, et celle-ci : mêmes tokens, tirages compris, quoi qu'on propose."""
 
@@ -356,6 +357,7 @@ def other():
     return random_table(1)
 
 
+@pytest.mark.slow
 class TestDistribution:
     """Le tirage : après chaque couple de tokens, la loi du suivant est celle du modèle."""
 

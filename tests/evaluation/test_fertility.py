@@ -37,6 +37,7 @@ class TestFertility:
         own = measure_fertility(FRENCH_TEXT, BPETokenizer.from_text(FRENCH_TEXT, 400))
         assert own.tokens_per_word < gpt2.tokens_per_word
 
+    @pytest.mark.slow
     def test_long_text_is_counted_by_pieces(self, bpe):
         once, many = (measure_fertility(FRENCH_TEXT * n, bpe) for n in (1, 600))
         assert many.tokens == pytest.approx(600 * once.tokens, rel=0.01)

@@ -57,6 +57,7 @@ def values(result):
     return {(metric.name, metric.filter): metric.value for metric in result.metrics}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # ceux de Transformers et de ses dépendances
 def test_the_hf_backend_agrees(pair, ours, tmp_path_factory):
     """Chaque mesure de chaque épreuve, par le modèle `hf` de lm-eval sur le dossier exporté."""
@@ -80,6 +81,7 @@ def test_the_hf_backend_agrees(pair, ours, tmp_path_factory):
         assert values(ours[each.name]) == pytest.approx(values(each), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_generations_are_the_hf_backend_s(pair, tmp_path):
     """Mêmes suites gloutonnes, arrêtées aux mêmes textes, et non seulement mêmes notes."""
     pytest.importorskip("transformers", reason="transformers n'est pas installé")
@@ -121,6 +123,7 @@ def slow_generation(theirs, tokenizer, ids, kwargs):
     return text
 
 
+@pytest.mark.slow
 def test_native_measures_agree(pair, ours):
     """--lambada et --choices donnent les chiffres de lm-eval sur les mêmes fichiers."""
     words = read_last_words(local_folder() / "dernier_mot_fr.jsonl")
@@ -135,6 +138,7 @@ def test_native_measures_agree(pair, ours):
     assert 0 < result.acc < 1
 
 
+@pytest.mark.slow
 def test_rolling_is_our_disjoint_stride(pair, ours):
     """Bits par octet de lm-eval = les nôtres avec un pas égal à la fenêtre."""
     model, tokenizer = pair
@@ -161,6 +165,7 @@ def test_local_examples_are_sound():
     assert {labels.count(rank) for rank in range(4)} == {len(labels) // 4}
 
 
+@pytest.mark.slow
 def test_limit_and_progress(pair, capfd):
     """La limite vaut pour chaque épreuve ; lm-eval n'écrit rien, l'avancement si."""
     steps = []
@@ -205,6 +210,7 @@ def test_tasks_without_data_are_said(pair):
     assert "dernier_mot_fr" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_without_lm_eval(pair, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "lm_eval"]:
         monkeypatch.delitem(sys.modules, name)

@@ -264,6 +264,7 @@ def test_a_flipped_header_never_escapes(tmp_path):
             read_any(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_the_converted_file_is_a_model_like_any_other(tmp_path, cli):
     """Un dossier de Transformers, converti en pt, se lit par `read_model`."""
     transformers_folder(tmp_path / "hf")

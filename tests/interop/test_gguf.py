@@ -104,6 +104,7 @@ def test_same_continuation(mode, padding, bpe, tmp_path):
         assert peer.greedy(PROMPT, count) == (tokens, text)
 
 
+@pytest.mark.slow
 def test_gpt2_vocabulary(tmp_path):
     tokenizer = GPT2Tokenizer()
     file = content(tokenizer, padding=47, n_layers=1, **MODES["gpt2"])

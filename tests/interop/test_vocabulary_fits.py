@@ -60,6 +60,7 @@ def test_gpt2_has_no_list():
         check_vocabulary(replace(GPT2, vocab_size=50256), gpt2, name="m.pt")
 
 
+@pytest.mark.slow
 class TestConvert:
     """La commande, depuis nanoGPT et le livre."""
 

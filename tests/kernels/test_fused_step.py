@@ -134,6 +134,7 @@ def test_non_finite_loss_touches_no_gradient(where):
     assert all(parameter.grad is None for parameter in step.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lean", [False, True])
 def test_a_late_non_finite_chunk_leaves_nothing_behind(lean):
     """Un NaN dans le second morceau de la tête : l'étape suivante n'en garde rien."""

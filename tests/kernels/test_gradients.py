@@ -26,6 +26,7 @@ def train(model, steps, *, lean, **options):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -58,7 +58,7 @@ def assert_same(found, expected, packing="fp32"):
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[packing] * max(size, 1.0))
 
 
-@pytest.fixture(params=[1, 2], ids=["un fil", "deux fils"])
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["un fil", "deux fils"])
 def threads(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)

@@ -142,6 +142,7 @@ def ctranslate2(folder, converted):
     return found.sequences_ids[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"inner_dim": 48}, {"norm_eps": 0.9}, {"inner_dim": 160, "norm_eps": 0.5}],
@@ -174,6 +175,7 @@ def test_an_untied_head_changes_nothing_but_the_file(tmp_path):
     assert transformers(tmp_path / "hf") == ours(file)
 
 
+@pytest.mark.slow
 def test_same_continuation_everywhere(file, tmp_path):
     tokens, text = ours(file)
     assert len(set(tokens)) > 8  # une boucle ne prouverait rien

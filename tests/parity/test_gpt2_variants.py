@@ -109,6 +109,7 @@ def test_gguf_carries_the_rest(tmp_path):
     assert fields["gpt2.attention.layer_norm_epsilon"].contents() == pytest.approx(1e-3)
 
 
+@pytest.mark.slow
 @own
 @pytest.mark.parametrize("quant", [None, "int8", "int4"])
 def test_loading_computes_it_with_or_without_kernels(tmp_path, changes, quant):

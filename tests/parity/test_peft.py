@@ -58,6 +58,7 @@ def test_peft_computes_what_merging_gives(tmp_path, targets, config):
     torch.testing.assert_close(logits(merged, ids()), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_folder(cli, tmp_path):
     base = content(GPT2)
     save_adapter(tmp_path / "adapter.safetensors", adapters(base, ("query", "value")))

@@ -107,6 +107,7 @@ def test_a_refused_source_is_told_what_can_be_converted(cli, tmp_path, data):
     assert "GGUF" in cli("inspect", tmp_path / "x").err or data.startswith(b"GGUF")
 
 
+@pytest.mark.slow
 def test_another_architecture(cli, tmp_path):
     transformers_folder(tmp_path / "hf")
     config = tmp_path / "hf" / "config.json"

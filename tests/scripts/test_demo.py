@@ -18,6 +18,7 @@ def records(outcome):
     return [json.loads(line) for line in outcome.out.splitlines()]
 
 
+@pytest.mark.slow
 def test_table_has_six_variants_measures_and_advice(cli, model):
     """Tout ce qui est promis est dans les tableaux."""
     outcome = cli("demo", "--model", model, "--max-tokens", 15)
@@ -48,6 +49,7 @@ def test_json_lines_carry_the_measures(cli, model):
         assert 1 <= record["tokens"] <= 15
 
 
+@pytest.mark.slow
 def test_same_seed_same_texts(cli, model):
     """La graine par défaut est fixe : deux démonstrations se ressemblent mot pour mot."""
     command = ("demo", "--model", model, "--json", "--max-tokens", 10)

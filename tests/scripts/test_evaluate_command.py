@@ -86,6 +86,7 @@ def test_limits(cli, run, text, lambada):
     assert record["last_word"]["count"] == 1
 
 
+@pytest.mark.slow
 def test_quantised_figures_are_close(cli, run, text):
     """Sur 8 bits, ce petit modèle ne perd presque rien ; le fichier quantifié de même."""
     losses = []
@@ -100,6 +101,7 @@ def test_quantised_figures_are_close(cli, run, text):
     assert json.loads(outcome.out)["text"]["loss"] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_lm_eval(cli, run, monkeypatch):
     """Une épreuve locale, au tableau et dans le journal ; une inconnue est dite."""
     pytest.importorskip("lm_eval", reason="le paquet lm-eval n'est pas installé")

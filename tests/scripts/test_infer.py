@@ -116,6 +116,27 @@ def test_bad_option_gives_one_line(cli, model, options, code, words):
 
 
 @pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("--chat", "Qui ?"), ("--prompt", "La lampe")),
+        (("--prompt", "La lampe"), ("--prompts", "débuts.txt")),
+        (("--score",), ("--trace",)),
+        (("--trace",), ("--prompts", "débuts.txt")),
+        (("--trace",), ("--n", "2")),
+        (("--trace",), ("--lookup", "4")),
+        (("--trace",), ("--draft", "petit.pt")),
+        (("--trace",), ("--json",)),
+    ],
+)
+def test_what_does_not_go_together_is_refused(cli, model, first, second):
+    """Avant de charger le modèle, et plutôt que d'en ignorer un."""
+    outcome = cli("infer", model, *first, *second)
+    outcome.check_one_line_error(2, f"{first[0]} et {second[0]}", "sont donnés ensemble")
+    assert outcome.out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     "options",
     [
         ("--regex", "["),
@@ -134,6 +155,7 @@ def test_nothing_is_written_before_a_refusal(cli, model, options):
     assert outcome.out == ""
 
 
+@pytest.mark.slow
 def test_bad_model_files_give_one_line(cli, model, tmp_path):
     """Fichier tronqué, vide ou étranger."""
     content = model.read_bytes()

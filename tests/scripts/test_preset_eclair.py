@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from gpt_architecture import load
 from gpt_architecture.data.texts.corpus import load_corpus
 
 WORD = re.compile(r"[^\W\d_]+")
 
 
+@pytest.mark.slow
 def test_the_embedded_story_becomes_french_words(cli):
     """Sans rien donner d'autre : un demi-million de paramètres, et des mots de la nouvelle."""
     outcome = cli("train", "--preset", "eclair")

@@ -61,6 +61,7 @@ def scored(cli, folder, *options):
     return [each["token"] for each in json.loads(found.out)["scores"]]
 
 
+@pytest.mark.slow
 def test_the_model_answers(cli, folder):
     """Appris et demandés de même, les tokens spéciaux mènent à la réponse, qui s'arrête seule."""
     model = folder / "m" / "gpt-model.pt"
@@ -68,6 +69,7 @@ def test_the_model_answers(cli, folder):
         assert cli("infer", "--model", model, "--chat", question).out.strip() == answer
 
 
+@pytest.mark.slow
 def test_typed_or_written(cli, folder):
     """`infer` : un nom écrit par le gabarit est un token ; tapé, du texte, ou un token demandé."""
     own = get_tokenizer(folder / "tok.json")

@@ -165,6 +165,7 @@ class TestView:
 class TestUse:
     """Le fichier sert à toute la chaîne."""
 
+    @pytest.mark.slow
     def test_prepare_train_infer(self, cli, own, tmp_path):
         source = tmp_path / "documents.jsonl"
         lines = [json.dumps({"text": f"{n} {FRENCH_TEXT}"}) for n in range(6)]
@@ -200,6 +201,7 @@ class TestUse:
         mine, models = json.loads(shown.out)
         assert mine["tokens"] == models["tokens"]
 
+    @pytest.mark.slow
     def test_train_on_text_and_resume(self, cli, own, tmp_path):
         """À la reprise, un vocabulaire qui a changé de contenu est refusé."""
         out = tmp_path / "modèle"

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 from pypdf import PdfReader
 
 
@@ -21,6 +22,7 @@ def test_writes_the_figure_and_prints_the_table(cli, trained, tmp_path):
         assert label in outcome.out
 
 
+@pytest.mark.slow
 def test_without_matplotlib_the_table_remains(cli, trained, tmp_path, monkeypatch):
     """Repli : mêmes nombres au terminal, un avertissement, code 0."""
     command = ("visualize", "--model", trained / "gpt-model.pt", "--output-dir", tmp_path)
@@ -46,6 +48,7 @@ def test_bad_options_give_one_line(cli, trained, tmp_path):
     cli(*base[:3], "--output-dir", "/dev/null/x").check_one_line_error(1, "/dev/null")
 
 
+@pytest.mark.slow
 def test_quantised_weights_are_those_shown(cli, trained, tmp_path):
     """--quant vaut ici aussi : les probabilités sont celles du modèle quantifié."""
     command = ("visualize", "--model", trained / "gpt-model.pt", "--output-dir", tmp_path)

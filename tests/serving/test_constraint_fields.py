@@ -187,6 +187,7 @@ class TestCommands:
         save_model(path, GPTModel(cfg), cfg, tokenizer=tokenizer.to_dict(), metadata=metadata)
         return path
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "options",
         [(), ("--json",), ("--n", 2), ("--n", 2, "--json"), ("--trace",), ("--lookup", 2)],

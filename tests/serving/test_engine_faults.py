@@ -273,6 +273,7 @@ def test_waiting_for_the_first_pass(model):
         assert engine.state == "ready"
 
 
+@pytest.mark.slow
 def test_hundreds_of_random_requests_and_cancels(model):
     """Chacune finit une fois et une seule ; celles qui vont au bout ont le bon texte."""
     dice = random.Random(0)  # noqa: S311

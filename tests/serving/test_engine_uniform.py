@@ -37,6 +37,7 @@ def written(box):
     return [(piece.token, piece.score) for piece in box.pieces]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [3, 24])
 def test_the_load_changes_no_bit(packed, slots):
     """Seules, puis ensemble, puis ensemble encore sur un cache plein de débuts lus."""

@@ -111,6 +111,7 @@ def test_values_that_ask_for_nothing_are_absence(client, path):
     assert answer(client, path, **together) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", BODIES)
 def test_null_is_absence(client, path):
     """Null vaut l'absence, pour tout champ, connu ou non, seul ou avec les autres."""
@@ -137,6 +138,7 @@ def test_what_would_change_the_answer_is_refused_by_name(client, path, name):
         assert "max_tokens" in error["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [REQUEST, MESSAGE])
 def test_every_foreign_field_keeps_its_rule(client, table):
     """Chaque ligne des tables : la valeur neutre passe, le reste est refusé par son nom."""

@@ -219,6 +219,7 @@ def test_a_client_that_stops_reading_frees_its_slot():
         wait_until(lambda: engine.cancelled)
 
 
+@pytest.mark.slow
 def test_a_hundred_departures_leave_nothing_behind():
     """Cent clients partis au milieu d'un flux : toutes les places sont rendues."""
     with small_service(model=SlowModel(small_model(), 0.002), engine={"slots": 4}) as (url, engine):

@@ -30,6 +30,7 @@ def document():
         yield schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
+@pytest.mark.slow
 def test_every_route_keeps_its_word(document):
     """Ni 500, ni code, type ou forme qui ne soit annoncé."""
     operations = [result.ok() for result in document.get_all_operations()]

@@ -49,6 +49,7 @@ def oracle(model, each):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slots", "chunk"), [(1, 64), (3, 1), (8, 5)])
 def test_a_request_writes_what_the_generator_writes_alone(model, slots, chunk):
     requests = mixed()

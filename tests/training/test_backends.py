@@ -75,6 +75,7 @@ def test_auto_takes_the_fused_engine_where_it_fits():
     assert isinstance(plain, AutogradEngine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "margin"),
     [({}, 2e-5), ({"optimizer": "muon"}, 1e-4), ({"clip": 0.1}, 2e-5)],  # Muon itère en bf16

@@ -90,6 +90,7 @@ def assert_same_curve(found, expected):
 # --- Les échanges ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_exchanges_agree_on_every_rank(ranks):
     for rank, results in enumerate(ranks):
         found = results["exchanges"]
@@ -216,6 +217,7 @@ def test_nothing_on_disk_is_executed(ranks, folder):
     assert {p.suffix for p in written} == {".safetensors", ".json"}
 
 
+@pytest.mark.slow
 def test_two_to_one_to_two(ranks, single, folder):
     """Écrit à deux, relu et récrit seul, repris à deux : la suite est la même."""
     model = small_model(tied=True)

@@ -298,6 +298,7 @@ def test_estimate_works(data):
     assert found.seconds > 0
 
 
+@pytest.mark.slow
 def test_learns_to_answer(data):
     """Un modèle minuscule apprend ses trois réponses, et s'arrête de lui-même."""
     training = replace(TRAINING, epochs=60, accumulate=1, batch_size=9, eval_freq=1000, lr=1e-2)

@@ -34,6 +34,7 @@ def without_matplotlib(monkeypatch):
 
 @pytest.mark.usefixtures("matplotlib")
 class TestFile:
+    @pytest.mark.slow
     def test_is_a_readable_one_page_pdf(self, pypdf):
         path = plot_losses(EPOCHS, TOKENS, TRAIN, VALIDATION, "courbes/pertes.pdf")
         assert path == Path("courbes/pertes.pdf")

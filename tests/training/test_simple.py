@@ -145,6 +145,7 @@ class TestLearning:
         assert train_losses[-1] < 0.4 * train_losses[0]
         assert val_losses[-1] < 0.4 * val_losses[0]
 
+    @pytest.mark.slow
     def test_the_model_learns_its_text_by_heart(self):
         run = Setup(drop_rate=0.0, lr=1e-2)
         run.train(epochs=12)
@@ -297,6 +298,7 @@ class TestDefaultReporter:
 class TestReproducibility:
     """Ce qui évalue ou échantillonne ne tire rien de l'entraînement."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("explicit", [False, True], ids=["global", "explicite"])
     def test_evaluation_frequency_never_changes_the_weights(self, explicit):
         setup = {"explicit": explicit}
@@ -307,6 +309,7 @@ class TestReproducibility:
         assert same(often, seldom)
         assert same(often, full)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("explicit", [False, True], ids=["global", "explicite"])
     def test_samples_never_change_the_weights(self, explicit, monkeypatch):
         setup = {"explicit": explicit}

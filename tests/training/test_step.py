@@ -138,6 +138,7 @@ def test_a_wanted_fused_step_computes_in_fp32(monkeypatch):
         assert training_precision(asked, CPU) is torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++"))), reason="inductor demande un compilateur C++"
 )

@@ -2,18 +2,16 @@
 
 - `app` : L'application : ses commandes, son lancement, la configuration de ses options, sa visite
   guidée.
-- `command` : Ce dont chaque commande se sert : dire, lire l'entrée standard, trouver le modèle.
+- `command` : Ce dont chaque commande se sert : dire, lire une entrée, trouver le modèle ou le
+  tokenizer.
 - `evaluate` : La mémorisation et la page d'un modèle, que `evaluate` montre : options, calcul,
   assemblage.
 - `launch` : Plusieurs processus, et l'arrêt en douceur : options, lanceur de PyTorch (torchrun),
   signaux.
 - `logs` : Le journal sur stderr : en texte pour une personne, ou en JSON, une ligne par événement.
-- `options` : Options que plusieurs commandes partagent.
+- `options` : Options que plusieurs commandes partagent, dont la forme de leur résultat.
 - `remote` : Parler à un service : celui de `gpt-architecture serve`, ou tout autre à la manière
   d'OpenAI.
-- `results` : Ce que les commandes écrivent : résultats en JSON, et les signatures qui les font
-  reconnaître.
-- `tokenizers` : Le tokenizer que nomme une commande qui n'apprend rien.
 - `train/` : La commande `train` : ses options, ce qu'elle montre, ce qu'elle lance.
 - `usage` : L'usage des commandes, en français : l'aide, les erreurs, les variables mal écrites.
 """

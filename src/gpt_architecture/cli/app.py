@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from gpt_architecture.cli.command import (
     silence_stdout,
 )
 from gpt_architecture.cli.logs import Translated, configure_logs, in_journal
-from gpt_architecture.cli.results import with_json_file
 from gpt_architecture.cli.usage import (
     FrenchFormatter,
     usage_message,
@@ -43,9 +43,11 @@ from gpt_architecture.errors import (
     reason,
 )
 from gpt_architecture.french import french_size
-from gpt_architecture.storage import read_text
+from gpt_architecture.storage import exists, is_own, json_of, read_text
 
 _MAX_TOML = 1 << 20
+_STANDARD_OUTPUT = "-"
+_MODEL_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".gguf", ".onnx")
 
 FRENCH_STYLE: dict[str, Any] = {
     "help_formatter": FrenchFormatter(),
@@ -201,6 +203,36 @@ def _run(app: App, tokens: list[str]) -> int:
         **{name: injected[name] for name in unparsed if name in injected},
     )
     return result if isinstance(result, int) else 0
+
+
+def with_json_file(tokens: Sequence[str]) -> list[str]:
+    """Les arguments, où l'ancienne forme `--json FICHIER` devient `--json-file FICHIER`.
+
+    `--json` suivi d'un fichier qui existe n'est qu'un drapeau devant un argument, sauf devant le
+    JSON d'une mesure passée. `evaluate` seule avait cette forme.
+    """
+    found = list[str]()
+    for token in tokens:
+        name, is_joined, value = token.partition("=")
+        follows = tokens[0] == "evaluate" and found[-1:] == ["--json"]
+        if name == "--json" and is_joined and value.lower() not in ("true", "false"):
+            found += ["--json"] if value == _STANDARD_OUTPUT else ["--json-file", value]
+        elif follows and token == _STANDARD_OUTPUT:
+            continue
+        elif follows and _is_old_value(token):
+            found[-1:] = ["--json-file", token]
+        else:
+            found.append(token)
+    return found
+
+
+def _is_old_value(token: str) -> bool:
+    path = Path(token)
+    if token.startswith(("-", "hub:")) or path.suffix in _MODEL_SUFFIXES:
+        return False
+    if path.suffix == ".json" or not exists(path):
+        return True  # un .json d'autrui sera refusé sous son nom, et non pris pour le modèle
+    return path.is_file() and is_own(path, json_of("evaluate"))
 
 
 def _is_foreign(name: str) -> bool:

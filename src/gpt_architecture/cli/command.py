@@ -1,4 +1,4 @@
-"""Ce dont chaque commande se sert : dire, lire l'entrée standard, trouver le modèle."""
+"""Ce dont chaque commande se sert : dire, lire une entrée, trouver le modèle ou le tokenizer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import (
-    ConfigurationError,
-)
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.storage import decode_text
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from gpt_architecture.data.tokenizer import Tokenizer
 
 
 ENV_PREFIX = "GPT_ARCHITECTURE_"
@@ -95,6 +95,39 @@ def find_model(path: Path | None) -> Path:
         if candidate.is_file():
             return candidate
     return Path(MODEL_NAME)
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """Le tokenizer d'un nom, d'un `tokenizer.json`, d'un dossier qui en a un, ou d'un modèle.
+
+    Raises:
+        ConfigurationError: un tokenizer appris, par son nom : son vocabulaire est à faire d'abord.
+        TokenizerError: nom inconnu ou fichier illisible.
+        ModelFileError: fichier .pt qui n'est pas un modèle.
+    """
+    from gpt_architecture.data.tokenizer import get_tokenizer, learns_from_text, tokenizer_from_dict
+
+    if learns_from_text(name):
+        remedy = "apprenez-le d'abord : gpt-architecture tokenizer train SOURCE… --out FICHIER"
+        if name.startswith("simple"):
+            remedy = "enregistrez-le avec SimpleTokenizerV2.from_text(…).save(…)"
+        raise ConfigurationError(
+            f"--tokenizer vaut {name}, dont le vocabulaire vient d'un texte",
+            expected="gpt2 ou le fichier JSON d'un tokenizer enregistré",
+            remedy=f"{remedy} et donnez ce fichier",
+        )
+    if Path(name).suffix == ".pt" or _is_run(Path(name)):
+        from gpt_architecture.api import locate
+        from gpt_architecture.formats.model_file import read_model
+
+        return tokenizer_from_dict(read_model(locate(name)).tokenizer)
+    return get_tokenizer(name)
+
+
+def _is_run(path: Path) -> bool:
+    """Vrai pour un dossier d'entraînement, ou un point de reprise."""
+    names = (MODEL_NAME, "checkpoints", "manifest.json")
+    return any((path / name).exists() for name in names)
 
 
 def output_console(*, stderr: bool = False) -> Console:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Group, Parameter
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from gpt_architecture.training.distributed.world import World
 
-
-T = TypeVar("T")
 
 SHUTDOWN_S = 300
 """Secondes laissées aux processus pour enregistrer, après un signal, avant SIGKILL."""
@@ -149,8 +147,6 @@ def launch_processes(
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     # torchrun donnerait un seul fil à chaque processus, quel que soit le nombre de cœurs.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    hangup = getattr(signal, "SIGHUP", None)  # absent de Windows
-    is_deaf = hangup is not None and signal.getsignal(hangup) is signal.SIG_IGN  # nohup
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -160,7 +156,7 @@ def launch_processes(
         rdzv_endpoint="localhost:0",
         max_restarts=max_restarts,
         shutdown_timeout=SHUTDOWN_S,
-        signals_to_handle=f"SIGTERM,SIGINT,SIGQUIT{'' if is_deaf else ',SIGHUP'}",
+        signals_to_handle="SIGTERM,SIGINT,SIGQUIT" + (",SIGHUP" if _hangup() else ""),
     )
     try:
         elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
@@ -192,7 +188,6 @@ _NOTICE = (
     "Arrêt demandé : le travail en cours se termine, puis un point de reprise est écrit "
     "(de nouveau pour quitter sans attendre).\n"
 )
-_HANGUP = getattr(signal, "SIGHUP", None)  # absent de Windows
 
 
 class StopRequest:
@@ -230,15 +225,19 @@ def graceful_stop() -> Iterator[StopRequest]:
         elif number == signal.SIGTERM:
             raise SystemExit(128 + number)
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
-        numbers.append(_HANGUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, *_hangup())
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _hangup() -> tuple[int, ...]:
+    """SIGHUP, là où il existe (pas sous Windows) et n'est pas ignoré (nohup)."""
+    number = getattr(signal, "SIGHUP", None)
+    return () if number is None or signal.getsignal(number) is signal.SIG_IGN else (number,)
 
 
 def _say(text: str) -> None:

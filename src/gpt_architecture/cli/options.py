@@ -1,7 +1,8 @@
-"""Options que plusieurs commandes partagent."""
+"""Options que plusieurs commandes partagent, dont la forme de leur résultat."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, make_dataclass
@@ -15,7 +16,7 @@ from gpt_architecture.config import TEMPERATURE, check_int
 from gpt_architecture.decoding.config import GenerationConfig, implied_strategy, make_config
 from gpt_architecture.decoding.settings import SETTINGS, Declaration, GroupName
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.storage import read_text
+from gpt_architecture.storage import GENERATOR, read_text, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +80,65 @@ def model_and_rest(
     if second is not None:
         problem = f"le modèle est donné deux fois, {model} et {first}"
     raise ConfigurationError(problem, expected=usage, remedy="corrigez la commande")
+
+
+@Parameter(name="*", group=Group("Résultat", sort_key=7))
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions:
+    """Sous quelle forme rendre le résultat."""
+
+    as_json: Annotated[bool, Parameter(name="--json")] = False
+    """Écrit le résultat en JSON sur la sortie standard, au lieu du texte."""
+
+    json_file: Path | None = None
+    """Fichier où écrire aussi ce JSON."""
+
+    force: bool = False
+    """Remplace un fichier qui existe déjà, s'il n'est pas lu par cette commande."""
+
+    @property
+    def wants_json(self) -> bool:
+        """Vrai si le résultat est demandé en JSON, ici ou là."""
+        return self.as_json or self.json_file is not None
+
+    def save(
+        self, records: Sequence[Mapping[str, Any]], command: str, *, indent: int | None = None
+    ) -> None:
+        """Écrit le fichier JSON, s'il est demandé : un objet par ligne, signé de la commande.
+
+        Raises:
+            OutputError: le disque refuse.
+        """
+        if self.json_file is None:
+            return
+        signed = [{"generator": f"{GENERATOR} {command}", **record} for record in records]
+        text = "".join(f"{_dump(record, indent)}\n" for record in signed)
+        write_atomically(
+            self.json_file, lambda temporary: temporary.write_text(text, encoding="utf-8")
+        )
+        say_aside(f"JSON : {self.json_file}")
+
+    def emit(
+        self, records: Sequence[Mapping[str, Any]], command: str, *, indent: int | None = None
+    ) -> bool:
+        """Écrit le résultat sous les formes JSON demandées ; vrai si le texte n'est plus à dire.
+
+        Raises:
+            OutputError: le disque refuse.
+        """
+        self.save(records, command, indent=indent)
+        for record in records:
+            self.show(record, indent=indent)
+        return self.as_json
+
+    def show(self, record: Mapping[str, Any], *, indent: int | None = None) -> None:
+        """Écrit un objet sur la sortie standard, si --json le demande."""
+        if self.as_json:
+            print(_dump(record, indent), flush=True)  # un lecteur parti arrête la commande
+
+
+def _dump(record: Mapping[str, Any], indent: int | None) -> str:
+    return json.dumps(record, ensure_ascii=False, indent=indent)
 
 
 QuantName = Literal["int8", "int4"]

@@ -19,7 +19,7 @@ from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError, ServiceError, reason
 
 if TYPE_CHECKING:
-    from gpt_architecture.cli.results import ResultOptions
+    from gpt_architecture.cli.options import ResultOptions
     from gpt_architecture.decoding.config import GenerationConfig
 
 KEY_VARIABLE = f"{ENV_PREFIX}API_KEY"
@@ -81,22 +81,18 @@ class Service:
 
     def stream(self, prompt: str, settings: dict[str, Any]) -> Iterator[str]:
         """Le texte de /v1/completions, au fil de l'eau."""
-        self.finish = None
-        body = {"prompt": prompt, **settings, "model": self.model, "stream": True}
-        for choice in self._choices("/v1/completions", body):
-            self.finish = choice.get("finish_reason") or self.finish
+        for choice in self._choices("/v1/completions", {"prompt": prompt, **settings}):
             yield choice.get("text") or ""
 
     def chat(self, messages: list[dict[str, str]], settings: dict[str, Any]) -> Iterator[str]:
         """Le texte de /v1/chat/completions, au fil de l'eau."""
-        self.finish = None
-        body = {"messages": messages, **settings, "model": self.model, "stream": True}
-        for choice in self._choices("/v1/chat/completions", body):
-            self.finish = choice.get("finish_reason") or self.finish
+        for choice in self._choices("/v1/chat/completions", {"messages": messages, **settings}):
             yield choice.get("delta", {}).get("content") or ""
 
     def _choices(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        with self._open(path, body) as response:
+        self.finish = None
+        asked = {**body, "model": self.model, "stream": True}
+        with self._open(path, asked) as response:
             while line := response.readline(_MAX_LINE):
                 data = line.decode("utf-8", "replace").strip()
                 if not data.startswith("data:"):
@@ -107,7 +103,9 @@ class Service:
                 event = self._parse(data)
                 if "error" in event:
                     raise self._failure(str(event["error"].get("message", "")))
-                yield from event.get("choices", [])
+                for choice in event.get("choices", []):
+                    self.finish = choice.get("finish_reason") or self.finish
+                    yield choice
         raise self._failure("la réponse s'est interrompue avant la fin")
 
     def _whole(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:

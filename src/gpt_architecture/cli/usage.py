@@ -162,8 +162,6 @@ def _expected(error: cyclopts.CoercionError) -> str:
 
 
 def _closest(name: str, candidates: list[str]) -> str | None:
-    from difflib import get_close_matches
-
     close = get_close_matches(name.replace("_", "-"), candidates, n=1, cutoff=0.6)
     return f"essayez {close[0]}" if close else None
 
@@ -183,7 +181,8 @@ def warn_unknown_variables(app: App, tokens: list[str]) -> None:
         return
     if not given - _names_of(app, tuple(chain)):
         return
-    known = _every_name(app)
+    known = {name for path in _paths(app) for name in _names_of(app, path)}
+    known |= {ENV_PREFIX + name for name in OTHER_VARIABLES}
     endings = [name.removeprefix(ENV_PREFIX) for name in sorted(known)]
     for name in sorted(given - known):
         close = get_close_matches(name.removeprefix(ENV_PREFIX), endings, n=1, cutoff=0.7)
@@ -198,12 +197,6 @@ def _paths(app: App, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         yield path
     for name in inner:
         yield from _paths(app, (*path, name))
-
-
-def _every_name(app: App) -> frozenset[str]:
-    """Les variables de toutes les commandes."""
-    options = {name for path in _paths(app) for name in _names_of(app, path)}
-    return frozenset(options | {ENV_PREFIX + name for name in OTHER_VARIABLES})
 
 
 def _names_of(app: App, path: tuple[str, ...]) -> frozenset[str]:

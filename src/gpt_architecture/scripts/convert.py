@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 if __package__ in (None, ""):  # lancé par son chemin : python3 convert.py
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, ProgressBar
-from gpt_architecture.cli.options import NamedModel, model_and_rest
-from gpt_architecture.cli.results import ResultOptions, json_of
+from gpt_architecture.cli.options import NamedModel, ResultOptions, model_and_rest
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import french_number, french_size
-from gpt_architecture.storage import check_not_read, check_outputs, nothing
+from gpt_architecture.storage import check_not_read, check_outputs, json_of, nothing
 
 if TYPE_CHECKING:
     from gpt_architecture.formats.model_file import ModelFile
@@ -90,40 +87,32 @@ def convert(
     given, dest = model_and_rest(model, source, dest, usage="SOURCE DESTINATION --to FORMAT")
     _check(given, dest, options, results, common)
     if options.to == "peft":
-        _tell(_convert_adapter(Path(given), dest, options, force=results.force), results)
-        return
-    with ProgressBar("Conversion") as bar:
-        bar.start(2, 0)
-        content = _read(given, options)
-        bar.update(1, "lecture faite")
-        _write(content, dest, options, force=results.force)
-        bar.update(2, "écriture faite")
-    _tell(_record(content, dest, options), results)
+        from gpt_architecture.api import locate
+        from gpt_architecture.formats.adapter_file import read_adapter
+        from gpt_architecture.interop.peft import export_peft
 
-
-def _tell(record: dict[str, Any], results: ResultOptions) -> None:
+        adapter = read_adapter(locate(given))
+        export_peft(adapter, dest, force=results.force)
+        count = sum(tensor.numel() for tensor in adapter.tensors.values())
+        record = _record(sorted(dest.iterdir()), dest, options, parameters=count)
+    else:
+        with ProgressBar("Conversion") as bar:
+            bar.start(2, 0)
+            content = _read(given, options)
+            bar.update(1, "lecture faite")
+            _write(content, dest, options, force=results.force)
+            bar.update(2, "écriture faite")
+        learned = content.metadata.get("window")
+        record = _record(
+            _written(content, dest, options),
+            dest,
+            options,
+            parameters=content.config.num_parameters(),
+            context_length=content.config.context_length,
+            window=learned if isinstance(learned, int) else None,
+        )
     if not results.emit([record], "convert"):
         _report(record)
-
-
-def _convert_adapter(
-    source: Path, dest: Path, options: ConvertOptions, *, force: bool
-) -> dict[str, Any]:
-    from gpt_architecture.api import locate
-    from gpt_architecture.formats.adapter_file import read_adapter
-    from gpt_architecture.interop.peft import export_peft
-
-    adapter = read_adapter(locate(source))
-    export_peft(adapter, dest, force=force)
-    files = sorted(dest.iterdir())
-    return {
-        "output": str(dest),
-        "to": options.to,
-        "dtype": options.dtype,
-        "parameters": sum(tensor.numel() for tensor in adapter.tensors.values()),
-        "bytes": sum(file.stat().st_size for file in files),
-        "files": [file.name for file in files],
-    }
 
 
 def _check(
@@ -225,20 +214,23 @@ def _write(content: ModelFile, dest: Path, options: ConvertOptions, *, force: bo
         )
 
 
-def _record(content: ModelFile, dest: Path, options: ConvertOptions) -> dict[str, Any]:
+def _written(content: ModelFile, dest: Path, options: ConvertOptions) -> list[Path]:
+    """Les fichiers de la conversion, ceux qui accompagnent le sien compris."""
     files = sorted(dest.iterdir()) if dest.is_dir() else [dest]
     beside = dest.with_name(f"{dest.name}.data")  # les gros poids d'un export ONNX
     files += [beside] if options.to == "onnx" and beside.exists() else []
     characters = options.to == "nanogpt" and content.tokenizer.get("name") == "char"
-    files += [dest.with_name(f"{dest.stem}.meta.json")] if characters else []
-    learned = content.metadata.get("window")
+    return files + ([dest.with_name(f"{dest.stem}.meta.json")] if characters else [])
+
+
+def _record(
+    files: list[Path], dest: Path, options: ConvertOptions, **shape: int | None
+) -> dict[str, Any]:
     return {
         "output": str(dest),
         "to": options.to,
         "dtype": options.dtype,
-        "parameters": content.config.num_parameters(),
-        "context_length": content.config.context_length,
-        "window": learned if isinstance(learned, int) else None,
+        **shape,
         "bytes": sum(file.stat().st_size for file in files),
         "files": [file.name for file in files],
     }

@@ -20,10 +20,15 @@ from gpt_architecture.cli.command import (
     output_console,
     say_aside,
 )
-from gpt_architecture.cli.options import ModelChoice, ModelSource, model_path, warn_cut
-from gpt_architecture.cli.results import ResultOptions, json_of, page_of
+from gpt_architecture.cli.options import (
+    ModelChoice,
+    ModelSource,
+    ResultOptions,
+    model_path,
+    warn_cut,
+)
 from gpt_architecture.config import MAX_TOKENS, TrainingConfig
-from gpt_architecture.storage import check_outputs
+from gpt_architecture.storage import check_outputs, json_of, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

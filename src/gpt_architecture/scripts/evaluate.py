@@ -23,12 +23,11 @@ from gpt_architecture.cli.command import (
     say_aside,
 )
 from gpt_architecture.cli.evaluate import StudyOptions, study_model
-from gpt_architecture.cli.options import ModelSource, QuantName, model_path
-from gpt_architecture.cli.results import ResultOptions, json_of, page_of
+from gpt_architecture.cli.options import ModelSource, QuantName, ResultOptions, model_path
 from gpt_architecture.config import check_int
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.french import french_duration
-from gpt_architecture.storage.overwriting import check_outputs
+from gpt_architecture.storage import check_outputs, json_of, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

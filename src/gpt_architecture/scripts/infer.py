@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 if __package__ in (None, ""):  # lancé par son chemin : python3 infer.py
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import json
 import secrets
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -31,19 +29,19 @@ from gpt_architecture.cli.options import (
     ModelChoice,
     ModelSource,
     Prompt,
+    ResultOptions,
     SamplingOptions,
     ShapeOptions,
     generation_config,
     model_path,
     warn_cut,
 )
-from gpt_architecture.cli.results import ResultOptions, json_of, page_of, text_of
 from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.reports.trace import TRACE_TITLE, TraceFormat, write_trace
-from gpt_architecture.storage import check_outputs, read_text
+from gpt_architecture.storage import check_outputs, json_of, page_of, read_text, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gpt_architecture.api import GPT
     from gpt_architecture.decoding.config import GenerationConfig
@@ -111,7 +109,7 @@ def infer(
         server: Adresse d'un service (http://127.0.0.1:8000), qui écrit à la place du modèle.
     """
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
-    _check_together(output, results, config, prompt, chat)
+    _check_together(output, results, config, prompt, chat, draft)
     source = None if server is not None else model_path(model)
     signature = {"html": page_of("trace"), "json": json_of("infer --trace")}
     check_outputs(
@@ -126,8 +124,13 @@ def infer(
         force=results.force,
     )
     if server is not None:
+        from gpt_architecture.cli.remote import check_remote, infer_remotely
+
         given = {"--model": model, **choice.asked, "--draft": draft, "--chat": chat}
-        _remotely(server, prompt, config, output, results, given, parse_special=parse_special)
+        local = {"--score": output.score or None, "--trace": output.traced or None}
+        check_remote({**given, **local})
+        texts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
+        infer_remotely(server, texts, config, results, parse_special=parse_special)
         return
 
     from gpt_architecture.api import load
@@ -176,45 +179,26 @@ def _check_together(
     config: GenerationConfig,
     prompt: str | None,
     chat: str | None,
+    draft: Path | None,
 ) -> None:
     """Refuse ce qui ne va pas ensemble, avant de charger le modèle."""
+    several, asked = output.prompts is not None, prompt is not None
     pairs = {
-        "--chat et --prompt": chat is not None and prompt is not None,
-        "--chat et --prompts": chat is not None and output.prompts is not None,
-        "--prompt et --prompts": prompt is not None and output.prompts is not None,
-        "--score et --trace": output.score and output.traced,
-        "--score et --prompts": output.score and output.prompts is not None,
-        "--trace et --prompts": output.traced and output.prompts is not None,
-        "--trace et --n": output.traced and config.n > 1,
-        "--trace et --lookup": output.traced and config.lookup > 0,
-        "--trace et --strategy beam": output.traced and config.strategy == "beam",
-        "--trace et --json (--trace-format json)": output.traced and results.wants_json,
+        ("--chat", "--prompt"): chat is not None and asked,
+        ("--chat", "--prompts"): chat is not None and several,
+        ("--prompt", "--prompts"): asked and several,
+        ("--score", "--trace"): output.score and output.traced,
+        ("--score", "--prompts"): output.score and several,
+        ("--trace", "--prompts"): output.traced and several,
+        ("--trace", "--n"): output.traced and config.n > 1,
+        ("--trace", "--lookup"): output.traced and config.lookup > 0,
+        ("--trace", "--draft"): output.traced and draft is not None,
+        ("--trace", "--strategy beam"): output.traced and config.strategy == "beam",
+        ("--trace", "--json (--trace-format json)"): output.traced and results.wants_json,
     }
-    refused = [pair for pair, found in pairs.items() if found]
-    if refused:
-        raise ConfigurationError(
-            f"{refused[0]} sont donnés ensemble",
-            expected="l'un ou l'autre",
-            remedy="retirez l'un des deux",
-        )
-
-
-def _remotely(
-    server: str,
-    prompt: str | None,
-    config: GenerationConfig,
-    output: OutputOptions,
-    results: ResultOptions,
-    given: Mapping[str, object],
-    *,
-    parse_special: bool,
-) -> None:
-    """Fait écrire un service ; ce qui demande le modèle lui-même est refusé."""
-    from gpt_architecture.cli.remote import check_remote, infer_remotely
-
-    check_remote({**given, "--score": output.score or None, "--trace": output.traced or None})
-    prompts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
-    infer_remotely(server, prompts, config, results, parse_special=parse_special)
+    for (first, second), found in pairs.items():
+        if found:
+            raise ConfigurationError.together(first, second, remedy="retirez l'un des deux")
 
 
 def _starts(
@@ -255,14 +239,17 @@ def _stream(
     if not results.as_json:
         print()
     warn_cut(config, [pieces[-1].finish])
-    if not results.wants_json:
-        return
-    record = _record(text, "".join(piece.text for piece in pieces), config)
-    record["finish"] = pieces[-1].finish
-    record["tokens"] = [piece.token for piece in pieces if piece.token is not None]
-    record["seconds"] = time.perf_counter() - start
-    scores = [piece.score for piece in pieces if piece.score is not None]
-    results.emit([_with_scores(gpt, record, scores, config)], "infer")
+    record = _record(
+        gpt,
+        text,
+        "".join(piece.text for piece in pieces),
+        config,
+        [piece.score for piece in pieces if piece.score is not None],
+        finish=pieces[-1].finish,
+        tokens=[piece.token for piece in pieces if piece.token is not None],
+        seconds=time.perf_counter() - start,
+    )
+    results.emit([record], "infer")
 
 
 def _whole(
@@ -272,35 +259,35 @@ def _whole(
     start = time.perf_counter()
     found = gpt.generate_batch(texts, config)
     seconds = time.perf_counter() - start
-    count = sum(len(each.tokens) for generations in found for each in generations)
-    ends = [each.finish for generations in found for each in generations]
-    records = list[dict[str, Any]]()
-    if results.wants_json:
-        for text, generations in zip(texts, found, strict=True):
-            for each in generations:
-                record = _record(text, each.text, config)
-                record |= {"seed": each.seed, "finish": each.finish, "tokens": list(each.tokens)}
-                if each.score is not None:
-                    record["score"] = each.score
-                if each.speculation is not None:
-                    record["speculation"] = each.speculation.to_dict()
-                record["seconds"] = seconds
-                records.append(_with_scores(gpt, record, list(each.scores), config))
+    pairs = [(text, each) for text, group in zip(texts, found, strict=True) for each in group]
+    ends = [each.finish for _, each in pairs]
+    records = [
+        _record(
+            gpt,
+            text,
+            each.text,
+            config,
+            each.scores,
+            seed=each.seed,
+            finish=each.finish,
+            tokens=list(each.tokens),
+            score=each.score,
+            speculation=each.speculation and each.speculation.to_dict(),
+            seconds=seconds,
+        )
+        for text, each in pairs
+    ]
     if results.emit(records, "infer"):
         warn_cut(config, ends)
         return
-    blocks = [
-        text + each.text if echo else each.text
-        for text, generations in zip(texts, found, strict=True)
-        for each in generations
-    ]
-    print("\n\n---\n\n".join(blocks))
+    print("\n\n---\n\n".join(text + each.text if echo else each.text for text, each in pairs))
     warn_cut(config, ends)
-    print(_summary(count, seconds, [each for group in found for each in group]), file=sys.stderr)
+    print(_summary(seconds, [each for _, each in pairs]), file=sys.stderr)
 
 
-def _summary(count: int, seconds: float, generations: list[Generation]) -> str:
+def _summary(seconds: float, generations: list[Generation]) -> str:
     """Débit, et propositions acceptées s'il y en a eu."""
+    count = sum(len(each.tokens) for each in generations)
     pace = f"{count} tokens en {seconds:.1f} s ({count / seconds:.0f} tokens/s)".replace(".", ",")
     stats = [each.speculation for each in generations if each.speculation is not None]
     proposed = sum(each.proposed for each in stats)
@@ -319,24 +306,21 @@ def _summary(count: int, seconds: float, generations: list[Generation]) -> str:
 def _score(gpt: GPT, text: str, config: GenerationConfig, results: ResultOptions) -> None:
     """La probabilité de chaque token du début."""
     scores = gpt.score(text, top=config.logprobs or 0)
-    if results.emit([_score_record(gpt, scores, text)], "infer"):
-        return
-    for each in scores:
-        word = json.dumps(gpt.tokenizer.decode([each.token]), ensure_ascii=False)
-        print(f"{each.logprob:8.3f}  {word}".replace(".", ",", 1))
-    if scores:
-        mean = sum(each.logprob for each in scores) / len(scores)
-        print(f"log p moyen : {mean:.3f} sur {len(scores)} tokens".replace(".", ","))
-
-
-def _score_record(gpt: GPT, scores: list[TokenScore], text: str) -> dict[str, Any]:
     total = sum(each.logprob for each in scores)
-    return {
+    record = {
         "prompt": text,
         "logprob": total,
         "tokens": len(scores),
         "scores": [_score_dict(gpt, each) for each in scores],
     }
+    if results.emit([record], "infer"):
+        return
+    for each in scores:
+        word = json.dumps(gpt.tokenizer.decode([each.token]), ensure_ascii=False)
+        print(f"{each.logprob:8.3f}  {word}".replace(".", ",", 1))
+    if scores:
+        mean = f"{total / len(scores):.3f}".replace(".", ",")
+        print(f"log p moyen : {mean} sur {len(scores)} tokens")
 
 
 def _score_dict(gpt: GPT, score: TokenScore) -> dict[str, Any]:
@@ -353,8 +337,16 @@ def _score_dict(gpt: GPT, score: TokenScore) -> dict[str, Any]:
     }
 
 
-def _record(text: str, completion: str, config: GenerationConfig) -> dict[str, Any]:
-    return {
+def _record(
+    gpt: GPT,
+    text: str,
+    completion: str,
+    config: GenerationConfig,
+    scores: Sequence[TokenScore],
+    **more: Any,
+) -> dict[str, Any]:
+    """Une suite, pour un programme ; de `more`, seul ce qui n'est pas None."""
+    record = {
         "prompt": text,
         "completion": completion,
         "strategy": config.strategy,
@@ -365,11 +357,7 @@ def _record(text: str, completion: str, config: GenerationConfig) -> dict[str, A
         "seed": config.seed,
         "settings": config.to_dict(),
     }
-
-
-def _with_scores(
-    gpt: GPT, record: dict[str, Any], scores: list[TokenScore], config: GenerationConfig
-) -> dict[str, Any]:
+    record |= {name: value for name, value in more.items() if value is not None}
     if config.logprobs is not None:
         record["scores"] = [_score_dict(gpt, each) for each in scores]
     return record

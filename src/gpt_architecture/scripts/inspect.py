@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 if __package__ in (None, ""):  # lancé par son chemin : python3 inspect.py
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, ProgressBar
-from gpt_architecture.cli.options import ModelSource, model_path
-from gpt_architecture.cli.results import ResultOptions, json_of
+from gpt_architecture.cli.options import ModelSource, ResultOptions, model_path
 from gpt_architecture.french import french_number, french_size
-from gpt_architecture.storage import check_outputs
+from gpt_architecture.storage import check_outputs, json_of
 
 if TYPE_CHECKING:
     from gpt_architecture.formats.inspection import Inspection

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions
-from gpt_architecture.cli.options import NamedModel, model_and_rest
-from gpt_architecture.cli.results import ResultOptions, json_of
+from gpt_architecture.cli.options import NamedModel, ResultOptions, model_and_rest
 from gpt_architecture.french import french_size
-from gpt_architecture.storage import check_outputs, nothing
+from gpt_architecture.storage import check_outputs, json_of, nothing
 
 
 @Parameter(name="*", group=Group("Fusion", sort_key=1))

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 if __package__ in (None, ""):  # lancé par son chemin : python3 prepare.py
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import CommonOptions, ProgressBar, say
-from gpt_architecture.cli.tokenizers import load_tokenizer
+from gpt_architecture.cli.command import CommonOptions, ProgressBar, load_tokenizer, say
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.french import french_duration, french_number, french_size
+from gpt_architecture.french import decimal, french_duration, french_number, french_size, short
 from gpt_architecture.storage import check_not_read
 
 if TYPE_CHECKING:
@@ -178,14 +175,14 @@ def _report(result: PreparedTokens, seconds: float) -> None:
         f"{french_number(result.tokens['train'])} d'entraînement, "
         f"{french_number(result.tokens['val'])} de validation"
     )
-    ratio = f"{result.bytes_per_token:.2f}".replace(".", ",")
+    ratio = decimal(result.bytes_per_token)
     say(f"Texte        {french_size(result.text_bytes)}, {ratio} octets par token")
     if result.single_document:
         say("Un seul document : sa fin, et non des documents, fait la validation.")
     elif (share := result.tokens["val"] / tokens) > _LARGE_SHARE * result.val_fraction:
         say(
-            f"Validation   {_percent(share)} des tokens pour {_percent(result.val_fraction)} "
-            "demandé(s) : "
+            f"Validation   {short(100 * share)} % des tokens pour "
+            f"{short(100 * result.val_fraction)} % demandé(s) : "
             "trop peu de documents pour mieux répartir"
         )
     for reason, entry in sorted(result.skipped.items()):
@@ -193,11 +190,6 @@ def _report(result: PreparedTokens, seconds: float) -> None:
         more = " ; …" if entry["count"] > len(examples) else ""
         count = french_number(entry["count"])
         say(f"Écarté       {reason} : {count} — {' ; '.join(examples)}{more}")
-
-
-def _percent(share: float) -> str:
-    """« 50 % », « 0,5 % »."""
-    return f"{100 * share:.3g} %".replace(".", ",")
 
 
 if __name__ == "__main__":

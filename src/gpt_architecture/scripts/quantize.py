@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 if __package__ in (None, ""):  # lancé par son chemin : python3 quantize.py
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import CommonOptions, find_model, output_console
-from gpt_architecture.cli.options import ModelSource
-from gpt_architecture.cli.results import ResultOptions, json_of
+from gpt_architecture.cli.command import CommonOptions, ProgressBar, find_model
+from gpt_architecture.cli.options import ModelSource, ResultOptions
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.french import french_size
-from gpt_architecture.storage import check_outputs, nothing
+from gpt_architecture.french import decimal, french_size
+from gpt_architecture.storage import check_outputs, json_of, nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gpt_architecture.evaluation.reliability import Fidelity
     from gpt_architecture.formats.model_file import ModelFile
     from gpt_architecture.kernels.decode.packed import PackedModel
@@ -82,17 +77,17 @@ def quantize(
 
     content = read_any(source)
     reference = content.build()
-    with _Stage("Quantification"):
+    with ProgressBar("Quantification"):
         packed = pack(reference, Scheme(name=options.scheme, group_size=options.group_size))
     save_quantized(output, packed, tokenizer=content.tokenizer, metadata=content.metadata)
     fidelity = None
     if options.text is not None:
-        with _Stage("Mesure") as stage:
-            fidelity = _measure(content, packed, options, stage.advance)
+        with ProgressBar("Mesure") as bar:
+            fidelity = _measure(content, packed, options, bar)
     sizes = (4 * content.config.num_parameters(), packed.nbytes)
     record = _record(output, options, sizes, fidelity)
     if not results.emit([record], "quantize"):
-        _report(record, sizes)
+        _report(record)
 
 
 def _check(output: Path, options: QuantizeOptions) -> None:
@@ -109,7 +104,7 @@ def _measure(
     content: ModelFile,
     packed: PackedModel,
     options: QuantizeOptions,
-    on_progress: Callable[[int, int], None],
+    bar: ProgressBar,
 ) -> Fidelity:
     import torch
 
@@ -127,7 +122,7 @@ def _measure(
         packed,
         torch.tensor(ids[: options.tokens + 1], dtype=torch.int64),
         window=min(learned, limit) if isinstance(learned, int) and learned > 0 else limit,
-        on_progress=on_progress,
+        on_progress=lambda done, total: bar.start(total, done),
     )
 
 
@@ -152,49 +147,22 @@ def _record(
     return record
 
 
-def _report(record: dict[str, Any], sizes: tuple[int, int]) -> None:
-    before, after = sizes
+def _report(record: dict[str, Any]) -> None:
+    before, after = record["bytes_before"], record["bytes_after"]
     print(
         f"{record['output']} : {record['scheme']}, groupes de {record['group_size']} ; "
         f"poids de {french_size(before)} à {french_size(after)} "
-        f"({_french(before / after, 1)} fois moins)"
+        f"({decimal(before / after, 1)} fois moins)"
     )
     if "tokens" not in record:
         print("Qualité non mesurée : --text FICHIER, un texte que le modèle n'a pas appris.")
         return
+    gap = f"{100 * record['perplexity_gap']:+.2f}".replace(".", ",")
     print(
-        f"Perplexité sur {record['tokens']} tokens : {_french(record['perplexity_before'], 3)} "
-        f"→ {_french(record['perplexity_after'], 3)} "
-        f"({_french(100 * record['perplexity_gap'], 2, '+')} %)"
+        f"Perplexité sur {record['tokens']} tokens : {decimal(record['perplexity_before'], 3)} "
+        f"→ {decimal(record['perplexity_after'], 3)} ({gap} %)"
     )
-    print(f"Même token glouton : {_french(100 * record['greedy_agreement'], 1)} % des positions")
-
-
-def _french(value: float, digits: int, sign: str = "") -> str:
-    return f"{value:{sign}.{digits}f}".replace(".", ",")
-
-
-class _Stage:
-    """Une étape longue : une barre au terminal, rien ailleurs."""
-
-    def __init__(self, name: str) -> None:
-        from rich.progress import Progress
-
-        console = output_console(stderr=True)
-        live = sys.stderr.isatty() and console.is_interactive
-        self._bar = Progress(console=console, transient=True, disable=not live)
-        self._task = self._bar.add_task(name, total=None)
-
-    def __enter__(self) -> _Stage:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._bar.stop()
-
-    def advance(self, done: int, total: int) -> None:
-        """Avance la barre."""
-        self._bar.update(self._task, completed=done, total=total)
+    print(f"Même token glouton : {decimal(100 * record['greedy_agreement'], 1)} % des positions")
 
 
 if __name__ == "__main__":

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 if __package__ in (None, ""):  # lancé par son chemin : python3 tokenizer.py
-    from pathlib import Path
-
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import json
 import time
 from dataclasses import asdict, dataclass
 from dataclasses import field as made_of
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
@@ -21,16 +19,16 @@ from cyclopts import Group, Parameter
 from gpt_architecture.cli.command import (
     CommonOptions,
     ProgressBar,
+    load_tokenizer,
     output_console,
     read_stdin,
     say,
     say_aside,
 )
-from gpt_architecture.cli.results import ResultOptions, json_of, page_of
-from gpt_architecture.cli.tokenizers import load_tokenizer
+from gpt_architecture.cli.options import ResultOptions
 from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.french import french_duration, french_number, french_size
-from gpt_architecture.storage import check_outputs, nothing
+from gpt_architecture.storage import check_outputs, json_of, nothing, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,7 +23,7 @@ from gpt_architecture.cli.command import (
 from gpt_architecture.cli.options import ModelChoice, ModelSource, Prompt, model_path
 from gpt_architecture.errors import MissingDependencyError
 from gpt_architecture.french import decimal
-from gpt_architecture.storage.overwriting import check_outputs, own_figure
+from gpt_architecture.storage import check_outputs, own_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,11 @@ from gpt_architecture.storage.overwriting import (
     check_outputs,
     exists,
     is_own,
+    json_of,
     nothing,
     own_figure,
+    page_of,
+    text_of,
 )
 from gpt_architecture.storage.reading import (
     MAX_DEPTH,
@@ -57,9 +60,11 @@ __all__ = [
     "exists",
     "foreign_format",
     "is_own",
+    "json_of",
     "nothing",
     "open_regular",
     "own_figure",
+    "page_of",
     "parse_json",
     "read_at_most",
     "read_json",
@@ -67,6 +72,7 @@ __all__ = [
     "read_text",
     "sweep",
     "sync",
+    "text_of",
     "write_atomically",
     "write_directory",
 ]

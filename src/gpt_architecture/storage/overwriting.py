@@ -8,6 +8,7 @@ désigne.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -33,6 +34,23 @@ Signature = Callable[[bytes, bytes], bool]
 def own_figure(head: bytes, tail: bytes) -> bool:
     """Une de nos figures, en PDF."""
     return head.startswith(b"%PDF") and f"/Creator ({GENERATOR})".encode() in tail
+
+
+def json_of(command: str) -> Signature:
+    """Le JSON d'une commande."""
+    pattern = re.compile(rb'\s*\{\s*"generator":\s*"%s"' % f"{GENERATOR} {command}".encode())
+    return lambda head, _tail: pattern.match(head) is not None
+
+
+def page_of(template: str) -> Signature:
+    """Une page HTML d'un de nos gabarits."""
+    mark = f'<meta name="generator" content="{GENERATOR} {template}">'.encode()
+    return lambda head, _tail: mark in head
+
+
+def text_of(title: str) -> Signature:
+    """Un texte dont la première ligne commence par `title`."""
+    return lambda head, _tail: head.startswith(title.encode())
 
 
 def nothing(_head: bytes, _tail: bytes) -> bool:

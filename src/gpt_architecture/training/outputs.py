@@ -30,8 +30,7 @@ from gpt_architecture.formats.adapter_file import (
 from gpt_architecture.formats.journal import JOURNAL
 from gpt_architecture.formats.model_file import MODEL_NAME, read_model, save_model
 from gpt_architecture.french import french_size
-from gpt_architecture.storage import check_writable
-from gpt_architecture.storage.overwriting import check_not_read, check_outputs, own_figure
+from gpt_architecture.storage import check_not_read, check_outputs, check_writable, own_figure
 from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
 from gpt_architecture.training.session import Settings
 from gpt_architecture.training.simple import plot_losses
@@ -64,7 +63,7 @@ def check_output(
         identities: entraînements dont le fichier peut être remplacé.
         product: ce qui sera écrit à la fin.
         checkpoints: points de reprise qui tiendront ensemble sur le disque.
-        reads: ce que l'entraînement lit (voir `overwriting.check_outputs`).
+        reads: ce que l'entraînement lit (voir `storage.check_outputs`).
         force: accepte d'écraser.
 
     Raises:
