@@ -1,7 +1,7 @@
 """Ce que les tests partagent : pas de réseau, un petit modèle, un petit texte."""
 
+import inspect
 import os
-import re
 import runpy
 import signal
 import sys
@@ -41,19 +41,42 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
-LAUNCHES = re.compile(r"\b(run_process|subprocess|Popen|multiprocessing|spawn|served)\b")
+LAUNCHES = {"subprocess", "Popen", "multiprocessing", "spawn"}
+"""Ce que nomme une fonction qui lance des processus."""
 
 
 def pytest_collection_modifyitems(items) -> None:
     """Marque ce qui lance des processus ou un navigateur : `make test-rapide` s'en passe."""
-    launching = {}
+    known = {}
     for item in items:
-        if item.path not in launching:
-            launching[item.path] = LAUNCHES.search(item.path.read_text(encoding="utf-8"))
         if item.path.parent.name == "browser":
             item.add_marker("browser")
-        elif launching[item.path]:
+            continue
+        fixtures = [each[-1].func for each in item._fixtureinfo.name2fixturedefs.values()]
+        if any(launches(each, known) for each in (item.function, *fixtures)):
             item.add_marker("process")
+
+
+def launches(thing, known) -> bool:
+    """Vrai si cette fonction, ou l'une de celles des tests qu'elle emploie, lance un processus."""
+    if inspect.isclass(thing):
+        return any(launches(each, known) for each in vars(thing).values())
+    thing = getattr(getattr(thing, "hypothesis", None), "inner_test", thing)
+    code = getattr(thing, "__code__", None)
+    if code is None or not Path(code.co_filename).is_relative_to(HERE):
+        return False
+    if code not in known:
+        known[code] = False  # le temps de répondre : elle peut s'appeler elle-même
+        names = names_in(code)
+        used = (thing.__globals__.get(name) for name in names)
+        known[code] = bool(names & LAUNCHES) or any(launches(each, known) for each in used)
+    return known[code]
+
+
+def names_in(code) -> set[str]:
+    """Les noms qu'emploie une fonction, fonctions intérieures comprises."""
+    inner = (each for each in code.co_consts if inspect.iscode(each))
+    return {*code.co_names, *(name for each in inner for name in names_in(each))}
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from decoding_helpers import LETTERS, LetterTokenizer, sharp_model
 
 from gpt_architecture.errors import TokenizerError
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.context import Limits, ServingContext
+from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.engine import Engine
 from gpt_architecture.serving.engine.messages import EngineClosed, EngineStats, Ticket
 from gpt_architecture.serving.http.server import HttpServer, bind, url_of
+from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
 WINDOW = 256

@@ -14,8 +14,9 @@ import gpt_architecture.serving.studio
 from gpt_architecture.evaluation.attention_maps import attention_of
 from gpt_architecture.evaluation.comparison import SIX_VARIANTS
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.context import Limits, ServingContext
+from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.engine import Engine
+from gpt_architecture.serving.limits import Limits
 
 WEB = Path(gpt_architecture.serving.studio.__file__).parent / "web"
 WINDOW = 128

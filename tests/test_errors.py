@@ -23,6 +23,7 @@ from gpt_architecture.errors import (
     ServiceError,
     TokenizerError,
     TrainingError,
+    is_out_of_memory,
 )
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gpt_architecture"
@@ -208,3 +209,36 @@ class TestSettingsBecomeOptions:
     )
     def test_translation(self, tokens, message, expected):
         assert with_options(message, build_app(), tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("why", "remedy"),
+    [
+        (FileNotFoundError(2, "No such file"), "vérifiez le chemin et les droits"),
+        (PermissionError(13, "Permission denied"), "vérifiez le chemin et les droits"),
+        ("en-tête coupé", "recopiez-le depuis sa source"),
+    ],
+)
+def test_an_unreadable_file_has_the_remedy_of_its_cause(why, remedy):
+    assert DataError.unreadable("x", why, expected="un texte").remedy == remedy
+
+
+def test_wrong_and_together_name_the_settings():
+    wrong = ConfigurationError.wrong("top_p", 2, expected="un nombre ≤ 1")
+    assert str(wrong) == "top_p vaut 2 (attendu : un nombre ≤ 1) ; corrigez top_p."
+    both = ConfigurationError.together("`resume`", "`preset`")
+    assert str(both) == (
+        "`resume` et `preset` sont donnés ensemble (attendu : l'un ou l'autre) ; retirez `preset`."
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("unable to mmap 4 bytes: Cannot allocate memory (12)"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_lack_of_memory_is_recognised(error):
+    assert is_out_of_memory(error)

@@ -36,6 +36,9 @@ def _on_one_line(text: str) -> str:
     return _CONTROL.sub(" ", text)
 
 
+_CHECK_PATH = "vérifiez le chemin et les droits"
+
+
 class GPTArchitectureError(Exception):
     """Racine de toutes les erreurs prévues par le projet.
 
@@ -67,7 +70,7 @@ class GPTArchitectureError(Exception):
         said = reason(why) if isinstance(why, BaseException) else why
         if remedy is None:
             closed = isinstance(why, OSError)
-            remedy = "vérifiez ses droits" if closed else "recopiez-le depuis sa source"
+            remedy = _CHECK_PATH if closed else "recopiez-le depuis sa source"
         return cls(f"{path} est illisible : {said}", expected=expected, remedy=remedy)
 
     @classmethod
@@ -248,7 +251,10 @@ def shown(value: object) -> str:
     return _SHOWN.repr(value)
 
 
+_NO_MEMORY = "out of memory", "can't allocate", "cannot allocate memory"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Vrai si l'erreur dit que la mémoire manque, sur le processeur ou sur une carte."""
-    text = str(error)  # PyTorch lève une RuntimeError, dont seul le texte le dit
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+    text = str(error).lower()  # PyTorch lève une RuntimeError, dont seul le texte le dit
+    return isinstance(error, MemoryError) or any(each in text for each in _NO_MEMORY)

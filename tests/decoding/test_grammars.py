@@ -211,3 +211,12 @@ def test_an_endless_reading_is_given_up(tokenizer, monkeypatch):
     config = GenerationConfig(json_schema='{"type": "integer", "multipleOf": 99991}')
     with pytest.raises(ConfigurationError, match=r"plus de 0\.05 s"):
         build_constraint(config, tokenizer, vocab_size=tokenizer.vocab_size)
+
+
+def test_a_schema_that_nests_forever_is_refused():
+    link = {"allOf": [{"$ref": "#/$defs/N"}, {"properties": {"x": {"type": "integer"}}}]}
+    node = {"type": "object", "properties": {"l": link}}
+    schema = {"$defs": {"N": node}, "$ref": "#/$defs/N"}
+    for each in (close_objects, make_strict):
+        with pytest.raises(ConfigurationError, match="imbrique trop de niveaux"):
+            each(schema)

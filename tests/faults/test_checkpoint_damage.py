@@ -302,7 +302,7 @@ def test_bad_json_is_refused(store, path, name, content):
 def test_an_oversized_json_is_not_read(store, path):
     with (path / "manifest.json").open("ab") as file:
         file.truncate(1 << 40)  # creux : rien n'est écrit
-    check_refused(store, path, "manifest.json", "plus que les")
+    check_refused(store, path, "manifest.json", "plus de 1,0 Mio")
 
 
 def container(shape, end, data):

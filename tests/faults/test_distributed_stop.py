@@ -13,7 +13,13 @@ from distributed_helpers import HERE
 
 from gpt_architecture.training.checkpoint import CheckpointStore, read_checkpoint
 
-OPTIONS = {"engine": "autograd", "drop_rate": 0.0, "batch_size": 4, "eval_freq": 1000}
+OPTIONS = {
+    "engine": "autograd",
+    "precision": "fp32",
+    "drop_rate": 0.0,
+    "batch_size": 4,
+    "eval_freq": 1000,
+}
 
 
 def entries(folder, kind):

@@ -23,6 +23,7 @@ from gpt_architecture.formats.model_file import (
     save_model,
     write_atomically,
 )
+from gpt_architecture.formats.tensor_files import refusals
 
 BOOK = GPTConfig(vocab_size=61, context_length=16, emb_dim=24, n_heads=3, n_layers=2, drop_rate=0.1)
 GPT2 = replace(BOOK, qkv_bias=True, tie_weights=True)
@@ -453,3 +454,8 @@ class TestMaliciousFiles:
         message = refused(write_payload(path, payload(metadata={"note": Trap(victim)})))
         assert "objet Python refusé" in message
         assert not victim.exists()
+
+
+def test_lack_of_memory_is_not_a_damaged_file(tmp_path):
+    with pytest.raises(MemoryError), refusals(tmp_path / "modele", "abîmé", "un modèle"):
+        raise MemoryError

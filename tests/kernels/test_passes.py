@@ -114,19 +114,17 @@ def test_several_tokens_read_apart_have_the_bits_of_each_alone(model, packing, c
     assert alone.lengths == together.lengths
 
 
-@pytest.mark.parametrize("packing", ["fp32", "int8"])
-def test_more_tokens_than_one_reading_takes_keep_the_same_bits(model, packing):
-    packed = pack(model, packing)
-    tokens = torch.randint(211, (21,), generator=torch.Generator().manual_seed(3)).tolist()
-    alone, together = packed.new_cache(1), packed.new_cache(1)
-    for cache in (alone, together):
-        packed(torch.tensor([PROMPT]), cache)
-    wanted = torch.cat([packed(torch.tensor([[token]]), alone)[0] for token in tokens])
-    (found,) = CacheReader(packed, tokenwise=True).run(
-        together, [Part(row=0, tokens=tokens, every=True)]
-    )
-    assert torch.equal(found, wanted)
-    assert together.lengths == alone.lengths
+@pytest.mark.parametrize("count", [5, 21])
+def test_too_many_tokens_apart_are_read_as_elsewhere(model, count):
+    packed = pack(model)
+    tokens = torch.randint(211, (count,), generator=torch.Generator().manual_seed(3)).tolist()
+    apart, plain = packed.new_cache(1), packed.new_cache(1)
+    part = Part(row=0, tokens=tokens, every=True)
+    (found,) = CacheReader(packed, tokenwise=True).run(apart, [part])
+    wanted = packed(torch.tensor([tokens]), plain)[0]
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(found, wanted) or count < 8
+    assert apart.lengths == plain.lengths == [count]
 
 
 def test_too_many_tokens_are_not_read_apart(model):

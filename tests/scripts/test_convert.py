@@ -103,7 +103,7 @@ def test_a_refused_source_is_told_what_can_be_converted(cli, tmp_path, data):
     outcome = cli("convert", tmp_path / "x", tmp_path / "sortie", "--to", "pt")
     outcome.check_one_line_error(1, "modèle gpt-architecture", "nanoGPT", "Raschka")
     _, _, expected = outcome.err.partition("attendu")
-    assert not any(name in expected for name in ("GGUF", "ONNX", "quantifié", "LoRA"))
+    assert not any(name in expected for name in ("GGUF", "ONNX", "quantifié"))
     assert "GGUF" in cli("inspect", tmp_path / "x").err or data.startswith(b"GGUF")
 
 

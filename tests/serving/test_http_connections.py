@@ -9,8 +9,8 @@ import pytest
 from http_helpers import HTTP, ScriptedEngine, make_context, serving
 
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.context import Limits
 from gpt_architecture.serving.http.server import BoundedProtocol, HttpServer, bind
+from gpt_architecture.serving.limits import Limits
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -31,9 +31,9 @@ from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.app import create_app
-from gpt_architecture.serving.context import Limits
 from gpt_architecture.serving.engine.messages import Failed, Finished, Overloaded, Produced
 from gpt_architecture.serving.http.middleware import GuardMiddleware
+from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.openai.streaming import _unless_gone
 
 COMPLETIONS = "/v1/completions"

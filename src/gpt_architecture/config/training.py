@@ -222,7 +222,7 @@ class LoRAConfig:
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise ConfigurationError.wrong(
                 "lora_targets",
-                ", ".join(self.targets) or "rien",
+                self.targets,
                 expected=f"des noms distincts parmi {', '.join(get_args(LoRATarget))}",
             )
         for target in self.targets:

@@ -77,8 +77,9 @@ class CacheReader:
         model: rend des logits (B, T, V).
         mixed: mêle des parts de toutes longueurs si le modèle le sait : les logits d'une ligne ne
             dépendent alors que d'elle, au bit près. Ce ne sont pas les bits des autres lectures.
-        tokenwise: les logits d'une part seule ont les bits d'une lecture token par token, si le
-            modèle le sait : vérifier des propositions ne change alors rien au texte.
+        tokenwise: les logits d'une part seule ont les bits d'une lecture token par token, tant que
+            le modèle le sait : vérifier des propositions ne change alors rien au texte. Une part
+            trop longue pour cela est lue comme ailleurs, en un passage.
     """
 
     def __init__(self, model: CausalLM, *, mixed: bool = False, tokenwise: bool = False) -> None:
@@ -98,7 +99,7 @@ class CacheReader:
 
     @property
     def is_tokenwise(self) -> bool:
-        """Vrai si plusieurs tokens d'une part seule ont les bits d'une lecture un par un."""
+        """Vrai si quelques tokens d'une part seule ont les bits d'une lecture un par un."""
         return self._tokenwise is not None
 
     def run(self, cache: KVCache, parts: Sequence[Part]) -> list[Tensor]:
@@ -112,7 +113,8 @@ class CacheReader:
             if self._uniform is not None:
                 return self._mixed(self._uniform, cache, parts)
             if self._tokenwise is not None and len(parts) == 1 and parts[0].every:
-                apart = self._apart(self._tokenwise, cache, parts[0])
+                view = _view(cache, [parts[0].row])
+                apart = self._tokenwise.read_apart(parts[0].tokens, view)
                 return self._together(cache, parts) if apart is None else [apart]
             found = [torch.empty(0)] * len(parts)
             for group in _groups(parts, cache):
@@ -143,21 +145,6 @@ class CacheReader:
             return list(logits)
         pairs = zip(parts, sizes, logits, strict=True)
         return [each[:size] if part.every else each[size - 1 : size] for part, size, each in pairs]
-
-    def _apart(self, model: TokenwiseLM, cache: KVCache, part: Part) -> Tensor | None:
-        """Logits (T, V) d'une part lue seule, en morceaux s'il le faut ; None : impossible."""
-        view, size = _view(cache, [part.row]), len(part.tokens)
-        while (first := model.read_apart(part.tokens[:size], view)) is None:
-            if size == 1:
-                return None
-            size = (size + 1) // 2
-        found = [first]
-        for start in range(size, len(part.tokens), size):
-            tokens = part.tokens[start : start + size]
-            logits = model.read_apart(tokens, view)
-            rest = Part(row=0, tokens=tokens, every=True)
-            found += self._together(view, [rest]) if logits is None else [logits]
-        return torch.cat(found) if len(found) > 1 else first
 
     def _mixed(self, model: UniformLM, cache: KVCache, parts: Sequence[Part]) -> list[Tensor]:
         """Remplit des passages de parts mises bout à bout, coupées où il le faut."""
@@ -193,17 +180,17 @@ class CacheReader:
 def _groups(parts: Sequence[Part], cache: KVCache) -> list[list[int]]:
     """Rangs des parts que lit chaque passage : celles d'un token, puis chacune des autres.
 
-    Toutes en un seul, si les compléter coûte moins que ces passages et que leurs lignes ont la
-    place.
+    Toutes en un seul, si leurs lignes ont la place et que les compléter coûte moins que ces
+    passages ; une carte, qu'un passage occupe à peine, n'en fait jamais plusieurs.
     """
     sizes = [len(part.tokens) for part in parts]
     longest = max(sizes)
     together = [list(range(len(parts)))]
-    if min(sizes) == longest:
+    fits = max(cache.lengths[part.row] for part in parts) + longest <= cache.capacity
+    if min(sizes) == longest or (fits and cache.storage.device.type != "cpu"):
         return together
     single = [index for index, size in enumerate(sizes) if size == 1]
     groups = [*([single] if single else []), *([i] for i, size in enumerate(sizes) if size > 1)]
-    fits = max(cache.lengths[part.row] for part in parts) + longest <= cache.capacity
     padding = longest * len(sizes) - sum(sizes)
     return together if fits and padding <= _PASS_COST * (len(groups) - 1) else groups
 

@@ -198,8 +198,14 @@ def close_objects(schema: Schema) -> Schema:
     `unevaluatedProperties`. Ce que `allOf` réunit est fermé ensemble, sur toutes ses propriétés ;
     un objet qui mêle autrement ses propriétés à d'autres schémas (`anyOf`, `if`…) reste ouvert :
     fermer une de ses parts interdirait les autres.
+
+    Raises:
+        ConfigurationError: il imbrique trop de niveaux.
     """
-    return _Closer(schema).close(schema, opened=False)
+    try:
+        return _Closer(schema).close(schema, opened=False)
+    except RecursionError:
+        raise refusal("json_schema", "elle imbrique trop de niveaux") from None
 
 
 def make_strict(schema: Schema) -> Schema:

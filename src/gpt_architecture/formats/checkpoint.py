@@ -52,7 +52,6 @@ _MAX_STATE = 64 << 20
 _MAX_FILES = 1000
 _INTACT = "un point de reprise complet et intact"
 _OLDER = "reprenez-en un plus ancien ou recommencez l'entraînement"
-_HEADER = 1 << 16  # marge par fichier : en-tête safetensors, manifeste, blocs du disque
 
 logger = logging.getLogger(__name__)
 
@@ -92,15 +91,6 @@ class Checkpoint:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             _refuse(path, f"est illisible ({safetensors_fault(error)})", cause=error)
-
-
-def space_needed(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
-    """Place qu'occupera un point de reprise de ces tenseurs, en octets, un peu surestimée."""
-    content = sum(
-        t.numel() * t.element_size() for group in tensors.values() for t in group.values()
-    )
-    count = sum(len(group) for group in tensors.values())
-    return content + 256 * count + _HEADER * (len(tensors) + 2)
 
 
 def write_checkpoint(

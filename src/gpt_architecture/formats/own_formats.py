@@ -157,6 +157,7 @@ class AdapterFormat(ModelFormat):
     """Un fichier d'adaptateurs."""
 
     kind, name = "adapter", "adaptateurs LoRA gpt-architecture"
+    use = Use.IMPORT  # fondus dans leur modèle de départ
 
     def recognises(self, model: OpenedModel) -> bool:
         """Un fichier safetensors qui annonce notre format."""

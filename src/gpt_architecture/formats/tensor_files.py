@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpt_architecture.errors import ModelFileError, reason
+from gpt_architecture.errors import ModelFileError, is_out_of_memory, reason
 from gpt_architecture.storage import check_regular, open_regular, parse_json
 
 SEAL = "crc32"
@@ -105,13 +105,15 @@ def refusals(path: Path | str, why: str, expected: str) -> Iterator[None]:
         expected: ce qu'on attendait.
 
     Raises:
-        ModelFileError: la lecture a échoué.
+        ModelFileError: la lecture a échoué ; le manque de mémoire, lui, est rendu tel quel.
     """
     try:
         yield
     except ModelFileError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         fault = error if isinstance(error, OSError) else why
         raise ModelFileError.unreadable(path, fault, expected=expected) from error
 

@@ -190,7 +190,9 @@ def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any], GPTConfig]
     return document, provenance, config_from_hf(document, folder / CONFIG, qkv_bias=with_bias)
 
 
-def config_from_hf(document: Mapping[str, Any], path: Path, *, qkv_bias: bool = True) -> GPTConfig:
+def config_from_hf(
+    document: Mapping[str, Any], path: Path | str, *, qkv_bias: bool = True
+) -> GPTConfig:
     """La forme qu'annonce un `config.json`, si son calcul s'exprime ici.
 
     Raises:
@@ -395,7 +397,7 @@ HUB = RemoteSource(
 
 
 def _refuse(
-    path: Path,
+    path: Path | str,
     found: str,
     expected: str,
     *,

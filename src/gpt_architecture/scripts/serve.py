@@ -34,9 +34,10 @@ from gpt_architecture.french import french_number
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from gpt_architecture.serving.context import Limits, ServingContext
+    from gpt_architecture.serving.context import ServingContext
     from gpt_architecture.serving.engine.engine import Engine
     from gpt_architecture.serving.http.access import KeyRing
+    from gpt_architecture.serving.limits import Limits
     from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
 logger = logging.getLogger("gpt_architecture.serve")  # `__name__` est `__main__` lancé par chemin
@@ -140,10 +141,10 @@ def serve(
     del common  # lues par le lanceur
     _check_installed()
     from gpt_architecture.api import check_source, short_name
-    from gpt_architecture.serving.context import Limits
     from gpt_architecture.serving.http.access import KeyRing
     from gpt_architecture.serving.http.observer import Observer, RequestFilter
     from gpt_architecture.serving.http.server import HttpServer, LoadingGate, bind, url_of
+    from gpt_architecture.serving.limits import Limits
     from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
     _configure_journal(network.log_format, RequestFilter())

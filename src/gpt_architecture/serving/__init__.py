@@ -6,6 +6,8 @@
   tokens.
 - `engine/` : Le moteur du service : un fil, des places, un pas qui fait tout avancer.
 - `http/` : La porte du service : connexions, clés, quotas, journal, arrêt.
+- `limits` : Ce qu'une requête peut demander : chaque borne est vérifiée avant que rien ne soit
+  alloué.
 - `metrics` : Mesures pour Prometheus, sous les noms de vLLM : ses tableaux de bord s'en servent
   tels quels.
 - `openai/` : L'interface d'OpenAI : ce qu'un client envoie, ce qu'il reçoit.

@@ -138,7 +138,7 @@ def _check_output(
         raise OutputError(
             f"{path} existe déjà" + ("" if never else ", et cette commande ne l'a pas écrit"),
             expected="un nom libre" + ("" if never else ", ou son propre fichier"),
-            remedy=f"ajoutez `force` pour le remplacer, ou donnez un autre {option}",
+            remedy=f"ajoutez `force` pour le remplacer, ou changez {option}",
         )
     _check_place(path, option)
 

@@ -65,7 +65,7 @@ class TrainingReporter:
     def saved(self, run: TrainingRun, state: TrainingState) -> None:
         """Le produit est écrit ; ses courbes ne sont pas encore tracées."""
 
-    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | None) -> None:
+    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | str | None) -> None:
         """Tout est fini ; `plotted` désigne les courbes, si elles ont pu l'être."""
 
 
@@ -230,7 +230,7 @@ def _train(
 
 
 def _is_joint(world: World) -> TypeGuard[DistributedWorld]:
-    return type(world) is not World
+    return world.size > 1
 
 
 def _shared(run: TrainingRun, stack: ExitStack) -> tuple[Store, ModelSharing | None]:

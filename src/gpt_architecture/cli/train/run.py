@@ -107,7 +107,7 @@ class TerminalReporter(TrainingReporter):
             say(f"Étapes sautées ou incomplètes, faute d'un gradient fini : {state.skipped}")
         say(f"{run.product.title} : {run.path} ({french_size(run.path.stat().st_size)})")
 
-    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | None) -> None:
+    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | str | None) -> None:
         """Dit où sont les courbes, comment se servir du produit, et où sont les meilleurs poids."""
         if plotted is not None:
             say(f"Courbes : {plotted}")

@@ -39,13 +39,12 @@ from gpt_architecture.data.texts.documents import (
 from gpt_architecture.data.texts.ingest import (
     RecordBlock,
     Source,
-    exists,
     find_sources,
     read_blocks,
     read_chunks,
 )
 from gpt_architecture.errors import DataError, OutputError, reason
-from gpt_architecture.storage import decode_text, write_atomically
+from gpt_architecture.storage import decode_text, exists, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +193,10 @@ def _records(source: Source, field: str, blank: list[Skip]) -> Iterator[tuple[st
             data = b"".join(read_chunks(source))
         except Rejected as rejected:
             raise DataError.unreadable(
-                source.label, rejected.detail, expected="un fichier de texte lisible"
+                source.label,
+                rejected.detail,
+                expected="un fichier de texte lisible",
+                remedy="vérifiez le chemin et les droits",
             ) from None
         try:
             found = documents_in(decode_text(data, origin=source.label))

@@ -27,7 +27,7 @@ from gpt_architecture.data.texts.documents import (
     json_field,
 )
 from gpt_architecture.errors import DataError, MissingDependencyError, reason
-from gpt_architecture.storage import check_regular, open_regular
+from gpt_architecture.storage import check_regular, exists, open_regular
 
 Kind = Literal["text", "jsonl", "parquet"]
 
@@ -253,14 +253,6 @@ def read_chunks(source: Source) -> Iterator[bytes]:
                 yield chunk
     except OSError as error:
         raise Rejected(UNREADABLE, reason(error)) from None
-
-
-def exists(path: Path | str) -> bool:
-    """Vrai si ce chemin existe ; un nom trop long pour ce système n'existe pas."""
-    try:
-        return Path(path).exists()
-    except OSError:
-        return False
 
 
 def _walk(folder: Path, skips: list[Skip]) -> Iterator[Path]:

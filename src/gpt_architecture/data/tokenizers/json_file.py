@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.texts.ingest import exists
 from gpt_architecture.data.tokenizers.gpt2 import PATTERNS, SPELLINGS, PatternName
 from gpt_architecture.errors import TokenizerError, reason
-from gpt_architecture.storage import open_regular, parse_json, read_text, write_atomically
+from gpt_architecture.storage import exists, open_regular, parse_json, read_text, write_atomically
 
 TOKENIZER_JSON = "tokenizer.json"
 _MAX_BYTES = 64 << 20

@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_architecture.serving.api_errors import ApiError, as_api_error
-from gpt_architecture.serving.context import Limits
 from gpt_architecture.serving.http.access import KeyRing, current
+from gpt_architecture.serving.limits import Limits
 
 PROBES = frozenset({"/health", "/live", "/ready", "/metrics"})
 """Adresses qui répondent même quand le service est plein."""

@@ -24,7 +24,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpt_architecture.errors import ConfigurationError, reason
 from gpt_architecture.serving.api_errors import ApiError, install_handlers
-from gpt_architecture.serving.context import Limits
 from gpt_architecture.serving.engine.messages import EngineState
 from gpt_architecture.serving.http.access import Exchange
 from gpt_architecture.serving.http.middleware import (
@@ -34,6 +33,7 @@ from gpt_architecture.serving.http.middleware import (
     is_studio_file,
 )
 from gpt_architecture.serving.http.observer import REQUEST_ID, UNKNOWN, ObservedMiddleware, Observer
+from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.studio.files import files_router, not_ready
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,10 @@ from gpt_architecture.decoding.grammars import make_strict
 from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.api_errors import ApiError
-from gpt_architecture.serving.context import ServingContext, check_maximum
+from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.messages import EngineRequest
 from gpt_architecture.serving.http.access import Exchange
+from gpt_architecture.serving.limits import check_maximum
 from gpt_architecture.serving.openai.bodies import (
     ChatBody,
     CompletionBody,

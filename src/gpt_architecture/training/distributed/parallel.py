@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from gpt_architecture.config import check_choice
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training.distributed.group import DistributedWorld
@@ -146,6 +147,9 @@ class ModelSharing:
 
     world: DistributedWorld
     strategy: Strategy
+
+    def __post_init__(self) -> None:
+        check_choice("parallel", self.strategy, get_args(Strategy))
 
     @property
     def replicates(self) -> bool:

@@ -1,0 +1,83 @@
+"""Ce qu'une requête peut demander : chaque borne est vérifiée avant que rien ne soit alloué."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpt_architecture.config import check_float, check_int
+from gpt_architecture.serving.api_errors import ApiError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bornes du service.
+
+    Attributes:
+        body_bytes: octets d'un corps.
+        header_bytes: octets des en-têtes.
+        json_depth: objets et listes imbriqués.
+        prompts: débuts par requête.
+        sequences: suites par requête (débuts × n).
+        max_tokens: tokens d'une suite.
+        logprobs: autres tokens rendus à chaque place.
+        stops: textes d'arrêt.
+        requests: requêtes traitées en même temps, en attente comprises.
+        header_seconds: temps laissé au client pour envoyer ses en-têtes.
+        body_seconds: temps qui lui est laissé pour envoyer le corps.
+        request_seconds: temps laissé au moteur.
+        send_seconds: temps laissé au client pour lire ce qui lui est envoyé.
+
+    Raises:
+        ConfigurationError: une borne est nulle ou négative.
+    """
+
+    body_bytes: int = 2 << 20
+    header_bytes: int = 32 << 10
+    json_depth: int = 32
+    prompts: int = 64
+    sequences: int = 64
+    max_tokens: int = 4_096
+    logprobs: int = 20
+    stops: int = 16
+    requests: int = 512
+    header_seconds: float = 15.0
+    body_seconds: float = 30.0
+    request_seconds: float = 600.0
+    send_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name.endswith("_seconds"):
+                check_float(name, value, above=0.0)
+            else:
+                check_int(name, value, minimum=1)
+
+    def check_sequences(self, prompts: int, n: int) -> None:
+        """Vérifie le nombre de débuts et de suites.
+
+        Raises:
+            ApiError: 400.
+        """
+        if prompts > self.prompts:
+            raise ApiError.invalid(
+                f"la requête porte {prompts} débuts : ce service en accepte au plus {self.prompts}",
+                param="prompt",
+            )
+        if prompts * n > self.sequences:
+            raise ApiError.invalid(
+                f"la requête demande {prompts * n} suites (débuts × n) : "
+                f"ce service en accepte au plus {self.sequences}",
+                param="n",
+            )
+
+
+def check_maximum(name: str, value: int, maximum: int) -> None:
+    """Refuse une valeur trop grande.
+
+    Raises:
+        ApiError: 400, qui nomme le champ et sa borne.
+    """
+    if value > maximum:
+        raise ApiError.invalid(
+            f"{name} vaut {value} : ce service accepte au plus {maximum}", param=name
+        )
