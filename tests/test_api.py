@@ -150,6 +150,7 @@ class TestLoad:
 
 
 class TestGenerate:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("strategy", "oracle", "settings"),
         [
@@ -176,6 +177,7 @@ class TestGenerate:
             expected = expected[: expected.index(TOKENIZER.eos_id)]
         assert text == TOKENIZER.decode(expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_seed_makes_it_reproducible(self, gpt, strategy):
         def write(seed):
@@ -187,6 +189,7 @@ class TestGenerate:
     def test_default_is_greedy_and_needs_no_seed(self, gpt):
         assert gpt.generate(PROMPT) == gpt.generate(PROMPT, strategy="greedy", max_tokens=50)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_is_the_prompt_and_the_stream(self, gpt, strategy):
         settings = {"strategy": strategy, "max_tokens": 25, "seed": 2, "ignore_eos": True}
@@ -388,6 +391,7 @@ class TestTrain:
             k: v for k, v in theirs.metadata.items() if k not in unlike
         }
 
+    @pytest.mark.slow
     def test_it_is_the_command(self, cli, tmp_path):
         assert cli("train", *tiny(output_dir=tmp_path / "a", **self.SMALL)).code == 0
         gpt, history = self.trained(output_dir=str(tmp_path / "b"))
@@ -399,6 +403,7 @@ class TestTrain:
         }
         assert gpt.generate("Un soir", max_tokens=2).startswith("Un soir")
 
+    @pytest.mark.slow
     def test_a_stop_then_a_resume_lose_nothing(self, tmp_path):
         straight, stopped = tmp_path / "d'un trait", tmp_path / "en deux fois"
         self.trained(output_dir=straight)
@@ -419,6 +424,7 @@ class TestTrain:
         assert history.step == 6
         self.check_same(straight / "gpt-model.pt", stopped / "gpt-model.pt")
 
+    @pytest.mark.slow
     def test_a_stop_gives_the_checkpoint_even_beside_an_older_model(self, tmp_path):
         self.trained(output_dir=tmp_path, max_steps=2)
         gpt, history = self.trained(
@@ -430,6 +436,7 @@ class TestTrain:
         assert torch.equal(weights, reached.model.state_dict()["tok_emb.weight"])
         assert not torch.equal(weights, older.model.state_dict()["tok_emb.weight"])
 
+    @pytest.mark.slow
     def test_adapters_need_not_find_their_model_again(self, tmp_path):
         self.trained(output_dir=tmp_path, max_steps=2)
         base = tmp_path / "gpt-model.pt"
@@ -453,6 +460,7 @@ class TestTrain:
         with pytest.raises(ModelFileError, match="introuvable"):
             load(tmp_path / "a")
 
+    @pytest.mark.slow
     def test_natural_values_are_taken_or_refused(self, tmp_path):
         device = torch.device("cpu")
         self.trained(output_dir=tmp_path / "a", max_steps=1, device=device, save_every=1)

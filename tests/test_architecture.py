@@ -5,6 +5,7 @@ se ferme, imports tardifs compris. Le vérificateur est lui-même éprouvé sur 
 """
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -63,6 +64,12 @@ class Import:
 # --- Le vérificateur -----------------------------------------------------------------------
 
 
+@functools.cache
+def parsed(source):
+    """L'arbre d'un fichier, fait une fois pour tous les tests."""
+    return ast.parse(source)
+
+
 def module_name(path, root=SOURCE):
     """`core/model.py` → `gpt_architecture.core.model` ; un `__init__` garde son nom."""
     return ".".join([PACKAGE, *path.relative_to(root).with_suffix("").parts])
@@ -78,9 +85,8 @@ def unit_of(target):
 
 def imports_of(source, module):
     """Tous les imports de `source`, noms relatifs résolus, imports dynamiques compris."""
-    tree = ast.parse(source)
     found = []
-    _collect(tree, module, at_import_time=True, found=found)
+    _collect(parsed(source), module, at_import_time=True, found=found)
     return found
 
 
@@ -204,7 +210,7 @@ def import_graph(sources):
     graph = {}
     for module, source in sources.items():
         found = set()
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parsed(source)):
             for target in _targets(node, module):
                 parts = target.split(".")
                 while parts and ".".join(parts) not in sources:
@@ -262,7 +268,7 @@ def foreign_private_uses(source, module):
 
 def dotted_uses(source):
     """Noms pointés lus dans `source`, alias d'import résolus : (nœud, nom complet)."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     aliases = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -69,6 +69,7 @@ def together(work, count, workers=4):
 
 
 class TestThreads:
+    @pytest.mark.slow
     def test_texts_are_those_of_one_thread(self, gpt):
         def write(number):
             settings = SETTINGS[number % len(SETTINGS)]
@@ -79,6 +80,7 @@ class TestThreads:
         expected = [write(number) for number in range(12)]
         assert together(write, 12) == expected
 
+    @pytest.mark.slow
     def test_batches_and_scores(self, gpt):
         def work(number):
             if number % 2:
@@ -89,6 +91,7 @@ class TestThreads:
         expected = [work(number) for number in range(6)]
         assert together(work, 6) == expected
 
+    @pytest.mark.slow
     def test_a_draft_model_is_shared_too(self, threads):
         save()
         save("petit.pt", n_layers=1)
@@ -99,12 +102,14 @@ class TestThreads:
 
         assert together(write, 6) == [write(number) for number in range(6)]
 
+    @pytest.mark.slow
     def test_interleaved_streams(self, gpt):
         configs = [GenerationConfig(max_tokens=20, ignore_eos=True, **SETTINGS[i]) for i in (0, 3)]
         expected = ["".join(gpt.stream(PROMPTS[0], config)) for config in configs]
         found = list(zip_longest(*(gpt.stream(PROMPTS[0], c) for c in configs), fillvalue=""))
         assert ["".join(texts) for texts in zip(*found, strict=True)] == expected
 
+    @pytest.mark.slow
     def test_an_abandoned_stream_holds_nothing(self, gpt):
         config = GenerationConfig(max_tokens=20, ignore_eos=True)
         abandoned = gpt.stream(PROMPTS[0], config)
@@ -141,6 +146,7 @@ class TestThreads:
 
         assert together(work, 12) == [work(number) for number in range(12)]
 
+    @pytest.mark.slow
     def test_two_trainings(self, threads):
         def losses(_number):
             torch_step, inputs = steps[_number], batches[0]
@@ -279,12 +285,14 @@ class TestFork:
         done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
         assert done.stdout == "justes\n", done.stderr
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("engine", ["packed", "torch"])
     def test_children_write_the_same_text(self, engine):
         """Deux enfants, alors qu'un autre fil du parent tient le modèle pour toujours."""
         save()
         self.run(FORKS, engine)
 
+    @pytest.mark.slow
     @pytest.mark.skipif(
         "fork" not in multiprocessing.get_all_start_methods(), reason="pas de fork ici"
     )

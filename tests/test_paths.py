@@ -55,6 +55,7 @@ def test_signatures_accept_texts(path):
     assert refused == []
 
 
+@pytest.mark.slow
 def test_the_checker_can_fail():
     source = "class A:\n    def f(self, path: Path | None): ...\ndef _g(path: Path): ..."
     assert path_arguments(source) == [("A.f", "path", "Path | None")]

@@ -110,6 +110,7 @@ def test_json_within_bounds_is_read(tmp_path: Path) -> None:
         read_json(path, 9)
 
 
+@pytest.mark.slow
 def test_what_a_pickle_alone_can_build_is_bounded() -> None:
     endless: list[object] = []
     endless.append(endless)

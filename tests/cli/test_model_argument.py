@@ -40,6 +40,7 @@ def test_by_place_or_by_name(cli, trained, tmp_path, name):
     cli(name, model, "--model", model, *more).check_one_line_error(2, "en trop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(commands(Path("x"))))
 def test_a_missing_model_is_said_by_its_name(cli, tmp_path, name):
     outcome = cli(name, tmp_path / "rien.pt", *commands(tmp_path / "x")[name])
@@ -151,6 +152,7 @@ def test_a_name_of_the_hub(cli, trained, monkeypatch, tmp_path):
     assert load(tmp_path / "c.pt").metadata["source"] == "https://huggingface.co/auteur/petit"
 
 
+@pytest.mark.slow
 def test_serve_says_a_missing_model_before_its_address(cli, tmp_path):
     """Et un fichier que rien ne sait lire de même : stdout reste vide."""
     outcome = cli("serve", tmp_path / "rien.pt", "--port", 0)

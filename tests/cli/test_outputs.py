@@ -173,6 +173,7 @@ def test_models_are_never_replaced_by_their_copies(cli, model, tmp_path):
     assert weights.is_file()
 
 
+@pytest.mark.slow
 def test_texts_are_never_replaced(cli, text):
     before = text.read_text(encoding="utf-8")
     outcome = cli("tokenizer", "train", text, "--out", text, "--force")

@@ -54,6 +54,7 @@ def texts(**settings):
     return [each.text for each in found[0]]
 
 
+@pytest.mark.slow
 def test_infer_shows_what_the_model_writes(url, cli):
     """Mêmes réglages, même graine : le texte que le modèle écrirait ici."""
     options = ("--prompt", PROMPT, "--max-tokens", 20, "--seed", 4)
@@ -66,6 +67,7 @@ def test_infer_shows_what_the_model_writes(url, cli):
     assert greedy.out == PROMPT + texts(max_tokens=20)[0] + "\n"
 
 
+@pytest.mark.slow
 def test_infer_sends_its_lookup(url, cli):
     """Les propositions se font au service ; le texte est celui qu'il écrirait sans elles."""
     options = ("infer", "--server", url, "--prompt", PROMPT, "--max-tokens", 20, "--seed", 4)
@@ -89,6 +91,7 @@ def test_infer_writes_json(url, cli, tmp_path):
     assert records[0]["logprobs"]["token_logprobs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code", "word"),
     [
@@ -157,6 +160,7 @@ def test_a_cut_answer_is_an_error(cli):
     found.check_one_line_error(1, "interrompue")
 
 
+@pytest.mark.slow
 def test_chat_keeps_the_conversation(url, cli, monkeypatch):
     """Chaque question est posée avec ce qui précède ; /oublier recommence."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("bonjour\n\n/oublier\nbonjour\nencore\n"))
@@ -171,6 +175,7 @@ def test_chat_keeps_the_conversation(url, cli, monkeypatch):
     assert third == model.generate([longer], config)[0][0].text
 
 
+@pytest.mark.slow
 def test_chat_refusals(cli, monkeypatch):
     """Un modèle sans gabarit, un service qui s'arrête : la phrase du service."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("bonjour\n"))
@@ -229,12 +234,14 @@ class TestProxy:
         monkeypatch.setenv("http_proxy", address)
         return address
 
+    @pytest.mark.slow
     def test_this_machine_is_reached_directly(self, url, cli, proxy):
         options = ("--prompt", PROMPT, "--max-tokens", 2)
         for server in (url, url.replace("127.0.0.1", "localhost")):
             found = cli("infer", "--server", server, *options)
             assert found.code == 0, found.err
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("server", "no_proxy", "expected"),
         [
@@ -257,6 +264,7 @@ class TestProxy:
         monkeypatch.setenv("no_proxy", no_proxy)
         assert (Service(server)._proxy == proxy) is expected
 
+    @pytest.mark.slow
     def test_the_error_names_the_proxy(self, cli, proxy):
         found = cli("infer", "--server", "http://modele.exemple", "--prompt", "x")
         found.check_one_line_error(1, "mandataire http://127.0.0.1", "no_proxy")

@@ -169,6 +169,7 @@ def source(tmp_path, request):
     return path
 
 
+@pytest.mark.slow
 def test_every_command_sees_the_same_documents(source, tmp_path):
     """Apprendre, mesurer, préparer et faire un vocabulaire : les mêmes textes, token pour token."""
     gpt2, training = get_tokenizer("gpt2"), TrainingConfig(batch_size=1, train_ratio=0.5)
@@ -226,6 +227,7 @@ def test_what_a_folder_leaves_out_is_said(cli, tmp_path):
     assert "1 laissé(s) de côté, vide : " in outcome.err
 
 
+@pytest.mark.slow
 def test_a_written_separator_is_said_by_training(cli, tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(END_OF_TEXT.join(["Le passeur leva la lampe. " * 9] * 9), encoding="utf-8")

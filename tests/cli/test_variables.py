@@ -9,6 +9,7 @@ def warnings(outcome):
     return [line for line in outcome.err.splitlines() if line.startswith("avertissement : aucune")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
@@ -38,6 +39,7 @@ def test_known_variables_are_silent(cli, monkeypatch):
     assert warnings(cli("quantize", "absent.pt")) == []
 
 
+@pytest.mark.slow
 def test_the_command_line_wins_over_the_model_variable(cli, monkeypatch):
     monkeypatch.setenv(f"{PREFIX}MODEL", "variable.pt")
     cli("inspect").check_one_line_error(1, "variable.pt")

@@ -65,6 +65,7 @@ class TestCoding:
     def test_hand_made_texts_come_back(self, bpe, text):
         assert bpe.decode(bpe.encode(text)) == text
 
+    @pytest.mark.slow
     @property_test
     @given(text=any_text)
     def test_splits_as_gpt2(self, text):
@@ -114,6 +115,7 @@ class TestCoding:
         assert bpe.decode(bpe.encode("a\ud800b")) == "a\ufffdb"
         assert BPETokenizer.from_text("a\ud800b" * 3, 260).vocab_size == 260
 
+    @pytest.mark.slow
     def test_text_longer_than_a_piece(self, bpe):
         """Un long texte est codé par morceaux : mêmes tokens que ligne à ligne."""
         line = "Le passeur leva la lampe.\n"
@@ -137,6 +139,7 @@ class TestModernPattern:
     def test_any_text_comes_back(self, modern, text):
         assert modern.decode(modern.encode(text)) == text
 
+    @pytest.mark.slow
     @property_test
     @given(text=st.text(st.sampled_from(list(" \t\r\nabé1234'’.!S")), max_size=60))
     def test_splits_as_published(self, text):
@@ -170,6 +173,7 @@ class TestModernPattern:
         same_lists = BPETokenizer.from_dict({**bpe.to_dict(), "pattern": "moderne"})
         assert tokenizer_sha256(same_lists.to_dict()) != tokenizer_sha256(bpe.to_dict())
 
+    @pytest.mark.slow
     def test_long_text_is_cut_where_no_token_is(self, modern):
         """Les morceaux d'un long texte ne séparent pas un signe de sa fin de ligne."""
         line = "Le passeur leva la lampe !\n"
@@ -289,6 +293,7 @@ class TestLearning:
         assert "257 tokens, sur 400" in caplog.text
         assert tokenizer.decode(tokenizer.encode("étoile")) == "étoile"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("text", ["a" * 300_000, " " * 300_000, "ab" * 150_000])
     def test_endless_word_is_learned_quickly(self, text):
         """Sans blanc, un texte s'apprend quand même : le mot est coupé."""
@@ -443,6 +448,7 @@ class TestTraining:
         outcome = cli("train", *tiny(tokenizer="bpe-100", output_dir=tmp_path / "m"))
         outcome.check_one_line_error(1, "100 tokens", "257")
 
+    @pytest.mark.slow
     def test_prepare_takes_a_saved_one(self, cli, bpe, tmp_path):
         source = tmp_path / "texte.jsonl"
         lines = [json.dumps({"text": f"{n} {FRENCH_TEXT}"}) for n in range(4)]

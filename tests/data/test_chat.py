@@ -159,6 +159,7 @@ def growing(expression):
     return "{% set x = 'aaaaaaaaaa' %}" + f"{{% set x = {expression} %}}" * 60 + "{{ x }}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [

@@ -146,6 +146,7 @@ class TestFailures:
             decode_text(b"\xef\xbb\xbfabc\xff", origin="bom.txt")
         assert "octet 0xff invalide à la position 6" in caught.value.found
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
     def test_utf16_is_recognised(self, encoding):
         write(Path("utf16.txt"), "\ufeffbonjour".encode(encoding))
@@ -402,6 +403,7 @@ class TestVerdictDownload:
         found = self.load(monkeypatch, corpus.VERDICT_URL)
         self.assert_fell_back(found, cache_dir, caplog, "nom de serveur introuvable")
 
+    @pytest.mark.slow
     def test_server_that_never_answers(self, monkeypatch, cache_dir, caplog):
         monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT_S", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent:  # accepte, et se tait
@@ -409,6 +411,7 @@ class TestVerdictDownload:
             found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog)
 
+    @pytest.mark.slow
     def test_server_that_answers_drop_by_drop(self, monkeypatch, cache_dir, caplog):
         """Chaque octet arrive à temps, l'ensemble jamais : le délai borne le tout."""
         monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT_S", 0.5)

@@ -144,6 +144,7 @@ def test_not_gzip_and_missing_later(tmp_path):
         source.check_unchanged()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), "dictionary"])
 def test_parquet(tmp_path, kind):
     """Une rangée, un document ; les nuls et les trop longs sont dits, par leur rangée."""

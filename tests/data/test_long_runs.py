@@ -29,6 +29,7 @@ def gpt2():
     return GPT2Tokenizer()
 
 
+@pytest.mark.slow
 @settings(
     deadline=None,
     max_examples=300,

@@ -75,6 +75,7 @@ def test_every_document_once_in_order(tmp_path):
     assert 3 < len(parts["val"]) < 25
 
 
+@pytest.mark.slow
 def test_workers_and_shards_do_not_change_the_tokens(tmp_path):
     """Deux processus écrivent les mêmes octets qu'un seul."""
     (tmp_path / "s").mkdir()
@@ -282,6 +283,7 @@ def test_foreign_folders_are_left_alone(tmp_path, force):
     assert run([source], empty, force=force).outcome == "new"
 
 
+@pytest.mark.slow
 def test_tokenizers_that_do_not_fit(tmp_path):
     """Trop grand pour 16 bits, ou sans séparateur ; un mot inconnu dit d'où il vient."""
     source = write_lines(tmp_path / "a.jsonl", ["un mot", "deux"])

@@ -28,6 +28,7 @@ def sampler(num_windows, batch_size, **options):
     )
 
 
+@pytest.mark.slow
 @property_test
 @given(st.integers(1, 3000), st.integers(0, 2**63 - 1), st.integers(0, 10**6))
 def test_every_epoch_is_a_permutation(size, seed, epoch):
@@ -35,6 +36,7 @@ def test_every_epoch_is_a_permutation(size, seed, epoch):
     assert sorted(order(size, seed, epoch)) == list(range(size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [*range(1, 70), 255, 256, 257, 4095, 4096, 4097, 65537])
 def test_permutation_around_powers(size):
     """Les tailles voisines des puissances de 2 et de 4, une à une."""
@@ -106,6 +108,7 @@ def test_windows_are_those_of_the_dataset(length, window, stride):
     assert inputs.dtype == torch.int64
 
 
+@pytest.mark.slow
 @property_test
 @given(st.integers(1, 60), st.integers(1, 90), st.integers(1, 4), st.booleans())
 def test_each_window_once_per_epoch(num_windows, batch_size, epochs, shuffle):

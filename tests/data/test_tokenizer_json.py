@@ -67,11 +67,13 @@ class TestOracle:
         ids = tokenizer.encode(text, allowed_special="all")
         assert engine.decode(ids, skip_special_tokens=False) == tokenizer.decode(ids) == text
 
+    @pytest.mark.slow
     def test_vocabulary(self, pair):
         tokenizer, engine = pair
         assert engine.get_vocab_size() == tokenizer.vocab_size
         assert engine.token_to_id(END_OF_TEXT) == tokenizer.eos_id
 
+    @pytest.mark.slow
     @pytest.mark.skipif(not SEGOND.is_file(), reason="segond-1910.fr.txt n'est pas là")
     def test_real_text(self, pair):
         """Un livre entier de la Bible : les mêmes identifiants."""
@@ -119,6 +121,7 @@ class TestGPT2:
 
 
 class TestReading:
+    @pytest.mark.slow
     def test_comes_back_the_same(self, pair, tmp_path):
         tokenizer, engine = pair
         assert tokenizer_from_json(tokenizer_json(tokenizer)).to_dict() == tokenizer.to_dict()

@@ -48,6 +48,7 @@ def oracle(model, prompt, new, window):
     return generate_text_simple(model, ids, new, window)[0, ids.size(1) :].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [24, 8, 3, 1])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_greedy_is_the_uncached_oracle(model, prompt, window):
@@ -55,6 +56,7 @@ def test_greedy_is_the_uncached_oracle(model, prompt, window):
     assert alone(model, prompt, window=window, max_tokens=30) == oracle(model, prompt, 30, window)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 2, 5])
 def test_reading_by_chunks_changes_nothing(model, chunk):
     for prompt in PROMPTS:

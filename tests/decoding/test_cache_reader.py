@@ -31,6 +31,7 @@ def alone(tokens):
         return MODEL(torch.tensor([tokens]))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(30))
 def test_parts_of_all_lengths_have_the_logits_of_each_alone(seed):
     dice = random.Random(seed)  # noqa: S311

@@ -93,6 +93,7 @@ class TestOutput:
             else:
                 assert regex == r"(ab|ba)*c?"  # la seule qui puisse ne pas finir
 
+    @pytest.mark.slow
     def test_choices(self, tokenizer):
         choices = (
             "Paris",

@@ -106,6 +106,7 @@ def test_what_is_closed(tokenizer, schema, fine, refused):
     assert json.dumps(schema) == before  # le schéma donné n'est pas touché
 
 
+@pytest.mark.slow
 def test_a_pydantic_model_is_always_valid(tokenizer):
     """Vingt suites sur vingt ; sans fermer les objets, un modèle y ajoute des clés sans fin."""
     schema = json.dumps(Fiche.model_json_schema())

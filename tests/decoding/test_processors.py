@@ -178,6 +178,7 @@ class TestEveryFilter:
         if name != "temperature":  # les autres retirent, sans rien déplacer
             assert torch.equal(found[0, kept(found)], logits[0, kept(found)])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", KINDS)
     def test_rows_are_independent(self, name, kind):
         logits = batch(kind)

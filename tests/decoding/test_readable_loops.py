@@ -232,6 +232,7 @@ class TestGreedy:
         out = generate_text_simple(model, prompt(1, 6), 30, CONTEXT)
         assert out[0, 6:].unique().numel() > 4
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("oracle", "settings"),
         [
@@ -307,12 +308,14 @@ LENGTHS = [(1, 6), (5, 11), (5, 12), (5, 40), (15, 2), (16, 1), (16, 20), (17, 5
 
 
 class TestStreamAgainstOracle:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("length", "new"), LENGTHS)
     def test_greedy(self, model, length, new):
         idx = prompt(3, length)
         expected = generate_text_simple(model, idx, new, CONTEXT)
         assert torch.equal(streamed(model, idx, new), expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("length", "new"), [(1, 6), (5, 40), (30, 25)])
     @pytest.mark.parametrize(
         ("oracle", "settings", "keep"),

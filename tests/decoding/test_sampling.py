@@ -44,6 +44,7 @@ class TestChoice:
         config = GenerationConfig(strategy="greedy", seed=3)
         assert set(draws(chooser(config), FIVE, 50).tolist()) == {0}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("config", "support"),
         [

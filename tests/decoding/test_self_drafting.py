@@ -66,12 +66,14 @@ def batch_pieces(model, **settings):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_text_is_the_same_bit_for_bit(packed, kind):
     plain = pieces(packed, drafts=0, **KINDS[kind])
     assert pieces(packed, **KINDS[kind]) == plain == batch_pieces(packed, **KINDS[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lookup", [3, 20])
 @pytest.mark.parametrize("kind", ["glouton", "tirage", "filtres"])
 def test_so_is_the_one_that_lookup_proposes(packed, kind, lookup):

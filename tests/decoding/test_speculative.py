@@ -135,6 +135,7 @@ def small():
 class TestGreedy:
     """Un choix glouton : les mêmes tokens, un par un."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("proposals", ["lookup", "draft", "itself", "noise"])
     @pytest.mark.parametrize(
         "settings",
@@ -162,6 +163,7 @@ class TestGreedy:
         assert found[-1].finish == expected[-1].finish
         assert stats.tokens == len(found) <= stats.passes + stats.accepted
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("prompt", ["a", "le chat", PROMPT])
     @pytest.mark.parametrize("window", [4, 9, 40])
     def test_narrow_windows(self, model, small, prompt, window):

@@ -118,6 +118,7 @@ class TestTemperature:
         with pytest.raises(ConfigurationError, match="temperature"):
             softmax_avec_temperature(torch.zeros(3), temperature)
 
+    @pytest.mark.slow
     @property_test
     @given(logits_lists, st.floats(0.05, 20))
     def test_matches_plain_python(self, values, temperature):
@@ -255,6 +256,7 @@ def full_sort_top_p(logits, p):
 class TestHead:
     """Trier la tête seule donne le même résultat que trier tout le vocabulaire."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("p", [0.0, 0.3, 0.9, 0.99, 0.9999])
     @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0, 10.0])
     @pytest.mark.parametrize("ties", [False, True])

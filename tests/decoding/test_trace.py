@@ -182,6 +182,7 @@ class TestWithGenerator:
         pieces = list(tracer.follow(generator.stream("abc", config, observer=tracer.observe)))
         return generator, config, tracer.trace, pieces
 
+    @pytest.mark.slow
     def test_the_text_does_not_change(self, settings):
         generator, config, trace, pieces = self.run(settings)
         plain = list(generator.stream("abc", config))

@@ -114,6 +114,7 @@ class TestMeasures:
         assert result.mean_log_prob == pytest.approx(0.0, abs=1e-6)
         assert result.perplexity == pytest.approx(1.0)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("max_tokens", [1, 8, 40])
     @pytest.mark.parametrize(
         "settings",
@@ -159,6 +160,7 @@ class TestMeasures:
 
 
 class TestTokens:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("settings", "oracle", "arguments"),
         [
@@ -185,6 +187,7 @@ class TestTokens:
         )
         assert list(result.tokens) == expected[0, len(PROMPT) :].tolist()
 
+    @pytest.mark.slow
     def test_seeds(self):
         def tokens(seed):
             variants = six(max_tokens=20)
@@ -197,6 +200,7 @@ class TestTokens:
         assert other[0] == first[0]  # glouton
         assert other[3] != first[3]  # température 2
 
+    @pytest.mark.slow
     def test_a_variant_does_not_depend_on_its_neighbours(self):
         (alone,) = compare_strategies(generator_of(), [PROMPT], SIX_VARIANTS[3:4], seeds=[5])
         among = list(compare_strategies(generator_of(), [PROMPT], seeds=[5]))
@@ -279,6 +283,7 @@ class TestRefusals:
             next(compare_strategies(generator_of(), prompts, variants, seeds=seeds))
 
 
+@pytest.mark.slow
 def test_samples_written_together_are_those_written_alone():
     """Glouton, tirage et faisceau : mêmes suites, mêmes mesures ; seule la durée change."""
     variants = [

@@ -166,6 +166,7 @@ class TestPlot:
 
         return read
 
+    @pytest.mark.slow
     def test_is_a_readable_one_page_pdf(self, study, page):
         path = plot_distribution(study, self.LABELS, "Après « le »", "dessins/d.pdf")
         assert path == Path("dessins/d.pdf")
@@ -175,6 +176,7 @@ class TestPlot:
         assert "2 tokens" in text  # top-k
         assert "1 token," in text  # température 0
 
+    @pytest.mark.slow
     def test_any_token_can_be_a_label(self, page):
         """Un token « $ » n'est pas une formule, ni sous une barre, ni dans le titre."""
         labels = ["$x^$", "$", "$$", "\\frac{", "x_1", "^", "%", "{", "", " ", "\n", "&<", "\ufffd"]
@@ -182,6 +184,7 @@ class TestPlot:
         text = page(plot_distribution(study, labels, "Après « $x^$ »", "d.pdf"))
         assert text.count("$x^$") == 3  # titre et deux diagrammes
 
+    @pytest.mark.slow
     def test_more_effects_than_colours(self, page):
         study = study_distribution(torch.zeros(12), [0.1 * n for n in range(1, 8)], k=2, p=0.5)
         path = plot_distribution(study, [str(token) for token in study.tokens], "t", "d.pdf")

@@ -37,6 +37,7 @@ def slow_losses(model, tokens, *, window, stride, prefix):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [None, 60])
 @pytest.mark.parametrize("stride", [1, 5, 8, 16])
 @pytest.mark.parametrize("length", [2, 16, 17, 18, 45])

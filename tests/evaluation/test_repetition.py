@@ -37,6 +37,7 @@ def naive_length(corpus, text, start):
     return best
 
 
+@pytest.mark.slow
 @given(corpus=tokens, texts=st.lists(st.one_of(st.just([]), tokens), max_size=4), block=st.data())
 @settings(deadline=None, max_examples=150)
 def test_lengths_are_those_of_a_naive_search(corpus, texts, block):

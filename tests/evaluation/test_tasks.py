@@ -141,6 +141,7 @@ def test_choices_are_read(write):
     assert (example.context, example.choices, example.label) == ("Il pleut,", ("a", "b"), 1)
 
 
+@pytest.mark.slow
 def test_hellaswag_rows_are_prepared_as_lm_eval_does(write):
     """Une vraie ligne de HellaSwag : même texte que le module de lm-eval."""
     row = {

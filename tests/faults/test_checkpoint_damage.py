@@ -106,6 +106,7 @@ def test_a_flipped_bit_in_any_byte_of_the_manifest_is_seen(path):
     assert read_checkpoint(path).step == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES[1:])
 def test_any_flipped_byte_of_a_file_is_seen(store, path, name):
     content = (path / name).read_bytes()

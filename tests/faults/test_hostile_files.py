@@ -99,6 +99,7 @@ TENSORS = {
 
 
 class TestModelFile:
+    @pytest.mark.slow
     @pytest.mark.parametrize("case", TENSORS.values(), ids=TENSORS)
     def test_tensors_that_are_not_there(self, tmp_path, case, cli):
         config, make = case
@@ -118,12 +119,14 @@ class TestModelFile:
         message = refusal(lambda: read_model(saved(tmp_path / "m.pt", None, state)))
         assert "bien plus qu'il n'a" in message
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["vocab_size", "context_length", "emb_dim", "n_layers"])
     @pytest.mark.parametrize("value", ABSURD, ids=shown)
     def test_absurd_sizes(self, tmp_path, name, value):
         message = refusal(lambda: read_model(saved(tmp_path / "m.pt", {name: value})))
         assert f"{name} vaut" in message or "objet Python refusé" in message
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("part", ["metadata", "tokenizer", "config"])
     def test_a_description_without_end(self, tmp_path, part):
         endless = {}
@@ -151,6 +154,7 @@ class TestModelFile:
         rewrite(tmp_path / "m.pt", edits)
         refusal(lambda: read_torch(tmp_path / "m.pt"))
 
+    @pytest.mark.slow
     def test_a_compressed_archive(self, tmp_path):
         """Quelques Kio en valent des Mio ; PyTorch n'en écrit pas."""
         torch.save({"a": torch.zeros(10**7)}, tmp_path / "m.pt")
@@ -211,6 +215,7 @@ class TestForeignFiles:
         torch.save(dict(content(GPT2).state_dict) | long, tmp_path / "m.pth")
         refusal(lambda: read_any(tmp_path / "m.pth", n_heads=3))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("key", ["vocab_size", "n_positions", "n_embd", "n_layer", "n_inner"])
     @pytest.mark.parametrize("value", [2**63, 2**40, 10**4_000, "x" * 10**6], ids=shown)
     def test_a_folder_of_transformers(self, tmp_path, key, value):
@@ -220,6 +225,7 @@ class TestForeignFiles:
         path.write_text(json.dumps(document), encoding="utf-8")
         refusal(lambda: read_hf(tmp_path, tokenizer=tokenizer()))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("text", BAD_JSON, ids=shown)
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "gpt_architecture.json"])
     def test_hostile_json(self, tmp_path, name, text):
@@ -275,6 +281,7 @@ class TestOwnSafetensors:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         save_file(tensors, path, metadata=metadata | changes)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("key", ["config", "scheme", "metadata", "tokenizer"])
     @pytest.mark.parametrize("text", BAD_JSON, ids=shown)
     def test_quantized(self, quantized, key, text):
@@ -316,6 +323,7 @@ TREES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

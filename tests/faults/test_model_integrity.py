@@ -55,6 +55,7 @@ def refusal(action):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_tensor_is_seen_and_the_tensor_named(model_file, source):
     sound = model_file.read_bytes()
     read_model(model_file)
@@ -72,6 +73,7 @@ def test_a_flipped_bit_in_the_description_is_seen(model_file, found):
     assert "sa description a changé" in message or str(model_file) in message
 
 
+@pytest.mark.slow
 def test_no_flip_anywhere_changes_what_is_read_without_a_word(model_file, source):
     """Un bit sur chaque tronçon du fichier : refusé, ou sans effet sur ce qui est lu."""
     sound, expected = model_file.read_bytes(), read_model(model_file)
@@ -103,6 +105,7 @@ def test_a_file_without_checksums_still_loads(model_file, source, tmp_path):
         assert torch.equal(read_model(tmp_path / name).state_dict[NAME], source.state_dict[NAME])
 
 
+@pytest.mark.slow
 def test_a_large_file_is_verified_on_request(cli, model_file, source, monkeypatch):
     flip(model_file, bytes_of(source.state_dict[NAME]))
     monkeypatch.setattr(tensor_files, "CHECKED_BELOW", 1_000)
@@ -112,6 +115,7 @@ def test_a_large_file_is_verified_on_request(cli, model_file, source, monkeypatc
     cli("inspect", model_file, "--check").check_one_line_error(1, NAME, "a changé")
 
 
+@pytest.mark.slow
 def test_infer_refuses_a_damaged_file(cli, model_file, source):
     flip(model_file, bytes_of(source.state_dict[NAME]), offset=3)
     outcome = cli("infer", "--model", model_file, "--prompt", "Le", "--device", "cpu")

@@ -86,6 +86,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors", "x.json", "x"])
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 @each_kind
@@ -116,6 +117,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", TEXTS.values(), ids=TEXTS)
 @each_kind
 def test_texts_and_settings_too(cli, tmp_path, model, command, put, said):
@@ -140,6 +142,7 @@ FOLDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 @each_kind
 def test_inside_a_folder(cli, tmp_path, name, put, said):

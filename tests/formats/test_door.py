@@ -251,6 +251,7 @@ def test_an_empty_folder_and_an_unknown_torch_file_are_refused(tmp_path):
         read_any(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 def test_a_flipped_header_never_escapes(tmp_path):
     """Cent fichiers safetensors dont un octet d'en-tête a changé : lus, ou refusés proprement."""
     export_hf(content(GPT2), tmp_path / "m")

@@ -95,6 +95,7 @@ def test_the_tied_head_is_written_once(tmp_path):
     assert model.matrices["out_head"] is model.matrices["tok_emb"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("header", "words"),
     [
@@ -132,6 +133,7 @@ def test_a_million_layers(saved):
 HEAD = "out_head.codes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [

@@ -36,6 +36,7 @@ def book_file(path, config=BOOK, *, fused=False, wrapped=False):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [BOOK, WITH_BIAS, GPT2], ids=["livre", "biais", "openai"])
 @pytest.mark.parametrize("fused", [False, True], ids=["séparés", "réunis"])
 @pytest.mark.parametrize("wrapped", [False, True], ids=["seuls", "avec optimiseur"])

@@ -90,6 +90,7 @@ def bpe():
     return BPETokenizer.from_text(FRENCH_TEXT, 300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("padding", [0, 7])
 def test_same_continuation(mode, padding, bpe, tmp_path):

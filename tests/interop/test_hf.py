@@ -83,6 +83,7 @@ def test_gpt2_vocabulary_is_assumed_by_its_size_only(tmp_path):
         read_hf(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -191,6 +192,7 @@ def odd_provenance(folder):
     (folder / "gpt_architecture.json").write_text('{"format": "x"}', encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

@@ -89,6 +89,7 @@ def test_result_does_not_depend_on_threads():
     assert_same_gradients(step, oracle)
 
 
+@pytest.mark.slow
 def test_evaluation_loss_is_the_model_s():
     """Sans abandon ; ni gradient, ni tirage."""
     step, oracle, _ = pair()

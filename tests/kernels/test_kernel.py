@@ -51,6 +51,7 @@ def example(tmp_path_factory):
     del sys.modules["exemple_kernels"]
 
 
+@pytest.mark.slow
 def test_arguments_have_the_names_of_the_signature(example):
     assert [*example.axpy_.arguments] == ["a", "x", "y", "block"]
     assert example.axpy_.slot("y") == 2

@@ -74,6 +74,7 @@ def without_numba(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -94,6 +95,7 @@ def test_steps_give_the_logits_of_the_model(changes, packing):
     assert_same(torch.cat(found, dim=1), expected, packing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_without_a_cache(changes, packing):
@@ -135,6 +137,7 @@ def test_settling_happens_by_itself(packing):
         assert_same(found, packed.dequantize()(ids), packing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("batch", [1, 2, 5, 7])
 def test_greedy_tokens_are_the_same(packing, batch):
@@ -153,6 +156,7 @@ def test_greedy_tokens_are_the_same(packing, batch):
     assert torch.equal(*sequences)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("count", [1, 3, 10, 20])
 def test_rows_of_different_lengths(packing, count):

@@ -45,6 +45,7 @@ def read_one_by_one(packed, ids):
     return torch.cat([packed.read_uniform([[token]], cache) for token in ids])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_neither_the_others_nor_the_cut_change_a_bit(model, packing):
     """Quatre textes avancent par parts tirées au sort, sur un cache commun."""

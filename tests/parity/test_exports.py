@@ -157,6 +157,7 @@ def test_llama_cpp_computes_the_variants_it_can_read(tmp_path, changes):
         assert peer.greedy(PROMPT, COUNT) == ours(file)
 
 
+@pytest.mark.slow
 def test_an_untied_head_changes_nothing_but_the_file(tmp_path):
     """« output.weight » est écrit, pour les lecteurs qui l'exigent."""
     from gguf import GGUFReader

@@ -55,6 +55,7 @@ def test_an_imported_variant_has_their_logits(tmp_path, changes):
         assert (logits(plain.build(), ids()) - expected).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", THEIRS.values(), ids=THEIRS)
 def test_their_scales_of_attention_are_folded_into_the_queries(tmp_path, options):
     theirs = to_transformers(random_model(replace(GPT2, n_layers=3)), **options)
@@ -68,6 +69,7 @@ def test_their_scales_of_attention_are_folded_into_the_queries(tmp_path, options
     torch.testing.assert_close(logits(again, ids()), expected, **CLOSE)
 
 
+@pytest.mark.slow
 @own
 def test_our_file_and_their_folder_keep_it(tmp_path, changes):
     source = content(variant(changes))

@@ -41,6 +41,7 @@ def adapters(base, targets):
     return AdapterFile(lora=lora, base_sha256=weights_sha256(base), tensors=tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [GPT2, BOOK], ids=["gpt2", "livre"])
 @pytest.mark.parametrize("targets", TARGETS, ids="-".join)
 def test_peft_computes_what_merging_gives(tmp_path, targets, config):

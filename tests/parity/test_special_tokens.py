@@ -100,6 +100,7 @@ def transformers(folder):
     return ids, theirs.decode(written, clean_up_tokenization_spaces=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [ROLES, NAMED], ids=["rôles", "nommés"])
 @pytest.mark.parametrize("pattern", ["gpt2", "moderne"])
 def test_own_special_tokens(tmp_path, pattern, template):

@@ -43,6 +43,7 @@ def summaries():
     return summarize(list(compare_strategies(generator, ["abc", "le mot"], variants, seeds=[1, 2])))
 
 
+@pytest.mark.slow
 def test_page_is_alone_and_complete(summaries):
     reader = read_page(comparison_page(summaries, LetterTokenizer(), facts=[("graines", "1, 2")]))
     for summary in summaries:

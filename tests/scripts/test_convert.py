@@ -33,6 +33,7 @@ def vocabulary(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_out_and_back_in(cli, model, tmp_path):
     """pt → hf → pt : le même modèle ; les commandes prennent l'un comme l'autre."""
     outcome = cli("convert", model, tmp_path / "hf", "--to", "hf", "--license", "mit")
@@ -86,6 +87,7 @@ def test_a_book_file(cli, tmp_path, vocabulary):
     assert read_model(tmp_path / "m.pt").config.n_heads == 3
 
 
+@pytest.mark.slow
 def test_an_existing_destination_is_kept(cli, model, tmp_path):
     (tmp_path / "pris.pt").write_text("précieux", encoding="utf-8")
     outcome = cli("convert", model, tmp_path / "pris.pt", "--to", "pt")
@@ -96,6 +98,7 @@ def test_an_existing_destination_is_kept(cli, model, tmp_path):
     outcome.check_one_line_error(1, "est un dossier")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [b"", b"du texte", b"GGUF" + bytes(20)])
 def test_a_refused_source_is_told_what_can_be_converted(cli, tmp_path, data):
     """Fichier vide, inconnu, ou qui ne fait que s'écrire : seuls les genres lus sont proposés."""
@@ -127,6 +130,7 @@ def test_a_word_vocabulary_is_refused_before_writing(cli, model, tmp_path):
     assert not (tmp_path / "hf").exists()
 
 
+@pytest.mark.slow
 def test_the_hub_offline(cli, tmp_path, monkeypatch):
     """Demandé par hub:, jamais autrement ; sans réseau, une phrase."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache-hf"))
@@ -158,6 +162,7 @@ def test_the_hub_gives_a_folder(cli, tmp_path, vocabulary, monkeypatch):
     assert metadata["source"] == "https://huggingface.co/auteur/modele"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

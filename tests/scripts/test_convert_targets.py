@@ -21,6 +21,7 @@ def model(tmp_path):
     return tmp_path / "m.pt"
 
 
+@pytest.mark.slow
 def test_gguf(cli, model, tmp_path):
     pytest.importorskip("gguf", reason="le paquet gguf n'est pas installé")
     sizes = {}
@@ -34,6 +35,7 @@ def test_gguf(cli, model, tmp_path):
     cli("convert", path, tmp_path / "x.pt", "--to", "pt").check_one_line_error(1, "GGUF")
 
 
+@pytest.mark.slow
 def test_an_untied_head(cli, tmp_path):
     original, model = content(GPT2), tmp_path / "m.pt"
     save_model(model, original.build(), GPT2, tokenizer=original.tokenizer)
@@ -47,6 +49,7 @@ def test_an_untied_head(cli, tmp_path):
     assert embedding.data_ptr() != head.data_ptr()
 
 
+@pytest.mark.slow
 def test_onnx_with_a_cache(cli, model, tmp_path):
     """Les entrées que donne optimum, sans l'avertissement sur `position_ids`."""
     onnx = pytest.importorskip("onnx", reason="le paquet onnx n'est pas installé")

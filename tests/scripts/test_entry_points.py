@@ -71,6 +71,7 @@ def test_scripts_run_as_processes(trained, tmp_path, command, expected):
         assert len(PdfReader(tmp_path / expected).pages) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -92,6 +93,7 @@ def test_every_option_has_a_french_help_line(cli, command):
         assert english not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", SUBCOMMANDS)
 def test_a_group_shows_its_commands(cli, group):
     """Sans sous-commande, ou avec --help : la liste de celles-ci, en français."""

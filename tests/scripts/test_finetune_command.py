@@ -66,6 +66,7 @@ def test_full_finetuning_from_a_model(cli, base, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_variant_of_gpt2_is_finetuned_as_it_is(cli, tmp_path):
     """Largeur cachée, activation et eps viennent du modèle, bien qu'aucune option ne les dise."""
     own = {"inner_dim": 50, "activation": "relu", "norm_eps": 1e-3}
@@ -87,6 +88,7 @@ def test_a_variant_of_gpt2_is_finetuned_as_it_is(cli, tmp_path):
     outcome.check_one_line_error(2, "--engine fused", "activation = gelu_tanh")
 
 
+@pytest.mark.slow
 def test_chat_then_infer(cli, talk, tmp_path):
     """Un modèle apprend à répondre ; `infer --chat` n'écrit que la réponse."""
     outcome = cli(

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from interop_helpers import BOOK, GPT2, content
 
 from gpt_architecture.formats.model_file import save_model
@@ -47,6 +48,7 @@ def test_the_final_loss_is_that_of_the_last_step(cli, tmp_path):
         assert f"**{label}** : entraînement inconnue, validation 3,250." in card
 
 
+@pytest.mark.slow
 def test_blocks_are_grouped(cli, tmp_path):
     """Les deux blocs tiennent en une ligne par tenseur ; --tensors les sépare."""
     export_hf(content(GPT2), tmp_path / "hf")

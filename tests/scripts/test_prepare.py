@@ -28,6 +28,7 @@ def source(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_prepare_says_what_it_did(cli, source, tmp_path):
     """Documents, tokens, octets par token, ce qui est écarté ; la relance ne refait rien."""
     command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps")
@@ -54,6 +55,7 @@ def test_single_document_is_said(cli, source, tmp_path):
     assert "Un seul document" in outcome.out
 
 
+@pytest.mark.slow
 def test_unbalanced_split_is_said(cli, source, tmp_path):
     """Deux documents : la validation en prend un entier, et la commande prévient."""
     (source / "d.txt").write_text("Un autre texte.", encoding="utf-8")
@@ -63,6 +65,7 @@ def test_unbalanced_split_is_said(cli, source, tmp_path):
     assert "demandé" not in cli(*command, "--val-fraction", "0.5", "--force").out
 
 
+@pytest.mark.slow
 def test_the_embedded_story_then_train(cli, tmp_path):
     """Le premier essai d'une personne : préparer la nouvelle embarquée, puis entraîner dessus."""
     prepared = cli("prepare", "la-lampe-du-passeur", "--out", tmp_path / "fragments")
@@ -115,6 +118,7 @@ def test_what_is_not_text_is_refused_by_name(cli, trained, command, name, words)
     assert "iconv" not in outcome.err
 
 
+@pytest.mark.slow
 def test_saved_tokenizer(cli, source, tmp_path):
     """Un tokenizer enregistré sert ; un tokenizer simple par son nom est refusé en une phrase."""
     SimpleTokenizerV2.from_text(" ".join(TEXTS)).save(tmp_path / "mots.json")
@@ -124,6 +128,7 @@ def test_saved_tokenizer(cli, source, tmp_path):
     assert open_shards(tmp_path / "d", "train").tokenizer["name"] == "simple-v2"
 
 
+@pytest.mark.slow
 def test_usage_errors(cli, source, tmp_path):
     """Sans source, sans --out, réglage ou source impossible : une phrase."""
     cli("prepare", "--out", tmp_path / "d").check_one_line_error(2, "aucune source")

@@ -27,6 +27,7 @@ def test_the_embedded_story_becomes_french_words(cli):
     assert sum(word in known for word in words) >= 0.9 * len(words), text
 
 
+@pytest.mark.slow
 def test_another_text_may_be_given(cli, tmp_path):
     """Les options données l'emportent sur le préréglage."""
     text = tmp_path / "mien.txt"

@@ -94,6 +94,7 @@ def test_typed_or_written(cli, folder):
     assert user not in asked
 
 
+@pytest.mark.slow
 def test_the_example_is_kept_with_its_special_tokens(cli, folder):
     """Sans début, `infer` reprend celui de l'entraînement, tokens spéciaux compris."""
     own = get_tokenizer(folder / "tok.json")
@@ -107,6 +108,7 @@ def test_the_example_is_kept_with_its_special_tokens(cli, folder):
     assert found == gpt.encode(prompt)[0, 1:].tolist()
 
 
+@pytest.mark.slow
 def test_a_service_is_asked_the_same(cli, folder):
     """`infer --server --parse-special` le demande au service."""
     own = get_tokenizer(folder / "tok.json")

@@ -41,6 +41,7 @@ class TestTrain:
         assert engine.encode(FRENCH_TEXT).ids == tokenizer.encode(FRENCH_TEXT)
         assert engine.encode("<|user|>eau").ids[0] == tokenizer.special["<|user|>"]
 
+    @pytest.mark.slow
     def test_several_sources_make_one_vocabulary(self, cli, source, tmp_path):
         """En fichiers ou d'un seul tenant : le même vocabulaire."""
         folder = tmp_path / "textes"
@@ -72,6 +73,7 @@ class TestTrain:
         assert "257 tokens" in outcome.out
         assert "texte trop court" in outcome.out
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("arguments", "code", "words"),
         [
@@ -90,6 +92,7 @@ class TestTrain:
         cli("tokenizer", "train", *arguments).check_one_line_error(code, words)
         assert list((tmp_path / "travail").iterdir()) == []
 
+    @pytest.mark.slow
     def test_does_not_overwrite(self, cli, source, own):
         before = own.read_bytes()
         again = ("tokenizer", "train", source, "--vocab-size", "270", "--out", own)
@@ -100,12 +103,14 @@ class TestTrain:
 
 
 class TestCompare:
+    @pytest.mark.slow
     def test_table(self, cli, source, own):
         outcome = cli("tokenizer", "compare", source, "--tokenizers", "gpt2", own)
         assert outcome.code == 0, outcome.err
         for words in ("gpt2", own.name, "50\u00a0257", "Tokens/mot", "× 1,00"):
             assert words in outcome.out
 
+    @pytest.mark.slow
     def test_json(self, cli, source, own):
         outcome = cli("tokenizer", "compare", source, "--tokenizers", "gpt2", own, "--json")
         gpt2, mine = json.loads(outcome.out)
@@ -113,6 +118,7 @@ class TestCompare:
         assert mine["tokens"] == len(get_tokenizer(own).encode(FRENCH_TEXT))
         assert mine["tokens_per_word"] == pytest.approx(mine["tokens"] / mine["words"])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("arguments", "code", "words"),
         [
@@ -142,12 +148,14 @@ class TestView:
         assert "\x1b[" in outcome.out
         assert "|" not in outcome.out
 
+    @pytest.mark.slow
     def test_json(self, cli, own):
         outcome = cli("tokenizer", "view", "Hello, I am", "--tokenizer", "gpt2", own, "--json")
         splits = json.loads(outcome.out)
         assert [each["ids"] for each in splits["gpt2"]] == [[15496], [11], [314], [716]]
         assert "".join(each["text"] for each in splits[own.name]) == "Hello, I am"
 
+    @pytest.mark.slow
     def test_page(self, cli, own, tmp_path):
         page = tmp_path / "page.html"
         arguments = ("tokenizer", "view", "L'eau", "--tokenizer", "gpt2", own, "--html", page)

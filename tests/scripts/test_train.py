@@ -57,6 +57,7 @@ def test_output_tells_everything(trained):
     assert "\x1b[" not in out
 
 
+@pytest.mark.slow
 def test_same_command_overwrites_its_own_output_with_the_same_weights(cli, tmp_path):
     """Refaire le même entraînement est permis, et donne les mêmes poids bit pour bit."""
     command = ("train", *tiny(output_dir=tmp_path, drop_rate=0.2))
@@ -68,6 +69,7 @@ def test_same_command_overwrites_its_own_output_with_the_same_weights(cli, tmp_p
     assert all(torch.equal(weights[name], second[name]) for name in weights)
 
 
+@pytest.mark.slow
 def test_evaluation_frequency_does_not_change_the_weights(cli, tmp_path):
     """Évaluer plus souvent ne change pas un bit du modèle."""
     states = []
@@ -108,6 +110,7 @@ def test_refuses_to_overwrite_a_foreign_file(cli, tmp_path):
     assert target.read_text(encoding="utf-8") == "autre chose"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
@@ -154,6 +157,7 @@ def test_bad_option_gives_one_line(cli, tmp_path, options, code, words):
     assert not (tmp_path / "m" / "gpt-model.pt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -182,6 +186,7 @@ def test_full_disk_is_said_before_training(cli, tmp_path, monkeypatch):
     assert "Époque" not in outcome.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "written"), [((), 3), (("--save-best", "--keep", "4"), 6)])
 def test_room_is_asked_for_every_checkpoint(cli, tmp_path, monkeypatch, options, written):
     """Ceux qui sont gardés, le meilleur et celui qui s'écrit, même si le temps seul en décide."""
@@ -192,6 +197,7 @@ def test_room_is_asked_for_every_checkpoint(cli, tmp_path, monkeypatch, options,
     cli(*command).check_one_line_error(1, f"{written << 20},0 Gio pour le modèle")
 
 
+@pytest.mark.slow
 def test_own_files_of_every_kind_train(cli, tmp_path):
     """Un dossier, plusieurs sources, chaque tokenizer."""
     folder = tmp_path / "textes"
@@ -208,6 +214,7 @@ def test_own_files_of_every_kind_train(cli, tmp_path):
         assert read_model(out / "gpt-model.pt").tokenizer["name"] == tokenizer
 
 
+@pytest.mark.slow
 def test_underscores_toml_and_environment(cli, tmp_path, monkeypatch):
     """Ligne de commande, puis environnement, puis TOML : le plus proche gagne."""
     config = tmp_path / "essai.toml"
@@ -327,6 +334,7 @@ class TestResume:
         common = tiny(**options, drop_rate=0.2, data=source, output_dir=out, prompt="Le passeur")
         return out, cli("train", *common, *extra)
 
+    @pytest.mark.slow
     def test_half_then_resume_equals_straight(self, cli, source, tmp_path, monkeypatch):
         """Les pertes et les poids sont ceux de l'entraînement d'une traite, au bit près."""
         out, outcome = self.start(cli, source)
@@ -367,6 +375,7 @@ class TestResume:
             assert first == second
         assert [r["step"] for r in again if r["kind"] == "step"] == list(range(steps))
 
+    @pytest.mark.slow
     def test_another_option_is_refused_and_shown(self, cli, source):
         out, _ = self.start(cli, source, "--max-steps", 4)
         before = sorted((out / "checkpoints").iterdir())
@@ -379,12 +388,14 @@ class TestResume:
             "step-000006",
         ]
 
+    @pytest.mark.slow
     def test_changed_data_is_refused(self, cli, source):
         out, _ = self.start(cli, source, "--max-steps", 4)
         source.write_text(FRENCH_TEXT * 3 + "Encore. ", encoding="utf-8")
         outcome = cli("train", "--resume", out, "--max-steps", 6)
         outcome.check_one_line_error(1, "données", "enregistré", "--override")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("tokenizer", ["simple-v2", "bpe-300"])
     def test_overridden_data_keep_the_learned_vocabulary(self, cli, source, tokenizer):
         """Sur un autre texte, l'apprendre de nouveau donnerait d'autres tokens aux mêmes poids."""
@@ -398,6 +409,7 @@ class TestResume:
         assert read_model(out / "gpt-model.pt").tokenizer == learned
         assert CheckpointStore(out / "checkpoints").latest().state["tokenizer"] == learned
 
+    @pytest.mark.slow
     def test_another_vocabulary_is_refused_even_overridden(self, cli, source):
         """De même taille ou non : des poids ne valent que pour leurs tokens."""
         out, _ = self.start(cli, source, "--max-steps", 4, tokenizer="bpe-300")
@@ -408,6 +420,7 @@ class TestResume:
             outcome.check_one_line_error(1, "le tokenizer n'est plus celui", "--override")
         assert sorted((out / "checkpoints").iterdir()) == before
 
+    @pytest.mark.slow
     def test_moved_data_is_accepted(self, cli, source):
         """L'empreinte juge, non le chemin."""
         moved = source.parent / "deux" / "un.txt"
@@ -451,6 +464,7 @@ class TestResume:
     def test_nothing_to_resume(self, cli, tmp_path):
         cli("train", "--resume", tmp_path).check_one_line_error(2, "rien à reprendre", "--resume")
 
+    @pytest.mark.slow
     def test_options_that_contradict_a_resume(self, cli, source, tmp_path):
         out, _ = self.start(cli, source, "--max-steps", 2)
         outcome = cli("train", "--resume", out, "--preset", "verdict")
@@ -458,12 +472,14 @@ class TestResume:
         outcome = cli("train", "--resume", out, "--output-dir", tmp_path / "ailleurs")
         outcome.check_one_line_error(2, "--output-dir")
 
+    @pytest.mark.slow
     def test_a_longer_schedule_is_said(self, cli, source):
         """Prolonger un cosinus change la suite de son taux."""
         out, _ = self.start(cli, source, "--max-steps", 2)
         outcome = cli("train", "--resume", out, "--max-steps", 4)
         assert "cosine) s'étend désormais sur 4 étapes, et non 2" in outcome.out
 
+    @pytest.mark.slow
     def test_prompt_from_standard_input_comes_back(self, cli, source, monkeypatch):
         """Le début lu sur l'entrée standard est gardé, non redemandé."""
         out = source.parent / "essai"
@@ -473,6 +489,7 @@ class TestResume:
         assert cli("train", "--resume", out, "--max-steps", 4).code == 0
         assert read_model(out / "gpt-model.pt").metadata["prompt"] == "Elle regarda"
 
+    @pytest.mark.slow
     def test_estimate_counts_what_is_left(self, cli, source):
         out, _ = self.start(cli, source, "--max-steps", 4)
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -481,12 +498,14 @@ class TestResume:
         assert " : 6 étape(s) de" in outcome.out
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
+    @pytest.mark.slow
     def test_the_best_is_named(self, cli, source):
         out, outcome = self.start(cli, source, "--save-best")
         best = json.loads((out / "checkpoints" / "best.json").read_text(encoding="utf-8"))["step"]
         assert "Meilleure validation" in outcome.out
         assert f"step-{best:06d}" in outcome.out
 
+    @pytest.mark.slow
     def test_starting_over_needs_force(self, cli, source):
         """Un dossier qui a des points de reprise n'est ni effacé ni mêlé à un autre essai."""
         out, _ = self.start(cli, source, "--max-steps", 4)
@@ -496,6 +515,7 @@ class TestResume:
         assert [p.name for p in (out / "checkpoints").glob("step-*")] == ["step-000002"]
 
 
+@pytest.mark.slow
 def test_a_preset_yields_to_explicit_options(cli, tmp_path, monkeypatch):
     """Option, puis environnement, puis préréglage, puis défaut."""
     monkeypatch.setitem(TRAINING_PRESETS, "essai", {"lr": 0.005, "seed": 5, "tie_weights": True})
@@ -535,6 +555,7 @@ def test_an_estimate_is_interrupted_at_once(cli, tmp_path, monkeypatch):
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # ceux de tensorboard et de ses dépendances
 def test_every_technique_at_once(cli, tmp_path):
     """Muon, WSD, échauffement, réduction, activations recalculées, déterminisme, TensorBoard."""
@@ -554,6 +575,7 @@ def test_every_technique_at_once(cli, tmp_path):
     assert all(step["grad_norm"] > 0 for step in steps)
 
 
+@pytest.mark.slow
 def test_token_shards_train(cli, tmp_path):
     """Un dossier écrit par prepare s'entraîne tel quel ; son tokenizer est repris."""
     texts = tmp_path / "textes"
@@ -572,6 +594,7 @@ def test_token_shards_train(cli, tmp_path):
     assert outcome.code == 0, outcome.err
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_with_a_model(cli, tmp_path):
     """La patience épuisée est dite, et le modèle est écrit."""
     source = tmp_path / "texte.txt"
@@ -588,6 +611,7 @@ def test_unknown_preset(cli, tmp_path):
     outcome.check_one_line_error(2, "inconnu", "verdict")
 
 
+@pytest.mark.slow
 def test_missing_matplotlib_keeps_the_model(cli, tmp_path, monkeypatch):
     """Sans matplotlib, le modèle est écrit et un avertissement dit quoi installer."""
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.ticker"):
@@ -599,6 +623,7 @@ def test_missing_matplotlib_keeps_the_model(cli, tmp_path, monkeypatch):
     assert not (tmp_path / "loss-plot.pdf").exists()
 
 
+@pytest.mark.slow
 def test_curves_that_break_do_not_hide_the_model(cli, tmp_path, monkeypatch):
     """Le modèle est annoncé dès qu'il est écrit : un tracé en panne n'en prive personne."""
 
@@ -612,6 +637,7 @@ def test_curves_that_break_do_not_hide_the_model(cli, tmp_path, monkeypatch):
     assert (tmp_path / "gpt-model.pt").is_file()
 
 
+@pytest.mark.slow
 def test_missing_tiktoken_falls_back(cli, tmp_path, monkeypatch):
     """Sans tiktoken, l'entraînement se fait avec simple-v2, et le dit."""
     from importlib import util
@@ -665,6 +691,7 @@ def test_progress_bar_on_a_terminal(tmp_path):
     assert "perte entraînement" in screen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["simple-v1", "simple-v2"])
 def test_default_prompt_suits_the_tokenizer(cli, tmp_path, verdict_path, tokenizer):
     """Sur The Verdict, « Every » n'existe pas : le début d'exemple vient alors du texte."""
@@ -675,6 +702,7 @@ def test_default_prompt_suits_the_tokenizer(cli, tmp_path, verdict_path, tokeniz
     assert prompt != "Every effort moves you"
 
 
+@pytest.mark.slow
 def test_suggested_command_is_safe_to_paste(cli, tmp_path):
     """Un début qui contient des guillemets ou « $( ) » est protégé dans la commande proposée."""
     prompt = 'Le "passeur" $(date)'
@@ -683,6 +711,7 @@ def test_suggested_command_is_safe_to_paste(cli, tmp_path):
     assert shlex.split(line.removeprefix("Ensuite : "))[-1] == prompt
 
 
+@pytest.mark.slow
 def test_data_from_environment_may_contain_spaces(cli, tmp_path, monkeypatch):
     """GPT_ARCHITECTURE_DATA sépare les chemins comme PATH."""
     source = tmp_path / "mon texte.txt"
@@ -696,6 +725,7 @@ def test_data_from_environment_may_contain_spaces(cli, tmp_path, monkeypatch):
     assert "mon texte+mon texte" in outcome.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("existed", [False, True])
 def test_a_refusal_leaves_nothing(cli, tmp_path, monkeypatch, existed):
     """Ni dossier de points de reprise vide, ni dossier de sortie que personne n'avait fait."""

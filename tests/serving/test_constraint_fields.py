@@ -201,6 +201,7 @@ class TestCommands:
         found = cli(*base, "--choix", "oui", "--max-tokens", 20, *options)
         assert "avertissement" not in found.err
 
+    @pytest.mark.slow
     def test_a_service_too(self, cli, url, monkeypatch):
         for options in ((), ("--n", 2)):
             found = cli("infer", "--server", url, "--prompt", "Le", *self.CUT, *options)
@@ -210,6 +211,7 @@ class TestCommands:
         monkeypatch.setattr("sys.stdin", io.StringIO("Bonjour\n"))
         assert "avant de vérifier regex" in cli("chat", "--server", url, *self.CUT).err
 
+    @pytest.mark.slow
     def test_chat_too(self, cli, model, monkeypatch):
         import io
 
@@ -217,6 +219,7 @@ class TestCommands:
         found = cli("chat", "--model", model, "--device", "cpu", *self.CUT)
         assert "avant de vérifier regex" in found.err
 
+    @pytest.mark.slow
     def test_the_library_too(self, model, caplog):
         from gpt_architecture import load
 

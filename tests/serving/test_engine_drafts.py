@@ -51,6 +51,7 @@ def written(box):
     return [(piece.token, piece.text, piece.score) for piece in box.pieces], box.events[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("slots", [1, 8])
 def test_the_text_is_the_same_with_or_without_drafts(packed, kind, slots):
@@ -95,6 +96,7 @@ def test_a_filter_that_fails_stops_only_its_request(packed, monkeypatch):
         assert engine.stats().drafted_tokens > 0
 
 
+@pytest.mark.slow
 def test_a_constraint_is_followed_token_by_token():
     tokenizer = get_tokenizer("gpt2")
     cfg = GPTConfig(
@@ -188,6 +190,7 @@ def test_a_model_that_rounds_with_its_neighbours_gets_none():
         assert engine.stats().drafted_tokens == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["glouton", "tirage", "filtres", "arrêt"])
 @pytest.mark.parametrize("slots", [1, 8])
 def test_lookup_changes_no_text_either(packed, kind, slots):

@@ -320,6 +320,7 @@ def test_hundreds_of_random_requests_and_cancels(model):
     assert (stats.running, stats.waiting, stats.kv_tokens, stats.failed) == (0, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_finished_request_is_kept(model):
     with running(model, slots=2) as engine:
         boxes = weakref.WeakSet(ask(engine, request()) for _ in range(20))

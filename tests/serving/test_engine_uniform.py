@@ -52,6 +52,7 @@ def test_the_load_changes_no_bit(packed, slots):
         assert engine.stats().prefix_hits > 20
 
 
+@pytest.mark.slow
 def test_the_tokens_are_the_generator_s(packed):
     with running(packed, slots=8) as engine:
         boxes = submit(engine, *requests())

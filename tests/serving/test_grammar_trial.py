@@ -59,6 +59,7 @@ def worker(trial):
 
 
 class TestLimits:
+    @pytest.mark.slow
     def test_time(self, tokenizer):
         with trial_of(tokenizer, seconds=0.2) as trial:
             check(trial, regex="a+")
@@ -76,6 +77,7 @@ class TestLimits:
         ):
             check(trial, **ENDLESS)
 
+    @pytest.mark.slow
     def test_what_is_refused_is_remembered(self, tokenizer, monkeypatch):
         """La même contrainte hostile, envoyée cent fois, n'est essayée qu'une."""
         with trial_of(tokenizer, seconds=0.2) as trial:
@@ -203,6 +205,7 @@ class TestLife:
 
 
 class TestService:
+    @pytest.mark.slow
     def test_limits_are_named_and_the_service_lives(self, tokenizer):
         model = sharp_model(1, vocab_size=tokenizer.vocab_size, context_length=64)
         with running_service(model, tokenizer) as url:
@@ -257,6 +260,7 @@ class TestService:
         assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.slow
 def test_hostile_constraints_stay_within_the_limits(tokenizer):
     """Aucune ne fait tomber ni durer l'essai ; celles qui passent se lisent et se suivent ici."""
     spent = []

@@ -33,6 +33,7 @@ def client():
         yield found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "header",
     [
@@ -72,6 +73,7 @@ def test_probes_need_no_key(client):
     assert client.get("/version").status_code == 401
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "statuses"),
     [
@@ -96,6 +98,7 @@ def test_each_probe_asks_its_own_question(state, statuses):
             check_envelope(answer, 503)
 
 
+@pytest.mark.slow
 def test_probes_while_loading_and_leaving():
     """Vivant dès le début ; prêt quand le modèle est là, et plus dès que l'arrêt est demandé."""
     ready = threading.Event()
@@ -117,6 +120,7 @@ def test_probes_while_loading_and_leaving():
         assert HTTP.get(url + "/v1/models").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_model_that_never_loads_is_not_alive():
     """L'orchestrateur relance ce qui ne se chargera jamais."""
     gate, told = LoadingGate(lambda: 1 / 0), threading.Event()
@@ -188,6 +192,7 @@ def test_weak_keys_are_refused(key):
     assert key not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_gate_answers_while_the_model_loads():
     """503 et quand réessayer, sur toute adresse ; puis l'application, sans relancer."""
     ready = threading.Event()
@@ -210,6 +215,7 @@ def test_the_gate_answers_while_the_model_loads():
     assert failures == []
 
 
+@pytest.mark.slow
 def test_the_gate_shows_a_page_to_a_person():
     """Un navigateur voit une page qui se recharge, et ses fichiers ; un programme, l'enveloppe."""
     browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -230,6 +236,7 @@ def test_the_gate_shows_a_page_to_a_person():
         check_envelope(HTTP.get(url + "/studio/rien", headers=browser), 404)
 
 
+@pytest.mark.slow
 def test_a_failed_load_is_reported():
     """Un modèle illisible : l'erreur est gardée, qui attend est prévenu, la page le dit."""
 

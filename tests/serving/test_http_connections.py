@@ -20,6 +20,7 @@ def test_the_listening_socket_says_its_protocol(host):
         assert listener.proto == socket.IPPROTO_TCP
 
 
+@pytest.mark.slow
 def test_an_accepted_connection_sends_at_once(monkeypatch):
     """TCP_NODELAY : la fin d'une réponse n'attend pas l'accusé de réception de son début."""
     options = []

@@ -99,6 +99,7 @@ def test_other_methods_are_refused():
         assert "DELETE" in check_envelope(refused, 400)["message"]
 
 
+@pytest.mark.slow
 def test_a_page_waits_for_the_model():
     """Pendant le chargement aussi : le préliminaire passe, et le 503 se lit."""
     ready = threading.Event()
@@ -134,6 +135,7 @@ def test_origins_a_browser_sends_are_accepted(origin):
     check_origin("--allow-origin", origin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("origin", "right"),
     [
@@ -168,6 +170,7 @@ def test_origins_that_never_match_are_refused_at_start(cli, origin, right):
         found.check_one_line_error(2, right)
 
 
+@pytest.mark.slow
 def test_head_answers_like_get():
     """HEAD : le code et les en-têtes de GET, sans corps, sur toute adresse qui répond à GET."""
     app = create_app(make_context(ScriptedEngine()))
@@ -195,6 +198,7 @@ def test_head_answers_in_process():
     assert int(head.headers["content-length"]) > 0
 
 
+@pytest.mark.slow
 def test_head_answers_while_the_model_loads():
     """Pendant le chargement : le même code que GET."""
     with serving(LoadingGate(ScriptedEngine)) as url:

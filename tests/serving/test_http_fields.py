@@ -100,6 +100,7 @@ def answer(client, path, **changes):
     return found["choices"], found["usage"]["completion_tokens"], found["usage"]["prompt_tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", BODIES)
 def test_values_that_ask_for_nothing_are_absence(client, path):
     """La réponse est celle d'une requête qui n'a pas ces champs, un par un et tous ensemble."""
@@ -280,6 +281,7 @@ def test_stop_token_ids_stop(client):
     assert written == first + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", BODIES)
 def test_lookup_changes_no_bit_of_a_packed_model(path):
     """Les noyaux rendent les mêmes bits : texte, probabilités et compte sont ceux d'avant."""
@@ -339,6 +341,7 @@ def test_an_empty_prompt_needs_an_end_of_text(monkeypatch):
     assert "fin de texte" in error["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "fields"),
     [(COMPLETIONS, {"prompt": "le lac"}), (CHAT, {"messages": MESSAGES})],

@@ -98,6 +98,7 @@ def service():
         yield url, engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_bodies_get_an_envelope(service, name):
     """Chaque corps hostile est refusé par 400, en nommant ce qui ne va pas."""
@@ -153,6 +154,7 @@ def test_paths_do_not_escape(service, path):
     assert b"root:" not in answer
 
 
+@pytest.mark.slow
 def test_large_bodies_are_refused_unread(service):
     """Un corps trop grand est refusé, annoncé ou non."""
     url, _ = service
@@ -191,6 +193,7 @@ def test_what_is_not_http_is_refused(service, garbage):
     assert b"invalid_request_error" in answer
 
 
+@pytest.mark.slow
 def test_slow_clients_are_let_go(service):
     """Des en-têtes ou un corps qui n'arrivent pas : 408."""
     with connect(service[0]) as link:
@@ -203,6 +206,7 @@ def test_slow_clients_are_let_go(service):
         assert b"request_timeout" in answer
 
 
+@pytest.mark.slow
 def test_a_client_that_stops_reading_frees_its_slot():
     """Une réponse que personne ne lit est abandonnée, sa place rendue."""
     engine = LateEngine()
@@ -264,6 +268,7 @@ def test_overload_says_when_to_come_back():
         assert response.headers["retry-after"] == "4"
 
 
+@pytest.mark.slow
 def test_too_many_requests_at_once_are_refused_but_probes_answer():
     """Au-delà du nombre de requêtes, 429 ; /health répond encore."""
     context = make_context(ScriptedEngine(), requests=2)
@@ -324,6 +329,7 @@ def test_a_failed_sequence_before_its_first_token(error, status, word, caplog):
             assert "secret" not in message
 
 
+@pytest.mark.slow
 def test_a_failure_in_the_middle_ends_the_stream_with_an_error():
     """Après le premier token, la panne est un événement du flux, et le flux finit."""
     engine = LateEngine([Produced(piece=Piece(text="début", token=1))])

@@ -99,6 +99,7 @@ def test_each_request_leaves_one_line(journal):
     assert "petit" not in everything
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given", ["", "a b", "a" * 129, "é", "a\tb", "<script>", '"', "a\\nerreur : b"]
 )
@@ -111,6 +112,7 @@ def test_an_unsafe_request_id_is_replaced(given):
         assert re.fullmatch("[0-9a-f]{32}", two.headers["x-request-id"])
 
 
+@pytest.mark.slow
 def test_every_response_is_named():
     """Refus, pannes, page d'ailleurs, attente, et ce qui n'est pas du HTTP."""
     context = make_context(ScriptedEngine(error=RuntimeError("panne")), body_bytes=100)
@@ -167,6 +169,7 @@ def test_the_cause_of_a_failure_is_in_the_journal(journal, error, stream):
     assert TEXT not in json.dumps([failure, line])
 
 
+@pytest.mark.slow
 def test_a_failure_in_the_middle_of_a_stream_is_in_the_journal(journal):
     """Le code 200 est parti : la ligne porte le motif, et la pile d'appels est là."""
     engine = LateEngine([Produced(piece=Piece(text="début", token=1))])
@@ -211,6 +214,7 @@ def test_a_model_failure_names_the_requests_it_ends(journal):
         assert "noyau en panne" in line["exception"]
 
 
+@pytest.mark.slow
 def test_who_leaves_is_said_to(journal):
     """Abandon avant la réponse, ou au milieu du flux : dit, avec les tokens écrits."""
     engine = LateEngine([Produced(piece=Piece(text="début", token=1))])
@@ -236,6 +240,7 @@ def test_who_leaves_is_said_to(journal):
     assert samples(metrics, "http_requests_total")[COMPLETIONS, "POST", "499"] == 1
 
 
+@pytest.mark.slow
 def test_a_slow_reader_is_no_failure(journal):
     """Qui ne lit plus est un abandon, pas une panne du service."""
     engine = LateEngine()
@@ -303,6 +308,7 @@ def test_refusals_are_counted_wherever_they_come_from():
     assert KEY not in text
 
 
+@pytest.mark.slow
 def test_the_gate_s_refusals_are_counted_too():
     """Avant que la porte laisse entrer, et avant que le modèle soit là."""
     context = make_context(ScriptedEngine(), requests=1)

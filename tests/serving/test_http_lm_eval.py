@@ -13,6 +13,7 @@ from gpt_architecture.decoding.generator import Generator
 PAIRS = (("Le passeur leva", " la lampe deux fois"), ("L'eau", " frottait les graviers"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # ceux des bibliothèques de lm-eval
 def test_local_completions_reads_the_same_likelihoods():
     """Vraisemblances et texte glouton : ceux du modèle, tokenizer du service compris."""

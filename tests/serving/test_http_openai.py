@@ -49,6 +49,7 @@ def client(service):
         yield found
 
 
+@pytest.mark.slow
 def test_completions(client):
     """Entière, en flux, avec le compte des tokens."""
     whole = client.completions.create(
@@ -127,6 +128,7 @@ def test_closing_a_stream_frees_its_slot(service, client):
     wait_until(lambda: engine.stats().running == 0, seconds=1.0)
 
 
+@pytest.mark.slow
 def test_503_is_retried():
     """Le client réessaie de lui-même après un 503, et aboutit."""
 
@@ -148,6 +150,7 @@ def test_503_is_retried():
     assert engine.tries == 2
 
 
+@pytest.mark.slow
 def test_an_error_in_a_stream_is_raised():
     """Une panne au milieu d'un flux devient une exception du client, pas une fin normale."""
     end = Finished(reason="timeout", prompt_tokens=1, completion_tokens=1, cached_tokens=0)
@@ -177,6 +180,7 @@ def whole_message(client, messages, **options):
     return found.choices[0].message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"exclude_none": True}, {"exclude_unset": True}])
 def test_received_messages_are_sent_back(client, options):
     """`messages.append(message.model_dump())`, la boucle de tout programme qui converse."""
@@ -194,6 +198,7 @@ def test_received_messages_are_sent_back(client, options):
     ]
 
 
+@pytest.mark.slow
 def test_streamed_messages_are_sent_back(client):
     """Les morceaux d'un flux, accumulés champ par champ ou par le client, le sont aussi."""
 
@@ -260,6 +265,7 @@ def test_usage_as_the_stream_goes(client):
     assert counts[-1] == 8
 
 
+@pytest.mark.slow
 def test_a_conversation_too_long_is_recognised(client):
     """Le code et la phrase d'OpenAI : les cadres d'applications raccourcissent et réessaient."""
     messages = [{"role": "user", "content": "a" * 400}]

@@ -77,6 +77,7 @@ def test_stop_logprobs_and_end_of_text_are_the_generator_s(model):
             assert [token for token, _ in found.top] == [token for token, _ in expected.top]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 3, 64])
 @pytest.mark.parametrize("generate", [True, False])
 def test_a_prompt_is_scored_as_the_generator_scores_it(model, chunk, generate):
@@ -107,6 +108,7 @@ def test_a_single_token_is_scored_without_a_pass(model):
     assert len(gate.calls) == 1  # celui de la mise en route
 
 
+@pytest.mark.slow
 def test_a_long_prompt_does_not_stall_the_others(model):
     gate = Gate(model)
     gate.open(1)  # la mise en route

@@ -63,6 +63,7 @@ def test_words_are_placed_with_their_spaces():
     assert ends[-1] == len(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("prompt", [TEXT, list("où 😀".encode())[:-2]])

@@ -50,6 +50,7 @@ def sharded_groups(world):
     return groups, {name: t.full_tensor().detach().clone() for name, t in groups["model"].items()}
 
 
+@pytest.mark.slow
 def test_shards_become_an_ordinary_checkpoint(world, tmp_path):
     """Publié à `flush` : poids, moments, scalaires et générateurs ; plus aucun morceau."""
     store = CheckpointStore(tmp_path)
@@ -75,6 +76,7 @@ def test_leftover_shards_are_swept(world, tmp_path):
         assert not list(tmp_path.glob("*.shards"))
 
 
+@pytest.mark.slow
 def test_a_refused_publication_does_not_cost_the_next(world, tmp_path, monkeypatch):
     """Les morceaux sont écrits, la publication refusée : le suivant le dit, et s'écrit."""
     store = CheckpointStore(tmp_path)

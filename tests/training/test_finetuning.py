@@ -204,6 +204,7 @@ def run(settings, data, folder, stop_after=None):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["entier", "lora"])
 def test_resume_is_exact(data, tmp_path, mode):
     """Interrompu puis repris : les mêmes poids et les mêmes pertes, au bit près."""
@@ -233,6 +234,7 @@ def test_resume_is_exact(data, tmp_path, mode):
     assert bool(changed) is (mode == "entier")
 
 
+@pytest.mark.slow
 def test_a_lora_checkpoint_holds_only_adapters(data, tmp_path):
     """Il se fond comme un fichier d'adaptateurs, et n'est pas un modèle."""
     settings = with_lora(data, checkpoints=CheckpointConfig(save_every=2))

@@ -58,6 +58,7 @@ class TestFile:
     def test_no_evaluation(self):
         assert plot_losses([], [], [], [], "vide.pdf").is_file()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("suffix", "magic"), [(".pdf", b"%PDF"), (".png", b"\x89PNG"), (".svg", b"<?xml")]
     )

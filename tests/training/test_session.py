@@ -41,6 +41,7 @@ def settings_of(data, **changes):
     return Settings(**{**basic, "model": shape, "training": TRAINING, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_checkpoint_is_a_model(data, tmp_path, tied):
     """Ses poids, sa forme et son tokenizer se lisent comme ceux d'un fichier de modèle."""
@@ -63,6 +64,7 @@ def test_a_checkpoint_is_a_model(data, tmp_path, tied):
     assert resumed.model.out_head.weight is resumed.model.tok_emb.weight or not tied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

@@ -139,6 +139,7 @@ class TestSignature:
 
 
 class TestLearning:
+    @pytest.mark.slow
     def test_loss_starts_near_chance_and_goes_down(self):
         train_losses, val_losses, _ = Setup().train(epochs=6, eval_iter=100)
         assert train_losses[0] == pytest.approx(math.log(TOKENIZER.vocab_size), rel=0.15)
@@ -202,6 +203,7 @@ class TestResults:
         assert recorder.events == [("start", 0)]
         assert same(run.weights(), before)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("eval_freq", [1, 4, 1000])
     def test_events_in_order(self, eval_freq):
         run = Setup()
@@ -320,6 +322,7 @@ class TestReproducibility:
         assert same(one, other)
         assert same(one, without)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("explicit", [False, True], ids=["global", "explicite"])
     def test_same_seed_same_weights(self, explicit):
         first, again, other = (

@@ -235,6 +235,7 @@ class TestOracle:
 
 
 class TestResume:
+    @pytest.mark.slow
     @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
     @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
     def test_half_then_resume_is_the_straight_run(self, tmp_path, optimizer, schedule):
