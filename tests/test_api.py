@@ -471,6 +471,7 @@ class TestTrain:
             self.trained(output_dir=tmp_path / "b", data=tmp_path / "absent.txt", emb_dim=0)
         assert not (tmp_path / "b").exists()
 
+    @pytest.mark.slow
     def test_refusals_name_settings(self, tmp_path):
         with pytest.raises(ConfigurationError, match="réglage inconnu : epoch "):
             self.trained(epoch=2)

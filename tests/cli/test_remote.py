@@ -79,6 +79,7 @@ def test_infer_sends_its_lookup(url, cli):
     too_long.check_one_line_error(1, "lookup_ngram doit être au plus 32")
 
 
+@pytest.mark.slow
 def test_infer_writes_json(url, cli, tmp_path):
     """Plusieurs débuts, plusieurs suites : un objet par ligne."""
     (tmp_path / "debuts.txt").write_text(f"{PROMPT}\nle lac\n", encoding="utf-8")
@@ -136,6 +137,7 @@ def read_request(link):
         stream.read(size)
 
 
+@pytest.mark.slow
 def test_a_cut_answer_is_an_error(cli):
     """Un service qui se tait au milieu d'un flux : la fin manque, et c'est dit."""
     answers = [

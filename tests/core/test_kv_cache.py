@@ -180,6 +180,7 @@ class TestRaggedRows:
         cache.rewind_(self.LENGTHS)
         return cache, logits[:, 0]
 
+    @pytest.mark.slow
     @each_mode
     @pytest.mark.parametrize("engine", [None, eager_attention])
     @pytest.mark.parametrize("size", [1, 3])

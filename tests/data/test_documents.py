@@ -45,6 +45,7 @@ def outcome(call):
     return text if text.strip() else ""
 
 
+@pytest.mark.slow
 @property_test
 @given(RAW, st.integers(1, 5))
 def test_stream_has_the_rules_of_the_corpus(data, size):
@@ -179,6 +180,7 @@ def modern():
     return BPETokenizer.from_text(text, 400, pattern="moderne")
 
 
+@pytest.mark.slow
 @property_test
 @given(text=WORDS | RUNS, size=st.integers(1, 12))
 def test_pieces_keep_the_tokens(modern, text, size):

@@ -115,6 +115,7 @@ class TestOutput:
             assert fits_schema(json.loads(found.text)), found.text
             assert "\n" not in found.text
 
+    @pytest.mark.slow
     def test_the_gpt2_vocabulary(self):
         tokenizer = GPT2Tokenizer()
         found = write(tokenizer, 0, json_schema=json.dumps(SCHEMA))

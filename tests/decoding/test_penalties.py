@@ -179,6 +179,7 @@ class TestDry:
         highest = int(88.7228391 / math.log(1.75))
         assert -found[0, 3].item() == pytest.approx(1.75**highest, rel=1e-4)
 
+    @pytest.mark.slow
     @property_test
     @given(
         texts,

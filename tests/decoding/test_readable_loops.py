@@ -333,6 +333,7 @@ class TestStreamAgainstOracle:
         choose = sampled_token(0.9, keep, seeded(5))
         assert torch.equal(streamed(model, idx, new, choose), expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("length", "new"), [(1, 10), (5, 30), (25, 12)])
     def test_logits_are_those_of_the_uncached_model(self, model, length, new):
         idx = prompt(2, length)

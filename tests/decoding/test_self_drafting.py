@@ -96,6 +96,7 @@ def test_it_takes_fewer_passes(packed, kind, monkeypatch):
     assert counts[5] < counts[0] / 2
 
 
+@pytest.mark.slow
 def test_a_constraint_is_followed_token_by_token():
     tokenizer = get_tokenizer("gpt2")
     cfg = GPTConfig(

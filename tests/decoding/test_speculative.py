@@ -443,6 +443,7 @@ class TestPromptLookup:
         sequence = continuation(alphabet_model(), ids)
         return list(PromptLookup(8, ngram=ngram).propose([sequence], None, count)[0].tokens)
 
+    @pytest.mark.slow
     @given(
         st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 8)
     )

@@ -193,6 +193,7 @@ class TestWithGenerator:
         assert trace.text == "".join(piece.text for piece in plain)
         assert trace.finish == "length"
 
+    @pytest.mark.slow
     def test_raw_probabilities_are_those_of_the_model(self, settings):
         generator, _, trace, _ = self.run(settings)
         ids = generator.encode("abc")

@@ -44,6 +44,7 @@ def random_spans(count):
     return spans
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3, 64])
 def test_the_slow_loop_agrees(tiny_model, rows):
     """Lots de longueurs mêlées : chaque note est celle de la boucle, dans l'ordre donné."""

@@ -64,6 +64,7 @@ def test_suffixes_are_in_order(corpus, depth):
     assert heads == sorted(heads)
 
 
+@pytest.mark.slow
 def test_a_copy_longer_than_a_block():
     corpus = list(range(1000))
     (found,) = overlaps(TokenArray(corpus), [[7, *range(100, 900), 7]], block_tokens=64)

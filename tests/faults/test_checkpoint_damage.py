@@ -89,6 +89,7 @@ def test_the_sealer_of_these_tests_is_accepted(path):
 # --- Accidents -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_byte_of_the_manifest_is_seen(path):
     """Le bit 5 surtout : il change une lettre hexadécimale de casse, pas de valeur."""
     manifest = path / "manifest.json"
@@ -122,6 +123,7 @@ def test_any_flipped_byte_of_a_file_is_seen(store, path, name):
     assert read_checkpoint(path).step == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kept", [0, 1, 8, -1])
 def test_a_truncated_or_empty_file_is_refused(store, path, name, kept):
@@ -234,6 +236,7 @@ def test_a_manifest_names_only_its_own_files(store, path, name):
     check_refused(store, path, "manifest.json", "imprévus")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -291,6 +294,7 @@ BAD_JSON = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", BAD_JSON.values(), ids=BAD_JSON)
 @pytest.mark.parametrize("name", ["manifest.json", "state.json"])
 def test_bad_json_is_refused(store, path, name, content):

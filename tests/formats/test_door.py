@@ -184,6 +184,7 @@ def test_a_file_before_pytorch_zip_archives(tmp_path):
     assert torch.equal(logits(again.build(), ids()), logits(original.build(), ids()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [GPT2, BOOK], ids=["gpt2", "livre"])
 def test_load_takes_a_transformers_folder(tmp_path, config):
     """`load` d'un dossier exporté écrit la même suite que le fichier d'origine."""

@@ -50,6 +50,7 @@ def rewrite(path, *, header=None, tensors=None):
     save_file(values, path, metadata=sealed(texts, values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["int8", "int4", Scheme(name="int4", group_size=64)])
 @pytest.mark.parametrize("changes", [{}, {"tie_weights": True, "qkv_bias": True}])
 def test_round_trip(tmp_path, packing, changes):

@@ -221,6 +221,7 @@ def q8_0(matrix):
     return np.array(rows, dtype=np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["gpt2", "livre"])
 def test_q8_0(mode, bpe, tmp_path):
     """Les blocs sont ceux de la définition ; relus, ils sont à un demi-pas des poids."""

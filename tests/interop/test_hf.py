@@ -52,6 +52,7 @@ def test_bin_without_prefix(tmp_path):
     torch.testing.assert_close(logits(ours, ids()), logits(theirs, ids()), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_names_of_a_wrapped_model(tmp_path, prefix, name):

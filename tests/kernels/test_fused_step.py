@@ -38,6 +38,7 @@ def assert_same_gradients(step, oracle):
         assert (found - expected.grad).abs().max() <= 3e-6 * size + 2e-9, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 def test_loss_and_gradients_are_those_of_autograd(changes):
     """Deux étapes de deux micro-lots : les tampons réemployés n'oublient ni ne gardent rien."""

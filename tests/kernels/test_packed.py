@@ -270,6 +270,7 @@ def test_weights_that_are_not_numbers(packing, bad):
         pack(model, packing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_every_group_size(name, group_size):

@@ -75,6 +75,7 @@ def test_neither_the_others_nor_the_cut_change_a_bit(model, packing):
         assert torch.equal(torch.cat(each), alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_the_logits_are_those_of_the_model(model, packing):
     packed = pack(model, packing)

@@ -57,6 +57,7 @@ def test_out_and_back_in(cli, model, tmp_path):
     assert len(set(texts)) == 1
 
 
+@pytest.mark.slow
 def test_json(cli, model, tmp_path):
     outcome = cli("convert", model, tmp_path / "hf", "--to", "hf", "--dtype", "f16", "--json")
     record = json.loads(outcome.out)
@@ -65,6 +66,7 @@ def test_json(cli, model, tmp_path):
     assert "model.safetensors" in record["files"]
 
 
+@pytest.mark.slow
 def test_shards(cli, tmp_path, model):
     """--shard-size répartit les poids ; le dossier se relit."""
     large = content(
@@ -77,6 +79,7 @@ def test_shards(cli, tmp_path, model):
     assert read_hf(tmp_path / "hf").config == large.config
 
 
+@pytest.mark.slow
 def test_a_book_file(cli, tmp_path, vocabulary):
     torch.save(dict(content(BOOK).state_dict), tmp_path / "m.pth")
     outcome = cli(
@@ -121,6 +124,7 @@ def test_another_architecture(cli, tmp_path):
     assert not (tmp_path / "m.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_word_vocabulary_is_refused_before_writing(cli, model, tmp_path):
     """Un vocabulaire de mots ne s'exporte pas ; le message dit quoi faire."""
     words = SimpleTokenizerV2.from_text("un deux trois")
@@ -142,6 +146,7 @@ def test_the_hub_offline(cli, tmp_path, monkeypatch):
     assert not (tmp_path / "m.pt").exists()
 
 
+@pytest.mark.slow
 def test_the_hub_gives_a_folder(cli, tmp_path, vocabulary, monkeypatch):
     """Ce que le Hub donne est lu comme un dossier ; sa provenance est notée."""
     transformers_folder(tmp_path / "hf")

@@ -62,6 +62,7 @@ def test_onnx_with_a_cache(cli, model, tmp_path):
     refused.check_one_line_error(2, "--cache avec --to gguf")
 
 
+@pytest.mark.slow
 def test_onnx(cli, model, tmp_path):
     onnx = pytest.importorskip("onnx", reason="le paquet onnx n'est pas installé")
     outcome = cli("convert", model, tmp_path / "m.onnx", "--to", "onnx")

@@ -147,6 +147,7 @@ def test_main_by_path(tmp_path):
     assert "gpt-architecture train" in outcome.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "hint"), [("trian", "essayez train"), ("xyz", "--help")])
 def test_unknown_command(cli, word, hint):
     """Une commande inconnue : une ligne, la plus proche, code 2."""

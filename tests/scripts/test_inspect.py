@@ -37,6 +37,7 @@ def test_a_model_file(cli, tmp_path):
         assert words in outcome.out, words
 
 
+@pytest.mark.slow
 def test_the_final_loss_is_that_of_the_last_step(cli, tmp_path):
     """« Finale » seulement si l'évaluation a suivi la dernière étape."""
     for evaluated, label in (([0, 4], "Perte finale"), ([0, 3], "Dernière perte mesurée")):
@@ -70,6 +71,7 @@ def test_json(cli, tmp_path):
     assert len(record["files"][0]["sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_a_hostile_provenance_cannot_command_the_terminal(cli, tmp_path):
     export_hf(content(GPT2, license="\x1b[2J" + "x" * 500), tmp_path / "hf")
     for options in ((), ("--provenance",)):
@@ -78,6 +80,7 @@ def test_a_hostile_provenance_cannot_command_the_terminal(cli, tmp_path):
         assert "x" * 200 not in out
 
 
+@pytest.mark.slow
 def test_refusals(cli, tmp_path):
     cli("inspect", tmp_path / "absent").check_one_line_error(1, "introuvable")
     cli("inspect", tmp_path).check_one_line_error(1, "n'est pas un modèle connu")

@@ -143,6 +143,7 @@ def test_usage_errors(cli, source, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.slow
 def test_interruption_is_one_line(cli, source, tmp_path, monkeypatch):
     """Ctrl-C : une ligne, 130, et la relance finit le travail."""
     command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps")

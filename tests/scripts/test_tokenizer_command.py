@@ -34,6 +34,7 @@ def own(cli, source, tmp_path):
 
 
 class TestTrain:
+    @pytest.mark.slow
     def test_writes_a_tokenizer_json(self, own):
         tokenizer, engine = get_tokenizer(own), Engine.from_file(str(own))
         assert tokenizer.pattern == "moderne"
@@ -52,6 +53,7 @@ class TestTrain:
         cli("tokenizer", "train", source, "--vocab-size", "280", "--out", "b.json")
         assert get_tokenizer("a.json").to_dict() == get_tokenizer("b.json").to_dict()
 
+    @pytest.mark.slow
     def test_characters(self, cli, source):
         outcome = cli("tokenizer", "train", source, "--kind", "char", "--out", "c.json")
         assert outcome.code == 0, outcome.err

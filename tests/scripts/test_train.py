@@ -650,6 +650,7 @@ def test_missing_tiktoken_falls_back(cli, tmp_path, monkeypatch):
     assert read_model(tmp_path / "gpt-model.pt").tokenizer["name"] == "simple-v2"
 
 
+@pytest.mark.slow
 def test_diverging_training_is_said(cli, tmp_path):
     """Un taux absurde finit en une ligne, sans modèle écrit."""
     outcome = cli("train", *tiny(lr=1e30, epochs=3, output_dir=tmp_path))

@@ -65,6 +65,7 @@ def test_a_waiting_request_can_be_cancelled(model):
         assert engine.stats().finished == {"cancelled": 1, "length": 1}
 
 
+@pytest.mark.slow
 def test_a_deadline_ends_a_request_running_or_waiting(model):
     gate = Gate(model)
     gate.open(2)

@@ -90,6 +90,7 @@ class TestLimits:
             with pytest.raises(ConfigurationError, match="unclosed"):
                 check(trial, regex="(a")
 
+    @pytest.mark.slow
     def test_every_sequence_counts(self, tokenizer):
         """Ce qui va pour une suite peut être trop pour les soixante-quatre d'une requête."""
         slow = {"json_schema": '{"type": "integer", "multipleOf": 19997}'}
@@ -114,6 +115,7 @@ class TestLimits:
 
 
 class TestLife:
+    @pytest.mark.slow
     def test_a_killed_worker_is_replaced(self, tokenizer):
         with trial_of(tokenizer) as trial:
             check(trial, regex="a+")
@@ -121,6 +123,7 @@ class TestLife:
             trial._process.wait()
             check(trial, regex="b+")
 
+    @pytest.mark.slow
     def test_a_worker_that_dies_reading_is_a_refusal(self, tokenizer, monkeypatch):
         with trial_of(tokenizer) as trial:
             check(trial, regex="a+")
@@ -141,6 +144,7 @@ class TestLife:
             assert found
             check(trial, regex="b+")
 
+    @pytest.mark.slow
     def test_a_late_worker_is_killed(self, tokenizer, monkeypatch):
         monkeypatch.setattr(grammar_trial, "_PATIENCE", 0.2)
         with trial_of(tokenizer) as trial:

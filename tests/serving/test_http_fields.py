@@ -210,6 +210,7 @@ def test_unknown_fields_are_ignored_and_said_once(client, caplog):
     assert len(lines) == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [

@@ -392,6 +392,7 @@ def test_a_long_conversation_is_laid_out_elsewhere(monkeypatch):
     assert all(name.startswith("asyncio") for name in others)
 
 
+@pytest.mark.slow
 def test_limits_are_checked():
     """Une borne nulle n'a pas de sens."""
     with pytest.raises(ConfigurationError, match="prompts"):

@@ -143,6 +143,7 @@ def test_too_many_requests_of_a_key_are_refused():
         assert client.get("/v1/models", headers=bearer(SECOND)).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_tokens_of_a_key_are_those_of_its_usage(stream):
     """Ce qui est retenu d'avance est rendu : seuls comptent les tokens lus et écrits."""

@@ -9,6 +9,7 @@ from http_helpers import NAME, ScriptedEngine, check_envelope, client_of, make_c
 from gpt_architecture.data.tokenizer import get_tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_prompt_of_blanks_is_too_long_not_an_internal_error():
     """Un million et demi d'espaces se codent, et dépassent le contexte : 400, non 500."""

@@ -62,6 +62,7 @@ def test_twins_read_their_start_once(model):
     assert [box.tokens for box in boxes] == [alone(model, each) for each in twins]
 
 
+@pytest.mark.slow
 def test_a_running_start_is_copied_to_a_newcomer(model):
     gate = Gate(model)
     gate.open(3)

@@ -294,6 +294,7 @@ def test_lora_refuses(data, changes, found):
         build_trainer(replace(with_lora(data), **changes), data)
 
 
+@pytest.mark.slow
 def test_estimate_works(data):
     found = estimate_training(build_trainer(with_lora(data), data))
     assert found.steps == 5

@@ -44,6 +44,7 @@ class TestFile:
         for words in ("Époques", "Tokens lus", "entraînement", "validation", "Perte"):
             assert words in text
 
+    @pytest.mark.slow
     def test_default_name(self):
         assert plot_losses(EPOCHS, TOKENS, TRAIN, VALIDATION) == Path("loss-plot.pdf")
         assert Path("loss-plot.pdf").read_bytes().startswith(b"%PDF-")
@@ -66,12 +67,14 @@ class TestFile:
         path = plot_losses(EPOCHS, TOKENS, TRAIN, VALIDATION, f"courbe{suffix}")
         assert path.read_bytes().startswith(magic)
 
+    @pytest.mark.slow
     def test_replaces_an_older_file_and_leaves_nothing_else(self):
         Path("loss-plot.pdf").write_text("ancien", encoding="utf-8")
         plot_losses(EPOCHS, TOKENS, TRAIN, VALIDATION)
         assert Path("loss-plot.pdf").read_bytes().startswith(b"%PDF-")
         assert [path.name for path in Path().iterdir()] == ["loss-plot.pdf"]
 
+    @pytest.mark.slow
     def test_no_global_state(self):
         """Ni pyplot ni fenêtre : la bibliothèque trace aussi sur un serveur."""
         loaded = "matplotlib.pyplot" in sys.modules

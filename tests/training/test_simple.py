@@ -331,6 +331,7 @@ class TestReproducibility:
         assert same(first, again)
         assert not same(first, other)
 
+    @pytest.mark.slow
     def test_dropout_and_shuffling_are_really_drawn(self):
         """Sans quoi les tests ci-dessus ne prouveraient rien."""
         run, other = Setup(), Setup()
@@ -517,6 +518,7 @@ GOLDEN_TRAIN = [3.634958, 3.154476, 2.732902, 2.347111, 1.968159, 1.621669]
 GOLDEN_VALIDATION = [3.615241, 3.131648, 2.749063, 2.400776, 2.034181, 1.701419]
 
 
+@pytest.mark.slow
 def test_golden_run():
     """Une petite course fixe, dropout et mélange compris."""
     run = Setup(seed=123, drop_rate=0.1)
