@@ -30,7 +30,7 @@ from gpt_architecture.evaluation.perplexity import read_token_documents
 from gpt_architecture.interop import vocabulary
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.http.access import read_keys
-from gpt_architecture.serving.openai.strict_bodies import parse_json
+from gpt_architecture.serving.openai.strict_bodies import parse_body
 
 TEMPLATE = "{% for m in messages %}\n{{ m.content }}\n{% endfor %}"
 
@@ -105,9 +105,9 @@ def test_schemas_of_windows():
 
 def test_bodies_of_windows():
     """Un corps HTTP qui commence par un BOM est du JSON."""
-    assert parse_json(of_windows('{"a":\n1}'), max_depth=3) == {"a": 1}
+    assert parse_body(of_windows('{"a":\n1}'), max_depth=3) == {"a": 1}
     with pytest.raises(ApiError, match="UTF-8"):
-        parse_json('{"a": 1}'.encode("utf-16"), max_depth=3)
+        parse_body('{"a": 1}'.encode("utf-16"), max_depth=3)
 
 
 def test_keys_of_windows():

@@ -15,7 +15,7 @@ from typing import Any
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer, bpe_size
 from gpt_architecture.data.tokenizers.gpt2 import GPT2Tokenizer, gpt2_merges, gpt2_vocab, is_gpt2
-from gpt_architecture.data.tokenizers.json_file import BPELists, read_json
+from gpt_architecture.data.tokenizers.json_file import BPELists, read_tokenizer_json
 from gpt_architecture.data.tokenizers.protocol import ByteTokenizer, Tokenizer
 from gpt_architecture.data.tokenizers.simple import (
     UNKNOWN,
@@ -88,7 +88,7 @@ def get_tokenizer(name_or_path: str | Path = "gpt2", *, text: str | None = None)
             )
         size = bpe_size(name)
         return _SIMPLE[name].from_text(text) if size is None else BPETokenizer.from_text(text, size)
-    description = read_json(Path(name), names=NAMES)
+    description = read_tokenizer_json(Path(name), names=NAMES)
     if isinstance(description, Mapping) and "model" in description:  # un tokenizer.json
         return tokenizer_from_json(description)
     if isinstance(description, Mapping) and {"stoi", "itos"} & set(description):  # de nanoGPT

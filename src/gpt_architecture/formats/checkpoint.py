@@ -171,12 +171,12 @@ def read_checkpoint(path: Path | str, *, verify: bool = True) -> Checkpoint:
     return Checkpoint(
         path=path,
         step=manifest["step"],
-        state=read_json(path / STATE, _MAX_STATE),
+        state=read_checkpoint_json(path / STATE, _MAX_STATE),
         names=tuple(sorted(name.removesuffix(SUFFIX) for name in files if name != STATE)),
     )
 
 
-def read_json(path: Path | str, limit: int) -> dict[str, Any]:
+def read_checkpoint_json(path: Path | str, limit: int) -> dict[str, Any]:
     """Lit un objet JSON d'au plus `limit` octets, aux nombres finis.
 
     Raises:
@@ -226,7 +226,7 @@ class CheckpointFolder:
         path = self.root / BEST
         if not os.path.lexists(path):
             return None
-        step = read_json(path, MAX_NOTE).get("step")
+        step = read_checkpoint_json(path, MAX_NOTE).get("step")
         if type(step) is not int or not 0 <= step <= MAX_STEP:
             raise CheckpointError(
                 f"{path} ne désigne pas une étape",
@@ -330,7 +330,7 @@ def _verify(path: Path, sha256: str) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = read_json(path, _MAX_MANIFEST)
+    manifest = read_checkpoint_json(path, _MAX_MANIFEST)
     if manifest.get("format") != FORMAT:
         _refuse(path, "n'est pas le manifeste d'un point de reprise de ce projet")
     if type(manifest.get("version")) is not int or manifest["version"] != VERSION:

@@ -43,7 +43,7 @@ from gpt_architecture.interop.vocabulary import (
     check_given,
     folder_tokenizer,
     read_chat_templates,
-    read_json,
+    read_folder_json,
 )
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def read_hf(folder: Path | str, *, tokenizer: Tokenizer | None = None) -> ModelF
 
 def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any], GPTConfig]:
     """Le `config.json` d'un dossier, notre provenance, et la forme qu'ils disent."""
-    document, provenance = read_json(folder / CONFIG), read_provenance(folder)
+    document, provenance = read_folder_json(folder / CONFIG), read_provenance(folder)
     with_bias = provenance.get("qkv_bias", True)
     return document, provenance, config_from_hf(document, folder / CONFIG, qkv_bias=with_bias)
 
@@ -240,7 +240,7 @@ def read_provenance(folder: Path | str) -> dict[str, Any]:
     path = Path(folder) / PROVENANCE
     if not path.exists():
         return {}
-    content = read_json(path)
+    content = read_folder_json(path)
     if (
         content.get("format") != PROVENANCE_FORMAT
         or not isinstance(content.get("qkv_bias"), bool)
@@ -271,7 +271,7 @@ def weight_files(folder: Path | str) -> list[Path]:
 
 
 def _shards(index: Path, suffix: str) -> list[Path]:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_folder_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         _refuse(index, "n'a pas de weight_map", "un index de poids")
     names = sorted({str(name) for name in weight_map.values()})

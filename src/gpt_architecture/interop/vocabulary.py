@@ -36,7 +36,7 @@ _GPT2_SIZES = (PRESETS["gpt2-small"].vocab_size, 50304)
 """50 257 tokens, ou le multiple de 64 auquel nanoGPT les arrondit."""
 
 
-def read_json(path: Path | str) -> dict[str, Any]:
+def read_folder_json(path: Path | str) -> dict[str, Any]:
     """Un objet JSON d'un dossier de Transformers, dans des bornes.
 
     Raises:
@@ -59,7 +59,8 @@ def folder_tokenizer(folder: Path | str, vocab_size: int) -> Tokenizer:
     """
     folder = Path(folder)
     if (folder / "tokenizer.json").exists():
-        return tokenizer_from_json(read_json(folder / "tokenizer.json"), roles=_roles(folder))
+        described = read_folder_json(folder / "tokenizer.json")
+        return tokenizer_from_json(described, roles=_roles(folder))
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         return _from_vocabulary_files(folder)
     return assumed_tokenizer(vocab_size, folder)
@@ -103,9 +104,9 @@ def _from_vocabulary_files(folder: Path) -> Tokenizer:
     merges = [line for line in lines if line and not line.startswith("#version")]
     added = folder / "added_tokens.json"
     document = lists_document(
-        read_json(folder / "vocab.json"),
+        read_folder_json(folder / "vocab.json"),
         merges,
-        added=read_json(added) if added.is_file() else None,
+        added=read_folder_json(added) if added.is_file() else None,
     )
     return tokenizer_from_json(document, roles=_roles(folder))
 
@@ -117,7 +118,7 @@ def _roles(folder: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in ("special_tokens_map.json", TOKENIZER_CONFIG):  # le second l'emporte
-        document = read_json(folder / name) if (folder / name).is_file() else {}
+        document = read_folder_json(folder / name) if (folder / name).is_file() else {}
         named = {role: _content(value) for role, value in document.items() if role != "unk_token"}
         found |= {r: name for r, name in named.items() if r.endswith("_token") and name}
     return found
@@ -166,7 +167,7 @@ def config_templates(metadata: Mapping[str, Any]) -> str | list[dict[str, str]] 
 
 
 def _from_config(path: Path) -> dict[str, str]:
-    value = read_json(path).get("chat_template") if path.is_file() else None
+    value = read_folder_json(path).get("chat_template") if path.is_file() else None
     if isinstance(value, str):
         return {_DEFAULT: value}
     listed = (

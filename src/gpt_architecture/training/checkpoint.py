@@ -37,7 +37,7 @@ from gpt_architecture.formats.checkpoint import (
     Checkpoint,
     CheckpointFolder,
     read_checkpoint,
-    read_json,
+    read_checkpoint_json,
     write_checkpoint,
 )
 from gpt_architecture.storage import sweep, sync, write_atomically
@@ -377,7 +377,7 @@ def _refused(root: Path, error: OSError) -> OutputError:
 def _describe(holder: Path) -> str:
     """Qui tient le verrou ; sa fiche peut manquer, le temps d'être écrite."""
     try:
-        content = read_json(holder, MAX_NOTE)
+        content = read_checkpoint_json(holder, MAX_NOTE)
     except CheckpointError:
         return "un autre processus"
     return f"le processus {content.get('pid')!r} de {content.get('host')!r}"

@@ -118,7 +118,7 @@ def lists_document(
     }
 
 
-def read_json(path: Path | str, *, names: Sequence[str]) -> Any:
+def read_tokenizer_json(path: Path | str, *, names: Sequence[str]) -> Any:
     """Le contenu d'un fichier de tokenizer, ou du `tokenizer.json` d'un dossier.
 
     Args:

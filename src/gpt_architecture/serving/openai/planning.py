@@ -33,7 +33,7 @@ from gpt_architecture.serving.openai.bodies import (
     SamplingBody,
     TokenizeBody,
 )
-from gpt_architecture.serving.openai.strict_bodies import parse_json
+from gpt_architecture.serving.openai.strict_bodies import parse_body
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +251,7 @@ def _schema(field: str, value: Any, body: SamplingBody) -> str:
     """Le texte d'un schéma, rendu strict s'il le demande."""
     if isinstance(value, str):  # vLLM admet le schéma en texte
         try:
-            return json.dumps(parse_json(value.encode(errors="surrogatepass"), max_depth=_DEPTH))
+            return json.dumps(parse_body(value.encode(errors="surrogatepass"), max_depth=_DEPTH))
         except ApiError as error:
             name = field.partition(".")[0]
             raise ApiError.invalid(f"{field}, lu comme un corps : {error}", param=name) from None

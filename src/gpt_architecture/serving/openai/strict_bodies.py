@@ -35,7 +35,7 @@ _KINDS = {
 }
 
 
-def parse_json(body: bytes, *, max_depth: int) -> Any:
+def parse_body(body: bytes, *, max_depth: int) -> Any:
     """Lit un corps JSON.
 
     Args:
@@ -70,8 +70,8 @@ class StrictRequest(Request):
     """Une requête dont le JSON est lu à la lettre."""
 
     async def json(self) -> Any:
-        """Le corps, lu par `parse_json`."""
-        return parse_json(await self.body(), max_depth=self.app.state.limits.json_depth)
+        """Le corps, lu par `parse_body`."""
+        return parse_body(await self.body(), max_depth=self.app.state.limits.json_depth)
 
 
 class StrictRoute(APIRoute):
