@@ -21,7 +21,9 @@ def whole(model, rows, count=1):
 
 
 def check(model, driver, rows, count=1):
-    torch.testing.assert_close(driver.read(rows, count=count), whole(model, rows, count))
+    torch.testing.assert_close(
+        torch.stack(driver.read(rows, count=count)), whole(model, rows, count)
+    )
 
 
 def random_row(length, seed=0):

@@ -144,7 +144,7 @@ class _Search:
 
     def _logprobs(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Log-probabilités (R, V) du prochain token de chaque suite, filtres appliqués."""
-        logits = self._driver.read(rows)[:, -1].float()  # (R, V)
+        logits = torch.cat(self._driver.read(rows)).float()  # (R, V)
         check_logits(logits)
         if logits.size(1) > self._tokenizer.vocab_size:  # logits sans texte
             logits = logits.clone()

@@ -63,8 +63,8 @@ class Driver:
         """Voir `CacheReader`."""
         return self._reader.is_tokenwise
 
-    def read(self, rows: Sequence[Sequence[int]], *, count: int = 1) -> Tensor:
-        """Logits (B, count, V) qui suivent chacun des `count` derniers tokens.
+    def read(self, rows: Sequence[Sequence[int]], *, count: int = 1) -> list[Tensor]:
+        """Logits (count, V) de chaque suite, après chacun de ses `count` derniers tokens.
 
         Args:
             rows: identifiants de chaque suite, de même longueur, ou qui en ont autant à lire ;
@@ -84,7 +84,7 @@ class Driver:
         if count > 1:
             found = self._reader.run(cache, _parts(cropped, known, last, left, every=True))
         self._rows = cropped
-        return found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)
+        return found
 
     def append_(
         self, prompts: Sequence[Sequence[int]], places: Sequence[int], capacity: int
@@ -232,9 +232,9 @@ class BatchDecoder:
     def _advance(self) -> None:
         """Calcule les logits de la prochaine position de chaque suite."""
         if self._cached:
-            found = self._driver.read([each.sequence.ids for each in self._cached])  # (B, 1, V)
-            for each, row in zip(self._cached, found[:, -1], strict=True):
-                each.logits = row
+            found = self._driver.read([each.sequence.ids for each in self._cached])
+            for each, logits in zip(self._cached, found, strict=True):
+                each.logits = logits[-1]
         self._slide(self._sliding)
 
     def _slide(self, lines: Sequence[_Line]) -> None:
