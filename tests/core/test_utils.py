@@ -241,6 +241,14 @@ class TestEvaluationMode:
             assert not model.training
         assert model.training
 
+    def test_a_model_that_does_not_train_is_left_as_it_is(self, model, monkeypatch):
+        """Changer le mode de chaque module coûte une milliseconde, à chaque token écrit."""
+        model.eval()
+        monkeypatch.setattr(type(model), "train", None)
+        with evaluation_mode(model):
+            assert not model.training
+        assert not model.training
+
     def test_anything_else_has_no_mode(self):
         packed = type("Compacté", (), {"training": True})()
         with evaluation_mode(packed):

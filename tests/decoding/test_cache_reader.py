@@ -12,6 +12,13 @@ VOCABULARY, LENGTH, ROWS = 9, 40, 4
 MODEL = sharp_model(vocab_size=VOCABULARY, context_length=LENGTH)
 
 
+@pytest.fixture(autouse=True)
+def reading():
+    """Ce que fait qui lit : pas de gradient ; le modèle est déjà en évaluation."""
+    with torch.inference_mode():
+        yield
+
+
 @pytest.fixture
 def widths(monkeypatch):
     """(Parts, tokens) de chaque passage du modèle."""

@@ -93,7 +93,8 @@ def pool(rows=3):
 
 
 def read(model, slots, slot, tokens):
-    slots.read(CacheReader(model), [Part(row=slot, tokens=tokens)])
+    with torch.inference_mode():
+        slots.read(CacheReader(model), [Part(row=slot, tokens=tokens)])
 
 
 def test_a_line_is_taken_in_place_or_copied():

@@ -175,17 +175,17 @@ def evaluation_mode(model: object) -> Iterator[None]:
 
 
 class _Evaluated:
-    """Qui évalue un modèle, et les modes à lui rendre ensuite."""
+    """Qui évalue un modèle, et ce qu'il faudra remettre en entraînement ensuite."""
 
     def __init__(self) -> None:
         self.users = dict[object, int]()  # un évaluateur → son fil
-        self.modes = dict[nn.Module, bool]()
+        self.training = set[nn.Module]()
 
     def enter(self, model: nn.Module) -> object:
-        for module in model.modules():
-            if module.training or module not in self.modes:
-                self.modes[module] = module.training
-        model.eval()
+        """Un évaluateur de plus ; chaque token passe ici, où rien n'est écrit sans besoin."""
+        if training := [module for module in model.modules() if module.training]:
+            self.training.update(training)
+            model.eval()
         user = object()
         self.users[user] = threading.get_ident()
         return user
@@ -198,8 +198,8 @@ def _release(model: nn.Module, here: _Evaluated) -> None:
     """Rend son mode au modèle que plus personne n'évalue."""
     if not here.users:
         _EVALUATED.pop(model, None)
-        for module, training in here.modes.items():
-            module.training = training
+        for module in here.training:
+            module.training = True
 
 
 def _forget_other_threads() -> None:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from gpt_architecture.core.kv_cache import CacheView, KVCache
 from gpt_architecture.core.model import CausalLM
-from gpt_architecture.core.utils import evaluation_mode
 
 _PASS_COST = 20
 """Tokens dont le calcul dure ce que dure la lecture des poids : un GPT-2 124M en fp32, sur deux
@@ -74,7 +73,8 @@ class CacheReader:
     """Fait lire leurs parts aux lignes d'un cache.
 
     Args:
-        model: rend des logits (B, T, V).
+        model: rend des logits (B, T, V) ; qui s'en sert l'a mis en évaluation, sous
+            `inference_mode`.
         mixed: mêle des parts de toutes longueurs si le modèle le sait : les logits d'une ligne ne
             dépendent alors que d'elle, au bit près. Ce ne sont pas les bits des autres lectures.
         tokenwise: les logits d'une part seule ont les bits d'une lecture token par token, tant que
@@ -109,18 +109,17 @@ class CacheReader:
             cache: celui du modèle.
             parts: de lignes distinctes ; les autres lignes ne bougent pas.
         """
-        with torch.inference_mode(), evaluation_mode(self._model):
-            if self._uniform is not None:
-                return self._mixed(self._uniform, cache, parts)
-            if self._tokenwise is not None and len(parts) == 1 and parts[0].every:
-                view = _view(cache, [parts[0].row])
-                apart = self._tokenwise.read_apart(parts[0].tokens, view)
-                return self._together(cache, parts) if apart is None else [apart]
-            found = [torch.empty(0)] * len(parts)
-            for group in _groups(parts, cache):
-                logits = self._together(cache, [parts[index] for index in group])
-                for index, each in zip(group, logits, strict=True):
-                    found[index] = each
+        if self._uniform is not None:
+            return self._mixed(self._uniform, cache, parts)
+        if self._tokenwise is not None and len(parts) == 1 and parts[0].every:
+            view = _view(cache, [parts[0].row])
+            apart = self._tokenwise.read_apart(parts[0].tokens, view)
+            return self._together(cache, parts) if apart is None else [apart]
+        found = [torch.empty(0)] * len(parts)
+        for group in _groups(parts, cache):
+            logits = self._together(cache, [parts[index] for index in group])
+            for index, each in zip(group, logits, strict=True):
+                found[index] = each
         return found
 
     def _together(self, cache: KVCache, parts: Sequence[Part]) -> list[Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import CausalLM
+from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.decoding.cache_reader import CacheReader, Part
 from gpt_architecture.decoding.sequence import Continuation, Observer, Piece
 
@@ -80,9 +81,9 @@ class Driver:
         last = left if count == 1 else left - count
         found = list[Tensor]()
         for first, end in pairwise([*range(0, last, self._chunk), last]):
-            found = self._reader.run(cache, _parts(cropped, known, first, end))
+            found = self._run(cache, _parts(cropped, known, first, end))
         if count > 1:
-            found = self._reader.run(cache, _parts(cropped, known, last, left, every=True))
+            found = self._run(cache, _parts(cropped, known, last, left, every=True))
         self._rows = cropped
         return found
 
@@ -148,9 +149,13 @@ class Driver:
                 for row, prompt in enumerate(prompts)
                 if len(prompt) > first
             ]
-            for part, logits in zip(parts, self._reader.run(cache, parts), strict=True):
+            for part, logits in zip(parts, self._run(cache, parts), strict=True):
                 found[part.row] = logits[0]
         return cache, found
+
+    def _run(self, cache: KVCache, parts: Sequence[Part]) -> list[Tensor]:
+        with torch.inference_mode(), evaluation_mode(self.model):
+            return self._reader.run(cache, parts)
 
     def _joined(self, first: KVCache, second: KVCache) -> KVCache:
         """Un cache qui porte les lignes de l'un, puis celles de l'autre."""
