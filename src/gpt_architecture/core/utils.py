@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from gpt_architecture.config import END_OF_TEXT
@@ -30,6 +31,14 @@ class TextCodec(Protocol):
     def decode(self, tokens: Sequence[int]) -> str:
         """Identifiants → texte."""
         ...
+
+
+def gradients_of(optimizer: Optimizer) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    """Chaque paramètre d'un optimiseur qui a un gradient, ce gradient et son groupe."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                yield parameter, parameter.grad, group
 
 
 def text_to_token_ids(text: str, tokenizer: TextCodec) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -245,7 +245,7 @@ def _vocabulary(tokenizer: Tokenizer) -> Any:
             expected="pour une contrainte, un tokenizer par octets : gpt2 ou bpe-N",
             remedy="retirez la contrainte ou prenez un modèle entraîné avec l'un d'eux",
         )
-    return _token_tree(cast(Any, tokenizer))
+    return _token_tree(tokenizer)
 
 
 @lru_cache(maxsize=2)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from gpt_architecture.core.utils import gradients_of
 from gpt_architecture.training.step import has_bf16
 
 _ADAM_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
@@ -214,10 +215,8 @@ class Muon(torch.optim.Muon):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Met à jour chaque matrice dans la direction orthogonale la plus proche de son inertie."""
         del closure
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._apply_(parameter, parameter.grad, group)
+        for parameter, gradient, group in gradients_of(self):
+            self._apply_(parameter, gradient, group)
 
     def _apply_(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]

@@ -43,6 +43,10 @@ class Tokenizer(Protocol):
 class ByteTokenizer(Tokenizer, Protocol):
     """Un tokenizer dont les tokens, mis bout à bout, sont les octets du texte."""
 
+    def __hash__(self) -> int:
+        """De quoi retenir ce qu'on tire de lui."""
+        ...
+
     def token_bytes(self) -> list[bytes]:
         """Les octets de chaque identifiant, fin de texte comprise."""
         ...

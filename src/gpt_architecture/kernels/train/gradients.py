@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gpt_architecture.core.attention import MultiHeadAttention
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.core.utils import gradients_of
 from gpt_architecture.kernels.runtime.kernel import launch
 from gpt_architecture.kernels.runtime.workspace import Arena, huge_empty
 from gpt_architecture.kernels.train import kernels
@@ -172,10 +173,8 @@ class LeanAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Met à jour les paramètres dont le gradient est dans `.grad` ; les autres le sont déjà."""
         del closure
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self.apply_(parameter, parameter.grad, group)
+        for parameter, gradient, group in gradients_of(self):
+            self.apply_(parameter, gradient, group)
 
     def apply_(self, parameter: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> None:
         """Met à jour un paramètre de `group`, sur place."""
