@@ -1,11 +1,13 @@
-"""Outils des tests de noyaux : un petit modèle, son oracle, des lots."""
+"""Outils des tests de noyaux : un petit modèle, ses oracles, des lots."""
 
 import copy
 from types import SimpleNamespace
 
 import torch
+from torch import nn
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.grouped_codes import rounded
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.kernels.train.fused_step import FusedStep
 from gpt_architecture.kernels.train.keyed_dropout import use_keyed_dropout_
@@ -18,6 +20,22 @@ BASE = {
     "n_layers": 3,
     "drop_rate": 0.2,
 }
+
+
+def oracle_of(packed):
+    """Le GPTModel d'un modèle compacté, dont les produits reçoivent les activations arrondies."""
+    model = packed.dequantize()
+    if packed.scheme is not None:
+        size = packed.scheme.group_size
+
+        def round_inputs(_module, inputs):
+            (x,) = inputs
+            return rounded(x.flatten(0, -2), size).view(x.shape)
+
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_pre_hook(round_inputs)
+    return model
 
 
 def pair(seed=7, **changes):

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from gpt_architecture import kernels
-from gpt_architecture.core.grouped_codes import GROUP_SIZES, UNIT
-from gpt_architecture.kernels.decode import integer_tiles
+from gpt_architecture.core.grouped_codes import BITS, GROUP_SIZES, UNIT, Scheme, bits_of
+from gpt_architecture.kernels.decode import integer_tiles, weights
 from gpt_architecture.kernels.runtime.kernel import SOURCES, Announcement, digest, launch
 from gpt_architecture.kernels.train import kernels as train_kernels
 
@@ -180,8 +180,11 @@ def test_nothing_is_baked_in_from_outside_the_package():
 
 
 def test_the_tiles_and_the_codes_agree_on_sizes():
-    """Figées dans les tuiles, ces tailles sont aussi celles du format ; `core` n'est pas haché."""
-    assert (integer_tiles.UNIT, integer_tiles.GROUP_SIZES) == (UNIT, GROUP_SIZES)
+    """Un groupe, et une ligne complétée, sont de tours entiers ; chaque schéma a ses tuiles."""
+    assert all(size % weights.CHUNK == 0 for size in (UNIT, *GROUP_SIZES))
+    schemes = [Scheme(name=name) for name in BITS]
+    found = {bits_of(module, each) for each in schemes for module in ("out_head", "ff.layers.0")}
+    assert found == set(integer_tiles.BITS)
 
 
 def test_mypy_is_lenient_with_these_files_and_no_other():

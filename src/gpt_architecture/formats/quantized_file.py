@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -22,9 +22,9 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.grouped_codes import (
     GroupedCodes,
     Scheme,
+    bits_of,
     is_matrix,
     padded_width,
-    scheme_of,
 )
 from gpt_architecture.core.model import blank_model
 from gpt_architecture.errors import ConfigurationError, ModelFileError, reason
@@ -33,9 +33,10 @@ from gpt_architecture.formats.tensor_files import SafetensorsFile, save_safetens
 from gpt_architecture.storage import parse_json, write_atomically
 
 FORMAT = "gpt-architecture/quantized"
-VERSION = 1
+VERSION = 2
 
-_CODE_TYPES = {8: torch.int8, 4: torch.uint8}
+_BEFORE_HEAD_BITS = 1
+"""La version où la tête et l'embedding avaient toujours 8 bits."""
 
 
 class QuantizedModel(Protocol):
@@ -110,7 +111,7 @@ def save_quantized(
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "scheme": {"name": scheme.name, "group_size": scheme.group_size},
+        "scheme": asdict(scheme),
         "config": model.cfg.to_dict(),
         "tokenizer": dict(tokenizer),
         "metadata": dict(metadata or {}),
@@ -158,14 +159,16 @@ def read_header(file: SafetensorsFile) -> QuantizedFile:
         values = {key: parse_json(value) for key, value in header.items()}
     except ValueError as error:
         _refuse(path, f": en-tête illisible ({reason(error)})")
-    if type(values.get("version")) is not int or values["version"] != VERSION:
-        expected = f"un modèle {FORMAT} en version {VERSION}"
-        raise ModelFileError.other_version(path, values.get("version"), expected=expected)
+    version = values.get("version")
+    if type(version) is not int or version not in (_BEFORE_HEAD_BITS, VERSION):
+        expected = f"un modèle {FORMAT} en version {_BEFORE_HEAD_BITS} ou {VERSION}"
+        raise ModelFileError.other_version(path, version, expected=expected)
     for name in ("scheme", "config", "tokenizer", "metadata"):
         if not isinstance(values.get(name), dict):
             _refuse(path, f": la partie {name} manque ou est mal formée")
+    known = {"head_bits": 8} if version == _BEFORE_HEAD_BITS else {}
     try:
-        config, scheme = GPTConfig.from_dict(values["config"]), Scheme(**values["scheme"])
+        config, scheme = GPTConfig.from_dict(values["config"]), Scheme(**known, **values["scheme"])
     except ConfigurationError as error:
         _refuse(path, f": {error.found}")
     except TypeError:
@@ -206,13 +209,13 @@ def _checked(
             vectors[name] = take(name, torch.float32, tuple(shape))
             continue
         module = name.removesuffix(".weight")
-        own = scheme_of(module, scheme)
-        width = padded_width(shape[1])
-        codes = take(f"{module}.codes", _CODE_TYPES[own.bits], (shape[0], width * own.bits // 8))
-        scales = take(f"{module}.scales", torch.bfloat16, (shape[0], width // own.group_size))
+        bits = bits_of(module, scheme)
+        kind, width = torch.int8 if bits == 8 else torch.uint8, padded_width(shape[1])
+        codes = take(f"{module}.codes", kind, (shape[0], width * bits // 8))
+        scales = take(f"{module}.scales", torch.bfloat16, (shape[0], width // scheme.group_size))
         if not bool(scales.isfinite().all()):
             _refuse(path, f": une échelle de {module} est infinie ou NaN")
-        matrices[module] = GroupedCodes(bits=own.bits, width=shape[1], codes=codes, scales=scales)
+        matrices[module] = GroupedCodes(bits=bits, width=shape[1], codes=codes, scales=scales)
     if unknown := sorted(set(tensors) - read):
         _refuse(path, f": tenseur inattendu {unknown[0]}")
     return matrices, vectors

@@ -1,19 +1,20 @@
 """Les produits « poids × activations » d'un pas, un noyau par rangement des poids.
 
-* `linear_float_`, `linear_integer_` : la lecture des poids fixe leur durée. Un lot est un bloc de
-  lignes de poids, lu une fois et employé pour toutes les activations.
+* `linear_float_` : la lecture des poids fixe sa durée. Un lot est un bloc de lignes de poids, lu
+  une fois et employé pour toutes les activations.
 * `linear_wide_` : pour un lot d'activations, le calcul fixe la durée. Les lignes de poids sont
   prises par tranches de colonnes qui tiennent dans le cache ; x (D, hauteur) et, en mode GELU, out
   (N, hauteur) sont transposés.
-* `linear_strips_` : chaque résultat ignore les autres activations, au bit près ; les poids sont en
-  bandes (`weights.StripMatrix`). Un service y gagne de rendre le même texte quelle que soit sa
-  charge. Celui des poids entiers a la même propriété.
+* `linear_strips_`, `linear_integer_` : chaque résultat ignore les autres activations, au bit près ;
+  les poids sont en bandes (`weights.StripMatrix`, `weights.IntegerStrips`). Un service y gagne de
+  rendre le même texte quelle que soit sa charge.
 
 Leurs arguments ont les mêmes noms : `active` activations présentes (M) ; x (hauteur, D), fp32 ou
-codes sur 16 bits ; `parts`, adresses de matrices de même forme qui se lisent comme une seule,
+codes ; `parts`, adresses de matrices de même forme qui se lisent comme une seule,
 empilées, de `part_rows` lignes chacune ; `block_rows` lignes d'un lot ; biais (N,), ou vide ;
 mode ; out (hauteur, N) ; résidu (hauteur, N), ou vide. Des poids entiers y ajoutent leurs bits, les
-poids d'un groupe, les adresses des échelles (bf16) des parties, les échelles de x (hauteur,).
+poids d'un groupe, les adresses des échelles (bf16) des parties, puis, par activation et par groupe
+(hauteur, groupes), l'échelle de x et le départ des sommes (voir `step_kernels.encode_rows_`).
 
 Formes : M activations, D largeur (complétée à un nombre entier de groupes pour des entiers), N
 lignes de poids en tout.
@@ -35,8 +36,13 @@ from gpt_architecture.kernels.decode.float_tiles import (
     strip_tile,
     wide_tile,
 )
-from gpt_architecture.kernels.decode.integer_tiles import INTEGER_COLUMNS, UNIT, integer_dots
-from gpt_architecture.kernels.decode.weights import STRIP_ROWS
+from gpt_architecture.kernels.decode.integer_tiles import (
+    CODE_BYTES,
+    TILE_COLUMNS,
+    TILE_STRIPS,
+    integer_tile,
+)
+from gpt_architecture.kernels.decode.weights import CHUNK, STRIP_ROWS
 from gpt_architecture.kernels.runtime.arithmetic import FAST, gelu
 from gpt_architecture.kernels.runtime.kernel import (
     Integer,
@@ -59,6 +65,9 @@ _WIDE_CHUNK = 128
 _STRIP_CHUNK = 256 // TOGETHER
 """Colonnes d'une tranche de bandes : ses poids et 32 activations tiennent dans 32 Kio."""
 
+_INTEGER_SLICE = 512
+"""Colonnes d'une tranche de bandes d'entiers, de même."""
+
 _TILES_AHEAD = 2  # le temps de deux tuiles couvre celui d'un accès à la mémoire
 _F = np.float32
 
@@ -73,16 +82,23 @@ def _block_of(item: Any, part_rows: Any, block_rows: Any) -> Any:
 
 @njit(fastmath=FAST, error_model="numpy")
 def _finish(bias: Any, mode: Any, out: Any, residual: Any, m: Any, start: Any, stop: Any) -> None:
-    """Biais, puis activation ou résidu, des colonnes start … stop de la ligne m de `out`."""
+    """Biais, puis activation ou résidu, des colonnes start … stop de la ligne m de `out`.
+
+    Par morceaux de ligne : un indice dont le compilateur ne sait pas le signe reste scalaire, et
+    une GELU en est dix fois plus longue (mesuré).
+    """
+    row = out[m, start:stop]
     if bias.size > 0:
-        for n in range(start, stop):
-            out[m, n] += bias[n]
+        shift = bias[start:stop]
+        for n in range(row.size):
+            row[n] += shift[n]
     if mode == GELU:
-        for n in range(start, stop):
-            out[m, n] = gelu(out[m, n])
+        for n in range(row.size):
+            row[n] = gelu(row[n])
     elif mode == RESIDUAL:
-        for n in range(start, stop):
-            residual[m, n] += out[m, n]
+        total = residual[m, start:stop]
+        for n in range(row.size):
+            total[n] += row[n]
 
 
 # --- Poids fp32 en lignes, peu d'activations --------------------------------------------------
@@ -118,50 +134,6 @@ def linear_float_(
             weight += stride
             target += 4
         for m in range(active):
-            _finish(bias, mode, out, residual, m, base, base + rows)
-
-
-# --- Poids entiers ---------------------------------------------------------------------------
-
-
-@kernel
-def linear_integer_(
-    lots: Lots,
-    active: Integer,
-    x: Place,
-    parts: Integers,
-    part_rows: Integer,
-    block_rows: Integer,
-    bias: Vector,
-    mode: Integer,
-    out: Matrix,
-    residual: Matrix,
-    bits: Integer,
-    group: Integer,
-    scales: Integers,
-    factors: Vector,
-) -> None:
-    """Poids entiers ; une partie est (lignes, D) octets signés, ou (lignes, D/2) octets."""
-    width, units = x.width, x.width // UNIT
-    x_stride, out_stride = 2 * width, 4 * out.shape[1]
-    stride, scale_stride = width * bits // 8, 2 * (width // group)
-    for item in lots:
-        part, first, base, rows = _block_of(item, part_rows, block_rows)
-        for m in range(0, active, INTEGER_COLUMNS):
-            columns, inputs = min(active - m, INTEGER_COLUMNS), x.address + x_stride * m
-            target = out.ctypes.data + out_stride * m + 4 * base
-            codes, scale = parts[part] + stride * first, scales[part] + scale_stride * first
-            for _ in range(rows):
-                integer_dots(
-                    bits, group, columns, codes, scale, inputs, x_stride, units, target, out_stride
-                )
-                codes += stride
-                scale += scale_stride
-                target += 4
-        for m in range(active):
-            factor = factors[m]
-            for n in range(base, base + rows):
-                out[m, n] *= factor
             _finish(bias, mode, out, residual, m, base, base + rows)
 
 
@@ -209,23 +181,25 @@ def _finish_wide(
     sums: Any,
 ) -> None:
     """Biais, puis activation ou résidu, des lignes base … base + rows de la matrice empilée."""
-    if bias.size > 0:
-        for r in range(rows):
-            for m in range(active):
-                sums[r, m] += bias[base + r]
-    if mode == GELU:  # par vecteurs entiers : une fin de boucle scalaire arrondirait autrement
-        whole = (active + 7) // 8 * 8
-        for r in range(rows):
+    whole = (active + 7) // 8 * 8  # par vecteurs entiers : une fin scalaire arrondirait autrement
+    for r in range(rows):
+        found = sums[r, :whole]
+        if bias.size > 0:
             for m in range(whole):
-                out[base + r, m] = gelu(sums[r, m])
-        return
-    for m in range(active):
-        for r in range(rows):
-            out[m, base + r] = sums[r, m]
-    if mode == RESIDUAL:
+                found[m] += bias[base + r]
+        if mode == GELU:
+            target = out[base + r, :whole]
+            for m in range(whole):
+                target[m] = gelu(found[m])
+    if mode != GELU:
         for m in range(active):
+            part = out[m, base : base + rows]
             for r in range(rows):
-                residual[m, base + r] += out[m, base + r]
+                part[r] = sums[r, m]
+            if mode == RESIDUAL:
+                total = residual[m, base : base + rows]
+                for r in range(rows):
+                    total[r] += part[r]
 
 
 @kernel
@@ -256,7 +230,18 @@ def linear_wide_(
         item = following
 
 
-# --- Poids fp32 en bandes ---------------------------------------------------------------------
+# --- Poids en bandes --------------------------------------------------------------------------
+
+
+@njit
+def _spread(sums: Any, active: Any, out: Any, start: Any, stop: Any) -> None:
+    """out[:, start … stop] = sums (bandes, M, STRIP_ROWS)."""
+    for s in range((stop - start + STRIP_ROWS - 1) // STRIP_ROWS):
+        first = start + s * STRIP_ROWS
+        for m in range(active):
+            part, found = out[m, first : min(first + STRIP_ROWS, stop)], sums[s, m]
+            for r in range(part.size):
+                part[r] = found[r]
 
 
 @njit
@@ -301,10 +286,70 @@ def linear_strips_(
         while done < rows:
             strips = together if rows - done > (TOGETHER - 1) * STRIP_ROWS else 1
             _multiply_strips(active, x, parts[part] + 4 * x.width * (first + done), strips, sums)
-            for s in range(strips):
-                for m in range(active):
-                    for r in range(min(STRIP_ROWS, rows - done)):
-                        out[m, base + done + r] = sums[s, m, r]
-                done += STRIP_ROWS
+            stop = min(rows, done + strips * STRIP_ROWS)
+            _spread(sums, active, out, base + done, base + stop)
+            done = stop
+        for m in range(active):
+            _finish(bias, mode, out, residual, m, base, base + rows)
+
+
+@kernel
+def linear_integer_(
+    lots: Lots,
+    active: Integer,
+    x: Place,
+    parts: Integers,
+    part_rows: Integer,
+    block_rows: Integer,
+    bias: Vector,
+    mode: Integer,
+    out: Matrix,
+    residual: Matrix,
+    bits: Integer,
+    group: Integer,
+    scales: Integers,
+    factors: Matrix,
+    offsets: Place,
+) -> None:
+    """Poids entiers en bandes ; un lot en est un nombre entier, sauf le dernier."""
+    sums = np.empty((TILE_STRIPS, x.rows, STRIP_ROWS), np.float32)
+    groups = factors.shape[1]
+    width, line = groups * group, STRIP_ROWS * bits // 8  # octets d'une colonne d'une bande
+    scale, factor, stride = 2 * STRIP_ROWS * groups, 4 * groups, 4 * STRIP_ROWS * x.rows
+    tiles = (active + TILE_COLUMNS - 1) // TILE_COLUMNS
+    slice_groups = groups if tiles == 1 else max(1, _INTEGER_SLICE // group)
+    for item in lots:
+        part, first, base, rows = _block_of(item, part_rows, block_rows)
+        done = 0
+        while done < rows:
+            strips = min(TILE_STRIPS, (rows - done + STRIP_ROWS - 1) // STRIP_ROWS)
+            sums[:strips, :active] = _F(0.0)
+            strip = (first + done) // STRIP_ROWS
+            codes = parts[part] + line * width * strip
+            for g in range(0, groups, slice_groups):
+                for tile in range(tiles):
+                    m, last = active * tile // tiles, active * (tile + 1) // tiles
+                    place = factor * m + 4 * g
+                    integer_tile(
+                        bits,
+                        last - m,
+                        strips,
+                        codes + line * group * g,
+                        line * width,
+                        scales[part] + scale * strip + 2 * STRIP_ROWS * g,
+                        scale,
+                        x.address + x.width * m + CODE_BYTES * group * g,
+                        x.width,
+                        factors.ctypes.data + place,
+                        offsets.address + place,
+                        factor,
+                        min(slice_groups, groups - g),
+                        group // CHUNK,
+                        sums.ctypes.data + 4 * STRIP_ROWS * m,
+                        stride,
+                    )
+            stop = min(rows, done + strips * STRIP_ROWS)
+            _spread(sums, active, out, base + done, base + stop)
+            done = stop
         for m in range(active):
             _finish(bias, mode, out, residual, m, base, base + rows)

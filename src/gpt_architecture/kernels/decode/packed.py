@@ -18,9 +18,9 @@ from gpt_architecture.config import GPTConfig, check_choice
 from gpt_architecture.core.grouped_codes import (
     GroupedCodes,
     Scheme,
+    bits_of,
     is_matrix,
     quantize,
-    scheme_of,
 )
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel, blank_model
@@ -90,7 +90,7 @@ class PackedModel:
         return {
             name: matrix.grouped
             for name, matrix in self.matrices.items()
-            if isinstance(matrix, GroupedMatrix) and name not in skipped
+            if not isinstance(matrix, DenseMatrix) and name not in skipped
         }
 
     def settle(self) -> None:
@@ -365,5 +365,6 @@ def pack(model: GPTModel, packing: PackingName | Scheme = "fp32") -> PackedModel
         elif scheme is None:
             matrices[module] = DenseMatrix(tensor)
         else:
-            matrices[module] = GroupedMatrix(quantize(tensor, scheme_of(module, scheme)))
+            codes = quantize(tensor, scheme, bits=bits_of(module, scheme))
+            matrices[module] = GroupedMatrix(codes)
     return PackedModel(model.cfg, matrices, vectors, scheme=scheme)

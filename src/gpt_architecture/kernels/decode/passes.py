@@ -19,14 +19,15 @@ from torch.nn import functional as F
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.attention import sdpa_attention
-from gpt_architecture.core.grouped_codes import Scheme, dequantize, quantize
+from gpt_architecture.core.grouped_codes import Scheme, quantize
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
 from gpt_architecture.core.layers import ACTIVATIONS
 from gpt_architecture.core.machine import Turn
 from gpt_architecture.kernels import loading_obstacle, shape_obstacle
 from gpt_architecture.kernels.decode.weights import (
-    Decoder,
+    DenseMatrix,
     GroupedMatrix,
+    IntegerStrips,
     KernelMatrix,
     PackedMatrix,
     StripMatrix,
@@ -83,6 +84,9 @@ class Passes:
 
         Le cache reçoit clés et valeurs ; il n'est pas avancé.
         """
+        if self._is_integer and self._steps:
+            with self.turn:
+                return self._read_integers(self._steps[0], x, cache, at)
         if cache is not None:
             rows = x.size(0) * x.size(1)
             with self.turn:
@@ -93,6 +97,20 @@ class Passes:
                     return logits
         return self._torch_pass(x, cache, at)
 
+    def _read_integers(
+        self, step: DecodeStep, x: Tensor, cache: KVCache | None, at: Tensor | None
+    ) -> Tensor:
+        """Comme l'appel, sur des poids entiers ; sans cache, quelques séquences à la fois."""
+        if cache is not None:
+            return step(x, cache, at)
+        count, size = x.size(1), max(1, step.height // x.size(1))
+        places = [None] * len(x) if at is None else at.split(size)
+        found = [
+            step(each, KVCache(self._cfg, len(each), capacity=count), place)
+            for each, place in zip(x.split(size), places, strict=False)
+        ]
+        return torch.cat(found)
+
     def count_step(self) -> None:
         """Compte un pas ; assez nombreux, ils méritent que les poids soient rangés."""
         self._count += 1
@@ -102,11 +120,12 @@ class Passes:
     def settle(self) -> None:
         """Voir `PackedModel.settle`."""
         with self.turn:
-            if self._is_settled or not self._steps:
+            if self._is_settled or not self._steps or self._is_integer:
                 return
             shared = self.matrices["tok_emb"] is self.matrices["out_head"]
             read = self.matrices if shared else self._without_embedding()
-            self.matrices = {**self.matrices, **gather(read)}
+            dense = {name: each for name, each in read.items() if isinstance(each, DenseMatrix)}
+            self.matrices = {**self.matrices, **gather(dense)}
             self._is_settled = True
             self._choose()
 
@@ -123,7 +142,6 @@ class Passes:
         if self._uniform is None and self._steps:
             with self.turn:
                 if self._is_integer:  # celui des poids entiers les ignore toujours
-                    self.settle()
                     self._uniform = self._steps[0]
                 elif self._uniform is None:
                     known = self._without_embedding()
@@ -134,11 +152,12 @@ class Passes:
     def draft(self) -> DecodeStep:
         """Le pas d'une copie, sur 8 bits, de poids fp32."""
         if self._draft is None:
-            scheme, known = Scheme(name="int8"), self._without_embedding()
-            codes: dict[str, PackedMatrix] = {
-                name: GroupedMatrix(quantize(each.dense(), scheme)) for name, each in known.items()
+            scheme = Scheme(name="int8")
+            codes = {
+                name: IntegerStrips(quantize(each.dense(), scheme))
+                for name, each in self._without_embedding().items()
             }
-            self._draft = self._compile("integer", gather(codes))
+            self._draft = self._compile("integer", codes)
         return self._draft
 
     def _without_embedding(self) -> dict[str, PackedMatrix]:
@@ -147,22 +166,33 @@ class Passes:
 
     def _choose(self) -> None:
         """Fait les passages ordinaires, sur les matrices d'aujourd'hui."""
-        parts = self._cfg, self.matrices, self._vectors
         if not self._compiles:
-            self._torch_pass = TorchPass(*parts)
-            return
-        from gpt_architecture.kernels.decode.step_kernels import activate, decode  # noqa: PLC0415
+            self._torch_pass = TorchPass(self._cfg, self.matrices, self._vectors)
+        elif self._is_integer:
+            shared = self.matrices["tok_emb"] is self.matrices["out_head"]
+            strips = {name: _in_strips(each) for name, each in self._without_embedding().items()}
+            self.matrices = {**self.matrices, **strips}
+            if shared:
+                self.matrices["tok_emb"] = strips["out_head"]
+            self._steps = (self._compile("integer", strips),)
+        else:
+            from gpt_architecture.kernels.decode.step_kernels import activate  # noqa: PLC0415
 
-        forms = ("integer",) if self._is_integer else ("narrow", "wide")
-        self._steps = tuple(self._compile(form, self.matrices) for form in forms)
-        self._apart = None  # il lisait les poids là où ils étaient
-        self._torch_pass = TorchPass(*parts, decode=decode, activate=activate)
+            self._steps = tuple(self._compile(form, self.matrices) for form in ("narrow", "wide"))
+            self._apart = None  # il lisait les poids là où ils étaient
+            self._torch_pass = TorchPass(self._cfg, self.matrices, self._vectors, activate=activate)
 
     def _compile(self, form: str, matrices: Mapping[str, KernelMatrix]) -> DecodeStep:
         """Le pas de cette forme (voir `step.FORMS`), sur ces matrices."""
         from gpt_architecture.kernels.decode.step import FORMS, DecodeStep  # noqa: PLC0415
 
         return DecodeStep(self._cfg, matrices, self._vectors, FORMS[form])
+
+
+def _in_strips(matrix: PackedMatrix) -> IntegerStrips:
+    """Une matrice d'entiers, rangée pour les noyaux."""
+    assert isinstance(matrix, GroupedMatrix)  # noqa: S101 — un modèle n'en mêle pas les sortes
+    return IntegerStrips(matrix.grouped)
 
 
 def _compiles(cfg: GPTConfig) -> bool:
@@ -188,7 +218,6 @@ class TorchPass:
 
     Args:
         cfg, matrices, vectors: voir `Passes`.
-        decode: rend les poids fp32 de codes ; None : par PyTorch.
         activate: l'activation, biais compris ; None : par PyTorch.
     """
 
@@ -198,12 +227,10 @@ class TorchPass:
         matrices: Mapping[str, PackedMatrix],
         vectors: Mapping[str, Tensor],
         *,
-        decode: Decoder | None = None,
         activate: Activate | None = None,
     ) -> None:
         self._cfg, self._matrices, self._vectors = cfg, matrices, vectors
         activation = ACTIVATIONS[cfg.activation]()
-        self._decode: Decoder = dequantize if decode is None else decode
         self._activate: Activate = activate or (lambda x, bias: activation(x + bias))
 
     @fastest_matmul()
@@ -244,7 +271,7 @@ class TorchPass:
 
     def _product(self, name: str, x: Tensor) -> Tensor:
         """x (B, T, D) · matrice transposée."""
-        out = self._matrices[name].times(x.flatten(0, 1), self._decode)
+        out = self._matrices[name].times(x.flatten(0, 1))
         return out.view(*x.shape[:2], -1)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:

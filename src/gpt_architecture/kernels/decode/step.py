@@ -9,7 +9,7 @@ pour quelques activations : chaque ligne est lue une fois et multipliée telle q
 (`ApartForm`), pour vérifier des propositions : les bits d'une activation seule. Large (`WideForm`),
 pour un lot : les activations sont transposées et des tuiles de registres les multiplient ensemble.
 Des poids entiers (`IntegerForm`), ou des poids fp32 en bandes (`StripForm`), n'en ont qu'une, où
-chaque activation ignore les autres au bit près.
+chaque activation ignore les autres au bit près : un pas peut alors en lire en plusieurs passages.
 
 Formes : B séquences, T tokens nouveaux de chacune, M = B·T activations, D largeur, V vocabulaire.
 """
@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.grouped_codes import padded_width
 from gpt_architecture.core.kv_cache import KVCache
+from gpt_architecture.kernels.decode.dots import DOTS
 from gpt_architecture.kernels.decode.float_tiles import FLOAT_COLUMNS, TOGETHER, WIDE_COLUMNS
-from gpt_architecture.kernels.decode.integer_tiles import PAIRED_BLOCKS
+from gpt_architecture.kernels.decode.integer_tiles import CODE_BYTES, TILE_STRIPS
 from gpt_architecture.kernels.decode.linear_kernels import (
     GELU,
     PLAIN,
@@ -38,8 +40,9 @@ from gpt_architecture.kernels.decode.linear_kernels import (
 )
 from gpt_architecture.kernels.decode.step_kernels import (
     LINE,
+    QUERIES,
+    STATE_BLOCK,
     STATE_HEADER,
-    STATE_SEQUENCE,
     attention_,
     encode_rows_,
     normalize_rows_,
@@ -132,27 +135,31 @@ class StripForm(Form):
     """Des poids fp32 en bandes : chaque activation ignore les autres, au bit près."""
 
     multiply = linear_strips_
+    _together = TOGETHER
 
     def block(self, rows: int) -> int:
         """Voir `Form`."""
         few = torch.get_num_threads() <= _FEW_THREADS
-        return self._share(rows, _CACHE_LINE * TOGETHER if few else _CACHE_LINE)
+        return self._share(rows, _CACHE_LINE * self._together if few else _CACHE_LINE)
 
 
-class IntegerForm(Form):
-    """Des poids entiers : chaque activation, codée sur 16 bits, ignore les autres."""
+class IntegerForm(StripForm):
+    """Des poids entiers en bandes : chaque activation, codée sur 8 bits, ignore les autres."""
 
+    height = 128
     multiply = linear_integer_
     prepare = encode_rows_
     always = True
+    _together = TILE_STRIPS
 
     def buffers(self, matrix: KernelMatrix, width: int) -> Buffers:
         """Voir `Form`."""
-        del width
-        bits, _ = matrix.numbers
-        padded = matrix.tensors()[0].size(1) * 8 // bits
-        codes = torch.zeros(self.height, padded, dtype=torch.int16)
-        return (codes, torch.zeros(self.height)), (int(PAIRED_BLOCKS and bits == 4),)
+        bits, group = matrix.numbers
+        padded = padded_width(width)
+        shape = self.height, padded // group
+        codes = torch.zeros(self.height, padded * CODE_BYTES, dtype=torch.int8)
+        offsets = torch.zeros(shape, dtype=torch.int32)
+        return (codes, torch.zeros(shape), offsets), (group, DOTS.bias(bits))
 
 
 FORMS: dict[str, Form] = {
@@ -191,7 +198,7 @@ class DecodeStep:
         self._attentions: list[int] = []
         self._inputs: dict[tuple[int, tuple[int, ...]], tuple[Tensor, ...]] = {}  # x préparé
         self._shape = (0, 0, 0)
-        self._state = torch.zeros(STATE_HEADER + STATE_SEQUENCE * height, dtype=torch.int64)
+        self._state = torch.zeros(STATE_HEADER + STATE_BLOCK * height, dtype=torch.int64)
         self._chosen = torch.zeros(height, dtype=torch.int64)
         self._x, self._context, self._branch = torch.zeros(3, height, cfg.emb_dim)
         self._compose()
@@ -221,14 +228,15 @@ class DecodeStep:
         self._head_items = self._program.items(self._products[-1])
 
     def fits(self, rows: int, cache: KVCache) -> bool:
-        """Vrai si le pas sait traiter `rows` activations avec ce cache."""
+        """Vrai si un passage traite `rows` activations avec ce cache."""
         storage = cache.storage
         return rows <= self.height and storage.dtype is torch.float32 and storage.is_contiguous()
 
     def __call__(self, x: Tensor, cache: KVCache, at: Tensor | None) -> Tensor:
         """x (B, T, D), embeddings des tokens nouveaux → logits (B, T, V), ou (B, 1, V) avec `at`.
 
-        Le cache reçoit leurs clés et valeurs ; il n'est pas avancé.
+        Le cache reçoit leurs clés et valeurs ; il n'est pas avancé. Plus d'activations que
+        `height` sont lues en plusieurs passages.
 
         Raises:
             IndexError: un rang de `at` n'existe pas.
@@ -240,7 +248,16 @@ class DecodeStep:
             if chosen.min() < 0 or chosen.max() >= count:
                 raise IndexError(f"rangs {chosen.tolist()} pour {count} tokens")
             wanted = np.arange(batch) * count + chosen
-        logits = self.ragged(x.view(-1, width), cache, [count] * batch, wanted)
+        rows, logits = x.reshape(-1, width), torch.empty(len(wanted), self._cfg.vocab_size)
+        size = -(-len(rows) // max(1, -(-len(rows) // self.height)))  # des passages égaux
+        for start in range(0, len(rows), max(1, size)):
+            stop = min(start + size, len(rows))
+            spans = []
+            for index in range(start // count, -(-stop // count)):
+                first = max(start, index * count)
+                spans.append((index, first % count, min(stop, (index + 1) * count) - first))
+            low, high = np.searchsorted(wanted, (start, stop))
+            self._pass(rows[start:stop], cache, spans, wanted[low:high] - start, logits[low:high])
         return logits.view(batch, -1, self._cfg.vocab_size)
 
     def ragged(
@@ -249,7 +266,7 @@ class DecodeStep:
         """Comme l'appel, pour des séquences qui n'ont pas le même nombre de tokens nouveaux.
 
         Args:
-            x: (M, D), leurs embeddings, une séquence après l'autre.
+            x: (M, D), leurs embeddings, une séquence après l'autre ; `height` au plus.
             cache: une ligne par séquence ; il n'est pas avancé.
             counts: tokens nouveaux de chacune.
             wanted: (W,), rangs dans x des logits voulus.
@@ -257,26 +274,45 @@ class DecodeStep:
         Returns:
             Logits (W, V).
         """
-        rows, sequences = len(x), len(counts)
-        self._x[:rows] = x
-        state = self._state.numpy()
-        state[:STATE_HEADER] = cache.storage.data_ptr(), cache.capacity, cache.storage.size(2)
-        each = state[STATE_HEADER:].reshape(-1, STATE_SEQUENCE)[:sequences]
-        each[:, 0], each[:, 1], each[:, 3] = cache.lines, cache.lengths, counts
-        each[:, 2] = each[:, 3].cumsum() - each[:, 3]
-        self._chosen.numpy()[: len(wanted)] = wanted
-        self._resize(sequences, rows, len(wanted))
         logits = torch.empty(len(wanted), self._cfg.vocab_size)
-        self._program.set_word_(self._products[-1:], "out", logits.data_ptr())
-        self._program.run()
+        spans = [(index, 0, count) for index, count in enumerate(counts)]
+        self._pass(x, cache, spans, wanted, logits)
         return logits
 
-    def _resize(self, sequences: int, rows: int, wanted: int) -> None:
+    def _pass(
+        self,
+        x: Tensor,
+        cache: KVCache,
+        spans: Sequence[tuple[int, int, int]],
+        wanted: NDArray[np.int64],
+        logits: Tensor,
+    ) -> None:
+        """Un passage : x (M, D) → logits (W, V).
+
+        Args:
+            spans: par morceau de x, sa séquence, ses tokens nouveaux déjà lus, et combien il en a.
+        """
+        self._x[: len(x)] = x
+        lines, lengths, row, blocks = cache.lines, cache.lengths, 0, []
+        for index, read, count in spans:
+            past = lengths[index] + read
+            for first in range(0, count, QUERIES):
+                blocks.append((lines[index], past, row, first, min(first + QUERIES, count)))
+            row += count
+        state = self._state.numpy()
+        state[:STATE_HEADER] = cache.storage.data_ptr(), cache.capacity, cache.storage.size(2)
+        state[STATE_HEADER:][: STATE_BLOCK * len(blocks)] = np.array(blocks, np.int64).reshape(-1)
+        self._chosen.numpy()[: len(wanted)] = wanted
+        self._resize(len(blocks), len(x), len(wanted))
+        self._program.set_word_(self._products[-1:], "out", logits.data_ptr())
+        self._program.run()
+
+    def _resize(self, blocks: int, rows: int, wanted: int) -> None:
         """Dit leur taille aux noyaux, si elle a changé."""
-        if self._shape == (sequences, rows, wanted):
+        if self._shape == (blocks, rows, wanted):
             return
         self._shape = (0, 0, 0)  # un fork entre deux mots laisserait l'enfant avec la moitié
-        self._program.set_items_(self._attentions, sequences * self._cfg.n_heads)
+        self._program.set_items_(self._attentions, blocks * self._cfg.n_heads)
         for phases, size in ((slice(None, -1), rows), (slice(-1, None), wanted)):
             prepared = self._prepared[phases]
             self._program.set_items_(prepared, -(-size // self._form.together))
@@ -284,7 +320,7 @@ class DecodeStep:
                 self._program.set_word_(prepared, "active", size)
             self._program.set_word_(self._products[phases], "active", size)
         self._program.set_items_(self._products[-1:], self._head_items if wanted else 0)
-        self._shape = (sequences, rows, wanted)
+        self._shape = (blocks, rows, wanted)
 
     def _product(
         self, names: Sequence[str], inputs: tuple[Tensor, ...], out: Tensor, mode: int = PLAIN

@@ -1,39 +1,37 @@
-"""Ce qui entoure les produits : normes, codes des activations, attention, décodage, GELU.
+"""Ce qui entoure les produits : normes, codes des activations, attention, GELU.
 
 Les trois premiers préparent les activations d'un pas : x (hauteur, D), gain et décalage de la
-norme (vides : pas de norme), lignes de x à lire (vide : toutes). Les deux derniers servent quand
-PyTorch fait les produits (voir `passes.TorchPass`).
+norme (vides : pas de norme), lignes de x à lire (vide : toutes). Le dernier sert quand PyTorch fait
+les produits (voir `passes.TorchPass`).
 
 Formes : M activations présentes, D largeur, H têtes, K taille d'une tête, S positions vues, F
-largeur du perceptron, N lignes de poids.
+largeur du perceptron.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from numba import carray, njit
 from torch import Tensor
 
-from gpt_architecture.kernels.decode.integer_tiles import UNIT, decode_row, paired_place
+from gpt_architecture.kernels.decode.dots import DOTS
+from gpt_architecture.kernels.decode.integer_tiles import CODE_BYTES
+from gpt_architecture.kernels.decode.weights import STEP
 from gpt_architecture.kernels.runtime.arithmetic import FAST, exp, gelu, moments
 from gpt_architecture.kernels.runtime.kernel import (
+    Counts,
     Integer,
     Integers,
     Lots,
     Matrix,
     Place,
-    Shorts,
     Vector,
     kernel,
     launch,
     pointer,
 )
-
-if TYPE_CHECKING:
-    from gpt_architecture.core.grouped_codes import GroupedCodes
 
 LINE = 16
 """Activations d'un lot de `transpose_rows_` : une ligne de cache de la sortie."""
@@ -41,11 +39,16 @@ LINE = 16
 _PANEL = 16
 """Lignes d'un lot de `decode_rows_` et de `bias_gelu_`."""
 
-STATE_HEADER, STATE_SEQUENCE = 3, 4
-"""Mots de l'état : d'abord adresse du cache, sa capacité, ses lignes ; puis, par séquence, sa ligne
-dans le cache, les positions qui y sont, sa première activation et le nombre d'activations."""
+STATE_HEADER, STATE_BLOCK = 3, 5
+"""Mots de l'état : d'abord adresse du cache, sa capacité, ses lignes ; puis, par bloc de requêtes
+d'une séquence, sa ligne dans le cache, les positions qui y sont, sa première activation, et parmi
+celles-ci la première requête du bloc et celle qui le suit."""
 
-_F = np.float32
+QUERIES = 16
+"""Requêtes d'un bloc, au plus : de longues parts occupent tous les fils."""
+
+_F, _CODE = np.float32, DOTS.dtype
+_ORDER, _IN_ORDER = DOTS.order, DOTS.order == tuple(range(STEP))
 _OPTIONS: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy"}
 
 
@@ -111,18 +114,15 @@ def _peak(y: Any) -> Any:
 
 
 @njit(**_OPTIONS)
-def _encode(y: Any, codes: Any, scale: Any, paired: Any) -> None:
-    peak = _peak(y)
-    factor = _F(32767.0) / peak if peak > _F(0.0) else _F(0.0)
-    if paired:
-        for j in range(0, y.size, 16):
-            place = paired_place(j)
-            for i in range(min(16, y.size - j)):
-                codes[place + i] = np.int16(np.int32(np.floor(y[j + i] * factor + _F(0.5))))
-    else:
-        for j in range(y.size):
-            codes[j] = np.int16(np.int32(np.floor(y[j] * factor + _F(0.5))))
-    scale[0] = peak / _F(32767.0) if peak < _F(np.inf) else _F(np.nan)
+def _encode(y: Any, codes: Any) -> Any:
+    """Un groupe y → ses codes dans [−127, 127] ; rend leur échelle et leur somme."""
+    peak, total = _peak(y), np.int32(0)
+    factor = _F(127.0) / peak if peak > _F(1e-35) else _F(0.0)  # au-dessous, 127 / peak déborde
+    for j in range(y.size):
+        code = np.int32(np.floor(y[j] * factor + _F(0.5)))
+        codes[j] = code
+        total += code
+    return peak / _F(127.0) if peak < _F(np.inf) else _F(np.nan), total
 
 
 @kernel
@@ -132,20 +132,37 @@ def encode_rows_(
     gain: Vector,
     shift: Vector,
     chosen: Integers,
-    codes: Shorts,
-    scales: Vector,
-    paired: Integer,
+    codes: Place,
+    factors: Matrix,
+    offsets: Counts,
+    group: Integer,
+    bias: Integer,
 ) -> None:
-    """codes · échelle ≈ norme(x), ligne par ligne, sur 16 bits.
+    """codes · échelle ≈ norme(x), ligne par ligne, sur 8 bits, une échelle par groupe.
 
-    codes (hauteur, D complété par des zéros) ; scales (hauteur,) ; `paired` vaut 1 pour les ranger
-    par paires de blocs (voir `integer_tiles.paired_place`). Une valeur infinie ou NaN rend
+    codes (hauteur, D complété par des zéros), dans l'ordre qu'attend `DOTS` ; factors (hauteur,
+    groupes), les échelles ; offsets (hauteur, groupes), −bias · (somme des codes du groupe), d'où
+    partent les sommes de produits (voir `integer_tiles`). Une valeur infinie ou NaN rend
     l'échelle NaN : l'erreur se voit dans les logits.
     """
-    y = np.empty(x.shape[1], np.float32)
+    width = x.shape[1]
+    y = np.empty(width, np.float32)
+    found = np.empty(group, np.int32)
     for m in lots:
         _normalize(x[_row_of(chosen, m)], gain, shift, y)
-        _encode(y, codes[m], scales[m : m + 1], paired > 0)
+        row = carray(pointer(codes.address + codes.width * m), (codes.width // CODE_BYTES,), _CODE)
+        for g in range((width + group - 1) // group):
+            start, size = g * group, min(group, width - g * group)
+            scale, total = _encode(y[start : start + size], found)
+            found[size:] = 0
+            factors[m, g], offsets[m, g] = scale, -bias * total
+            if _IN_ORDER:
+                for j in range(size):
+                    row[start + j] = found[j]
+            else:
+                for j in range(0, size, STEP):
+                    for i in range(STEP):
+                        row[start + j + _ORDER[i]] = found[j + i]
 
 
 @njit(**_OPTIONS)
@@ -185,7 +202,10 @@ def _attend(q: Any, keys: Any, values: Any, seen: Any, scores: Any, out: Any) ->
 def attention_(
     lots: Lots, qkv: Matrix, context: Matrix, layer: Integer, heads: Integer, state: Integers
 ) -> None:
-    """Ajoute les clés et valeurs nouvelles au cache, puis calcule le contexte ; un lot par tête.
+    """Ajoute les clés et valeurs nouvelles au cache, puis calcule le contexte.
+
+    Un lot est un bloc de requêtes d'une tête. Il écrit toutes les clés qu'il lira : celles des
+    requêtes d'avant le sont par plusieurs lots, qui y mettent les mêmes bits.
 
     qkv (hauteur, 3·D) ; context (hauteur, D) ; state : voir STATE_HEADER.
     """
@@ -195,32 +215,21 @@ def attention_(
     plane = capacity * size
     scores = np.empty(capacity, np.float32)
     for item in lots:
-        head, word = item % heads, STATE_HEADER + STATE_SEQUENCE * (item // heads)
-        line, past, row, queries = state[word], state[word + 1], state[word + 2], state[word + 3]
+        head, word = item % heads, STATE_HEADER + STATE_BLOCK * (item // heads)
+        line, past, row = state[word], state[word + 1], state[word + 2]
+        start, stop = state[word + 3], state[word + 4]
         first = head * size
         where = storage + 4 * plane * ((2 * layer * lines + line) * heads + head)
         keys = carray(pointer(where), (capacity, size), np.float32)
         values = carray(pointer(where + 4 * plane * lines * heads), (capacity, size), np.float32)
-        for t in range(queries):
+        for t in range(stop):
+            fresh, key, value = qkv[row + t], keys[past + t], values[past + t]
+            k, v = fresh[width + first :], fresh[2 * width + first :]
             for j in range(size):
-                keys[past + t, j] = qkv[row + t, width + first + j]
-                values[past + t, j] = qkv[row + t, 2 * width + first + j]
-        for t in range(queries):
+                key[j], value[j] = k[j], v[j]
+        for t in range(start, stop):
             q = qkv[row + t, first : first + size]
             _attend(q, keys, values, past + t + 1, scores, context[row + t, first : first + size])
-
-
-@kernel
-def decode_rows_(
-    lots: Lots, codes: Place, scales: Place, out: Matrix, bits: Integer, group: Integer
-) -> None:
-    """out (N, D complété) = poids fp32 ; codes (N, octets), scales (N, groupes) bf16."""
-    rows, units = out.shape[0], out.shape[1] // UNIT
-    stride, scale_stride, out_stride = codes.width, 2 * scales.width, 4 * out.shape[1]
-    for item in lots:
-        for n in range(item * _PANEL, min(rows, (item + 1) * _PANEL)):
-            code, scale = codes.address + stride * n, scales.address + scale_stride * n
-            decode_row(bits, group, code, scale, units, out.ctypes.data + out_stride * n)
 
 
 @kernel
@@ -231,15 +240,6 @@ def bias_gelu_(lots: Lots, x: Matrix, bias: Vector) -> None:
         for n in range(item * _PANEL, min(rows, (item + 1) * _PANEL)):
             for j in range(width):
                 x[n, j] = gelu(x[n, j] + bias[j])
-
-
-def decode(weight: GroupedCodes) -> Tensor:
-    """Les poids (N, D) fp32 que les codes représentent ; voir `grouped_codes.dequantize`."""
-    rows = len(weight.codes)
-    out = torch.empty(rows, weight.padded)
-    arguments = (weight.codes, weight.scales, out, weight.bits, weight.group_size)
-    launch(decode_rows_, -(-rows // _PANEL), *arguments)
-    return out[:, : weight.width]
 
 
 def activate(x: Tensor, bias: Tensor) -> Tensor:

@@ -5,25 +5,37 @@ Formes : N lignes, D largeur, n activations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from gpt_architecture.core.grouped_codes import GroupedCodes, dequantize
+from gpt_architecture.core.grouped_codes import (
+    GroupedCodes,
+    dequantize,
+    repack,
+    rounded,
+    scaled,
+    unpack,
+)
 from gpt_architecture.kernels.runtime.workspace import huge_empty
 
 STRIP_ROWS = 16
 """Lignes entrelacées d'une bande : une ligne de cache par colonne."""
 
+CHUNK, STEP = 32, 4
+"""Colonnes d'un tour et d'un pas d'une bande d'entiers ; un groupe est de tours entiers."""
+
+_STEPS = CHUNK // STEP
 _PANEL_ROWS = 4096
 """Lignes déquantifiées à la fois : le tampon reste petit."""
 
-
-Decoder = Callable[[GroupedCodes], Tensor]
-"""Codes → poids fp32."""
+_PANEL_STRIPS = 64
+"""Bandes rangées à la fois, de même."""
 
 
 class DenseMatrix:
@@ -44,26 +56,20 @@ class DenseMatrix:
         """Lignes `index` (…), en fp32 : (…, D)."""
         return self.weight[index]
 
-    def times(self, x: Tensor, decode: Decoder) -> Tensor:
+    def times(self, x: Tensor) -> Tensor:
         """x (n, D) · transposée → (n, N)."""
-        del decode
         return x @ self.weight.t()
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Ce que lisent les noyaux : les poids."""
         return (self.weight,)
 
-    def with_tensors(self, weight: Tensor) -> DenseMatrix:
-        """La même matrice, dont les poids ont changé de place."""
-        return DenseMatrix(weight)
-
 
 class GroupedMatrix:
-    """Une matrice quantifiée ; `numbers` : bits et poids d'un groupe."""
+    """Une matrice quantifiée, telle que son fichier la donne ; rien n'est copié."""
 
     def __init__(self, grouped: GroupedCodes) -> None:
         self.grouped = grouped
-        self.numbers = (grouped.bits, grouped.group_size)
         self.shape = (len(grouped.codes), grouped.width)
         self.nbytes = grouped.codes.nbytes + grouped.scales.nbytes
 
@@ -73,38 +79,106 @@ class GroupedMatrix:
 
     def rows(self, index: Tensor) -> Tensor:
         """Lignes `index` (…), en fp32 : (…, D)."""
-        flat = index.reshape(-1)
-        found = dequantize(self._part(flat)) if self.grouped.bits == 4 else self._octets(flat)
-        return found.reshape(*index.shape, self.shape[1])
+        return dequantize(self._part(index.reshape(-1))).reshape(*index.shape, self.shape[1])
 
-    def times(self, x: Tensor, decode: Decoder) -> Tensor:
-        """x (n, D) · transposée → (n, N) ; `decode` rend les poids fp32 d'un panneau."""
-        out = x.new_empty(len(x), self.shape[0])
+    def times(self, x: Tensor) -> Tensor:
+        """x (n, D), sur 8 bits, · transposée → (n, N)."""
+        x, out = rounded(x, self.grouped.group_size), x.new_empty(len(x), self.shape[0])
         for start in range(0, self.shape[0], _PANEL_ROWS):
             rows = slice(start, min(start + _PANEL_ROWS, self.shape[0]))
-            torch.mm(x, decode(self._part(rows)).t(), out=out[:, rows])
+            torch.mm(x, dequantize(self._part(rows)).t(), out=out[:, rows])
         return out
+
+    def _part(self, rows: Tensor | slice) -> GroupedCodes:
+        codes, scales = self.grouped.codes[rows], self.grouped.scales[rows]
+        return replace(self.grouped, codes=codes, scales=scales)
+
+
+class IntegerStrips:
+    """Une matrice quantifiée, lignes entrelacées seize par seize (voir `integer_tiles`).
+
+    Une bande va par tours de 32 colonnes, huit pas de quatre. Sur 8 bits, un pas est une ligne de
+    cache : quatre octets de chacune des seize lignes de poids, non signés (q + 128). Sur 4 bits,
+    une ligne de cache porte deux pas, dans les bits bas puis les bits hauts de ses octets. Sur 6,
+    quatre telles lignes portent les bits bas d'un tour, et deux autres les bits hauts de quatre pas
+    chacune. Les échelles (bandes, groupes, 16) sont à part. Des zéros complètent la dernière bande.
+
+    Args:
+        grouped: la matrice ; recopiée.
+
+    Attributes:
+        numbers: bits, poids d'un groupe.
+        codes: (bandes, tours, bits, 16) int32, quatre octets par mot.
+    """
+
+    def __init__(self, grouped: GroupedCodes) -> None:
+        bits, rows, count = grouped.bits, len(grouped.codes), -(-len(grouped.codes) // STRIP_ROWS)
+        chunks = grouped.padded // CHUNK
+        self.numbers = (bits, grouped.group_size)
+        self.shape = (rows, grouped.width)
+        self.codes = huge_empty(count, chunks, bits, STRIP_ROWS).view(torch.int32)
+        scales = F.pad(grouped.scales, (0, 0, 0, count * STRIP_ROWS - rows))
+        self.scales = scales.view(count, STRIP_ROWS, -1).transpose(1, 2).contiguous()
+        lines = self.codes.numpy().view(np.uint32)
+        for start in range(0, count, _PANEL_STRIPS):
+            stop = min(start + _PANEL_STRIPS, count)
+            words = unpack(grouped.codes[start * STRIP_ROWS : stop * STRIP_ROWS], bits)
+            words = np.pad(words, ((0, (stop - start) * STRIP_ROWS - len(words)), (0, 0)))
+            words = words.view(np.uint32).reshape(-1, STRIP_ROWS, chunks, _STEPS)
+            _pack_steps_(lines[start:stop], words.transpose(0, 2, 3, 1), bits)
+        self.nbytes = self.codes.nbytes + self.scales.nbytes
+
+    @property
+    def grouped(self) -> GroupedCodes:
+        """La matrice, rangée comme dans un fichier."""
+        bits, (rows, width) = self.numbers[0], self.shape
+        codes, scales = self._read(torch.arange(rows))
+        return GroupedCodes(bits=bits, width=width, codes=repack(codes, bits), scales=scales)
+
+    def dense(self) -> Tensor:
+        """Toute la matrice, en fp32."""
+        return self.rows(torch.arange(self.shape[0]))
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Lignes `index` (…), en fp32 : (…, D)."""
+        found = scaled(*self._read(index.reshape(-1)), self.numbers[0])
+        return found[:, : self.shape[1]].reshape(*index.shape, self.shape[1])
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Ce que lisent les noyaux : les codes, puis leurs échelles."""
-        return self.grouped.codes, self.grouped.scales
+        return self.codes, self.scales
 
-    def with_tensors(self, codes: Tensor, scales: Tensor) -> GroupedMatrix:
-        """La même matrice, dont codes et échelles ont changé de place."""
-        return GroupedMatrix(replace(self.grouped, codes=codes, scales=scales))
+    def _read(self, index: Tensor) -> tuple[NDArray[np.uint8], Tensor]:
+        """Codes dépliés et échelles de lignes."""
+        strip, row = index // STRIP_ROWS, index % STRIP_ROWS
+        lines = self.codes.numpy().view(np.uint32)[strip.numpy(), :, :, row.numpy()]
+        return _unpack_steps(lines, self.numbers[0]), self.scales[strip, :, row]
 
-    def _octets(self, index: Tensor) -> Tensor:
-        """`dequantize` de quelques lignes sur 8 bits, par NumPy : cinq fois moins d'appels."""
-        chosen, grouped = index.numpy(), self.grouped
-        codes = grouped.codes.numpy()[chosen].reshape(len(chosen), -1, grouped.group_size)
-        high = grouped.scales.view(torch.int16).numpy()[chosen].view(np.uint16).astype(np.uint32)
-        scales = (high << 16).view(np.float32)  # bf16 : la moitié haute de fp32
-        values = codes.astype(np.float32) * scales[:, :, None]
-        return torch.from_numpy(values.reshape(len(chosen), -1)[:, : grouped.width])
 
-    def _part(self, rows: Tensor | slice) -> GroupedCodes:
-        codes, scales = self.tensors()
-        return replace(self.grouped, codes=codes[rows], scales=scales[rows])
+def _pack_steps_(lines: NDArray[np.uint32], words: NDArray[np.uint32], bits: int) -> None:
+    """lines (bandes, tours, bits, 16) = huit pas (bandes, tours, 8, 16) d'un code par octet."""
+    if bits == 8:
+        lines[:] = words
+        return
+    low = words & 0x0F0F0F0F
+    lines[:, :, :4] = low[:, :, 0::2] | low[:, :, 1::2] << 4
+    if bits == 6:
+        a, b, c, d = ((words[:, :, q::4] >> 4 & 0x03030303) << 2 * q for q in range(4))
+        lines[:, :, 4:] = a | b | c | d
+
+
+def _unpack_steps(lines: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
+    """L'inverse, pour une ligne de chaque bande : (n, tours, bits) → (n, 32 · tours)."""
+    steps = np.empty((*lines.shape[:2], _STEPS), np.uint32)
+    for step in range(_STEPS):
+        if bits == 8:
+            steps[:, :, step] = lines[:, :, step]
+            continue
+        steps[:, :, step] = lines[:, :, step // 2] >> 4 * (step % 2) & 0x0F0F0F0F
+        if bits == 6:
+            high = lines[:, :, 4 + step // 4] >> 2 * (step % 4) & 0x03030303
+            steps[:, :, step] |= high << 4
+    return steps.view(np.uint8).reshape(len(lines), -1)
 
 
 class StripMatrix:
@@ -134,14 +208,14 @@ class StripMatrix:
         return (self.strips,)
 
 
-PackedMatrix = DenseMatrix | GroupedMatrix
-"""Une matrice (N, D) que le décodage sait lire."""
+PackedMatrix = DenseMatrix | GroupedMatrix | IntegerStrips
+"""Une matrice (N, D) d'un modèle compacté."""
 
-KernelMatrix = PackedMatrix | StripMatrix
+KernelMatrix = DenseMatrix | IntegerStrips | StripMatrix
 """Une matrice (N, D) que les noyaux savent lire."""
 
 
-def gather(matrices: Mapping[str, PackedMatrix]) -> dict[str, PackedMatrix]:
+def gather(matrices: Mapping[str, DenseMatrix]) -> dict[str, DenseMatrix]:
     """Recopie des matrices l'une après l'autre dans une zone de grandes pages.
 
     Lire des poids en pages de 4 Kio, projetés depuis un fichier ou non, coûte un cinquième du
@@ -149,17 +223,13 @@ def gather(matrices: Mapping[str, PackedMatrix]) -> dict[str, PackedMatrix]:
     à chacune. Une matrice présente sous deux noms n'est recopiée qu'une fois.
     """
     distinct = dict.fromkeys(matrices.values())
-    sizes = [_lines(tensor) for matrix in distinct for tensor in matrix.tensors()]
-    area, start = huge_empty(sum(sizes)), 0
-    moved: dict[PackedMatrix, PackedMatrix] = {}
+    area, start = huge_empty(sum(_lines(each.weight) for each in distinct)), 0
+    moved: dict[DenseMatrix, DenseMatrix] = {}
     for matrix in distinct:
-        places = []
-        for tensor in matrix.tensors():
-            stop = start + _lines(tensor)
-            place = area[start:stop].view(tensor.dtype)[: tensor.numel()].view(tensor.shape)
-            places.append(place.copy_(tensor))
-            start = stop
-        moved[matrix] = matrix.with_tensors(*places)
+        weight = matrix.weight
+        place = area[start : start + weight.numel()].view(weight.shape)
+        moved[matrix] = DenseMatrix(place.copy_(weight))
+        start += _lines(weight)
     return {name: moved[matrix] for name, matrix in matrices.items()}
 
 

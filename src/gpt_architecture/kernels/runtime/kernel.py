@@ -138,13 +138,13 @@ Vector = Any
 Matrix = Any
 Cube = Any
 Integers = Any
-Shorts = Any
+Counts = Any
 Halves = Any
 Place = Any
 """Les arguments d'un noyau, tels que sa signature les nomme ; le premier est toujours `Lots`.
 
 `Integer` et `Real` sont des nombres (int64, fp32) ; `Vector`, `Matrix`, `Cube` des tenseurs fp32 à
-une, deux ou trois dimensions ; `Integers` (n,) int64, `Shorts` (n, m) int16, `Halves` (n,) bf16 lu
+une, deux ou trois dimensions ; `Integers` (n,) int64, `Counts` (n, m) int32, `Halves` (n,) bf16 lu
 comme uint16. D'un `Place` (rows, width), de tout type, le noyau ne prend que `address`.
 """
 
@@ -189,7 +189,7 @@ _KINDS = {
     "Matrix": _Kind(dims=2, dtype=torch.float32, name="float32"),
     "Cube": _Kind(dims=3, dtype=torch.float32, name="float32"),
     "Integers": _Kind(dims=1, dtype=torch.int64, name="int64"),
-    "Shorts": _Kind(dims=2, dtype=torch.int16, name="int16"),
+    "Counts": _Kind(dims=2, dtype=torch.int32, name="int32"),
     "Halves": _Kind(dims=1, dtype=torch.bfloat16, name="uint16"),
     "Place": _Kind(dims=2),
 }

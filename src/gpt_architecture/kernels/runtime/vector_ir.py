@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,8 +15,17 @@ LANES = 8
 
 FLOATS = ir.VectorType(F32, LANES)
 
-_FEATURES = binding.get_host_cpu_features()
-HAS_AVX512 = bool(_FEATURES.get("avx512f") and _FEATURES.get("avx512bw"))
+
+def _features() -> dict[str, bool]:
+    """Les jeux d'instructions que Numba emploiera : ceux de la machine, ou `NUMBA_CPU_FEATURES`."""
+    chosen = os.environ.get("NUMBA_CPU_FEATURES")
+    if chosen is None:
+        return dict(binding.get_host_cpu_features())
+    return {each[1:]: each[0] == "+" for each in chosen.split(",") if each}
+
+
+FEATURES = _features()
+HAS_AVX512 = bool(FEATURES.get("avx512f") and FEATURES.get("avx512bw"))
 """Vrai si la machine a des registres deux fois plus larges, et deux fois plus nombreux."""
 FUSE = ("contract", "nsz")
 """Libertés des sommes de produits : une seule instruction, signe de zéro sans importance."""
