@@ -16,9 +16,15 @@ import numpy as np
 from numba import carray, njit
 from torch import Tensor
 
-from gpt_architecture.kernels.decode.dots import DOTS
 from gpt_architecture.kernels.decode.integer_tiles import CODE_BYTES
-from gpt_architecture.kernels.decode.weights import STEP
+from gpt_architecture.kernels.decode.row_tiles import (
+    KEYS,
+    MIXED,
+    encode_group,
+    mix_values,
+    score_keys,
+)
+from gpt_architecture.kernels.decode.weights import CHUNK
 from gpt_architecture.kernels.runtime.arithmetic import FAST, exp, gelu, moments
 from gpt_architecture.kernels.runtime.kernel import (
     Counts,
@@ -47,8 +53,10 @@ celles-ci la première requête du bloc et celle qui le suit."""
 QUERIES = 16
 """Requêtes d'un bloc, au plus : de longues parts occupent tous les fils."""
 
-_F, _CODE = np.float32, DOTS.dtype
-_ORDER, _IN_ORDER = DOTS.order, DOTS.order == tuple(range(STEP))
+_VALUES = 64
+"""Valeurs d'un tour : 16 Kio, pour des têtes de 64."""
+
+_F = np.float32
 _OPTIONS: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy"}
 
 
@@ -103,28 +111,6 @@ def transpose_rows_(
                 y[j, first + i] = rows[i, j]
 
 
-@njit(**_OPTIONS)
-def _peak(y: Any) -> Any:
-    """max |y|, infini ou NaN compris : |y| se compare comme un entier, la boucle se vectorise."""
-    bits, top = y.view(np.int32), np.int32(0)
-    for j in range(y.size):
-        top = max(top, np.int32(bits[j] & np.int32(0x7FFFFFFF)))
-    found = np.int32(top)
-    return found.view(np.float32)
-
-
-@njit(**_OPTIONS)
-def _encode(y: Any, codes: Any) -> Any:
-    """Un groupe y → ses codes dans [−127, 127] ; rend leur échelle et leur somme."""
-    peak, total = _peak(y), np.int32(0)
-    factor = _F(127.0) / peak if peak > _F(1e-35) else _F(0.0)  # au-dessous, 127 / peak déborde
-    for j in range(y.size):
-        code = np.int32(np.floor(y[j] * factor + _F(0.5)))
-        codes[j] = code
-        total += code
-    return peak / _F(127.0) if peak < _F(np.inf) else _F(np.nan), total
-
-
 @kernel
 def encode_rows_(
     lots: Lots,
@@ -145,57 +131,95 @@ def encode_rows_(
     partent les sommes de produits (voir `integer_tiles`). Une valeur infinie ou NaN rend
     l'échelle NaN : l'erreur se voit dans les logits.
     """
-    width = x.shape[1]
-    y = np.empty(width, np.float32)
-    found = np.empty(group, np.int32)
+    width, groups = x.shape[1], factors.shape[1]
+    y = np.zeros(groups * group, np.float32)
     for m in lots:
-        _normalize(x[_row_of(chosen, m)], gain, shift, y)
-        row = carray(pointer(codes.address + codes.width * m), (codes.width // CODE_BYTES,), _CODE)
-        for g in range((width + group - 1) // group):
-            start, size = g * group, min(group, width - g * group)
-            scale, total = _encode(y[start : start + size], found)
-            found[size:] = 0
-            factors[m, g], offsets[m, g] = scale, -bias * total
-            if _IN_ORDER:
-                for j in range(size):
-                    row[start + j] = found[j]
-            else:
-                for j in range(0, size, STEP):
-                    for i in range(STEP):
-                        row[start + j + _ORDER[i]] = found[j + i]
+        _normalize(x[_row_of(chosen, m)], gain, shift, y[:width])
+        for g in range(groups):
+            encode_group(
+                y.ctypes.data + 4 * group * g,
+                group // CHUNK,
+                codes.address + codes.width * m + CODE_BYTES * group * g,
+                factors.ctypes.data + 4 * (groups * m + g),
+                offsets.ctypes.data + 4 * (groups * m + g),
+                bias,
+            )
 
 
 @njit(**_OPTIONS)
-def _attend(q: Any, keys: Any, values: Any, seen: Any, scores: Any, out: Any) -> None:
-    """out (K,) = attention de q (K,) aux `seen` premières positions ; scores : brouillon."""
-    size = q.size
-    scale = _F(1.0) / np.sqrt(_F(size))
-    peak = _F(-np.inf)
-    for s in range(seen):
-        total = _F(0.0)
+def _floats(address: Any, size: Any) -> Any:
+    """Les `size` valeurs fp32 à cette adresse."""
+    return carray(pointer(address), (size,), np.float32)
+
+
+@njit(**_OPTIONS)
+def _score(q: Any, keys: Any, size: Any, count: Any, out: Any) -> None:
+    """out = q · clé, de `count` clés de `size` valeurs, KEYS au plus ; out en a toujours KEYS."""
+    if size % KEYS == 0:
+        score_keys(q, keys, 4 * size, size // KEYS, count - 1, out)
+        return
+    query, scores = _floats(q, size), _floats(out, count)
+    for s in range(count):
+        total, key = _F(0.0), _floats(keys + 4 * size * s, size)
         for j in range(size):
-            total += q[j] * keys[s, j]
-        scores[s] = total * scale
+            total += query[j] * key[j]
+        scores[s] = total
+
+
+@njit(**_OPTIONS)
+def _mix(weights: Any, values: Any, size: Any, count: Any, out: Any) -> None:
+    """out (size,) += Σ poids · valeur, de `count` positions."""
+    if size % KEYS == 0:
+        for j in range(0, size, MIXED * KEYS):
+            vectors = min(MIXED, (size - j) // KEYS)
+            mix_values(vectors, weights, values + 4 * j, 4 * size, count, out + 4 * j)
+        return
+    shares, total = _floats(weights, count), _floats(out, size)
+    for s in range(count):
+        value = _floats(values + 4 * size * s, size)
+        for j in range(size):
+            total[j] += shares[s] * value[j]
+
+
+@njit(**_OPTIONS)
+def _softmax(scores: Any, scale: Any) -> Any:
+    """scores devient exp((scores − max) · scale) ; rend 1 / leur somme."""
+    peak, total = _F(-np.inf), _F(0.0)
+    for s in range(scores.size):
         peak = max(peak, scores[s])
-    total = _F(0.0)
-    for s in range(seen):
-        scores[s] = exp(scores[s] - peak)
+    for s in range(scores.size):
+        scores[s] = exp((scores[s] - peak) * scale)
         total += scores[s]
-    for j in range(size):
-        out[j] = _F(0.0)
-    inverse = _F(1.0) / total
-    whole = seen // 4 * 4
-    for s in range(0, whole, 4):  # quatre positions à la fois : `out` est relu quatre fois moins
-        a, b = scores[s] * inverse, scores[s + 1] * inverse
-        c, e = scores[s + 2] * inverse, scores[s + 3] * inverse
+    return _F(1.0) / total
+
+
+@njit(**_OPTIONS)
+def _attend(q: Any, keys: Any, values: Any, past: Any, scores: Any, out: Any) -> None:
+    """out (T, K) = attention de q (T, K) ; la requête t voit `past` + t positions.
+
+    `keys` et `values` : leurs adresses. Quelques-unes servent à toutes les requêtes tant qu'elles
+    sont dans le premier cache ; par adresses, un tableau par tour coûterait plus que les produits.
+    """
+    count, size = q.shape
+    q_stride, out_stride, line = q.strides[0], out.strides[0], scores.strides[0]
+    first_q, first_out, first_score = q.ctypes.data, out.ctypes.data, scores.ctypes.data
+    scale = _F(1.0) / np.sqrt(_F(size))
+    inverses = np.empty(count, np.float32)
+    for s in range(0, past + count - 1, KEYS):
+        for t in range(max(0, s - past + 1), count):
+            seen, where = min(KEYS, past + t - s), first_score + line * t + 4 * s
+            _score(first_q + q_stride * t, keys + 4 * size * s, size, seen, where)
+    for t in range(count):
+        inverses[t] = _softmax(scores[t, : past + t], scale)
+        out[t, :] = _F(0.0)
+    for s in range(0, past + count - 1, _VALUES):
+        for t in range(max(0, s - past + 1), count):
+            seen, where = min(_VALUES, past + t - s), first_score + line * t + 4 * s
+            _mix(where, values + 4 * size * s, size, seen, first_out + out_stride * t)
+    for t in range(count):
+        row = out[t]
         for j in range(size):
-            out[j] += (a * values[s, j] + b * values[s + 1, j]) + (
-                c * values[s + 2, j] + e * values[s + 3, j]
-            )
-    for s in range(whole, seen):
-        a = scores[s] * inverse
-        for j in range(size):
-            out[j] += a * values[s, j]
+            row[j] *= inverses[t]
 
 
 @kernel
@@ -213,7 +237,7 @@ def attention_(
     width = context.shape[1]
     size = width // heads
     plane = capacity * size
-    scores = np.empty(capacity, np.float32)
+    scores = np.empty((QUERIES, capacity + KEYS), np.float32)
     for item in lots:
         head, word = item % heads, STATE_HEADER + STATE_BLOCK * (item // heads)
         line, past, row = state[word], state[word + 1], state[word + 2]
@@ -221,15 +245,16 @@ def attention_(
         first = head * size
         where = storage + 4 * plane * ((2 * layer * lines + line) * heads + head)
         keys = carray(pointer(where), (capacity, size), np.float32)
-        values = carray(pointer(where + 4 * plane * lines * heads), (capacity, size), np.float32)
+        second = where + 4 * plane * lines * heads
+        values = carray(pointer(second), (capacity, size), np.float32)
         for t in range(stop):
             fresh, key, value = qkv[row + t], keys[past + t], values[past + t]
             k, v = fresh[width + first :], fresh[2 * width + first :]
             for j in range(size):
                 key[j], value[j] = k[j], v[j]
-        for t in range(start, stop):
-            q = qkv[row + t, first : first + size]
-            _attend(q, keys, values, past + t + 1, scores, context[row + t, first : first + size])
+        q = qkv[row + start : row + stop, first : first + size]
+        out = context[row + start : row + stop, first : first + size]
+        _attend(q, where, second, past + start + 1, scores, out)
 
 
 @kernel
