@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from interop_helpers import GPT2, content, ids, logits, tokenizer
+from kernel_helpers import oracle_of
 from parity_helpers import random_model, to_transformers
 
 from gpt_architecture.api import load
@@ -125,12 +126,14 @@ def test_loading_computes_it_with_or_without_kernels(tmp_path, changes, quant):
         assert quant is None
         return
     assert gpt.runner.compiled is not bool(fixed)
-    reference = source.build() if quant is None else gpt.runner.dequantize()
+    reference = source.build() if quant is None else oracle_of(gpt.runner)
     prompt = ids(1, 7)
     cache = gpt.runner.new_cache(1)
     found = torch.cat([gpt.runner(part, cache) for part in prompt.split([4, 1, 1, 1], dim=1)], 1)
-    atol = 1e-4 if quant is None else 5e-3 * logits(reference, prompt).abs().max().item()
-    torch.testing.assert_close(found, logits(reference, prompt), rtol=0, atol=atol)
+    expected = logits(reference, prompt)
+    # Sur 8 bits, une activation peut prendre le code voisin : voir test_packed.py.
+    atol = 1e-4 if quant is None else 2e-2 * expected.abs().max().item()
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize(("name", "value"), [("activation", "relu"), ("norm_eps", 1e-3)])

@@ -31,7 +31,7 @@ class QuantizeOptions:
     """Comment quantifier, et où écrire."""
 
     scheme: Literal["int8", "int4"] = "int8"
-    """Bits par poids : 8, ou 4 (la tête et l'embedding gardent 8 bits)."""
+    """Bits par poids : 8, ou 4 (6 pour la tête et l'embedding)."""
 
     group_size: Literal[32, 64, 128] = 32
     """Poids par échelle : plus il y en a, plus le fichier est petit et moins il est fidèle."""

@@ -1,8 +1,9 @@
 """Le décodage compilé : les poids compactés, et un pas entier d'un seul appel.
 
+- `dots` : Comment la machine multiplie des octets : l'instruction, et la forme qu'elle veut.
 - `float_tiles` : Des lignes de poids fp32 contre des activations, en instructions vectorielles :
   trois tuiles.
-- `integer_tiles` : Une ligne de poids entiers contre quelques activations, en instructions
+- `integer_tiles` : Des bandes de poids entiers contre des activations entières, en instructions
   vectorielles.
 - `linear_kernels` : Les produits « poids × activations » d'un pas, un noyau par rangement des
   poids.
@@ -10,8 +11,8 @@
   processeur.
 - `passes` : Les passages sur les poids d'un modèle compacté : les pas compilés, et les produits de
   PyTorch.
+- `row_tiles` : Ce qu'un pas fait d'une ligne hors des produits, en instructions vectorielles.
 - `step` : Un pas de décodage entier, d'un seul appel, sans revenir à Python.
-- `step_kernels` : Ce qui entoure les produits : normes, codes des activations, attention, décodage,
-  GELU.
+- `step_kernels` : Ce qui entoure les produits : normes, codes des activations, attention, GELU.
 - `weights` : Les matrices d'un modèle compacté : pleines, ou quantifiées par groupes.
 """

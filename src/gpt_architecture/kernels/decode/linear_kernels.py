@@ -317,12 +317,13 @@ def linear_integer_(
     width, line = groups * group, STRIP_ROWS * bits // 8  # octets d'une colonne d'une bande
     scale, factor, stride = 2 * STRIP_ROWS * groups, 4 * groups, 4 * STRIP_ROWS * x.rows
     tiles = (active + TILE_COLUMNS - 1) // TILE_COLUMNS
+    together = TILE_STRIPS if active > 2 else 1  # peu de sommes : les poids se lisent à la suite
     slice_groups = groups if tiles == 1 else max(1, _INTEGER_SLICE // group)
     for item in lots:
         part, first, base, rows = _block_of(item, part_rows, block_rows)
         done = 0
         while done < rows:
-            strips = min(TILE_STRIPS, (rows - done + STRIP_ROWS - 1) // STRIP_ROWS)
+            strips = min(together, (rows - done + STRIP_ROWS - 1) // STRIP_ROWS)
             sums[:strips, :active] = _F(0.0)
             strip = (first + done) // STRIP_ROWS
             codes = parts[part] + line * width * strip

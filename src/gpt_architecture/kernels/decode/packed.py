@@ -43,8 +43,9 @@ Choose = Callable[[Tensor], list[int]]
 class PackedModel:
     """Un modèle prêt à décoder ; satisfait `core.model.CausalLM`.
 
-    Jusqu'à 32 activations, un passage est un pas compilé (`step`) ; au-delà, ou sans numba,
-    ce sont les produits de PyTorch sur les mêmes poids. Plusieurs fils peuvent s'en servir : le
+    Un passage est un pas compilé (`step`) : toujours, si ses poids sont entiers, jusqu'à 32
+    activations s'ils sont en fp32 ; au-delà, ou sans numba, ce sont les produits de PyTorch sur les
+    mêmes poids. Plusieurs fils peuvent s'en servir : le
     pas compilé, qui n'a qu'un jeu de tampons, sert l'un puis l'autre, token par token.
 
     Args:
@@ -199,7 +200,7 @@ class PackedModel:
     def read_apart(self, tokens: Sequence[int], cache: KVCache) -> Tensor | None:
         """Lit la suite de la seule séquence du cache, avec les bits d'une lecture token par token.
 
-        Il en lit 8 au plus si les poids sont en fp32, 32 s'ils sont entiers : au-delà il ne lit
+        Il en lit 8 au plus si les poids sont en fp32, 128 s'ils sont entiers : au-delà il ne lit
         rien, et l'appel ordinaire du modèle n'a pas ces bits en fp32.
 
         Args:

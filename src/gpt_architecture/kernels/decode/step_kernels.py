@@ -43,7 +43,7 @@ LINE = 16
 """Activations d'un lot de `transpose_rows_` : une ligne de cache de la sortie."""
 
 _PANEL = 16
-"""Lignes d'un lot de `decode_rows_` et de `bias_gelu_`."""
+"""Lignes d'un lot de `bias_gelu_`."""
 
 STATE_HEADER, STATE_BLOCK = 3, 5
 """Mots de l'état : d'abord adresse du cache, sa capacité, ses lignes ; puis, par bloc de requêtes
