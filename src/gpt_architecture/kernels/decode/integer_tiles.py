@@ -51,7 +51,7 @@ CODE_BYTES = DOTS.dtype().itemsize
 
 _STEPS = CHUNK // STEP
 _STEP_BYTES = STEP * STRIP_ROWS  # un pas d'une bande : une ligne de cache, sur 8 bits
-_AHEAD = 2048
+_AHEAD = 4096
 """Octets d'avance des poids : décoder remplit la fenêtre du processeur, qui n'atteint plus assez
 tôt les suivants (mesuré : un quart du débit)."""
 

@@ -184,9 +184,13 @@ def _mix(weights: Any, values: Any, size: Any, count: Any, out: Any) -> None:
 @njit(**_OPTIONS)
 def _softmax(scores: Any, scale: Any) -> Any:
     """scores devient exp((scores − max) · scale) ; rend 1 / leur somme."""
-    peak, total = _F(-np.inf), _F(0.0)
-    for s in range(scores.size):
-        peak = max(peak, scores[s])
+    bits, top, total = scores.view(np.int32), np.int32(-0x80000000), _F(0.0)
+    for s in range(
+        scores.size
+    ):  # dans l'ordre des entiers : la boucle se vectorise, un NaN se voit
+        top = max(top, np.int32(bits[s] ^ ((bits[s] >> 31) & np.int32(0x7FFFFFFF))))
+    top = np.int32(top ^ ((top >> 31) & np.int32(0x7FFFFFFF)))
+    peak = top.view(np.float32)
     for s in range(scores.size):
         scores[s] = exp((scores[s] - peak) * scale)
         total += scores[s]
