@@ -14,7 +14,7 @@ _RUNS, _SPAN = 8, 0.03
 _MISSING = 0.3
 """Cœurs qui manquent, en moyenne, pour que moins de fils soient essayés."""
 
-_PAUSES = 4, 64
+_PAUSES = 4, 32
 """Mesures entre deux essais, au moins et au plus : deux fois plus après chaque essai sans gain."""
 
 
