@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from unittest.mock import patch
 import torch
 from _measure import REST, Row, french, lone_row
 
-from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig
+from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.kernels.decode.packed import PACKINGS, PackedModel, pack
 from gpt_architecture.kernels.decode.step import FORMS
@@ -35,15 +34,14 @@ from gpt_architecture.kernels.runtime.crew import Crew
 
 PAST = 64  # tokens déjà dans le cache
 SETTLING = 300  # passages sans mesure après chaque changement : le nombre de fils s'adapte
-QUICK = {"emb_dim": 192, "n_layers": 2, "n_heads": 4, "vocab_size": 1000}
 LOT_ROWS = 36
 """Ce que coûte de commencer un lot, en lignes de 768 poids : quatre microsecondes."""
 
 
 @contextmanager
-def neighbour(core: int) -> Iterator[None]:
-    """Un programme qui tourne sans fin sur ce cœur."""
-    pin = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+def neighbour() -> Iterator[None]:
+    """Un programme qui tourne sans fin sur le dernier cœur."""
+    pin = "import os; os.sched_setaffinity(0, {os.cpu_count() - 1})\nwhile True: pass"
     process = subprocess.Popen([sys.executable, "-c", pin])
     time.sleep(3 * REST)
     try:
@@ -75,7 +73,7 @@ def busy_rows(model: PackedModel, name: str, tokens: int, turns: int) -> list[Ro
     seconds: dict[tuple[str, bool], list[float]] = {}
     for turn in range(2 * turns):
         busy = turn % 2 == 1
-        with neighbour(os.cpu_count() - 1 if busy else 0) if busy else nullcontext():
+        with neighbour() if busy else nullcontext():
             for crew, (threads, setting) in crews.items():
                 torch.set_num_threads(1)  # l'équipe est refaite, au complet
                 tokens_of(model, 1)
@@ -138,7 +136,9 @@ def main() -> None:
     parser.add_argument("--lots", action="store_true", help="simule le partage des lots")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     arguments = parser.parse_args()
-    cfg = GPTConfig(**GPT_CONFIG_124M | (QUICK if arguments.quick else {}))
+    cfg = GPTConfig(drop_rate=0.0)
+    if arguments.quick:
+        cfg = GPTConfig(emb_dim=256, n_heads=4, n_layers=4, drop_rate=0.0)
     rows: list[Row] = []
     if arguments.lots:
         rows += shares(cfg)

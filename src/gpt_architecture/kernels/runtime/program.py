@@ -174,11 +174,11 @@ class Program:
         self._tables[:, : _INSIDE + 1] = 0
         self._call[_OPENED] = 0
         runner, threads, data = openmp(), torch.get_num_threads(), self._call.ctypes.data
+        if threads != self._crew.most:
+            self._crew = Crew(threads)
         if runner is None or threads == 1:
             team_.compiled.ctypes(data)
             return
-        if threads != self._crew.most:
-            self._crew = Crew(threads)
         start, busy = perf_counter(), process_time()
         if self._crew.size == 1:
             team_.compiled.ctypes(data)
