@@ -19,8 +19,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -68,8 +69,11 @@ def busy_rows(model: PackedModel, name: str, tokens: int, turns: int) -> list[Ro
     """Mesure chaque équipe, au calme et avec un voisin, en alternance ; une ligne par équipe."""
     most = torch.get_num_threads()
     fixed = patch.object(Crew, "note", lambda *_: None)
-    crews = {"un fil": (1, nullcontext()), "tous les fils": (most, fixed)}
-    crews["adaptés"] = (most, nullcontext())
+    crews: dict[str, tuple[int, AbstractContextManager[Any]]] = {
+        "un fil": (1, nullcontext()),
+        "tous les fils": (most, fixed),
+        "adaptés": (most, nullcontext()),
+    }
     seconds: dict[tuple[str, bool], list[float]] = {}
     for turn in range(2 * turns):
         busy = turn % 2 == 1
