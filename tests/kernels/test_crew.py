@@ -1,9 +1,11 @@
 """Le nombre de fils d'un programme suit les cœurs qu'il obtient, sans changer un bit."""
 
+import sys
 from itertools import cycle
 
 import pytest
 import torch
+from cli_helpers import run_process
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
@@ -159,3 +161,28 @@ def test_a_program_notes_its_runs(model, monkeypatch):
     logits_of(packed, [2])
     assert len(noted) == 1
     assert all(spent >= 0 for spent in noted[0])
+
+
+# --- Un fil sans travail --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "5"}, "5"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),  # déjà choisi
+    ],
+)
+def test_a_thread_without_work_soon_gives_its_core_back(monkeypatch, given, expected):
+    """Le réglage est pris avant que PyTorch, qui le lit, ne soit chargé."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    code = (
+        "import gpt_architecture, os, sys\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    done = run_process(sys.executable, "-c", code)
+    assert done.out.split() == [expected, "False"]
