@@ -85,6 +85,20 @@ def test_threads_that_wait_for_little_are_kept():
     assert total <= 1.05 * 5000 * TOKEN / 2 * 1.4
 
 
+def test_a_lucky_trial_is_not_kept():
+    """Un fil de plus, sans cœur à lui : qu'il dure un peu moins, par hasard, ne suffit pas."""
+    crew = Crew(2)
+    for _ in range(500):
+        crew.note(*((0.016, 0.024) if crew.size == 2 else (0.015, 0.015)))
+    assert crew.size == 1
+    trials = 0
+    for run in range(5000):
+        trials += crew.size == 2
+        seconds = 0.014 if run % 3 else 0.016
+        crew.note(seconds, 1.5 * seconds) if crew.size == 2 else crew.note(0.015, 0.015)
+    assert trials < 300
+
+
 def test_short_runs_are_judged_together():
     """Un passage bien plus court qu'un tour du système ne dit rien seul."""
     crew = Crew(2)

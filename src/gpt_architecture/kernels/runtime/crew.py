@@ -14,6 +14,9 @@ _RUNS, _SPAN = 8, 0.03
 _MISSING = 0.3
 """Cœurs qui manquent, en moyenne, pour que moins de fils soient essayés."""
 
+_GAIN = 0.85
+"""Part de la durée d'avant qu'un fil de plus, à qui un cœur manque encore, ne doit pas dépasser."""
+
 _PAUSES = 4, 32
 """Mesures entre deux essais, au moins et au plus : deux fois plus après chaque essai sans gain."""
 
@@ -22,8 +25,7 @@ class Crew:
     """Le nombre de fils d'un programme, tous au départ.
 
     S'ils n'obtiennent pas leurs cœurs, ceux qui en ont un à eux sont essayés, seuls, le temps d'une
-    mesure ; ensuite, de temps en temps, un de plus. L'essai est gardé s'il a duré moins. Une
-    machine au calme n'essaie donc rien.
+    mesure ; ensuite, de temps en temps, un de plus. Une machine au calme n'essaie donc rien.
 
     Attributes:
         most: fils au plus.
@@ -52,7 +54,7 @@ class Crew:
         mean, cores = self._seconds / self._runs, self._busy / self._seconds
         self._runs, self._seconds, self._busy = 0, 0.0, 0.0
         if self._before is not None:
-            self._judge(*self._before, mean)
+            self._judge(*self._before, mean, cores)
         elif self._wait > 0:
             self._wait -= 1
         elif self.size > 1 and self.size - cores > _MISSING:
@@ -61,10 +63,16 @@ class Crew:
         elif self.size < self.most:
             self._before, self.size = (self.size, mean), self.size + 1
 
-    def _judge(self, size: int, before: float, mean: float) -> None:
-        """Garde l'essai s'il a duré moins, ou revient."""
+    def _judge(self, size: int, before: float, mean: float, cores: float) -> None:
+        """Garde l'essai, ou revient.
+
+        Moins de fils : s'il a duré moins. Un de plus : si tous ont eu leur cœur, ou s'il a duré
+        nettement moins.
+        """
+        has_gained = mean < before * (1 if self.size < size else _GAIN)
+        has_cores = self.size > size and self.size - cores <= _MISSING
         shortest, longest = _PAUSES
-        if mean < before:
+        if has_gained or has_cores:
             self._wait = self._pause = shortest
         else:
             self.size = size
