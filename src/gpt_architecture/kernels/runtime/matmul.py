@@ -57,13 +57,13 @@ class Family(NamedTuple):
 
 
 _AMD, _INTEL, _ALL = "AuthenticAMD", "GenuineIntel", range(256)
-_SAME = "en AVX2, oneDNN fait 0,82 à 1,06 fois MKL (simulé sur un Zen 5, 2026-11)"
+_SAME = "en AVX2, oneDNN fait 0,99 à 1,18 fois MKL (simulé sur un Zen 5, 2026-11)"
 
 FAMILIES = (
     Family(
         *("Zen 5", _AMD, 26, _ALL, "avx512_f", "oneDNN"),
-        "oneDNN de 440 à 500 GFLOP/s, MKL 217 (2 cœurs, 2026-11) ; 1,9 à 3,3 fois MKL sur les "
-        "produits du projet, à partir de 128 lignes",
+        "oneDNN de 440 à 500 GFLOP/s, MKL 217 (2 cœurs, 2026-11) ; sur les produits du projet, de "
+        "128 ou 512 lignes, 2,3 à 3,0 fois MKL ; d'une ligne, 0,5 à 1,2 fois",
     ),
     Family(
         *("Zen 4", _AMD, 25, range(0x10, 0x20), "avx512_f", "oneDNN"),
