@@ -9,7 +9,14 @@ import torch
 from cli_helpers import run_process
 
 from gpt_architecture.core import machine
-from gpt_architecture.core.machine import describe_device, resolve_device
+from gpt_architecture.core.machine import (
+    UNKNOWN_PROCESSOR,
+    Processor,
+    describe_device,
+    processor,
+    read_processor,
+    resolve_device,
+)
 from gpt_architecture.errors import ConfigurationError
 
 
@@ -158,3 +165,30 @@ def test_peak_of_windows(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     monkeypatch.setattr(machine.ctypes, "WinDLL", {"kernel32": Kernel}.get, raising=False)
     assert machine.peak_resident() == 123 << 20
+
+
+LINUX = """processor\t: 0
+vendor_id\t: {vendor}
+cpu family\t: {family}
+model\t\t: {model}
+model name\t: AMD EPYC 7713 64-Core Processor
+"""
+
+
+@pytest.mark.parametrize(
+    "found", [Processor("AuthenticAMD", 25, 1), Processor("GenuineIntel", 6, 143)]
+)
+def test_a_processor_is_known_by_its_numbers(found):
+    linux = LINUX.format(**found._asdict())
+    windows = f"AMD64 Family {found.family} Model {found.model} Stepping 0, {found.vendor}"
+    assert read_processor(linux) == read_processor(windows) == found
+    assert read_processor(linux + LINUX.format(vendor="GenuineIntel", family=9, model=9)) == found
+
+
+@pytest.mark.parametrize("text", ["", "arm", "processor\t: 0\nBogoMIPS\t: 243.75\n"])
+def test_a_processor_without_numbers_is_unknown(text):
+    assert read_processor(text) == UNKNOWN_PROCESSOR
+
+
+def test_the_processor_of_this_machine_is_read_once():
+    assert processor() is processor()

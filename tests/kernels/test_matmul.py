@@ -5,10 +5,20 @@ import threading
 import pytest
 import torch
 
+from gpt_architecture.core.machine import UNKNOWN_PROCESSOR, Processor
 from gpt_architecture.kernels.runtime import matmul
-from gpt_architecture.kernels.runtime.matmul import fastest_matmul, is_exact, prefers_onednn
+from gpt_architecture.kernels.runtime.matmul import (
+    FAMILIES,
+    family_of,
+    fastest_matmul,
+    is_exact,
+    prefers_onednn,
+)
 
-AMD = {"cpu_name": "AMD EPYC", "avx512_f": True}
+AVX512 = {"avx512_f": True}
+AMX = {**AVX512, "amx_tile": True, "amx_bf16": True}
+ZEN_5, ZEN_3 = Processor("AuthenticAMD", 26, 2), Processor("AuthenticAMD", 25, 1)
+CASCADE_LAKE, SAPPHIRE_RAPIDS = Processor("GenuineIntel", 6, 85), Processor("GenuineIntel", 6, 143)
 
 
 def setting():
@@ -21,26 +31,81 @@ def chosen(monkeypatch):
     monkeypatch.setattr(matmul, "prefers_onednn", lambda: True)
 
 
+@pytest.fixture
+def pretend(monkeypatch):
+    """Fait croire à un processeur, où tout produit est exact si rien n'est dit de plus."""
+
+    def on(found, features, *, exact=True):
+        monkeypatch.setattr(matmul, "processor", lambda: found)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+        monkeypatch.setattr(matmul, "is_exact", lambda: exact)
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+        return prefers_onednn.__wrapped__()
+
+    return on
+
+
 @pytest.mark.parametrize(
-    "features",
-    [{}, {**AMD, "cpu_name": "Intel(R) Xeon(R)"}, {**AMD, "avx512_f": False}, {"avx512_f": True}],
+    ("found", "features", "name", "library"),
+    [
+        (ZEN_5, AVX512, "Zen 5", "oneDNN"),
+        (Processor("AuthenticAMD", 26, 0x44), AVX512, "Zen 5", "oneDNN"),
+        (ZEN_5, {}, "inconnu", "MKL"),  # AVX-512 retiré par l'hyperviseur
+        (Processor("AuthenticAMD", 25, 0x11), AVX512, "Zen 4", "oneDNN"),
+        (Processor("AuthenticAMD", 25, 0x61), AVX512, "Zen 4", "oneDNN"),
+        (ZEN_3, {}, "Zen 3", "MKL"),
+        (Processor("AuthenticAMD", 25, 0x50), {}, "Zen 3", "MKL"),
+        (Processor("AuthenticAMD", 23, 49), {}, "Zen, Zen 2", "MKL"),
+        (CASCADE_LAKE, AVX512, "Skylake-X, Cascade Lake", "MKL"),
+        (SAPPHIRE_RAPIDS, AMX, "Intel", "MKL"),
+        (Processor("AuthenticAMD", 27, 1), AVX512, "inconnu", "MKL"),
+        (Processor("HygonGenuine", 24, 1), {}, "inconnu", "MKL"),
+        (UNKNOWN_PROCESSOR, {}, "inconnu", "MKL"),  # ARM
+    ],
 )
-def test_elsewhere_nothing_changes(monkeypatch, features):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
-    assert not prefers_onednn.__wrapped__()
+def test_each_family_has_its_library(pretend, found, features, name, library):
+    family = family_of(found, features)
+    assert (family.name, family.library) == (name, library)
+    assert pretend(found, features) is (library == "oneDNN")
+
+
+def test_the_table_says_why_and_every_line_serves():
+    for family in FAMILIES:
+        assert family.reason
+        first = next(
+            model
+            for model in family.models
+            if all(model not in above.models for above in rivals(family))
+        )
+        features = {family.needs: True}
+        assert family_of(Processor(family.vendor, family.family, first), features) is family
+
+
+def rivals(family):
+    """Les lignes d'avant, de la même famille."""
+    above = FAMILIES[: FAMILIES.index(family)]
+    return [each for each in above if (each.vendor, each.family) == family[1:3]]
+
+
+def test_an_instruction_that_rounds_forbids_onednn(pretend):
+    """AMX, même sur un processeur d'AMD à venir : oneDNN arrondirait en bf16."""
+    assert pretend(ZEN_5, AVX512)
+    for name in AMX:
+        assert pretend(ZEN_5, {**AVX512, name: True}) is (name == "avx512_f")
+
+
+def test_a_library_that_rounds_is_refused(pretend):
+    assert is_exact()
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # ce que ferait une machine à AMX
+        assert not is_exact()
+    assert not pretend(ZEN_5, AVX512, exact=False)
+
+
+def test_elsewhere_nothing_changes(monkeypatch):
     monkeypatch.setattr(matmul, "prefers_onednn", lambda: False)
     before = setting()
     with fastest_matmul():
         assert setting() == before
-
-
-def test_a_library_that_rounds_is_refused(monkeypatch):
-    assert is_exact()
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # ce que ferait une machine à AMX
-        assert not is_exact()
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: AMD)
-    monkeypatch.setattr(matmul, "is_exact", lambda: False)
-    assert not prefers_onednn.__wrapped__()
 
 
 @pytest.mark.usefixtures("chosen")

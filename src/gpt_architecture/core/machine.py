@@ -17,7 +17,9 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -62,6 +64,41 @@ def describe_device(device: torch.device) -> str:
         threads = torch.get_num_threads()
         return f"cpu ({threads} {plural(threads, 'fil')})"
     return str(device)
+
+
+class Processor(NamedTuple):
+    """Ce que `cpuid` dit d'un processeur x86."""
+
+    vendor: str
+    family: int
+    model: int
+
+
+UNKNOWN_PROCESSOR = Processor("", 0, 0)
+"""Un processeur qui n'est pas x86, ou que le système ne nomme pas."""
+
+
+@lru_cache(maxsize=1)
+def processor() -> Processor:
+    """Le processeur de cette machine."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            return read_processor(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    return read_processor(platform.processor())
+
+
+def read_processor(text: str) -> Processor:
+    """Le premier processeur que nomme un texte : celui de `/proc/cpuinfo`, ou de Windows.
+
+    Args:
+        text: des lignes « cpu family : 26 », ou « AMD64 Family 26 Model 2 …, AuthenticAMD ».
+    """
+    vendor = re.search(r"\b(AuthenticAMD|GenuineIntel|HygonGenuine|CentaurHauls)\b", text)
+    family = re.search(r"\bfamily\s*:?\s*([0-9]+)", text, re.IGNORECASE)
+    model = re.search(r"\bmodel\s*:?\s*([0-9]+)", text, re.IGNORECASE)
+    if not (vendor and family and model):
+        return UNKNOWN_PROCESSOR
+    return Processor(vendor[1], int(family[1]), int(model[1]))
 
 
 def peak_resident() -> int:

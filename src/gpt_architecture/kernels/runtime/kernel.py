@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, types
 from numba.core import cgutils, event
 from numba.extending import intrinsic
 
@@ -62,8 +62,6 @@ chaque lot pris ferait relire les arguments à tous les fils."""
 
 ARGUMENTS = 16
 """Arguments d'un noyau, au plus."""
-
-_OPTIONS: dict[str, Any] = {"inline": "always", "cache": True}
 
 # --- Ce qu'un noyau lit ----------------------------------------------------------------------
 
@@ -114,15 +112,28 @@ def emitted(body: Any) -> Any:
     return intrinsic(definition)
 
 
-@njit(**_OPTIONS)
-def _words(lots: Any) -> Any:
-    return carray(lots, (HEADER + SLOT * ARGUMENTS,), np.int64)
+@intrinsic
+def word(typingctx: Any, lots: Any, rank: Any) -> Any:
+    """Le mot de ce rang ; un tableau NumPy coûterait dix fois plus à compiler."""
+    del typingctx, lots, rank
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        words = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load(builder.gep(words, [arguments[1]]))
+
+    return types.int64(types.voidptr, types.int64), codegen
 
 
-@njit(**_OPTIONS)
-def count(lots: Any) -> Any:
+@intrinsic
+def count(typingctx: Any, lots: Any) -> Any:
     """Nombre de lots."""
-    return _words(lots)[HEADER - 1]
+    del typingctx, lots
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        words = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load(builder.gep(words, [ir.Constant(ir.IntType(64), HEADER - 1)]))
+
+    return types.int64(types.voidptr), codegen
 
 
 class _Place(NamedTuple):
@@ -172,9 +183,9 @@ class _Kind:
             return known and self.dims > 0 and argument.dim() == self.dims
         return self.dims == 0 and isinstance(argument, self.number)
 
-    def reading(self, k: int) -> str:
+    def reading(self, lots: str, k: int) -> str:
         """L'expression, dans le noyau, de l'argument dont les mots commencent au rang `k`."""
-        first, *sizes = (f"__words[{k + i}]" for i in range(self.dims + 1))
+        first, *sizes = (f"__word({lots}, {k + i})" for i in range(self.dims + 1))
         if self.dims == 0:
             return first if self.number is int else f"__np.int32({first}).view(__np.float32)"
         if self.dtype is None:
@@ -260,9 +271,8 @@ def _reading_arguments(body: FunctionType) -> tuple[FunctionType, dict[str, str]
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
     lots, *others = function.args.args
     arguments = {each.arg: ast.unparse(each.annotation or each) for each in others}
-    reads = [f"__words = __Lots({lots.arg})"]
-    reads += [
-        f"{name} = {_KINDS[kind].reading(HEADER + SLOT * i)}"
+    reads = [
+        f"{name} = {_KINDS[kind].reading(lots.arg, HEADER + SLOT * i)}"
         for i, (name, kind) in enumerate(arguments.items())
     ]
     _ClaimingLots(lots.arg).visit(function)
@@ -301,13 +311,13 @@ def _placed_at(node: ast.stmt, source: str) -> list[ast.stmt]:
 
 
 _IN_KERNELS = {
-    "__Lots": _words,
     "__Place": _Place,
     "__carray": carray,
     "__claim": claim,
     "__count": count,
     "__np": np,
     "__pointer": pointer,
+    "__word": word,
 }
 """Ce qu'emploient les instructions ajoutées à un noyau."""
 

@@ -9,8 +9,10 @@ récrits.
 from __future__ import annotations
 
 import ctypes
+import math
 import platform
 from collections.abc import Sequence
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,10 @@ import torch
 from llvmlite import ir
 from numba import carray
 from numba.core import cgutils
+from numpy.typing import NDArray
 from torch import Tensor
 
+from gpt_architecture.kernels.runtime.crew import Crew
 from gpt_architecture.kernels.runtime.kernel import (
     ARGUMENTS,
     HEADER,
@@ -33,16 +37,17 @@ from gpt_architecture.kernels.runtime.kernel import (
     table,
 )
 
-_WORDS = HEADER + SLOT * ARGUMENTS
-_ITEMS = HEADER - 1
+_LINE = 8  # mots d'une ligne de cache
+_WORDS = -(-(HEADER + SLOT * ARGUMENTS) // _LINE) * _LINE
+_INSIDE, _ITEMS = 1, HEADER - 1
 _WORD = ir.IntType(64)
 
 _PATIENCE = 1 << 11
 """Tours d'attente avant de rendre le cœur : assez pour le plus long lot, trop peu pour gêner."""
 
-_CALL = 32
-"""Mots d'un appel : deux compteurs, chacun dans sa ligne de cache, puis ce que lit `team_`."""
-_ARRIVED, _OPENED, _FIRST = 0, 8, 16
+_CALL = 16
+"""Mots d'un appel : le noyau ouvert, dans sa ligne de cache, puis ce que lit `team_`."""
+_OPENED, _FIRST = 0, 8
 
 
 @emitted
@@ -62,11 +67,17 @@ def _ask(builder: Any, function: Any) -> Any:
 
 
 @emitted
-def _arrive(builder: Any, place: Any) -> Any:
-    """Augmente de 1 le mot à cette adresse, et le rend ; ce qui précède est vu de qui l'attend."""
-    one = ir.Constant(_WORD, 1)
+def _add(builder: Any, place: Any, amount: Any) -> Any:
+    """Ajoute au mot à cette adresse, et le rend ; ce qui précède est vu de qui le lit ensuite."""
     target = builder.inttoptr(place, _WORD.as_pointer())
-    return builder.add(builder.atomic_rmw("add", target, one, "acq_rel"), one)
+    return builder.add(builder.atomic_rmw("add", target, amount, "acq_rel"), amount)
+
+
+@emitted
+def _raise(builder: Any, place: Any, value: Any) -> None:
+    """Porte à `value` un mot que d'autres fils attendent, s'il n'y est pas déjà."""
+    target = builder.inttoptr(place, _WORD.as_pointer())
+    builder.atomic_rmw("max", target, value, "acq_rel")
 
 
 @emitted
@@ -79,40 +90,35 @@ def _read(builder: Any, place: Any) -> Any:
     return builder.load_atomic(target, "acquire", 8)
 
 
-@emitted
-def _write(builder: Any, place: Any, value: Any) -> None:
-    """Écrit un mot que d'autres fils attendent."""
-    target = builder.inttoptr(place, _WORD.as_pointer())
-    builder.store_atomic(value, target, "release", 8)
-
-
 @kernel
 def team_(call: Lots) -> None:
-    """Ce que fait chaque fil : tous les noyaux, dans l'ordre, en attendant les autres entre deux.
+    """Ce que fait chaque fil : tous les noyaux, dans l'ordre.
 
-    Un noyau ne commence que lorsque le précédent est fini partout. Les fils se retrouvent par un
-    compteur qu'ils relisent : relancer une équipe à chaque noyau coûterait vingt fois plus.
+    Un noyau ne commence que lorsque le précédent est fini : ses lots sont tous pris, et aucun fil
+    n'y est encore. Un fil que le système a mis de côté n'est donc attendu que s'il tient un lot ;
+    sinon les autres avancent sans lui, et il les rejoint au noyau ouvert. Relancer une équipe à
+    chaque noyau coûterait vingt fois plus.
 
-    Mots, après les compteurs : adresses de `omp_get_num_threads` (0 : un seul fil) et de
-    `sched_yield` (0 : aucune), nombre de noyaux, leurs adresses, celle de leurs tableaux, celle
-    des compteurs.
+    Mots, après le noyau ouvert : adresse de `sched_yield` (0 : aucune), nombre de noyaux, leurs
+    adresses, celle de leurs tableaux, celle du noyau ouvert.
     """
     d = carray(call, (_CALL,), np.int64)
-    threads = _ask(d[_FIRST]) if d[_FIRST] != 0 else 1
-    phases, tables, counters = d[_FIRST + 2], d[_FIRST + 4], d[_FIRST + 5]
-    functions = carray(pointer(d[_FIRST + 3]), (phases,), np.int64)
-    for i in range(phases):
-        _call(functions[i], tables + 8 * _WORDS * i)
-        if threads == 1:
-            continue
-        if _arrive(counters + 8 * _ARRIVED) == threads * (i + 1):
-            _write(counters + 8 * _OPENED, i + 1)
-            continue
-        turns = 0
-        while _read(counters + 8 * _OPENED) <= i:
+    rest, phases, tables, opened = d[_FIRST], d[_FIRST + 1], d[_FIRST + 3], d[_FIRST + 4]
+    functions = carray(pointer(d[_FIRST + 2]), (phases,), np.int64)
+    phase = _read(opened)
+    while phase < phases:
+        row = tables + 8 * _WORDS * phase
+        _add(row + 8 * _INSIDE, 1)
+        _call(functions[phase], row)
+        if _add(row + 8 * _INSIDE, -1) == 0:
+            _raise(opened, phase + 1)
+        done, turns = phase, 0
+        phase = _read(opened)
+        while phase <= done:
             turns += 1
-            if turns > _PATIENCE and d[_FIRST + 1] != 0:
-                _ask(d[_FIRST + 1])
+            if turns > _PATIENCE and rest != 0:
+                _ask(rest)
+            phase = _read(opened)
 
 
 class Program:
@@ -126,7 +132,8 @@ class Program:
         self._rows: list[list[int]] = []
         self._kept: list[tuple[Tensor | float, ...]] = []
         self._tables = np.zeros((0, _WORDS), np.int64)
-        self._call = np.zeros(_CALL + 8, np.int64)
+        self._call = np.zeros(_CALL, np.int64)
+        self._crew = Crew(1)
 
     def add(self, kernel: Kernel, items: int, *arguments: Tensor | float) -> int:
         """Ajoute un noyau ; rend son numéro. Voir `kernel.table`."""
@@ -138,12 +145,10 @@ class Program:
 
     def seal(self) -> None:
         """Fixe le programme : il peut tourner."""
-        self._tables = np.array(self._rows, np.int64)
+        self._tables, self._call = _aligned(len(self._rows), _WORDS), _aligned(_CALL)
+        self._tables[:] = self._rows
         self._addresses = np.array([each.address for each in self._kernels], np.int64)
-        skipped = -self._call.ctypes.data % 64 // 8  # les compteurs ouvrent une ligne de cache
-        self._call = self._call[skipped : skipped + _CALL]
-        self._call[_FIRST:][:6] = (
-            _address("omp_get_num_threads"),
+        self._call[_FIRST:][:5] = (
             _address("sched_yield"),
             len(self._tables),
             self._addresses.ctypes.data,
@@ -165,14 +170,28 @@ class Program:
         self._tables[phases, words] = value
 
     def run(self) -> None:
-        """Exécute tout, avec autant de fils que PyTorch."""
-        self._tables[:, 0] = 0
-        self._call[:_FIRST] = 0
+        """Exécute tout, avec autant de fils que PyTorch, ou moins s'ils manquent de cœurs."""
+        self._tables[:, : _INSIDE + 1] = 0
+        self._call[_OPENED] = 0
         runner, threads, data = openmp(), torch.get_num_threads(), self._call.ctypes.data
-        if runner is None or threads == 1 or self._call[_FIRST] == 0:
+        if threads != self._crew.most:
+            self._crew = Crew(threads)
+        if runner is None or threads == 1:
+            team_.compiled.ctypes(data)
+            return
+        start, busy = perf_counter(), process_time()
+        if self._crew.size == 1:
             team_.compiled.ctypes(data)
         else:
-            runner(team_.address, data, threads, 0)
+            runner(team_.address, data, self._crew.size, 0)
+        self._crew.note(perf_counter() - start, process_time() - busy)
+
+
+def _aligned(*shape: int) -> NDArray[np.int64]:
+    """Un tableau de zéros qui commence une ligne de cache."""
+    found = np.zeros(math.prod(shape) + _LINE, np.int64)
+    skipped = -found.ctypes.data % (8 * _LINE) // 8
+    return found[skipped : skipped + math.prod(shape)].reshape(shape)
 
 
 def _address(name: str) -> int:
