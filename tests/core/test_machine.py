@@ -9,7 +9,7 @@ import torch
 from cli_helpers import run_process
 
 from gpt_architecture.core import machine
-from gpt_architecture.core.machine import describe_device, resolve_device
+from gpt_architecture.core.machine import describe_device, one_thread, resolve_device
 from gpt_architecture.errors import ConfigurationError
 
 
@@ -81,6 +81,18 @@ def test_description_of_the_cpu_counts_threads():
         "cpu (1 fil)" if torch.get_num_threads() == 1 else f"cpu ({torch.get_num_threads()} fils)"
     )
     assert describe_device(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_small_computation_has_one_thread(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_description_of_a_gpu_names_it(monkeypatch):
