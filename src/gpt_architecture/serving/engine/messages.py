@@ -30,8 +30,8 @@ EngineState = Literal["starting", "ready", "draining", "dead"]
 """`starting` : les demandes attendent ; `draining` : plus aucune n'est acceptée ; `dead` : fini."""
 
 
-GAP = 0.008
-"""Secondes au moins entre deux envois dont rien ne presse."""
+GAP = 0.016
+"""Secondes au moins entre deux envois dont rien ne presse : une image d'un écran."""
 
 _PATIENCE = 5.0  # secondes ; une remise n'attend rien, sauf son tour
 
