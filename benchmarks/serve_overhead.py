@@ -181,7 +181,7 @@ class Service:
             found = _read(sockets)
             seconds = time.perf_counter() - start
             mine, after = time.process_time_ns() - mine, self._nanoseconds()
-        assert 0.98 * streams * tokens <= found <= 1.02 * streams * tokens, found
+        assert abs(found - streams * tokens) <= 0.05 * streams * tokens, found
         count = streams * tokens
         spent = {name: (after[name] - before[name]) / 1000 / count for name in THREADS}
         return Spent(threads=spent, client=mine / 1000 / count, gap=seconds / tokens - PASS)

@@ -137,6 +137,8 @@ class Continuation:
             if config.strategy == "mirostat" and config.temperature > 0
             else None
         )
+        is_greedy = self._mirostat is None and not config.is_sampling
+        self._is_bare = is_greedy and not self.stages and self._unknown <= 0  # le plus probable
         self._text = TextStream(tokenizer.decode, list(prompt))
         self._stop = StopMatcher(config.stop)
 
@@ -176,13 +178,12 @@ class Continuation:
 
     def choose(self, logits: Tensor, observer: Observer | None = None) -> int:
         """Le prochain token, d'après les logits (V,) du modèle."""
+        if self._is_bare and observer is None:
+            return best(logits)
         with one_thread():
             return self._choose(logits, observer)
 
     def _choose(self, logits: Tensor, observer: Observer | None) -> int:
-        is_greedy = self._mirostat is None and not self.config.is_sampling
-        if is_greedy and observer is None and not self.stages and self._unknown <= 0:
-            return best(logits)
         row = self.filtered(logits, observer)
         if self._mirostat is not None:
             if observer is not None:

@@ -29,7 +29,7 @@ NextToken = Callable[[Tensor], Tensor]
 
 def greedy(logits: Tensor) -> Tensor:
     """Token le plus probable : (…, V) → (…, 1) int64. À égalité, le plus petit identifiant."""
-    if logits.device.type == "cpu" and logits.dtype is torch.float32:
+    if _is_plain(logits):
         # NumPy cherche par vecteurs : neuf fois plus vite que PyTorch, par ligne de vocabulaire.
         return torch.from_numpy(logits.detach().numpy().argmax(axis=-1, keepdims=True))
     return logits.argmax(dim=-1, keepdim=True)
@@ -41,8 +41,10 @@ def best(logits: Tensor) -> int:
     Raises:
         NonFiniteError: les logits ne sont pas des nombres.
     """
-    token = int(greedy(logits))
-    check_logits(logits[token])  # un NaN est le plus grand, pour PyTorch comme pour NumPy
+    row = logits.detach().numpy() if _is_plain(logits) else logits
+    token = int(row.argmax())
+    if not math.isfinite(row[token]):  # un NaN est le plus grand, pour PyTorch comme pour NumPy
+        raise _not_numbers()
     return token
 
 
@@ -173,14 +175,14 @@ def check_logits(logits: Tensor) -> None:
     Raises:
         NonFiniteError: le modèle a produit autre chose que des nombres.
     """
-    if logits.device.type == "cpu" and logits.dtype is torch.float32:
+    if _is_plain(logits):
         # NumPy compare par vecteurs : dix fois plus vite que PyTorch, par ligne de vocabulaire.
-        peaks = np.max(logits.detach().numpy(), axis=-1 if logits.dim() else None)
+        peaks = logits.detach().numpy().max(axis=-1)
         finite = math.isfinite(peaks) if peaks.ndim == 0 else bool(np.isfinite(peaks).all())
     else:
         finite = bool(torch.isfinite(logits.amax(dim=-1)).all())
     if not finite:  # un NaN se propage au maximum
-        raise NonFiniteError("le modèle a produit des logits NaN ou infinis")
+        raise _not_numbers()
 
 
 class Mirostat:
@@ -311,6 +313,15 @@ def _only(logits: Tensor, kept: Tensor) -> Tensor:
 def _precise(logits: Tensor) -> torch.dtype:
     """Le type des sommes sur un vocabulaire : float64, sauf sur mps, qui s'arrête à float32."""
     return torch.float32 if logits.device.type == "mps" else torch.float64
+
+
+def _is_plain(logits: Tensor) -> bool:
+    """Vrai si NumPy peut lire ces logits tels quels."""
+    return logits.device.type == "cpu" and logits.dtype is torch.float32
+
+
+def _not_numbers() -> NonFiniteError:
+    return NonFiniteError("le modèle a produit des logits NaN ou infinis")
 
 
 def _surprise(logits: Tensor) -> Tensor:

@@ -205,19 +205,26 @@ class ContinuousBatch:
         """Ce qu'une demande fait de ses logits (T, V), après avoir lu `count` tokens et `draft`."""
         job.computed += count
         try:
-            with blaming_weights(self._model):
-                job.score_(logits, count)
-                if job.reading > 0:
-                    return
-                if job.speculation is None:
-                    self.end(job, "length")
-                    return
-                size = len(draft.tokens)
-                self._write(job, job.speculation, draft, logits[len(logits) - 1 - size :])
+            job.score_(logits, count)
+            if job.reading > 0:
+                return
+            if job.speculation is None:
+                self.end(job, "length")
+                return
+            size = len(draft.tokens)
+            self._write(job, job.speculation, draft, logits[len(logits) - 1 - size :])
         except Exception as error:  # la demande seule : un filtre, une contrainte, un NaN
-            kind = type(error).__name__  # qui l'attend en écrit le détail
+            self._fail(job, error)
+
+    def _fail(self, job: EngineJob, error: Exception) -> None:
+        """Une demande échoue seule ; qui l'attend en écrit le détail."""
+        try:
+            with blaming_weights(self._model):
+                raise error
+        except Exception as blamed:
+            kind = type(blamed).__name__
             logger.warning("la demande %d a échoué : %s", job.id, kind, extra=job.trace)
-            self.end(job, error)
+            self.end(job, blamed)
 
     def _write(
         self, job: EngineJob, speculation: Speculation, draft: Draft, logits: Tensor
@@ -225,9 +232,9 @@ class ContinuousBatch:
         """Choisit un token après chaque rang des logits (k + 1, V), tant que c'est le proposé."""
         size, before = len(draft.tokens), speculation.accepted
         self.counts["drafted"] += size
-        for row, piece in zip(logits, speculation.accept(draft, logits), strict=False):
+        for place, piece in enumerate(speculation.accept(draft, logits)):
             if job.request.observe:
-                job.emit(Observed(logits=row.float().cpu().clone()))
+                job.emit(Observed(logits=logits[place].float().cpu().clone()))
             self.counts["completion"] += 1
             job.emit(Produced(piece=piece))
             if piece.finish is not None:

@@ -57,6 +57,7 @@ class EngineJob:
     ) -> None:
         self.id, self.request, self.sequence = number, request, sequence
         self.ids = np.array(request.prompt, dtype=np.int64)
+        self._length = len(request.prompt)
         self.started = 0.0  # instant où elle a reçu sa place
         self.cancelled = self.finished = False
         self.slot = -1
@@ -80,7 +81,9 @@ class EngineJob:
     @property
     def reading(self) -> int:
         """Tokens à lire avant de choisir le suivant ; s'il n'y en a pas, le dernier est inutile."""
-        return len(self.ids) - (self.sequence is None) + self.completion - self.computed
+        if self.sequence is None:
+            return self._length - 1 - self.computed
+        return self._length + len(self.sequence.tokens) - self.computed
 
     def next_tokens(self, count: int) -> Sequence[int]:
         """Les `count` prochains tokens à lire."""
