@@ -27,7 +27,7 @@ from gpt_architecture.decoding.proposers import (
 )
 from gpt_architecture.decoding.speculative import Speculation
 from gpt_architecture.serving.engine.messages import Failed, FinishedReason, Observed, Produced
-from gpt_architecture.serving.engine.scheduler import EngineJob, requests_of, share
+from gpt_architecture.serving.engine.scheduler import EngineJob, prompt_budget, requests_of, share
 from gpt_architecture.serving.engine.slots import SlotPool
 
 logger = logging.getLogger(__name__)
@@ -37,12 +37,6 @@ MAX_FAILURES = 3
 
 DRAFTING_ROWS = 8
 """Activations au plus d'un pas qui propose, toutes suites réunies."""
-
-_PLAIN_CHUNK = 128
-"""Tokens de début lus par pas quand chaque part demande son passage."""
-
-_PROMPT_PASSES = 4
-"""Passages d'un pas, au plus ou presque, quand des débuts sont à lire."""
 
 _LAST_WEIGHT = 0.2  # poids de la dernière demande dans la durée moyenne
 
@@ -135,7 +129,7 @@ class ContinuousBatch:
             Exception: le modèle échoue pour la MAX_FAILURES-ième fois à la suite.
         """
         self._catch_up()
-        chosen = share(self.running, self._budget() if self._chunk is None else self._chunk)
+        chosen = share(self.running, self._budget())
         if not chosen:
             return
         try:
@@ -180,16 +174,11 @@ class ContinuousBatch:
         self.running.clear()
 
     def _budget(self) -> int:
-        """Tokens de début à lire pendant un pas.
-
-        Débuts et écritures passent ensemble : les débuts emplissent le dernier passage des
-        écritures, puis quelques autres. Trop peu, et qui arrive attend son premier token ; trop,
-        et qui écrit attend le suivant.
-        """
-        if not self._reader.is_uniform:
-            return _PLAIN_CHUNK
+        """Tokens de début à lire pendant ce pas."""
+        if self._chunk is not None:
+            return self._chunk
         writing = sum(job.computed >= len(job.ids) for job in self.running)
-        return _PROMPT_PASSES * self._reader.height - writing % self._reader.height
+        return prompt_budget(writing, self._reader.height)
 
     def _catch_up(self) -> None:
         """Recopie ce qu'une autre demande vient de lire d'un début commun."""

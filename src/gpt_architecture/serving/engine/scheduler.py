@@ -33,6 +33,11 @@ logger = logging.getLogger(__name__)
 MIN_SHARED = 16
 """Tokens d'un début commun en deçà desquels attendre qu'un autre les lise ne vaut rien."""
 
+PROMPT_TOKENS = 128
+"""Tokens d'un pas, à peu près, quand des débuts sont à lire."""
+
+_LEAST = PROMPT_TOKENS // 4  # tokens de début d'un pas, au moins
+
 _RESERVE = 4  # un client seul laisse cette fraction de la file aux autres
 
 
@@ -203,6 +208,22 @@ class FairQueue:
         jobs.remove(job)
         if not jobs:
             del self._clients[job.request.client]
+
+
+def prompt_budget(writing: int, height: int) -> int:
+    """Tokens de début à lire pendant un pas.
+
+    Débuts et écritures passent ensemble : les débuts emplissent le dernier passage des écritures,
+    puis quelques autres. Trop peu, et qui arrive attend son premier token ; trop, et qui écrit
+    attend le suivant.
+
+    Args:
+        writing: demandes qui écrivent.
+        height: tokens au plus d'un passage ; 0 : chaque part demande le sien.
+    """
+    unit = min(height, PROMPT_TOKENS) or PROMPT_TOKENS
+    room = PROMPT_TOKENS // unit * unit - (writing % unit if height else 0)
+    return room if room >= _LEAST else room + unit
 
 
 def share(jobs: Sequence[EngineJob], budget: int) -> list[tuple[EngineJob, int]]:
