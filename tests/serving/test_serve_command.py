@@ -183,6 +183,16 @@ def test_errors_that_end_the_command_are_json_too(tmp_path):
     assert "absent.pt" in last["message"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="l'OpenMP de GCC dit ses réglages")
+@pytest.mark.parametrize(("asked", "kept"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_idle_threads_leave_their_core(tmp_path, asked, kept):
+    """Le réglage précède le chargement de PyTorch, et cède à celui de l'utilisateur."""
+    env = {"OMP_DISPLAY_ENV": "TRUE"} | ({} if asked is None else {"OMP_WAIT_POLICY": asked})
+    command = [sys.executable, "-m", "gpt_architecture", "serve", tmp_path / "absent.pt"]
+    outcome = run_process(*command, "--port", 0, env=env)
+    assert f"OMP_WAIT_POLICY = '{kept}'" in outcome.err
+
+
 def test_options_of_the_door_reach_the_service(trained):
     """--strict refuse un champ inconnu ; --allow-origin laisse entrer sa page."""
     page = "http://localhost:5173"

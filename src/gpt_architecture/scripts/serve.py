@@ -139,6 +139,7 @@ def serve(
 ) -> int:
     """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM."""
     del common  # lues par le lanceur
+    _share_cores()
     _check_installed()
     from gpt_architecture.api import check_source, short_name
     from gpt_architecture.serving.http.access import KeyRing
@@ -208,6 +209,15 @@ def serve(
         each.drain(1.0)  # les requêtes HTTP sont finies : il ne reste que des suites abandonnées
         each.stop()
     return code
+
+
+def _share_cores() -> None:
+    """Entre deux pas, les fils de calcul rendent leur cœur à ceux qui répondent.
+
+    Sans cela, ils y tournent à vide quelques millisecondes : un pas et les réponses du précédent
+    s'attendent l'un l'autre. OpenMP ne lit ce réglage qu'au chargement de PyTorch.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _answer_steadily() -> None:
