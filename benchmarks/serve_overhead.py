@@ -127,7 +127,12 @@ def run_server() -> None:
     listener = bind("127.0.0.1", 0)
     thread = next(each for each in threading.enumerate() if each.name == "moteur")
     print(url_of(listener), thread.native_id, flush=True)
-    threading.Thread(target=lambda: (sys.stdin.read(), server.request_stop()), daemon=True).start()
+
+    def stop() -> None:
+        sys.stdin.read()  # jusqu'à ce que le banc la ferme
+        server.request_stop()
+
+    threading.Thread(target=stop, daemon=True).start()
     server.serve_until_stopped(listener)
     engine.stop()
 
@@ -188,8 +193,8 @@ class Service:
 
     def _connect(self) -> socket.socket:
         host, port = self._address.hostname, self._address.port
-        assert host is not None and port is not None
-        return socket.create_connection((host, port))
+        assert port is not None
+        return socket.create_connection((host or "", port))
 
     def _request(self, tokens: int, options: Mapping[str, Any]) -> bytes:
         ids = random.choices(range(50_000), k=PROMPT)  # noqa: S311
