@@ -184,13 +184,21 @@ def test_errors_that_end_the_command_are_json_too(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="l'OpenMP de GCC dit ses réglages")
-@pytest.mark.parametrize(("asked", "kept"), [(None, "PASSIVE"), ("active", "ACTIVE")])
-def test_idle_threads_leave_their_core(tmp_path, asked, kept):
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, "GOMP_SPINCOUNT = '20000'"),
+        ({"GOMP_SPINCOUNT": "7"}, "GOMP_SPINCOUNT = '7'"),
+        ({"OMP_WAIT_POLICY": "active"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
+    ],
+)
+def test_idle_threads_leave_their_core(tmp_path, monkeypatch, asked, expected):
     """Le réglage précède le chargement de PyTorch, et cède à celui de l'utilisateur."""
-    env = {"OMP_DISPLAY_ENV": "TRUE"} | ({} if asked is None else {"OMP_WAIT_POLICY": asked})
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
     command = [sys.executable, "-m", "gpt_architecture", "serve", tmp_path / "absent.pt"]
-    outcome = run_process(*command, "--port", 0, env=env)
-    assert f"OMP_WAIT_POLICY = '{kept}'" in outcome.err
+    env = {"OMP_DISPLAY_ENV": "VERBOSE", **asked}
+    assert expected in run_process(*command, "--port", 0, env=env).err
 
 
 def test_options_of_the_door_reach_the_service(trained):
