@@ -13,6 +13,7 @@ from gpt_architecture.core.machine import (
     UNKNOWN_PROCESSOR,
     Processor,
     describe_device,
+    one_thread,
     processor,
     read_processor,
     resolve_device,
@@ -88,6 +89,18 @@ def test_description_of_the_cpu_counts_threads():
         "cpu (1 fil)" if torch.get_num_threads() == 1 else f"cpu ({torch.get_num_threads()} fils)"
     )
     assert describe_device(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_small_computation_has_one_thread(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_description_of_a_gpu_names_it(monkeypatch):

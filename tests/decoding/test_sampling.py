@@ -5,7 +5,14 @@ import torch
 from decoding_helpers import chooser
 
 from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.decoding.strategies import greedy_token, sampled_token, top_k, top_p
+from gpt_architecture.decoding.strategies import (
+    best,
+    draw,
+    greedy_token,
+    sampled_token,
+    top_k,
+    top_p,
+)
 from gpt_architecture.errors import ConfigurationError, GenerationError
 
 INF, NAN = float("inf"), float("nan")
@@ -150,6 +157,25 @@ class TestFrequencies:
         assert chi_square < 30
 
 
+class TestFewLeft:
+    """Une ligne presque toute retirée : le tirage ne voit que ce qui en reste."""
+
+    VOCAB, SEEDS = 4001, 200
+
+    @pytest.mark.parametrize("left", [1, 3, 400, 600, VOCAB])
+    def test_the_token_is_that_of_the_whole_row(self, left):
+        """Contre les probabilités cumulées de toute la ligne, en float64."""
+        row = 3 * torch.randn(self.VOCAB, generator=seeded(5))
+        row[torch.randperm(self.VOCAB, generator=seeded(6))[left:]] = -INF
+        cumulative = torch.softmax(row.double(), dim=-1).cumsum(dim=-1)
+        for seed in range(self.SEEDS):
+            place = torch.rand(1, 1, dtype=torch.float64, generator=seeded(seed))
+            expected = torch.searchsorted(cumulative, place[0] * cumulative[-1], right=True)
+            found = draw(row.unsqueeze(0), seeded(seed))
+            assert found.tolist() == [expected.tolist()]
+            assert found.dtype == torch.int64
+
+
 class TestUnusableLogits:
     @pytest.mark.parametrize(
         "row", [[NAN, 1.0, 2.0], [0.0, NAN, NAN], [INF, 0.0, 0.0], [-INF, -INF, -INF]]
@@ -164,6 +190,15 @@ class TestUnusableLogits:
     def test_refused_by_each_choice(self, choose):
         with pytest.raises(GenerationError):
             choose(torch.tensor([[NAN, 0.0]]))
+
+    @pytest.mark.parametrize(
+        "row", [[NAN, 1.0, 2.0], [0.0, NAN, NAN], [INF, 0.0, 0.0], [-INF, -INF, -INF]]
+    )
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_refused_by_the_single_reading(self, row, dtype):
+        with pytest.raises(GenerationError, match="NaN"):
+            best(torch.tensor(row, dtype=dtype))
+        assert best(torch.tensor([0.0, -INF, 2.0, 2.0], dtype=dtype)) == 2
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_removed_tokens_are_fine(self, strategy):

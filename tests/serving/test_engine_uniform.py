@@ -52,6 +52,30 @@ def test_the_load_changes_no_bit(packed, slots):
         assert engine.stats().prefix_hits > 20
 
 
+class Shallow:
+    """Un modèle compacté dont un passage compte moins de tokens."""
+
+    def __init__(self, model, height):
+        self._model, self.uniform_rows = model, height
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def __call__(self, *args, **kwargs):
+        return self._model(*args, **kwargs)
+
+
+@pytest.mark.slow
+def test_the_height_of_a_pass_changes_no_bit(packed):
+    """Moins haut qu'il n'y a de suites, dont un début plus long que lui ; ou moins de places."""
+    texts = []
+    for height, slots in ((32, 30), (7, 30), (7, 5), (1, 3)):
+        with running(Shallow(packed, height), slots=slots) as engine:
+            boxes = submit(engine, *requests())
+            texts.append([(box.wait(), written(box))[1] for box in boxes])
+    assert all(each == texts[0] for each in texts)
+
+
 @pytest.mark.slow
 def test_the_tokens_are_the_generator_s(packed):
     with running(packed, slots=8) as engine:

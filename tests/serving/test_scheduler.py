@@ -2,9 +2,16 @@
 
 from collections import Counter
 
+import pytest
 from serving_helpers import request
 
-from gpt_architecture.serving.engine.scheduler import EngineJob, FairQueue, share
+from gpt_architecture.serving.engine.scheduler import (
+    PROMPT_TOKENS,
+    EngineJob,
+    FairQueue,
+    prompt_budget,
+    share,
+)
 
 
 def job(number, prompt=(1, 2, 3), *, client="", computed=0):
@@ -55,6 +62,25 @@ def test_a_long_start_always_moves():
         assert found[0] >= 8
         long.computed += found[0]
     assert counts([long], 16).keys() == {0}
+
+
+def test_prompts_fill_the_last_pass_of_the_writers():
+    assert prompt_budget(0, 32) == PROMPT_TOKENS
+    assert prompt_budget(5, 32) == PROMPT_TOKENS - 5
+    assert prompt_budget(32, 32) == PROMPT_TOKENS
+    assert prompt_budget(5, 128) == prompt_budget(5, 1024) == PROMPT_TOKENS - 5
+    assert prompt_budget(32, 128) == 96
+    assert prompt_budget(120, 128) == 8 + 128  # un passage de plus, ou qui arrive attendrait trop
+    assert prompt_budget(7, 0) == PROMPT_TOKENS
+
+
+@pytest.mark.parametrize("height", [1, 7, 32, 48, 128, 129, 512])
+def test_no_step_starves_a_prompt_nor_a_writer(height):
+    for writing in range(300):
+        budget = prompt_budget(writing, height)
+        assert PROMPT_TOKENS // 4 <= budget < 5 * PROMPT_TOKENS // 4
+        whole = height > PROMPT_TOKENS or (writing + budget) % height == 0
+        assert whole, "le dernier passage n'est pas plein"
 
 
 def test_twins_wait_for_the_first():

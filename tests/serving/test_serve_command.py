@@ -183,6 +183,24 @@ def test_errors_that_end_the_command_are_json_too(tmp_path):
     assert "absent.pt" in last["message"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="l'OpenMP de GCC dit ses réglages")
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, "GOMP_SPINCOUNT = '10000'"),
+        ({"GOMP_SPINCOUNT": "7"}, "GOMP_SPINCOUNT = '7'"),
+        ({"OMP_WAIT_POLICY": "active"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
+    ],
+)
+def test_idle_threads_leave_their_core(tmp_path, monkeypatch, asked, expected):
+    """Le réglage précède le chargement de PyTorch, et cède à celui de l'utilisateur."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    command = [sys.executable, "-m", "gpt_architecture", "serve", tmp_path / "absent.pt"]
+    env = {"OMP_DISPLAY_ENV": "VERBOSE", **asked}
+    assert expected in run_process(*command, "--port", 0, env=env).err
+
+
 def test_options_of_the_door_reach_the_service(trained):
     """--strict refuse un champ inconnu ; --allow-origin laisse entrer sa page."""
     page = "http://localhost:5173"

@@ -15,8 +15,8 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +54,24 @@ def resolve_device(name: str = "auto") -> torch.device:
         expected=f"auto ou l'un des périphériques présents ({', '.join(available)})",
         remedy="changez `device`",
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Dans ce bloc, ce fil calcule seul.
+
+    Un petit calcul partagé attend que l'autre fil ait un cœur : des millisecondes, si d'autres
+    s'en servent, pour quelques microsecondes gagnées.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def describe_device(device: torch.device) -> str:

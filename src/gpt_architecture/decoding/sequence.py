@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from gpt_architecture.core.machine import one_thread
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.pipeline import build_pipeline
-from gpt_architecture.decoding.strategies import Mirostat, check_logits, draw, greedy
+from gpt_architecture.decoding.strategies import Mirostat, best, check_logits, draw, greedy
 
 FinishReason = Literal["stop", "length"]
 """`stop` : fin de texte, arrêt demandé ou contrainte satisfaite ; `length` : plus de place."""
@@ -134,6 +137,8 @@ class Continuation:
             if config.strategy == "mirostat" and config.temperature > 0
             else None
         )
+        is_greedy = self._mirostat is None and not config.is_sampling
+        self._is_bare = is_greedy and not self.stages and self._unknown <= 0  # le plus probable
         self._text = TextStream(tokenizer.decode, list(prompt))
         self._stop = StopMatcher(config.stop)
 
@@ -173,6 +178,12 @@ class Continuation:
 
     def choose(self, logits: Tensor, observer: Observer | None = None) -> int:
         """Le prochain token, d'après les logits (V,) du modèle."""
+        if self._is_bare and observer is None:
+            return best(logits)
+        with one_thread():
+            return self._choose(logits, observer)
+
+    def _choose(self, logits: Tensor, observer: Observer | None) -> int:
         row = self.filtered(logits, observer)
         if self._mirostat is not None:
             if observer is not None:
@@ -198,7 +209,8 @@ class Continuation:
 
         def guess(logits: Tensor) -> int:
             try:
-                found = draw(self._process(logits).unsqueeze(0), generator)
+                with one_thread():
+                    found = draw(self._process(logits).unsqueeze(0), generator)
             except Exception:  # le filtre de cette suite : son vrai choix le dira, à elle seule
                 return int(logits.argmax())
             return min(int(found), len(logits) - 1)  # un NaN désignerait au-delà
@@ -358,7 +370,7 @@ class _History:
         self._buffer = torch.empty(1, min(capacity, len(prompt) + 256), dtype=torch.int64)
         self._buffer = self._buffer.to(device)
         self._buffer[0, : len(prompt)] = torch.tensor(list(prompt), dtype=torch.int64)
-        self._length = len(prompt)
+        self._length, self._cells = len(prompt), self._writable()
 
     @property
     def tokens(self) -> Tensor:
@@ -368,8 +380,11 @@ class _History:
     def append(self, token: int) -> None:
         if self._length == self._buffer.size(1):
             self._buffer = torch.cat([self._buffer, torch.empty_like(self._buffer)], dim=1)
-        if self._buffer.device.type == "cpu":  # dix fois plus vite que par PyTorch
-            self._buffer.numpy()[0, self._length] = token
-        else:
-            self._buffer[0, self._length] = token
+            self._cells = self._writable()
+        self._cells[self._length] = token
         self._length += 1
+
+    def _writable(self) -> Tensor | NDArray[np.int64]:
+        """(N,) les cases du tampon ; sur processeur, NumPy y écrit dix fois plus vite."""
+        row = self._buffer[0]
+        return row.numpy() if row.device.type == "cpu" else row

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import cached_property
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -114,12 +115,12 @@ class Declaration:
     default: Any
     setting: Setting
 
-    @property
+    @cached_property
     def base(self) -> Any:
         """Le type, None mis à part."""
         return next((each for each in get_args(self.kind) if self.is_optional), self.kind)
 
-    @property
+    @cached_property
     def is_optional(self) -> bool:
         """Vrai si le réglage peut valoir None."""
         return NoneType in get_args(self.kind)

@@ -1,8 +1,13 @@
-"""Ce qu'une requête peut demander : chaque borne est vérifiée avant que rien ne soit alloué."""
+"""Ce qu'une requête peut demander, et combien de temps on l'attend.
+
+Chaque borne est vérifiée avant que rien ne soit alloué.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from types import TracebackType
 
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.serving.api_errors import ApiError
@@ -81,3 +86,52 @@ def check_maximum(name: str, value: int, maximum: int) -> None:
         raise ApiError.invalid(
             f"{name} vaut {value} : ce service accepte au plus {maximum}", param=name
         )
+
+
+class Patience:
+    """Borne chaque attente d'une tâche : `with patience:`, puis `close` après la dernière.
+
+    Comme `asyncio.timeout`, qui crée et retire un minuteur à chaque attente : une réponse en flux
+    attend deux fois par token. Ici un seul sert à toutes ; sonné trop tôt, il repart.
+
+    Args:
+        seconds: durée d'une attente, au plus.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._loop = seconds, asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[object] | None = None  # celle qui attend
+        self._end, self._cancels, self._is_over = 0.0, 0, False
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._end = self._loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._end, self._ring)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        if not self._is_over or task is None:
+            return
+        self._is_over = False
+        if task.uncancel() <= self._cancels and kind is asyncio.CancelledError:
+            raise TimeoutError from None
+
+    def close(self) -> None:
+        """Plus aucune attente ne suivra."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._task is None:
+            return  # personne n'attend : la prochaine attente l'armera
+        if self._loop.time() < self._end:
+            self._timer = self._loop.call_at(self._end, self._ring)
+        else:
+            self._cancels, self._is_over = self._task.cancelling(), True
+            self._task.cancel()

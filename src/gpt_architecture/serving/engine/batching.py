@@ -27,7 +27,7 @@ from gpt_architecture.decoding.proposers import (
 )
 from gpt_architecture.decoding.speculative import Speculation
 from gpt_architecture.serving.engine.messages import Failed, FinishedReason, Observed, Produced
-from gpt_architecture.serving.engine.scheduler import EngineJob, requests_of, share
+from gpt_architecture.serving.engine.scheduler import EngineJob, prompt_budget, requests_of, share
 from gpt_architecture.serving.engine.slots import SlotPool
 
 logger = logging.getLogger(__name__)
@@ -37,12 +37,6 @@ MAX_FAILURES = 3
 
 DRAFTING_ROWS = 8
 """Activations au plus d'un pas qui propose, toutes suites réunies."""
-
-_PLAIN_CHUNK = 128
-"""Tokens de début lus par pas quand chaque part demande son passage."""
-
-_PROMPT_PASSES = 4
-"""Passages d'un pas, au plus ou presque, quand des débuts sont à lire."""
 
 _LAST_WEIGHT = 0.2  # poids de la dernière demande dans la durée moyenne
 
@@ -135,7 +129,7 @@ class ContinuousBatch:
             Exception: le modèle échoue pour la MAX_FAILURES-ième fois à la suite.
         """
         self._catch_up()
-        chosen = share(self.running, self._budget() if self._chunk is None else self._chunk)
+        chosen = share(self.running, self._budget())
         if not chosen:
             return
         try:
@@ -180,16 +174,11 @@ class ContinuousBatch:
         self.running.clear()
 
     def _budget(self) -> int:
-        """Tokens de début à lire pendant un pas.
-
-        Débuts et écritures passent ensemble : les débuts emplissent le dernier passage des
-        écritures, puis quelques autres. Trop peu, et qui arrive attend son premier token ; trop,
-        et qui écrit attend le suivant.
-        """
-        if not self._reader.is_uniform:
-            return _PLAIN_CHUNK
+        """Tokens de début à lire pendant ce pas."""
+        if self._chunk is not None:
+            return self._chunk
         writing = sum(job.computed >= len(job.ids) for job in self.running)
-        return _PROMPT_PASSES * self._reader.height - writing % self._reader.height
+        return prompt_budget(writing, self._reader.height)
 
     def _catch_up(self) -> None:
         """Recopie ce qu'une autre demande vient de lire d'un début commun."""
@@ -205,19 +194,26 @@ class ContinuousBatch:
         """Ce qu'une demande fait de ses logits (T, V), après avoir lu `count` tokens et `draft`."""
         job.computed += count
         try:
-            with blaming_weights(self._model):
-                job.score_(logits, count)
-                if job.reading > 0:
-                    return
-                if job.speculation is None:
-                    self.end(job, "length")
-                    return
-                size = len(draft.tokens)
-                self._write(job, job.speculation, draft, logits[len(logits) - 1 - size :])
+            job.score_(logits, count)
+            if job.reading > 0:
+                return
+            if job.speculation is None:
+                self.end(job, "length")
+                return
+            size = len(draft.tokens)
+            self._write(job, job.speculation, draft, logits[len(logits) - 1 - size :])
         except Exception as error:  # la demande seule : un filtre, une contrainte, un NaN
-            kind = type(error).__name__  # qui l'attend en écrit le détail
+            self._fail(job, error)
+
+    def _fail(self, job: EngineJob, error: Exception) -> None:
+        """Une demande échoue seule ; qui l'attend en écrit le détail."""
+        try:
+            with blaming_weights(self._model):
+                raise error
+        except Exception as blamed:
+            kind = type(blamed).__name__
             logger.warning("la demande %d a échoué : %s", job.id, kind, extra=job.trace)
-            self.end(job, error)
+            self.end(job, blamed)
 
     def _write(
         self, job: EngineJob, speculation: Speculation, draft: Draft, logits: Tensor
@@ -225,9 +221,9 @@ class ContinuousBatch:
         """Choisit un token après chaque rang des logits (k + 1, V), tant que c'est le proposé."""
         size, before = len(draft.tokens), speculation.accepted
         self.counts["drafted"] += size
-        for row, piece in zip(logits, speculation.accept(draft, logits), strict=False):
+        for place, piece in enumerate(speculation.accept(draft, logits)):
             if job.request.observe:
-                job.emit(Observed(logits=row.float().cpu().clone()))
+                job.emit(Observed(logits=logits[place].float().cpu().clone()))
             self.counts["completion"] += 1
             job.emit(Produced(piece=piece))
             if piece.finish is not None:

@@ -251,6 +251,7 @@ class Engine:
             self._tokenizer,
             vocab_size=size,
             device=self._device,
+            seed=request.seed,
             constraint=constraint,
         )
 

@@ -2,9 +2,9 @@
 
 Prévenir la boucle HTTP la réveille aussitôt : elle prend le verrou de Python, et le moteur
 attendrait qu'elle ait écrit sa réponse avant de lancer le pas suivant. Les événements d'un pas sont
-donc remis ensemble, par un autre fil, pendant que le suivant calcule sans ce verrou. Quand les pas
-se suivent de plus près qu'un œil ne voit, ceux de deux ou trois partent dans le même envoi : chacun
-prend aux calculs une part de leurs cœurs.
+donc remis ensemble, par un autre fil, pendant que le suivant calcule sans ce verrou ; ce fil attend
+un instant qu'il soit lancé. Quand les pas se suivent de plus près qu'un œil ne voit, ceux de deux
+ou trois partent dans le même envoi : chacun prend aux calculs une part de leurs cœurs.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ EngineState = Literal["starting", "ready", "draining", "dead"]
 """`starting` : les demandes attendent ; `draining` : plus aucune n'est acceptée ; `dead` : fini."""
 
 
-GAP = 0.008
-"""Secondes au moins entre deux envois dont rien ne presse."""
+GAP = 0.016
+"""Secondes au moins entre deux envois dont rien ne presse : une image d'un écran."""
 
+_LAUNCH = 0.001  # secondes que le moteur met à lancer un pas, à peu près
 _PATIENCE = 5.0  # secondes ; une remise n'attend rien, sauf son tour
 
 
@@ -43,6 +44,7 @@ class EngineRequest:
     Attributes:
         prompt: identifiants du début.
         config: comment générer ; `n` vaut 1.
+        seed: remplace la graine de `config`, que plusieurs demandes peuvent ainsi partager.
         client: qui demande ; les places vont d'abord à qui en tient le moins.
         deadline: instant (`time.monotonic`) après lequel la demande est abandonnée.
         score_prompt: autres tokens à rendre à chaque place du début ; None : début non noté.
@@ -58,6 +60,7 @@ class EngineRequest:
 
     prompt: tuple[int, ...]
     config: GenerationConfig = field(default_factory=GenerationConfig)
+    seed: int | None = None
     client: str = ""
     deadline: float | None = None
     score_prompt: int | None = None
@@ -258,7 +261,7 @@ class Messenger:
 
     def __init__(self) -> None:
         self._kept, self._urgent, self._sent = list[Delivery](), False, 0.0
-        self._queue = SimpleQueue[list[Delivery] | None]()
+        self._queue = SimpleQueue[tuple[bool, list[Delivery]] | None]()
         self._thread: threading.Thread | None = None
 
     def keep(self, delivery: Delivery, *, urgent: bool = True) -> None:
@@ -271,11 +274,11 @@ class Messenger:
         now = time.monotonic()
         if not self._kept or not (urgent or self._urgent or now - self._sent >= GAP):
             return
-        self._urgent, self._sent = False, now
+        urgent, self._urgent, self._sent = urgent or self._urgent, False, now
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="messager", daemon=True)
             self._thread.start()
-        self._queue.put(self._kept)
+        self._queue.put((urgent, self._kept))
         self._kept = []
 
     def settle(self) -> bool:
@@ -283,7 +286,7 @@ class Messenger:
         if self._thread is None:
             return True
         reached = threading.Event()
-        self._queue.put([reached.set])
+        self._queue.put((True, [reached.set]))
         return reached.wait(_PATIENCE)
 
     def close(self) -> None:
@@ -295,6 +298,9 @@ class Messenger:
             self._thread = None
 
     def _work(self) -> None:
-        while (deliveries := self._queue.get()) is not None:
+        while (sent := self._queue.get()) is not None:
+            urgent, deliveries = sent
+            if not urgent:
+                time.sleep(_LAUNCH)
             for deliver in deliveries:
                 deliver()

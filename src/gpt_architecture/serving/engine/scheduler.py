@@ -33,6 +33,11 @@ logger = logging.getLogger(__name__)
 MIN_SHARED = 16
 """Tokens d'un début commun en deçà desquels attendre qu'un autre les lise ne vaut rien."""
 
+PROMPT_TOKENS = 128
+"""Tokens d'un pas, à peu près, quand des débuts sont à lire."""
+
+_LEAST = PROMPT_TOKENS // 4  # tokens de début d'un pas, au moins
+
 _RESERVE = 4  # un client seul laisse cette fraction de la file aux autres
 
 
@@ -57,6 +62,7 @@ class EngineJob:
     ) -> None:
         self.id, self.request, self.sequence = number, request, sequence
         self.ids = np.array(request.prompt, dtype=np.int64)
+        self._length = len(request.prompt)
         self.started = 0.0  # instant où elle a reçu sa place
         self.cancelled = self.finished = False
         self.slot = -1
@@ -80,7 +86,9 @@ class EngineJob:
     @property
     def reading(self) -> int:
         """Tokens à lire avant de choisir le suivant ; s'il n'y en a pas, le dernier est inutile."""
-        return len(self.ids) - (self.sequence is None) + self.completion - self.computed
+        if self.sequence is None:
+            return self._length - 1 - self.computed
+        return self._length + len(self.sequence.tokens) - self.computed
 
     def next_tokens(self, count: int) -> Sequence[int]:
         """Les `count` prochains tokens à lire."""
@@ -200,6 +208,22 @@ class FairQueue:
         jobs.remove(job)
         if not jobs:
             del self._clients[job.request.client]
+
+
+def prompt_budget(writing: int, height: int) -> int:
+    """Tokens de début à lire pendant un pas.
+
+    Débuts et écritures passent ensemble : les débuts emplissent le dernier passage des écritures,
+    puis quelques autres. Trop peu, et qui arrive attend son premier token ; trop, et qui écrit
+    attend le suivant.
+
+    Args:
+        writing: demandes qui écrivent.
+        height: tokens au plus d'un passage ; 0 : chaque part demande le sien.
+    """
+    unit = min(height, PROMPT_TOKENS) or PROMPT_TOKENS
+    room = PROMPT_TOKENS // unit * unit - (writing % unit if height else 0)
+    return room if room >= _LEAST else room + unit
 
 
 def share(jobs: Sequence[EngineJob], budget: int) -> list[tuple[EngineJob, int]]:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_architecture.serving.api_errors import ApiError, as_api_error
 from gpt_architecture.serving.http.access import KeyRing, current
-from gpt_architecture.serving.limits import Limits
+from gpt_architecture.serving.limits import Limits, Patience
 
 PROBES = frozenset({"/health", "/live", "/ready", "/metrics"})
 """Adresses qui répondent même quand le service est plein."""
@@ -87,6 +87,7 @@ class GuardMiddleware:
                 raise
             await as_api_error(error).response()(scope, receive, reply)
         finally:
+            reply.close()
             self._active -= admitted
 
     def _admit(self, scope: Scope) -> None:
@@ -115,14 +116,15 @@ class _Reply:
     """Envoie la réponse, en bornant le temps que le client met à la lire."""
 
     def __init__(self, send: Send, seconds: float) -> None:
-        self._send, self._seconds = send, seconds
+        self._send, self._patience = send, Patience(seconds)
         self.status: int | None = None
+        self.close = self._patience.close
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         try:
-            async with asyncio.timeout(self._seconds):
+            with self._patience:
                 await self._send(message)
         except TimeoutError:
             raise SlowReader from None

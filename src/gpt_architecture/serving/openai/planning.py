@@ -79,7 +79,8 @@ class Plan:
         return [
             EngineRequest(
                 prompt=prompt,
-                config=replace(self.config, seed=(base + number) % 2**63),
+                config=self.config,
+                seed=(base + number) % 2**63,
                 client=exchange.client,
                 deadline=deadline,
                 score_prompt=self.score_prompt,

@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
+from json.encoder import encode_basestring
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -33,6 +35,7 @@ from gpt_architecture.serving.engine.messages import (
 )
 from gpt_architecture.serving.http.access import current
 from gpt_architecture.serving.http.middleware import WARNING
+from gpt_architecture.serving.limits import Patience
 from gpt_architecture.serving.metrics import Metrics, SequenceWatch
 from gpt_architecture.serving.openai.answers import Delta, Shape, Transcript
 from gpt_architecture.serving.openai.bodies import StreamOptions
@@ -44,6 +47,35 @@ _CONSTRAINED = ThreadPoolExecutor(16, thread_name_prefix="contraintes")
 _FEW = 4  # suites préparées sans quitter la boucle : une milliseconde
 
 
+class Waker:
+    """Réveille une boucle d'un autre fil, une seule fois pour toutes les suites d'un envoi.
+
+    Args:
+        loop: la boucle.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._ready, self._is_called = deque[asyncio.Event](), False
+
+    def wake(self, event: asyncio.Event) -> None:
+        """Fait mettre `event` par la boucle ; de n'importe quel fil."""
+        self._ready.append(event)
+        if self._is_called:
+            return
+        self._is_called = True
+        try:
+            self.loop.call_soon_threadsafe(self._ring)
+        except BaseException:  # elle est fermée : le prochain doit l'apprendre aussi
+            self._is_called = False
+            raise
+
+    def _ring(self) -> None:
+        self._is_called = False  # avant de vider : ce qui arrive ensuite réveillera
+        while self._ready:
+            self._ready.popleft().set()
+
+
 class Flow:
     """Les événements de plusieurs suites, dans l'ordre où le moteur les donne.
 
@@ -51,10 +83,13 @@ class Flow:
         engine: à qui les confier.
         requests: une par suite ; son rang la désigne ensuite.
         metrics: les mesure.
+        waker: réveille la boucle en cours.
     """
 
-    def __init__(self, engine: Engine, requests: Sequence[EngineRequest], metrics: Metrics) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(
+        self, engine: Engine, requests: Sequence[EngineRequest], metrics: Metrics, waker: Waker
+    ) -> None:
+        self._waker, self._patience = waker, Patience(PING_SECONDS)
         self._engine, self._requests = engine, requests
         self._events = deque[tuple[int, Event]]()
         self._ready, self._notified = asyncio.Event(), False
@@ -78,7 +113,7 @@ class Flow:
         constrained = any(request.config.is_constrained for request in self._requests)
         if constrained:  # essayer une contrainte peut attendre : ni la boucle, ni ses autres fils
             work = partial(copy_context().run, self._submit)
-            await self._loop.run_in_executor(_CONSTRAINED, work)
+            await self._waker.loop.run_in_executor(_CONSTRAINED, work)
         elif len(self._requests) > _FEW:
             await asyncio.to_thread(self._submit)
         else:
@@ -97,23 +132,25 @@ class Flow:
             ApiError: 504, le temps laissé à la requête est écoulé.
             Exception: ce qui a fait échouer une suite, tel quel.
         """
-        while self._pending:
-            if not self._events:
-                try:
-                    # `wait_for` coûterait une tâche par token.
-                    async with asyncio.timeout(PING_SECONDS):
-                        await self._ready.wait()
-                except TimeoutError:
-                    yield []
-                    continue
-            self._ready.clear()
-            self._notified = False  # avant de vider : ce qui arrive ensuite réveillera
-            batch = list[tuple[int, Event]]()
-            while self._events:
-                index, event = self._events.popleft()
-                self._take(index, event)
-                batch.append((index, event))
-            yield batch
+        try:
+            while self._pending:
+                if not self._events:
+                    try:
+                        with self._patience:
+                            await self._ready.wait()
+                    except TimeoutError:
+                        yield []
+                        continue
+                self._ready.clear()
+                self._notified = False  # avant de vider : ce qui arrive ensuite réveillera
+                batch = list[tuple[int, Event]]()
+                while self._events:
+                    index, event = self._events.popleft()
+                    self._take(index, event)
+                    batch.append((index, event))
+                yield batch
+        finally:
+            self._patience.close()
 
     def _take(self, index: int, event: Event) -> None:
         self._watchers[index].see(event)
@@ -150,13 +187,14 @@ class Flow:
                 self._written[index] = event.completion_tokens
             if not self._notified:  # un seul réveil pour tous les événements d'un pas
                 self._notified = True
-                self._loop.call_soon_threadsafe(self._ready.set)
+                self._waker.wake(self._ready)
 
         return put
 
 
 T = TypeVar("T")
 
+_MARK = "\0"  # un texte qu'aucun nom de modèle ne contient
 _DONE = format_sse_event(data_str="[DONE]")
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -171,6 +209,7 @@ class Answerer:
 
     def __init__(self, context: ServingContext, metrics: Metrics) -> None:
         self._context, self._metrics = context, metrics
+        self._waker: Waker | None = None
 
     async def answer(
         self, request: Request, transcript: Transcript, shape: Shape, options: StreamOptions | None
@@ -226,7 +265,10 @@ class Answerer:
             QuotaExceeded: la clé a écrit tout ce qu'elle permet par minute.
             Exception: ce que lève `Flow.submit`.
         """
-        exchange, flow = current(), Flow(self._context.engine, requests, self._metrics)
+        loop, exchange = asyncio.get_running_loop(), current()
+        if self._waker is None or self._waker.loop is not loop:
+            self._waker = Waker(loop)
+        flow = Flow(self._context.engine, requests, self._metrics, self._waker)
         most = sum(each.config.max_tokens for each in requests if each.generate)
         if exchange.access is not None:
             exchange.reserved = exchange.access.reserve(prompt + most)
@@ -270,24 +312,13 @@ async def _events(
     options: StreamOptions,
 ) -> AsyncIterator[bytes]:
     """Les octets du flux ; une panne y devient un dernier événement `error`."""
-
-    def written(chunks: Iterable[dict[str, Any]]) -> bytes:
-        return b"".join(_event({**chunk, **running()}) for chunk in chunks)
-
-    def running() -> dict[str, Any]:
-        if options.continuous_usage_stats:
-            return {"usage": transcript.usage(running=True)}  # après chaque morceau
-        return {"usage": None} if options.include_usage else {}
-
-    def following(batch: Sequence[tuple[int, Event]]) -> bytes:
-        return written(map(shape.chunk, transcript.read(batch)))
-
-    opening = written(shape.start(transcript.count))
-    opening += written(map(shape.chunk, transcript.opening()))
-    yield opening + following(first) or KEEPALIVE_COMMENT
+    frames = Frames(transcript, shape, options)
+    opening = b"".join(map(frames.event, shape.start(transcript.count)))
+    opening += frames.of(transcript.opening())
+    yield opening + frames.of(transcript.read(first)) or KEEPALIVE_COMMENT
     try:
         async for batch in batches:
-            if (chunks := following(batch)) or not batch:
+            if (chunks := frames.of(transcript.read(batch))) or not batch:
                 yield chunks or KEEPALIVE_COMMENT
     except Exception as error:
         yield _event(as_api_error(error).envelope())
@@ -295,6 +326,42 @@ async def _events(
         if options.include_usage:
             yield _event(shape.usage_chunk(transcript.usage()))
     yield _DONE
+
+
+class Frames:
+    """Les octets des morceaux d'un flux.
+
+    D'un token à l'autre, seul le texte change : ce qui l'entoure n'est écrit qu'une fois par suite.
+
+    Args:
+        transcript: compte les tokens, s'il faut les dire.
+        shape: forme d'un morceau.
+        options: réglages du flux.
+    """
+
+    def __init__(self, transcript: Transcript, shape: Shape, options: StreamOptions) -> None:
+        self._transcript, self._shape, self._options = transcript, shape, options
+        self._around = dict[int, tuple[bytes, bytes]]()
+
+    def of(self, deltas: Iterable[Delta]) -> bytes:
+        """Les événements de ces morceaux."""
+        return b"".join(map(self._one, deltas))
+
+    def event(self, chunk: dict[str, Any]) -> bytes:
+        """Un événement, avec le compte des tokens si le client le veut."""
+        if self._options.continuous_usage_stats:
+            return _event({**chunk, "usage": self._transcript.usage(running=True)})
+        return _event({**chunk, "usage": None} if self._options.include_usage else chunk)
+
+    def _one(self, delta: Delta) -> bytes:
+        if delta.tokens or delta.finish is not None or self._options.continuous_usage_stats:
+            return self.event(self._shape.chunk(delta))
+        if delta.index not in self._around:
+            mark = self.event(self._shape.chunk(replace(delta, text=_MARK)))
+            before, _, after = mark.partition(encode_basestring(_MARK).encode())
+            self._around[delta.index] = before, after
+        before, after = self._around[delta.index]
+        return before + encode_basestring(delta.text).encode() + after
 
 
 def _event(content: dict[str, Any]) -> bytes:
