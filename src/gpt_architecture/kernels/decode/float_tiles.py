@@ -63,6 +63,7 @@ TOGETHER, TOGETHER_COLUMNS = (4, STRIP_COLUMNS) if HAS_AVX512 else (2, 2)
 _DOT_SUMS = 8  # sommes par colonne : assez pour couvrir la durée d'une multiplication
 _DOT_VECTOR = ir.VectorType(F32, 2 * LANES if HAS_AVX512 else LANES)  # deux sommes, ou une
 _DOT_REGISTERS = 24 if HAS_AVX512 else 12  # pour ces sommes ; les autres portent poids et adresses
+_DOT_AHEAD = 8192  # octets d'avance
 _WIDE_UNROLL = 16  # colonnes d'un tour : une ligne de cache de poids
 _STRIP_UNROLL = 8
 _STRIP_LINE = 4 * STRIP_ROWS
@@ -153,6 +154,9 @@ def _float_case(columns: int, arguments: Values, builder: Any) -> None:
     def step_of(kind: Any, stride: int, offsets: range) -> Callable[[Any, Values], Values]:
         def step(index: Any, sums: Values) -> Values:
             pairs = []
+            if stride == block and offsets[0] == 0:
+                at = add(builder, builder.mul(index, int64(stride)), _DOT_AHEAD)
+                prefetch(builder, builder.add(weight, at), block)
             for offset in offsets:
                 at = add(builder, builder.mul(index, int64(stride)), offset)
                 w = load(builder, kind, builder.add(weight, at))
