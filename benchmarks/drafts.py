@@ -4,7 +4,7 @@ Questions : combien de tokens par seconde avec et sans elles, en glouton et au t
 sont gardées ? Que reste-t-il du gain au premier texte, qui paie la copie qui propose ?
 
     python benchmarks/drafts.py --model FICHIER [--prompt TEXTE] [--widen] [--threads N]
-        [--turns N] [--json FICHIER]
+        [--turns N] [--only QUESTION …] [--json FICHIER]
 
 Le modèle doit être entraîné : des poids au hasard ne disent rien de ce qui est gardé. `--widen`
 donne à un petit modèle la forme de GPT-2 124M sans changer ce qu'il calcule : sa largeur est
@@ -39,14 +39,16 @@ from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT, SelfDraft, self_
 from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.decoding.speculative import SpeculativeDecoder
 from gpt_architecture.formats.model_file import read_model
-from gpt_architecture.kernels.decode.packed import PackedModel, pack
+from gpt_architecture.kernels.decode.packed import pack
 
 KINDS = {
     "glouton": GenerationConfig(),
-    "température 0,8, top-p 0,9": GenerationConfig(strategy="top_p", temperature=0.8, p=0.9),
-    "température 1,2": GenerationConfig(strategy="temperature", temperature=1.2),
+    "tirage": GenerationConfig(strategy="top_p", temperature=0.8, p=0.9),
+    "chaud": GenerationConfig(strategy="temperature", temperature=1.2),
 }
-FIRST = "température 0,8, top-p 0,9"
+"""Façons d'écrire : le plus probable, température 0,8 et top-p 0,9, température 1,2."""
+
+FIRST = "premier"  # le premier texte d'un modèle, au tirage
 WITH, WITHOUT = "avec", "sans"
 
 
@@ -160,7 +162,7 @@ def print_row(name: str, seconds: dict[str, list[float]], texts: Texts) -> Row:
     speed = {each: texts.size / statistics.median(values) for each, values in seconds.items()}
     ratio, counts = statistics.median(ratios), texts.counts
     kept = counts["accepted"] / counts["proposed"] if counts["proposed"] else None
-    line = f"{name:<40} {french(speed[WITHOUT], 1):>7} → {french(speed[WITH], 1):>7} tok/s   "
+    line = f"{name:<10} {french(speed[WITHOUT], 1):>7} → {french(speed[WITH], 1):>7} tok/s   "
     line += f"{french(ratio)} × [{french(min(ratios))} ; {french(max(ratios))}]"
     if kept is not None:
         per_pass = counts["tokens"] / counts["passes"]
@@ -180,22 +182,21 @@ def processor() -> str:
     return names[0] if names else "processeur inconnu"
 
 
-def measure(
-    model: GPTModel, packed: PackedModel, texts: dict[str, Texts], turns: int, first: Texts
-) -> list[Row]:
-    """Toutes les lignes."""
+def measure(model: GPTModel, texts: dict[str, Texts], turns: int) -> list[Row]:
+    """Les lignes des textes demandés."""
+    packed = pack(model)
+    packed.settle()
     proposer = self_draft(packed)
     assert proposer is not None
     rows = []
     for name, each in texts.items():
-        candidates = {
-            WITH: partial(each.seconds, packed, proposer),
-            WITHOUT: partial(each.seconds, packed, None),
-        }
-        rows.append(print_row(name, alternate(candidates, turns, retries=0), each))
-    starts = {name: partial(first.first_seconds, model, name) for name in (WITH, WITHOUT)}
-    seconds = alternate(starts, turns, retries=0)
-    return [*rows, print_row(f"premier texte, {FIRST}", seconds, first)]
+        if name == FIRST:
+            runs = {way: partial(each.first_seconds, model, way) for way in (WITH, WITHOUT)}
+        else:
+            ways = {WITH: proposer, WITHOUT: None}
+            runs = {way: partial(each.seconds, packed, found) for way, found in ways.items()}
+        rows.append(print_row(name, alternate(runs, turns, retries=0), each))
+    return rows
 
 
 def main() -> None:
@@ -206,6 +207,8 @@ def main() -> None:
     parser.add_argument("--widen", action="store_true", help="lui donner la forme de GPT-2 124M")
     parser.add_argument("--threads", type=int, default=2, help="fils")
     parser.add_argument("--turns", type=int, default=5, help="textes de chaque façon")
+    questions = (*KINDS, FIRST)
+    parser.add_argument("--only", nargs="+", choices=questions, default=questions, help="textes")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -216,15 +219,19 @@ def main() -> None:
     if arguments.widen:
         model = widened(model, wide_shape(model.cfg))
     prompt = tokenizer.encode(arguments.prompt)
-    parts = {"tokenizer": tokenizer, "prompt": prompt, "window": window}
-    texts = {name: Texts(**parts, config=config) for name, config in KINDS.items()}
+    texts = {
+        name: Texts(
+            tokenizer=tokenizer,
+            prompt=prompt,
+            window=window,
+            config=KINDS["tirage" if name == FIRST else name],
+        )
+        for name in arguments.only
+    }
     size = f"{model.num_parameters():,}".replace(",", " ")
     print(f"{processor()}, {arguments.threads} fils ; {size} paramètres en fp32")
-    print(f"Textes de {window - len(prompt)} tokens ; sans → avec propositions\n")
-    packed = pack(model)
-    packed.settle()
-    first = Texts(**parts, config=KINDS[FIRST])
-    rows = measure(model, packed, texts, arguments.turns, first)
+    print(f"Textes de {window - len(prompt)} tokens ; sans → avec propositions\n", flush=True)
+    rows = measure(model, texts, arguments.turns)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
 

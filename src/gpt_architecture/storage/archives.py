@@ -7,7 +7,6 @@ dans un autre fil (`check_ahead`), et n'en attend le résultat qu'au moment de s
 
 from __future__ import annotations
 
-import os
 import threading
 import zipfile
 import zlib
@@ -34,7 +33,7 @@ def check_ahead(path: Path) -> None:
         identity = _identity(path)
     except OSError:  # qui ouvrira le fichier dira pourquoi
         return
-    if path.suffix == ".pt" and os.path.getsize(path) < CHECKED_BELOW:
+    if path.suffix == ".pt" and identity[2] < CHECKED_BELOW:
         found = _ahead[identity] = Future[list[str]]()
         threading.Thread(target=_read, args=(path, found), daemon=True).start()
 

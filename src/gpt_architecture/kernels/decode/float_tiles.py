@@ -143,8 +143,10 @@ def strip_tile(
 
 
 def _float_case(columns: int, arguments: Values, builder: Any) -> None:
-    """Chaque colonne a ses huit sommes de huit voies, ajoutées dans le même ordre quel que soit
-    leur nombre : si elles ne tiennent pas toutes dans les registres, la ligne est relue."""
+    """Chaque colonne a ses huit sommes de huit voies, dans le même ordre quel que soit leur nombre.
+
+    Quand elles ne tiennent pas toutes dans les registres, la ligne est relue.
+    """
     weight, x, x_stride, length, out, out_stride = arguments
     kind = _DOT_VECTOR if columns > 1 else FLOATS
     block, size = 4 * LANES * _DOT_SUMS, 4 * kind.count

@@ -99,8 +99,7 @@ class Form:
 
 
 class NarrowForm(Form):
-    """Des poids fp32 en lignes, pour quelques activations : chacune a les bits qu'elle aurait seule,
-    car `float_dots` additionne toujours dans le même ordre."""
+    """Des poids fp32 en lignes, pour quelques activations : chacune a les bits d'une seule."""
 
     height, numbers = FLOAT_COLUMNS, (FLOAT_COLUMNS,)
     multiply = linear_float_
