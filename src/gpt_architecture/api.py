@@ -264,7 +264,7 @@ def load(
         draft: petit modèle de même tokenizer, nommé de même, qui propose ce que le grand vérifie.
         drafts: tokens que le modèle propose lui-même, puis vérifie, à une suite seule ; 0 : aucun.
             Le texte reste le même ; la copie qui propose prend le quart des poids, et n'est faite
-            qu'après une centaine de tokens (voir `decoding.proposers`).
+            que pour un texte qui la paiera (voir `decoding.proposers`).
         compile_from: paramètres à partir desquels `auto` prend les noyaux compilés.
 
     Raises:

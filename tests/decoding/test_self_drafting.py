@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from gpt_architecture.decoding import generator as generator_module
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.driver import BatchDecoder
 from gpt_architecture.decoding.generator import Generator
-from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
+from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT, CostPace
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels.decode.packed import pack
 
@@ -119,16 +120,21 @@ def test_settling_the_weights_in_the_middle_changes_nothing():
     assert pieces(pack(sharp_model(context_length=96)), max_tokens=90) == wanted
 
 
-def test_a_short_text_does_not_wait_for_the_copy(packed, monkeypatch):
+def lengths_at_drafts(model, monkeypatch):
+    """Les longueurs du texte chaque fois que le modèle propose ; la copie a son prix."""
     monkeypatch.setattr(generator_module, "_COPY_AFTER", 128)
-    drafted = []
-    draft = packed.draft
+    draft, found = model.draft, list[int]()
 
-    def noted(*arguments):
-        drafted.append(1)
-        return draft(*arguments)
+    def noted(last, cache, *others):
+        found.append(cache.length)
+        return draft(last, cache, *others)
 
-    monkeypatch.setattr(packed, "draft", noted)
+    monkeypatch.setattr(model, "draft", noted)
+    return found
+
+
+def test_a_short_text_does_not_wait_for_the_copy(packed, monkeypatch):
+    drafted = lengths_at_drafts(packed, monkeypatch)
     generator = Generator(packed, TOKENIZER)
     config = GenerationConfig(max_tokens=60, ignore_eos=True)
     counts = []
@@ -137,6 +143,33 @@ def test_a_short_text_does_not_wait_for_the_copy(packed, monkeypatch):
         counts.append(len(drafted))
     assert counts[:2] == [0, 0]
     assert counts[2] < counts[3]
+
+
+@pytest.mark.parametrize("length", [110, 200])
+def test_a_long_text_makes_it_after_a_few_words(monkeypatch, length):
+    model = pack(sharp_model(context_length=256))
+    drafted = lengths_at_drafts(model, monkeypatch)
+    config = GenerationConfig(max_tokens=length, ignore_eos=True)
+    list(Generator(model, TOKENIZER).stream("le", config))
+    assert drafted == [] if length == 110 else 8 <= drafted[0] < 12
+
+
+def test_drafts_stop_where_none_is_kept_and_come_back():
+    pace = CostPace()
+
+    def write(passes, share):
+        """Ce qui est proposé à chaque passage d'un texte qui en garde cette part."""
+        counts = []
+        for _ in range(passes):
+            counts.append(pace.count(5))
+            if counts[-1]:
+                pace.learn(counts[-1], round(share * counts[-1]))
+        return counts
+
+    assert write(5, 1)[-1] == 5
+    write(20, 0)
+    assert Counter(write(64, 0)) == {0: 60, 1: 4}  # un de temps en temps, pour voir
+    assert write(400, 1)[-3:] == [5, 5, 5]
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])

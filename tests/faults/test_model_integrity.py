@@ -1,5 +1,6 @@
 """Un bit inversé dans un fichier de modèle : dit au chargement ou à la demande, tenseur nommé."""
 
+import os
 import shutil
 import zipfile
 
@@ -19,6 +20,7 @@ from gpt_architecture.formats.quantized_file import load_quantized, save_quantiz
 from gpt_architecture.interop.hf import read_hf
 from gpt_architecture.interop.hf_export import export_hf
 from gpt_architecture.kernels.decode.packed import pack
+from gpt_architecture.storage import archives
 
 NAME = "trf_blocks.1.ff.layers.2.weight"
 
@@ -121,6 +123,50 @@ def test_infer_refuses_a_damaged_file(cli, model_file, source):
     outcome = cli("infer", "--model", model_file, "--prompt", "Le", "--device", "cpu")
     outcome.check_one_line_error(1, NAME, "recopiez-le")
     assert outcome.out == ""
+
+
+class TestAhead:
+    """La relecture commencée avant l'import de PyTorch : celle du fichier tel qu'il est lu."""
+
+    def test_it_finds_what_the_other_finds(self, model_file, source):
+        flip(model_file, bytes_of(source.state_dict[NAME]), offset=3)
+        archives.check_ahead(model_file)
+        assert f"le tenseur {NAME} a changé" in refusal(lambda: read_model(model_file))
+
+    def test_it_is_read_once(self, model_file, monkeypatch):
+        archives.check_ahead(model_file)
+        (found,) = archives._ahead.values()
+        found.result()
+        monkeypatch.setattr(archives, "_damaged", lambda path: pytest.fail("relu"))
+        assert read_model(model_file).config == GPT2
+        assert not archives._ahead
+
+    def test_a_file_changed_since_is_read_again(self, model_file, source):
+        archives.check_ahead(model_file)
+        (found,) = archives._ahead.values()
+        assert found.result() == []
+        flip(model_file, bytes_of(source.state_dict[NAME]), offset=3)
+        later = model_file.stat().st_mtime_ns + 1
+        os.utime(model_file, ns=(later, later))
+        assert f"le tenseur {NAME} a changé" in refusal(lambda: read_model(model_file))
+        archives._ahead.clear()
+
+    @pytest.mark.parametrize("kind", ["absent", "dossier", "autre", "gros"])
+    def test_what_will_not_be_checked_is_left_alone(self, tmp_path, model_file, kind, monkeypatch):
+        path = tmp_path / "m.safetensors" if kind == "autre" else tmp_path
+        path = {"absent": tmp_path / "rien.pt", "gros": model_file}.get(kind, path)
+        if kind == "autre":
+            path.write_bytes(b"x")
+        monkeypatch.setattr(archives, "CHECKED_BELOW", 10)
+        archives.check_ahead(path)
+        assert not archives._ahead
+
+    def test_a_broken_archive_is_refused_by_its_reader(self, tmp_path):
+        path = tmp_path / "gpt-model.pt"
+        path.write_bytes(b"PK\x03\x04" + bytes(200) + b"PK\x05\x06" + bytes(18))
+        archives.check_ahead(path)
+        refusal(lambda: read_model(path))
+        archives._ahead.clear()
 
 
 class TestSafetensors:

@@ -34,8 +34,8 @@ SHAPES = {
     "groupes entiers": {"emb_dim": 128, "n_heads": 2},
 }
 TOLERANCE = {"fp32": 1e-4, "int8": 2e-2, "int4": 2e-2}
-"""À mi-chemin de deux codes, un nombre va à l'un ou à l'autre selon l'ordre d'une somme : un code est
-1/127 de son groupe. Produits et codes sont vérifiés à part (test_integer_tiles.py)."""
+"""À mi-chemin de deux codes, un nombre va à l'un ou à l'autre selon l'ordre d'une somme : un code
+est 1/127 de son groupe. Produits et codes sont vérifiés à part (test_integer_tiles.py)."""
 
 MEAN = {"fp32": 1e-5, "int8": 2e-3, "int4": 2e-3}
 

@@ -359,8 +359,8 @@ class TestDrafts:
 
     def test_the_speed_is_that_of_hand(self):
         assert expected_speed(0.3, 0) == 1
-        assert expected_speed(1.0, 5) == pytest.approx(6 / 3.25)
-        assert expected_speed(0.5, 2) == pytest.approx(1.75 / 1.9)
+        assert expected_speed(1.0, 5) == pytest.approx(6 / 2.75)
+        assert expected_speed(0.5, 2) == pytest.approx(1.75 / 1.7)
 
 
 def test_the_option_and_the_engine_agree():

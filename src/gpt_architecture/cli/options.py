@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import command_line, find_model, say_aside
+from gpt_architecture.cli.command import MODEL_NAME, command_line, find_model, say_aside
 from gpt_architecture.config import TEMPERATURE, check_int
 from gpt_architecture.decoding.config import GenerationConfig, implied_strategy, make_config
 from gpt_architecture.decoding.settings import SETTINGS, Declaration, GroupName
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.storage import GENERATOR, read_text, write_atomically
+from gpt_architecture.storage.archives import check_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,11 +39,18 @@ ModelSource = Annotated[
 """Le modèle, donné par sa place ou par son nom ; `formats.door.locate` le trouve."""
 
 
-def model_path(model: Path | None) -> Path:
-    """Ce qu'une commande lira du modèle demandé ; un nom du Hub n'est pas encore téléchargé."""
+def model_path(model: Path | None, *, whole: bool = False) -> Path:
+    """Ce qu'une commande lira du modèle demandé ; un nom du Hub n'est pas encore téléchargé.
+
+    Args:
+        model: le modèle demandé.
+        whole: vrai si ses poids seront lus : leur vérification commence tout de suite.
+    """
+    source = find_model(model)
+    if whole:  # avant d'importer PyTorch
+        check_ahead(source / MODEL_NAME if source.is_dir() else source)
     from gpt_architecture.api import is_remote, locate
 
-    source = find_model(model)
     return source if is_remote(source) else locate(source)
 
 

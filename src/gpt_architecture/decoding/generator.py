@@ -21,7 +21,6 @@ from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import budget_warning, build_constraint
 from gpt_architecture.decoding.driver import BatchDecoder, Driver
 from gpt_architecture.decoding.proposers import (
-    APART_COST,
     MAX_SELF_DRAFT,
     DraftModel,
     PromptLookup,
@@ -67,8 +66,8 @@ _DRAFT_TOKENS = 4
 """Tokens qu'un second modèle propose à la fois."""
 
 _COPY_AFTER = 128
-"""Tokens écrits avant que le modèle propose lui-même : la copie qu'il y emploie coûte à faire à peu
-près ce que coûtent ceux-là, et un texte court ne l'attend pas."""
+"""Tokens dont les propositions épargnent ce que coûte la copie qu'elles emploient : un texte plus
+court ne l'attend pas, jusqu'à ce que d'autres l'aient payée."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +134,7 @@ class Generator:
         self.model, self.tokenizer = model, tokenizer
         self.window = limit if window is None else min(window, limit)
         self._draft, self._drafts = draft, drafts
-        self._self_draft = self_draft(model, wait=_COPY_AFTER, cost=APART_COST) if drafts else None
+        self._self_draft = self_draft(model, wait=_COPY_AFTER) if drafts else None
         self._max_batch = max_batch
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:

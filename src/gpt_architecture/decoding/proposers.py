@@ -29,15 +29,12 @@ MAX_SELF_DRAFT = 5
 _HERE_ONLY = "contrainte"
 """L'étape qui ne sait parler que du prochain token, pas de ceux qui suivront."""
 
-_DRAFT_COST = 0.4
-"""Durée d'une proposition du modèle, en passages."""
-
-TOGETHER_COST, APART_COST = 0.05, 0.2
-"""Durée d'un token de plus à vérifier, en passages : lu avec les autres par bandes de poids
-(`read_uniform`), ou séparé d'eux dans des poids en lignes (`read_apart`)."""
+_DRAFT_COST, _CHECK_COST = 0.3, 0.05
+"""Durée d'une proposition du modèle, et d'un token de plus à vérifier, en passages."""
 
 _KEPT, _TRIED = 4.5, 5.0  # ce qu'on suppose gardé d'une suite dont on ne sait rien
 _MEMORY = 0.9  # poids de ce qui a été vu jusqu'au pas d'avant
+_FIRST_WORDS = 8  # tokens qu'un texte écrit sans attendre de copie
 _REST = 16  # pas sans rien proposer avant d'essayer encore
 
 
@@ -110,19 +107,15 @@ class CostPace:
     """Pour des propositions qui coûtent : le nombre qui promet le plus de tokens par seconde.
 
     D'une suite tirée à haute température, rien ne se devine, et proposer la ralentirait.
-
-    Args:
-        cost: durée d'un token de plus à vérifier, en passages.
     """
 
-    def __init__(self, cost: float = TOGETHER_COST) -> None:
-        self._cost = cost
+    def __init__(self) -> None:
         self._kept, self._tried, self._rested = _KEPT, _TRIED, 0
 
     def count(self, most: int) -> int:
         """Voir `Pace` ; parfois un, pour voir si cela vaut de nouveau la peine."""
         share = self._kept / self._tried
-        best = max(range(most + 1), key=lambda count: expected_speed(share, count, self._cost))
+        best = max(range(most + 1), key=lambda count: expected_speed(share, count))
         if best or not most:
             return best
         self._rested += 1
@@ -134,10 +127,10 @@ class CostPace:
         self._tried = _MEMORY * self._tried + min(kept + 1, proposed)
 
 
-def expected_speed(share: float, count: int, cost: float = TOGETHER_COST) -> float:
+def expected_speed(share: float, count: int) -> float:
     """Tokens attendus par unité de temps, si `share` des propositions jugées sont gardées."""
     tokens = sum(share**i for i in range(count + 1))
-    return tokens / (1 + count * (_DRAFT_COST + cost))
+    return tokens / (1 + count * (_DRAFT_COST + _CHECK_COST))
 
 
 class PromptLookup:
@@ -213,13 +206,12 @@ class SelfDraft:
 
     Args:
         model: celui qui écrit.
-        wait: propositions demandées avant de faire la copie, qui dure autant que des dizaines de
-            tokens : un texte court ne l'attend pas.
-        cost: durée d'un token de plus à vérifier, en passages.
+        wait: ce que dure la copie, en tokens : elle est faite quand il en a été demandé autant, ou
+            qu'il reste autant à écrire à un texte qui ne s'arrête pas à ses premiers mots.
     """
 
-    def __init__(self, model: DraftingLM, *, wait: int = 0, cost: float = TOGETHER_COST) -> None:
-        self._model, self._wait, self._cost = model, wait, cost
+    def __init__(self, model: DraftingLM, *, wait: int = 0) -> None:
+        self._model, self._wait, self._left = model, wait, wait
 
     def warm_up(self, cache: KVCache) -> None:
         """Fait la copie : propose un token à la seule séquence d'un cache, vide."""
@@ -228,14 +220,13 @@ class SelfDraft:
 
     def pace(self) -> Pace:
         """Voir `Proposer`."""
-        return CostPace(self._cost)
+        return CostPace()
 
     def propose(
         self, sequences: Sequence[Continuation], cache: KVCache | None, count: int
     ) -> list[Draft]:
         """Voir `Proposer`."""
-        if cache is None or self._wait > 0:
-            self._wait -= 1
+        if cache is None or not self._is_worth_it(cache.capacity - cache.length):
             return [Draft()] * len(sequences)
         guesses = [each.guesser() for each in sequences]
 
@@ -246,11 +237,20 @@ class SelfDraft:
             found = self._model.draft([each.ids[-1] for each in sequences], cache, count, choose)
         return [Draft(tokens=tuple(tokens)) for tokens in found]
 
+    def _is_worth_it(self, room: int) -> bool:
+        """Vrai si la copie est faite, ou s'il faut la faire ; `room` tokens tiennent encore."""
+        if self._left > 0:
+            self._left -= 1
+            asked = self._wait - self._left
+            if asked >= _FIRST_WORDS and room >= self._wait:
+                self._left = 0
+        return self._left <= 0
 
-def self_draft(model: CausalLM, *, wait: int = 0, cost: float = TOGETHER_COST) -> SelfDraft | None:
+
+def self_draft(model: CausalLM, *, wait: int = 0) -> SelfDraft | None:
     """De quoi faire proposer un modèle ; None : il ne le sait pas, ou n'y gagnerait rien."""
     if isinstance(model, DraftingLM) and model.can_draft:
-        return SelfDraft(model, wait=wait, cost=cost)
+        return SelfDraft(model, wait=wait)
     return None
 
 

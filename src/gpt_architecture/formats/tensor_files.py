@@ -27,14 +27,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.errors import ModelFileError, is_out_of_memory, reason
-from gpt_architecture.storage import check_regular, open_regular, parse_json
+from gpt_architecture.storage import archives, check_regular, open_regular, parse_json
+from gpt_architecture.storage.archives import CHECKED_BELOW
 
 SEAL = "crc32"
 """Clé, parmi les métadonnées d'un fichier safetensors, des sommes de contrôle (JSON)."""
-
-CHECKED_BELOW = 1 << 30
-"""Octets jusqu'auxquels un modèle est vérifié à chaque chargement : quelques dixièmes de seconde
-par Gio. Au-delà, il l'est quand on le demande."""
 
 _WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 """Ce que torch.compile, DataParallel, FSDP et le recalcul ajoutent au nom d'un poids."""
@@ -42,7 +39,6 @@ _WRAPPERS = frozenset(("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoi
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 _COMPLETE, _WHOLE = "un fichier de poids complet", "un fichier safetensors complet"
 _UNMATCHED = "son en-tête et sa longueur ne s'accordent pas"
-_CHUNK = 1 << 22
 _THREADS = 2  # le calcul d'un CRC32 rend la main à l'autre
 _SHARED = 2  # une tête liée peut être l'embedding vu autrement
 
@@ -156,25 +152,14 @@ def bare_name(name: str) -> str:
 
 
 def damaged_records(path: Path | str) -> list[str]:
-    """Les enregistrements d'un fichier de `torch.save` qui ont changé depuis son écriture.
-
-    Returns:
-        Leurs noms, sans le dossier commun : « data/7 », « data.pkl » ; rien pour un fichier sans
-        sommes de contrôle, d'avant PyTorch 1.6 ou écrit sans elles (aucune n'est alors juste).
+    """Voir `storage.archives.damaged_records`.
 
     Raises:
         ModelFileError: fichier illisible.
     """
     path = Path(path)
     with refusals(path, "archive abîmée", _COMPLETE):
-        check_regular(path)
-        if not zipfile.is_zipfile(path):
-            return []
-        with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(_THREADS) as pool:
-            names = archive.namelist()
-            sound = list(pool.map(lambda name: _is_sound(archive, name), names))
-    altered_names = [name for name, kept in zip(names, sound, strict=True) if not kept]
-    return [name.partition("/")[2] for name in altered_names] if any(sound) else []
+        return archives.damaged_records(path)
 
 
 class SafetensorsFile:
@@ -336,16 +321,6 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(info.file_size > info.compress_size for info in archive.infolist()):
             raise ValueError("archive comprimée")
-
-
-def _is_sound(archive: zipfile.ZipFile, name: str) -> bool:
-    try:
-        with archive.open(name) as record:
-            while record.read(_CHUNK):
-                pass
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error):
-        return False
-    return True
 
 
 def _unwrapped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -76,11 +76,11 @@ def demo(
         seed: Graines du tirage ; chaque variante est essayée avec chacune.
         html: Page à écrire en plus : figures, mesures, textes côte à côte.
     """
+    variants = _variants(variant, max_tokens)  # une erreur d'usage n'attend pas le modèle
+    source = model_path(model, whole=True)
     from gpt_architecture.api import load
     from gpt_architecture.evaluation.comparison import summarize
 
-    variants = _variants(variant, max_tokens)  # une erreur d'usage n'attend pas le modèle
-    source = model_path(model)
     check_outputs(
         {"--html": (html, page_of("report")), "--json-file": (output.json_file, json_of("demo"))},
         reads=(source, prompt, common),

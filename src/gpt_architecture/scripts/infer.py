@@ -110,7 +110,7 @@ def infer(
     """
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
     _check_together(output, results, config, prompt, chat, draft)
-    source = None if server is not None else model_path(model)
+    source = None if server is not None else model_path(model, whole=True)
     signature = {"html": page_of("trace"), "json": json_of("infer --trace")}
     check_outputs(
         {

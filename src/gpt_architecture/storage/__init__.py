@@ -1,5 +1,7 @@
 """Le disque : n'ouvrir que des fichiers, n'en croire que ce qui tient, écrire en entier ou rien.
 
+- `archives` : Les archives de `torch.save` : le CRC32 de chaque enregistrement, relu sans attendre
+  PyTorch.
 - `overwriting` : Ce qu'une sortie peut remplacer : ses propres écrits, jamais ce qui est lu.
 - `reading` : Lire : n'ouvrir que des fichiers, n'en croire que ce qui tient.
 - `writing` : Écrire en entier ou rien.

@@ -1,7 +1,8 @@
 """Des lignes de poids fp32 contre des activations, en instructions vectorielles : trois tuiles.
 
-* `float_dots` : une ligne contre quelques activations. Elle est lue une fois, du début à la fin,
-  l'ordre que la machine sait anticiper ; les sommes restent dans des registres.
+* `float_dots` : une ligne contre quelques activations. Elle est lue du début à la fin, l'ordre que
+  la machine sait anticiper ; les sommes restent dans des registres, et celles d'une activation ne
+  dépendent ni des autres ni de leur nombre, au bit près.
 * `wide_tile` : quelques lignes contre un lot d'activations transposées, (D, colonnes). Pour chaque
   poids, diffusé dans un registre, un vecteur de huit activations suffit à huit produits ; au moins
   huit sommes avancent ensemble, le temps d'une multiplication.
@@ -44,8 +45,8 @@ from gpt_architecture.kernels.runtime.vector_ir import (
     switch,
 )
 
-FLOAT_COLUMNS = 4
-"""Activations au plus de `float_dots` : leurs sommes tiennent dans les registres."""
+FLOAT_COLUMNS = 6 if HAS_AVX512 else 4
+"""Activations au plus de `float_dots`."""
 
 TILE_ROWS = {1: 8, 2: 4, 3: 3, 4: 2}
 """Lignes d'une tuile large pleine, par nombre de vecteurs de huit colonnes."""
@@ -59,6 +60,10 @@ STRIP_COLUMNS = 6
 TOGETHER, TOGETHER_COLUMNS = (4, STRIP_COLUMNS) if HAS_AVX512 else (2, 2)
 """Bandes d'une tuile de plusieurs, et activations au plus d'une telle tuile."""
 
+_DOT_SUMS = 8  # sommes par colonne : assez pour couvrir la durée d'une multiplication
+_DOT_VECTOR = ir.VectorType(F32, 2 * LANES if HAS_AVX512 else LANES)  # deux sommes, ou une
+_DOT_REGISTERS = 24 if HAS_AVX512 else 12  # pour ces sommes ; les autres portent poids et adresses
+_DOT_AHEAD = 8192  # octets d'avance
 _WIDE_UNROLL = 16  # colonnes d'un tour : une ligne de cache de poids
 _STRIP_UNROLL = 8
 _STRIP_LINE = 4 * STRIP_ROWS
@@ -138,28 +143,42 @@ def strip_tile(
 
 
 def _float_case(columns: int, arguments: Values, builder: Any) -> None:
+    """Chaque colonne a ses huit sommes de huit voies, dans le même ordre quel que soit leur nombre.
+
+    Quand elles ne tiennent pas toutes dans les registres, la ligne est relue.
+    """
     weight, x, x_stride, length, out, out_stride = arguments
-    unroll = 8 // columns
+    kind = _DOT_VECTOR if columns > 1 else FLOATS
+    block, size = 4 * LANES * _DOT_SUMS, 4 * kind.count
 
     inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
 
-    def step_of(kind: Any, size: int, times: int) -> Callable[[Any, Values], Values]:
+    def step_of(kind: Any, stride: int, offsets: range) -> Callable[[Any, Values], Values]:
         def step(index: Any, sums: Values) -> Values:
             pairs = []
-            for i in range(times):
-                at = builder.add(builder.mul(index, int64(times * size)), int64(i * size))
+            if stride == block and offsets[0] == 0:
+                at = add(builder, builder.mul(index, int64(stride)), _DOT_AHEAD)
+                prefetch(builder, builder.add(weight, at), block)
+            for offset in offsets:
+                at = add(builder, builder.mul(index, int64(stride)), offset)
                 w = load(builder, kind, builder.add(weight, at))
                 pairs += [(w, load(builder, kind, builder.add(v, at))) for v in inputs]
             return add_products(builder, sums, pairs)
 
         return step
 
-    zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * (columns * unroll)
-    whole = builder.udiv(length, int64(LANES * unroll))
-    sums = loop(builder, int64(0), whole, zeros, step_of(FLOATS, 4 * LANES, unroll))
-    totals = fold(builder, sums, columns)
-    done = builder.mul(whole, int64(LANES * unroll))
-    totals = loop(builder, done, length, totals, step_of(F32, 4, 1))
+    whole = builder.udiv(length, int64(block // 4))
+    several = block // size  # vecteurs d'un bloc que suit une lecture
+    while columns * several > _DOT_REGISTERS:
+        several //= 2
+    found: Values = []
+    for first in range(0, block, several * size):
+        zeros = [ir.Constant(kind, [0.0] * kind.count)] * (columns * several)
+        offsets = range(first, first + several * size, size)
+        found += loop(builder, int64(0), whole, zeros, step_of(kind, block, offsets))
+    totals = fold(builder, found, columns)
+    done = builder.mul(whole, int64(block // 4))
+    totals = loop(builder, done, length, totals, step_of(F32, 4, range(1)))
     store_columns(builder, totals, out, out_stride)
 
 

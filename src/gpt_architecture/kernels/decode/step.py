@@ -5,8 +5,9 @@ attention, allers et retours avec Python) doit disparaître derrière elle. Le p
 programme (voir `program`) : de sept à neuf noyaux par bloc, puis la norme finale et la tête.
 
 Sa forme dit comment il multiplie. Des poids fp32 en lignes en ont trois. Étroite (`NarrowForm`),
-pour quelques activations : chaque ligne est lue une fois et multipliée telle quelle. Séparée
-(`ApartForm`), pour vérifier des propositions : les bits d'une activation seule. Large (`WideForm`),
+pour quelques activations : chaque ligne est lue une fois et multipliée telle quelle, chacune avec
+les bits qu'elle aurait seule. Séparée (`ApartForm`), la même, un peu plus haute, pour vérifier des
+propositions. Large (`WideForm`),
 pour un lot : les activations sont transposées et des tuiles de registres les multiplient ensemble.
 Des poids entiers (`IntegerForm`), ou des poids fp32 en bandes (`StripForm`), n'en ont qu'une, où
 chaque activation ignore les autres au bit près : un pas peut alors en lire en plusieurs passages.
@@ -101,16 +102,16 @@ class Form:
 
 
 class NarrowForm(Form):
-    """Des poids fp32 en lignes, pour quelques activations, lues ensemble."""
+    """Des poids fp32 en lignes, pour quelques activations : chacune a les bits d'une seule."""
 
     height, numbers = FLOAT_COLUMNS, (FLOAT_COLUMNS,)
     multiply = linear_float_
 
 
 class ApartForm(NarrowForm):
-    """Des poids fp32 en lignes : chaque activation reçoit les bits qu'elle aurait seule."""
+    """Des poids fp32 en lignes, pour des propositions à vérifier : quelques activations de plus."""
 
-    height, numbers = 8, (1,)
+    height = 8
 
 
 class WideForm(Form):

@@ -149,22 +149,29 @@ def int64(value: int) -> Any:
 
 
 def fold(builder: Any, sums: Values, columns: int) -> Values:
-    """Une somme par colonne : vecteurs de même colonne, puis voies."""
-    folded = []
-    for c in range(columns):
-        total = sums[c]
-        for other in sums[c + columns :: columns]:
-            total = builder.fadd(total, other)
-        folded.append(_sum_lanes(builder, total))
-    return folded
+    """Une somme par colonne : vecteurs de même colonne (une puissance de deux), puis voies.
+
+    Toujours par moitiés et dans cet ordre : des vecteurs deux fois plus larges, deux fois moins
+    nombreux, donnent les mêmes bits.
+    """
+    while len(sums) > columns:
+        half = len(sums) // 2
+        sums = _sums_of(builder, sums[:half], sums[half:])
+    return [_sum_lanes(builder, total) for total in sums]
 
 
 def _sum_lanes(builder: Any, vector: Any) -> Any:
     """Somme des voies, par moitiés."""
     while (half := vector.type.count // 2) > 1:
-        vector = builder.fadd(*_halves(builder, vector, half))
+        low, high = _halves(builder, vector, half)
+        (vector,) = _sums_of(builder, [low], [high])
     low, high = (builder.extract_element(vector, ir.Constant(I32, i)) for i in (0, 1))
-    return builder.fadd(low, high)
+    return _sums_of(builder, [low], [high])[0]
+
+
+def _sums_of(builder: Any, first: Values, second: Values) -> Values:
+    """Sommes deux à deux ; sans `FUSE`, le compilateur pourrait les réassocier."""
+    return [builder.fadd(a, b, flags=FUSE) for a, b in zip(first, second, strict=True)]
 
 
 def _halves(builder: Any, vector: Any, half: int) -> Values:

@@ -1,0 +1,88 @@
+"""Les archives de `torch.save` : le CRC32 de chaque enregistrement, relu sans attendre PyTorch.
+
+Relire un modèle de 124M dure quelques dixièmes de seconde sur deux cœurs ; importer PyTorch, plus
+d'une seconde sur un seul. Une commande qui sait quel fichier elle lira commence donc par le relire
+dans un autre fil (`check_ahead`), et n'en attend le résultat qu'au moment de s'en servir.
+"""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from gpt_architecture.storage.reading import check_regular
+
+CHECKED_BELOW = 1 << 30
+"""Octets jusqu'auxquels un modèle est vérifié à chaque chargement : quelques dixièmes de seconde
+par Gio. Au-delà, il l'est quand on le demande."""
+
+_CHUNK = 1 << 22
+_THREADS = 2  # le calcul d'un CRC32 rend la main à l'autre
+
+_Identity = tuple[int, int, int, int]
+_ahead: dict[_Identity, Future[list[str]]] = {}
+
+
+def check_ahead(path: Path) -> None:
+    """Commence à relire une archive, si c'en est une et qu'elle sera vérifiée ; n'attend rien."""
+    try:
+        check_regular(path)
+        identity = _identity(path)
+    except OSError:  # qui ouvrira le fichier dira pourquoi
+        return
+    if path.suffix == ".pt" and identity[2] < CHECKED_BELOW:
+        found = _ahead[identity] = Future[list[str]]()
+        threading.Thread(target=_read, args=(path, found), daemon=True).start()
+
+
+def damaged_records(path: Path) -> list[str]:
+    """Les enregistrements d'une archive qui ont changé depuis son écriture.
+
+    Ce que `check_ahead` a déjà relu ne l'est pas deux fois, tant que le fichier n'a pas changé.
+
+    Returns:
+        Leurs noms, sans le dossier commun : « data/7 », « data.pkl » ; rien pour un fichier sans
+        sommes de contrôle, d'avant PyTorch 1.6 ou écrit sans elles (aucune n'est alors juste).
+
+    Raises:
+        OSError, zipfile.BadZipFile: fichier illisible.
+    """
+    check_regular(path)
+    found = _ahead.pop(_identity(path), None)
+    return _damaged(path) if found is None else found.result()
+
+
+def _read(path: Path, found: Future[list[str]]) -> None:
+    try:
+        found.set_result(_damaged(path))
+    except BaseException as error:  # rendue à qui attend le résultat
+        found.set_exception(error)
+
+
+def _damaged(path: Path) -> list[str]:
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(_THREADS) as pool:
+        names = archive.namelist()
+        sound = list(pool.map(lambda name: _is_sound(archive, name), names))
+    altered_names = [name for name, kept in zip(names, sound, strict=True) if not kept]
+    return [name.partition("/")[2] for name in altered_names] if any(sound) else []
+
+
+def _is_sound(archive: zipfile.ZipFile, name: str) -> bool:
+    try:
+        with archive.open(name) as record:
+            while record.read(_CHUNK):
+                pass
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error):
+        return False
+    return True
+
+
+def _identity(path: Path) -> _Identity:
+    """De quoi reconnaître un fichier, et voir qu'il a changé."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
