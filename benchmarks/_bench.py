@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from _ceilings import Ceilings, Footprint, bits, own, work
 from _compiled import Compiled
 from _gguf import GGUF_BITS
 from _ik_llama import IkLlama
-from _measure import Row, Values, alternate, compare, french
+from _measure import Row, Values, absent, alternate, compare, french
 from _onnx_peers import OnnxRuntime, OpenVINO
 from _peers import CTranslate2, Engine, LlamaCpp, Ours, Transformers
 
@@ -64,6 +65,7 @@ class Bench:
         peers: Sequence[str] = ("",),
     ) -> None:
         torch.manual_seed(123)
+        logging.disable(logging.WARNING)  # les moteurs en disent beaucoup
         self.cfg, self.folder = cfg, folder
         self.turns, self._retries, self._peers = turns, retries, tuple(peers)
         self.model = GPTModel(cfg).eval().requires_grad_(False)
@@ -117,8 +119,7 @@ class Bench:
                     try:
                         engine = build()
                     except ImportError as error:
-                        message = f"pair absent : {name} ({error})"
-                        print(f"{message} ; pip install -r requirements-bench.txt")
+                        print(absent(name, error))
                         continue
                     self.engines[name] = engine
                     self.footprints[name] = footprint or own_footprint(engine)

@@ -12,6 +12,7 @@ struct Session {
 
 // `rows` séquences de `positions` tokens ; les poids sont rangés pour le processeur au chargement.
 extern "C" Session *ik_open(const char *path, int threads, int positions, int rows) {
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     llama_backend_init();
     auto model_params = llama_model_default_params();
     model_params.repack_tensors = true;

@@ -87,6 +87,13 @@ def _time_of_others() -> float:
     return busy - own.user - own.system - own.children_user - own.children_system
 
 
+def absent(name: str, error: ImportError) -> str:
+    """Ce qu'un banc dit d'un pair qu'il n'a pas, et comment l'avoir."""
+    pip = isinstance(error, ModuleNotFoundError)
+    remedy = " ; pip install -r requirements-bench.txt" if pip else ""
+    return f"pair absent : {name} ({error}){remedy}"
+
+
 def compare(
     question: str,
     values: Values,

@@ -8,6 +8,8 @@ Formes : B lot, T tokens, D largeur, V vocabulaire.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -196,10 +198,11 @@ def _compressed(graph: Any, kind: Kind) -> Any:
     import nncf
 
     mode = nncf.CompressWeightsMode
-    nncf.set_log_level("ERROR")
-    if kind == "int8":
-        return nncf.compress_weights(graph, mode=mode.INT8_SYM)
-    return nncf.compress_weights(graph, mode=mode.INT4_SYM, group_size=GROUP)
+    options = (
+        {"mode": mode.INT8_SYM} if kind == "int8" else {"mode": mode.INT4_SYM, "group_size": GROUP}
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # ses barres de progression
+        return nncf.compress_weights(graph, **options)
 
 
 def _make_stateful(graph: Any, heads: int, width: int) -> None:

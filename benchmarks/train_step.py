@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from _ceilings import Ceilings, Work
 from _machine import announce
-from _measure import Row, alternate, compare, write_rows
+from _measure import Row, absent, alternate, compare, write_rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -340,7 +340,7 @@ def compare_steps(
         try:
             steps[name] = partial(timed, name, build(), itertools.cycle(batches))
         except ImportError as error:
-            print(f"pair absent : {name} ({error}) ; pip install -r requirements-bench.txt")
+            print(absent(name, error))
     gc.collect()
     ceilings = Ceilings()
     seconds = alternate({**steps, **ceilings.measures()}, pairs, retries=0)
