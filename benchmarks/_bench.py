@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from _gguf import GGUF_SCHEMES
-from _measure import alternate, french
+from _ceilings import Ceilings, Footprint, bits, own, work
+from _compiled import Compiled
+from _gguf import GGUF_BITS
+from _ik_llama import IkLlama
+from _measure import Row, Values, absent, alternate, compare, french
+from _onnx_peers import OnnxRuntime, OpenVINO
 from _peers import CTranslate2, Engine, LlamaCpp, Ours, Transformers
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.model import CausalLM, GPTModel
+from gpt_architecture.core.model import GPTModel
 
 if TYPE_CHECKING:
-    from gpt_architecture.kernels.decode.packed import PackingName
+    from gpt_architecture.kernels.decode.packed import PackedModel, PackingName
 
 PEERS: dict[PackingName, tuple[str, ...]] = {
-    "fp32": ("GPTModel", "llama.cpp f32", "CTranslate2 float32", "Transformers"),
-    "int8": ("llama.cpp q8_0", "CTranslate2 int8"),
-    "int4": ("llama.cpp q4_0", "llama.cpp q4_0 pur"),
+    "fp32": (
+        *("GPTModel", "llama.cpp f32", "ik_llama.cpp f32", "CTranslate2 float32"),
+        *("OpenVINO fp32", "onnxruntime fp32", "Transformers", "torch.compile fp32"),
+    ),
+    "int8": (
+        *("llama.cpp q8_0", "ik_llama.cpp q8_0", "CTranslate2 int8"),
+        *("OpenVINO int8", "onnxruntime int8", "torch.compile int8"),
+    ),
+    "int4": (
+        *("llama.cpp q4_0", "llama.cpp q4_0 pur", "ik_llama.cpp q4_0", "ik_llama.cpp q4_0 pur"),
+        *("OpenVINO int4", "onnxruntime int4"),
+    ),
 }
+LONE = ("llama.cpp",)
+"""Moteurs, au début de leur nom, qui ne lisent ici qu'un texte à la fois."""
 TOLERANCES = {"fp32": 0.02, "int8": 1.0, "int4": 2.0}
 """Recul permis d'un token choisi sur le meilleur de GPTModel, en écarts types des logits ; un
 token pris au hasard serait à 4."""
@@ -38,23 +54,51 @@ class Bench:
     """Le modèle, les moteurs qui en portent les poids, et de quoi les mesurer."""
 
     def __init__(
-        self, cfg: GPTConfig, folder: Path, *, threads: int, turns: int, retries: int
+        self,
+        cfg: GPTConfig,
+        folder: Path,
+        *,
+        threads: int,
+        turns: int,
+        retries: int,
+        ik_llama: Path | None = None,
+        peers: Sequence[str] = ("",),
     ) -> None:
         torch.manual_seed(123)
+        logging.disable(logging.WARNING)  # les moteurs en disent beaucoup
         self.cfg, self.folder = cfg, folder
-        self.turns, self._retries = turns, retries
+        self.turns, self._retries, self._peers = turns, retries, tuple(peers)
         self.model = GPTModel(cfg).eval().requires_grad_(False)
         self.engines: dict[str, Engine] = {}
-        build: dict[str, Callable[[], Engine]] = {
-            "GPTModel": partial(Ours, self.model),
-            "Transformers": partial(Transformers, self.model),
+        self.footprints: dict[str, Footprint] = {}
+        self.ceilings = Ceilings()
+        # Ce que lit chaque moteur : bits par poids du corps et de la tête, échelles comprises, et
+        # octets d'une valeur de son cache.
+        full, model = bits(cfg, 32, 32), self.model
+        self._builders: dict[str, tuple[Callable[[], Engine], Footprint | None]] = {
+            "GPTModel": (partial(Ours, model), full),
+            "Transformers": (partial(Transformers, model), full),
         }
-        build |= {ours(each): partial(packed_engine, self.model, each) for each in PEERS}
-        for kind in ("float32", "int8"):
-            build[f"CTranslate2 {kind}"] = partial(CTranslate2, self.model, folder, kind, threads)
-        for name in GGUF_SCHEMES:
-            build[f"llama.cpp {name}"] = partial(LlamaCpp, self.model, folder, name, threads)
-        self._builders = build
+        for precision in PEERS:
+            self._builders[ours(precision)] = (partial(packed_engine, model, precision), None)
+        for kind, size in (("float32", 32), ("int8", 8)):
+            build: Callable[[], Engine] = partial(CTranslate2, model, folder, kind, threads)
+            self._builders[f"CTranslate2 {kind}"] = (build, bits(cfg, size, size))
+        for name in GGUF_BITS:
+            read = bits(cfg, *GGUF_BITS[name], cache=2)
+            build = partial(LlamaCpp, model, folder, name, threads)
+            self._builders[f"llama.cpp {name}"] = (build, read)
+            build = partial(IkLlama, model, folder, name, threads, ik_llama)
+            self._builders[f"ik_llama.cpp {name}"] = (build, read)
+        for kind, body, head in (("fp32", 32, 32), ("int8", 8, 8), ("int4", 4.5, 8)):
+            build = partial(OpenVINO, model, folder, kind, threads)
+            self._builders[f"OpenVINO {kind}"] = (build, bits(cfg, body, head, cache=1))
+            build = partial(OnnxRuntime, model, folder, kind, threads)
+            read = bits(cfg, *((5, 5) if kind == "int4" else (body, head)))  # échelles en fp32
+            self._builders[f"onnxruntime {kind}"] = (build, read)
+            if kind != "int4":
+                build = partial(Compiled, model, kind)
+                self._builders[f"torch.compile {kind}"] = (build, bits(cfg, body, head))
 
     def prompt(self, length: int, seed: int = 0) -> list[int]:
         """Des identifiants au hasard, toujours les mêmes."""
@@ -68,14 +112,17 @@ class Bench:
         """Construit et vérifie les moteurs de ces précisions ; rend les noms des présents."""
         names = []
         for precision in precisions:
-            for name in (ours(precision), *PEERS[precision]):
+            wanted = [name for name in PEERS[precision] if name.startswith(self._peers)]
+            for name in (ours(precision), *wanted):
                 if name not in self.engines and name in self._builders:
+                    build, footprint = self._builders.pop(name)
                     try:
-                        self.engines[name] = self._builders.pop(name)()
+                        engine = build()
                     except ImportError as error:
-                        message = f"pair absent : {name} ({error})"
-                        print(f"{message} ; pip install -r requirements-bench.txt")
+                        print(absent(name, error))
                         continue
+                    self.engines[name] = engine
+                    self.footprints[name] = footprint or own_footprint(engine)
                     self._check(name, TOLERANCES[precision])
                 if name in self.engines:
                     names.append(name)
@@ -84,6 +131,47 @@ class Bench:
     def alternate(self, measures: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
         """Voir `_measure.alternate`."""
         return alternate(measures, self.turns, retries=self._retries)
+
+    def speeds(
+        self,
+        question: str,
+        measures: Mapping[str, Callable[[], float]],
+        *,
+        rows: int,
+        steps: int,
+        tokens: int,
+        past: int,
+    ) -> list[Row]:
+        """Alterne les candidats et les plafonds, imprime un tableau par précision.
+
+        Args:
+            question: titre, sans la précision.
+            measures: la durée à mesurer, par candidat.
+            rows: séquences lues ensemble.
+            steps: passages mesurés.
+            tokens: nouveaux tokens de chaque séquence, à chaque passage.
+            past: tokens lus avant le premier passage mesuré.
+        """
+        seconds = self.alternate({**measures, **self.ceilings.measures()})
+        print(f"\n{question} :")
+        rates, found = self.ceilings.take(seconds), list[Row]()
+        shape = {"steps": steps, "rows": rows, "tokens": tokens, "past": past}
+        speeds: Values = {
+            name: [rows * steps * tokens / value for value in values]
+            for name, values in seconds.items()
+        }
+        for precision, peers in PEERS.items():
+            if ours(precision) not in seconds:
+                continue
+            names = [name for name in (ours(precision), *peers) if name in seconds]
+            shares = {}
+            for name in names:
+                whole = precision == "fp32"
+                todo = work(self.cfg, self.footprints[name], **shape, whole=whole)
+                shares[name] = rates.shares(todo, seconds[name])
+            title = f"{question}, {precision}"
+            found += compare(title, speeds, "tok/s", ours(precision), peers, shares=shares)
+        return found
 
     def seconds(self, name: str, prompts: list[list[int]], count: int) -> float:
         """Durée d'une génération par ce moteur."""
@@ -106,12 +194,17 @@ class Bench:
         assert behind <= tolerance, f"{name} ne calcule pas le même modèle"
 
 
+def own_footprint(engine: Any) -> Footprint:
+    """Ce que lit notre moteur."""
+    return own(engine.model)
+
+
 def packed_engine(model: GPTModel, precision: PackingName) -> Engine:
     """Notre moteur à cette précision."""
     return Ours(packed(model, precision))
 
 
-def packed(model: GPTModel, precision: PackingName) -> CausalLM:
+def packed(model: GPTModel, precision: PackingName) -> PackedModel:
     """Le modèle compacté que la génération emploie."""
     from gpt_architecture.kernels.decode.packed import pack
 

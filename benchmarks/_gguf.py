@@ -22,6 +22,9 @@ GGUF_SCHEMES = {
     "q4_0 pur": ("Q4_0", "Q4_0"),
 }
 """Formats du corps et de la tête ; « q4_0 » est celui que llama.cpp publie, tête sur 6 bits."""
+_BITS = {"F32": 32.0, "Q8_0": 8.5, "Q6_K": 6.5625, "Q4_0": 4.5}
+GGUF_BITS = {name: (_BITS[body], _BITS[head]) for name, (body, head) in GGUF_SCHEMES.items()}
+"""Bits par poids du corps et de la tête, échelles comprises."""
 
 
 def write_scheme(model: GPTModel, path: Path, scheme: str) -> None:

@@ -1,7 +1,8 @@
-"""Mesurer en alternance, imprimer les rapports, rendre les lignes du JSON."""
+"""Mesurer en alternance, imprimer médianes, étendues et rapports, rendre les lignes du JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import time
@@ -9,22 +10,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gpt_architecture.kernels.runtime.workspace import huge_empty
+from _machine import machine
 
 REST = 0.1  # s : les fils d'un autre moteur tournent encore un peu à vide après leur travail
 TOLERATED = 0.08  # part d'un cœur prise par d'autres, au-delà de laquelle une mesure est refaite
-STREAM_ROWS, STREAM_WIDTH = 2**16, 2**12  # 1 Gio : bien plus que les caches
-STREAM_READS = 20
 
 Row = dict[str, Any]
-Seconds = Mapping[str, Sequence[float]]
+Values = Mapping[str, Sequence[float]]
 
 
 def french(value: float, digits: int = 2) -> str:
     """Virgule décimale."""
     return f"{value:.{digits}f}".replace(".", ",")
+
+
+def digits_of(value: float) -> int:
+    """Décimales à montrer : trois chiffres qui comptent."""
+    return 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+
+
+def spread(values: Sequence[float], digits: int | None = None) -> str:
+    """De la plus basse à la plus haute."""
+    shown = digits_of(statistics.median(values)) if digits is None else digits
+    return f"{french(min(values), shown)}–{french(max(values), shown)}"
 
 
 def alternate(
@@ -79,82 +87,86 @@ def _time_of_others() -> float:
     return busy - own.user - own.system - own.children_user - own.children_system
 
 
-def ratio(ours: Sequence[float], peer: Sequence[float]) -> float:
-    """Médiane des rapports passage par passage ; > 1 : nous sommes plus rapides."""
-    return statistics.median(other / mine for mine, other in zip(ours, peer, strict=True))
+def absent(name: str, error: ImportError) -> str:
+    """Ce qu'un banc dit d'un pair qu'il n'a pas, et comment l'avoir."""
+    pip = isinstance(error, ModuleNotFoundError)
+    remedy = " ; pip install -r requirements-bench.txt" if pip else ""
+    return f"pair absent : {name} ({error}){remedy}"
 
 
-def speed_rows(
-    question: str, seconds: Seconds, ours: str, peers: Sequence[str], tokens: int
+def compare(
+    question: str,
+    values: Values,
+    unit: str,
+    ours: str,
+    peers: Sequence[str] = (),
+    *,
+    lower: bool = False,
+    shares: Values | None = None,
 ) -> list[Row]:
     """Imprime le tableau d'un candidat et de ses pairs ; rend une ligne par pair présent.
 
     Args:
-        question: ce qui est mesuré, début du nom de chaque ligne.
-        seconds: durées alternées, par candidat.
+        question: ce qui est mesuré : le titre, et le début du nom de chaque ligne.
+        values: relevés alternés, par candidat.
+        unit: leur unité.
         ours: notre candidat.
         peers: les siens ; un absent est passé, il a déjà été nommé.
-        tokens: tokens produits par mesure.
+        lower: le plus bas est le meilleur.
+        shares: part de la borne, passage par passage, de qui en a une.
     """
-    own = tokens / statistics.median(seconds[ours])
-    print(f"{ours:<28} {french(own, 1):>8} tok/s")
+    present = [ours, *(peer for peer in peers if peer in values)]
+    shares = shares or {}
+    note = ", le plus bas est le meilleur" if lower else ""
+    print(f"\n{question} ({unit}{note})")
+    print(f"{'':<28} {'médiane':>9}  {'étendue':<15} {'borne':>6}  nous")
     rows = []
-    for peer in peers:
-        if peer not in seconds:
-            continue
-        speed = tokens / statistics.median(seconds[peer])
-        gain = ratio(seconds[ours], seconds[peer])
-        print(f"{peer:<28} {french(speed, 1):>8} tok/s   ce projet : {french(gain)} ×")
-        rows.append(
-            {
-                "name": f"{question}, {ours} contre {peer}",
-                "ours": own,
-                "peer": speed,
-                "ratio": gain,
-                "unit": "tokens/s",
-            }
-        )
+    for name in present:
+        middle = statistics.median(values[name])
+        share = statistics.median(shares[name]) if name in shares else None
+        line = f"{name:<28} {french(middle, digits_of(middle)):>9}  {spread(values[name]):<15}"
+        line += f" {'' if share is None else french(100 * share, 0) + ' %':>6}"
+        gains = _gains(values[ours], values[name], lower=lower)
+        if name != ours:
+            line += f"  {french(statistics.median(gains))} × ({spread(gains, 2)})"
+        print(line.rstrip(), flush=True)
+        if name != ours or len(present) == 1:
+            rows.append(_row(question, unit, values, ours, name, lower=lower, shares=shares))
     return rows
 
 
-def lone_row(name: str, value: float, unit: str, **extra: Any) -> Row:
-    """Une ligne sans pair."""
-    return {"name": name, "ours": value, "peer": None, "ratio": None, "unit": unit, **extra}
+def _gains(ours: Sequence[float], peer: Sequence[float], *, lower: bool) -> list[float]:
+    """Rapport à chaque passage ; > 1 : nous sommes meilleurs."""
+    pairs = zip(ours, peer, strict=True)
+    return [other / mine if lower else mine / other for mine, other in pairs]
 
 
-class ReadStream:
-    """Lit un grand tableau avec tous les fils : la borne de tout décodage à un token.
+def _row(
+    question: str, unit: str, values: Values, ours: str, peer: str, *, lower: bool, shares: Values
+) -> Row:
+    row: Row = {"name": question, "question": question, "candidate": ours, "unit": unit}
+    row |= {"lower_is_better": lower, "against": None, "peer": None, "ratio": None}
+    row |= _side("", ours, values, shares)
+    if peer != ours:
+        gains = _gains(values[ours], values[peer], lower=lower)
+        row |= {"name": f"{question}, {ours} contre {peer}", "against": peer}
+        row |= _side("peer_", peer, values, shares)
+        row |= {"ratio": statistics.median(gains), "ratio_range": [min(gains), max(gains)]}
+    return row
 
-    Un produit par un vecteur, ou une somme par ligne, en grandes pages : selon la machine, l'un lit
-    deux ou trois fois plus vite que l'autre (MKL n'y emploie pas AVX-512 sur un AMD). Une lecture
-    seule ne dure que quelques centièmes de seconde, et la première après une pause est cinq fois
-    plus lente : la durée rendue est la médiane de plusieurs, par la plus rapide des deux.
-    """
 
-    def __init__(self) -> None:
-        self._matrix = huge_empty(STREAM_ROWS, STREAM_WIDTH).fill_(1.0)
-        self._vector = torch.ones(STREAM_WIDTH)
-        self._out = torch.empty(STREAM_ROWS)
+def _side(prefix: str, name: str, values: Values, shares: Values) -> Row:
+    """Médiane, étendue et part de la borne d'un candidat."""
+    found: Row = {prefix.rstrip("_") or "ours": statistics.median(values[name])}
+    found[f"{prefix or 'ours_'}range"] = [min(values[name]), max(values[name])]
+    found[f"{prefix or ''}bound_share"] = (
+        statistics.median(shares[name]) if name in shares else None
+    )
+    return found
 
-    def __call__(self) -> float:
-        """Secondes pour lire `bytes` octets."""
-        return min(self._median(self._product), self._median(self._sum))
 
-    def _product(self) -> None:
-        torch.mv(self._matrix, self._vector, out=self._out)
-
-    def _sum(self) -> None:
-        torch.sum(self._matrix, 1, out=self._out)
-
-    def _median(self, read: Callable[[], None]) -> float:
-        seconds = []
-        for _ in range(STREAM_READS):
-            start = time.perf_counter()
-            read()
-            seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds)
-
-    @property
-    def bytes(self) -> int:
-        """Octets lus à chaque appel."""
-        return self._matrix.nbytes
+def write_rows(path: Path | None, rows: Sequence[Row]) -> None:
+    """Écrit les lignes, chacune avec sa machine, si un fichier est demandé."""
+    if path is not None:
+        named = [{**row, "machine": machine()} for row in rows]
+        path.write_text(json.dumps(named, ensure_ascii=False, indent=2), encoding="utf-8")

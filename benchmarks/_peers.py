@@ -49,20 +49,20 @@ class Ours:
     """Ce projet : tout modèle qui offre le `forward` de GPTModel avec cache."""
 
     def __init__(self, model: CausalLM) -> None:
-        self._model = model
+        self.model = model
 
     @torch.inference_mode()
     def decode(self, prompts: Prompts, count: int) -> Run:
         """Voir `Engine.decode`."""
         ids = torch.tensor(prompts)  # (B, T)
         rows, length = ids.shape
-        cache = self._model.new_cache(rows, length + count)
+        cache = self.model.new_cache(rows, length + count)
         last = torch.full((rows,), length - 1)
-        token = self._model(ids, cache, at=last).argmax(-1)  # (B, 1)
+        token = self.model(ids, cache, at=last).argmax(-1)  # (B, 1)
         produced = [token]
         start = time.perf_counter()
         for _ in range(count - 1):
-            token = self._model(token, cache).argmax(-1)
+            token = self.model(token, cache).argmax(-1)
             produced.append(token)
         seconds = time.perf_counter() - start
         return Run(tokens=torch.cat(produced, dim=1).tolist(), seconds=seconds)
@@ -71,9 +71,9 @@ class Ours:
     def prefill(self, prompt: list[int]) -> float:
         """Voir `Engine.prefill`."""
         ids = torch.tensor([prompt])
-        cache = self._model.new_cache(1, len(prompt) + 1)
+        cache = self.model.new_cache(1, len(prompt) + 1)
         start = time.perf_counter()
-        self._model(ids, cache, at=torch.tensor([len(prompt) - 1])).argmax(-1)
+        self.model(ids, cache, at=torch.tensor([len(prompt) - 1])).argmax(-1)
         return time.perf_counter() - start
 
 

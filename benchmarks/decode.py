@@ -1,21 +1,22 @@
-"""Le décodage, contre llama.cpp, CTranslate2 et Transformers, avec les mêmes poids.
+"""Le décodage, contre les moteurs de processeur qu'on peut installer, avec les mêmes poids.
 
-Questions : combien de tokens par seconde, seul et par lots, à chaque précision ? Quelle part
-de la borne de lecture de la mémoire ? Combien pour lire une invite, pour démarrer, selon la
-longueur du contexte ? Que coûtent huit et quatre bits en perplexité ?
+Questions : combien de tokens par seconde, seul et par lots, à chaque précision, et quelle part de
+la borne (voir `_ceilings`) ? Combien pour lire une invite, pour démarrer, selon la longueur du
+contexte ? Que coûtent huit et quatre bits en perplexité ?
 
     python benchmarks/decode.py [--quick] [--json FICHIER] [--only QUESTION …] [--threads N]
-        [--contexts N …] [--plot FIGURE] [--model FICHIER --data TEXTE]
+        [--ik-llama SOURCES] [--peers NOM …] [--contexts N …] [--plot FIGURE]
+        [--model FICHIER --data TEXTE]
 
-Les candidats alternent dans un même processus ; les rapports sont des médianes. Avant toute
-mesure, chaque moteur doit choisir les mêmes tokens que GPTModel, à sa précision près.
+Les candidats alternent dans un même processus ; les rapports sont des médianes, données avec leur
+étendue. Avant toute mesure, chaque moteur doit choisir les mêmes tokens que GPTModel, à sa
+précision près. `benchmarks/tables.py` fait des JSON les tableaux de docs/performances.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import statistics
 import subprocess
@@ -27,8 +28,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from _bench import PEERS, Bench, ours, packed
-from _measure import ReadStream, Row, french, lone_row, speed_rows
+from _bench import LONE, PEERS, Bench, ours, packed
+from _machine import announce
+from _measure import Row, compare, french, write_rows
 from _peers import Engine, Streamed
 
 from gpt_architecture.config import GPTConfig
@@ -53,63 +55,32 @@ CONTEXT_STEPS = 32  # décodages mesurés à la fin de chaque contexte
 
 
 def decode_speed(bench: Bench) -> list[Row]:
-    """Un seul texte, toutes précisions, et la borne de lecture."""
-    names = bench.prepare(*PEERS)
-    prompt, stream = bench.prompt(PROMPT), ReadStream()
-    seconds = bench.alternate(
-        {
-            **{n: partial(bench.seconds, n, [prompt], COUNT) for n in names},
-            "lecture": stream,
-        }
-    )
-    print(f"\nDécodage, un texte, {COUNT} tokens après une invite de {PROMPT}")
-    rows = []
-    for precision, peers in PEERS.items():
-        rows += speed_rows("décodage", seconds, ours(precision), peers, COUNT - 1)
-    step = step_bytes(bench.cfg, PROMPT + COUNT // 2)
-    shares = [
-        read / stream.bytes * step * (COUNT - 1) / mine
-        for read, mine in zip(seconds["lecture"], seconds[ours("fp32")], strict=True)
-    ]
-    share = statistics.median(shares)
-    rate = stream.bytes / statistics.median(seconds["lecture"])
-    print(
-        f"Lecture de la mémoire : {french(rate / 1e9, 1)} Go/s ; un pas fp32 lit "
-        f"{french(step / 1e6, 0)} Mo, soit {french(rate / step, 1)} tok/s au plus ; "
-        f"nous en atteignons {french(100 * share, 0)} %."
-    )
-    return [*rows, lone_row("décodage fp32, part de la borne de lecture", share, "part")]
-
-
-def step_bytes(cfg: GPTConfig, context: int) -> float:
-    """Octets qu'un pas fp32 doit lire : les poids, moins les embeddings, et le cache."""
-    rows = cfg.vocab_size + cfg.context_length
-    weights = cfg.num_parameters() - (rows - cfg.vocab_size * cfg.tie_weights) * cfg.emb_dim
-    return 4.0 * (weights + 2 * cfg.n_layers * context * cfg.emb_dim)
+    """Un seul texte, toutes précisions."""
+    prompt = bench.prompt(PROMPT)
+    measures = {n: partial(bench.seconds, n, [prompt], COUNT) for n in bench.prepare(*PEERS)}
+    question = f"Décodage, un texte, {COUNT} tokens après une invite de {PROMPT}"
+    return bench.speeds(question, measures, rows=1, steps=COUNT - 1, tokens=1, past=PROMPT)
 
 
 def prefill_speed(bench: Bench) -> list[Row]:
-    """La lecture d'une longue invite."""
-    names = bench.prepare("fp32")
+    """La lecture d'une longue invite, toutes précisions."""
     prompt = bench.prompt(PREFILL)
-    seconds = bench.alternate({n: partial(bench.engines[n].prefill, prompt) for n in names})
-    print(f"\nLecture d'une invite de {PREFILL} tokens, fp32")
-    return speed_rows("invite", seconds, ours("fp32"), PEERS["fp32"], PREFILL)
+    measures = {n: partial(bench.engines[n].prefill, prompt) for n in bench.prepare(*PEERS)}
+    question = f"Lecture d'une invite de {PREFILL} tokens"
+    return bench.speeds(question, measures, rows=1, steps=1, tokens=PREFILL, past=0)
 
 
 def batch_speed(bench: Bench) -> list[Row]:
-    """Plusieurs textes à la fois ; le débit est celui de tous ensemble."""
-    names = [n for n in bench.prepare("fp32") if not n.startswith("llama.cpp")]
-    rows = []
+    """Plusieurs textes à la fois, toutes précisions ; le débit est celui de tous ensemble."""
+    names = [n for n in bench.prepare(*PEERS) if not n.startswith(LONE)]
+    found = []
     for size in BATCHES:
         prompts = [bench.prompt(PROMPT, seed) for seed in range(size)]
-        seconds = bench.alternate(
-            {n: partial(bench.seconds, n, prompts, BATCH_COUNT) for n in names}
-        )
-        print(f"\nLot de {size}, {BATCH_COUNT} tokens chacun après une invite de {PROMPT}, fp32")
-        tokens = size * (BATCH_COUNT - 1)
-        rows += speed_rows(f"lot de {size}", seconds, ours("fp32"), PEERS["fp32"], tokens)
-    return rows
+        measures = {n: partial(bench.seconds, n, prompts, BATCH_COUNT) for n in names}
+        question = f"Lot de {size}, {BATCH_COUNT} tokens chacun après une invite de {PROMPT}"
+        steps = BATCH_COUNT - 1
+        found += bench.speeds(question, measures, rows=size, steps=steps, tokens=1, past=PROMPT)
+    return found
 
 
 def repetition_speed(bench: Bench) -> list[Row]:
@@ -132,8 +103,9 @@ def repetition_speed(bench: Bench) -> list[Row]:
     seconds = bench.alternate(
         {n: partial(run_seconds, engine, prompt) for n, engine in engines.items()}
     )
-    print(f"\nTexte qui répète son début, {COUNT} tokens après une invite de {len(prompt)}, fp32")
-    return speed_rows("répétition", seconds, lookup, [plain], COUNT - 1)
+    question = f"Texte qui répète son début, {COUNT} tokens après une invite de {len(prompt)}, fp32"
+    speeds = {n: [(COUNT - 1) / each for each in values] for n, values in seconds.items()}
+    return compare(question, speeds, "tok/s", lookup, [plain])
 
 
 def run_seconds(engine: Engine, prompt: list[int]) -> float:
@@ -146,24 +118,21 @@ def context_cost(bench: Bench, contexts: Sequence[int], plot: Path | None) -> li
     present = bench.prepare(*PEERS)
     names = [name for name in CONTEXT_NAMES if name in present]
     costs: dict[str, list[float]] = {name: [] for name in names}
+    found = []
     for context in contexts:
         prompt = bench.prompt(context - CONTEXT_STEPS - 1)
         seconds = bench.alternate(
             {n: partial(bench.seconds, n, [prompt], CONTEXT_STEPS + 1) for n in names}
         )
-        for name, values in seconds.items():
-            costs[name].append(1e3 * statistics.median(values) / CONTEXT_STEPS)
-    print("\nMillisecondes par token selon la longueur du contexte")
-    print(f"{'':<28}" + "".join(f"{context:>8}" for context in contexts))
-    for name, values in costs.items():
-        print(f"{name:<28}" + "".join(f"{french(value):>8}" for value in values))
+        each = {n: [1e3 * s / CONTEXT_STEPS for s in values] for n, values in seconds.items()}
+        for name, values in each.items():
+            costs[name].append(statistics.median(values))
+        for precision, peers in PEERS.items():
+            question = f"Un token après {context} de contexte, {precision}"
+            found += compare(question, each, "ms", ours(precision), peers, lower=True)
     if plot is not None:
         draw(contexts, costs, plot)
-    return [
-        lone_row(f"contexte {context}, {name}", value, "ms/token")
-        for name, values in costs.items()
-        for context, value in zip(contexts, values, strict=True)
-    ]
+    return found
 
 
 def draw(contexts: Sequence[int], costs: dict[str, list[float]], path: Path) -> None:
@@ -203,13 +172,8 @@ def cold_start(bench: Bench) -> list[Row]:
         }
     )
     size = french(path.stat().st_size / 2**20, 0)
-    print(f"\nDémarrage : de la commande infer à son premier token, {size} Mio")
-    rows = []
-    for name, values in found.items():
-        median = statistics.median(values)
-        print(f"{name:<28} {french(median):>8} s")
-        rows.append(lone_row(f"démarrage, {name}", median, "s"))
-    return rows
+    question = f"Démarrage : de la commande infer à son premier token, {size} Mio"
+    return [row for n in found for row in compare(question, found, "s", n, lower=True)]
 
 
 def seconds_to_first_token(command: Sequence[str], *, forgotten: Path | None = None) -> float:
@@ -251,10 +215,14 @@ def quality(model_path: Path, data: str, limit: int) -> list[Row]:
         rows.append(
             {
                 "name": f"perplexité, {precision}",
+                "question": "Perplexité sur un texte tenu à l'écart",
+                "candidate": ours(precision),
+                "against": "fp32",
                 "ours": found.candidate_perplexity,
                 "peer": found.reference_perplexity,
                 "ratio": found.reference_perplexity / found.candidate_perplexity,
                 "unit": "perplexité",
+                "lower_is_better": True,
                 "agreement": found.agreement,
             }
         )
@@ -270,6 +238,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="fils de chaque candidat")
     parser.add_argument("--turns", type=int, default=7, help="passages par candidat")
     parser.add_argument("--retries", type=int, default=4, help="reprises d'une mesure troublée")
+    parser.add_argument("--peers", nargs="+", default=[""], help="pairs, par le début de leur nom")
+    parser.add_argument("--ik-llama", type=Path, help="sources construites (voir _ik_llama.py)")
     parser.add_argument("--contexts", type=int, nargs="+", help="longueurs de contexte")
     parser.add_argument("--plot", type=Path, help="figure du coût selon le contexte (.svg)")
     parser.add_argument("--model", type=Path, help="modèle entraîné, pour la perplexité")
@@ -277,6 +247,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    announce()
     cfg, turns, retries = GPTConfig(drop_rate=0.0), arguments.turns, arguments.retries
     if arguments.quick:
         cfg, turns, retries = GPTConfig(emb_dim=256, n_heads=4, n_layers=4, drop_rate=0.0), 1, 0
@@ -285,7 +256,15 @@ def main() -> None:
         parser.error(f"--contexts : de {CONTEXT_STEPS + 2} à {cfg.context_length} tokens")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(cfg, Path(folder), threads=arguments.threads, turns=turns, retries=retries)
+        bench = Bench(
+            cfg,
+            Path(folder),
+            threads=arguments.threads,
+            turns=turns,
+            retries=retries,
+            ik_llama=arguments.ik_llama,
+            peers=arguments.peers,
+        )
         size = f"{cfg.num_parameters():,}".replace(",", " ")
         print(f"{size} paramètres, {arguments.threads} fils, médianes de {turns} passage(s).\n")
         answers: dict[str, Callable[[], list[Row]]] = {
@@ -304,8 +283,7 @@ def main() -> None:
             rows += quality(arguments.model, arguments.data, QUALITY_TOKENS)
         else:
             print("\nPerplexité : non mesurée, donnez --model FICHIER et --data TEXTE.")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

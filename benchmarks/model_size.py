@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from _machine import announce
 
 from gpt_architecture.config import ComputeConfig, GPTConfig, OptimizerConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     parser.add_argument("--plot", type=Path, help="figure à écrire (.svg, .pdf, .png)")
     arguments = parser.parse_args()
+    announce()
     rows = measure(quick=arguments.quick)
     print(f"Pas de {TOKENS} tokens, vocabulaire de {VOCABULARY}, {torch.get_num_threads()} fils.\n")
     print("couches  largeur  contexte   paramètres   tokens/s   GFLOP/s")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from _machine import announce
 
 from gpt_architecture.config import GPTConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from gpt_architecture.data.datasets import TrainingData, load_training_data
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="un taux chacun, petit modèle")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     arguments = parser.parse_args()
+    announce()
     quick = arguments.quick
     steps = 40 if quick else arguments.steps
     training = TrainingConfig(batch_size=BATCH)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from _machine import announce
 
 from gpt_architecture.config import GPTConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
@@ -184,6 +185,7 @@ def main() -> None:
         "--quick", action="store_true", help="petit modèle, deux époques : essaie la chaîne seule"
     )
     arguments = parser.parse_args()
+    announce()
 
     if load_corpus([arguments.data]).sha256 != VERDICT_SHA256:
         parser.error("The Verdict est introuvable ; donnez --data CHEMIN/the-verdict.txt")

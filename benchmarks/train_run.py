@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from _machine import announce
+from _measure import Row, compare, french, write_rows
 from torch import Tensor
 from torch.nn import functional as F
 from train_step import LR, WEIGHT_DECAY, WINDOW, ReferenceGPT
@@ -124,17 +126,14 @@ def measure(name: str, data: str, *, quick: bool) -> Outcome:
         return Outcome(seconds=seconds, peak_gb=peak, losses=losses)
 
 
-def french(value: float, digits: int = 2) -> str:
-    """Virgule décimale."""
-    return f"{value:.{digits}f}".replace(".", ",")
-
-
 def main() -> None:
     """Mesure, imprime le tableau, écrit le JSON demandé."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="the-verdict", help="The Verdict : son nom ou son chemin")
     parser.add_argument("--quick", action="store_true", help="petit modèle, deux époques")
-    parser.add_argument("--pairs", type=int, default=1, help="passages par candidat")
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="passages par candidat (un quart d'heure chacun)"
+    )
     parser.add_argument("--only", nargs="*", help="candidats, en plus de la référence")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
@@ -145,6 +144,7 @@ def main() -> None:
         reference_run(arguments.data, arguments.reference, epochs, cfg)
         return
 
+    announce()
     names = [REFERENCE, *(arguments.only or (OURS, LEAN, EXPRESS))]
     found: dict[str, list[Outcome]] = {name: [] for name in names}
     for turn in range(arguments.pairs):
@@ -157,54 +157,27 @@ def main() -> None:
                 file=sys.stderr,
                 flush=True,
             )
-    print(f"L'entraînement entier sur The Verdict, {arguments.pairs} passage(s) par candidat.\n")
-    print(f"{'candidat':<18} {'durée':>8} {'part':>6} {'mémoire':>9} {'perte':>7}")
-    base = statistics.median(each.seconds for each in found[REFERENCE])
-    rows = []
-    for name, outcomes in found.items():
-        seconds = statistics.median(each.seconds for each in outcomes)
-        peak = statistics.median(each.peak_gb for each in outcomes)
-        loss = statistics.median(each.losses[-1][1] for each in outcomes)
-        print(
-            f"{name:<18} {french(seconds, 0):>6} s {french(seconds / base):>6} "
-            f"{french(peak):>6} Go {french(loss, 3):>7}"
-        )
-        rows += [
-            {
-                "name": f"entraînement entier, durée, {name}",
-                "ours": seconds,
-                "peer": base,
-                "ratio": base / seconds,
-                "unit": "s",
-            },
-            {
-                "name": f"entraînement entier, mémoire, {name}",
-                "ours": peak,
-                "peer": None,
-                "ratio": None,
-                "unit": "Go",
-            },
-        ]
-    moments = [moment for each in found[REFERENCE] if (moment := each.time_to(GOAL)) is not None]
-    if moments:
-        moment = statistics.median(moments)
-        print(f"\nLa référence note une perte ≤ {french(GOAL, 3)} après {french(moment, 0)} s.")
-        for name in (OURS, EXPRESS):
-            outcomes = found.get(name, [])
-            if outcomes and all(each.time_to(GOAL) is not None for each in outcomes):
-                mine = statistics.median(each.seconds for each in outcomes)
-                print(f"{name} : {french(mine, 0)} s en tout, soit {french(mine / moment)}.")
-                rows.append(
-                    {
-                        "name": f"temps jusqu'à {GOAL}, {name}",
-                        "ours": mine,
-                        "peer": moment,
-                        "ratio": moment / mine,
-                        "unit": "s",
-                    }
-                )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
+    rows: list[Row] = []
+    peers = [name for name in names if name != OURS]
+    question = "L'entraînement entier sur The Verdict"
+    first = OURS if OURS in found else REFERENCE
+    for title, unit, value in (
+        (f"{question}, durée", "s", lambda each: each.seconds),
+        (f"{question}, mémoire", "Go", lambda each: each.peak_gb),
+        (f"{question}, dernière perte notée", "nats", lambda each: each.losses[-1][1]),
+    ):
+        values = {name: [value(each) for each in outcomes] for name, outcomes in found.items()}
+        rows += compare(title, values, unit, first, peers, lower=True)
+    reached = {
+        name: moments
+        for name, outcomes in found.items()
+        if all(moments := [each.time_to(GOAL) or 0.0 for each in outcomes])
+    }
+    for name in (OURS, EXPRESS):
+        if name in reached and REFERENCE in reached:
+            title = f"Temps jusqu'à une perte de {french(GOAL, 3)}, {name}"
+            rows += compare(title, reached, "s", name, [REFERENCE], lower=True)
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

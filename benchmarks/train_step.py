@@ -1,11 +1,13 @@
-"""Le pas d'entraînement, contre une référence simple, Transformers et nanoGPT.
+"""Le pas d'entraînement, contre une référence simple, Transformers, nanoGPT et llm.c.
 
 Question : combien de tokens par seconde pour un pas complet (avant, arrière, AdamW) de
 GPT-124M en mode livre, lots de 2 × 256, dropout 0,1 ? Et quelle part du temps les produits de
 matrices, à la vitesse du plus grand produit mesuré ici, prendraient-ils à eux seuls ? Les
-candidats tournent en alternance dans ce même processus ; on imprime les médianes et les rapports.
+candidats tournent en alternance dans ce même processus ; on imprime les médianes, leur étendue et
+les rapports.
 
-    python benchmarks/train_step.py [--quick] [--json FICHIER] [--pairs N]
+    python benchmarks/train_step.py [--quick] [--json FICHIER] [--pairs N] [--only NOM …]
+        [--llm-c SOURCES]
 """
 
 from __future__ import annotations
@@ -13,16 +15,18 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
-import json
 import math
-import statistics
-import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from _ceilings import Ceilings, Work
+from _machine import announce
+from _measure import Row, absent, alternate, compare, write_rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,14 +38,12 @@ from gpt_architecture.config import (
     TrainingConfig,
 )
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.training.backends import build_backend
 from gpt_architecture.training.step import Batch
 
 LR, WEIGHT_DECAY = TrainingConfig.lr, TrainingConfig.weight_decay
 WINDOW = 256  # défaut de --context-length
-CEILING_SIZE = 2048
-OURS, CEILING = "ce projet", "plafond"
+OURS = "ce projet"
 Step = Callable[[Tensor, Tensor], float]
 
 
@@ -257,42 +259,39 @@ def make_step(
     return step
 
 
-def ceiling() -> Step:
-    """Un produit carré, le plus rapide de la machine : il donne le plafond arithmétique.
-
-    Les pairs font leurs produits comme PyTorch les fait d'office ; nous, et le plafond, comme le
-    pas fusionné (voir `kernels.runtime.matmul`).
-    """
-    a, b, out = (torch.randn(CEILING_SIZE, CEILING_SIZE) for _ in range(3))
-
-    @fastest_matmul()
-    def step(_x: Tensor, _y: Tensor) -> float:
-        torch.mm(a, b, out=out)
-        return 0.0
-
-    return step
-
-
-def step_flops(cfg: GPTConfig, tokens: int) -> float:
-    """Opérations des produits de matrices d'un pas : avant, puis deux fois autant en arrière."""
+def step_products(cfg: GPTConfig, tokens: int) -> float:
+    """Multiplications-additions des produits d'un pas : avant, puis deux fois autant en arrière."""
     weights = cfg.n_layers * 12 * cfg.emb_dim**2 + cfg.vocab_size * cfg.emb_dim
     attention = cfg.n_layers * 2 * WINDOW * cfg.emb_dim  # q·k et poids·v, carré entier
-    return 6.0 * tokens * (weights + attention)
+    return 3.0 * tokens * (weights + attention)
 
 
-def measure(steps: dict[str, Step], batches: list[tuple[Tensor, Tensor]]) -> dict[str, list[float]]:
-    """Durées (s) de chaque candidat ; ils alternent à chaque lot, l'ordre tournant."""
-    names = list(steps)
-    for name in names:  # échauffement : allocations, moments d'AdamW
-        steps[name](*batches[0])
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for index, batch in enumerate(batches):
-        for name in names[index % len(names) :] + names[: index % len(names)]:
-            start = time.perf_counter()
-            loss = steps[name](*batch)
-            seconds[name].append(time.perf_counter() - start)
-            assert math.isfinite(loss), f"{name} : perte {loss}"
-    return seconds
+def llm_c(cfg: GPTConfig, source: Path | None, folder: Path) -> Step:
+    """Le pas de llm.c (`train_gpt2.c`), compilé comme son Makefile le fait.
+
+    Sa tête est celle de l'embedding, et il n'a pas de dropout : deux choses de moins à faire. Ses
+    poids sont les nôtres, écrits dans son format.
+
+    Raises:
+        ImportError: ses sources n'ont pas été données.
+    """
+    if source is None:
+        raise ImportError("git clone https://github.com/karpathy/llm.c, puis --llm-c llm.c")
+    from _llm_c import LlmC
+
+    return LlmC(source, folder, cfg, lr=LR, weight_decay=WEIGHT_DECAY)
+
+
+def compiled(cfg: GPTConfig) -> Step:
+    """La référence simple par `torch.compile`, AdamW fusionné."""
+    model = ReferenceGPT(cfg).train()
+    run: Any = torch.compile(model, dynamic=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(run(x).flatten(0, 1), y.flatten())
+
+    return make_step(loss, optimizer)
 
 
 def main() -> None:
@@ -300,81 +299,73 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="moins d'une minute, petit modèle")
     parser.add_argument("--pairs", type=int, default=9, help="passages par candidat")
+    parser.add_argument("--only", nargs="+", help="candidats, en plus du nôtre")
+    parser.add_argument("--llm-c", type=Path, help="sources de llm.c")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     arguments = parser.parse_args()
 
     torch.manual_seed(123)
+    announce()
     cfg = GPTConfig()
     pairs = arguments.pairs
     if arguments.quick:
         cfg, pairs = GPTConfig(emb_dim=384, n_layers=4), 5
-    candidates: dict[str, Callable[[GPTConfig], Step]] = {
-        OURS: ours,
-        "… --memory lean": lambda shape: ours(shape, memory="lean"),
-        "référence simple": reference,
-        "Transformers GPT-2": transformers_gpt2,
-        "… AdamW fusionné": lambda shape: transformers_gpt2(shape, fused=True),
-        "nanoGPT réécrit": nano_gpt,
+    with tempfile.TemporaryDirectory() as folder:
+        rows = compare_steps(cfg, pairs, arguments.only, arguments.llm_c, Path(folder))
+    write_rows(arguments.json, rows)
+
+
+def compare_steps(
+    cfg: GPTConfig, pairs: int, only: Sequence[str] | None, source: Path | None, folder: Path
+) -> list[Row]:
+    """Construit les candidats, les alterne avec les plafonds, imprime le tableau."""
+    candidates: dict[str, Callable[[], Step]] = {
+        OURS: partial(ours, cfg),
+        "… --memory lean": partial(ours, cfg, memory="lean"),
+        "référence simple": partial(reference, cfg),
+        "… torch.compile": partial(compiled, cfg),
+        "Transformers GPT-2": partial(transformers_gpt2, cfg),
+        "… AdamW fusionné": partial(transformers_gpt2, cfg, fused=True),
+        "nanoGPT réécrit": partial(nano_gpt, cfg),
+        "llm.c": partial(llm_c, cfg, source, folder),
     }
-    steps: dict[str, Step] = {}
-    for name, build in candidates.items():
-        try:
-            steps[name] = build(cfg)
-        except ImportError as error:
-            print(f"pair absent : {name} ({error}) ; pip install -r requirements-bench.txt")
-    steps[CEILING] = ceiling()
-    gc.collect()
     batches = []
-    for _ in range(pairs):
+    for _ in range(pairs + 1):
         ids = torch.randint(cfg.vocab_size, (2, WINDOW + 1))
         batches.append((ids[:, :-1].contiguous(), ids[:, 1:].contiguous()))
-    seconds = measure(steps, batches)
+    steps: dict[str, Callable[[], float]] = {}
+    for name, build in candidates.items():
+        if only and name not in (OURS, *only):
+            continue
+        try:
+            steps[name] = partial(timed, name, build(), itertools.cycle(batches))
+        except ImportError as error:
+            print(absent(name, error))
+    gc.collect()
+    ceilings = Ceilings()
+    seconds = alternate({**steps, **ceilings.measures()}, pairs, retries=0)
 
     tokens = batches[0][0].numel()
-    product = seconds.pop(CEILING)
-    flops = step_flops(cfg, tokens)
-    bounds = [flops / (2 * CEILING_SIZE**3) * value for value in product]
     size = f"{cfg.num_parameters():,}".replace(",", " ")
-    print(f"Pas d'entraînement : lots de 2 × {WINDOW} tokens, dropout, fp32, {size} paramètres ;")
-    print(f"{torch.get_num_threads()} fils, médianes de {pairs} passages alternés.")
-    speed = 2 * CEILING_SIZE**3 / statistics.median(product) / 1e9
-    bound = statistics.median(bounds)
-    line = f"Plafond {speed:.0f} GFLOP/s ; borne arithmétique {bound:.2f} s par pas ; nous en"
-    share = statistics.median(
-        limit / mine for limit, mine in zip(bounds, seconds[OURS], strict=True)
-    )
-    print(f"{line} atteignons {100 * share:.0f} %.\n".replace(".", ",", 1))
-    print(f"{'candidat':<20} {'s/pas':>8} {'tokens/s':>10} {'ce projet, rapport':>20}")
-    rows = [
-        {
-            "name": "pas d'entraînement, part de la borne arithmétique",
-            "ours": share,
-            "peer": 1.0,
-            "ratio": share,
-            "unit": "part",
-        }
-    ]
-    own = statistics.median(seconds[OURS])
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        ratio = statistics.median(
-            other / mine for other, mine in zip(values, seconds[OURS], strict=True)
-        )
-        row = f"{name:<20} {median:>8.2f} {tokens / median:>10.0f} {ratio:>19.2f}×"
-        print(row.replace(".", ","))
-        if name != OURS:
-            rows.append(
-                {
-                    "name": f"pas d'entraînement, contre {name}",
-                    "ours": tokens / own,
-                    "peer": tokens / median,
-                    "ratio": ratio,
-                    "unit": "tokens/s",
-                }
-            )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
-    sys.stdout.flush()
+    question = f"Pas d'entraînement, lots de 2 × {WINDOW}, dropout, fp32, {size} paramètres"
+    print(f"\n{question} : {pairs} passages alternés")
+    rates = ceilings.take(seconds)
+    work = Work(floats=step_products(cfg, tokens))
+    shares = {name: rates.shares(work, values) for name, values in seconds.items()}
+    speeds = {name: [tokens / value for value in values] for name, values in seconds.items()}
+    peers = [name for name in seconds if name != OURS]
+    rows = compare(question, speeds, "tokens/s", OURS, peers, shares=shares)
+    return rows + compare(f"{question}, durée", seconds, "s", OURS, peers, lower=True)
+
+
+def timed(name: str, step: Step, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
+    """Durée (s) d'un pas sur le lot suivant."""
+    batch = next(batches)
+    start = time.perf_counter()
+    loss = step(*batch)
+    seconds = time.perf_counter() - start
+    assert math.isfinite(loss), f"{name} : perte {loss}"
+    return seconds
 
 
 if __name__ == "__main__":
