@@ -7,8 +7,8 @@ programme (voir `program`) : de sept à neuf noyaux par bloc, puis la norme fina
 Sa forme dit comment il multiplie. Des poids fp32 en lignes en ont trois. Étroite (`NarrowForm`),
 pour quelques activations : chaque ligne est lue une fois et multipliée telle quelle, chacune avec
 les bits qu'elle aurait seule. Séparée (`ApartForm`), la même, un peu plus haute, pour vérifier des
-propositions. Large (`WideForm`),
-pour un lot : les activations sont transposées et des tuiles de registres les multiplient ensemble.
+propositions. Large (`WideForm`), pour un lot : les activations sont transposées et des tuiles de
+registres les multiplient ensemble.
 Des poids entiers (`IntegerForm`), ou des poids fp32 en bandes (`StripForm`), n'en ont qu'une, où
 chaque activation ignore les autres au bit près : un pas peut alors en lire en plusieurs passages.
 
@@ -28,8 +28,8 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.grouped_codes import padded_width
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.kernels.decode.dots import DOTS
-from gpt_architecture.kernels.decode.float_tiles import FLOAT_COLUMNS, TOGETHER, WIDE_COLUMNS
-from gpt_architecture.kernels.decode.integer_tiles import CODE_BYTES, TILE_STRIPS
+from gpt_architecture.kernels.decode.float_tiles import FLOAT_COLUMNS, WIDE_COLUMNS
+from gpt_architecture.kernels.decode.integer_tiles import CODE_BYTES
 from gpt_architecture.kernels.decode.linear_kernels import (
     GELU,
     PLAIN,
@@ -58,8 +58,8 @@ _BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 4, 1024, 24
 n'a pas anticipée (mesuré : seize lots par fil coûtent un quart d'un token) ; lignes au plus ;
 lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
 
-_FEW_THREADS = 4
-"""Fils au plus pour que des blocs de plusieurs bandes les occupent encore tous jusqu'au bout."""
+_START = 3
+"""Ce que coûte un lot de plus, en lignes de poids."""
 
 _CACHE_LINE = STRIP_ROWS  # valeurs fp32 ; un bloc en est un multiple : deux fils n'en partagent pas
 
@@ -91,14 +91,20 @@ class Form:
         del matrix
         return (torch.zeros(self.height, width),), ()
 
-    def block(self, rows: int) -> int:
-        """Lignes d'un lot de `multiply`, pour `rows` lignes de poids en tout."""
-        return self._share(rows, _CACHE_LINE)
+    def block(self, rows: int, parts: int) -> int:
+        """Lignes d'un lot de `multiply`, pour `parts` matrices de `rows` lignes.
 
-    def _share(self, rows: int, unit: int) -> int:
-        """Un nombre entier d'`unit` par lot."""
-        block = rows // (_BLOCKS * torch.get_num_threads()) // unit * unit
-        return max(unit, min(_MAX_BLOCK, block))
+        Le nombre entier de lignes de cache qui fait finir tous les fils au plus tôt, parmi ceux
+        qui leur laissent `_BLOCKS` lots chacun : 2 à 5 % au-dessus du partage idéal de 2 à 16 fils
+        (`benchmarks/busy_core.py --lots`).
+        """
+        threads = torch.get_num_threads()
+
+        def cost(block: int) -> tuple[bool, int]:
+            turns = -(-parts * -(-rows // block) // threads)
+            return turns < _BLOCKS, turns * (block + _START)
+
+        return min(range(_CACHE_LINE, _MAX_BLOCK + 1, _CACHE_LINE), key=cost)
 
 
 class NarrowForm(Form):
@@ -126,9 +132,9 @@ class WideForm(Form):
         del matrix
         return (torch.zeros(width, self.height),), (0,)
 
-    def block(self, rows: int) -> int:
+    def block(self, rows: int, parts: int) -> int:
         """Voir `Form`."""
-        del rows
+        del rows, parts
         return _WIDE_BLOCK
 
 
@@ -136,22 +142,15 @@ class StripForm(Form):
     """Des poids fp32 en bandes : chaque activation ignore les autres, au bit près."""
 
     multiply = linear_strips_
-    _together = TOGETHER
-
-    def block(self, rows: int) -> int:
-        """Voir `Form`."""
-        few = torch.get_num_threads() <= _FEW_THREADS
-        return self._share(rows, _CACHE_LINE * self._together if few else _CACHE_LINE)
 
 
-class IntegerForm(StripForm):
+class IntegerForm(Form):
     """Des poids entiers en bandes : chaque activation, codée sur 8 bits, ignore les autres."""
 
     height = 128
     multiply = linear_integer_
     prepare = encode_rows_
     always = True
-    _together = TILE_STRIPS
 
     def buffers(self, matrix: KernelMatrix, width: int) -> Buffers:
         """Voir `Form`."""
@@ -331,7 +330,8 @@ class DecodeStep:
         tensors = list(zip(*(matrix.tensors() for matrix in matrices), strict=True))
         weights, *scales = (torch.tensor([t.data_ptr() for t in each]) for each in tensors)
         biases = [self._vectors[key] for name in names if (key := f"{name}.bias") in self._vectors]
-        rows, block = matrices[0].shape[0], self._form.block(matrices[0].shape[0] * len(names))
+        rows = matrices[0].shape[0]
+        block = self._form.block(rows, len(names))
         numbers: tuple[int, ...] = (*matrices[0].numbers, *self._form.numbers)
         phase = self._program.add(
             self._form.multiply,
