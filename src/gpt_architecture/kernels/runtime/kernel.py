@@ -18,6 +18,7 @@ import inspect
 import logging
 import struct
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -140,12 +141,14 @@ Cube = Any
 Integers = Any
 Shorts = Any
 Halves = Any
+HalfMatrix = Any
 Place = Any
 """Les arguments d'un noyau, tels que sa signature les nomme ; le premier est toujours `Lots`.
 
 `Integer` et `Real` sont des nombres (int64, fp32) ; `Vector`, `Matrix`, `Cube` des tenseurs fp32 à
-une, deux ou trois dimensions ; `Integers` (n,) int64, `Shorts` (n, m) int16, `Halves` (n,) bf16 lu
-comme uint16. D'un `Place` (rows, width), de tout type, le noyau ne prend que `address`.
+une, deux ou trois dimensions ; `Integers` (n,) int64, `Shorts` (n, m) int16, `Halves` (n,) et
+`HalfMatrix` (n, m) bf16 lu comme uint16. D'un `Place` (rows, width), de tout type, le noyau ne
+prend que `address`.
 """
 
 
@@ -191,6 +194,7 @@ _KINDS = {
     "Integers": _Kind(dims=1, dtype=torch.int64, name="int64"),
     "Shorts": _Kind(dims=2, dtype=torch.int16, name="int16"),
     "Halves": _Kind(dims=1, dtype=torch.bfloat16, name="uint16"),
+    "HalfMatrix": _Kind(dims=2, dtype=torch.bfloat16, name="uint16"),
     "Place": _Kind(dims=2),
 }
 
@@ -205,11 +209,13 @@ class Kernel:
         name: son nom.
         arguments: leurs noms et leurs sortes, dans l'ordre.
         compiled: la fonction C, telle que Numba la rend : elle la garde en vie.
+        body: la fonction Python.
     """
 
     name: str
     arguments: dict[str, str]
     compiled: Any
+    body: Any
 
     @property
     def address(self) -> int:
@@ -235,21 +241,27 @@ SOURCES = digest(Path(__file__).parents[1])
 """Ce dont le code compilé dépend : toutes les sources de `kernels`."""
 
 
-def kernel(body: Any) -> Kernel:
+def kernel(body: Any, **kinds: str) -> Kernel:
     """Compile un noyau ; le résultat est gardé sur disque d'un lancement à l'autre.
 
     Numba date ce cache du seul fichier du noyau : l'empreinte de toutes les sources de `kernels`,
     fonctions incluses et constantes figées comprises, est donc mise dans son nom.
+
+    Args:
+        body: la fonction.
+        kinds: la sorte de chaque argument qui n'est pas celle que dit la signature.
     """
-    function, arguments = _reading_arguments(body)
-    function.__qualname__ = f"{body.__name__}_{SOURCES}"
+    function, arguments = _reading_arguments(body, kinds)
+    function.__qualname__ = "_".join([body.__name__, *kinds, SOURCES])
     compiled = cfunc(types.void(types.voidptr), fastmath=FAST, cache=True, error_model="numpy")(
         function
     )
-    return Kernel(name=body.__name__, arguments=arguments, compiled=compiled)
+    return Kernel(name=body.__name__, arguments=arguments, compiled=compiled, body=body)
 
 
-def _reading_arguments(body: FunctionType) -> tuple[FunctionType, dict[str, str]]:
+def _reading_arguments(
+    body: FunctionType, kinds: Mapping[str, str]
+) -> tuple[FunctionType, dict[str, str]]:
     """`body`, dont tous les arguments sauf le premier sont lus dans ses mots, et leurs sortes.
 
     Une fonction C lancée par OpenMP ne reçoit qu'un pointeur : chaque argument de la signature
@@ -259,7 +271,7 @@ def _reading_arguments(body: FunctionType) -> tuple[FunctionType, dict[str, str]
     tree = ast.parse(textwrap.dedent(inspect.getsource(body)))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
     lots, *others = function.args.args
-    arguments = {each.arg: ast.unparse(each.annotation or each) for each in others}
+    arguments = {each.arg: ast.unparse(each.annotation or each) for each in others} | kinds
     reads = [f"__words = __Lots({lots.arg})"]
     reads += [
         f"{name} = {_KINDS[kind].reading(HEADER + SLOT * i)}"
