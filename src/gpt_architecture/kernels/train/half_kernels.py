@@ -48,7 +48,11 @@ def head_gradient_(
     """
     vocab, columns = logits.shape
     for block in lots:
-        for v in range(block * VOCAB_BLOCK, min(vocab, (block + 1) * VOCAB_BLOCK)):
+        start, end = block * VOCAB_BLOCK, min(vocab, (block + 1) * VOCAB_BLOCK)
+        for v in range(start, end):
             for j in range(columns):
-                missed = _F(1.0) if targets[j] == first + v else _F(0.0)
-                out[v, j] = rounded(out, (exp(logits[v, j] - lse[j]) - missed) * factor)
+                out[v, j] = rounded(out, exp(logits[v, j] - lse[j]) * factor)
+        for j in range(columns):
+            v = targets[j] - first
+            if start <= v < end:
+                out[v, j] = rounded(out, (exp(logits[v, j] - lse[j]) - _F(1.0)) * factor)

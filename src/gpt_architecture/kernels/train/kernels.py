@@ -374,13 +374,14 @@ def sum_blocks_(lots: Lots, partial: Cube, part: Integer, out: Vector, beta: Rea
 def add_product_(lots: Lots, product: Halves, out: Vector, beta: Real) -> None:
     """out (n,) = product (bf16), ajouté à out si beta n'est pas nul, par bloc d'éléments."""
     for block in lots:
-        start, end = block * ADAMW_BLOCK, min(out.shape[0], (block + 1) * ADAMW_BLOCK)
+        begin, end = block * ADAMW_BLOCK, min(out.shape[0], (block + 1) * ADAMW_BLOCK)
+        source, total = product[begin:end], out[begin:end]
         if beta == _F(0.0):
-            for i in range(start, end):
-                out[i] = widened(product[i])
+            for i in range(total.size):
+                total[i] = widened(source[i])
         else:
-            for i in range(start, end):
-                out[i] += widened(product[i])
+            for i in range(total.size):
+                total[i] += widened(source[i])
 
 
 @kernel
@@ -404,13 +405,15 @@ def adamw_(
     """
     key = mix32(np.uint32(step))
     for block in lots:
-        for i in range(block * ADAMW_BLOCK, min(p.shape[0], (block + 1) * ADAMW_BLOCK)):
-            m = np.uint32(np.uint32(first[i]) << np.uint32(16)).view(np.float32)
-            v = np.uint32(np.uint32(second[i]) << np.uint32(16)).view(np.float32)
-            m = beta1 * m + (_F(1.0) - beta1) * g[i]
-            v = beta2 * v + (_F(1.0) - beta2) * g[i] * g[i]
-            p[i] = p[i] * decay - rate * m / (np.sqrt(v) * root + eps)
-            noise = mix32(np.uint32(key ^ np.uint32(i)))
+        begin, end = block * ADAMW_BLOCK, min(p.shape[0], (block + 1) * ADAMW_BLOCK)
+        # Numba ne vectorise que des indices partis de zéro, qu'il sait positifs
+        weights, slopes = p[begin:end], g[begin:end]
+        means, squares = first[begin:end], second[begin:end]
+        for i in range(weights.size):
+            m = beta1 * widened(means[i]) + (_F(1.0) - beta1) * slopes[i]
+            v = beta2 * widened(squares[i]) + (_F(1.0) - beta2) * slopes[i] * slopes[i]
+            weights[i] = weights[i] * decay - rate * m / (np.sqrt(v) * root + eps)
+            noise = mix32(np.uint32(key ^ np.uint32(begin + i)))
             low, high = np.uint32(noise & np.uint32(0xFFFF)), np.uint32(noise >> np.uint32(16))
-            first[i] = np.uint16(np.uint32(np.float32(m).view(np.uint32) + low) >> np.uint32(16))
-            second[i] = np.uint16(np.uint32(np.float32(v).view(np.uint32) + high) >> np.uint32(16))
+            means[i] = np.uint16(np.uint32(np.float32(m).view(np.uint32) + low) >> np.uint32(16))
+            squares[i] = np.uint16(np.uint32(np.float32(v).view(np.uint32) + high) >> np.uint32(16))
