@@ -27,7 +27,7 @@ from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.kernels.runtime.kernel import Kernel, launch
 from gpt_architecture.kernels.runtime.workspace import Workspace
 from gpt_architecture.kernels.train import kernels
-from gpt_architecture.kernels.train.gradients import HEAD, SLAB, GradientSink, slabs
+from gpt_architecture.kernels.train.gradients import HEAD, GradientSink, slabs
 
 CHUNK = 256
 """Tokens d'un morceau de tête : au-delà la mémoire croît, en deçà les produits ralentissent. Deux
@@ -331,7 +331,7 @@ def _half_gradients(
     et la somme des bandes est faite en fp32.
     """
     columns, width = h.shape
-    height = min(SLAB // width, len(weight))
+    height = next(slabs(weight)).stop
     gradients = run.get("dlogits", height * run.chunk, slot=HEAD)
     copies = run.get("head", height * width, slot=HEAD)
     total = run.workspace.get("dh.total", run.chunk * width, slot=HEAD)[: columns * width]
@@ -358,7 +358,8 @@ def _nll(run: Pass, h: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor,
 
     logits, turned = buffer("logits", weight.size(0)), buffer("turned", width)
     turned.copy_(h.t())
-    torch.mm(weight.detach(), turned, out=logits)
+    for rows in slabs(weight):  # le produit entier déborde du cache
+        torch.mm(weight.detach()[rows], turned, out=logits[rows])
     blocks = _blocks(weight)
     top, sums = buffer("top", blocks), buffer("sums", blocks)
     launch(kernels.column_lse_, blocks, logits, top, sums)
