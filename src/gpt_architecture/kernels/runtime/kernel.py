@@ -18,7 +18,6 @@ import inspect
 import logging
 import struct
 import textwrap
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -260,7 +259,7 @@ def kernel(body: Any, **kinds: str) -> Kernel:
 
 
 def _reading_arguments(
-    body: FunctionType, kinds: Mapping[str, str]
+    body: FunctionType, kinds: dict[str, str]
 ) -> tuple[FunctionType, dict[str, str]]:
     """`body`, dont tous les arguments sauf le premier sont lus dans ses mots, et leurs sortes.
 
