@@ -335,9 +335,20 @@ class TestResume:
         return out, cli("train", *common, *extra)
 
     @pytest.mark.slow
-    def test_half_then_resume_equals_straight(self, cli, source, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        "calculation",
+        [
+            {"precision": "fp32"},
+            {"precision": "bf16"},
+            {"precision": "bf16", "memory": "lean", "accumulate": 1},
+        ],
+    )
+    def test_half_then_resume_equals_straight(
+        self, cli, source, tmp_path, monkeypatch, calculation
+    ):
         """Les pertes et les poids sont ceux de l'entraînement d'une traite, au bit près."""
-        out, outcome = self.start(cli, source)
+        monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: True)
+        out, outcome = self.start(cli, source, **calculation)
         assert outcome.code == 0, outcome.err
         straight = read_model(out / "gpt-model.pt")
         steps = straight.metadata["steps"]
@@ -356,7 +367,7 @@ class TestResume:
 
         with monkeypatch.context() as patch:
             patch.setattr(launch, "StopRequest", Stopping)
-            out, outcome = self.start(cli, source)
+            out, outcome = self.start(cli, source, **calculation)
         assert outcome.code == 143
         monkeypatch.chdir(tmp_path.parent)  # les chemins relatifs n'ont pas à tenir
         outcome = cli("train", "--resume", out)
@@ -735,9 +746,8 @@ def test_a_refusal_leaves_nothing(cli, tmp_path, monkeypatch, existed):
         (out / "checkpoints").mkdir(parents=True)
         (out / "checkpoints/notes.txt").write_text("à moi", encoding="utf-8")
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    for refused, word in (("--tensorboard", "tensorboard"), ("--engine=fused", "fp32")):
-        options = ("--precision", "bf16") if word == "fp32" else ()
-        monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: True)
+    for refused, word in (("--tensorboard", "tensorboard"), ("--engine=fused", "autograd")):
+        options = ("--compile",) if word == "autograd" else ()
         outcome = cli("train", *tiny(output_dir=out), refused, *options)
         assert outcome.code != 0
         assert word in outcome.err

@@ -4,6 +4,7 @@ import builtins
 import importlib.util
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.kernels.train.fused_step import FusedStep
 from gpt_architecture.kernels.train.gradients import LeanAdamW, LeanSink
-from gpt_architecture.training.backends import KeyedEngine, build_backend
+from gpt_architecture.training.backends import KeyedEngine, build_backend, same_engine
 from gpt_architecture.training.callbacks import StepRecord, skip_notice
 from gpt_architecture.training.step import AutogradEngine, Batch
 
@@ -34,7 +35,7 @@ def small_model(**changes):
 def backend(model=None, *, training=None, optimizer=None, sharing=None, **compute):
     return build_backend(
         small_model() if model is None else model,
-        ComputeConfig(**{"precision": "fp32", **compute}),  # une machine à AMX prendrait bf16
+        ComputeConfig(**{"precision": "fp32", **compute}),  # un processeur à bf16 le prendrait
         OptimizerConfig(**(optimizer or {})),
         TrainingConfig(**(training or {})),
         sharing=sharing,
@@ -93,6 +94,29 @@ def test_lean_learns_the_same_within_rounding():
     built = backend(memory="lean")
     assert isinstance(built.optimizer, LeanAdamW)
     assert losses(built) == pytest.approx(losses(backend()), rel=1e-4)
+
+
+@pytest.mark.parametrize("memory", ["default", "lean"])
+def test_in_bf16_it_learns_the_same_within_rounding(monkeypatch, memory):
+    """Six étapes ; sans instructions bf16, PyTorch fait ces produits aussi, lentement."""
+    monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: True)
+    found = losses(backend(precision="bf16", memory=memory))
+    exact = losses(backend(memory=memory))
+    assert found == pytest.approx(exact, rel=1e-3)
+    assert found != exact
+
+
+def test_auto_keeps_the_precision_of_a_checkpoint(monkeypatch):
+    """Un point écrit en fp32 continue en fp32, là même où `auto` prendrait bf16."""
+    monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: True)
+    cpu = torch.device("cpu")
+    for saved, expected in (("fp32", "fp32"), ("bf16", "auto")):
+        calculation = {"engine": "fused", "device": "cpu", "precision": saved}
+        checkpoint = SimpleNamespace(state={"calculation": calculation})
+        assert same_engine(ComputeConfig(), checkpoint, cpu).precision == expected
+        asked = ComputeConfig(precision="bf16")
+        assert same_engine(asked, checkpoint, cpu).precision == "bf16"
+    assert same_engine(ComputeConfig(), None, cpu) == ComputeConfig()
 
 
 @pytest.mark.parametrize("engine", ["fused", "autograd"])

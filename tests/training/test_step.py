@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_architecture.config import ComputeConfig, GPTConfig
+from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.data.sampler import make_batch
@@ -22,7 +22,6 @@ from gpt_architecture.training.step import (
     evaluation_starts,
     has_bf16,
     resolve_precision,
-    training_precision,
 )
 
 CPU = torch.device("cpu")
@@ -125,17 +124,7 @@ def test_precision_follows_the_hardware(monkeypatch, feature):
     assert has_bf16(CPU)
     assert resolve_precision("bf16", CPU) is torch.bfloat16
     assert resolve_precision("fp32", CPU) is None
-    gains = feature == "amx_bf16"  # les seules instructions vectorielles ne font rien gagner
-    assert resolve_precision("auto", CPU) is (torch.bfloat16 if gains else None)
-
-
-def test_a_wanted_fused_step_computes_in_fp32(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
-    assert training_precision(ComputeConfig(), CPU) is torch.bfloat16
-    for wanted in ({"engine": "fused"}, {"memory": "lean"}):
-        assert training_precision(ComputeConfig(**wanted), CPU) is None
-        asked = ComputeConfig(**wanted, precision="bf16")  # refusé plus loin, avec sa raison
-        assert training_precision(asked, CPU) is torch.bfloat16
+    assert resolve_precision("auto", CPU) is torch.bfloat16
 
 
 @pytest.mark.slow

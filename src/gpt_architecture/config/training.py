@@ -168,14 +168,15 @@ class ComputeConfig:
     """Comment la machine calcule ; ce qui est appris ne change qu'aux arrondis près."""
 
     engine: StepEngineName = "auto"
-    """Moteur d'un pas ; auto : le pas fusionné sur CPU en fp32, autograd ailleurs."""
+    """Moteur d'un pas ; auto : le pas fusionné sur CPU, autograd ailleurs."""
 
     memory: MemoryMode = "default"
     """Mémoire ; lean : moments en bf16, poids mis à jour pendant l'arrière, avant recalculé ; un
     gradient non fini n'y arrête que son paramètre."""
 
     precision: PrecisionName = "auto"
-    """Précision ; auto : bf16 là où elle fait gagner (GPU, processeur à AMX), fp32 ailleurs."""
+    """Précision des produits ; auto : bf16 si le matériel le calcule (GPU, AVX512-BF16, AMX), fp32
+    ailleurs."""
 
     compile: bool = False
     """Compile le modèle (torch.compile) : un départ plus lent, des étapes plus rapides."""

@@ -139,7 +139,10 @@ def quantize(weight: Tensor, scheme: Scheme, *, bits: int | None = None) -> Grou
         ModelFileError: un poids est infini ou NaN.
     """
     panel, bits = max(1, _PANEL // weight.size(1)), bits or scheme.bits
-    parts = [_quantize_panel(part.float(), bits, scheme.group_size) for part in weight.split(panel)]
+    parts = [
+        _quantize_panel(part.float(), bits, scheme.group_size)
+        for part in torch.split(weight, panel)
+    ]
     codes, scales = (torch.cat(each) for each in zip(*parts, strict=True))
     return GroupedCodes(bits=bits, width=weight.size(1), codes=codes, scales=scales)
 
@@ -162,7 +165,7 @@ def rounded(x: Tensor, group_size: int) -> Tensor:
 
     L'échelle est max |x| / 127 du groupe ; un NaN ou un infini en fait un groupe de NaN.
     """
-    groups = F.pad(x, (0, -x.size(1) % group_size)).unflatten(1, (-1, group_size))
+    groups = F.pad(x, (0, -x.size(1) % group_size)).view(len(x), -1, group_size)
     peaks = groups.abs().amax(dim=2, keepdim=True)
     scales = torch.where(peaks.isfinite(), peaks / 127, torch.nan)
     factors = torch.where(peaks > _LEAST_PEAK, 127 / peaks, 0.0)

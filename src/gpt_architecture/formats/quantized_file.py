@@ -166,7 +166,7 @@ def read_header(file: SafetensorsFile) -> QuantizedFile:
     for name in ("scheme", "config", "tokenizer", "metadata"):
         if not isinstance(values.get(name), dict):
             _refuse(path, f": la partie {name} manque ou est mal formée")
-    known = {"head_bits": 8} if version == _BEFORE_HEAD_BITS else {}
+    known: dict[str, Any] = {"head_bits": 8} if version == _BEFORE_HEAD_BITS else {}
     try:
         config, scheme = GPTConfig.from_dict(values["config"]), Scheme(**known, **values["scheme"])
     except ConfigurationError as error:

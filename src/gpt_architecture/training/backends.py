@@ -34,7 +34,7 @@ from gpt_architecture.training.step import (
     TrainingEngine,
     autocast,
     checkpoint_activations_,
-    training_precision,
+    resolve_precision,
 )
 
 if TYPE_CHECKING:
@@ -135,8 +135,6 @@ def fused_obstacle(
         return "les poids sont répartis entre plusieurs processus"
     if compute.compile or compute.checkpoint_activations:
         return "`compile` et `checkpoint_activations` demandent autograd"
-    if training_precision(compute, device) is not None:
-        return "il calcule en fp32"
     obstacle = kernel_obstacle()
     return _load_why_not_fused()(model) if obstacle is None else obstacle
 
@@ -179,7 +177,7 @@ def build_backend(
         asked = "`engine=fused`" if compute.engine == "fused" else "`memory=lean`"
         raise ConfigurationError(
             f"{asked} : {obstacle}",
-            expected="des poids entiers, sur CPU, en fp32",
+            expected="des poids entiers, en fp32, sur CPU",
             remedy=f"retirez {asked}",
         )
     if compute.wants_fused or (compute.engine == "auto" and obstacle is None):
@@ -201,9 +199,10 @@ def _fused(
 
     for library in _READ_ONCE:  # les noyaux viennent d'être lus
         drop_library_code(library)
+    dtype = resolve_precision(compute.precision, torch.device("cpu")) or torch.float32
     if compute.memory != "lean":
         parallel = None if sharing is None else sharing(model, autograd=False)
-        engine = FusedStep(model, seed=training.seed)
+        engine = FusedStep(model, seed=training.seed, dtype=dtype)
         built = build_optimizer(model, optimizer, training)
         exchanging = engine if parallel is None else parallel.wrap(engine)
         return Backend(
@@ -233,7 +232,7 @@ def _fused(
         eps=optimizer.eps,
     )
     remember_peak_lr_(lean)
-    engine = FusedStep(model, seed=training.seed, lean=lean)
+    engine = FusedStep(model, seed=training.seed, lean=lean, dtype=dtype)
     watched = LeanEngine(engine, model, lean)
     return Backend(engine=watched, optimizer=lean, loss=engine.loss, name="fused")
 
@@ -246,7 +245,7 @@ def _autograd(
     sharing: ModelSharing | None,
 ) -> Backend:
     device = next(model.parameters()).device
-    dtype = training_precision(compute, device)
+    dtype = resolve_precision(compute.precision, device)
     keys = None
     if device.type == "cpu" and model.cfg.drop_rate > 0:
         keys = use_keyed_dropout_(model, training.seed)
@@ -275,19 +274,22 @@ def calculation_of(
     backend: Backend, compute: ComputeConfig, device: torch.device
 ) -> dict[str, str]:
     """Moteur, périphérique et précision, tels qu'un point de reprise les garde."""
-    dtype = training_precision(compute, device)
-    precision = "fp32" if backend.name == "fused" or dtype is None else "bf16"
+    dtype = resolve_precision(compute.precision, device)
+    precision = "fp32" if dtype is None else "bf16"
     return {"engine": backend.name, "device": device.type, "precision": precision}
 
 
 def same_engine(
     compute: ComputeConfig, checkpoint: Checkpoint | None, device: torch.device
 ) -> ComputeConfig:
-    """Les réglages du calcul ; `auto` garde autograd si le point de reprise en vient."""
+    """Les réglages du calcul ; `auto` garde autograd et la précision du point de reprise."""
     before = _saved(checkpoint)
-    kept = (before.get("engine"), before.get("device")) == ("autograd", device.type)
-    if kept and compute.engine == "auto" and not compute.wants_fused:
-        return replace(compute, engine="autograd")
+    if before.get("device") != device.type:
+        return compute
+    if before.get("engine") == "autograd" and not compute.wants_fused and compute.engine == "auto":
+        compute = replace(compute, engine="autograd")
+    if before.get("precision") == "fp32" and compute.precision == "auto":
+        compute = replace(compute, precision="fp32")
     return compute
 
 

@@ -21,7 +21,7 @@ from gpt_architecture.training.distributed.world import World, check_share, on_m
 from gpt_architecture.training.inputs import Origins, choose_prompt, load_data, saved_options
 from gpt_architecture.training.outputs import Product, product_of
 from gpt_architecture.training.session import Settings, build_trainer
-from gpt_architecture.training.step import training_precision
+from gpt_architecture.training.step import resolve_precision
 from gpt_architecture.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class TrainingRun:
     def pace(self) -> tuple[int, float]:
         """Opérations d'un token, et opérations par seconde que la machine atteint."""
         settings = self.settings
-        dtype = training_precision(settings.compute, settings.device)
+        dtype = resolve_precision(settings.compute.precision, settings.device)
         flops = flops_per_token(settings.model, settings.window)
         return flops, measure_peak_flops(settings.device, dtype)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gpt_architecture.config import ComputeConfig, PrecisionName
+from gpt_architecture.config import PrecisionName
 from gpt_architecture.core.model import CausalLM, GPTModel
 from gpt_architecture.core.utils import calc_loss_batch, evaluation_mode
 from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_batch
@@ -113,20 +113,11 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
-def training_precision(compute: ComputeConfig, device: torch.device) -> torch.dtype | None:
-    """Type de l'autocast que demandent les réglages ; le pas fusionné, exigé, calcule en fp32."""
-    if compute.wants_fused and compute.precision == "auto":
-        return None
-    return resolve_precision(compute.precision, device)
-
-
 def resolve_precision(name: PrecisionName, device: torch.device) -> torch.dtype | None:
-    """Type de l'autocast : None pour fp32.
+    """Type des produits de matrices : None pour fp32.
 
-    `auto` choisit bf16 là où il fait gagner : un GPU qui le calcule, ou un processeur à matrices
-    bf16 (AMX). Avec les seules instructions vectorielles (AVX512-BF16), le pas fusionné en fp32 va
-    aussi vite, et il est exact (voir docs/performances.md) ; sans elles, bf16 est émulé, plusieurs
-    fois plus lentement.
+    `auto` choisit bf16 là où le matériel le calcule : un GPU, ou un processeur à AVX512-BF16 ou à
+    AMX ; sans ces instructions, bf16 est émulé, plusieurs fois plus lentement.
 
     Raises:
         ConfigurationError: bf16 demandé à un matériel qui ne le calcule pas.
@@ -139,8 +130,7 @@ def resolve_precision(name: PrecisionName, device: torch.device) -> torch.dtype 
             expected="un matériel à instructions bf16",
             remedy="retirez `precision` ou changez `device`",
         )
-    gains = _cpu_has("amx_bf16") if device.type == "cpu" else has_bf16(device)
-    return torch.bfloat16 if name == "bf16" or gains else None
+    return torch.bfloat16 if has_bf16(device) else None
 
 
 def has_bf16(device: torch.device) -> bool:

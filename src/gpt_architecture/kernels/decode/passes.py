@@ -31,6 +31,7 @@ from gpt_architecture.kernels.decode.weights import (
     KernelMatrix,
     PackedMatrix,
     StripMatrix,
+    TorchMatrix,
     gather,
 )
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
@@ -104,10 +105,11 @@ class Passes:
         if cache is not None:
             return step(x, cache, at)
         count, size = x.size(1), max(1, step.height // x.size(1))
-        places = [None] * len(x) if at is None else at.split(size)
+        pieces = torch.split(x, size)
+        places = [None] * len(pieces) if at is None else torch.split(at, size)
         found = [
             step(each, KVCache(self._cfg, len(each), capacity=count), place)
-            for each, place in zip(x.split(size), places, strict=False)
+            for each, place in zip(pieces, places, strict=True)
         ]
         return torch.cat(found)
 
@@ -122,10 +124,10 @@ class Passes:
         with self.turn:
             if self._is_settled or not self._steps or self._is_integer:
                 return
-            shared = self.matrices["tok_emb"] is self.matrices["out_head"]
-            read = self.matrices if shared else self._without_embedding()
-            dense = {name: each for name, each in read.items() if isinstance(each, DenseMatrix)}
-            self.matrices = {**self.matrices, **gather(dense)}
+            read = self._dense()
+            if self.matrices["tok_emb"] is not self.matrices["out_head"]:
+                del read["tok_emb"]
+            self.matrices = {**self.matrices, **gather(read)}
             self._is_settled = True
             self._choose()
 
@@ -134,7 +136,7 @@ class Passes:
         if not self._steps or self._is_integer:  # les poids entiers les séparent toujours
             return next(iter(self._steps), None)
         if self._apart is None:
-            self._apart = self._compile("apart", self.matrices)
+            self._apart = self._compile("apart", self._dense())
         return self._apart
 
     def uniform(self) -> DecodeStep | None:
@@ -160,39 +162,39 @@ class Passes:
             self._draft = self._compile("integer", codes)
         return self._draft
 
+    def _dense(self) -> dict[str, DenseMatrix]:
+        """Les matrices en fp32."""
+        return {n: each for n, each in self.matrices.items() if isinstance(each, DenseMatrix)}
+
     def _without_embedding(self) -> dict[str, PackedMatrix]:
         """Les matrices dont un pas lit toutes les lignes."""
         return {name: each for name, each in self.matrices.items() if name != "tok_emb"}
 
     def _choose(self) -> None:
         """Fait les passages ordinaires, sur les matrices d'aujourd'hui."""
+        grouped = {n: each for n, each in self.matrices.items() if isinstance(each, GroupedMatrix)}
+        dense = self._dense()
         if not self._compiles:
-            self._torch_pass = TorchPass(self._cfg, self.matrices, self._vectors)
-        elif self._is_integer:
-            shared = self.matrices["tok_emb"] is self.matrices["out_head"]
-            strips = {name: _in_strips(each) for name, each in self._without_embedding().items()}
-            self.matrices = {**self.matrices, **strips}
-            if shared:
-                self.matrices["tok_emb"] = strips["out_head"]
+            self._torch_pass = TorchPass(self._cfg, {**dense, **grouped}, self._vectors)
+        elif grouped:
+            shared = grouped["tok_emb"] is grouped["out_head"]
+            read = {name: each for name, each in grouped.items() if name != "tok_emb"}
+            strips = {name: IntegerStrips(each.grouped) for name, each in read.items()}
+            embedding = {"tok_emb": strips["out_head"]} if shared else {}
+            self.matrices = {**self.matrices, **strips, **embedding}
             self._steps = (self._compile("integer", strips),)
         else:
             from gpt_architecture.kernels.decode.step_kernels import activate  # noqa: PLC0415
 
-            self._steps = tuple(self._compile(form, self.matrices) for form in ("narrow", "wide"))
+            self._steps = tuple(self._compile(form, dense) for form in ("narrow", "wide"))
             self._apart = None  # il lisait les poids là où ils étaient
-            self._torch_pass = TorchPass(self._cfg, self.matrices, self._vectors, activate=activate)
+            self._torch_pass = TorchPass(self._cfg, dense, self._vectors, activate=activate)
 
     def _compile(self, form: str, matrices: Mapping[str, KernelMatrix]) -> DecodeStep:
         """Le pas de cette forme (voir `step.FORMS`), sur ces matrices."""
         from gpt_architecture.kernels.decode.step import FORMS, DecodeStep  # noqa: PLC0415
 
         return DecodeStep(self._cfg, matrices, self._vectors, FORMS[form])
-
-
-def _in_strips(matrix: PackedMatrix) -> IntegerStrips:
-    """Une matrice d'entiers, rangée pour les noyaux."""
-    assert isinstance(matrix, GroupedMatrix)  # noqa: S101 — un modèle n'en mêle pas les sortes
-    return IntegerStrips(matrix.grouped)
 
 
 def _compiles(cfg: GPTConfig) -> bool:
@@ -224,7 +226,7 @@ class TorchPass:
     def __init__(
         self,
         cfg: GPTConfig,
-        matrices: Mapping[str, PackedMatrix],
+        matrices: Mapping[str, TorchMatrix],
         vectors: Mapping[str, Tensor],
         *,
         activate: Activate | None = None,

@@ -89,6 +89,10 @@ class GroupedMatrix:
             torch.mm(x, dequantize(self._part(rows)).t(), out=out[:, rows])
         return out
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Les codes, puis leurs échelles."""
+        return self.grouped.codes, self.grouped.scales
+
     def _part(self, rows: Tensor | slice) -> GroupedCodes:
         codes, scales = self.grouped.codes[rows], self.grouped.scales[rows]
         return replace(self.grouped, codes=codes, scales=scales)
@@ -122,9 +126,9 @@ class IntegerStrips:
         lines = self.codes.numpy().view(np.uint32)
         for start in range(0, count, _PANEL_STRIPS):
             stop = min(start + _PANEL_STRIPS, count)
-            words = unpack(grouped.codes[start * STRIP_ROWS : stop * STRIP_ROWS], bits)
-            words = np.pad(words, ((0, (stop - start) * STRIP_ROWS - len(words)), (0, 0)))
-            words = words.view(np.uint32).reshape(-1, STRIP_ROWS, chunks, _STEPS)
+            octets = unpack(grouped.codes[start * STRIP_ROWS : stop * STRIP_ROWS], bits)
+            octets = np.pad(octets, ((0, (stop - start) * STRIP_ROWS - len(octets)), (0, 0)))
+            words = octets.view(np.uint32).reshape(-1, STRIP_ROWS, chunks, _STEPS)
             _pack_steps_(lines[start:stop], words.transpose(0, 2, 3, 1), bits)
         self.nbytes = self.codes.nbytes + self.scales.nbytes
 
@@ -209,7 +213,10 @@ class StripMatrix:
 
 
 PackedMatrix = DenseMatrix | GroupedMatrix | IntegerStrips
-"""Une matrice (N, D) d'un modèle compacté."""
+"""Une matrice (N, D) d'un modèle compacté : ses lignes, ses octets, ses poids en fp32."""
+
+TorchMatrix = DenseMatrix | GroupedMatrix
+"""Une matrice (N, D) que PyTorch sait multiplier."""
 
 KernelMatrix = DenseMatrix | IntegerStrips | StripMatrix
 """Une matrice (N, D) que les noyaux savent lire."""

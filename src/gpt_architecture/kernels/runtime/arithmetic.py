@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 """Libertés laissées au compilateur ; ni « nnan » ni « ninf » : un NaN doit se voir."""
@@ -20,6 +22,46 @@ _INLINE: dict[str, Any] = {
 }
 GELU_SLOPE, GELU_CUBE = _F(math.sqrt(2.0 / math.pi)), _F(0.044715)
 _LOG2E, _LN2_HI, _LN2_LO = _F(1.4426950408889634), _F(0.693359375), _F(-2.12194440e-4)
+
+
+@intrinsic
+def rounded(_typingctx: Any, target: Any, value: Any) -> Any:
+    """`value` (fp32) telle que le tableau `target` la range : en bf16, au plus proche, ou en fp32.
+
+    L'arrondi est fait sur les entiers : les mêmes bits sur tout processeur. Un NaN reste un NaN.
+    """
+    del value
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        x = arguments[1]
+        if target.dtype != types.uint16:
+            return x
+        word, short = ir.IntType(32), ir.IntType(16)
+        bits = builder.bitcast(x, word)
+        shift = ir.Constant(word, 16)
+        odd = builder.and_(builder.lshr(bits, shift), ir.Constant(word, 1))
+        near = builder.add(bits, builder.add(odd, ir.Constant(word, 0x7FFF)))
+        is_nan = builder.fcmp_unordered("uno", x, x)
+        near = builder.select(is_nan, ir.Constant(word, 0x7FC00000), near)
+        return builder.trunc(builder.lshr(near, shift), short)
+
+    kind = types.uint16 if target.dtype == types.uint16 else types.float32
+    return kind(target, types.float32), codegen
+
+
+@intrinsic
+def widened(_typingctx: Any, value: Any) -> Any:
+    """Un élément lu d'un tableau, en fp32 : bf16, rangé comme uint16, ou déjà fp32."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        (x,) = arguments
+        if value != types.uint16:
+            return x
+        word = ir.IntType(32)
+        bits = builder.shl(builder.zext(x, word), ir.Constant(word, 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(value), codegen
 
 
 @njit(**_INLINE)

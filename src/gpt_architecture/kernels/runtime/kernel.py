@@ -151,12 +151,14 @@ Cube = Any
 Integers = Any
 Counts = Any
 Halves = Any
+HalfMatrix = Any
 Place = Any
 """Les arguments d'un noyau, tels que sa signature les nomme ; le premier est toujours `Lots`.
 
 `Integer` et `Real` sont des nombres (int64, fp32) ; `Vector`, `Matrix`, `Cube` des tenseurs fp32 à
-une, deux ou trois dimensions ; `Integers` (n,) int64, `Counts` (n, m) int32, `Halves` (n,) bf16 lu
-comme uint16. D'un `Place` (rows, width), de tout type, le noyau ne prend que `address`.
+une, deux ou trois dimensions ; `Integers` (n,) int64, `Counts` (n, m) int32, `Halves` (n,) et
+`HalfMatrix` (n, m) bf16 lu comme uint16. D'un `Place` (rows, width), de tout type, le noyau ne
+prend que `address`.
 """
 
 
@@ -202,6 +204,7 @@ _KINDS = {
     "Integers": _Kind(dims=1, dtype=torch.int64, name="int64"),
     "Counts": _Kind(dims=2, dtype=torch.int32, name="int32"),
     "Halves": _Kind(dims=1, dtype=torch.bfloat16, name="uint16"),
+    "HalfMatrix": _Kind(dims=2, dtype=torch.bfloat16, name="uint16"),
     "Place": _Kind(dims=2),
 }
 
@@ -216,11 +219,13 @@ class Kernel:
         name: son nom.
         arguments: leurs noms et leurs sortes, dans l'ordre.
         compiled: la fonction C, telle que Numba la rend : elle la garde en vie.
+        body: la fonction Python.
     """
 
     name: str
     arguments: dict[str, str]
     compiled: Any
+    body: Any
 
     @property
     def address(self) -> int:
@@ -246,21 +251,27 @@ SOURCES = digest(Path(__file__).parents[1])
 """Ce dont le code compilé dépend : toutes les sources de `kernels`."""
 
 
-def kernel(body: Any) -> Kernel:
+def kernel(body: Any, **kinds: str) -> Kernel:
     """Compile un noyau ; le résultat est gardé sur disque d'un lancement à l'autre.
 
     Numba date ce cache du seul fichier du noyau : l'empreinte de toutes les sources de `kernels`,
     fonctions incluses et constantes figées comprises, est donc mise dans son nom.
+
+    Args:
+        body: la fonction.
+        kinds: la sorte de chaque argument qui n'est pas celle que dit la signature.
     """
-    function, arguments = _reading_arguments(body)
-    function.__qualname__ = f"{body.__name__}_{SOURCES}"
+    function, arguments = _reading_arguments(body, kinds)
+    function.__qualname__ = "_".join([body.__name__, *kinds, SOURCES])
     compiled = cfunc(types.void(types.voidptr), fastmath=FAST, cache=True, error_model="numpy")(
         function
     )
-    return Kernel(name=body.__name__, arguments=arguments, compiled=compiled)
+    return Kernel(name=body.__name__, arguments=arguments, compiled=compiled, body=body)
 
 
-def _reading_arguments(body: FunctionType) -> tuple[FunctionType, dict[str, str]]:
+def _reading_arguments(
+    body: FunctionType, kinds: dict[str, str]
+) -> tuple[FunctionType, dict[str, str]]:
     """`body`, dont tous les arguments sauf le premier sont lus dans ses mots, et leurs sortes.
 
     Une fonction C lancée par OpenMP ne reçoit qu'un pointeur : chaque argument de la signature
@@ -270,7 +281,7 @@ def _reading_arguments(body: FunctionType) -> tuple[FunctionType, dict[str, str]
     tree = ast.parse(textwrap.dedent(inspect.getsource(body)))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
     lots, *others = function.args.args
-    arguments = {each.arg: ast.unparse(each.annotation or each) for each in others}
+    arguments = {each.arg: ast.unparse(each.annotation or each) for each in others} | kinds
     reads = [
         f"{name} = {_KINDS[kind].reading(lots.arg, HEADER + SLOT * i)}"
         for i, (name, kind) in enumerate(arguments.items())

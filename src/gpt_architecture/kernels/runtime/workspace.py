@@ -68,8 +68,14 @@ class Workspace:
         self._arenas = dict(arenas or {})
         self._buffers: dict[tuple[str, int | None], Tensor] = {}
 
-    def get(self, name: str, *shape: int, slot: int | None = None) -> Tensor:
-        """Le tampon `name` de la couche `slot`, au contenu quelconque.
+    def get(
+        self,
+        name: str,
+        *shape: int,
+        slot: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Le tampon `name` de la couche `slot`, en fp32 ou en bf16, au contenu quelconque.
 
         Raises:
             ValueError: il a déjà été demandé sous une autre forme.
@@ -77,8 +83,10 @@ class Workspace:
         buffer = self._buffers.get((name, slot))
         if buffer is None:
             arena = self._arenas.get(slot)
-            buffer = None if arena is None else arena.take(*shape)
-            buffer = huge_empty(*shape) if buffer is None else buffer
+            size = -(-math.prod(shape) * dtype.itemsize // 4)  # en mots de 32 bits
+            buffer = None if arena is None else arena.take(size)
+            buffer = huge_empty(size) if buffer is None else buffer
+            buffer = buffer.view(dtype)[: math.prod(shape)].view(shape)
             self._buffers[name, slot] = buffer
         if buffer.shape != shape:
             raise ValueError(f"tampon {name} de forme {tuple(buffer.shape)}, demandé en {shape}")

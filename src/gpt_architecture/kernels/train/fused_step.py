@@ -1,4 +1,4 @@
-"""Le pas d'entraînement fusionné : avant et arrière de GPT-2 écrits à la main, sur CPU en fp32.
+"""Le pas d'entraînement fusionné : avant et arrière de GPT-2 écrits à la main, sur CPU.
 
 Les produits de matrices sont ceux de PyTorch, dans des tampons réemployés ; tout ce qui les
 entoure est compilé (`kernels.py`). L'oracle est autograd sur le même
@@ -9,8 +9,9 @@ Formes : B lot, T tokens, N = B·T, D largeur.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def why_not_fused(model: nn.Module) -> str | None:
     if weight.device.type != "cpu":
         return f"le modèle est sur {weight.device}, le pas fusionné calcule sur CPU"
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
-        return "le pas fusionné calcule en fp32"
+        return "le pas fusionné garde ses poids en fp32"
     if (model.out_head.weight is weight) is not model.cfg.tie_weights:
         return "la tête et l'embedding ne sont pas liés comme la configuration le dit"
     if not all(parameter.requires_grad for parameter in model.parameters()):
@@ -87,6 +88,8 @@ class FusedStep:
             les gradients vont dans les `.grad` des paramètres.
         recompute: ne garde de l'avant que l'entrée de chaque bloc, et recalcule le reste ; le mode
             économe le fait toujours.
+        dtype: type des produits de matrices, fp32 ou bf16 ; l'attention, les logits et tout ce qui
+            entoure les produits restent en fp32.
 
     Raises:
         ValueError: le modèle ne convient pas.
@@ -99,12 +102,14 @@ class FusedStep:
         seed: int,
         lean: LeanAdamW | None = None,
         recompute: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         problem = why_not_fused(model)
         if problem is not None:
             raise ValueError(problem)
         self.model, self.seed = model, seed
         self.held_back: Sequence[str] = ()  # `LeanEngine`, qui l'enveloppe, le sait
+        self._dtype, self._kernels = dtype, kernels_for(dtype)
         self._recompute = recompute or lean is not None
         self._sink: GradientSink = GradientStore(model) if lean is None else LeanSink(model, lean)
         self._sites = 1 + 3 * model.cfg.n_layers
@@ -136,7 +141,7 @@ class FusedStep:
             run = self._start(inputs, targets, batch.sequence_ids if model.training else None)
             layers = self._forward(run, inputs, keep=True)
             h = normalize(run, model.final_norm, layers[-1], "stats", OUTSIDE)
-            dh = run.workspace.get("dh", *h.shape, slot=OUTSIDE)
+            dh = run.get("dh", *h.shape, slot=OUTSIDE)
             head = model.out_head.weight
             loss = head_loss_and_gradients(run, h, head, targets.reshape(-1), scale, dh, sink)
             if not torch.isfinite(loss):
@@ -194,6 +199,8 @@ class FusedStep:
             keys=keys,
             drop=0 if sequence_ids is None else threshold(cfg.drop_rate),
             scale=keep_scale(cfg.drop_rate),
+            kernels=self._kernels,
+            dtype=self._dtype,
         )
 
     def _workspace(self, batch: int, length: int) -> Workspace:
@@ -233,6 +240,13 @@ class FusedStep:
         rows, counts = torch.unique_consecutive(ids[order], return_counts=True)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         launch(kernels.scatter_rows_, len(rows), order, starts, ids, dx, gradient)
+
+
+def kernels_for(dtype: torch.dtype) -> Any:
+    """Les noyaux qui entourent des produits de ce type ; ceux de bf16 ne se chargent qu'ici."""
+    if dtype == torch.float32:
+        return kernels
+    return importlib.import_module("gpt_architecture.kernels.train.half_kernels")
 
 
 def _check_ids(name: str, ids: Tensor, shape: torch.Size, vocab_size: int) -> None:

@@ -14,7 +14,7 @@ bouge d'un millième par étape quand bf16 n'en distingue que 1/256.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -31,9 +31,14 @@ from gpt_architecture.kernels.train import kernels
 HEAD = -1
 """Couche fictive des tampons de la tête de sortie."""
 
+SLAB = 3 << 20
+"""Éléments d'une bande de produit bf16 : elle tient dans le cache jusqu'à son addition en fp32."""
+
 
 class GradientSink(ABC):
     """Reçoit les gradients, du dernier bloc au premier."""
+
+    _slab: Tensor | None = None
 
     @abstractmethod
     def arenas(self) -> dict[int | None, Arena]:
@@ -63,7 +68,21 @@ class GradientSink(ABC):
     def add_product_(self, parameter: Tensor, left: Tensor, right: Tensor) -> None:
         """Ajoute left @ right."""
         out, beta = self.buffer(parameter)
-        torch.addmm(out, left, right, beta=beta, out=out)
+        self.accumulate_(out, left, right, beta)
+
+    def accumulate_(self, out: Tensor, left: Tensor, right: Tensor, beta: float) -> None:
+        """out = beta · out + left @ right ; un produit bf16 y est ajouté en fp32, par bandes."""
+        if left.dtype == out.dtype:
+            torch.addmm(out, left, right, beta=beta, out=out)
+            return
+        for rows in slabs(out):
+            part = out[rows]
+            if self._slab is None or self._slab.numel() < part.numel():
+                self._slab = huge_empty(max(SLAB, part.numel()) // 2 + 1).view(left.dtype)
+            product = self._slab[: part.numel()].view(part.shape)
+            torch.mm(left[rows], right, out=product)
+            lots = -(-part.numel() // kernels.ADAMW_BLOCK)
+            launch(kernels.add_product_, lots, product.view(-1), part.view(-1), beta)
 
     def add_blocks_(self, parameter: Tensor, partial: Tensor, part: int = 0) -> None:
         """Ajoute la somme des blocs de `partial` (blocs, parts, D), pour une part."""
@@ -77,14 +96,14 @@ class GradientSink(ABC):
         found = [self.buffer(layer.weight) for layer in layers]
         packed = _joined([out for out, _ in found])
         if packed is not None and len({beta for _, beta in found}) == 1:
-            torch.addmm(packed, dqkv.t(), h, beta=found[0][1], out=packed)
+            self.accumulate_(packed, dqkv.t(), h, found[0][1])
         else:
             for (out, beta), part in zip(found, dqkv.chunk(3, dim=1), strict=True):
-                torch.addmm(out, part.t(), h, beta=beta, out=out)
+                self.accumulate_(out, part.t(), h, beta)
         if isinstance(attention.W_query.bias, Tensor):
             for layer, part in zip(layers, dqkv.chunk(3, dim=1), strict=True):
                 out, beta = self.buffer(layer.bias)
-                total = part.sum(0)
+                total = part.sum(0, dtype=out.dtype)
                 out.copy_(total + out if beta else total)
 
 
@@ -267,6 +286,13 @@ class LeanSink(GradientSink):
             self._optimizer.apply_(parameter, gradient, self._groups[parameter])
         else:
             self._all_finite = False
+
+
+def slabs(matrix: Tensor) -> Iterator[slice]:
+    """Les bandes de lignes d'une matrice, d'au plus `SLAB` éléments."""
+    height = max(1, SLAB // matrix.size(1))
+    for start in range(0, len(matrix), height):
+        yield slice(start, min(len(matrix), start + height))
 
 
 def packed_buffers(parameters: Iterable[nn.Parameter]) -> tuple[Tensor, dict[Tensor, Tensor]]:

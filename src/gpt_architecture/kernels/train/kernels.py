@@ -3,7 +3,8 @@
 Chacun parcourt la mémoire une fois là où PyTorch la parcourt plusieurs fois, et recalcule les
 masques d'abandon au lieu de les lire. Les réductions se font par blocs fixes, dans l'ordre : le
 résultat ne dépend pas du nombre de fils. `keys` (2·B,) porte les clés d'un endroit ; `drop` nul :
-rien n'est abandonné.
+rien n'est abandonné. Les noyaux qui écrivent ou lisent un produit de matrices ont leur double en
+bf16 (`half_kernels`) : `rounded` et `widened` convertissent au passage, tout calcul reste fp32.
 
 Formes : N = B·T tokens d'un lot, n tokens d'un morceau de tête, D largeur, F largeur du perceptron,
 H têtes, V vocabulaire.
@@ -21,6 +22,8 @@ from gpt_architecture.kernels.runtime.arithmetic import (
     gelu,
     mix32,
     moments,
+    rounded,
+    widened,
 )
 from gpt_architecture.kernels.runtime.kernel import (
     Cube,
@@ -41,7 +44,7 @@ VOCAB_BLOCK = 256
 """Lignes du vocabulaire d'un lot."""
 
 ADAMW_BLOCK = 1 << 15
-"""Éléments d'un lot de mise à jour."""
+"""Éléments d'un lot de mise à jour, ou d'addition."""
 
 COLUMN_BLOCK = 64
 """Colonnes d'un lot, pour la somme des réductions."""
@@ -131,7 +134,7 @@ def layer_norm_(
                 stats[n, 0], stats[n, 1] = moments(x[n])
             mean, inverse = stats[n, 0], stats[n, 1]
             for j in range(width):
-                y[n, j] = (x[n, j] - mean) * inverse * gain[j] + shift[j]
+                y[n, j] = rounded(y, (x[n, j] - mean) * inverse * gain[j] + shift[j])
 
 
 @kernel
@@ -154,16 +157,17 @@ def layer_norm_backward_(
             first, second = _F(0.0), _F(0.0)
             for j in range(width):
                 normal = (x[n, j] - mean) * inverse
-                slope = dy[n, j] * gain[j]
+                slope = widened(dy[n, j]) * gain[j]
                 first += slope
                 second += slope * normal
             first /= _F(width)
             second /= _F(width)
             for j in range(width):
                 normal = (x[n, j] - mean) * inverse
-                value = (dy[n, j] * gain[j] - first - normal * second) * inverse
-                partial[block, 0, j] += dy[n, j] * normal
-                partial[block, 1, j] += dy[n, j]
+                slope = widened(dy[n, j])
+                value = (slope * gain[j] - first - normal * second) * inverse
+                partial[block, 0, j] += slope * normal
+                partial[block, 1, j] += slope
                 dx[n, j] = dx[n, j] + value if keep > _F(0.0) else value
 
 
@@ -187,10 +191,10 @@ def residual_(
             if drop > 0:
                 fill_multipliers(factor, keys, n // length, n % length, drop, scale)
                 for j in range(width):
-                    out[n, j] = x[n, j] + (branch[n, j] + bias[j]) * factor[j]
+                    out[n, j] = x[n, j] + (widened(branch[n, j]) + bias[j]) * factor[j]
             else:
                 for j in range(width):
-                    out[n, j] = x[n, j] + (branch[n, j] + bias[j])
+                    out[n, j] = x[n, j] + (widened(branch[n, j]) + bias[j])
 
 
 @kernel
@@ -214,39 +218,36 @@ def residual_backward_(
                 fill_multipliers(factor, keys, n // length, n % length, drop, scale)
             for j in range(width):
                 value = dx[n, j] * factor[j]
-                dbranch[n, j] = value
+                dbranch[n, j] = rounded(dbranch, value)
                 partial[block, 0, j] += value
 
 
 @kernel
 def gelu_(lots: Lots, pre: Matrix, bias: Vector, out: Matrix) -> None:
-    """pre (N, F) += biais, sur place, s'il n'est pas vide ; out = gelu(pre), par bloc de lignes."""
+    """out (N, F) = gelu(pre + biais), par bloc de lignes."""
     rows, width = pre.shape
     for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
-            if bias.size > 0:
-                for j in range(width):
-                    pre[n, j] += bias[j]
             for j in range(width):
-                out[n, j] = gelu(pre[n, j])
+                out[n, j] = rounded(out, gelu(widened(pre[n, j]) + bias[j]))
 
 
 @kernel
-def gelu_backward_(lots: Lots, dout: Matrix, pre: Matrix, partial: Cube) -> None:
-    """dout (N, F) *= gelu'(pre), sur place ; partial (blocs, 1, F) : sommes pour le biais."""
+def gelu_backward_(lots: Lots, dout: Matrix, pre: Matrix, bias: Vector, partial: Cube) -> None:
+    """dout (N, F) *= gelu'(pre + biais), sur place ; partial (blocs, 1, F) : sommes du biais."""
     rows, width = pre.shape
     for block in lots:
         partial[block] = _F(0.0)
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
             for j in range(width):
-                x = pre[n, j]
+                x = widened(pre[n, j]) + bias[j]
                 square = x * x
                 u = GELU_SLOPE * (x + GELU_CUBE * x * square)
                 half = _F(1.0) / (exp(u + u) + _F(1.0))  # (1 − tanh u) / 2
                 slope = _F(2.0) * half * (_F(1.0) - half)  # (1 − tanh² u) / 2
                 slope *= GELU_SLOPE * (_F(1.0) + _F(3.0) * GELU_CUBE * square)
-                value = dout[n, j] * (_F(1.0) - half + x * slope)
-                dout[n, j] = value
+                value = widened(dout[n, j]) * (_F(1.0) - half + x * slope)
+                dout[n, j] = rounded(dout, value)
                 partial[block, 0, j] += value
 
 
@@ -370,6 +371,20 @@ def sum_blocks_(lots: Lots, partial: Cube, part: Integer, out: Vector, beta: Rea
 
 
 @kernel
+def add_product_(lots: Lots, product: Halves, out: Vector, beta: Real) -> None:
+    """out (n,) = product (bf16), ajouté à out si beta n'est pas nul, par bloc d'éléments."""
+    for block in lots:
+        begin, end = block * ADAMW_BLOCK, min(out.shape[0], (block + 1) * ADAMW_BLOCK)
+        source, total = product[begin:end], out[begin:end]
+        if beta == _F(0.0):
+            for i in range(total.size):
+                total[i] = widened(source[i])
+        else:
+            for i in range(total.size):
+                total[i] += widened(source[i])
+
+
+@kernel
 def adamw_(
     lots: Lots,
     p: Vector,
@@ -390,13 +405,15 @@ def adamw_(
     """
     key = mix32(np.uint32(step))
     for block in lots:
-        for i in range(block * ADAMW_BLOCK, min(p.shape[0], (block + 1) * ADAMW_BLOCK)):
-            m = np.uint32(np.uint32(first[i]) << np.uint32(16)).view(np.float32)
-            v = np.uint32(np.uint32(second[i]) << np.uint32(16)).view(np.float32)
-            m = beta1 * m + (_F(1.0) - beta1) * g[i]
-            v = beta2 * v + (_F(1.0) - beta2) * g[i] * g[i]
-            p[i] = p[i] * decay - rate * m / (np.sqrt(v) * root + eps)
-            noise = mix32(np.uint32(key ^ np.uint32(i)))
+        begin, end = block * ADAMW_BLOCK, min(p.shape[0], (block + 1) * ADAMW_BLOCK)
+        # Numba ne vectorise que des indices partis de zéro, qu'il sait positifs
+        weights, slopes = p[begin:end], g[begin:end]
+        means, squares = first[begin:end], second[begin:end]
+        for i in range(weights.size):
+            m = beta1 * widened(means[i]) + (_F(1.0) - beta1) * slopes[i]
+            v = beta2 * widened(squares[i]) + (_F(1.0) - beta2) * slopes[i] * slopes[i]
+            weights[i] = weights[i] * decay - rate * m / (np.sqrt(v) * root + eps)
+            noise = mix32(np.uint32(key ^ np.uint32(begin + i)))
             low, high = np.uint32(noise & np.uint32(0xFFFF)), np.uint32(noise >> np.uint32(16))
-            first[i] = np.uint16(np.uint32(np.float32(m).view(np.uint32) + low) >> np.uint32(16))
-            second[i] = np.uint16(np.uint32(np.float32(v).view(np.uint32) + high) >> np.uint32(16))
+            means[i] = np.uint16(np.uint32(np.float32(m).view(np.uint32) + low) >> np.uint32(16))
+            squares[i] = np.uint16(np.uint32(np.float32(v).view(np.uint32) + high) >> np.uint32(16))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,11 @@ from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.kernels.runtime.kernel import Kernel, launch
 from gpt_architecture.kernels.runtime.workspace import Workspace
 from gpt_architecture.kernels.train import kernels
-from gpt_architecture.kernels.train.gradients import HEAD, GradientSink
+from gpt_architecture.kernels.train.gradients import HEAD, GradientSink, slabs
 
 CHUNK = 256
-"""Tokens d'un morceau de tête : au-delà la mémoire croît, en deçà les produits ralentissent."""
+"""Tokens d'un morceau de tête : au-delà la mémoire croît, en deçà les produits ralentissent. Deux
+fois plus en bf16, où ajouter chaque gradient de la tête en fp32 coûte une lecture de plus."""
 
 OUTSIDE = -2
 """Couche fictive des tampons qui vivent pendant que les zones partagées changent d'usage."""
@@ -46,6 +48,9 @@ class Pass:
         keys: (endroits, 2·B) int64, les clés des masques ; voir `keyed_dropout`.
         drop: seuil d'abandon sur 16 bits ; 0 : rien n'est abandonné.
         scale: facteur des éléments gardés.
+        kernels: les noyaux autour des produits ; `kernels` ou, si les produits sont en bf16,
+            `half_kernels`.
+        dtype: type de ce que les produits lisent et rendent.
     """
 
     workspace: Workspace
@@ -54,6 +59,24 @@ class Pass:
     keys: Tensor
     drop: int
     scale: float
+    kernels: Any
+    dtype: torch.dtype
+
+    def get(self, name: str, *shape: int, slot: int | None = None) -> Tensor:
+        """Un tampon du type des produits ; voir `Workspace.get`."""
+        return self.workspace.get(name, *shape, slot=slot, dtype=self.dtype)
+
+    def matrix(self, name: str, weight: Tensor, slot: int, *, again: bool = False) -> Tensor:
+        """`weight` dans le type des produits : elle-même, ou sa copie, déjà faite si `again`."""
+        if weight.dtype == self.dtype:
+            return weight.detach()
+        copy = self.get(f"{name}.copy", *weight.shape, slot=slot)
+        return copy if again else copy.copy_(weight.detach())
+
+    @property
+    def chunk(self) -> int:
+        """Tokens d'un morceau de tête, au plus."""
+        return CHUNK if self.dtype == torch.float32 else 2 * CHUNK
 
     @property
     def row_blocks(self) -> int:
@@ -90,65 +113,68 @@ class BlockPass:
 
     def forward(self, run: Pass, x: Tensor, out: Tensor, slot: int) -> None:
         """out (N, D) = bloc(x) ; ce que l'arrière relira reste dans les tampons de `slot`."""
-        block, get = self.block, run.workspace.get
+        block, get = self.block, run.get
         rows, width = x.shape
         h = normalize(run, block.norm1, x, "stats1", slot)
         qkv = get("qkv", rows, 3 * width)
-        torch.mm(h, self._qkv.t(), out=qkv)
-        if self._qkv_bias is not None:
-            qkv += self._qkv_bias
-        heads = get("heads", 3, run.batch, self._heads, run.length, self._size, slot=slot)
+        torch.mm(h, run.matrix("qkv", self._qkv, slot).t(), out=qkv)
+        shape = (3, run.batch, self._heads, run.length, self._size)
+        heads = run.workspace.get("heads", *shape, slot=slot)
         heads.copy_(self._by_head(qkv, run, 3).permute(2, 0, 3, 1, 4))
+        if self._qkv_bias is not None:
+            heads += self._qkv_bias.view(3, 1, self._heads, 1, self._size)
         q, k, v = (part.flatten(0, 1) for part in heads)  # (B·H, T, K)
         weights, dropped = self._attention_weights(run, slot)
         torch.bmm(q, k.transpose(1, 2), out=weights)
         self._softmax(kernels.causal_softmax_, run, weights, dropped)
-        context = get("context.heads", *heads.shape[1:])
+        context = run.workspace.get("context.heads", *heads.shape[1:])
         torch.bmm(dropped, v, out=context.flatten(0, 1))
         joined = get("context", rows, width, slot=slot)
         self._by_head(joined, run, 1)[:, :, 0].copy_(context.transpose(1, 2))
         branch = get("branch", rows, width)
-        torch.mm(joined, block.att.out_proj.weight.t(), out=branch)
-        middle = get("middle", rows, width, slot=slot)
+        projection = block.att.out_proj
+        torch.mm(joined, run.matrix("projection", projection.weight, slot).t(), out=branch)
+        middle = run.workspace.get("middle", rows, width, slot=slot)
         where = run.dropout(self.site + 1)
-        run.by_rows(kernels.residual_, x, branch, block.att.out_proj.bias, *where, middle)
+        run.by_rows(run.kernels.residual_, x, branch, projection.bias, *where, middle)
         h = normalize(run, block.norm2, middle, "stats2", slot)
         pre, act = get("pre", rows, self._inner, slot=slot), get("act", rows, self._inner)
-        torch.mm(h, self._up.weight.t(), out=pre)
-        run.by_rows(kernels.gelu_, pre, self._up.bias, act)
-        torch.mm(act, self._down.weight.t(), out=branch)
+        torch.mm(h, run.matrix("up", self._up.weight, slot).t(), out=pre)
+        run.by_rows(run.kernels.gelu_, pre, self._up.bias, act)
+        torch.mm(act, run.matrix("down", self._down.weight, slot).t(), out=branch)
         where = run.dropout(self.site + 2)
-        run.by_rows(kernels.residual_, middle, branch, self._down.bias, *where, out)
+        run.by_rows(run.kernels.residual_, middle, branch, self._down.bias, *where, out)
 
     def backward(self, run: Pass, x: Tensor, dx: Tensor, sink: GradientSink, slot: int) -> None:
         """dx (N, D), gradient de la sortie, devient celui de l'entrée x (N, D)."""
-        block, get = self.block, run.workspace.get
+        block, get = self.block, run.get
         rows, width = dx.shape
-        middle = get("middle", rows, width, slot=slot)
+        middle = run.workspace.get("middle", rows, width, slot=slot)
         pre, act = get("pre", rows, self._inner, slot=slot), get("act", rows, self._inner)
         dh = get("dh", rows, width, slot=OUTSIDE)
 
         branch = self._residual_backward(run, dx, self.site + 2, sink, self._down.bias)
-        run.by_rows(kernels.gelu_, pre, torch.empty(0), act)
+        run.by_rows(run.kernels.gelu_, pre, self._up.bias, act)
         sink.add_product_(self._down.weight, branch.t(), act)
-        torch.mm(branch, self._down.weight, out=act)  # gradient de l'activation
-        partial = get("partial.wide", run.row_blocks, 1, self._inner)
-        run.by_rows(kernels.gelu_backward_, act, pre, partial)
+        weight = run.matrix("down", self._down.weight, slot, again=True)
+        torch.mm(branch, weight, out=act)  # gradient de l'activation
+        partial = run.workspace.get("partial.wide", run.row_blocks, 1, self._inner)
+        run.by_rows(run.kernels.gelu_backward_, act, pre, self._up.bias, partial)
         sink.add_blocks_(self._up.bias, partial)
         h = normalize(run, block.norm2, middle, "stats2", slot, again=True)
         sink.add_product_(self._up.weight, act.t(), h)
-        torch.mm(act, self._up.weight, out=dh)
+        torch.mm(act, run.matrix("up", self._up.weight, slot, again=True), out=dh)
         normalize_backward(run, block.norm2, middle, "stats2", slot, dh, dx, sink)
 
         projection = block.att.out_proj
         branch = self._residual_backward(run, dx, self.site + 1, sink, projection.bias)
         joined = get("context", rows, width, slot=slot)
         sink.add_product_(projection.weight, branch.t(), joined)
-        torch.mm(branch, projection.weight, out=dh)
+        torch.mm(branch, run.matrix("projection", projection.weight, slot, again=True), out=dh)
         dqkv = self._attention_backward(run, dh, slot)
         h = normalize(run, block.norm1, x, "stats1", slot, again=True)
         sink.add_qkv_(block.att, dqkv, h)
-        torch.mm(dqkv, self._qkv, out=dh)
+        torch.mm(dqkv, run.matrix("qkv", self._qkv, slot, again=True), out=dh)
         normalize_backward(run, block.norm1, x, "stats1", slot, dh, dx, sink)
 
     def _attention_weights(self, run: Pass, slot: int) -> tuple[Tensor, Tensor]:
@@ -179,7 +205,7 @@ class BlockPass:
         torch.bmm(dscores, k, out=dheads[0].flatten(0, 1))
         torch.bmm(dscores.transpose(1, 2), q, out=dheads[1].flatten(0, 1))
         torch.bmm(dropped.transpose(1, 2), dctx, out=dheads[2].flatten(0, 1))
-        dqkv = get("qkv", rows, 3 * width)
+        dqkv = run.get("qkv", rows, 3 * width)
         self._by_head(dqkv, run, 3).copy_(dheads.permute(1, 3, 0, 2, 4))
         return dqkv
 
@@ -187,9 +213,9 @@ class BlockPass:
         self, run: Pass, dx: Tensor, site: int, sink: GradientSink, bias: Tensor
     ) -> Tensor:
         """Gradient (N, D) de la branche ; celui de son biais est ajouté."""
-        branch = run.workspace.get("branch", *dx.shape)
+        branch = run.get("branch", *dx.shape)
         partial = run.workspace.get("partial", run.row_blocks, 1, dx.size(1))
-        run.by_rows(kernels.residual_backward_, dx, *run.dropout(site), branch, partial)
+        run.by_rows(run.kernels.residual_backward_, dx, *run.dropout(site), branch, partial)
         sink.add_blocks_(bias, partial)
         return branch
 
@@ -202,9 +228,9 @@ def normalize(
     run: Pass, norm: LayerNorm, x: Tensor, name: str, slot: int, *, again: bool = False
 ) -> Tensor:
     """norme(x) (N, D) ; garde moyenne et 1/écart-type dans `name`, ou les y relit (`again`)."""
-    h = run.workspace.get("h", *x.shape, slot=OUTSIDE)
+    h = run.get("h", *x.shape, slot=OUTSIDE)
     stats = run.workspace.get(name, len(x), 2, slot=slot)
-    run.by_rows(kernels.layer_norm_, x, norm.scale, norm.shift, h, stats, int(again))
+    run.by_rows(run.kernels.layer_norm_, x, norm.scale, norm.shift, h, stats, int(again))
     return h
 
 
@@ -224,7 +250,7 @@ def normalize_backward(
     partial = run.workspace.get("partial.norm", run.row_blocks, 2, x.size(1))
     stats = run.workspace.get(name, len(x), 2, slot=slot)
     outputs = (dx, partial, float(accumulate))
-    run.by_rows(kernels.layer_norm_backward_, dy, x, stats, norm.scale, *outputs)
+    run.by_rows(run.kernels.layer_norm_backward_, dy, x, stats, norm.scale, *outputs)
     sink.add_blocks_(norm.scale, partial, 0)
     sink.add_blocks_(norm.shift, partial, 1)
 
@@ -238,7 +264,7 @@ def head_loss(run: Pass, h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     if not len(targets):
         return torch.tensor(math.nan)
     total = 0.0
-    for rows in _chunks(len(targets)):
+    for rows in _chunks(len(targets), run.chunk):
         total += float(_nll(run, h[rows], weight, targets[rows])[1].sum())
     return torch.tensor(total / len(targets))
 
@@ -265,21 +291,61 @@ def head_loss_and_gradients(
         dh = torch.empty_like(h)
     total, out, beta = 0.0, None, 0.0
     factor = scale / len(targets)
-    for rows in _chunks(len(targets)):
+    for rows in _chunks(len(targets), run.chunk):
         logits, nll, lse = _nll(run, h[rows], weight, targets[rows])
         total += float(nll.sum())
         if not math.isfinite(total):
             break
         if out is None:
             out, beta = sink.buffer(weight)
-        launch(kernels.scaled_softmax_, _blocks(weight), logits, lse, factor)
-        logits[targets[rows], torch.arange(logits.size(1))] -= factor
-        torch.mm(logits.t(), weight.detach(), out=dh[rows])
-        torch.addmm(out, logits, h[rows], beta=beta, out=out)
+        where = (h[rows], weight.detach(), targets[rows])
+        if run.dtype == weight.dtype:
+            launch(kernels.scaled_softmax_, _blocks(weight), logits, lse, factor)
+            logits[targets[rows], torch.arange(logits.size(1))] -= factor
+            torch.mm(logits.t(), weight.detach(), out=dh[rows])
+            torch.addmm(out, logits, h[rows], beta=beta, out=out)
+        else:
+            _half_gradients(run, logits, lse, factor, *where, dh[rows], out, beta, sink)
         beta = 1.0
     if kept is not None:
         whole.zero_()[kept] = dh
     return torch.tensor(total / len(targets))
+
+
+def _half_gradients(
+    run: Pass,
+    logits: Tensor,
+    lse: Tensor,
+    factor: float,
+    h: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    dh: Tensor,
+    out: Tensor,
+    beta: float,
+    sink: GradientSink,
+) -> None:
+    """Gradients d'un morceau de tête par des produits bf16 : dh (n, D), et out (V, D) += le sien.
+
+    Par bandes du vocabulaire : gradient des logits, copie des poids et produits restent en cache,
+    et la somme des bandes est faite en fp32.
+    """
+    columns, width = h.shape
+    height = next(slabs(weight)).stop
+    gradients = run.get("dlogits", height * run.chunk, slot=HEAD)
+    copies = run.get("head", height * width, slot=HEAD)
+    total = run.workspace.get("dh.total", run.chunk * width, slot=HEAD)[: columns * width]
+    total = total.view(columns, width)
+    for index, rows in enumerate(slabs(weight)):
+        part = logits[rows]
+        gradient = gradients[: part.numel()].view(part.shape)
+        lots = -(-len(part) // kernels.VOCAB_BLOCK)
+        where = (targets, rows.start, gradient)
+        launch(run.kernels.head_gradient_, lots, part, lse, factor, *where)
+        copy = copies[: len(part) * width].view(-1, width).copy_(weight[rows])
+        sink.accumulate_(total, gradient.t(), copy, float(index > 0))
+        sink.accumulate_(out[rows], gradient, h, beta)
+    dh.copy_(total)
 
 
 def _nll(run: Pass, h: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -287,12 +353,13 @@ def _nll(run: Pass, h: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor,
     columns, width = h.shape
 
     def buffer(name: str, rows: int) -> Tensor:  # pris dans celui du plus grand morceau
-        whole = run.workspace.get(name, rows * CHUNK, slot=HEAD)
+        whole = run.workspace.get(name, rows * run.chunk, slot=HEAD)
         return whole[: rows * columns].view(rows, columns)
 
     logits, turned = buffer("logits", weight.size(0)), buffer("turned", width)
     turned.copy_(h.t())
-    torch.mm(weight.detach(), turned, out=logits)
+    for rows in slabs(weight):  # le produit entier déborde du cache
+        torch.mm(weight.detach()[rows], turned, out=logits[rows])
     blocks = _blocks(weight)
     top, sums = buffer("top", blocks), buffer("sums", blocks)
     launch(kernels.column_lse_, blocks, logits, top, sums)
@@ -314,9 +381,9 @@ def _blocks(weight: Tensor) -> int:
     return -(-weight.size(0) // kernels.VOCAB_BLOCK)
 
 
-def _chunks(rows: int) -> Iterator[slice]:
-    """Morceaux d'au plus `CHUNK` lignes, de tailles voisines."""
-    count = -(-rows // CHUNK)
+def _chunks(rows: int, most: int) -> Iterator[slice]:
+    """Morceaux d'au plus `most` lignes, de tailles voisines."""
+    count = -(-rows // most)
     for index in range(count):
         yield slice(rows * index // count, rows * (index + 1) // count)
 
