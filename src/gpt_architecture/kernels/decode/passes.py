@@ -27,12 +27,12 @@ from gpt_architecture.kernels import loading_obstacle, shape_obstacle
 from gpt_architecture.kernels.decode.weights import (
     DenseMatrix,
     GroupedMatrix,
-    IntegerStrips,
     KernelMatrix,
     PackedMatrix,
     StripMatrix,
     TorchMatrix,
     gather,
+    in_strips,
 )
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 
@@ -155,11 +155,9 @@ class Passes:
         """Le pas d'une copie, sur 8 bits, de poids fp32."""
         if self._draft is None:
             scheme = Scheme(name="int8")
-            codes = {
-                name: IntegerStrips(quantize(each.dense(), scheme))
-                for name, each in self._without_embedding().items()
-            }
-            self._draft = self._compile("integer", codes)
+            known = self._without_embedding()
+            codes = {name: quantize(each.dense(), scheme) for name, each in known.items()}
+            self._draft = self._compile("integer", in_strips(codes))
         return self._draft
 
     def _dense(self) -> dict[str, DenseMatrix]:
@@ -178,8 +176,7 @@ class Passes:
             self._torch_pass = TorchPass(self._cfg, {**dense, **grouped}, self._vectors)
         elif grouped:
             shared = grouped["tok_emb"] is grouped["out_head"]
-            read = {name: each for name, each in grouped.items() if name != "tok_emb"}
-            strips = {name: IntegerStrips(each.grouped) for name, each in read.items()}
+            strips = in_strips({n: m.grouped for n, m in grouped.items() if n != "tok_emb"})
             embedding = {"tok_emb": strips["out_head"]} if shared else {}
             self.matrices = {**self.matrices, **strips, **embedding}
             self._steps = (self._compile("integer", strips),)

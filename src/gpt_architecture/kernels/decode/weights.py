@@ -22,7 +22,7 @@ from gpt_architecture.core.grouped_codes import (
     scaled,
     unpack,
 )
-from gpt_architecture.kernels.runtime.workspace import huge_empty
+from gpt_architecture.kernels.runtime.workspace import Arena, huge_empty, lines_of
 
 STRIP_ROWS = 16
 """Lignes entrelacées d'une bande : une ligne de cache par colonne."""
@@ -109,20 +109,27 @@ class IntegerStrips:
 
     Args:
         grouped: la matrice ; recopiée.
+        arena: où la ranger ; None : n'importe où.
 
     Attributes:
         numbers: bits, poids d'un groupe.
         codes: (bandes, tours, bits, 16) int32, quatre octets par mot.
     """
 
-    def __init__(self, grouped: GroupedCodes) -> None:
-        bits, rows, count = grouped.bits, len(grouped.codes), -(-len(grouped.codes) // STRIP_ROWS)
-        chunks = grouped.padded // CHUNK
+    def __init__(self, grouped: GroupedCodes, arena: Arena | None = None) -> None:
+        bits, (rows, groups) = grouped.bits, grouped.scales.shape
+        count, chunks = -(-rows // STRIP_ROWS), grouped.padded // CHUNK
         self.numbers = (bits, grouped.group_size)
         self.shape = (rows, grouped.width)
-        self.codes = huge_empty(count, chunks, bits, STRIP_ROWS).view(torch.int32)
-        scales = F.pad(grouped.scales, (0, 0, 0, count * STRIP_ROWS - rows))
-        self.scales = scales.view(count, STRIP_ROWS, -1).transpose(1, 2).contiguous()
+        arena = arena or Arena(torch.empty(_words(grouped)))
+        codes, scales = (
+            arena.take(*shape)
+            for shape in ((count, chunks, bits, STRIP_ROWS), (count, groups, STRIP_ROWS // 2))
+        )
+        assert codes is not None and scales is not None  # noqa: S101, PT018 — voir `_words`
+        self.codes, self.scales = codes.view(torch.int32), scales.view(torch.bfloat16)
+        padded = F.pad(grouped.scales, (0, 0, 0, count * STRIP_ROWS - rows))
+        self.scales.copy_(padded.view(count, STRIP_ROWS, groups).transpose(1, 2))
         lines = self.codes.numpy().view(np.uint32)
         for start in range(0, count, _PANEL_STRIPS):
             stop = min(start + _PANEL_STRIPS, count)
@@ -230,16 +237,24 @@ def gather(matrices: Mapping[str, DenseMatrix]) -> dict[str, DenseMatrix]:
     à chacune. Une matrice présente sous deux noms n'est recopiée qu'une fois.
     """
     distinct = dict.fromkeys(matrices.values())
-    area, start = huge_empty(sum(_lines(each.weight) for each in distinct)), 0
+    arena = Arena(huge_empty(sum(lines_of(each.weight.numel()) for each in distinct)))
     moved: dict[DenseMatrix, DenseMatrix] = {}
     for matrix in distinct:
-        weight = matrix.weight
-        place = area[start : start + weight.numel()].view(weight.shape)
-        moved[matrix] = DenseMatrix(place.copy_(weight))
-        start += _lines(weight)
+        place = arena.take(*matrix.shape)
+        assert place is not None  # noqa: S101 — la zone est à leur mesure
+        moved[matrix] = DenseMatrix(place.copy_(matrix.weight))
     return {name: moved[matrix] for name, matrix in matrices.items()}
 
 
-def _lines(tensor: Tensor) -> int:
-    """Place d'un tenseur, en valeurs de 4 octets, arrondie à une ligne de cache."""
-    return -(-tensor.nbytes // 64) * 16
+def in_strips(matrices: Mapping[str, GroupedCodes]) -> dict[str, IntegerStrips]:
+    """Range des matrices d'entiers en bandes, dans une zone de grandes pages (voir `gather`)."""
+    arena = Arena(huge_empty(sum(map(_words, matrices.values()))))
+    return {name: IntegerStrips(each, arena) for name, each in matrices.items()}
+
+
+def _words(grouped: GroupedCodes) -> int:
+    """Place des bandes d'une matrice, en mots de 4 octets."""
+    rows, groups = grouped.scales.shape
+    count = -(-rows // STRIP_ROWS) * STRIP_ROWS
+    codes = count * grouped.padded * grouped.bits // 32
+    return lines_of(codes) + lines_of(count * groups // 2)

@@ -36,6 +36,11 @@ def huge_empty(*shape: int) -> Tensor:
     return torch.from_numpy(array.reshape(shape))
 
 
+def lines_of(size: int) -> int:
+    """Place de `size` valeurs de 4 octets, arrondie à une ligne de cache."""
+    return -(-size // 16) * 16
+
+
 class Arena:
     """Une zone de mémoire où tailler des tenseurs, l'un après l'autre.
 
@@ -52,7 +57,7 @@ class Arena:
         start, size = self._used, math.prod(shape)
         if start + size > self._memory.numel():
             return None
-        self._used = -(-(start + size) // 16) * 16
+        self._used = start + lines_of(size)
         return self._memory[start : start + size].view(shape)
 
 
