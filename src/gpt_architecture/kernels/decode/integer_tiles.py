@@ -49,6 +49,9 @@ TILE_COLUMNS, TILE_STRIPS = (6, 2) if HAS_AVX512 else (4, 1)
 CODE_BYTES = DOTS.dtype().itemsize
 """Octets du code d'une activation."""
 
+WIDENS = DOTS.bias(8) > 0
+"""Vrai si des codes élargis se multiplient comme ceux de 8 bits."""
+
 _STEPS = CHUNK // STEP
 _STEP_BYTES = STEP * STRIP_ROWS  # un pas d'une bande : une ligne de cache, sur 8 bits
 _AHEAD = 4096
@@ -95,6 +98,31 @@ def integer_tile(
         for c in range(1, TILE_COLUMNS + 1)
     }
     switch(builder, key, cases)
+
+
+@emitted
+def widen(builder: Any, bits: Any, codes: Any, chunks: Any, out: Any) -> None:
+    """out reçoit les codes de `chunks` tours d'une bande sur 4 ou 6 bits, un par octet."""
+    cases = {b: partial(_widen_case, b, [codes, chunks, out]) for b in BITS if b < 8}
+    switch(builder, bits, cases)
+
+
+def _widen_case(bits: int, arguments: Values, builder: Any) -> None:
+    codes, chunks, out = arguments
+    words = ir.VectorType(I32, DOTS.rows)
+
+    def chunk(index: Any, nothing: Values) -> Values:
+        here = builder.add(codes, builder.mul(index, int64(CHUNK * STRIP_ROWS * bits // 8)))
+        prefetch(builder, add(builder, here, _AHEAD), CHUNK * STRIP_ROWS * bits // 8)
+        there = builder.add(out, builder.mul(index, int64(CHUNK * STRIP_ROWS)))
+        for row in range(0, STRIP_ROWS, DOTS.rows):
+            steps = _steps(builder, bits, add(builder, here, STEP * row), words)
+            for step, code in enumerate(steps):
+                place = add(builder, there, _STEP_BYTES * step + STEP * row)
+                builder.store(code, builder.inttoptr(place, words.as_pointer()), align=4)
+        return nothing
+
+    loop(builder, int64(0), chunks, [], chunk)
 
 
 def tile(dots: Dots, bits: int, columns: int, strips: int, arguments: Values, builder: Any) -> None:

@@ -40,7 +40,9 @@ from gpt_architecture.kernels.decode.integer_tiles import (
     CODE_BYTES,
     TILE_COLUMNS,
     TILE_STRIPS,
+    WIDENS,
     integer_tile,
+    widen,
 )
 from gpt_architecture.kernels.decode.weights import CHUNK, STRIP_ROWS
 from gpt_architecture.kernels.runtime.arithmetic import FAST, gelu
@@ -313,12 +315,14 @@ def linear_integer_(
 ) -> None:
     """Poids entiers en bandes ; un lot en est un nombre entier, sauf le dernier."""
     sums = np.empty((TILE_STRIPS, x.rows, STRIP_ROWS), np.float32)
+    wide = np.empty((TILE_STRIPS, STRIP_ROWS * _INTEGER_SLICE), np.uint8)
     groups = factors.shape[1]
     width, line = groups * group, STRIP_ROWS * bits // 8  # octets d'une colonne d'une bande
     scale, factor, stride = 2 * STRIP_ROWS * groups, 4 * groups, 4 * STRIP_ROWS * x.rows
     tiles = (active + TILE_COLUMNS - 1) // TILE_COLUMNS
     together = TILE_STRIPS if active > 2 else 1  # peu de sommes : les poids se lisent à la suite
-    slice_groups = groups if tiles == 1 else max(1, _INTEGER_SLICE // group)
+    slice_groups = groups if tiles == 1 else _INTEGER_SLICE // group
+    widens = WIDENS and tiles > 1 and bits < 8  # dépliés une fois pour toutes les tuiles
     for item in lots:
         part, first, base, rows = _block_of(item, part_rows, block_rows)
         done = 0
@@ -326,17 +330,23 @@ def linear_integer_(
             strips = min(together, (rows - done + STRIP_ROWS - 1) // STRIP_ROWS)
             sums[:strips, :active] = _F(0.0)
             strip = (first + done) // STRIP_ROWS
-            codes = parts[part] + line * width * strip
             for g in range(0, groups, slice_groups):
+                some = min(slice_groups, groups - g)
+                codes, step = parts[part] + line * (width * strip + group * g), line * width
+                if widens:
+                    for s in range(strips):
+                        target = wide[s].ctypes.data
+                        widen(bits, codes + step * s, some * group // CHUNK, target)
+                    codes, step = wide.ctypes.data, STRIP_ROWS * _INTEGER_SLICE
                 for tile in range(tiles):
                     m, last = active * tile // tiles, active * (tile + 1) // tiles
                     place = factor * m + 4 * g
                     integer_tile(
-                        bits,
+                        8 if widens else bits,
                         last - m,
                         strips,
-                        codes + line * group * g,
-                        line * width,
+                        codes,
+                        step,
                         scales[part] + scale * strip + 2 * STRIP_ROWS * g,
                         scale,
                         x.address + x.width * m + CODE_BYTES * group * g,
@@ -344,7 +354,7 @@ def linear_integer_(
                         factors.ctypes.data + place,
                         offsets.address + place,
                         factor,
-                        min(slice_groups, groups - g),
+                        some,
                         group // CHUNK,
                         sums.ctypes.data + 4 * STRIP_ROWS * m,
                         stride,
