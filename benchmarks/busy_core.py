@@ -93,7 +93,7 @@ def busy_rows(model: PackedModel, name: str, tokens: int, turns: int) -> list[Ro
 
 
 def shares(cfg: GPTConfig) -> list[Row]:
-    """Part du temps où les fils sont occupés, par produit, forme et nombre de fils : simulée."""
+    """Partage sans perte ni reprise, sur partage simulé, par produit, forme et nombre de fils."""
     products = {
         "qkv": (3, cfg.emb_dim),
         "sortie": (1, cfg.emb_dim),
@@ -111,10 +111,10 @@ def shares(cfg: GPTConfig) -> list[Row]:
                 ends = [0] * threads
                 for lot in lots:
                     heapq.heapreplace(ends, ends[0] + LOT_ROWS + lot)
-                used = sum(ends) / threads / max(ends)
+                used = parts * height / threads / max(ends)
                 found.append(f"{product} {len(lots):>4} lots {french(100 * used, 0):>3} %")
                 question = f"Partage des lots, {name}, {threads} fils"
-                rows.append(lone_row(question, product, [used], "part occupée"))
+                rows.append(lone_row(question, product, [used], "part du partage idéal"))
             print(f"{name:<8} {threads:>2} fils : {' | '.join(found)}")
     torch.set_num_threads(before)
     return rows
