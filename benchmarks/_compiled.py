@@ -72,6 +72,7 @@ class Compiled:
     """`torch.compile` du modèle, poids gelés ; `kind` : fp32, int8 (torchao, poids seuls)."""
 
     def __init__(self, model: GPTModel, kind: str) -> None:
+        torch._dynamo.config.recompile_limit = 64  # une forme par question et par précision
         network = _Network(model)
         if kind == "int8":
             from torchao.quantization import Int8WeightOnlyConfig, quantize_
