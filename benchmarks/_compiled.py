@@ -72,13 +72,16 @@ class Compiled:
     """`torch.compile` du modèle, poids gelés ; `kind` : fp32, int8 (torchao, poids seuls)."""
 
     def __init__(self, model: GPTModel, kind: str) -> None:
-        network, options = _Network(model), {"freezing": True}
+        torch._dynamo.config.recompile_limit = 64  # une forme par question et par précision
+        network = _Network(model)
         if kind == "int8":
             from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
             quantize_(network, Int8WeightOnlyConfig())
         self._cfg = model.cfg
-        self._step: Any = torch.compile(network, dynamic=False, fullgraph=True, options=options)
+        self._step: Any = torch.compile(
+            network, dynamic=False, fullgraph=True, options={"freezing": True}
+        )
 
     @torch.inference_mode()
     def decode(self, prompts: Prompts, count: int) -> Run:

@@ -97,7 +97,10 @@ def _library(source: Path | None, folder: Path) -> ctypes.CDLL:
     found = sorted(source.glob("**/libllama.so"))
     if not found:
         raise ImportError(f"pas de libllama.so sous {source} ; voir _ik_llama.py")
-    ctypes.CDLL(str(next(source.glob("**/libggml.so"))))  # où qu'on ait déplacé le tout
+    try:
+        ctypes.CDLL(str(next(source.glob("**/libggml.so"))))  # où qu'on ait déplacé le tout
+    except OSError as error:
+        raise ImportError(f"construction incomplète ; voir _ik_llama.py : {error}") from error
     library = folder / "ik_llama.so"
     command = ["g++", "-O2", "-std=c++17", "-shared", "-fPIC", "-o", str(library)]
     command += [str(Path(__file__).with_suffix(".cpp"))]

@@ -135,6 +135,21 @@ def compare(
     return rows
 
 
+def lone_row(
+    question: str,
+    candidate: str,
+    values: Sequence[float],
+    unit: str,
+    *,
+    lower: bool = False,
+    **extra: Any,
+) -> Row:
+    """La ligne d'un candidat sans pair ; `extra` la complète."""
+    each = {candidate: values}
+    row = _row(question, unit, each, candidate, candidate, lower=lower, shares={})
+    return row | {"name": f"{question}, {candidate}"} | extra
+
+
 def _gains(ours: Sequence[float], peer: Sequence[float], *, lower: bool) -> list[float]:
     """Rapport à chaque passage ; > 1 : nous sommes meilleurs."""
     pairs = zip(ours, peer, strict=True)

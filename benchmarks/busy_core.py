@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from _measure import REST, Row, french, lone_row
+from _machine import announce
+from _measure import REST, Row, compare, french, lone_row, write_rows
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
@@ -52,21 +52,21 @@ def neighbour() -> Iterator[None]:
         process.wait()
 
 
-def tokens_of(model: PackedModel, count: int) -> list[float]:
-    """Durées (s) de `count` passages d'un token, toujours après le même passé."""
+def token_time(model: PackedModel, count: int) -> float:
+    """Durée moyenne (ms) de `count` passages d'un token, toujours après le même passé."""
     cache, token = model.new_cache(1), torch.tensor([[7]])
     model(torch.arange(PAST)[None], cache)
     found = []
     for _ in range(count):
         start = time.perf_counter()
         model(token, cache)
-        found.append(time.perf_counter() - start)
+        found.append(1e3 * (time.perf_counter() - start))
         cache.rewind_([PAST])
-    return found
+    return statistics.fmean(found)
 
 
 def busy_rows(model: PackedModel, name: str, tokens: int, turns: int) -> list[Row]:
-    """Mesure chaque équipe, au calme et avec un voisin, en alternance ; une ligne par équipe."""
+    """Mesure chaque équipe, au calme et avec un voisin, en alternance ; deux lignes par équipe."""
     most = torch.get_num_threads()
     fixed = patch.object(Crew, "note", lambda *_: None)
     crews: dict[str, tuple[int, AbstractContextManager[Any]]] = {
@@ -74,37 +74,26 @@ def busy_rows(model: PackedModel, name: str, tokens: int, turns: int) -> list[Ro
         "tous les fils": (most, fixed),
         "adaptés": (most, nullcontext()),
     }
-    seconds: dict[tuple[str, bool], list[float]] = {}
+    found: dict[str, list[float]] = {}
     for turn in range(2 * turns):
         busy = turn % 2 == 1
         with neighbour() if busy else nullcontext():
             for crew, (threads, setting) in crews.items():
                 torch.set_num_threads(1)  # l'équipe est refaite, au complet
-                tokens_of(model, 1)
+                token_time(model, 1)
                 torch.set_num_threads(threads)
                 with setting:
-                    tokens_of(model, SETTLING if crew == "adaptés" else 2)
-                    seconds.setdefault((crew, busy), []).extend(tokens_of(model, tokens))
+                    token_time(model, SETTLING if crew == "adaptés" else 2)
+                    case = f"{crew}, {'un cœur pris' if busy else 'au calme'}"
+                    found.setdefault(case, []).append(token_time(model, tokens))
     torch.set_num_threads(most)
-    best = min(statistics.median(seconds[crew, False]) for crew in crews)
-    rows = []
-    for crew in crews:
-        calm, busy_ = (statistics.median(seconds[crew, each]) for each in (False, True))
-        mean = statistics.fmean(seconds[crew, True]) / best
-        print(
-            f"{name}, {crew:<14} calme {french(1e3 * calm):>6} ms   voisin "
-            f"{french(1e3 * busy_):>6} ms, {french(busy_ / best)} fois le meilleur temps calme "
-            f"(en moyenne {french(mean)})",
-            flush=True,
-        )
-        rows.append(
-            lone_row(f"{name}, {crew}, un cœur pris", 1e3 * busy_, "ms/token", calm=1e3 * calm)
-        )
-    return rows
+    ours = "adaptés, un cœur pris"
+    peers = sorted(set(found) - {ours})
+    return compare(f"Un token, un cœur pris, {name}", found, "ms", ours, peers, lower=True)
 
 
 def shares(cfg: GPTConfig) -> list[Row]:
-    """Part du temps où les fils sont occupés, par produit, forme et nombre de fils : simulée."""
+    """Partage sans perte ni reprise, sur partage simulé, par produit, forme et nombre de fils."""
     products = {
         "qkv": (3, cfg.emb_dim),
         "sortie": (1, cfg.emb_dim),
@@ -117,14 +106,15 @@ def shares(cfg: GPTConfig) -> list[Row]:
             torch.set_num_threads(threads)
             found = []
             for product, (parts, height) in products.items():
-                block = form.block(parts * height)
+                block = form.block(height, parts)
                 lots = [min(block, height - first) for first in range(0, height, block)] * parts
                 ends = [0] * threads
                 for lot in lots:
                     heapq.heapreplace(ends, ends[0] + LOT_ROWS + lot)
-                used = sum(ends) / threads / max(ends)
+                used = parts * height / threads / max(ends)
                 found.append(f"{product} {len(lots):>4} lots {french(100 * used, 0):>3} %")
-                rows.append(lone_row(f"{name}, {product}, {threads} fils", used, "part occupée"))
+                question = f"Partage des lots, {name}, {threads} fils"
+                rows.append(lone_row(question, product, [used], "part du partage idéal"))
             print(f"{name:<8} {threads:>2} fils : {' | '.join(found)}")
     torch.set_num_threads(before)
     return rows
@@ -140,6 +130,7 @@ def main() -> None:
     parser.add_argument("--lots", action="store_true", help="simule le partage des lots")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     arguments = parser.parse_args()
+    announce()
     cfg = GPTConfig(drop_rate=0.0)
     if arguments.quick:
         cfg = GPTConfig(emb_dim=256, n_heads=4, n_layers=4, drop_rate=0.0)
@@ -153,8 +144,7 @@ def main() -> None:
             packed = pack(model, packing)
             packed.settle()
             rows += busy_rows(packed, packing, arguments.tokens, arguments.turns)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

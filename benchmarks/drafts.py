@@ -18,8 +18,6 @@ médiane de ceux des passages ; son étendue suit.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -27,7 +25,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from _measure import Row, alternate, french
+from _machine import announce
+from _measure import Row, alternate, compare, french, write_rows
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
@@ -49,7 +48,7 @@ KINDS = {
 """Façons d'écrire : le plus probable, température 0,8 et top-p 0,9, température 1,2."""
 
 FIRST = "premier"  # le premier texte d'un modèle, au tirage
-WITH, WITHOUT = "avec", "sans"
+WITH, WITHOUT = "avec propositions", "sans"
 
 
 @dataclass(kw_only=True)
@@ -156,30 +155,16 @@ def wide_shape(cfg: GPTConfig) -> GPTConfig:
     return shape
 
 
-def print_row(name: str, seconds: dict[str, list[float]], texts: Texts) -> Row:
-    """Imprime une ligne du tableau et la rend."""
-    ratios = [b / a for a, b in zip(seconds[WITH], seconds[WITHOUT], strict=True)]
-    speed = {each: texts.size / statistics.median(values) for each, values in seconds.items()}
-    ratio, counts = statistics.median(ratios), texts.counts
-    kept = counts["accepted"] / counts["proposed"] if counts["proposed"] else None
-    line = f"{name:<10} {french(speed[WITHOUT], 1):>7} → {french(speed[WITH], 1):>7} tok/s   "
-    line += f"{french(ratio)} × [{french(min(ratios))} ; {french(max(ratios))}]"
-    if kept is not None:
-        per_pass = counts["tokens"] / counts["passes"]
-        line += f"   gardées {french(100 * kept, 0)} %, {french(per_pass)} tokens par passage"
-    print(line, flush=True)
-    return {
-        **{"name": f"propositions, {name}", "ours": speed[WITH], "peer": speed[WITHOUT]},
-        **{"ratio": ratio, "unit": "tokens/s", "ratios": ratios, "kept": kept},
-    }
-
-
-def processor() -> str:
-    """Le nom du processeur."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "processeur inconnu"
+def print_rows(name: str, seconds: dict[str, list[float]], texts: Texts) -> list[Row]:
+    """Imprime le tableau d'une façon d'écrire et en rend les lignes."""
+    speeds = {way: [texts.size / each for each in values] for way, values in seconds.items()}
+    question = f"Un texte de {texts.size} tokens, propositions du modèle, {name}"
+    rows, counts = compare(question, speeds, "tok/s", WITH, [WITHOUT]), texts.counts
+    if not counts["proposed"]:
+        return rows
+    kept, each = counts["accepted"] / counts["proposed"], counts["tokens"] / counts["passes"]
+    print(f"gardées : {french(100 * kept, 0)} % ; {french(each)} tokens par passage", flush=True)
+    return [row | {"kept": kept} for row in rows]
 
 
 def measure(model: GPTModel, texts: dict[str, Texts], turns: int) -> list[Row]:
@@ -188,14 +173,14 @@ def measure(model: GPTModel, texts: dict[str, Texts], turns: int) -> list[Row]:
     packed.settle()
     proposer = self_draft(packed)
     assert proposer is not None
-    rows = []
+    rows: list[Row] = []
     for name, each in texts.items():
         if name == FIRST:
             runs = {way: partial(each.first_seconds, model, way) for way in (WITH, WITHOUT)}
         else:
             ways = {WITH: proposer, WITHOUT: None}
             runs = {way: partial(each.seconds, packed, found) for way, found in ways.items()}
-        rows.append(print_row(name, alternate(runs, turns, retries=0), each))
+        rows += print_rows(name, alternate(runs, turns, retries=0), each)
     return rows
 
 
@@ -229,11 +214,9 @@ def main() -> None:
         for name in arguments.only
     }
     size = f"{model.num_parameters():,}".replace(",", " ")
-    print(f"{processor()}, {arguments.threads} fils ; {size} paramètres en fp32")
-    print(f"Textes de {window - len(prompt)} tokens ; sans → avec propositions\n", flush=True)
-    rows = measure(model, texts, arguments.turns)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
+    announce()
+    print(f"{size} paramètres en fp32")
+    write_rows(arguments.json, measure(model, texts, arguments.turns))
 
 
 if __name__ == "__main__":

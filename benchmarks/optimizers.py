@@ -202,10 +202,10 @@ def main() -> None:
     for name, runs in found.items():
         print(f"Meilleur taux de {name} : {best(runs).rate:g}".replace(".", ","))
     alone = orthogonalization(config, repeats=1 if quick else 3)
-    ratio = f"{alone['bf16'] / alone['fp32']:.1f}".replace(".", ",")
+    ratio = f"{alone['fp32'] / alone['bf16']:.1f}".replace(".", ",")
     print(
         f"\nMuon seul, par pas : {1000 * alone['bf16']:.0f} ms en bf16, "
-        f"{1000 * alone['fp32']:.0f} ms en fp32 ({ratio} fois moins)."
+        f"{1000 * alone['fp32']:.0f} ms en fp32 ({ratio} fois autant)."
     )
     if arguments.json:
         content = rows_of(found, alone)

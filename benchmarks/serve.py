@@ -179,9 +179,9 @@ def _streams(
 
 def stream_work(cfg: GPTConfig, each: Footprint, count: int, *, whole: bool) -> Work:
     """Lire les invites, puis COUNT − 1 passages de tous les flux."""
-    shape = {"rows": count, "whole": whole}
-    first = work(cfg, each, steps=1, tokens=PROMPT, past=0, **shape)
-    rest = work(cfg, each, steps=COUNT - 1, tokens=1, past=PROMPT, **shape)
+    read = partial(work, cfg, each, rows=count, whole=whole)
+    first = read(steps=1, tokens=PROMPT, past=0)
+    rest = read(steps=COUNT - 1, tokens=1, past=PROMPT)
     return Work(
         bytes=first.bytes + rest.bytes,
         floats=first.floats + rest.floats,

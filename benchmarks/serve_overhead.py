@@ -33,7 +33,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from _measure import Row, french, lone_row
+from _machine import announce
+from _measure import Row, french, lone_row, write_rows
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
@@ -246,6 +247,7 @@ def main() -> None:
     if arguments.serve:
         run_server()
         return
+    announce()
     service, rows = Service(), list[Row]()
     for kind, options in KINDS.items():
         for streams in arguments.streams:
@@ -255,8 +257,7 @@ def main() -> None:
             ][1:]
             rows.append(_show(f"{kind}, {streams} flux", found))
     service.stop()
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, ensure_ascii=False, indent=2), encoding="utf-8")
+    write_rows(arguments.json, rows)
 
 
 def _show(name: str, found: Sequence[Spent]) -> Row:
@@ -272,9 +273,8 @@ def _show(name: str, found: Sequence[Spent]) -> Row:
         f"{french(client, 0)} ; {french(1000 * gap, 1)} ms entre deux passages",
         flush=True,
     )
-    return lone_row(
-        f"coût d'un token servi, {name}", statistics.median(totals), "µs", gap=gap, **each
-    )
+    question = "Coût d'un token servi, hors du modèle"
+    return lone_row(question, name, totals, "µs", lower=True, gap=gap, **each)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,11 +162,12 @@ def main() -> None:
     peers = [name for name in names if name != OURS]
     question = "L'entraînement entier sur The Verdict"
     first = OURS if OURS in found else REFERENCE
-    for title, unit, value in (
+    views: tuple[tuple[str, str, Callable[[Outcome], float]], ...] = (
         (f"{question}, durée", "s", lambda each: each.seconds),
         (f"{question}, mémoire", "Go", lambda each: each.peak_gb),
         (f"{question}, dernière perte notée", "nats", lambda each: each.losses[-1][1]),
-    ):
+    )
+    for title, unit, value in views:
         values = {name: [value(each) for each in outcomes] for name, outcomes in found.items()}
         rows += compare(title, values, unit, first, peers, lower=True)
     reached = {

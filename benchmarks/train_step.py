@@ -343,7 +343,7 @@ def compare_steps(
             print(absent(name, error))
     gc.collect()
     ceilings = Ceilings()
-    seconds = alternate({**steps, **ceilings.measures()}, pairs, retries=0)
+    seconds = alternate({**steps, **ceilings.measures()}, pairs, retries=2)
 
     tokens = batches[0][0].numel()
     size = f"{cfg.num_parameters():,}".replace(",", " ")
