@@ -73,7 +73,7 @@ EngineName = Literal["auto", "torch", "packed"]
 
 COMPILE_FROM = 5_000_000
 """En deçà, PyTorch écrit des centaines de tokens par seconde sans faire attendre, la première fois,
-une demi-minute de compilation."""
+une vingtaine de secondes de compilation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,8 @@ def test_compilation_is_announced_once(caplog):
         announcement.on_end(None)
         announcement.on_start(None)
     assert [record.message for record in caplog.records] == [
-        "première utilisation sur cette machine : les noyaux se compilent, une vingtaine de secondes"
+        "première utilisation sur cette machine : "
+        "les noyaux se compilent, une vingtaine de secondes"
     ]
 
 

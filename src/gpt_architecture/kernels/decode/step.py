@@ -95,8 +95,8 @@ class Form:
         """Lignes d'un lot de `multiply`, pour `parts` matrices de `rows` lignes.
 
         Le nombre entier de lignes de cache qui fait finir tous les fils au plus tôt, parmi ceux
-        qui leur laissent `_BLOCKS` lots chacun : 2 à 5 % au-dessus du partage idéal de 2 à 16 fils
-        (`benchmarks/busy_core.py --lots`).
+        qui leur laissent `_BLOCKS` lots chacun : de 97 à 99 % du partage idéal à deux fils, 84 % au
+        pire à seize (`benchmarks/busy_core.py --lots`).
         """
         threads = torch.get_num_threads()
 

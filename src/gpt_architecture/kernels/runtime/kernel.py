@@ -45,7 +45,8 @@ class Announcement(event.Listener):
         if not self.made:
             self.made = True
             logger.info(
-                "première utilisation sur cette machine : les noyaux se compilent, une vingtaine de secondes"
+                "première utilisation sur cette machine : les noyaux se compilent, une vingtaine "
+                "de secondes"
             )
 
     def on_end(self, event: Any) -> None:
