@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from gpt_architecture.core.grouped_codes import GroupedCodes, Scheme, dequantize, quantize
+from gpt_architecture.core.grouped_codes import (
+    GroupedCodes,
+    Scheme,
+    bits_of,
+    dequantize,
+    quantize,
+)
 from gpt_architecture.errors import ConfigurationError, ModelFileError
 
 EVERY = [(name, size) for name in ("int8", "int4") for size in (32, 64, 128)]
@@ -77,6 +83,38 @@ def test_layout_of_four_bits():
     assert (codes >> 4).tolist() == [i // 2 for i in range(32)]
 
 
+def test_layout_of_six_bits():
+    """Par 64 poids : les bits bas comme sur 4 bits, puis deux bits hauts de quatre par octet."""
+    values = torch.arange(64).float() - 32
+    values[:32] = values[:32].flip(0)  # l'extrême du premier groupe est en tête
+    values[0] = -32.0
+    grouped = quantize(values.unsqueeze(0), Scheme(name="int4"), bits=6)
+    codes, step = grouped.codes[0, :48].int(), grouped.scales[0, :2].float().repeat_interleave(32)
+    biased = ((values / step).round().clamp(-32, 31) + 32).int()
+    low, high = biased & 15, biased >> 4
+    assert codes[0:32:2].tolist() == (low[:16] | low[16:32] << 4).tolist()
+    assert codes[1:32:2].tolist() == (low[32:48] | low[48:] << 4).tolist()
+    quarters = high.view(4, 16)
+    packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+    assert codes[32:].tolist() == packed.tolist()
+    assert torch.equal(dequantize(grouped)[0], (biased - 32) * step)
+
+
+@pytest.mark.parametrize("bits", [6, 8])
+def test_the_head_has_its_own_bits(bits):
+    scheme = Scheme(name="int4", head_bits=bits)
+    assert (bits_of("out_head", scheme), bits_of("tok_emb", scheme)) == (bits, bits)
+    assert bits_of("trf_blocks.0.ff.layers.0", scheme) == 4
+    assert Scheme(name="int4").head_bits == 6
+    assert Scheme(name="int8").head_bits == 8
+
+
+@pytest.mark.parametrize("bits", [7, 4, 6.0, True, "6"])
+def test_other_bits_of_a_head_are_refused(bits):
+    with pytest.raises(ConfigurationError, match="head_bits"):
+        Scheme(name="int4", head_bits=bits)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_not_a_number(name, bad):
@@ -88,7 +126,7 @@ def test_not_a_number(name, bad):
 
 @pytest.mark.parametrize(
     ("name", "group_size"),
-    [("int2", 32), ("int8", 48), ("int8", 0), ("int4", True), ("int4", "32")],
+    [("int2", 32), ("int8", 48), ("int8", 0), ("int4", True), ("int4", "32"), ("int8", 32.0)],
 )
 def test_scheme_is_checked(name, group_size):
     with pytest.raises(ConfigurationError):

@@ -96,6 +96,22 @@ def test_the_tied_head_is_written_once(tmp_path):
     assert model.matrices["out_head"] is model.matrices["tok_emb"]
 
 
+def test_the_first_version_had_eight_bits_in_the_head(tmp_path):
+    """Un fichier d'avant, dont l'en-tête ne dit pas les bits de la tête, se lit et se récrit."""
+    path = tmp_path / "ancien.safetensors"
+    model = packed_model(Scheme(name="int4", head_bits=8))
+    save_quantized(path, model, tokenizer=TOKENIZER)
+    rewrite(path, header={"version": "1", "scheme": '{"name": "int4", "group_size": 32}'})
+    file = load_quantized(path)
+    assert file.scheme.head_bits == 8
+    assert (file.codes["tok_emb"].bits, file.codes["out_head"].bits) == (8, 8)
+    read = PackedModel.from_codes(file.config, file.scheme, file.codes, file.vectors)
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(read(ids), model(ids))
+    save_quantized(path, read, tokenizer=TOKENIZER)
+    assert load_quantized(path).scheme == model.scheme
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("header", "words"),

@@ -7,7 +7,7 @@ import torch
 from kernel_helpers import oracle_of
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.core.kv_cache import CacheView
+from gpt_architecture.core.kv_cache import CacheView, KVCache
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.kernels.decode.packed import PACKINGS, pack
 from gpt_architecture.kernels.decode.weights import StripMatrix
@@ -86,6 +86,7 @@ def test_the_logits_are_those_of_the_model(model, packing):
     found = read_one_by_one(packed, ids)
     size = max(1.0, expected.abs().max().item())
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[packing] * size)
+    assert (found - expected).abs().mean() <= TOLERANCE[packing] * size / 10
 
 
 @pytest.mark.parametrize("rows", [1, 16, 37])
@@ -134,3 +135,64 @@ def test_what_does_not_fit_is_refused(model):
         packed.read_uniform([[0] * 33], packed.new_cache(1))
     with pytest.raises(ValueError, match="positions 5"):
         packed.read_uniform([[0] * 5], packed.new_cache(1, 4))
+
+
+# --- Plus d'activations qu'un passage n'en porte --------------------------------------------------
+
+
+@pytest.fixture
+def long_model():
+    torch.manual_seed(0)
+    cfg = {**BASE, **SHAPES["livre"], "context_length": 330, "n_layers": 2}
+    return GPTModel(GPTConfig(**cfg)).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", ["int8", "int4"])
+@pytest.mark.parametrize("cuts", [(300,), (127, 129, 44), (17, 283)])
+def test_an_integer_prompt_read_in_several_passes(long_model, packing, cuts):
+    """Une invite plus longue qu'un passage, où qu'elle soit coupée, sur des lignes quelconques."""
+    packed = pack(long_model, packing)
+    ids = torch.randint(307, (2, 300))
+    pool = packed.new_cache(4)
+    found = [packed(part, CacheView(pool, [3, 1])) for part in ids.split(cuts, dim=1)]
+    for row, each in enumerate(torch.cat(found, dim=1)):
+        cache = packed.new_cache(1)
+        alone = torch.cat([packed.read_uniform([[t]], cache) for t in ids[row].tolist()])
+        assert torch.equal(each, alone)
+    assert torch.equal(packed(ids), torch.cat(found, dim=1))  # sans cache non plus
+
+
+def test_the_wanted_ranks_of_a_long_batch(long_model):
+    packed = pack(long_model, "int8")
+    ids, at = torch.randint(307, (7, 40)), torch.tensor([0, 39, 5, 39, 12, 3, 38])
+    every = packed(ids, packed.new_cache(7))
+    for cache in (packed.new_cache(7), None):
+        found = packed(ids, cache, at=at)
+        assert torch.equal(found[:, 0], every[torch.arange(7), at])
+
+
+def test_more_sequences_than_a_pass_carries(long_model):
+    packed = pack(long_model, "int8")
+    ids = torch.randint(307, (150, 2))
+    cache = packed.new_cache(150, 2)
+    found = torch.cat([packed(ids[:, :1], cache), packed(ids[:, 1:], cache)], dim=1)
+    assert torch.equal(found, packed(ids))
+
+
+def test_a_cache_that_is_not_the_model_s(long_model):
+    packed = pack(long_model, "int8")
+    with pytest.raises(ValueError, match=r"cache en bfloat16.*new_cache"):
+        packed(torch.tensor([[1]]), KVCache(packed.cfg, 1, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="2 séquences, un cache de 1"):
+        packed(torch.tensor([[1], [2]]), packed.new_cache(1))
+
+
+@pytest.mark.parametrize("token", [301, 303, -1])
+def test_a_token_in_the_padding_of_the_last_strip(token):
+    """Tête liée : l'embedding est en bandes, complétées au-delà du vocabulaire."""
+    torch.manual_seed(0)
+    cfg = {**BASE, **SHAPES["gpt-2"], "vocab_size": 301}
+    packed = pack(GPTModel(GPTConfig(**cfg)).eval(), "int4")
+    with pytest.raises(IndexError, match="301"):
+        packed(torch.tensor([[token]]))

@@ -67,9 +67,9 @@ class Scheme:
         check_choice("scheme", self.name, tuple(BITS))
         if self.head_bits is None:
             object.__setattr__(self, "head_bits", 8 if self.name == "int8" else 6)
-        elif self.head_bits not in (6, 8):
+        elif type(self.head_bits) is not int or self.head_bits not in (6, 8):
             raise ConfigurationError.wrong("head_bits", self.head_bits, expected="6 ou 8")
-        if self.group_size not in GROUP_SIZES:
+        if type(self.group_size) is not int or self.group_size not in GROUP_SIZES:
             raise ConfigurationError.wrong(
                 "group_size",
                 self.group_size,
@@ -167,8 +167,9 @@ def rounded(x: Tensor, group_size: int) -> Tensor:
     """
     groups = F.pad(x, (0, -x.size(1) % group_size)).view(len(x), -1, group_size)
     peaks = groups.abs().amax(dim=2, keepdim=True)
-    scales = torch.where(peaks.isfinite(), peaks / 127, torch.nan)
-    factors = torch.where(peaks > _LEAST_PEAK, 127 / peaks, 0.0)
+    scales = torch.where(peaks.isfinite(), peaks * (1 / 127), torch.nan)
+    # `127 / peaks` multiplierait par l'inverse : pas le même arrondi.
+    factors = torch.where(peaks > _LEAST_PEAK, torch.full_like(peaks, 127.0) / peaks, 0.0)
     codes = (groups * factors + 0.5).floor_()
     return (codes * scales).flatten(1)[:, : x.size(1)]
 

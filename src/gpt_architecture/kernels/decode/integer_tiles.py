@@ -7,7 +7,7 @@ des activations, et en est ôté d'avance (`offsets`).
 
 La somme d'un groupe est exacte ; elle est convertie en fp32, multipliée par ses deux échelles et
 ajoutée dans l'ordre des groupes, chaque ligne dans sa voie : ni les autres activations, ni leur
-nombre, ni la machine n'y changent un bit.
+nombre n'y changent un bit, ni la machine si elle fond produit et addition.
 
 Les adresses et les pas sont en octets.
 """

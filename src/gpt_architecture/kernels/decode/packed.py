@@ -43,10 +43,10 @@ Choose = Callable[[Tensor], list[int]]
 class PackedModel:
     """Un modèle prêt à décoder ; satisfait `core.model.CausalLM`.
 
-    Un passage est un pas compilé (`step`) : toujours, si ses poids sont entiers, jusqu'à 32
-    activations s'ils sont en fp32 ; au-delà, ou sans numba, ce sont les produits de PyTorch sur les
-    mêmes poids. Plusieurs fils peuvent s'en servir : le
-    pas compilé, qui n'a qu'un jeu de tampons, sert l'un puis l'autre, token par token.
+    Un passage est un pas compilé (`step`) : toujours, si ses poids sont entiers ; jusqu'à 32
+    activations, s'ils sont en fp32. Au-delà, ou sans numba, ce sont les produits de PyTorch sur les
+    mêmes poids. Plusieurs fils peuvent s'en servir : un pas n'a qu'un jeu de tampons et sert l'un
+    puis l'autre, passage par passage.
 
     Args:
         cfg: forme du modèle.
@@ -74,9 +74,10 @@ class PackedModel:
         codes: Mapping[str, GroupedCodes],
         vectors: Mapping[str, Tensor],
     ) -> PackedModel:
-        """Le modèle de matrices déjà quantifiées, par nom de module ; rien n'est copié.
+        """Le modèle de matrices déjà quantifiées, par nom de module.
 
-        Une tête liée n'y est pas : c'est la matrice de `tok_emb`.
+        Les noyaux en veulent une copie rangée en bandes ; sans eux, rien n'est copié. Une tête liée
+        n'y est pas : c'est la matrice de `tok_emb`.
         """
         matrices: dict[str, PackedMatrix] = {
             name: GroupedMatrix(each) for name, each in codes.items()
@@ -95,7 +96,9 @@ class PackedModel:
         }
 
     def settle(self) -> None:
-        """Range les poids en grandes pages (voir `gather`), sauf ceux dont on lit peu de lignes.
+        """Range des poids fp32 en grandes pages (voir `gather`), sauf ceux qu'on lit peu.
+
+        Des poids entiers y sont dès leur construction.
 
         Un passage en est un cinquième plus court, mais la copie dure autant que quelques dizaines
         d'entre eux : elle attend le passage SETTLE_AFTER, pour qu'un texte court n'attende pas.
@@ -155,8 +158,7 @@ class PackedModel:
     def uniform_rows(self) -> int:
         """Activations au plus de `read_uniform` ; 0 sans pas compilé.
 
-        La première fois, les poids sont recopiés en grandes pages, et par bandes s'ils sont en
-        fp32.
+        La première fois, des poids fp32 sont recopiés par bandes, en grandes pages.
         """
         step = self._passes.uniform()
         return 0 if step is None else step.height

@@ -86,8 +86,7 @@ class Passes:
         Le cache reçoit clés et valeurs ; il n'est pas avancé.
         """
         if self._is_integer and self._steps:
-            with self.turn:
-                return self._read_integers(self._steps[0], x, cache, at)
+            return self._read_integers(self._steps[0], x, cache, at)
         if cache is not None:
             rows = x.size(0) * x.size(1)
             with self.turn:
@@ -191,7 +190,7 @@ class Passes:
         """Le pas de cette forme (voir `step.FORMS`), sur ces matrices."""
         from gpt_architecture.kernels.decode.step import FORMS, DecodeStep  # noqa: PLC0415
 
-        return DecodeStep(self._cfg, matrices, self._vectors, FORMS[form])
+        return DecodeStep(self._cfg, matrices, self._vectors, FORMS[form], self.turn)
 
 
 def _compiles(cfg: GPTConfig) -> bool:

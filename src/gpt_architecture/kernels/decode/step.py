@@ -27,6 +27,7 @@ from torch import Tensor
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.grouped_codes import padded_width
 from gpt_architecture.core.kv_cache import KVCache
+from gpt_architecture.core.machine import Turn
 from gpt_architecture.kernels.decode.dots import DOTS
 from gpt_architecture.kernels.decode.float_tiles import FLOAT_COLUMNS, WIDE_COLUMNS
 from gpt_architecture.kernels.decode.integer_tiles import CODE_BYTES
@@ -180,6 +181,7 @@ class DecodeStep:
         matrices: poids, par nom de module.
         vectors: normes et biais, par nom du `state_dict`.
         form: comment il multiplie ; elle doit convenir à ces matrices.
+        turn: tenu le temps d'un passage : il n'y a qu'un jeu de tampons.
     """
 
     def __init__(
@@ -188,7 +190,9 @@ class DecodeStep:
         matrices: Mapping[str, KernelMatrix],
         vectors: Mapping[str, Tensor],
         form: Form,
+        turn: Turn,
     ) -> None:
+        self._turn = turn
         self._cfg, self._matrices, self._vectors = cfg, matrices, vectors
         self._form = form
         height = self.height = form.height
@@ -240,8 +244,11 @@ class DecodeStep:
 
         Raises:
             IndexError: un rang de `at` n'existe pas.
+            ValueError: le cache n'a pas une ligne par séquence, ou n'est pas en fp32, contigu.
         """
         batch, count, width = x.shape
+        if batch != len(cache.lengths):
+            raise ValueError(f"{batch} séquences, un cache de {len(cache.lengths)}")
         wanted = np.arange(batch * count)
         if at is not None:
             chosen = at.numpy()
@@ -292,6 +299,23 @@ class DecodeStep:
         Args:
             spans: par morceau de x, sa séquence, ses tokens nouveaux déjà lus, et combien il en a.
         """
+        if not self.fits(len(x), cache):
+            kind = f"{cache.storage.dtype}".removeprefix("torch.")
+            raise ValueError(
+                f"{len(x)} activations pour un cache en {kind} : {self.height} au plus, et un "
+                "cache en fp32, contigu (new_cache)"
+            )
+        with self._turn:
+            self._locked_pass(x, cache, spans, wanted, logits)
+
+    def _locked_pass(
+        self,
+        x: Tensor,
+        cache: KVCache,
+        spans: Sequence[tuple[int, int, int]],
+        wanted: NDArray[np.int64],
+        logits: Tensor,
+    ) -> None:
         self._x[: len(x)] = x
         lines, lengths, row, blocks = cache.lines, cache.lengths, 0, []
         for index, read, count in spans:

@@ -151,7 +151,14 @@ class IntegerStrips:
         return self.rows(torch.arange(self.shape[0]))
 
     def rows(self, index: Tensor) -> Tensor:
-        """Lignes `index` (…), en fp32 : (…, D)."""
+        """Lignes `index` (…), en fp32 : (…, D).
+
+        Raises:
+            IndexError: une ligne n'existe pas ; celles qui complètent la dernière bande non plus.
+        """
+        count = self.shape[0]
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < count:
+            raise IndexError(f"ligne {int(index.max())} d'une matrice qui en a {count}")
         found = scaled(*self._read(index.reshape(-1)), self.numbers[0])
         return found[:, : self.shape[1]].reshape(*index.shape, self.shape[1])
 

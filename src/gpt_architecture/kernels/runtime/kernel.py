@@ -75,7 +75,7 @@ def claim(typingctx: Any, lots: Any) -> Any:
     def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         word = ir.IntType(64)
         target = builder.bitcast(arguments[0], word.as_pointer())
-        return builder.atomic_rmw("add", target, ir.Constant(word, 1), "monotonic")
+        return builder.atomic_rmw("add", target, ir.Constant(word, 1), "acq_rel")
 
     return types.int64(types.voidptr), codegen
 
@@ -263,7 +263,7 @@ def kernel(body: Any, **kinds: str) -> Kernel:
         kinds: la sorte de chaque argument qui n'est pas celle que dit la signature.
     """
     function, arguments = _reading_arguments(body, kinds)
-    function.__qualname__ = "_".join([body.__name__, *kinds, SOURCES])
+    function.__qualname__ = "_".join([body.__name__, *map("-".join, kinds.items()), SOURCES])
     compiled = cfunc(types.void(types.voidptr), fastmath=FAST, cache=True, error_model="numpy")(
         function
     )

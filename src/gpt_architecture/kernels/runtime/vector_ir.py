@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
+from numba.core import codegen, config
 
 I64, I32, I16, I8 = (ir.IntType(bits) for bits in (64, 32, 16, 8))
 F32 = ir.FloatType()
@@ -17,11 +17,13 @@ FLOATS = ir.VectorType(F32, LANES)
 
 
 def _features() -> dict[str, bool]:
-    """Les jeux d'instructions que Numba emploiera : ceux de la machine, ou `NUMBA_CPU_FEATURES`."""
-    chosen = os.environ.get("NUMBA_CPU_FEATURES")
-    if chosen is None:
-        return dict(binding.get_host_cpu_features())
-    return {each[1:]: each[0] == "+" for each in chosen.split(",") if each}
+    """Les jeux d'instructions que Numba emploiera, ses réglages compris.
+
+    Une instruction qu'il ne saurait pas écrire arrêterait le processus.
+    """
+    asked: str | None = config.CPU_FEATURES
+    text: str = codegen.get_host_cpu_features() if asked is None else asked  # type: ignore[no-untyped-call]
+    return {each[1:]: each[0] == "+" for each in text.split(",") if each}
 
 
 FEATURES = _features()
