@@ -83,7 +83,10 @@ def measure(*, quick: bool) -> list[dict[str, float]]:
         torch.manual_seed(123)
         cfg = config_of(shape)
         backend = build_backend(
-            GPTModel(cfg).train(), ComputeConfig(), OptimizerConfig(), TrainingConfig()
+            GPTModel(cfg).train(),
+            ComputeConfig(precision="fp32"),
+            OptimizerConfig(),
+            TrainingConfig(),
         )
         one_step(backend, cfg, 0)  # échauffement : tampons, moments
         candidates.append((shape, cfg, backend, []))

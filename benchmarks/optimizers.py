@@ -20,7 +20,13 @@ from pathlib import Path
 import torch
 from _machine import announce
 
-from gpt_architecture.config import GPTConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from gpt_architecture.config import (
+    ComputeConfig,
+    GPTConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 from gpt_architecture.data.datasets import TrainingData, load_training_data
 from gpt_architecture.training.callbacks import (
     Callback,
@@ -95,6 +101,7 @@ def train(
         device=torch.device("cpu"),
         prompt=data.opening,
         training=training,
+        compute=ComputeConfig(precision="fp32"),
         optimizer=optimizer,
         schedule=ScheduleConfig(schedule="cosine", warmup_steps=steps // 20, final_lr=0.05),
     )

@@ -73,6 +73,7 @@ def untrained_loss(data: str) -> float:
 def run_training(data: str, output_dir: Path, *options: str) -> tuple[float, float]:
     """Lance la commande ; rend (secondes, mémoire résidente maximale en Go)."""
     command = [sys.executable, "-m", "gpt_architecture", "train", "--data", data, *options]
+    command += ["--precision", "fp32"]  # celle du document d'origine
     start = time.perf_counter()
     subprocess.run([*command, "--output-dir", str(output_dir), "--force"], check=True)
     seconds = time.perf_counter() - start

@@ -37,6 +37,7 @@ from gpt_architecture.formats.model_file import read_model
 GOAL = 1.314  # perte d'entraînement annoncée par le document d'origine
 SMALL = {"emb_dim": 96, "n_heads": 4, "n_layers": 2}
 OURS, LEAN, EXPRESS, REFERENCE = "ce projet", "--memory lean", "--preset express", "référence"
+AUTO = "--precision auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,12 @@ def measure(name: str, data: str, *, quick: bool) -> Outcome:
             losses = json.loads((output / "pertes.json").read_text(encoding="utf-8"))
             return Outcome(seconds=seconds, peak_gb=peak, losses=losses)
         shape = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
-        options = {OURS: [], LEAN: ["--memory", "lean"], EXPRESS: ["--preset", "express"]}[name]
+        options = {
+            OURS: ["--precision", "fp32"],  # comme la référence
+            AUTO: [],
+            LEAN: ["--precision", "fp32", "--memory", "lean"],
+            EXPRESS: ["--precision", "fp32", "--preset", "express"],
+        }[name]
         if quick:
             options = [*options, *shape, "--epochs", "2"]
         command = [sys.executable, "-m", "gpt_architecture", "train", "--data", data]
@@ -146,7 +152,7 @@ def main() -> None:
         return
 
     announce()
-    names = [REFERENCE, *(arguments.only or (OURS, LEAN, EXPRESS))]
+    names = [REFERENCE, *(arguments.only or (OURS, AUTO, LEAN, EXPRESS))]
     found: dict[str, list[Outcome]] = {name: [] for name in names}
     for turn in range(arguments.pairs):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:

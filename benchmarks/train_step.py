@@ -35,11 +35,12 @@ from gpt_architecture.config import (
     GPTConfig,
     MemoryMode,
     OptimizerConfig,
+    PrecisionName,
     TrainingConfig,
 )
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.training.backends import build_backend
-from gpt_architecture.training.step import Batch
+from gpt_architecture.training.step import Batch, has_bf16
 
 LR, WEIGHT_DECAY = TrainingConfig.lr, TrainingConfig.weight_decay
 WINDOW = 256  # défaut de --context-length
@@ -165,12 +166,14 @@ class NanoGPT(nn.Module):
         return logits
 
 
-def ours(cfg: GPTConfig, *, memory: MemoryMode = "default") -> Step:
-    """Le pas de ce projet, tel que `train` le fait."""
+def ours(
+    cfg: GPTConfig, *, memory: MemoryMode = "default", precision: PrecisionName = "fp32"
+) -> Step:
+    """Le pas de ce projet, tel que `train` le fait ; en fp32, comme ses pairs."""
     model = GPTModel(cfg).train()
     backend = build_backend(
         model,
-        ComputeConfig(engine="fused", memory=memory),
+        ComputeConfig(engine="fused", memory=memory, precision=precision),
         OptimizerConfig(),
         TrainingConfig(lr=LR, weight_decay=WEIGHT_DECAY),
     )
@@ -329,6 +332,8 @@ def compare_steps(
         "nanoGPT réécrit": partial(nano_gpt, cfg),
         "llm.c": partial(llm_c, cfg, source, folder),
     }
+    if has_bf16(torch.device("cpu")):
+        candidates["… --precision bf16"] = partial(ours, cfg, precision="bf16")
     batches = []
     for _ in range(pairs + 1):
         ids = torch.randint(cfg.vocab_size, (2, WINDOW + 1))
