@@ -124,6 +124,15 @@ def test_auto_keeps_the_precision_of_a_checkpoint(monkeypatch):
     assert same_engine(ComputeConfig(), None, cpu) == ComputeConfig()
 
 
+@pytest.mark.parametrize("state", [{}, {"calculation": {"engine": "fused", "device": "cpu"}}])
+def test_a_checkpoint_that_does_not_say_was_in_fp32(state):
+    """Sur processeur : bf16 ne s'y met pas en silence. Ailleurs, rien n'est supposé."""
+    checkpoint = SimpleNamespace(state=state)
+    found = same_engine(ComputeConfig(), checkpoint, torch.device("cpu"))
+    assert found == ComputeConfig(precision="fp32")
+    assert same_engine(ComputeConfig(), checkpoint, torch.device("cuda")) == ComputeConfig()
+
+
 def test_auto_leaves_autograd_in_fp32(monkeypatch):
     """Sans AMX, `auto` sous autograd a les pertes de fp32, évaluation comprise, au bit près."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})

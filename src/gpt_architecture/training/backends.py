@@ -293,13 +293,17 @@ def calculation_of(
 def same_engine(
     compute: ComputeConfig, checkpoint: Checkpoint | None, device: torch.device
 ) -> ComputeConfig:
-    """Les réglages du calcul ; `auto` garde autograd et la précision du point de reprise."""
+    """Les réglages du calcul ; `auto` garde autograd et la précision du point de reprise.
+
+    Un point qui ne dit rien de son calcul, sur processeur, vient d'une version en fp32.
+    """
     before = _saved(checkpoint)
-    if before.get("device") != device.type:
+    if checkpoint is None or before.get("device", device.type) != device.type:
         return compute
     if before.get("engine") == "autograd" and not compute.wants_fused and compute.engine == "auto":
         compute = replace(compute, engine="autograd")
-    if before.get("precision") == "fp32" and compute.precision == "auto":
+    unsaid = "fp32" if device.type == "cpu" else None
+    if before.get("precision", unsaid) == "fp32" and compute.precision == "auto":
         compute = replace(compute, precision="fp32")
     return compute
 
