@@ -23,7 +23,7 @@ par Gio. Au-delà, il l'est quand on le demande."""
 _CHUNK = 1 << 22
 _THREADS = 2  # le calcul d'un CRC32 rend la main à l'autre
 
-_Identity = tuple[int, int, int, int]
+_Identity = tuple[int, int, int, int, int]
 _ahead: dict[_Identity, Future[list[str]]] = {}
 """La dernière relecture commencée, d'un fichier de cette identité."""
 
@@ -99,4 +99,5 @@ def _is_sound(archive: zipfile.ZipFile, name: str) -> bool:
 def _identity(path: Path) -> _Identity:
     """De quoi reconnaître un fichier, et voir qu'il a changé."""
     found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    written = found.st_mtime_ns, found.st_ctime_ns  # la première se choisit, la seconde non
+    return found.st_dev, found.st_ino, found.st_size, *written
