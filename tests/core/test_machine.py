@@ -240,3 +240,11 @@ def test_a_processor_without_numbers_is_unknown(text):
 
 def test_the_processor_of_this_machine_is_read_once():
     assert processor() is processor()
+
+
+def test_an_environment_read_too_late_is_left_alone(monkeypatch):
+    """PyTorch déjà chargé a lu le sien : seuls les processus lancés d'ici changeraient."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    code = "import torch, gpt_architecture, os; print('GOMP_SPINCOUNT' in os.environ)"
+    assert run_process(sys.executable, "-c", code).out == "False\n"
