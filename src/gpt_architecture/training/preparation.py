@@ -15,6 +15,7 @@ import torch
 from gpt_architecture.config import TRAINING_PRESETS, GPTConfig, TrainingRequest, check_origin
 from gpt_architecture.core.machine import peak_resident, resolve_device, return_freed_memory
 from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.kernels import shape_obstacle
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.training.backends import same_engine, setting_obstacle
 from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore
@@ -71,12 +72,15 @@ class TrainingRun:
     @cached_property
     def dtype(self) -> torch.dtype | None:
         """Type des produits de matrices : None pour fp32."""
-        device = self.settings.device
-        compute = same_engine(self.settings.compute, self.origins.checkpoint, device)
+        settings, device = self.settings, self.settings.device
+        compute = same_engine(settings.compute, self.origins.checkpoint, device)
         whole = self.world.size == 1 or self.strategy == "ddp"
-        trains_all = self.settings.lora is None
-        fused = trains_all and compute.engine != "autograd"
-        fused = fused and setting_obstacle(compute, device, whole=whole) is None
+        fits = settings.lora is None and shape_obstacle(settings.model) is None
+        fused = (
+            fits
+            and compute.engine != "autograd"
+            and setting_obstacle(compute, device, whole=whole) is None
+        )
         return resolve_precision(compute.precision, device, fused=fused)
 
     @cached_property
