@@ -8,13 +8,15 @@ Les noms publics, ceux des chapitres du livre de Raschka compris, sont importés
 
 from importlib import import_module
 from os import environ
+from sys import modules
 from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.config import VERSION
 
-if "OMP_WAIT_POLICY" not in environ:
+if "OMP_WAIT_POLICY" not in environ and "torch" not in modules:
     # Lu par le moteur OpenMP de PyTorch à son chargement : un fil sans travail tourne à vide trente
     # fois moins longtemps (une fraction de milliseconde) avant de rendre le cœur à qui s'en sert.
+    # Posé plus tard, il ne changerait que les processus lancés d'ici.
     environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,16 +92,50 @@ def test_description_of_the_cpu_counts_threads():
     assert describe_device(torch.device("cpu")) == expected
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_small_computation_has_one_thread(threads):
+@pytest.fixture
+def three_threads():
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def threads_of_a_new_thread():
+    """Le nombre de fils qu'un fil reçoit à sa première question."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_small_computation_has_one_thread(three_threads, threads):
     torch.set_num_threads(threads)
-    try:
-        with one_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == threads
+
+
+def test_a_thread_born_meanwhile_keeps_its_own(three_threads):
+    """Celui qui naît à côté d'un petit calcul garde le nombre commun, et le calcul, un seul fil."""
+    with one_thread():
+        assert threads_of_a_new_thread() == 3
+        assert torch.get_num_threads() == 1
+    assert threads_of_a_new_thread() == 3
+    with ThreadPoolExecutor(1) as pool:  # le bloc dans un fil neuf ne change que lui
+        assert pool.submit(_counted_around_a_block).result() == (1, 3)
+    assert torch.get_num_threads() == 3
+
+
+def _counted_around_a_block():
+    with one_thread():
+        inside = torch.get_num_threads()
+    return inside, torch.get_num_threads()
+
+
+def test_without_openmp_nothing_changes(three_threads, monkeypatch):
+    monkeypatch.setattr(machine, "_thread_chooser", lambda: None)
+    with one_thread():
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == 3
 
 
 def test_description_of_a_gpu_names_it(monkeypatch):
@@ -205,3 +240,11 @@ def test_a_processor_without_numbers_is_unknown(text):
 
 def test_the_processor_of_this_machine_is_read_once():
     assert processor() is processor()
+
+
+def test_an_environment_read_too_late_is_left_alone(monkeypatch):
+    """PyTorch déjà chargé a lu le sien : seuls les processus lancés d'ici changeraient."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    code = "import torch, gpt_architecture, os; print('GOMP_SPINCOUNT' in os.environ)"
+    assert run_process(sys.executable, "-c", code).out == "False\n"

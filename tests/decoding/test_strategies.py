@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 
 import pytest
 import torch
@@ -197,6 +198,13 @@ class TestTopP:
         found = top_p(logits, p)
         assert kept(found) == expected
         assert torch.equal(found[expected], logits[expected])
+
+    @pytest.mark.parametrize("row", [[0.0, torch.inf], [-torch.inf, -torch.inf]])
+    def test_infinite_logits_say_nothing(self, row):
+        """Une soustraction d'infinis n'écrit pas d'avertissement, que ce soit NumPy ou PyTorch."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert top_p(torch.tensor(row), 0.5).shape == (2,)
 
     def test_mass_exactly_reached_is_enough(self):
         """Logits égaux : quatre quarts exacts ; p = 0,5 en garde deux, pas trois."""

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import sys
 import zipfile
 
 import pytest
 import torch
+from cli_helpers import run_process
 from interop_helpers import GPT2, TEXT, content, transformers_folder
 from safetensors.torch import save_file
 
@@ -128,6 +130,13 @@ def test_infer_refuses_a_damaged_file(cli, model_file, source):
 class TestAhead:
     """La relecture commencée avant l'import de PyTorch : celle du fichier tel qu'il est lu."""
 
+    @pytest.fixture(autouse=True)
+    def nothing_ahead(self):
+        """Aucune relecture d'un autre test, ni laissée à un autre."""
+        archives._ahead.clear()
+        yield
+        archives._ahead.clear()
+
     def test_it_finds_what_the_other_finds(self, model_file, source):
         flip(model_file, bytes_of(source.state_dict[NAME]), offset=3)
         archives.check_ahead(model_file)
@@ -141,15 +150,42 @@ class TestAhead:
         assert read_model(model_file).config == GPT2
         assert not archives._ahead
 
-    def test_a_file_changed_since_is_read_again(self, model_file, source):
+    @pytest.mark.parametrize(
+        "later",
+        [1, pytest.param(0, marks=pytest.mark.skipif(os.name == "nt", reason="pas de ctime"))],
+    )
+    def test_a_file_changed_since_is_read_again(self, model_file, source, later):
+        """Une copie peut rendre au fichier sa date d'avant, pas celle de ses attributs."""
+        found = model_file.stat()
+        date, changed = found.st_mtime_ns + later, found.st_ctime_ns
         archives.check_ahead(model_file)
         (found,) = archives._ahead.values()
         assert found.result() == []
         flip(model_file, bytes_of(source.state_dict[NAME]), offset=3)
-        later = model_file.stat().st_mtime_ns + 1
-        os.utime(model_file, ns=(later, later))
+        os.utime(model_file, ns=(date, date))
+        while not later and model_file.stat().st_ctime_ns == changed:  # au pas de l'horloge
+            os.utime(model_file, ns=(date, date))
         assert f"le tenseur {NAME} a changé" in refusal(lambda: read_model(model_file))
-        archives._ahead.clear()
+
+    def test_only_the_last_is_kept(self, model_file, tmp_path):
+        other = tmp_path / "autre.pt"
+        shutil.copy(model_file, other)
+        archives.check_ahead(model_file)
+        archives.check_ahead(other)
+        assert list(archives._ahead) == [archives._identity(other)]
+        assert read_model(model_file).config == read_model(other).config == GPT2
+
+    def test_the_end_of_the_process_does_not_wait(self, model_file):
+        """Une erreur d'usage se dit sans attendre la fin de la relecture."""
+        code = (
+            "import threading, sys; from pathlib import Path\n"
+            "from gpt_architecture.storage import archives\n"
+            "started = threading.Event()\n"
+            "archives._is_sound = lambda *_: (started.set(), threading.Event().wait())\n"
+            "archives.check_ahead(Path(sys.argv[1]))\n"
+            "print(started.wait(60))"
+        )
+        assert run_process(sys.executable, "-c", code, model_file, timeout=60).out == "True\n"
 
     @pytest.mark.parametrize("kind", ["absent", "dossier", "autre", "gros"])
     def test_what_will_not_be_checked_is_left_alone(self, tmp_path, model_file, kind, monkeypatch):
@@ -166,7 +202,6 @@ class TestAhead:
         path.write_bytes(b"PK\x03\x04" + bytes(200) + b"PK\x05\x06" + bytes(18))
         archives.check_ahead(path)
         refusal(lambda: read_model(path))
-        archives._ahead.clear()
 
 
 class TestSafetensors:

@@ -57,6 +57,27 @@ def test_output_tells_everything(trained):
     assert "\x1b[" not in out
 
 
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        ((), "bf16"),
+        (("--precision", "fp32"), "fp32"),
+        (("--engine", "autograd"), "fp32"),
+        (("--engine", "autograd", "--precision", "bf16"), "bf16"),
+        (("--checkpoint-activations",), "fp32"),  # par autograd
+    ],
+)
+def test_the_header_tells_the_precision(cli, tmp_path, monkeypatch, options, precision):
+    """Celle qui a calculé ; à AVX512-BF16 sans AMX, `auto` n'arrondit que le pas fusionné."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    outcome = cli("train", *tiny(output_dir=tmp_path, max_steps=1, save_every=1), *options)
+    assert outcome.code == 0, outcome.err
+    (header,) = [line for line in outcome.out.splitlines() if line.startswith("Périphérique ")]
+    assert header.endswith(", produits en bf16") == (precision == "bf16")
+    calculation = CheckpointStore(tmp_path / "checkpoints").latest().state["calculation"]
+    assert calculation["precision"] == precision
+
+
 @pytest.mark.slow
 def test_same_command_overwrites_its_own_output_with_the_same_weights(cli, tmp_path):
     """Refaire le même entraînement est permis, et donne les mêmes poids bit pour bit."""

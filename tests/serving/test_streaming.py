@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 
 import pytest
 from http_helpers import NAME, Letters
@@ -103,6 +104,25 @@ class TestPatience:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+            patience.close()
+
+        asyncio.run(work())
+
+    def test_a_cancellation_beside_the_timer_is_not_lost(self):
+        """Annulée, puis sonnée avant d'avoir repris la main : c'est l'annulation qui sort."""
+
+        async def work():
+            patience, loop = Patience(SHORT), asyncio.get_running_loop()
+            start = loop.time()
+
+            async def waiting():
+                with patience:
+                    loop.call_at(start, asyncio.current_task().cancel)
+                    time.sleep(2 * SHORT)  # l'annulation, puis le minuteur, échus au même tour
+                    await asyncio.Event().wait()
+
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.create_task(waiting())
             patience.close()
 
         asyncio.run(work())

@@ -14,7 +14,12 @@ from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.kernels.train.fused_step import FusedStep
 from gpt_architecture.kernels.train.gradients import LeanAdamW, LeanSink
-from gpt_architecture.training.backends import KeyedEngine, build_backend, same_engine
+from gpt_architecture.training.backends import (
+    KeyedEngine,
+    build_backend,
+    calculation_of,
+    same_engine,
+)
 from gpt_architecture.training.callbacks import StepRecord, skip_notice
 from gpt_architecture.training.step import AutogradEngine, Batch
 
@@ -117,6 +122,30 @@ def test_auto_keeps_the_precision_of_a_checkpoint(monkeypatch):
         asked = ComputeConfig(precision="bf16")
         assert same_engine(asked, checkpoint, cpu).precision == "bf16"
     assert same_engine(ComputeConfig(), None, cpu) == ComputeConfig()
+
+
+@pytest.mark.parametrize("state", [{}, {"calculation": {"engine": "fused", "device": "cpu"}}])
+def test_a_checkpoint_that_does_not_say_was_in_fp32(state):
+    """Sur processeur : bf16 ne s'y met pas en silence. Ailleurs, rien n'est supposé."""
+    checkpoint = SimpleNamespace(state=state)
+    found = same_engine(ComputeConfig(), checkpoint, torch.device("cpu"))
+    assert found == ComputeConfig(precision="fp32")
+    assert same_engine(ComputeConfig(), checkpoint, torch.device("cuda")) == ComputeConfig()
+
+
+def test_auto_leaves_autograd_in_fp32(monkeypatch):
+    """Sans AMX, `auto` sous autograd a les pertes de fp32, évaluation comprise, au bit près."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    ids = torch.randint(61, (3, 17), generator=torch.Generator().manual_seed(2))
+    found = {}
+    for precision in ("auto", "fp32", "bf16"):
+        built = backend(small_model(drop_rate=0.0), engine="autograd", precision=precision)
+        with torch.no_grad():
+            evaluated = built.loss(ids[:, :-1], ids[:, 1:]).item()
+        found[precision] = (evaluated, losses(built, steps=2))
+        said = calculation_of(built, ComputeConfig(precision=precision), torch.device("cpu"))
+        assert said["precision"] == ("bf16" if precision == "bf16" else "fp32")
+    assert found["auto"] == found["fp32"] != found["bf16"]
 
 
 @pytest.mark.parametrize("engine", ["fused", "autograd"])

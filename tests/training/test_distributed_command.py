@@ -22,6 +22,7 @@ OPTIONS = {
     "epochs": 3,
     "max_steps": STEPS,
     "save_every": FIRST,
+    "precision": "fp32",  # un pas fusionné prendrait bf16, autograd réparti non
 }
 
 

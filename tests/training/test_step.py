@@ -116,15 +116,18 @@ def test_bf16_autocast_keeps_fp32_weights_and_gradients():
 @pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16"])
 def test_precision_follows_the_hardware(monkeypatch, feature):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: False})
-    assert resolve_precision("auto", CPU) is None
+    assert resolve_precision("auto", CPU, fused=True) is None
     assert not has_bf16(CPU)
     with pytest.raises(ConfigurationError, match="`precision`"):
-        resolve_precision("bf16", CPU)
+        resolve_precision("bf16", CPU, fused=True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True})
     assert has_bf16(CPU)
-    assert resolve_precision("bf16", CPU) is torch.bfloat16
-    assert resolve_precision("fp32", CPU) is None
-    assert resolve_precision("auto", CPU) is torch.bfloat16
+    for fused in (True, False):
+        assert resolve_precision("bf16", CPU, fused=fused) is torch.bfloat16
+        assert resolve_precision("fp32", CPU, fused=fused) is None
+    assert resolve_precision("auto", CPU, fused=True) is torch.bfloat16
+    by_autograd = torch.bfloat16 if feature == "amx_bf16" else None  # il arrondirait les logits
+    assert resolve_precision("auto", CPU, fused=False) is by_autograd
 
 
 @pytest.mark.slow

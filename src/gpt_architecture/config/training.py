@@ -175,8 +175,8 @@ class ComputeConfig:
     gradient non fini n'y arrête que son paramètre."""
 
     precision: PrecisionName = "auto"
-    """Précision des produits ; auto : bf16 si le matériel le calcule (GPU, AVX512-BF16, AMX), fp32
-    ailleurs."""
+    """Précision des produits ; auto : bf16 si le matériel le calcule (GPU, AMX, et AVX512-BF16 pour
+    le pas fusionné), fp32 ailleurs."""
 
     compile: bool = False
     """Compile le modèle (torch.compile) : un départ plus lent, des étapes plus rapides."""

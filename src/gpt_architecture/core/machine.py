@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from weakref import WeakSet
 
 import torch
@@ -61,17 +61,30 @@ def one_thread() -> Iterator[None]:
     """Dans ce bloc, ce fil calcule seul.
 
     Un petit calcul partagé attend que l'autre fil ait un cœur : des millisecondes, si d'autres
-    s'en servent, pour quelques microsecondes gagnées.
+    s'en servent, pour quelques microsecondes gagnées. Rien ne change pour les autres fils, ceux qui
+    naissent entre-temps compris : `torch.set_num_threads` leur laisserait ce nombre.
     """
-    threads = torch.get_num_threads()
-    if threads == 1:
+    threads = torch.get_num_threads()  # à sa première question, un fil reçoit le nombre commun
+    choose = _thread_chooser()
+    if threads == 1 or choose is None:
         yield
         return
-    torch.set_num_threads(1)
+    choose(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        choose(threads)
+
+
+@lru_cache(maxsize=1)
+def _thread_chooser() -> Callable[[int], None] | None:
+    """`omp_set_num_threads` du moteur OpenMP de PyTorch : du seul fil appelant ; None : absent."""
+    try:
+        choose = ctypes.CDLL(None).omp_set_num_threads
+    except (AttributeError, OSError, TypeError):  # Windows n'a pas de bibliothèque globale
+        return None
+    choose.argtypes, choose.restype = (ctypes.c_int,), None
+    return cast(Callable[[int], None], choose)
 
 
 def describe_device(device: torch.device) -> str:

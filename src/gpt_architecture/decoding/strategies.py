@@ -289,7 +289,8 @@ def _mass(logits: Tensor, maximum: Tensor) -> Tensor:
     """Σ exp(logits − maximum), dans le type du maximum : (…, V), (…, 1) → (…, 1)."""
     if logits.device.type != "cpu":
         return (logits.to(maximum.dtype) - maximum).exp().sum(dim=-1, keepdim=True)
-    gaps = np.subtract(_array(logits), _array(maximum), dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # +∞ − +∞ : un NaN, comme sur un GPU, sans avertissement
+        gaps = np.subtract(_array(logits), _array(maximum), dtype=np.float64)
     return torch.from_numpy(np.exp(gaps, out=gaps).sum(axis=-1, keepdims=True))
 
 

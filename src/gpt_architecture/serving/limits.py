@@ -106,6 +106,7 @@ class Patience:
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
+        self._cancels = 0 if self._task is None else self._task.cancelling()
         self._end = self._loop.time() + self._seconds
         if self._timer is None:
             self._timer = self._loop.call_at(self._end, self._ring)
@@ -133,5 +134,5 @@ class Patience:
         if self._loop.time() < self._end:
             self._timer = self._loop.call_at(self._end, self._ring)
         else:
-            self._cancels, self._is_over = self._task.cancelling(), True
+            self._is_over = True
             self._task.cancel()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import zipfile
 import zlib
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from gpt_architecture.storage.reading import check_regular
@@ -22,8 +23,9 @@ par Gio. Au-delà, il l'est quand on le demande."""
 _CHUNK = 1 << 22
 _THREADS = 2  # le calcul d'un CRC32 rend la main à l'autre
 
-_Identity = tuple[int, int, int, int]
+_Identity = tuple[int, int, int, int, int]
 _ahead: dict[_Identity, Future[list[str]]] = {}
+"""La dernière relecture commencée, d'un fichier de cette identité."""
 
 
 def check_ahead(path: Path) -> None:
@@ -34,8 +36,8 @@ def check_ahead(path: Path) -> None:
     except OSError:  # qui ouvrira le fichier dira pourquoi
         return
     if path.suffix == ".pt" and identity[2] < CHECKED_BELOW:
-        found = _ahead[identity] = Future[list[str]]()
-        threading.Thread(target=_read, args=(path, found), daemon=True).start()
+        _ahead.clear()  # ce que personne n'est venu chercher
+        _ahead[identity] = _start(lambda: _damaged(path))
 
 
 def damaged_records(path: Path) -> list[str]:
@@ -55,21 +57,33 @@ def damaged_records(path: Path) -> list[str]:
     return _damaged(path) if found is None else found.result()
 
 
-def _read(path: Path, found: Future[list[str]]) -> None:
-    try:
-        found.set_result(_damaged(path))
-    except BaseException as error:  # rendue à qui attend le résultat
-        found.set_exception(error)
+def _start(work: Callable[[], list[str]]) -> Future[list[str]]:
+    """Le travail d'un fil que la fin du processus n'attend pas, à la différence d'un exécuteur."""
+    found = Future[list[str]]()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:  # rendue à qui attend le résultat
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return found
 
 
 def _damaged(path: Path) -> list[str]:
     if not zipfile.is_zipfile(path):
         return []
-    with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(_THREADS) as pool:
+    with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-        sound = list(pool.map(lambda name: _is_sound(archive, name), names))
-    altered_names = [name for name, kept in zip(names, sound, strict=True) if not kept]
-    return [name.partition("/")[2] for name in altered_names] if any(sound) else []
+        left = iter(names)  # chaque fil y prend le suivant
+
+        def altered() -> list[str]:
+            return [name for name in left if not _is_sound(archive, name)]
+
+        parts = [_start(altered) for _ in range(_THREADS)]
+        found = {name for part in parts for name in part.result()}
+    return [name.partition("/")[2] for name in names if name in found and found != set(names)]
 
 
 def _is_sound(archive: zipfile.ZipFile, name: str) -> bool:
@@ -85,4 +99,5 @@ def _is_sound(archive: zipfile.ZipFile, name: str) -> bool:
 def _identity(path: Path) -> _Identity:
     """De quoi reconnaître un fichier, et voir qu'il a changé."""
     found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    written = found.st_mtime_ns, found.st_ctime_ns  # la première se choisit, la seconde non
+    return found.st_dev, found.st_ino, found.st_size, *written

@@ -129,14 +129,25 @@ def fused_obstacle(
     Args:
         whole: vrai si ce processus garde tous les poids.
     """
+    obstacle = setting_obstacle(compute, device, whole=whole)
+    return _load_why_not_fused()(model) if obstacle is None else obstacle
+
+
+def setting_obstacle(
+    compute: ComputeConfig, device: torch.device, *, whole: bool = True
+) -> str | None:
+    """Ce qui, avant même le modèle, écarte le moteur fusionné ; None : rien.
+
+    Args:
+        whole: vrai si ce processus garde tous les poids.
+    """
     if device.type != "cpu":
         return f"le calcul se fait sur {device.type}"
     if not whole:
         return "les poids sont répartis entre plusieurs processus"
     if compute.compile or compute.checkpoint_activations:
         return "`compile` et `checkpoint_activations` demandent autograd"
-    obstacle = kernel_obstacle()
-    return _load_why_not_fused()(model) if obstacle is None else obstacle
+    return kernel_obstacle()
 
 
 def kernel_obstacle() -> str | None:
@@ -199,7 +210,7 @@ def _fused(
 
     for library in _READ_ONCE:  # les noyaux viennent d'être lus
         drop_library_code(library)
-    dtype = resolve_precision(compute.precision, torch.device("cpu")) or torch.float32
+    dtype = resolve_precision(compute.precision, torch.device("cpu"), fused=True) or torch.float32
     if compute.memory != "lean":
         parallel = None if sharing is None else sharing(model, autograd=False)
         engine = FusedStep(model, seed=training.seed, dtype=dtype)
@@ -245,7 +256,7 @@ def _autograd(
     sharing: ModelSharing | None,
 ) -> Backend:
     device = next(model.parameters()).device
-    dtype = resolve_precision(compute.precision, device)
+    dtype = resolve_precision(compute.precision, device, fused=False)
     keys = None
     if device.type == "cpu" and model.cfg.drop_rate > 0:
         keys = use_keyed_dropout_(model, training.seed)
@@ -274,7 +285,7 @@ def calculation_of(
     backend: Backend, compute: ComputeConfig, device: torch.device
 ) -> dict[str, str]:
     """Moteur, périphérique et précision, tels qu'un point de reprise les garde."""
-    dtype = resolve_precision(compute.precision, device)
+    dtype = resolve_precision(compute.precision, device, fused=backend.name == "fused")
     precision = "fp32" if dtype is None else "bf16"
     return {"engine": backend.name, "device": device.type, "precision": precision}
 
@@ -282,13 +293,17 @@ def calculation_of(
 def same_engine(
     compute: ComputeConfig, checkpoint: Checkpoint | None, device: torch.device
 ) -> ComputeConfig:
-    """Les réglages du calcul ; `auto` garde autograd et la précision du point de reprise."""
+    """Les réglages du calcul ; `auto` garde autograd et la précision du point de reprise.
+
+    Un point qui ne dit rien de son calcul, sur processeur, vient d'une version en fp32.
+    """
     before = _saved(checkpoint)
-    if before.get("device") != device.type:
+    if checkpoint is None or before.get("device", device.type) != device.type:
         return compute
     if before.get("engine") == "autograd" and not compute.wants_fused and compute.engine == "auto":
         compute = replace(compute, engine="autograd")
-    if before.get("precision") == "fp32" and compute.precision == "auto":
+    unsaid = "fp32" if device.type == "cpu" else None
+    if before.get("precision", unsaid) == "fp32" and compute.precision == "auto":
         compute = replace(compute, precision="fp32")
     return compute
 

@@ -15,7 +15,9 @@ import torch
 from gpt_architecture.config import TRAINING_PRESETS, GPTConfig, TrainingRequest, check_origin
 from gpt_architecture.core.machine import peak_resident, resolve_device, return_freed_memory
 from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.kernels import shape_obstacle
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
+from gpt_architecture.training.backends import same_engine, setting_obstacle
 from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore
 from gpt_architecture.training.distributed.world import World, check_share, on_main
 from gpt_architecture.training.inputs import Origins, choose_prompt, load_data, saved_options
@@ -68,12 +70,25 @@ class TrainingRun:
         return self.output_dir / self.product.file_name
 
     @cached_property
+    def dtype(self) -> torch.dtype | None:
+        """Type des produits de matrices : None pour fp32."""
+        settings, device = self.settings, self.settings.device
+        compute = same_engine(settings.compute, self.origins.checkpoint, device)
+        whole = self.world.size == 1 or self.strategy == "ddp"
+        fits = settings.lora is None and shape_obstacle(settings.model) is None
+        fused = (
+            fits
+            and compute.engine != "autograd"
+            and setting_obstacle(compute, device, whole=whole) is None
+        )
+        return resolve_precision(compute.precision, device, fused=fused)
+
+    @cached_property
     def pace(self) -> tuple[int, float]:
         """Opérations d'un token, et opérations par seconde que la machine atteint."""
         settings = self.settings
-        dtype = resolve_precision(settings.compute.precision, settings.device)
         flops = flops_per_token(settings.model, settings.window)
-        return flops, measure_peak_flops(settings.device, dtype)
+        return flops, measure_peak_flops(settings.device, self.dtype)
 
 
 def request_of(settings: Mapping[str, Any], origins: Origins) -> TrainingRequest:

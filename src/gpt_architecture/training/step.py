@@ -113,11 +113,17 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
-def resolve_precision(name: PrecisionName, device: torch.device) -> torch.dtype | None:
+def resolve_precision(
+    name: PrecisionName, device: torch.device, *, fused: bool
+) -> torch.dtype | None:
     """Type des produits de matrices : None pour fp32.
 
-    `auto` choisit bf16 là où le matériel le calcule : un GPU, ou un processeur à AVX512-BF16 ou à
-    AMX ; sans ces instructions, bf16 est émulé, plusieurs fois plus lentement.
+    `auto` choisit bf16 là où le matériel le calcule (sans quoi il est émulé, plusieurs fois plus
+    lentement) et où il gagne assez : un GPU, un processeur à AMX, ou, pour le pas fusionné, qui
+    garde les logits en fp32, à AVX512-BF16. Autograd y arrondirait aussi les logits.
+
+    Args:
+        fused: vrai si le pas fusionné calcule ; faux : autograd.
 
     Raises:
         ConfigurationError: bf16 demandé à un matériel qui ne le calcule pas.
@@ -130,7 +136,8 @@ def resolve_precision(name: PrecisionName, device: torch.device) -> torch.dtype 
             expected="un matériel à instructions bf16",
             remedy="retirez `precision` ou changez `device`",
         )
-    return torch.bfloat16 if has_bf16(device) else None
+    chosen = name == "bf16" or fused or device.type != "cpu" or _cpu_has("amx_bf16")
+    return torch.bfloat16 if chosen and has_bf16(device) else None
 
 
 def has_bf16(device: torch.device) -> bool:

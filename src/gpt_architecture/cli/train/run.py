@@ -89,7 +89,8 @@ class TerminalReporter(TrainingReporter):
         _announce(run.settings, run.data)
         size = run.world.size
         processes = f", {size} processus ({run.strategy})" if size > 1 else ""
-        say(f"Périphérique {describe_device(run.settings.device)}{processes}\n")
+        products = "" if run.dtype is None else ", produits en bf16"
+        say(f"Périphérique {describe_device(run.settings.device)}{products}{processes}\n")
         if checkpoint is not None:
             _announce_resume(checkpoint, run.settings, run.data)
 

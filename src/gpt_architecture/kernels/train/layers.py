@@ -4,8 +4,8 @@ L'arrière recalcule les normes, GELU et les masques d'abandon au lieu de les ga
 
 La tête va par morceaux : les logits de quelques tokens sont calculés transposés (V, n), un token
 par colonne : le produit « poids × activations » court ainsi à la vitesse des autres, et son tampon
-est réemployé. Tous les logits ne sont jamais présents à la fois ; leur gradient remplace le tampon
-sur place.
+est réemployé. Tous les logits ne sont jamais présents à la fois. Leur gradient les remplace sur
+place en fp32 ; en bf16, il est écrit par bandes du vocabulaire, dans un tampon à part.
 
 Formes : B lot, T tokens, N = B·T, n tokens d'un morceau, D largeur, F largeur cachée, H têtes, K
 taille d'une tête, V vocabulaire.
