@@ -4,8 +4,8 @@
   la machine sait anticiper ; les sommes restent dans des registres, et celles d'une activation ne
   dépendent ni des autres ni de leur nombre, au bit près.
 * `wide_tile` : quelques lignes contre un lot d'activations transposées, (D, colonnes). Pour chaque
-  poids, diffusé dans un registre, un vecteur de huit activations suffit à huit produits ; au moins
-  huit sommes avancent ensemble, le temps d'une multiplication.
+  poids, diffusé dans un registre, un vecteur de huit ou seize activations fait autant de produits ;
+  au moins huit sommes avancent ensemble, le temps d'une multiplication.
 * `strip_tile` : une bande de seize lignes entrelacées, (D, 16). Un vecteur en porte huit (seize
   avec AVX-512), chaque activation y est diffusée, et une somme avance colonne après colonne,
   toujours dans le même ordre : elle ne dépend ni des autres activations ni de leur nombre, au bit
@@ -48,10 +48,13 @@ from gpt_architecture.kernels.runtime.vector_ir import (
 FLOAT_COLUMNS = 6 if HAS_AVX512 else 4
 """Activations au plus de `float_dots`."""
 
-TILE_ROWS = {1: 8, 2: 4, 3: 3, 4: 2}
-"""Lignes d'une tuile large pleine, par nombre de vecteurs de huit colonnes."""
+WIDE_LANES = 2 * LANES if HAS_AVX512 else LANES
+"""Activations d'un vecteur de `wide_tile`."""
 
-WIDE_COLUMNS = LANES * max(TILE_ROWS)
+TILE_ROWS = {1: 12, 2: 4} if HAS_AVX512 else {1: 8, 2: 4, 3: 3, 4: 2}
+"""Lignes d'une tuile large pleine, par nombre de vecteurs d'activations."""
+
+WIDE_COLUMNS = WIDE_LANES * max(TILE_ROWS)
 """Activations au plus de `wide_tile`."""
 
 STRIP_COLUMNS = 6
@@ -64,6 +67,7 @@ _DOT_SUMS = 8  # sommes par colonne : assez pour couvrir la durée d'une multipl
 _DOT_VECTOR = ir.VectorType(F32, 2 * LANES if HAS_AVX512 else LANES)  # deux sommes, ou une
 _DOT_REGISTERS = 24 if HAS_AVX512 else 12  # pour ces sommes ; les autres portent poids et adresses
 _DOT_AHEAD = 8192  # octets d'avance
+_WIDE_VECTOR = ir.VectorType(F32, WIDE_LANES)
 _WIDE_UNROLL = 16  # colonnes d'un tour : une ligne de cache de poids
 _STRIP_UNROLL = 8
 _STRIP_LINE = 4 * STRIP_ROWS
@@ -103,7 +107,7 @@ def wide_tile(
     out_stride: Any,
     ahead: Any,
 ) -> None:
-    """out (lignes, 8·vectors) += weight (lignes, length) · x (length, 8·vectors), en fp32.
+    """out (lignes, L·vectors) += weight (lignes, length) · x (length, L·vectors), en fp32.
 
     `rows` vaut TILE_ROWS[vectors] ou 1 ; les poids situés `ahead` octets plus loin sont demandés
     d'avance.
@@ -187,16 +191,21 @@ def _wide_case(vectors: int, rows: int, arguments: Values, builder: Any) -> None
 
     weights = [offset_by(builder, weight, weight_stride, r) for r in range(rows)]
     outputs = [
-        add(builder, offset_by(builder, out, out_stride, r), 4 * LANES * v)
+        add(builder, offset_by(builder, out, out_stride, r), 4 * WIDE_LANES * v)
         for r in range(rows)
         for v in range(vectors)
     ]
 
     def one(index: Any, sums: Values) -> Values:
         line = builder.add(x, builder.mul(index, x_stride))
-        columns = [load(builder, FLOATS, add(builder, line, 4 * LANES * v)) for v in range(vectors)]
+        columns = [
+            load(builder, _WIDE_VECTOR, add(builder, line, 4 * WIDE_LANES * v))
+            for v in range(vectors)
+        ]
         at = builder.shl(index, int64(2))
-        factors = [splat(builder, load(builder, F32, builder.add(w, at))) for w in weights]
+        factors = [
+            splat(builder, load(builder, F32, builder.add(w, at)), WIDE_LANES) for w in weights
+        ]
         return add_products(builder, sums, [(a, b) for a in factors for b in columns])
 
     def ask(first: Any) -> None:
@@ -204,7 +213,7 @@ def _wide_case(vectors: int, rows: int, arguments: Values, builder: Any) -> None
             where = builder.add(builder.add(w, ahead), builder.shl(first, int64(2)))
             prefetch(builder, where, 1)
 
-    accumulate(builder, outputs, length, _WIDE_UNROLL, ask, one)
+    accumulate(builder, outputs, length, _WIDE_UNROLL, ask, one, kind=_WIDE_VECTOR)
 
 
 def _strip_case(columns: int, strips: int, arguments: Values, builder: Any) -> None:

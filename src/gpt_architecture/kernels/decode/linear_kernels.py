@@ -29,9 +29,11 @@ from numba import njit
 
 from gpt_architecture.kernels.decode.float_tiles import (
     STRIP_COLUMNS,
+    TILE_ROWS,
     TOGETHER,
     TOGETHER_COLUMNS,
     WIDE_COLUMNS,
+    WIDE_LANES,
     float_dots,
     strip_tile,
     wide_tile,
@@ -70,6 +72,7 @@ _STRIP_CHUNK = 256 // TOGETHER
 _INTEGER_SLICE = 512
 """Colonnes d'une tranche de bandes d'entiers, de même."""
 
+_TILE_ROWS = (0, *TILE_ROWS.values())  # par nombre de vecteurs
 _TILES_AHEAD = 2  # le temps de deux tuiles couvre celui d'un accès à la mémoire
 _F = np.float32
 
@@ -149,8 +152,8 @@ def _multiply_wide(active: Any, x: Any, weight: Any, rows: Any, following: Any, 
     `following` : adresse des lignes que ce fil prendra ensuite.
     """
     width, stride, x_stride = x.rows, 4 * x.rows, 4 * x.width
-    vectors, out_stride = (active + 7) // 8, 4 * WIDE_COLUMNS
-    full = 8 if vectors == 1 else 4 if vectors == 2 else 3 if vectors == 3 else 2
+    vectors, out_stride = (active + WIDE_LANES - 1) // WIDE_LANES, 4 * WIDE_COLUMNS
+    full = _TILE_ROWS[vectors]
     sums[:rows] = _F(0.0)
     for start in range(0, width, _WIDE_CHUNK):
         length = min(_WIDE_CHUNK, width - start)
@@ -183,7 +186,9 @@ def _finish_wide(
     sums: Any,
 ) -> None:
     """Biais, puis activation ou résidu, des lignes base … base + rows de la matrice empilée."""
-    whole = (active + 7) // 8 * 8  # par vecteurs entiers : une fin scalaire arrondirait autrement
+    whole = (
+        (active + WIDE_LANES - 1) // WIDE_LANES * WIDE_LANES
+    )  # par vecteurs entiers : une fin scalaire arrondirait autrement
     for r in range(rows):
         found = sums[r, :whole]
         if bias.size > 0:
