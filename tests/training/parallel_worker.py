@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -144,6 +145,9 @@ def hosts(folder):
             "curve": train(engine, parallel.model, optimizer, world, steps=2),
         }
         (folder / f"hote-{world.rank}.json").write_text(json.dumps(results), encoding="utf-8")
+        # Rendu aussitôt, DDP attend, verrou de Python en main, un fil de gloo qui le veut pour
+        # oublier son dernier échange (PyTorch 2.13) : il en a fini d'ici là.
+        time.sleep(0.5)
 
 
 def endless(folder):

@@ -28,8 +28,9 @@ _ahead: dict[_Identity, Future[list[str]]] = {}
 """La dernière relecture commencée, d'un fichier de cette identité."""
 
 
-def check_ahead(path: Path) -> None:
+def check_ahead(path: Path | str) -> None:
     """Commence à relire une archive, si c'en est une et qu'elle sera vérifiée ; n'attend rien."""
+    path = Path(path)
     try:
         check_regular(path)
         identity = _identity(path)
@@ -40,7 +41,7 @@ def check_ahead(path: Path) -> None:
         _ahead[identity] = _start(lambda: _damaged(path))
 
 
-def damaged_records(path: Path) -> list[str]:
+def damaged_records(path: Path | str) -> list[str]:
     """Les enregistrements d'une archive qui ont changé depuis son écriture.
 
     Ce que `check_ahead` a déjà relu ne l'est pas deux fois, tant que le fichier n'a pas changé.
@@ -52,6 +53,7 @@ def damaged_records(path: Path) -> list[str]:
     Raises:
         OSError, zipfile.BadZipFile: fichier illisible.
     """
+    path = Path(path)
     check_regular(path)
     found = _ahead.pop(_identity(path), None)
     return _damaged(path) if found is None else found.result()
