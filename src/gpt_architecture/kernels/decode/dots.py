@@ -13,6 +13,7 @@ entiers.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from gpt_architecture.kernels.runtime.vector_ir import (
 )
 
 
-class Dots:
+class Dots(ABC):
     """Une façon de multiplier.
 
     Attributes:
@@ -58,9 +59,9 @@ class Dots:
         """Les opérandes des quatre activations à cette adresse."""
         return [splat(builder, load(builder, I32, address), self.rows)]
 
+    @abstractmethod
     def accumulate(self, builder: Any, total: Any, weights: Values, inputs: Values) -> Any:
         """total + les produits."""
-        raise NotImplementedError
 
 
 class Vnni(Dots):

@@ -306,30 +306,21 @@ class DecodeStep:
                 "cache en fp32, contigu (new_cache)"
             )
         with self._turn:
-            self._locked_pass(x, cache, spans, wanted, logits)
-
-    def _locked_pass(
-        self,
-        x: Tensor,
-        cache: KVCache,
-        spans: Sequence[tuple[int, int, int]],
-        wanted: NDArray[np.int64],
-        logits: Tensor,
-    ) -> None:
-        self._x[: len(x)] = x
-        lines, lengths, row, blocks = cache.lines, cache.lengths, 0, []
-        for index, read, count in spans:
-            past = lengths[index] + read
-            for first in range(0, count, QUERIES):
-                blocks.append((lines[index], past, row, first, min(first + QUERIES, count)))
-            row += count
-        state = self._state.numpy()
-        state[:STATE_HEADER] = cache.storage.data_ptr(), cache.capacity, cache.storage.size(2)
-        state[STATE_HEADER:][: STATE_BLOCK * len(blocks)] = np.array(blocks, np.int64).reshape(-1)
-        self._chosen.numpy()[: len(wanted)] = wanted
-        self._resize(len(blocks), len(x), len(wanted))
-        self._program.set_word_(self._products[-1:], "out", logits.data_ptr())
-        self._program.run()
+            self._x[: len(x)] = x
+            lines, lengths, row, blocks = cache.lines, cache.lengths, 0, []
+            for index, read, count in spans:
+                past = lengths[index] + read
+                for first in range(0, count, QUERIES):
+                    blocks.append((lines[index], past, row, first, min(first + QUERIES, count)))
+                row += count
+            state = self._state.numpy()
+            state[:STATE_HEADER] = cache.storage.data_ptr(), cache.capacity, cache.storage.size(2)
+            words = np.array(blocks, np.int64).ravel()
+            state[STATE_HEADER:][: words.size] = words
+            self._chosen.numpy()[: len(wanted)] = wanted
+            self._resize(len(blocks), len(x), len(wanted))
+            self._program.set_word_(self._products[-1:], "out", logits.data_ptr())
+            self._program.run()
 
     def _resize(self, blocks: int, rows: int, wanted: int) -> None:
         """Dit leur taille aux noyaux, si elle a changé."""
