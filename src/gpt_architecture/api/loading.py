@@ -72,6 +72,12 @@ def load(
         ModelFileError: fichier absent, illisible, dangereux ou d'un format inconnu.
         ConfigurationError: périphérique absent, ou réglages qui ne vont pas ensemble.
         MissingDependencyError: numba manque et il est exigé.
+
+    Examples:
+        >>> from gpt_architecture import load
+        >>> gpt = load("modele")
+        >>> gpt.generate("Un soir", strategy="top_p", p=0.9, max_tokens=4, seed=1)[:7]
+        'Un soir'
     """
     check_int("drafts", drafts, minimum=0, maximum=MAX_SELF_DRAFT)
     target, opened = resolve_device(device), open_model(path)

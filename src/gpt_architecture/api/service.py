@@ -281,12 +281,12 @@ def serve(
     from gpt_architecture.serving.limits import Limits
     from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
-    check_int("port", port, minimum=0, maximum=65_535)
-    check_int("slots", slots, minimum=1, maximum=1024)
-    check_int("max_waiting", max_waiting, minimum=1, maximum=100_000)
-    check_int("max_tokens", max_tokens, minimum=1)
-    check_float("timeout", timeout, above=0.0, maximum=86_400.0)
-    check_float("drain_timeout", drain_timeout, above=0.0, maximum=86_400.0)
+    check_int("`port`", port, minimum=0, maximum=65_535)
+    check_int("`slots`", slots, minimum=1, maximum=1024)
+    check_int("`max_waiting`", max_waiting, minimum=1, maximum=100_000)
+    check_int("`max_tokens`", max_tokens, minimum=1)
+    check_float("`timeout`", timeout, above=0.0, maximum=86_400.0)
+    check_float("`drain_timeout`", drain_timeout, above=0.0, maximum=86_400.0)
     for origin in allow_origin:
         check_origin("`allow_origin`", origin)
     if not api_keys and host not in LOCAL_HOSTS:
