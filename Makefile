@@ -38,7 +38,7 @@ demo: setup ## compare six stratégies de décodage
 visualize: setup ## trace l'effet de la température : temperature-visualization.pdf
 	$(BIN)/gpt-architecture visualize $(ARGS)
 
-reproduce: setup ## refait le tableau de docs/resultats.md (quelques minutes)
+reproduce: setup ## refait le tableau de docs/mesures/resultats.md (quelques minutes)
 	$(BIN)/python benchmarks/reproduce.py $(ARGS)
 
 bench: setup-dev ## compare le pas d'entraînement à la référence et à Transformers

@@ -238,7 +238,7 @@ else:
         "Filtres",
         "FilterOptions",
         3,
-        "Ce qui écarte ou pénalise des tokens (docs/decodage.md en donne les formules).",
+        "Ce qui écarte ou pénalise des tokens (docs/reference/decodage.md en donne les formules).",
     )
     ShapeOptions = _options(
         "Arrêt, forme et vitesse",
