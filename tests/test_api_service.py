@@ -3,13 +3,19 @@
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from http_helpers import HTTP, wait_until
 from page_helpers import read_cell
 
 from gpt_architecture import load, serve
-from gpt_architecture.errors import ConfigurationError, MissingDependencyError, ModelFileError
+from gpt_architecture.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    ModelFileError,
+    ServiceError,
+)
 
 LEFT = {"service", "moteur"}
 """Fils qu'un service ne laisse pas derrière lui."""
@@ -123,6 +129,17 @@ def test_refusals(gpt):
         serve(gpt, hosts="::1")
     with pytest.raises(ConfigurationError, match="déjà chargé"):
         serve(gpt, quant="int8")
+    assert threads() == set()
+
+
+def test_a_model_that_does_not_compute(gpt):
+    def broken(*_args, **_settings):
+        raise RuntimeError("essai")
+
+    broken.cfg, broken.device = gpt.config, gpt.device
+    broken.new_cache = gpt.model.new_cache
+    with pytest.raises(ServiceError, match="premier passage"):
+        serve(replace(gpt, model=broken, runner=None))
     assert threads() == set()
 
 

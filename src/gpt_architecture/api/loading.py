@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from gpt_architecture.api.gpt import GPT
+from gpt_architecture.api.options import named_options
 from gpt_architecture.config import check_int
 from gpt_architecture.core.machine import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM, GPTModel
@@ -43,6 +44,7 @@ COMPILE_FROM = 5_000_000
 une vingtaine de secondes de compilation."""
 
 
+@named_options
 def load(
     path: Path | str = MODEL_NAME,
     *,
