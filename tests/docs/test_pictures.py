@@ -43,6 +43,7 @@ LINES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", make.DRAWN)
 def test_drawing_is_up_to_date(name):
     """Redessinée du code et des données d'aujourd'hui, l'image est la même, à l'octet près."""

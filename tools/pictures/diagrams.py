@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -249,6 +250,7 @@ def _lines(words: list[str], room: int) -> list[str]:
     return lines
 
 
+@functools.cache
 def unit_graph() -> dict[str, list[str]]:
     """Les paquets et modules de la racine, chacun avec ceux qu'il importe, lus dans l'AST."""
     units = [unit for _, layer in LAYERS for unit in layer]
