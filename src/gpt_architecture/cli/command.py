@@ -112,7 +112,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         if name.startswith("simple"):
             remedy = "enregistrez-le avec SimpleTokenizerV2.from_text(…).save(…)"
         raise ConfigurationError(
-            f"--tokenizer vaut {name}, dont le vocabulaire vient d'un texte",
+            f"le vocabulaire du tokenizer {name} vient d'un texte, qui manque ici",
             expected="gpt2 ou le fichier JSON d'un tokenizer enregistré",
             remedy=f"{remedy} et donnez ce fichier",
         )

@@ -36,19 +36,22 @@ _SHOWN_DOCUMENTS = 20
 @Parameter(name="*", group=Group("Mémorisation et page du modèle", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """Ce qu'il récite, et la page qui le montre."""
+    """Ce que le modèle récite, et la page qui le montre."""
 
-    memorisation: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
-    """Données de l'entraînement (celles de train --data) : mesure ce que le modèle en récite."""
+    memorisation: Annotated[
+        tuple[str, ...], Parameter(consume_multiple=True, metavar="SOURCE…")
+    ] = ()
+    """Données de l'entraînement (celles données à « train ») : mesure ce que le modèle en
+    récite."""
 
     length: int = 64
-    """Tokens de chaque suite écrite pour la mémorisation et la page."""
+    """Nombre de tokens de chaque texte généré pour la mémorisation et pour la page."""
 
     report: Path | None = None
     """Page HTML à écrire : pertes, mémorisation, textes, calibration, attention."""
 
     sentence: str | None = None
-    """Phrase dont la page montre l'attention ; sans elle, un début de texte."""
+    """Phrase dont la page montre l'attention ; sans elle, les premiers mots d'un texte."""
 
     @property
     def is_asked(self) -> bool:

@@ -32,22 +32,23 @@ _MODULE = "gpt_architecture.scripts.train"
 _RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
-@Parameter(name="*", group=Group("Plusieurs processus", sort_key=8))
+@Parameter(name="*", group=Group("Avancé : plusieurs processus", sort_key=8))
 @dataclass(frozen=True, kw_only=True)
 class ScaleOptions:
     """Sur combien de processus, et comment ils se partagent le travail."""
 
     launch: int | None = None
-    """Processus à lancer sur cette machine ; torchrun fait de même sur plusieurs."""
+    """Nombre de processus à lancer sur cette machine ; torchrun fait de même sur plusieurs."""
 
     max_restarts: int = 0
-    """Fois où --launch relance tous les processus si l'un échoue ; ils reprennent d'eux-mêmes."""
+    """Nombre de fois où --launch relance tous les processus si l'un échoue ; ils reprennent
+    d'eux-mêmes."""
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Partage : ddp répète les poids dans chaque processus, fsdp les répartit."""
 
     dist_timeout: float = 600.0
-    """Secondes sans nouvelles d'un processus avant que tous s'arrêtent."""
+    """Nombre de secondes sans nouvelles d'un processus avant que tous s'arrêtent."""
 
     auto_resume: bool = False
     """Reprend l'entraînement du dossier de sortie s'il y en a un, commence sinon."""

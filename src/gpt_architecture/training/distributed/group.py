@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.core.machine import resolve_device
 from gpt_architecture.errors import ConfigurationError, TrainingError
+from gpt_architecture.french import counted
 from gpt_architecture.training.distributed.world import World
 
 _PATIENCE = 1.5  # un rang bloqué s'arrête après ceux qui l'attendent, jamais avant
@@ -198,7 +199,7 @@ def _device_of(place: Place, name: str) -> torch.device:
         return device
     if place.local_rank >= torch.cuda.device_count():
         raise ConfigurationError(
-            f"{place.local_size} processus pour {torch.cuda.device_count()} carte(s) CUDA",
+            f"{place.local_size} processus pour {counted(torch.cuda.device_count(), 'carte')} CUDA",
             expected="une carte par processus",
             remedy="réduisez le nombre de processus ou choisissez `device=cpu`",
         )
