@@ -10,7 +10,7 @@ contexte ? Que coûtent huit et quatre bits en perplexité ?
 
 Les candidats alternent dans un même processus ; les rapports sont des médianes, données avec leur
 étendue. Avant toute mesure, chaque moteur doit choisir les mêmes tokens que GPTModel, à sa
-précision près. `benchmarks/tables.py` fait des JSON les tableaux de docs/performances.md.
+précision près. `benchmarks/tables.py` fait des JSON les tableaux de docs/mesures/performances.md.
 """
 
 from __future__ import annotations

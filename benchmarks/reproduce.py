@@ -1,4 +1,4 @@
-"""Refait l'entraînement de référence et écrit son tableau dans docs/resultats.md.
+"""Refait l'entraînement de référence et écrit son tableau dans docs/mesures/resultats.md.
 
 Lance la vraie commande, `gpt-architecture train`, avec ses valeurs par défaut (GPT-124M sur
 The Verdict, dix époques), puis met ses pertes à côté du journal publié du livre de Raschka.
@@ -32,7 +32,7 @@ from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.training.simple import evaluate_model
 
 ROOT = Path(__file__).resolve().parents[1]
-REPORT = ROOT / "docs" / "resultats.md"
+REPORT = ROOT / "docs" / "mesures" / "resultats.md"
 WINDOW = 256  # défaut de --context-length
 SMALL = ("--emb-dim", "96", "--n-heads", "4", "--n-layers", "2", "--epochs", "2")
 BEGIN, END = "<!-- reproduce : début -->", "<!-- reproduce : fin -->"
@@ -128,7 +128,7 @@ def targets(
 
 
 def report(rows: list[Target], own: dict[int, tuple[float, float]], seconds: float) -> str:
-    """Le passage de docs/resultats.md, en Markdown ; `own` : étape → (entraînement, validation)."""
+    """Le passage de resultats.md, en Markdown ; `own` : étape → (entraînement, validation)."""
     lines = [
         f"Durée de la commande : {seconds:.0f} s ({processor()}, {os.cpu_count()} cœurs, "
         f"PyTorch {torch.__version__}, fp32).",

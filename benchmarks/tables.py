@@ -1,4 +1,4 @@
-"""Les tableaux de docs/performances.md, faits des JSON des bancs : aucun chiffre n'est recopié.
+"""Fait des JSON des bancs les tableaux de docs/mesures/performances.md, sans recopier de chiffre.
 
 Une colonne par machine, une ligne par candidat : médiane, étendue entre parenthèses, part de la
 borne, puis combien de fois ce projet fait mieux. Les mesures où le plus bas est le meilleur

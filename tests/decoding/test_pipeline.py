@@ -187,7 +187,7 @@ class TestOrders:
 
 
 def test_the_documented_orders_are_these():
-    page = Path(__file__).resolve().parents[2] / "docs" / "decodage.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "reference" / "decodage.md"
     lines = page.read_text(encoding="utf-8").splitlines()
     header = next(i for i, line in enumerate(lines) if line.startswith("| | `hf`"))
     table = [

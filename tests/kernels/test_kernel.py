@@ -35,13 +35,13 @@ def test_compilation_is_announced_once(caplog):
     ]
 
 
-# --- L'exemple de docs/noyaux.md -----------------------------------------------------------------
+# --- L'exemple de docs/architecture/noyaux.md ---------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
     """Le module que montre la page, chargé d'un fichier comme on l'écrirait."""
-    page = (ROOT / "docs/noyaux.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/architecture/noyaux.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     path = tmp_path_factory.mktemp("noyau") / "exemple_kernels.py"
     path.write_text(code, encoding="utf-8")

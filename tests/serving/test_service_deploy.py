@@ -110,7 +110,7 @@ def test_each_image_has_one_name():
     assert f"-t {IMAGE} " in (ROOT / "Dockerfile").read_text(encoding="utf-8")
     assert f"-t {TRAINING_IMAGE} " in (KUBERNETES / "Dockerfile").read_text(encoding="utf-8")
     found = set()
-    for path in [*(ROOT / "deploy").rglob("*.yaml"), *(ROOT / "docs").glob("*.md")]:
+    for path in [*(ROOT / "deploy").rglob("*.yaml"), *(ROOT / "docs").rglob("*.md")]:
         found |= set(re.findall(r"gpt-architecture(?:-\w+)?:[\w.]+\b", path.read_text("utf-8")))
     assert {name for name in found if not name.endswith(":8000")} == {IMAGE, TRAINING_IMAGE}
 

@@ -242,7 +242,7 @@ else:
         "Filtres",
         "FilterOptions",
         4,
-        "Ce qui écarte ou pénalise des tokens (docs/decodage.md en donne les formules).",
+        "Ce qui écarte ou pénalise des tokens (docs/reference/decodage.md en donne les formules).",
     )
     ShapeOptions = _options(
         "Arrêt, forme et vitesse",

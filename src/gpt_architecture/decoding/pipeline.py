@@ -1,7 +1,7 @@
 """L'ordre des filtres : d'une configuration à la suite des étapes qui s'appliquent aux logits.
 
-`STAGE_ORDERS` est le seul endroit où l'ordre est écrit ; `docs/decodage.md` le commente. Une
-étape qui ne changerait rien n'est pas construite.
+`STAGE_ORDERS` est le seul endroit où l'ordre est écrit ; `docs/reference/decodage.md` le
+commente. Une étape qui ne changerait rien n'est pas construite.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ noyau est donc une fonction C que le moteur OpenMP de PyTorch exécute lui-même
 
 Elle reçoit un tableau d'entiers : compteur partagé, à sa place, nombre de lots, puis cinq mots par
 argument (adresse ou valeur, et au plus quatre dimensions). Chaque fil prend les lots un à un. Qui
-écrit un noyau n'en voit rien : il nomme ses arguments dans sa signature (voir docs/noyaux.md).
+écrit un noyau n'en voit rien : il nomme ses arguments dans sa signature (voir
+docs/architecture/noyaux.md).
 """
 
 from __future__ import annotations
