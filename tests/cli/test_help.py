@@ -212,7 +212,6 @@ def test_messages_in_the_code_name_options_of_their_command():
     for file in ("cli/launch.py", "cli/train/options.py"):
         owners[file] = [("train",)]
     owners["cli/train/run.py"] = [("train",), ("infer",), ("merge",)]  # dit quoi lancer ensuite
-    owners["cli/evaluate.py"] = [("evaluate",)]
     owners["cli/remote.py"] = [("infer",), ("chat",)]
     checked = 0
     for file, paths in owners.items():
