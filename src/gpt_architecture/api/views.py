@@ -78,7 +78,7 @@ class Completion:
         text: le texte généré seul, sans le texte d'arrêt.
         pieces: ses tokens (N).
         finish: `stop`, fin du texte ou arrêt demandé ; `length`, nombre de tokens atteint.
-        seed: graine du tirage.
+        seed: graine de l'échantillonnage.
     """
 
     prompt: str

@@ -147,7 +147,7 @@ def launch_processes(
             logging.getLogger(name).setLevel(logging.CRITICAL)
     # Gardé d'une relance à l'autre, le rendez-vous de PyTorch 2.13 donne des adresses périmées.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    # torchrun donnerait un seul fil à chaque processus, quel que soit le nombre de cœurs.
+    # torchrun donnerait un seul thread à chaque processus, quel que soit le nombre de cœurs.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=1,

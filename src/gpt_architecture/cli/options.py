@@ -41,7 +41,7 @@ ModelSource = Annotated[
         "Transformers, hub:DÉPÔT ; sans lui, gpt-model.pt ici ou dans un dossier parent.",
     ),
 ]
-"""Le modèle, donné par sa place ou par son nom ; `formats.door.locate` le trouve."""
+"""Le modèle, donné par son chemin ou par son nom ; `formats.door.locate` le trouve."""
 
 
 def model_path(model: Path | None, *, whole: bool = False) -> Path:
@@ -278,7 +278,7 @@ def generation_config(
 
 
 def warn_cut(config: GenerationConfig, ends: Sequence[str | None]) -> None:
-    """Dit, sur stderr, si des suites contraintes ont été coupées par max_tokens.
+    """Dit, sur stderr, si des textes contraints ont été coupés par max_tokens.
 
     Args:
         config: comment elles ont été écrites.
@@ -290,7 +290,7 @@ def warn_cut(config: GenerationConfig, ends: Sequence[str | None]) -> None:
 
     found = [warning for end in ends if (warning := cut_warning(config, end))]
     if found:
-        several = f" ({len(found)} suites sur {len(ends)})" if len(ends) > 1 else ""
+        several = f" ({len(found)} textes sur {len(ends)})" if len(ends) > 1 else ""
         say_aside(f"avertissement : {found[0]}{several}")
 
 

@@ -312,7 +312,7 @@ class GenerationConfig:
 
     @property
     def is_sampling(self) -> bool:
-        """Vrai si un token est tiré au sort."""
+        """Vrai si les tokens sont échantillonnés."""
         return self.strategy not in ("greedy", "beam") and self.temperature > 0
 
     @property
@@ -327,12 +327,12 @@ class GenerationConfig:
 
     @property
     def is_constrained(self) -> bool:
-        """Vrai si la suite doit suivre une expression, une liste ou un schéma."""
+        """Vrai si le texte généré doit suivre une expression, une liste ou un schéma."""
         return bool(self.constraints)
 
     @property
     def constraints(self) -> tuple[str, ...]:
-        """Les réglages qui contraignent la suite : un au plus, passé les vérifications."""
+        """Les réglages qui contraignent le texte généré : un au plus, passé les vérifications."""
         names = ("regex", "choices", "json_schema")
         return tuple(name for name in names if getattr(self, name) not in (None, ()))
 
@@ -369,7 +369,7 @@ class GenerationConfig:
             if name == "temperature" and not draws:
                 useless = self.temperature > 0  # 0 dit la même chose que greedy
             if useless or each.strategy not in (None, self.strategy):
-                others = "une stratégie qui filtre avant de tirer"
+                others = "une stratégie qui filtre avant d'échantillonner"
                 better = "choisissez la stratégie sample"
                 raise ConfigurationError(
                     f"{name} est donné avec la stratégie {self.strategy}, qui n'en fait rien",
@@ -416,7 +416,7 @@ def make_config(values: Mapping[str, Any]) -> GenerationConfig:
 
 
 def implied_strategy(settings: Mapping[str, Any]) -> StrategyName:
-    """La stratégie que demandent des réglages qui n'en nomment pas : tirer, si l'un le suppose."""
+    """La stratégie de réglages qui n'en nomment pas : échantillonner, si l'un le suppose."""
     asked = settings.get("temperature") is not None or any(
         settings.get(name) not in (None, each.default)
         for name, each in SETTINGS.declared.items()
@@ -428,7 +428,7 @@ def implied_strategy(settings: Mapping[str, Any]) -> StrategyName:
 def config_of(settings: Mapping[str, Any]) -> GenerationConfig:
     """La configuration que décrivent des réglages nommés, `top_k` et `top_p` compris.
 
-    Sans `strategy`, un filtre ou une température suffit à demander un tirage.
+    Sans `strategy`, un filtre ou une température suffit à demander d'échantillonner.
 
     Raises:
         ConfigurationError: réglage inconnu, donné deux fois ou hors bornes.

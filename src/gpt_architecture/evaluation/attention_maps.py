@@ -60,12 +60,12 @@ def attention_of(
 ) -> Tensor:
     """Poids d'attention de toutes les têtes (L, H, T, T), float32 sur le processeur.
 
-    Le modèle n'est ni modifié ni instrumenté : d'autres fils peuvent s'en servir en même temps.
+    Le modèle n'est ni modifié ni instrumenté : d'autres threads peuvent s'en servir en même temps.
 
     Args:
         model: un `GPTModel` ; un modèle quantifié ou compacté ne donne pas ses projections.
         ids: identifiants (T) ou (1, T).
-        window: contexte appris : au-delà, les positions n'ont rien appris ; None : tout le
+        window: contexte d'entraînement : au-delà, les positions n'ont rien appris ; None : tout le
             contexte du modèle.
 
     Raises:

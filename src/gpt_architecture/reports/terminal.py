@@ -162,7 +162,15 @@ def text_table(measures: TextMeasures) -> TableData:
     rows = [_loss_row(each.name, each) for each in measures.documents[:_SHOWN_DOCUMENTS]]
     if len(measures.documents) > 1:
         rows.append(_loss_row("Total", measures.total))
-    headings = ("Document", "Tokens", "Perte", "Perplexité", "à 95 %", "Bits/octet", "à 95 %")
+    headings = (
+        "Document",
+        "Tokens",
+        "Perte (nats)",
+        "Perplexité",
+        "à 95 %",
+        "Bits/octet",
+        "à 95 %",
+    )
     return "Textes", headings, rows
 
 

@@ -159,7 +159,7 @@ def infer(
 
 
 def _trace(gpt: GPT, prompt: str, config: GenerationConfig, output: OutputOptions) -> None:
-    """Écrit une suite, et montre ce que chaque filtre en a retiré."""
+    """Écrit un texte, et montre ce que chaque filtre en a retiré."""
     from gpt_architecture.decoding.trace import Tracer
 
     tracer = Tracer(gpt.generator.encode(prompt), config, gpt.tokenizer)
@@ -203,7 +203,7 @@ def _check_together(
 def _starts(
     prompt: str | None, path: Path | None, metadata: Mapping[str, Any], *, parse_special: bool
 ) -> list[str]:
-    """Les débuts : ceux d'un fichier, ou un seul."""
+    """Les invites : celles d'un fichier, ou une seule."""
     from gpt_architecture.data.tokenizers.marked_text import written
 
     found = [default_prompt(prompt, metadata)] if path is None else _read_prompts(path)
@@ -212,12 +212,12 @@ def _starts(
 
 def _read_prompts(path: Path) -> list[str]:
     lines = read_text(
-        path, expected="un texte UTF-8, un début par ligne", remedy="corrigez --prompts"
+        path, expected="un texte UTF-8, une invite par ligne", remedy="corrigez --prompts"
     ).split("\n")
     prompts = [line for line in lines if line.strip()]
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise DataError(
-            f"{path} contient {len(prompts)} débuts",
+            f"{path} contient {len(prompts)} invites",
             expected=f"de 1 à {MAX_PROMPTS} lignes non vides",
             remedy="corrigez ce fichier",
         )
@@ -227,7 +227,7 @@ def _read_prompts(path: Path) -> list[str]:
 def _stream(
     gpt: GPT, text: str, config: GenerationConfig, results: ResultOptions, *, echo: bool
 ) -> None:
-    """Une suite, au fil de l'eau ; ce qui la refuserait est dit avant que le début soit écrit."""
+    """Un texte, au fil de l'eau ; ce qui le refuserait est dit avant que l'invite soit écrit."""
     start = time.perf_counter()
     pieces: list[Piece] = []
     for piece in gpt.pieces(text, config):
@@ -254,7 +254,7 @@ def _stream(
 def _whole(
     gpt: GPT, texts: list[str], config: GenerationConfig, results: ResultOptions, *, echo: bool
 ) -> None:
-    """Toutes les suites, une fois achevées."""
+    """Tous les textes, une fois achevés."""
     start = time.perf_counter()
     found = gpt.generate_batch(texts, config)
     seconds = time.perf_counter() - start
@@ -342,7 +342,7 @@ def _record(
     scores: Sequence[TokenScore],
     **more: Any,
 ) -> dict[str, Any]:
-    """Une suite, pour un programme ; de `more`, seul ce qui n'est pas None."""
+    """Un texte, pour un programme ; de `more`, seul ce qui n'est pas None."""
     record = {
         "prompt": text,
         "completion": completion,

@@ -184,7 +184,7 @@ def serve(
         _answer_steadily()
         if running.state == "ready":
             logger.info(
-                "Modèle « %s » prêt : %d suites de front, contexte de %s tokens.",
+                "Modèle « %s » prêt : %d textes de front, contexte de %s tokens.",
                 *(context.name, engine.slots, french_number(context.window)),
             )
         return app
@@ -216,13 +216,13 @@ def serve(
     if gate.error is not None:
         raise gate.error
     for each in started:
-        each.drain(1.0)  # les requêtes HTTP sont finies : il ne reste que des suites abandonnées
+        each.drain(1.0)  # les requêtes HTTP sont finies : il ne reste que des textes abandonnés
         each.stop()
     return code
 
 
 def _answer_steadily() -> None:
-    """Le fil HTTP ne s'arrête plus longtemps : ni pour celui du moteur, ni pour la mémoire.
+    """Le thread HTTP ne s'arrête plus longtemps : ni pour celui du moteur, ni pour la mémoire.
 
     Parcourir ce que torch et numba ont créé prend 200 ms : tout ce qui est chargé est mis à part,
     et un passage ne voit plus que les requêtes.
