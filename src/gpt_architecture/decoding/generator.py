@@ -44,6 +44,7 @@ from gpt_architecture.decoding.simple import (
 from gpt_architecture.decoding.speculative import SpeculationStats, SpeculativeDecoder
 from gpt_architecture.decoding.strategies import check_logits
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.french import counted
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ class Generator:
         configs = [config] * len(prompts) if isinstance(config, GenerationConfig) else list(config)
         if len(configs) != len(prompts):
             raise ConfigurationError(
-                f"{len(configs)} configurations pour {len(prompts)} invites",
+                f"{counted(len(configs), 'configuration')} pour {counted(len(prompts), 'invite')}",
                 expected="une par invite, ou une seule",
                 remedy="donnez-en autant",
             )

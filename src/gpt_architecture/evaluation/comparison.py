@@ -364,7 +364,7 @@ def _checked(
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
             raise ConfigurationError(
-                f"la {name} {twice!r} est là deux fois",
+                f"deux fois la même {name} : {twice!r}",
                 expected="des variantes, des invites et des graines différentes",
                 remedy="retirez l'une des deux",
             )

@@ -92,7 +92,7 @@ class EngineRequest:
                 "n",
                 self.config.n,
                 expected="un texte par demande au moteur",
-                remedy="soumettez autant de demandes que de suites",
+                remedy="soumettez autant de demandes que de textes",
             )
         if self.config.strategy == "beam":
             raise ConfigurationError(
