@@ -26,6 +26,7 @@ from gpt_architecture.cli.options import (
     ResultOptions,
     model_path,
     warn_cut,
+    warn_ignored,
 )
 from gpt_architecture.config import MAX_TOKENS, TrainingConfig
 from gpt_architecture.storage import check_outputs, json_of, page_of
@@ -77,6 +78,8 @@ def demo(
         html: Page à écrire en plus : figures, mesures, textes côte à côte.
     """
     variants = _variants(variant, max_tokens)  # une erreur d'usage n'attend pas le modèle
+    for label, config in variants:
+        warn_ignored(config, label)
     source = model_path(model, whole=True)
     from gpt_architecture.api import load
     from gpt_architecture.evaluation.comparison import summarize
