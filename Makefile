@@ -9,7 +9,7 @@ ARGS ?=
 TORCH ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce bench lint format check docs build clean distclean
+.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce images bench lint format check docs build clean distclean
 
 help: ## affiche cette aide
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,6 +40,9 @@ visualize: setup ## trace l'effet de la température : temperature-visualization
 
 reproduce: setup ## refait le tableau de docs/mesures/resultats.md (quelques minutes)
 	$(BIN)/python benchmarks/reproduce.py $(ARGS)
+
+images: setup-dev ## refait les images de la documentation (docs/figures)
+	$(BIN)/python tools/pictures/make.py $(ARGS)
 
 bench: setup-dev ## compare le pas d'entraînement à la référence et à Transformers
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -r requirements-bench.txt

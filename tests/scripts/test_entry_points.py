@@ -170,6 +170,22 @@ def test_closed_pipe_is_silent(trained):
     assert "Exception" not in outcome.err
 
 
+@pytest.mark.parametrize("command", ["train --epochs 1", "infer", "--help"])
+def test_closed_output_is_one_sentence(command):
+    """Sans sortie standard, rien ne commence : une phrase en français."""
+    whole = f"{sys.executable} -m gpt_architecture {command} >&-"
+    outcome = run_process("bash", "-c", whole)
+    outcome.check_one_line_error(1, "la sortie standard est fermée", "/dev/null")
+    assert list(Path().iterdir()) == []
+
+
+def test_closed_error_output_changes_nothing():
+    """Sans sortie d'erreur, le code de sortie dit encore ce qui est arrivé."""
+    whole = f"{sys.executable} -m gpt_architecture infer --model absent.pt 2>&-"
+    outcome = run_process("bash", "-c", whole)
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", "")
+
+
 def test_brackets_in_paths_are_shown(cli, trained, tmp_path, monkeypatch):
     """Un dossier « projet [brouillon] » s'affiche tel quel."""
     folder = tmp_path / "projet [brouillon] [b]"

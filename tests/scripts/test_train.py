@@ -338,6 +338,15 @@ def read_journal(folder):
     return [json.loads(line) for line in lines]
 
 
+def test_a_precision_the_machine_lacks_is_refused_first(cli, tmp_path, monkeypatch):
+    """Avant de lire le texte et d'apprendre un vocabulaire ; aucun fichier n'est écrit."""
+    monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: False)
+    options = tiny(data=tmp_path / "absent.txt", output_dir=tmp_path / "essai", precision="bf16")
+    outcome = cli("train", *options)
+    outcome.check_one_line_error(2, "--precision bf16", "instructions bf16", "--device")
+    assert list(tmp_path.glob("essai")) == []
+
+
 class TestResume:
     """`--resume` : les options reviennent, ce qui a changé est dit."""
 

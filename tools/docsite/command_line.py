@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from gpt_architecture.cli.app import COMMANDS, SUBCOMMANDS, build_app
-from gpt_architecture.cli.usage import FrenchFormatter
 from markdown_text import table
 from rich.console import Console
+
+from gpt_architecture.cli.app import COMMANDS, SUBCOMMANDS, build_app
+from gpt_architecture.cli.usage import FrenchFormatter
 
 
 class _Collector(FrenchFormatter):
@@ -30,16 +31,11 @@ class _Collector(FrenchFormatter):
 
 def commands() -> str:
     """Chaque commande : sa ligne d'usage, puis ses options, un tableau par cadre de l'aide."""
-    return "\n\n".join(
-        part
-        for name, summary in COMMANDS.items()
-        for path, line in [
-            ((name, *inner), line)
-            for inner, line in [((each,), text) for each, text in SUBCOMMANDS.get(name, {}).items()]
-            or [((), summary)]
-        ]
-        for part in _command(path, line)
-    )
+    parts = list[str]()
+    for name, summary in COMMANDS.items():
+        for inner, line in SUBCOMMANDS.get(name, {"": summary}).items():
+            parts += _command((name, inner) if inner else (name,), line)
+    return "\n\n".join(parts)
 
 
 def _command(path: tuple[str, ...], summary: str) -> list[str]:

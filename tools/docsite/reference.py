@@ -12,14 +12,15 @@ from importlib import import_module
 from typing import Any
 
 from command_line import commands
+from markdown_text import table
+from python_objects import fields, module_summary, objects
+
 from gpt_architecture import errors
 from gpt_architecture.config import GPT_CONFIG_124M, PRESETS, TRAINING_PRESETS
 from gpt_architecture.data.shards import layout
 from gpt_architecture.decoding import config as _declares  # noqa: F401 — remplit le registre
 from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.french import french_number
-from markdown_text import table
-from python_objects import fields, module_summary, objects
 
 _CONFIGURATIONS = ("config.model", "config.training", "config.run")
 _FORMATS = (

@@ -134,6 +134,7 @@ def _add_command(app: App, path: str, function: str, summary: str) -> None:
 
 def launch(app: App, tokens: list[str]) -> None:
     """Exécute l'application et termine le processus avec le bon code."""
+    _check_streams()
     remember_command_line(tokens)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -171,6 +172,21 @@ def launch(app: App, tokens: list[str]) -> None:
     except OSError:
         silence(sys.stderr.fileno())
     raise SystemExit(code)
+
+
+def _check_streams() -> None:
+    """Refuse une sortie standard fermée (`>&-`) : le premier fichier ouvert y prendrait sa place.
+
+    Si c'est la sortie d'erreur, ce qui s'y dirait est jeté.
+    """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        say_aside(
+            "erreur : la sortie standard est fermée (attendu : un terminal, un fichier ou un "
+            "tube) ; redirigez-la, par exemple vers /dev/null."
+        )
+        raise SystemExit(1)
 
 
 def _run(app: App, tokens: list[str]) -> int:

@@ -13,7 +13,12 @@ from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import MODEL_NAME, command_line, find_model
 from gpt_architecture.config import TEMPERATURE, check_int
-from gpt_architecture.decoding.config import GenerationConfig, implied_strategy, make_config
+from gpt_architecture.decoding.config import (
+    GenerationConfig,
+    ignored_warning,
+    implied_strategy,
+    make_config,
+)
 from gpt_architecture.decoding.settings import SETTINGS, Declaration, GroupName
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.reports.console import say_aside
@@ -261,6 +266,8 @@ def generation_config(
 ) -> GenerationConfig:
     """La configuration validée ; `fallback_seed` sert si aucune graine n'est donnée.
 
+    Une ligne sur stderr dit les réglages sans effet.
+
     Raises:
         ConfigurationError: une option est hors bornes ou mal écrite.
         DataError: le schéma nommé ne peut pas être lu.
@@ -274,7 +281,20 @@ def generation_config(
         values["seed"] = fallback_seed
     values["logit_bias"] = dict(map(_bias, values["logit_bias"]))
     values["json_schema"] = _schema(values["json_schema"])
-    return make_config(values)
+    config = make_config(values)
+    warn_ignored(config)
+    return config
+
+
+def warn_ignored(config: GenerationConfig, variant: str = "") -> None:
+    """Dit, sur stderr, les réglages demandés en vain (voir `GenerationConfig.ignored`).
+
+    Args:
+        config: comment générer.
+        variant: la variante dont c'est la configuration, s'il y en a plusieurs.
+    """
+    if warning := ignored_warning(config):
+        say_aside(f"avertissement : {f'variante « {variant} » : ' if variant else ''}{warning}")
 
 
 def warn_cut(config: GenerationConfig, ends: Sequence[str | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from gpt_architecture.decoding.settings import (
     unknown_setting,
 )
 from gpt_architecture.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
@@ -304,7 +307,8 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         for each in SETTINGS.own:
-            each.check(getattr(self, each.name))
+            if each.name != "min_tokens":  # borné des deux côtés, une fois max_tokens vérifié
+                each.check(getattr(self, each.name))
         check_int("min_tokens", self.min_tokens, minimum=0, maximum=self.max_tokens)
         self._check_mappings()
         self._check_together()
@@ -314,6 +318,25 @@ class GenerationConfig:
     def is_sampling(self) -> bool:
         """Vrai si les tokens sont échantillonnés."""
         return self.strategy not in ("greedy", "beam") and self.temperature > 0
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Ce qui est demandé en vain à température nulle : filtres, et stratégie qui en est un.
+
+        Les clients d'OpenAI envoient souvent les deux : ce n'est pas refusé, mais se dit.
+        """
+        if self.temperature > 0 or self.strategy in ("greedy", "beam"):
+            return ()
+        filters = {name for name, each in SETTINGS.declared.items() if each.setting.is_filter}
+        own = (f"strategy={self.strategy}",) * (self.strategy not in ("temperature", "sample"))
+        useless = (
+            name
+            for name in self._given()
+            if name in filters
+            or SETTINGS.declared[name].setting.strategy == "mirostat"
+            or filters.intersection(SETTINGS.declared[name].setting.refines)
+        )
+        return (*own, *useless)
 
     @property
     def top_k(self) -> int | None:
@@ -402,6 +425,16 @@ class GenerationConfig:
 SETTINGS.declare(GenerationConfig)
 
 
+def ignored_warning(config: GenerationConfig) -> str | None:
+    """Ce qu'il faut dire de réglages demandés en vain ; None : rien."""
+    if not config.ignored:
+        return None
+    return (
+        "à température 0, le token le plus probable est toujours choisi ; "
+        f"sans effet : {', '.join(config.ignored)}"
+    )
+
+
 def make_config(values: Mapping[str, Any]) -> GenerationConfig:
     """La configuration de réglages nommés, filtres enregistrés compris.
 
@@ -428,7 +461,8 @@ def implied_strategy(settings: Mapping[str, Any]) -> StrategyName:
 def config_of(settings: Mapping[str, Any]) -> GenerationConfig:
     """La configuration que décrivent des réglages nommés, `top_k` et `top_p` compris.
 
-    Sans `strategy`, un filtre ou une température suffit à demander d'échantillonner.
+    Sans `strategy`, un filtre ou une température suffit à demander d'échantillonner. Un
+    avertissement dit ceux qui sont sans effet.
 
     Raises:
         ConfigurationError: réglage inconnu, donné deux fois ou hors bornes.
@@ -443,7 +477,10 @@ def config_of(settings: Mapping[str, Any]) -> GenerationConfig:
             raise ConfigurationError.together(*same)
         values[name] = value
     values.setdefault("strategy", implied_strategy(values))
-    return make_config(values)
+    config = make_config(values)
+    if warning := ignored_warning(config):
+        logger.warning("%s", warning)
+    return config
 
 
 def _plain(value: Any) -> Any:

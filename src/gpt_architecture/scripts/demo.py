@@ -22,6 +22,7 @@ from gpt_architecture.cli.options import (
     ResultOptions,
     model_path,
     warn_cut,
+    warn_ignored,
 )
 from gpt_architecture.config import MAX_TOKENS, TrainingConfig
 from gpt_architecture.reports.console import output_console, say_aside
@@ -98,6 +99,7 @@ def demo(
         progress=True,
     )
     for each in found.summaries:
+        warn_ignored(each.config, each.label)
         warn_cut(each.config, [result.finish for result in each.results])
     if not output.emit(found.records, "demo"):
         from gpt_architecture.reports.comparison import show_comparison
