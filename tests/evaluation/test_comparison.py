@@ -276,7 +276,7 @@ class TestRefusals:
                 ["a"],
                 [*SIX_VARIANTS, SIX_VARIANTS[0]],
                 [0],
-                "deux fois la même variante : 'Glouton'",
+                "deux fois la même variante",
             ),
             (["a", "a"], SIX_VARIANTS, [0], "deux fois la même invite : 'a'"),
             (["a"], SIX_VARIANTS, [3, 3], "deux fois la même graine : 3"),
