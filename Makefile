@@ -9,7 +9,7 @@ ARGS ?=
 TORCH ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce images bench lint format check build clean distclean
+.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce images bench lint format check docs build clean distclean
 
 help: ## affiche cette aide
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -59,12 +59,15 @@ format: setup-dev ## met le code en forme
 
 check: lint test ## style, types et tests
 
+docs: setup-dev ## écrit site/, la documentation : site/index.html s'ouvre tel quel, sans serveur
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --clean
+
 build: setup-dev ## écrit dist/ : la roue et les sources, installables par pip
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 
 clean: ## retire les caches ; garde .venv et les modèles
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## retire aussi .venv

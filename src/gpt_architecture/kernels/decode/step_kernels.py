@@ -51,7 +51,7 @@ d'une séquence, sa ligne dans le cache, les positions qui y sont, sa première 
 celles-ci la première requête du bloc et celle qui le suit."""
 
 QUERIES = 16
-"""Requêtes d'un bloc, au plus : de longues parts occupent tous les fils."""
+"""Requêtes d'un bloc, au plus : de longues parts occupent tous les threads."""
 
 _VALUES = 64
 """Valeurs d'un tour : 16 Kio, pour des têtes de 64."""
