@@ -9,7 +9,7 @@ ARGS ?=
 TORCH ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce bench lint format check build clean distclean
+.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce images bench lint format check docs build clean distclean
 
 help: ## affiche cette aide
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -41,6 +41,9 @@ visualize: setup ## trace l'effet de la température : temperature-visualization
 reproduce: setup ## refait le tableau de docs/mesures/resultats.md (quelques minutes)
 	$(BIN)/python benchmarks/reproduce.py $(ARGS)
 
+images: setup-dev ## refait les images de la documentation (docs/figures)
+	$(BIN)/python tools/pictures/make.py $(ARGS)
+
 bench: setup-dev ## compare le pas d'entraînement à la référence et à Transformers
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -r requirements-bench.txt
 	$(BIN)/python benchmarks/train_step.py $(ARGS)
@@ -56,12 +59,15 @@ format: setup-dev ## met le code en forme
 
 check: lint test ## style, types et tests
 
+docs: setup-dev ## écrit site/, la documentation : site/index.html s'ouvre tel quel, sans serveur
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --clean
+
 build: setup-dev ## écrit dist/ : la roue et les sources, installables par pip
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 
 clean: ## retire les caches ; garde .venv et les modèles
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## retire aussi .venv

@@ -5,7 +5,7 @@ la borne (voir `_ceilings`) ? Combien pour lire une invite, pour démarrer, selo
 contexte ? Que coûtent huit et quatre bits en perplexité ?
 
     python benchmarks/decode.py [--quick] [--json FICHIER] [--only QUESTION …] [--threads N]
-        [--ik-llama SOURCES] [--peers NOM …] [--contexts N …] [--plot FIGURE]
+        [--ik-llama SOURCES] [--peers NOM …] [--contexts N …]
         [--model FICHIER --data TEXTE]
 
 Les candidats alternent dans un même processus ; les rapports sont des médianes, données avec leur
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -113,11 +112,10 @@ def run_seconds(engine: Engine, prompt: list[int]) -> float:
     return engine.decode([prompt], COUNT).seconds
 
 
-def context_cost(bench: Bench, contexts: Sequence[int], plot: Path | None) -> list[Row]:
+def context_cost(bench: Bench, contexts: Sequence[int]) -> list[Row]:
     """Le prix d'un token selon ce qui le précède."""
     present = bench.prepare(*PEERS)
     names = [name for name in CONTEXT_NAMES if name in present]
-    costs: dict[str, list[float]] = {name: [] for name in names}
     found = []
     for context in contexts:
         prompt = bench.prompt(context - CONTEXT_STEPS - 1)
@@ -125,37 +123,10 @@ def context_cost(bench: Bench, contexts: Sequence[int], plot: Path | None) -> li
             {n: partial(bench.seconds, n, [prompt], CONTEXT_STEPS + 1) for n in names}
         )
         each = {n: [1e3 * s / CONTEXT_STEPS for s in values] for n, values in seconds.items()}
-        for name, values in each.items():
-            costs[name].append(statistics.median(values))
         for precision, peers in PEERS.items():
             question = f"Un token après {context} de contexte, {precision}"
             found += compare(question, each, "ms", ours(precision), peers, lower=True)
-    if plot is not None:
-        draw(contexts, costs, plot)
     return found
-
-
-def draw(contexts: Sequence[int], costs: dict[str, list[float]], path: Path) -> None:
-    """Une courbe par moteur : trait plein pour nous, tireté pour llama.cpp."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    colors = ("#1f5fa8", "#2f8f4e", "#c4572e")
-    for prefix, style in (("ce projet", "-"), ("llama.cpp", "--")):
-        group = [name for name in costs if name.startswith(prefix)]
-        for name, color in zip(group, colors, strict=False):
-            axes.plot(contexts, costs[name], style, marker="o", color=color, label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(contexts, [str(context) for context in contexts])
-    axes.set_xlabel("tokens de contexte")
-    axes.set_ylabel("ms par token")
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path)
 
 
 def cold_start(bench: Bench) -> list[Row]:
@@ -241,7 +212,6 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=[""], help="pairs, par le début de leur nom")
     parser.add_argument("--ik-llama", type=Path, help="sources construites (voir _ik_llama.py)")
     parser.add_argument("--contexts", type=int, nargs="+", help="longueurs de contexte")
-    parser.add_argument("--plot", type=Path, help="figure du coût selon le contexte (.svg)")
     parser.add_argument("--model", type=Path, help="modèle entraîné, pour la perplexité")
     parser.add_argument("--data", help="texte tenu à l'écart, pour la perplexité")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
@@ -272,7 +242,7 @@ def main() -> None:
             "invite": lambda: prefill_speed(bench),
             "lots": lambda: batch_speed(bench),
             "repetition": lambda: repetition_speed(bench),
-            "contexte": lambda: context_cost(bench, contexts, arguments.plot),
+            "contexte": lambda: context_cost(bench, contexts),
             "demarrage": lambda: cold_start(bench),
         }
         for question, answer in answers.items():

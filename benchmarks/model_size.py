@@ -1,22 +1,22 @@
 """Le débit selon la taille : profondeur, largeur, contexte.
 
 Question : comment le coût d'un pas croît-il ? Chaque forme est mesurée sur quelques pas, en
-alternance avec les autres ; le tableau donne tokens/s, opérations par seconde et mémoire des
-poids et de leurs moments, et la figure les courbes.
+alternance avec les autres ; le tableau donne tokens/s, leur étendue, et les opérations par seconde.
+« make images » en fait la figure, depuis le JSON.
 
-    python benchmarks/model_size.py [--quick] [--json FICHIER] [--plot FICHIER]
+    python benchmarks/model_size.py [--quick] [--json FICHIER]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
 
 import torch
 from _machine import announce
+from _measure import Row, lone_row, spread, write_rows
 
 from gpt_architecture.config import ComputeConfig, GPTConfig, OptimizerConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
@@ -32,7 +32,6 @@ AXES = {
     "width": (128, 256, 384, 512, 768),
     "context": (64, 128, 256, 512, 1024),
 }
-NAMES = {"layers": "couches", "width": "largeur", "context": "contexte"}
 
 
 def shapes(*, quick: bool) -> list[dict[str, int]]:
@@ -76,8 +75,8 @@ def one_step(backend: Backend, cfg: GPTConfig, first: int) -> float:
     return time.perf_counter() - start
 
 
-def measure(*, quick: bool) -> list[dict[str, float]]:
-    """Une ligne par forme : débit et coût."""
+def measure(*, quick: bool) -> list[Row]:
+    """Une ligne par forme : son débit, l'étendue des passages, et ce qu'elle coûte."""
     candidates: list[tuple[dict[str, int], GPTConfig, Backend, list[float]]] = []
     for shape in shapes(quick=quick):
         torch.manual_seed(123)
@@ -95,40 +94,18 @@ def measure(*, quick: bool) -> list[dict[str, float]]:
             seconds.append(one_step(backend, cfg, turn * TOKENS))
     rows = []
     for shape, cfg, _, seconds in candidates:
-        speed = TOKENS / statistics.median(seconds)
-        flops = flops_per_token(cfg, cfg.context_length)
-        rows.append(
-            {
-                **{key: float(value) for key, value in shape.items()},
-                "parameters": float(cfg.num_parameters()),
-                "tokens_per_second": speed,
-                "gflops": speed * flops / 1e9,
-                "megabytes": 16 * cfg.num_parameters() / 1e6,
-            }
+        cost = flops_per_token(cfg, cfg.context_length)
+        name = f"{shape['layers']} couches × {shape['width']}, contexte {shape['context']}"
+        row = lone_row(
+            "Débit d'entraînement selon la taille",
+            name,
+            [TOKENS / each for each in seconds],
+            "tokens/s",
+            parameters=cfg.num_parameters(),
+            gflops=TOKENS / statistics.median(seconds) * cost / 1e9,
         )
+        rows.append(row | shape)
     return rows
-
-
-def draw(rows: list[dict[str, float]], path: Path) -> None:
-    """Trois courbes de débit, une par axe."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
-    for place, axis in enumerate(AXES, start=1):
-        axes = figure.add_subplot(1, 3, place)
-        others = [key for key in BASE if key != axis]
-        line = sorted(
-            (row[axis], row["tokens_per_second"])
-            for row in rows
-            if all(row[key] == BASE[key] for key in others)
-        )
-        axes.plot([x for x, _ in line], [y for _, y in line], marker="o", color="#1f5fa8")
-        axes.set_xlabel(NAMES[axis])
-        axes.set_ylabel("tokens/s" if place == 1 else "")
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.25)
-    figure.suptitle("Débit d'entraînement selon la taille (les deux autres à 6, 384 et 256)")
-    figure.savefig(path)
 
 
 def main() -> None:
@@ -136,33 +113,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="trois valeurs par axe, deux pas")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
-    parser.add_argument("--plot", type=Path, help="figure à écrire (.svg, .pdf, .png)")
     arguments = parser.parse_args()
     announce()
     rows = measure(quick=arguments.quick)
     print(f"Pas de {TOKENS} tokens, vocabulaire de {VOCABULARY}, {torch.get_num_threads()} fils.\n")
-    print("couches  largeur  contexte   paramètres   tokens/s   GFLOP/s")
+    print("couches  largeur  contexte   paramètres   tokens/s           étendue   GFLOP/s")
     for row in rows:
         print(
-            f"{row['layers']:>7.0f} {row['width']:>8.0f} {row['context']:>9.0f} "
-            f"{row['parameters']:>12,.0f} {row['tokens_per_second']:>10.0f} "
+            f"{row['layers']:>7} {row['width']:>8} {row['context']:>9} "
+            f"{row['parameters']:>12,} {row['ours']:>10.0f} {spread(row['ours_range'], 0):>17} "
             f"{row['gflops']:>9.0f}".replace(",", " ")
         )
-    if arguments.json:
-        content = [
-            {
-                "name": f"{row['layers']:.0f} couches × {row['width']:.0f}, "
-                f"contexte {row['context']:.0f}",
-                "ours": row["tokens_per_second"],
-                "peer": None,
-                "ratio": None,
-                "unit": "tokens/s",
-            }
-            for row in rows
-        ]
-        arguments.json.write_text(json.dumps(content, ensure_ascii=False, indent=2), "utf-8")
-    if arguments.plot:
-        draw(rows, arguments.plot)
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,37 @@ def test_an_extra_names_its_packages_elsewhere(monkeypatch, tmp_path):
     names = {part.split(">")[0] for part in command[2:]}
     assert names >= {"fastapi", "uvicorn", "prometheus-client", "llguidance"}
     assert not names & {"torch", "numba", "matplotlib"}  # la base et les autres extras n'y sont pas
+
+
+def advised():
+    """(fichier, ce qu'il dit d'installer) : les refus de dépendance, et « pip install X » écrit."""
+    found = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == (
+                "MissingDependencyError"
+            ):
+                given = [node.args[0], *(k.value for k in node.keywords if k.arg == "extra")]
+                names = [each.value for each in given if isinstance(each, ast.Constant)]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names = re.findall(r"pip install ([a-z][\w-]*(?:\[[\w-]+\])?)", node.value)
+            else:
+                continue
+            found += [(path.relative_to(SOURCE).as_posix(), name) for name in names]
+    return found
+
+
+def test_what_is_advised_can_be_installed():
+    """Chaque paquet est une dépendance déclarée, chaque groupe un extra du projet."""
+    root = Path(__file__).resolve().parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *(each for group in extras.values() for each in group)]
+    names = {re.split(r"[<>=]", each)[0] for each in declared}
+    found = advised()
+    assert len(found) > 12
+    assert {name for _, name in found} >= {"serve", "numba", "matplotlib"}
+    assert [each for each in found if each[1] not in names | set(extras)] == []
 
 
 @pytest.mark.parametrize(

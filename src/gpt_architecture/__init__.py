@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_architecture.config import VERSION
 
 if "OMP_WAIT_POLICY" not in environ and "torch" not in modules:
-    # Lu par le moteur OpenMP de PyTorch à son chargement : un fil sans travail tourne à vide trente
+    # Lu par le moteur OpenMP de PyTorch à son chargement : un thread oisif tourne à vide trente
     # fois moins longtemps (une fraction de milliseconde) avant de rendre le cœur à qui s'en sert.
     # Posé plus tard, il ne changerait que les processus lancés d'ici.
     environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -154,7 +154,7 @@ class OutputError(GPTArchitectureError):
 
 
 class GenerationError(GPTArchitectureError):
-    """Le modèle a produit des valeurs à partir desquelles on ne peut pas tirer de token."""
+    """Le modèle a produit des valeurs d'où aucun token ne peut être échantillonné."""
 
 
 class NonFiniteError(GenerationError):

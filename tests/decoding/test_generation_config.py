@@ -4,7 +4,12 @@ import dataclasses
 
 import pytest
 
-from gpt_architecture.decoding.config import STRATEGIES, GenerationConfig, config_of
+from gpt_architecture.decoding.config import (
+    STRATEGIES,
+    GenerationConfig,
+    config_of,
+    ignored_warning,
+)
 from gpt_architecture.errors import ConfigurationError
 
 INF, NAN = float("inf"), float("nan")
@@ -155,6 +160,12 @@ class TestNothingIsIgnored:
             GenerationConfig(strategy=strategy, **setting)
         GenerationConfig(strategy="sample", **setting)
 
+    @pytest.mark.parametrize("value", [-1, 9])
+    def test_a_bound_set_by_another_is_said_on_both_sides(self, value):
+        with pytest.raises(ConfigurationError, match=r"min_tokens vaut .*≥ 0 et ≤ 8"):
+            GenerationConfig(max_tokens=8, min_tokens=value)
+        assert GenerationConfig(max_tokens=8, min_tokens=8).min_tokens == 8
+
     @pytest.mark.parametrize("strategy", ["greedy", "beam"])
     def test_temperature(self, strategy):
         """0 dit la même chose que `greedy` ; toute autre serait ignorée."""
@@ -163,6 +174,32 @@ class TestNothingIsIgnored:
         GenerationConfig(strategy=strategy, temperature=0)
         GenerationConfig(strategy="mirostat", temperature=0.7)
         GenerationConfig(strategy="sample", temperature=0, k=5, p=0.9)  # celle des clients d'OpenAI
+
+    @pytest.mark.parametrize(
+        ("settings", "ignored"),
+        [
+            ({"strategy": "sample", "k": 5, "min_p": 0.1}, ("k", "min_p")),
+            ({"strategy": "top_p"}, ("strategy=top_p",)),
+            ({"strategy": "top_k", "k": 7}, ("strategy=top_k", "k")),
+            ({"strategy": "mirostat", "mirostat_tau": 3.0}, ("strategy=mirostat", "mirostat_tau")),
+            (
+                {"strategy": "sample", "xtc_probability": 0.5, "xtc_threshold": 0.2},
+                ("xtc_probability", "xtc_threshold"),
+            ),
+            ({"strategy": "sample", "repetition_penalty": 1.2}, ()),
+            ({"strategy": "temperature"}, ()),
+            ({"strategy": "greedy", "dry_multiplier": 1.0, "dry_base": 2.0}, ()),
+        ],
+    )
+    def test_what_a_null_temperature_ignores(self, settings, ignored, caplog):
+        """Ni refusé ni tu ; à une température qui tire, plus rien n'est vain."""
+        config = config_of({**settings, "temperature": 0})
+        assert config.ignored == ignored
+        warning = ignored_warning(config)
+        assert caplog.messages == [warning] * bool(ignored)
+        assert warning is None or warning.endswith(f"sans effet : {', '.join(ignored)}")
+        if settings["strategy"] != "greedy":
+            assert config_of({**settings, "temperature": 0.5}).ignored == ()
 
     @pytest.mark.parametrize(
         ("setting", "enabler"),

@@ -4,24 +4,13 @@ import re
 import shlex
 import subprocess
 import tomllib
-from pathlib import Path
 
 import pytest
+from docs_helpers import FENCE, LINK, PAGES, ROOT, anchors, blocks, name_of, text_of
 
 from gpt_architecture.cli.app import COMMANDS, build_app
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`((?:make|gpt-architecture|python) [^`]+)`")
-
-
-def blocks(page, language):
-    """Contenus des blocs de code d'une langue."""
-    return [
-        body for name, body in FENCE.findall(page.read_text(encoding="utf-8")) if name == language
-    ]
 
 
 def shell_commands():
@@ -29,11 +18,11 @@ def shell_commands():
     found = []
     for page in PAGES:
         lines = [line for body in blocks(page, "bash") for line in body.splitlines()]
-        prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+        prose = FENCE.sub("", text_of(page))
         for line in [*lines, *INLINE.findall(prose)]:
             command = line.split(" #")[0].strip()
             if command and "…" not in command and "COMMANDE" not in command:
-                found.append(pytest.param(command, id=f"{page.name}: {command}"))
+                found.append(pytest.param(command, id=f"{name_of(page)}: {command}"))
     return found
 
 
@@ -94,7 +83,7 @@ def test_command_is_real(command):
         module = tokens[2].removeprefix("gpt_architecture.scripts.")
         assert module in COMMANDS
         parse([module, *tokens[3:]])
-    elif tokens[0].startswith("python") and tokens[1].startswith("benchmarks/"):
+    elif tokens[0].startswith("python") and tokens[1].startswith(("benchmarks/", "tools/")):
         check_options(ROOT / tokens[1], tokens[2:])
     elif tokens[0].startswith("python") and tokens[1].removesuffix(".py") in COMMANDS:
         assert (ROOT / "src/gpt_architecture/scripts" / tokens[1]).is_file()
@@ -114,19 +103,27 @@ def test_enough_commands_are_found():
     assert len(shell_commands()) > 25
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
-    """Chaque lien relatif mène à un fichier, chaque ancre à un titre."""
-    text = page.read_text(encoding="utf-8")
-    titles = {
-        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
-    for target in LINK.findall(text):
-        if target.startswith("#"):
-            assert target[1:] in titles, target
-        elif "://" not in target:
-            assert (page.parent / target.split("#")[0]).exists(), target
+    """Chaque lien relatif mène à un fichier, chaque ancre à un titre de ce fichier."""
+    for target in LINK.findall(FENCE.sub("", text_of(page))):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        if anchor:
+            assert anchor in anchors(found), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_sources_named_exist(page):
+    """Un fichier du code ou des tests nommé dans une page existe ; un test nommé aussi."""
+    for name, _, test in re.findall(r"`((?:\w+/)+\w+\.py)(::(\w+))?`", text_of(page)):
+        found = [ROOT / name, ROOT / "src" / name, ROOT / "src/gpt_architecture" / name]
+        existing = [path for path in found if path.is_file()]
+        assert existing or name.startswith(("generate/", "v1/")), name  # ceux de LitGPT, de vLLM
+        assert not test or f"def {test}(" in text_of(existing[0]), test
 
 
 def test_python_examples_run(trained, monkeypatch, capsys):
@@ -155,14 +152,14 @@ def test_toml_examples_are_accepted(tmp_path):
 def test_pages_have_no_placeholder():
     """Aucun passage laissé à remplir."""
     for page in PAGES:
-        assert "@@" not in page.read_text(encoding="utf-8"), page.name
+        assert "@@" not in text_of(page), page.name
 
 
 def test_readme_figures_are_the_code_s():
     """Les nombres de paramètres annoncés sont ceux des configurations."""
     from gpt_architecture.config import PRESETS, GPTConfig
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = text_of(ROOT / "README.md")
     for count in (
         GPTConfig().num_parameters(),
         PRESETS["gpt2-small"].num_parameters(),

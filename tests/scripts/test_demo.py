@@ -49,6 +49,15 @@ def test_json_lines_carry_the_measures(cli, model):
         assert 1 <= record["tokens"] <= 15
 
 
+def test_a_variant_asked_for_in_vain_is_named(cli, model):
+    """Un filtre à température nulle : dit, sous le nom de sa variante."""
+    lines = ("--variant", "top_k k=3 temperature=0 nom=Vaine", "--variant", "greedy")
+    outcome = cli("demo", "--model", model, "--json", "--max-tokens", 2, *lines)
+    assert len(records(outcome)) == 2
+    assert "variante « Vaine » : à température 0" in outcome.err
+    assert outcome.err.count("sans effet") == 1
+
+
 @pytest.mark.slow
 def test_same_seed_same_texts(cli, model):
     """La graine par défaut est fixe : deux démonstrations se ressemblent mot pour mot."""
@@ -83,7 +92,7 @@ def test_tables_of_several_prompts_and_seeds(cli, model):
         *("--prompt", "La lampe", "--prompt", "L'eau", "--variants", "greedy", "top_k k=3"),
     )
     assert outcome.code == 0, outcome.err
-    for word in ("Début : La lampe", "Début : L'eau", "Graine", "Self-BLEU", "top_k k=3"):
+    for word in ("Invite : La lampe", "Invite : L'eau", "Graine", "Self-BLEU", "top_k k=3"):
         assert word in outcome.out
 
 

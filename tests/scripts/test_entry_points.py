@@ -88,7 +88,7 @@ def test_every_option_has_a_french_help_line(cli, command):
     options = [row for row in rows if row.startswith("--")]
     assert len(options) > 3
     for row in options:
-        assert re.match(r"--[a-z0-9-]+( --[a-z0-9-]+)*( [A-ZÉ.]+)?\s{2,}([A-ZÉ]|beam :)", row), row
+        assert re.match(r"--[a-z0-9-]+( --[a-z0-9-]+)*( [A-ZÈÉ…]+)?\s{2,}[A-ZÉ]", row), row
     for english in ("Usage:", "default:", "Display", "Parameters", "[choices", "required"):
         assert english not in out
 
@@ -168,6 +168,22 @@ def test_closed_pipe_is_silent(trained):
     assert outcome.code == 1
     assert "Traceback" not in outcome.err
     assert "Exception" not in outcome.err
+
+
+@pytest.mark.parametrize("command", ["train --epochs 1", "infer", "--help"])
+def test_closed_output_is_one_sentence(command):
+    """Sans sortie standard, rien ne commence : une phrase en français."""
+    whole = f"{sys.executable} -m gpt_architecture {command} >&-"
+    outcome = run_process("bash", "-c", whole)
+    outcome.check_one_line_error(1, "la sortie standard est fermée", "/dev/null")
+    assert list(Path().iterdir()) == []
+
+
+def test_closed_error_output_changes_nothing():
+    """Sans sortie d'erreur, le code de sortie dit encore ce qui est arrivé."""
+    whole = f"{sys.executable} -m gpt_architecture infer --model absent.pt 2>&-"
+    outcome = run_process("bash", "-c", whole)
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", "")
 
 
 def test_brackets_in_paths_are_shown(cli, trained, tmp_path, monkeypatch):

@@ -34,6 +34,23 @@ def test_four_strategies(cli, model, options):
     assert len(outcome.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "ignored"),
+    [
+        (["--k", "5", "--min-p", "0.1"], "k, min_p"),
+        (["--strategy", "mirostat"], "strategy=mirostat"),
+        (["--repetition-penalty", "1.2"], None),
+    ],
+)
+def test_what_a_null_temperature_ignores_is_said(cli, model, options, ignored):
+    """Une ligne sur stderr, rien de plus : le texte s'écrit."""
+    outcome = cli("infer", "--model", model, "--max-tokens", 2, "--temperature", 0, *options)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out
+    said = [line for line in outcome.err.splitlines() if "sans effet" in line]
+    assert [line.partition("sans effet : ")[2] for line in said] == ([ignored] if ignored else [])
+
+
 def test_text_is_the_library_text(cli, model):
     """La commande écrit exactement ce que rend la bibliothèque en trois lignes."""
     options = ("--strategy", "top_p", "--p", 0.8, "--max-tokens", 20, "--seed", 4)

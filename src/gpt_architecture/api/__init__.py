@@ -15,7 +15,7 @@ Chaque fonction fait ce que fait la commande de ce nom, et rend un objet : ses a
 - `options` : Les réglages qu'un appel nomme : un nom inconnu est refusé, le plus proche proposé.
 - `runs` : Entraîner d'un appel, et ce qu'un entraînement laisse : un modèle, une histoire, des
   courbes.
-- `service` : Un modèle servi depuis Python, dans un fil, et arrêté proprement.
+- `service` : Un modèle servi depuis Python, dans un thread, et arrêté proprement.
 - `study` : Ce qu'un modèle récite, et la page qui le montre.
 - `views` : Ce qu'un modèle montre d'un texte : tokens, probabilités, attention, filtres.
 """

@@ -185,7 +185,7 @@ def compare(
             ("paramètres", thousands(gpt.config.num_parameters())),
             ("contexte", thousands(gpt.window)),
             ("variantes", str(len(chosen))),
-            ("débuts", str(len(prompts))),
+            ("invites", str(len(prompts))),
             ("graines", ", ".join(map(str, sorted(seeds)))),
             ("tokens par génération", f"{thousands(max_tokens)} au plus"),
         ),

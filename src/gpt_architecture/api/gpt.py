@@ -54,8 +54,8 @@ class GPT:
         device: où le modèle calcule.
         metadata: provenance et résultats de l'entraînement.
         runner: ce qui calcule pendant la génération ; None : `model` lui-même.
-        draft: petit modèle qui propose ce que le grand vérifie ; None : aucun.
-        drafts: tokens que le modèle propose lui-même à une suite seule, au plus (poids fp32, noyaux
+        draft: modèle auxiliaire du décodage spéculatif ; None : aucun.
+        drafts: tokens que le modèle propose lui-même à un texte seul, au plus (poids fp32, noyaux
             compilés) ; 0 : aucun. Le texte reste le même.
         name: d'où il vient, pour l'affichage.
     """
@@ -142,19 +142,20 @@ class GPT:
         parse_special: bool = False,
         **settings: Any,
     ) -> str:
-        """Écrit la suite de `prompt` et rend le tout.
+        """Continue `prompt` et rend le tout.
 
         La génération s'arrête au token de fin de texte, qui n'est pas rendu.
 
         Args:
-            prompt: début du texte.
+            prompt: invite.
             config: comment générer ; None : la configuration par défaut.
             parse_special: voir `encode`.
             settings: réglages de `GenerationConfig`, à la place de `config` ; `top_k` et `top_p`
-                valent `k` et `p`. Sans `strategy`, un filtre ou une température demande un tirage.
+                valent `k` et `p`. Sans `strategy`, un filtre ou une température demande
+                d'échantillonner.
 
         Raises:
-            ConfigurationError: réglage inconnu ou hors bornes, donné avec `config`, ou début vide.
+            ConfigurationError: réglage inconnu ou hors bornes, donné avec `config`, ou invite vide.
         """
         pieces = self.stream(prompt, config, parse_special=parse_special, **settings)
         return plain(prompt) + "".join(pieces)
@@ -167,7 +168,7 @@ class GPT:
         parse_special: bool = False,
         **settings: Any,
     ) -> list[list[Generation]]:
-        """Les suites de plusieurs débuts, qui avancent ensemble (voir `Generator.generate`)."""
+        """Les textes de plusieurs invites, qui avancent ensemble (voir `Generator.generate`)."""
         prompts = [written(each) for each in prompts] if parse_special else prompts
         return self.generator.generate(prompts, _config(config, settings))
 
@@ -179,7 +180,7 @@ class GPT:
         parse_special: bool = False,
         **settings: Any,
     ) -> Iterator[str]:
-        """Rend la suite de `prompt` morceau par morceau, sans le début ; voir `generate`.
+        """Rend le texte généré après `prompt` morceau par morceau, sans l'invite ; voir `generate`.
 
         Un avertissement dit si `max_tokens` la coupe avant qu'elle vérifie sa contrainte.
         """
@@ -199,7 +200,7 @@ class GPT:
         parse_special: bool = False,
         **settings: Any,
     ) -> Iterator[Piece]:
-        """La suite token par token, scores et fin compris ; voir `generate`.
+        """Le texte généré token par token, scores et fin compris ; voir `generate`.
 
         Args:
             observer: reçoit ce que chaque étape a calculé (voir `Generator.stream`).
@@ -220,17 +221,17 @@ class GPT:
         parse_special: bool = False,
         **settings: Any,
     ) -> Completion:
-        """Écrit la suite de `prompt`, et rend la probabilité de chaque token.
+        """Continue `prompt`, et rend la probabilité de chaque token.
 
         Args:
             prompt: l'invite.
             config: comment générer ; voir `generate`.
-            top: candidats rendus à chaque place, au plus 100.
+            top: candidats rendus à chaque position, au plus 100.
             parse_special: voir `encode`.
             settings: réglages de `GenerationConfig`, à la place de `config`.
 
         Raises:
-            ConfigurationError: réglage inconnu ou hors bornes, plusieurs suites, ou invite vide.
+            ConfigurationError: réglage inconnu ou hors bornes, plusieurs textes, ou invite vide.
 
         Examples:
             >>> from gpt_architecture import load
@@ -365,7 +366,7 @@ class GPT:
         parse_special: bool = False,
         **settings: Any,
     ) -> Trace:
-        """Écrit la suite de `prompt`, et rend ce que chaque filtre a gardé, retiré, pesé.
+        """Continue `prompt`, et rend ce que chaque filtre a gardé, retiré, pesé.
 
         Args:
             prompt: l'invite.
@@ -409,7 +410,7 @@ class GPT:
             ("couches", str(config.n_layers)),
             ("têtes", str(config.n_heads)),
             ("largeur", thousands(config.emb_dim)),
-            ("contexte appris", thousands(self.window)),
+            ("contexte d'entraînement", thousands(self.window)),
             (
                 "vocabulaire",
                 f"{tokenizer.name}, {thousands(tokenizer.vocab_size)} tokens",

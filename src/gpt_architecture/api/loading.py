@@ -64,8 +64,8 @@ def load(
         device: voir `core.machine.resolve_device`.
         quant: `int8` ou `int4` : quantifie les poids au chargement, sur CPU.
         engine: `packed` exige les noyaux compilés, `torch` s'en passe.
-        draft: petit modèle de même tokenizer, nommé de même, qui propose ce que le grand vérifie.
-        drafts: tokens que le modèle propose lui-même, puis vérifie, à une suite seule ; 0 : aucun.
+        draft: modèle auxiliaire, de même tokenizer et nommé de même, pour le décodage spéculatif.
+        drafts: tokens que le modèle propose lui-même, puis vérifie, à un texte seul ; 0 : aucun.
             Le texte reste le même ; la copie qui propose prend le quart des poids, et n'est faite
             que pour un texte qui la paiera (voir `decoding.proposers`).
         compile_from: paramètres à partir desquels `auto` prend les noyaux compilés.
@@ -180,7 +180,7 @@ def find_tokenizer(name: str | Path | Tokenizer) -> Tokenizer:
         if name.startswith("simple"):
             remedy = "enregistrez-le avec SimpleTokenizerV2.from_text(…).save(…)"
         raise ConfigurationError(
-            f"`tokenizer` vaut {name}, dont le vocabulaire vient d'un texte",
+            f"le vocabulaire du tokenizer {name} vient d'un texte, qui manque ici",
             expected="gpt2 ou le fichier JSON d'un tokenizer enregistré",
             remedy=f"{remedy} et donnez ce fichier",
         )
@@ -205,7 +205,7 @@ def assembled(
     drafts: int = MAX_SELF_DRAFT,
     compile_from: int = COMPILE_FROM,
 ) -> GPT:
-    """Le modèle lu, ce qui calcule à sa place s'il y a lieu, son tokenizer et son appoint."""
+    """Le modèle lu, ce qui calcule à sa place, son tokenizer et son modèle auxiliaire."""
     check_vocabulary(content.config, content.tokenizer, name=str(path))
     tokenizer = tokenizer_from_dict(content.tokenizer)
     if engine == "auto" and quant is None and content.config.num_parameters() < compile_from:
@@ -295,7 +295,7 @@ def _draft(
         raise ConfigurationError(
             f"{path} a un autre tokenizer que le modèle",
             expected="le même vocabulaire",
-            remedy="donnez un modèle d'appoint entraîné avec le même tokenizer",
+            remedy="donnez un modèle auxiliaire entraîné avec le même tokenizer",
         )
     model = content.build(device)
     return _runner(model, device, None, engine) or model

@@ -186,14 +186,14 @@ def evaluate(
         choices: exemples JSONL au format de HellaSwag : choisir la bonne suite.
         lm_eval: épreuves de lm-eval, locales ou siennes.
         memorisation: données de l'entraînement : mesure ce que le modèle en récite.
-        length: tokens de chaque suite écrite pour la mémorisation et la page.
+        length: tokens de chaque texte généré pour la mémorisation et la page.
         report: page HTML à écrire : pertes, mémorisation, textes, calibration, attention.
         sentence: phrase dont la page montre l'attention.
         limit: documents et exemples mesurés, au plus, dans chaque fichier.
         tokens: tokens mesurés, au plus, dans chaque document.
         field: champ du texte des documents JSONL et Parquet.
         offline: interdit tout téléchargement.
-        stride: tokens notés par fenêtre ; None : la moitié du contexte appris.
+        stride: tokens notés par fenêtre ; None : la moitié du contexte d'entraînement.
         batch_size: séquences lues ensemble, au plus.
         device: voir `load`.
         quant: mesure le modèle quantifié au chargement.

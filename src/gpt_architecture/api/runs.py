@@ -250,7 +250,7 @@ def _reporter(progress: bool | None) -> Any:
 def _interruptible(should_stop: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]:
     """De quoi demander l'arrêt : la question de l'appelant, ou le premier SIGINT.
 
-    Hors du fil principal, ou si l'appelant a déjà pris le signal, il lui est laissé.
+    Hors du thread principal, ou si l'appelant a déjà pris le signal, il lui est laissé.
     """
     asked = threading.Event()
 

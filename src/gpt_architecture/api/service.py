@@ -1,4 +1,4 @@
-"""Un modèle servi depuis Python, dans un fil, et arrêté proprement."""
+"""Un modèle servi depuis Python, dans un thread, et arrêté proprement."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def start_engine(
         name: nom du modèle pour les clients.
         limits: ce qu'une requête peut demander.
         fields: ce qui est fait des champs inconnus.
-        slots: suites qui avancent ensemble.
-        max_waiting: suites qui attendent, au plus.
+        slots: textes générés ensemble.
+        max_waiting: textes qui attendent, au plus.
         drafts: tokens proposés d'avance, à faible charge.
         run_directory: dossier d'entraînement que le studio montre.
         device: voir `load`.
@@ -166,14 +166,14 @@ class Service:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """N'accepte plus rien, laisse finir les requêtes en cours, puis rend le port et les fils.
+        """N'accepte plus rien, laisse finir les requêtes, puis rend le port et les threads.
 
         Sans effet sur un service déjà arrêté.
         """
         with self._closing:
             self._server.request_stop()
             self._thread.join()
-            self._engine.drain(1.0)  # il ne reste que des suites abandonnées
+            self._engine.drain(1.0)  # il ne reste que des textes abandonnés
             self._engine.stop()
             self._listener.close()
 
@@ -250,9 +250,9 @@ def serve(
         api_keys: clés d'accès ; vide : tout le monde est accepté.
         allow_origin: pages web d'ailleurs qui peuvent appeler le service (CORS).
         strict: refuse les champs qu'aucune interface d'OpenAI ne connaît.
-        slots: suites qui avancent ensemble.
-        max_waiting: suites qui attendent une place, au plus.
-        max_tokens: tokens qu'une suite peut demander, au plus.
+        slots: textes générés ensemble.
+        max_waiting: textes qui attendent un emplacement, au plus.
+        max_tokens: tokens qu'un texte peut demander, au plus.
         timeout: secondes laissées à une requête.
         drain_timeout: secondes laissées, à l'arrêt, aux requêtes en cours.
         name: nom du modèle pour les clients ; None : celui de son fichier.

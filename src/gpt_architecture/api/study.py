@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 
 logger = logging.getLogger(__name__)
 
-_OPENINGS = 3  # débuts pris dans chaque texte
+_OPENINGS = 3  # invites prises dans chaque texte
 _OPENING_TOKENS = 12
 _SENTENCE_TOKENS = 16
 _CALIBRATION_TOKENS = 4096
@@ -59,15 +59,15 @@ def study_model(
     offline: bool,
     progress: Callable[[str], Progress],
 ) -> MemorisationReport | None:
-    """Écrit des suites, cherche ce qu'elles récitent, et fait la page si elle est demandée.
+    """Génère des textes, cherche ce qu'ils récitent, et fait la page si elle est demandée.
 
     Args:
         gpt: le modèle, chargé.
         model_path: son fichier ; le journal de l'entraînement est lu à côté.
         memorisation: données de l'entraînement, dont chercher ce que le modèle récite.
-        length: tokens de chaque suite.
+        length: tokens de chaque texte.
         report: page à écrire.
-        sentence: phrase dont la page montre l'attention ; None : un début de texte.
+        sentence: phrase dont la page montre l'attention ; None : des premiers mots.
         held_out: tokens des documents de `--data`, l'inédit quand la coupe n'est pas connue.
         losses: leurs pertes, telles que la commande les écrit en JSON.
         field: champ du texte, en JSONL et en Parquet.
@@ -79,7 +79,7 @@ def study_model(
 
     Raises:
         ConfigurationError: phrase trop longue, ou demandée d'un modèle quantifié ; fragments codés
-            par un autre tokenizer ; aucun début de texte à continuer.
+            par un autre tokenizer ; aucune invite à continuer.
         DataError: données de l'entraînement absentes, abîmées ou trop courtes.
         OutputError: la page ne peut pas être écrite.
     """
@@ -90,9 +90,9 @@ def study_model(
         write_model_page,
     )
 
-    looked = None if sentence is None else gpt.attention(sentence)  # elle n'attend pas les suites
+    looked = None if sentence is None else gpt.attention(sentence)  # elle n'attend pas les textes
     training, unseen = _read_texts(gpt, memorisation, held_out, field=field, offline=offline)
-    results = _write_texts(gpt, length, [training, unseen], progress("Suites"))
+    results = _write_texts(gpt, length, [training, unseen], progress("Textes"))
     recited = None
     if training is not None:
         recited = measure_memorisation(
@@ -164,7 +164,7 @@ def _read_texts(
 def _write_texts(
     gpt: GPT, length: int, sources: Sequence[TokenSource | None], advance: Progress
 ) -> list[VariantResult]:
-    """Les suites de `length` tokens des six stratégies, depuis des débuts de ces textes."""
+    """Les textes de `length` tokens des six stratégies, d'invites prises dans ces sources."""
     own = own_prompt(gpt.metadata)
     prompts = [] if own is None else [tuple(gpt.generator.encode(own))]
     for source in sources:
@@ -173,8 +173,8 @@ def _write_texts(
     prompts = list(dict.fromkeys(prompts))
     if not prompts:
         raise ConfigurationError(
-            "aucun début de texte à continuer",
-            expected="un texte, ou un modèle qui garde le début de ses exemples",
+            "aucune invite à continuer",
+            expected="un texte, ou un modèle qui garde l'invite de ses exemples",
             remedy="donnez --data ou --memorisation",
         )
     variants = [(label, replace(config, max_tokens=length)) for label, config in SIX_VARIANTS]

@@ -78,7 +78,7 @@ class Completion:
         text: le texte généré seul, sans le texte d'arrêt.
         pieces: ses tokens (N).
         finish: `stop`, fin du texte ou arrêt demandé ; `length`, nombre de tokens atteint.
-        seed: graine du tirage.
+        seed: graine de l'échantillonnage.
     """
 
     prompt: str
@@ -192,7 +192,7 @@ class Distribution(DistributionStudy):
         found = zip(self.labels, raw.probabilities, strict=True)
         best = ", ".join(f"{label} {percent(p)}" for label, p in list(found)[:3])
         entropy = decimal(raw.entropy)
-        return f"Distribution(après {_cut(self.prompt)!r} : {best}… ; entropie {entropy} nats)"
+        return f"Distribution(après {_cut(self.prompt)!r} : {best}… ; entropie {entropy} bits)"
 
     def _repr_html_(self) -> str:
         from gpt_architecture.reports.notebook import distribution_cell

@@ -76,7 +76,7 @@ def find_model(path: Path | None) -> Path:
 
 
 def read_prompt(prompt: str) -> str:
-    """Le début de texte ; « - » le lit sur l'entrée standard.
+    """L'invite ; « - » la lit sur l'entrée standard.
 
     Raises:
         DataError: l'entrée standard n'est pas du texte UTF-8.
@@ -98,7 +98,7 @@ def read_stdin(*, line: bool = False) -> str:
 
 
 def default_prompt(prompt: str | None, metadata: Mapping[str, Any]) -> str:
-    """Le début demandé, « - » le lisant sur l'entrée standard, sinon celui de l'entraînement.
+    """L'invite demandée, « - » la lisant sur l'entrée standard, sinon celle de l'entraînement.
 
     Raises:
         ConfigurationError: aucun des deux.

@@ -61,7 +61,8 @@ class Setting:
         minimum: plus petite valeur.
         above: valeur qu'il dépasse.
         maximum: plus grande valeur.
-        is_filter: sans objet pour une stratégie qui ne tire pas, et pour `mirostat`, qui a le sien.
+        is_filter: sans objet pour une stratégie qui n'échantillonne pas, et pour `mirostat`, qui a
+            le sien.
         strategy: la seule stratégie qui s'en sert.
         refines: réglages qu'il précise : sans l'un d'eux, il n'aurait aucun effet.
         request: le champ d'une requête HTTP ; None : le service ne l'a pas.
@@ -178,7 +179,7 @@ class Sampler:
 
     @property
     def declaration(self) -> Declaration:
-        """Son réglage : celui d'un filtre, qui suppose un tirage."""
+        """Son réglage : celui d'un filtre, qui suppose d'échantillonner."""
         setting = replace(self.setting, is_filter=True)
         return Declaration(name=self.name, kind=self.kind, default=self.default, setting=setting)
 

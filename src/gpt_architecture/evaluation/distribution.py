@@ -5,6 +5,7 @@ Formes : T tokens, V vocabulaire.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Effect:
     Attributes:
         label: réglage appliqué (« T = 0,5 »).
         probabilities: probabilités (n,) des n tokens suivis, dans leur ordre.
-        entropy: entropie de toute la distribution, en nats.
+        entropy: entropie de toute la distribution, en bits.
         kept: nombre de tokens de probabilité non nulle.
     """
 
@@ -86,7 +87,7 @@ def study_distribution(
         return Effect(
             label=label,
             probabilities=tuple(probabilities[tracked].tolist()),
-            entropy=torch.special.entr(probabilities).sum().item(),
+            entropy=torch.special.entr(probabilities).sum().item() / math.log(2),
             kept=int((probabilities > 0).sum()),
         )
 
@@ -138,7 +139,7 @@ def distribution_figure(
                 width,
                 color=colors[place % len(colors)],
                 label=f"{effect.label} — {effect.kept} {plural(effect.kept, 'token')}, "
-                f"entropie {short(effect.entropy)} nats",
+                f"entropie {short(effect.entropy)} bits",
             )
         axes.set_title(name)
         axes.set_ylabel("Probabilité")

@@ -106,7 +106,7 @@ class ModelPage:
         curves: pertes de l'entraînement.
         scores: pertes sur des textes.
         memorisation: ce que le modèle récite ; None : non mesuré.
-        samples: suites par stratégie.
+        samples: textes par stratégie.
         calibrations: (nom du texte, calibration).
         sentence: attention d'une phrase ; None : non demandée.
     """
@@ -245,7 +245,7 @@ def tiles(page: ModelPage) -> list[tuple[str, str, str]]:
         some, total = page.memorisation.recited
         longest = max(each.longest for each in page.memorisation.variants)
         detail = f"plus long passage : {longest} tokens"
-        found.append(("Suites qui récitent", f"{some} sur {total}", detail))
+        found.append(("Textes qui récitent", f"{some} sur {total}", detail))
     for label, calibration in page.calibrations:
         error = percent(calibration.error)
         found.append((f"Erreur de calibration, {label}", error, verdict(calibration)))
@@ -349,7 +349,7 @@ class _Sample:
 
 
 def _cards(page: ModelPage, tokenizer: Tokenizer) -> list[tuple[int, str, list[_Sample]]]:
-    """(couleur, stratégie, suites) ; les passages récités y sont marqués."""
+    """(couleur, stratégie, textes) ; les passages récités y sont marqués."""
     memory = page.memorisation
     texts = [] if memory is None else [text for each in memory.variants for text in each.texts]
     known = {(each.result.prompt_ids, each.result.tokens): each for each in texts}

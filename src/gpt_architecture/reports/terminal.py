@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from gpt_architecture.french import decimal, percent, plural, significant, thousands
+from gpt_architecture.french import counted, decimal, percent, plural, significant, thousands
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -162,7 +162,15 @@ def text_table(measures: TextMeasures) -> TableData:
     rows = [_loss_row(each.name, each) for each in measures.documents[:_SHOWN_DOCUMENTS]]
     if len(measures.documents) > 1:
         rows.append(_loss_row("Total", measures.total))
-    headings = ("Document", "Tokens", "Perte", "Perplexité", "à 95 %", "Bits/octet", "à 95 %")
+    headings = (
+        "Document",
+        "Tokens",
+        "Perte (nats)",
+        "Perplexité",
+        "à 95 %",
+        "Bits/octet",
+        "à 95 %",
+    )
     return "Textes", headings, rows
 
 
@@ -174,10 +182,11 @@ def show_text(console: Console, measures: TextMeasures) -> None:
         f"{thousands(measures.stride)} ; chaque token est prédit une fois."
     ]
     if (hidden := len(measures.documents) - _SHOWN_DOCUMENTS) > 0:
-        lines.insert(0, f"… et {thousands(hidden)} autres documents (--json les donne tous).")
+        more = f"{thousands(hidden)} {plural(hidden, 'autre')} {plural(hidden, 'document')}"
+        lines.insert(0, f"… et {more} (--json les donne tous).")
     if measures.skipped:
         lines.append(
-            f"{thousands(measures.skipped)} document(s) sans token à prédire, non comptés."
+            f"Sans token à prédire, donc sans mesure : {counted(measures.skipped, 'document')}."
         )
     console.print("\n".join(lines), "\n", style="dim", sep="")
 
@@ -297,12 +306,12 @@ def _finite_pair(interval: Interval | None) -> tuple[float | None, float | None]
 def show_memorisation(console: Console, report: MemorisationReport, tokenizer: Tokenizer) -> None:
     """Ce que le modèle récite, par stratégie, contre ce que le hasard donnerait.
 
-    Chaque stratégie montre sa suite qui récite le plus long passage, entre crochets.
+    Chaque stratégie montre son texte qui récite le plus long passage, entre crochets.
     """
     some, total = report.recited
     console.print(Text("Mémorisation", "bold"))
     console.print(
-        f"{some} {plural(some, 'suite')} sur {total} contien{'nen' if some > 1 else ''}t un "
+        f"{counted(some, 'texte généré')} sur {total} contien{'nen' if some > 1 else ''}t un "
         f"passage d'au moins {report.threshold} tokens copié mot pour mot du texte d'entraînement."
     )
     console.print(_meaning(report), style="dim")
@@ -326,8 +335,8 @@ def _meaning(report: MemorisationReport) -> str:
     count = len(report.reference)
     return (
         f"Seuil : sur {count} {plural(count, 'extrait')} de texte inédit, aussi "
-        f"{plural(count, 'long')} que les suites, 95 % ne partagent pas plus de "
-        f"{report.chance_length} tokens de suite avec l'entraînement."
+        f"{plural(count, 'long')} que les textes générés, 95 % ne partagent pas plus de "
+        f"{report.chance_length} tokens consécutifs avec l'entraînement."
     )
 
 

@@ -121,8 +121,9 @@ def _card(step: TraceStep, width: int, is_sampling: bool) -> Group:
     story = Text.assemble(
         (f"{step.position}  ", "dim"),
         (visible_token(chosen.text), "bold green"),
-        f"  {'tiré' if is_sampling else 'choisi'} à {percent(chosen.final)}, rang {step.rank} sur "
-        f"{thousands(step.stages[-1].kept)} ; {percent(chosen.raw)} sous le modèle, "
+        f"  {'échantillonné' if is_sampling else 'choisi'} à {percent(chosen.final)}, "
+        f"rang {step.rank} sur {thousands(step.stages[-1].kept)} ; "
+        f"{percent(chosen.raw)} sous le modèle, "
         f"rang {thousands(chosen.rank)}",
     )
     shown = shown_stages(step, width)

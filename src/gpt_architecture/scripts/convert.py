@@ -9,7 +9,7 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 convert.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -30,7 +30,7 @@ Dtype = Literal["f32", "f16", "q8_0"]
 class ConvertOptions:
     """Vers quoi convertir, et ce que la source ne dit pas d'elle-même."""
 
-    to: Target
+    to: Annotated[Target, Parameter(metavar="FORMAT")]
     """Format : dossier de Transformers, GGUF de llama.cpp, ONNX, ckpt.pt de nanoGPT, fichier de ce
     projet, ou dossier de PEFT pour des adaptateurs."""
 
@@ -41,19 +41,20 @@ class ConvertOptions:
     """Vocabulaire des poids qui n'en portent pas : gpt2, ou le fichier d'un tokenizer."""
 
     n_heads: int | None = None
-    """Nombre de têtes d'un fichier du livre ; sans lui, une par 64 de la largeur."""
+    """Nombre de têtes d'attention d'un fichier du livre ; sans lui, une par 64 de la largeur."""
 
     license: str | None = None
     """Licence à écrire dans la fiche, par exemple mit ou cc-by-4.0."""
 
     untie: bool = False
-    """Écrit la tête à part de l'embedding, pour des lecteurs qui ne savent pas les lier."""
+    """Écrit la tête de sortie à part de l'embedding, pour des lecteurs qui ne savent pas les
+    lier."""
 
     cache: bool = False
-    """Avec onnx, ajoute cache, masque et positions : ce que donne optimum à un modèle."""
+    """Avec onnx, ajoute le cache, le masque et les positions, comme le fait optimum."""
 
     shard_size: int = 5120
-    """Taille d'un fichier de poids hf, en Mio, au plus : au-delà, ils sont répartis."""
+    """Taille maximale d'un fichier de poids hf, en Mio : au-delà, ils sont répartis."""
 
 
 def convert(

@@ -12,15 +12,17 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 demo.py
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, read_prompt
 from gpt_architecture.cli.options import (
+    PROMPTING,
     ModelChoice,
     ModelSource,
     ResultOptions,
     model_path,
     warn_cut,
+    warn_ignored,
 )
 from gpt_architecture.config import MAX_TOKENS, TrainingConfig
 from gpt_architecture.reports.console import output_console, say_aside
@@ -33,14 +35,25 @@ def _whole(_type: Any, value: str, *, delimiter: str | None = None) -> list[str]
     return [value]
 
 
+_COMPARISON = Group("Comparaison", sort_key=1)
 Prompts = Annotated[
-    tuple[str, ...] | None, Parameter(allow_leading_hyphen=True, env_var_split=_whole)
+    tuple[str, ...] | None,
+    Parameter(group=PROMPTING, allow_leading_hyphen=True, env_var_split=_whole),
 ]
 VariantLines = Annotated[
     tuple[str, ...] | None,
-    Parameter(name=("--variant", "--variants"), consume_multiple=True, env_var_split=_whole),
+    Parameter(
+        name=("--variant", "--variants"),
+        group=_COMPARISON,
+        consume_multiple=True,
+        env_var_split=_whole,
+        metavar="VARIANTE…",
+    ),
 ]
-Seeds = Annotated[tuple[int, ...], Parameter(name=("--seed", "--seeds"), consume_multiple=True)]
+Seeds = Annotated[
+    tuple[int, ...],
+    Parameter(name=("--seed", "--seeds"), group=_COMPARISON, consume_multiple=True),
+]
 
 
 def demo(
@@ -48,22 +61,22 @@ def demo(
     *,
     prompt: Prompts = None,
     variant: VariantLines = None,
-    max_tokens: int = MAX_TOKENS,
+    max_tokens: Annotated[int, Parameter(group=_COMPARISON)] = MAX_TOKENS,
     seed: Seeds = (TrainingConfig.seed,),
+    html: Annotated[Path | None, Parameter(group=_COMPARISON)] = None,
     choice: ModelChoice = ModelChoice(),  # noqa: B008 — immuable
-    html: Path | None = None,
     output: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
-    """Compare des stratégies de décodage sur les mêmes débuts, avec leurs mesures.
+    """Compare des stratégies de décodage sur les mêmes invites, avec leurs mesures.
 
     Args:
-        prompt: Début du texte, répétable ; « - » le lit sur l'entrée standard. Sans lui, celui
-            de l'entraînement.
-        variant: Stratégie et ses réglages, par exemple "top_p p=0.9 temperature=0.8" ;
-            répétable ; nom="…" la nomme. Sans elle, six variantes.
-        max_tokens: Nombre de tokens à produire par génération, au plus.
-        seed: Graines du tirage ; chaque variante est essayée avec chacune.
+        prompt: Texte à continuer, répétable ; « - » le lit sur l'entrée standard. Sans lui,
+            l'invite des exemples de l'entraînement.
+        variant: Stratégie suivie de ses réglages, par exemple "top_p p=0.9 temperature=0.8" ;
+            nom="…" lui donne un nom ; répétable. Sans elle, six variantes sont comparées.
+        max_tokens: Nombre maximal de tokens à produire par génération.
+        seed: Graines de l'échantillonnage ; chaque variante est essayée avec chacune.
         html: Page à écrire en plus : figures, mesures, textes côte à côte.
     """
     from gpt_architecture.api import compare
@@ -86,7 +99,9 @@ def demo(
         progress=True,
     )
     for each in found.summaries:
+        warn_ignored(each.config, each.label)
         warn_cut(each.config, [result.finish for result in each.results])
+        warn_ignored(each.config, each.label)
     if not output.emit(found.records, "demo"):
         from gpt_architecture.reports.comparison import show_comparison
 

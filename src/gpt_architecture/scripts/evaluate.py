@@ -31,24 +31,25 @@ _LINE_EVERY_S = 5.0
 class EvaluateOptions:
     """Que mesurer."""
 
-    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True, metavar="SOURCE…")] = ()
     """Textes dont mesurer la perplexité : fichiers, dossiers, fragments ou corpus connus."""
 
     lambada: Path | None = None
     """Exemples JSONL {"text": "…"} : deviner le dernier mot."""
 
     choices: Path | None = None
-    """Exemples JSONL au format de HellaSwag : choisir la bonne suite."""
+    """Exemples JSONL au format de HellaSwag : choisir la bonne
+    fin."""
 
-    lm_eval: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
-    """Épreuves de lm-eval : dernier_mot_fr, prose_fr, serie_fr, suite_fr (locales), ou une des
-    siennes."""
+    lm_eval: Annotated[tuple[str, ...], Parameter(consume_multiple=True, metavar="ÉPREUVE…")] = ()
+    """Épreuves de lm-eval : une des siennes, ou une des nôtres, qui se passent de réseau
+    (dernier_mot_fr, prose_fr, serie_fr, suite_fr)."""
 
     limit: int | None = None
-    """Documents et exemples mesurés, au plus, dans chaque fichier."""
+    """Nombre maximal de documents ou d'exemples mesurés dans chaque fichier."""
 
     tokens: int | None = None
-    """Tokens mesurés, au plus, dans chaque document."""
+    """Nombre maximal de tokens mesurés dans chaque document."""
 
     field: str = "text"
     """Champ du texte des documents JSONL et Parquet."""
@@ -63,12 +64,12 @@ class MeasureOptions:
     """Comment mesurer."""
 
     stride: int | None = None
-    """Tokens notés par fenêtre ; sans lui, la moitié du contexte appris."""
+    """Nombre de tokens notés par fenêtre ; sans lui, la moitié du contexte d'entraînement."""
 
     batch_size: int = 64
-    """Séquences lues ensemble, au plus ; la mémoire en décide aussi."""
+    """Nombre maximal de séquences lues ensemble ; la mémoire en décide aussi."""
 
-    device: str = "auto"
+    device: Annotated[str, Parameter(metavar="NOM")] = "auto"
     """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
 
     quant: QuantName | None = None
@@ -78,19 +79,22 @@ class MeasureOptions:
 @Parameter(name="*", group=Group("Mémorisation et page du modèle", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """Ce qu'il récite, et la page qui le montre."""
+    """Ce que le modèle récite, et la page qui le montre."""
 
-    memorisation: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
-    """Données de l'entraînement (celles de train --data) : mesure ce que le modèle en récite."""
+    memorisation: Annotated[
+        tuple[str, ...], Parameter(consume_multiple=True, metavar="SOURCE…")
+    ] = ()
+    """Données de l'entraînement (celles données à « train ») : mesure ce que le modèle en
+    récite."""
 
     length: int = 64
-    """Tokens de chaque suite écrite pour la mémorisation et la page."""
+    """Nombre de tokens de chaque texte généré pour la mémorisation et pour la page."""
 
     report: Path | None = None
     """Page HTML à écrire : pertes, mémorisation, textes, calibration, attention."""
 
     sentence: str | None = None
-    """Phrase dont la page montre l'attention ; sans elle, un début de texte."""
+    """Phrase dont la page montre l'attention ; sans elle, les premiers mots d'un texte."""
 
 
 def evaluate(

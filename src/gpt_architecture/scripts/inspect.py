@@ -103,7 +103,7 @@ def _report(result: Inspection, options: InspectOptions) -> None:
         print(
             f"Forme : {config.n_layers} blocs, {config.n_heads} têtes, largeur {config.emb_dim}, "
             f"vocabulaire {config.vocab_size}, {config.context_length} positions, "
-            f"tête {'liée' if config.tie_weights else 'indépendante'}, "
+            f"tête de sortie {'liée' if config.tie_weights else 'indépendante'}, "
             f"{'avec' if config.qkv_bias else 'sans'} biais q, k, v"
             + "".join(f", {name} = {value}" for name, value in config.variants().items())
         )
@@ -142,7 +142,7 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[str]:
         "source": "Source",
         "license": "Licence",
         "steps": "Étapes",
-        "window": "Fenêtre apprise",
+        "window": "Contexte d'entraînement",
         "tokens_seen": "Tokens vus",
         "train_losses": f"{which}, entraînement",
         "val_losses": f"{which}, validation",

@@ -18,7 +18,14 @@ from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, say
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.french import decimal, french_duration, french_number, french_size, short
+from gpt_architecture.french import (
+    decimal,
+    french_duration,
+    french_number,
+    french_size,
+    plural,
+    short,
+)
 from gpt_architecture.storage import check_not_read
 
 if TYPE_CHECKING:
@@ -33,8 +40,8 @@ _LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite
 class PrepareOptions:
     """Où écrire, et comment couper."""
 
-    out: Path | None = None
-    """Dossier à écrire ; obligatoire."""
+    out: Annotated[Path | None, Parameter(metavar="DOSSIER", required=True)] = None
+    """Dossier à écrire."""
 
     field: str = "text"
     """Champ du texte, en JSONL et en Parquet."""
@@ -43,19 +50,21 @@ class PrepareOptions:
     """Tokenizer : gpt2, ou un tokenizer.json, par exemple de « tokenizer train »."""
 
     val_fraction: float | None = None
-    """Part des documents gardée pour la validation ; sans elle, 0.01, et 0.1 sous 1 Mio."""
+    """Part des documents gardée pour la validation ; sans elle, 0.01, ou 0.1 pour moins de 1 Mio de
+    texte."""
 
     shard_tokens: int = 100_000_000
-    """Tokens par fragment."""
+    """Nombre de tokens par fragment."""
 
     workers: int | None = None
-    """Processus ; sans lui, un par cœur. Le résultat n'en dépend pas."""
+    """Nombre de processus ; sans lui, un par cœur. Le résultat n'en dépend pas."""
 
     seed: int = 0
     """Graine de la répartition des documents."""
 
     max_line_bytes: int = 32 << 20
-    """Une ligne JSONL ou une valeur Parquet plus longue, en octets, est écartée."""
+    """Longueur, en octets, au-delà de laquelle une ligne JSONL ou une valeur Parquet est
+    écartée."""
 
     force: bool = False
     """Remplace un dossier préparé avec d'autres réglages, ou recommence."""
@@ -121,12 +130,13 @@ def _report(result: PreparedTokens, seconds: float) -> None:
     )
     ratio = decimal(result.bytes_per_token)
     say(f"Texte        {french_size(result.text_bytes)}, {ratio} octets par token")
+    wanted = 100 * result.val_fraction
     if result.single_document:
         say("Un seul document : sa fin, et non des documents, fait la validation.")
-    elif (share := result.tokens["val"] / tokens) > _LARGE_SHARE * result.val_fraction:
+    elif (share := 100 * result.tokens["val"] / tokens) > _LARGE_SHARE * wanted:
         say(
-            f"Validation   {short(100 * share)} % des tokens pour "
-            f"{short(100 * result.val_fraction)} % demandé(s) : "
+            f"Validation   {short(share)} % des tokens pour "
+            f"{short(wanted)} % {plural(int(wanted), 'demandé')} : "
             "trop peu de documents pour mieux répartir"
         )
     for reason, entry in sorted(result.skipped.items()):

@@ -28,19 +28,20 @@ class QuantizeOptions:
     """Comment quantifier, et où écrire."""
 
     scheme: Literal["int8", "int4"] = "int8"
-    """Bits par poids : 8, ou 4 (6 pour la tête et l'embedding)."""
+    """Nombre de bits par poids : 8, ou 4 (6 pour la tête de sortie et l'embedding)."""
 
     group_size: Literal[32, 64, 128] = 32
-    """Poids par échelle : plus il y en a, plus le fichier est petit et moins il est fidèle."""
+    """Nombre de poids par échelle : plus il est grand, plus le fichier est petit et moins il est
+    fidèle."""
 
     output: Path | None = None
     """Fichier à écrire ; sans lui, le nom du modèle suivi du schéma, à côté de lui."""
 
     text: Path | None = None
-    """Texte que le modèle n'a pas appris : mesure la perplexité et l'accord des tokens."""
+    """Texte que le modèle n'a pas appris, pour mesurer la perplexité et l'accord des tokens."""
 
     tokens: int = 8192
-    """Tokens de ce texte à mesurer, au plus."""
+    """Nombre maximal de tokens de ce texte à mesurer."""
 
 
 def quantize(

@@ -12,7 +12,7 @@ import gc
 import logging
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
@@ -48,8 +48,8 @@ _ALLOCATIONS = 10_000  # objets de plus que de libérés avant un passage du ram
 class NetworkOptions:
     """Où écouter, et qui peut parler."""
 
-    host: str = "127.0.0.1"
-    """Adresse où écouter ; sans elle, cette machine seule y a accès."""
+    host: Annotated[str, Parameter(metavar="ADRESSE")] = "127.0.0.1"
+    """Adresse où écouter ; par défaut, cette machine seule y a accès."""
 
     port: int = 8000
     """Port ; 0 en choisit un libre."""
@@ -58,8 +58,8 @@ class NetworkOptions:
     """Fichier de clés d'accès, une par ligne (CLÉ, ou NOM CLÉ requests/min=N tokens/min=N), relu à
     SIGHUP ; ou la variable GPT_ARCHITECTURE_API_KEYS."""
 
-    allow_origin: tuple[str, ...] = ()
-    """Page web d'ailleurs qui peut appeler le service (CORS) ; répétable."""
+    allow_origin: Annotated[tuple[str, ...], Parameter(metavar="ORIGINE…")] = ()
+    """Origine d'une page web qui peut appeler le service (CORS) ; répétable."""
 
     log_requests: bool = False
     """Écrit une ligne par requête sur stderr, sans rien du texte traité."""
@@ -82,37 +82,37 @@ class NetworkOptions:
 @Parameter(name="*", group=Group("Moteur", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Comment le modèle calcule, et combien de suites il mène de front."""
+    """Comment le modèle calcule, et combien de textes il génère de front."""
 
-    device: str = "auto"
+    device: Annotated[str, Parameter(metavar="NOM")] = "auto"
     """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
 
     quant: QuantName | None = None
     """Quantifie les poids au chargement (CPU) : moins de mémoire lue, plus de tokens/s."""
 
     slots: int = 8
-    """Suites qui avancent ensemble."""
+    """Emplacements : nombre de textes générés ensemble."""
 
     drafts: int = 5
-    """Tokens que le modèle propose d'avance, puis vérifie, à faible charge (poids fp32) ; 0 :
-    aucun. Le texte reste le même."""
+    """Décodage spéculatif : nombre de tokens que le modèle propose lui-même, puis vérifie, à faible
+    charge (poids fp32) ; 0 : aucun. Le texte reste le même."""
 
     max_waiting: int = 64
-    """Suites qui attendent une place, au plus ; au-delà, 429."""
+    """Nombre maximal de textes qui attendent un emplacement ; au-delà, la réponse est 429."""
 
     max_tokens: int = 4096
-    """Tokens qu'une suite peut demander, au plus."""
+    """Nombre maximal de tokens qu'une requête peut demander pour un texte."""
 
     timeout: float = 600.0
-    """Secondes laissées à une requête."""
+    """Nombre de secondes laissées à une requête."""
 
     drain_timeout: float = 60.0
-    """Secondes laissées aux requêtes en cours après un signal d'arrêt."""
+    """Nombre de secondes laissées aux requêtes en cours après un signal d'arrêt."""
 
-    name: str | None = None
+    name: Annotated[str | None, Parameter(metavar="NOM")] = None
     """Nom du modèle pour les clients ; sans lui, celui de son fichier."""
 
-    run_directory: Path | None = None
+    run_directory: Annotated[Path | None, Parameter(metavar="DOSSIER")] = None
     """Dossier d'entraînement à montrer dans le studio."""
 
     def __post_init__(self) -> None:
@@ -184,7 +184,7 @@ def serve(
         _answer_steadily()
         if running.state == "ready":
             logger.info(
-                "Modèle « %s » prêt : %d suites de front, contexte de %s tokens.",
+                "Modèle « %s » prêt : %d textes de front, contexte de %s tokens.",
                 *(context.name, engine.slots, french_number(context.window)),
             )
         return app
@@ -216,13 +216,13 @@ def serve(
     if gate.error is not None:
         raise gate.error
     for each in started:
-        each.drain(1.0)  # les requêtes HTTP sont finies : il ne reste que des suites abandonnées
+        each.drain(1.0)  # les requêtes HTTP sont finies : il ne reste que des textes abandonnés
         each.stop()
     return code
 
 
 def _answer_steadily() -> None:
-    """Le fil HTTP ne s'arrête plus longtemps : ni pour celui du moteur, ni pour la mémoire.
+    """Le thread HTTP ne s'arrête plus longtemps : ni pour celui du moteur, ni pour la mémoire.
 
     Parcourir ce que torch et numba ont créé prend 200 ms : tout ce qui est chargé est mis à part,
     et un passage ne voit plus que les requêtes.

@@ -43,13 +43,13 @@ class VocabularyOptions:
     """Quel vocabulaire apprendre, et où l'écrire."""
 
     vocab_size: int = 4096
-    """Tokens du vocabulaire, spéciaux compris."""
+    """Nombre de tokens du vocabulaire, spéciaux compris."""
 
     out: Path = Path("tokenizer.json")
     """Fichier à écrire."""
 
     kind: Literal["bpe", "char"] = "bpe"
-    """Des morceaux de mots (bpe), ou un token par caractère du texte (char)."""
+    """Genre de vocabulaire : des morceaux de mots (bpe), ou un token par caractère (char)."""
 
     pattern: Literal["gpt2", "moderne"] = "gpt2"
     """Découpage en mots : celui de GPT-2, ou celui de GPT-4 (chiffres par trois)."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, default_prompt
-from gpt_architecture.cli.options import ModelChoice, ModelSource, Prompt, model_path
+from gpt_architecture.cli.options import PROMPTING, ModelChoice, ModelSource, Prompt, model_path
 from gpt_architecture.errors import MissingDependencyError
 from gpt_architecture.french import decimal
 from gpt_architecture.reports.console import output_console
@@ -33,8 +33,9 @@ PLOT_NAME = "temperature-visualization.pdf"
 class FigureOptions:
     """Ce que la figure montre."""
 
-    prompt: Prompt = None
-    """Début du texte ; « - » le lit sur l'entrée standard. Sans lui, celui de l'entraînement."""
+    prompt: Annotated[Prompt, Parameter(group=PROMPTING)] = None
+    """Texte à continuer ; « - » le lit sur l'entrée standard. Sans lui, l'invite des exemples de
+    l'entraînement."""
 
     temperatures: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (
         0.3,
@@ -53,7 +54,7 @@ class FigureOptions:
     n_tokens: int = 10
     """Nombre de tokens montrés, les plus probables d'abord."""
 
-    output_dir: Path = Path()
+    output_dir: Annotated[Path, Parameter(metavar="DOSSIER")] = Path()
     """Dossier où écrire temperature-visualization.pdf."""
 
     force: bool = False
@@ -69,7 +70,7 @@ def visualize(
 ) -> None:
     """Montre l'effet de la température, de top-k et de top-p sur le token suivant.
 
-    La distribution est celle du modèle entraîné, après le début donné. Sans matplotlib, le
+    La distribution est celle du modèle entraîné, après l'invite donnée. Sans matplotlib, le
     tableau du terminal donne les mêmes nombres.
     """
     from gpt_architecture.api import load
@@ -107,7 +108,7 @@ def _show(study: Distribution) -> None:
     for row, label in enumerate(study.labels):
         table.add_row(Text(label), *(_percent(effect.probabilities[row]) for effect in effects))
     table.add_section()
-    table.add_row("Entropie (nats)", *(decimal(effect.entropy) for effect in effects))
+    table.add_row("Entropie (bits)", *(decimal(effect.entropy) for effect in effects))
     table.add_row("Tokens gardés", *(str(effect.kept) for effect in effects))
     output_console().print(table)
 

@@ -148,6 +148,7 @@ def prepare(
     if resumes_alone and run.resume is None and store.steps():
         request = replace(request, run=replace(run, resume=output_dir))
     device = world.device or resolve_device(run.device)
+    resolve_precision(request.compute.precision, device, fused=False)  # un refus n'attend pas
     origins = (origins or Origins()).of_request(request)
     start, training = origins.start, request.learning
     known = origins

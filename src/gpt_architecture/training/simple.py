@@ -87,7 +87,7 @@ def train_model_simple(
         num_epochs: passages sur `train_loader`.
         eval_freq: étapes entre deux évaluations ; la première suit l'étape 0.
         eval_iter: lots lus dans chaque jeu à chaque évaluation.
-        start_context: début des exemples générés.
+        start_context: invite des exemples générés.
         tokenizer: pour coder et décoder les exemples.
         reporter: à qui raconter ; None : affichage simple.
         should_stop: interrogé après chaque étape ; vrai : la boucle rend la main.
@@ -174,7 +174,7 @@ def generate_sample(
     *,
     context_size: int | None = None,
 ) -> str:
-    """Texte glouton de `SAMPLE_TOKENS` tokens à la suite de `start_context`, début compris.
+    """Texte glouton de `SAMPLE_TOKENS` tokens à la suite de `start_context`, invite comprise.
 
     Args:
         model: (B, T) int64 → logits (B, T, V) ; avec cache s'il en offre un, sans sinon.

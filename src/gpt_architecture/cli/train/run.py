@@ -17,7 +17,14 @@ from gpt_architecture.config import TrainingRequest
 from gpt_architecture.core.lora import adapter_parameters
 from gpt_architecture.core.machine import describe_device
 from gpt_architecture.data.datasets import TrainingData
-from gpt_architecture.french import decimal, french_duration, french_number, french_size
+from gpt_architecture.french import (
+    counted,
+    decimal,
+    french_duration,
+    french_number,
+    french_size,
+    plural,
+)
 from gpt_architecture.reports.console import ProgressBar
 from gpt_architecture.reports.training import TrainingBar
 from gpt_architecture.training.callbacks import (
@@ -148,7 +155,8 @@ def _announce(settings: Settings, data: TrainingData) -> None:
     )
     say(
         f"Modèle       {french_number(settings.model.num_parameters())} paramètres, "
-        f"contexte appris {window} sur {french_number(settings.model.context_length)} positions"
+        f"contexte d'entraînement {window} sur "
+        f"{french_number(settings.model.context_length)} positions"
     )
     if settings.start is not None:
         say(f"Départ       {settings.start.name}{_adapters(settings)}")
@@ -159,7 +167,8 @@ def _announce(settings: Settings, data: TrainingData) -> None:
             f"{french_number(settings.sequences * window)} tokens effectifs"
         )
     say(
-        f"Entraînement {training.epochs} époque(s) de {sampler.steps_per_epoch} étape(s), "
+        f"Entraînement {counted(training.epochs, 'époque')} de "
+        f"{counted(sampler.steps_per_epoch, 'étape')}, "
         f"{french_number(settings.total_steps(sampler))} en tout, {batches}"
     )
 
@@ -195,12 +204,12 @@ def _report_estimate(run: TrainingRun, price_per_hour: float | None) -> None:
         price_per_hour: prix d'une heure ; None : le coût n'est pas dit.
     """
     _announce(run.settings, run.data)
-    say(f"Mesure de {PROBED_STEPS} étapes, après une d'échauffement…\n")
+    say(f"Mesure de {PROBED_STEPS} étapes, après une étape d'échauffement…\n")
     found, product, kept = estimate(run), run.product, checkpoints_kept(run.settings.checkpoints)
     say(
-        f"Durée    {french_duration(found.seconds)} : {french_number(found.steps)} étape(s) de "
-        f"{decimal(found.step_seconds)} s, {found.evaluations} évaluation(s) de "
-        f"{decimal(found.evaluation_seconds)} s, {found.samples} exemple(s) de "
+        f"Durée    {french_duration(found.seconds)} : {counted(found.steps, 'étape')} de "
+        f"{decimal(found.step_seconds)} s, {counted(found.evaluations, 'évaluation')} de "
+        f"{decimal(found.evaluation_seconds)} s, {counted(found.samples, 'exemple')} de "
         f"{decimal(found.sample_seconds)} s"
     )
     say(f"Débit    {found.tokens_per_second:.0f} tokens/s")
@@ -208,7 +217,8 @@ def _report_estimate(run: TrainingRun, price_per_hour: float | None) -> None:
     say(f"Mémoire  {peak} au plus haut")
     say(
         f"Disque   {french_size(product.nbytes + (kept + 1) * product.checkpoint_bytes)} au plus : "
-        f"{product.title.lower()} {french_size(product.nbytes)}, {kept} point(s) de reprise de "
+        f"{product.title.lower()} {french_size(product.nbytes)}, {kept} "
+        f"{plural(kept, 'point')} de reprise de "
         f"{french_size(product.checkpoint_bytes)} et celui qui s'écrit"
     )
     if price_per_hour is not None:

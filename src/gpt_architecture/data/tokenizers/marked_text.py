@@ -169,7 +169,7 @@ def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def keep_prompt(prompt: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Le début des exemples d'un entraînement, en métadonnées que `own_prompt` relit."""
+    """L'invite des exemples d'un entraînement, en métadonnées que `own_prompt` relit."""
     ids = encode_text(prompt, tokenizer)
     typed = ids == tokenizer.encode(plain(prompt))
     special = not typed and ids == encode_text(written(prompt), tokenizer)
@@ -177,7 +177,7 @@ def keep_prompt(prompt: str, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def own_prompt(metadata: Mapping[str, Any]) -> str | None:
-    """Le début des exemples de l'entraînement, que les métadonnées d'un modèle gardent.
+    """L'invite des exemples de l'entraînement, que les métadonnées d'un modèle gardent.
 
     Rendu par un gabarit, ses tokens spéciaux en sont, à moins qu'une question n'en imite un.
     """
@@ -188,7 +188,7 @@ def own_prompt(metadata: Mapping[str, Any]) -> str | None:
 
 
 def chosen_prompt(prompt: str | None, metadata: Mapping[str, Any]) -> str:
-    """Le début demandé, sinon celui des exemples de l'entraînement.
+    """L'invite demandée, sinon celle des exemples de l'entraînement.
 
     Raises:
         ConfigurationError: ni l'un ni l'autre.
@@ -196,7 +196,7 @@ def chosen_prompt(prompt: str | None, metadata: Mapping[str, Any]) -> str:
     chosen = own_prompt(metadata) if prompt is None else prompt
     if not chosen:
         raise ConfigurationError(
-            "aucun début de texte", expected="quelques mots", remedy="donnez `prompt`"
+            "aucune invite", expected="quelques mots", remedy="donnez `prompt`"
         )
     return chosen
 

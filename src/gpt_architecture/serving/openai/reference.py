@@ -28,7 +28,7 @@ class ErrorEnvelope(BaseModel):
 
 
 class PromptTokensDetails(BaseModel):
-    """Tokens du début déjà en mémoire."""
+    """Tokens de l'invite déjà en mémoire."""
 
     cached_tokens: int
 
@@ -52,7 +52,7 @@ class CompletionLogprobs(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """Une suite."""
+    """Une séquence."""
 
     index: int
     text: str
@@ -207,7 +207,10 @@ def reference_page(document: Mapping[str, Any]) -> str:
 
 def _route(path: str, method: str, route: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     body = route.get("requestBody", {}).get("content", {}).get("application/json", {})
-    fields = "".join(_fields(body.get("schema", {}), document))
+    fields = "".join(
+        f"<tr><td><code>{escape(name)}</code><td>{escape(kind)}<td>{escape(bounds)}"
+        for name, kind, bounds in fields_of(body.get("schema", {}), document)
+    )
     table = f"<table><tr><th>Champ<th>Type<th>Bornes{fields}</table>" if fields else ""
     answers = "".join(
         f"<tr><td><code>{status}</code><td>{escape(answer['description'])}"
@@ -220,12 +223,15 @@ def _route(path: str, method: str, route: Mapping[str, Any], document: Mapping[s
     )
 
 
-def _fields(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[str]:
+def fields_of(
+    schema: Mapping[str, Any], document: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """Les champs d'un corps : nom, type, bornes, en français."""
     schema = _resolved(schema, document)
     required = schema.get("required", ())
     for name, field in schema.get("properties", {}).items():
         kind = _kind(field, document) + ("" if name in required else " (facultatif)")
-        yield (f"<tr><td><code>{escape(name)}</code><td>{escape(kind)}<td>{escape(_bounds(field))}")
+        yield name, kind, _bounds(field)
 
 
 def _resolved(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
