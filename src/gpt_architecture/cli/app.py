@@ -22,10 +22,7 @@ from gpt_architecture.cli.command import (
     ENV_PREFIX,
     OTHER_VARIABLES,
     find_model,
-    output_console,
     remember_command_line,
-    say_aside,
-    silence,
     silence_stdout,
 )
 from gpt_architecture.cli.logs import Translated, configure_logs, in_journal
@@ -43,6 +40,7 @@ from gpt_architecture.errors import (
     reason,
 )
 from gpt_architecture.french import french_size
+from gpt_architecture.reports.console import output_console, say_aside, silence
 from gpt_architecture.storage import exists, is_own, json_of, read_text
 
 _MAX_TOML = 1 << 20

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import say_aside, silence, silence_stdout
+from gpt_architecture.cli.command import silence_stdout
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, TrainingError
+from gpt_architecture.reports.console import say_aside, silence
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import MODEL_NAME, command_line, find_model, say_aside
+from gpt_architecture.cli.command import MODEL_NAME, command_line, find_model
 from gpt_architecture.config import TEMPERATURE, check_int
 from gpt_architecture.decoding.config import GenerationConfig, implied_strategy, make_config
 from gpt_architecture.decoding.settings import SETTINGS, Declaration, GroupName
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.reports.console import say_aside
 from gpt_architecture.storage import GENERATOR, read_text, write_atomically
 from gpt_architecture.storage.archives import check_ahead
 

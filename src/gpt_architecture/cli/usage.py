@@ -12,8 +12,9 @@ import cyclopts
 from cyclopts import App, CycloptsError
 from cyclopts.help import DefaultFormatter
 
-from gpt_architecture.cli.command import ENV_PREFIX, OTHER_VARIABLES, say_aside
+from gpt_architecture.cli.command import ENV_PREFIX, OTHER_VARIABLES
 from gpt_architecture.errors import reason
+from gpt_architecture.reports.console import say_aside
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry, HelpPanel

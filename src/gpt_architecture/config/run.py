@@ -24,7 +24,7 @@ from gpt_architecture.config.training import (
     ScheduleConfig,
     TrainingConfig,
 )
-from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.errors import ConfigurationError, nearest
 
 _LORA = {"lora_alpha": "alpha", "lora_targets": "targets", "lora_dropout": "dropout"}
 
@@ -217,16 +217,17 @@ class TrainingRequest:
             ConfigurationError: réglage inconnu, hors bornes, ou qui ne va pas avec un autre.
         """
         left = {name: _typed(name, value) for name, value in settings.items()}
-        made, groups = cls(), dict[str, Any]()
+        made, groups, known = cls(), dict[str, Any](), {"preset"}
         for group in fields(cls):
             default: Any = getattr(made, group.name)
-            names = {each.name for each in fields(default)} & left.keys()
-            groups[group.name] = replace(default, **{name: left.pop(name) for name in names})
+            known |= (own := {each.name for each in fields(default)})
+            given = {name: left.pop(name) for name in own & left.keys()}
+            groups[group.name] = replace(default, **given)
         if left:
             raise ConfigurationError(
                 f"réglage inconnu : {', '.join(sorted(left))}",
                 expected="une option de « gpt-architecture train », en soulignés",
-                remedy="corrigez ou retirez ce réglage",
+                remedy=nearest(min(left), known) or "corrigez ou retirez ce réglage",
             )
         return cls(**groups)
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
-from difflib import get_close_matches
 from functools import cached_property
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from gpt_architecture.config import StrategyName, check_choice, check_float, check_int
-from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.errors import ConfigurationError, nearest
 
 if TYPE_CHECKING:
     from gpt_architecture.decoding.processors import Processor
@@ -254,11 +253,10 @@ def register_sampler(sampler: Sampler) -> None:
 
 def unknown_setting(name: str) -> ConfigurationError:
     """Le refus d'un réglage inconnu, avec le nom le plus proche."""
-    close = get_close_matches(name, [*SETTINGS.declared, *ALIASES], n=1, cutoff=0.6)
     return ConfigurationError(
         f"réglage inconnu : {name}",
         expected="les réglages de GenerationConfig",
-        remedy=f"essayez {close[0]}" if close else "corrigez son nom",
+        remedy=nearest(name, [*SETTINGS.declared, *ALIASES]) or "corrigez son nom",
     )
 
 

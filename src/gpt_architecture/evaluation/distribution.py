@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from gpt_architecture.decoding.strategies import softmax_avec_temperature, top_k
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.french import plural, short
 from gpt_architecture.storage import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,20 +103,13 @@ def study_distribution(
     )
 
 
-def plot_distribution(
-    study: DistributionStudy, token_labels: Sequence[str], title: str, path: Path | str
-) -> Path:
-    """Écrit deux diagrammes en barres : les températures, puis les filtres.
-
-    Args:
-        study: voir `study_distribution`.
-        token_labels: texte affiché pour chacun des tokens suivis.
-        title: titre de la page.
-        path: fichier à écrire ; son extension fixe le format.
+def distribution_figure(
+    study: DistributionStudy, token_labels: Sequence[str], title: str
+) -> Figure:
+    """Deux diagrammes en barres : les températures, puis les filtres ; voir `plot_distribution`.
 
     Raises:
         MissingDependencyError: matplotlib n'est pas installé.
-        OutputError: le fichier ne peut pas être écrit.
     """
     try:
         from matplotlib.figure import Figure
@@ -120,7 +117,6 @@ def plot_distribution(
     except ImportError:
         raise MissingDependencyError("matplotlib", purpose="tracer la distribution") from None
 
-    path = Path(path)
     figure = Figure(figsize=(8.3, 8.3), layout="constrained")
     figure.suptitle(title, parse_math=False)
     panels = (
@@ -152,6 +148,25 @@ def plot_distribution(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: short(value)))
         axes.grid(axis="y", alpha=0.25)
         axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def plot_distribution(
+    study: DistributionStudy, token_labels: Sequence[str], title: str, path: Path | str
+) -> Path:
+    """Écrit deux diagrammes en barres : les températures, puis les filtres.
+
+    Args:
+        study: voir `study_distribution`.
+        token_labels: texte affiché pour chacun des tokens suivis.
+        title: titre de la page.
+        path: fichier à écrire ; son extension fixe le format.
+
+    Raises:
+        MissingDependencyError: matplotlib n'est pas installé.
+        OutputError: le fichier ne peut pas être écrit.
+    """
+    path, figure = Path(path), distribution_figure(study, token_labels, title)
     with warnings.catch_warnings():  # un signe absent de la police devient un carré, sans bruit
         warnings.filterwarnings("ignore", message="Glyph")
         form = path.suffix[1:]

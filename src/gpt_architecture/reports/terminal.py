@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -17,7 +18,7 @@ from rich.text import Text
 from gpt_architecture.french import decimal, percent, plural, significant, thousands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from rich.console import Console
 
@@ -73,6 +74,10 @@ def table(title: str | Text, headings: Sequence[str], rows: Iterable[Sequence[st
     for name, *cells in rows:
         found.add_row(Text(name), *cells)
     return found
+
+
+TableData = tuple[str, Sequence[str], Iterable[Sequence[str]]]
+"""Titre, en-têtes, lignes ; le premier élément de chaque ligne la nomme."""
 
 
 def text_record(measures: TextMeasures) -> dict[str, Any]:
@@ -152,20 +157,23 @@ def journal_record(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def show_text(console: Console, measures: TextMeasures) -> None:
-    """Une ligne par document, le total, et comment ils sont mesurés."""
-    several = len(measures.documents) > 1
-    shown = measures.documents[:_SHOWN_DOCUMENTS]
-    rows = [_loss_row(each.name, each) for each in shown]
-    if several:
+def text_table(measures: TextMeasures) -> TableData:
+    """Une ligne par document, les premiers, et le total."""
+    rows = [_loss_row(each.name, each) for each in measures.documents[:_SHOWN_DOCUMENTS]]
+    if len(measures.documents) > 1:
         rows.append(_loss_row("Total", measures.total))
     headings = ("Document", "Tokens", "Perte", "Perplexité", "à 95 %", "Bits/octet", "à 95 %")
-    console.print(table("Textes", headings, rows))
+    return "Textes", headings, rows
+
+
+def show_text(console: Console, measures: TextMeasures) -> None:
+    """Une ligne par document, le total, et comment ils sont mesurés."""
+    console.print(table(*text_table(measures)))
     lines = [
         f"Fenêtres de {thousands(measures.window)} tokens, avancées de "
         f"{thousands(measures.stride)} ; chaque token est prédit une fois."
     ]
-    if hidden := len(measures.documents) - len(shown):
+    if (hidden := len(measures.documents) - _SHOWN_DOCUMENTS) > 0:
         lines.insert(0, f"… et {thousands(hidden)} autres documents (--json les donne tous).")
     if measures.skipped:
         lines.append(
@@ -174,17 +182,22 @@ def show_text(console: Console, measures: TextMeasures) -> None:
     console.print("\n".join(lines), "\n", style="dim", sep="")
 
 
-def show_last_word(console: Console, result: LastWordResult) -> None:
+def last_word_table(result: LastWordResult) -> TableData:
     """L'exactitude et la perplexité du dernier mot."""
     rows = [
         ["Exactitude", percent(result.accuracy), _shares(result.accuracy_interval)],
         ["Perplexité du mot", significant(result.perplexity), _pair(result.perplexity_interval)],
     ]
     title = f"Dernier mot ({_examples(len(result.lines))})"
-    console.print(table(title, ("Mesure", "Valeur", "à 95 %"), rows))
+    return title, ("Mesure", "Valeur", "à 95 %"), rows
 
 
-def show_choices(console: Console, result: ChoiceResult) -> None:
+def show_last_word(console: Console, result: LastWordResult) -> None:
+    """Montre `last_word_table`."""
+    console.print(table(*last_word_table(result)))
+
+
+def choices_table(result: ChoiceResult) -> TableData:
     """Les deux exactitudes du choix multiple, contre le hasard."""
     rows = [
         ["acc : suite la plus probable", percent(result.acc), _shares(result.acc_interval)],
@@ -192,10 +205,15 @@ def show_choices(console: Console, result: ChoiceResult) -> None:
         ["Choix au hasard", percent(result.chance), ""],
     ]
     title = f"Choix multiple ({_examples(len(result.outcomes))})"
-    console.print(table(title, ("Mesure", "Valeur", "à 95 %"), rows))
+    return title, ("Mesure", "Valeur", "à 95 %"), rows
 
 
-def show_harness(console: Console, results: Sequence[TaskResult]) -> None:
+def show_choices(console: Console, result: ChoiceResult) -> None:
+    """Montre `choices_table`."""
+    console.print(table(*choices_table(result)))
+
+
+def harness_table(results: Sequence[TaskResult]) -> TableData:
     """Une ligne par mesure de chaque épreuve."""
     rows = [
         [
@@ -208,7 +226,12 @@ def show_harness(console: Console, results: Sequence[TaskResult]) -> None:
         for metric in each.metrics
     ]
     headings = ("Épreuve", "Exemples", "Mesure", "Valeur", "Erreur type")
-    console.print(table("lm-eval", headings, rows))
+    return "lm-eval", headings, rows
+
+
+def show_harness(console: Console, results: Sequence[TaskResult]) -> None:
+    """Montre `harness_table`."""
+    console.print(table(*harness_table(results)))
 
 
 def _metric_name(metric: TaskMetric) -> str:
@@ -308,7 +331,7 @@ def _meaning(report: MemorisationReport) -> str:
     )
 
 
-def _shares_table(report: MemorisationReport) -> Table:
+def memorisation_table(report: MemorisationReport) -> TableData:
     """La part de n-grammes connus de chaque stratégie, et du texte inédit."""
     rows = [
         [
@@ -319,15 +342,22 @@ def _shares_table(report: MemorisationReport) -> Table:
         ]
         for variant in report.variants
     ]
-    found = table(
-        "Part des n-grammes présents dans le texte d'entraînement",
-        ("Stratégie", *(f"n = {n}" for n in report.orders), "Plus long", "Récitent"),
-        rows,
-    )
     if report.reference:
-        found.add_section()
         shares = [_share(report.reference_share(n)) for n in report.orders]
-        found.add_row("Texte inédit", *shares, str(report.reference_longest), "", style="dim")
+        rows.append(["Texte inédit", *shares, str(report.reference_longest), ""])
+    title = "Part des n-grammes présents dans le texte d'entraînement"
+    headings = ("Stratégie", *(f"n = {n}" for n in report.orders), "Plus long", "Récitent")
+    return title, headings, rows
+
+
+def _shares_table(report: MemorisationReport) -> Table:
+    """Ce tableau, le texte inédit à part."""
+    title, headings, rows = memorisation_table(report)
+    shown = list(rows)
+    found = table(title, headings, shown[: len(report.variants)])
+    for row in shown[len(report.variants) :]:
+        found.add_section()
+        found.add_row(*row, style="dim")
     return found
 
 

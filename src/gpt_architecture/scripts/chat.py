@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from gpt_architecture.cli.command import CommonOptions, find_model, read_stdin, say_aside
+from gpt_architecture.cli.command import CommonOptions, find_model, read_stdin
 from gpt_architecture.cli.options import (
     FilterOptions,
     ModelChoice,
@@ -25,6 +25,7 @@ from gpt_architecture.cli.options import (
 )
 from gpt_architecture.cli.remote import Service, check_remote, remote_settings
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
+from gpt_architecture.reports.console import say_aside
 
 if TYPE_CHECKING:
     from gpt_architecture.decoding.config import GenerationConfig

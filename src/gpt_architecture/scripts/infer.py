@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import (
-    MODEL_NAME,
-    CommonOptions,
-    default_prompt,
-    output_console,
-    read_prompt,
-    say_aside,
-)
+from gpt_architecture.cli.command import MODEL_NAME, CommonOptions, default_prompt, read_prompt
 from gpt_architecture.cli.options import (
     FilterOptions,
     ModelChoice,
@@ -37,6 +30,7 @@ from gpt_architecture.cli.options import (
     warn_cut,
 )
 from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.reports.console import output_console, say_aside
 from gpt_architecture.reports.trace import TRACE_TITLE, TraceFormat, write_trace
 from gpt_architecture.storage import check_outputs, json_of, page_of, read_text, text_of
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import CommonOptions, ProgressBar
+from gpt_architecture.cli.command import CommonOptions
 from gpt_architecture.cli.options import ModelSource, ResultOptions, model_path
 from gpt_architecture.french import french_number, french_size
+from gpt_architecture.reports.console import ProgressBar
 from gpt_architecture.storage import check_outputs, json_of
 
 if TYPE_CHECKING:

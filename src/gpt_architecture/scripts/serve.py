@@ -11,7 +11,6 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 serve.py
 import gc
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,24 +26,19 @@ from gpt_architecture.cli.logs import (
     in_journal,
 )
 from gpt_architecture.cli.options import ModelSource, QuantName
-from gpt_architecture.config import VERSION, check_float, check_int
-from gpt_architecture.errors import GPTArchitectureError, MissingDependencyError
+from gpt_architecture.config import check_float, check_int
+from gpt_architecture.errors import GPTArchitectureError
 from gpt_architecture.french import french_number
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from gpt_architecture.serving.context import ServingContext
     from gpt_architecture.serving.engine.engine import Engine
     from gpt_architecture.serving.http.access import KeyRing
-    from gpt_architecture.serving.limits import Limits
-    from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
 logger = logging.getLogger("gpt_architecture.serve")  # `__name__` est `__main__` lancé par chemin
 
 KEYS_VARIABLE = f"{ENV_PREFIX}API_KEYS"
-_EXAMPLE = "Il était une fois"
-_LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 _SWITCH_SECONDS = 0.0005  # 5 ms par défaut : dix fois de suite, une sonde attend 50 ms
 _ALLOCATIONS = 10_000  # objets de plus que de libérés avant un passage du ramasse-miettes
 
@@ -139,8 +133,15 @@ def serve(
 ) -> int:
     """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM."""
     del common  # lues par le lanceur
-    _check_installed()
-    from gpt_architecture.api import check_source, short_name
+    from gpt_architecture.api import (
+        LOCAL_HOSTS,
+        check_serving,
+        check_source,
+        short_name,
+        start_engine,
+    )
+
+    check_serving()
     from gpt_architecture.serving.http.access import KeyRing
     from gpt_architecture.serving.http.observer import Observer, RequestFilter
     from gpt_architecture.serving.http.server import HttpServer, LoadingGate, bind, url_of
@@ -155,7 +156,7 @@ def serve(
         sequences=min(Limits.sequences, engine.max_waiting),
     )
     keys = KeyRing(_keys(network.api_key_file))
-    if not keys and network.host not in _LOCAL_HOSTS:
+    if not keys and network.host not in LOCAL_HOSTS:
         logger.warning(
             "le service écoute sur %s sans clé d'accès ; donnez --api-key-file.", network.host
         )
@@ -165,8 +166,18 @@ def serve(
     def build() -> ASGIApp:
         from gpt_architecture.serving.app import create_app
 
-        name, fields = engine.name or short_name(source, path), FieldPolicy(strict=network.strict)
-        running, context = _load(path, name, engine, limits, fields)
+        running, context = start_engine(
+            path,
+            name=engine.name or short_name(source, path),
+            limits=limits,
+            fields=FieldPolicy(strict=network.strict),
+            slots=engine.slots,
+            max_waiting=engine.max_waiting,
+            drafts=engine.drafts,
+            run_directory=engine.run_directory,
+            device=engine.device,
+            quant=engine.quant,
+        )
         started.append(running)
         app = create_app(context, keys=keys, origins=network.allow_origin, observer=observer)
         running.wait_started()
@@ -229,16 +240,6 @@ def _configure_journal(form: LogFormat, about: logging.Filter) -> None:
     logging.captureWarnings(form == "json")  # sur stderr, rien que des lignes JSON
 
 
-def _check_installed() -> None:
-    """Dit ce qui manque avant d'ouvrir quoi que ce soit."""
-    from importlib.util import find_spec
-
-    for package in ("fastapi", "uvicorn", "prometheus_client"):
-        if find_spec(package) is None:
-            name = package.replace("_", "-")
-            raise MissingDependencyError(name, purpose="servir un modèle", extra="serve")
-
-
 def _keys(path: Path | None) -> list[str]:
     """Les clés du fichier et de l'environnement."""
     from gpt_architecture.serving.http.access import read_keys
@@ -256,55 +257,6 @@ def _reload(keys: KeyRing, network: NetworkOptions) -> None:
         logger.error("clés non relues, celles d'avant restent : %s", error)
     else:
         logger.info("clés relues : %s", ", ".join(keys.names))
-
-
-def _load(
-    path: Path, name: str, options: EngineOptions, limits: Limits, fields: FieldPolicy
-) -> tuple[Engine, ServingContext]:
-    """Le modèle, son moteur démarré et prêt."""
-    from functools import partial
-
-    from gpt_architecture.api import load
-    from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.data.tokenizers.marked_text import own_prompt
-    from gpt_architecture.evaluation.attention_maps import attention_of
-    from gpt_architecture.evaluation.comparison import SIX_VARIANTS
-    from gpt_architecture.serving.context import ServingContext, digest_of
-    from gpt_architecture.serving.engine.engine import Engine
-
-    hashing = ThreadPoolExecutor(1).submit(digest_of, path)  # pendant que le reste se charge
-    # Seuls les noyaux rendent les mêmes bits sous toute charge : un petit modèle les a aussi.
-    gpt = load(path, device=options.device, quant=options.quant, compile_from=0)
-    model = gpt.model if gpt.runner is None else gpt.runner
-    engine = Engine(
-        model,
-        gpt.tokenizer,
-        window=gpt.window,
-        slots=options.slots,
-        max_waiting=options.max_waiting,
-        drafts=options.drafts,
-    )
-    engine.start()
-    engine.prepare_constraints()
-    context = ServingContext(
-        engine=engine,
-        model=model,
-        tokenizer=gpt.tokenizer,
-        name=name,
-        metadata=gpt.metadata,
-        window=gpt.window,
-        limits=limits,
-        fields=fields,
-        run_directory=options.run_directory,
-        example=own_prompt(gpt.metadata) or _EXAMPLE,
-        attention=partial(attention_of, gpt.model, window=gpt.window)
-        if isinstance(gpt.model, GPTModel)
-        else None,
-        variants=tuple(SIX_VARIANTS),
-        digest=hashing.result(),
-        version=VERSION,
-    )
-    return engine, context
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 from gpt_architecture.data.tokenizers.protocol import Tokenizer, special_names
+from gpt_architecture.errors import ConfigurationError
 
 _TYPED, _WRITTEN = b"\0", b"\1"
 _WRITTEN_RUN = re.compile(b"\1+")
@@ -184,6 +185,20 @@ def own_prompt(metadata: Mapping[str, Any]) -> str | None:
     if not isinstance(prompt, str) or not prompt:
         return None
     return written(prompt) if metadata.get("prompt_special") is True else prompt
+
+
+def chosen_prompt(prompt: str | None, metadata: Mapping[str, Any]) -> str:
+    """Le début demandé, sinon celui des exemples de l'entraînement.
+
+    Raises:
+        ConfigurationError: ni l'un ni l'autre.
+    """
+    chosen = own_prompt(metadata) if prompt is None else prompt
+    if not chosen:
+        raise ConfigurationError(
+            "aucun début de texte", expected="quelques mots", remedy="donnez `prompt`"
+        )
+    return chosen
 
 
 def _special_spans(text: MarkedText, names: Sequence[str]) -> Iterable[tuple[int, int]]:
