@@ -9,7 +9,7 @@ ARGS ?=
 TORCH ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce bench lint format check build clean distclean
+.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce bench cours lint format check build clean distclean
 
 help: ## affiche cette aide
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -44,6 +44,9 @@ reproduce: setup ## refait le tableau de docs/mesures/resultats.md (quelques min
 bench: setup-dev ## compare le pas d'entraînement à la référence et à Transformers
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -r requirements-bench.txt
 	$(BIN)/python benchmarks/train_step.py $(ARGS)
+
+cours: setup-dev ## remet d'accord les carnets, les figures et les nombres du cours
+	$(BIN)/python tools/course.py $(ARGS)
 
 lint: setup-dev ## style et types
 	$(BIN)/ruff check .
