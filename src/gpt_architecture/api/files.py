@@ -237,8 +237,9 @@ def convert(
 
     Examples:
         >>> from gpt_architecture import convert
-        >>> convert("modele", "transformers", to="hf").files
-        ('README.md', 'config.json', 'generation_config.json', 'model.safetensors', …)
+        >>> found = convert("modele", "transformers", to="hf")
+        >>> found.to, "model.safetensors" in found.files
+        ('hf', True)
     """
     from gpt_architecture.reports.console import ProgressBar
 
@@ -318,13 +319,13 @@ def check_conversion(
             expected=" ou ".join(_DTYPES[to]),
             remedy="corrigez `dtype`",
         )
-    check_int("shard_size", shard_size, minimum=1, maximum=1 << 20)
+    check_int("`shard_size`", shard_size, minimum=1, maximum=1 << 20)
     if cache and to != "onnx":
         raise ConfigurationError(
             f"`cache` avec `to={to}`", expected="`to=onnx`", remedy="retirez `cache`"
         )
     if n_heads is not None:
-        check_int("n_heads", n_heads, minimum=1)
+        check_int("`n_heads`", n_heads, minimum=1)
     in_folder = to in FOLDERS
     if in_folder:
         check_free(dest, force=force, directory=True)
@@ -513,7 +514,7 @@ def quantize(
     one_of("scheme", scheme, get_args(SchemeName))
     one_of("group_size", str(group_size), list(map(str, GROUP_SIZES)))
     output, path = quantized_output(model, scheme, output)
-    check_int("tokens", tokens, minimum=2)
+    check_int("`tokens`", tokens, minimum=2)
     check_outputs({"`output`": (output, nothing)}, reads=(path, text), force=force)
     from gpt_architecture.kernels.decode.packed import pack
 

@@ -222,12 +222,6 @@ class GPT:
     ) -> Completion:
         """Écrit la suite de `prompt`, et rend la probabilité de chaque token.
 
-            >>> from gpt_architecture import train
-            >>> run = train("la-lampe-du-passeur", preset="éclair", max_steps=2, output_dir="m")
-            >>> found = run.model.complete("Un soir", max_tokens=3, seed=1)
-            >>> len(found.pieces), found.finish
-            (3, 'length')
-
         Args:
             prompt: l'invite.
             config: comment générer ; voir `generate`.
@@ -237,6 +231,12 @@ class GPT:
 
         Raises:
             ConfigurationError: réglage inconnu ou hors bornes, plusieurs suites, ou invite vide.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").complete("Un soir", max_tokens=3, top_k=5, seed=1)
+            >>> len(found.pieces), len(found.pieces[0].candidates)
+            (3, 5)
         """
         check_int("top", top, minimum=0, maximum=MAX_ALTERNATIVES)
         config = _config(config, settings)
@@ -287,6 +287,12 @@ class GPT:
 
         Raises:
             TokenizerError: le vocabulaire ne sait pas le coder.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").tokens("Un soir")
+            >>> "".join(found.pieces), len(found) == len(found.ids)
+            ('Un soir', True)
         """
         ids = self.tokenizer.encode(text)
         return Tokenization(
@@ -317,6 +323,13 @@ class GPT:
 
         Raises:
             ConfigurationError: réglage hors bornes, ou invite vide.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").distribution("Un soir", temperatures=(0.5, 2.0), n_tokens=3)
+            >>> cold, hot = (effect.entropy for effect in found.temperatures)
+            >>> len(found.labels), cold < hot
+            (3, True)
         """
         from gpt_architecture.reports.terminal import visible_token
 
@@ -331,6 +344,13 @@ class GPT:
 
         Raises:
             ConfigurationError: texte vide ou trop long, ou modèle quantifié.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").attention("Un soir")
+            >>> weights = found.head(layer=1, head=2)  # (T, T), chaque ligne de somme 1
+            >>> bool((weights.sum(dim=1) - 1).abs().max() < 1e-5)
+            True
         """
         maps = attention_maps(self.model, self.tokenizer, text, window=self.window)
         return AttentionMap(**vars(maps))
@@ -358,6 +378,12 @@ class GPT:
         Raises:
             ConfigurationError: réglage inconnu ou hors bornes, invite vide, ou décodage dont les
                 tokens ne sont pas choisis un par un.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").trace("Un soir", max_tokens=2, top_k=3, seed=1)
+            >>> [stage.kept for stage in found.steps[0].stages][-1]
+            3
         """
         config = _config(config, settings)
         ids = self.generator.encode(written(prompt) if parse_special else prompt)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from gpt_architecture.api.gpt import GPT
+from gpt_architecture.api.options import named_options
 from gpt_architecture.config import check_int
 from gpt_architecture.core.machine import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM, GPTModel
@@ -43,6 +44,7 @@ COMPILE_FROM = 5_000_000
 une vingtaine de secondes de compilation."""
 
 
+@named_options
 def load(
     path: Path | str = MODEL_NAME,
     *,
@@ -72,6 +74,12 @@ def load(
         ModelFileError: fichier absent, illisible, dangereux ou d'un format inconnu.
         ConfigurationError: périphérique absent, ou réglages qui ne vont pas ensemble.
         MissingDependencyError: numba manque et il est exigé.
+
+    Examples:
+        >>> from gpt_architecture import load
+        >>> gpt = load("modele")
+        >>> gpt.generate("Un soir", strategy="top_p", p=0.9, max_tokens=4, seed=1)[:7]
+        'Un soir'
     """
     check_int("drafts", drafts, minimum=0, maximum=MAX_SELF_DRAFT)
     target, opened = resolve_device(device), open_model(path)

@@ -138,7 +138,7 @@ class Evaluation:
         from gpt_architecture.reports import terminal
         from gpt_architecture.reports.notebook import tables_cell
 
-        tables = list[TableData]()
+        tables: list[TableData] = []
         if self.text is not None:
             tables.append(terminal.text_table(self.text))
         if self.last_word is not None:
@@ -209,7 +209,7 @@ def evaluate(
         >>> from gpt_architecture import evaluate
         >>> found = evaluate("modele", "texte.txt", tokens=64)
         >>> found.text.total.tokens
-        63
+        64
         >>> found.perplexity > 1
         True
     """
@@ -218,14 +218,14 @@ def evaluate(
     texts, recited, trials = listed(data), listed(memorisation), listed(lm_eval)
     report = None if report is None else Path(report)
     studied = bool(recited) or report is not None
+    _check(length, sentence, report, limit=limit, tokens=tokens, stride=stride)
+    check_int("`batch_size`", batch_size, minimum=1)
     if not (texts or lambada or choices or trials or studied):
         raise ConfigurationError(
             "rien à mesurer",
             expected="`data`, `lambada`, `choices`, `lm_eval`, `memorisation` ou `report`",
             remedy="donnez au moins l'un d'eux",
         )
-    _check(length, sentence, report, limit=limit, tokens=tokens, stride=stride)
-    check_int("batch_size", batch_size, minimum=1)
     gpt = held(model)
     path = locate(source_of(model)) if gpt is None else _place(gpt)
     reads = (path, texts, recited, trials, lambada, choices)
@@ -278,19 +278,20 @@ def evaluate(
         **record,
         "seconds": time.perf_counter() - start,
     }
-    _note(path, gpt, record)
+    if path.exists():
+        _note(path, gpt, record)
     return Evaluation(**found, memorisation=memory, record=record, tokenizer=gpt.tokenizer)
 
 
 def _place(gpt: GPT) -> Path:
-    """D'où vient un modèle déjà chargé ; son nom, s'il n'y est plus, ou vient d'ailleurs."""
+    """D'où vient un modèle déjà chargé ; un nom seul, s'il n'y est plus, ou vient d'ailleurs."""
     path = Path(gpt.name)
-    return locate(path) if gpt.name and path.exists() else path
+    return locate(path) if gpt.name and path.exists() else Path(gpt.name or "modèle")
 
 
 def _check(length: int, sentence: str | None, report: Path | None, **positive: int | None) -> None:
     """Refuse, avant de lire quoi que ce soit, ce qui échouerait après."""
-    check_int("length", length, minimum=2, maximum=4096)
+    check_int("`length`", length, minimum=2, maximum=4096)
     if sentence is not None and report is None:
         raise ConfigurationError(
             "`sentence` est donné sans `report`",
@@ -299,7 +300,7 @@ def _check(length: int, sentence: str | None, report: Path | None, **positive: i
         )
     for name, value in positive.items():
         if value is not None:
-            check_int(name, value, minimum=1)
+            check_int(f"`{name}`", value, minimum=1)
 
 
 class _Measure:

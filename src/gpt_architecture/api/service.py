@@ -20,7 +20,7 @@ from gpt_architecture.config import VERSION, check_float, check_int
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizers.marked_text import own_prompt
 from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
-from gpt_architecture.errors import MissingDependencyError
+from gpt_architecture.errors import MissingDependencyError, ServiceError
 from gpt_architecture.evaluation.attention_maps import attention_of
 from gpt_architecture.evaluation.comparison import SIX_VARIANTS
 from gpt_architecture.formats.door import check_source, short_name
@@ -265,6 +265,7 @@ def serve(
         ConfigurationError: port pris ou adresse inconnue, ou réglage hors bornes.
         MissingDependencyError: les bibliothèques du service ne sont pas installées.
         ModelFileError: voir `load`.
+        ServiceError: le modèle ne calcule pas.
 
     Examples:
         >>> from gpt_architecture import load, serve
@@ -281,12 +282,12 @@ def serve(
     from gpt_architecture.serving.limits import Limits
     from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
-    check_int("port", port, minimum=0, maximum=65_535)
-    check_int("slots", slots, minimum=1, maximum=1024)
-    check_int("max_waiting", max_waiting, minimum=1, maximum=100_000)
-    check_int("max_tokens", max_tokens, minimum=1)
-    check_float("timeout", timeout, above=0.0, maximum=86_400.0)
-    check_float("drain_timeout", drain_timeout, above=0.0, maximum=86_400.0)
+    check_int("`port`", port, minimum=0, maximum=65_535)
+    check_int("`slots`", slots, minimum=1, maximum=1024)
+    check_int("`max_waiting`", max_waiting, minimum=1, maximum=100_000)
+    check_int("`max_tokens`", max_tokens, minimum=1)
+    check_float("`timeout`", timeout, above=0.0, maximum=86_400.0)
+    check_float("`drain_timeout`", drain_timeout, above=0.0, maximum=86_400.0)
     for origin in allow_origin:
         check_origin("`allow_origin`", origin)
     if not api_keys and host not in LOCAL_HOSTS:
@@ -322,6 +323,14 @@ def serve(
         raise
     app = create_app(context, keys=keys, origins=allow_origin)
     engine.wait_started()
+    if engine.state != "ready":
+        engine.stop()
+        listener.close()
+        raise ServiceError(
+            "le premier passage du modèle a échoué",
+            expected="un modèle qui calcule",
+            remedy="essayez `gpt.generate` : l'erreur y est dite",
+        )
     server = HttpServer(app, limits=limits, drain_seconds=drain_timeout)
     service = Service(server, listener, engine, name)
     if not background:
