@@ -23,7 +23,7 @@ WAYS = {
     "vnni-8": (Vnni(8), bool(FEATURES.get("avxvnni") or FEATURES.get("avx512vnni"))),
     "vnni-16": (Vnni(16), bool(FEATURES.get("avx512vnni"))),
 }
-GROUPS, WIDTH, ROWS = 4, 128, 32
+GROUPS, WIDTH, ROWS = 4, 128, 64
 
 
 def strips_of(bits, rows=ROWS, width=WIDTH):
@@ -73,7 +73,7 @@ def run_tile(dots, bits, columns, strips, x):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", integer_tiles.BITS)
-@pytest.mark.parametrize(("columns", "strips"), [(1, 1), (3, 1), (4, 2)])
+@pytest.mark.parametrize(("columns", "strips"), [(1, 1), (1, 4), (3, 1), (4, 2)])
 def test_every_instruction_gives_the_same_bits(bits, columns, strips):
     """Chaque façon que cette machine sait exécuter : les sommes exactes, et les mêmes bits."""
     x = np.random.default_rng(0).standard_normal((columns, WIDTH)).astype(np.float32)

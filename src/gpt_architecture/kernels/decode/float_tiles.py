@@ -30,6 +30,7 @@ from gpt_architecture.kernels.runtime.vector_ir import (
     FLOATS,
     HAS_AVX512,
     LANES,
+    STREAMS,
     Values,
     accumulate,
     add,
@@ -80,17 +81,24 @@ _AHEAD = 2048  # octets d'avance : au-delà de ce que la machine anticipe d'elle
 def float_dots(
     builder: Any,
     columns: Any,
+    rows: Any,
     weight: Any,
+    weight_stride: Any,
     x: Any,
     x_stride: Any,
     length: Any,
     out: Any,
     out_stride: Any,
 ) -> None:
-    """Ligne fp32 de `length` poids contre 1 à FLOAT_COLUMNS activations fp32."""
-    rest = [weight, x, x_stride, length, out, out_stride]
-    cases = {c: partial(_float_case, c, rest) for c in range(1, FLOAT_COLUMNS + 1)}
-    switch(builder, columns, cases)
+    """Ligne fp32 de `length` poids contre 1 à FLOAT_COLUMNS activations fp32.
+
+    Ou `rows` = STREAMS lignes, à `weight_stride` l'une de l'autre, contre une activation : mêmes
+    bits ; `out_stride` sépare alors leurs sommes.
+    """
+    rest = [weight, weight_stride, x, x_stride, length, out, out_stride]
+    cases = {8 + c: partial(_float_case, c, 1, rest) for c in range(1, FLOAT_COLUMNS + 1)}
+    cases.setdefault(8 * STREAMS + 1, partial(_float_case, 1, STREAMS, rest))
+    switch(builder, builder.add(builder.shl(rows, int64(3)), columns), cases)
 
 
 @emitted
@@ -146,41 +154,45 @@ def strip_tile(
     switch(builder, builder.add(builder.shl(columns, int64(3)), strips), cases)
 
 
-def _float_case(columns: int, arguments: Values, builder: Any) -> None:
+def _float_case(columns: int, rows: int, arguments: Values, builder: Any) -> None:
     """Chaque colonne a ses huit sommes de huit voies, dans le même ordre quel que soit leur nombre.
 
     Quand elles ne tiennent pas toutes dans les registres, la ligne est relue.
     """
-    weight, x, x_stride, length, out, out_stride = arguments
-    kind = _DOT_VECTOR if columns > 1 else FLOATS
+    weight, weight_stride, x, x_stride, length, out, out_stride = arguments
+    sums_count = columns * rows
+    kind = _DOT_VECTOR if sums_count > 1 else FLOATS
     block, size = 4 * LANES * _DOT_SUMS, 4 * kind.count
 
     inputs = [offset_by(builder, x, x_stride, c) for c in range(columns)]
+    weights = [offset_by(builder, weight, weight_stride, r) for r in range(rows)]
 
     def step_of(kind: Any, stride: int, offsets: range) -> Callable[[Any, Values], Values]:
         def step(index: Any, sums: Values) -> Values:
             pairs = []
             if stride == block and offsets[0] == 0:
                 at = add(builder, builder.mul(index, int64(stride)), _DOT_AHEAD)
-                prefetch(builder, builder.add(weight, at), block)
+                for each in weights:
+                    prefetch(builder, builder.add(each, at), block)
             for offset in offsets:
                 at = add(builder, builder.mul(index, int64(stride)), offset)
-                w = load(builder, kind, builder.add(weight, at))
-                pairs += [(w, load(builder, kind, builder.add(v, at))) for v in inputs]
+                lines = [load(builder, kind, builder.add(each, at)) for each in weights]
+                values = [load(builder, kind, builder.add(each, at)) for each in inputs]
+                pairs += [(w, v) for w in lines for v in values]
             return add_products(builder, sums, pairs)
 
         return step
 
     whole = builder.udiv(length, int64(block // 4))
     several = block // size  # vecteurs d'un bloc que suit une lecture
-    while columns * several > _DOT_REGISTERS:
+    while sums_count * several > _DOT_REGISTERS:
         several //= 2
     found: Values = []
     for first in range(0, block, several * size):
-        zeros = [ir.Constant(kind, [0.0] * kind.count)] * (columns * several)
+        zeros = [ir.Constant(kind, [0.0] * kind.count)] * (sums_count * several)
         offsets = range(first, first + several * size, size)
         found += loop(builder, int64(0), whole, zeros, step_of(kind, block, offsets))
-    totals = fold(builder, found, columns)
+    totals = fold(builder, found, sums_count)
     done = builder.mul(whole, int64(block // 4))
     totals = loop(builder, done, length, totals, step_of(F32, 4, range(1)))
     store_columns(builder, totals, out, out_stride)

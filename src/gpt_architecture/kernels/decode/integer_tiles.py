@@ -28,6 +28,7 @@ from gpt_architecture.kernels.runtime.vector_ir import (
     HAS_AVX512,
     I16,
     I32,
+    STREAMS,
     Values,
     add,
     add_products,
@@ -45,6 +46,9 @@ BITS = (4, 6, 8)
 
 TILE_COLUMNS, TILE_STRIPS = (6, 2) if HAS_AVX512 else (4, 1)
 """Activations, et bandes, au plus d'une tuile : leurs sommes tiennent dans les registres."""
+
+FEW = 2
+"""Activations au plus pour que lire les poids soit tout le travail d'une tuile."""
 
 CODE_BYTES = DOTS.dtype().itemsize
 """Octets du code d'une activation."""
@@ -81,21 +85,24 @@ def integer_tile(
 ) -> None:
     """out (strips, columns, 16) += x (columns, ·) · bandes (strips, ·, 16), en fp32.
 
-    `strips`, de 1 à TILE_STRIPS, et `columns`, de 1 à TILE_COLUMNS ; `groups` groupes de `chunks`
-    tours chacun. `scales` : les échelles bf16 (groupe, 16) des poids ; `factors` et `offsets` :
-    l'échelle fp32 des activations et le départ entier de la somme, par groupe. Les pas `codes`,
-    `scales`, `out` séparent deux bandes, les autres deux activations.
+    `strips`, de 1 à TILE_STRIPS, et `columns`, de 1 à TILE_COLUMNS ; ou STREAMS bandes, et FEW
+    activations au plus. `groups` groupes de `chunks` tours chacun. `scales` : les échelles bf16
+    (groupe, 16) des poids ; `factors` et `offsets` : l'échelle fp32 des activations et le départ
+    entier de la somme, par groupe. Les pas `codes`, `scales`, `out` séparent deux bandes, les
+    autres deux activations.
     """
     rest = [codes, codes_stride, scales, scales_stride, x, x_stride, factors, offsets]
     rest += [factors_stride, groups, chunks, out, out_stride]
     key = builder.add(
-        builder.shl(builder.add(builder.shl(bits, int64(2)), strips), int64(3)), columns
+        builder.shl(builder.add(builder.shl(bits, int64(3)), strips), int64(3)), columns
     )
+    sizes = dict.fromkeys(range(1, TILE_STRIPS + 1), TILE_COLUMNS)
+    sizes.setdefault(STREAMS, FEW)
     cases = {
-        (b * 4 + s) * 8 + c: partial(tile, DOTS, b, c, s, rest)
+        (b * 8 + s) * 8 + c: partial(tile, DOTS, b, c, s, rest)
         for b in BITS
-        for s in range(1, TILE_STRIPS + 1)
-        for c in range(1, TILE_COLUMNS + 1)
+        for s, most in sizes.items()
+        for c in range(1, most + 1)
     }
     switch(builder, key, cases)
 

@@ -40,6 +40,7 @@ from gpt_architecture.kernels.decode.float_tiles import (
 )
 from gpt_architecture.kernels.decode.integer_tiles import (
     CODE_BYTES,
+    FEW,
     TILE_COLUMNS,
     TILE_STRIPS,
     WIDENS,
@@ -59,6 +60,7 @@ from gpt_architecture.kernels.runtime.kernel import (
     count,
     kernel,
 )
+from gpt_architecture.kernels.runtime.vector_ir import STREAMS
 
 PLAIN, GELU, RESIDUAL = 0, 1, 2
 """Modes : out = xW + b ; out = gelu(xW + b) ; résidu += xW + b, où out sert de brouillon."""
@@ -131,11 +133,18 @@ def linear_float_(
     for item in lots:
         part, first, base, rows = _block_of(item, part_rows, block_rows)
         weight, target = parts[part] + stride * first, out.ctypes.data + 4 * base
-        for _ in range(rows):
+        part_of = rows // STREAMS if active == 1 and STREAMS > 1 else 0
+        for n in range(part_of):  # STREAMS lignes éloignées, chacune lue à la suite
+            here, there = weight + stride * n, target + 4 * n
+            float_dots(
+                1, STREAMS, here, stride * part_of, x.address, stride, x.width, there, 4 * part_of
+            )
+        weight, target = weight + stride * STREAMS * part_of, target + 4 * STREAMS * part_of
+        for _ in range(rows - STREAMS * part_of):
             for m in range(0, active, together):
                 columns = min(active - m, together)
                 inputs, outputs = x.address + stride * m, target + out_stride * m
-                float_dots(columns, weight, inputs, stride, x.width, outputs, out_stride)
+                float_dots(columns, 1, weight, 0, inputs, stride, x.width, outputs, out_stride)
             weight += stride
             target += 4
         for m in range(active):
@@ -319,20 +328,21 @@ def linear_integer_(
     offsets: Place,
 ) -> None:
     """Poids entiers en bandes ; un lot en est un nombre entier, sauf le dernier."""
-    sums = np.empty((TILE_STRIPS, x.rows, STRIP_ROWS), np.float32)
+    sums = np.empty((max(TILE_STRIPS, STREAMS), x.rows, STRIP_ROWS), np.float32)
     wide = np.empty((TILE_STRIPS, STRIP_ROWS * _INTEGER_SLICE), np.uint8)
     groups = factors.shape[1]
     width, line = groups * group, STRIP_ROWS * bits // 8  # octets d'une colonne d'une bande
     scale, factor, stride = 2 * STRIP_ROWS * groups, 4 * groups, 4 * STRIP_ROWS * x.rows
     tiles = (active + TILE_COLUMNS - 1) // TILE_COLUMNS
-    together = TILE_STRIPS if active > 2 else 1  # peu de sommes : les poids se lisent à la suite
+    together = TILE_STRIPS if active > FEW else STREAMS
     slice_groups = groups if tiles == 1 else _INTEGER_SLICE // group
     widens = WIDENS and tiles > 1 and bits < 8  # dépliés une fois pour toutes les tuiles
     for item in lots:
         part, first, base, rows = _block_of(item, part_rows, block_rows)
         done = 0
         while done < rows:
-            strips = min(together, (rows - done + STRIP_ROWS - 1) // STRIP_ROWS)
+            left = (rows - done + STRIP_ROWS - 1) // STRIP_ROWS
+            strips = together if left >= together else 1
             sums[:strips, :active] = _F(0.0)
             strip = (first + done) // STRIP_ROWS
             for g in range(0, groups, slice_groups):
