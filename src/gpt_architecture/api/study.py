@@ -175,7 +175,7 @@ def _write_texts(
         raise ConfigurationError(
             "aucune invite à continuer",
             expected="un texte, ou un modèle qui garde l'invite de ses exemples",
-            remedy="donnez --data ou --memorisation",
+            remedy="donnez `data` ou `memorisation`",
         )
     variants = [(label, replace(config, max_tokens=length)) for label, config in SIX_VARIANTS]
     results: list[VariantResult] = []
