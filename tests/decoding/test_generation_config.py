@@ -232,7 +232,7 @@ class TestNothingIsIgnored:
         assert config_of({"max_tokens": 3}).strategy == "greedy"
         with pytest.raises(ConfigurationError, match=r"top_k et k|k et top_k"):
             config_of({"top_k": 7, "k": 7})
-        with pytest.raises(ConfigurationError, match=r"max_new_tokens.*essayez max_tokens"):
+        with pytest.raises(ConfigurationError, match=r"max_new_tokens.*essayez `max_tokens`"):
             config_of({"max_new_tokens": 3})
-        with pytest.raises(ConfigurationError, match=r"tempreature.*essayez temperature"):
+        with pytest.raises(ConfigurationError, match=r"tempreature.*essayez `temperature`"):
             config_of({"tempreature": 0.5})

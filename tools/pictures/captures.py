@@ -117,10 +117,10 @@ def temperature() -> str:
     """La figure que `visualize` écrit dans temperature-visualization.pdf."""
     from gpt_architecture.evaluation.distribution import plot_distribution
 
-    content = recording.recorded()
+    study, labels = recording.study_of(recording.recorded())
     title = f"Token suivant après « {recording.STUDIED} »"
     return _figure(
-        lambda path: plot_distribution(recording.study_of(content), content["labels"], title, path),
+        lambda path: plot_distribution(study, labels, title, path),
         "L'effet de la température et des filtres",
     )
 

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ TRACE = {
 }
 STUDIED = f"{PROMPT} sonna un"
 TEMPERATURES = (0.3, 0.7, 1.0, 2.0)
+SHOWN = 10
+"""Tokens de la figure des températures."""
 COMPARED = {"max_tokens": 32, "seed": 123}
 
 
@@ -98,8 +100,7 @@ def _written(folder: Path) -> dict[str, Any]:
     from gpt_architecture.decoding.config import GenerationConfig
     from gpt_architecture.decoding.trace import Tracer
     from gpt_architecture.evaluation.comparison import SIX_VARIANTS, compare_strategies
-    from gpt_architecture.evaluation.distribution import next_token_logits, study_distribution
-    from gpt_architecture.reports.terminal import visible_token
+    from gpt_architecture.evaluation.distribution import next_token_logits
 
     gpt = load(folder / "gpt-model.pt", device="cpu")
     config = GenerationConfig(**TRACE)  # type: ignore[arg-type]
@@ -112,12 +113,12 @@ def _written(folder: Path) -> dict[str, Any]:
     gpt.generate(PROMPT, max_tokens=COMPARED["max_tokens"])  # la première suite paie les autres
     results = compare_strategies(gpt.generator, [PROMPT], variants, seeds=[COMPARED["seed"]])
     logits = next_token_logits(gpt.generator.model, gpt.encode(STUDIED))
-    study = study_distribution(logits, TEMPERATURES, k=5, p=0.9)
+    words = {token: gpt.tokenizer.decode([token]) for token in logits.topk(SHOWN).indices.tolist()}
     return {
         "trace": tracer.trace.to_dict(),
         "comparison": [{**vars(each), "config": each.config.to_dict()} for each in results],
-        "study": asdict(study),
-        "labels": [visible_token(gpt.tokenizer.decode([token])) for token in study.tokens],
+        "logits": " ".join(f"{logit:.4f}" for logit in logits.tolist()),
+        "words": words,
     }
 
 
@@ -170,13 +171,17 @@ def comparison_of(content: Mapping[str, Any]) -> Any:
     )
 
 
-def study_of(content: Mapping[str, Any]) -> Any:
-    """La distribution retenue, telle que `visualize` la trace."""
-    from gpt_architecture.evaluation.distribution import DistributionStudy, Effect
+def study_of(content: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """La distribution retenue, telle que `visualize` la trace, et le nom de ses tokens.
 
-    study = content["study"]
-    return DistributionStudy(
-        tokens=tuple(study["tokens"]),
-        temperatures=tuple(Effect(**each) for each in study["temperatures"]),
-        filters=tuple(Effect(**each) for each in study["filters"]),
-    )
+    Seuls les logits sont retenus, et relus en double précision : les probabilités sont celles
+    d'aujourd'hui, les mêmes d'un processeur à l'autre.
+    """
+    import torch
+
+    from gpt_architecture.evaluation.distribution import study_distribution
+    from gpt_architecture.reports.terminal import visible_token
+
+    logits = torch.tensor([*map(float, content["logits"].split())], dtype=torch.float64)
+    study = study_distribution(logits, TEMPERATURES, k=5, p=0.9, n_tokens=SHOWN)
+    return study, [visible_token(content["words"][str(token)]) for token in study.tokens]

@@ -99,7 +99,6 @@ def demo(
         progress=True,
     )
     for each in found.summaries:
-        warn_ignored(each.config, each.label)
         warn_cut(each.config, [result.finish for result in each.results])
         warn_ignored(each.config, each.label)
     if not output.emit(found.records, "demo"):
