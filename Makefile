@@ -9,7 +9,7 @@ ARGS ?=
 TORCH ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce images bench lint format check docs build clean distclean
+.PHONY: help setup setup-dev train test test-rapide infer demo visualize reproduce images cours bench lint format check docs build clean distclean
 
 help: ## affiche cette aide
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,6 +47,9 @@ images: setup-dev ## refait les images de la documentation (docs/figures)
 bench: setup-dev ## compare le pas d'entraînement à la référence et à Transformers
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -r requirements-bench.txt
 	$(BIN)/python benchmarks/train_step.py $(ARGS)
+
+cours: setup-dev ## remet d'accord les carnets, les figures et les nombres du cours
+	$(BIN)/python tools/course.py $(ARGS)
 
 lint: setup-dev ## style et types
 	$(BIN)/ruff check .

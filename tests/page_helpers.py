@@ -49,3 +49,21 @@ def read_page(page):
     ids = [value for name, value in reader.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     return reader
+
+
+def read_cell(html, links=()):
+    """Le fragment d'un carnet, lu ; il n'exécute rien, ne demande rien, et n'habille que lui."""
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    assert reader.open == []
+    assert not {"script", "img", "link", "iframe", "object", "html", "body"} & set(reader.tags)
+    for name, value in reader.attributes:
+        assert not name.startswith("on")
+        if name in ("href", "src"):
+            assert value in links, value
+    assert not re.search(r"@import|url\(", html)
+    (style,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    for rule in re.findall(r"([^{}]+)\{", style):
+        assert all(each.strip().startswith(".gpta") for each in rule.split(",")), rule
+    return reader

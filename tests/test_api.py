@@ -225,9 +225,9 @@ class TestGenerate:
 
     @pytest.mark.parametrize("prompt", ["", "   ", "\n\t"])
     def test_empty_prompt(self, gpt, prompt):
-        with pytest.raises(ConfigurationError, match="début de texte vide"):
+        with pytest.raises(ConfigurationError, match="invite vide"):
             gpt.generate(prompt)
-        with pytest.raises(ConfigurationError, match="début de texte vide"):
+        with pytest.raises(ConfigurationError, match="invite vide"):
             next(gpt.stream(prompt))
 
     @pytest.mark.parametrize("method", ["generate", "generate_batch", "stream", "pieces"])

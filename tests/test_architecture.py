@@ -30,7 +30,7 @@ LAYERS = (
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 SHARED_LEVELS = (0, 5)
 """Couches dont les membres peuvent s'importer : les modules du bas, les entrées du haut."""
-NEIGHBOURS = {("cli", "reports"), ("cli", "api"), ("serving", "evaluation")}
+NEIGHBOURS = {("cli", "reports"), ("cli", "api"), ("api", "reports"), ("serving", "evaluation")}
 """Les seuls voisins qui se connaissent : le premier emploie le second."""
 
 LAZY_UNITS = LAYERS[1] | LAYERS[2] | LAYERS[3] | {"api"}

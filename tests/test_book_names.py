@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from conftest import FRENCH_TEXT
 
 import gpt_architecture
 from gpt_architecture.config import GPTConfig
@@ -136,3 +137,84 @@ class TestOpenAIWeights:
         assert bool((found == 1).all())
         with pytest.raises(ModelFileError, match=r"\(3, 2\)"):
             gpt_architecture.assign(torch.zeros(2, 3), torch.ones(3, 2))
+
+
+CHAPTERS = """
+import torch
+from gpt_architecture import (
+    GPT_CONFIG_124M, GELU, FeedForward, GPTDatasetV1, GPTModel, LayerNorm, MultiHeadAttention,
+    SimpleTokenizerV1, SimpleTokenizerV2, TransformerBlock, calc_loss_batch, calc_loss_loader,
+    create_dataloader_v1, evaluate_model, generate, generate_and_print_sample,
+    generate_text_simple, get_tokenizer, plot_losses, text_to_token_ids, token_ids_to_text,
+    train_model_simple,
+)
+
+# Chapitre 2 : du texte aux tokens, aux fenêtres, aux embeddings.
+words = "le bateau , . <|unk|> <|endoftext|>".split()
+vocab = {token: number for number, token in enumerate(sorted(words))}
+first, second = SimpleTokenizerV1(vocab), SimpleTokenizerV2(vocab)
+assert first.decode(first.encode("le bateau.")) == "le bateau."
+assert "<|unk|>" in second.decode(second.encode("le zèbre"))
+tokenizer = get_tokenizer("gpt2")  # tiktoken.get_encoding("gpt2"), sans réseau
+dataset = GPTDatasetV1(TEXT, tokenizer, 4, 4)
+inputs, targets = dataset[0]
+assert torch.equal(inputs[1:], targets[:-1])
+dataloader = create_dataloader_v1(TEXT, batch_size=8, max_length=4, stride=4, shuffle=False)
+inputs, targets = next(iter(dataloader))
+token_embeddings = torch.nn.Embedding(50257, 24)(inputs)
+assert token_embeddings.shape == (8, 4, 24)
+
+# Chapitre 3 : l'attention.
+torch.manual_seed(123)
+mha = MultiHeadAttention(24, 24, 4, 0.0, num_heads=2)
+context_vecs = mha(token_embeddings)
+assert context_vecs.shape == (8, 4, 24)
+
+# Chapitre 4 : le modèle.
+cfg = {**GPT_CONFIG_124M, "context_length": 16, "emb_dim": 24, "n_heads": 2, "n_layers": 1}
+assert LayerNorm(24)(context_vecs).shape == GELU()(context_vecs).shape == context_vecs.shape
+assert FeedForward(cfg)(context_vecs).shape == TransformerBlock(cfg)(context_vecs).shape
+torch.manual_seed(123)
+model = GPTModel(cfg)
+model.eval()
+out = generate_text_simple(model=model, idx=text_to_token_ids("Le passeur", tokenizer),
+                           max_new_tokens=3, context_size=cfg["context_length"])
+assert token_ids_to_text(out, tokenizer).startswith("Le passeur")
+
+# Chapitre 5 : l'entraînement.
+split_idx = int(0.9 * len(TEXT))
+train_loader = create_dataloader_v1(TEXT[:split_idx], batch_size=2, max_length=16, stride=16,
+                                    drop_last=True, shuffle=True, num_workers=0)
+val_loader = create_dataloader_v1(TEXT[split_idx:], batch_size=2, max_length=16, stride=16,
+                                  drop_last=False, shuffle=False, num_workers=0)
+device = torch.device("cpu")
+with torch.no_grad():
+    before = calc_loss_loader(train_loader, model, device)
+    assert abs(before - 10.82) < 0.5
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+train_losses, val_losses, tokens_seen = train_model_simple(
+    model, train_loader, val_loader, optimizer, device,
+    num_epochs=2, eval_freq=5, eval_iter=1,
+    start_context="Le passeur", tokenizer=tokenizer
+)
+assert train_losses[-1] < before
+assert len(train_losses) == len(val_losses) == len(tokens_seen)
+losses = evaluate_model(model, train_loader, val_loader, device, eval_iter=1)
+assert losses[0] < before
+epochs_tensor = torch.linspace(0, 2, len(train_losses))
+plot_losses(epochs_tensor, tokens_seen, train_losses, val_losses)
+generate_and_print_sample(model, tokenizer, device, "Le passeur")
+token_ids = generate(model=model, idx=text_to_token_ids("Le passeur", tokenizer).to(device),
+                     max_new_tokens=3, context_size=16, top_k=25, temperature=1.4)
+assert token_ids_to_text(token_ids, tokenizer).startswith("Le passeur")
+loss = calc_loss_batch(*next(iter(train_loader)), model, device)
+loss.backward()
+"""
+"""Ce que font les chapitres 2 à 5, avec notre ligne d'import et les appels du livre."""
+
+
+@pytest.mark.slow
+def test_the_chapters_run_with_our_import_line(capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib n'est pas installé")
+    exec(compile(CHAPTERS, "chapitres", "exec"), {"TEXT": FRENCH_TEXT})  # noqa: S102 — le nôtre
+    assert "Le passeur" in capsys.readouterr().out

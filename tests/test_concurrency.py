@@ -48,7 +48,7 @@ def save(path="m.pt", **changes):
     return model
 
 
-@pytest.fixture(params=[1, 2], ids=["1 fil", "2 fils"])
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
 def threads(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -177,7 +177,7 @@ class TestCache:
                 lambda: cache.select_([0]),
                 lambda: cache.clear_(0),
             ):
-                with pytest.raises(GenerationError, match="un autre fil se sert de ce cache"):
+                with pytest.raises(GenerationError, match="un autre thread se sert de ce cache"):
                     other.submit(use).result()
         with ThreadPoolExecutor(1) as other:  # l'un après l'autre, tout va
             other.submit(read).result()

@@ -14,13 +14,38 @@ from typing import TYPE_CHECKING, Any
 from gpt_architecture.config import VERSION
 
 if "OMP_WAIT_POLICY" not in environ and "torch" not in modules:
-    # Lu par le moteur OpenMP de PyTorch à son chargement : un fil sans travail tourne à vide trente
+    # Lu par le moteur OpenMP de PyTorch à son chargement : un thread oisif tourne à vide trente
     # fois moins longtemps (une fraction de milliseconde) avant de rendre le cœur à qui s'en sert.
     # Posé plus tard, il ne changerait que les processus lancés d'ici.
     environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
-    from gpt_architecture.api import GPT, load, train
+    from gpt_architecture.api import (
+        GPT,
+        AttentionMap,
+        Comparison,
+        Completion,
+        Conversion,
+        Distribution,
+        Evaluation,
+        Prepared,
+        Quantization,
+        Run,
+        Service,
+        Table,
+        Tokenization,
+        Trace,
+        compare,
+        convert,
+        evaluate,
+        inspect_model,
+        load,
+        prepare,
+        quantize,
+        serve,
+        train,
+        visualize,
+    )
     from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
     from gpt_architecture.core.attention import MultiHeadAttention
     from gpt_architecture.core.layers import GELU, FeedForward, LayerNorm, TransformerBlock
@@ -54,7 +79,9 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _NAMES = {
-    "api": "GPT load train",
+    "api": "AttentionMap Comparison Completion Conversion Distribution Evaluation GPT Prepared "
+    "Quantization Run Service Table Tokenization Trace compare convert evaluate inspect_model load "
+    "prepare quantize serve train visualize",
     "config": "GPTConfig GPT_CONFIG_124M TrainingConfig",
     "core.attention": "MultiHeadAttention",
     "core.layers": "FeedForward GELU LayerNorm TransformerBlock",
@@ -76,6 +103,12 @@ __all__ = [
     "GELU",
     "GPT",
     "GPT_CONFIG_124M",
+    "AttentionMap",
+    "Comparison",
+    "Completion",
+    "Conversion",
+    "Distribution",
+    "Evaluation",
     "FeedForward",
     "GPTArchitectureError",
     "GPTConfig",
@@ -84,14 +117,24 @@ __all__ = [
     "GenerationConfig",
     "LayerNorm",
     "MultiHeadAttention",
+    "Prepared",
+    "Quantization",
+    "Run",
+    "Service",
     "SimpleTokenizerV1",
     "SimpleTokenizerV2",
+    "Table",
+    "Tokenization",
+    "Trace",
     "TrainingConfig",
     "TransformerBlock",
     "assign",
     "calc_loss_batch",
     "calc_loss_loader",
+    "compare",
+    "convert",
     "create_dataloader_v1",
+    "evaluate",
     "evaluate_model",
     "generate",
     "generate_and_print_sample",
@@ -101,9 +144,13 @@ __all__ = [
     "generate_text_top_p",
     "get_tokenizer",
     "greedy",
+    "inspect_model",
     "load",
     "load_weights_into_gpt",
     "plot_losses",
+    "prepare",
+    "quantize",
+    "serve",
     "softmax_avec_temperature",
     "text_to_token_ids",
     "token_ids_to_text",
@@ -111,6 +158,7 @@ __all__ = [
     "top_p",
     "train",
     "train_model_simple",
+    "visualize",
 ]
 
 

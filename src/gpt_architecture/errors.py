@@ -12,6 +12,8 @@ import importlib.metadata
 import re
 import reprlib
 import shlex
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
@@ -152,7 +154,7 @@ class OutputError(GPTArchitectureError):
 
 
 class GenerationError(GPTArchitectureError):
-    """Le modèle a produit des valeurs à partir desquelles on ne peut pas tirer de token."""
+    """Le modèle a produit des valeurs d'où aucun token ne peut être échantillonné."""
 
 
 class NonFiniteError(GenerationError):
@@ -216,6 +218,12 @@ def install_command(extra: str) -> str:
     mark = re.compile(f"extra == ['\"]{re.escape(extra)}['\"]")
     packages = [name.strip() for name, _, when in wanted if mark.search(when)]
     return shlex.join(["pip", "install", *packages])
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Le remède à un nom inconnu : « essayez `epochs` » ; None : rien ne lui ressemble."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"essayez `{close[0]}`" if close else None
 
 
 def reason(error: BaseException) -> str:

@@ -30,8 +30,13 @@ def short(value: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Le nom, accordé : « token », « tokens »."""
-    return f"{noun}s" if count > 1 else noun
+    """Le nom, accordé, et ce qui s'accorde avec lui : « token », « tokens acceptés »."""
+    return " ".join(f"{word}s" for word in noun.split()) if count > 1 else noun
+
+
+def counted(count: int, noun: str) -> str:
+    """Le nombre et son nom, accordé : « 1 époque », « 1 024 tokens »."""
+    return f"{french_number(count)} {plural(count, noun)}"
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -221,10 +221,10 @@ def test_what_a_folder_leaves_out_is_said(cli, tmp_path):
     shape = ("--emb-dim", 16, "--n-heads", 2, "--n-layers", 1, "--context-length", 16)
     outcome = cli("train", "--data", folder, *shape, "--max-steps", 1)
     assert outcome.code == 0, outcome.err
-    assert "7 laissé(s) de côté, extension inconnue : " in outcome.err
+    assert "7 laissés de côté, extension inconnue : " in outcome.err
     assert "x4.csv ; …" in outcome.err
     assert "x5.csv" not in outcome.err
-    assert "1 laissé(s) de côté, vide : " in outcome.err
+    assert "1 laissé de côté, vide : " in outcome.err
 
 
 @pytest.mark.slow

@@ -87,7 +87,9 @@ def test_a_real_name_without_the_hardware_is_refused(hardware, name):
 
 def test_description_of_the_cpu_counts_threads():
     expected = (
-        "cpu (1 fil)" if torch.get_num_threads() == 1 else f"cpu ({torch.get_num_threads()} fils)"
+        "cpu (1 thread)"
+        if torch.get_num_threads() == 1
+        else f"cpu ({torch.get_num_threads()} threads)"
     )
     assert describe_device(torch.device("cpu")) == expected
 

@@ -109,7 +109,7 @@ class TestGenerate:
             generator.generate([prompt], GenerationConfig())
 
     def test_as_many_configurations_as_prompts(self, generator):
-        with pytest.raises(ConfigurationError, match="1 configurations pour 2 débuts"):
+        with pytest.raises(ConfigurationError, match="1 configuration pour 2 invites"):
             generator.generate(["a", "b"], [GenerationConfig()])
 
     def test_no_prompt_gives_nothing(self, generator):
@@ -232,5 +232,5 @@ def test_a_larger_model_vocabulary_is_never_drawn():
 
 
 def test_a_draft_of_another_vocabulary_is_refused(model):
-    with pytest.raises(ConfigurationError, match="modèle d'appoint"):
+    with pytest.raises(ConfigurationError, match="modèle auxiliaire"):
         Generator(model, TOKENIZER, draft=sharp_model(vocab_size=7))

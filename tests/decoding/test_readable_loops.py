@@ -143,7 +143,7 @@ class TestOracles:
             oracle(tiny_model, prompt(1, 3), *arguments)
 
     def test_empty_prompt(self, oracle, tiny_model):
-        with pytest.raises(ConfigurationError, match="début vide"):
+        with pytest.raises(ConfigurationError, match="invite vide"):
             oracle(tiny_model, prompt(1, 0), 3, CONTEXT)
 
     def test_only_the_last_context_is_read(self, oracle):
@@ -438,7 +438,7 @@ class TestStream:
         assert capacities == [(1, 5), (1, CONTEXT), (1, CONTEXT)]
 
     def test_empty_prompt(self, tiny_model):
-        with pytest.raises(ConfigurationError, match="début vide"):
+        with pytest.raises(ConfigurationError, match="invite vide"):
             list(stream_tokens(tiny_model, prompt(1, 0), 3, greedy_token))
 
     def test_negative_length(self, tiny_model):

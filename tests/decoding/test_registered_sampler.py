@@ -175,6 +175,6 @@ def test_every_default_is_permitted():
     """Chaque réglage a une aide, et un défaut de son type, dans ses bornes."""
     for each in SETTINGS.declared.values():
         assert each.setting.help.endswith("."), each.name
-        assert each.setting.help[0].isupper() or each.setting.help.startswith("beam"), each.name
+        assert each.setting.help[0].isupper(), each.name
         each.check(each.default)
     assert set(settings.ALIASES.values()) <= SETTINGS.declared.keys()

@@ -266,15 +266,20 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("prompts", "variants", "seeds", "word"),
         [
-            ([""], SIX_VARIANTS, [0], "début de texte vide"),
-            ([], SIX_VARIANTS, [0], "aucun début"),
+            ([""], SIX_VARIANTS, [0], "invite vide"),
+            ([], SIX_VARIANTS, [0], "aucune invite"),
             (["a"], [], [0], "aucune variante"),
             (["a"], SIX_VARIANTS, [], "aucune graine"),
             (["a"], SIX_VARIANTS, [-1], "seed"),
             (["a"], SIX_VARIANTS, list(range(MAX_RESULTS)), "6000 générations"),
-            (["a"], [*SIX_VARIANTS, SIX_VARIANTS[0]], [0], "la variante 'Glouton'"),
-            (["a", "a"], SIX_VARIANTS, [0], "le début 'a'"),
-            (["a"], SIX_VARIANTS, [3, 3], "la graine 3"),
+            (
+                ["a"],
+                [*SIX_VARIANTS, SIX_VARIANTS[0]],
+                [0],
+                "deux fois la même variante",
+            ),
+            (["a", "a"], SIX_VARIANTS, [0], "deux fois la même invite : 'a'"),
+            (["a"], SIX_VARIANTS, [3, 3], "deux fois la même graine : 3"),
             (["a"], [("deux", GenerationConfig(strategy="sample", n=2))], [0], "n vaut 2"),
         ],
     )
@@ -302,7 +307,7 @@ def test_samples_written_together_are_those_written_alone():
 
 
 def test_nothing_to_write():
-    with pytest.raises(ConfigurationError, match="aucun début"):
+    with pytest.raises(ConfigurationError, match="aucune invite"):
         list(write_samples(generator_of(), [], seed=1))
 
 

@@ -32,13 +32,13 @@ class TestStudy:
     def test_raw_distribution(self, study):
         raw = study.filters[0]
         assert raw.probabilities == pytest.approx((0.5, 0.25, 0.125))
-        assert raw.entropy == pytest.approx(1.75 * math.log(2))
+        assert raw.entropy == pytest.approx(1.75)
         assert raw.kept == 4
 
     def test_top_k(self, study):
         effect = study.filters[1]
         assert effect.probabilities == pytest.approx((2 / 3, 1 / 3, 0))
-        assert effect.entropy == pytest.approx(math.log(3) - 2 / 3 * math.log(2))
+        assert effect.entropy == pytest.approx(math.log2(3) - 2 / 3)
         assert effect.kept == 2
 
     def test_top_p(self, study):
@@ -70,21 +70,21 @@ class TestStudy:
         entropies = [effect.entropy for effect in study.temperatures]
         assert entropies == sorted(entropies)
         assert entropies[0] == 0
-        assert entropies[-1] == pytest.approx(math.log(50))
+        assert entropies[-1] == pytest.approx(math.log2(50))
 
     @pytest.mark.parametrize("size", [1, 7, 300])
     def test_uniform(self, size):
         study = study_distribution(torch.zeros(size), [1.0], k=3, p=0.5)
         raw, by_k, by_p = study.filters
-        assert raw.entropy == pytest.approx(math.log(size), abs=1e-5)
+        assert raw.entropy == pytest.approx(math.log2(size), abs=1e-5)
         assert (raw.kept, by_k.kept) == (size, min(3, size))
         assert by_p.kept == math.ceil(size / 2)
-        assert by_p.entropy == pytest.approx(math.log(by_p.kept), abs=1e-5)
+        assert by_p.entropy == pytest.approx(math.log2(by_p.kept), abs=1e-5)
         assert len(study.tokens) == min(10, size)
 
     def test_entropy_counts_the_tokens_that_are_not_followed(self):
         study = study_distribution(torch.zeros(300), [1.0], k=3, p=0.5, n_tokens=2)
-        assert study.temperatures[0].entropy == pytest.approx(math.log(300), rel=1e-5)
+        assert study.temperatures[0].entropy == pytest.approx(math.log2(300), rel=1e-5)
 
     def test_degenerate_filters_are_alike(self):
         logits = torch.randn(20, generator=torch.Generator().manual_seed(1))
@@ -171,7 +171,7 @@ class TestPlot:
         path = plot_distribution(study, self.LABELS, "Après « le »", "dessins/d.pdf")
         assert path == Path("dessins/d.pdf")
         text = page(path)
-        for words in ("Après", "température", "filtres", "Probabilité", "top-k, k = 2", "nats"):
+        for words in ("Après", "température", "filtres", "Probabilité", "top-k, k = 2", "bits"):
             assert words in text
         assert "2 tokens" in text  # top-k
         assert "1 token," in text  # température 0

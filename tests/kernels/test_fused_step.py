@@ -16,7 +16,7 @@ from gpt_architecture.kernels.train.gradients import LeanAdamW
 
 SHAPES = {
     "livre": {},
-    "sans abandon": {"drop_rate": 0.0},
+    "sans dropout": {"drop_rate": 0.0},
     "gpt-2": {"qkv_bias": True, "tie_weights": True},
     "largeur impaire": {"emb_dim": 21, "n_heads": 3, "qkv_bias": True},
 }

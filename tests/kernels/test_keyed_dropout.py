@@ -119,7 +119,7 @@ def test_dropped_attention_is_unbiased(cfg):
 def test_forward_outside_of_sequences_is_refused(cfg):
     model = GPTModel(cfg).train()
     keys = use_keyed_dropout_(model, seed=3)
-    with pytest.raises(RuntimeError, match="abandon à clés"):
+    with pytest.raises(RuntimeError, match="dropout à clés"):
         model(torch.zeros(2, 4, dtype=torch.int64))
     with keys.sequences(torch.tensor([1])), pytest.raises(RuntimeError, match="autre lot"):
         model(torch.zeros(2, 4, dtype=torch.int64))

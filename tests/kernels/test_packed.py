@@ -63,7 +63,7 @@ def assert_same(found, expected, packing="fp32"):
     assert (found - expected).abs().mean() <= MEAN[packing] * size
 
 
-@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["un fil", "deux fils"])
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["un", "deux"])
 def threads(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)

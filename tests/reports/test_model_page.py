@@ -87,10 +87,10 @@ def test_recited_passages_are_marked(page):
     recited = page.memorisation.variants[0].texts[1].result.text
     content = model_page(page, LetterTokenizer())
     assert f"<mark>{recited}</mark>" in content
-    assert "début connu" in content
+    assert "invite connue" in content
     some, total = page.memorisation.recited
     assert 1 <= some <= total == 4
-    assert f"{some} suite" in content
+    assert f"{some} texte" in content
 
 
 def test_only_what_was_measured_is_shown():
@@ -154,7 +154,7 @@ def test_tiles(page):
     found = {title: value for title, value, _ in tiles(page)}
     assert found["Meilleure perte de validation"] == "2,75"
     assert found["Perplexité, inédit"] == "403"
-    assert found["Suites qui récitent"].endswith("sur 4")
+    assert found["Textes qui récitent"].endswith("sur 4")
     assert "Erreur de calibration, inédit" in found
 
 

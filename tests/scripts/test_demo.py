@@ -92,7 +92,7 @@ def test_tables_of_several_prompts_and_seeds(cli, model):
         *("--prompt", "La lampe", "--prompt", "L'eau", "--variants", "greedy", "top_k k=3"),
     )
     assert outcome.code == 0, outcome.err
-    for word in ("Début : La lampe", "Début : L'eau", "Graine", "Self-BLEU", "top_k k=3"):
+    for word in ("Invite : La lampe", "Invite : L'eau", "Graine", "Self-BLEU", "top_k k=3"):
         assert word in outcome.out
 
 

@@ -27,7 +27,7 @@ def test_a_model_file(cli, tmp_path):
     for words in (
         "modèle gpt-architecture",
         "Forme : 2 blocs, 3 têtes, largeur 24, vocabulaire 300, 32 positions",
-        "tête indépendante, sans biais q, k, v",
+        "tête de sortie indépendante, sans biais q, k, v",
         "Tokenizer : bpe, 290 tokens",
         "Données : fables, sha256 abab",
         "Dernière perte mesurée, validation : 3,25",

@@ -61,7 +61,7 @@ def test_unbalanced_split_is_said(cli, source, tmp_path):
     (source / "d.txt").write_text("Un autre texte.", encoding="utf-8")
     command = ("prepare", source / "b.txt", source / "d.txt", "--out", tmp_path / "d")
     small = cli(*command, "--val-fraction", "0.01")
-    assert "% des tokens pour 1 % demandé(s)" in small.out
+    assert "% des tokens pour 1 % demandé" in small.out
     assert "demandé" not in cli(*command, "--val-fraction", "0.5", "--force").out
 
 

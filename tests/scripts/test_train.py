@@ -213,7 +213,7 @@ def test_room_is_asked_for_every_checkpoint(cli, tmp_path, monkeypatch, options,
     """Ceux qui sont gardés, le meilleur et celui qui s'écrit, même si le temps seul en décide."""
     command = ("train", *tiny(output_dir=tmp_path / "m", max_steps=1), *options)
     estimated = cli(*command, "--estimate").out
-    assert f"{written - 1} point(s) de reprise" in estimated
+    assert f"{written - 1} points de reprise" in estimated
     monkeypatch.setattr(training_outputs.Product, "checkpoint_bytes", 1 << 50)
     cli(*command).check_one_line_error(1, f"{written << 20},0 Gio pour le modèle")
 
@@ -536,7 +536,7 @@ class TestResume:
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         outcome = cli("train", "--resume", out, "--max-steps", 10, "--estimate")
         assert outcome.code == 0, outcome.err
-        assert " : 6 étape(s) de" in outcome.out
+        assert " : 6 étapes de" in outcome.out
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
     @pytest.mark.slow
@@ -574,7 +574,7 @@ def test_estimate_writes_nothing(cli, tmp_path):
     out = tmp_path / "m"
     outcome = cli("train", *tiny(output_dir=out, price_per_hour=1.5), "--estimate")
     assert outcome.code == 0, outcome.err
-    for expected in ("Durée", "43 étape(s) de", "tokens/s", "Mémoire", "Disque", "Coût", "à 1,5"):
+    for expected in ("Durée", "43 étapes de", "tokens/s", "Mémoire", "Disque", "Coût", "à 1,5"):
         assert expected in outcome.out
     assert "Époque" not in outcome.out
     assert not out.exists()

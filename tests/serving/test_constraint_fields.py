@@ -197,7 +197,10 @@ class TestCommands:
         base = ("infer", "--model", model, "--prompt", "Le", "--device", "cpu")
         found = cli(*base, *self.CUT, *options)
         assert found.code == 0, found.err
-        assert "avertissement : la suite s'arrête à 3 tokens, avant de vérifier regex" in found.err
+        assert (
+            "avertissement : le texte généré s'arrête à 3 tokens, avant de vérifier regex"
+            in found.err
+        )
         found = cli(*base, "--choix", "oui", "--max-tokens", 20, *options)
         assert "avertissement" not in found.err
 

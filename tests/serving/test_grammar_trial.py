@@ -97,7 +97,7 @@ class TestLimits:
         slow = {"json_schema": '{"type": "integer", "multipleOf": 19997}'}
         with trial_of(tokenizer, seconds=30.0) as trial:
             check(trial, **slow)
-            with pytest.raises(ConfigurationError, match="100000 suites"):
+            with pytest.raises(ConfigurationError, match="100000 textes"):
                 check(trial, copies=100_000, **slow)
 
     def test_a_short_queue(self, tokenizer, monkeypatch):

@@ -121,7 +121,7 @@ def test_a_long_prompt_does_not_stall_the_others(model):
         long.wait()
         writing.wait()
     reads = [shape for shape in gate.calls[2:] if shape[1] > 1]
-    assert reads, "le long début est lu par parts"
+    assert reads, "la longue invite est lue par parts"
     assert max(width for _, width in reads) <= 4
     alone = [shape[0] == 1 and shape[1] > 1 for shape in gate.calls[2:]]
     for before, after in pairwise(alone):
@@ -158,7 +158,7 @@ def test_stats_count_what_happened(model):
     ("settings", "words"),
     [
         ({"strategy": "beam"}, "beam"),
-        ({"n": 2}, "une suite par demande"),
+        ({"n": 2}, "un texte par demande"),
     ],
 )
 def test_what_needs_another_path_is_refused(settings, words):

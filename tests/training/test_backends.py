@@ -248,7 +248,7 @@ class TestLeanSkips:
         still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
         assert kept == still == ["trf_blocks.0.norm1.shift"]
         count = len(before)
-        assert f"Étape 000007 incomplète : le gradient de 1 paramètre(s) sur {count}" in notice
+        assert f"Étape 000007 incomplète : le gradient de 1 paramètre sur {count}" in notice
         assert "(trf_blocks.0.norm1.shift)" in notice
         assert "sautée" not in notice
 

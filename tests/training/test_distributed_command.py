@@ -120,5 +120,5 @@ def test_an_estimate_is_for_one_process(tmp_path):
 def test_a_batch_that_cannot_be_shared_is_one_error(tmp_path):
     """Deux processus, une phrase, le code de sortie de la commande."""
     outcome = several(*tiny(output_dir=tmp_path / "sortie", batch_size=3))
-    outcome.check_one_line_error(2, "3 séquence(s)", "2 processus")
+    outcome.check_one_line_error(2, "3 séquences par étape", "2 processus")
     assert not (tmp_path / "sortie" / "gpt-model.pt").exists()

@@ -344,7 +344,7 @@ class TestDataRefusals:
         training = replace(TRAINING, stride=26, accumulate=1)
         found = self.load(write(tmp_path / "c.jsonl"), window=25, training=training)
         assert found.train.num_tokens == 8 * 26
-        assert "1 conversation(s) de plus de 26 tokens" in caplog.text
+        assert "1 conversation de plus de 26 tokens" in caplog.text
         assert "la première : ligne 4)" in caplog.text
 
     def test_not_enough_for_a_batch(self, tmp_path):

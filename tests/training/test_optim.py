@@ -108,7 +108,8 @@ def test_the_state_of_another_optimizer_is_left_behind(caplog, before, after):
     stored = {key: value.clone() for key, value in optimizer_tensors(optimizer, model).items()}
     other = built(model, optimizer=after)
     load_optimizer_(other, model, stored)
-    assert [record.getMessage()[:15] for record in caplog.records] == ["12 paramètre(s)"]
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert warning.startswith("état remis à zéro pour 12 paramètres")
     kept = optimizer_tensors(other, model)
     assert kept
     owners = {name: model.get_parameter(name.rpartition("/")[0]) for name in kept}

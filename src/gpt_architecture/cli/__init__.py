@@ -4,8 +4,6 @@
   guidée.
 - `command` : Ce dont chaque commande se sert : dire, lire une entrée, trouver le modèle ou le
   tokenizer.
-- `evaluate` : La mémorisation et la page d'un modèle, que `evaluate` montre : options, calcul,
-  assemblage.
 - `launch` : Plusieurs processus, et l'arrêt en douceur : options, lanceur de PyTorch (torchrun),
   signaux.
 - `logs` : Le journal sur stderr : en texte pour une personne, ou en JSON, une ligne par événement.

@@ -22,15 +22,15 @@ from gpt_architecture.cli.command import (
     ENV_PREFIX,
     OTHER_VARIABLES,
     find_model,
-    output_console,
     remember_command_line,
-    say_aside,
-    silence,
     silence_stdout,
 )
 from gpt_architecture.cli.logs import Translated, configure_logs, in_journal
 from gpt_architecture.cli.usage import (
+    EPILOGUE,
     FrenchFormatter,
+    memory_message,
+    presets_help,
     usage_message,
     warn_unknown_variables,
     with_options,
@@ -43,6 +43,7 @@ from gpt_architecture.errors import (
     reason,
 )
 from gpt_architecture.french import french_size
+from gpt_architecture.reports.console import output_console, say_aside, silence
 from gpt_architecture.storage import exists, is_own, json_of, read_text
 
 _MAX_TOML = 1 << 20
@@ -53,7 +54,7 @@ FRENCH_STYLE: dict[str, Any] = {
     "help_formatter": FrenchFormatter(),
     "group_commands": Group("Commandes"),
     "group_parameters": Group("Options"),
-    "group_arguments": Group("Arguments"),
+    "group_arguments": Group("Arguments", sort_key=-2),
     "default_parameter": Parameter(negative=()),
     "help_format": "plaintext",  # le rendu Markdown coûterait un quart du temps de --help
 }
@@ -65,7 +66,7 @@ COMMANDS = {
     "prepare": "Prépare des textes : fragments de tokens, entraînement et validation.",
     "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
     "merge": "Fond des adaptateurs LoRA dans leur modèle de départ.",
-    "infer": "Écrit la suite d'un texte, au fil de l'eau.",
+    "infer": "Continue un texte, et l'affiche à mesure qu'il est généré.",
     "evaluate": "Mesure un modèle : perplexité, épreuves, mémorisation ; en fait une page.",
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
     "convert": "Convertit un modèle : Transformers, llama.cpp, ONNX, nanoGPT, livre de Raschka.",
@@ -104,10 +105,7 @@ def build_app() -> App:
         name="gpt-architecture",
         help="GPT-2 écrit de zéro en PyTorch : du texte brut au modèle qui écrit.",
         version=f"gpt-architecture {VERSION}",
-        help_epilogue=(
-            "Chaque option se règle aussi par une variable d'environnement "
-            "(GPT_ARCHITECTURE_EPOCHS=3) ou un fichier TOML (--config FICHIER)."
-        ),
+        help_epilogue=EPILOGUE,
         **FRENCH_STYLE,
     )
     app["--help"].help = "Affiche cette aide et quitte."
@@ -130,7 +128,8 @@ def _add_command(app: App, path: str, function: str, summary: str) -> None:
     """Ajoute la commande `path`, faite par `module:fonction` de `scripts`."""
     usage = f"gpt-architecture {path} {_ARGUMENTS.get(path, '')}[OPTIONS]"  # sinon recalculé
     module = f"gpt_architecture.scripts.{function}"
-    app.command(module, name=path.rsplit(maxsplit=1)[-1], help=summary, usage=usage)
+    epilogue = {"help_epilogue": presets_help()} if path == "train" else {}
+    app.command(module, name=path.rsplit(maxsplit=1)[-1], help=summary, usage=usage, **epilogue)
 
 
 def launch(app: App, tokens: list[str]) -> None:
@@ -164,9 +163,7 @@ def launch(app: App, tokens: list[str]) -> None:
         if debug:
             raise
         if is_out_of_memory(error):
-            _complain(
-                "mémoire insuffisante ; réduisez --batch-size, --context-length ou --emb-dim."
-            )
+            _complain(memory_message(app, tokens))
         else:
             _complain(f"{reason(error)} (--debug montre la pile d'appels)")
         code = 1

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import say_aside, silence, silence_stdout
+from gpt_architecture.cli.command import silence_stdout
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, TrainingError
+from gpt_architecture.reports.console import say_aside, silence
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -32,22 +33,23 @@ _MODULE = "gpt_architecture.scripts.train"
 _RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
-@Parameter(name="*", group=Group("Plusieurs processus", sort_key=8))
+@Parameter(name="*", group=Group("Avancé : plusieurs processus", sort_key=8))
 @dataclass(frozen=True, kw_only=True)
 class ScaleOptions:
     """Sur combien de processus, et comment ils se partagent le travail."""
 
     launch: int | None = None
-    """Processus à lancer sur cette machine ; torchrun fait de même sur plusieurs."""
+    """Nombre de processus à lancer sur cette machine ; torchrun fait de même sur plusieurs."""
 
     max_restarts: int = 0
-    """Fois où --launch relance tous les processus si l'un échoue ; ils reprennent d'eux-mêmes."""
+    """Nombre de fois où --launch relance tous les processus si l'un échoue ; ils reprennent
+    d'eux-mêmes."""
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Partage : ddp répète les poids dans chaque processus, fsdp les répartit."""
 
     dist_timeout: float = 600.0
-    """Secondes sans nouvelles d'un processus avant que tous s'arrêtent."""
+    """Nombre de secondes sans nouvelles d'un processus avant que tous s'arrêtent."""
 
     auto_resume: bool = False
     """Reprend l'entraînement du dossier de sortie s'il y en a un, commence sinon."""
@@ -145,7 +147,7 @@ def launch_processes(
             logging.getLogger(name).setLevel(logging.CRITICAL)
     # Gardé d'une relance à l'autre, le rendez-vous de PyTorch 2.13 donne des adresses périmées.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    # torchrun donnerait un seul fil à chaque processus, quel que soit le nombre de cœurs.
+    # torchrun donnerait un seul thread à chaque processus, quel que soit le nombre de cœurs.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=1,

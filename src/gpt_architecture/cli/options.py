@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import MODEL_NAME, command_line, find_model, say_aside
+from gpt_architecture.cli.command import MODEL_NAME, command_line, find_model
 from gpt_architecture.config import TEMPERATURE, check_int
 from gpt_architecture.decoding.config import (
     GenerationConfig,
@@ -21,14 +21,18 @@ from gpt_architecture.decoding.config import (
 )
 from gpt_architecture.decoding.settings import SETTINGS, Declaration, GroupName
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.reports.console import say_aside
 from gpt_architecture.storage import GENERATOR, read_text, write_atomically
 from gpt_architecture.storage.archives import check_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+PROMPTING = Group("Invite", sort_key=-1)
+COMPUTING = Group("Calcul", sort_key=6)
+
 Prompt = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
-"""Début de texte ; il peut commencer par un tiret, et « - » seul lit l'entrée standard."""
+"""Une invite ; elle peut commencer par un tiret, et « - » seul lit l'entrée standard."""
 
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
@@ -37,11 +41,12 @@ ModelSource = Annotated[
     Parameter(
         name="--model",
         group=Group("Modèle", sort_key=0),
+        metavar="MODÈLE",
         help="Modèle : fichier, adaptateurs, point de reprise, dossier d'entraînement ou de "
         "Transformers, hub:DÉPÔT ; sans lui, gpt-model.pt ici ou dans un dossier parent.",
     ),
 ]
-"""Le modèle, donné par sa place ou par son nom ; `formats.door.locate` le trouve."""
+"""Le modèle, donné par son chemin ou par son nom ; `formats.door.locate` le trouve."""
 
 
 def model_path(model: Path | None, *, whole: bool = False) -> Path:
@@ -64,6 +69,7 @@ NamedModel = Annotated[
     Parameter(
         name="--model",
         group=Group("Modèle", sort_key=0),
+        metavar="MODÈLE",
         help="Le modèle, au lieu du premier argument.",
     ),
 ]
@@ -158,20 +164,20 @@ QuantName = Literal["int8", "int4"]
 """Quantification des poids au chargement."""
 
 
-@Parameter(name="*", group=Group("Calcul", sort_key=2))
+@Parameter(name="*", group=COMPUTING)
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
     """Où faire calculer le modèle."""
 
-    device: str = "auto"
+    device: Annotated[str, Parameter(metavar="NOM")] = "auto"
     """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
 
     quant: QuantName | None = None
     """Quantifie les poids au chargement (CPU) : moins de mémoire lue, plus de tokens/s."""
 
     drafts: int = 5
-    """Tokens que le modèle propose d'avance, puis vérifie, à une suite seule (poids fp32, CPU) ;
-    0 : aucun. Le texte reste le même."""
+    """Décodage spéculatif : nombre de tokens que le modèle propose lui-même, puis vérifie, quand
+    il écrit un seul texte (poids fp32, CPU) ; 0 : aucun. Le texte reste le même."""
 
     def __post_init__(self) -> None:
         check_int("drafts", self.drafts, minimum=0, maximum=5)
@@ -241,13 +247,13 @@ else:
     FilterOptions = _options(
         "Filtres",
         "FilterOptions",
-        3,
+        4,
         "Ce qui écarte ou pénalise des tokens (docs/reference/decodage.md en donne les formules).",
     )
     ShapeOptions = _options(
         "Arrêt, forme et vitesse",
         "ShapeOptions",
-        4,
+        3,
         "Quand s'arrêter, sous quelle forme, par quel chemin.",
     )
 
@@ -292,7 +298,7 @@ def warn_ignored(config: GenerationConfig, variant: str = "") -> None:
 
 
 def warn_cut(config: GenerationConfig, ends: Sequence[str | None]) -> None:
-    """Dit, sur stderr, si des suites contraintes ont été coupées par max_tokens.
+    """Dit, sur stderr, si des textes contraints ont été coupés par max_tokens.
 
     Args:
         config: comment elles ont été écrites.
@@ -304,7 +310,7 @@ def warn_cut(config: GenerationConfig, ends: Sequence[str | None]) -> None:
 
     found = [warning for end in ends if (warning := cut_warning(config, end))]
     if found:
-        several = f" ({len(found)} suites sur {len(ends)})" if len(ends) > 1 else ""
+        several = f" ({len(found)} textes sur {len(ends)})" if len(ends) > 1 else ""
         say_aside(f"avertissement : {found[0]}{several}")
 
 

@@ -40,7 +40,7 @@ class Service:
         key: clé d'accès ; None : celle de GPT_ARCHITECTURE_API_KEY, s'il y en a une.
 
     Attributes:
-        finish: pourquoi la dernière suite lue au fil de l'eau s'arrête.
+        finish: pourquoi le dernier texte lu au fil de l'eau s'arrête.
 
     Raises:
         ConfigurationError: ce n'est pas une adresse HTTP.
@@ -253,14 +253,14 @@ def infer_remotely(
     *,
     parse_special: bool = False,
 ) -> None:
-    """Écrit les suites comme le fait `infer` : au fil de l'eau s'il n'y en a qu'une.
+    """Écrit les textes comme le fait `infer` : au fil de l'eau s'il n'y en a qu'un.
 
     Args:
         server: adresse du service.
-        prompts: débuts, au moins un.
+        prompts: invites, au moins une.
         config: comment générer.
         results: sous quelle forme les rendre.
-        parse_special: les noms de tokens spéciaux d'un début en sont.
+        parse_special: les noms de tokens spéciaux d'une invite en sont.
 
     Raises:
         ConfigurationError: adresse ou réglage impossible à distance.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,13 @@ import cyclopts
 from cyclopts import App, CycloptsError
 from cyclopts.help import DefaultFormatter
 
-from gpt_architecture.cli.command import ENV_PREFIX, OTHER_VARIABLES, say_aside
+from gpt_architecture.cli.command import ENV_PREFIX, OTHER_VARIABLES
+from gpt_architecture.config import PRESET_NOTES, TRAINING_PRESETS
 from gpt_architecture.errors import reason
+from gpt_architecture.reports.console import say_aside
 
 if TYPE_CHECKING:
+    from cyclopts.argument import Argument
     from cyclopts.help import HelpEntry, HelpPanel
     from rich.console import Console, ConsoleOptions
 
@@ -24,15 +27,33 @@ _METAVARS = {
     "INT": "ENTIER",
     "FLOAT": "NOMBRE",
     "STR": "TEXTE",
-    "PATH": "CHEMIN",
+    "PATH": "FICHIER",
     "CHOICE": "CHOIX",
 }
+_METAVAR = re.compile(rf"\b({'|'.join(_METAVARS)})\b")
 _LABELS = {
     "MODEL": "MODÈLE",
+    "START": "MODÈLE",
     "DEST": "DESTINATION",
     "ADAPTER": "ADAPTATEURS",
     "TEXT": "TEXTE",
 }
+HIDDEN_NAMES = frozenset(("--ordre", "--choix", "--interdit", "--variants", "--seeds"))
+"""Autres orthographes d'options, toujours acceptées, que l'aide ne montre pas."""
+
+EPILOGUE = (
+    "Chaque option se règle aussi par une variable d'environnement, GPT_ARCHITECTURE_ suivi de son "
+    "nom en capitales, ou par un fichier TOML (--config FICHIER). Un nombre s'écrit avec un point, "
+    "par exemple 0.9."
+)
+
+
+COMMON_TITLE = "Options courantes"
+COMMON_OPTIONS = (
+    *("--data", "--preset", "--output-dir", "--epochs", "--batch-size", "--lr"),
+    *("--tokenizer", "--from", "--resume", "--estimate"),
+)
+"""Les options de `train` que son aide montre d'abord, dans cet ordre ; les autres sont avancées."""
 
 
 class FrenchFormatter(DefaultFormatter):
@@ -46,7 +67,7 @@ class FrenchFormatter(DefaultFormatter):
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         """Un cadre d'options ou de commandes."""
-        entries = [self._translate(entry) for entry in panel.entries]
+        entries = [self._translate(entry) for entry in _ordered(panel)]
         super().__call__(console, options, panel.copy(entries=entries))
 
     @staticmethod
@@ -64,23 +85,59 @@ class FrenchFormatter(DefaultFormatter):
         if entry.required:
             description.append(Text("[obligatoire]", "dim"))
         if entry.default not in (None, "False"):
-            default = entry.default.strip("[]()").replace("'", "").replace(",", "")
+            default = as_typed(entry.default)
             if default:  # une liste vide n'en est pas un
                 description.append(Text(f"[défaut : {default}]", "dim"))
-        metavar = entry.metavar
-        for english, french in _METAVARS.items():
-            metavar = metavar and metavar.replace(english, french)
+        metavar = entry.metavar and _METAVAR.sub(lambda name: _METAVARS[name[1]], entry.metavar)
         label = entry.positional_label
         return entry.copy(
+            positive_names=tuple(each for each in entry.positive_names if each not in HIDDEN_NAMES),
             positional_label=label and _LABELS.get(label, label),
             description=description,
             choices=None,
             default=None,
             required=False,
-            metavar=metavar,
+            metavar=metavar and metavar.replace("...", "…"),
         )
 
 
+def _ordered(panel: HelpPanel) -> list[HelpEntry]:
+    """Les lignes d'un cadre ; celles des options courantes ont leur ordre à elles."""
+    if panel.title != COMMON_TITLE:
+        return panel.entries
+    return sorted(panel.entries, key=lambda each: COMMON_OPTIONS.index(each.names[0]))
+
+
+def as_typed(default: str) -> str:
+    """Une valeur par défaut, telle qu'on la taperait : « 5.0 » devient « 5 », « 1e-08 », « 1e-8 ».
+
+    Args:
+        default: la valeur telle que Python l'écrit, tuple ou liste compris.
+    """
+    words = default.strip("[]()").replace("'", "").replace(",", "").split()
+    return " ".join(_ROUND.sub(r"\1", _EXPONENT.sub(r"\1e\2", word)) for word in words)
+
+
+def presets_help() -> str:
+    """Les préréglages de `train` : ce à quoi chacun sert, et les options qu'il donne."""
+    lines = [EPILOGUE, "", "Préréglages de --preset ; une option donnée l'emporte sur la leur :"]
+    for name, note in PRESET_NOTES.items():
+        given = [
+            f"--{option.replace('_', '-')}" + ("" if value is True else f" {_as_word(value)}")
+            for option, value in TRAINING_PRESETS[name].items()
+        ]
+        lines += ["", f"{name} : {note}.", *([" ".join(given)] if given else [])]
+    return "\n".join(lines)
+
+
+def _as_word(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else as_typed(str(value))
+
+
+_LESS_MEMORY = ("--batch-size", "--context-length", "--emb-dim", "--slots", "--n", "--max-tokens")
+"""Options dont une valeur plus petite demande moins de mémoire."""
+_ROUND = re.compile(r"^(-?\d+)\.0$")
+_EXPONENT = re.compile(r"^(-?\d[\d.]*)e(-?)0*(?=\d)")
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\n]*))?`")
 _TYPES = {"int": "un entier", "float": "un nombre", "bool": "un booléen (true ou false)"}
 
@@ -101,8 +158,10 @@ def usage_message(error: CycloptsError) -> str:
             name = token.keyword or argument
             problem = f"{name} vaut {token.value!r} (attendu : {_expected(error)})"
             remedy = "corrigez cette option"
+        case cyclopts.MissingArgumentError(keyword=None):
+            problem, remedy = f"{argument} n'est pas donné", f"ajoutez {argument}"
         case cyclopts.MissingArgumentError():
-            problem, remedy = f"{error.keyword or argument} attend une valeur", None
+            problem, remedy = f"{error.keyword} attend une valeur", None
         case cyclopts.RepeatArgumentError(token=token):
             problem, remedy = f"{token.keyword} est donné plusieurs fois", "gardez-en un"
         case cyclopts.UnusedCliTokensError(command_chain=None | [] | ()):
@@ -128,12 +187,7 @@ def with_options(message: str, app: App, tokens: list[str]) -> str:
     """
     if "`" not in message:
         return message
-    try:
-        chain, apps, _ = app.parse_commands(tokens)
-        is_command = chain and not chain[-1].startswith("-")  # --help en est une pour cyclopts
-        found = apps[-1].assemble_argument_collection() if is_command else ()
-    except (CycloptsError, ValueError):
-        found = ()
+    found = _arguments(app, tokens)
     known = {name for argument in found for name in argument.names}
     fields = {argument.field_info.name: argument.name for argument in found}
 
@@ -145,6 +199,29 @@ def with_options(message: str, app: App, tokens: list[str]) -> str:
         return flag if value is None else f"{flag} {value}"
 
     return _SETTING.sub(option, message)
+
+
+def memory_message(app: App, tokens: list[str]) -> str:
+    """Ce qu'il faut dire quand la mémoire manque : seules sont nommées les options de la commande.
+
+    Args:
+        app: l'application.
+        tokens: ses arguments, qui disent la commande.
+    """
+    known = {name for argument in _arguments(app, tokens) for name in argument.names}
+    smaller = [name for name in _LESS_MEMORY if name in known]
+    remedy = f"réduisez {' ou '.join(smaller)}" if smaller else "fermez d'autres programmes"
+    return f"mémoire insuffisante ; {remedy}."
+
+
+def _arguments(app: App, tokens: list[str]) -> Sequence[Argument]:
+    """Les arguments de la commande que des tokens demandent ; vide si l'on ne sait laquelle."""
+    try:
+        chain, apps, _ = app.parse_commands(tokens)
+        is_command = chain and not chain[-1].startswith("-")  # --help en est une pour cyclopts
+        return apps[-1].assemble_argument_collection() if is_command else ()
+    except (CycloptsError, ValueError):
+        return ()
 
 
 def _commands(error: CycloptsError) -> list[str]:

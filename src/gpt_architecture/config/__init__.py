@@ -33,6 +33,7 @@ from gpt_architecture.config.run import (
     check_origin,
 )
 from gpt_architecture.config.training import (
+    PRESET_NOTES,
     TRAINING_PRESETS,
     CheckpointConfig,
     ComputeConfig,
@@ -57,6 +58,7 @@ __all__ = [
     "MAX_SIZES",
     "MAX_TOKENS",
     "PRESETS",
+    "PRESET_NOTES",
     "TEMPERATURE",
     "TOP_K",
     "TOP_P",

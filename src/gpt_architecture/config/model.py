@@ -75,7 +75,7 @@ class GPTConfig:
         emb_dim: largeur du modèle (D), multiple de `n_heads`.
         n_heads: nombre de têtes d'attention (H).
         n_layers: nombre de blocs Transformer.
-        drop_rate: probabilité d'abandon (dropout), dans [0, 1[.
+        drop_rate: probabilité de dropout, dans [0, 1[.
         qkv_bias: biais sur les projections requête, clé et valeur.
         tie_weights: tête de sortie et embedding partagent le même tenseur ; choisit aussi
             l'initialisation de GPT-2, faute de quoi les logits initiaux explosent.

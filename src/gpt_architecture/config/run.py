@@ -24,7 +24,7 @@ from gpt_architecture.config.training import (
     ScheduleConfig,
     TrainingConfig,
 )
-from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.errors import ConfigurationError, nearest
 
 _LORA = {"lora_alpha": "alpha", "lora_targets": "targets", "lora_dropout": "dropout"}
 
@@ -66,7 +66,7 @@ class RunConfig:
     """Dossier où écrire gpt-model.pt, loss-plot.pdf, journal.jsonl et checkpoints/."""
 
     prompt: str | None = None
-    """Début des exemples générés à chaque époque ; sans lui, celui qui convient au texte."""
+    """Invite des exemples générés à chaque époque ; sans elle, une qui convient au texte."""
 
     device: str = "auto"
     """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
@@ -78,7 +78,7 @@ class RunConfig:
     """Reprend même si les données ou les options ont changé."""
 
     force: bool = False
-    """Écrase un modèle existant et recommence au début, même d'un autre entraînement."""
+    """Remplace un modèle existant, même d'un autre entraînement, et recommence au début."""
 
     tensorboard: bool = False
     """Écrit aussi les mesures pour TensorBoard, dans tensorboard/."""
@@ -104,13 +104,14 @@ class ShapeConfig:
     """Forme du modèle ; la taille du vocabulaire vient du tokenizer."""
 
     context_length: int = 256
-    """Longueur du contexte appris, en tokens : celle des fenêtres d'entraînement."""
+    """Contexte d'entraînement, en tokens : la longueur des fenêtres que le modèle apprend."""
 
     positions: int = GPT_CONFIG_124M["context_length"]
-    """Positions du modèle, au moins le contexte ; celles qui le dépassent n'apprennent rien."""
+    """Nombre de positions du modèle, au moins égal au contexte d'entraînement ; celles qui le
+    dépassent n'apprennent rien."""
 
     emb_dim: int = GPT_CONFIG_124M["emb_dim"]
-    """Largeur du modèle, multiple du nombre de têtes."""
+    """Largeur du modèle, multiple du nombre de têtes d'attention."""
 
     n_heads: int = GPT_CONFIG_124M["n_heads"]
     """Nombre de têtes d'attention."""
@@ -119,7 +120,7 @@ class ShapeConfig:
     """Nombre de blocs."""
 
     drop_rate: float = GPT_CONFIG_124M["drop_rate"]
-    """Probabilité d'abandon (dropout)."""
+    """Probabilité de dropout."""
 
     qkv_bias: bool = GPT_CONFIG_124M["qkv_bias"]
     """Biais sur les projections requête, clé et valeur."""
@@ -171,7 +172,7 @@ class FinetuningConfig:
     """Matrices adaptées dans chaque bloc : query, key, value, output, up, down."""
 
     lora_dropout: float = LoRAConfig.dropout
-    """Probabilité d'abandon à l'entrée des adaptateurs."""
+    """Probabilité de dropout à l'entrée des adaptateurs."""
 
     def __post_init__(self) -> None:
         if self.chat_template is not None and self.chat is None:
@@ -217,16 +218,17 @@ class TrainingRequest:
             ConfigurationError: réglage inconnu, hors bornes, ou qui ne va pas avec un autre.
         """
         left = {name: _typed(name, value) for name, value in settings.items()}
-        made, groups = cls(), dict[str, Any]()
+        made, groups, known = cls(), dict[str, Any](), {"preset"}
         for group in fields(cls):
             default: Any = getattr(made, group.name)
-            names = {each.name for each in fields(default)} & left.keys()
-            groups[group.name] = replace(default, **{name: left.pop(name) for name in names})
+            known |= (own := {each.name for each in fields(default)})
+            given = {name: left.pop(name) for name in own & left.keys()}
+            groups[group.name] = replace(default, **given)
         if left:
             raise ConfigurationError(
                 f"réglage inconnu : {', '.join(sorted(left))}",
                 expected="une option de « gpt-architecture train », en soulignés",
-                remedy="corrigez ou retirez ce réglage",
+                remedy=nearest(min(left), known) or "corrigez ou retirez ce réglage",
             )
         return cls(**groups)
 

@@ -30,22 +30,22 @@ class TrainingConfig:
     """Ce qui est appris, et combien ; les défauts sont ceux du document d'origine."""
 
     epochs: int = 10
-    """Nombre de passages sur le texte."""
+    """Nombre d'époques, c'est-à-dire de passages sur le texte."""
 
     max_steps: int | None = None
-    """Étapes au plus ; sans lui, celles des époques."""
+    """Nombre maximal d'étapes ; sans lui, celles des époques."""
 
     batch_size: int = 2
-    """Séquences par lot."""
+    """Nombre de séquences par lot."""
 
     accumulate: int = 1
-    """Lots dont les gradients s'ajoutent avant chaque mise à jour des poids."""
+    """Nombre de lots dont les gradients s'ajoutent avant chaque mise à jour des poids."""
 
     stride: int | None = None
-    """Décalage entre deux fenêtres, en tokens ; sans lui, la longueur du contexte."""
+    """Décalage entre deux fenêtres, en tokens ; sans lui, le contexte d'entraînement."""
 
     lr: float = 4e-4
-    """Taux d'apprentissage le plus haut."""
+    """Taux d'apprentissage, à son plus haut."""
 
     weight_decay: float = 0.1
     """Décroissance des matrices et des embeddings ; ni les biais ni les normes n'en ont."""
@@ -54,13 +54,13 @@ class TrainingConfig:
     """Part du texte gardée pour l'entraînement."""
 
     eval_freq: int = 5
-    """Étapes entre deux évaluations."""
+    """Nombre d'étapes entre deux évaluations."""
 
     eval_iter: int = 5
-    """Lots lus à chaque évaluation, dans chacun des deux jeux."""
+    """Nombre de lots lus à chaque évaluation, dans chacun des deux jeux."""
 
     patience: int | None = None
-    """Évaluations sans progrès de la validation avant de s'arrêter ; sans lui, jamais."""
+    """Nombre d'évaluations sans progrès de la validation avant de s'arrêter ; sans lui, jamais."""
 
     seed: int = 123
     """Graine des poids, de l'ordre des données et du dropout."""
@@ -82,7 +82,7 @@ class OptimizerConfig:
     """Comment les poids sont mis à jour."""
 
     optimizer: OptimizerName = "adamw"
-    """Optimiseur ; muon s'occupe des matrices des blocs, AdamW du reste."""
+    """Optimiseur ; avec muon, Muon s'occupe des matrices des blocs et AdamW du reste."""
 
     beta1: float = 0.9
     """Inertie de la moyenne des gradients, dans AdamW."""
@@ -94,16 +94,16 @@ class OptimizerConfig:
     """Terme d'AdamW qui évite la division par zéro."""
 
     muon_lr: float = 0.02
-    """Taux d'apprentissage le plus haut des matrices confiées à Muon."""
+    """Taux d'apprentissage, à son plus haut, des matrices confiées à Muon."""
 
     muon_momentum: float = 0.95
     """Inertie de Muon."""
 
     clip: float | None = None
-    """Norme au-delà de laquelle le gradient est réduit ; sans lui, jamais."""
+    """Norme au-delà de laquelle le gradient est réduit ; sans elle, il ne l'est jamais."""
 
     max_bad_steps: int = 5
-    """Étapes de suite au gradient ou à la perte non finis avant d'abandonner."""
+    """Nombre d'étapes consécutives, au gradient ou à la perte non finis, avant d'abandonner."""
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, get_args(OptimizerName))
@@ -121,10 +121,10 @@ class ScheduleConfig:
     """Comment le taux d'apprentissage évolue."""
 
     schedule: ScheduleName = "constant"
-    """Programme du taux ; wsd : montée, palier, descente."""
+    """Évolution du taux d'apprentissage ; wsd : montée, palier, descente."""
 
     warmup_steps: int = 0
-    """Étapes de montée linéaire du taux, au début."""
+    """Nombre d'étapes de montée linéaire du taux, au début."""
 
     final_lr: float = 0.0
     """Taux à la dernière étape, en part du plus haut (linear, cosine et wsd)."""
@@ -144,16 +144,16 @@ class CheckpointConfig:
     """Quand l'état complet est écrit, et ce qui en est gardé."""
 
     save_every: int | None = None
-    """Étapes entre deux points de reprise ; sans lui, seul le temps en décide."""
+    """Nombre d'étapes entre deux points de reprise ; sans lui, seul le temps en décide."""
 
     save_minutes: float = 15.0
-    """Minutes d'entraînement entre deux points de reprise, au plus."""
+    """Nombre maximal de minutes d'entraînement entre deux points de reprise."""
 
     save_best: bool = False
     """Écrit aussi un point de reprise à chaque meilleure validation."""
 
     keep: int = 2
-    """Points de reprise gardés, les plus récents, en plus du meilleur."""
+    """Nombre de points de reprise gardés, les plus récents, en plus du meilleur."""
 
     def __post_init__(self) -> None:
         if self.save_every is not None:
@@ -168,28 +168,28 @@ class ComputeConfig:
     """Comment la machine calcule ; ce qui est appris ne change qu'aux arrondis près."""
 
     engine: StepEngineName = "auto"
-    """Moteur d'un pas ; auto : le pas fusionné sur CPU, autograd ailleurs."""
+    """Moteur d'une étape ; auto : l'étape fusionnée sur CPU, autograd ailleurs."""
 
     memory: MemoryMode = "default"
-    """Mémoire ; lean : moments en bf16, poids mis à jour pendant l'arrière, avant recalculé ; un
-    gradient non fini n'y arrête que son paramètre."""
+    """Mode de mémoire ; lean en demande moins : moments en bf16, poids mis à jour pendant la
+    rétropropagation, passe avant recalculée ; un gradient non fini n'y arrête que son paramètre."""
 
     precision: PrecisionName = "auto"
     """Précision des produits ; auto : bf16 si le matériel le calcule (GPU, AMX, et AVX512-BF16 pour
-    le pas fusionné), fp32 ailleurs."""
+    l'étape fusionnée), fp32 ailleurs."""
 
     compile: bool = False
-    """Compile le modèle (torch.compile) : un départ plus lent, des étapes plus rapides."""
+    """Compile le modèle (torch.compile) : le départ est plus lent, les étapes plus rapides."""
 
     checkpoint_activations: bool = False
-    """Recalcule les activations au lieu de les garder : moins de mémoire, plus de temps."""
+    """Recalcule les activations au lieu de les garder : il faut moins de mémoire, plus de temps."""
 
     deterministic: bool = False
     """N'emploie que des algorithmes au résultat toujours identique."""
 
     @property
     def wants_fused(self) -> bool:
-        """Vrai si le pas fusionné est exigé."""
+        """Vrai si l'étape fusionnée est exigée."""
         return self.engine == "fused" or self.memory == "lean"
 
     def __post_init__(self) -> None:
@@ -208,7 +208,7 @@ class LoRAConfig:
         rank: rang des matrices ajoutées (r).
         alpha: force des adaptateurs ; leur facteur est alpha / rank.
         targets: matrices adaptées, dans chaque bloc.
-        dropout: probabilité d'abandon à l'entrée des adaptateurs, dans [0, 1[.
+        dropout: probabilité de dropout à l'entrée des adaptateurs, dans [0, 1[.
     """
 
     rank: int = 8
@@ -321,11 +321,14 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
         "eval_iter": 20,
     },
 }
-"""Préréglages de `gpt-architecture train` : nom → options.
+"""Préréglages de `gpt-architecture train` : nom → options."""
 
-« verdict » les laisse toutes : c'est l'entraînement du document d'origine. « express » atteint
-la même perte d'entraînement au plus vite, en apprenant par cœur : sans dropout, une fenêtre par
-étape. « eclair » apprend en une vingtaine de secondes une nouvelle, ou ce qu'il peut d'un texte
-plus long, sans noyaux à compiler. « petit » apprend un texte de quelques mégaoctets avec un
-vocabulaire à lui.
-"""
+PRESET_NOTES = {
+    "verdict": "refait l'entraînement du document d'origine, par les valeurs par défaut",
+    "express": "atteint la même perte d'entraînement au plus vite, en apprenant par cœur : sans "
+    "dropout, une fenêtre par étape",
+    "eclair": "apprend une nouvelle en une vingtaine de secondes, ou ce qu'il peut d'un texte plus "
+    "long, sans noyau de calcul à compiler",
+    "petit": "apprend un texte de quelques mégaoctets, avec un vocabulaire à lui",
+}
+"""À quoi sert chaque préréglage."""

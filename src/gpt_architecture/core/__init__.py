@@ -6,7 +6,7 @@
 - `layers` : Les briques du Transformer : normalisation, activation, perceptron, bloc.
 - `lora` : Les adaptateurs de rang faible (LoRA, Hu et al., 2021), posés de l'extérieur sur un
   GPTModel.
-- `machine` : La machine : le périphérique, la mémoire du processus, ce que plusieurs fils se
+- `machine` : La machine : le périphérique, la mémoire du processus, ce que plusieurs threads se
   partagent.
 - `model` : GPTModel : le Transformer décodeur de GPT-2.
 - `utils` : Petits outils autour du modèle : texte ↔ tokens, pertes, modes et générateurs.

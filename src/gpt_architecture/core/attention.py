@@ -73,7 +73,7 @@ class MultiHeadAttention(nn.Module):
         d_in: largeur de l'entrée (D).
         d_out: largeur de la sortie, multiple de `num_heads`.
         context_length: nombre maximal de positions vues ensemble.
-        dropout: probabilité d'abandon sur les poids d'attention.
+        dropout: probabilité de dropout sur les poids d'attention.
         num_heads: nombre de têtes (H).
         qkv_bias: biais sur les trois premières projections.
     """

@@ -21,7 +21,7 @@ from gpt_architecture.errors import GenerationError
 
 
 class Alone:
-    """Un seul fil à la fois ; les autres sont refusés : ils écriraient dans la suite du premier."""
+    """Un seul thread à la fois ; un autre, refusé, écrirait dans la séquence du premier."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -29,9 +29,9 @@ class Alone:
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
             raise GenerationError(
-                "un autre fil se sert de ce cache",
-                expected="un cache par suite en cours",
-                remedy="donnez le sien à chaque fil (new_cache)",
+                "un autre thread se sert de ce cache",
+                expected="un cache par séquence en cours",
+                remedy="donnez le sien à chaque thread (new_cache)",
             )
 
     def __exit__(self, *_: object) -> None:
@@ -98,7 +98,7 @@ class KVCache:
         storage: (couches, 2, B, H, capacité, K) : clés, puis valeurs.
         lengths: positions présentes de chaque séquence.
         rows: lignes du tampon où sont les séquences : une tranche, ou (B,) int64.
-        alone: le fil qui s'en sert, le temps d'un passage ; un second est refusé.
+        alone: le thread qui s'en sert, le temps d'un passage ; un second est refusé.
     """
 
     def __init__(

@@ -5,6 +5,9 @@ Formes : B lot, T tokens, D largeur, F largeur cachée (4·D dans GPT-2).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,10 +51,11 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 class FeedForward(nn.Module):
-    """Perceptron appliqué à chaque position : D → F → D."""
+    """Perceptron appliqué à chaque position : D → F → D ; `cfg` : voir `GPTModel`."""
 
-    def __init__(self, cfg: GPTConfig) -> None:
+    def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
         super().__init__()
+        cfg = GPTConfig.coerce(cfg)
         self.layers = nn.Sequential(
             nn.Linear(cfg.emb_dim, cfg.inner_width),
             ACTIVATIONS[cfg.activation](),
@@ -65,10 +69,11 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Bloc pré-normé : x + attention(norm1(x)), puis x + perceptron(norm2(x))."""
+    """Bloc pré-normé : x + attention(norm1(x)), puis x + perceptron(norm2(x)) ; voir `GPTModel`."""
 
-    def __init__(self, cfg: GPTConfig) -> None:
+    def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
         super().__init__()
+        cfg = GPTConfig.coerce(cfg)
         self.att = MultiHeadAttention(
             d_in=cfg.emb_dim,
             d_out=cfg.emb_dim,

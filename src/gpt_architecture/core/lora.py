@@ -36,7 +36,7 @@ class LoRALinear(nn.Module):
 
     Args:
         base: la couche ; ses paramètres sont gelés.
-        config: rang, force et abandon.
+        config: rang, force et dropout.
         generator: d'où A est tirée ; B est nulle.
     """
 

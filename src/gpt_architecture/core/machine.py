@@ -1,9 +1,9 @@
-"""La machine : le périphérique, la mémoire du processus, ce que plusieurs fils se partagent.
+"""La machine : le périphérique, la mémoire du processus, ce que plusieurs threads se partagent.
 
-Après un `fork`, l'enfant n'a plus qu'un fil. Un verrou que tenait un autre ne lui serait jamais
-rendu, et le moteur OpenMP de PyTorch, s'il a calculé à plusieurs fils dans le parent, y attendrait
-pour toujours ceux qui n'existent plus : l'enfant calcule donc à un seul fil, comme le font déjà
-les processus d'un `DataLoader`.
+Après un `fork`, l'enfant n'a plus qu'un thread. Un verrou que tenait un autre ne lui serait jamais
+rendu, et le moteur OpenMP de PyTorch, s'il a calculé à plusieurs threads dans le parent, y
+attendrait pour toujours ceux qui n'existent plus : l'enfant calcule donc à un seul thread, comme le
+font déjà les processus d'un `DataLoader`.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Dans ce bloc, ce fil calcule seul.
+    """Dans ce bloc, ce thread calcule seul.
 
-    Un petit calcul partagé attend que l'autre fil ait un cœur : des millisecondes, si d'autres
-    s'en servent, pour quelques microsecondes gagnées. Rien ne change pour les autres fils, ceux qui
-    naissent entre-temps compris : `torch.set_num_threads` leur laisserait ce nombre.
+    Un petit calcul partagé attend que l'autre thread ait un cœur : des millisecondes, si d'autres
+    s'en servent, pour quelques microsecondes gagnées. Rien ne change pour les autres threads, ceux
+    qui naissent entre-temps compris : `torch.set_num_threads` leur laisserait ce nombre.
     """
-    threads = torch.get_num_threads()  # à sa première question, un fil reçoit le nombre commun
+    threads = torch.get_num_threads()  # à sa première question, un thread reçoit le nombre commun
     choose = _thread_chooser()
     if threads == 1 or choose is None:
         yield
@@ -82,7 +82,7 @@ def one_thread() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _thread_chooser() -> Callable[[int], None] | None:
-    """`omp_set_num_threads` du moteur OpenMP de PyTorch : du seul fil appelant ; None : absent."""
+    """`omp_set_num_threads` de l'OpenMP de PyTorch : du seul thread appelant ; None : absent."""
     try:
         choose = ctypes.CDLL(None).omp_set_num_threads
     except (AttributeError, OSError, TypeError):  # Windows n'a pas de bibliothèque globale
@@ -92,12 +92,12 @@ def _thread_chooser() -> Callable[[int], None] | None:
 
 
 def describe_device(device: torch.device) -> str:
-    """Nom lisible : « cuda (NVIDIA A100) », « cpu (2 fils) »."""
+    """Nom lisible : « cuda (NVIDIA A100) », « cpu (2 threads) »."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return f"cpu ({threads} {plural(threads, 'fil')})"
+        return f"cpu ({threads} {plural(threads, 'thread')})"
     return str(device)
 
 
@@ -244,7 +244,7 @@ def drop_library_code(name: str) -> int:
 
 
 class Turn:
-    """Un seul fil à la fois ; les autres attendent. Réentrant, et neuf dans l'enfant d'un fork."""
+    """Un thread à la fois ; les autres attendent. Réentrant, et neuf dans l'enfant d'un fork."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -261,7 +261,7 @@ class Turn:
         return Turn, ()
 
     def renew(self) -> None:
-        """Oublie le fil qui le tient, s'il est resté dans le parent."""
+        """Oublie le thread qui le tient, s'il est resté dans le parent."""
         if self._lock.acquire(blocking=False):
             self._lock.release()
         else:

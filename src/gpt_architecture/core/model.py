@@ -82,14 +82,14 @@ class GPTModel(nn.Module):
             in_idx: (B, T) int64, identifiants dans [0, V[.
             cache: positions déjà vues ; `in_idx` en est la suite.
             at: (B,) int64, rang dans `in_idx` de la seule position voulue de chaque séquence :
-                la tête, un tiers du calcul d'un début de texte, ne sert alors que pour elle.
+                la tête, un tiers du calcul d'une invite, ne sert alors que pour elle.
 
         Returns:
             Logits (B, T, V), non normalisés ; (B, 1, V) avec `at`.
 
         Raises:
             ValueError: positions passées et nouvelles dépassent `context_length`.
-            GenerationError: un autre fil se sert de `cache`.
+            GenerationError: un autre thread se sert de `cache`.
         """
         if cache is None:
             return self._forward(in_idx, None, at)

@@ -167,7 +167,7 @@ def evaluation_mode(model: object) -> Iterator[None]:
     """Passe `model` en évaluation (pas de dropout), puis lui rend son mode.
 
     Un modèle qui n'est pas un `nn.Module` (poids compactés) n'a pas de mode : rien ne change.
-    Si plusieurs fils évaluent le même modèle, le dernier à sortir le lui rend.
+    Si plusieurs threads évaluent le même modèle, le dernier à sortir le lui rend.
     """
     if not isinstance(model, nn.Module):
         yield
@@ -187,7 +187,7 @@ class _Evaluated:
     """Qui évalue un modèle, et ce qu'il faudra remettre en entraînement ensuite."""
 
     def __init__(self) -> None:
-        self.users = dict[object, int]()  # un évaluateur → son fil
+        self.users = dict[object, int]()  # un évaluateur → son thread
         self.training = set[nn.Module]()
 
     def enter(self, model: nn.Module) -> object:
@@ -212,7 +212,7 @@ def _release(model: nn.Module, here: _Evaluated) -> None:
 
 
 def _forget_other_threads() -> None:
-    """Dans l'enfant d'un fork, seul le fil qui l'a demandé évalue encore."""
+    """Dans l'enfant d'un fork, seul le thread qui l'a demandé évalue encore."""
     for model, here in list(_EVALUATED.items()):
         here.users = {user: of for user, of in here.users.items() if of == threading.get_ident()}
         _release(model, here)

@@ -38,6 +38,7 @@ from gpt_architecture.errors import (
     GPTArchitectureError,
     TokenizerError,
 )
+from gpt_architecture.french import counted
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ def _check_lengths(data: TrainingData, window: int, training: TrainingConfig) ->
     for name, source in named:
         if source.num_tokens <= window:
             raise DataError(
-                f"{name} : texte trop court, {source.num_tokens} tokens",
+                f"{name} : texte trop court, {counted(source.num_tokens, 'token')}",
                 expected=f"au moins {window + 1} (une fenêtre de {window} et sa cible)",
                 remedy="donnez plus de texte, gardez-en plus pour cette part, ou réduisez "
                 "`context_length`",
@@ -186,7 +187,8 @@ def _check_lengths(data: TrainingData, window: int, training: TrainingConfig) ->
     sequences = training.batch_size * training.accumulate
     if windows < sequences:
         raise DataError(
-            f"part d'entraînement : le texte ne donne que {windows} fenêtre(s) de {window} tokens",
+            f"part d'entraînement : le texte ne donne que {counted(windows, 'fenêtre')} de "
+            f"{counted(window, 'token')}",
             expected=f"au moins un lot entier de {sequences}",
             remedy="donnez plus de texte, ou réduisez `batch_size`, `accumulate` ou "
             "`context_length`",
@@ -282,9 +284,9 @@ def _encode(
             rows.append(row)
     if too_long:
         logger.warning(
-            "%d conversation(s) de plus de %d tokens laissée(s) de côté (la première : %s) ; "
-            "`context_length` les garderait",
-            *(len(too_long), window + 1, too_long[0]),
+            "%s de plus de %d tokens, sans effet sur l'entraînement (la première : %s) ; un plus "
+            "grand `context_length` les garderait",
+            *(counted(len(too_long), "conversation"), window + 1, too_long[0]),
         )
     if not rows:
         raise DataError(

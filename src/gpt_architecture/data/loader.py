@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from gpt_architecture.config import END_OF_TEXT, TrainingConfig, check_float, check_int
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer
 from gpt_architecture.errors import DataError
+from gpt_architecture.french import counted
 
 
 class GPTDatasetV1(Dataset[tuple[Tensor, Tensor]]):
@@ -40,7 +41,7 @@ class GPTDatasetV1(Dataset[tuple[Tensor, Tensor]]):
         ids = tokenizer.encode(txt, allowed_special={END_OF_TEXT})
         if len(ids) <= max_length:
             raise DataError(
-                f"texte trop court : {len(ids)} tokens",
+                f"texte trop court : {counted(len(ids), 'token')}",
                 expected=f"au moins {max_length + 1} (une fenêtre de {max_length} et sa cible)",
                 remedy="donnez plus de texte ou réduisez `context_length`",
             )
@@ -92,7 +93,8 @@ def create_dataloader_v1(
     dataset = GPTDatasetV1(txt, tokenizer or get_tokenizer("gpt2"), max_length, stride)
     if drop_last and len(dataset) < batch_size:
         raise DataError(
-            f"le texte ne donne que {len(dataset)} fenêtre(s) de {max_length} tokens",
+            f"le texte ne donne que {counted(len(dataset), 'fenêtre')} de "
+            f"{counted(max_length, 'token')}",
             expected=f"au moins un lot entier de {batch_size}",
             remedy="donnez plus de texte, ou réduisez `batch_size` ou `context_length`",
         )

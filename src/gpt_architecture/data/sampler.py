@@ -18,6 +18,7 @@ from torch import Tensor
 from gpt_architecture.config import check_int
 from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.french import counted
 
 _ROUNDS = 8
 _MIN_HALF_BITS = 3  # sur un trop petit domaine, un réseau de Feistel mélange mal
@@ -69,7 +70,7 @@ class WindowSampler:
         check_int("seed", seed, minimum=0, maximum=2**63 - 1)
         if num_tokens <= window:
             raise DataError(
-                f"{num_tokens} tokens",
+                counted(num_tokens, "token"),
                 expected=f"au moins {window + 1} (une fenêtre de {window} et sa cible)",
                 remedy="donnez plus de texte ou réduisez `context_length`",
             )

@@ -1,4 +1,4 @@
-"""Recherche en faisceau : suivre plusieurs suites à la fois, garder les plus probables.
+"""Recherche en faisceau : suivre plusieurs séquences à la fois, garder les plus probables.
 
 Mêmes règles que `generate(num_beams=…)` de Transformers. La note d'une hypothèse est la somme
 de ses log-probabilités, divisée par (nombre de tokens produits, fin comprise) ** length_penalty ;
@@ -24,17 +24,17 @@ from gpt_architecture.decoding.sequence import FinishReason, eos_ids
 from gpt_architecture.decoding.strategies import check_logits
 
 _CONTEXT = 5
-"""Derniers tokens du début relus avec la suite : ils donnent les espaces justes."""
+"""Derniers tokens de l'invite relus avec le texte généré : ils donnent les espaces justes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """Une suite trouvée par la recherche.
+    """Une séquence trouvée par la recherche.
 
     Attributes:
-        text: la suite, sans le début ni le texte d'arrêt.
+        text: le texte généré, sans l'invite ni le texte d'arrêt.
         tokens: ses identifiants, fin de texte comprise.
-        score: sa note ; plus elle est grande, meilleure est la suite.
+        score: sa note ; plus elle est grande, meilleure est la séquence.
         finish: pourquoi elle s'arrête.
     """
 
@@ -46,7 +46,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, kw_only=True)
 class _Running:
-    """Une suite en cours : ses tokens, et la somme de leurs log-probabilités."""
+    """Une séquence en cours : ses tokens, et la somme de leurs log-probabilités."""
 
     tokens: tuple[int, ...] = ()
     logprob: float = 0.0
@@ -60,16 +60,16 @@ def beam_search(
     tokenizer: Tokenizer,
     window: int,
 ) -> list[Hypothesis]:
-    """Les `config.n` meilleures suites d'un début, la meilleure d'abord.
+    """Les `config.n` meilleures séquences d'une invite, la meilleure d'abord.
 
-    Un texte d'arrêt finit une hypothèse comme le ferait la fin de texte. Quand les suites
+    Un texte d'arrêt finit une hypothèse comme le ferait la fin de texte. Quand les séquences
     emplissent la fenêtre, elle avance d'un token et tout est relu.
 
     Args:
         model: rend des logits (B, T, V).
-        prompt: identifiants du début, au moins un.
+        prompt: identifiants de l'invite, au moins un.
         config: `beams`, `n`, `length_penalty`, `early_stopping`, les arrêts, les pénalités et
-            les interdictions ; la température et les filtres du tirage sont sans effet.
+            les interdictions ; la température et les filtres de l'échantillonnage sont sans effet.
         tokenizer: celui du modèle.
         window: derniers tokens relus, au plus.
 
@@ -109,7 +109,7 @@ class _Search:
         self.finished = list[Hypothesis]()  # au plus `beams`, la meilleure d'abord
 
     def advance(self) -> bool:
-        """Un token de plus pour chaque suite ; faux si la recherche est finie."""
+        """Un token de plus pour chaque séquence ; faux si la recherche est finie."""
         beams, running, parents = self._config.beams, list[_Running](), list[int]()
         for rank, (parent, candidate) in enumerate(self._candidates()):
             finish = self._finish(candidate.tokens)
@@ -126,7 +126,7 @@ class _Search:
         return True
 
     def _candidates(self) -> list[tuple[int, _Running]]:
-        """(rang du parent, suite), les plus probables d'abord ; assez pour en prolonger `beams`."""
+        """(rang du parent, séquence), les plus probables d'abord ; de quoi en prolonger `beams`."""
         rows = [[*self._prompt, *each.tokens] for each in self._running]
         logprobs = self._logprobs(rows)  # (R, V)
         so_far = torch.tensor([each.logprob for each in self._running], device=logprobs.device)
@@ -143,7 +143,7 @@ class _Search:
         return found
 
     def _logprobs(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Log-probabilités (R, V) du prochain token de chaque suite, filtres appliqués."""
+        """Log-probabilités (R, V) du prochain token de chaque séquence, filtres appliqués."""
         logits = torch.cat(self._driver.read(rows)).float()  # (R, V)
         check_logits(logits)
         if logits.size(1) > self._tokenizer.vocab_size:  # logits sans texte
@@ -156,13 +156,13 @@ class _Search:
         return logprobs
 
     def _finish(self, tokens: tuple[int, ...]) -> FinishReason | None:
-        """Pourquoi la suite s'arrête là, ou None."""
+        """Pourquoi la séquence s'arrête là, ou None."""
         if tokens[-1] in self._eos or self._stop_place(self._text(tokens)) is not None:
             return "stop"
         return "length" if len(tokens) >= self._config.max_tokens else None
 
     def _text(self, tokens: tuple[int, ...]) -> str:
-        """Le texte d'une suite, sans la fin de texte."""
+        """Le texte d'une séquence, sans la fin de texte."""
         if tokens[-1] in self._eos:
             tokens = tokens[:-1]
         context = self._prompt[-_CONTEXT:]
@@ -193,9 +193,9 @@ class _Search:
         return candidate.logprob / divisor
 
     def _can_improve(self) -> bool:
-        """Faux quand aucune suite en cours ne peut plus entrer parmi les meilleures.
+        """Faux quand aucune séquence en cours ne peut plus entrer parmi les meilleures.
 
-        Comme Transformers, la meilleure suite en cours est notée à sa longueur présente : avec
+        Comme Transformers, la meilleure séquence en cours est notée à sa longueur présente : avec
         une `length_penalty` positive, c'est une estimation.
         """
         if len(self.finished) < self._config.beams:

@@ -22,7 +22,7 @@ from gpt_architecture.core.model import CausalLM
 
 _PASS_COST = 20
 """Tokens dont le calcul dure ce que dure la lecture des poids : un GPT-2 124M en fp32, sur deux
-cœurs, lit un millier de tokens d'un début par seconde, et en écrit une quarantaine."""
+cœurs, lit un millier de tokens d'une invite par seconde, et en écrit une quarantaine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class CacheReader:
         ids = torch.tensor(rows, dtype=torch.int64, device=device)  # (B, T)
         every = any(part.every for part in parts)
         last = torch.tensor([size - 1 for size in sizes], dtype=torch.int64, device=device)
-        # Un début de texte ne demande que ses derniers logits : la tête coûte cher ailleurs.
+        # Une invite ne demande que ses derniers logits : la tête coûte cher ailleurs.
         logits = self._model(ids, view, at=None if every else last)
         if min(sizes) < longest:
             view.rewind_(ends)

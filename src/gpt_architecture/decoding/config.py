@@ -71,26 +71,28 @@ class GenerationConfig:
 
     strategy: StrategyName = _choice(  # noqa: RUF009
         "greedy",
-        "Stratégie de décodage ; sans elle, greedy, ou sample si un filtre est donné.",
+        "Stratégie de décodage ; sans elle, greedy, ou sample si une température ou un filtre "
+        "est donné.",
         implied=True,
     )
     max_tokens: int = _choice(
         MAX_TOKENS,
-        "Nombre de tokens à produire, au plus.",
+        "Nombre maximal de tokens à produire.",
         minimum=1,
         maximum=MAX_NEW_TOKENS,
         request=_OWN_FORM,
     )
     temperature: float = _choice(
         TEMPERATURE,
-        "Température : 0 est glouton, moins de 1 resserre, plus de 1 disperse (sans elle, 1).",
+        "Température : 0 donne le choix glouton ; sous 1, la distribution se resserre, au-delà "
+        "elle s'aplatit (1 si elle n'est pas donnée).",
         implied=True,
         minimum=0,
         request=_OWN_FORM,
     )
     k: int | None = _choice(
         None,
-        "Nombre de tokens gardés par top-k (50 avec la stratégie top_k).",
+        "Nombre de tokens que garde le filtre top-k (50 avec la stratégie top_k).",
         options=("k", "top-k"),
         minimum=1,
         is_filter=True,
@@ -98,7 +100,8 @@ class GenerationConfig:
     )
     p: float | None = _choice(
         None,
-        "Masse de probabilité gardée par top-p, entre 0 et 1 (0,9 avec la stratégie top_p).",
+        "Masse de probabilité que garde le filtre top-p, entre 0 et 1 (0.9 avec la stratégie "
+        "top_p).",
         options=("p", "top-p"),
         **_UNIT,
         is_filter=True,
@@ -106,90 +109,124 @@ class GenerationConfig:
     )
     seed: int | None = _choice(
         None,
-        "Graine du tirage ; sans elle, un texte nouveau à chaque fois.",
+        "Graine de l'échantillonnage ; sans elle, chaque appel donne un texte nouveau.",
         minimum=0,
         maximum=2**63 - 1,
         request=_OWN_FORM,
     )
     n: int = _choice(
         1,
-        "Nombre de suites pour un même début.",
+        "Nombre de textes générés pour une même invite.",
         minimum=1,
         maximum=MAX_SEQUENCES,
         request=_OWN_FORM,
     )
     min_p: float | None = _filter(
         None,
-        "Retire les tokens sous cette part de la plus grande probabilité.",
+        "Retire les tokens dont la probabilité est inférieure à cette part de la plus grande.",
         **_UNIT,
         request=RequestField(),
     )
-    typical_p: float | None = _filter(None, "Échantillonnage typique : masse gardée.", **_UNIT)
-    epsilon_cutoff: float | None = _filter(
-        None, "Retire les tokens de probabilité moindre.", **_UNIT
+    typical_p: float | None = _filter(
+        None,
+        "Échantillonnage typique : masse de probabilité gardée, parmi les tokens dont la surprise "
+        "est la plus proche de l'entropie.",
+        **_UNIT,
     )
-    eta_cutoff: float | None = _filter(None, "De même, en tenant compte de l'entropie.", **_UNIT)
+    epsilon_cutoff: float | None = _filter(
+        None, "Retire les tokens dont la probabilité est inférieure à ce seuil.", **_UNIT
+    )
+    eta_cutoff: float | None = _filter(
+        None,
+        "Comme `epsilon_cutoff`, mais le seuil baisse quand l'entropie est grande.",
+        **_UNIT,
+    )
     top_n_sigma: float | None = _filter(
-        None, "Retire les logits à plus de tant d'écarts-types du plus grand.", above=0
+        None, "Retire les logits qui sont à plus de tant d'écarts-types du plus grand.", above=0
     )
     xtc_probability: float = _filter(
-        0.0, "XTC : probabilité d'exclure les tokens les plus attendus.", **_UNIT
+        0.0, "XTC : probabilité, à chaque token, d'exclure les plus attendus sauf un.", **_UNIT
     )
     xtc_threshold: float = _penalty(
         0.1,
-        "XTC : probabilité au-delà de laquelle un token est attendu.",
+        "XTC : probabilité à partir de laquelle un token compte parmi les plus attendus.",
         **_UNIT,
         refines=("xtc_probability",),
     )
     dry_multiplier: float = _penalty(
-        0.0, "DRY : force de la pénalité des suites répétées.", minimum=0
+        0.0, "DRY : force de la pénalité des répétitions ; 0 la désactive.", minimum=0
     )
     dry_base: float = _penalty(
-        1.75, "DRY : croissance de la pénalité.", minimum=1, maximum=10, refines=_DRY
+        1.75,
+        "DRY : facteur dont la pénalité croît à chaque token répété de plus.",
+        minimum=1,
+        maximum=10,
+        refines=_DRY,
     )
     dry_allowed_length: int = _penalty(
-        2, "DRY : longueur répétée sans pénalité.", minimum=1, refines=_DRY
+        2,
+        "DRY : longueur de répétition, en tokens, qui reste sans pénalité.",
+        minimum=1,
+        refines=_DRY,
     )
     dry_range: int | None = _penalty(
-        None, "DRY : derniers tokens regardés ; sans elle, tous.", minimum=1, refines=_DRY
+        None,
+        "DRY : nombre de derniers tokens où chercher des répétitions ; sans elle, tous.",
+        minimum=1,
+        refines=_DRY,
     )
     dry_breakers: tuple[str, ...] = setting(
         ("\n", ":", '"', "*"), "DRY : textes qu'une répétition ne franchit pas.", refines=_DRY
     )
     mirostat_tau: float = _penalty(
-        5.0, "Mirostat : surprise visée, en bits.", above=0, strategy="mirostat"
+        5.0, "Mirostat : surprise visée pour chaque token, en bits.", above=0, strategy="mirostat"
     )
     mirostat_eta: float = _penalty(
-        0.1, "Mirostat : vitesse d'ajustement.", above=0, maximum=1, strategy="mirostat"
+        0.1,
+        "Mirostat : vitesse à laquelle la surprise permise est corrigée.",
+        above=0,
+        maximum=1,
+        strategy="mirostat",
     )
     repetition_penalty: float = _penalty(
-        1.0, "Divise les logits des tokens déjà vus.", above=0, request=RequestField(maximum=10)
+        1.0,
+        "Divise les logits des tokens déjà vus, invite comprise ; 1 ne change rien.",
+        above=0,
+        request=RequestField(maximum=10),
     )
     presence_penalty: float = _penalty(
-        0.0, "Retranché une fois aux tokens déjà produits.", request=_SIGNED
+        0.0,
+        "Nombre retranché, une seule fois, au logit de chaque token déjà produit.",
+        request=_SIGNED,
     )
     frequency_penalty: float = _penalty(
-        0.0, "Retranché à chaque occurrence d'un token produit.", request=_SIGNED
+        0.0,
+        "Nombre retranché au logit d'un token pour chaque fois qu'il a été produit.",
+        request=_SIGNED,
     )
     penalty_window: int | None = _penalty(
         None,
-        "Derniers tokens que regardent ces pénalités ; sans elle, tous.",
+        "Nombre de derniers tokens que regardent ces trois pénalités ; sans elle, tous.",
         minimum=1,
         refines=_PENALTIES,
     )
     no_repeat_ngram: int = _penalty(
-        0, "Longueur des suites de tokens qui ne reviennent jamais.", minimum=0
+        0,
+        "Longueur des séquences de tokens qui ne doivent jamais se répéter ; 0 : aucune.",
+        minimum=0,
     )
     logit_bias: Mapping[int, float] = _penalty(
-        _no_mapping, "Ajoute à un logit : IDENTIFIANT=NOMBRE ; répétable.", request=_OWN_FORM
+        _no_mapping,
+        "Nombre à ajouter au logit d'un token : IDENTIFIANT=NOMBRE ; répétable.",
+        request=_OWN_FORM,
     )
     banned: tuple[str, ...] = _penalty(
-        (), "Texte jamais produit ; répétable.", options=("banned", "interdit")
+        (), "Texte qui ne doit jamais être produit ; répétable.", options=("banned", "interdit")
     )
     order: OrderName = _penalty(  # noqa: RUF009
         "hf",
-        "Ordre des filtres, celui d'un autre logiciel au besoin.",
-        options=("ordre", "order"),
+        "Ordre des filtres : celui de Transformers (hf) ou d'un autre logiciel.",
+        options=("order", "ordre"),
     )
     samplers: Mapping[str, float] = setting(
         _no_mapping, "Réglages des filtres enregistrés (`register_sampler`), par nom."
@@ -199,59 +236,70 @@ class GenerationConfig:
     )
     stop_ids: tuple[int, ...] = _shape(
         (),
-        "Identifiant qui l'arrête ; répétable.",
+        "Identifiant de token qui arrête la génération ; répétable.",
         request=RequestField(name="stop_token_ids", own_form=True),
     )
-    ignore_eos: bool = _shape(False, "La fin de texte n'arrête rien.", request=RequestField())
+    ignore_eos: bool = _shape(
+        False,
+        "Continue après une fin de texte, qui n'arrête plus la génération.",
+        request=RequestField(),
+    )
     min_tokens: int = _shape(
         0,
-        "Tokens avant lesquels la fin de texte est interdite.",
+        "Nombre de tokens avant lequel la fin de texte est interdite.",
         minimum=0,
         request=RequestField(),
     )
     regex: str | None = _shape(
-        None, "Expression régulière que la suite doit vérifier.", request=_OWN_FORM
+        None, "Expression régulière que tout le texte généré doit vérifier.", request=_OWN_FORM
     )
     choices: tuple[str, ...] = _shape(
-        (), "Suite permise ; répétable.", options=("choix", "choices"), request=_OWN_FORM
+        (),
+        "Un des textes que le modèle a le droit d'écrire ; répétable.",
+        options=("choices", "choix"),
+        request=_OWN_FORM,
     )
     json_schema: str | None = _shape(
-        None, "Schéma JSON que la suite doit vérifier : un texte, ou @FICHIER.", request=_OWN_FORM
+        None,
+        "Schéma JSON que le texte généré doit vérifier : le schéma lui-même, ou @FICHIER.",
+        request=_OWN_FORM,
     )
     beams: int = _shape(
         4,
-        "Hypothèses suivies par la stratégie beam.",
+        "Nombre d'hypothèses que suit la stratégie beam.",
         minimum=1,
         maximum=MAX_SEQUENCES,
         strategy="beam",
     )
     length_penalty: float = _shape(
         1.0,
-        "beam : exposant de la longueur ; plus grand, des suites plus longues.",
+        "Stratégie beam : exposant de la longueur ; plus il est grand, plus les textes sont longs.",
         minimum=-10,
         maximum=10,
         strategy="beam",
     )
     early_stopping: bool = _shape(
-        False, "beam : s'arrête dès qu'assez d'hypothèses sont finies.", strategy="beam"
+        False, "Stratégie beam : s'arrête dès qu'assez d'hypothèses sont finies.", strategy="beam"
     )
     lookup: int = _shape(
         0,
-        "Tokens proposés d'avance en relisant le texte : plus rapide quand il se répète.",
+        "Décodage spéculatif : nombre de tokens proposés en relisant le texte, plus rapide quand "
+        "il se répète ; 0 : aucun.",
         minimum=0,
         maximum=MAX_DRAFT,
         request=RequestField(),
     )
     lookup_ngram: int = _shape(
         3,
-        "Longueur de la suite cherchée pour proposer.",
+        "Longueur, en tokens, de la séquence que cette relecture recherche.",
         minimum=1,
         refines=("lookup",),
         request=RequestField(maximum=MAX_DRAFT),
     )
     logprobs: int | None = _shape(
         None,
-        "Rend les log-probabilités : celle du token choisi et de tant d'autres (avec `json`).",
+        "Donne les log-probabilités, en nats, du token choisi et de tant d'autres candidats (avec "
+        "`json`).",
         minimum=0,
         maximum=MAX_ALTERNATIVES,
         request=_OWN_FORM,
@@ -268,7 +316,7 @@ class GenerationConfig:
 
     @property
     def is_sampling(self) -> bool:
-        """Vrai si un token est tiré au sort."""
+        """Vrai si les tokens sont échantillonnés."""
         return self.strategy not in ("greedy", "beam") and self.temperature > 0
 
     @property
@@ -302,12 +350,12 @@ class GenerationConfig:
 
     @property
     def is_constrained(self) -> bool:
-        """Vrai si la suite doit suivre une expression, une liste ou un schéma."""
+        """Vrai si le texte généré doit suivre une expression, une liste ou un schéma."""
         return bool(self.constraints)
 
     @property
     def constraints(self) -> tuple[str, ...]:
-        """Les réglages qui contraignent la suite : un au plus, passé les vérifications."""
+        """Les réglages qui contraignent le texte généré : un au plus, passé les vérifications."""
         names = ("regex", "choices", "json_schema")
         return tuple(name for name in names if getattr(self, name) not in (None, ()))
 
@@ -344,7 +392,7 @@ class GenerationConfig:
             if name == "temperature" and not draws:
                 useless = self.temperature > 0  # 0 dit la même chose que greedy
             if useless or each.strategy not in (None, self.strategy):
-                others = "une stratégie qui filtre avant de tirer"
+                others = "une stratégie qui filtre avant d'échantillonner"
                 better = "choisissez la stratégie sample"
                 raise ConfigurationError(
                     f"{name} est donné avec la stratégie {self.strategy}, qui n'en fait rien",
@@ -401,7 +449,7 @@ def make_config(values: Mapping[str, Any]) -> GenerationConfig:
 
 
 def implied_strategy(settings: Mapping[str, Any]) -> StrategyName:
-    """La stratégie que demandent des réglages qui n'en nomment pas : tirer, si l'un le suppose."""
+    """La stratégie de réglages qui n'en nomment pas : échantillonner, si l'un le suppose."""
     asked = settings.get("temperature") is not None or any(
         settings.get(name) not in (None, each.default)
         for name, each in SETTINGS.declared.items()
@@ -413,8 +461,8 @@ def implied_strategy(settings: Mapping[str, Any]) -> StrategyName:
 def config_of(settings: Mapping[str, Any]) -> GenerationConfig:
     """La configuration que décrivent des réglages nommés, `top_k` et `top_p` compris.
 
-    Sans `strategy`, un filtre ou une température suffit à demander un tirage. Un avertissement dit
-    ceux qui sont sans effet.
+    Sans `strategy`, un filtre ou une température suffit à demander d'échantillonner. Un
+    avertissement dit ceux qui sont sans effet.
 
     Raises:
         ConfigurationError: réglage inconnu, donné deux fois ou hors bornes.

@@ -2,7 +2,7 @@
 
 À chaque pas, la bibliothèque llguidance dit quels tokens prolongent le texte sans l'écarter de
 la contrainte ; les autres sont interdits. La fin de texte n'est permise que là où le texte peut
-s'arrêter : une suite finie par `stop` vérifie donc toujours la contrainte. Une suite que
+s'arrêter : une suite finie par `stop` vérifie donc toujours la contrainte. Une séquence que
 `max_tokens` coupe (`length`) n'en est que le début.
 """
 
@@ -35,6 +35,7 @@ from gpt_architecture.decoding.grammars import (
 )
 from gpt_architecture.decoding.sequence import Constraint, eos_ids
 from gpt_architecture.errors import ConfigurationError, GenerationError
+from gpt_architecture.french import counted
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def build_constraint(
     """La contrainte que demande une configuration ; None si elle n'en demande pas.
 
     L'expression régulière suit la syntaxe du paquet `regex` de Rust, sans regards ni références
-    arrière, et vaut pour la suite entière, comme `re.fullmatch`. Le JSON est écrit sans blancs,
+    arrière, et vaut pour la séquence entière, comme `re.fullmatch`. Le JSON est écrit sans blancs,
     les propriétés dans l'ordre du schéma, dont les objets sont fermés (`grammars.close_objects`).
 
     Args:
@@ -67,7 +68,7 @@ def build_constraint(
         vocab_size: logits du modèle (V).
         device: où sont les logits.
         trial: ce qui a essayé la contrainte avant qu'elle soit lue ici, d'un trait. Sans lui,
-            elle est lue dans un fil à part, que Ctrl-C ou MAX_BUILD_SECONDS abandonnent.
+            elle est lue dans un thread à part, que Ctrl-C ou MAX_BUILD_SECONDS abandonnent.
 
     Raises:
         ConfigurationError: contrainte mal écrite, impossible à satisfaire, démesurée, ou donnée
@@ -134,12 +135,12 @@ def budget_warning(config: GenerationConfig, tokenizer: Tokenizer) -> str | None
 
 
 def cut_warning(config: GenerationConfig, finish: str | None) -> str | None:
-    """Ce qu'il faut dire d'une suite contrainte que `max_tokens` a coupée ; None : rien."""
+    """Ce qu'il faut dire d'une séquence contrainte que `max_tokens` a coupée ; None : rien."""
     if finish != "length" or not config.is_constrained:
         return None
     return (
-        f"la suite s'arrête à {config.max_tokens} tokens, avant de vérifier "
-        f"{config.constraints[0]} : elle n'en est que le début"
+        f"le texte généré s'arrête à {counted(config.max_tokens, 'token')}, avant de vérifier "
+        f"{config.constraints[0]} : il n'en est que le début"
     )
 
 
@@ -150,7 +151,7 @@ class GrammarConstraint:
         matcher: le `LLMatcher`, au début de la grammaire.
         name: réglage qui l'a demandée, pour les messages.
         eos_id: fin de texte du tokenizer.
-        end_ids: identifiants qui arrêtent la suite.
+        end_ids: identifiants qui arrêtent la séquence.
         vocab_size: logits du modèle (V).
         device: où sont les logits.
     """
@@ -167,7 +168,7 @@ class GrammarConstraint:
     ) -> None:
         self._matcher, self._name = matcher, name
         self._ends = frozenset(end_ids)
-        # Ce qui arrête la suite n'est pas du texte : permis là seulement où elle peut finir.
+        # Ce qui arrête la séquence n'est pas du texte : permis là seulement où elle peut finir.
         self._gated = sorted(self._ends | ({eos_id} if eos_id is not None else set()))
         self._vocab_size, self._device = vocab_size, device
 
@@ -213,7 +214,7 @@ class GrammarConstraint:
 
 
 def _build_aside(vocabulary: Any, name: str, grammar: str) -> Any:
-    """Lit une grammaire dans un fil à part : le code natif ne s'interrompt pas, l'attente si.
+    """Lit une grammaire dans un thread à part : le code natif ne s'interrompt pas, l'attente si.
 
     Raises:
         ConfigurationError: elle n'est pas lue à temps.

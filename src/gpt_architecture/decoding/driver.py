@@ -1,11 +1,11 @@
 """Le pilote : le cache d'un modèle, ce qu'il contient, et ce qu'il reste à lire.
 
 Tout décodage y passe : un lot, une recherche, une vérification de propositions ou une notation lui
-donnent leurs suites entières, et il ne lit que ce qui a changé. Quand une suite emplit la fenêtre,
-les positions apprises de GPT-2 interdisent de faire glisser son cache : sa fenêtre avance d'un
-token et elle est relue entière, comme le fait l'oracle.
+donnent leurs séquences entières, et il ne lit que ce qui a changé. Quand une séquence emplit la
+fenêtre, les positions apprises de GPT-2 interdisent de faire glisser son cache : sa fenêtre avance
+d'un token et elle est relue entière, comme le fait l'oracle.
 
-Formes : B suites, T tokens, V vocabulaire.
+Formes : B séquences, T tokens, V vocabulaire.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from gpt_architecture.decoding.cache_reader import CacheReader, Part
 from gpt_architecture.decoding.sequence import Continuation, Observer, Piece
 
 CHUNK = 512
-"""Tokens d'un début lus à la fois : au-delà la mémoire croît, sans gain de vitesse."""
+"""Tokens d'une invite lus à la fois : au-delà la mémoire croît, sans gain de vitesse."""
 
 
 class Driver:
-    """Rend les logits qui suivent des suites, en ne lisant que ce qui a changé.
+    """Rend les logits qui suivent des séquences, en ne lisant que ce qui a changé.
 
-    On lui donne toujours les suites entières : il garde le début que chacune partage avec la
+    On lui donne toujours les séquences entières : il garde le début que chacune partage avec la
     lecture précédente et oublie le reste. Un token rejeté ou une fenêtre qui avance ne demandent
     donc rien de particulier.
 
     Args:
         model: rend des logits (B, T, V).
         window: derniers tokens lus, au plus ; None : tout le contexte du modèle.
-        capacity: positions que les suites peuvent atteindre ; None : la fenêtre.
-        chunk: tokens d'un début lus à la fois.
+        capacity: positions que les séquences peuvent atteindre ; None : la fenêtre.
+        chunk: tokens d'une invite lus à la fois.
         tokenwise: voir `CacheReader`.
     """
 
@@ -65,10 +65,10 @@ class Driver:
         return self._reader.is_tokenwise
 
     def read(self, rows: Sequence[Sequence[int]], *, count: int = 1) -> list[Tensor]:
-        """Logits (count, V) de chaque suite, après chacun de ses `count` derniers tokens.
+        """Logits (count, V) de chaque séquence, après chacun de ses `count` derniers tokens.
 
         Args:
-            rows: identifiants de chaque suite, de même longueur, ou qui en ont autant à lire ;
+            rows: identifiants de chaque séquence, de même longueur, ou qui en ont autant à lire ;
                 au-delà de la fenêtre, seuls les derniers comptent.
             count: au moins 1, au plus la fenêtre.
         """
@@ -90,11 +90,11 @@ class Driver:
     def append_(
         self, prompts: Sequence[Sequence[int]], places: Sequence[int], capacity: int
     ) -> list[Tensor]:
-        """Ajoute des suites à la suite des autres ; rend les logits (V,) qui suivent chacune.
+        """Ajoute des séquences à la suite des autres ; rend les logits (V,) qui suivent chacune.
 
         Args:
-            prompts: leurs débuts distincts, de toutes longueurs, au plus la fenêtre.
-            places: le début de chaque suite.
+            prompts: leurs invites distinctes, de toutes longueurs, au plus la fenêtre.
+            places: rang, dans `prompts`, de l'invite de chaque séquence.
             capacity: positions qu'elles peuvent atteindre.
         """
         cache, logits = self._prefill(prompts, min(self.window, capacity))
@@ -104,11 +104,11 @@ class Driver:
         return [logits[place] for place in places]
 
     def read_whole(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Logits (V,) qui suivent des suites plus longues que la fenêtre, dont rien n'est gardé."""
+        """Logits (V,) qui suivent des séquences plus longues que la fenêtre, non gardées."""
         return self._prefill([row[-self.window :] for row in rows], self.window)[1]
 
     def past(self, row: Sequence[int]) -> KVCache | None:
-        """Le cache de la seule suite lue, ramené à tous ses tokens sauf le dernier, s'il les a."""
+        """Le cache de la seule séquence lue, ramené à ses tokens sauf le dernier, s'il les a."""
         size = len(row) - 1
         if self._cache is None or len(self._rows) != 1 or self._rows[0][:size] != list(row[:size]):
             return None
@@ -117,13 +117,13 @@ class Driver:
         return self._cache
 
     def select_(self, rows: Sequence[int]) -> None:
-        """Garde, range ou répète des suites : la nouvelle i est l'ancienne `rows[i]`."""
+        """Garde, range ou répète des séquences : la nouvelle i est l'ancienne `rows[i]`."""
         if self._cache is not None:
             self._cache.select_(rows)
             self._rows = [self._rows[row] for row in rows]
 
     def _known(self, rows: Sequence[list[int]], count: int) -> list[int]:
-        """Tokens de chaque suite à garder du cache : toutes en ont alors autant à lire."""
+        """Tokens de chaque séquence à garder du cache : toutes en ont alors autant à lire."""
         if len(rows) != len(self._rows):
             return [0] * len(rows)
         pairs = zip(rows, self._rows, strict=True)
@@ -139,7 +139,7 @@ class Driver:
     def _prefill(
         self, prompts: Sequence[Sequence[int]], capacity: int
     ) -> tuple[KVCache, list[Tensor]]:
-        """Lit des débuts ; rend leur cache et, pour chacun, les logits (V,) de la suite."""
+        """Lit des invites ; rend leur cache et, pour chacune, les logits (V,) qui la suivent."""
         longest = max(len(prompt) for prompt in prompts)
         cache = self.model.new_cache(len(prompts), max(capacity, longest))
         found = [torch.empty(0)] * len(prompts)
@@ -167,14 +167,14 @@ class Driver:
 
 
 class BatchDecoder:
-    """Fait avancer des suites ensemble : un passage du modèle par token, pour toutes.
+    """Fait avancer des séquences ensemble : une passe avant par token, pour toutes.
 
-    Une suite peut entrer ou finir à tout moment ; aucune ne change ce que les autres écrivent.
+    Une séquence peut entrer ou finir à tout moment ; aucune ne change ce que les autres écrivent.
 
     Args:
         model: rend des logits (B, T, V).
         window: derniers tokens relus, au plus ; None : tout le contexte du modèle.
-        chunk: tokens d'un début lus à la fois.
+        chunk: tokens d'une invite lus à la fois.
     """
 
     def __init__(self, model: CausalLM, *, window: int | None = None, chunk: int = CHUNK) -> None:
@@ -184,11 +184,11 @@ class BatchDecoder:
 
     @property
     def active(self) -> tuple[Continuation, ...]:
-        """Les suites qui n'ont pas fini."""
+        """Les séquences qui n'ont pas fini."""
         return tuple(line.sequence for line in (*self._cached, *self._sliding))
 
     def add(self, sequences: Sequence[Continuation]) -> None:
-        """Lit les débuts de nouvelles suites ; un début commun n'est lu qu'une fois."""
+        """Lit les invites de nouvelles séquences ; un préfixe commun n'est lu qu'une fois."""
         fitting = [each for each in sequences if self._fits(each)]
         sliding = [_Line(each) for each in sequences if not self._fits(each)]
         self._sliding += sliding
@@ -203,12 +203,12 @@ class BatchDecoder:
         self._cached += [_Line(each, row) for each, row in zip(fitting, logits, strict=True)]
 
     def remove(self, sequence: Continuation) -> None:
-        """Abandonne une suite."""
+        """Abandonne une séquence."""
         self._sliding = [each for each in self._sliding if each.sequence is not sequence]
         self._keep([row for row, each in enumerate(self._cached) if each.sequence is not sequence])
 
     def step(self, observer: Observer | None = None) -> Iterator[tuple[Continuation, Piece]]:
-        """Un token de plus pour chaque suite ; celles qui finissent s'en vont."""
+        """Un token de plus pour chaque séquence ; celles qui finissent s'en vont."""
         for each in (*self._cached, *self._sliding):
             yield each.sequence, each.sequence.step(each.logits, observer)
         self._sort()
@@ -235,7 +235,7 @@ class BatchDecoder:
         self._driver.select_(rows)
 
     def _advance(self) -> None:
-        """Calcule les logits de la prochaine position de chaque suite."""
+        """Calcule les logits de la prochaine position de chaque séquence."""
         if self._cached:
             found = self._driver.read([each.sequence.ids for each in self._cached])
             for each, logits in zip(self._cached, found, strict=True):
@@ -250,7 +250,7 @@ class BatchDecoder:
 
 
 class _Line:
-    """Une suite d'un lot, et les logits (V,) de sa prochaine position."""
+    """Une séquence d'un lot, et les logits (V,) de sa prochaine position."""
 
     def __init__(self, sequence: Continuation, logits: Tensor | None = None) -> None:
         self.sequence = sequence
@@ -260,7 +260,7 @@ class _Line:
 def _parts(
     rows: Sequence[list[int]], known: Sequence[int], first: int, end: int, *, every: bool = False
 ) -> list[Part]:
-    """De chaque suite, ce qui va de `first` à `end` après ce qui est connu."""
+    """De chaque séquence, ce qui va de `first` à `end` après ce qui est connu."""
     return [
         Part(row=row, tokens=ids[size + first : size + end], every=every)
         for row, (ids, size) in enumerate(zip(rows, known, strict=True))
@@ -268,7 +268,7 @@ def _parts(
 
 
 def _common(first: list[int], second: list[int]) -> int:
-    """Longueur du début commun."""
+    """Longueur du préfixe commun."""
     size = min(len(first), len(second))
     if first[:size] == second[:size]:
         return size

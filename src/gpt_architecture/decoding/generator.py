@@ -1,6 +1,6 @@
-"""Le générateur : des débuts de texte et une configuration, des suites en retour.
+"""Le générateur : des invites et une configuration, des séquences en retour.
 
-Il choisit le chemin : lot à cache, propositions vérifiées, recherche en faisceau. Le modèle est
+Il choisit le chemin : lot à cache, décodage spéculatif, recherche en faisceau. Le modèle est
 n'importe lequel qui offre `core.model.CausalLM`, compacté ou quantifié compris.
 """
 
@@ -44,6 +44,7 @@ from gpt_architecture.decoding.simple import (
 from gpt_architecture.decoding.speculative import SpeculationStats, SpeculativeDecoder
 from gpt_architecture.decoding.strategies import check_logits
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.french import counted
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +59,12 @@ __all__ = [
 ]
 
 MAX_BATCH = 32
-"""Suites qui avancent ensemble, au plus."""
+"""Séquences qui avancent ensemble, au plus."""
 
 _SCORED_CHUNK = 128
 
 _DRAFT_TOKENS = 4
-"""Tokens qu'un second modèle propose à la fois."""
+"""Tokens qu'un modèle auxiliaire propose à la fois."""
 
 _COPY_AFTER = 128
 """Tokens dont les propositions épargnent ce que coûte la copie qu'elles emploient : un texte plus
@@ -72,17 +73,17 @@ court ne l'attend pas, jusqu'à ce que d'autres l'aient payée."""
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """Une suite achevée.
+    """Une séquence achevée.
 
     Attributes:
-        text: la suite, sans le début ni le texte d'arrêt.
+        text: le texte généré, sans l'invite ni le texte d'arrêt.
         tokens: ses identifiants, fin de texte comprise.
-        prompt_tokens: longueur du début, en tokens.
+        prompt_tokens: longueur de l'invite, en tokens.
         finish: pourquoi elle s'arrête.
-        seed: graine de son tirage.
+        seed: graine de son échantillonnage.
         scores: probabilités de ses tokens, si elles sont demandées.
         score: note d'une hypothèse de la recherche en faisceau ; None ailleurs.
-        speculation: propositions faites et acceptées, si `lookup` ou un second modèle en font.
+        speculation: propositions faites et acceptées, si `lookup` ou un modèle auxiliaire en font.
     """
 
     text: str
@@ -96,19 +97,19 @@ class Generation:
 
 
 class Generator:
-    """Écrit des suites avec un modèle.
+    """Écrit des séquences avec un modèle.
 
     Args:
         model: rend des logits (B, T, V).
         tokenizer: le sien.
         window: derniers tokens relus, au plus ; None : tout le contexte du modèle.
-        draft: petit modèle de même vocabulaire, qui propose ce que le grand vérifie.
-        drafts: tokens que le modèle propose lui-même à une suite seule, au plus, s'il sait le faire
-            (`proposers.SelfDraft`) ; 0 : aucun. Le texte est le même, au bit près.
-        max_batch: suites qui avancent ensemble, au plus.
+        draft: modèle auxiliaire de même vocabulaire, qui propose ce que le modèle vérifie.
+        drafts: tokens que le modèle propose lui-même à une séquence seule, au plus, s'il sait le
+            faire (`proposers.SelfDraft`) ; 0 : aucun. Le texte est le même, au bit près.
+        max_batch: séquences qui avancent ensemble, au plus.
 
     Raises:
-        ConfigurationError: le petit modèle a un autre vocabulaire.
+        ConfigurationError: le modèle auxiliaire a un autre vocabulaire.
     """
 
     def __init__(
@@ -125,10 +126,10 @@ class Generator:
         check_int("max_batch", max_batch, minimum=1)
         if draft is not None and draft.cfg.vocab_size != model.cfg.vocab_size:
             raise ConfigurationError(
-                f"le modèle d'appoint a {draft.cfg.vocab_size} tokens, "
+                f"le modèle auxiliaire a {draft.cfg.vocab_size} tokens, "
                 f"le modèle {model.cfg.vocab_size}",
                 expected="le même vocabulaire",
-                remedy="donnez un modèle d'appoint entraîné avec le même tokenizer",
+                remedy="donnez un modèle auxiliaire entraîné avec le même tokenizer",
             )
         limit = model.cfg.context_length
         self.model, self.tokenizer = model, tokenizer
@@ -143,19 +144,19 @@ class Generator:
         Un token spécial tapé dans un texte y reste du texte ; voir `data.tokenizers.marked_text`.
 
         Raises:
-            ConfigurationError: le début est vide, ou un identifiant hors du vocabulaire.
+            ConfigurationError: l'invite est vide, ou un identifiant hors du vocabulaire.
         """
         ids = encode_text(prompt, self.tokenizer) if isinstance(prompt, str) else list(prompt)
         if not ids:
             raise ConfigurationError(
-                f"début de texte vide ({prompt!r})",
+                f"invite vide ({prompt!r})",
                 expected="au moins un mot",
                 remedy="complétez `prompt`",
             )
         limit = self.model.cfg.vocab_size
         if min(ids) < 0 or max(ids) >= limit:
             raise ConfigurationError(
-                f"identifiants de {min(ids)} à {max(ids)} dans le début",
+                f"identifiants de {min(ids)} à {max(ids)} dans l'invite",
                 expected=f"des identifiants de 0 à {limit - 1}",
                 remedy="codez le texte avec le tokenizer du modèle",
             )
@@ -176,21 +177,21 @@ class Generator:
         prompts: Sequence[str | Sequence[int]],
         config: GenerationConfig | Sequence[GenerationConfig],
     ) -> list[list[Generation]]:
-        """Les `config.n` suites de chaque début, dans l'ordre des débuts.
+        """Les `config.n` séquences de chaque invite, dans l'ordre des invites.
 
         Args:
             prompts: textes ou identifiants.
-            config: la même pour tous, ou une par début.
+            config: la même pour tous, ou une par invite.
 
         Raises:
-            ConfigurationError: début vide, ou autant de configurations que de débuts attendu.
+            ConfigurationError: invite vide, ou pas autant de configurations que d'invites.
             NonFiniteError: logits NaN ou infinis.
         """
         configs = [config] * len(prompts) if isinstance(config, GenerationConfig) else list(config)
         if len(configs) != len(prompts):
             raise ConfigurationError(
-                f"{len(configs)} configurations pour {len(prompts)} débuts",
-                expected="une par début, ou une seule",
+                f"{counted(len(configs), 'configuration')} pour {counted(len(prompts), 'invite')}",
+                expected="une par invite, ou une seule",
                 remedy="donnez-en autant",
             )
         encoded = [self.encode(prompt) for prompt in prompts]
@@ -224,7 +225,7 @@ class Generator:
         *,
         observer: Observer | None = None,
     ) -> Iterator[Piece]:
-        """La suite d'un début, token par token.
+        """La séquence d'une invite, token par token.
 
         Args:
             prompt: texte ou identifiants.
@@ -232,7 +233,7 @@ class Generator:
             observer: reçoit les logits (V,) après chaque filtre.
 
         Raises:
-            ConfigurationError: début vide, ou plusieurs suites demandées.
+            ConfigurationError: invite vide, ou plusieurs séquences demandées.
             NonFiniteError: logits NaN ou infinis.
         """
         if config.n != 1:
@@ -287,7 +288,7 @@ class Generator:
         return scores
 
     def _continuations(self, ids: Sequence[int], config: GenerationConfig) -> list[Continuation]:
-        """Les n suites d'un début ; la graine de chacune suit celle de la première."""
+        """Les n séquences d'une invite ; la graine de chacune suit celle de la première."""
         device = self.model.device
         base = Continuation.seed_of(config)
         if warning := budget_warning(config, self.tokenizer):
@@ -308,11 +309,11 @@ class Generator:
         ]
 
     def _speculates(self, config: GenerationConfig) -> bool:
-        """Vrai si des propositions sont demandées : chaque suite avance alors seule."""
+        """Vrai si des propositions sont demandées : chaque séquence avance alors seule."""
         return config.lookup > 0 or (self._draft is not None and config.strategy != "mirostat")
 
     def _together(self, sequences: Sequence[Continuation]) -> list[Generation]:
-        """Fait avancer toutes les suites, `max_batch` à la fois."""
+        """Fait avancer toutes les séquences, `max_batch` à la fois."""
         if len(sequences) == 1:
             return [_generation(sequences[0], list(self._single(sequences[0])))]
         decoder = BatchDecoder(self.model, window=self.window)
@@ -332,14 +333,14 @@ class Generator:
     def _single(
         self, sequence: Continuation, observer: Observer | None = None
     ) -> SpeculativeDecoder:
-        """De quoi écrire une suite seule."""
+        """De quoi écrire une séquence seule."""
         proposer, most = self._proposer(sequence.config)
         return SpeculativeDecoder(
             self.model, sequence, proposer, window=self.window, most=most, observer=observer
         )
 
     def _proposer(self, config: GenerationConfig) -> tuple[Proposer | None, int]:
-        """Ce qui propose à une suite, et combien au plus."""
+        """Ce qui propose à une séquence, et combien au plus."""
         if config.lookup:
             return PromptLookup(config.lookup, ngram=config.lookup_ngram), config.lookup
         if self._draft is not None and config.strategy != "mirostat":

@@ -165,7 +165,7 @@ def _library() -> Any:
         import llguidance  # noqa: PLC0415 — facultatif
     except ImportError:
         raise MissingDependencyError(
-            "llguidance", purpose="contraindre la suite (regex, choices, json_schema)"
+            "llguidance", purpose="contraindre le texte généré (regex, choices, json_schema)"
         ) from None
     return llguidance
 

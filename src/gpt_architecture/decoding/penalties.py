@@ -27,7 +27,7 @@ FLOAT32_LOG_MAX = 88.7228391
 def repetition_penalty(penalty: float, *, window: int | None = None) -> Processor:
     """Divise les logits positifs des tokens déjà vus, multiplie les négatifs (Keskar et al., 2019).
 
-    Le début compte comme la suite, et le nombre d'occurrences ne compte pas.
+    L'invite compte comme le texte généré, et le nombre d'occurrences ne compte pas.
 
     Args:
         penalty: > 0 ; 1 est sans effet, au-delà on décourage.
@@ -50,8 +50,8 @@ def presence_penalty(
 
     Args:
         penalty: négative, elle encourage.
-        prompt_length: colonnes de tête qui ne comptent pas. La longueur du début donne l'usage
-            d'OpenAI et de vLLM, où seule la suite compte ; 0, celui de llama.cpp.
+        prompt_length: colonnes de tête qui ne comptent pas. La longueur de l'invite donne l'usage
+            d'OpenAI et de vLLM, où seul le texte généré compte ; 0, celui de llama.cpp.
         window: ne regarde que les derniers tokens ; None : tous.
     """
     check_float("presence_penalty", penalty)

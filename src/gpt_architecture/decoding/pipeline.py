@@ -69,7 +69,7 @@ _FILTERS: Mapping[str, tuple[Callable[[float], Processor], float | None]] = Mapp
 """Les filtres d'un seul réglage : ce qui les construit, et la valeur sans effet."""
 
 _PROMPT_COUNTS: frozenset[OrderName] = frozenset({"llama.cpp"})
-"""Ordres où le début compte dans les pénalités de présence et de fréquence."""
+"""Ordres où l'invite compte dans les pénalités de présence et de fréquence."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def build_pipeline(
 
     Args:
         config: comment générer.
-        prompt_length: colonnes que le début occupe dans les tokens donnés aux étapes.
-        eos_ids: identifiants qui finissent la suite, pour `min_tokens`.
+        prompt_length: colonnes que l'invite occupe dans les tokens donnés aux étapes.
+        eos_ids: identifiants qui finissent la séquence, pour `min_tokens`.
         encode: code les textes interdits et les séparateurs de DRY.
         generator: source des tirages de XTC.
         vocab_size: nombre de logits (V).

@@ -25,7 +25,7 @@ from gpt_architecture.errors import ConfigurationError, GenerationError
 Processor = Callable[[Tensor, Tensor], Tensor]
 """(tokens (B, T) int64, logits (B, V)) → logits (B, V).
 
-Les tokens sont le début et la suite produite, complétés à gauche par −1 quand les lignes
+Les tokens sont l'invite et le texte généré, complétés à gauche par −1 quand les lignes
 diffèrent ; un processeur ignore ces −1.
 """
 
@@ -168,11 +168,11 @@ def xtc(probability: float, threshold: float, generator: torch.Generator) -> Pro
 
 
 def min_tokens(count: int, *, prompt_length: int, eos_ids: Collection[int]) -> Processor:
-    """Interdit la fin de texte tant que la suite compte moins de `count` tokens.
+    """Interdit la fin de texte tant que la séquence compte moins de `count` tokens.
 
     Args:
         count: ≥ 0.
-        prompt_length: colonnes que le début occupe.
+        prompt_length: colonnes que l'invite occupe.
         eos_ids: identifiants de fin.
     """
     check_int("min_tokens", count, minimum=0)
@@ -189,7 +189,7 @@ def min_tokens(count: int, *, prompt_length: int, eos_ids: Collection[int]) -> P
 
 
 def no_repeat_ngram(size: int) -> Processor:
-    """Interdit de produire deux fois la même suite de `size` tokens, début compris."""
+    """Interdit de produire deux fois la même séquence de `size` tokens, invite comprise."""
     check_int("no_repeat_ngram", size, minimum=1)
 
     def process(token_ids: Tensor, logits: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ def no_repeat_ngram(size: int) -> Processor:
         prefix = token_ids[:, token_ids.size(1) + 1 - size :]  # (B, L − 1)
         begun = (windows[..., :-1] == prefix.unsqueeze(1)).all(dim=-1)
         begun &= (windows >= 0).all(dim=-1)
-        # Une colonne de plus recueille les suites qui ne sont pas commencées.
+        # Une colonne de plus recueille les séquences qui ne sont pas commencées.
         columns = windows[..., -1].masked_fill(~begun, logits.size(-1))
         padded = torch.nn.functional.pad(logits, (0, 1)).scatter(1, columns, -torch.inf)
         return _checked(padded[:, :-1], "no_repeat_ngram")
@@ -210,7 +210,7 @@ def no_repeat_ngram(size: int) -> Processor:
 def banned(sequences: Collection[Sequence[int]]) -> Processor:
     """Interdit des suites de tokens : le dernier, là où le texte finit par les autres.
 
-    Une suite d'un token est interdite partout.
+    Une séquence d'un token est interdite partout.
     """
     check_sequences("banned", sequences)
     by_length: dict[int, list[Sequence[int]]] = defaultdict(list)
@@ -250,7 +250,7 @@ def check_sequences(name: str, sequences: Collection[Sequence[int]]) -> None:
         if not sequence:
             raise ConfigurationError(
                 f"{name} contient une suite vide",
-                expected="au moins un token par suite",
+                expected="au moins un token par séquence",
                 remedy=f"corrigez {name}",
             )
         for token in sequence:

@@ -1,8 +1,8 @@
-"""Ce qui propose la suite d'un texte : le texte lui-même, le modèle allégé, un second modèle.
+"""Ce qui propose des tokens : le texte lui-même, le modèle allégé, un modèle auxiliaire.
 
 Un proposeur peut se tromper sans rien fausser : `decoding.speculative` vérifie tout ce qu'il dit.
 
-Formes : B suites, k propositions, V vocabulaire.
+Formes : B séquences, k propositions, V vocabulaire.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.decoding.strategies import check_logits, greedy
 
 MAX_SELF_DRAFT = 5
-"""Tokens que le modèle propose lui-même à une suite, au plus : les suivants sont trop rares."""
+"""Tokens que le modèle propose lui-même à une séquence, au plus : les suivants sont trop rares."""
 
 _HERE_ONLY = "contrainte"
 """L'étape qui ne sait parler que du prochain token, pas de ceux qui suivront."""
@@ -32,7 +32,7 @@ _HERE_ONLY = "contrainte"
 _DRAFT_COST, _CHECK_COST = 0.3, 0.05
 """Durée d'une proposition du modèle, et d'un token de plus à vérifier, en passages."""
 
-_KEPT, _TRIED = 4.5, 5.0  # ce qu'on suppose gardé d'une suite dont on ne sait rien
+_KEPT, _TRIED = 4.5, 5.0  # ce qu'on suppose gardé d'une séquence dont on ne sait rien
 _MEMORY = 0.9  # poids de ce qui a été vu jusqu'au pas d'avant
 _FIRST_WORDS = 8  # tokens qu'un texte écrit sans attendre de copie
 _REST = 16  # pas sans rien proposer avant d'essayer encore
@@ -40,11 +40,11 @@ _REST = 16  # pas sans rien proposer avant d'essayer encore
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """Des tokens proposés, et la distribution d'où chacun est tiré.
+    """Des tokens proposés, et la distribution d'où chacun est échantillonné.
 
     Attributes:
         tokens: les k propositions, parfois aucune.
-        probabilities: (k, V), q ; None : rien n'a été tiré d'une loi propre au proposeur.
+        probabilities: (k, V), q ; None : rien n'a été échantillonné d'une loi propre au proposeur.
     """
 
     tokens: tuple[int, ...] = ()
@@ -52,7 +52,7 @@ class Draft:
 
 
 class Pace(Protocol):
-    """Combien proposer à une suite, d'après ce qu'elle a gardé jusque-là."""
+    """Combien proposer à une séquence, d'après ce qu'elle a gardé jusque-là."""
 
     def count(self, most: int) -> int:
         """Combien cette fois, `most` au plus."""
@@ -64,19 +64,19 @@ class Pace(Protocol):
 
 
 class Proposer(Protocol):
-    """Ce qui propose la suite de textes ; il peut se tromper sans rien fausser."""
+    """Ce qui propose de quoi continuer des textes ; il peut se tromper sans rien fausser."""
 
     def pace(self) -> Pace:
-        """L'allure d'une suite qui commence."""
+        """L'allure d'une séquence qui commence."""
         ...
 
     def propose(
         self, sequences: Sequence[Continuation], cache: KVCache | None, count: int
     ) -> list[Draft]:
-        """Au plus `count` tokens pour continuer chaque suite.
+        """Au plus `count` tokens pour continuer chaque séquence.
 
         Args:
-            sequences: les suites.
+            sequences: les séquences.
             cache: celui du modèle, où chacune a tout lu sauf son dernier token ; ses longueurs
                 sont les mêmes au retour. None : rien n'est encore lu.
             count: au moins 1.
@@ -106,7 +106,7 @@ class DoublingPace:
 class CostPace:
     """Pour des propositions qui coûtent : le nombre qui promet le plus de tokens par seconde.
 
-    D'une suite tirée à haute température, rien ne se devine, et proposer la ralentirait.
+    D'un texte échantillonné à haute température, rien ne se devine, et proposer la ralentirait.
     """
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ class PromptLookup:
 
     Args:
         count: tokens proposés à la fois, au plus.
-        ngram: longueur de la suite cherchée.
+        ngram: longueur de la séquence cherchée.
     """
 
     def __init__(self, count: int, *, ngram: int = 3) -> None:
@@ -155,7 +155,7 @@ class PromptLookup:
     def propose(
         self, sequences: Sequence[Continuation], cache: KVCache | None, count: int
     ) -> list[Draft]:
-        """Recopie la suite de la dernière apparition, en boucle si elle est trop courte."""
+        """Recopie ce qui suivait la dernière apparition, en boucle si c'est trop court."""
         del cache
         return [self._one(list(each.ids), count) for each in sequences]
 
@@ -169,7 +169,7 @@ class PromptLookup:
         width = text.itemsize
         data = text.tobytes()  # chercher dans des octets va cent fois plus vite que dans une liste
         sought = data[-width * self._ngram :]
-        end = len(data) - 1  # exclut la suite cherchée elle-même, à la fin
+        end = len(data) - 1  # exclut la séquence cherchée elle-même, à la fin
         while (place := data.rfind(sought, 0, end)) >= 0:
             if place % width == 0:
                 return place // width + self._ngram
@@ -202,7 +202,7 @@ class SelfDraft:
 
     Avec quelques activations, un passage dure à peu près ce que dure la lecture des poids : la
     copie va deux à trois fois plus vite, et en vérifier plusieurs coûte à peine plus qu'en lire
-    une. Un token tiré l'est avec le nombre au hasard qui servira (`Continuation.guesser`).
+    une. Un token échantillonné l'est avec le nombre au hasard qui servira (`Continuation.guesser`).
 
     Args:
         model: celui qui écrit.
@@ -255,19 +255,19 @@ def self_draft(model: CausalLM, *, wait: int = 0) -> SelfDraft | None:
 
 
 class DraftModel:
-    """Propose ce qu'écrirait un modèle plus petit, avec les mêmes filtres ; une suite à la fois.
+    """Propose ce qu'écrirait un modèle auxiliaire, avec les mêmes filtres ; une séquence à la fois.
 
     Args:
-        model: de même vocabulaire que le grand.
+        model: le modèle auxiliaire, de même vocabulaire que le modèle.
         count: tokens proposés à la fois, au plus.
-        window: derniers tokens relus, au plus ; None : tout le contexte du petit modèle.
+        window: derniers tokens relus, au plus ; None : tout le contexte du modèle auxiliaire.
     """
 
     def __init__(self, model: CausalLM, count: int, *, window: int | None = None) -> None:
         check_int("draft_tokens", count, minimum=1)
         self._count = count
         self._driver = Driver(model, window=window)
-        self._start = 0  # premier token que le petit modèle lit
+        self._start = 0  # premier token que le modèle auxiliaire lit
 
     def pace(self) -> Pace:
         """Voir `Proposer`."""
@@ -276,7 +276,7 @@ class DraftModel:
     def propose(
         self, sequences: Sequence[Continuation], cache: KVCache | None, count: int
     ) -> list[Draft]:
-        """Tire (ou choisit) des tokens un à un, jusqu'à la fin de texte au plus."""
+        """Échantillonne (ou choisit) des tokens un à un, jusqu'à la fin de texte au plus."""
         del cache
         return [self._one(each, count) for each in sequences]
 
@@ -297,13 +297,13 @@ class DraftModel:
         """Place dans la fenêtre ; pleine, elle avance de moitié, pour tout relire rarement."""
         window = self._driver.window
         if self._start >= length:
-            self._start = 0  # une autre suite
+            self._start = 0  # une autre séquence
         if length - self._start + count > window:
             self._start = max(self._start, length - max(1, window // 2))
         return window - (length - self._start)
 
     def _filtered(self, sequence: Continuation, ids: list[int], drafted: list[int]) -> Tensor:
-        """Logits (1, V) du petit modèle après les propositions, passés par les filtres."""
+        """Logits (1, V) du modèle auxiliaire après les propositions, passés par les filtres."""
         text = [*ids, *drafted]
         logits = self._driver.read([text[self._start :]])[0].clone()  # (1, V)
         logits[:, sequence.tokenizer.vocab_size :] = -torch.inf  # sans texte : jamais acceptés

@@ -1,6 +1,6 @@
-"""Une suite en cours : ses tokens, ses filtres, son tirage, son texte, et quand elle s'arrête.
+"""Une séquence en cours : ses tokens, ses filtres, son tirage, son texte, et quand elle s'arrête.
 
-Rien ici ne connaît le modèle ni les autres suites : un lot, un serveur ou une recherche n'ont
+Rien ici ne connaît le modèle ni les autres séquences : un lot, un serveur ou une recherche n'ont
 qu'à lui donner les logits de sa prochaine position.
 
 Formes : T tokens, V vocabulaire.
@@ -37,7 +37,7 @@ _REPLACEMENT = "\ufffd"  # ce que rend un décodage coupé au milieu d'un caract
 
 
 class Constraint(Protocol):
-    """Ce que la suite a le droit d'écrire (voir `decoding.constraints`)."""
+    """Ce que la séquence a le droit d'écrire (voir `decoding.constraints`)."""
 
     def allowed(self) -> Tensor:
         """(V,) booléen : les tokens permis maintenant, fin de texte comprise."""
@@ -76,7 +76,7 @@ class Piece:
         text: texte devenu certain, parfois vide.
         token: identifiant produit ; None : le dernier morceau, qui rend ce qui était retenu.
         score: sa probabilité, si elle est demandée.
-        finish: pourquoi la suite s'arrête ; None : elle continue.
+        finish: pourquoi la séquence s'arrête ; None : elle continue.
     """
 
     text: str
@@ -86,10 +86,10 @@ class Piece:
 
 
 class Continuation:
-    """Une suite en cours d'écriture.
+    """Une séquence en cours d'écriture.
 
     Args:
-        prompt: identifiants du début, au moins un.
+        prompt: identifiants de l'invite, au moins un.
         config: comment générer.
         tokenizer: celui du modèle.
         vocab_size: logits du modèle (V), au moins ceux du tokenizer.
@@ -149,7 +149,7 @@ class Continuation:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Les identifiants du début, puis de la suite."""
+        """Les identifiants de l'invite, puis du texte généré."""
         return (*self.prompt, *self.tokens)
 
     def filtered(self, logits: Tensor, observer: Observer | None = None) -> Tensor:
@@ -196,9 +196,9 @@ class Continuation:
     def guesser(self) -> Callable[[Tensor], int]:
         """De quoi deviner ses prochains tokens d'après des logits (V,) approchés.
 
-        La suite n'en change pas. Un token tiré l'est avec le nombre au hasard qui servira : dans
-        une loi voisine, il désigne presque toujours le même. Ce qui dépend de ce qui est écrit
-        entre-temps (contrainte, mirostat, XTC) n'est pas suivi.
+        La séquence n'en change pas. Un token échantillonné l'est avec le nombre au hasard qui
+        servira : dans une loi voisine, il désigne presque toujours le même. Ce qui dépend de ce qui
+        est écrit entre-temps (contrainte, mirostat, XTC) n'est pas suivi.
         """
         config = self.config
         follows = self.constraint is None and not config.xtc_probability
@@ -211,7 +211,7 @@ class Continuation:
             try:
                 with one_thread():
                     found = draw(self._process(logits).unsqueeze(0), generator)
-            except Exception:  # le filtre de cette suite : son vrai choix le dira, à elle seule
+            except Exception:  # le filtre de cette séquence : son vrai choix le dira, à elle seule
                 return int(logits.argmax())
             return min(int(found), len(logits) - 1)  # un NaN désignerait au-delà
 
@@ -274,7 +274,7 @@ def scores_of(logits: Tensor, tokens: Sequence[int], top: int) -> list[TokenScor
 
 
 def eos_ids(config: GenerationConfig, tokenizer: Tokenizer) -> frozenset[int]:
-    """Les identifiants qui arrêtent la suite."""
+    """Les identifiants qui arrêtent la séquence."""
     eos = () if config.ignore_eos or tokenizer.eos_id is None else (tokenizer.eos_id,)
     return frozenset((*eos, *config.stop_ids))
 
@@ -364,7 +364,7 @@ class StopMatcher:
 
 
 class _History:
-    """Début et suite, dans un tampon alloué d'avance."""
+    """Invite et texte généré, dans un tampon alloué d'avance."""
 
     def __init__(self, prompt: Sequence[int], capacity: int, device: torch.device | str) -> None:
         self._buffer = torch.empty(1, min(capacity, len(prompt) + 256), dtype=torch.int64)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
-from difflib import get_close_matches
 from functools import cached_property
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from gpt_architecture.config import StrategyName, check_choice, check_float, check_int
-from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.errors import ConfigurationError, nearest
 
 if TYPE_CHECKING:
     from gpt_architecture.decoding.processors import Processor
@@ -62,7 +61,8 @@ class Setting:
         minimum: plus petite valeur.
         above: valeur qu'il dépasse.
         maximum: plus grande valeur.
-        is_filter: sans objet pour une stratégie qui ne tire pas, et pour `mirostat`, qui a le sien.
+        is_filter: sans objet pour une stratégie qui n'échantillonne pas, et pour `mirostat`, qui a
+            le sien.
         strategy: la seule stratégie qui s'en sert.
         refines: réglages qu'il précise : sans l'un d'eux, il n'aurait aucun effet.
         request: le champ d'une requête HTTP ; None : le service ne l'a pas.
@@ -179,7 +179,7 @@ class Sampler:
 
     @property
     def declaration(self) -> Declaration:
-        """Son réglage : celui d'un filtre, qui suppose un tirage."""
+        """Son réglage : celui d'un filtre, qui suppose d'échantillonner."""
         setting = replace(self.setting, is_filter=True)
         return Declaration(name=self.name, kind=self.kind, default=self.default, setting=setting)
 
@@ -254,11 +254,10 @@ def register_sampler(sampler: Sampler) -> None:
 
 def unknown_setting(name: str) -> ConfigurationError:
     """Le refus d'un réglage inconnu, avec le nom le plus proche."""
-    close = get_close_matches(name, [*SETTINGS.declared, *ALIASES], n=1, cutoff=0.6)
     return ConfigurationError(
         f"réglage inconnu : {name}",
         expected="les réglages de GenerationConfig",
-        remedy=f"essayez {close[0]}" if close else "corrigez son nom",
+        remedy=nearest(name, [*SETTINGS.declared, *ALIASES]) or "corrigez son nom",
     )
 
 

@@ -36,7 +36,7 @@ def generate_text_simple(
 
     Args:
         model: (B, T) → logits (B, T, V) ; un module est mis en évaluation le temps de l'appel.
-        idx: (B, T) int64, T ≥ 1 ; le début du texte.
+        idx: (B, T) int64, T ≥ 1 ; les invites.
         max_new_tokens: tokens à produire, au plus.
         context_size: seuls les derniers `context_size` tokens sont relus.
         generator: sans effet ici ; présent pour que les quatre stratégies s'appellent de même.
@@ -44,10 +44,10 @@ def generate_text_simple(
             génération s'arrête quand toutes le sont.
 
     Returns:
-        (B, T + n) int64, n ≤ `max_new_tokens` : le début, puis la suite.
+        (B, T + n) int64, n ≤ `max_new_tokens` : l'invite, puis le texte généré.
 
     Raises:
-        ConfigurationError: `max_new_tokens` < 0, `context_size` < 1 ou début vide.
+        ConfigurationError: `max_new_tokens` < 0, `context_size` < 1 ou invite vide.
         GenerationError: logits NaN ou infinis.
     """
     del generator
@@ -277,5 +277,5 @@ def _check_arguments(idx: Tensor, max_new_tokens: int, context_size: int) -> Non
     check_int("context_size", context_size, minimum=1)
     if idx.size(1) == 0:
         raise ConfigurationError(
-            "début vide", expected="au moins un token", remedy="donnez un début de texte"
+            "invite vide", expected="au moins un token", remedy="donnez une invite"
         )

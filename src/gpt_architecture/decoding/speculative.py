@@ -1,10 +1,10 @@
-"""Décodage spéculatif : proposer plusieurs tokens, les vérifier en un seul passage du modèle.
+"""Décodage spéculatif : proposer plusieurs tokens, les vérifier en une seule passe avant.
 
-Trois façons de proposer (`proposers`), une seule boucle : le proposeur continue les suites, le
-modèle lit toutes les propositions d'un coup, et chaque suite choisit ensuite token après token,
+Trois façons de proposer (`proposers`), une seule boucle : le proposeur continue les séquences, le
+modèle lit toutes les propositions d'un coup, et chaque séquence choisit ensuite token après token,
 comme sans cela ; elle s'arrête à la première proposition qu'elle n'a pas choisie. Ses tokens sont
 donc ceux qu'elle aurait écrits seule, tirages compris (`simple.generate_text_speculative` le fait
-en clair). Seul un second modèle, dont les tirages ont leur loi q, suit une autre règle : une
+en clair). Seul un modèle auxiliaire, dont les tirages ont leur loi q, suit une autre règle : une
 proposition y est acceptée avec la probabilité min(1, p/q), p étant la distribution filtrée du
 modèle à cette place ; rejetée, elle est remplacée par un tirage dans (p − q)+. La loi du texte
 reste celle du modèle (Leviathan et al., 2023).
@@ -33,7 +33,7 @@ class SpeculationStats:
     Attributes:
         proposed: tokens proposés ; ceux qui suivent la fin ne comptent pas.
         accepted: tokens proposés et gardés.
-        passes: passages du modèle.
+        passes: passes avant.
         tokens: tokens produits.
     """
 
@@ -49,7 +49,7 @@ class SpeculationStats:
 
     @property
     def tokens_per_pass(self) -> float:
-        """Tokens produits par passage du modèle ; 1 sans propositions."""
+        """Tokens produits par passe avant ; 1 sans propositions."""
         return self.tokens / self.passes if self.passes else 0.0
 
     def to_dict(self) -> dict[str, int | float]:
@@ -59,10 +59,10 @@ class SpeculationStats:
 
 
 class Speculation:
-    """Ce qu'une suite fait de propositions : combien en demander, lesquelles garder.
+    """Ce qu'une séquence fait de propositions : combien en demander, lesquelles garder.
 
     Args:
-        sequence: la suite à écrire.
+        sequence: la séquence à écrire.
         proposer: d'où elles viennent ; None : il n'y en a pas.
     """
 
@@ -73,7 +73,7 @@ class Speculation:
 
     @property
     def left(self) -> int:
-        """Tokens que la suite peut encore écrire après le prochain."""
+        """Tokens que la séquence peut encore écrire après le prochain."""
         return self.sequence.config.max_tokens - len(self.sequence.tokens) - 1
 
     @property
@@ -98,7 +98,7 @@ class Speculation:
 
         Args:
             draft: les k propositions.
-            logits: (k + 1, V) du modèle, après le dernier token de la suite et chacune d'elles.
+            logits: (k + 1, V) du modèle, après le dernier token de la séquence et chacune d'elles.
             observer: reçoit les logits (V,) après chaque filtre.
         """
         size, kept = len(draft.tokens), 0
@@ -142,13 +142,13 @@ class Speculation:
 
 
 class SpeculativeDecoder:
-    """Écrit une suite en vérifiant des propositions ; se parcourt une fois, morceau par morceau.
+    """Écrit une séquence en vérifiant des propositions ; se parcourt une fois, morceau par morceau.
 
     Sans proposition, et au-delà de la fenêtre, un pas coûte un passage, comme ailleurs.
 
     Args:
         model: rend des logits (B, T, V).
-        sequence: la suite à écrire.
+        sequence: la séquence à écrire.
         proposer: d'où viennent les propositions ; None : il n'y en a pas.
         window: derniers tokens relus, au plus.
         most: propositions par passage, au plus ; None : autant que le proposeur en veut.
@@ -192,5 +192,5 @@ class SpeculativeDecoder:
             return Draft()
         past = self._driver.past(sequence.ids)
         if past is None and self._driver.is_tokenwise:
-            return Draft()  # lu avec des propositions, le début n'aurait pas les mêmes bits
+            return Draft()  # lu avec des propositions, l'invite n'aurait pas les mêmes bits
         return proposer.propose([sequence], past, count)[0]

@@ -131,8 +131,8 @@ def sampled_token(
     """Tirage au sort : température, puis filtre `keep`, puis tirage avec `generator`.
 
     Le filtre voit les logits divisés par la température, comme dans Transformers : top-p
-    retient donc la masse p de la distribution d'où l'on tire. Une température de 0 est un
-    choix glouton, sans tirage.
+    retient donc la masse p de la distribution qu'on échantillonne. Une température de 0 est un
+    choix glouton, sans échantillonnage.
     """
     check_float("temperature", temperature, minimum=0.0)
 
@@ -189,9 +189,9 @@ class Mirostat:
     """Un tirage qui tient la surprise moyenne près d'une cible, avec son état.
 
     La surprise d'un token est −log₂ de sa probabilité, en bits. À chaque pas, les tokens de
-    surprise > μ sont retirés, un token est tiré parmi le reste, et μ se corrige de l'écart entre
-    la surprise observée et la cible τ. Comme dans llama.cpp, la surprise observée est celle du
-    token dans la distribution où on l'a tiré, donc après le retrait.
+    surprise > μ sont retirés, un token est échantillonné parmi le reste, et μ se corrige de l'écart
+    entre la surprise observée et la cible τ. Comme dans llama.cpp, la surprise observée est celle
+    du token dans la distribution où on l'a échantillonné, donc après le retrait.
 
     Args:
         tau: surprise visée, en bits, > 0.
@@ -218,7 +218,7 @@ class Mirostat:
         return logits.masked_fill(removed, -torch.inf)
 
     def choose(self, logits: Tensor) -> int:
-        """Retire, tire un token, corrige μ ; logits (V,)."""
+        """Retire, échantillonne un token, corrige μ ; logits (V,)."""
         kept = self.truncate(logits)
         token = int(draw(kept.unsqueeze(0), self._generator))
         self.mu -= self._eta * (float(_surprise(kept)[token]) - self._tau)

@@ -1,6 +1,6 @@
 """La trace des filtres : pour chaque token produit, ce que chaque étape a gardé, retiré, pesé.
 
-Un `Tracer` écoute une suite (voir `decoding.sequence.Observer`) ; il n'y change rien. Les logits
+Un `Tracer` écoute une séquence (voir `decoding.sequence.Observer`) ; il n'y change rien. Les logits
 d'un seul token sont tenus à la fois : la mémoire croît avec les candidats, pas avec le vocabulaire.
 
 Formes : S étapes, V vocabulaire, N candidats.
@@ -82,7 +82,7 @@ class TraceStep:
     """Le choix d'un token.
 
     Attributes:
-        position: rang du token dans la suite, à partir de 1.
+        position: rang du token dans la séquence, à partir de 1.
         token: identifiant choisi.
         written: ce qu'il ajoute au texte ; vide s'il n'achève pas un caractère.
         rank: son rang parmi les possibles, au moment du choix, à partir de 1.
@@ -132,14 +132,14 @@ class TraceStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """La trace d'une suite.
+    """La trace d'une séquence.
 
     Attributes:
-        prompt: le début.
-        config: comment la suite a été générée.
+        prompt: l'invite.
+        config: comment la séquence a été générée.
         steps: un élément par token, jusqu'à la limite du `Tracer`.
         omitted: tokens produits au-delà de cette limite.
-        finish: pourquoi la suite s'arrête ; None : elle n'a pas fini.
+        finish: pourquoi la séquence s'arrête ; None : elle n'a pas fini.
     """
 
     prompt: str
@@ -166,7 +166,7 @@ class Trace:
 
 
 class Tracer:
-    """Écoute une suite et en garde la trace.
+    """Écoute une séquence et en garde la trace.
 
         tracer = Tracer(ids, config, tokenizer)
         for piece in tracer.follow(generator.stream(ids, config, observer=tracer.observe)):
@@ -174,14 +174,14 @@ class Tracer:
         tracer.trace
 
     Args:
-        prompt: identifiants du début.
-        config: celle de la suite.
+        prompt: identifiants de l'invite.
+        config: celle de la séquence.
         tokenizer: celui du modèle.
         top: candidats suivis par token, les plus probables sous le modèle.
         limit: tokens tracés, au plus.
 
     Raises:
-        ConfigurationError: nombre hors bornes, ou suite dont les tokens ne sont pas choisis un
+        ConfigurationError: nombre hors bornes, ou séquence dont les tokens ne sont pas choisis un
             par un (recherche en faisceau, propositions).
     """
 

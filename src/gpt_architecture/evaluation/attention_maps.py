@@ -17,6 +17,7 @@ from gpt_architecture.core.model import CausalLM, GPTModel
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.french import counted
 
 MAX_TOKENS = 256
 """Tokens d'un texte, au plus : la carte en contient le carré, par tête et par couche."""
@@ -59,12 +60,12 @@ def attention_of(
 ) -> Tensor:
     """Poids d'attention de toutes les têtes (L, H, T, T), float32 sur le processeur.
 
-    Le modèle n'est ni modifié ni instrumenté : d'autres fils peuvent s'en servir en même temps.
+    Le modèle n'est ni modifié ni instrumenté : d'autres threads peuvent s'en servir en même temps.
 
     Args:
         model: un `GPTModel` ; un modèle quantifié ou compacté ne donne pas ses projections.
         ids: identifiants (T) ou (1, T).
-        window: contexte appris : au-delà, les positions n'ont rien appris ; None : tout le
+        window: contexte d'entraînement : au-delà, les positions n'ont rien appris ; None : tout le
             contexte du modèle.
 
     Raises:
@@ -122,7 +123,7 @@ def _weights(attention: MultiHeadAttention, x: Tensor) -> Tensor:
 def _check(tokens: Tensor, vocab_size: int, limit: int) -> None:
     if not 1 <= len(tokens) <= limit:
         raise ConfigurationError(
-            f"phrase de {len(tokens)} token(s)",
+            f"phrase de {counted(len(tokens), 'token')}",
             expected=f"de 1 à {limit} tokens",
             remedy="donnez une phrase plus courte" if len(tokens) else "donnez quelques mots",
         )

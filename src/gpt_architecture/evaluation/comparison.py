@@ -1,7 +1,7 @@
 """Des stratégies de décodage comparées : écrites en une ligne, essayées, mesurées.
 
 Une variante est une étiquette et une configuration, par exemple « top_p p=0.9 temperature=0.8 » ;
-chacune est essayée sur les mêmes débuts de texte et avec les mêmes graines.
+chacune est essayée sur les mêmes invites et avec les mêmes graines.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class VariantResult:
     Attributes:
         label: nom affiché de la variante.
         config: configuration de génération, graine comprise.
-        prompt: le début.
+        prompt: l'invite.
         prompt_ids: ses identifiants.
-        text: la suite, sans le début ni le texte d'arrêt.
+        text: le texte généré, sans l'invite ni le texte d'arrêt.
         tokens: identifiants produits (N), fin de texte comprise.
         finish: pourquoi elle s'arrête.
         distinct_1: part de tokens différents, dans [0, 1].
@@ -81,16 +81,16 @@ class VariantResult:
 
     @property
     def perplexity(self) -> float:
-        """Perplexité de la suite sous la distribution brute du modèle."""
+        """Perplexité du texte généré sous la distribution brute du modèle."""
         return perplexity_of(-self.mean_log_prob)
 
     @property
     def tokens_per_second(self) -> float:
-        """Débit, lecture du début comprise."""
+        """Débit, lecture de l'invite comprise."""
         return len(self.tokens) / self.seconds if self.seconds > 0 else 0.0
 
     def marked_text(self, places: Collection[int], tokenizer: Tokenizer) -> list[tuple[str, bool]]:
-        """La suite en morceaux (texte, marqué), sans le texte d'arrêt.
+        """Le texte généré en morceaux (texte, marqué), sans le texte d'arrêt.
 
         Args:
             places: rangs des tokens marqués.
@@ -116,8 +116,8 @@ class VariantSummary:
     Attributes:
         label: nom affiché.
         config: configuration, celle de la première génération.
-        results: les générations, débuts puis graines.
-        self_bleu: ressemblance entre elles des suites d'un même début, en moyenne sur les débuts ;
+        results: les générations, invites puis graines.
+        self_bleu: ressemblance entre eux des textes d'une même invite, en moyenne sur les invites ;
             None : une seule graine.
     """
 
@@ -149,7 +149,7 @@ class VariantSummary:
 
     @property
     def perplexity(self) -> float:
-        """Perplexité de toutes les suites ensemble."""
+        """Perplexité de tous les textes ensemble."""
         return perplexity_of(-self.mean_log_prob)
 
     def mean(self, share: str) -> float:
@@ -224,17 +224,17 @@ def compare_strategies(
     *,
     seeds: Sequence[int],
 ) -> Iterator[VariantResult]:
-    """Génère et mesure, l'une après l'autre : chaque variante, chaque début, chaque graine.
+    """Génère et mesure, l'une après l'autre : chaque variante, chaque invite, chaque graine.
 
     Args:
         generator: le modèle et son tokenizer.
-        prompts: débuts, textes ou identifiants.
+        prompts: invites, textes ou identifiants.
         variants: étiquettes et configurations, `n` valant 1.
         seeds: remplacent la graine de chaque configuration.
 
     Raises:
-        ConfigurationError: rien à comparer, trop de générations, début vide, graine négative,
-            doublon ou plusieurs suites demandées à la fois.
+        ConfigurationError: rien à comparer, trop de générations, invite vide, graine négative,
+            doublon ou plusieurs textes demandés à la fois.
     """
     encoded = _checked(generator, prompts, variants, seeds)
     for label, variant in variants:
@@ -250,9 +250,9 @@ def write_samples(
     *,
     seed: int,
 ) -> Iterator[list[VariantResult]]:
-    """Les mêmes générations que `compare_strategies`, plus vite : les débuts avancent ensemble.
+    """Les mêmes générations que `compare_strategies`, plus vite : les invites avancent ensemble.
 
-    Rend celles d'une variante à la fois, dans l'ordre des débuts ; leur durée est une part égale
+    Rend celles d'une variante à la fois, dans l'ordre des invites ; leur durée est une part égale
     de celle du lot.
 
     Raises:
@@ -279,7 +279,7 @@ def summarize(results: Sequence[VariantResult]) -> list[VariantSummary]:
 
 
 def by_text(results: Sequence[VariantResult]) -> list[tuple[VariantResult, tuple[int, ...]]]:
-    """Les suites différentes d'un même début, chacune avec les graines qui l'ont donnée."""
+    """Les textes différents d'une même invite, chacun avec les graines qui l'ont donnée."""
     seeds = dict[tuple[int, ...], list[int]]()
     for each in results:
         seeds.setdefault(each.tokens, []).append(each.config.seed or 0)
@@ -288,7 +288,7 @@ def by_text(results: Sequence[VariantResult]) -> list[tuple[VariantResult, tuple
 
 
 def _self_bleu(results: Sequence[VariantResult]) -> float | None:
-    """Entre deux débuts, une même graine donne des tirages communs : on ne les mêle pas."""
+    """Entre deux invites, une même graine donne des tirages communs : on ne les mêle pas."""
     groups = [
         [each.tokens for each in results if each.prompt_ids == ids]
         for ids in dict.fromkeys(each.prompt_ids for each in results)
@@ -303,7 +303,7 @@ def _write(
     prompts: Sequence[tuple[str, list[int]]],
     config: GenerationConfig,
 ) -> list[VariantResult]:
-    """Les suites de ces débuts (texte, identifiants), écrites ensemble, et leurs mesures."""
+    """Les textes de ces invites (texte, identifiants), écrits ensemble, et leurs mesures."""
     is_beam = config.strategy == "beam"  # le faisceau ne rend pas les probabilités
     scored = config if is_beam else replace(config, logprobs=0)
     start = time.perf_counter()
@@ -340,32 +340,32 @@ def _checked(
     variants: Variants,
     seeds: Sequence[int],
 ) -> list[tuple[str, list[int]]]:
-    """Les débuts, texte et identifiants, d'une comparaison qui se tient."""
+    """Les invites, texte et identifiants, d'une comparaison qui se tient."""
     given: dict[str, list[Any]] = {
         "variante": [label for label, _ in variants],
-        "début": list(prompts),
+        "invite": list(prompts),
         "graine": list(seeds),
     }
     for name, values in given.items():
         if not values:
             raise ConfigurationError(
-                "aucun début" if name == "début" else f"aucune {name}",
-                expected="au moins un de chaque : variante, début, graine",
+                f"aucune {name}",
+                expected="au moins une variante, une invite et une graine",
                 remedy="donnez ce qui manque",
             )
     total = math.prod(map(len, given.values()))
     if total > MAX_RESULTS:
         raise ConfigurationError(
             f"{total} générations demandées",
-            expected=f"au plus {MAX_RESULTS} (variantes × débuts × graines)",
-            remedy="retirez des variantes, des débuts ou des graines",
+            expected=f"au plus {MAX_RESULTS} (variantes × invites × graines)",
+            remedy="retirez des variantes, des invites ou des graines",
         )
     for name, values in given.items():
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
             raise ConfigurationError(
-                f"{'le' if name == 'début' else 'la'} {name} {twice!r} est là deux fois",
-                expected="des variantes, des débuts et des graines différents",
+                f"deux fois la même {name} : {twice!r}",
+                expected="des variantes, des invites et des graines différentes",
                 remedy="retirez l'une des deux",
             )
     for label, config in variants:

@@ -5,10 +5,12 @@ Formes : T tokens, V vocabulaire.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +23,9 @@ from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.french import plural, short
 from gpt_architecture.storage import write_atomically
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
@@ -29,7 +34,7 @@ class Effect:
     Attributes:
         label: réglage appliqué (« T = 0,5 »).
         probabilities: probabilités (n,) des n tokens suivis, dans leur ordre.
-        entropy: entropie de toute la distribution, en nats.
+        entropy: entropie de toute la distribution, en bits.
         kept: nombre de tokens de probabilité non nulle.
     """
 
@@ -82,7 +87,7 @@ def study_distribution(
         return Effect(
             label=label,
             probabilities=tuple(probabilities[tracked].tolist()),
-            entropy=torch.special.entr(probabilities).sum().item(),
+            entropy=torch.special.entr(probabilities).sum().item() / math.log(2),
             kept=int((probabilities > 0).sum()),
         )
 
@@ -99,20 +104,13 @@ def study_distribution(
     )
 
 
-def plot_distribution(
-    study: DistributionStudy, token_labels: Sequence[str], title: str, path: Path | str
-) -> Path:
-    """Écrit deux diagrammes en barres : les températures, puis les filtres.
-
-    Args:
-        study: voir `study_distribution`.
-        token_labels: texte affiché pour chacun des tokens suivis.
-        title: titre de la page.
-        path: fichier à écrire ; son extension fixe le format.
+def distribution_figure(
+    study: DistributionStudy, token_labels: Sequence[str], title: str
+) -> Figure:
+    """Deux diagrammes en barres : les températures, puis les filtres ; voir `plot_distribution`.
 
     Raises:
         MissingDependencyError: matplotlib n'est pas installé.
-        OutputError: le fichier ne peut pas être écrit.
     """
     try:
         from matplotlib.figure import Figure
@@ -120,7 +118,6 @@ def plot_distribution(
     except ImportError:
         raise MissingDependencyError("matplotlib", purpose="tracer la distribution") from None
 
-    path = Path(path)
     figure = Figure(figsize=(8.3, 8.3), layout="constrained")
     figure.suptitle(title, parse_math=False)
     panels = (
@@ -142,7 +139,7 @@ def plot_distribution(
                 width,
                 color=colors[place % len(colors)],
                 label=f"{effect.label} — {effect.kept} {plural(effect.kept, 'token')}, "
-                f"entropie {short(effect.entropy)} nats",
+                f"entropie {short(effect.entropy)} bits",
             )
         axes.set_title(name)
         axes.set_ylabel("Probabilité")
@@ -152,6 +149,25 @@ def plot_distribution(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: short(value)))
         axes.grid(axis="y", alpha=0.25)
         axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def plot_distribution(
+    study: DistributionStudy, token_labels: Sequence[str], title: str, path: Path | str
+) -> Path:
+    """Écrit deux diagrammes en barres : les températures, puis les filtres.
+
+    Args:
+        study: voir `study_distribution`.
+        token_labels: texte affiché pour chacun des tokens suivis.
+        title: titre de la page.
+        path: fichier à écrire ; son extension fixe le format.
+
+    Raises:
+        MissingDependencyError: matplotlib n'est pas installé.
+        OutputError: le fichier ne peut pas être écrit.
+    """
+    path, figure = Path(path), distribution_figure(study, token_labels, title)
     with warnings.catch_warnings():  # un signe absent de la police devient un carré, sans bruit
         warnings.filterwarnings("ignore", message="Glyph")
         form = path.suffix[1:]

@@ -319,7 +319,7 @@ class HarnessModel:
         return totals
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """La suite de chaque début, jusqu'à l'un de ses textes d'arrêt.
+        """La suite de chaque invite, jusqu'à l'un de ses textes d'arrêt.
 
         Raises:
             ConfigurationError: une épreuve demande un réglage que le projet n'a pas.
@@ -340,7 +340,7 @@ class HarnessModel:
         return texts
 
     def _prompt(self, context: str, new_tokens: int) -> list[int]:
-        """Le début, dont la fin seule est gardée pour que sa suite tienne dans la fenêtre."""
+        """L'invite, dont la fin seule est gardée pour que sa suite tienne dans la fenêtre."""
         ids = self._encode(context)
         if not ids and self._prefix is not None:
             ids = [self._prefix]
@@ -359,11 +359,11 @@ class HarnessModel:
 def generation_config(settings: Mapping[str, Any], *, seed: int) -> GenerationConfig:
     """Les réglages de génération d'une épreuve lm-eval, dans les termes du projet.
 
-    Glouton, sauf si l'épreuve demande un tirage : `do_sample`, ou une température positive.
+    Glouton, sauf si l'épreuve demande d'échantillonner : `do_sample`, ou une température positive.
 
     Args:
         settings: `generation_kwargs` de l'épreuve.
-        seed: graine d'un tirage.
+        seed: graine de l'échantillonnage.
 
     Raises:
         ConfigurationError: réglage inconnu.

@@ -1,9 +1,9 @@
-"""Ce qu'un modèle récite : ses suites cherchées mot pour mot dans son texte d'entraînement.
+"""Ce qu'un modèle récite : ses textes cherchés mot pour mot dans son texte d'entraînement.
 
-Un texte qu'il n'a jamais vu partage déjà des suites avec ce texte, par hasard et par habitude de
-la langue. La même mesure, faite sur du texte inédit découpé à la longueur des suites, dit donc à
-partir de quelle longueur une suite commune est un souvenir (Carlini et al., 2023 ; McCoy et al.,
-2023).
+Un texte qu'il n'a jamais vu partage déjà des passages avec ce texte, par hasard et par habitude de
+la langue. La même mesure, faite sur du texte inédit découpé à la longueur des textes générés, dit
+donc à partir de quelle longueur une suite commune est un souvenir (Carlini et al., 2023 ; McCoy et
+al., 2023).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _REPLACEMENT = "\ufffd"
 
 @dataclass(frozen=True, kw_only=True)
 class Recollection:
-    """Une suite générée et ce qu'elle partage avec le texte d'entraînement.
+    """Un texte généré et ce qu'il partage avec le texte d'entraînement.
 
     Attributes:
         result: la génération.
         overlap: ses suites communes, place par place.
-        known_prompt: le début est lui-même, mot pour mot, dans le texte d'entraînement.
+        known_prompt: l'invite est elle-même, mot pour mot, dans le texte d'entraînement.
     """
 
     result: VariantResult
@@ -48,7 +48,7 @@ class Recollection:
     known_prompt: bool
 
     def marked_text(self, threshold: int, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
-        """La suite en morceaux (texte, récité) : passages d'au moins `threshold` tokens."""
+        """Le texte généré en morceaux (texte, récité) : passages d'au moins `threshold` tokens."""
         recited = {
             place
             for start, end, _ in self.overlap.passages(threshold)
@@ -59,11 +59,11 @@ class Recollection:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantMemory:
-    """Les suites d'une stratégie.
+    """Les textes d'une stratégie.
 
     Attributes:
         label: nom de la stratégie.
-        texts: ses suites.
+        texts: ses textes.
     """
 
     label: str
@@ -79,11 +79,11 @@ class VariantMemory:
         return max(each.overlap.longest for each in self.texts)
 
     def recited(self, threshold: int, *, known_prompt: bool | None = None) -> tuple[int, int]:
-        """(suites qui récitent au moins `threshold` tokens, suites).
+        """(textes qui récitent au moins `threshold` tokens, textes).
 
         Args:
             threshold: voir `MemorisationReport.threshold`.
-            known_prompt: ne compte que celles dont le début est connu, ou inédit ; None : toutes.
+            known_prompt: ne compte que ceux dont l'invite est connue, ou inédite ; None : tous.
         """
         kept = [each for each in self.texts if known_prompt in (None, each.known_prompt)]
         return sum(each.overlap.longest >= threshold for each in kept), len(kept)
@@ -113,7 +113,7 @@ class MemorisationReport:
     Attributes:
         orders: longueurs des n-grammes comptés.
         variants: une par stratégie.
-        reference: extraits de texte inédit, de la longueur des suites ; vide : aucun.
+        reference: extraits de texte inédit, de la longueur des textes ; vide : aucun.
         training_tokens: longueur du texte d'entraînement.
         excerpt: le plus long passage commun, dans ce texte ; None : rien de commun.
     """
@@ -138,7 +138,7 @@ class MemorisationReport:
 
     @property
     def recited(self) -> tuple[int, int]:
-        """(suites qui récitent, suites), toutes stratégies réunies."""
+        """(textes qui récitent, textes), toutes stratégies réunies."""
         pairs = [each.recited(self.threshold) for each in self.variants]
         return sum(some for some, _ in pairs), sum(total for _, total in pairs)
 
@@ -148,7 +148,7 @@ class MemorisationReport:
 
     @property
     def reference_longest(self) -> int | None:
-        """La plus longue suite du texte inédit présente dans le texte d'entraînement."""
+        """La plus longue séquence du texte inédit présente dans le texte d'entraînement."""
         return max((each.longest for each in self.reference), default=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def measure_memorisation(
     size = max((len(each.tokens) for each in results), default=0)
     if not size:
         raise DataError(
-            "aucun texte généré", expected="au moins une suite", remedy="générez au moins un token"
+            "aucun texte généré", expected="au moins un texte", remedy="générez au moins un token"
         )
     windows = [] if unseen is None else _windows(unseen, size)
     prompts = list(dict.fromkeys(each.prompt_ids for each in results))

@@ -20,6 +20,7 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.likelihood import perplexity_of
+from gpt_architecture.french import counted
 
 BINS = 10
 
@@ -210,7 +211,7 @@ def _windows(
     total = len(token_ids) - 1
     if total < 1:
         raise DataError(
-            f"texte de {len(token_ids)} token(s)",
+            f"texte de {counted(len(token_ids), 'token')}",
             expected="au moins deux tokens",
             remedy="donnez un texte plus long",
         )

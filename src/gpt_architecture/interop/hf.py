@@ -215,7 +215,7 @@ def config_from_hf(
         _refuse(path, f"n'a pas de clé {', '.join(missing)}", "les tailles d'un GPT-2")
     drop = [document.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")]
     if any(rate != drop[0] for rate in drop):
-        logger.warning("%s : trois taux d'abandon différents, le plus grand sert partout", path)
+        logger.warning("%s : trois taux de dropout différents, le plus grand sert partout", path)
     try:
         return GPTConfig(
             **{ours: document[theirs] for ours, theirs in _SIZES.items()},
@@ -227,7 +227,7 @@ def config_from_hf(
             norm_eps=document.get("layer_norm_epsilon", 1e-5),
         )
     except (ConfigurationError, TypeError) as error:
-        found = getattr(error, "found", "un taux d'abandon mal formé")
+        found = getattr(error, "found", "un taux de dropout mal formé")
         _refuse(path, f": {found}", "les tailles d'un GPT-2")
 
 

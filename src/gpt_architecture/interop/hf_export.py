@@ -230,8 +230,9 @@ GPT-2 entraîné ou converti avec gpt-architecture.
 
 - **Forme** : {thousands(config.num_parameters(), " ")} paramètres, {sizes}, \
 {config.context_length} positions.
-- **Tête** : {"liée à" if tied else "indépendante de"} l'embedding.
-- **Fenêtre apprise** : {window or "inconnue"} tokens ; au-delà, les positions n'ont rien appris.
+- **Tête de sortie** : {"liée à" if tied else "indépendante de"} l'embedding.
+- **Contexte d'entraînement** : {window or "inconnu :"} tokens ; au-delà, les positions n'ont rien
+  appris.
 - **Données** : {_data(metadata) or "inconnues"}.
 - **Tokens vus** : {_count(metadata.get("tokens_seen"), " ") or "inconnu"}.
 - **{"Perte finale" if final else "Dernière perte mesurée"}** : \

@@ -1,7 +1,7 @@
 """Lire et écrire un point de reprise de nanoGPT (`ckpt.pt`) : poids et forme, rien d'exécuté.
 
-nanoGPT garde les projections comme `nn.Linear` et lie toujours la tête ; avec `bias=False`, il n'a
-aucun biais, pas même dans ses normes : ils valent ici zéro.
+nanoGPT (A. Karpathy, 2022) garde les projections comme `nn.Linear` et lie toujours la tête ; avec
+`bias=False`, il n'a aucun biais, pas même dans ses normes : ils valent ici zéro.
 """
 
 from __future__ import annotations
@@ -235,8 +235,8 @@ def _tied(content: ModelFile) -> dict[str, Tensor]:
     if head is not None and embedding is not None and not torch.equal(head, embedding):
         raise ModelFileError(
             "ce modèle a une tête indépendante, et nanoGPT la lie toujours à l'embedding",
-            expected="un modèle à tête liée (mode GPT-2)",
-            remedy="exportez vers hf, ou entraînez avec la tête liée",
+            expected="un modèle dont la tête de sortie est liée (mode GPT-2)",
+            remedy="exportez vers hf, ou entraînez avec la tête de sortie liée",
         )
     return weights
 

@@ -1,8 +1,8 @@
 """L'arithmétique rapide sur processeur ; chaque noyau a PyTorch pour oracle.
 
 - `decode/` : Le décodage compilé : les poids compactés, et un pas entier d'un seul appel.
-- `runtime/` : Ce sur quoi tournent les noyaux : fils, programmes, IR, tampons.
-- `train/` : Le pas d'entraînement fusionné, écrit à la main.
+- `runtime/` : Ce sur quoi tournent les noyaux : threads, programmes, IR, tampons.
+- `train/` : L'étape d'entraînement fusionnée, écrite à la main.
 """
 
 from __future__ import annotations

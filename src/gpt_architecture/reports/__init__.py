@@ -3,12 +3,17 @@
 - `charts` : La géométrie de toutes les figures : axes, courbes, nuages, barres, cartes d'attention.
 - `comparison` : Une comparaison de stratégies : une page HTML d'un seul fichier, et des tableaux au
   terminal.
+- `console` : Ce qui avance, montré à qui regarde : une barre au terminal ou dans un carnet, sinon
+  des lignes.
 - `model_page` : La page d'un modèle : ce qu'il a appris, ce qu'il récite, ce qu'il croit, ce qu'il
   regarde.
+- `notebook` : Ce qu'un carnet affiche : des fragments de HTML autonomes, lisibles sur fond clair ou
+  sombre.
 - `pages` : Des pages HTML d'un seul fichier : ni réseau, ni police, ni script d'ailleurs.
 - `terminal` : Ce qui s'affiche au terminal : tableaux, mesures d'un modèle, et visible ce qu'un
   écran cache.
 - `trace` : La trace des filtres, montrée : tableaux au terminal, page HTML, objet JSON.
+- `training` : L'avancement d'un entraînement, sur une barre.
 - `vocabularies` : Ce que des vocabulaires font d'un texte : une page HTML, et les mêmes vues au
   terminal.
 """

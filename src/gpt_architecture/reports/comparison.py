@@ -75,7 +75,7 @@ MEASURES = (
     ),
     Measure(
         name="Self-BLEU",
-        meaning="ressemblance entre graines ; plus bas : suites plus diverses",
+        meaning="ressemblance entre graines ; plus bas : textes plus divers",
         of_variant=lambda variant: variant.self_bleu,
         of_result=None,
         show=lambda value: decimal(value, 2),
@@ -91,7 +91,7 @@ MEASURES = (
     ),
     Measure(
         name="Tokens/s",
-        meaning="débit, lecture du début comprise",
+        meaning="débit, lecture de l'invite comprise",
         of_variant=lambda variant: variant.tokens_per_second,
         of_result=lambda result: result.tokens_per_second,
         show=rate,
@@ -184,7 +184,7 @@ def highlights(summaries: Sequence[VariantSummary]) -> list[tuple[str, str, str]
 
 
 def passages(result: VariantResult, tokenizer: Tokenizer) -> list[tuple[str, bool]]:
-    """La suite en morceaux (texte, déjà vu) : vrai là où un quadruplet de tokens revient."""
+    """Le texte généré en morceaux (texte, déjà vu) : vrai là où un quadruplet de tokens revient."""
     return result.marked_text(repeated_places(result.tokens), tokenizer)
 
 
@@ -220,7 +220,7 @@ def _bars(measure: Measure, summaries: Sequence[VariantSummary]) -> list[Bar]:
 def show_comparison(
     console: Console, prompts: Sequence[str], summaries: Sequence[VariantSummary]
 ) -> None:
-    """Un tableau de textes par début, les mesures, les conseils."""
+    """Un tableau de textes par invite, les mesures, les conseils."""
     for prompt in dict.fromkeys(prompts):
         _show_texts(console, prompt, summaries)
     _show_measures(console, summaries)
@@ -229,12 +229,12 @@ def show_comparison(
 
 def _show_texts(console: Console, prompt: str, summaries: Sequence[VariantSummary]) -> None:
     several = len({each.config.seed for each in summaries[0].results}) > 1
-    title = Text(f"Début : {visible_text(prompt)}")
+    title = Text(f"Invite : {visible_text(prompt)}")
     texts = Table(title=title, box=ROUNDED, show_lines=True, title_justify="left")
     texts.add_column("Variante", no_wrap=not any(len(each.label) > 24 for each in summaries))
     if several:
         texts.add_column("Graine", justify="right")
-    texts.add_column("Suite générée", ratio=1)
+    texts.add_column("Texte généré", ratio=1)
     for summary in summaries:
         here = [each for each in summary.results if each.prompt == prompt]
         for result, seeds in by_text(here):
@@ -271,12 +271,12 @@ def _show_measures(console: Console, summaries: Sequence[VariantSummary]) -> Non
     console.print(table("Vraisemblance et vitesse", headings, likelihood))
     explanation = (
         "Distinct-n : part de n-grammes différents. Répétition : part de quadruplets de "
-        "tokens déjà vus.\nlog p moyen : vraisemblance par token sous le modèle, sans filtre "
+        "tokens déjà vus.\nlog p moyen : log-probabilité par token, en nats, sans filtre "
         "(plus près de 0 : plus attendu) ;\nperplexité : exp(−log p moyen)."
     )
     if shared:
         explanation += (
-            "\nSelf-BLEU : ressemblance entre elles des suites d'un même début, de 0 à 1."
+            "\nSelf-BLEU : ressemblance entre eux des textes d'une même invite, de 0 à 1."
         )
     console.print(f"{explanation}\n", style="dim")
 

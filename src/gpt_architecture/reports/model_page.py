@@ -19,7 +19,7 @@ from gpt_architecture.evaluation.likelihood import perplexity_of
 from gpt_architecture.evaluation.memorisation import MemorisationReport, Recollection
 from gpt_architecture.evaluation.reliability import Calibration
 from gpt_architecture.formats.journal import JOURNAL, finite_number, read_records
-from gpt_architecture.french import decimal, percent, significant, thousands
+from gpt_architecture.french import decimal, percent, short, significant, thousands
 from gpt_architecture.reports.charts import (
     COLORS,
     Chart,
@@ -106,7 +106,7 @@ class ModelPage:
         curves: pertes de l'entraînement.
         scores: pertes sur des textes.
         memorisation: ce que le modèle récite ; None : non mesuré.
-        samples: suites par stratégie.
+        samples: textes par stratégie.
         calibrations: (nom du texte, calibration).
         sentence: attention d'une phrase ; None : non demandée.
     """
@@ -139,7 +139,9 @@ def model_page(page: ModelPage, tokenizer: Tokenizer) -> str:
         model=page,
         colors=COLORS,
         tiles=tiles(page),
-        loss_charts=[] if page.curves.is_empty else _loss_charts(page.curves),
+        loss_charts=[]
+        if page.curves.is_empty
+        else [loss_chart(page.curves, *size) for size in SIZES],
         overfitting=overfitting(page.scores),
         memory=memory,
         memory_charts=[] if memory is None else _memory_charts(memory),
@@ -149,7 +151,7 @@ def model_page(page: ModelPage, tokenizer: Tokenizer) -> str:
             (label, calibration, reliability_chart(calibration))
             for label, calibration in page.calibrations
         ],
-        attention=None if page.sentence is None else _attention(page.sentence),
+        attention=None if page.sentence is None else attention_view(page.sentence),
     )
 
 
@@ -243,7 +245,7 @@ def tiles(page: ModelPage) -> list[tuple[str, str, str]]:
         some, total = page.memorisation.recited
         longest = max(each.longest for each in page.memorisation.variants)
         detail = f"plus long passage : {longest} tokens"
-        found.append(("Suites qui récitent", f"{some} sur {total}", detail))
+        found.append(("Textes qui récitent", f"{some} sur {total}", detail))
     for label, calibration in page.calibrations:
         error = percent(calibration.error)
         found.append((f"Erreur de calibration, {label}", error, verdict(calibration)))
@@ -266,22 +268,26 @@ def overfitting(scores: Sequence[TextScore]) -> float | None:
     return perplexity_of(gap)
 
 
-def _loss_charts(curves: LossCurves) -> list[Chart]:
+def loss_chart(curves: LossCurves, width: float, height: float) -> Chart:
+    """Les pertes contre les tokens vus.
+
+    Args:
+        curves: au moins un point en tout.
+        width: largeur de la figure.
+        height: hauteur de la figure.
+    """
     lines = [
         Line(label="lot", series=7, points=thinned(curves.steps, _MAX_POINTS), style="faint"),
         Line(label="entraînement", series=0, points=thinned(curves.train, _MAX_POINTS)),
         Line(label="validation", series=1, points=thinned(curves.validation, _MAX_POINTS)),
     ]
-    return [
-        line_chart(
-            [line for line in lines if line.points],
-            width=width,
-            height=height,
-            x_label=_tokens_tick,
-            y_label=one_decimal,
-        )
-        for width, height in SIZES
-    ]
+    return line_chart(
+        [line for line in lines if line.points],
+        width=width,
+        height=height,
+        x_label=_tokens_tick,
+        y_label=short,
+    )
 
 
 def _tokens_tick(value: float) -> str:
@@ -343,7 +349,7 @@ class _Sample:
 
 
 def _cards(page: ModelPage, tokenizer: Tokenizer) -> list[tuple[int, str, list[_Sample]]]:
-    """(couleur, stratégie, suites) ; les passages récités y sont marqués."""
+    """(couleur, stratégie, textes) ; les passages récités y sont marqués."""
     memory = page.memorisation
     texts = [] if memory is None else [text for each in memory.variants for text in each.texts]
     known = {(each.result.prompt_ids, each.result.tokens): each for each in texts}
@@ -379,7 +385,7 @@ class _Head:
     profile: tuple[float, float, float]
 
 
-def _attention(maps: AttentionMaps) -> dict[str, Any]:
+def attention_view(maps: AttentionMaps) -> dict[str, Any]:
     """Toutes les têtes ; celle qui regarde le moins les places banales est montrée en grand."""
     kept = min(len(maps.pieces), MAX_ATTENTION_TOKENS)
     weights = maps.weights[..., :kept, :kept]  # l'attention est causale : rien n'y change

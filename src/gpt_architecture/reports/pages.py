@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -28,6 +29,35 @@ def render(name: str, **context: Any) -> str:
         name: nom du gabarit, sans extension.
         context: ce que le gabarit lit.
     """
+    folder = resources.files(__package__).joinpath("templates")
+    file = folder.joinpath(f"{name}.js")
+    script = file.read_text("utf-8") if file.is_file() else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template(f"{name}.html")
+        .render(
+            context,
+            page=name,
+            script=Markup(script),  # noqa: S704 — le nôtre
+            script_hash=digest,
+        )
+    )
+
+
+def render_cell(name: str, **context: Any) -> str:
+    """Le fragment du gabarit notebook/`name`.html, pour la cellule d'un carnet.
+
+    Args:
+        name: nom du gabarit, sans extension.
+        context: ce que le gabarit lit.
+    """
+    return _environment().get_template(f"notebook/{name}.html").render(context)
+
+
+@cache
+def _environment() -> Environment:
+    """Le moteur de gabarits : tout ce qui entre dans une page est échappé."""
     environment = Environment(
         loader=PackageLoader("gpt_architecture.reports", "templates"),
         autoescape=True,
@@ -45,16 +75,7 @@ def render(name: str, **context: Any) -> str:
         visible_token=visible_token,
     )
     environment.globals.update(surprise_level=surprise_level)
-    folder = resources.files(__package__).joinpath("templates")
-    file = folder.joinpath(f"{name}.js")
-    script = file.read_text("utf-8") if file.is_file() else ""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(f"{name}.html").render(
-        context,
-        page=name,
-        script=Markup(script),  # noqa: S704 — le nôtre
-        script_hash=digest,
-    )
+    return environment
 
 
 def surprise_level(probability: float) -> int:

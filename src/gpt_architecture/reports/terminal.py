@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from gpt_architecture.french import decimal, percent, plural, significant, thousands
+from gpt_architecture.french import counted, decimal, percent, plural, significant, thousands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from rich.console import Console
 
@@ -73,6 +74,10 @@ def table(title: str | Text, headings: Sequence[str], rows: Iterable[Sequence[st
     for name, *cells in rows:
         found.add_row(Text(name), *cells)
     return found
+
+
+TableData = tuple[str, Sequence[str], Iterable[Sequence[str]]]
+"""Titre, en-têtes, lignes ; le premier élément de chaque ligne la nomme."""
 
 
 def text_record(measures: TextMeasures) -> dict[str, Any]:
@@ -152,39 +157,56 @@ def journal_record(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def text_table(measures: TextMeasures) -> TableData:
+    """Une ligne par document, les premiers, et le total."""
+    rows = [_loss_row(each.name, each) for each in measures.documents[:_SHOWN_DOCUMENTS]]
+    if len(measures.documents) > 1:
+        rows.append(_loss_row("Total", measures.total))
+    headings = (
+        "Document",
+        "Tokens",
+        "Perte (nats)",
+        "Perplexité",
+        "à 95 %",
+        "Bits/octet",
+        "à 95 %",
+    )
+    return "Textes", headings, rows
+
+
 def show_text(console: Console, measures: TextMeasures) -> None:
     """Une ligne par document, le total, et comment ils sont mesurés."""
-    several = len(measures.documents) > 1
-    shown = measures.documents[:_SHOWN_DOCUMENTS]
-    rows = [_loss_row(each.name, each) for each in shown]
-    if several:
-        rows.append(_loss_row("Total", measures.total))
-    headings = ("Document", "Tokens", "Perte", "Perplexité", "à 95 %", "Bits/octet", "à 95 %")
-    console.print(table("Textes", headings, rows))
+    console.print(table(*text_table(measures)))
     lines = [
         f"Fenêtres de {thousands(measures.window)} tokens, avancées de "
         f"{thousands(measures.stride)} ; chaque token est prédit une fois."
     ]
-    if hidden := len(measures.documents) - len(shown):
-        lines.insert(0, f"… et {thousands(hidden)} autres documents (--json les donne tous).")
+    if (hidden := len(measures.documents) - _SHOWN_DOCUMENTS) > 0:
+        more = f"{thousands(hidden)} {plural(hidden, 'autre')} {plural(hidden, 'document')}"
+        lines.insert(0, f"… et {more} (--json les donne tous).")
     if measures.skipped:
         lines.append(
-            f"{thousands(measures.skipped)} document(s) sans token à prédire, non comptés."
+            f"Sans token à prédire, donc sans mesure : {counted(measures.skipped, 'document')}."
         )
     console.print("\n".join(lines), "\n", style="dim", sep="")
 
 
-def show_last_word(console: Console, result: LastWordResult) -> None:
+def last_word_table(result: LastWordResult) -> TableData:
     """L'exactitude et la perplexité du dernier mot."""
     rows = [
         ["Exactitude", percent(result.accuracy), _shares(result.accuracy_interval)],
         ["Perplexité du mot", significant(result.perplexity), _pair(result.perplexity_interval)],
     ]
     title = f"Dernier mot ({_examples(len(result.lines))})"
-    console.print(table(title, ("Mesure", "Valeur", "à 95 %"), rows))
+    return title, ("Mesure", "Valeur", "à 95 %"), rows
 
 
-def show_choices(console: Console, result: ChoiceResult) -> None:
+def show_last_word(console: Console, result: LastWordResult) -> None:
+    """Montre `last_word_table`."""
+    console.print(table(*last_word_table(result)))
+
+
+def choices_table(result: ChoiceResult) -> TableData:
     """Les deux exactitudes du choix multiple, contre le hasard."""
     rows = [
         ["acc : suite la plus probable", percent(result.acc), _shares(result.acc_interval)],
@@ -192,10 +214,15 @@ def show_choices(console: Console, result: ChoiceResult) -> None:
         ["Choix au hasard", percent(result.chance), ""],
     ]
     title = f"Choix multiple ({_examples(len(result.outcomes))})"
-    console.print(table(title, ("Mesure", "Valeur", "à 95 %"), rows))
+    return title, ("Mesure", "Valeur", "à 95 %"), rows
 
 
-def show_harness(console: Console, results: Sequence[TaskResult]) -> None:
+def show_choices(console: Console, result: ChoiceResult) -> None:
+    """Montre `choices_table`."""
+    console.print(table(*choices_table(result)))
+
+
+def harness_table(results: Sequence[TaskResult]) -> TableData:
     """Une ligne par mesure de chaque épreuve."""
     rows = [
         [
@@ -208,7 +235,12 @@ def show_harness(console: Console, results: Sequence[TaskResult]) -> None:
         for metric in each.metrics
     ]
     headings = ("Épreuve", "Exemples", "Mesure", "Valeur", "Erreur type")
-    console.print(table("lm-eval", headings, rows))
+    return "lm-eval", headings, rows
+
+
+def show_harness(console: Console, results: Sequence[TaskResult]) -> None:
+    """Montre `harness_table`."""
+    console.print(table(*harness_table(results)))
 
 
 def _metric_name(metric: TaskMetric) -> str:
@@ -274,12 +306,12 @@ def _finite_pair(interval: Interval | None) -> tuple[float | None, float | None]
 def show_memorisation(console: Console, report: MemorisationReport, tokenizer: Tokenizer) -> None:
     """Ce que le modèle récite, par stratégie, contre ce que le hasard donnerait.
 
-    Chaque stratégie montre sa suite qui récite le plus long passage, entre crochets.
+    Chaque stratégie montre son texte qui récite le plus long passage, entre crochets.
     """
     some, total = report.recited
     console.print(Text("Mémorisation", "bold"))
     console.print(
-        f"{some} {plural(some, 'suite')} sur {total} contien{'nen' if some > 1 else ''}t un "
+        f"{counted(some, 'texte généré')} sur {total} contien{'nen' if some > 1 else ''}t un "
         f"passage d'au moins {report.threshold} tokens copié mot pour mot du texte d'entraînement."
     )
     console.print(_meaning(report), style="dim")
@@ -303,12 +335,12 @@ def _meaning(report: MemorisationReport) -> str:
     count = len(report.reference)
     return (
         f"Seuil : sur {count} {plural(count, 'extrait')} de texte inédit, aussi "
-        f"{plural(count, 'long')} que les suites, 95 % ne partagent pas plus de "
-        f"{report.chance_length} tokens de suite avec l'entraînement."
+        f"{plural(count, 'long')} que les textes générés, 95 % ne partagent pas plus de "
+        f"{report.chance_length} tokens consécutifs avec l'entraînement."
     )
 
 
-def _shares_table(report: MemorisationReport) -> Table:
+def memorisation_table(report: MemorisationReport) -> TableData:
     """La part de n-grammes connus de chaque stratégie, et du texte inédit."""
     rows = [
         [
@@ -319,15 +351,22 @@ def _shares_table(report: MemorisationReport) -> Table:
         ]
         for variant in report.variants
     ]
-    found = table(
-        "Part des n-grammes présents dans le texte d'entraînement",
-        ("Stratégie", *(f"n = {n}" for n in report.orders), "Plus long", "Récitent"),
-        rows,
-    )
     if report.reference:
-        found.add_section()
         shares = [_share(report.reference_share(n)) for n in report.orders]
-        found.add_row("Texte inédit", *shares, str(report.reference_longest), "", style="dim")
+        rows.append(["Texte inédit", *shares, str(report.reference_longest), ""])
+    title = "Part des n-grammes présents dans le texte d'entraînement"
+    headings = ("Stratégie", *(f"n = {n}" for n in report.orders), "Plus long", "Récitent")
+    return title, headings, rows
+
+
+def _shares_table(report: MemorisationReport) -> Table:
+    """Ce tableau, le texte inédit à part."""
+    title, headings, rows = memorisation_table(report)
+    shown = list(rows)
+    found = table(title, headings, shown[: len(report.variants)])
+    for row in shown[len(report.variants) :]:
+        found.add_section()
+        found.add_row(*row, style="dim")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_architecture.french import decimal, percent, thousands
 from gpt_architecture.storage import write_atomically
@@ -75,14 +75,18 @@ def render_html(trace: Trace) -> str:
     """Une page d'un seul fichier : le texte, cliquable, et une carte par token."""
     from gpt_architecture.reports.pages import render
 
-    return render(
-        "trace",
-        trace=trace,
-        settings=list(_settings(trace)),
-        finish=FINISHES[trace.finish],
-        deterministic=not trace.config.is_sampling,
-        scale_of=_scale,
-    )
+    return render("trace", **trace_context(trace))
+
+
+def trace_context(trace: Trace) -> dict[str, Any]:
+    """Ce que lisent les gabarits d'une trace."""
+    return {
+        "trace": trace,
+        "settings": list(_settings(trace)),
+        "finish": FINISHES[trace.finish],
+        "deterministic": not trace.config.is_sampling,
+        "scale_of": _scale,
+    }
 
 
 def _scale(step: TraceStep) -> float:
@@ -117,8 +121,9 @@ def _card(step: TraceStep, width: int, is_sampling: bool) -> Group:
     story = Text.assemble(
         (f"{step.position}  ", "dim"),
         (visible_token(chosen.text), "bold green"),
-        f"  {'tiré' if is_sampling else 'choisi'} à {percent(chosen.final)}, rang {step.rank} sur "
-        f"{thousands(step.stages[-1].kept)} ; {percent(chosen.raw)} sous le modèle, "
+        f"  {'échantillonné' if is_sampling else 'choisi'} à {percent(chosen.final)}, "
+        f"rang {step.rank} sur {thousands(step.stages[-1].kept)} ; "
+        f"{percent(chosen.raw)} sous le modèle, "
         f"rang {thousands(chosen.rank)}",
     )
     shown = shown_stages(step, width)

@@ -10,10 +10,14 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 chat.py
 
 import secrets
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from gpt_architecture.cli.command import CommonOptions, find_model, read_stdin, say_aside
+from cyclopts import Parameter
+
+from gpt_architecture.cli.command import CommonOptions, find_model, read_stdin
 from gpt_architecture.cli.options import (
+    COMPUTING,
+    PROMPTING,
     FilterOptions,
     ModelChoice,
     ModelSource,
@@ -25,6 +29,7 @@ from gpt_architecture.cli.options import (
 )
 from gpt_architecture.cli.remote import Service, check_remote, remote_settings
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
+from gpt_architecture.reports.console import say_aside
 
 if TYPE_CHECKING:
     from gpt_architecture.decoding.config import GenerationConfig
@@ -40,8 +45,8 @@ _HELP = f"Une question par ligne ; {FORGET} recommence, Ctrl-C coupe une répons
 def chat(
     model: ModelSource = None,
     *,
-    server: str | None = None,
-    system: Text | None = None,
+    system: Annotated[Text | None, Parameter(group=PROMPTING)] = None,
+    server: Annotated[str | None, Parameter(group=COMPUTING, metavar="ADRESSE")] = None,
     sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 — immuable
     filters: FilterOptions = FilterOptions(),  # noqa: B008
     shape: ShapeOptions = ShapeOptions(),  # noqa: B008

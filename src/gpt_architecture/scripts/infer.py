@@ -1,4 +1,4 @@
-"""`gpt-architecture infer` : écrire la suite d'un texte."""
+"""`gpt-architecture infer` : continuer un texte."""
 
 from __future__ import annotations
 
@@ -16,15 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import (
-    MODEL_NAME,
-    CommonOptions,
-    default_prompt,
-    output_console,
-    read_prompt,
-    say_aside,
-)
+from gpt_architecture.cli.command import MODEL_NAME, CommonOptions, default_prompt, read_prompt
 from gpt_architecture.cli.options import (
+    COMPUTING,
+    PROMPTING,
     FilterOptions,
     ModelChoice,
     ModelSource,
@@ -37,6 +32,8 @@ from gpt_architecture.cli.options import (
     warn_cut,
 )
 from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.french import counted, decimal
+from gpt_architecture.reports.console import output_console, say_aside
 from gpt_architecture.reports.trace import TRACE_TITLE, TraceFormat, write_trace
 from gpt_architecture.storage import check_outputs, json_of, page_of, read_text, text_of
 
@@ -51,19 +48,19 @@ if TYPE_CHECKING:
 MAX_PROMPTS = 100_000
 
 
-@Parameter(name="*", group=Group("Sortie", sort_key=5))
+@Parameter(name="*", group=Group("Sortie", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """Ce qui est rendu."""
 
-    prompts: Path | None = None
-    """Fichier de débuts, un par ligne : leurs suites avancent ensemble."""
+    prompts: Annotated[Path | None, Parameter(group=PROMPTING)] = None
+    """Fichier d'invites, une par ligne : leurs textes sont générés ensemble."""
 
     score: bool = False
-    """N'écrit rien de nouveau : donne la probabilité de chaque token du début."""
+    """Ne génère rien : donne la log-probabilité, en nats, de chaque token de l'invite."""
 
     trace: bool = False
-    """Montre, pour chaque token, les candidats et ce que chaque filtre en a fait."""
+    """Montre, pour chaque token généré, les candidats et ce que chaque filtre en a fait."""
 
     trace_format: TraceFormat = "table"
     """Forme de cette trace : table, json ou html."""
@@ -72,7 +69,7 @@ class OutputOptions:
     """Fichier où écrire la trace ; sans lui, la sortie standard."""
 
     echo: Annotated[bool, Parameter(parse=False)] = True
-    """Vrai : le début précède la suite."""
+    """Vrai : l'invite précède le texte généré."""
 
     @property
     def traced(self) -> bool:
@@ -83,30 +80,32 @@ class OutputOptions:
 def infer(
     model: ModelSource = None,
     *,
-    prompt: Prompt = None,
-    chat: Prompt = None,
+    prompt: Annotated[Prompt, Parameter(group=PROMPTING)] = None,
+    chat: Annotated[Prompt, Parameter(group=PROMPTING)] = None,
     sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 — immuable
     filters: FilterOptions = FilterOptions(),  # noqa: B008
     shape: ShapeOptions = ShapeOptions(),  # noqa: B008
     choice: ModelChoice = ModelChoice(),  # noqa: B008
-    draft: Path | None = None,
-    server: str | None = None,
-    parse_special: bool = False,
+    draft: Annotated[Path | None, Parameter(group=COMPUTING, metavar="MODÈLE")] = None,
+    server: Annotated[str | None, Parameter(group=COMPUTING, metavar="ADRESSE")] = None,
+    parse_special: Annotated[bool, Parameter(group=PROMPTING)] = False,
     output: OutputOptions = OutputOptions(),
     results: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
-    """Écrit la suite d'un texte, au fil de l'eau.
+    """Continue un texte, et l'affiche à mesure qu'il est généré.
 
     Args:
-        prompt: Début du texte ; « - » le lit sur l'entrée standard. Sans lui, celui de
-            l'entraînement.
+        prompt: Texte à continuer ; « - » le lit sur l'entrée standard. Sans lui, l'invite des
+            exemples de l'entraînement.
         chat: Question à poser à un modèle qui a un gabarit de conversation ; seule la réponse est
             écrite.
-        parse_special: Les noms de tokens spéciaux écrits dans le début ou la question en sont, au
-            lieu d'être du texte.
-        draft: Petit modèle, de même tokenizer, qui propose ce que le grand vérifie.
-        server: Adresse d'un service (http://127.0.0.1:8000), qui écrit à la place du modèle.
+        parse_special: Lit comme des tokens spéciaux, et non comme du texte, leurs noms écrits dans
+            l'invite ou la question.
+        draft: Modèle auxiliaire, de même tokenizer, dont le décodage spéculatif vérifie les
+            propositions.
+        server: Adresse d'un service (http://127.0.0.1:8000) qui génère à la place d'un modèle
+            chargé ici.
     """
     config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
     _check_together(output, results, config, prompt, chat, draft)
@@ -160,7 +159,7 @@ def infer(
 
 
 def _trace(gpt: GPT, prompt: str, config: GenerationConfig, output: OutputOptions) -> None:
-    """Écrit une suite, et montre ce que chaque filtre en a retiré."""
+    """Écrit un texte, et montre ce que chaque filtre en a retiré."""
     from gpt_architecture.decoding.trace import Tracer
 
     tracer = Tracer(gpt.generator.encode(prompt), config, gpt.tokenizer)
@@ -204,7 +203,7 @@ def _check_together(
 def _starts(
     prompt: str | None, path: Path | None, metadata: Mapping[str, Any], *, parse_special: bool
 ) -> list[str]:
-    """Les débuts : ceux d'un fichier, ou un seul."""
+    """Les invites : celles d'un fichier, ou une seule."""
     from gpt_architecture.data.tokenizers.marked_text import written
 
     found = [default_prompt(prompt, metadata)] if path is None else _read_prompts(path)
@@ -213,12 +212,12 @@ def _starts(
 
 def _read_prompts(path: Path) -> list[str]:
     lines = read_text(
-        path, expected="un texte UTF-8, un début par ligne", remedy="corrigez --prompts"
+        path, expected="un texte UTF-8, une invite par ligne", remedy="corrigez --prompts"
     ).split("\n")
     prompts = [line for line in lines if line.strip()]
     if not 1 <= len(prompts) <= MAX_PROMPTS:
         raise DataError(
-            f"{path} contient {len(prompts)} débuts",
+            f"{path} contient {len(prompts)} invites",
             expected=f"de 1 à {MAX_PROMPTS} lignes non vides",
             remedy="corrigez ce fichier",
         )
@@ -228,7 +227,7 @@ def _read_prompts(path: Path) -> list[str]:
 def _stream(
     gpt: GPT, text: str, config: GenerationConfig, results: ResultOptions, *, echo: bool
 ) -> None:
-    """Une suite, au fil de l'eau ; ce qui la refuserait est dit avant que le début soit écrit."""
+    """Un texte, au fil de l'eau ; ce qui le refuserait est dit avant que l'invite soit écrit."""
     start = time.perf_counter()
     pieces: list[Piece] = []
     for piece in gpt.pieces(text, config):
@@ -255,7 +254,7 @@ def _stream(
 def _whole(
     gpt: GPT, texts: list[str], config: GenerationConfig, results: ResultOptions, *, echo: bool
 ) -> None:
-    """Toutes les suites, une fois achevées."""
+    """Tous les textes, une fois achevés."""
     start = time.perf_counter()
     found = gpt.generate_batch(texts, config)
     seconds = time.perf_counter() - start
@@ -286,9 +285,9 @@ def _whole(
 
 
 def _summary(seconds: float, generations: list[Generation]) -> str:
-    """Débit, et propositions acceptées s'il y en a eu."""
+    """Débit, et ce que le décodage spéculatif a fait accepter, s'il a servi."""
     count = sum(len(each.tokens) for each in generations)
-    pace = f"{count} tokens en {seconds:.1f} s ({count / seconds:.0f} tokens/s)".replace(".", ",")
+    pace = f"{counted(count, 'token')} en {decimal(seconds, 1)} s ({count / seconds:.0f} tokens/s)"
     stats = [each.speculation for each in generations if each.speculation is not None]
     proposed = sum(each.proposed for each in stats)
     if not proposed:
@@ -296,15 +295,13 @@ def _summary(seconds: float, generations: list[Generation]) -> str:
     accepted = sum(each.accepted for each in stats)
     passes = sum(each.passes for each in stats)
     return (
-        f"{pace} ; {accepted} propositions acceptées sur {proposed} "
-        f"({100 * accepted / proposed:.0f} %), {count / passes:.1f} tokens par passage".replace(
-            ".", ","
-        )
+        f"{pace} ; décodage spéculatif : {counted(accepted, 'token accepté')} sur {proposed} "
+        f"({100 * accepted / proposed:.0f} %), {decimal(count / passes, 1)} tokens par passe"
     )
 
 
 def _score(gpt: GPT, text: str, config: GenerationConfig, results: ResultOptions) -> None:
-    """La probabilité de chaque token du début."""
+    """La log-probabilité (nats) de chaque token de l'invite."""
     scores = gpt.score(text, top=config.logprobs or 0)
     total = sum(each.logprob for each in scores)
     record = {
@@ -317,10 +314,10 @@ def _score(gpt: GPT, text: str, config: GenerationConfig, results: ResultOptions
         return
     for each in scores:
         word = json.dumps(gpt.tokenizer.decode([each.token]), ensure_ascii=False)
-        print(f"{each.logprob:8.3f}  {word}".replace(".", ",", 1))
+        print(f"{decimal(each.logprob, 3):>8}  {word}")
     if scores:
-        mean = f"{total / len(scores):.3f}".replace(".", ",")
-        print(f"log p moyen : {mean} sur {len(scores)} tokens")
+        mean = decimal(total / len(scores), 3)
+        print(f"Log-probabilité moyenne : {mean} nats, sur {counted(len(scores), 'token')}")
 
 
 def _score_dict(gpt: GPT, score: TokenScore) -> dict[str, Any]:
@@ -345,7 +342,7 @@ def _record(
     scores: Sequence[TokenScore],
     **more: Any,
 ) -> dict[str, Any]:
-    """Une suite, pour un programme ; de `more`, seul ce qui n'est pas None."""
+    """Un texte, pour un programme ; de `more`, seul ce qui n'est pas None."""
     record = {
         "prompt": text,
         "completion": completion,

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import CommonOptions, ProgressBar
+from gpt_architecture.cli.command import CommonOptions
 from gpt_architecture.cli.options import ModelSource, ResultOptions, model_path
 from gpt_architecture.french import french_number, french_size
+from gpt_architecture.reports.console import ProgressBar
 from gpt_architecture.storage import check_outputs, json_of
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _report(result: Inspection, options: InspectOptions) -> None:
         print(
             f"Forme : {config.n_layers} blocs, {config.n_heads} têtes, largeur {config.emb_dim}, "
             f"vocabulaire {config.vocab_size}, {config.context_length} positions, "
-            f"tête {'liée' if config.tie_weights else 'indépendante'}, "
+            f"tête de sortie {'liée' if config.tie_weights else 'indépendante'}, "
             f"{'avec' if config.qkv_bias else 'sans'} biais q, k, v"
             + "".join(f", {name} = {value}" for name, value in config.variants().items())
         )
@@ -141,7 +142,7 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[str]:
         "source": "Source",
         "license": "Licence",
         "steps": "Étapes",
-        "window": "Fenêtre apprise",
+        "window": "Contexte d'entraînement",
         "tokens_seen": "Tokens vus",
         "train_losses": f"{which}, entraînement",
         "val_losses": f"{which}, validation",

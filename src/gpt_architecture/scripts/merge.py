@@ -28,7 +28,7 @@ class MergeOptions:
 
 
 def merge(
-    source: str | None = None,
+    start: str | None = None,
     adapter: Path | None = None,
     /,
     *,
@@ -40,10 +40,12 @@ def merge(
     """Fond des adaptateurs dans leur modèle de départ, et écrit un modèle ordinaire.
 
     Args:
-        source: Modèle dont l'affinage est parti ; tout autre est refusé.
+        start: Modèle dont l'affinage est parti ; tout autre est refusé.
         adapter: Fichier adapter.safetensors, point de reprise ou dossier de l'affinage.
     """
-    base_name, adapter = model_and_rest(model, source, adapter, usage="MODÈLE ADAPTATEURS --out …")
+    base_name, adapter = model_and_rest(
+        model, start, adapter, usage="MODÈLE ADAPTATEURS --out FICHIER"
+    )
     check_outputs(
         {"--out": (options.out, nothing), "--json-file": (results.json_file, json_of("merge"))},
         reads=(base_name, adapter, common),

@@ -16,9 +16,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import CommonOptions, ProgressBar, load_tokenizer, say
+from gpt_architecture.cli.command import CommonOptions, say
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.french import decimal, french_duration, french_number, french_size, short
+from gpt_architecture.french import (
+    decimal,
+    french_duration,
+    french_number,
+    french_size,
+    plural,
+    short,
+)
 from gpt_architecture.storage import check_not_read
 
 if TYPE_CHECKING:
@@ -33,8 +40,8 @@ _LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite
 class PrepareOptions:
     """Où écrire, et comment couper."""
 
-    out: Path | None = None
-    """Dossier à écrire ; obligatoire."""
+    out: Annotated[Path | None, Parameter(metavar="DOSSIER", required=True)] = None
+    """Dossier à écrire."""
 
     field: str = "text"
     """Champ du texte, en JSONL et en Parquet."""
@@ -43,19 +50,21 @@ class PrepareOptions:
     """Tokenizer : gpt2, ou un tokenizer.json, par exemple de « tokenizer train »."""
 
     val_fraction: float | None = None
-    """Part des documents gardée pour la validation ; sans elle, 0.01, et 0.1 sous 1 Mio."""
+    """Part des documents gardée pour la validation ; sans elle, 0.01, ou 0.1 pour moins de 1 Mio de
+    texte."""
 
     shard_tokens: int = 100_000_000
-    """Tokens par fragment."""
+    """Nombre de tokens par fragment."""
 
     workers: int | None = None
-    """Processus ; sans lui, un par cœur. Le résultat n'en dépend pas."""
+    """Nombre de processus ; sans lui, un par cœur. Le résultat n'en dépend pas."""
 
     seed: int = 0
     """Graine de la répartition des documents."""
 
     max_line_bytes: int = 32 << 20
-    """Une ligne JSONL ou une valeur Parquet plus longue, en octets, est écartée."""
+    """Longueur, en octets, au-delà de laquelle une ligne JSONL ou une valeur Parquet est
+    écartée."""
 
     force: bool = False
     """Remplace un dossier préparé avec d'autres réglages, ou recommence."""
@@ -82,29 +91,12 @@ def prepare(
             remedy="complétez la commande",
         )
     check_not_read(options.out, (sources, options.tokenizer, common), "--out")
-    from gpt_architecture.data.shards.plan import PrepareConfig
-    from gpt_architecture.data.shards.prepare import prepare_tokens
+    from gpt_architecture.api import prepare as prepared
 
-    config = PrepareConfig(
-        field=options.field,
-        val_fraction=options.val_fraction,
-        shard_tokens=options.shard_tokens,
-        seed=options.seed,
-        max_record_bytes=options.max_line_bytes,
-    )
     start = time.perf_counter()
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        with ProgressBar("Préparation", width=40) as bar:
-            result = prepare_tokens(
-                sources,
-                options.out,
-                tokenizer=load_tokenizer(options.tokenizer),
-                config=config,
-                workers=options.workers,
-                force=options.force,
-                reporter=PrepareProgress(bar),
-            )
+        result = prepared(sources, **vars(options), progress=True)
     except KeyboardInterrupt:
         print("Interrompu ; relancez la même commande pour reprendre.", file=sys.stderr)
         return 130
@@ -115,45 +107,6 @@ def prepare(
         signal.signal(signal.SIGTERM, previous)
     _report(result, time.perf_counter() - start)
     return 0
-
-
-class PrepareProgress:
-    """Avancement sur stderr : une barre au terminal, une ligne de temps en temps ailleurs.
-
-    Args:
-        bar: la barre, déjà en place.
-    """
-
-    def __init__(self, bar: ProgressBar) -> None:
-        self._bar = bar
-        self._total = self._first = 0
-        self._start = self._last_line = time.perf_counter()
-
-    def on_start(self, total_bytes: int, done_bytes: int) -> None:
-        """Fixe la longueur de la barre ; dit s'il s'agit d'une reprise."""
-        self._total, self._first = total_bytes, done_bytes
-        self._start = self._last_line = time.perf_counter()
-        self._bar.start(total_bytes, done_bytes)
-        if done_bytes:
-            share = f"{100 * done_bytes / max(1, total_bytes):.0f} %"
-            self._bar.say(f"Reprise à {share} d'une préparation interrompue.")
-
-    def on_progress(self, done_bytes: int, tokens: int) -> None:
-        """Avance la barre ; hors d'un terminal, une ligne toutes les quelques secondes."""
-        now = time.perf_counter()
-        elapsed, done = now - self._start, done_bytes - self._first
-        if elapsed <= 0 or done <= 0:
-            return
-        left = elapsed / done * (self._total - done_bytes)
-        pace = (
-            f"{french_number(tokens)} tokens, {french_size(round(done / elapsed))}/s, "
-            f"reste {french_duration(max(0.0, left))}"
-        )
-        self._bar.update(done_bytes, pace)
-        if not self._bar.is_live and now - self._last_line >= _LINE_EVERY_S:
-            self._last_line = now
-            share = f"{100 * done_bytes / max(1, self._total):.0f} %"
-            self._bar.say(f"Préparation {share} | {pace}")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -177,12 +130,13 @@ def _report(result: PreparedTokens, seconds: float) -> None:
     )
     ratio = decimal(result.bytes_per_token)
     say(f"Texte        {french_size(result.text_bytes)}, {ratio} octets par token")
+    wanted = 100 * result.val_fraction
     if result.single_document:
         say("Un seul document : sa fin, et non des documents, fait la validation.")
-    elif (share := result.tokens["val"] / tokens) > _LARGE_SHARE * result.val_fraction:
+    elif (share := 100 * result.tokens["val"] / tokens) > _LARGE_SHARE * wanted:
         say(
-            f"Validation   {short(100 * share)} % des tokens pour "
-            f"{short(100 * result.val_fraction)} % demandé(s) : "
+            f"Validation   {short(share)} % des tokens pour "
+            f"{short(wanted)} % {plural(int(wanted), 'demandé')} : "
             "trop peu de documents pour mieux répartir"
         )
     for reason, entry in sorted(result.skipped.items()):

@@ -11,9 +11,8 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 serve.py
 import gc
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
@@ -27,24 +26,19 @@ from gpt_architecture.cli.logs import (
     in_journal,
 )
 from gpt_architecture.cli.options import ModelSource, QuantName
-from gpt_architecture.config import VERSION, check_float, check_int
-from gpt_architecture.errors import GPTArchitectureError, MissingDependencyError
+from gpt_architecture.config import check_float, check_int
+from gpt_architecture.errors import GPTArchitectureError
 from gpt_architecture.french import french_number
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from gpt_architecture.serving.context import ServingContext
     from gpt_architecture.serving.engine.engine import Engine
     from gpt_architecture.serving.http.access import KeyRing
-    from gpt_architecture.serving.limits import Limits
-    from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
 logger = logging.getLogger("gpt_architecture.serve")  # `__name__` est `__main__` lancé par chemin
 
 KEYS_VARIABLE = f"{ENV_PREFIX}API_KEYS"
-_EXAMPLE = "Il était une fois"
-_LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 _SWITCH_SECONDS = 0.0005  # 5 ms par défaut : dix fois de suite, une sonde attend 50 ms
 _ALLOCATIONS = 10_000  # objets de plus que de libérés avant un passage du ramasse-miettes
 
@@ -54,8 +48,8 @@ _ALLOCATIONS = 10_000  # objets de plus que de libérés avant un passage du ram
 class NetworkOptions:
     """Où écouter, et qui peut parler."""
 
-    host: str = "127.0.0.1"
-    """Adresse où écouter ; sans elle, cette machine seule y a accès."""
+    host: Annotated[str, Parameter(metavar="ADRESSE")] = "127.0.0.1"
+    """Adresse où écouter ; par défaut, cette machine seule y a accès."""
 
     port: int = 8000
     """Port ; 0 en choisit un libre."""
@@ -64,8 +58,8 @@ class NetworkOptions:
     """Fichier de clés d'accès, une par ligne (CLÉ, ou NOM CLÉ requests/min=N tokens/min=N), relu à
     SIGHUP ; ou la variable GPT_ARCHITECTURE_API_KEYS."""
 
-    allow_origin: tuple[str, ...] = ()
-    """Page web d'ailleurs qui peut appeler le service (CORS) ; répétable."""
+    allow_origin: Annotated[tuple[str, ...], Parameter(metavar="ORIGINE…")] = ()
+    """Origine d'une page web qui peut appeler le service (CORS) ; répétable."""
 
     log_requests: bool = False
     """Écrit une ligne par requête sur stderr, sans rien du texte traité."""
@@ -88,37 +82,37 @@ class NetworkOptions:
 @Parameter(name="*", group=Group("Moteur", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Comment le modèle calcule, et combien de suites il mène de front."""
+    """Comment le modèle calcule, et combien de textes il génère de front."""
 
-    device: str = "auto"
+    device: Annotated[str, Parameter(metavar="NOM")] = "auto"
     """Périphérique : auto, cpu, cuda, cuda:N ou mps."""
 
     quant: QuantName | None = None
     """Quantifie les poids au chargement (CPU) : moins de mémoire lue, plus de tokens/s."""
 
     slots: int = 8
-    """Suites qui avancent ensemble."""
+    """Emplacements : nombre de textes générés ensemble."""
 
     drafts: int = 5
-    """Tokens que le modèle propose d'avance, puis vérifie, à faible charge (poids fp32) ; 0 :
-    aucun. Le texte reste le même."""
+    """Décodage spéculatif : nombre de tokens que le modèle propose lui-même, puis vérifie, à faible
+    charge (poids fp32) ; 0 : aucun. Le texte reste le même."""
 
     max_waiting: int = 64
-    """Suites qui attendent une place, au plus ; au-delà, 429."""
+    """Nombre maximal de textes qui attendent un emplacement ; au-delà, la réponse est 429."""
 
     max_tokens: int = 4096
-    """Tokens qu'une suite peut demander, au plus."""
+    """Nombre maximal de tokens qu'une requête peut demander pour un texte."""
 
     timeout: float = 600.0
-    """Secondes laissées à une requête."""
+    """Nombre de secondes laissées à une requête."""
 
     drain_timeout: float = 60.0
-    """Secondes laissées aux requêtes en cours après un signal d'arrêt."""
+    """Nombre de secondes laissées aux requêtes en cours après un signal d'arrêt."""
 
-    name: str | None = None
+    name: Annotated[str | None, Parameter(metavar="NOM")] = None
     """Nom du modèle pour les clients ; sans lui, celui de son fichier."""
 
-    run_directory: Path | None = None
+    run_directory: Annotated[Path | None, Parameter(metavar="DOSSIER")] = None
     """Dossier d'entraînement à montrer dans le studio."""
 
     def __post_init__(self) -> None:
@@ -139,8 +133,15 @@ def serve(
 ) -> int:
     """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM."""
     del common  # lues par le lanceur
-    _check_installed()
-    from gpt_architecture.api import check_source, short_name
+    from gpt_architecture.api import (
+        LOCAL_HOSTS,
+        check_serving,
+        check_source,
+        short_name,
+        start_engine,
+    )
+
+    check_serving()
     from gpt_architecture.serving.http.access import KeyRing
     from gpt_architecture.serving.http.observer import Observer, RequestFilter
     from gpt_architecture.serving.http.server import HttpServer, LoadingGate, bind, url_of
@@ -155,7 +156,7 @@ def serve(
         sequences=min(Limits.sequences, engine.max_waiting),
     )
     keys = KeyRing(_keys(network.api_key_file))
-    if not keys and network.host not in _LOCAL_HOSTS:
+    if not keys and network.host not in LOCAL_HOSTS:
         logger.warning(
             "le service écoute sur %s sans clé d'accès ; donnez --api-key-file.", network.host
         )
@@ -165,15 +166,25 @@ def serve(
     def build() -> ASGIApp:
         from gpt_architecture.serving.app import create_app
 
-        name, fields = engine.name or short_name(source, path), FieldPolicy(strict=network.strict)
-        running, context = _load(path, name, engine, limits, fields)
+        running, context = start_engine(
+            path,
+            name=engine.name or short_name(source, path),
+            limits=limits,
+            fields=FieldPolicy(strict=network.strict),
+            slots=engine.slots,
+            max_waiting=engine.max_waiting,
+            drafts=engine.drafts,
+            run_directory=engine.run_directory,
+            device=engine.device,
+            quant=engine.quant,
+        )
         started.append(running)
         app = create_app(context, keys=keys, origins=network.allow_origin, observer=observer)
         running.wait_started()
         _answer_steadily()
         if running.state == "ready":
             logger.info(
-                "Modèle « %s » prêt : %d suites de front, contexte de %s tokens.",
+                "Modèle « %s » prêt : %d textes de front, contexte de %s tokens.",
                 *(context.name, engine.slots, french_number(context.window)),
             )
         return app
@@ -205,13 +216,13 @@ def serve(
     if gate.error is not None:
         raise gate.error
     for each in started:
-        each.drain(1.0)  # les requêtes HTTP sont finies : il ne reste que des suites abandonnées
+        each.drain(1.0)  # les requêtes HTTP sont finies : il ne reste que des textes abandonnés
         each.stop()
     return code
 
 
 def _answer_steadily() -> None:
-    """Le fil HTTP ne s'arrête plus longtemps : ni pour celui du moteur, ni pour la mémoire.
+    """Le thread HTTP ne s'arrête plus longtemps : ni pour celui du moteur, ni pour la mémoire.
 
     Parcourir ce que torch et numba ont créé prend 200 ms : tout ce qui est chargé est mis à part,
     et un passage ne voit plus que les requêtes.
@@ -227,16 +238,6 @@ def _configure_journal(form: LogFormat, about: logging.Filter) -> None:
     named = [each for handler in logging.getLogger(LOGGER).handlers for each in handler.filters]
     configure_logs(JsonLines() if form == "json" else TimedText(), *named, about)
     logging.captureWarnings(form == "json")  # sur stderr, rien que des lignes JSON
-
-
-def _check_installed() -> None:
-    """Dit ce qui manque avant d'ouvrir quoi que ce soit."""
-    from importlib.util import find_spec
-
-    for package in ("fastapi", "uvicorn", "prometheus_client"):
-        if find_spec(package) is None:
-            name = package.replace("_", "-")
-            raise MissingDependencyError(name, purpose="servir un modèle", extra="serve")
 
 
 def _keys(path: Path | None) -> list[str]:
@@ -256,55 +257,6 @@ def _reload(keys: KeyRing, network: NetworkOptions) -> None:
         logger.error("clés non relues, celles d'avant restent : %s", error)
     else:
         logger.info("clés relues : %s", ", ".join(keys.names))
-
-
-def _load(
-    path: Path, name: str, options: EngineOptions, limits: Limits, fields: FieldPolicy
-) -> tuple[Engine, ServingContext]:
-    """Le modèle, son moteur démarré et prêt."""
-    from functools import partial
-
-    from gpt_architecture.api import load
-    from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.data.tokenizers.marked_text import own_prompt
-    from gpt_architecture.evaluation.attention_maps import attention_of
-    from gpt_architecture.evaluation.comparison import SIX_VARIANTS
-    from gpt_architecture.serving.context import ServingContext, digest_of
-    from gpt_architecture.serving.engine.engine import Engine
-
-    hashing = ThreadPoolExecutor(1).submit(digest_of, path)  # pendant que le reste se charge
-    # Seuls les noyaux rendent les mêmes bits sous toute charge : un petit modèle les a aussi.
-    gpt = load(path, device=options.device, quant=options.quant, compile_from=0)
-    model = gpt.model if gpt.runner is None else gpt.runner
-    engine = Engine(
-        model,
-        gpt.tokenizer,
-        window=gpt.window,
-        slots=options.slots,
-        max_waiting=options.max_waiting,
-        drafts=options.drafts,
-    )
-    engine.start()
-    engine.prepare_constraints()
-    context = ServingContext(
-        engine=engine,
-        model=model,
-        tokenizer=gpt.tokenizer,
-        name=name,
-        metadata=gpt.metadata,
-        window=gpt.window,
-        limits=limits,
-        fields=fields,
-        run_directory=options.run_directory,
-        example=own_prompt(gpt.metadata) or _EXAMPLE,
-        attention=partial(attention_of, gpt.model, window=gpt.window)
-        if isinstance(gpt.model, GPTModel)
-        else None,
-        variants=tuple(SIX_VARIANTS),
-        digest=hashing.result(),
-        version=VERSION,
-    )
-    return engine, context
 
 
 if __name__ == "__main__":

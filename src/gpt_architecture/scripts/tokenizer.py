@@ -16,18 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import (
-    CommonOptions,
-    ProgressBar,
-    load_tokenizer,
-    output_console,
-    read_stdin,
-    say,
-    say_aside,
-)
+from gpt_architecture.cli.command import CommonOptions, read_stdin, say
 from gpt_architecture.cli.options import ResultOptions
 from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.french import french_duration, french_number, french_size
+from gpt_architecture.reports.console import ProgressBar, output_console, say_aside
 from gpt_architecture.storage import check_outputs, json_of, nothing, page_of
 
 if TYPE_CHECKING:
@@ -50,13 +43,13 @@ class VocabularyOptions:
     """Quel vocabulaire apprendre, et où l'écrire."""
 
     vocab_size: int = 4096
-    """Tokens du vocabulaire, spéciaux compris."""
+    """Nombre de tokens du vocabulaire, spéciaux compris."""
 
     out: Path = Path("tokenizer.json")
     """Fichier à écrire."""
 
     kind: Literal["bpe", "char"] = "bpe"
-    """Des morceaux de mots (bpe), ou un token par caractère du texte (char)."""
+    """Genre de vocabulaire : des morceaux de mots (bpe), ou un token par caractère (char)."""
 
     pattern: Literal["gpt2", "moderne"] = "gpt2"
     """Découpage en mots : celui de GPT-2, ou celui de GPT-4 (chiffres par trois)."""
@@ -305,7 +298,9 @@ def _load_all(names: Sequence[str]) -> dict[str, Tokenizer]:
         )
     short = [Path(name).name or name for name in given]
     labels = [s if short.count(s) == 1 else name for s, name in zip(short, given, strict=True)]
-    return {label: load_tokenizer(name) for label, name in zip(labels, given, strict=True)}
+    from gpt_architecture.api import find_tokenizer
+
+    return {label: find_tokenizer(name) for label, name in zip(labels, given, strict=True)}
 
 
 if __name__ == "__main__":

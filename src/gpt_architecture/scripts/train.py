@@ -39,7 +39,6 @@ from gpt_architecture.config import (
     OptimizerConfig,
     ScheduleConfig,
     ShapeConfig,
-    TrainingConfig,
     TrainingRequest,
 )
 
@@ -49,7 +48,7 @@ def train(
     run: RunOptions = RunOptions(),  # noqa: B008 — immuable, comme les suivants
     shape: ShapeOptions = ShapeConfig(),  # noqa: B008
     finetuning: FinetuningOptions = FinetuningOptions(),  # noqa: B008
-    learning: LearningOptions = TrainingConfig(),  # noqa: B008
+    learning: LearningOptions = LearningOptions(),  # noqa: B008
     optimizer: OptimizerOptions = OptimizerConfig(),  # noqa: B008
     schedule: ScheduleOptions = ScheduleConfig(),  # noqa: B008
     saving: CheckpointOptions = CheckpointConfig(),  # noqa: B008
@@ -78,7 +77,7 @@ def train(
             run=run,
             shape=shape,
             finetuning=finetuning,
-            training=learning,
+            training=learning.to_config(),
             optimizer=optimizer,
             schedule=schedule,
             checkpoints=saving,

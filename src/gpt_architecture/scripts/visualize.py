@@ -15,20 +15,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import (
-    CommonOptions,
-    default_prompt,
-    output_console,
-)
-from gpt_architecture.cli.options import ModelChoice, ModelSource, Prompt, model_path
+from gpt_architecture.cli.command import CommonOptions, default_prompt
+from gpt_architecture.cli.options import PROMPTING, ModelChoice, ModelSource, Prompt, model_path
 from gpt_architecture.errors import MissingDependencyError
 from gpt_architecture.french import decimal
+from gpt_architecture.reports.console import output_console
 from gpt_architecture.storage import check_outputs, own_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from gpt_architecture.evaluation.distribution import DistributionStudy
+    from gpt_architecture.api import Distribution
 
 PLOT_NAME = "temperature-visualization.pdf"
 
@@ -38,8 +33,9 @@ PLOT_NAME = "temperature-visualization.pdf"
 class FigureOptions:
     """Ce que la figure montre."""
 
-    prompt: Prompt = None
-    """Début du texte ; « - » le lit sur l'entrée standard. Sans lui, celui de l'entraînement."""
+    prompt: Annotated[Prompt, Parameter(group=PROMPTING)] = None
+    """Texte à continuer ; « - » le lit sur l'entrée standard. Sans lui, l'invite des exemples de
+    l'entraînement."""
 
     temperatures: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (
         0.3,
@@ -58,7 +54,7 @@ class FigureOptions:
     n_tokens: int = 10
     """Nombre de tokens montrés, les plus probables d'abord."""
 
-    output_dir: Path = Path()
+    output_dir: Annotated[Path, Parameter(metavar="DOSSIER")] = Path()
     """Dossier où écrire temperature-visualization.pdf."""
 
     force: bool = False
@@ -74,54 +70,45 @@ def visualize(
 ) -> None:
     """Montre l'effet de la température, de top-k et de top-p sur le token suivant.
 
-    La distribution est celle du modèle entraîné, après le début donné. Sans matplotlib, le
+    La distribution est celle du modèle entraîné, après l'invite donnée. Sans matplotlib, le
     tableau du terminal donne les mêmes nombres.
     """
     from gpt_architecture.api import load
-    from gpt_architecture.evaluation.distribution import (
-        next_token_logits,
-        plot_distribution,
-        study_distribution,
-    )
-    from gpt_architecture.reports.terminal import visible_token
 
     source, path = model_path(model), figure.output_dir / PLOT_NAME
     check_outputs(
         {"--output-dir": (path, own_figure)}, reads=(source, figure, common), force=figure.force
     )
     gpt = load(source, device=choice.device, quant=choice.quant, drafts=choice.drafts)
-    text = default_prompt(figure.prompt, gpt.metadata)
-    study = study_distribution(
-        next_token_logits(gpt.generator.model, gpt.encode(text)[:, -gpt.window :]),
-        figure.temperatures,
+    found = gpt.distribution(
+        default_prompt(figure.prompt, gpt.metadata),
+        temperatures=figure.temperatures,
         k=figure.k,
         p=figure.p,
         n_tokens=figure.n_tokens,
     )
-    labels = [visible_token(gpt.tokenizer.decode([token])) for token in study.tokens]
-    title = f"Token suivant après « {text} »"
-    _show(title, labels, study)
+    _show(found)
     try:
-        plot_distribution(study, labels, title, path)
+        found.save(path)
     except MissingDependencyError as error:
         print(f"avertissement : figure non tracée, {error}", file=sys.stderr)
         return
     print(f"Figure : {path}")
 
 
-def _show(title: str, labels: Sequence[str], study: DistributionStudy) -> None:
+def _show(study: Distribution) -> None:
     from rich.table import Table
     from rich.text import Text
 
     effects = (*study.temperatures, *study.filters)
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=Text(study.title), title_justify="left")
     table.add_column("Token", no_wrap=True)
     for effect in effects:
         table.add_column(effect.label, justify="right")
-    for row, label in enumerate(labels):
+    for row, label in enumerate(study.labels):
         table.add_row(Text(label), *(_percent(effect.probabilities[row]) for effect in effects))
     table.add_section()
-    table.add_row("Entropie (nats)", *(decimal(effect.entropy) for effect in effects))
+    table.add_row("Entropie (bits)", *(decimal(effect.entropy) for effect in effects))
     table.add_row("Tokens gardés", *(str(effect.kept) for effect in effects))
     output_console().print(table)
 

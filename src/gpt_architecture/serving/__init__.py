@@ -4,7 +4,7 @@
 - `app` : L'application HTTP : les routes d'OpenAI, et celles qui surveillent le service.
 - `context` : Ce que les routes partagent : le moteur, le modèle qu'il sert, ses bornes, le nom des
   tokens.
-- `engine/` : Le moteur du service : un fil, des places, un pas qui fait tout avancer.
+- `engine/` : Le moteur du service : un thread, des emplacements, un pas qui fait tout avancer.
 - `http/` : La porte du service : connexions, clés, quotas, journal, arrêt.
 - `limits` : Ce qu'une requête peut demander : chaque borne est vérifiée avant que rien ne soit
   alloué.

@@ -38,11 +38,11 @@ class ServingContext:
         tokenizer: celui du modèle.
         name: nom sous lequel les clients le demandent.
         metadata: provenance et résultats de l'entraînement.
-        window: positions qu'une suite peut occuper, début compris.
+        window: positions qu'une séquence peut occuper, invite compris.
         limits: ce qu'une requête peut demander.
         fields: ce qui est fait des champs que le service n'a pas.
         run_directory: dossier d'entraînement montré par le studio ; None : aucun.
-        example: début de texte que le studio propose.
+        example: invite que le studio propose.
         attention: identifiants (T) → poids d'attention (L, H, T, T), pour le studio ; None : le
             modèle ne les donne pas.
         variants: étiquettes et configurations que le studio compare d'abord.
@@ -134,7 +134,7 @@ class TokenNames:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
     def places(self, prompt: Sequence[int] = ()) -> Places:
-        """De quoi situer les tokens du texte qui suit un début."""
+        """De quoi situer les tokens du texte qui suit une invite."""
         return Places(self, self._tokenizer, prompt)
 
     def raw(self, token: int) -> bytes | None:
@@ -162,7 +162,7 @@ class Places:
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         for token in prompt[-4:]:  # un caractère compte au plus quatre octets
             self._characters.decode(names.raw(token) or b"")
-        # Le début montre déjà, par un U+FFFD, le caractère qu'il ne finit pas.
+        # L'invite montre déjà, par un U+FFFD, le caractère qu'elle ne finit pas.
         self._next = -1 if self._characters.getstate()[0] else 0
 
     def add(self, token: int) -> int:

@@ -21,9 +21,9 @@ class Limits:
         body_bytes: octets d'un corps.
         header_bytes: octets des en-têtes.
         json_depth: objets et listes imbriqués.
-        prompts: débuts par requête.
-        sequences: suites par requête (débuts × n).
-        max_tokens: tokens d'une suite.
+        prompts: invites par requête.
+        sequences: textes par requête (invites × n).
+        max_tokens: tokens d'un texte.
         logprobs: autres tokens rendus à chaque place.
         stops: textes d'arrêt.
         requests: requêtes traitées en même temps, en attente comprises.
@@ -58,19 +58,19 @@ class Limits:
                 check_int(name, value, minimum=1)
 
     def check_sequences(self, prompts: int, n: int) -> None:
-        """Vérifie le nombre de débuts et de suites.
+        """Vérifie le nombre d'invites et de textes.
 
         Raises:
             ApiError: 400.
         """
         if prompts > self.prompts:
             raise ApiError.invalid(
-                f"la requête porte {prompts} débuts : ce service en accepte au plus {self.prompts}",
+                f"la requête porte {prompts} invites : ce service n'en accepte que {self.prompts}",
                 param="prompt",
             )
         if prompts * n > self.sequences:
             raise ApiError.invalid(
-                f"la requête demande {prompts * n} suites (débuts × n) : "
+                f"la requête demande {prompts * n} textes (invites × n) : "
                 f"ce service en accepte au plus {self.sequences}",
                 param="n",
             )

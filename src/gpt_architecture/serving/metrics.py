@@ -42,18 +42,18 @@ class Metrics:
 
         self.first = histogram("time_to_first_token_seconds", "Attente du premier token.", _FIRST)
         self.each = histogram("inter_token_latency_seconds", "Temps entre deux tokens.", _EACH)
-        self.whole = histogram("e2e_request_latency_seconds", "Durée d'une suite.", _WHOLE)
+        self.whole = histogram("e2e_request_latency_seconds", "Durée d'un texte.", _WHOLE)
         self.mean = histogram(
-            "request_time_per_output_token_seconds", "Temps moyen par token d'une suite.", _EACH
+            "request_time_per_output_token_seconds", "Temps moyen par token d'un texte.", _EACH
         )
         self.success = Counter(
             "vllm:request_success",
-            "Suites achevées, par raison.",
+            "Textes achevés, par raison.",
             ["model_name", "finished_reason"],
             registry=self._registry,
         )
         self.failures = Counter(
-            "vllm:request_failure", "Suites échouées.", ["model_name"], registry=self._registry
+            "vllm:request_failure", "Textes échoués.", ["model_name"], registry=self._registry
         ).labels(model)
         self.model = model
 
@@ -63,7 +63,7 @@ class Metrics:
 
 
 class SequenceWatch:
-    """Mesure une suite, de sa demande à sa fin.
+    """Mesure une séquence, de sa demande à sa fin.
 
     Args:
         metrics: reçoit les mesures.
@@ -105,16 +105,16 @@ class _EngineCollector(Collector):
         stats = self._engine.stats()
         used = stats.kv_tokens / stats.kv_capacity if stats.kv_capacity else 0.0
         gauges = {
-            "num_requests_running": ("Suites qui avancent.", float(stats.running)),
-            "num_requests_waiting": ("Suites qui attendent une place.", float(stats.waiting)),
+            "num_requests_running": ("Textes en cours de génération.", float(stats.running)),
+            "num_requests_waiting": ("Textes qui attendent un emplacement.", float(stats.waiting)),
             "kv_cache_usage_perc": ("Part du cache occupée, de 0 à 1.", used),
             "engine_ready": ("1 si le moteur accepte des requêtes.", float(stats.state == "ready")),
         }
         counters = {
-            "prompt_tokens": ("Tokens de début.", stats.prompt_tokens),
+            "prompt_tokens": ("Tokens d'invite.", stats.prompt_tokens),
             "generation_tokens": ("Tokens écrits.", stats.completion_tokens),
-            "prefix_cache_queries": ("Tokens de début cherchés en mémoire.", stats.prompt_tokens),
-            "prefix_cache_hits": ("Tokens de début trouvés en mémoire.", stats.cached_tokens),
+            "prefix_cache_queries": ("Tokens d'invite cherchés en mémoire.", stats.prompt_tokens),
+            "prefix_cache_hits": ("Tokens d'invite trouvés en mémoire.", stats.cached_tokens),
             "spec_decode_num_draft_tokens": ("Tokens proposés d'avance.", stats.drafted_tokens),
             "spec_decode_num_accepted_tokens": (
                 "Tokens proposés et gardés.",

@@ -2,7 +2,7 @@
 
 Relire un modèle de 124M dure quelques dixièmes de seconde sur deux cœurs ; importer PyTorch, plus
 d'une seconde sur un seul. Une commande qui sait quel fichier elle lira commence donc par le relire
-dans un autre fil (`check_ahead`), et n'en attend le résultat qu'au moment de s'en servir.
+dans un autre thread (`check_ahead`), et n'en attend le résultat qu'au moment de s'en servir.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def damaged_records(path: Path | str) -> list[str]:
 
 
 def _start(work: Callable[[], list[str]]) -> Future[list[str]]:
-    """Le travail d'un fil que la fin du processus n'attend pas, à la différence d'un exécuteur."""
+    """Le travail d'un thread que la fin du processus n'attend pas ; un exécuteur l'attendrait."""
     found = Future[list[str]]()
 
     def run() -> None:
@@ -78,7 +78,7 @@ def _damaged(path: Path) -> list[str]:
         return []
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-        left = iter(names)  # chaque fil y prend le suivant
+        left = iter(names)  # chaque thread y prend le suivant
 
         def altered() -> list[str]:
             return [name for name in left if not _is_sound(archive, name)]

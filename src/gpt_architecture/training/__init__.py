@@ -1,6 +1,6 @@
 """L'entraînement : une boucle simple qui se lit, et celle qui fait tout.
 
-- `backends` : Le choix du moteur : le pas fusionné là où il convient, autograd partout ailleurs.
+- `backends` : Le choix du moteur : l'étape fusionnée là où il convient, autograd partout ailleurs.
 - `callbacks` : Ce que la boucle reçoit de qui l'assemble, ce qu'elle raconte, et ceux qui
   l'écoutent.
 - `checkpoint` : Où en est un entraînement, et ses points de reprise : écrits sans risque,
@@ -17,7 +17,7 @@
 - `session` : L'assemblage d'un entraînement : des réglages et des données à un `Trainer` prêt à
   partir.
 - `simple` : La boucle d'entraînement simple : la plus courte qui soit juste.
-- `step` : Un pas d'entraînement : ses lots, le moteur qui en tire des gradients, et ce qu'on y
+- `step` : Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et ce qu'on y
   mesure.
 - `trainer` : La boucle d'entraînement : étapes, points de reprise, évaluations, exemples, arrêts.
 """

@@ -1,6 +1,6 @@
-"""Le choix du moteur : le pas fusionné là où il convient, autograd partout ailleurs.
+"""Le choix du moteur : l'étape fusionnée là où il convient, autograd partout ailleurs.
 
-Les deux calculent la même chose, masques d'abandon compris (`kernels.train.keyed_dropout`) : sur
+Les deux calculent la même chose, masques de dropout compris (`kernels.train.keyed_dropout`) : sur
 processeur, un masque ne dépend que de la graine et du numéro de la séquence.
 """
 
@@ -74,7 +74,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class KeyedEngine:
-    """Un moteur dont les masques d'abandon suivent les séquences du lot."""
+    """Un moteur dont les masques de dropout suivent les séquences du lot."""
 
     engine: TrainingEngine
     keys: DropoutKeys

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gpt_architecture.errors import MissingDependencyError, reason
 from gpt_architecture.formats.journal import append_whole, line_of, record_of
-from gpt_architecture.french import decimal
+from gpt_architecture.french import counted, decimal
 from gpt_architecture.storage import write_atomically
 from gpt_architecture.training.checkpoint import TrainingState
 
@@ -193,8 +193,8 @@ class EarlyStopping(Callback):
         is_over = state.step >= trainer.config.total_steps  # rien à écourter
         if state.evaluations_without_progress >= self.patience and not is_over:
             trainer.finish(
-                f"Arrêt anticipé : {self.patience} évaluation(s) sans progrès de la validation, "
-                f"la meilleure reste celle de l'étape {state.best_step:06d}."
+                f"Arrêt anticipé : {counted(self.patience, 'évaluation')} sans progrès de la "
+                f"validation, la meilleure reste celle de l'étape {state.best_step:06d}."
             )
 
 
@@ -242,10 +242,11 @@ def skip_notice(record: StepRecord, held_back: Sequence[str], parameters: int) -
     """
     step = f"Étape {record.step:06d}"
     if 0 < len(held_back) < parameters:
+        named = ", ".join(held_back[:_NAMED])
         more = ", …" if len(held_back) > _NAMED else ""
         return (
-            f"{step} incomplète : le gradient de {len(held_back)} paramètre(s) sur {parameters} "
-            f"n'est pas fini ; ils restent tels quels ({', '.join(held_back[:_NAMED])}{more})."
+            f"{step} incomplète : le gradient de {counted(len(held_back), 'paramètre')} sur "
+            f"{parameters} n'est pas fini ; rien n'y change ({named}{more})."
         )
     if held_back:
         culprit = "la perte ou le gradient"

@@ -248,7 +248,7 @@ def _template(path: Path | None, start: StartingPoint | None) -> str | None:
 
 
 def choose_prompt(prompt: str | None, data: TrainingData) -> str:
-    """Le début des exemples : celui demandé, sinon le premier que le tokenizer sait coder.
+    """L'invite des exemples : celle demandée, sinon la première que le tokenizer sait coder.
 
     Args:
         prompt: celui demandé, déjà lu ; avec des conversations, une question.
@@ -268,7 +268,7 @@ def choose_prompt(prompt: str | None, data: TrainingData) -> str:
         )
     if not encode_text(prompt, data.tokenizer):  # un mot inconnu est dit avant toute étape
         raise ConfigurationError(
-            f"le début d'exemple {prompt!r} ne donne aucun token",
+            f"l'invite d'exemple {prompt!r} ne donne aucun token",
             expected="au moins un mot",
             remedy="changez `prompt`",
         )
@@ -288,7 +288,7 @@ def saved_options(request: TrainingRequest, prompt: str | None) -> dict[str, Any
 
     Args:
         request: tous ; ceux qui ne valent que pour un appel sont laissés.
-        prompt: le début des exemples demandé, une fois lu.
+        prompt: l'invite des exemples demandée, une fois lue.
     """
     run, finetuning = request.run, request.finetuning
     names = [each.name for each in fields(RunConfig) if each.name not in _OF_THIS_CALL]

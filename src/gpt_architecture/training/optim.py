@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gpt_architecture.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from gpt_architecture.core.utils import gradients_of
+from gpt_architecture.french import counted
 from gpt_architecture.training.step import has_bf16
 
 _ADAM_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
@@ -174,9 +175,8 @@ def load_optimizer_(
     fitting = {p: values for p, values in state.items() if values.keys() == expected.get(p)}
     if len(fitting) < len(state):
         logger.warning(
-            "%d paramètre(s) repartent de zéro : leur état enregistré est celui d'un autre "
-            "optimiseur",
-            len(state) - len(fitting),
+            "état remis à zéro pour %s : celui qui est enregistré vient d'un autre optimiseur",
+            counted(len(state) - len(fitting), "paramètre"),
         )
     optimizer.state.update(fitting)
 
@@ -193,7 +193,7 @@ def _state_keys(optimizer: torch.optim.Optimizer) -> dict[Tensor, frozenset[str]
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon`, qui orthogonalise en `dtype`.
+    """`torch.optim.Muon` (Jordan, 2024), qui orthogonalise en `dtype`.
 
     Args:
         params: matrices, ou groupes de matrices.

@@ -63,7 +63,7 @@ class Settings:
         model: forme du modèle, vocabulaire compris.
         window: longueur de contexte apprise (T).
         device: où calculer.
-        prompt: début des exemples.
+        prompt: invite des exemples.
         training, optimizer, schedule, checkpoints, compute: voir `config`.
         options: options de la commande, pour que la reprise les retrouve.
         start: modèle dont partent les poids ; None : tirés au hasard.

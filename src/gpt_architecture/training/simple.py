@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import nn
@@ -29,6 +29,9 @@ from gpt_architecture.decoding.simple import generate_text_simple, stream_tokens
 from gpt_architecture.decoding.strategies import greedy_token
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError, TrainingError
 from gpt_architecture.storage import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SAMPLE_TOKENS = 50
 """Longueur des exemples générés pendant l'entraînement, en tokens."""
@@ -84,7 +87,7 @@ def train_model_simple(
         num_epochs: passages sur `train_loader`.
         eval_freq: étapes entre deux évaluations ; la première suit l'étape 0.
         eval_iter: lots lus dans chaque jeu à chaque évaluation.
-        start_context: début des exemples générés.
+        start_context: invite des exemples générés.
         tokenizer: pour coder et décoder les exemples.
         reporter: à qui raconter ; None : affichage simple.
         should_stop: interrogé après chaque étape ; vrai : la boucle rend la main.
@@ -171,7 +174,7 @@ def generate_sample(
     *,
     context_size: int | None = None,
 ) -> str:
-    """Texte glouton de `SAMPLE_TOKENS` tokens à la suite de `start_context`, début compris.
+    """Texte glouton de `SAMPLE_TOKENS` tokens à la suite de `start_context`, invite comprise.
 
     Args:
         model: (B, T) int64 → logits (B, T, V) ; avec cache s'il en offre un, sans sinon.
@@ -222,6 +225,47 @@ def generate_and_print_sample(
     print(" ".join(text.split()))
 
 
+def loss_figure(
+    epochs_seen: Sequence[float],
+    tokens_seen: Sequence[int],
+    train_losses: Sequence[float],
+    val_losses: Sequence[float],
+) -> Figure:
+    """Les deux pertes contre les époques, et les tokens lus sur un second axe ; voir `plot_losses`.
+
+    Raises:
+        MissingDependencyError: matplotlib n'est pas installé.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+    except ImportError:
+        raise MissingDependencyError("matplotlib", purpose="tracer les courbes") from None
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(epochs_seen, train_losses, color="#1f5fa8", label="entraînement")
+    axes.plot(epochs_seen, val_losses, color="#c2571a", linestyle="--", label="validation")
+    axes.set_title("Perte au cours de l'entraînement")
+    axes.set_xlabel("Époques")
+    axes.set_ylabel("Perte (nats par token)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _position: f"{value:g}".replace(".", ","))
+    )
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    if len(tokens_seen) > 1:
+        tokens_axis = axes.twiny()
+        tokens_axis.plot(tokens_seen, train_losses, alpha=0)  # invisible : aligne les deux axes
+        tokens_axis.set_xlabel("Tokens lus")
+        tokens_axis.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _position: f"{value:,.0f}".replace(",", "\u202f"))
+        )
+    return figure
+
+
 def plot_losses(
     epochs_seen: Sequence[float],
     tokens_seen: Sequence[int],
@@ -245,34 +289,7 @@ def plot_losses(
         MissingDependencyError: matplotlib n'est pas installé.
         OutputError: le fichier ne peut pas être écrit.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, MaxNLocator
-    except ImportError:
-        raise MissingDependencyError("matplotlib", purpose="tracer les courbes") from None
-
-    path = Path(path)
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(epochs_seen, train_losses, color="#1f5fa8", label="entraînement")
-    axes.plot(epochs_seen, val_losses, color="#c2571a", linestyle="--", label="validation")
-    axes.set_title("Perte au cours de l'entraînement")
-    axes.set_xlabel("Époques")
-    axes.set_ylabel("Perte (nats par token)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _position: f"{value:g}".replace(".", ","))
-    )
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    if len(tokens_seen) > 1:
-        tokens_axis = axes.twiny()
-        tokens_axis.plot(tokens_seen, train_losses, alpha=0)  # invisible : aligne les deux axes
-        tokens_axis.set_xlabel("Tokens lus")
-        tokens_axis.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _position: f"{value:,.0f}".replace(",", "\u202f"))
-        )
+    path, figure = Path(path), loss_figure(epochs_seen, tokens_seen, train_losses, val_losses)
     form = path.suffix[1:]
     signature = {"Creator": "gpt-architecture"} if form == "pdf" else None
     write_atomically(

@@ -1,4 +1,4 @@
-"""Un pas d'entraînement : ses lots, le moteur qui en tire des gradients, et ce qu'on y mesure.
+"""Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et ce qu'on y mesure.
 
 Mesurer les deux pertes, écrire un exemple : rien n'y tire des générateurs de l'entraînement, et
 chaque calcul rend la main si l'arrêt est demandé.
@@ -119,11 +119,11 @@ def resolve_precision(
     """Type des produits de matrices : None pour fp32.
 
     `auto` choisit bf16 là où le matériel le calcule (sans quoi il est émulé, plusieurs fois plus
-    lentement) et où il gagne assez : un GPU, un processeur à AMX, ou, pour le pas fusionné, qui
+    lentement) et où il gagne assez : un GPU, un processeur à AMX, ou, pour l'étape fusionnée, qui
     garde les logits en fp32, à AVX512-BF16. Autograd y arrondirait aussi les logits.
 
     Args:
-        fused: vrai si le pas fusionné calcule ; faux : autograd.
+        fused: vrai si l'étape fusionnée calcule ; faux : autograd.
 
     Raises:
         ConfigurationError: bf16 demandé à un matériel qui ne le calcule pas.
@@ -291,13 +291,13 @@ class LossEvaluator:
 
 
 class TextSampler:
-    """Écrit un exemple glouton de `SAMPLE_TOKENS` tokens, début compris.
+    """Écrit un exemple glouton de `SAMPLE_TOKENS` tokens, invite comprise.
 
     Args:
         model: le modèle entraîné.
-        tokenizer: pour coder le début et décoder l'exemple.
+        tokenizer: pour coder l'invite et décoder l'exemple.
         device: où calculer.
-        start: début de l'exemple.
+        start: invite de l'exemple.
         window: derniers tokens relus, au plus.
         eos_id: token qui achève l'exemple ; None : aucun.
     """

@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter
 from cyclopts.config import Dict as ConfigDict
 
 from gpt_architecture.cli.options import Prompt
+from gpt_architecture.cli.usage import COMMON_TITLE
 from gpt_architecture.config import (
     TRAINING_PRESETS,
     CheckpointConfig,
@@ -40,21 +41,37 @@ def _split_paths(_type: Any, value: str, *, delimiter: str | None = None) -> lis
     return value.split(delimiter or os.pathsep)
 
 
-@Parameter(name="*", group=Group("Données et sorties", sort_key=1))
+_COMMON = Parameter(group=Group(COMMON_TITLE, sort_key=0))
+
+
+def _advanced(title: str, sort_key: float) -> Parameter:
+    return Parameter(name="*", group=Group(f"Avancé : {title}", sort_key=sort_key))
+
+
+@_advanced("données et sorties", 1)
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(RunConfig):
     """D'où vient le texte, où va le modèle ; et ce qui ne vaut que pour un appel."""
 
     data: Annotated[
-        tuple[str, ...], Parameter(consume_multiple=True, env_var_split=_split_paths)
+        tuple[str, ...],
+        _COMMON,
+        Parameter(consume_multiple=True, env_var_split=_split_paths, metavar="SOURCE…"),
     ] = RunConfig.data  # type: ignore[assignment]
+
+    tokenizer: Annotated[str, _COMMON] = RunConfig.tokenizer
+
+    output_dir: Annotated[Path, _COMMON, Parameter(metavar="DOSSIER")] = RunConfig.output_dir
+
+    resume: Annotated[Path | None, _COMMON, Parameter(metavar="DOSSIER")] = None
 
     prompt: Prompt = None
 
-    preset: str | None = None
-    """Préréglage ; les options données l'emportent sur lui."""
+    preset: Annotated[str | None, _COMMON, Parameter(metavar="NOM")] = None
+    """Préréglage : verdict, express, eclair ou petit, décrits à la fin de cette aide ; les options
+    données l'emportent sur lui."""
 
-    estimate: bool = False
+    estimate: Annotated[bool, _COMMON] = False
     """Mesure quelques étapes, annonce durée, mémoire et disque, et quitte sans rien écrire."""
 
     price_per_hour: float | None = None
@@ -66,28 +83,39 @@ class RunOptions(RunConfig):
             check_float("price_per_hour", self.price_per_hour, minimum=0.0)
 
 
-@Parameter(name="*", group=Group("Affinage", sort_key=2.5))
+@_advanced("affinage", 2.5)
 @dataclass(frozen=True, kw_only=True)
 class FinetuningOptions(FinetuningConfig):
     """D'où repartir, sur quelles conversations, avec quels adaptateurs."""
 
-    start: Annotated[Path | None, Parameter(name="--from")] = None
+    start: Annotated[Path | None, _COMMON, Parameter(name="--from", metavar="MODÈLE")] = None
 
     lora_targets: Annotated[tuple[LoRATarget, ...], Parameter(consume_multiple=True)] = (
         LoRAConfig.targets
     )
 
 
-def _group(title: str, sort_key: int) -> Parameter:
-    return Parameter(name="*", group=Group(title, sort_key=sort_key))
+@_advanced("entraînement", 3)
+@dataclass(frozen=True, kw_only=True)
+class LearningOptions(TrainingConfig):
+    """Ce qui est appris, et combien."""
+
+    epochs: Annotated[int, _COMMON] = TrainingConfig.epochs
+
+    batch_size: Annotated[int, _COMMON] = TrainingConfig.batch_size
+
+    lr: Annotated[float, _COMMON] = TrainingConfig.lr
+
+    def to_config(self) -> TrainingConfig:
+        """Les mêmes réglages, dans la dataclass que l'entraînement compare et enregistre."""
+        return TrainingConfig(**vars(self))
 
 
-ShapeOptions = Annotated[ShapeConfig, _group("Modèle", 2)]
-LearningOptions = Annotated[TrainingConfig, _group("Entraînement", 3)]
-OptimizerOptions = Annotated[OptimizerConfig, _group("Optimiseur", 4)]
-ScheduleOptions = Annotated[ScheduleConfig, _group("Taux d'apprentissage", 5)]
-CheckpointOptions = Annotated[CheckpointConfig, _group("Points de reprise", 6)]
-ComputeOptions = Annotated[ComputeConfig, _group("Calcul", 7)]
+ShapeOptions = Annotated[ShapeConfig, _advanced("modèle", 2)]
+OptimizerOptions = Annotated[OptimizerConfig, _advanced("optimiseur", 4)]
+ScheduleOptions = Annotated[ScheduleConfig, _advanced("taux d'apprentissage", 5)]
+CheckpointOptions = Annotated[CheckpointConfig, _advanced("points de reprise", 6)]
+ComputeOptions = Annotated[ComputeConfig, _advanced("calcul", 7)]
 
 
 class TrainingDefaults:

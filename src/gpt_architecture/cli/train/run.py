@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import gpt_architecture.interop  # noqa: F401 — les formats d'ailleurs s'inscrivent à la porte
-from gpt_architecture.cli.command import MODEL_NAME, ProgressBar, read_prompt, say
+from gpt_architecture.cli.command import MODEL_NAME, read_prompt, say
 from gpt_architecture.cli.launch import ScaleOptions, StopRequest, check_alone, training_world
 from gpt_architecture.cli.train.options import RunOptions
 from gpt_architecture.config import TrainingRequest
 from gpt_architecture.core.lora import adapter_parameters
 from gpt_architecture.core.machine import describe_device
 from gpt_architecture.data.datasets import TrainingData
-from gpt_architecture.french import decimal, french_duration, french_number, french_size
+from gpt_architecture.french import (
+    counted,
+    decimal,
+    french_duration,
+    french_number,
+    french_size,
+    plural,
+)
+from gpt_architecture.reports.console import ProgressBar
+from gpt_architecture.reports.training import TrainingBar
 from gpt_architecture.training.callbacks import (
     Callback,
     EvaluationRecord,
     OngoingTraining,
-    StepRecord,
 )
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState
 from gpt_architecture.training.inputs import Origins
@@ -149,7 +155,8 @@ def _announce(settings: Settings, data: TrainingData) -> None:
     )
     say(
         f"Modèle       {french_number(settings.model.num_parameters())} paramètres, "
-        f"contexte appris {window} sur {french_number(settings.model.context_length)} positions"
+        f"contexte d'entraînement {window} sur "
+        f"{french_number(settings.model.context_length)} positions"
     )
     if settings.start is not None:
         say(f"Départ       {settings.start.name}{_adapters(settings)}")
@@ -160,7 +167,8 @@ def _announce(settings: Settings, data: TrainingData) -> None:
             f"{french_number(settings.sequences * window)} tokens effectifs"
         )
     say(
-        f"Entraînement {training.epochs} époque(s) de {sampler.steps_per_epoch} étape(s), "
+        f"Entraînement {counted(training.epochs, 'époque')} de "
+        f"{counted(sampler.steps_per_epoch, 'étape')}, "
         f"{french_number(settings.total_steps(sampler))} en tout, {batches}"
     )
 
@@ -196,12 +204,12 @@ def _report_estimate(run: TrainingRun, price_per_hour: float | None) -> None:
         price_per_hour: prix d'une heure ; None : le coût n'est pas dit.
     """
     _announce(run.settings, run.data)
-    say(f"Mesure de {PROBED_STEPS} étapes, après une d'échauffement…\n")
+    say(f"Mesure de {PROBED_STEPS} étapes, après une étape d'échauffement…\n")
     found, product, kept = estimate(run), run.product, checkpoints_kept(run.settings.checkpoints)
     say(
-        f"Durée    {french_duration(found.seconds)} : {french_number(found.steps)} étape(s) de "
-        f"{decimal(found.step_seconds)} s, {found.evaluations} évaluation(s) de "
-        f"{decimal(found.evaluation_seconds)} s, {found.samples} exemple(s) de "
+        f"Durée    {french_duration(found.seconds)} : {counted(found.steps, 'étape')} de "
+        f"{decimal(found.step_seconds)} s, {counted(found.evaluations, 'évaluation')} de "
+        f"{decimal(found.evaluation_seconds)} s, {counted(found.samples, 'exemple')} de "
         f"{decimal(found.sample_seconds)} s"
     )
     say(f"Débit    {found.tokens_per_second:.0f} tokens/s")
@@ -209,7 +217,8 @@ def _report_estimate(run: TrainingRun, price_per_hour: float | None) -> None:
     say(f"Mémoire  {peak} au plus haut")
     say(
         f"Disque   {french_size(product.nbytes + (kept + 1) * product.checkpoint_bytes)} au plus : "
-        f"{product.title.lower()} {french_size(product.nbytes)}, {kept} point(s) de reprise de "
+        f"{product.title.lower()} {french_size(product.nbytes)}, {kept} "
+        f"{plural(kept, 'point')} de reprise de "
         f"{french_size(product.checkpoint_bytes)} et celui qui s'écrit"
     )
     if price_per_hour is not None:
@@ -217,45 +226,14 @@ def _report_estimate(run: TrainingRun, price_per_hour: float | None) -> None:
         say(f"Coût     {cost:.2f}, à {price_per_hour:g} l'heure".replace(".", ","))
 
 
-class TrainingProgress(Callback):
-    """Raconte l'entraînement : pertes et exemples sur stdout, avancement sur stderr.
-
-    Le débit compte toute l'horloge, évaluations et exemples compris : le temps restant qui
-    en découle est donc juste. La part du plafond, elle, est celle de l'étape seule.
-
-    Args:
-        bar: la barre, déjà en place.
-        flops_per_token: opérations d'un token.
-        peak_flops: opérations par seconde que la machine atteint.
-    """
-
-    def __init__(self, bar: ProgressBar, *, flops_per_token: int, peak_flops: float) -> None:
-        self._bar = bar
-        self._share = flops_per_token / peak_flops
-        self._start = time.perf_counter()
-        self._total_steps = 0
-        self._first_step = 0
-        self._steps_done = 0
-        self._tokens = 0
-
-    def on_start(self, state: TrainingState, total_steps: int) -> None:
-        """Fixe la longueur de la barre."""
-        self._start = time.perf_counter()
-        self._first_step = self._steps_done = state.step
-        self._total_steps = total_steps
-        self._bar.start(total_steps, state.step)
-
-    def on_step(self, record: StepRecord) -> None:
-        """Avance d'une étape."""
-        self._steps_done = record.step + 1
-        self._tokens += record.tokens
-        self._bar.update(self._steps_done, f"{self._pace()}, {self._measures(record)}")
+class TrainingProgress(TrainingBar):
+    """Raconte l'entraînement : pertes et exemples sur stdout, avancement sur stderr."""
 
     def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
         """Affiche les pertes ; hors d'un terminal, le débit et le temps restant aussi."""
         del trainer
         line = format_evaluation(record.epoch, record.step, record.train_loss, record.val_loss)
-        pace = "" if self._bar.is_live else self._pace()
+        pace = "" if self.bar.is_live else self.pace()
         say(f"{line} | {pace}" if pace else line)
 
     def on_sample(self, step: int, epoch: int, text: str) -> None:
@@ -266,24 +244,9 @@ class TrainingProgress(Callback):
     def on_save(self, step: int, path: str) -> None:
         """Dit où est le point de reprise."""
         del step
-        self._bar.say(f"Point de reprise : {path}")
+        self.bar.say(f"Point de reprise : {path}")
 
     def on_event(self, step: int, message: str) -> None:
         """Dit ce qui mérite de l'être."""
         del step
         say(f"  {message}")
-
-    def _measures(self, record: StepRecord) -> str:
-        parts = [f"perte {record.loss:.3f}", f"taux {record.lr:.1e}"]
-        if record.grad_norm is not None and math.isfinite(record.grad_norm):
-            parts.append(f"gradient {record.grad_norm:.2f}")
-        share = 100 * self._share * record.tokens / max(record.seconds, 1e-9)
-        return ", ".join([*(part.replace(".", ",") for part in parts), f"{share:.0f} % du plafond"])
-
-    def _pace(self) -> str:
-        elapsed = time.perf_counter() - self._start
-        done = self._steps_done - self._first_step
-        if done == 0 or elapsed <= 0:
-            return ""
-        left = elapsed / done * (self._total_steps - self._steps_done)
-        return f"{self._tokens / elapsed:.0f} tokens/s, reste {french_duration(left)}"

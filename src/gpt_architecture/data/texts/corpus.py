@@ -44,6 +44,7 @@ from gpt_architecture.data.texts.ingest import (
     read_chunks,
 )
 from gpt_architecture.errors import DataError, OutputError, reason
+from gpt_architecture.french import plural
 from gpt_architecture.storage import decode_text, exists, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -230,7 +231,8 @@ def _report_skips(skips: Sequence[Skip]) -> None:
         places = [skip.where for skip in skips if skip.reason == kind]
         if places:
             shown = " ; ".join([*places[:_SHOWN], *(["…"] if len(places) > _SHOWN else [])])
-            logger.warning("%d laissé(s) de côté, %s : %s", len(places), kind, shown)
+            left = plural(len(places), "laissé")
+            logger.warning("%d %s de côté, %s : %s", len(places), left, kind, shown)
     for skip in skips:
         if skip.reason not in (UNKNOWN_KIND, REPEATED, EMPTY):
             raise _refusal(skip.where, skip.reason)

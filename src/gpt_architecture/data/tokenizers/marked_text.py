@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 from gpt_architecture.data.tokenizers.protocol import Tokenizer, special_names
+from gpt_architecture.errors import ConfigurationError
 
 _TYPED, _WRITTEN = b"\0", b"\1"
 _WRITTEN_RUN = re.compile(b"\1+")
@@ -168,7 +169,7 @@ def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def keep_prompt(prompt: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Le début des exemples d'un entraînement, en métadonnées que `own_prompt` relit."""
+    """L'invite des exemples d'un entraînement, en métadonnées que `own_prompt` relit."""
     ids = encode_text(prompt, tokenizer)
     typed = ids == tokenizer.encode(plain(prompt))
     special = not typed and ids == encode_text(written(prompt), tokenizer)
@@ -176,7 +177,7 @@ def keep_prompt(prompt: str, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def own_prompt(metadata: Mapping[str, Any]) -> str | None:
-    """Le début des exemples de l'entraînement, que les métadonnées d'un modèle gardent.
+    """L'invite des exemples de l'entraînement, que les métadonnées d'un modèle gardent.
 
     Rendu par un gabarit, ses tokens spéciaux en sont, à moins qu'une question n'en imite un.
     """
@@ -184,6 +185,20 @@ def own_prompt(metadata: Mapping[str, Any]) -> str | None:
     if not isinstance(prompt, str) or not prompt:
         return None
     return written(prompt) if metadata.get("prompt_special") is True else prompt
+
+
+def chosen_prompt(prompt: str | None, metadata: Mapping[str, Any]) -> str:
+    """L'invite demandée, sinon celle des exemples de l'entraînement.
+
+    Raises:
+        ConfigurationError: ni l'un ni l'autre.
+    """
+    chosen = own_prompt(metadata) if prompt is None else prompt
+    if not chosen:
+        raise ConfigurationError(
+            "aucune invite", expected="quelques mots", remedy="donnez `prompt`"
+        )
+    return chosen
 
 
 def _special_spans(text: MarkedText, names: Sequence[str]) -> Iterable[tuple[int, int]]:

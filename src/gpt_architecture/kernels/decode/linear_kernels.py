@@ -149,7 +149,7 @@ def linear_float_(
 def _multiply_wide(active: Any, x: Any, weight: Any, rows: Any, following: Any, sums: Any) -> None:
     """sums (lignes, WIDE_COLUMNS) = poids · x, pour `rows` lignes depuis l'adresse `weight`.
 
-    `following` : adresse des lignes que ce fil prendra ensuite.
+    `following` : adresse des lignes que ce thread prendra ensuite.
     """
     width, stride, x_stride = x.rows, 4 * x.rows, 4 * x.width
     vectors, out_stride = (active + WIDE_LANES - 1) // WIDE_LANES, 4 * WIDE_COLUMNS

@@ -45,8 +45,8 @@ class PackedModel:
 
     Un passage est un pas compilé (`step`) : toujours, si ses poids sont entiers ; jusqu'à 32
     activations, s'ils sont en fp32. Au-delà, ou sans numba, ce sont les produits de PyTorch sur les
-    mêmes poids. Plusieurs fils peuvent s'en servir : un pas n'a qu'un jeu de tampons et sert l'un
-    puis l'autre, passage par passage.
+    mêmes poids. Plusieurs threads peuvent s'en servir : un pas n'a qu'un jeu de tampons et sert
+    l'un puis l'autre, passage par passage.
 
     Args:
         cfg: forme du modèle.
@@ -138,7 +138,7 @@ class PackedModel:
 
         Raises:
             ValueError: positions passées et nouvelles dépassent `context_length`.
-            GenerationError: un autre fil se sert de `cache`.
+            GenerationError: un autre thread se sert de `cache`.
         """
         count = in_idx.size(1)
         with nullcontext() if cache is None else cache.alone:
@@ -187,7 +187,7 @@ class PackedModel:
 
         Raises:
             ValueError: trop d'activations, ou trop de positions.
-            GenerationError: un autre fil se sert de `cache`.
+            GenerationError: un autre thread se sert de `cache`.
         """
         counts = [len(part) for part in parts]
         with cache.alone, self._passes.turn:
@@ -214,7 +214,7 @@ class PackedModel:
 
         Raises:
             ValueError: trop de positions.
-            GenerationError: un autre fil se sert de `cache`.
+            GenerationError: un autre thread se sert de `cache`.
         """
         with cache.alone, self._passes.turn:
             step = self._passes.apart()
@@ -256,7 +256,7 @@ class PackedModel:
 
         Raises:
             ValueError: trop de séquences, ou il ne reste pas `count` positions.
-            GenerationError: un autre fil se sert de `cache`.
+            GenerationError: un autre thread se sert de `cache`.
         """
         with cache.alone, self._passes.turn:
             step, room = self._passes.draft(), self._positions(cache) - cache.length

@@ -55,14 +55,14 @@ from gpt_architecture.kernels.runtime.kernel import Kernel
 from gpt_architecture.kernels.runtime.program import Program
 
 _BLOCKS, _MAX_BLOCK, _WIDE_BLOCK = 4, 1024, 24
-"""Lots visés par fil d'un produit étroit : peu, car chaque lot commence une lecture que la machine
-n'a pas anticipée (mesuré : seize lots par fil coûtent un quart d'un token) ; lignes au plus ;
-lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
+"""Lots visés par thread d'un produit étroit : peu, car chaque lot commence une lecture que la
+machine n'a pas anticipée (mesuré : seize lots par thread coûtent un quart d'un token) ; lignes au
+plus ; lignes d'un lot large, un nombre entier de tuiles de chaque hauteur."""
 
 _START = 3
 """Ce que coûte un lot de plus, en lignes de poids."""
 
-_CACHE_LINE = STRIP_ROWS  # valeurs fp32 ; un bloc en est un multiple : deux fils n'en partagent pas
+_CACHE_LINE = STRIP_ROWS  # valeurs fp32 ; un bloc en est un multiple : aucune n'est à deux threads
 
 Buffers = tuple[tuple[Tensor, ...], tuple[int, ...]]
 """Les sorties d'un noyau qui prépare des activations, et les nombres qu'il lit ensuite."""
@@ -95,9 +95,9 @@ class Form:
     def block(self, rows: int, parts: int) -> int:
         """Lignes d'un lot de `multiply`, pour `parts` matrices de `rows` lignes.
 
-        Le nombre entier de lignes de cache qui fait finir tous les fils au plus tôt, parmi ceux
-        qui leur laissent `_BLOCKS` lots chacun : de 97 à 99 % du partage idéal à deux fils, 84 % au
-        pire à seize (`benchmarks/busy_core.py --lots`).
+        Le nombre entier de lignes de cache qui fait finir tous les threads au plus tôt, parmi ceux
+        qui leur laissent `_BLOCKS` lots chacun : de 97 à 99 % du partage idéal à deux threads, 84 %
+        au pire à seize (`benchmarks/busy_core.py --lots`).
         """
         threads = torch.get_num_threads()
 

@@ -55,7 +55,7 @@ d'une séquence, sa ligne dans le cache, les positions qui y sont, sa première 
 celles-ci la première requête du bloc et celle qui le suit."""
 
 QUERIES = 32
-"""Requêtes d'un bloc, au plus : de longues parts occupent tous les fils."""
+"""Requêtes d'un bloc, au plus : de longues parts occupent tous les threads."""
 
 _LINE = 16
 """Valeurs d'une ligne de cache : une clé transposée à cheval sur deux en lirait deux."""

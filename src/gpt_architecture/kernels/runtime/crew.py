@@ -1,9 +1,9 @@
-"""Combien de fils mènent un programme, d'après ce que la machine leur donne.
+"""Combien de threads mènent un programme, d'après ce que la machine leur donne.
 
-Quand un autre programme occupe un cœur, le système met l'un de nos fils de côté quelques
-millisecondes à la fois, souvent avec un lot en main : tous l'attendent. Un fil de moins va alors
-plus vite que tous. Les bits d'un noyau ne dépendent pas du nombre de ses fils : il peut changer à
-chaque passage.
+Quand un autre programme occupe un cœur, le système met l'un de nos threads de côté quelques
+millisecondes à la fois, souvent avec un lot en main : tous l'attendent. Un thread de moins va alors
+plus vite que tous. Les bits d'un noyau ne dépendent pas du nombre de ses threads : il peut changer
+à chaque passage.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ _RUNS, _SPAN = 8, 0.03
 """Passages, et secondes, au moins, d'une mesure : plusieurs tours du système."""
 
 _MISSING = 0.3
-"""Cœurs qui manquent, en moyenne, pour que moins de fils soient essayés."""
+"""Cœurs qui manquent, en moyenne, pour que moins de threads soient essayés."""
 
 _GAIN = 0.85
-"""Part de la durée d'avant qu'un fil de plus, à qui un cœur manque encore, ne doit pas dépasser."""
+"""Part de la durée d'avant qu'un thread de plus, encore sans cœur, ne doit pas dépasser."""
 
 _PAUSES = 4, 32
 """Mesures entre deux essais, au moins et au plus : deux fois plus après chaque essai sans gain."""
 
 
 class Crew:
-    """Le nombre de fils d'un programme, tous au départ.
+    """Le nombre de threads d'un programme, tous au départ.
 
     S'ils n'obtiennent pas leurs cœurs, ceux qui en ont un à eux sont essayés, seuls, le temps d'une
     mesure ; ensuite, de temps en temps, un de plus. Une machine au calme n'essaie donc rien.
 
     Attributes:
-        most: fils au plus.
-        size: fils du prochain passage.
+        most: threads au plus.
+        size: threads du prochain passage.
     """
 
     def __init__(self, most: int) -> None:
         self.most = self.size = most
         self._runs, self._seconds, self._busy = 0, 0.0, 0.0
-        self._before: tuple[int, float] | None = None  # avant l'essai : fils, secondes par passage
+        self._before: tuple[int, float] | None = None  # avant l'essai : threads, durée
         self._pause, _ = _PAUSES
         self._wait = 0
 
     def note(self, seconds: float, busy: float) -> None:
-        """Retient un passage à `size` fils.
+        """Retient un passage à `size` threads.
 
         Args:
             seconds: sa durée.
-            busy: secondes de processeur que le processus y a obtenues, tous fils confondus.
+            busy: secondes de processeur que le processus y a obtenues, tous threads confondus.
         """
         self._runs += 1
         self._seconds += seconds
@@ -66,7 +66,7 @@ class Crew:
     def _judge(self, size: int, before: float, mean: float, cores: float) -> None:
         """Garde l'essai, ou revient.
 
-        Moins de fils : s'il a duré moins. Un de plus : si tous ont eu leur cœur, ou s'il a duré
+        Moins de threads : s'il a duré moins. Un de plus : si tous ont eu leur cœur, ou s'il a duré
         nettement moins.
         """
         has_gained = mean < before * (1 if self.size < size else _GAIN)

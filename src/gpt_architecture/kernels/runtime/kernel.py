@@ -1,12 +1,12 @@
-"""Écrire un noyau compilé, et le lancer sur les fils de PyTorch.
+"""Écrire un noyau compilé, et le lancer sur les threads de PyTorch.
 
-Numba a son propre groupe de fils : après chaque produit de matrices, ceux de PyTorch attendent
+Numba a son propre groupe de threads : après chaque produit de matrices, ceux de PyTorch attendent
 en tournant à vide et lui disputent les cœurs (mesuré : un pas jusqu'à trois fois plus long). Un
 noyau est donc une fonction C que le moteur OpenMP de PyTorch exécute lui-même.
 
 Elle reçoit un tableau d'entiers : compteur partagé, à sa place, nombre de lots, puis cinq mots par
-argument (adresse ou valeur, et au plus quatre dimensions). Chaque fil prend les lots un à un. Qui
-écrit un noyau n'en voit rien : il nomme ses arguments dans sa signature (voir
+argument (adresse ou valeur, et au plus quatre dimensions). Chaque thread prend les lots un à un.
+Qui écrit un noyau n'en voit rien : il nomme ses arguments dans sa signature (voir
 docs/architecture/noyaux.md).
 """
 
@@ -60,7 +60,7 @@ event.register("numba:run_pass", Announcement())  # type: ignore[no-untyped-call
 
 SLOT, HEADER = 5, 9
 """Mots d'un argument, et mots qui les précèdent : le compteur a sa ligne de cache, sans quoi
-chaque lot pris ferait relire les arguments à tous les fils."""
+chaque lot pris ferait relire les arguments à tous les threads."""
 
 ARGUMENTS = 16
 """Arguments d'un noyau, au plus."""
@@ -298,7 +298,7 @@ def _reading_arguments(
 
 
 class _ClaimingLots(ast.NodeTransformer):
-    """Fait de `for lot in lots` une boucle qui prend les lots un à un, tous fils confondus."""
+    """Fait de `for lot in lots` une boucle qui prend les lots un à un, tous threads confondus."""
 
     def __init__(self, lots: str) -> None:
         self._lots = lots
@@ -363,7 +363,7 @@ def table(kernel: Kernel, items: int, *arguments: torch.Tensor | float) -> list[
 
 
 def launch(kernel: Kernel, items: int, *arguments: torch.Tensor | float) -> None:
-    """Exécute `kernel` sur `items` lots, avec autant de fils que PyTorch ; voir `table`."""
+    """Exécute `kernel` sur `items` lots, avec autant de threads que PyTorch ; voir `table`."""
     found = table(kernel, items, *arguments)
     data = (ctypes.c_int64 * len(found))(*found)
     runner, threads = openmp(), min(torch.get_num_threads(), items)

@@ -137,7 +137,7 @@ def is_exact() -> bool:
 
 
 class _Setting:
-    """oneDNN prend les produits fp32, tant qu'un calcul au moins, dans un fil, le demande."""
+    """oneDNN prend les produits fp32, tant qu'un calcul au moins, dans un thread, le demande."""
 
     def __init__(self) -> None:
         self._turn, self._users, self._before = Turn(), 0, ""
@@ -157,7 +157,7 @@ class _Setting:
                 _MKLDNN.matmul.fp32_precision = self._before
 
     def forget(self) -> None:
-        """Dans l'enfant d'un fork, les calculs des autres fils sont restés dans le parent."""
+        """Dans l'enfant d'un fork, les calculs des autres threads sont restés dans le parent."""
         if self._users:
             self._users, _MKLDNN.matmul.fp32_precision = 0, self._before
 

@@ -1,4 +1,4 @@
-"""Une suite de noyaux rejouée d'un seul appel, par une seule équipe de fils.
+"""Une suite de noyaux rejouée d'un seul appel, par une seule équipe de threads.
 
 Un token demande une soixantaine de noyaux de quelques dizaines de microsecondes : les lancer un
 à un depuis Python prendrait une part visible du temps. Le programme est un tableau d'entiers, une
@@ -75,14 +75,14 @@ def _add(builder: Any, place: Any, amount: Any) -> Any:
 
 @emitted
 def _raise(builder: Any, place: Any, value: Any) -> None:
-    """Porte à `value` un mot que d'autres fils attendent, s'il n'y est pas déjà."""
+    """Porte à `value` un mot que d'autres threads attendent, s'il n'y est pas déjà."""
     target = builder.inttoptr(place, _WORD.as_pointer())
     builder.atomic_rmw("max", target, value, "acq_rel")
 
 
 @emitted
 def _read(builder: Any, place: Any) -> Any:
-    """Le mot à cette adresse, qu'un autre fil écrit ; le cœur se repose un instant avant."""
+    """Le mot à cette adresse, qu'un autre thread écrit ; le cœur se repose un instant avant."""
     if platform.machine() in ("x86_64", "AMD64"):
         kind = ir.FunctionType(ir.VoidType(), [])
         builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), kind), [])
@@ -92,12 +92,12 @@ def _read(builder: Any, place: Any) -> Any:
 
 @kernel
 def team_(call: Lots) -> None:
-    """Ce que fait chaque fil : tous les noyaux, dans l'ordre.
+    """Ce que fait chaque thread : tous les noyaux, dans l'ordre.
 
-    Un noyau ne commence que lorsque le précédent est fini : ses lots sont tous pris, et aucun fil
-    n'y est encore. Un fil que le système a mis de côté n'est donc attendu que s'il tient un lot ;
-    sinon les autres avancent sans lui, et il les rejoint au noyau ouvert. Relancer une équipe à
-    chaque noyau coûterait vingt fois plus.
+    Un noyau ne commence que lorsque le précédent est fini : ses lots sont tous pris, et aucun
+    thread n'y est encore. Un thread que le système a mis de côté n'est donc attendu que s'il tient
+    un lot ; sinon les autres avancent sans lui, et il les rejoint au noyau ouvert. Relancer une
+    équipe à chaque noyau coûterait vingt fois plus.
 
     Mots, après le noyau ouvert : adresse de `sched_yield` (0 : aucune), nombre de noyaux, leurs
     adresses, celle de leurs tableaux, celle du noyau ouvert.
@@ -170,7 +170,7 @@ class Program:
         self._tables[phases, words] = value
 
     def run(self) -> None:
-        """Exécute tout, avec autant de fils que PyTorch, ou moins s'ils manquent de cœurs."""
+        """Exécute tout, avec autant de threads que PyTorch, ou moins s'ils manquent de cœurs."""
         self._tables[:, : _INSIDE + 1] = 0
         self._call[_OPENED] = 0
         runner, threads, data = openmp(), torch.get_num_threads(), self._call.ctypes.data
@@ -195,7 +195,7 @@ def _aligned(*shape: int) -> NDArray[np.int64]:
 
 
 def _address(name: str) -> int:
-    """Adresse d'une fonction C du processus ; 0 si elle n'y est pas, ou si les fils sont seuls."""
+    """Adresse d'une fonction C du processus ; 0 si elle manque, ou si les threads sont seuls."""
     if openmp() is None:
         return 0
     try:

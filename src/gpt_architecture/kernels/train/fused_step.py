@@ -1,8 +1,8 @@
-"""Le pas d'entraînement fusionné : avant et arrière de GPT-2 écrits à la main, sur CPU.
+"""L'étape d'entraînement fusionnée : passe avant et rétropropagation à la main, sur CPU.
 
 Les produits de matrices sont ceux de PyTorch, dans des tampons réemployés ; tout ce qui les
 entoure est compilé (`kernels.py`). L'oracle est autograd sur le même
-modèle, muni de l'abandon à clés : les tests exigent les mêmes pertes et les mêmes gradients.
+modèle, muni du dropout à clés : les tests exigent les mêmes pertes et les mêmes gradients.
 
 Formes : B lot, T tokens, N = B·T, D largeur.
 """
@@ -44,14 +44,14 @@ _WORKSPACES = 4  # formes de lot dont les tampons sont gardés : accumulation, �
 
 
 def why_not_fused(model: nn.Module) -> str | None:
-    """La raison pour laquelle le pas fusionné ne convient pas à `model` ; None s'il convient."""
+    """La raison pour laquelle l'étape fusionnée ne convient pas à `model` ; None s'il convient."""
     if type(model) is not GPTModel:
         return "le modèle n'est pas un GPTModel"
     weight = model.tok_emb.weight
     if weight.device.type != "cpu":
-        return f"le modèle est sur {weight.device}, le pas fusionné calcule sur CPU"
+        return f"le modèle est sur {weight.device}, l'étape fusionnée calcule sur CPU"
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
-        return "le pas fusionné garde ses poids en fp32"
+        return "l'étape fusionnée garde ses poids en fp32"
     if (model.out_head.weight is weight) is not model.cfg.tie_weights:
         return "la tête et l'embedding ne sont pas liés comme la configuration le dit"
     if not all(parameter.requires_grad for parameter in model.parameters()):
@@ -60,7 +60,7 @@ def why_not_fused(model: nn.Module) -> str | None:
 
 
 class SequenceBatch(Protocol):
-    """Un lot et les numéros de ses séquences, clés des masques d'abandon."""
+    """Un lot et les numéros de ses séquences, clés des masques de dropout."""
 
     @property
     def inputs(self) -> Tensor:
@@ -83,11 +83,11 @@ class FusedStep:
 
     Args:
         model: sur CPU, en fp32 (voir `why_not_fused`).
-        seed: graine des masques d'abandon.
-        lean: l'optimiseur du mode économe, qui met à jour les poids pendant l'arrière ; None :
-            les gradients vont dans les `.grad` des paramètres.
-        recompute: ne garde de l'avant que l'entrée de chaque bloc, et recalcule le reste ; le mode
-            économe le fait toujours.
+        seed: graine des masques de dropout.
+        lean: l'optimiseur du mode économe, qui met à jour les poids pendant la rétropropagation ;
+            None : les gradients vont dans les `.grad` des paramètres.
+        recompute: ne garde de la passe avant que l'entrée de chaque bloc, et recalcule le reste ;
+            le mode économe le fait toujours.
         dtype: type des produits de matrices, fp32 ou bf16 ; l'attention, les logits et tout ce qui
             entoure les produits restent en fp32.
 
@@ -123,9 +123,9 @@ class FusedStep:
     def forward_backward(self, batch: SequenceBatch, *, scale: float = 1.0) -> Tensor:
         """Perte moyenne du lot (nats par token) ; ajoute `scale` × son gradient.
 
-        Si la perte n'est pas finie, elle est rendue sans arrière : les `.grad` absents le restent,
-        ceux d'un lot précédent ne valent plus rien, et l'étape est à sauter. NaN si un gradient du
-        mode économe n'était pas fini.
+        Si la perte n'est pas finie, elle est rendue sans rétropropagation : les `.grad` absents le
+        restent, ceux d'un lot précédent ne valent plus rien, et l'étape est à sauter. NaN si un
+        gradient du mode économe n'était pas fini.
 
         Args:
             batch: le lot.
@@ -162,7 +162,7 @@ class FusedStep:
 
     @fastest_matmul()
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Perte moyenne (nats par token), sans abandon ni gradient.
+        """Perte moyenne (nats par token), sans dropout ni gradient.
 
         Args:
             inputs: (B, T) int64.
@@ -215,7 +215,7 @@ class FusedStep:
     def _forward(self, run: Pass, inputs: Tensor, *, keep: bool) -> list[Tensor]:
         """Entrée de chaque bloc, puis sortie du dernier (N, D).
 
-        `keep` garde tout ce que l'arrière relira ; sans lui, deux tampons alternent.
+        `keep` garde tout ce que la rétropropagation relira ; sans lui, deux tampons alternent.
         """
         rows, width = run.batch * run.length, self.model.cfg.emb_dim
         count = len(self._blocks)

@@ -1,14 +1,15 @@
-"""Où vont les gradients du pas fusionné : dans les `.grad`, ou tout de suite dans AdamW.
+"""Où vont les gradients de l'étape fusionnée : dans les `.grad`, ou tout de suite dans AdamW.
 
 Leurs tampons sont gardés d'un pas à l'autre. Tant qu'un gradient n'est pas écrit, son tampon
 sert de mémoire aux activations : celles du bloc l vivent dans le gradient du bloc l − 1, écrit
-après que l'arrière les a lues, et celles qui ne durent pas dans celui de l'embedding, écrit en
-dernier. L'entraînement ne demande ainsi presque rien de plus que poids, gradients et moments.
+après que la rétropropagation les a lues, et celles qui ne durent pas dans celui de l'embedding,
+écrit en dernier. L'entraînement ne demande ainsi presque rien de plus que poids, gradients et
+moments.
 
-Le mode économe met à jour chaque paramètre dès que son gradient est complet et que l'arrière n'a
-plus besoin de sa valeur ; tous les gradients ne coexistent donc jamais. Les moments sont gardés en
-bf16 avec un arrondi stochastique : un arrondi au plus proche figerait la moyenne des carrés, qui
-bouge d'un millième par étape quand bf16 n'en distingue que 1/256.
+Le mode économe met à jour chaque paramètre dès que son gradient est complet et que la
+rétropropagation n'a plus besoin de sa valeur ; tous les gradients ne coexistent donc jamais. Les
+moments sont gardés en bf16 avec un arrondi stochastique : un arrondi au plus proche figerait la
+moyenne des carrés, qui bouge d'un millième par étape quand bf16 n'en distingue que 1/256.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class GradientSink(ABC):
 
     @abstractmethod
     def arenas(self) -> dict[int | None, Arena]:
-        """Zones libres pendant l'avant, par couche ; None : ce qui ne dure pas."""
+        """Zones libres pendant la passe avant, par couche ; None : ce qui ne dure pas."""
 
     @abstractmethod
     def begin(self) -> None:

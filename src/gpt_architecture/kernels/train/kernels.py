@@ -1,9 +1,9 @@
-"""Les noyaux du pas d'entraînement : embeddings, normes, résidus, GELU, attention, perte, AdamW.
+"""Noyaux de l'étape d'entraînement : embeddings, normes, résidus, GELU, attention, perte, AdamW.
 
 Chacun parcourt la mémoire une fois là où PyTorch la parcourt plusieurs fois, et recalcule les
-masques d'abandon au lieu de les lire. Les réductions se font par blocs fixes, dans l'ordre : le
-résultat ne dépend pas du nombre de fils. `keys` (2·B,) porte les clés d'un endroit ; `drop` nul :
-rien n'est abandonné. Les noyaux qui écrivent ou lisent un produit de matrices ont leur double en
+masques de dropout au lieu de les lire. Les réductions se font par blocs fixes, dans l'ordre : le
+résultat ne dépend pas du nombre de threads. `keys` (2·B,) porte les clés d'un endroit ; `drop` nul
+: rien n'est abandonné. Les noyaux qui écrivent ou lisent un produit de matrices ont leur double en
 bf16 (`half_kernels`) : `rounded` et `widened` convertissent au passage, tout calcul reste fp32.
 
 Formes : N = B·T tokens d'un lot, n tokens d'un morceau de tête, D largeur, F largeur du perceptron,
@@ -64,7 +64,7 @@ def embed_(
     scale: Real,
     x: Matrix,
 ) -> None:
-    """x (N, D) = abandon(embedding du token + embedding de la position), par bloc de lignes."""
+    """x (N, D) = dropout(embedding du token + embedding de la position), par bloc de lignes."""
     rows, width = x.shape
     factor = np.empty(width, np.float32)
     for block in lots:
@@ -109,7 +109,7 @@ def scatter_rows_(
     """gradient[token] += Σ dx des places du token, dans l'ordre ; un token par lot.
 
     `order` trie les places par token, `starts` délimite les tokens distincts : chaque ligne
-    n'est écrite que par un fil.
+    n'est écrite que par un thread.
     """
     for s in lots:
         token = ids[order[starts[s]]]
@@ -183,7 +183,7 @@ def residual_(
     scale: Real,
     out: Matrix,
 ) -> None:
-    """out (N, D) = x + abandon(branch + bias), par bloc de lignes."""
+    """out (N, D) = x + dropout(branch + bias), par bloc de lignes."""
     rows, width = x.shape
     factor = np.empty(width, np.float32)
     for block in lots:

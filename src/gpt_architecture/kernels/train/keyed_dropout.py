@@ -1,4 +1,4 @@
-"""Abandon (dropout) à clés : chaque masque est une fonction pure, sans générateur ni mémoire.
+"""Dropout à clés : chaque masque est une fonction pure, sans générateur ni mémoire.
 
 Le masque d'une séquence ne dépend que de la graine, du numéro de la séquence depuis le début
 de l'entraînement et de l'endroit du modèle. Reprendre un entraînement, le répartir sur
@@ -72,7 +72,7 @@ def keep_mask(keys: Tensor, rows: int, columns: int, p: float) -> Tensor:
         keys: (B, 2) int64, les clés d'un endroit.
         rows: lignes par séquence (R).
         columns: colonnes par ligne (n).
-        p: probabilité d'abandon.
+        p: probabilité de dropout.
     """
     device = keys.device
     row = torch.arange(rows, device=device) * _GOLDEN & _M32  # (R,)
@@ -84,7 +84,7 @@ def keep_mask(keys: Tensor, rows: int, columns: int, p: float) -> Tensor:
 
 
 class DropoutKeys:
-    """Les clés du lot en cours, lues par tous les modules d'abandon d'un modèle."""
+    """Les clés du lot en cours, lues par tous les modules de dropout d'un modèle."""
 
     def __init__(self, seed: int, sites: int) -> None:
         self.seed = seed
@@ -108,7 +108,7 @@ class DropoutKeys:
             RuntimeError: aucune séquence fixée, ou un lot d'une autre taille.
         """
         if self._keys is None or self._keys.size(0) != batch:
-            raise RuntimeError("abandon à clés hors de DropoutKeys.sequences, ou d'un autre lot")
+            raise RuntimeError("dropout à clés hors de DropoutKeys.sequences, ou d'un autre lot")
         return self._keys[:, index].to(device)
 
 

@@ -1,6 +1,6 @@
-"""Un bloc Transformer, puis la tête et sa perte, en avant et en arrière, écrits à la main.
+"""Un bloc Transformer, puis la tête et sa perte : passe avant et rétropropagation, à la main.
 
-L'arrière recalcule les normes, GELU et les masques d'abandon au lieu de les garder.
+La rétropropagation recalcule les normes, GELU et les masques de dropout au lieu de les garder.
 
 La tête va par morceaux : les logits de quelques tokens sont calculés transposés (V, n), un token
 par colonne : le produit « poids × activations » court ainsi à la vitesse des autres, et son tampon
@@ -46,7 +46,7 @@ class Pass:
         batch: séquences (B).
         length: tokens par séquence (T).
         keys: (endroits, 2·B) int64, les clés des masques ; voir `keyed_dropout`.
-        drop: seuil d'abandon sur 16 bits ; 0 : rien n'est abandonné.
+        drop: seuil de dropout sur 16 bits ; 0 : aucun dropout.
         scale: facteur des éléments gardés.
         kernels: les noyaux autour des produits ; `kernels` ou, si les produits sont en bf16,
             `half_kernels`.
@@ -100,7 +100,7 @@ class BlockPass:
 
     Args:
         block: le bloc.
-        site: son premier endroit d'abandon.
+        site: son premier endroit de dropout.
     """
 
     def __init__(self, block: TransformerBlock, site: int) -> None:
@@ -112,7 +112,7 @@ class BlockPass:
         self._inner = self._up.out_features
 
     def forward(self, run: Pass, x: Tensor, out: Tensor, slot: int) -> None:
-        """out (N, D) = bloc(x) ; ce que l'arrière relira reste dans les tampons de `slot`."""
+        """out (N, D) = bloc(x) ; `slot` garde ce que la rétropropagation relira."""
         block, get = self.block, run.get
         rows, width = x.shape
         h = normalize(run, block.norm1, x, "stats1", slot)

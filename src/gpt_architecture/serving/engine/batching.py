@@ -1,4 +1,4 @@
-"""Les demandes en cours, et le pas qui les fait toutes avancer. Aucun fil ici : voir `engine`.
+"""Les demandes en cours, et le pas qui les fait toutes avancer. Aucun thread ici : voir `engine`.
 
 Un pas est celui de toute génération, avec plus de suites : les mêmes passages (`cache_reader`) et,
 peu chargé, la même boucle de propositions (`decoding.speculative`). Les logits d'un modèle compacté
@@ -36,21 +36,21 @@ MAX_FAILURES = 3
 """Échecs du modèle à la suite avant de renoncer."""
 
 DRAFTING_ROWS = 8
-"""Activations au plus d'un pas qui propose, toutes suites réunies."""
+"""Activations au plus d'un pas qui propose, toutes séquences réunies."""
 
 _LAST_WEIGHT = 0.2  # poids de la dernière demande dans la durée moyenne
 
 
 class ContinuousBatch:
-    """Fait avancer des demandes sur les places d'un cache.
+    """Fait avancer des demandes sur les emplacements d'un cache.
 
     Args:
         model: rend des logits (B, T, V), en évaluation.
         slots: demandes qui avancent ensemble, au plus.
-        rows: lignes du cache ; celles qui dépassent `slots` gardent des débuts déjà lus.
+        rows: lignes du cache ; celles qui dépassent `slots` gardent des invites déjà lues.
         capacity: positions d'une ligne.
-        chunk: tokens de début lus par pas, à peu près ; None : ce qui convient au modèle.
-        drafts: tokens que le modèle propose d'avance à une suite, au plus (voir
+        chunk: tokens d'invite lus par pas, à peu près ; None : ce qui convient au modèle.
+        drafts: tokens que le modèle propose d'avance à une séquence, au plus (voir
             `decoding.speculative`) ; sans effet s'il ne sait pas le faire.
 
     Attributes:
@@ -84,12 +84,12 @@ class ContinuousBatch:
 
     @property
     def has_room(self) -> bool:
-        """Vrai si une place est libre."""
+        """Vrai si un emplacement est libre."""
         return len(self.running) < self.slots
 
     @property
     def is_reading(self) -> bool:
-        """Vrai si une demande lit encore son début."""
+        """Vrai si une demande lit encore son invite."""
         return any(job.reading > 1 for job in self.running)
 
     @property
@@ -104,7 +104,7 @@ class ContinuousBatch:
         self._pool.release(0, spoiled=True)
 
     def start(self, job: EngineJob) -> None:
-        """Donne une place à une demande, qui est dans `running`."""
+        """Donne un emplacement à une demande, qui est dans `running`."""
         job.started = time.monotonic()
         job.slot, cached = self._pool.acquire(job.ids, reuse=job.scores is None)
         job.cached = job.computed = cached
@@ -152,7 +152,7 @@ class ContinuousBatch:
             self._advance(job, count, draft, each)
 
     def end(self, job: EngineJob, how: FinishedReason | Exception) -> None:
-        """Dit comment une demande finit, puis rend sa place si elle en a une."""
+        """Dit comment une demande finit, puis rend son emplacement si elle en a un."""
         failed = isinstance(how, Exception)
         if isinstance(how, Exception):
             self.counts["failed"] += 1
@@ -174,14 +174,14 @@ class ContinuousBatch:
         self.running.clear()
 
     def _budget(self) -> int:
-        """Tokens de début à lire pendant ce pas."""
+        """Tokens d'invite à lire pendant ce pas."""
         if self._chunk is not None:
             return self._chunk
         writing = sum(job.computed >= len(job.ids) for job in self.running)
         return prompt_budget(writing, self._reader.height)
 
     def _catch_up(self) -> None:
-        """Recopie ce qu'une autre demande vient de lire d'un début commun."""
+        """Recopie ce qu'une autre demande vient de lire d'un préfixe commun."""
         for job in self.running:
             if job.computed < len(job.ids) - 1 and job.scores is None:
                 gained = self._pool.extend_(job.slot, job.ids)
@@ -237,9 +237,9 @@ class ContinuousBatch:
             self._pool.keep(job.slot, job.computed)
 
     def _restart(self, error: Exception) -> None:
-        """Après un échec du modèle : les demandes en cours échouent, leurs places sont vidées."""
+        """Après un échec du modèle : les demandes en cours échouent ; vide les emplacements."""
         logger.error(
-            "échec du modèle, les places sont vidées ; requêtes en cours : %s",
+            "échec du modèle, les emplacements sont vidés ; requêtes en cours : %s",
             requests_of(self.running),
             exc_info=error,
         )
@@ -255,21 +255,21 @@ class Drafts:
     """Propose aux demandes qui écrivent, quand la charge le permet.
 
     Args:
-        pool: leurs places.
+        pool: leurs emplacements.
         self_draft: fait proposer le modèle ; None : seul `lookup` propose.
-        most: tokens que le modèle propose à une suite par pas, au plus.
+        most: tokens que le modèle propose à une séquence par pas, au plus.
     """
 
     def __init__(self, pool: SlotPool, self_draft: SelfDraft | None, most: int) -> None:
         self._pool, self._self_draft, self._most = pool, self_draft, most
 
     def warm_up(self, slot: int) -> None:
-        """Fait faire au modèle la copie qui propose, s'il y en a une, sur une place vide."""
+        """Fait faire au modèle la copie qui propose, s'il y en a une, sur un emplacement vide."""
         if self._self_draft is not None:
             self._self_draft.warm_up(self._pool.view([slot]))
 
     def for_job(self, job: EngineJob) -> Speculation | None:
-        """Ce que la suite d'une demande fera de propositions ; None : elle n'écrit rien."""
+        """Ce que la séquence d'une demande fera de propositions ; None : elle n'écrit rien."""
         if job.sequence is None:
             return None
         config = job.sequence.config

@@ -1,16 +1,16 @@
-"""Le moteur : un fil possède le modèle et fait avancer toutes les demandes, un pas à la fois.
+"""Le moteur : un thread possède le modèle et fait avancer toutes les demandes, un pas à la fois.
 
 À chaque pas, les demandes qui écrivent lisent leur dernier token, celles qui commencent lisent une
-part de leur début, puis chacune choisit ; peu chargé, le moteur peut proposer plusieurs tokens à
-une suite et les vérifier ensemble (voir `batching`). Une demande entre ou s'en va entre deux pas,
-sans que les autres bougent (Orca, Yu et al., 2022 ; lecture par parts : Sarathi-Serve, Agrawal et
-al., 2024).
+part de leur invite, puis chacune choisit ; peu chargé, le moteur peut proposer plusieurs tokens à
+une séquence et les vérifier ensemble (voir `batching`). Une demande entre ou s'en va entre deux
+pas, sans que les autres bougent (Orca, Yu et al., 2022 ; lecture par parts : Sarathi-Serve, Agrawal
+et al., 2024).
 
-Ce qu'une demande écrit dépend d'elle seule : son tirage a sa graine, sa place n'est lue par
+Ce qu'une demande écrit dépend d'elle seule : son tirage a sa graine, son emplacement n'est lu par
 personne d'autre. Avec un modèle compacté (`kernels.decode.packed`), ses logits sont les mêmes au
-bit près quelles que soient la charge, la découpe des débuts et les reprises du cache, à nombre de
-places égal. Avec un autre, les produits de PyTorch arrondissent selon le nombre de lignes : deux
-tokens que séparent moins de quelques millionièmes peuvent alors s'échanger.
+bit près quelles que soient la charge, la découpe des invites et les reprises du cache, à nombre
+d'emplacements égal. Avec un autre, les produits de PyTorch arrondissent selon le nombre de lignes :
+deux tokens que séparent moins de quelques millionièmes peuvent alors s'échanger.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 60.0  # secondes
 
 
 class Engine:
-    """Écrit les suites de demandes soumises à tout moment, de n'importe quel fil.
+    """Écrit les séquences de demandes soumises à tout moment, de n'importe quel thread.
 
     Args:
         model: rend des logits (B, T, V) ; plus rien d'autre ne doit l'employer.
@@ -60,11 +60,11 @@ class Engine:
         window: positions qu'une demande peut occuper, au plus ; None : le contexte du modèle.
         slots: demandes qui avancent ensemble, au plus.
         max_waiting: demandes qui attendent, au plus.
-        prefill_chunk: tokens de début lus par pas, toutes demandes réunies ; None : ce qui convient
+        prefill_chunk: tokens d'invite lus par pas, toutes demandes réunies ; None : ce qui convient
             au modèle.
-        prefix_cache_tokens: positions gardées, en plus des places, pour ce qu'ont lu des demandes
-            finies.
-        drafts: tokens que le modèle propose d'avance à une suite, au plus, à faible charge (voir
+        prefix_cache_tokens: positions gardées, en plus des emplacements, pour ce qu'ont lu des
+            demandes finies.
+        drafts: tokens que le modèle propose d'avance à une séquence, au plus, à faible charge (voir
             `batching`) ; son texte reste le même.
 
     Raises:
@@ -118,7 +118,7 @@ class Engine:
         return self._state
 
     def start(self) -> None:
-        """Lance le fil ; après un premier passage du modèle, l'état devient `ready`."""
+        """Lance le thread ; après une première passe avant, l'état devient `ready`."""
         self._thread.start()
 
     def prepare_constraints(self) -> None:
@@ -127,7 +127,7 @@ class Engine:
             self._trial.start()
 
     def wait_started(self) -> None:
-        """Attend que le premier passage du modèle soit fini, ou qu'il ait échoué."""
+        """Attend que la première passe avant soit finie, ou qu'elle ait échoué."""
         with self._changed:
             self._changed.wait_for(lambda: self._state != "starting")
 
@@ -136,7 +136,7 @@ class Engine:
 
         Args:
             request: ce qu'elle veut.
-            on_event: reçoit les événements, d'un fil du moteur : il ne doit pas attendre.
+            on_event: reçoit les événements, d'un thread du moteur : il ne doit pas attendre.
 
         Raises:
             ConfigurationError: demande que ce modèle ne peut pas suivre.
@@ -197,7 +197,7 @@ class Engine:
         return done and self._messenger.settle()
 
     def stop(self) -> None:
-        """Arrête le fil ; les demandes en cours ou en attente échouent par `EngineClosed`."""
+        """Arrête le thread ; les demandes en cours ou en attente échouent par `EngineClosed`."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -215,16 +215,16 @@ class Engine:
         size, ids = self._model.cfg.vocab_size, request.prompt
         if unknown := [token for token in ids if not 0 <= token < size]:
             raise ConfigurationError(
-                f"le début contient l'identifiant {unknown[0]}",
+                f"l'invite contient l'identifiant {unknown[0]}",
                 expected=f"des identifiants de 0 à {size - 1}",
                 remedy="codez le texte avec le tokenizer du modèle",
             )
         if request.positions > self.window:
             wanted = f" et {request.config.max_tokens} à écrire" if request.generate else ""
             raise ConfigurationError(
-                f"{len(ids)} tokens de début{wanted}",
+                f"{len(ids)} tokens d'invite{wanted}",
                 expected=f"{self.window} positions au plus",
-                remedy="raccourcissez le début ou demandez moins de tokens",
+                remedy="raccourcissez l'invite ou demandez moins de tokens",
             )
 
     def _check_open(self, client: str) -> None:
@@ -236,7 +236,7 @@ class Engine:
             raise Overloaded(len(self._queue), min(max(seconds, _SHORTEST_RETRY), _LONGEST_RETRY))
 
     def _sequence(self, request: EngineRequest) -> Continuation:
-        """La suite à écrire ; construite ici, hors du fil du moteur, qui n'attend donc pas."""
+        """La séquence à écrire, construite hors du thread du moteur, qui n'attend donc pas."""
         size = self._model.cfg.vocab_size
         constraint = build_constraint(
             request.config,
@@ -255,7 +255,7 @@ class Engine:
             constraint=constraint,
         )
 
-    # --- Le fil ------------------------------------------------------------------------------
+    # --- Le thread ------------------------------------------------------------------------------
 
     def _work(self) -> None:
         """Vit aussi longtemps que le moteur."""
@@ -298,7 +298,7 @@ class Engine:
                 self._queue.remove(job)
 
     def _admit(self) -> None:
-        """Donne les places libres aux demandes qui attendent."""
+        """Donne les emplacements libres aux demandes qui attendent."""
         batch = self._batch
         while batch.has_room:
             with self._changed:

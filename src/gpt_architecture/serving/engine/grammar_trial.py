@@ -4,7 +4,7 @@ Lire une grammaire est un calcul natif, qui ne s'interrompt pas et dont rien ne 
 coût : `{"multipleOf": 9999991}` le fait durer des minutes, `.*` cinq mille fois prend 700 Mo. Un
 processus à part, moins prioritaire, le fait donc d'abord, sous des bornes de temps et de mémoire ;
 il est tué s'il les dépasse. Ce qui a tenu coûte autant, mais pas plus, à lire une seconde fois
-dans le service, dont les autres fils avancent pendant ce temps.
+dans le service, dont les autres threads avancent pendant ce temps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gpt_architecture.serving.engine.messages import EngineClosed, Overloaded
 MAX_SECONDS = 0.5
 """Secondes de calcul d'une contrainte."""
 
-_MOST_COPIES_SECONDS = 2.0  # la même, lue pour chaque suite d'une requête
+_MOST_COPIES_SECONDS = 2.0  # la même, lue pour chaque séquence d'une requête
 
 MAX_MEMORY = 128 << 20
 """Octets que la lecture d'une contrainte peut prendre."""
@@ -79,7 +79,7 @@ class GrammarTrial:
         Args:
             name: réglage qui l'a demandée, pour les messages.
             grammar: grammaire de llguidance.
-            copies: suites de la requête, qui la liront chacune.
+            copies: séquences de la requête, qui la liront chacune.
 
         Raises:
             ConfigurationError: mal écrite, sans aucun texte, trop longue ou trop grande à lire.
@@ -92,7 +92,7 @@ class GrammarTrial:
             raise refusal(name, verdict.reason)
         if verdict.seconds * copies > _MOST_COPIES_SECONDS:
             most = f"plus de {_MOST_COPIES_SECONDS:g} s de calcul"
-            raise refusal(name, f"la lire pour {copies} suites demande {most}")
+            raise refusal(name, f"la lire pour {copies} textes demande {most}")
 
     def start(self) -> None:
         """Lance le processus sans l'attendre : la contrainte suivante le trouvera prêt."""

@@ -29,8 +29,8 @@ TOO_LONG, TOO_LARGE = 61, 62
 """Codes de sortie : la grammaire demandait trop de temps, trop de mémoire."""
 
 _POLL_SECONDS = 0.005
-_NICENESS = 10  # le calcul des suites passe avant ; pas au point que rien n'avance ici
-_SLACK = 256 << 20  # octets d'adresses que des fils réservent sans les employer
+_NICENESS = 10  # le calcul des séquences passe avant ; pas au point que rien n'avance ici
+_SLACK = 256 << 20  # octets d'adresses que des threads réservent sans les employer
 _STATM = Path("/proc/self/statm")
 
 
@@ -76,7 +76,7 @@ def _try(tree: Any, grammar: str, *, seconds: float, ceiling: int) -> dict[str, 
             os._exit(TOO_LONG)
         if _memory() > ceiling:
             os._exit(TOO_LARGE)
-    if "reason" not in found:  # le fil est mort, faute de mémoire : rien n'est sûr ensuite
+    if "reason" not in found:  # le thread est mort, faute de mémoire : rien n'est sûr ensuite
         os._exit(1)
     return {**found, "seconds": time.process_time() - start}
 

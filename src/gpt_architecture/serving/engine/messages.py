@@ -1,10 +1,10 @@
-"""Ce qu'on demande au moteur, ce qu'il en dit, et comment il le remet hors de son fil.
+"""Ce qu'on demande au moteur, ce qu'il en dit, et comment il le remet hors de son thread.
 
 Prévenir la boucle HTTP la réveille aussitôt : elle prend le verrou de Python, et le moteur
 attendrait qu'elle ait écrit sa réponse avant de lancer le pas suivant. Les événements d'un pas sont
-donc remis ensemble, par un autre fil, pendant que le suivant calcule sans ce verrou ; ce fil attend
-un instant qu'il soit lancé. Quand les pas se suivent de plus près qu'un œil ne voit, ceux de deux
-ou trois partent dans le même envoi : chacun prend aux calculs une part de leurs cœurs.
+donc remis ensemble, par un autre thread, pendant que le suivant calcule sans ce verrou ; ce thread
+attend un instant qu'il soit lancé. Quand les pas se suivent de plus près qu'un œil ne voit, ceux de
+deux ou trois partent dans le même envoi : chacun prend aux calculs une part de leurs cœurs.
 """
 
 from __future__ import annotations
@@ -39,23 +39,24 @@ _PATIENCE = 5.0  # secondes ; une remise n'attend rien, sauf son tour
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRequest:
-    """Une suite à écrire, un texte à noter, ou les deux.
+    """Une séquence à écrire, un texte à noter, ou les deux.
 
     Attributes:
-        prompt: identifiants du début.
+        prompt: identifiants de l'invite.
         config: comment générer ; `n` vaut 1.
         seed: remplace la graine de `config`, que plusieurs demandes peuvent ainsi partager.
-        client: qui demande ; les places vont d'abord à qui en tient le moins.
+        client: qui demande ; les emplacements vont d'abord à qui en tient le moins.
         deadline: instant (`time.monotonic`) après lequel la demande est abandonnée.
-        score_prompt: autres tokens à rendre à chaque place du début ; None : début non noté.
-        generate: faux : noter le début sans rien écrire.
-        copies: suites que la même requête HTTP fait écrire : chacune lit la même contrainte.
+        score_prompt: autres tokens à rendre à chaque position de l'invite ; None : invite non
+            notée.
+        generate: faux : noter l'invite sans rien écrire.
+        copies: séquences que la même requête HTTP fait écrire : chacune lit la même contrainte.
         observe: donne aussi les logits de chaque token écrit, avant tout filtre.
         request_id: requête HTTP d'où elle vient, pour le journal.
 
     Raises:
-        ConfigurationError: début vide, plusieurs suites, rien à faire, ou réglage que le moteur
-            ne suit pas (`beam` : ses suites avancent autrement, par `Generator`).
+        ConfigurationError: invite vide, plusieurs séquences, rien à faire, ou réglage que le moteur
+            ne suit pas (`beam` : ses séquences avancent autrement, par `Generator`).
     """
 
     prompt: tuple[int, ...]
@@ -72,9 +73,9 @@ class EngineRequest:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise ConfigurationError(
-                "le début ne contient aucun token",
+                "l'invite ne contient aucun token",
                 expected="au moins un token",
-                remedy="donnez un début de texte",
+                remedy="donnez une invite",
             )
         if self.score_prompt is not None:
             check_int("score_prompt", self.score_prompt, minimum=0, maximum=MAX_ALTERNATIVES)
@@ -90,13 +91,13 @@ class EngineRequest:
             raise ConfigurationError.wrong(
                 "n",
                 self.config.n,
-                expected="une suite par demande au moteur",
-                remedy="soumettez autant de demandes que de suites",
+                expected="un texte par demande au moteur",
+                remedy="soumettez autant de demandes que de textes",
             )
         if self.config.strategy == "beam":
             raise ConfigurationError(
                 "strategy vaut beam",
-                expected="une autre stratégie : le moteur fait avancer les suites ensemble, token "
+                expected="une autre stratégie : le moteur fait avancer les textes ensemble, token "
                 "par token",
                 remedy="employez la commande infer pour ce réglage",
             )
@@ -109,10 +110,10 @@ class EngineRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptScored:
-    """Le début est noté.
+    """L'invite est notée.
 
     Attributes:
-        scores: un par token du début ; None pour le premier, que rien ne précède.
+        scores: un par token de l'invite ; None pour le premier, que rien ne précède.
     """
 
     scores: tuple[TokenScore | None, ...]
@@ -138,9 +139,9 @@ class Finished:
 
     Attributes:
         reason: pourquoi.
-        prompt_tokens: tokens du début.
+        prompt_tokens: tokens de l'invite.
         completion_tokens: tokens écrits.
-        cached_tokens: tokens du début trouvés dans le cache, et non recalculés.
+        cached_tokens: tokens de l'invite trouvés dans le cache, et non recalculés.
     """
 
     reason: FinishedReason
@@ -180,13 +181,13 @@ class Overloaded(GPTArchitectureError):
 
     Args:
         waiting: combien.
-        retry_after: secondes après lesquelles il y aura sans doute une place.
+        retry_after: secondes après lesquelles il y aura sans doute un emplacement.
     """
 
     def __init__(self, waiting: int, retry_after: float) -> None:
         super().__init__(
             f"{waiting} demandes attendent déjà",
-            expected="une place dans la file",
+            expected="un emplacement dans la file",
             remedy=f"réessayez dans {round(retry_after)} s",
         )
         self.retry_after = retry_after
@@ -210,20 +211,20 @@ class EngineStats:
     Attributes:
         state: son état.
         running: demandes qui avancent.
-        waiting: demandes qui attendent une place.
+        waiting: demandes qui attendent un emplacement.
         slots: demandes qui peuvent avancer ensemble.
         kv_tokens: positions du cache occupées par ces demandes.
         kv_capacity: positions du cache en tout.
         steps: pas faits depuis le démarrage.
-        prompt_tokens: tokens de début acceptés au calcul.
+        prompt_tokens: tokens d'invite acceptés au calcul.
         cached_tokens: ceux d'entre eux trouvés dans le cache.
-        prefix_hits: demandes dont un début de début y était.
+        prefix_hits: demandes dont un préfixe y était.
         completion_tokens: tokens écrits.
         drafted_tokens: tokens proposés d'avance.
-        accepted_tokens: ceux d'entre eux que les suites ont choisis.
+        accepted_tokens: ceux d'entre eux que les séquences ont choisis.
         finished: demandes finies, par raison.
         failed: demandes échouées.
-        restarts: fois où un échec du modèle a vidé toutes les places.
+        restarts: fois où un échec du modèle a vidé tous les emplacements.
     """
 
     state: EngineState
@@ -257,7 +258,7 @@ class Keep(Protocol):
 
 
 class Messenger:
-    """Remet, dans l'ordre, ce que le moteur a gardé. Son fil naît au premier envoi."""
+    """Remet, dans l'ordre, ce que le moteur a gardé. Son thread naît au premier envoi."""
 
     def __init__(self) -> None:
         self._kept, self._urgent, self._sent = list[Delivery](), False, 0.0
@@ -290,7 +291,7 @@ class Messenger:
         return reached.wait(_PATIENCE)
 
     def close(self) -> None:
-        """Remet tout, puis arrête le fil."""
+        """Remet tout, puis arrête le thread."""
         self.send(urgent=True)
         if self._thread is not None:
             self._queue.put(None)

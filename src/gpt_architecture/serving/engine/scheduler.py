@@ -1,6 +1,6 @@
 """Une demande acceptée, la file où elle attend, et ce qu'elle lit d'un pas.
 
-Rien ici ne connaît le modèle ni les fils : ce sont des fonctions de l'état des demandes.
+Rien ici ne connaît le modèle ni les threads : ce sont des fonctions de l'état des demandes.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from gpt_architecture.serving.engine.slots import shared_prefix
 logger = logging.getLogger(__name__)
 
 MIN_SHARED = 16
-"""Tokens d'un début commun en deçà desquels attendre qu'un autre les lise ne vaut rien."""
+"""Tokens d'un préfixe commun en deçà desquels attendre qu'un autre les lise ne vaut rien."""
 
 PROMPT_TOKENS = 128
-"""Tokens d'un pas, à peu près, quand des débuts sont à lire."""
+"""Tokens d'un pas, à peu près, quand des invites sont à lire."""
 
-_LEAST = PROMPT_TOKENS // 4  # tokens de début d'un pas, au moins
+_LEAST = PROMPT_TOKENS // 4  # tokens d'invite d'un pas, au moins
 
 _RESERVE = 4  # un client seul laisse cette fraction de la file aux autres
 
 
 class EngineJob:
-    """Une demande, sa suite, et ce qui en est lu. Seul `cancelled` est écrit d'un autre fil.
+    """Une demande, sa séquence, et ce qui en est lu. Seul `cancelled` est écrit d'un autre thread.
 
     Args:
         number: son numéro.
         request: la demande.
-        sequence: la suite à écrire ; None : rien à écrire.
+        sequence: la séquence à écrire ; None : rien à écrire.
         on_event: reçoit les événements.
-        keep: garde la remise d'un événement, qui se fera hors du fil du moteur.
+        keep: garde la remise d'un événement, qui se fera hors du thread du moteur.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class EngineJob:
         self.id, self.request, self.sequence = number, request, sequence
         self.ids = np.array(request.prompt, dtype=np.int64)
         self._length = len(request.prompt)
-        self.started = 0.0  # instant où elle a reçu sa place
+        self.started = 0.0  # instant où elle a reçu son emplacement
         self.cancelled = self.finished = False
         self.slot = -1
-        self.speculation: Speculation | None = None  # dès qu'elle a une place
+        self.speculation: Speculation | None = None  # dès qu'elle a un emplacement
         self.cached = self.computed = 0  # tokens lus, dont trouvés dans le cache
         self.scores: list[TokenScore | None] | None = (
             None if request.score_prompt is None else [None]
@@ -104,7 +104,7 @@ class EngineJob:
         return "timeout" if deadline is not None and now >= deadline else None
 
     def begin(self) -> None:
-        """Note ce qui l'est déjà : un début d'un seul token."""
+        """Note ce qui l'est déjà : une invite d'un seul token."""
         if self.scores is not None and len(self.ids) == 1:
             self._give_scores(self.scores)
 
@@ -180,7 +180,7 @@ class FairQueue:
         """Vrai si ce client peut attendre ; le dernier quart de la file va aux moins pressants.
 
         Args:
-            free: places libres, que la file va remplir au prochain pas : elles l'allongent.
+            free: emplacements libres, que la file va remplir au prochain pas : ils l'allongent.
         """
         own, limit = len(self._clients.get(client, ())), self._limit + free
         return len(self) < limit and own < limit - self._limit // _RESERVE
@@ -190,10 +190,10 @@ class FairQueue:
         self._clients.setdefault(job.request.client, deque()).append(job)
 
     def pop(self, running: Counter[str]) -> EngineJob:
-        """La demande suivante : du client qui tient le moins de places, puis qui attend son tour.
+        """La suivante : du client qui tient le moins d'emplacements, puis qui attend son tour.
 
         Args:
-            running: places tenues par chaque client.
+            running: emplacements tenus par chaque client.
         """
         client = min(self._clients, key=lambda name: running[name])
         job = self._clients[client].popleft()
@@ -211,9 +211,9 @@ class FairQueue:
 
 
 def prompt_budget(writing: int, height: int) -> int:
-    """Tokens de début à lire pendant un pas.
+    """Tokens d'invite à lire pendant un pas.
 
-    Débuts et écritures passent ensemble : les débuts emplissent le dernier passage des écritures,
+    Invites et écritures passent ensemble : les invites emplissent le dernier passage des écritures,
     puis quelques autres. Trop peu, et qui arrive attend son premier token ; trop, et qui écrit
     attend le suivant.
 
@@ -229,10 +229,10 @@ def prompt_budget(writing: int, height: int) -> int:
 def share(jobs: Sequence[EngineJob], budget: int) -> list[tuple[EngineJob, int]]:
     """Combien de tokens chaque demande lit pendant ce pas.
 
-    Celles qui écrivent en lisent un chacune. `budget` tokens de début vont aux autres : la moitié
-    aux plus courts restes, pour qu'un long début ne fasse pas attendre les petits, et le reste
+    Celles qui écrivent en lisent un chacune. `budget` tokens d'invite vont aux autres : la moitié
+    aux plus courts restes, pour qu'une longue invite ne fasse pas attendre les petites, et le reste
     d'abord à la plus ancienne, pour que les petits ne fassent pas attendre sans fin le long. Une
-    demande dont une autre lit justement le début attend de le recopier.
+    demande dont une autre lit justement l'invite attend de la recopier.
 
     Args:
         jobs: les demandes en cours, de la plus ancienne à la plus récente.
@@ -254,7 +254,7 @@ def share(jobs: Sequence[EngineJob], budget: int) -> list[tuple[EngineJob, int]]
 
 
 def _without_twins(jobs: Sequence[EngineJob]) -> list[EngineJob]:
-    """Écarte celles dont une plus ancienne est en train de lire le début."""
+    """Écarte celles dont une plus ancienne est en train de lire l'invite."""
     kept = list[EngineJob]()
     for job in jobs:
         gains = (shared_prefix(job.ids, other.ids) - job.computed for other in kept)

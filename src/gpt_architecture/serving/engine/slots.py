@@ -1,7 +1,7 @@
-"""Les places : un cache alloué une fois, dont chaque ligne sert une demande après l'autre.
+"""Les emplacements : un cache alloué une fois, dont chaque ligne sert une demande après l'autre.
 
 Une ligne libérée garde ce qu'elle a lu : la demande suivante qui commence de même en part, et une
-demande en cours prête aussi son début, par copie. Rien n'est jamais recalculé ni déplacé pour une
+demande en cours prête aussi son invite, par copie. Rien n'est jamais recalculé ni déplacé pour une
 autre raison.
 
 Formes : T tokens d'une part, V vocabulaire.
@@ -59,14 +59,14 @@ class SlotPool:
         Le dernier token n'est jamais compté : il faut le lire pour savoir ce qui suit.
 
         Args:
-            prompt: le début à lire.
+            prompt: l'invite à lire.
             reuse: faux : rien de ce qui est déjà lu ne sert.
         """
         donor, shared = self._longest_prefix(prompt) if reuse else (-1, 0)
         free = [row for row, busy in enumerate(self._busy) if not busy]
         if donor in free and 2 * shared >= self.lengths[donor]:
             slot = donor
-        else:  # le donneur garde sa suite, qui peut servir encore
+        else:  # le donneur garde sa séquence, qui peut servir encore
             kept = donor if shared else None
             slot = min(free, key=lambda row: (row == kept, self.lengths[row] > 0, self._used[row]))
         self._busy[slot] = True
@@ -89,7 +89,7 @@ class SlotPool:
         self._busy[slot], self._used[slot] = False, next(self._clock)
 
     def view(self, slots: Sequence[int]) -> CacheView:
-        """Les lignes `slots`, pour un passage du modèle."""
+        """Les lignes `slots`, pour une passe avant."""
         return CacheView(self.cache, slots)
 
     def read(self, reader: CacheReader, parts: Sequence[Part]) -> list[Tensor]:
@@ -105,7 +105,7 @@ class SlotPool:
         self.cache.set_length_(slot, length)
 
     def _longest_prefix(self, prompt: Ids) -> tuple[int, int]:
-        """La ligne qui a lu le plus long début de `prompt`, et sa longueur."""
+        """La ligne qui a lu le plus long préfixe de `prompt`, et sa longueur."""
         limit = min(len(prompt) - 1, self._tokens.shape[1])
         present = np.arange(limit) < np.array(self.lengths)[:, None]  # (lignes, positions)
         same = (self._tokens[:, :limit] == prompt[:limit]) & present
@@ -124,7 +124,7 @@ class SlotPool:
 
 
 def shared_prefix(first: Ids, second: Ids) -> int:
-    """Longueur du début commun de deux suites."""
+    """Longueur du préfixe commun de deux séquences."""
     limit = min(len(first), len(second))
     different = first[:limit] != second[:limit]
     return int(different.argmax()) if different.any() else limit

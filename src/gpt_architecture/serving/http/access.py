@@ -202,7 +202,7 @@ class Access:
     Args:
         name: son nom, seul montré.
         requests: requêtes par minute ; None : sans limite.
-        tokens: tokens par minute, de début et écrits ; None : sans limite.
+        tokens: tokens par minute, d'invite et écrits ; None : sans limite.
     """
 
     def __init__(self, name: str, requests: int | None, tokens: int | None) -> None:
@@ -257,13 +257,13 @@ class Exchange:
 
     Attributes:
         request_id: son identifiant.
-        client: qui la fait, pour le partage des places : le nom de sa clé, sinon son adresse.
+        client: qui la fait, pour le partage des emplacements : le nom de sa clé, sinon son adresse.
         access: la clé qui la fait ; None : aucune.
         key_failure: pourquoi sa clé est refusée (`absente`, `inconnue`).
         code: motif de l'erreur rendue.
         status: code HTTP envoyé.
         ending: comment elle finit si ce n'est par une réponse entière (`abandon`, `coupure`).
-        prompt_tokens: tokens de début acceptés au calcul ; None : le moteur n'a rien reçu.
+        prompt_tokens: tokens d'invite acceptés au calcul ; None : le moteur n'a rien reçu.
         written: compte les tokens écrits jusqu'ici.
         reserved: tokens retenus sur ce que la clé permet.
     """

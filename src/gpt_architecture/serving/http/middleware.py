@@ -42,8 +42,8 @@ _EXPOSED = ("Retry-After", WARNING, "X-Request-Id")  # ce qu'une page peut lire 
 class GuardMiddleware:
     """Admet et borne chaque requête, et rend chaque panne sous la forme attendue.
 
-    Qui n'a pas de clé est refusé avant que son corps soit lu ; qui en a une partage les places sous
-    son nom, sinon sous son adresse.
+    Qui n'a pas de clé est refusé avant que son corps soit lu ; qui en a une partage les
+    emplacements sous son nom, sinon sous son adresse.
 
     Args:
         app: application gardée.

@@ -136,18 +136,18 @@ class HttpServer(uvicorn.Server):
         return 0 if self.signal is None else 128 + self.signal
 
     def request_stop(self) -> None:
-        """Demande l'arrêt, de n'importe quel fil."""
+        """Demande l'arrêt, de n'importe quel thread."""
         self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Le premier signal laisse finir, le second coupe ; sans effet hors du fil principal."""
+        """Le premier signal laisse finir, le second coupe ; sans effet hors du thread principal."""
         self._loop = asyncio.get_running_loop()
         try:
             previous = {number: signal.signal(number, self._stop) for number in _SIGNALS}
             if self._on_reload is not None and _HANG_UP is not None:
                 previous[_HANG_UP] = signal.signal(_HANG_UP, self._hang_up)
-        except ValueError:  # hors du fil principal : l'appelant arrête par `request_stop`
+        except ValueError:  # hors du thread principal : l'appelant arrête par `request_stop`
             previous = {}
         try:
             yield
@@ -268,7 +268,7 @@ _DEAD = ApiError.unavailable("le modèle ne s'est pas chargé", code="dead")
 
 
 class LoadingGate:
-    """Construit l'application dans un fil, et la remplace en attendant.
+    """Construit l'application dans un thread, et la remplace en attendant.
 
     Args:
         build: charge le modèle et rend l'application.
@@ -305,7 +305,7 @@ class LoadingGate:
         """Commence le chargement.
 
         Args:
-            on_failure: appelé du fil s'il échoue ; l'exception est dans `error`.
+            on_failure: appelé du thread s'il échoue ; l'exception est dans `error`.
         """
         threading.Thread(
             target=self._load, args=(on_failure,), name="chargement", daemon=True

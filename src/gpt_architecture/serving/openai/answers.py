@@ -21,14 +21,14 @@ from gpt_architecture.serving.openai.planning import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
-    """Ce qui s'ajoute à une suite.
+    """Ce qui s'ajoute à une séquence.
 
     Attributes:
-        index: rang de la suite.
+        index: rang de la séquence.
         text: texte nouveau.
         tokens: identifiants nouveaux, si les probabilités sont demandées.
         scores: leurs probabilités ; None pour un token que rien ne précède.
-        finish: pourquoi la suite s'arrête ; None : elle continue.
+        finish: pourquoi la séquence s'arrête ; None : elle continue.
     """
 
     index: int
@@ -39,11 +39,11 @@ class Delta:
 
 
 class Transcript:
-    """Traduit les événements des suites d'une requête, et compte leurs tokens.
+    """Traduit les événements des séquences d'une requête, et compte leurs tokens.
 
     Args:
         plan: ce qui est écrit.
-        echo: textes des débuts, à rendre avant chaque suite ; vide : ne pas les rendre.
+        echo: textes des invites, à rendre avant chaque séquence ; vide : ne pas les rendre.
     """
 
     def __init__(self, plan: Plan, echo: Sequence[str] = ()) -> None:
@@ -53,7 +53,7 @@ class Transcript:
 
     @property
     def count(self) -> int:
-        """Suites de la réponse."""
+        """Séquences de la réponse."""
         return len(self.plan.prompts) * self.plan.n
 
     def opening(self) -> list[Delta]:
@@ -88,7 +88,7 @@ class Transcript:
                     yield Delta(index=index, finish="stop" if event.reason == "stop" else "length")
 
     def usage(self, *, running: bool = False) -> dict[str, Any]:
-        """Le compte des tokens ; un début n'est compté qu'une fois, quel que soit `n`.
+        """Le compte des tokens ; une invite n'est comptée qu'une fois, quel que soit `n`.
 
         Args:
             running: en cours de route : ce qui a été repris du cache n'est su qu'à la fin.
@@ -115,7 +115,7 @@ class Shape(ABC):
     """La forme d'une route : comment s'y écrivent un morceau et une réponse."""
 
     def start(self, count: int) -> list[dict[str, Any]]:
-        """Les morceaux qui ouvrent un flux de `count` suites : aucun, d'ordinaire."""
+        """Les morceaux qui ouvrent un flux de `count` séquences : aucun, d'ordinaire."""
         del count
         return []
 
@@ -173,7 +173,7 @@ class _OpenAIShape(Shape):
     def _choice(
         self, last: Delta, content: dict[str, Any], scored: Sequence[Delta]
     ) -> dict[str, Any]:
-        """Une suite : son contenu, et les probabilités des morceaux qui en ont."""
+        """Une séquence : son contenu, et les probabilités des morceaux qui en ont."""
         return {
             "index": last.index,
             **content,
@@ -190,7 +190,7 @@ class _OpenAIShape(Shape):
 
     @abstractmethod
     def _text(self, text: str) -> dict[str, Any]:
-        """Celui d'une suite entière."""
+        """Celui d'une séquence entière."""
 
     @abstractmethod
     def _scores(self, deltas: Sequence[Delta]) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class CompletionShape(_OpenAIShape):
 
     def _scores(self, deltas: Sequence[Delta]) -> dict[str, Any]:
         index = deltas[0].index
-        if index not in self._places:  # un début noté fait partie du texte
+        if index not in self._places:  # une invite notée fait partie du texte
             scored = self._plan.score_prompt is not None
             prompt = () if scored else self._plan.prompts[index // self._plan.n]
             self._places[index] = self._names.places(prompt)

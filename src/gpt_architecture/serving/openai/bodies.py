@@ -1,7 +1,7 @@
 """Les corps que le service lit, sous la forme d'OpenAI et avec des types stricts.
 
 `true` n'est pas un entier, `1.0` non plus, et null vaut l'absence. Ce qui dépend de l'instance
-(combien de débuts, de tokens…) est vérifié ensuite par `Limits`, et les champs qu'un schéma n'a pas
+(combien d'invites, de tokens…) est vérifié ensuite par `Limits`, et les champs qu'un schéma n'a pas
 par `strict_bodies`.
 """
 
@@ -29,7 +29,7 @@ _MAX_MESSAGES = 1024
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 Prompt = str | list[int]
-"""Un début : un texte, ou des identifiants."""
+"""Une invite : un texte, ou des identifiants."""
 
 
 def refuse(message: str, *, param: str | None = None) -> PydanticCustomError:
@@ -43,7 +43,7 @@ def refuse(message: str, *, param: str | None = None) -> PydanticCustomError:
 
 
 def _prompts(value: Any) -> list[Prompt]:
-    """Texte, liste de textes, identifiants, ou liste de listes d'identifiants → débuts."""
+    """Texte, liste de textes, identifiants, ou liste de listes d'identifiants → invites."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
@@ -291,7 +291,7 @@ class CompletionBody(SamplingBody):
     def _check_best_of(self) -> CompletionBody:
         if (self.best_of or 1) > (self.n or 1):
             raise refuse(
-                "best_of dépasse n : ce service ne trie pas les suites ; demandez-les toutes par n",
+                "best_of dépasse n : ce service ne trie pas les textes ; demandez-les tous par n",
                 param="best_of",
             )
         return self

@@ -50,11 +50,12 @@ class Plan:
     """Ce qu'une requête fait écrire.
 
     Attributes:
-        prompts: identifiants de chaque début.
-        n: suites par début.
-        config: comment générer ; la graine est celle de la première suite.
+        prompts: identifiants de chaque invite.
+        n: séquences par invite.
+        config: comment générer ; la graine est celle de la première séquence.
         max_tokens: 0 : rien n'est écrit.
-        score_prompt: autres tokens à rendre à chaque place du début ; None : début non noté.
+        score_prompt: autres tokens à rendre à chaque position de l'invite ; None : invite non
+            notée.
         warning: ce qu'il faut dire au client de sa contrainte ; None : rien.
     """
 
@@ -67,11 +68,11 @@ class Plan:
 
     @property
     def needs_engine(self) -> bool:
-        """Faux s'il n'y a rien à calculer : ni suite, ni note."""
+        """Faux s'il n'y a rien à calculer : ni séquence, ni note."""
         return self.max_tokens > 0 or self.score_prompt is not None
 
     def requests(self, exchange: Exchange, seconds: float) -> list[EngineRequest]:
-        """Les demandes au moteur, n par début, chacune avec sa graine."""
+        """Les demandes au moteur, n par invite, chacune avec sa graine."""
         if not self.needs_engine:
             return []
         base = secrets.randbelow(2**31) if self.config.seed is None else self.config.seed
@@ -137,7 +138,7 @@ async def _plan(
     max_tokens: int,
     logprobs: int | None,
 ) -> Plan:
-    """Le plan de débuts codés, et ce qu'il faut dire d'une contrainte qui n'y tiendra pas."""
+    """Le plan d'invites codées, et ce qu'il faut dire d'une contrainte qui n'y tiendra pas."""
     config = await _config(context, body, max_tokens, logprobs)
     warning = None
     if max_tokens and (config.json_schema is not None or config.choices):
@@ -327,19 +328,19 @@ async def encode(
     parse_special: bool | None = None,
     param: str = "prompt",
 ) -> tuple[int, ...]:
-    """Les identifiants d'un début.
+    """Les identifiants d'une invite.
 
-    Un début vide est celui d'un texte : ce qui suit la fin du précédent, comme chez OpenAI.
+    Une invite vide est le début d'un texte : ce qui suit la fin du précédent, comme chez OpenAI.
 
     Args:
         context: le service.
-        prompt: le début.
+        prompt: l'invite.
         parse_special: les noms de tokens spéciaux qu'il contient en sont ; sinon, du texte.
         param: champ qui le porte.
 
     Raises:
-        ApiError: 400, début trop long, identifiant hors du vocabulaire, ou début vide et tokenizer
-            sans fin de texte.
+        ApiError: 400, invite trop longue, identifiant hors du vocabulaire, ou invite vide et
+            tokenizer sans fin de texte.
         TokenizerError: un mot n'est pas dans un vocabulaire fermé.
     """
     if isinstance(prompt, str):
@@ -349,7 +350,7 @@ async def encode(
     if not ids:
         if context.tokenizer.eos_id is None:
             raise ApiError.invalid(
-                "le début est vide, et ce modèle n'a pas de fin de texte d'où commencer : "
+                "l'invite est vide, et ce modèle n'a pas de fin de texte d'où commencer : "
                 "donnez au moins un token",
                 param=param,
             )
@@ -388,7 +389,7 @@ def too_long(context: ServingContext, prompt: int, asked: int, param: str) -> Ap
     """Le refus, en français puis dans la phrase d'OpenAI, que des clients cherchent."""
     return ApiError.invalid(
         f"le contexte de ce modèle compte {context.window} tokens ; cette requête en demande "
-        f"{prompt + asked} ({prompt} de début, {asked} à écrire)\n"
+        f"{prompt + asked} ({prompt} d'invite, {asked} à écrire)\n"
         f"This model's maximum context length is {context.window} tokens. However, you requested "
         f"{prompt + asked} tokens ({prompt} in the messages, {asked} in the completion). Please "
         "reduce the length of the messages or completion.",

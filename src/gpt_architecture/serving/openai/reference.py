@@ -28,7 +28,7 @@ class ErrorEnvelope(BaseModel):
 
 
 class PromptTokensDetails(BaseModel):
-    """Tokens du début déjà en mémoire."""
+    """Tokens de l'invite déjà en mémoire."""
 
     cached_tokens: int
 
@@ -52,7 +52,7 @@ class CompletionLogprobs(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """Une suite."""
+    """Une séquence."""
 
     index: int
     text: str

@@ -1,6 +1,6 @@
-"""Rendre une réponse, d'un coup ou en flux d'événements (SSE) : du fil du moteur à la boucle.
+"""Rendre une réponse, d'un coup ou en flux d'événements (SSE) : du thread du moteur à la boucle.
 
-Un client qui s'en va annule ses suites ; leur place est libre au pas suivant.
+Un client qui s'en va annule ses séquences ; leur emplacement est libre au pas suivant.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ PING_SECONDS = 15.0
 """Silence au bout duquel un flux donne signe de vie, pour qu'aucun relais ne le coupe."""
 
 _CONSTRAINED = ThreadPoolExecutor(16, thread_name_prefix="contraintes")
-_FEW = 4  # suites préparées sans quitter la boucle : une milliseconde
+_FEW = 4  # séquences préparées sans quitter la boucle : une milliseconde
 
 
 class Waker:
-    """Réveille une boucle d'un autre fil, une seule fois pour toutes les suites d'un envoi.
+    """Réveille une boucle d'un autre thread, une seule fois pour toutes les séquences d'un envoi.
 
     Args:
         loop: la boucle.
@@ -59,7 +59,7 @@ class Waker:
         self._ready, self._is_called = deque[asyncio.Event](), False
 
     def wake(self, event: asyncio.Event) -> None:
-        """Fait mettre `event` par la boucle ; de n'importe quel fil."""
+        """Fait mettre `event` par la boucle ; de n'importe quel thread."""
         self._ready.append(event)
         if self._is_called:
             return
@@ -77,11 +77,11 @@ class Waker:
 
 
 class Flow:
-    """Les événements de plusieurs suites, dans l'ordre où le moteur les donne.
+    """Les événements de plusieurs séquences, dans l'ordre où le moteur les donne.
 
     Args:
         engine: à qui les confier.
-        requests: une par suite ; son rang la désigne ensuite.
+        requests: une par séquence ; son rang la désigne ensuite.
         metrics: les mesure.
         waker: réveille la boucle en cours.
     """
@@ -99,19 +99,19 @@ class Flow:
         self._written = [0] * len(requests)
 
     def written(self) -> int:
-        """Tokens écrits jusqu'ici, toutes suites réunies, même si le client est parti."""
+        """Tokens écrits jusqu'ici, toutes séquences réunies, même si le client est parti."""
         return sum(self._written)
 
     async def submit(self) -> None:
-        """Confie les suites au moteur : toutes, ou aucune si l'une est refusée.
+        """Confie les séquences au moteur : toutes, ou aucune si l'une est refusée.
 
         Raises:
-            Overloaded: le moteur n'a plus de place.
+            Overloaded: le moteur n'a plus d'emplacement.
             EngineClosed: il n'accepte plus rien.
             ConfigurationError: il ne sait pas suivre l'une d'elles.
         """
         constrained = any(request.config.is_constrained for request in self._requests)
-        if constrained:  # essayer une contrainte peut attendre : ni la boucle, ni ses autres fils
+        if constrained:  # essayer une contrainte peut attendre : ni la boucle, ni ses threads
             work = partial(copy_context().run, self._submit)
             await self._waker.loop.run_in_executor(_CONSTRAINED, work)
         elif len(self._requests) > _FEW:
@@ -120,17 +120,17 @@ class Flow:
             self._submit()
 
     def cancel(self) -> None:
-        """Abandonne les suites qui ne sont pas finies ; sans effet sur les autres."""
+        """Abandonne les séquences qui ne sont pas finies ; sans effet sur les autres."""
         self._cancelled = True
         for ticket in list(self._tickets):
             ticket.cancel()
 
     async def batches(self) -> AsyncIterator[list[tuple[int, Event]]]:
-        """Les événements par paquets (rang de la suite, événement) ; vide après un silence.
+        """Les événements par paquets (rang de la séquence, événement) ; vide après un silence.
 
         Raises:
             ApiError: 504, le temps laissé à la requête est écoulé.
-            Exception: ce qui a fait échouer une suite, tel quel.
+            Exception: ce qui a fait échouer une séquence, tel quel.
         """
         try:
             while self._pending:
@@ -214,7 +214,7 @@ class Answerer:
     async def answer(
         self, request: Request, transcript: Transcript, shape: Shape, options: StreamOptions | None
     ) -> Response:
-        """La réponse à une requête ; ses suites sont annulées si le client s'en va.
+        """La réponse à une requête ; ses séquences sont annulées si le client s'en va.
 
         Args:
             request: la requête HTTP.
@@ -255,11 +255,11 @@ class Answerer:
     async def _submitted(
         self, requests: Sequence[EngineRequest], prompt: int
     ) -> AsyncIterator[Flow]:
-        """Confie des suites au moteur, si la clé le permet ; une erreur dans le bloc les annule.
+        """Confie des séquences au moteur, si la clé le permet ; une erreur dans le bloc les annule.
 
         Args:
-            requests: les demandes, une par suite.
-            prompt: tokens de début, chaque début compté une fois.
+            requests: les demandes, une par séquence.
+            prompt: tokens d'invite, chaque invite comptée une fois.
 
         Raises:
             QuotaExceeded: la clé a écrit tout ce qu'elle permet par minute.
@@ -331,7 +331,8 @@ async def _events(
 class Frames:
     """Les octets des morceaux d'un flux.
 
-    D'un token à l'autre, seul le texte change : ce qui l'entoure n'est écrit qu'une fois par suite.
+    D'un token à l'autre, seul le texte change : ce qui l'entoure n'est écrit qu'une fois par
+    séquence.
 
     Args:
         transcript: compte les tokens, s'il faut les dire.

@@ -44,7 +44,7 @@ _WAITING = 8  # phrases qui attendent leur attention, au plus
 
 
 class PromptBody(BaseModel):
-    """Un début, texte ou identifiants."""
+    """Une invite, texte ou identifiants."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -63,7 +63,7 @@ class StudioShape(Shape):
         self._plan, self._names = plan, names
 
     def start(self, count: int) -> list[dict[str, Any]]:
-        """Le début, tel qu'il est codé."""
+        """L'invite, telle qu'elle est codée."""
         del count
         return [{"prompt": self._plan.prompts[0]}]
 
@@ -111,7 +111,7 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
     @router.post("/studio/api/generate")
     async def generate(body: bodies.CompletionBody, request: Request) -> Response:
         if len(body.prompt) != 1 or (body.n or 1) != 1 or body.echo:
-            raise ApiError.invalid("le studio écrit une suite d'un début à la fois", param="prompt")
+            raise ApiError.invalid("le studio génère un texte à la fois", param="prompt")
         if body.logprobs is None:
             body.logprobs = 0
         body.prompt = [_start(context, body.prompt[0])]
@@ -169,7 +169,7 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
 
 
 class _AttentionReader:
-    """Une phrase à la fois, hors de la boucle et du fil du moteur."""
+    """Une phrase à la fois, hors de la boucle et du thread du moteur."""
 
     def __init__(self, context: ServingContext) -> None:
         self._read = context.attention
@@ -202,12 +202,12 @@ class _AttentionReader:
 
 async def _one_prompt(context: ServingContext, body: PromptBody) -> tuple[int, ...]:
     if len(body.prompt) != 1:
-        raise ApiError.invalid("donnez un seul début", param="prompt")
+        raise ApiError.invalid("donnez une seule invite", param="prompt")
     return await encode(context, _start(context, body.prompt[0]))
 
 
 def _start(context: ServingContext, prompt: bodies.Prompt) -> bodies.Prompt:
-    """Le début reçu ; l'exemple du modèle, que la page renvoie tel quel, garde ses marques."""
+    """L'invite reçue ; l'exemple du modèle, que la page renvoie tel quel, garde ses marques."""
     return context.example if prompt == context.example else prompt
 
 

@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.core.machine import resolve_device
 from gpt_architecture.errors import ConfigurationError, TrainingError
+from gpt_architecture.french import counted
 from gpt_architecture.training.distributed.world import World
 
 _PATIENCE = 1.5  # un rang bloqué s'arrête après ceux qui l'attendent, jamais avant
@@ -165,7 +166,7 @@ def distributed_world(timeout_s: float, *, device: str = "auto") -> Iterator[Dis
                 remedy="voyez ce qu'a dit le premier arrêté, puis reprenez l'entraînement",
             ) from error
         finally:
-            if dist.is_initialized():  # sans quoi les fils de gloo feraient avorter la sortie
+            if dist.is_initialized():  # sans quoi les threads de gloo feraient avorter la sortie
                 dist.destroy_process_group()
 
 
@@ -198,7 +199,7 @@ def _device_of(place: Place, name: str) -> torch.device:
         return device
     if place.local_rank >= torch.cuda.device_count():
         raise ConfigurationError(
-            f"{place.local_size} processus pour {torch.cuda.device_count()} carte(s) CUDA",
+            f"{place.local_size} processus pour {counted(torch.cuda.device_count(), 'carte')} CUDA",
             expected="une carte par processus",
             remedy="réduisez le nombre de processus ou choisissez `device=cpu`",
         )
@@ -216,7 +217,7 @@ class Watchdog:
 
     Une opération collective qui attend a déjà son propre délai ; un processus bloqué ailleurs
     (un disque réseau muet, un interblocage) n'en a pas, et personne sur un autre hôte ne peut
-    le terminer. Le fil de garde écrit une ligne et la pile de chaque fil, puis sort.
+    le terminer. Le thread de garde écrit une ligne et la pile de chaque thread, puis sort.
 
     Args:
         timeout_s: secondes permises entre deux battements.
@@ -260,7 +261,7 @@ class Watchdog:
 
 
 def _leave(message: str) -> None:
-    # Ni logging ni print : le fil bloqué tient peut-être leur verrou.
+    # Ni logging ni print : le thread bloqué tient peut-être leur verrou.
     os.write(2, message.encode())
     faulthandler.dump_traceback(sys.__stderr__ or 2)
     os._exit(1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.french import counted
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def check_share(sequences: int, world: World) -> None:
     """
     if sequences % world.size:
         raise ConfigurationError(
-            f"{sequences} séquence(s) par étape pour {world.size} processus",
+            f"{counted(sequences, 'séquence')} par étape pour {world.size} processus",
             expected=f"un lot effectif (`batch_size` × `accumulate`) multiple de {world.size}",
             remedy="changez l'un ou l'autre",
         )

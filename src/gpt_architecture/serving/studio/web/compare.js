@@ -60,7 +60,7 @@ export function compare(info) {
       ["Distinct-1", number(distinct(each.tokens, 1), 2)],
       ["Distinct-2", number(distinct(each.tokens, 2), 2)],
       ["Répétition", percent(repetition(each.tokens))],
-      ["Log p", number(mean(each.logprobs), 2)],
+      ["Log p (nats)", number(mean(each.logprobs), 2)],
       ["Tokens", number(each.tokens.length)],
       ["Tokens/s", each.seconds > 0 ? number(each.tokens.length / each.seconds, 0) : "—"],
     ];

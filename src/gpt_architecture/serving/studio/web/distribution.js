@@ -29,7 +29,7 @@ export function distribution(info) {
       found = { ...answer, logits: unpack(answer.logits, Float32Array) };
       byId("next-result").hidden = false;
       draw.disabled = false;
-      say(status, `${counted(found.logits.length, "token")} possibles après ${counted(found.prompt.length, "token")} de début.`);
+      say(status, `${counted(found.logits.length, "token")} possibles après ${counted(found.prompt.length, "token")} d'invite.`);
       update();
     } catch (error) {
       if (error.name !== "AbortError") say(status, error.message, { bad: true });
@@ -154,7 +154,7 @@ export function distribution(info) {
   draw.addEventListener("click", () => {
     let rest = Math.random();
     const rank = result.probabilities.findIndex((p) => (rest -= p) <= 0);
-    if (rank >= found.ids.length) say(status, `Le tirage est tombé sur le rang ${number(rank + 1)}, au-delà des ${number(found.ids.length)} tokens nommés ici : tirez de nouveau.`);
+    if (rank >= found.ids.length) say(status, `L'échantillonnage est tombé sur le rang ${number(rank + 1)}, au-delà des ${number(found.ids.length)} tokens nommés ici : recommencez.`);
     else take(Math.max(0, rank));
   });
 }

@@ -1,4 +1,4 @@
-// Mesures d'une suite de tokens, comme evaluation/repetition.py.
+// Mesures d'une séquence de tokens, comme evaluation/repetition.py.
 
 const REPEATED_LENGTH = 4;
 

@@ -1,92 +1,73 @@
-"""La mémorisation et la page d'un modèle, que `evaluate` montre : options, calcul, assemblage."""
+"""Ce qu'un modèle récite, et la page qui le montre."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Group, Parameter
+import numpy as np
 
-from gpt_architecture.cli.command import say_aside
-from gpt_architecture.config import TrainingConfig, check_int
+from gpt_architecture.api.gpt import GPT
+from gpt_architecture.config import TrainingConfig
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.datasets import load_training_data
+from gpt_architecture.data.shards.reader import TokenArray, TokenSource
+from gpt_architecture.data.tokenizers.marked_text import own_prompt
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.french import thousands
+from gpt_architecture.evaluation.attention_maps import AttentionMaps
+from gpt_architecture.evaluation.comparison import (
+    SIX_VARIANTS,
+    VariantResult,
+    summarize,
+    write_samples,
+)
+from gpt_architecture.evaluation.memorisation import (
+    MemorisationReport,
+    measure_memorisation,
+    openings,
+)
+from gpt_architecture.evaluation.reliability import Calibration, calibrate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from gpt_architecture.api import GPT
-    from gpt_architecture.data.shards.reader import TokenSource
-    from gpt_architecture.evaluation.attention_maps import AttentionMaps
-    from gpt_architecture.evaluation.comparison import VariantResult
-    from gpt_architecture.evaluation.memorisation import MemorisationReport
-    from gpt_architecture.evaluation.reliability import Calibration
     from gpt_architecture.reports.model_page import TextScore
 
-    Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 
-_OPENINGS = 3  # débuts pris dans chaque texte
+logger = logging.getLogger(__name__)
+
+_OPENINGS = 3  # invites prises dans chaque texte
 _OPENING_TOKENS = 12
 _SENTENCE_TOKENS = 16
 _CALIBRATION_TOKENS = 4096
 _SHOWN_DOCUMENTS = 20
 
 
-@Parameter(name="*", group=Group("Mémorisation et page du modèle", sort_key=2))
-@dataclass(frozen=True, kw_only=True)
-class StudyOptions:
-    """Ce qu'il récite, et la page qui le montre."""
-
-    memorisation: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
-    """Données de l'entraînement (celles de train --data) : mesure ce que le modèle en récite."""
-
-    length: int = 64
-    """Tokens de chaque suite écrite pour la mémorisation et la page."""
-
-    report: Path | None = None
-    """Page HTML à écrire : pertes, mémorisation, textes, calibration, attention."""
-
-    sentence: str | None = None
-    """Phrase dont la page montre l'attention ; sans elle, un début de texte."""
-
-    @property
-    def is_asked(self) -> bool:
-        """Vrai s'il faut écrire des suites."""
-        return bool(self.memorisation) or self.report is not None
-
-    def check(self) -> None:
-        """Refuse, avant de lire quoi que ce soit, ce qui échouerait après.
-
-        Raises:
-            ConfigurationError: longueur hors bornes, ou phrase sans page.
-        """
-        check_int("--length", self.length, minimum=2, maximum=4096)
-        if self.sentence is not None and self.report is None:
-            raise ConfigurationError(
-                "--sentence est donné sans --report",
-                expected="la page où montrer l'attention de cette phrase",
-                remedy="ajoutez --report page.html",
-            )
-
-
 def study_model(
     gpt: GPT,
     model_path: Path,
-    options: StudyOptions,
     *,
+    memorisation: Sequence[str],
+    length: int,
+    report: Path | None,
+    sentence: str | None,
     held_out: Sequence[Sequence[int]],
     losses: Sequence[Mapping[str, Any]],
     field: str,
     offline: bool,
     progress: Callable[[str], Progress],
 ) -> MemorisationReport | None:
-    """Écrit des suites, cherche ce qu'elles récitent, et fait la page si elle est demandée.
+    """Génère des textes, cherche ce qu'ils récitent, et fait la page si elle est demandée.
 
     Args:
         gpt: le modèle, chargé.
         model_path: son fichier ; le journal de l'entraînement est lu à côté.
-        options: ce qui est demandé.
+        memorisation: données de l'entraînement, dont chercher ce que le modèle récite.
+        length: tokens de chaque texte.
+        report: page à écrire.
+        sentence: phrase dont la page montre l'attention ; None : des premiers mots.
         held_out: tokens des documents de `--data`, l'inédit quand la coupe n'est pas connue.
         losses: leurs pertes, telles que la commande les écrit en JSON.
         field: champ du texte, en JSONL et en Parquet.
@@ -98,13 +79,10 @@ def study_model(
 
     Raises:
         ConfigurationError: phrase trop longue, ou demandée d'un modèle quantifié ; fragments codés
-            par un autre tokenizer ; aucun début de texte à continuer.
+            par un autre tokenizer ; aucune invite à continuer.
         DataError: données de l'entraînement absentes, abîmées ou trop courtes.
         OutputError: la page ne peut pas être écrite.
     """
-    from gpt_architecture.evaluation.attention_maps import attention_maps
-    from gpt_architecture.evaluation.comparison import summarize
-    from gpt_architecture.evaluation.memorisation import measure_memorisation
     from gpt_architecture.reports.model_page import (
         ModelPage,
         TextScore,
@@ -112,21 +90,19 @@ def study_model(
         write_model_page,
     )
 
-    sentence = None
-    if options.sentence is not None:  # une phrase trop longue n'attend pas les suites
-        sentence = attention_maps(gpt.model, gpt.tokenizer, options.sentence, window=gpt.window)
-    training, unseen = _read_texts(gpt, options, held_out, field=field, offline=offline)
-    results = _write_texts(gpt, options.length, [training, unseen], progress("Suites"))
-    memorisation = None
+    looked = None if sentence is None else gpt.attention(sentence)  # elle n'attend pas les textes
+    training, unseen = _read_texts(gpt, memorisation, held_out, field=field, offline=offline)
+    results = _write_texts(gpt, length, [training, unseen], progress("Textes"))
+    recited = None
     if training is not None:
-        memorisation = measure_memorisation(
+        recited = measure_memorisation(
             results, training, unseen=unseen, on_progress=progress("Recherche")
         )
-    if options.report is not None:
+    if report is not None:
         calibrations = _calibrations(gpt, training, unseen, progress)
         page = ModelPage(
             name="/".join(model_path.resolve().parts[-2:]),
-            facts=_facts(gpt),
+            facts=gpt.facts,
             curves=curves_of(model_path, gpt.metadata),
             scores=[
                 *map(_score, losses[:_SHOWN_DOCUMENTS]),
@@ -135,37 +111,32 @@ def study_model(
                     for label, each in calibrations
                 ),
             ],
-            memorisation=memorisation,
+            memorisation=recited,
             samples=summarize(results),
             calibrations=calibrations,
-            sentence=_first_words(gpt, results[0]) if sentence is None else sentence,
+            sentence=_first_words(gpt, results[0]) if looked is None else looked,
         )
-        write_model_page(options.report, page, gpt.tokenizer)
-        say_aside(f"Page : {options.report}")
-    return memorisation
+        write_model_page(report, page, gpt.tokenizer)
+        logger.info("Page : %s", report)
+    return recited
 
 
 def _read_texts(
     gpt: GPT,
-    options: StudyOptions,
+    memorisation: Sequence[str],
     held_out: Sequence[Sequence[int]],
     *,
     field: str,
     offline: bool,
 ) -> tuple[TokenSource | None, TokenSource | None]:
     """Ce que le modèle a appris, et ce qu'il n'a pas vu ; None : inconnu."""
-    import numpy as np
-
-    from gpt_architecture.data.datasets import load_training_data
-    from gpt_architecture.data.shards.reader import TokenArray
-
     joined = [token for document in held_out for token in document]
     given = TokenArray(joined) if joined else None
-    if not options.memorisation:
+    if not memorisation:
         return None, given
     ratio = _recorded(gpt, "training").get("train_ratio", TrainingConfig.train_ratio)
     data = load_training_data(
-        options.memorisation,
+        memorisation,
         gpt.tokenizer.name,
         window=1,
         training=TrainingConfig(train_ratio=ratio, batch_size=1),
@@ -175,16 +146,16 @@ def _read_texts(
     )
     if data.tokenizer.to_dict() != gpt.tokenizer.to_dict():
         raise ConfigurationError(
-            f"{options.memorisation[0]} est codé par {data.tokenizer.name}",
+            f"{memorisation[0]} est codé par {data.tokenizer.name}",
             expected=f"des fragments codés par {gpt.tokenizer.name}, le tokenizer du modèle",
             remedy="donnez les données de son entraînement",
         )
     if data.sha256 == _recorded(gpt, "data").get("sha256"):
         return data.train, data.val
-    say_aside(
-        "avertissement : --memorisation n'est pas exactement le texte de l'entraînement (autre "
-        "empreinte) ; tout ce texte est tenu pour appris, et l'inédit est celui de --data"
-        + ("" if given else ", qui n'est pas donné")
+    logger.warning(
+        "`memorisation` n'est pas exactement le texte de l'entraînement (autre empreinte) ; tout "
+        "ce texte est tenu pour appris, et l'inédit est celui de `data`%s",
+        "" if given else ", qui n'est pas donné",
     )
     parts = [part.read(0, part.num_tokens).numpy() for part in (data.train, data.val)]
     return TokenArray(np.concatenate(parts)), given
@@ -193,13 +164,7 @@ def _read_texts(
 def _write_texts(
     gpt: GPT, length: int, sources: Sequence[TokenSource | None], advance: Progress
 ) -> list[VariantResult]:
-    """Les suites de `length` tokens des six stratégies, depuis des débuts de ces textes."""
-    from dataclasses import replace
-
-    from gpt_architecture.data.tokenizers.marked_text import own_prompt
-    from gpt_architecture.evaluation.comparison import SIX_VARIANTS, write_samples
-    from gpt_architecture.evaluation.memorisation import openings
-
+    """Les textes de `length` tokens des six stratégies, d'invites prises dans ces sources."""
     own = own_prompt(gpt.metadata)
     prompts = [] if own is None else [tuple(gpt.generator.encode(own))]
     for source in sources:
@@ -208,8 +173,8 @@ def _write_texts(
     prompts = list(dict.fromkeys(prompts))
     if not prompts:
         raise ConfigurationError(
-            "aucun début de texte à continuer",
-            expected="un texte, ou un modèle qui garde le début de ses exemples",
+            "aucune invite à continuer",
+            expected="un texte, ou un modèle qui garde l'invite de ses exemples",
             remedy="donnez --data ou --memorisation",
         )
     variants = [(label, replace(config, max_tokens=length)) for label, config in SIX_VARIANTS]
@@ -230,8 +195,6 @@ def _calibrations(
     progress: Callable[[str], Progress],
 ) -> list[tuple[str, Calibration]]:
     """La calibration sur le début de chaque texte, sous son nom."""
-    from gpt_architecture.evaluation.reliability import calibrate
-
     return [
         (
             label,
@@ -261,28 +224,12 @@ def _score(loss: Mapping[str, Any]) -> TextScore:
     )
 
 
-def _facts(gpt: GPT) -> list[tuple[str, str]]:
-    facts = [
-        ("paramètres", thousands(gpt.config.num_parameters())),
-        ("couches", str(gpt.config.n_layers)),
-        ("têtes", str(gpt.config.n_heads)),
-        ("largeur", thousands(gpt.config.emb_dim)),
-        ("contexte appris", thousands(gpt.window)),
-        ("vocabulaire", f"{gpt.tokenizer.name}, {thousands(gpt.tokenizer.vocab_size)} tokens"),
-    ]
-    name = _recorded(gpt, "data").get("name")
-    return [*facts, ("données", str(name))] if name else facts
-
-
 def _first_words(gpt: GPT, first: VariantResult) -> AttentionMaps | None:
     """Les cartes des premiers mots écrits ; un modèle quantifié n'en a pas."""
-    from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.evaluation.attention_maps import attention_maps
-
     if not isinstance(gpt.model, GPTModel):
         return None
     ids = (*first.prompt_ids, *first.tokens)[: min(_SENTENCE_TOKENS, gpt.window)]
-    return attention_maps(gpt.model, gpt.tokenizer, ids, window=gpt.window)
+    return gpt.attention(ids)
 
 
 def _recorded(gpt: GPT, name: str) -> Mapping[str, Any]:

@@ -1,0 +1,454 @@
+"""Un modèle prêt à écrire, et ce qu'il montre d'un texte."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import exp
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from gpt_architecture.api.views import (
+    AttentionMap,
+    Choice,
+    Completion,
+    Distribution,
+    Tokenization,
+    Trace,
+    WrittenPiece,
+)
+from gpt_architecture.config import GPTConfig, check_int
+from gpt_architecture.core.model import CausalLM
+from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.data.tokenizers.marked_text import chosen_prompt, plain, written
+from gpt_architecture.decoding.config import MAX_ALTERNATIVES, GenerationConfig, config_of
+from gpt_architecture.decoding.constraints import cut_warning
+from gpt_architecture.decoding.generator import Generation, Generator
+from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
+from gpt_architecture.decoding.sequence import Observer, Piece, TextStream, TokenScore
+from gpt_architecture.decoding.trace import MAX_STEPS, Tracer
+from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.evaluation.attention_maps import attention_maps
+from gpt_architecture.evaluation.distribution import next_token_logits, study_distribution
+from gpt_architecture.evaluation.fertility import split_text
+from gpt_architecture.french import thousands
+
+logger = logging.getLogger(__name__)
+
+TEMPERATURES = (0.3, 0.7, 1.0, 2.0)
+"""Températures qu'une distribution compare."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class GPT:
+    """Un modèle prêt à écrire, avec son tokenizer ; `load` le construit.
+
+    Attributes:
+        model: le réseau, en évaluation.
+        tokenizer: celui de l'entraînement.
+        device: où le modèle calcule.
+        metadata: provenance et résultats de l'entraînement.
+        runner: ce qui calcule pendant la génération ; None : `model` lui-même.
+        draft: modèle auxiliaire du décodage spéculatif ; None : aucun.
+        drafts: tokens que le modèle propose lui-même à un texte seul, au plus (poids fp32, noyaux
+            compilés) ; 0 : aucun. Le texte reste le même.
+        name: d'où il vient, pour l'affichage.
+    """
+
+    model: CausalLM
+    tokenizer: Tokenizer
+    device: torch.device
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    runner: CausalLM | None = None
+    draft: CausalLM | None = None
+    drafts: int = MAX_SELF_DRAFT
+    name: str = ""
+
+    @property
+    def config(self) -> GPTConfig:
+        """Forme du modèle."""
+        return self.model.cfg
+
+    @property
+    def window(self) -> int:
+        """Longueur de contexte apprise, en tokens : celle des fenêtres de l'entraînement.
+
+        Les positions au-delà existent peut-être mais n'ont rien appris ; la génération ne
+        s'en sert pas.
+        """
+        learned = self.metadata.get("window")
+        limit = self.config.context_length
+        return min(learned, limit) if isinstance(learned, int) and learned > 0 else limit
+
+    @cached_property
+    def generator(self) -> Generator:
+        """Le générateur complet : lots, scores, flux (voir `decoding.generator`)."""
+        model = self.model if self.runner is None else self.runner
+        return Generator(
+            model, self.tokenizer, window=self.window, draft=self.draft, drafts=self.drafts
+        )
+
+    def encode(self, prompt: str, *, parse_special: bool = False) -> Tensor:
+        """Texte → (1, T) int64, sur le périphérique du modèle.
+
+        Args:
+            prompt: le texte.
+            parse_special: les noms de tokens spéciaux qui s'y trouvent en sont ; sinon, seuls le
+                sont ceux qu'un gabarit a écrits (`chat_prompt`).
+
+        Raises:
+            ConfigurationError: le texte ne donne aucun token.
+        """
+        prompt = written(prompt) if parse_special else prompt
+        return torch.tensor([self.generator.encode(prompt)], device=self.device)
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Le texte d'une conversation, prêt pour la réponse du modèle.
+
+        Ses tokens spéciaux sont ceux du gabarit ; ce qu'un message contient reste du texte. Il se
+        donne tel quel à `generate` : un texte qu'on en tire (`+`, `format`) ne les a plus.
+
+        Args:
+            messages: chacun a un `role` (system, user, assistant) et un `content`.
+
+        Raises:
+            ConfigurationError: le modèle n'a pas de gabarit de conversation.
+            DataError: message mal formé, ou que le gabarit refuse.
+        """
+        template = self.metadata.get(CHAT_TEMPLATE)
+        if template is None:
+            raise ConfigurationError(
+                "ce modèle n'a pas de gabarit de conversation",
+                expected="un modèle affiné par « gpt-architecture train --chat »",
+                remedy="affinez-le ainsi, ou faites-lui continuer un texte",
+            )
+        return render_chat(
+            messages,
+            check_template(template),
+            tokenizer=self.tokenizer,
+            add_generation_prompt=True,
+        )
+
+    def generate(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        parse_special: bool = False,
+        **settings: Any,
+    ) -> str:
+        """Continue `prompt` et rend le tout.
+
+        La génération s'arrête au token de fin de texte, qui n'est pas rendu.
+
+        Args:
+            prompt: invite.
+            config: comment générer ; None : la configuration par défaut.
+            parse_special: voir `encode`.
+            settings: réglages de `GenerationConfig`, à la place de `config` ; `top_k` et `top_p`
+                valent `k` et `p`. Sans `strategy`, un filtre ou une température demande
+                d'échantillonner.
+
+        Raises:
+            ConfigurationError: réglage inconnu ou hors bornes, donné avec `config`, ou invite vide.
+        """
+        pieces = self.stream(prompt, config, parse_special=parse_special, **settings)
+        return plain(prompt) + "".join(pieces)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str],
+        config: GenerationConfig | Sequence[GenerationConfig] | None = None,
+        *,
+        parse_special: bool = False,
+        **settings: Any,
+    ) -> list[list[Generation]]:
+        """Les textes de plusieurs invites, qui avancent ensemble (voir `Generator.generate`)."""
+        prompts = [written(each) for each in prompts] if parse_special else prompts
+        return self.generator.generate(prompts, _config(config, settings))
+
+    def stream(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        parse_special: bool = False,
+        **settings: Any,
+    ) -> Iterator[str]:
+        """Rend le texte généré après `prompt` morceau par morceau, sans l'invite ; voir `generate`.
+
+        Un avertissement dit si `max_tokens` la coupe avant qu'elle vérifie sa contrainte.
+        """
+        config = _config(config, settings)
+        for piece in self.pieces(prompt, config, parse_special=parse_special):
+            if piece.text:
+                yield piece.text
+            if warning := cut_warning(config, piece.finish):
+                logger.warning("%s", warning)
+
+    def pieces(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        observer: Observer | None = None,
+        parse_special: bool = False,
+        **settings: Any,
+    ) -> Iterator[Piece]:
+        """Le texte généré token par token, scores et fin compris ; voir `generate`.
+
+        Args:
+            observer: reçoit ce que chaque étape a calculé (voir `Generator.stream`).
+        """
+        start = written(prompt) if parse_special else prompt
+        return self.generator.stream(start, _config(config, settings), observer=observer)
+
+    def score(self, text: str, *, top: int = 0) -> list[TokenScore]:
+        """Probabilité de chaque token d'un texte (voir `Generator.score`)."""
+        return self.generator.score(text, top=top)
+
+    def complete(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        top: int = 5,
+        parse_special: bool = False,
+        **settings: Any,
+    ) -> Completion:
+        """Continue `prompt`, et rend la probabilité de chaque token.
+
+        Args:
+            prompt: l'invite.
+            config: comment générer ; voir `generate`.
+            top: candidats rendus à chaque position, au plus 100.
+            parse_special: voir `encode`.
+            settings: réglages de `GenerationConfig`, à la place de `config`.
+
+        Raises:
+            ConfigurationError: réglage inconnu ou hors bornes, plusieurs textes, ou invite vide.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").complete("Un soir", max_tokens=3, top_k=5, seed=1)
+            >>> len(found.pieces), len(found.pieces[0].candidates)
+            (3, 5)
+        """
+        check_int("top", top, minimum=0, maximum=MAX_ALTERNATIVES)
+        config = _config(config, settings)
+        if config.n != 1:
+            raise ConfigurationError.wrong(
+                "n", config.n, expected="n = 1", remedy="utilisez generate_batch"
+            )
+        start = written(prompt) if parse_special else prompt
+        ids, is_beam = self.generator.encode(start), config.strategy == "beam"
+        scored = config if is_beam else replace(config, logprobs=top)
+        ((found,),) = self.generator.generate([ids], scored)
+        scores: Sequence[TokenScore] = found.scores
+        if is_beam:  # le faisceau ne rend pas les probabilités
+            scores = self.generator.score([*ids, *found.tokens], top=top)[len(ids) - 1 :]
+        if warning := cut_warning(config, found.finish):
+            logger.warning("%s", warning)
+        return Completion(
+            prompt=plain(prompt),
+            text=found.text,
+            pieces=tuple(self._pieces(ids, found, scores)),
+            finish=found.finish,
+            seed=found.seed,
+        )
+
+    def _pieces(
+        self, ids: Sequence[int], found: Generation, scores: Sequence[TokenScore]
+    ) -> Iterator[WrittenPiece]:
+        stream, eos = TextStream(self.tokenizer.decode, ids), self.tokenizer.eos_id
+        last = len(found.tokens) - 1
+        for place, score in enumerate(scores):
+            ends = place == last and found.finish == "stop" and score.token == eos
+            text = "" if ends else stream.push(score.token)
+            if place == last:
+                text += stream.finish()
+            yield WrittenPiece(
+                text=text,
+                name=self._name(score.token),
+                id=score.token,
+                probability=exp(score.logprob),
+                candidates=tuple(
+                    Choice(text=self._name(token), id=token, probability=exp(logprob))
+                    for token, logprob in score.top
+                ),
+            )
+
+    def tokens(self, text: str) -> Tokenization:
+        """Le texte, découpé par le tokenizer du modèle.
+
+        Raises:
+            TokenizerError: le vocabulaire ne sait pas le coder.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").tokens("Un soir")
+            >>> "".join(found.pieces), len(found) == len(found.ids)
+            ('Un soir', True)
+        """
+        ids = self.tokenizer.encode(text)
+        return Tokenization(
+            text=text,
+            ids=tuple(ids),
+            pieces=tuple(self._name(token) for token in ids),
+            segments=tuple(split_text(text, self.tokenizer)),
+            tokenizer=self.tokenizer.name,
+        )
+
+    def distribution(
+        self,
+        prompt: str | None = None,
+        *,
+        temperatures: Sequence[float] = TEMPERATURES,
+        k: int = 5,
+        p: float = 0.9,
+        n_tokens: int = 10,
+    ) -> Distribution:
+        """Les probabilités du token suivant, sous chaque température et chaque filtre.
+
+        Args:
+            prompt: l'invite ; None : celle de l'entraînement.
+            temperatures: celles à comparer.
+            k: nombre de tokens gardés par top-k.
+            p: masse de probabilité gardée par top-p.
+            n_tokens: tokens suivis, les plus probables d'abord.
+
+        Raises:
+            ConfigurationError: réglage hors bornes, ou invite vide.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").distribution("Un soir", temperatures=(0.5, 2.0), n_tokens=3)
+            >>> cold, hot = (effect.entropy for effect in found.temperatures)
+            >>> len(found.labels), cold < hot
+            (3, True)
+        """
+        from gpt_architecture.reports.terminal import visible_token
+
+        prompt = self.opening(prompt)
+        logits = next_token_logits(self.generator.model, self.encode(prompt)[:, -self.window :])
+        study = study_distribution(logits, temperatures, k=k, p=p, n_tokens=n_tokens)
+        labels = tuple(visible_token(self._name(token)) for token in study.tokens)
+        return Distribution(**vars(study), prompt=plain(prompt), labels=labels)
+
+    def attention(self, text: str | Sequence[int]) -> AttentionMap:
+        """Les poids d'attention de toutes les têtes, sur un texte court ou ses identifiants.
+
+        Raises:
+            ConfigurationError: texte vide ou trop long, ou modèle quantifié.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").attention("Un soir")
+            >>> weights = found.head(layer=1, head=2)  # (T, T), chaque ligne de somme 1
+            >>> bool((weights.sum(dim=1) - 1).abs().max() < 1e-5)
+            True
+        """
+        maps = attention_maps(self.model, self.tokenizer, text, window=self.window)
+        return AttentionMap(**vars(maps))
+
+    def trace(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        top: int = 10,
+        limit: int = MAX_STEPS,
+        parse_special: bool = False,
+        **settings: Any,
+    ) -> Trace:
+        """Continue `prompt`, et rend ce que chaque filtre a gardé, retiré, pesé.
+
+        Args:
+            prompt: l'invite.
+            config: comment générer ; voir `generate`.
+            top: candidats suivis à chaque place.
+            limit: tokens tracés, au plus.
+            parse_special: voir `encode`.
+            settings: réglages de `GenerationConfig`, à la place de `config`.
+
+        Raises:
+            ConfigurationError: réglage inconnu ou hors bornes, invite vide, ou décodage dont les
+                tokens ne sont pas choisis un par un.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").trace("Un soir", max_tokens=2, top_k=3, seed=1)
+            >>> [stage.kept for stage in found.steps[0].stages][-1]
+            3
+        """
+        config = _config(config, settings)
+        ids = self.generator.encode(written(prompt) if parse_special else prompt)
+        tracer = Tracer(ids, config, self.tokenizer, top=top, limit=limit)
+        for _ in tracer.follow(self.generator.stream(ids, config, observer=tracer.observe)):
+            pass
+        return Trace(**vars(tracer.trace))
+
+    def opening(self, prompt: str | None) -> str:
+        """L'invite demandée, sinon celle des exemples de l'entraînement.
+
+        Raises:
+            ConfigurationError: ni l'une ni l'autre.
+        """
+        return chosen_prompt(prompt, self.metadata)
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Ce qu'il est, en quelques faits (nom, valeur)."""
+        config, data, tokenizer = self.config, self.metadata.get("data"), self.tokenizer
+        facts = [
+            ("paramètres", thousands(config.num_parameters())),
+            ("couches", str(config.n_layers)),
+            ("têtes", str(config.n_heads)),
+            ("largeur", thousands(config.emb_dim)),
+            ("contexte d'entraînement", thousands(self.window)),
+            (
+                "vocabulaire",
+                f"{tokenizer.name}, {thousands(tokenizer.vocab_size)} tokens",
+            ),
+        ]
+        name = data.get("name") if isinstance(data, Mapping) else None
+        return [*facts, ("données", str(name))] if name else facts
+
+    def _name(self, token: int) -> str:
+        """Texte d'un token, seul ; un logit du modèle peut n'en avoir aucun."""
+        return self.tokenizer.decode([token]) if token < self.tokenizer.vocab_size else ""
+
+    def __repr__(self) -> str:
+        facts = [*self.facts, ("périphérique", str(self.device))]
+        return f"GPT({', '.join(f'{name} : {value}' for name, value in facts)})"
+
+    def _repr_html_(self) -> str:
+        from gpt_architecture.reports.model_page import curves_from_metadata
+        from gpt_architecture.reports.notebook import facts_cell
+
+        return facts_cell(
+            self.name or "Modèle",
+            [*self.facts, ("périphérique", str(self.device))],
+            curves=curves_from_metadata(self.metadata),
+        )
+
+
+_Given = TypeVar("_Given", bound="GenerationConfig | Sequence[GenerationConfig]")
+
+
+def _config(config: _Given | None, settings: Mapping[str, Any]) -> _Given | GenerationConfig:
+    """La configuration donnée, sinon celle des réglages nommés."""
+    if config is None:
+        return config_of(settings)
+    if settings:
+        raise ConfigurationError(
+            f"config et {', '.join(settings)} sont donnés ensemble",
+            expected="l'un ou l'autre",
+            remedy="mettez tous les réglages dans config",
+        )
+    return config

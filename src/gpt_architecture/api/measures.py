@@ -1,0 +1,399 @@
+"""Ce que vaut un modèle, mesuré."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt_architecture.api.loading import held, load, loaded, source_of
+from gpt_architecture.api.options import listed, named_options
+from gpt_architecture.api.study import study_model
+from gpt_architecture.config import check_int
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.evaluation.memorisation import MemorisationReport
+from gpt_architecture.evaluation.perplexity import (
+    TextMeasures,
+    TokenDocument,
+    measure_documents,
+    read_token_documents,
+)
+from gpt_architecture.evaluation.tasks import (
+    ChoiceResult,
+    LastWord,
+    LastWordResult,
+    MultipleChoice,
+    measure_choices,
+    measure_last_words,
+    read_choices,
+    read_last_words,
+)
+from gpt_architecture.formats.checkpoint import CHECKPOINTS
+from gpt_architecture.formats.door import locate
+from gpt_architecture.formats.journal import JOURNAL, append_record
+from gpt_architecture.french import decimal, significant
+from gpt_architecture.storage import check_outputs, page_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gpt_architecture.api.gpt import GPT
+    from gpt_architecture.api.runs import Run
+    from gpt_architecture.evaluation.lm_eval import TaskResult
+    from gpt_architecture.reports.console import ProgressBar
+    from gpt_architecture.reports.terminal import TableData
+
+logger = logging.getLogger(__name__)
+
+Sources = str | Path | Sequence[str | Path]
+"""Un texte, ou plusieurs : fichiers, dossiers, fragments ou corpus connus."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluation:
+    """Des mesures ; celle qui n'est pas demandée vaut None.
+
+    Attributes:
+        text: pertes de textes, en nats par token.
+        last_word: épreuve du dernier mot.
+        choices: choix multiple.
+        lm_eval: épreuves de lm-eval.
+        memorisation: ce que le modèle récite.
+        record: tout, en types simples : le JSON de la commande.
+        tokenizer: celui du modèle.
+    """
+
+    text: TextMeasures | None = None
+    last_word: LastWordResult | None = None
+    choices: ChoiceResult | None = None
+    lm_eval: tuple[TaskResult, ...] | None = None
+    memorisation: MemorisationReport | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer
+
+    @property
+    def loss(self) -> float:
+        """La perte de tous les textes, en nats par token.
+
+        Raises:
+            ConfigurationError: aucun texte n'a été mesuré.
+        """
+        return self._measured.total.loss
+
+    @property
+    def perplexity(self) -> float:
+        """La perplexité de tous les textes ; voir `loss`."""
+        return self._measured.total.perplexity
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits pour coder un octet de ces textes ; voir `loss`."""
+        return self._measured.total.bits_per_byte
+
+    @property
+    def _measured(self) -> TextMeasures:
+        if self.text is None:
+            raise ConfigurationError(
+                "aucun texte n'a été mesuré", expected="`data`", remedy="donnez `data`"
+            )
+        return self.text
+
+    def show(self, console: Console) -> None:
+        """Écrit les tableaux de la commande."""
+        from gpt_architecture.reports import terminal
+
+        if self.text is not None:
+            terminal.show_text(console, self.text)
+        if self.last_word is not None:
+            terminal.show_last_word(console, self.last_word)
+        if self.choices is not None:
+            terminal.show_choices(console, self.choices)
+        if self.lm_eval is not None:
+            terminal.show_harness(console, self.lm_eval)
+        if self.memorisation is not None:
+            terminal.show_memorisation(console, self.memorisation, self.tokenizer)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        buffer = io.StringIO()
+        self.show(Console(file=buffer, width=100, highlight=False, markup=False, emoji=False))
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        names = ("text", "last_word", "choices", "lm_eval", "memorisation")
+        said = [name for name in names if getattr(self, name) is not None]
+        if self.text is not None:
+            loss, perplexity = decimal(self.loss, 3), significant(self.perplexity)
+            said[0] = f"perte {loss} nats, perplexité {perplexity}"
+        return f"Evaluation({', '.join(said)})"
+
+    def _repr_html_(self) -> str:
+        from gpt_architecture.reports import terminal
+        from gpt_architecture.reports.notebook import tables_cell
+
+        tables: list[TableData] = []
+        if self.text is not None:
+            tables.append(terminal.text_table(self.text))
+        if self.last_word is not None:
+            tables.append(terminal.last_word_table(self.last_word))
+        if self.choices is not None:
+            tables.append(terminal.choices_table(self.choices))
+        if self.lm_eval is not None:
+            tables.append(terminal.harness_table(self.lm_eval))
+        if self.memorisation is not None:
+            tables.append(terminal.memorisation_table(self.memorisation))
+        return tables_cell(tables, notes=["Perte en nats par token ; intervalles à 95 %."])
+
+
+@named_options
+def evaluate(
+    model: GPT | Run | Path | str | None = None,
+    data: Sources = (),
+    *,
+    lambada: Path | str | None = None,
+    choices: Path | str | None = None,
+    lm_eval: str | Sequence[str] = (),
+    memorisation: Sources = (),
+    length: int = 64,
+    report: Path | str | None = None,
+    sentence: str | None = None,
+    limit: int | None = None,
+    tokens: int | None = None,
+    field: str = "text",
+    offline: bool = False,
+    stride: int | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    quant: str | None = None,
+    force: bool = False,
+    progress: bool | None = None,
+) -> Evaluation:
+    """Mesure un modèle, comme `gpt-architecture evaluate` ; les intervalles sont à 95 %.
+
+    Si le modèle est dans le dossier d'un entraînement, son journal reçoit une ligne.
+
+    Args:
+        model: le modèle, son entraînement, ou un chemin ; None : gpt-model.pt, ici.
+        data: textes dont mesurer la perplexité.
+        lambada: exemples JSONL {"text": "…"} : deviner le dernier mot.
+        choices: exemples JSONL au format de HellaSwag : choisir la bonne suite.
+        lm_eval: épreuves de lm-eval, locales ou siennes.
+        memorisation: données de l'entraînement : mesure ce que le modèle en récite.
+        length: tokens de chaque texte généré pour la mémorisation et la page.
+        report: page HTML à écrire : pertes, mémorisation, textes, calibration, attention.
+        sentence: phrase dont la page montre l'attention.
+        limit: documents et exemples mesurés, au plus, dans chaque fichier.
+        tokens: tokens mesurés, au plus, dans chaque document.
+        field: champ du texte des documents JSONL et Parquet.
+        offline: interdit tout téléchargement.
+        stride: tokens notés par fenêtre ; None : la moitié du contexte d'entraînement.
+        batch_size: séquences lues ensemble, au plus.
+        device: voir `load`.
+        quant: mesure le modèle quantifié au chargement.
+        force: remplace une page que cette fonction n'a pas écrite.
+        progress: vrai ou faux : une barre, ou rien ; None : une barre si quelqu'un la voit.
+
+    Raises:
+        ConfigurationError: rien à mesurer, ou réglage hors bornes.
+        DataError: texte ou exemples absents ou mal formés.
+        MissingDependencyError: lm-eval est demandé et n'est pas installé.
+
+    Examples:
+        >>> from gpt_architecture import evaluate
+        >>> found = evaluate("modele", "texte.txt", tokens=64)
+        >>> found.text.total.tokens
+        64
+        >>> found.perplexity > 1
+        True
+    """
+    from gpt_architecture.reports.console import PaceProgress, ProgressBar
+
+    texts, recited, trials = listed(data), listed(memorisation), listed(lm_eval)
+    report = None if report is None else Path(report)
+    studied = bool(recited) or report is not None
+    _check(length, sentence, report, limit=limit, tokens=tokens, stride=stride)
+    check_int("`batch_size`", batch_size, minimum=1)
+    if not (texts or lambada or choices or trials or studied):
+        raise ConfigurationError(
+            "rien à mesurer",
+            expected="`data`, `lambada`, `choices`, `lm_eval`, `memorisation` ou `report`",
+            remedy="donnez au moins l'un d'eux",
+        )
+    gpt = held(model)
+    path = locate(source_of(model)) if gpt is None else _place(gpt)
+    reads = (path, texts, recited, trials, lambada, choices)
+    check_outputs({"`report`": (report, page_of("model"))}, reads=reads, force=force)
+    # Un mauvais fichier n'attend pas le modèle.
+    words = [] if lambada is None else read_last_words(Path(lambada), limit=limit)
+    questions = [] if choices is None else read_choices(Path(choices), limit=limit)
+    if gpt is None:
+        engine: Any = "auto" if quant or studied else "torch"
+        gpt = load(path, device=device, quant=quant, engine=engine)
+    else:
+        loaded(gpt, device=device, quant=quant)  # refuse ce qui ne vaut qu'au chargement
+    start = time.perf_counter()
+    documents = read_token_documents(
+        texts, gpt.tokenizer, field=field, limit=limit, max_tokens=tokens, offline=offline
+    )
+    with ProgressBar("Évaluation", width=40, shown=progress) as bar:
+        measure = _Measure(gpt, bar, batch_size=batch_size, quantized=quant is not None)
+        found: dict[str, Any] = {
+            "text": measure.texts(documents, stride),
+            "last_word": measure.last_words(words),
+            "choices": measure.choices(questions),
+            "lm_eval": measure.harness(trials, limit=limit, offline=offline),
+        }
+        record = _record(found)
+        memory = None
+        if studied:
+            memory = study_model(
+                gpt,
+                path,
+                memorisation=recited,
+                length=length,
+                report=report,
+                sentence=sentence,
+                held_out=[document.tokens for document in documents],
+                losses=record["text"]["documents"] if "text" in record else [],
+                field=field,
+                offline=offline,
+                progress=lambda name: PaceProgress(bar, name),
+            )
+    if memory is not None:
+        record["memorisation"] = memory.to_dict()
+    record = {
+        "model": str(path),
+        "parameters": gpt.config.num_parameters(),
+        "tokenizer": gpt.tokenizer.name,
+        "vocab_size": gpt.tokenizer.vocab_size,
+        "window": gpt.window,
+        "quant": quant,
+        **record,
+        "seconds": time.perf_counter() - start,
+    }
+    if path.exists():
+        _note(path, gpt, record)
+    return Evaluation(**found, memorisation=memory, record=record, tokenizer=gpt.tokenizer)
+
+
+def _place(gpt: GPT) -> Path:
+    """D'où vient un modèle déjà chargé ; un nom seul, s'il n'y est plus, ou vient d'ailleurs."""
+    path = Path(gpt.name)
+    return locate(path) if gpt.name and path.exists() else Path(gpt.name or "modèle")
+
+
+def _check(length: int, sentence: str | None, report: Path | None, **positive: int | None) -> None:
+    """Refuse, avant de lire quoi que ce soit, ce qui échouerait après."""
+    check_int("`length`", length, minimum=2, maximum=4096)
+    if sentence is not None and report is None:
+        raise ConfigurationError(
+            "`sentence` est donné sans `report`",
+            expected="la page où montrer l'attention de cette phrase",
+            remedy="ajoutez `report=page.html`",
+        )
+    for name, value in positive.items():
+        if value is not None:
+            check_int(f"`{name}`", value, minimum=1)
+
+
+class _Measure:
+    """Mesure textes et épreuves, l'avancement sur une barre ; None : rien à mesurer."""
+
+    def __init__(self, gpt: GPT, bar: ProgressBar, *, batch_size: int, quantized: bool) -> None:
+        self._gpt, self._bar, self._batch_size = gpt, bar, batch_size
+        self._model = gpt.runner if quantized and gpt.runner is not None else gpt.model
+
+    def texts(self, documents: Sequence[TokenDocument], stride: int | None) -> TextMeasures | None:
+        prefix = self._gpt.tokenizer.eos_id
+        run = partial(measure_documents, self._model, documents, stride=stride, prefix=prefix)
+        return self._run(run, "Textes") if documents else None
+
+    def last_words(self, words: Sequence[LastWord]) -> LastWordResult | None:
+        run = partial(measure_last_words, self._model, self._gpt.tokenizer, words)
+        return self._run(run, "Dernier mot") if words else None
+
+    def choices(self, questions: Sequence[MultipleChoice]) -> ChoiceResult | None:
+        run = partial(measure_choices, self._model, self._gpt.tokenizer, questions)
+        return self._run(run, "Choix multiple") if questions else None
+
+    def harness(
+        self, trials: Sequence[str], *, limit: int | None, offline: bool
+    ) -> tuple[TaskResult, ...] | None:
+        if not trials:
+            return None
+        from gpt_architecture.evaluation.lm_eval import run_tasks
+
+        found = run_tasks(
+            trials,
+            self._model,
+            self._gpt.tokenizer,
+            offline=offline,
+            limit=limit,
+            window=self._gpt.window,
+            max_rows=self._batch_size,
+            on_progress=_progress_by_kind(self._bar),
+        )
+        return tuple(found)
+
+    def _run(self, run: Callable[..., Any], name: str) -> Any:
+        from gpt_architecture.reports.console import PaceProgress
+
+        return run(
+            window=self._gpt.window,
+            max_rows=self._batch_size,
+            on_progress=PaceProgress(self._bar, name),
+        )
+
+
+def _progress_by_kind(bar: ProgressBar) -> Callable[[str, int, int], None]:
+    """L'avancement de lm-eval : chaque nature de requêtes a le sien."""
+    from gpt_architecture.evaluation.lm_eval import UNITS
+    from gpt_architecture.reports.console import PaceProgress
+
+    started: dict[str, PaceProgress] = {}
+
+    def advance(kind: str, done: int, total: int) -> None:
+        if kind not in started:
+            started[kind] = PaceProgress(bar, f"lm-eval, {kind}", UNITS.get(kind, "tokens"))
+        started[kind](done, total)
+
+    return advance
+
+
+def _record(found: dict[str, Any]) -> dict[str, Any]:
+    """Ce qui est mesuré, en types simples."""
+    from gpt_architecture.reports import terminal
+
+    simple: dict[str, Callable[[Any], dict[str, Any]]] = {
+        "text": terminal.text_record,
+        "last_word": terminal.last_word_record,
+        "choices": terminal.choices_record,
+        "lm_eval": terminal.harness_record,
+    }
+    return {name: simple[name](each) for name, each in found.items() if each is not None}
+
+
+def _note(path: Path, gpt: GPT, record: dict[str, Any]) -> None:
+    """Une ligne dans le journal de l'entraînement, si le modèle est dans son dossier."""
+    from gpt_architecture.reports.terminal import journal_record
+
+    resolved = path.resolve()
+    folder, step = resolved.parent, gpt.metadata.get("steps")
+    if folder.name == CHECKPOINTS:
+        folder = folder.parent
+        if resolved.is_dir():  # step-000040
+            step = int(resolved.name.rpartition("-")[2])
+    journal = folder / JOURNAL
+    if not journal.is_file():
+        return
+    try:
+        append_record(journal, "measures", step=step or 0, **journal_record(record))
+    except OSError as error:
+        logger.warning("%s n'est pas écrit : %s", journal, reason(error))

@@ -1,0 +1,59 @@
+"""Les exemples des docstrings de la face Python, exécutés sur un modèle minuscule."""
+
+import doctest
+import shutil
+from importlib import import_module
+from inspect import isfunction
+
+import pytest
+from conftest import FRENCH_TEXT
+
+import gpt_architecture
+from gpt_architecture import GPT, train
+
+MODULES = ("comparisons", "files", "gpt", "loading", "measures", "runs", "service")
+SHOWN = ("attention", "complete", "distribution", "tokens", "trace")
+"""Méthodes d'un modèle qui rendent ce qu'un carnet affiche."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Un dossier d'entraînement minuscule."""
+    folder = tmp_path_factory.mktemp("exemples") / "modele"
+    text = folder.with_name("texte.txt")
+    text.write_text(FRENCH_TEXT, encoding="utf-8")
+    train(
+        "la-lampe-du-passeur",
+        **{
+            "tokenizer": "bpe-300",
+            "context_length": 32,
+            "emb_dim": 32,
+            "n_heads": 2,
+            "n_layers": 1,
+        },
+        **{"max_steps": 4, "eval_freq": 2, "engine": "autograd", "device": "cpu"},
+        output_dir=folder,
+    )
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name, model, monkeypatch, tmp_path):
+    shutil.copytree(model, tmp_path / "modele")
+    shutil.copy(model.with_name("texte.txt"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(import_module(f"gpt_architecture.api.{name}"), report=True)
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+def test_each_function_has_one():
+    functions = [
+        value
+        for name in gpt_architecture._NAMES["api"].split()
+        if isfunction(value := getattr(gpt_architecture, name)) and name != "inspect_model"
+    ]
+    assert {each.__name__ for each in functions} >= {"train", "compare", "serve", "evaluate"}
+    for each in (*functions, *(getattr(GPT, name) for name in SHOWN)):
+        assert ">>> " in (each.__doc__ or ""), each
