@@ -63,7 +63,7 @@ format: setup-dev ## met le code en forme
 check: lint test ## style, types et tests
 
 docs: setup-dev ## écrit site/, la documentation : site/index.html s'ouvre tel quel, sans serveur
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
 
 build: setup-dev ## écrit dist/ : la roue et les sources, installables par pip
 	rm -rf dist

@@ -14,7 +14,7 @@ import pytest
 from docs_helpers import ROOT, tool
 
 CHROMIUM = shutil.which("chromium")
-BUILD = [sys.executable, "-m", "mkdocs", "build", "--clean", "--quiet"]
+BUILD = [sys.executable, "-m", "mkdocs", "build", "--clean"]
 QUIET = {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
 OWN_SCHEMES = ("data:", "mailto:", "#", "blob:")
 LOADED = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "src"}
@@ -37,11 +37,16 @@ class Page(HTMLParser):
             self.links.append(values["href"])
 
 
-def build(folder, environment, **options):
+def build(folder, *options):
     """Bâtit le site dans `folder`."""
-    command = [*BUILD, "--site-dir", str(folder / "site")]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment, **options
+        [*BUILD, "--site-dir", str(folder / "site"), *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **QUIET},
+        timeout=300,
     )
 
 
@@ -49,9 +54,9 @@ def build(folder, environment, **options):
 def site(tmp_path_factory):
     """Le site, bâti une fois."""
     folder = tmp_path_factory.mktemp("site")
-    done = build(folder, {**os.environ, **QUIET}, timeout=300)
+    done = build(folder)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr.strip(), done.stderr  # un avertissement est une erreur
+    assert "WARNING" not in done.stderr, done.stderr
     return folder / "site"
 
 
@@ -110,6 +115,30 @@ def test_every_generated_block_is_filled(site, pages):
         assert f"<code>{name}</code>" in reference["decodage"], name
     for route in ("/v1/completions", "/v1/chat/completions", "/health", "/metrics"):
         assert f" {route}</code>" in reference["http"], route
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[mort](absente.md)", "absente.md"),
+        ("[morte](#nulle-part)", "nulle-part"),
+        ("<!-- généré : rien -->", "bloc généré inconnu, rien"),
+    ],
+    ids=["lien", "ancre", "bloc"],
+)
+def test_a_mistake_stops_the_build(tmp_path, text, said):
+    """Un lien mort, une ancre morte ou un bloc inconnu : la construction échoue, et dit lequel."""
+    docs, config = tmp_path / "docs", tmp_path / "mkdocs.yml"
+    docs.mkdir()
+    (docs / "index.md").write_text(f"# Essai\n\n{text}\n", encoding="utf-8")
+    config.write_text(
+        f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: {docs}\nnav: [index.md]\n"
+        f"hooks: [{ROOT / 'tools/docsite/hooks.py'}]\n",
+        encoding="utf-8",
+    )
+    done = build(tmp_path, "--config-file", str(config))
+    assert done.returncode != 0
+    assert said in done.stderr
 
 
 def test_a_bar_in_a_table_is_shown_alone(site):

@@ -14,6 +14,7 @@ from typing import Any
 
 import reference
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,12 +60,19 @@ def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: File
 
     parts = _FENCE.split(markdown)
     parts[::2] = [_LINK.sub(link, part) for part in parts[::2]]
-    return _BLOCK.sub(lambda match: reference.BLOCKS[match[1]](), "".join(parts))
+    return _BLOCK.sub(lambda match: _generated(match[1], uri), "".join(parts))
 
 
 def on_page_content(html: str, page: Any, config: MkDocsConfig, files: Files) -> str:
     """Retire l'échappement qu'une barre demande à GitHub dans le code d'un tableau."""
     return _INLINE_CODE.sub(lambda match: match[0].replace("\\|", "|"), html)
+
+
+def _generated(name: str, uri: str) -> str:
+    if name not in reference.BLOCKS:
+        known = ", ".join(reference.BLOCKS)
+        raise PluginError(f"{uri} : bloc généré inconnu, {name} (connus : {known})")
+    return reference.BLOCKS[name]()
 
 
 def _expanded(entry: Any, docs: Path) -> Any:
