@@ -153,16 +153,3 @@ def test_pages_have_no_placeholder():
     """Aucun passage laissé à remplir."""
     for page in PAGES:
         assert "@@" not in text_of(page), page.name
-
-
-def test_readme_figures_are_the_code_s():
-    """Les nombres de paramètres annoncés sont ceux des configurations."""
-    from gpt_architecture.config import PRESETS, GPTConfig
-
-    text = text_of(ROOT / "README.md")
-    for count in (
-        GPTConfig().num_parameters(),
-        PRESETS["gpt2-small"].num_parameters(),
-        GPTConfig(context_length=256).num_parameters(),
-    ):
-        assert f"{count:,}".replace(",", " ") in text

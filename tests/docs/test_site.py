@@ -112,6 +112,13 @@ def test_every_generated_block_is_filled(site, pages):
         assert f" {route}</code>" in reference["http"], route
 
 
+def test_a_bar_in_a_table_is_shown_alone(site):
+    r"""`<\|user\|>`, écrit ainsi pour GitHub, se lit sans barre oblique."""
+    text = html.unescape((site / "guides/vocabulaire.html").read_text(encoding="utf-8"))
+    assert "<code><|endoftext|></code>" in text
+    assert "\\|endoftext" not in text
+
+
 def test_the_search_index_knows_french(site):
     """L'index est dans un script, que le navigateur peut lire sans serveur."""
     text = (site / "search" / "search_index.js").read_text(encoding="utf-8")

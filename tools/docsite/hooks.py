@@ -21,6 +21,7 @@ DEPOT = "depot"
 """Dossier du site où sont copiés les fichiers du dépôt que les pages citent."""
 _LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
 _FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
+_INLINE_CODE = re.compile(r"(?<!<pre>)<code>[^<]*</code>")
 _BLOCK = re.compile(r"^<!-- généré : ([\w-]+) -->$", re.MULTILINE)
 
 
@@ -59,6 +60,11 @@ def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: File
     parts = _FENCE.split(markdown)
     parts[::2] = [_LINK.sub(link, part) for part in parts[::2]]
     return _BLOCK.sub(lambda match: reference.BLOCKS[match[1]](), "".join(parts))
+
+
+def on_page_content(html: str, page: Any, config: MkDocsConfig, files: Files) -> str:
+    """Retire l'échappement qu'une barre demande à GitHub dans le code d'un tableau."""
+    return _INLINE_CODE.sub(lambda match: match[0].replace("\\|", "|"), html)
 
 
 def _expanded(entry: Any, docs: Path) -> Any:
