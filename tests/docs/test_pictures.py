@@ -82,7 +82,7 @@ def test_staleness_is_seen(monkeypatch):
 
 
 def test_nothing_else_lies_there():
-    """Chaque image est refaite par la commande, ou vient du cours."""
+    """Chaque image de ce dossier est refaite par la commande."""
     expected = {*(f"{name}.svg" for name in make.DRAWN), *studio.names()}
     assert {path.name for path in FIGURES.iterdir() if path.is_file()} == expected
 

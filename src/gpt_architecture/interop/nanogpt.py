@@ -1,7 +1,7 @@
 """Lire et écrire un point de reprise de nanoGPT (`ckpt.pt`) : poids et forme, rien d'exécuté.
 
-nanoGPT garde les projections comme `nn.Linear` et lie toujours la tête ; avec `bias=False`, il n'a
-aucun biais, pas même dans ses normes : ils valent ici zéro.
+nanoGPT (A. Karpathy, 2022) garde les projections comme `nn.Linear` et lie toujours la tête ; avec
+`bias=False`, il n'a aucun biais, pas même dans ses normes : ils valent ici zéro.
 """
 
 from __future__ import annotations

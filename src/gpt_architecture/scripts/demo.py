@@ -99,8 +99,8 @@ def demo(
         progress=True,
     )
     for each in found.summaries:
-        warn_ignored(each.config, each.label)
         warn_cut(each.config, [result.finish for result in each.results])
+        warn_ignored(each.config, each.label)
     if not output.emit(found.records, "demo"):
         from gpt_architecture.reports.comparison import show_comparison
 

@@ -193,7 +193,7 @@ def _state_keys(optimizer: torch.optim.Optimizer) -> dict[Tensor, frozenset[str]
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon`, qui orthogonalise en `dtype`.
+    """`torch.optim.Muon` (Jordan, 2024), qui orthogonalise en `dtype`.
 
     Args:
         params: matrices, ou groupes de matrices.
