@@ -67,8 +67,9 @@ def study_model(
         memorisation: données de l'entraînement, dont chercher ce que le modèle récite.
         length: tokens de chaque texte.
         report: page à écrire.
-        sentence: phrase dont la page montre l'attention ; None : des premiers mots.
-        held_out: tokens des documents de `--data`, l'inédit quand la coupe n'est pas connue.
+            "aucune invite à continuer",
+            expected="un texte, ou un modèle qui garde l'invite de ses exemples",
+            remedy="donnez `data` ou `memorisation`",
         losses: leurs pertes, telles que la commande les écrit en JSON.
         field: champ du texte, en JSONL et en Parquet.
         offline: interdit tout téléchargement.
@@ -175,7 +176,7 @@ def _write_texts(
         raise ConfigurationError(
             "aucune invite à continuer",
             expected="un texte, ou un modèle qui garde l'invite de ses exemples",
-            remedy="donnez --data ou --memorisation",
+            remedy="donnez `data` ou `memorisation`",
         )
     variants = [(label, replace(config, max_tokens=length)) for label, config in SIX_VARIANTS]
     results: list[VariantResult] = []
