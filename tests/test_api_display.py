@@ -98,7 +98,7 @@ def test_the_model_card_has_its_curves(gpt):
     reader = read_cell(gpt._repr_html_())
     assert "svg" in reader.tags
     assert any("8,50 nats" in each for each in attributes(reader, "aria-label"))
-    assert "contexte appris" in reader.text
+    assert "contexte d'entraînement" in reader.text
     bare = GPT(model=gpt.model, tokenizer=gpt.tokenizer, device=gpt.device)
     assert "svg" not in read_cell(bare._repr_html_()).tags
 

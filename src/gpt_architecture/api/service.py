@@ -305,7 +305,7 @@ def serve(
     path = None if source is None else check_source(source)
     known = Path(gpt.name).stem if gpt is not None and gpt.name else "modele"
     name = name or (known if source is None or path is None else short_name(source, path))
-    with ExitStack() as undo:  # ce qui échoue ne laisse ni port ni fil
+    with ExitStack() as undo:  # ce qui échoue ne laisse ni port ni thread
         listener = bind(host, port)
         undo.callback(listener.close)
         engine, context = start_engine(

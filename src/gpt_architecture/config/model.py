@@ -66,7 +66,7 @@ class GPTConfig:
 
     * **mode livre** (valeurs par défaut) : tête de sortie indépendante, initialisation
       par défaut de PyTorch, 163 009 536 paramètres pour la taille « small » ;
-    * **mode GPT-2** (`tie_weights=True, qkv_bias=True`) : tête liée à l'embedding,
+    * **mode GPT-2** (`tie_weights=True, qkv_bias=True`) : tête de sortie liée à l'embedding,
       initialisation N(0 ; 0,02), 124 439 808 paramètres.
 
     Attributes:

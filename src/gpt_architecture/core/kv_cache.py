@@ -46,7 +46,7 @@ class Alone:
 class Placement:
     """Où vont les positions qui arrivent, et ce que chaque requête peut voir."""
 
-    start: int | None  # même début pour toutes les séquences ; None : `positions` le dit
+    start: int | None  # même départ pour toutes les séquences ; None : `positions` le dit
     end: int
     positions: Tensor
     mask: Tensor | None

@@ -151,7 +151,7 @@ def initialize_gpt2_(model: nn.Module, n_layers: int) -> None:
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Linear, nn.Embedding)):
             continue
-        if module.weight not in done:  # la tête liée n'est tirée qu'une fois
+        if module.weight not in done:  # la tête de sortie liée n'est tirée qu'une fois
             is_residual = name.endswith(("att.out_proj", "ff.layers.2"))
             module.weight.normal_(mean=0.0, std=residual_std if is_residual else STD)
             done.add(module.weight)

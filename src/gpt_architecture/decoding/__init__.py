@@ -14,8 +14,8 @@
   logits.
 - `processors` : Ce qui retire des tokens : filtres (d'après les logits du pas seul) et
   interdictions.
-- `proposers` : Ce qui propose de quoi continuer un texte : le texte lui-même, le modèle allégé, un
-  second modèle.
+- `proposers` : Ce qui propose des tokens : le texte lui-même, le modèle allégé, un modèle
+  auxiliaire.
 - `sequence` : Une séquence en cours : ses tokens, ses filtres, son tirage, son texte, et quand elle
   s'arrête.
 - `settings` : Ce qu'est un réglage du décodage : son aide, ses bornes, qui peut le donner ; le

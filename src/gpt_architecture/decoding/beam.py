@@ -74,7 +74,7 @@ def beam_search(
         window: derniers tokens relus, au plus.
 
     Returns:
-        `config.n` hypothèses ; moins s'il n'y a pas tant de suites permises.
+        `config.n` hypothèses ; moins si la contrainte n'en permet pas tant.
 
     Raises:
         GenerationError: logits NaN ou infinis, ou interdictions qui ne laissent aucun token.

@@ -44,7 +44,8 @@ class TokenDocument:
         name: son nom, pour les tableaux.
         tokens: ses identifiants.
         num_bytes: octets (UTF-8) du texte qu'ils codent.
-        first_bytes: octets de son premier token, qui n'est pas prédit faute de début de texte.
+        first_bytes: octets de son premier token, qui n'est pas prédit faute de token de début de
+            texte.
     """
 
     name: str

@@ -60,11 +60,12 @@ class LastWord:
 
 @dataclass(frozen=True, kw_only=True)
 class MultipleChoice:
-    """Un début et plusieurs suites, dont une seule est la bonne (Zellers et al., 2019).
+    """Un contexte et plusieurs suites possibles, dont une seule est la bonne (Zellers et al.,
+    2019).
 
     Attributes:
         line: ligne du fichier.
-        context: le début.
+        context: le contexte.
         choices: les suites, au moins deux.
         label: rang de la bonne.
     """

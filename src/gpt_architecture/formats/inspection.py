@@ -39,7 +39,7 @@ class Inspection:
         name: de même, pour une personne.
         path: où il est.
         config: sa forme ; None si rien ne la dit.
-        parameters: paramètres distincts, une tête liée comptée une fois.
+        parameters: paramètres distincts, une tête de sortie liée comptée une fois.
         tensors: chaque tenseur écrit.
         tokenizer: nom, taille et empreinte du vocabulaire ; ou `problem`, ce qui manque.
         provenance: ce que l'entraînement ou l'export a noté.

@@ -2,8 +2,8 @@
 
 L'en-tête porte, en JSON, le format et sa version, le schéma, la configuration, le tokenizer et
 les métadonnées. Les codes d'une matrice `X.weight` sont sous `X.codes`, ses échelles sous
-`X.scales` ; positions, normes et biais gardent leur nom et restent en fp32. Une tête liée à
-l'embedding n'est pas écrite. À la lecture, rien n'est copié : les poids restent projetés en
+`X.scales` ; positions, normes et biais gardent leur nom et restent en fp32. Une tête de sortie liée
+à l'embedding n'est pas écrite. À la lecture, rien n'est copié : les poids restent projetés en
 mémoire depuis le disque. Qui les emploie n'est pas connu d'ici (voir `kernels.decode.packed`).
 """
 
@@ -36,7 +36,7 @@ FORMAT = "gpt-architecture/quantized"
 VERSION = 2
 
 _BEFORE_HEAD_BITS = 1
-"""La version où la tête et l'embedding avaient toujours 8 bits."""
+"""La version où la tête de sortie et l'embedding avaient toujours 8 bits."""
 
 
 class QuantizedModel(Protocol):
@@ -58,7 +58,7 @@ class QuantizedModel(Protocol):
         ...
 
     def codes(self) -> Mapping[str, GroupedCodes]:
-        """Ses matrices, par nom de module, une tête liée exceptée."""
+        """Ses matrices, par nom de module, une tête de sortie liée exceptée."""
         ...
 
 
@@ -69,7 +69,7 @@ class QuantizedFile:
     Attributes:
         config: forme du modèle.
         scheme: comment ses matrices ont été quantifiées.
-        codes: elles, par nom de module ; une tête liée n'y est pas.
+        codes: elles, par nom de module ; une tête de sortie liée n'y est pas.
         vectors: positions, normes et biais, par nom du `state_dict`.
         tokenizer: description sérialisable du tokenizer.
         metadata: provenance et résultats.

@@ -40,7 +40,7 @@ _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F
 _COMPLETE, _WHOLE = "un fichier de poids complet", "un fichier safetensors complet"
 _UNMATCHED = "son en-tête et sa longueur ne s'accordent pas"
 _THREADS = 2  # le calcul d'un CRC32 rend la main à l'autre
-_SHARED = 2  # une tête liée peut être l'embedding vu autrement
+_SHARED = 2  # une tête de sortie liée peut être l'embedding vu autrement
 
 
 @dataclass(frozen=True, kw_only=True)

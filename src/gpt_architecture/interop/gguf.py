@@ -182,7 +182,7 @@ def write_gguf(
 def gguf_tensors(model: GPTModel) -> Iterator[tuple[str, Tensor]]:
     """Les tenseurs du modèle, un à un, sous leurs noms GGUF ; les biais absents valent zéro.
 
-    Une tête liée n'y est pas : llama.cpp prend alors l'embedding des tokens.
+    Une tête de sortie liée n'y est pas : llama.cpp prend alors l'embedding des tokens.
     """
     yield "token_embd.weight", model.tok_emb.weight.detach()
     yield "position_embd.weight", model.pos_emb.weight.detach()

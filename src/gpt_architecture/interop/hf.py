@@ -50,7 +50,8 @@ logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 PROVENANCE = "gpt_architecture.json"
-"""Ce que `config.json` ne sait pas dire : le mode livre, la fenêtre apprise, l'entraînement."""
+"""Ce que `config.json` ne sait pas dire : le mode livre, le contexte d'entraînement,
+l'entraînement."""
 PROVENANCE_FORMAT = "gpt-architecture/provenance"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Fichiers de poids, du préféré au moins bon ; le même nom suivi de `.index.json` les répartit."""

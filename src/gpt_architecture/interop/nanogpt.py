@@ -142,7 +142,8 @@ def export_nanogpt(content: ModelFile, dest: Path | str, *, force: bool = False)
         Le fichier du vocabulaire de caractères ; None : c'est celui de GPT-2.
 
     Raises:
-        ModelFileError: tête indépendante, ou forme que nanoGPT n'a pas ; tokenizer trop grand.
+        ModelFileError: tête de sortie indépendante, ou forme que nanoGPT n'a pas ; tokenizer trop
+            grand.
         TokenizerError: nanoGPT n'a pas de quoi coder ce vocabulaire.
         OutputError: fichier du vocabulaire déjà là, ou écriture refusée.
     """
@@ -234,7 +235,7 @@ def _tied(content: ModelFile) -> dict[str, Tensor]:
     head, embedding = weights.pop(OUR_HEAD, None), weights.get(OUR_EMBEDDING)
     if head is not None and embedding is not None and not torch.equal(head, embedding):
         raise ModelFileError(
-            "ce modèle a une tête indépendante, et nanoGPT la lie toujours à l'embedding",
+            "ce modèle a une tête de sortie indépendante, et nanoGPT la lie toujours à l'embedding",
             expected="un modèle dont la tête de sortie est liée (mode GPT-2)",
             remedy="exportez vers hf, ou entraînez avec la tête de sortie liée",
         )
@@ -256,7 +257,7 @@ def _arguments(content: ModelFile, *, biased: bool) -> dict[str, Any]:
 def _as_nanogpt(
     weights: Mapping[str, Tensor], config: GPTConfig, arguments: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """Les poids sous les noms de nanoGPT, tête liée répétée, projections comme `nn.Linear`."""
+    """Les poids sous les noms de nanoGPT, embedding répété, projections comme `nn.Linear`."""
     theirs = to_hf(weights, config)
     found: dict[str, Tensor] = {}
     for entry in key_table(config):

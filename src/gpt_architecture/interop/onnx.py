@@ -2,8 +2,8 @@
 
 Rien n'est tracé : le graphe se construit nœud par nœud, sans exécuter le modèle, en opérateurs
 standard. Il accepte tout lot et toute longueur jusqu'au contexte du modèle. Les poids y portent nos
-noms ; une tête liée n'est écrite qu'une fois. Le flux résiduel y est une matrice (N, D), N = B·T :
-chaque couche linéaire est un `Gemm` sur le poids tel qu'il est rangé.
+noms ; une tête de sortie liée n'est écrite qu'une fois. Le flux résiduel y est une matrice (N, D),
+N = B·T : chaque couche linéaire est un `Gemm` sur le poids tel qu'il est rangé.
 
 Formes : B lot, T tokens, P tokens passés, S = P + T, D largeur, H têtes, K taille d'une tête,
 V vocabulaire.
@@ -62,7 +62,7 @@ def export_onnx(
     dest = Path(dest)
     weights = {
         name: tensor.detach()
-        for name, tensor in content.build().named_parameters()  # une tête liée n'y est qu'une fois
+        for name, tensor in content.build().named_parameters()  # liée, la tête n'y est qu'une fois
     }
     shapes = {name: tuple(each.shape) for name, each in weights.items()}
     graph = _GraphBuilder(library, content.config, shapes)

@@ -93,7 +93,8 @@ def _block(n: int, d: int, f: int, *, with_bias: bool) -> Iterator[Entry]:
 def own_weights(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
     """Les poids d'ici, en fp32, une fois leurs noms et leurs formes vérifiés.
 
-    Une tête liée n'est pas répétée ; les masques constants des fichiers du livre sont ignorés.
+    Une tête de sortie liée n'est pas répétée ; les masques constants des fichiers du livre sont
+    ignorés.
 
     Raises:
         ModelFileError: un nom manque ou surprend, ou une forme n'est pas la bonne.
@@ -115,7 +116,7 @@ def own_weights(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Ten
 def to_hf(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
     """Les poids sous les noms de Transformers, préfixe compris.
 
-    Une tête liée n'est pas répétée ; les biais que le mode livre n'a pas valent zéro.
+    Une tête de sortie liée n'est pas répétée ; les biais que le mode livre n'a pas valent zéro.
 
     Args:
         state: poids d'ici.
@@ -180,7 +181,7 @@ def from_hf(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]
 
 
 def _drop_tied_head_(state: dict[str, Tensor], head: str, embedding: str) -> None:
-    """Retire une tête liée, répétition de l'embedding.
+    """Retire une tête de sortie liée, répétition de l'embedding.
 
     Raises:
         ModelFileError: elle n'en est pas la répétition.

@@ -342,7 +342,7 @@ Box = tuple[float, float, float, float]
 def _label_place(
     label: str, x: float, y: float, taken: Sequence[Box], plot: Box
 ) -> tuple[float, float, str, Box]:
-    """La première place libre autour d'une marque ; à défaut, la moins encombrée."""
+    """Le premier endroit libre autour d'une marque ; à défaut, la moins encombrée."""
     width, gap = _LETTER * len(label), _MARK + 3
     options = list[tuple[float, float, str, Box]]()
     for shift in (0.0, -_LINE, _LINE, -2 * _LINE, 2 * _LINE):

@@ -4,7 +4,7 @@
 - `convert` : `gpt-architecture convert` : d'un format de poids à un autre.
 - `demo` : `gpt-architecture demo` : des stratégies de décodage côte à côte, mesurées.
 - `evaluate` : `gpt-architecture evaluate` : ce que vaut un modèle, mesuré.
-- `infer` : `gpt-architecture infer` : écrire la suite d'un texte.
+- `infer` : `gpt-architecture infer` : continuer un texte.
 - `inspect` : `gpt-architecture inspect` : ce qu'est un modèle, sans charger ses poids.
 - `merge` : `gpt-architecture merge` : fondre des adaptateurs dans leur modèle de départ.
 - `prepare` : `gpt-architecture prepare` : de textes à des fragments de tokens.

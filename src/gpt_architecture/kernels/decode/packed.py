@@ -50,7 +50,8 @@ class PackedModel:
 
     Args:
         cfg: forme du modèle.
-        matrices: poids, par nom de module ; une tête liée est la matrice même de `tok_emb`.
+        matrices: poids, par nom de module ; une tête de sortie liée est la matrice même de
+            `tok_emb`.
         vectors: positions, normes et biais, par nom du `state_dict`.
         scheme: comment les matrices ont été quantifiées ; None : elles sont en fp32.
     """
@@ -76,8 +77,8 @@ class PackedModel:
     ) -> PackedModel:
         """Le modèle de matrices déjà quantifiées, par nom de module.
 
-        Les noyaux en veulent une copie rangée en bandes ; sans eux, rien n'est copié. Une tête liée
-        n'y est pas : c'est la matrice de `tok_emb`.
+        Les noyaux en veulent une copie rangée en bandes ; sans eux, rien n'est copié. Une tête de
+        sortie liée n'y est pas : c'est la matrice de `tok_emb`.
         """
         matrices: dict[str, PackedMatrix] = {
             name: GroupedMatrix(each) for name, each in codes.items()

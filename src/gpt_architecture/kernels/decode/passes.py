@@ -50,7 +50,8 @@ class Passes:
 
     Args:
         cfg: forme du modèle.
-        matrices: poids, par nom de module ; une tête liée est la matrice même de `tok_emb`.
+        matrices: poids, par nom de module ; une tête de sortie liée est la matrice même de
+            `tok_emb`.
         vectors: positions, normes et biais, par nom du `state_dict`.
 
     Attributes:

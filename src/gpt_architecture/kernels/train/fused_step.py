@@ -53,7 +53,7 @@ def why_not_fused(model: nn.Module) -> str | None:
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         return "l'étape fusionnée garde ses poids en fp32"
     if (model.out_head.weight is weight) is not model.cfg.tie_weights:
-        return "la tête et l'embedding ne sont pas liés comme la configuration le dit"
+        return "la tête de sortie et l'embedding ne sont pas liés comme la configuration le dit"
     if not all(parameter.requires_grad for parameter in model.parameters()):
         return "des paramètres sont gelés"
     return shape_obstacle(model.cfg)
