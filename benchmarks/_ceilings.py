@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.machine import huge_zeros
 from gpt_architecture.kernels.decode.packed import PackedModel
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
-from gpt_architecture.kernels.runtime.workspace import huge_empty
 
 STREAM_ROWS, STREAM_WIDTH = 2**16, 2**12  # 1 Gio : bien plus que les caches
 STREAM_READS = 20
@@ -37,7 +37,7 @@ class ReadStream:
     """
 
     def __init__(self) -> None:
-        self._matrix = huge_empty(STREAM_ROWS, STREAM_WIDTH).fill_(1.0)
+        self._matrix = huge_zeros(STREAM_ROWS, STREAM_WIDTH).fill_(1.0)
         self._vector = torch.ones(STREAM_WIDTH)
         self._out = torch.empty(STREAM_ROWS)
         self.bytes = self._matrix.nbytes

@@ -62,6 +62,7 @@ def launches(thing, known) -> bool:
     if inspect.isclass(thing):
         return any(launches(each, known) for each in vars(thing).values())
     thing = getattr(getattr(thing, "hypothesis", None), "inner_test", thing)
+    thing = getattr(thing, "py_func", thing)  # compilée par Numba
     code = getattr(thing, "__code__", None)
     if code is None or not Path(code.co_filename).is_relative_to(HERE):
         return False

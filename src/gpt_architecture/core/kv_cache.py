@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.machine import huge_zeros
 from gpt_architecture.errors import GenerationError
 
 
@@ -112,7 +113,12 @@ class KVCache:
         capacity = cfg.context_length if capacity is None else capacity
         shape = (cfg.n_layers, 2, batch_size, cfg.n_heads, capacity, cfg.head_dim)
         # Des zéros : une position masquée est multipliée par 0, elle doit donc être un nombre.
-        self.storage = torch.zeros(shape, dtype=dtype, device=device)
+        on_cpu = torch.device(device).type == "cpu"
+        self.storage = (
+            huge_zeros(*shape, dtype=dtype)
+            if on_cpu
+            else torch.zeros(shape, dtype=dtype, device=device)
+        )
         self.capacity = capacity
         self.lengths = [0] * batch_size
         self.rows: slice | Tensor = slice(None)

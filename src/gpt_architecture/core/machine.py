@@ -9,6 +9,7 @@ les processus d'un `DataLoader`.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import platform
@@ -22,11 +23,14 @@ from pathlib import Path
 from typing import NamedTuple, cast
 from weakref import WeakSet
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import plural
 
+_HUGE_PAGE = 2 << 20
 _M_MMAP_THRESHOLD = -3  # numéro de ce réglage dans malloc.h
 _THRESHOLD = 1_500_000  # octets : juste sous les activations d'un lot de référence (512 × 768)
 
@@ -172,6 +176,29 @@ def _peak_of_windows() -> int:
         kernel.GetCurrentProcess(), ctypes.byref(counters), counters.cb
     )
     return counters.peak_working_set if read else 0
+
+
+def huge_zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Tenseur de zéros sur CPU, aligné, en grandes pages si elles existent.
+
+    Le système les donne au premier accès, déjà à zéro : ce qui ne sert pas ne coûte rien.
+
+    Raises:
+        MemoryError: le système les refuse.
+    """
+    size = dtype.itemsize * math.prod(shape)
+    if size < _HUGE_PAGE or sys.platform != "linux":
+        return torch.zeros(shape, dtype=dtype)
+    length = -(-size // _HUGE_PAGE) * _HUGE_PAGE
+    try:
+        area = mmap.mmap(-1, length + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"can't allocate memory: {size} octets") from error
+    start = -np.frombuffer(area, dtype=np.uint8).ctypes.data % _HUGE_PAGE
+    with suppress(OSError, AttributeError):  # un noyau sans grandes pages
+        area.madvise(mmap.MADV_HUGEPAGE, start, length)
+    octets = np.frombuffer(area, dtype=np.uint8, count=size, offset=start)
+    return torch.from_numpy(octets).view(dtype).view(shape)
 
 
 def return_freed_memory() -> bool:

@@ -3,7 +3,9 @@
 * `encode_group` : les codes sur 8 bits d'un groupe d'activations, leur échelle, leur départ.
 * `score_keys` : une requête contre seize clés à la fois. Chaque voie somme les produits de ses
   colonnes, puis les voies s'ajoutent par moitiés, pour les seize clés ensemble.
-* `mix_values` : la somme pondérée des valeurs, position après position.
+* `turn_keys`, `score_turned` : les mêmes sommes, aux mêmes bits, pour quelques requêtes à la fois.
+  Les clés sont d'abord transposées : une voie est alors une clé, et rien ne se mélange plus.
+* `mix_values` : la somme pondérée des valeurs, position après position, d'une ou quelques requêtes.
 
 L'ordre de chaque somme est écrit : il ne dépend ni des autres requêtes ni de la découpe. Les
 adresses et les pas sont en octets.
@@ -21,6 +23,7 @@ from gpt_architecture.kernels.decode.weights import CHUNK
 from gpt_architecture.kernels.runtime.kernel import emitted
 from gpt_architecture.kernels.runtime.vector_ir import (
     F32,
+    FUSE,
     HAS_AVX512,
     I8,
     I16,
@@ -43,7 +46,15 @@ KEYS = 2 * LANES if HAS_AVX512 else LANES
 MIXED = 4
 """Vecteurs de valeurs au plus de `mix_values` : assez de sommes pour ne pas s'attendre."""
 
+TOGETHER = 4 if HAS_AVX512 else 2
+"""Requêtes de `score_turned`, et d'un tour de `mix_values` : leurs sommes tiennent dans les
+registres."""
+
+TURNED = (1, 2, 4, 8)
+"""Vecteurs d'une tête que `score_turned` connaît : des têtes de 16 à 128, moitié moins en AVX2."""
+
 _ROW = ir.VectorType(F32, KEYS)
+_FENCE = f"llvm.arithmetic.fence.v{KEYS}f32"
 _BITS = KEYS.bit_length() - 1
 _REVERSED = [sum((rank >> i & 1) << (_BITS - 1 - i) for i in range(_BITS)) for rank in range(KEYS)]
 """Ordre des clés qui les remet en ordre quand leurs voies ont été ajoutées par moitiés."""
@@ -140,28 +151,140 @@ def score_keys(
 
 
 @emitted
-def mix_values(
-    builder: Any, vectors: Any, weights: Any, values: Any, stride: Any, count: Any, out: Any
-) -> None:
-    """out (KEYS · `vectors`,) += Σ poids · valeur, de `count` positions, dans l'ordre.
+def turn_keys(builder: Any, keys: Any, stride: Any, vectors: Any, last: Any, out: Any) -> None:
+    """out (KEYS · `vectors`, KEYS) = les KEYS clés, transposées ; voir `score_keys`."""
+    places = []
+    for rank in range(KEYS):
+        here = builder.select(builder.icmp_signed("<", int64(rank), last), int64(rank), last)
+        places.append(builder.add(keys, builder.mul(here, stride)))
 
-    `vectors` va de 1 à MIXED ; la valeur de rang r est à `values + r · stride`.
+    def square(index: Any, _: Values) -> Values:
+        at = builder.mul(index, int64(4 * KEYS))
+        rows = [load(builder, _ROW, builder.add(place, at)) for place in places]
+        start = builder.add(out, builder.mul(index, int64(4 * KEYS * KEYS)))
+        for rank, row in enumerate(_transposed(builder, rows)):
+            where = builder.inttoptr(add(builder, start, 4 * KEYS * rank), _ROW.as_pointer())
+            builder.store(row, where, align=4)
+        return []
+
+    loop(builder, int64(0), vectors, [], square)
+
+
+def _transposed(builder: Any, rows: Values) -> Values:
+    """KEYS vecteurs transposés : à chaque tour, le bit haut du rang et celui de la voie changent
+    de place.
     """
-    rest = [weights, values, stride, count, out]
-    cases = {n: partial(_mix_case, n, rest) for n in range(1, MIXED + 1)}
+    lanes = ir.VectorType(I32, KEYS)
+    kinds = [[low + i % 2 * KEYS + i // 2 for i in range(KEYS)] for low in (0, KEYS // 2)]
+    for _ in range(_BITS):
+        pairs = list(zip(rows[: KEYS // 2], rows[KEYS // 2 :], strict=True))
+        rows = [
+            builder.shuffle_vector(a, b, ir.Constant(lanes, kind))
+            for a, b in pairs
+            for kind in kinds
+        ]
+    return rows
+
+
+@emitted
+def score_turned(
+    builder: Any,
+    vectors: Any,
+    q: Any,
+    q_stride: Any,
+    last: Any,
+    turned: Any,
+    out: Any,
+    out_stride: Any,
+) -> None:
+    """out (TOGETHER, KEYS) = requêtes · clés transposées, aux bits de `score_keys`.
+
+    `vectors` est de TURNED. La requête de rang r est à `q + r · q_stride`, ses scores à
+    `out + r · out_stride` ; au-delà du rang `last`, celle-là.
+    """
+    ranks = [
+        builder.select(builder.icmp_signed("<", int64(t), last), int64(t), last)
+        for t in range(TOGETHER)
+    ]
+    queries = [builder.add(q, builder.mul(rank, q_stride)) for rank in ranks]
+    outputs = [builder.add(out, builder.mul(rank, out_stride)) for rank in ranks]
+    cases = {n: partial(turned_tile, n, [turned, queries, outputs]) for n in TURNED}
     switch(builder, vectors, cases)
 
 
-def _mix_case(vectors: int, arguments: Values, builder: Any) -> None:
-    weights, values, stride, count, out = arguments
+def turned_tile(vectors: int, arguments: Values, builder: Any) -> None:
+    """Le cas de `score_turned` pour ce nombre de vecteurs : clés, requêtes, sorties."""
+    turned, queries, outputs = arguments
+
+    def lane(rank: int) -> Values:
+        """La somme de la voie `rank` de `score_keys`, pour chaque requête.
+
+        Sans barrière, le compilateur choisirait lui-même les produits à ne pas arrondir.
+        """
+        sums: Values = [ir.Constant(_ROW, [0.0] * KEYS)] * TOGETHER
+        for column in range(rank, KEYS * vectors, KEYS):
+            keys = load(builder, _ROW, add(builder, turned, 4 * KEYS * column))
+            values = [load(builder, F32, add(builder, query, 4 * column)) for query in queries]
+            pairs = [(splat(builder, value, KEYS), keys) for value in values]
+            sums = add_products(builder, sums, pairs)
+            sums = [_intrinsic(builder, _FENCE, _ROW, each) for each in sums]
+        return sums
+
+    def total(rank: int, width: int) -> Values:
+        """Les voies de même reste modulo `width`, ajoutées dans l'ordre de `score_keys`."""
+        if width == KEYS:
+            return lane(rank)
+        pairs = zip(total(rank, 2 * width), total(rank + width, 2 * width), strict=True)
+        return [builder.fadd(a, b, flags=FUSE) for a, b in pairs]
+
+    for place, scores in zip(outputs, total(0, 1), strict=True):
+        builder.store(scores, builder.inttoptr(place, _ROW.as_pointer()), align=4)
+
+
+@emitted
+def mix_values(
+    builder: Any,
+    vectors: Any,
+    queries: Any,
+    weights: Any,
+    weights_stride: Any,
+    values: Any,
+    stride: Any,
+    count: Any,
+    out: Any,
+    out_stride: Any,
+) -> None:
+    """out (queries, KEYS · `vectors`) += Σ poids · valeur, de `count` positions, dans l'ordre.
+
+    `vectors` va de 1 à MIXED, `queries` vaut 1 ou TOGETHER ; la valeur de rang r est à
+    `values + r · stride`.
+    """
+    rest = [weights, weights_stride, values, stride, count, out, out_stride]
+    cases = {
+        8 * q + n: partial(_mix_case, n, q, rest)
+        for q in (1, TOGETHER)
+        for n in range(1, MIXED + 1)
+    }
+    switch(builder, builder.add(builder.shl(queries, int64(3)), vectors), cases)
+
+
+def _mix_case(vectors: int, queries: int, arguments: Values, builder: Any) -> None:
+    weights, weights_stride, values, stride, count, out, out_stride = arguments
+    factors = [offset_by(builder, weights, weights_stride, q) for q in range(queries)]
+    places = [
+        add(builder, offset_by(builder, out, out_stride, q), 4 * KEYS * v)
+        for q in range(queries)
+        for v in range(vectors)
+    ]
 
     def position(index: Any, sums: Values) -> Values:
-        weight = load(builder, F32, builder.add(weights, builder.shl(index, int64(2))))
-        weight, row = splat(builder, weight, KEYS), builder.add(values, builder.mul(index, stride))
+        at, row = builder.shl(index, int64(2)), builder.add(values, builder.mul(index, stride))
         rows = [load(builder, _ROW, add(builder, row, 4 * KEYS * v)) for v in range(vectors)]
-        return add_products(builder, sums, [(weight, each) for each in rows])
+        shares = [
+            splat(builder, load(builder, F32, builder.add(factor, at)), KEYS) for factor in factors
+        ]
+        return add_products(builder, sums, [(a, b) for a in shares for b in rows])
 
-    places = [offset_by(builder, out, int64(4 * KEYS), v) for v in range(vectors)]
     sums = [load(builder, _ROW, place) for place in places]
     sums = loop(builder, int64(0), count, sums, position)
     for place, total in zip(places, sums, strict=True):

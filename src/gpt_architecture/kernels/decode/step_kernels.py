@@ -20,9 +20,13 @@ from gpt_architecture.kernels.decode.integer_tiles import CODE_BYTES
 from gpt_architecture.kernels.decode.row_tiles import (
     KEYS,
     MIXED,
+    TOGETHER,
+    TURNED,
     encode_group,
     mix_values,
     score_keys,
+    score_turned,
+    turn_keys,
 )
 from gpt_architecture.kernels.decode.weights import CHUNK
 from gpt_architecture.kernels.runtime.arithmetic import FAST, exp, gelu, moments
@@ -50,8 +54,11 @@ STATE_HEADER, STATE_BLOCK = 3, 5
 d'une séquence, sa ligne dans le cache, les positions qui y sont, sa première activation, et parmi
 celles-ci la première requête du bloc et celle qui le suit."""
 
-QUERIES = 16
+QUERIES = 32
 """Requêtes d'un bloc, au plus : de longues parts occupent tous les fils."""
+
+_LINE = 16
+"""Valeurs d'une ligne de cache : une clé transposée à cheval sur deux en lirait deux."""
 
 _VALUES = 64
 """Valeurs d'un tour : 16 Kio, pour des têtes de 64."""
@@ -167,18 +174,21 @@ def _score(q: Any, keys: Any, size: Any, count: Any, out: Any) -> None:
 
 
 @njit(**_OPTIONS)
-def _mix(weights: Any, values: Any, size: Any, count: Any, out: Any) -> None:
-    """out (size,) += Σ poids · valeur, de `count` positions."""
+def _mix(
+    queries: Any, weights: Any, line: Any, values: Any, size: Any, count: Any, out: Any, stride: Any
+) -> None:
+    """out (queries, size) += Σ poids · valeur, de `count` positions ; une requête, ou TOGETHER."""
     if size % KEYS == 0:
         for j in range(0, size, MIXED * KEYS):
-            vectors = min(MIXED, (size - j) // KEYS)
-            mix_values(vectors, weights, values + 4 * j, 4 * size, count, out + 4 * j)
+            vectors, where = min(MIXED, (size - j) // KEYS), values + 4 * j
+            mix_values(vectors, queries, weights, line, where, 4 * size, count, out + 4 * j, stride)
         return
-    shares, total = _floats(weights, count), _floats(out, size)
-    for s in range(count):
-        value = _floats(values + 4 * size * s, size)
-        for j in range(size):
-            total[j] += shares[s] * value[j]
+    for t in range(queries):
+        shares, total = _floats(weights + line * t, count), _floats(out + stride * t, size)
+        for s in range(count):
+            value = _floats(values + 4 * size * s, size)
+            for j in range(size):
+                total[j] += shares[s] * value[j]
 
 
 @njit(**_OPTIONS)
@@ -198,28 +208,60 @@ def _softmax(scores: Any, scale: Any) -> Any:
 
 
 @njit(**_OPTIONS)
-def _attend(q: Any, keys: Any, values: Any, past: Any, scores: Any, out: Any) -> None:
+def _score_all(q: Any, keys: Any, past: Any, scores: Any, turned: Any) -> None:
+    """scores (T, S) = q · clés ; à partir de TOGETHER requêtes, les clés sont transposées."""
+    count, size = q.shape
+    q_stride, line, vectors = q.strides[0], scores.strides[0], size // KEYS
+    first_q, first_score, first_turned = q.ctypes.data, scores.ctypes.data, turned.ctypes.data
+    turns = False
+    for known in TURNED:
+        turns = turns or (count >= TOGETHER and size == known * KEYS)
+    for s in range(0, past + count - 1, KEYS):
+        block, first = keys + 4 * size * s, max(0, s - past + 1)  # la première qui voit une clé
+        if turns:
+            turn_keys(block, 4 * size, vectors, min(KEYS, past + count - 1 - s) - 1, first_turned)
+        for t in range(first, count, TOGETHER if turns else 1):
+            query, where = first_q + q_stride * t, first_score + line * t + 4 * s
+            if turns:
+                score_turned(vectors, query, q_stride, count - 1 - t, first_turned, where, line)
+            else:
+                _score(query, block, size, min(KEYS, past + t - s), where)
+
+
+@njit(**_OPTIONS)
+def _mix_all(scores: Any, values: Any, past: Any, out: Any) -> None:
+    """out (T, K) += Σ scores · valeur ; la requête t voit `past` + t positions."""
+    count, size = out.shape
+    line, stride = scores.strides[0], out.strides[0]
+    for s in range(0, past + count - 1, _VALUES):
+        for t in range(max(0, s - past + 1), count, TOGETHER):
+            shared, together = 0, min(TOGETHER, count - t)
+            weights = scores.ctypes.data + line * t + 4 * s
+            where, here = out.ctypes.data + stride * t, values + 4 * size * s
+            if together == TOGETHER:  # les positions que la première voit, toutes les voient
+                shared = min(_VALUES, past + t - s)
+                _mix(TOGETHER, weights, line, here, size, shared, where, stride)
+            weights, here = weights + 4 * shared, here + 4 * size * shared
+            for u in range(together):
+                rest = min(_VALUES, past + t + u - s) - shared
+                _mix(1, weights + line * u, line, here, size, rest, where + stride * u, stride)
+
+
+@njit(**_OPTIONS)
+def _attend(q: Any, keys: Any, values: Any, past: Any, scores: Any, turned: Any, out: Any) -> None:
     """out (T, K) = attention de q (T, K) ; la requête t voit `past` + t positions.
 
-    `keys` et `values` : leurs adresses. Quelques-unes servent à toutes les requêtes tant qu'elles
-    sont dans le premier cache ; par adresses, un tableau par tour coûterait plus que les produits.
+    `keys` et `values` : leurs adresses. Quelques-unes servent à toutes les requêtes tant
+    qu'elles sont dans le premier cache ; par adresses, un tableau par tour coûterait plus que les
+    produits. Une requête seule et plusieurs font les mêmes sommes, dans le même ordre.
     """
     count, size = q.shape
-    q_stride, out_stride, line = q.strides[0], out.strides[0], scores.strides[0]
-    first_q, first_out, first_score = q.ctypes.data, out.ctypes.data, scores.ctypes.data
-    scale = _F(1.0) / np.sqrt(_F(size))
-    inverses = np.empty(count, np.float32)
-    for s in range(0, past + count - 1, KEYS):
-        for t in range(max(0, s - past + 1), count):
-            seen, where = min(KEYS, past + t - s), first_score + line * t + 4 * s
-            _score(first_q + q_stride * t, keys + 4 * size * s, size, seen, where)
+    scale, inverses = _F(1.0) / np.sqrt(_F(size)), np.empty(count, np.float32)
+    _score_all(q, keys, past, scores, turned)
     for t in range(count):
         inverses[t] = _softmax(scores[t, : past + t], scale)
         out[t, :] = _F(0.0)
-    for s in range(0, past + count - 1, _VALUES):
-        for t in range(max(0, s - past + 1), count):
-            seen, where = min(_VALUES, past + t - s), first_score + line * t + 4 * s
-            _mix(where, values + 4 * size * s, size, seen, first_out + out_stride * t)
+    _mix_all(scores, values, past, out)
     for t in range(count):
         row = out[t]
         for j in range(size):
@@ -242,6 +284,8 @@ def attention_(
     size = width // heads
     plane = capacity * size
     scores = np.empty((QUERIES, capacity + KEYS), np.float32)
+    turned = np.empty(size * KEYS + _LINE, np.float32)
+    turned = turned[-(turned.ctypes.data // 4) % _LINE :]
     for item in lots:
         head, word = item % heads, STATE_HEADER + STATE_BLOCK * (item // heads)
         line, past, row = state[word], state[word + 1], state[word + 2]
@@ -258,7 +302,7 @@ def attention_(
                 key[j], value[j] = k[j], v[j]
         q = qkv[row + start : row + stop, first : first + size]
         out = context[row + start : row + stop, first : first + size]
-        _attend(q, where, second, past + start + 1, scores, out)
+        _attend(q, where, second, past + start + 1, scores, turned, out)
 
 
 @kernel

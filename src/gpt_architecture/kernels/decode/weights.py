@@ -22,7 +22,8 @@ from gpt_architecture.core.grouped_codes import (
     scaled,
     unpack,
 )
-from gpt_architecture.kernels.runtime.workspace import Arena, huge_empty, lines_of
+from gpt_architecture.core.machine import huge_zeros
+from gpt_architecture.kernels.runtime.workspace import Arena, lines_of
 
 STRIP_ROWS = 16
 """Lignes entrelacées d'une bande : une ligne de cache par colonne."""
@@ -212,7 +213,7 @@ class StripMatrix:
         rows, width = weight.shape
         self.shape = (rows, width)
         count = -(-rows // STRIP_ROWS)
-        self.strips = huge_empty(count, width, STRIP_ROWS)
+        self.strips = huge_zeros(count, width, STRIP_ROWS)
         whole = rows // STRIP_ROWS
         self.strips[:whole] = (
             weight[: whole * STRIP_ROWS].view(whole, STRIP_ROWS, width).transpose(1, 2)
@@ -244,7 +245,7 @@ def gather(matrices: Mapping[str, DenseMatrix]) -> dict[str, DenseMatrix]:
     à chacune. Une matrice présente sous deux noms n'est recopiée qu'une fois.
     """
     distinct = dict.fromkeys(matrices.values())
-    arena = Arena(huge_empty(sum(lines_of(each.weight.numel()) for each in distinct)))
+    arena = Arena(huge_zeros(sum(lines_of(each.weight.numel()) for each in distinct)))
     moved: dict[DenseMatrix, DenseMatrix] = {}
     for matrix in distinct:
         place = arena.take(*matrix.shape)
@@ -255,7 +256,7 @@ def gather(matrices: Mapping[str, DenseMatrix]) -> dict[str, DenseMatrix]:
 
 def in_strips(matrices: Mapping[str, GroupedCodes]) -> dict[str, IntegerStrips]:
     """Range des matrices d'entiers en bandes, dans une zone de grandes pages (voir `gather`)."""
-    arena = Arena(huge_empty(sum(map(_words, matrices.values()))))
+    arena = Arena(huge_zeros(sum(map(_words, matrices.values()))))
     return {name: IntegerStrips(each, arena) for name, each in matrices.items()}
 
 

@@ -6,34 +6,13 @@ page qu'il a de pages de 4 Kio ; en grandes pages (2 Mio), et gardé, il n'en co
 
 from __future__ import annotations
 
-import contextlib
 import math
-import mmap
-import sys
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
-_HUGE_PAGE = 2 << 20
-
-
-def huge_empty(*shape: int) -> Tensor:
-    """Tenseur fp32 sur CPU au contenu quelconque, aligné, en grandes pages si elles existent."""
-    size = 4 * math.prod(shape)
-    if size < _HUGE_PAGE or sys.platform != "linux":
-        return torch.empty(shape)
-    length = -(-size // _HUGE_PAGE) * _HUGE_PAGE
-    try:
-        area = mmap.mmap(-1, length + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"can't allocate memory: {size} octets") from error
-    start = -np.frombuffer(area, dtype=np.uint8).ctypes.data % _HUGE_PAGE
-    with contextlib.suppress(OSError, AttributeError):  # un noyau sans grandes pages
-        area.madvise(mmap.MADV_HUGEPAGE, start, length)
-    array = np.frombuffer(area, dtype=np.float32, count=math.prod(shape), offset=start)
-    return torch.from_numpy(array.reshape(shape))
+from gpt_architecture.core.machine import huge_zeros
 
 
 def lines_of(size: int) -> int:
@@ -90,7 +69,7 @@ class Workspace:
             arena = self._arenas.get(slot)
             size = -(-math.prod(shape) * dtype.itemsize // 4)  # en mots de 32 bits
             buffer = None if arena is None else arena.take(size)
-            buffer = huge_empty(size) if buffer is None else buffer
+            buffer = huge_zeros(size) if buffer is None else buffer
             buffer = buffer.view(dtype)[: math.prod(shape)].view(shape)
             self._buffers[name, slot] = buffer
         if buffer.shape != shape:

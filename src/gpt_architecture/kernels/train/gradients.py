@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from gpt_architecture.core.attention import MultiHeadAttention
+from gpt_architecture.core.machine import huge_zeros
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.core.utils import gradients_of
 from gpt_architecture.kernels.runtime.kernel import launch
-from gpt_architecture.kernels.runtime.workspace import Arena, huge_empty
+from gpt_architecture.kernels.runtime.workspace import Arena
 from gpt_architecture.kernels.train import kernels
 
 HEAD = -1
@@ -78,7 +79,7 @@ class GradientSink(ABC):
         for rows in slabs(out):
             part = out[rows]
             if self._slab is None or self._slab.numel() < part.numel():
-                self._slab = huge_empty(max(SLAB, part.numel()) // 2 + 1).view(left.dtype)
+                self._slab = huge_zeros(max(SLAB, part.numel()) // 2 + 1).view(left.dtype)
             product = self._slab[: part.numel()].view(part.shape)
             torch.mm(left[rows], right, out=product)
             lots = -(-part.numel() // kernels.ADAMW_BLOCK)
@@ -161,7 +162,7 @@ class GradientStore(GradientSink):
             self._zones[index + 1] = zone
         for parameter in self._parameters:
             if parameter not in self._buffers:
-                self._buffers[parameter] = huge_empty(*parameter.shape)
+                self._buffers[parameter] = huge_zeros(*parameter.shape)
         if not model.cfg.tie_weights:
             self._zones[None] = self._buffers[model.tok_emb.weight]
 
@@ -241,7 +242,7 @@ class LeanSink(GradientSink):
             for parameters in blocks
             for parameter, buffer in zip(parameters, shared, strict=True)
         }
-        table = huge_empty(*model.tok_emb.weight.shape)  # la tête, puis l'embedding
+        table = huge_zeros(*model.tok_emb.weight.shape)  # la tête, puis l'embedding
         for parameter in model.parameters():
             if parameter not in self._buffers:
                 is_table = parameter is model.tok_emb.weight or parameter is model.out_head.weight
@@ -299,7 +300,7 @@ def packed_buffers(parameters: Iterable[nn.Parameter]) -> tuple[Tensor, dict[Ten
     """Une zone, et le tampon qu'y a chaque paramètre, dans l'ordre."""
     known = list(parameters)
     sizes = [-(-parameter.numel() // 16) * 16 for parameter in known]  # 64 octets
-    zone = huge_empty(sum(sizes))
+    zone = huge_zeros(sum(sizes))
     arena = Arena(zone)
     buffers: dict[Tensor, Tensor] = {}
     for parameter in known:

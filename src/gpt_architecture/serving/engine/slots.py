@@ -36,6 +36,8 @@ class SlotPool:
 
     def __init__(self, model: CausalLM, rows: int, capacity: int) -> None:
         self.cache = model.new_cache(rows, capacity)
+        # Prise dès l'ouverture : la mémoire ne doit pas manquer au milieu d'une réponse.
+        self.cache.storage.zero_()
         self._tokens: Ids = np.full((rows, capacity), _UNKNOWN, dtype=np.int64)
         self._busy = [False] * rows
         self._used = [0] * rows  # date de libération
