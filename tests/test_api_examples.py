@@ -11,7 +11,10 @@ from conftest import FRENCH_TEXT
 import gpt_architecture
 from gpt_architecture import GPT, train
 
-MODULES = ("comparisons", "files", "gpt", "loading", "measures", "runs", "service")
+MODULES = (
+    *("comparisons", "conversions", "gpt", "loading", "measures", "preparation", "quantization"),
+    *("runs", "service"),
+)
 SHOWN = ("attention", "complete", "distribution", "tokens", "trace")
 """Méthodes d'un modèle qui rendent ce qu'un carnet affiche."""
 

@@ -8,11 +8,13 @@ Chaque fonction fait ce que fait la commande de ce nom, et rend un objet : ses a
 `repr` le résume, un carnet l'affiche.
 
 - `comparisons` : Des stratégies de décodage comparées, et l'effet des réglages sur un token.
-- `files` : D'un format à un autre : préparer des textes, convertir et quantifier des modèles.
+- `conversions` : Un modèle écrit dans un autre format.
 - `gpt` : Un modèle prêt à écrire, et ce qu'il montre d'un texte.
 - `loading` : Charger un modèle, d'ici ou d'ailleurs, et choisir ce qui le fait calculer.
 - `measures` : Ce que vaut un modèle, mesuré.
 - `options` : Les réglages qu'un appel nomme : un nom inconnu est refusé, le plus proche proposé.
+- `preparation` : Des textes préparés pour l'entraînement, en fragments de tokens.
+- `quantization` : Un modèle écrit sur 8 ou 4 bits, et ce qu'il y perd.
 - `runs` : Entraîner d'un appel, et ce qu'un entraînement laisse : un modèle, une histoire, des
   courbes.
 - `service` : Un modèle servi depuis Python, dans un fil, et arrêté proprement.
@@ -20,30 +22,11 @@ Chaque fonction fait ce que fait la commande de ce nom, et rend un objet : ses a
 - `views` : Ce qu'un modèle montre d'un texte : tokens, probabilités, attention, filtres.
 """
 
-from gpt_architecture.api.comparisons import Comparison, compare, visualize
-from gpt_architecture.api.files import (
-    Conversion,
-    Prepared,
-    Quantization,
-    check_conversion,
-    convert,
-    prepare,
-    quantize,
-    quantized_output,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from gpt_architecture.api.gpt import GPT
 from gpt_architecture.api.loading import COMPILE_FROM, EngineName, find_tokenizer, load
-from gpt_architecture.api.measures import Evaluation, evaluate
-from gpt_architecture.api.runs import Run, train
-from gpt_architecture.api.service import LOCAL_HOSTS, Service, check_serving, serve, start_engine
-from gpt_architecture.api.views import (
-    AttentionMap,
-    Completion,
-    Distribution,
-    Table,
-    Tokenization,
-    Trace,
-)
 from gpt_architecture.formats.door import (
     OpenedModel,
     check_source,
@@ -54,6 +37,43 @@ from gpt_architecture.formats.door import (
     short_name,
 )
 from gpt_architecture.formats.inspection import inspect_model
+
+if TYPE_CHECKING:
+    from gpt_architecture.api.comparisons import Comparison, compare, visualize
+    from gpt_architecture.api.conversions import Conversion, check_conversion, convert
+    from gpt_architecture.api.measures import Evaluation, evaluate
+    from gpt_architecture.api.preparation import Prepared, prepare
+    from gpt_architecture.api.quantization import Quantization, quantize, quantized_output
+    from gpt_architecture.api.runs import Run, train
+    from gpt_architecture.api.service import (
+        LOCAL_HOSTS,
+        Service,
+        check_serving,
+        serve,
+        start_engine,
+    )
+    from gpt_architecture.api.views import (
+        AttentionMap,
+        Completion,
+        Distribution,
+        Table,
+        Tokenization,
+        Trace,
+    )
+
+_NAMES = {
+    "comparisons": "Comparison compare visualize",
+    "conversions": "Conversion check_conversion convert",
+    "measures": "Evaluation evaluate",
+    "preparation": "Prepared prepare",
+    "quantization": "Quantization quantize quantized_output",
+    "runs": "Run train",
+    "service": "LOCAL_HOSTS Service check_serving serve start_engine",
+    "views": "AttentionMap Completion Distribution Table Tokenization Trace",
+}
+"""Ce qui n'est importé qu'à la demande : charger un modèle et écrire n'attendent pas le reste."""
+
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "COMPILE_FROM",
@@ -96,3 +116,9 @@ __all__ = [
     "train",
     "visualize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,21 +6,11 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import exp
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from gpt_architecture.api.views import (
-    AttentionMap,
-    Choice,
-    Completion,
-    Distribution,
-    Tokenization,
-    Trace,
-    WrittenPiece,
-)
 from gpt_architecture.config import GPTConfig, check_int
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
@@ -30,13 +20,19 @@ from gpt_architecture.decoding.config import MAX_ALTERNATIVES, GenerationConfig,
 from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
 from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
-from gpt_architecture.decoding.sequence import Observer, Piece, TextStream, TokenScore
-from gpt_architecture.decoding.trace import MAX_STEPS, Tracer
+from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
+from gpt_architecture.decoding.trace import MAX_STEPS
 from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.evaluation.attention_maps import attention_maps
-from gpt_architecture.evaluation.distribution import next_token_logits, study_distribution
-from gpt_architecture.evaluation.fertility import split_text
 from gpt_architecture.french import thousands
+
+if TYPE_CHECKING:
+    from gpt_architecture.api.views import (
+        AttentionMap,
+        Completion,
+        Distribution,
+        Tokenization,
+        Trace,
+    )
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +234,8 @@ class GPT:
             >>> len(found.pieces), len(found.pieces[0].candidates)
             (3, 5)
         """
+        from gpt_architecture.api.views import Completion, written_pieces
+
         check_int("top", top, minimum=0, maximum=MAX_ALTERNATIVES)
         config = _config(config, settings)
         if config.n != 1:
@@ -256,31 +254,10 @@ class GPT:
         return Completion(
             prompt=plain(prompt),
             text=found.text,
-            pieces=tuple(self._pieces(ids, found, scores)),
+            pieces=tuple(written_pieces(self.tokenizer, ids, found, scores)),
             finish=found.finish,
             seed=found.seed,
         )
-
-    def _pieces(
-        self, ids: Sequence[int], found: Generation, scores: Sequence[TokenScore]
-    ) -> Iterator[WrittenPiece]:
-        stream, eos = TextStream(self.tokenizer.decode, ids), self.tokenizer.eos_id
-        last = len(found.tokens) - 1
-        for place, score in enumerate(scores):
-            ends = place == last and found.finish == "stop" and score.token == eos
-            text = "" if ends else stream.push(score.token)
-            if place == last:
-                text += stream.finish()
-            yield WrittenPiece(
-                text=text,
-                name=self._name(score.token),
-                id=score.token,
-                probability=exp(score.logprob),
-                candidates=tuple(
-                    Choice(text=self._name(token), id=token, probability=exp(logprob))
-                    for token, logprob in score.top
-                ),
-            )
 
     def tokens(self, text: str) -> Tokenization:
         """Le texte, découpé par le tokenizer du modèle.
@@ -294,11 +271,14 @@ class GPT:
             >>> "".join(found.pieces), len(found) == len(found.ids)
             ('Un soir', True)
         """
+        from gpt_architecture.api.views import Tokenization, token_text
+        from gpt_architecture.evaluation.fertility import split_text
+
         ids = self.tokenizer.encode(text)
         return Tokenization(
             text=text,
             ids=tuple(ids),
-            pieces=tuple(self._name(token) for token in ids),
+            pieces=tuple(token_text(self.tokenizer, token) for token in ids),
             segments=tuple(split_text(text, self.tokenizer)),
             tokenizer=self.tokenizer.name,
         )
@@ -331,13 +311,15 @@ class GPT:
             >>> len(found.labels), cold < hot
             (3, True)
         """
+        from gpt_architecture.api.views import Distribution, token_text
+        from gpt_architecture.evaluation.distribution import next_token_logits, study_distribution
         from gpt_architecture.reports.terminal import visible_token
 
         prompt = self.opening(prompt)
         logits = next_token_logits(self.generator.model, self.encode(prompt)[:, -self.window :])
         study = study_distribution(logits, temperatures, k=k, p=p, n_tokens=n_tokens)
-        labels = tuple(visible_token(self._name(token)) for token in study.tokens)
-        return Distribution(**vars(study), prompt=plain(prompt), labels=labels)
+        labels = [visible_token(token_text(self.tokenizer, token)) for token in study.tokens]
+        return Distribution(**vars(study), prompt=plain(prompt), labels=tuple(labels))
 
     def attention(self, text: str | Sequence[int]) -> AttentionMap:
         """Les poids d'attention de toutes les têtes, sur un texte court ou ses identifiants.
@@ -352,6 +334,9 @@ class GPT:
             >>> bool((weights.sum(dim=1) - 1).abs().max() < 1e-5)
             True
         """
+        from gpt_architecture.api.views import AttentionMap
+        from gpt_architecture.evaluation.attention_maps import attention_maps
+
         maps = attention_maps(self.model, self.tokenizer, text, window=self.window)
         return AttentionMap(**vars(maps))
 
@@ -385,6 +370,9 @@ class GPT:
             >>> [stage.kept for stage in found.steps[0].stages][-1]
             3
         """
+        from gpt_architecture.api.views import Trace
+        from gpt_architecture.decoding.trace import Tracer
+
         config = _config(config, settings)
         ids = self.generator.encode(written(prompt) if parse_special else prompt)
         tracer = Tracer(ids, config, self.tokenizer, top=top, limit=limit)
@@ -417,10 +405,6 @@ class GPT:
         ]
         name = data.get("name") if isinstance(data, Mapping) else None
         return [*facts, ("données", str(name))] if name else facts
-
-    def _name(self, token: int) -> str:
-        """Texte d'un token, seul ; un logit du modèle peut n'en avoir aucun."""
-        return self.tokenizer.decode([token]) if token < self.tokenizer.vocab_size else ""
 
     def __repr__(self) -> str:
         facts = [*self.facts, ("périphérique", str(self.device))]

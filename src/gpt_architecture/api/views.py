@@ -9,16 +9,19 @@ Formes : L couches, H têtes, T tokens.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from gpt_architecture.config import check_int
-from gpt_architecture.decoding.sequence import FinishReason
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.decoding.generator import Generation
+from gpt_architecture.decoding.sequence import FinishReason, TextStream, TokenScore
 from gpt_architecture.decoding.trace import Trace as FilterTrace
 from gpt_architecture.evaluation.attention_maps import AttentionMaps, attention_profile
 from gpt_architecture.evaluation.distribution import (
@@ -308,6 +311,38 @@ class Table:
         rows = [[_cell(value) for value in row.values()] for row in self.rows[::every]]
         notes = [] if every == 1 else [f"Une ligne sur {every} est montrée."]
         return tables_cell([(self.title, list(self.columns), rows)], notes=notes)
+
+
+def written_pieces(
+    tokenizer: Tokenizer, ids: Sequence[int], found: Generation, scores: Sequence[TokenScore]
+) -> Iterator[WrittenPiece]:
+    """Les tokens d'une suite, leur texte et leurs candidats.
+
+    Args:
+        tokenizer: celui du modèle.
+        ids: identifiants de l'invite.
+        found: la suite.
+        scores: probabilités de ses tokens.
+    """
+    stream, last = TextStream(tokenizer.decode, ids), len(found.tokens) - 1
+    for place, score in enumerate(scores):
+        ends = place == last and found.finish == "stop" and score.token == tokenizer.eos_id
+        text = "" if ends else stream.push(score.token)
+        yield WrittenPiece(
+            text=text + stream.finish() if place == last else text,
+            name=token_text(tokenizer, score.token),
+            id=score.token,
+            probability=exp(score.logprob),
+            candidates=tuple(
+                Choice(text=token_text(tokenizer, token), id=token, probability=exp(logprob))
+                for token, logprob in score.top
+            ),
+        )
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """Texte d'un token, seul ; un logit du modèle peut n'en avoir aucun."""
+    return tokenizer.decode([token]) if token < tokenizer.vocab_size else ""
 
 
 def displayed(figure: Figure) -> Figure:
