@@ -41,7 +41,7 @@ def test_notebook_figures_and_numbers_agree(source, folder):
 @pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("name", "rich"), [("1-tokens", set()), ("mon-texte", {"text/html", "image/png"})]
+    ("name", "rich"), [("1-tokens", set()), ("mon-texte", {"text/html", "image/svg+xml"})]
 )
 def test_a_real_kernel_runs_it(name, rich, tmp_path):
     """Jupyter exécute le fichier lui-même, cellule par cellule, et montre ce qu'il faut."""
