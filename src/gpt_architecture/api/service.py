@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -304,8 +305,9 @@ def serve(
     path = None if source is None else check_source(source)
     known = Path(gpt.name).stem if gpt is not None and gpt.name else "modele"
     name = name or (known if source is None or path is None else short_name(source, path))
-    listener = bind(host, port)
-    try:
+    with ExitStack() as undo:  # ce qui échoue ne laisse ni port ni fil
+        listener = bind(host, port)
+        undo.callback(listener.close)
         engine, context = start_engine(
             gpt or path or Path(),
             name=name,
@@ -318,21 +320,18 @@ def serve(
             device=device,
             quant=quant,
         )
-    except BaseException:
-        listener.close()
-        raise
-    app = create_app(context, keys=keys, origins=allow_origin)
-    engine.wait_started()
-    if engine.state != "ready":
-        engine.stop()
-        listener.close()
-        raise ServiceError(
-            "le premier passage du modèle a échoué",
-            expected="un modèle qui calcule",
-            remedy="essayez `gpt.generate` : l'erreur y est dite",
-        )
-    server = HttpServer(app, limits=limits, drain_seconds=drain_timeout)
-    service = Service(server, listener, engine, name)
+        undo.callback(engine.stop)
+        app = create_app(context, keys=keys, origins=allow_origin)
+        engine.wait_started()
+        if engine.state != "ready":
+            raise ServiceError(
+                "le premier passage du modèle a échoué",
+                expected="un modèle qui calcule",
+                remedy="essayez `gpt.generate` : l'erreur y est dite",
+            )
+        server = HttpServer(app, limits=limits, drain_seconds=drain_timeout)
+        service = Service(server, listener, engine, name)
+        undo.pop_all()
     if not background:
         service.wait()
     return service

@@ -68,7 +68,7 @@ def study_model(
         length: tokens de chaque suite.
         report: page à écrire.
         sentence: phrase dont la page montre l'attention ; None : un début de texte.
-        held_out: tokens des documents de `--data`, l'inédit quand la coupe n'est pas connue.
+        held_out: tokens des documents de `data`, l'inédit quand la coupe n'est pas connue.
         losses: leurs pertes, telles que la commande les écrit en JSON.
         field: champ du texte, en JSONL et en Parquet.
         offline: interdit tout téléchargement.
@@ -175,7 +175,7 @@ def _write_texts(
         raise ConfigurationError(
             "aucun début de texte à continuer",
             expected="un texte, ou un modèle qui garde le début de ses exemples",
-            remedy="donnez --data ou --memorisation",
+            remedy="donnez `data` ou `memorisation`",
         )
     variants = [(label, replace(config, max_tokens=length)) for label, config in SIX_VARIANTS]
     results: list[VariantResult] = []

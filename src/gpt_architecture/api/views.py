@@ -236,7 +236,7 @@ class Trace(FilterTrace):
     """Ce que chaque filtre a gardé, token par token ; voir `decoding.trace.Trace`."""
 
     def page(self) -> str:
-        """La page HTML de `infer --trace html`."""
+        """La page HTML que `infer --trace-format html` écrit."""
         from gpt_architecture.reports.trace import render_html
 
         return render_html(self)
