@@ -63,7 +63,7 @@ places = {
     "la division par √K": attention.attention_weights,
     "le partage en têtes": attention.MultiHeadAttention,
     "les deux additions du bloc": layers.TransformerBlock,
-    "la tête liée à l'embedding": model.GPTModel.tie_weights_,
+    "la tête de sortie liée": model.GPTModel.tie_weights_,
     "la cible décalée d'un token": loader.GPTDatasetV1,
     "la perte": utils.calc_loss_batch,
     "la boucle d'entraînement": training.train_model_simple,

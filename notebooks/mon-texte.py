@@ -103,7 +103,7 @@ gpt.attention(prompt)
 # %%
 service = serve(gpt, background=True)
 print(service.studio_url)
-question = json.dumps({"prompt": prompt, "max_tokens": 20, "temperature": 0.8, "seed": 1}).encode()
+question = json.dumps({"prompt": prompt, "max_tokens": 20, "temperature": 0.5, "seed": 1}).encode()
 request = Request(f"{service.api_url}/completions", question, {"Content-Type": "application/json"})
 with urlopen(request) as reply:
     answer = json.load(reply)

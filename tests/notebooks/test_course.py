@@ -40,13 +40,17 @@ def test_notebook_figures_and_numbers_agree(source, folder):
 
 @pytest.mark.slow
 @pytest.mark.process
-@pytest.mark.parametrize("name", ["3-attention", "mon-texte"])
-def test_a_real_kernel_runs_it(name, tmp_path):
-    """Jupyter exécute le fichier lui-même, cellule par cellule."""
+@pytest.mark.parametrize(
+    ("name", "rich"), [("1-tokens", set()), ("mon-texte", {"text/html", "image/svg+xml"})]
+)
+def test_a_real_kernel_runs_it(name, rich, tmp_path):
+    """Jupyter exécute le fichier lui-même, cellule par cellule, et montre ce qu'il faut."""
     book = nbformat.read(course.NOTEBOOKS / f"{name}.ipynb", as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(book, timeout=300, kernel_name="python3", resources=resources).execute()
-    assert any(cell.get("outputs") for cell in book.cells)
+    outputs = [each for cell in book.cells for each in cell.get("outputs", ())]
+    assert outputs
+    assert {kind for each in outputs for kind in each.get("data", {})} >= rich
 
 
 @pytest.mark.parametrize("source", course.sources(), ids=named)
