@@ -202,7 +202,7 @@ def main() -> int:
                 nonlocal stale
                 shown = _shown(page, match)
                 found = session.output(shown)
-                if same(shown.output, found, loose=shown.is_loose):
+                if same(shown.output, found, loose=shown.is_loose and not is_writing):
                     return match[0]
                 stale += 1
                 print(f"{'récrite' if is_writing else 'périmée'} : {shown.name}")
