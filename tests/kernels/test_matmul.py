@@ -19,6 +19,7 @@ AVX512 = {"avx512_f": True}
 AMX = {**AVX512, "amx_tile": True, "amx_bf16": True}
 ZEN_5, ZEN_3 = Processor("AuthenticAMD", 26, 2), Processor("AuthenticAMD", 25, 1)
 CASCADE_LAKE, SAPPHIRE_RAPIDS = Processor("GenuineIntel", 6, 85), Processor("GenuineIntel", 6, 143)
+ICE_LAKE = Processor("GenuineIntel", 6, 106)
 
 
 def setting():
@@ -57,6 +58,7 @@ def pretend(monkeypatch):
         (Processor("AuthenticAMD", 25, 0x50), {}, "Zen 3", "MKL"),
         (Processor("AuthenticAMD", 23, 49), {}, "Zen, Zen 2", "MKL"),
         (CASCADE_LAKE, AVX512, "Skylake-X, Cascade Lake", "MKL"),
+        (ICE_LAKE, AVX512, "Ice Lake", "MKL"),
         (SAPPHIRE_RAPIDS, AMX, "Intel", "MKL"),
         (Processor("AuthenticAMD", 27, 1), AVX512, "inconnu", "MKL"),
         (Processor("HygonGenuine", 24, 1), {}, "inconnu", "MKL"),

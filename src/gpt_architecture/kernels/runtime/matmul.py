@@ -76,6 +76,11 @@ FAMILIES = (
         *("Skylake-X, Cascade Lake", _INTEL, 6, range(85, 86), "", "MKL"),
         "MKL 255 GFLOP/s (Cascade Lake, 2 cœurs, 2026-11)",
     ),
+    Family(
+        *("Ice Lake", _INTEL, 6, range(106, 109), "", "MKL"),
+        "sur les produits du projet, de 512 lignes, MKL de 142 à 206 GFLOP/s, oneDNN de 81 à 113 "
+        "(2 cœurs, 2026-11)",
+    ),
     Family(*("Intel", _INTEL, 6, _ALL, "", "MKL"), "MKL y emploie toutes les instructions"),
 )
 """La première ligne qui convient décide."""
