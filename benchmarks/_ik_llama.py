@@ -10,7 +10,9 @@ s'arrête sur `GGML_ASSERT(eps > 0.0f)` : une ligne de `src/graphs/build_gpt2.cp
     cmake -S . -B build -G Ninja -DGGML_NATIVE=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
     ninja -C build llama
 
-puis `--ik-llama ik_llama.cpp`. Les structures de son `llama.h` changent souvent : une courte
+Les noyaux d'attention des têtes d'une autre taille que 64 (`ggml/src/iqk/fa/iqk_fa_*`) font
+l'essentiel de la compilation : on peut les ôter de `ggml/src/CMakeLists.txt`, et leurs cas de
+`iqk_mul_mat.cpp`. Puis `--ik-llama ik_llama.cpp`. Les structures de son `llama.h` changent souvent : une courte
 interface, `_ik_llama.cpp`, est compilée contre celui de ces sources mêmes.
 """
 
