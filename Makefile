@@ -23,8 +23,8 @@ setup-dev: ## prépare .venv avec ce que demandent les tests, le style et les ty
 train: setup ## entraîne sur The Verdict (ou la nouvelle embarquée) : gpt-model.pt, loss-plot.pdf
 	$(BIN)/gpt-architecture train $(ARGS)
 
-test: setup-dev ## lance tous les tests
-	$(BIN)/python -m pytest $(ARGS)
+test: setup-dev ## lance tous les tests, deux fichiers à la fois
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-rapide: setup-dev ## ceux qui ne lancent ni processus ni navigateur, et ne durent pas
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not process and not browser and not slow" $(ARGS)

@@ -12,8 +12,8 @@ s'arrête sur `GGML_ASSERT(eps > 0.0f)` : une ligne de `src/graphs/build_gpt2.cp
 
 Les noyaux d'attention des têtes d'une autre taille que 64 (`ggml/src/iqk/fa/iqk_fa_*`) font
 l'essentiel de la compilation : on peut les ôter de `ggml/src/CMakeLists.txt`, et leurs cas de
-`iqk_mul_mat.cpp`. Puis `--ik-llama ik_llama.cpp`. Les structures de son `llama.h` changent souvent : une courte
-interface, `_ik_llama.cpp`, est compilée contre celui de ces sources mêmes.
+`iqk_mul_mat.cpp`. Puis `--ik-llama ik_llama.cpp`. Les structures de son `llama.h` changent
+souvent : une courte interface, `_ik_llama.cpp`, est compilée contre celui de ces sources mêmes.
 """
 
 from __future__ import annotations

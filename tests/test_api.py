@@ -24,6 +24,7 @@ from gpt_architecture.decoding.generator import (
 )
 from gpt_architecture.errors import (
     ConfigurationError,
+    DataError,
     ModelFileError,
     OutputError,
     TokenizerError,
@@ -480,3 +481,17 @@ class TestTrain:
         self.trained(output_dir=tmp_path / "a", max_steps=1)
         with pytest.raises(OutputError, match="`force`"):
             self.trained(output_dir=tmp_path / "a", max_steps=1)
+
+
+def test_one_prompt_is_not_a_batch(gpt):
+    with pytest.raises(ConfigurationError, match="une suite d'invites"):
+        gpt.generate_batch("Un soir")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "Il était une fois un texte. " * 40])
+def test_a_text_given_for_a_path_is_not_found(name, tmp_path):
+    """Un texte trop long pour un nom de fichier : une phrase, pas une erreur du système."""
+    with pytest.raises(ModelFileError, match="modèle introuvable"):
+        load(name)
+    with pytest.raises(DataError, match="source de texte introuvable"):
+        train(name, output_dir=tmp_path)

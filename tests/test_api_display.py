@@ -110,6 +110,9 @@ class TestCompletion:
         assert str(found) == gpt.generate(PROMPT, **settings) == PROMPT + found.text
         assert "".join(piece.text for piece in found.pieces) == found.text
         assert (found.finish, found.seed, len(found.tokens)) == ("length", 4, 8)
+        stopped = gpt.complete(PROMPT, **settings, stop=[found.text[3:5]])
+        assert stopped.text == found.text[:3]
+        assert "".join(piece.text for piece in stopped.pieces) == stopped.text
 
     def test_probabilities_are_those_of_the_text(self, gpt):
         found = gpt.complete("Un soir", max_tokens=5, top=3)

@@ -1,5 +1,7 @@
 """Servir depuis Python : un fil, un port libre, un arrêt propre."""
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -100,6 +102,44 @@ class TestServe:
         assert time.monotonic() - begin >= 0.2
         assert found is started[0]
         assert not found.is_running
+
+    def test_ctrl_c_lets_the_running_answer_end(self, gpt):
+        """Interrompu, le service de premier plan finit de répondre, puis rend tout."""
+        answers, model = [], gpt.generator.model
+
+        class Slow:
+            """Un modèle qui prend son temps : la requête dure encore quand Ctrl-C arrive."""
+
+            def __getattr__(self, name):
+                return getattr(model, name)
+
+            def __call__(self, *arguments, **options):
+                time.sleep(0.1)
+                return model(*arguments, **options)
+
+        def ask():
+            wait_until(lambda: found)
+            wait_until(lambda: found[0].is_running)
+            client = threading.Thread(
+                target=lambda: answers.append(complete(found[0], max_tokens=10))
+            )
+            client.start()
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+            client.join()
+
+        found = []
+        asking = threading.Thread(target=ask)
+        asking.start()
+        with serve(replace(gpt, runner=Slow())) as service:
+            found.append(service)
+            service.wait()
+        asking.join()
+        assert [each.status_code for each in answers] == [200]
+        expected = gpt.generate("La lampe", max_tokens=10)
+        assert "La lampe" + answers[0].json()["choices"][0]["text"] == expected
+        assert not service.is_running
+        assert threads() == set()
 
     def test_card(self, gpt):
         with serve(gpt, name="<b>essai</b>") as service:

@@ -166,6 +166,15 @@ class TestLoadedModels:
             with pytest.raises(ConfigurationError, match=f"`{name}`.*déjà chargé"):
                 compare(gpt, "La lampe", **{name: value})
 
+    @pytest.mark.slow
+    def test_what_was_quantized_when_loaded_is_measured_so(self, model, text):
+        by_path, loaded = (
+            evaluate(model, text, quant="int4"),
+            evaluate(load(model, quant="int4"), text),
+        )
+        assert loaded.loss == by_path.loss != evaluate(model, text).loss
+        assert loaded.record["quant"] == "int4"
+
     def test_something_else(self):
         with pytest.raises(ConfigurationError, match=r"`model` vaut 3"):
             evaluate(3, "texte.txt")
@@ -195,8 +204,10 @@ class TestCompare:
             compare("absent.pt", variants=["nucleus"])  # avant de chercher le modèle
         with pytest.raises(ConfigurationError, match="deux fois"):
             compare(model, "La lampe", variants=["greedy", "greedy"])
-        with pytest.raises(ConfigurationError, match="début de texte vide"):
+        with pytest.raises(ConfigurationError, match="invite vide"):
             compare(model, " ")
+        with pytest.raises(ConfigurationError, match="au moins une invite"):
+            compare(model, [])
 
 
 class TestRefusals:
@@ -243,6 +254,13 @@ class TestRefusals:
         with pytest.raises(OutputError, match="`force`"):
             convert(model, tmp_path / "m.pt", to="pt")
         assert convert(model, tmp_path / "m.pt", to="pt", force=True).bytes > 1000
+
+    def test_a_model_is_not_written_over_itself(self, model):
+        """Déjà chargé, il n'est plus lu, mais son fichier reste le sien."""
+        before = model.read_bytes()
+        with pytest.raises(OutputError):
+            convert(load(model), model, to="gguf", force=True)
+        assert model.read_bytes() == before
 
     def test_a_missing_library(self, model, tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "gguf", None)

@@ -127,7 +127,7 @@ def test_the_sliders_reshape_the_distribution(open_page, tmp_path):
     expect(stage).to_contain_text("sans effet")
     assert asked == []
     page.locator("#bars button").first.click()
-    expect(page.locator("#next-status")).to_contain_text(f"{len(PROMPT) + 1} tokens de début")
+    expect(page.locator("#next-status")).to_contain_text(f"{len(PROMPT) + 1} tokens d'invite")
     page.screenshot(path=tmp_path / "distribution.png")
 
 

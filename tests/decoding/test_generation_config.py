@@ -106,7 +106,6 @@ class TestConfig:
             ("lookup", 33),
             ("order", "alphabétique"),
             ("stop", ("",)),
-            ("stop", "fin"),
             ("stop_ids", (-1,)),
             ("logit_bias", {-1: 2.0}),
             ("logit_bias", {3: INF}),
@@ -236,3 +235,22 @@ class TestNothingIsIgnored:
             config_of({"max_new_tokens": 3})
         with pytest.raises(ConfigurationError, match=r"tempreature.*essayez `temperature`"):
             config_of({"tempreature": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kept"),
+    [
+        ("stop", ["."], (".",)),
+        ("stop", ".", (".",)),
+        ("choices", ["oui", "non"], ("oui", "non")),
+        ("stop_ids", [13], (13,)),
+    ],
+)
+def test_a_list_or_a_lone_text_is_what_one_writes(name, given, kept):
+    assert getattr(GenerationConfig(**{name: given}), name) == kept
+
+
+@pytest.mark.parametrize("given", [[""], [3], {"."}])
+def test_what_is_not_a_list_of_texts_is_refused(given):
+    with pytest.raises(ConfigurationError, match="stop vaut"):
+        GenerationConfig(stop=given)

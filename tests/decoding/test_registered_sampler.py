@@ -144,7 +144,7 @@ def test_it_is_checked_like_the_others(registry):
         config_of({"toy": 2})
     with pytest.raises(ConfigurationError, match=r"toy est donné avec la stratégie greedy"):
         make_config({"toy": 0.5, "strategy": "greedy"})
-    with pytest.raises(ConfigurationError, match=r"réglage inconnu : toyy.*essayez toy"):
+    with pytest.raises(ConfigurationError, match=r"réglage inconnu : toyy.*essayez `toy`"):
         config_of({"toyy": 0.5})
     with pytest.raises(ConfigurationError, match="réglage inconnu : autre"):
         GenerationConfig(samplers={"autre": 1.0})

@@ -263,7 +263,7 @@ def test_what_nanogpt_cannot_hold(tmp_path):
     large = CharTokenizer([chr(0x4E00 + index) for index in range(301)])
     for file, error, words in (
         (bpe, TokenizerError, "tokenizer bpe"),
-        (untied, ModelFileError, "tête indépendante"),
+        (untied, ModelFileError, "tête de sortie indépendante"),
         (replace(small, tokenizer=large.to_dict()), ModelFileError, "301 tokens, modèle de 300"),
     ):
         with pytest.raises(error, match=words):

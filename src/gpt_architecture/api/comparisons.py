@@ -15,6 +15,7 @@ from gpt_architecture.config import MAX_TOKENS, TrainingConfig
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.evaluation.comparison import (
     SIX_VARIANTS,
     VariantResult,
@@ -246,6 +247,8 @@ def _prompts(prompt: str | Sequence[str] | None) -> list[str | None]:
     """Les invites demandées ; [None] : celle de l'entraînement. Une marque de gabarit reste."""
     if prompt is None or isinstance(prompt, str):
         return [prompt]
+    if not prompt:
+        raise ConfigurationError.wrong("`prompt`", prompt, expected="au moins une invite")
     return list(prompt)
 
 

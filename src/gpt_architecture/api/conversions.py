@@ -15,7 +15,7 @@ from gpt_architecture.formats.adapter_file import read_adapter
 from gpt_architecture.formats.door import locate
 from gpt_architecture.formats.model_file import ModelFile, save_model
 from gpt_architecture.french import french_number, french_size, thousands
-from gpt_architecture.storage import check_free, check_not_read, check_outputs, nothing
+from gpt_architecture.storage import check_free, check_not_read, check_outputs, exists, nothing
 
 if TYPE_CHECKING:
     from gpt_architecture.api.gpt import GPT
@@ -137,7 +137,7 @@ def convert(
     from gpt_architecture.reports.console import ProgressBar
 
     dest = Path(dest)
-    reads = () if held(source) is not None else (source_of(source), tokenizer)
+    reads = _reads(source, tokenizer)
     check_conversion(
         dest, reads, to=to, dtype=dtype, n_heads=n_heads, cache=cache, shard_size=shard_size,
         force=force,
@@ -177,7 +177,7 @@ def convert(
 
 
 def check_conversion(
-    dest: Path,
+    dest: Path | str,
     reads: Sequence[object],
     *,
     to: Target,
@@ -205,6 +205,7 @@ def check_conversion(
         ConfigurationError: réglage hors bornes, ou qui ne va pas avec un autre.
         OutputError: destination prise, lue, ou où l'on ne peut pas écrire.
     """
+    dest = Path(dest)
     one_of("to", to, get_args(Target))
     if dtype not in _DTYPES[to]:
         raise ConfigurationError(
@@ -296,6 +297,16 @@ def _written(content: ModelFile, dest: Path, to: Target) -> list[Path]:
     files += [beside] if to == "onnx" and beside.exists() else []
     characters = to == "nanogpt" and content.tokenizer.get("name") == "char"
     return files + ([dest.with_name(f"{dest.stem}.meta.json")] if characters else [])
+
+
+def _reads(source: object, tokenizer: Path | str | None) -> tuple[Path | str | None, ...]:
+    """Ce qu'il ne faut pas écraser : ce qui est lu, ou l'a été pour charger le modèle."""
+    gpt = held(source)
+    if gpt is None:
+        return source_of(source), tokenizer
+    return tuple(
+        path for path in (getattr(source, "path", None), gpt.name) if path and exists(path)
+    )
 
 
 def _conversion(files: Sequence[Path], **known: Any) -> Conversion:

@@ -54,6 +54,7 @@ class GPT:
         drafts: tokens que le modèle propose lui-même à un texte seul, au plus (poids fp32, noyaux
             compilés) ; 0 : aucun. Le texte reste le même.
         name: d'où il vient, pour l'affichage.
+        quant: quantification demandée au chargement, que `runner` porte ; None : aucune.
     """
 
     model: CausalLM
@@ -64,6 +65,7 @@ class GPT:
     draft: CausalLM | None = None
     drafts: int = MAX_SELF_DRAFT
     name: str = ""
+    quant: str | None = None
 
     @property
     def config(self) -> GPTConfig:
@@ -164,7 +166,13 @@ class GPT:
         parse_special: bool = False,
         **settings: Any,
     ) -> list[list[Generation]]:
-        """Les textes de plusieurs invites, qui avancent ensemble (voir `Generator.generate`)."""
+        """Les textes de plusieurs invites, qui avancent ensemble (voir `Generator.generate`).
+
+        Raises:
+            ConfigurationError: une invite seule, ou un réglage que `generate` refuserait.
+        """
+        if isinstance(prompts, str):
+            raise ConfigurationError.wrong("prompts", prompts, expected="une suite d'invites")
         prompts = [written(each) for each in prompts] if parse_special else prompts
         return self.generator.generate(prompts, _config(config, settings))
 

@@ -221,7 +221,7 @@ def assembled(
         model, runner = _quantized(content, device), None
     else:
         model = content.build(device)
-        runner = _runner(model, device, quant, engine)
+        runner = runner_of(model, device, quant, engine)
     logger.info("%s chargé sur %s", path, describe_device(device))
     return GPT(
         model=model,
@@ -232,6 +232,7 @@ def assembled(
         draft=None if draft is None else _draft(draft, device, engine, tokenizer),
         drafts=drafts,
         name=str(path),
+        quant=quant,
     )
 
 
@@ -243,7 +244,7 @@ def _quantized(file: QuantizedFile, device: torch.device) -> CausalLM:
     return PackedModel.from_codes(file.config, file.scheme, file.codes, file.vectors)
 
 
-def _runner(
+def runner_of(
     model: CausalLM, device: torch.device, quant: str | None, engine: EngineName
 ) -> CausalLM | None:
     """Le modèle compacté, là où il convient ; None : PyTorch calcule."""
@@ -298,4 +299,4 @@ def _draft(
             remedy="donnez un modèle auxiliaire entraîné avec le même tokenizer",
         )
     model = content.build(device)
-    return _runner(model, device, None, engine) or model
+    return runner_of(model, device, None, engine) or model

@@ -238,6 +238,7 @@ def evaluate(
         gpt = load(path, device=device, quant=quant, engine=engine)
     else:
         loaded(gpt, device=device, quant=quant)  # refuse ce qui ne vaut qu'au chargement
+        quant = gpt.quant
     start = time.perf_counter()
     documents = read_token_documents(
         texts, gpt.tokenizer, field=field, limit=limit, max_tokens=tokens, offline=offline

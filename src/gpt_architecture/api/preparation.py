@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gpt_architecture.api.loading import find_tokenizer
 from gpt_architecture.api.options import listed, named_options
@@ -14,9 +13,6 @@ from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import decimal, thousands
 from gpt_architecture.storage import check_not_read
-
-if TYPE_CHECKING:
-    pass
 
 
 class Prepared(PreparedTokens):

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from gpt_architecture.api.gpt import GPT
-from gpt_architecture.api.loading import held, load, loaded, source_of
+from gpt_architecture.api.loading import held, load, loaded, runner_of, source_of
 from gpt_architecture.api.options import named_options
 from gpt_architecture.config import VERSION, check_float, check_int
 from gpt_architecture.core.model import GPTModel
@@ -58,7 +58,7 @@ def check_serving() -> None:
 
 
 def start_engine(
-    model: GPT | Path,
+    model: GPT | Path | str,
     *,
     name: str,
     limits: Limits,
@@ -66,7 +66,7 @@ def start_engine(
     slots: int = 8,
     max_waiting: int = 64,
     drafts: int = MAX_SELF_DRAFT,
-    run_directory: Path | None = None,
+    run_directory: Path | str | None = None,
     device: str = "auto",
     quant: str | None = None,
 ) -> tuple[Engine, ServingContext]:
@@ -87,16 +87,18 @@ def start_engine(
     from gpt_architecture.serving.context import ServingContext, digest_of
     from gpt_architecture.serving.engine.engine import Engine
 
+    hashing, digest = ThreadPoolExecutor(1), None  # l'empreinte, pendant que le reste se charge
+    # Seuls les noyaux rendent les mêmes bits sous toute charge : un petit modèle les a aussi.
     if isinstance(model, GPT):
-        gpt, digest = model, None
+        gpt, runner = model, model.runner
+        if runner is None and isinstance(model.model, GPTModel):
+            runner = runner_of(model.model, model.device, None, "auto")
     else:
-        with ThreadPoolExecutor(1) as hashing:  # pendant que le reste se charge
-            found = hashing.submit(digest_of, model)
-            # Seuls les noyaux rendent les mêmes bits sous toute charge : un petit modèle les a
-            # aussi.
-            gpt = load(model, device=device, quant=quant, compile_from=0)
-            digest = found.result()
-    runner = gpt.model if gpt.runner is None else gpt.runner
+        digest = hashing.submit(digest_of, model)
+        hashing.shutdown(wait=False)
+        gpt = load(model, device=device, quant=quant, compile_from=0)
+        runner = gpt.runner
+    runner = gpt.model if runner is None else runner
     engine = Engine(
         runner,
         gpt.tokenizer,
@@ -106,7 +108,12 @@ def start_engine(
         drafts=drafts,
     )
     engine.start()
-    engine.prepare_constraints()
+    try:
+        engine.prepare_constraints()
+        found = None if digest is None else digest.result()
+    except BaseException:
+        engine.stop()
+        raise
     context = ServingContext(
         engine=engine,
         model=runner,
@@ -116,13 +123,13 @@ def start_engine(
         window=gpt.window,
         limits=limits,
         fields=fields,
-        run_directory=run_directory,
+        run_directory=None if run_directory is None else Path(run_directory),
         example=own_prompt(gpt.metadata) or _EXAMPLE,
         attention=partial(attention_of, gpt.model, window=gpt.window)
         if isinstance(gpt.model, GPTModel)
         else None,
         variants=tuple(SIX_VARIANTS),
-        digest=digest,
+        digest=found,
         version=VERSION,
     )
     return engine, context
@@ -145,10 +152,10 @@ class Service:
         self.name, self.url = name, url_of(listener)
         self.error: BaseException | None = None
         self._server, self._listener, self._engine = server, listener, engine
-        self._closing = threading.Lock()
+        self._closing, self._done = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._serve, name="service", daemon=True)
         self._thread.start()
-        while not server.started and self._thread.is_alive():
+        while not server.started and self.is_running:
             time.sleep(_POLL_S)
 
     @property
@@ -164,7 +171,7 @@ class Service:
     @property
     def is_running(self) -> bool:
         """Vrai tant qu'il répond."""
-        return self._thread.is_alive()
+        return not self._done.is_set()
 
     def stop(self) -> None:
         """N'accepte plus rien, laisse finir les requêtes, puis rend le port et les threads.
@@ -173,16 +180,21 @@ class Service:
         """
         with self._closing:
             self._server.request_stop()
+            self._done.wait()
             self._thread.join()
             self._engine.drain(1.0)  # il ne reste que des textes abandonnés
             self._engine.stop()
             self._listener.close()
 
     def wait(self) -> None:
-        """Attend qu'on l'arrête : Ctrl-C, ou l'arrêt du noyau d'un carnet."""
+        """Attend qu'on l'arrête : Ctrl-C, ou l'arrêt du noyau d'un carnet.
+
+        Par un signal, et non par `Thread.join` : interrompu, celui de Python 3.11 tient pour fini
+        un thread qui répond encore.
+        """
         try:
-            while self.is_running:
-                self._thread.join(0.5)
+            while not self._done.wait(0.5):
+                pass
         except KeyboardInterrupt:
             pass
         finally:
@@ -194,6 +206,8 @@ class Service:
         except BaseException as error:
             self.error = error
             logger.error("le service s'est arrêté : %s", error)
+        finally:
+            self._done.set()
 
     def __enter__(self) -> Service:
         return self
@@ -316,7 +330,7 @@ def serve(
             slots=slots,
             max_waiting=max_waiting,
             drafts=drafts,
-            run_directory=None if run_directory is None else Path(run_directory),
+            run_directory=run_directory,
             device=device,
             quant=quant,
         )
@@ -331,6 +345,12 @@ def serve(
             )
         server = HttpServer(app, limits=limits, drain_seconds=drain_timeout)
         service = Service(server, listener, engine, name)
+        if service.error is not None:
+            raise ServiceError(
+                "le service s'est arrêté aussitôt",
+                expected="un port où répondre",
+                remedy="voyez son journal",
+            ) from service.error
         undo.pop_all()
     if not background:
         service.wait()

@@ -47,11 +47,11 @@ _SHOWN_DOCUMENTS = 20
 
 def study_model(
     gpt: GPT,
-    model_path: Path,
+    model_path: Path | str,
     *,
     memorisation: Sequence[str],
     length: int,
-    report: Path | None,
+    report: Path | str | None,
     sentence: str | None,
     held_out: Sequence[Sequence[int]],
     losses: Sequence[Mapping[str, Any]],
@@ -101,7 +101,7 @@ def study_model(
     if report is not None:
         calibrations = _calibrations(gpt, training, unseen, progress)
         page = ModelPage(
-            name="/".join(model_path.resolve().parts[-2:]),
+            name="/".join(Path(model_path).resolve().parts[-2:]),
             facts=gpt.facts,
             curves=curves_of(model_path, gpt.metadata),
             scores=[

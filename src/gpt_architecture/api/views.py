@@ -325,11 +325,14 @@ def written_pieces(
         scores: probabilités de ses tokens.
     """
     stream, last = TextStream(tokenizer.decode, ids), len(found.tokens) - 1
+    left = len(found.text)  # un texte d'arrêt en ôte la fin
     for place, score in enumerate(scores):
         ends = place == last and found.finish == "stop" and score.token == tokenizer.eos_id
         text = "" if ends else stream.push(score.token)
+        text = (text + stream.finish() if place == last else text)[:left]
+        left -= len(text)
         yield WrittenPiece(
-            text=text + stream.finish() if place == last else text,
+            text=text,
             name=token_text(tokenizer, score.token),
             id=score.token,
             probability=exp(score.logprob),

@@ -326,7 +326,7 @@ def show_tour() -> None:
         console.print("  gpt-architecture demo")
         console.print("  gpt-architecture visualize")
     else:
-        console.print("Aucun modèle ici. Les premiers mots, en moins de trente secondes :\n")
+        console.print("Aucun modèle ici. Les premiers mots, en moins d'une minute :\n")
         console.print("  gpt-architecture train --preset eclair")
         console.print("\nGPT-2 sur The Verdict, quelques minutes sur un portable :\n")
         console.print("  gpt-architecture train")

@@ -38,7 +38,7 @@ FREE_SETTINGS = (
 
 
 _KINDS: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
-    ("data", (tuple, list), "un texte, ou une suite de textes"),
+    ("data", (tuple, list), "un chemin, un nom de corpus, ou une suite d'entre eux"),
     *((name, str, "un texte") for name in ("field", "tokenizer", "device")),
     ("prompt", (str, NoneType), "un texte"),
     ("output_dir", Path, "un chemin"),

@@ -188,7 +188,7 @@ def huge_zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """
     size = dtype.itemsize * math.prod(shape)
     if size < _HUGE_PAGE or sys.platform != "linux":
-        return torch.zeros(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype, device="cpu")
     length = -(-size // _HUGE_PAGE) * _HUGE_PAGE
     try:
         area = mmap.mmap(-1, length + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -307,6 +307,8 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         for each in SETTINGS.own:
+            given = each.given(getattr(self, each.name))
+            object.__setattr__(self, each.name, given)  # gelée : c'est ici qu'elle se fait
             if each.name != "min_tokens":  # borné des deux côtés, une fois max_tokens vérifié
                 each.check(getattr(self, each.name))
         check_int("min_tokens", self.min_tokens, minimum=0, maximum=self.max_tokens)

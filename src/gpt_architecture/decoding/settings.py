@@ -125,6 +125,17 @@ class Declaration:
         """Vrai si le réglage peut valoir None."""
         return NoneType in get_args(self.kind)
 
+    def given(self, value: Any) -> Any:
+        """La valeur que la configuration garde : d'une liste ou d'un texte seul, un tuple.
+
+        Ce qui ne convient pas est rendu tel quel, à `check`.
+        """
+        if get_origin(self.base) is tuple and isinstance(value, list):
+            return tuple(value)
+        if self.base == tuple[str, ...] and isinstance(value, str):
+            return (value,)
+        return value
+
     def check(self, value: Any) -> None:
         """Vérifie le type et les bornes d'une valeur.
 

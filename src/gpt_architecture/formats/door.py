@@ -30,7 +30,7 @@ from gpt_architecture.formats.tensor_files import (
     is_intact,
     read_torch,
 )
-from gpt_architecture.storage import open_regular
+from gpt_architecture.storage import exists, is_folder, open_regular
 
 _TORCH_MAGICS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 _SAFETENSORS_HEADER = 100 << 20
@@ -302,7 +302,7 @@ def open_model(source: Path | str, *, use: Use = Use.LOAD) -> OpenedModel:
         ModelFileError: absent, illisible, dangereux ou d'un genre inconnu.
     """
     path = locate(source)
-    if not path.exists():
+    if not exists(path):
         raise missing_model(path)
     remote, name = _remote(source)
     return OpenedModel(path, None if remote is None else remote.origin(name), use)
@@ -331,7 +331,7 @@ def locate(source: Path | str) -> Path:
     if remote is not None:
         return remote.fetch(name)
     path = Path(source)
-    if not path.is_dir() or _is_model(path):
+    if not is_folder(path) or _is_model(path):
         return path
     for file in (path / MODEL_NAME, path / ADAPTER_NAME):
         if file.is_file():

@@ -209,6 +209,11 @@ def model_card(content: ModelFile, *, name: str) -> str:
     final, tied = measured_at_the_end(metadata), config.tie_weights
     learned = metadata.get("window")
     window = str(learned) if type(learned) is int else None
+    past = (
+        "inconnu"
+        if window is None
+        else f"{window} tokens ; au-delà, les positions n'ont rien appris"
+    )
     shape = (config.n_layers, config.n_heads, config.emb_dim, config.vocab_size)
     sizes = "{} blocs, {} têtes, largeur {}, vocabulaire de {} tokens".format(*shape)
     sizes_en = "{} layers, {} heads, width {}, vocabulary of {} tokens".format(*shape)
@@ -231,8 +236,7 @@ GPT-2 entraîné ou converti avec gpt-architecture.
 - **Forme** : {thousands(config.num_parameters(), " ")} paramètres, {sizes}, \
 {config.context_length} positions.
 - **Tête de sortie** : {"liée à" if tied else "indépendante de"} l'embedding.
-- **Contexte d'entraînement** : {window or "inconnu :"} tokens ; au-delà, les positions n'ont rien
-  appris.
+- **Contexte d'entraînement** : {past}.
 - **Données** : {_data(metadata) or "inconnues"}.
 - **Tokens vus** : {_count(metadata.get("tokens_seen"), " ") or "inconnu"}.
 - **{"Perte finale" if final else "Dernière perte mesurée"}** : \

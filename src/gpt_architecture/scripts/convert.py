@@ -9,7 +9,7 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 convert.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -17,9 +17,6 @@ from gpt_architecture.cli.command import CommonOptions
 from gpt_architecture.cli.options import NamedModel, ResultOptions, model_and_rest
 from gpt_architecture.french import french_number, french_size
 from gpt_architecture.storage import json_of
-
-if TYPE_CHECKING:
-    pass
 
 Target = Literal["hf", "gguf", "onnx", "nanogpt", "pt", "peft"]
 Dtype = Literal["f32", "f16", "q8_0"]

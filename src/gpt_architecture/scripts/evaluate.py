@@ -11,7 +11,7 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 evaluate.py
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Group, Parameter
 
@@ -19,11 +19,6 @@ from gpt_architecture.cli.command import CommonOptions
 from gpt_architecture.cli.options import ModelSource, QuantName, ResultOptions, model_path
 from gpt_architecture.reports.console import output_console
 from gpt_architecture.storage import check_outputs, json_of, page_of
-
-if TYPE_CHECKING:
-    pass
-
-_LINE_EVERY_S = 5.0
 
 
 @Parameter(name="*", group=Group("Mesures", sort_key=1))

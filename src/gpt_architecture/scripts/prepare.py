@@ -31,7 +31,6 @@ from gpt_architecture.storage import check_not_read
 if TYPE_CHECKING:
     from gpt_architecture.data.shards.prepare import PreparedTokens
 
-_LINE_EVERY_S = 5.0
 _LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite d'être dite
 
 

@@ -9,7 +9,7 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 quantize.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -17,9 +17,6 @@ from gpt_architecture.cli.command import CommonOptions, find_model
 from gpt_architecture.cli.options import ModelSource, ResultOptions
 from gpt_architecture.french import decimal, french_size
 from gpt_architecture.storage import check_outputs, json_of, nothing
-
-if TYPE_CHECKING:
-    pass
 
 
 @Parameter(name="*", group=Group("Quantification", sort_key=1))

@@ -212,6 +212,11 @@ def exists(path: Path | str) -> bool:
         return False
 
 
+def is_folder(path: Path | str) -> bool:
+    """Vrai si c'est un dossier ; un texte qui ne peut être un chemin n'en est pas un."""
+    return exists(path) and Path(path).is_dir()
+
+
 def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 

@@ -23,7 +23,14 @@ from gpt_architecture.config import check_int
 from gpt_architecture.data.texts.documents import Split
 from gpt_architecture.data.tokenizers.json_file import write_json
 from gpt_architecture.errors import DataError, OutputError, reason, shown
-from gpt_architecture.storage import NotAFileError, open_regular, read_json, sweep, sync
+from gpt_architecture.storage import (
+    NotAFileError,
+    is_folder,
+    open_regular,
+    read_json,
+    sweep,
+    sync,
+)
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
@@ -109,7 +116,7 @@ def read_header(path: Path | str) -> int:
 def holds_shards(path: Path | str) -> bool:
     """Vrai pour un dossier de fragments : il a notre index, ou des `.bin` à la façon de llm.c."""
     path = Path(path)
-    return path.is_dir() and ((path / INDEX_NAME).is_file() or any(path.glob("*.bin")))
+    return is_folder(path) and ((path / INDEX_NAME).is_file() or any(path.glob("*.bin")))
 
 
 def file_sha256(path: Path | str) -> str:

@@ -35,7 +35,7 @@ _CPU: str = config.CPU_NAME or binding.get_host_cpu_name()
 STREAMS = 4 if HAS_AVX512 and not _CPU.startswith("znver") else 1
 """Lectures qu'un thread mène de front quand il ne fait que lire des poids.
 
-Un Xeon (Ice Lake, 2026-11) cesse d'anticiper à chaque page de 4 Kio : par une lecture à la fois sur
+Un Xeon (Ice Lake) cesse d'anticiper à chaque page de 4 Kio : par une lecture à la fois sur
 chacun des deux cœurs, 23,5 Go/s ; par quatre, 27,5. Un Zen 5 va au plus vite par une seule.
 """
 FUSE = ("contract", "nsz")
