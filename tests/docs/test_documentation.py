@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 
@@ -126,9 +127,11 @@ def test_sources_named_exist(page):
         assert not test or f"def {test}(" in text_of(existing[0]), test
 
 
-def test_python_examples_run(trained, monkeypatch, capsys):
-    """Les exemples Python des pages s'exécutent, à côté d'un modèle."""
-    monkeypatch.chdir(trained)
+def test_python_examples_run(trained, tmp_path, monkeypatch, capsys):
+    """Les exemples Python des pages s'exécutent, à côté d'un modèle, ou de son dossier."""
+    for folder in (tmp_path, tmp_path / "eclair"):
+        shutil.copytree(trained, folder, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     examples = [body for page in PAGES for body in blocks(page, "python")]
     assert examples
     for example in examples:
