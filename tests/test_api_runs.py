@@ -111,6 +111,16 @@ class TestStops:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert train(resume=stopped).complete
 
+    def test_what_happens_is_told_where_a_bar_is_shown(self, tmp_path, capsys):
+        class Remark(Callback):
+            def on_evaluation(self, record, trainer):
+                trainer.announce("une remarque")
+
+        for progress in (True, False):
+            train(**SETTINGS, output_dir=tmp_path / str(progress), progress=progress,
+                  callbacks=[Remark()])  # fmt: skip
+            assert ("une remarque" in capsys.readouterr().err) is progress
+
     def test_a_second_interruption_quits(self, tmp_path):
         class Interrupt(Callback):
             def on_step(self, record):

@@ -60,9 +60,14 @@ class TestServe:
             again.bind(("127.0.0.1", port))
         service.stop()  # sans effet
 
-    def test_a_path_and_a_key(self, trained):
-        with serve(trained, api_keys=["une-cle-d-essai-assez-longue"]) as service:
+    def test_a_path_and_its_model_have_one_name(self, trained):
+        with serve(trained) as service:
             assert service.name == "gpt-model"
+        with serve(load(trained)) as loaded:  # le même nom, chargé d'avance
+            assert loaded.name == service.name
+
+    def test_a_key(self, trained):
+        with serve(trained, api_keys=["une-cle-d-essai-assez-longue"]) as service:
             assert complete(service).status_code == 401
             headers = {"Authorization": "Bearer une-cle-d-essai-assez-longue"}
             assert HTTP.get(f"{service.api_url}/models", headers=headers).status_code == 200

@@ -24,7 +24,8 @@ from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
 from gpt_architecture.errors import MissingDependencyError, ServiceError
 from gpt_architecture.evaluation.attention_maps import attention_of
 from gpt_architecture.evaluation.comparison import SIX_VARIANTS
-from gpt_architecture.formats.door import check_source, short_name
+from gpt_architecture.formats.door import check_source, locate, short_name
+from gpt_architecture.storage import exists
 
 if TYPE_CHECKING:
     import socket
@@ -317,8 +318,10 @@ def serve(
     if gpt is not None:
         loaded(gpt, device=device, quant=quant)  # refuse ce qui ne vaut qu'au chargement
     path = None if source is None else check_source(source)
-    known = Path(gpt.name).stem if gpt is not None and gpt.name else "modele"
-    name = name or (known if source is None or path is None else short_name(source, path))
+    known = source if gpt is None else gpt.name  # le même nom, chargé d'avance ou non
+    if not name:
+        found = path or (locate(known) if known and exists(known) else known)
+        name = short_name(known, found) if known and found else "modele"
     with ExitStack() as undo:  # ce qui échoue ne laisse ni port ni thread
         listener = bind(host, port)
         undo.callback(listener.close)

@@ -45,6 +45,11 @@ class TrainingBar(Callback):
         self._tokens += record.tokens
         self.bar.update(self._steps_done, f"{self.pace()}, {self._measures(record)}")
 
+    def on_event(self, step: int, message: str) -> None:
+        """Dit, au-dessus de la barre, ce qui mérite de l'être."""
+        del step
+        self.bar.say(message)
+
     def _measures(self, record: StepRecord) -> str:
         parts = [f"perte {record.loss:.3f}", f"taux {record.lr:.1e}"]
         if record.grad_norm is not None and math.isfinite(record.grad_norm):
