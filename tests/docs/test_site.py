@@ -170,7 +170,8 @@ def test_search_and_themes_from_a_file(site):
         page.goto((site / "index.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= 390  # un téléphone
         page.set_viewport_size({"width": 1280, "height": 900})
-        page.fill(".md-search__input", "mirostat")
+        # touche après touche : la page lit le champ quand une touche se relève
+        page.locator(".md-search__input").press_sequentially("mirostat")
         found = page.locator(".md-search-result__link").first
         found.wait_for(timeout=20_000)
         assert "decodage.html" in found.get_attribute("href")
