@@ -87,7 +87,8 @@ def test_a_block_is_the_attention_of_pytorch_and_of_each_query(size, past, count
         for start, stop in pairwise(cuts):
             firsts = range(0, stop - start, QUERIES)
             blocks = [(0, start, 0, i, min(i + QUERIES, stop - start)) for i in firsts]
-            state = [storage.data_ptr(), total, 1, *np.ravel(blocks).tolist()]
+            most = min(QUERIES, stop - start)
+            state = [storage.data_ptr(), total, 1, most, *np.ravel(blocks).tolist()]
             assert len(state) > STATE_HEADER
             out = torch.zeros(stop - start, heads * size)
             here = qkv[start:stop].contiguous()

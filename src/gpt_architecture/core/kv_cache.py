@@ -144,6 +144,20 @@ class KVCache:
         """Positions de la plus longue séquence (S)."""
         return max(self.lengths, default=0)
 
+    def end_of(self, count: int) -> int:
+        """Positions de la plus longue séquence après `count` de plus.
+
+        Raises:
+            ValueError: le tampon est trop petit.
+        """
+        end = self.length + count
+        if end > self.capacity:
+            raise ValueError(
+                f"cache plein : {end} positions pour {self.capacity} ; "
+                "videz-le avec reset() ou allouez-le plus grand"
+            )
+        return end
+
     def positions(self, count: int) -> Tensor:
         """Positions des `count` prochains tokens : (T,), ou (B, T) si les longueurs diffèrent.
 
@@ -161,12 +175,7 @@ class KVCache:
         placement = self._placement
         if placement is not None and placement.positions.size(-1) == count:
             return placement
-        end = self.length + count
-        if end > self.capacity:
-            raise ValueError(
-                f"cache plein : {end} positions pour {self.capacity} ; "
-                "videz-le avec reset() ou allouez-le plus grand"
-            )
+        end = self.end_of(count)
         device = self.storage.device
         if len(set(self.lengths)) <= 1:
             positions = torch.arange(self.length, end, device=device)  # (T,)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig, check_choice
@@ -131,7 +130,6 @@ class PackedModel:
         """Un cache vide, en fp32."""
         return KVCache(self.cfg, batch_size, capacity=capacity)
 
-    @torch.no_grad()
     def __call__(
         self, in_idx: Tensor, cache: KVCache | None = None, *, at: Tensor | None = None
     ) -> Tensor:
@@ -149,8 +147,9 @@ class PackedModel:
                     f"{end} positions demandées, le modèle en accepte {self.cfg.context_length} ; "
                     "gardez les derniers tokens"
                 )
-            positions = torch.arange(count) if cache is None else cache.positions(count)
-            logits = self._passes(self._embed(in_idx, positions), cache, at)
+            if cache is not None:
+                cache.end_of(count)  # la place y est
+            logits = self._passes(in_idx, cache, at)
             if cache is not None:
                 cache.advance_(count)
         return logits
@@ -164,7 +163,6 @@ class PackedModel:
         step = self._passes.uniform()
         return 0 if step is None else step.height
 
-    @torch.no_grad()
     def read_uniform(
         self,
         parts: Sequence[Sequence[int]],
@@ -196,10 +194,10 @@ class PackedModel:
             last = max(past + count for past, count in zip(cache.lengths, counts, strict=True))
             if step is None or sum(counts) > limit or last > self._positions(cache):
                 raise ValueError(f"{sum(counts)} activations pour {limit}, positions {last}")
-            chosen = np.cumsum(counts) - 1 if wanted is None else np.array(wanted, dtype=np.int64)
-            return self._read(step, parts, cache, chosen)
+            if wanted is None:
+                wanted = [end - 1 for end in accumulate(counts)]
+            return self._read(step, parts, cache, wanted)
 
-    @torch.no_grad()
     def read_apart(self, tokens: Sequence[int], cache: KVCache) -> Tensor | None:
         """Lit la suite de la seule séquence du cache, avec les bits d'une lecture token par token.
 
@@ -221,10 +219,10 @@ class PackedModel:
             step = self._passes.apart()
             if step is None or not step.fits(len(tokens), cache):
                 return None
-            last = int(cache.positions(len(tokens))[-1])
-            if last >= self.cfg.context_length:
-                raise ValueError(f"{last + 1} positions pour {self.cfg.context_length}")
-            logits = self._read(step, [tokens], cache, np.arange(len(tokens)))
+            end = cache.end_of(len(tokens))
+            if end > self.cfg.context_length:
+                raise ValueError(f"{end} positions pour {self.cfg.context_length}")
+            logits = self._read(step, [tokens], cache, range(len(tokens)))
             self._passes.count_step()
         return logits
 
@@ -233,7 +231,6 @@ class PackedModel:
         """Vrai si le modèle sait proposer : ses poids sont en fp32 et son pas, compilé."""
         return self.scheme is None and self.compiled
 
-    @torch.no_grad()
     def draft(
         self,
         last: Sequence[int],
@@ -265,7 +262,7 @@ class PackedModel:
                 raise ValueError(
                     f"{count} propositions à {len(last)} séquences pour {room} positions"
                 )
-            before, everyone = cache.lengths, np.arange(len(last))
+            before, everyone = cache.lengths, range(len(last))
             found: list[list[int]] = [[token] for token in last]
             for _ in range(count):
                 logits = self._read(step, [each[-1:] for each in found], cache, everyone)
@@ -284,21 +281,12 @@ class PackedModel:
         step: DecodeStep,
         parts: Sequence[Sequence[int]],
         cache: KVCache,
-        wanted: NDArray[np.int64],
+        wanted: Sequence[int],
     ) -> Tensor:
         """Logits (W, V) voulus de parts qui suivent les séquences du cache ; il est avancé."""
-        counts = [len(part) for part in parts]
-        spans = zip(cache.lengths, counts, strict=True)
-        places = [place for past, count in spans for place in range(past, past + count)]
-        tokens = [token for part in parts for token in part]
-        x = self._embed(torch.tensor(tokens), torch.tensor(places))
-        logits = step.ragged(x, cache, counts, wanted)
-        cache.advance_each_(counts)
+        logits = step.ragged(parts, cache, wanted)
+        cache.advance_each_([len(part) for part in parts])
         return logits
-
-    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Embeddings (…, D) de tokens (…) et de leurs positions."""
-        return self.matrices["tok_emb"].rows(tokens) + self.vectors["pos_emb.weight"][positions]
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Les poids en virgule flottante, ou les échelles de ceux qui sont quantifiés."""

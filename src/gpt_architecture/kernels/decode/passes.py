@@ -81,31 +81,31 @@ class Passes:
         """Vrai s'il y a des pas compilés."""
         return bool(self._steps)
 
-    def __call__(self, x: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
-        """x (B, T, D), embeddings → logits (B, T, V), ou (B, 1, V) avec `at` (B,).
+    def __call__(self, in_idx: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
+        """in_idx (B, T), tokens → logits (B, T, V), ou (B, 1, V) avec `at` (B,).
 
         Le cache reçoit clés et valeurs ; il n'est pas avancé.
         """
         if self._is_integer and self._steps:
-            return self._read_integers(self._steps[0], x, cache, at)
+            return self._read_integers(self._steps[0], in_idx, cache, at)
         if cache is not None:
-            rows = x.size(0) * x.size(1)
+            rows = in_idx.numel()
             with self.turn:
                 step = next((step for step in self._steps if step.fits(rows, cache)), None)
                 if step is not None:
-                    logits = step(x, cache, at)
+                    logits = step(in_idx, cache, at)
                     self.count_step()
                     return logits
-        return self._torch_pass(x, cache, at)
+        return self._torch_pass(in_idx, cache, at)
 
     def _read_integers(
-        self, step: DecodeStep, x: Tensor, cache: KVCache | None, at: Tensor | None
+        self, step: DecodeStep, in_idx: Tensor, cache: KVCache | None, at: Tensor | None
     ) -> Tensor:
         """Comme l'appel, sur des poids entiers ; sans cache, quelques séquences à la fois."""
         if cache is not None:
-            return step(x, cache, at)
-        count, size = x.size(1), max(1, step.height // x.size(1))
-        pieces = torch.split(x, size)
+            return step(in_idx, cache, at)
+        count, size = in_idx.size(1), max(1, step.height // in_idx.size(1))
+        pieces = torch.split(in_idx, size)
         places = [None] * len(pieces) if at is None else torch.split(at, size)
         found = [
             step(each, KVCache(self._cfg, len(each), capacity=count), place)
@@ -130,6 +130,9 @@ class Passes:
             self.matrices = {**self.matrices, **gather(read)}
             self._is_settled = True
             self._choose()
+            for step in (self._uniform, self._draft):
+                if step is not None:
+                    step.embed_from_(self.matrices["tok_emb"])
 
     def apart(self) -> DecodeStep | None:
         """Le pas qui lit plusieurs tokens comme s'ils étaient seuls."""
@@ -191,7 +194,8 @@ class Passes:
         """Le pas de cette forme (voir `step.FORMS`), sur ces matrices."""
         from gpt_architecture.kernels.decode.step import FORMS, DecodeStep  # noqa: PLC0415
 
-        return DecodeStep(self._cfg, matrices, self._vectors, FORMS[form], self.turn)
+        embedding = self.matrices["tok_emb"]
+        return DecodeStep(self._cfg, matrices, embedding, self._vectors, FORMS[form], self.turn)
 
 
 def _compiles(cfg: GPTConfig) -> bool:
@@ -232,10 +236,14 @@ class TorchPass:
         activation = ACTIVATIONS[cfg.activation]()
         self._activate: Activate = activate or (lambda x, bias: activation(x + bias))
 
+    @torch.no_grad()
     @fastest_matmul()
-    def __call__(self, x: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
+    def __call__(self, in_idx: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
         """Voir `Passes`."""
-        batch, layers = x.size(0), None if cache is None else cache.layers
+        batch, count = in_idx.shape
+        positions = torch.arange(count) if cache is None else cache.positions(count)
+        x = self._matrices["tok_emb"].rows(in_idx) + self._vectors["pos_emb.weight"][positions]
+        layers = None if cache is None else cache.layers
         for index in range(self._cfg.n_layers):
             block = f"trf_blocks.{index}."
             layer = None if layers is None else layers[index]

@@ -2,7 +2,9 @@
 
 À une séquence, la durée d'un token est celle de la lecture des poids ; tout le reste (normes,
 attention, allers et retours avec Python) doit disparaître derrière elle. Le pas est donc un
-programme (voir `program`) : de sept à neuf noyaux par bloc, puis la norme finale et la tête.
+programme (voir `program`) : l'embedding, de sept à neuf noyaux par bloc, puis la norme finale et
+la tête. Avant lui, Python n'écrit que des nombres : les poids viennent de chasser son code des
+caches, et chaque appel à PyTorch ou à NumPy y coûterait des dizaines de microsecondes (mesuré).
 
 Sa forme dit comment il multiplie. Des poids fp32 en lignes en ont trois. Étroite (`NarrowForm`),
 pour quelques activations : chaque ligne est lue une fois et multipliée telle quelle, chacune avec
@@ -17,11 +19,11 @@ Formes : B séquences, T tokens nouveaux de chacune, M = B·T activations, D lar
 
 from __future__ import annotations
 
+import ctypes
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
@@ -29,6 +31,7 @@ from gpt_architecture.core.grouped_codes import padded_width
 from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.machine import Turn
 from gpt_architecture.kernels.decode.dots import DOTS
+from gpt_architecture.kernels.decode.embedding_kernels import embed_rows_
 from gpt_architecture.kernels.decode.float_tiles import FLOAT_COLUMNS, WIDE_COLUMNS
 from gpt_architecture.kernels.decode.integer_tiles import CODE_BYTES
 from gpt_architecture.kernels.decode.linear_kernels import (
@@ -50,7 +53,7 @@ from gpt_architecture.kernels.decode.step_kernels import (
     normalize_rows_,
     transpose_rows_,
 )
-from gpt_architecture.kernels.decode.weights import STRIP_ROWS, KernelMatrix
+from gpt_architecture.kernels.decode.weights import STRIP_ROWS, KernelMatrix, PackedMatrix
 from gpt_architecture.kernels.runtime.kernel import Kernel
 from gpt_architecture.kernels.runtime.program import Program
 
@@ -173,13 +176,26 @@ FORMS: dict[str, Form] = {
 """Les formes, par leur nom."""
 
 
+class _Words:
+    """Des entiers que Python écrit et qu'un noyau lit ; par ctypes, trois fois moins cher."""
+
+    def __init__(self, size: int) -> None:
+        self.tensor = torch.zeros(size, dtype=torch.int64)
+        self._words = (ctypes.c_int64 * size).from_address(self.tensor.data_ptr())
+
+    def write(self, values: Sequence[int]) -> None:
+        """Écrit les premiers."""
+        self._words[: len(values)] = values
+
+
 class DecodeStep:
     """Le pas compilé d'un modèle.
 
     Args:
         cfg: forme du modèle.
         matrices: poids, par nom de module.
-        vectors: normes et biais, par nom du `state_dict`.
+        embedding: ceux des tokens.
+        vectors: positions, normes et biais, par nom du `state_dict`.
         form: comment il multiplie ; elle doit convenir à ces matrices.
         turn: tenu le temps d'un passage : il n'y a qu'un jeu de tampons.
     """
@@ -188,6 +204,7 @@ class DecodeStep:
         self,
         cfg: GPTConfig,
         matrices: Mapping[str, KernelMatrix],
+        embedding: PackedMatrix,
         vectors: Mapping[str, Tensor],
         form: Form,
         turn: Turn,
@@ -202,8 +219,10 @@ class DecodeStep:
         self._attentions: list[int] = []
         self._inputs: dict[tuple[int, tuple[int, ...]], tuple[Tensor, ...]] = {}  # x préparé
         self._shape = (0, 0, 0)
-        self._state = torch.zeros(STATE_HEADER + STATE_BLOCK * height, dtype=torch.int64)
-        self._chosen = torch.zeros(height, dtype=torch.int64)
+        self._state = _Words(STATE_HEADER + STATE_BLOCK * height)
+        self._tokens, self._places, self._chosen = (_Words(height) for _ in range(3))
+        self._table = _Words(2)
+        self.embed_from_(embedding)
         self._x, self._context, self._branch = torch.zeros(3, height, cfg.emb_dim)
         self._compose()
 
@@ -212,12 +231,19 @@ class DecodeStep:
         cfg, height = self._cfg, self.height
         qkv = torch.zeros(height, 3 * cfg.emb_dim)
         inner = cfg.inner_width
+        self._program.add(
+            embed_rows_,
+            1,
+            *(each.tensor for each in (self._tokens, self._places, self._table)),
+            *self._embedding.layout,
+            *(self._vectors["pos_emb.weight"], self._x),
+        )
         hidden = torch.zeros((inner, height) if self._form.transposed else (height, inner))
         for index in range(cfg.n_layers):
             block = f"trf_blocks.{index}."
             parts = [f"{block}att.W_{name}" for name in ("query", "key", "value")]
             self._product(parts, self._prepare(parts[0], self._x, f"{block}norm1"), qkv)
-            arguments = (qkv, self._context, index, cfg.n_heads, self._state)
+            arguments = (qkv, self._context, index, cfg.n_heads, self._state.tensor)
             self._attentions.append(self._program.add(attention_, 1, *arguments))
             name = f"{block}att.out_proj"
             self._product([name], self._prepare(name, self._context), self._branch, RESIDUAL)
@@ -226,7 +252,7 @@ class DecodeStep:
             name = f"{block}ff.layers.2"
             inputs = (hidden,) if self._form.transposed else self._prepare(name, hidden)
             self._product([name], inputs, self._branch, RESIDUAL)
-        inputs = self._prepare("out_head", self._x, "final_norm", self._chosen)
+        inputs = self._prepare("out_head", self._x, "final_norm", self._chosen.tensor)
         self._product(["out_head"], inputs, torch.zeros(1, cfg.vocab_size))  # remplacé à l'appel
         self._program.seal()
         self._head_items = self._program.items(self._products[-1])
@@ -236,26 +262,32 @@ class DecodeStep:
         storage = cache.storage
         return rows <= self.height and storage.dtype is torch.float32 and storage.is_contiguous()
 
-    def __call__(self, x: Tensor, cache: KVCache, at: Tensor | None) -> Tensor:
-        """x (B, T, D), embeddings des tokens nouveaux → logits (B, T, V), ou (B, 1, V) avec `at`.
+    def embed_from_(self, matrix: PackedMatrix) -> None:
+        """Lit l'embedding des tokens dans cette matrice, rangée comme celle d'avant."""
+        self._embedding = matrix  # le noyau n'en a que les adresses
+        self._table.write([each.data_ptr() for each in matrix.tensors()])
+
+    def __call__(self, in_idx: Tensor, cache: KVCache, at: Tensor | None) -> Tensor:
+        """in_idx (B, T), tokens nouveaux → logits (B, T, V), ou (B, 1, V) avec `at`.
 
         Le cache reçoit leurs clés et valeurs ; il n'est pas avancé. Plus d'activations que
         `height` sont lues en plusieurs passages.
 
         Raises:
-            IndexError: un rang de `at` n'existe pas.
+            IndexError: un rang de `at`, ou un token, n'existe pas.
             ValueError: le cache n'a pas une ligne par séquence, ou n'est pas en fp32, contigu.
         """
-        batch, count, width = x.shape
+        batch, count = in_idx.shape
         if batch != len(cache.lengths):
             raise ValueError(f"{batch} séquences, un cache de {len(cache.lengths)}")
-        wanted = np.arange(batch * count)
+        wanted: Sequence[int] = range(batch * count)
         if at is not None:
-            chosen = at.numpy()
-            if chosen.min() < 0 or chosen.max() >= count:
-                raise IndexError(f"rangs {chosen.tolist()} pour {count} tokens")
-            wanted = np.arange(batch) * count + chosen
-        rows, logits = x.reshape(-1, width), torch.empty(len(wanted), self._cfg.vocab_size)
+            chosen = at.tolist()
+            if min(chosen) < 0 or max(chosen) >= count:
+                raise IndexError(f"rangs {chosen} pour {count} tokens")
+            wanted = [index * count + place for index, place in enumerate(chosen)]
+        rows = [token for each in in_idx.tolist() for token in each]
+        logits = torch.empty(batch, count if at is None else 1, self._cfg.vocab_size)
         size = -(-len(rows) // max(1, -(-len(rows) // self.height)))  # des passages égaux
         for start in range(0, len(rows), max(1, size)):
             stop = min(start + size, len(rows))
@@ -263,63 +295,72 @@ class DecodeStep:
             for index in range(start // count, -(-stop // count)):
                 first = max(start, index * count)
                 spans.append((index, first % count, min(stop, (index + 1) * count) - first))
-            low, high = np.searchsorted(wanted, (start, stop))
-            self._pass(rows[start:stop], cache, spans, wanted[low:high] - start, logits[low:high])
-        return logits.view(batch, -1, self._cfg.vocab_size)
+            low, high = bisect_left(wanted, start), bisect_left(wanted, stop)
+            chosen = [place - start for place in wanted[low:high]]
+            self._pass(rows[start:stop], cache, spans, chosen, logits, low)
+        return logits
 
     def ragged(
-        self, x: Tensor, cache: KVCache, counts: Sequence[int], wanted: NDArray[np.int64]
+        self, parts: Sequence[Sequence[int]], cache: KVCache, wanted: Sequence[int]
     ) -> Tensor:
         """Comme l'appel, pour des séquences qui n'ont pas le même nombre de tokens nouveaux.
 
         Args:
-            x: (M, D), leurs embeddings, une séquence après l'autre ; `height` au plus.
+            parts: tokens nouveaux de chaque séquence ; `height` au plus en tout.
             cache: une ligne par séquence ; il n'est pas avancé.
-            counts: tokens nouveaux de chacune.
-            wanted: (W,), rangs dans x des logits voulus.
+            wanted: (W,), rangs des logits voulus, parts mises bout à bout.
 
         Returns:
             Logits (W, V).
         """
         logits = torch.empty(len(wanted), self._cfg.vocab_size)
-        spans = [(index, 0, count) for index, count in enumerate(counts)]
-        self._pass(x, cache, spans, wanted, logits)
+        spans = [(index, 0, len(part)) for index, part in enumerate(parts)]
+        self._pass([token for part in parts for token in part], cache, spans, wanted, logits, 0)
         return logits
 
     def _pass(
         self,
-        x: Tensor,
+        tokens: Sequence[int],
         cache: KVCache,
         spans: Sequence[tuple[int, int, int]],
-        wanted: NDArray[np.int64],
+        wanted: Sequence[int],
         logits: Tensor,
+        first: int,
     ) -> None:
-        """Un passage : x (M, D) → logits (W, V).
+        """Un passage : tokens (M,) → logits (…, V), à partir de leur ligne `first`.
 
         Args:
-            spans: par morceau de x, sa séquence, ses tokens nouveaux déjà lus, et combien il en a.
+            spans: par morceau des tokens, sa séquence, ce qui en est déjà lu, et combien il en a.
+            wanted: rangs des logits voulus.
         """
-        if not self.fits(len(x), cache):
+        if not self.fits(len(tokens), cache):
             kind = f"{cache.storage.dtype}".removeprefix("torch.")
             raise ValueError(
-                f"{len(x)} activations pour un cache en {kind} : {self.height} au plus, et un "
+                f"{len(tokens)} activations pour un cache en {kind} : {self.height} au plus, et un "
                 "cache en fp32, contigu (new_cache)"
             )
+        vocabulary = self._cfg.vocab_size
+        if tokens and not 0 <= min(tokens) <= max(tokens) < vocabulary:
+            found = next(token for token in tokens if not 0 <= token < vocabulary)
+            raise IndexError(f"token {found} : le vocabulaire en a {vocabulary}, comptés de 0")
         with self._turn:
-            self._x[: len(x)] = x
-            lines, lengths, row, blocks = cache.lines, cache.lengths, 0, []
+            lines, lengths, storage, row = cache.lines, cache.lengths, cache.storage, 0
+            places: list[int] = []
+            most = min(QUERIES, max((count for _, _, count in spans), default=0))
+            state = [storage.data_ptr(), cache.capacity, storage.size(2), most]
             for index, read, count in spans:
                 past = lengths[index] + read
-                for first in range(0, count, QUERIES):
-                    blocks.append((lines[index], past, row, first, min(first + QUERIES, count)))
+                places += range(past, past + count)
+                for query in range(0, count, QUERIES):
+                    state += (lines[index], past, row, query, min(query + QUERIES, count))
                 row += count
-            state = self._state.numpy()
-            state[:STATE_HEADER] = cache.storage.data_ptr(), cache.capacity, cache.storage.size(2)
-            words = np.array(blocks, np.int64).ravel()
-            state[STATE_HEADER:][: words.size] = words
-            self._chosen.numpy()[: len(wanted)] = wanted
-            self._resize(len(blocks), len(x), len(wanted))
-            self._program.set_word_(self._products[-1:], "out", logits.data_ptr())
+            self._state.write(state)
+            self._tokens.write(tokens)
+            self._places.write(places)
+            self._chosen.write(wanted)
+            self._resize((len(state) - STATE_HEADER) // STATE_BLOCK, len(tokens), len(wanted))
+            where = logits.data_ptr() + 4 * vocabulary * first
+            self._program.set_word_(self._products[-1:], "out", where)
             self._program.run()
 
     def _resize(self, blocks: int, rows: int, wanted: int) -> None:
@@ -327,6 +368,7 @@ class DecodeStep:
         if self._shape == (blocks, rows, wanted):
             return
         self._shape = (0, 0, 0)  # un fork entre deux mots laisserait l'enfant avec la moitié
+        self._program.set_items_([0], rows)  # l'embedding
         self._program.set_items_(self._attentions, blocks * self._cfg.n_heads)
         for phases, size in ((slice(None, -1), rows), (slice(-1, None), wanted)):
             prepared = self._prepared[phases]

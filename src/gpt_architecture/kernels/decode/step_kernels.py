@@ -49,10 +49,10 @@ LINE = 16
 _PANEL = 16
 """Lignes d'un lot de `bias_gelu_`."""
 
-STATE_HEADER, STATE_BLOCK = 3, 5
-"""Mots de l'état : d'abord adresse du cache, sa capacité, ses lignes ; puis, par bloc de requêtes
-d'une séquence, sa ligne dans le cache, les positions qui y sont, sa première activation, et parmi
-celles-ci la première requête du bloc et celle qui le suit."""
+STATE_HEADER, STATE_BLOCK = 4, 5
+"""Mots de l'état : d'abord adresse du cache, sa capacité, ses lignes, et les requêtes d'un bloc au
+plus ; puis, par bloc de requêtes d'une séquence, sa ligne dans le cache, les positions qui y sont,
+sa première activation, et parmi celles-ci la première requête du bloc et celle qui le suit."""
 
 QUERIES = 32
 """Requêtes d'un bloc, au plus : de longues parts occupent tous les threads."""
@@ -283,7 +283,9 @@ def attention_(
     width = context.shape[1]
     size = width // heads
     plane = capacity * size
-    scores = np.empty((QUERIES, capacity + KEYS), np.float32)
+    # À la taille du passage : toujours QUERIES lignes, et chaque couche redemanderait au système
+    # ces 132 Kio, page par page.
+    scores = np.empty((state[3], capacity + KEYS), np.float32)
     turned = np.empty(size * KEYS + _LINE, np.float32)
     turned = turned[-(turned.ctypes.data // 4) % _LINE :]
     for item in lots:

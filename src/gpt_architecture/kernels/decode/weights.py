@@ -43,6 +43,7 @@ class DenseMatrix:
     """Une matrice fp32, telle quelle ; rien n'est copié si elle est déjà contiguë en fp32."""
 
     numbers: tuple[int, ...] = ()
+    layout = (32, 1, 1, 1)
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.detach().float().contiguous()
@@ -71,6 +72,7 @@ class GroupedMatrix:
 
     def __init__(self, grouped: GroupedCodes) -> None:
         self.grouped = grouped
+        self.layout = (grouped.bits, grouped.group_size, grouped.scales.size(1), 1)
         self.shape = (len(grouped.codes), grouped.width)
         self.nbytes = grouped.codes.nbytes + grouped.scales.nbytes
 
@@ -121,6 +123,7 @@ class IntegerStrips:
         bits, (rows, groups) = grouped.bits, grouped.scales.shape
         count, chunks = -(-rows // STRIP_ROWS), grouped.padded // CHUNK
         self.numbers = (bits, grouped.group_size)
+        self.layout = (*self.numbers, groups, STRIP_ROWS)
         self.shape = (rows, grouped.width)
         arena = arena or Arena(torch.empty(_words(grouped)))
         codes, scales = (
@@ -228,7 +231,10 @@ class StripMatrix:
 
 
 PackedMatrix = DenseMatrix | GroupedMatrix | IntegerStrips
-"""Une matrice (N, D) d'un modèle compacté : ses lignes, ses octets, ses poids en fp32."""
+"""Une matrice (N, D) d'un modèle compacté : ses lignes, ses octets, ses poids en fp32.
+
+`layout` dit comment `embed_rows_` la lit : bits, poids d'un groupe, groupes, lignes d'une bande.
+"""
 
 TorchMatrix = DenseMatrix | GroupedMatrix
 """Une matrice (N, D) que PyTorch sait multiplier."""

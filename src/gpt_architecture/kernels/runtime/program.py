@@ -148,12 +148,13 @@ class Program:
         self._tables, self._call = _aligned(len(self._rows), _WORDS), _aligned(_CALL)
         self._tables[:] = self._rows
         self._addresses = np.array([each.address for each in self._kernels], np.int64)
+        self._data = self._call.ctypes.data
         self._call[_FIRST:][:5] = (
             _address("sched_yield"),
             len(self._tables),
             self._addresses.ctypes.data,
             self._tables.ctypes.data,
-            self._call.ctypes.data,
+            self._data,
         )
 
     def items(self, phase: int) -> int:
@@ -166,14 +167,14 @@ class Program:
 
     def set_word_(self, phases: Sequence[int], argument: str, value: int) -> None:
         """Change l'entier, ou l'adresse, de l'argument nommé `argument` des noyaux `phases`."""
-        words = [HEADER + SLOT * self._kernels[phase].slot(argument) for phase in phases]
-        self._tables[phases, words] = value
+        for phase in phases:
+            self._tables[phase, HEADER + SLOT * self._kernels[phase].slot(argument)] = value
 
     def run(self) -> None:
         """Exécute tout, avec autant de threads que PyTorch, ou moins s'ils manquent de cœurs."""
         self._tables[:, : _INSIDE + 1] = 0
         self._call[_OPENED] = 0
-        runner, threads, data = openmp(), torch.get_num_threads(), self._call.ctypes.data
+        runner, threads, data = openmp(), torch.get_num_threads(), self._data
         if threads != self._crew.most:
             self._crew = Crew(threads)
         if runner is None or threads == 1:
