@@ -78,7 +78,7 @@ def decoding() -> str:
                 f"`{name}`",
                 _shown(each.default),
                 " et ".join(_bounds(setting)) or "—",
-                setting.strategy or ("tirages" if setting.is_filter else "toutes"),
+                setting.strategy or ("au hasard" if setting.is_filter else "toutes"),
                 f"`{field}`" if field else "—",
                 setting.help,
             )
