@@ -112,6 +112,7 @@ def test_every_generated_block_is_filled(site, pages):
         assert f"gpt-architecture {command} " in reference["commandes"], command
     for name in public:
         assert re.search(rf"<code>(?:\w+\.)*{name}</code>", reference["python"]), name
+    assert reference["python"].index('id="load"') < reference["python"].index('id="comparison"')
     for name in SETTINGS.declared:
         assert f"<code>{name}</code>" in reference["decodage"], name
     for route in ("/v1/completions", "/v1/chat/completions", "/health", "/metrics"):
