@@ -82,9 +82,9 @@ assert cold_nucleus == 1  # le premier candidat dépasse déjà le seuil
 print(cumulative, by_p, nucleus, hot_nucleus, cold_nucleus)
 
 # %% [markdown]
-# ## Tirer au sort mille fois
+# ## Échantillonner mille tokens
 #
-# Les fréquences suivent les probabilités ; une graine redonne les mêmes tirages.
+# Les fréquences suivent les probabilités ; une graine redonne les mêmes tokens.
 
 # %%
 source = torch.Generator().manual_seed(123)
@@ -95,7 +95,7 @@ print(frequencies)
 
 # %%
 def entropy(distribution: torch.Tensor) -> float:
-    """Entropie, en bits : combien de questions par oui ou non pour deviner le tirage."""
+    """Entropie, en bits : combien de questions par oui ou non pour deviner le token."""
     seen = distribution[distribution > 0]
     return -(seen * seen.log2()).sum().item()
 

@@ -48,7 +48,12 @@ BANNED = {
         r"\bavant et arrière\b",
         r"\bpasse arrière\b",
     ],
-    "étape": [r"\bpas (?:d'entraînement|d'optimisation)\b", r"\b(?<!n'est )pas fusionnés?\b"],
+    "étape": [
+        r"\b[Pp]as (?:d'entraînement|d'optimisation)\b",
+        r"\bs/pas\b",
+        r"\bpas d'AdamW\b",
+        r"\b(?<!n'est )pas fusionnés?\b",
+    ],
     "dropout": [
         r"\b(?:probabilité|taux|masques?|seuil) d'abandon\b",
         r"\babandon \(dropout\)",
@@ -56,6 +61,8 @@ BANNED = {
     ],
     "thread": [r"(?<!au )(?<!perdre le )(?<!du )\bfils?\b(?! de Joseph)"],
     "emplacement": [
+        r"\b\d+ places\b",
+        r"\bplaces? rendues?\b",
         r"\bplaces? (?:libre|vide|tenue|prise)s?\b",
         r"\battend(?:ent|re|)? une place\b",
         r"\bplaces? du (?:moteur|service|cache)\b",
@@ -67,6 +74,12 @@ BANNED = {
         r"\btokens? (?:est |sont |)tirés?\b(?! d'un)",
         r"\bgraines? (?:du|d'un|de son) tirage\b",
         r"\btirés? à \S+ %",
+        r"\b(?:[Tt]irer|[Tt]irage) au sort\b",
+        r"\bpuis tirer\b",
+        r"\b[Tt]irages? (?:dans|parmi|simples?|libres?)\b",
+        r"\bhasard du tirage\b",
+        r"\bdeviner le tirage\b",
+        r"\btexte tiré à\b",
     ],
     "tête de sortie": [
         r"\btêtes? (?:liée|indépendante|non liée)s?\b",
@@ -177,6 +190,10 @@ class TestTheGlossary:
             ("une place libre", "emplacement"),
             ("le contexte appris", "contexte d'entraînement"),
             ("le token est tiré", "échantillonner"),
+            ("on coupe la traîne, puis tirer", "échantillonner"),
+            ("un tirage parmi les k premiers", "échantillonner"),
+            ("le hasard du tirage", "échantillonner"),
+            ("32 places de part et d'autre", "emplacement"),
             ("une tête liée", "tête de sortie"),
             ("le batch suivant", "lot"),
             ("le fine-tuning", "affinage"),
@@ -196,6 +213,8 @@ class TestTheGlossary:
             "la tête d'attention",
             "tout de suite",
             "le client abandonne",
+            "des poids tirés au hasard, et le tirage des masques de dropout",
+            "il retire des tokens",
         ],
     )
     def test_the_rules_leave_the_rest(self, text):
@@ -230,6 +249,14 @@ def test_sources_keep_to_the_glossary(package):
         for offence in offences(text)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem
+)
+def test_notebooks_keep_to_the_glossary(path):
+    """Les carnets, par leur texte apparié."""
+    assert [found for text in source_texts(path) for found in offences(text)] == []
 
 
 @pytest.mark.parametrize("folder", ["serving/studio/web", "reports/templates"])

@@ -137,6 +137,20 @@ def test_map_has_the_layers_that_are_checked():
     assert set(graph) == set(diagrams.SAID)
 
 
+@pytest.mark.parametrize(
+    ("page", "picture"), [("requete", "request-life"), ("pas", "training-step")]
+)
+def test_journeys_have_the_steps_of_their_page(page, picture):
+    """Les huit étapes dessinées sont celles que la page explique, dans le même ordre."""
+    text = (ROOT / "docs/architecture" / f"{page}.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^(\d)\. \*\*(.+?)\.\*\*", text, re.MULTILINE)
+    assert [number for number, _ in steps] == list("12345678")
+    root = ET.fromstring(make.DRAWN[picture]())  # noqa: S314 — notre propre dessin
+    shown = [each.text for each in root.findall(".//{*}text") if each.get("font-weight")]
+    assert shown == [word for step in steps for word in step]
+    assert f"(../figures/{picture}.svg)" in text
+
+
 def test_fastest_peers_come_first():
     """Nous d'abord, puis les pairs du plus rapide au plus lent ; nos autres précisions à part."""
     bars = speeds.bars_of(LINES[:3])

@@ -69,4 +69,5 @@ def test_a_stale_output_is_seen(tmp_path):
     (match,) = outputs._MARKED.finditer(text)
     shown = outputs._shown(page, match)
     assert (shown.keep, shown.is_loose, shown.output) == ("^b", False, "b\n")
-    assert outputs._kept(["a", "b1", "c", "d", "b2"], "^b") == ["b1", "…", "b2"]
+    assert outputs._kept(["a", "b1", "c", "d", "b2"], "^b") == ["…", "b1", "…", "b2"]
+    assert outputs._kept(["", "b1", "", "b2", "", "e"], "^b") == ["b1", "b2", "…"]

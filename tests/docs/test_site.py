@@ -107,14 +107,28 @@ def test_every_generated_block_is_filled(site, pages):
 
     reference = {path.stem: html.unescape(path.read_text("utf-8")) for path in site.rglob("*.html")}
     assert not [name for name, text in reference.items() if "<!-- généré" in text]
+    assert not [name for name, text in reference.items() if "par le site (<code>make" in text]
     for command in COMMANDS:
         assert f"gpt-architecture {command} " in reference["commandes"], command
     for name in public:
         assert re.search(rf"<code>(?:\w+\.)*{name}</code>", reference["python"]), name
+    assert reference["python"].index('id="load"') < reference["python"].index('id="comparison"')
     for name in SETTINGS.declared:
         assert f"<code>{name}</code>" in reference["decodage"], name
     for route in ("/v1/completions", "/v1/chat/completions", "/health", "/metrics"):
         assert f" {route}</code>" in reference["http"], route
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs/reference").glob("*.md")), ids=lambda p: p.stem
+)
+def test_a_generated_block_says_where_to_read_it(page):
+    """Lu hors du site, un bloc que le site écrit n'est pas un vide : une phrase dit où aller."""
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"^<!-- généré : ([\w-]+) -->$", text, re.MULTILINE):
+        said = re.search(rf"^<!-- généré : {name} -->\n\n> (.+)$", text, re.MULTILINE)
+        assert said, name
+        assert f"site/reference/{page.stem}.html" in said[1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Ce que le site ajoute aux pages de docs/ : les fichiers du dépôt, et les références du code.
 
 - Un lien qui sort de docs/ (`../../Dockerfile`) mène, dans le site, à une copie sous `depot/`.
-- `<!-- généré : NOM -->` est remplacé par ce que `reference.BLOCKS[NOM]` fait du code.
+- `<!-- généré : NOM -->` est remplacé par ce que `reference.BLOCKS[NOM]` fait du code, et avec lui
+  la citation (`> …`) qui le suit, pour qui lit le fichier hors du site : elle dit où aller.
 - `Section: dossier/*`, dans la table des matières, vaut toutes les pages de ce dossier.
 """
 
@@ -23,7 +24,7 @@ DEPOT = "depot"
 _LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
 _FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"(?<!<pre>)<code>[^<]*</code>")
-_BLOCK = re.compile(r"^<!-- généré : ([\w-]+) -->$", re.MULTILINE)
+_BLOCK = re.compile(r"^<!-- généré : ([\w-]+) -->$(?:\n\n?> .*$)?", re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

@@ -159,14 +159,14 @@ def same(expected: str, found: str, *, loose: bool = False) -> bool:
 
 
 def _kept(lines: list[str], keep: str) -> list[str]:
-    """Les lignes gardées, « … » à la place de celles qui ne le sont pas."""
+    """Les lignes gardées, « … » à la place de celles qui ne le sont pas, aux bouts aussi."""
     result = list[str]()
     for line in lines:
         if not keep or re.search(keep, line):
             result.append(line)
-        elif result[-1:] != ["…"]:
+        elif line and result[-1:] != ["…"]:
             result.append("…")
-    ends = [place for place, line in enumerate(result) if line not in ("", "…")]
+    ends = [place for place, line in enumerate(result) if line]
     return result[ends[0] : ends[-1] + 1] if ends else []
 
 

@@ -78,7 +78,7 @@ def decoding() -> str:
                 f"`{name}`",
                 _shown(each.default),
                 " et ".join(_bounds(setting)) or "—",
-                setting.strategy or ("tirages" if setting.is_filter else "toutes"),
+                setting.strategy or ("au hasard" if setting.is_filter else "toutes"),
                 f"`{field}`" if field else "—",
                 setting.help,
             )
@@ -148,8 +148,12 @@ def refusals() -> str:
     return table(("erreur", "dérive de", "code de sortie", "quand"), rows)
 
 
+_FIRST = ("load", "GPT", "train")
+"""Les noms dont la page parle d'abord ; les autres modules suivent, par ordre alphabétique."""
+
+
 def python() -> str:
-    """Les noms publics de `gpt_architecture`, par module, avec leurs docstrings."""
+    """Les noms publics de `gpt_architecture` : les fonctions du produit, puis chaque module."""
     import gpt_architecture
 
     homes = dict[str, list[str]]()
@@ -157,11 +161,23 @@ def python() -> str:
         value = getattr(gpt_architecture, name)
         home = getattr(value, "__module__", None) or "gpt_architecture.config.model"
         homes.setdefault(home.removeprefix("gpt_architecture."), []).append(name)
-    parts = []
-    for home in sorted(homes):
+    order = sorted(homes, key=lambda home: (min(map(_rank, homes[home])), home))
+    functions = [
+        (f"[`{each.name}`](#{each.name})", each.summary)
+        for home in order
+        if home.startswith("api.")
+        for each in objects(home)
+        if each.name in homes[home] and each.name.islower()
+    ]
+    parts = [table(("fonction", "ce qu'elle fait"), functions)]
+    for home in order:
         parts += [f"## `gpt_architecture.{home}`", module_summary(home)]
         parts += [each.page for each in objects(home) if each.name in homes[home]]
     return "\n\n".join(parts)
+
+
+def _rank(name: str) -> int:
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST)
 
 
 def _subclasses(kind: type[errors.GPTArchitectureError]) -> Iterator[type[Any]]:

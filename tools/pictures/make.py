@@ -18,6 +18,7 @@ from pathlib import Path
 
 import captures
 import diagrams
+import journeys
 import recording
 import speeds
 
@@ -31,6 +32,8 @@ DRAWN: dict[str, Callable[[], str]] = {
     "temperature": captures.temperature,
     "block": diagrams.block,
     "package-map": diagrams.package_map,
+    "request-life": journeys.request,
+    "training-step": journeys.training_step,
     "throughput": lambda: speeds.throughput(speeds.read_rows(DATA / "debit.json")),
     "size-throughput": lambda: speeds.size_throughput(speeds.read_rows(DATA / "taille.json")),
     "context-cost": lambda: speeds.context_cost(speeds.read_rows(DATA / "contexte.json")),

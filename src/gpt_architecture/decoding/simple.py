@@ -64,11 +64,11 @@ def generate_text_temperature(
     generator: torch.Generator | None = None,
     eos_id: int | None = None,
 ) -> Tensor:
-    """Tirage dans la distribution à température donnée ; voir `generate_text_simple`.
+    """Échantillonne dans la distribution à température donnée ; voir `generate_text_simple`.
 
     Args:
         temperature: ≥ 0 ; 0 est glouton.
-        generator: source du tirage ; None : le générateur global de PyTorch.
+        generator: source du hasard ; None : le générateur global de PyTorch.
     """
     choose = sampled_token(temperature, None, generator)
     return _generate(model, idx, max_new_tokens, context_size, choose, eos_id)
@@ -85,7 +85,7 @@ def generate_text_top_k(
     generator: torch.Generator | None = None,
     eos_id: int | None = None,
 ) -> Tensor:
-    """Tirage parmi les k tokens les plus probables ; voir `generate_text_temperature`.
+    """Échantillonne parmi les k tokens les plus probables ; voir `generate_text_temperature`.
 
     Args:
         k: nombre de tokens gardés, ≥ 1.
@@ -105,7 +105,7 @@ def generate_text_top_p(
     generator: torch.Generator | None = None,
     eos_id: int | None = None,
 ) -> Tensor:
-    """Tirage dans le noyau de masse p ; voir `generate_text_temperature`.
+    """Échantillonne dans le noyau de masse p ; voir `generate_text_temperature`.
 
     Args:
         p: masse de probabilité gardée, dans [0, 1].
@@ -173,7 +173,7 @@ def generate(
 ) -> Tensor:
     """Celle du chapitre 5 du livre de Raschka : température et top-k à la fois.
 
-    Le tirage est celui du générateur global de PyTorch. La fin de texte arrête la génération et
+    Le hasard vient du générateur global de PyTorch. La fin de texte arrête la génération et
     n'est pas rendue ; d'un lot, elle l'est dans les lignes finies avant les autres.
 
     Args:

@@ -6,8 +6,8 @@ comme sans cela ; elle s'arrête à la première proposition qu'elle n'a pas cho
 donc ceux qu'elle aurait écrits seule, tirages compris (`simple.generate_text_speculative` le fait
 en clair). Seul un modèle auxiliaire, dont les tirages ont leur loi q, suit une autre règle : une
 proposition y est acceptée avec la probabilité min(1, p/q), p étant la distribution filtrée du
-modèle à cette place ; rejetée, elle est remplacée par un tirage dans (p − q)+. La loi du texte
-reste celle du modèle (Leviathan et al., 2023).
+modèle à cette place ; rejetée, elle est remplacée par un token échantillonné dans (p − q)+. La
+loi du texte reste celle du modèle (Leviathan et al., 2023).
 
 Formes : k propositions, V vocabulaire.
 """

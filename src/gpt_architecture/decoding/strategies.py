@@ -128,7 +128,7 @@ def sampled_token(
     keep: Callable[[Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> NextToken:
-    """Tirage au sort : température, puis filtre `keep`, puis tirage avec `generator`.
+    """Échantillonne : température, puis filtre `keep`, puis choix au hasard avec `generator`.
 
     Le filtre voit les logits divisés par la température, comme dans Transformers : top-p
     retient donc la masse p de la distribution qu'on échantillonne. Une température de 0 est un
@@ -152,8 +152,8 @@ def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Un token au sort dans softmax(logits) : (B, V) → (B, 1).
 
     Un nombre uniforme par ligne, placé dans les probabilités cumulées : `torch.multinomial` en
-    tire un par token du vocabulaire, dix fois plus lent. Un token retiré n'est jamais tiré ; s'il
-    en reste peu d'une ligne seule, le tirage ne voit plus qu'eux.
+    tire un par token du vocabulaire, dix fois plus lent. Un token retiré n'est jamais choisi ; s'il
+    en reste peu d'une ligne seule, le calcul ne voit plus qu'eux.
     """
     if len(logits) == 1 and logits.device.type == "cpu":
         row = _array(logits)[0]
@@ -186,7 +186,7 @@ def check_logits(logits: Tensor) -> None:
 
 
 class Mirostat:
-    """Un tirage qui tient la surprise moyenne près d'une cible, avec son état.
+    """Un échantillonnage qui tient la surprise moyenne près d'une cible, avec son état.
 
     La surprise d'un token est −log₂ de sa probabilité, en bits. À chaque pas, les tokens de
     surprise > μ sont retirés, un token est échantillonné parmi le reste, et μ se corrige de l'écart
@@ -196,7 +196,7 @@ class Mirostat:
     Args:
         tau: surprise visée, en bits, > 0.
         eta: vitesse de correction, > 0.
-        generator: source des tirages ; None : le générateur global de PyTorch.
+        generator: source du hasard ; None : le générateur global de PyTorch.
 
     Attributes:
         mu: surprise maximale admise au prochain pas, en bits ; d'abord 2τ.
