@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gpt_architecture.api.gpt import GPT
 from gpt_architecture.api.loading import held, load, loaded, runner_of, source_of
-from gpt_architecture.api.options import named_options
+from gpt_architecture.api.options import checked_options
 from gpt_architecture.config import VERSION, check_float, check_int
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizers.marked_text import own_prompt
@@ -235,7 +235,7 @@ class Service:
         return facts_cell("Service", facts, link=link, notes=["Pour l'arrêter : service.stop()."])
 
 
-@named_options
+@checked_options
 def serve(
     model: GPT | Run | Path | str | None = None,
     *,

@@ -75,6 +75,12 @@ def find_model(path: Path | None) -> Path:
     return Path(MODEL_NAME)
 
 
+def models_below() -> list[Path]:
+    """Les modèles des dossiers d'ici, le dernier écrit d'abord ; un dossier fermé n'en a pas."""
+    found = [each for each in Path().glob(f"*/{MODEL_NAME}") if each.is_file()]
+    return sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)
+
+
 def read_prompt(prompt: str) -> str:
     """L'invite ; « - » la lit sur l'entrée standard.
 
