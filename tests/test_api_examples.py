@@ -33,7 +33,7 @@ def model(tmp_path_factory):
         "la-lampe-du-passeur",
         **{
             "tokenizer": "bpe-300",
-            "context_length": 32,
+            "context_length": 128,
             "emb_dim": 32,
             "n_heads": 2,
             "n_layers": 1,

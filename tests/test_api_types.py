@@ -129,3 +129,12 @@ def test_python_says_what_is_missing(gpt):
     """Un argument oublié reste une erreur de Python, qui le nomme."""
     with pytest.raises(TypeError, match="prompt"):
         gpt.generate()
+
+
+def test_a_device_of_torch_is_a_device(tmp_path, gpt):
+    from gpt_architecture.formats.model_file import save_model
+
+    path = tmp_path / "m.pt"
+    save_model(path, gpt.model, gpt.config, tokenizer=gpt.tokenizer.to_dict(), metadata={})
+    loaded = gpt_architecture.load(path, device=torch.device("cpu"))
+    assert loaded.device == torch.device("cpu")

@@ -152,6 +152,8 @@ def test_tour_with_a_model_in_a_folder(cli, trained, monkeypatch, tmp_path):
     outcome = cli()
     assert "Modèle trouvé : mon modèle/gpt-model.pt" in outcome.out
     assert "gpt-architecture demo 'mon modèle/gpt-model.pt'\n" in outcome.out
+    refused = cli("infer", "--prompt", "La lampe")
+    refused.check_one_line_error(1, "ajoutez --model 'mon modèle/gpt-model.pt'.")
 
 
 def test_main_by_path(tmp_path):

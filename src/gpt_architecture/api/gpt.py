@@ -37,7 +37,19 @@ TEMPERATURES = (0.3, 0.7, 1.0, 2.0)
 class GPT(Writer):
     """Un modèle prêt à écrire, avec son tokenizer ; `load` le construit.
 
-    Il écrit (voir `Writer`), et montre : probabilités, découpage, attention, filtres.
+    Il écrit, et montre : probabilités, découpage, attention, filtres.
+
+    Attributes:
+        model: le réseau, en évaluation.
+        tokenizer: celui de l'entraînement.
+        device: où le modèle calcule.
+        metadata: provenance et résultats de l'entraînement.
+        runner: ce qui calcule pendant la génération ; None : `model` lui-même.
+        draft: modèle auxiliaire du décodage spéculatif ; None : aucun.
+        drafts: tokens que le modèle propose lui-même à un texte seul, au plus (poids fp32, noyaux
+            compilés) ; 0 : aucun. Le texte reste le même.
+        name: d'où il vient, pour l'affichage.
+        quant: quantification demandée au chargement, que `runner` porte ; None : aucune.
     """
 
     @checked_options

@@ -48,7 +48,7 @@ une vingtaine de secondes de compilation."""
 def load(
     path: Path | str = MODEL_NAME,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     quant: str | None = None,
     engine: EngineName = "auto",
     draft: Path | str | None = None,
@@ -82,7 +82,7 @@ def load(
         'Un soir'
     """
     check_int("drafts", drafts, minimum=0, maximum=MAX_SELF_DRAFT)
-    target, opened = resolve_device(device), open_model(path)
+    target, opened = resolve_device(str(device)), open_model(path)
     content: ModelFile | QuantizedFile
     if opened.kind == "quantized":
         content = load_quantized(opened.path, opened=opened.safetensors)

@@ -103,7 +103,7 @@ def _fits(value: object, hint: Any) -> bool:
     return any(_fits_one(value, each) for each in _parts(hint))
 
 
-def _fits_one(value: object, hint: Any) -> bool:
+def _fits_one(value: Any, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     kind = origin or hint
     if kind in (Any, object) or isinstance(hint, TypeVar):
@@ -140,7 +140,7 @@ def _said(hint: Any) -> str:
             word = f"{_SAID[origin]} ({', '.join(kinds)})"
         else:
             kind = origin or each
-            word = _SAID.get(kind) or getattr(kind, "__name__", str(kind))
+            word = _SAID.get(kind) or str(getattr(kind, "__name__", kind))
         words.append(word)
     return " ou ".join(dict.fromkeys(words))
 

@@ -29,20 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Writer:
-    """Un modèle qui écrit, avec son tokenizer ; `GPT` montre aussi ce qu'il en est.
-
-    Attributes:
-        model: le réseau, en évaluation.
-        tokenizer: celui de l'entraînement.
-        device: où le modèle calcule.
-        metadata: provenance et résultats de l'entraînement.
-        runner: ce qui calcule pendant la génération ; None : `model` lui-même.
-        draft: modèle auxiliaire du décodage spéculatif ; None : aucun.
-        drafts: tokens que le modèle propose lui-même à un texte seul, au plus (poids fp32, noyaux
-            compilés) ; 0 : aucun. Le texte reste le même.
-        name: d'où il vient, pour l'affichage.
-        quant: quantification demandée au chargement, que `runner` porte ; None : aucune.
-    """
+    """Un modèle qui écrit, avec son tokenizer ; `GPT`, qui en dit les attributs, montre aussi."""
 
     model: CausalLM
     tokenizer: Tokenizer

@@ -22,7 +22,7 @@ from cyclopts.config import Env
 from gpt_architecture.cli.command import (
     ENV_PREFIX,
     OTHER_VARIABLES,
-    find_model,
+    model_here,
     models_below,
     remember_command_line,
     silence_stdout,
@@ -320,11 +320,10 @@ def show_tour() -> None:
         table.add_row(Text("gpt-architecture ") + Text(name, "bold"), summary)
     console.print(table)
     console.print()
-    model, named = find_model(None), ""
-    if not model.is_file() and (below := models_below()):
-        model = below[0]
-        named = f" {shlex.quote(str(model))}"
-    if model.is_file():
+    model, named = model_here(), ""
+    if model is None and (below := models_below()):
+        model, named = below[0], f" {shlex.quote(str(below[0]))}"
+    if model is not None:
         size = french_size(model.stat().st_size)
         print(f"Modèle trouvé : {model} ({size}). Et maintenant :\n", flush=True)
         print(f"  gpt-architecture infer{named} --strategy top_p --p 0.9")

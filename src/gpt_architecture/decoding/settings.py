@@ -132,9 +132,9 @@ class Declaration:
         """
         if get_origin(self.base) is tuple and isinstance(value, list):
             return tuple(value)
-        for kind in (str, int):
-            if self.base == tuple[kind, ...] and isinstance(value, kind):
-                return (value,)
+        alone: Any = {tuple[str, ...]: str, tuple[int, ...]: int}.get(self.base)
+        if alone is not None and isinstance(value, alone):
+            return (value,)
         return value
 
     def check(self, value: Any) -> None:
