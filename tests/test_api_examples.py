@@ -1,6 +1,7 @@
 """Les exemples des docstrings de la face Python, exécutés sur un modèle minuscule."""
 
 import doctest
+import json
 import shutil
 from importlib import import_module
 from inspect import isfunction
@@ -12,8 +13,8 @@ import gpt_architecture
 from gpt_architecture import GPT, train
 
 MODULES = (
-    *("comparisons", "conversions", "gpt", "loading", "measures", "preparation", "quantization"),
-    *("runs", "service"),
+    *("chats", "comparisons", "conversions", "gpt", "inspection", "loading", "measures", "merging"),
+    *("preparation", "quantization", "runs", "service", "vocabularies"),
 )
 SHOWN = ("attention", "complete", "distribution", "tokens", "trace")
 """Méthodes d'un modèle qui rendent ce qu'un carnet affiche."""
@@ -25,11 +26,14 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exemples") / "modele"
     text = folder.with_name("texte.txt")
     text.write_text(FRENCH_TEXT, encoding="utf-8")
+    said = [{"role": "user", "content": "La nuit ?"}, {"role": "assistant", "content": "Oui."}]
+    talks = f"{json.dumps({'messages': said})}\n" * 12
+    text.with_name("dialogues.jsonl").write_text(talks, encoding="utf-8")
     train(
         "la-lampe-du-passeur",
         **{
             "tokenizer": "bpe-300",
-            "context_length": 32,
+            "context_length": 128,
             "emb_dim": 32,
             "n_heads": 2,
             "n_layers": 1,
@@ -44,7 +48,8 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, model, monkeypatch, tmp_path):
     shutil.copytree(model, tmp_path / "modele")
-    shutil.copy(model.with_name("texte.txt"), tmp_path)
+    for file in ("texte.txt", "dialogues.jsonl"):
+        shutil.copy(model.with_name(file), tmp_path)
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(import_module(f"gpt_architecture.api.{name}"), report=True)
     assert found.attempted > 0
@@ -55,8 +60,8 @@ def test_each_function_has_one():
     functions = [
         value
         for name in gpt_architecture._NAMES["api"].split()
-        if isfunction(value := getattr(gpt_architecture, name)) and name != "inspect_model"
+        if isfunction(value := getattr(gpt_architecture, name))
     ]
-    assert {each.__name__ for each in functions} >= {"train", "compare", "serve", "evaluate"}
+    assert {each.__name__ for each in functions} >= {"train", "chat", "merge", "inspect_model"}
     for each in (*functions, *(getattr(GPT, name) for name in SHOWN)):
         assert ">>> " in (each.__doc__ or ""), each

@@ -160,7 +160,9 @@ def test_a_busy_port(gpt):
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=rf"port {port}.*`host` ou `port`"):
+        with pytest.raises(
+            ConfigurationError, match=rf"port {port} : adresse déjà.*`host` ou `port`"
+        ):
             serve(gpt, port=port)
     assert threads() == set()
 

@@ -20,7 +20,7 @@ PACKAGE = "gpt_architecture"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 
 LAYERS = (
-    {"config", "errors", "french", "storage"},
+    {"config", "errors", "french", "lazy", "storage"},
     {"core", "data"},
     {"formats", "decoding", "kernels"},
     {"training", "evaluation", "serving", "interop"},

@@ -1,9 +1,12 @@
 """Les erreurs : une ligne qui dit ce qu'on a trouvé, ce qu'on attendait et que faire."""
 
 import ast
+import errno
 import re
 import shlex
+import socket
 import tomllib
+from http.client import RemoteDisconnected
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,7 @@ from gpt_architecture.errors import (
     TokenizerError,
     TrainingError,
     is_out_of_memory,
+    reason,
 )
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gpt_architecture"
@@ -274,3 +278,27 @@ def test_wrong_and_together_name_the_settings():
 )
 def test_lack_of_memory_is_recognised(error):
     assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EADDRINUSE, "Address already in use"), "adresse déjà prise"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "connexion refusée"),
+        (RemoteDisconnected("Remote end closed connection"), "connexion coupée"),
+        (socket.gaierror(-2, "Name or service not known"), "nom de machine inconnu"),
+        (ValueError("le nôtre\nla suite"), "le nôtre"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_what_the_system_says_is_in_french(error, said):
+    assert reason(error) == said
+
+
+def test_a_setting_is_marked_where_the_sentence_names_it():
+    """Ni dans une valeur, ni au milieu d'un mot : « p » n'est pas celui de « top_p »."""
+    error = ConfigurationError.wrong("p", "p", expected="un nombre comme top_p ou n-p")
+    assert str(error) == "p vaut 'p' (attendu : un nombre comme top_p ou n-p) ; corrigez p."
+    assert error.marked == ("`p` vaut 'p' (attendu : un nombre comme top_p ou n-p) ; corrigez `p`.")
+    given = ConfigurationError.wrong("--server", 3, expected="une adresse")
+    assert given.marked == str(given)

@@ -30,10 +30,13 @@ from typing import Any
 
 import jupytext
 import nbformat
-from course_drawing import same_drawing
-from course_figures import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tools" / "pictures"))  # un seul crayon pour toutes les images
+
+from course_figures import FIGURES  # noqa: E402
+from drawing import same_drawing  # noqa: E402
+
 NOTEBOOKS, CHAPTERS = ROOT / "notebooks", ROOT / "docs" / "comprendre"
 NO_BREAK = "\u00a0"
 NUMBER = rf"[−-]?\d[\d{NO_BREAK}]*(?:,\d+)?"

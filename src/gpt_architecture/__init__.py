@@ -6,12 +6,12 @@ Les noms publics, ceux des chapitres du livre de Raschka compris, sont importés
 `import gpt_architecture` ne charge pas PyTorch.
 """
 
-from importlib import import_module
 from os import environ
 from sys import modules
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpt_architecture.config import VERSION
+from gpt_architecture.lazy import on_demand
 
 if "OMP_WAIT_POLICY" not in environ and "torch" not in modules:
     # Lu par le moteur OpenMP de PyTorch à son chargement : un thread oisif tourne à vide trente
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from gpt_architecture.api import (
         GPT,
         AttentionMap,
+        Chat,
         Comparison,
         Completion,
         Conversion,
         Distribution,
         Evaluation,
+        Inspection,
+        Merge,
         Prepared,
         Quantization,
         Run,
@@ -35,15 +38,20 @@ if TYPE_CHECKING:
         Table,
         Tokenization,
         Trace,
+        Vocabulary,
+        chat,
         compare,
+        compare_tokenizers,
         convert,
         evaluate,
         inspect_model,
         load,
+        merge,
         prepare,
         quantize,
         serve,
         train,
+        train_tokenizer,
         visualize,
     )
     from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
@@ -79,9 +87,10 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _NAMES = {
-    "api": "AttentionMap Comparison Completion Conversion Distribution Evaluation GPT Prepared "
-    "Quantization Run Service Table Tokenization Trace compare convert evaluate inspect_model load "
-    "prepare quantize serve train visualize",
+    "api": "AttentionMap Chat Comparison Completion Conversion Distribution Evaluation GPT "
+    "Inspection Merge Prepared Quantization Run Service Table Tokenization Trace Vocabulary chat "
+    "compare compare_tokenizers convert evaluate inspect_model load merge prepare quantize serve "
+    "train train_tokenizer visualize",
     "config": "GPTConfig GPT_CONFIG_124M TrainingConfig",
     "core.attention": "MultiHeadAttention",
     "core.layers": "FeedForward GELU LayerNorm TransformerBlock",
@@ -97,13 +106,14 @@ _NAMES = {
     "interop.book": "assign load_weights_into_gpt",
     "training.simple": "evaluate_model generate_and_print_sample plot_losses train_model_simple",
 }
-_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__getattr__ = on_demand(__name__, _NAMES)
 
 __all__ = [
     "GELU",
     "GPT",
     "GPT_CONFIG_124M",
     "AttentionMap",
+    "Chat",
     "Comparison",
     "Completion",
     "Conversion",
@@ -115,7 +125,9 @@ __all__ = [
     "GPTDatasetV1",
     "GPTModel",
     "GenerationConfig",
+    "Inspection",
     "LayerNorm",
+    "Merge",
     "MultiHeadAttention",
     "Prepared",
     "Quantization",
@@ -128,10 +140,13 @@ __all__ = [
     "Trace",
     "TrainingConfig",
     "TransformerBlock",
+    "Vocabulary",
     "assign",
     "calc_loss_batch",
     "calc_loss_loader",
+    "chat",
     "compare",
+    "compare_tokenizers",
     "convert",
     "create_dataloader_v1",
     "evaluate",
@@ -147,6 +162,7 @@ __all__ = [
     "inspect_model",
     "load",
     "load_weights_into_gpt",
+    "merge",
     "plot_losses",
     "prepare",
     "quantize",
@@ -158,14 +174,9 @@ __all__ = [
     "top_p",
     "train",
     "train_model_simple",
+    "train_tokenizer",
     "visualize",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

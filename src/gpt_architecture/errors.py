@@ -8,7 +8,6 @@ d'appels, et terminent avec `exit_code`.
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import re
 import reprlib
 import shlex
@@ -27,11 +26,26 @@ _REASONS = {
     errno.EROFS: "système de fichiers en lecture seule",
     errno.EEXIST: "existe déjà",
     errno.ENAMETOOLONG: "nom trop long",
+    errno.ENOTEMPTY: "dossier non vide",
+    errno.EMFILE: "trop de fichiers ouverts",
+    errno.EADDRINUSE: "adresse déjà prise",
+    errno.EADDRNOTAVAIL: "adresse qui n'est pas de cette machine",
+    errno.ECONNREFUSED: "connexion refusée",
+    errno.ECONNRESET: "connexion coupée",
+    errno.EHOSTUNREACH: "machine hors d'atteinte",
+    errno.ENETUNREACH: "réseau hors d'atteinte",
+    errno.ETIMEDOUT: "pas de réponse à temps",
+    -2: "nom de machine inconnu",  # les codes négatifs sont ceux de getaddrinfo
+    -3: "nom de machine introuvable à présent",
+    -5: "nom de machine sans adresse",
 }
 
 
 # Un nom lu dans un fichier peut porter des fins de ligne, ou de quoi commander le terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+_SETTING = re.compile(r"[a-z][a-z0-9_]*(=[^`]*)?")
 
 
 def _on_one_line(text: str) -> str:
@@ -51,13 +65,27 @@ class GPTArchitectureError(Exception):
 
     Un réglage y est nommé entre accents graves, `batch_size` ou `device=cpu` : la bibliothèque
     ignore les options des commandes, qui les y mettent elles-mêmes.
+
+    Attributes:
+        settings: réglages que la phrase nomme sans ces accents.
     """
 
     exit_code = 1
+    settings: tuple[str, ...] = ()
 
     def __init__(self, found: str, *, expected: str, remedy: str) -> None:
         self.found, self.expected, self.remedy = map(_on_one_line, (found, expected, remedy))
         super().__init__(f"{self.found} (attendu : {self.expected}) ; {self.remedy}.")
+
+    @property
+    def marked(self) -> str:
+        """La phrase, chaque réglage entre accents graves."""
+        return mark_settings(str(self), self.settings)
+
+    def naming(self, *names: str) -> Self:
+        """La même erreur, qui sait quels réglages sa phrase nomme."""
+        self.settings = tuple(filter(_SETTING.fullmatch, names))
+        return self
 
     @classmethod
     def unreadable(
@@ -101,7 +129,7 @@ class ConfigurationError(GPTArchitectureError, ValueError):
             remedy: que faire ; None : corriger ce réglage.
         """
         remedy = f"corrigez {name}" if remedy is None else remedy
-        return cls(f"{name} vaut {shown(value)}", expected=expected, remedy=remedy)
+        return cls(f"{name} vaut {shown(value)}", expected=expected, remedy=remedy).naming(name)
 
     @classmethod
     def together(
@@ -114,7 +142,8 @@ class ConfigurationError(GPTArchitectureError, ValueError):
     ) -> Self:
         """Deux réglages s'excluent ; None : le remède est de retirer le second."""
         remedy = f"retirez {second}" if remedy is None else remedy
-        return cls(f"{first} et {second} sont donnés ensemble", expected=expected, remedy=remedy)
+        error = cls(f"{first} et {second} sont donnés ensemble", expected=expected, remedy=remedy)
+        return error.naming(first, second)
 
 
 class DataError(GPTArchitectureError, ValueError):
@@ -214,10 +243,20 @@ def install_command(extra: str) -> str:
     root = Path(__file__).resolve().parents[2]
     if (root / "pyproject.toml").is_file():
         return f"pip install -e {shlex.quote(f'{root}[{extra}]')}"
-    wanted = (each.partition(";") for each in importlib.metadata.requires("gpt-architecture") or ())
+    # Un dixième du temps d'une aide, pour un refus rare.
+    from importlib.metadata import requires  # noqa: PLC0415
+
+    wanted = (each.partition(";") for each in requires("gpt-architecture") or ())
     mark = re.compile(f"extra == ['\"]{re.escape(extra)}['\"]")
     packages = [name.strip() for name, _, when in wanted if mark.search(when)]
     return shlex.join(["pip", "install", *packages])
+
+
+def mark_settings(text: str, names: Iterable[str]) -> str:
+    """Un texte, ces réglages entre accents graves : une commande y met alors ses options."""
+    for name in names:
+        text = re.sub(rf"(?<![\w`'\"-]){re.escape(name)}(?![\w`'\"-])", f"`{name}`", text)
+    return text
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -229,6 +268,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def reason(error: BaseException) -> str:
     """La cause d'une erreur du système ou d'une bibliothèque, en une ligne courte."""
     known = _REASONS.get(error.errno) if isinstance(error, OSError) and error.errno else None
+    if isinstance(error, ConnectionError) and not error.errno:  # une bibliothèque l'a écrite
+        known = _REASONS[errno.ECONNRESET]
     text = str(error).strip()
     return known or (text.splitlines()[0] if text else type(error).__name__)
 

@@ -1,4 +1,8 @@
-"""Ce qu'une personne lit : nombres, tailles, durées et accords, écrits en français."""
+"""Ce qu'une personne lit : nombres, tailles, durées et accords, écrits en français.
+
+Une quantité se lit : « 50 257 tokens ». Une valeur qui se tape ou se copie, option, borne d'une
+option ou identifiant, reste telle quelle : « --vocab-size 50257 ».
+"""
 
 from __future__ import annotations
 

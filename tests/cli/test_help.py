@@ -2,9 +2,11 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from cli_helpers import run_process
 
 import gpt_architecture
 from gpt_architecture.cli.app import COMMANDS, SUBCOMMANDS, build_app
@@ -168,6 +170,73 @@ def test_usage_and_values_agree(helps, path):
         assert f" {option} {value} " in rest
     for name in re.findall(r"(?<!-)\b([A-ZÈ]{5,})\b", usage):
         assert name == "OPTIONS" or f" {name}" in rest
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_usage_asks_for_what_is_required(helps, path):
+    """Une option de la ligne d'usage est obligatoire, et toute option obligatoire y est."""
+    usage = helps[path].partition("\n")[0]
+    required = {each.names[0] for each in arguments_of(path) if each.required}
+    assert set(OPTION.findall(usage)) == {name for name in required if name.startswith("--")}
+
+
+def test_an_option_without_effect_is_not_offered():
+    """Une conversation n'a qu'une réponse, sans log-probabilités ; une figure n'écrit rien."""
+    assert not {"--n", "--logprobs"} & options_of(("chat",))
+    assert options_of(("infer",)) - options_of(("chat",)) >= {"--n", "--logprobs"}
+    assert "--drafts" not in options_of(("visualize",))
+    assert "--drafts" in options_of(("infer",))
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("train", "texte.txt"), "essayez --data texte.txt."),
+        (("evaluate", "m.pt", "a.txt", "b c.txt"), "essayez --data a.txt 'b c.txt'."),
+        (("infer", "m.pt", "il", "était"), "essayez --prompt 'il était'."),
+        (("serve", "m.pt", "texte.txt"), "voyez --help."),
+        (("chat", "--n", "2"), "option inconnue : --n ; voyez --help."),
+        (("infer", "--min-token", "2"), "essayez --min-tokens."),
+    ],
+)
+def test_an_extra_argument_is_told_where_to_go(cli, command, said):
+    """Le texte d'une commande ne se donne pas sans nom : la phrase dit lequel."""
+    outcome = cli(*command)
+    outcome.check_one_line_error(2)
+    assert outcome.err.strip().endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("train", "--batch-size", 0), ("--batch-size vaut 0", "corrigez --batch-size.")),
+        (("infer", "--p", 3), ("--p vaut 3.0", "corrigez --p.")),
+        (("infer", "--strategy", "beam", "--n", 9), ("--n vaut 9 et --beams 4", "--n ≤ --beams")),
+        (("infer", "--lookup-ngram", 4), ("sans --lookup,", "(attendu : --lookup)")),
+        (("infer", "--regex", "a", "--choices", "b"), ("--regex et --choices", "--choices.")),
+        (("infer", "--strategy", "greedy", "--min-p", 0.1), ("--min-p est donné avec",)),
+        (("serve", "--max-waiting", 0), ("--max-waiting vaut 0",)),
+    ],
+)
+def test_a_refused_setting_has_the_name_that_was_typed(cli, command, words):
+    """« batch_size » est un nom de Python : qui a tapé --batch-size lit --batch-size."""
+    cli(*command).check_one_line_error(2, *words)
+
+
+@pytest.mark.slow
+def test_help_imports_only_what_it_shows():
+    """Chaque aide attend ce qu'elle importe : ni PyTorch, ni ce qu'un refus rare demanderait."""
+    unused = ("torch", "numpy", "email", "zipfile", "hmac", "uuid", "html", "concurrent.futures")
+    decoding = "gpt_architecture.decoding.config"
+    script = (
+        "import sys, contextlib\nfrom gpt_architecture.main import main\n"
+        "with contextlib.suppress(SystemExit): main([*sys.argv[1:], '--help'])\n"
+        f"print('importés :', *(set(sys.modules) & {{*{unused!r}, {decoding!r}}}))"
+    )
+    for path, more in ((("train",), []), (("inspect",), []), (("infer",), [decoding])):
+        done = run_process(sys.executable, "-c", script, *path)
+        assert done.code == 0, done.err
+        assert done.out.splitlines()[-1].split()[2:] == more, path
 
 
 def tried(path):

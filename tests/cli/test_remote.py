@@ -183,7 +183,9 @@ def test_chat_refusals(cli, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("bonjour\n"))
     with serving(create_app(make_context(ScriptedEngine(error=closed())))) as found:
         cli("chat", "--server", found).check_one_line_error(1, "gabarit de conversation")
-    cli("chat", "--server", "http://127.0.0.1:1", "--n", 2).check_one_line_error(2, "--n")
+    for lacking in ("--n", "--logprobs"):  # une réponse par question, dont le texte seul se montre
+        asked = ("chat", "--server", "http://127.0.0.1:1", lacking, 2)
+        cli(*asked).check_one_line_error(2, f"option inconnue : {lacking}")
 
 
 @pytest.mark.slow

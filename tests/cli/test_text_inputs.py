@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpt_architecture.cli.command import read_stdin
-from gpt_architecture.cli.options import (
+from gpt_architecture.cli.sampling import (
     FilterOptions,
     SamplingOptions,
     ShapeOptions,
@@ -97,10 +97,10 @@ def test_schemas_of_windows():
     schema = '{"type": "string",\n "maxLength": 3}'
     Path("s.json").write_bytes(of_windows(schema))
     shape, settings = ShapeOptions(json_schema="@s.json"), (SamplingOptions(), FilterOptions())
-    assert generation_config(*settings, shape, 1).json_schema == schema
+    assert generation_config(*settings, shape).json_schema == schema
     Path("s.json").write_bytes(schema.encode("utf-16"))
     with pytest.raises(DataError, match="UTF-16"):
-        generation_config(*settings, shape, 1)
+        generation_config(*settings, shape)
 
 
 def test_bodies_of_windows():

@@ -287,10 +287,13 @@ class TestLearning:
 
     @pytest.mark.parametrize("text", ["", "abc", "a b c d"])
     def test_small_text_gives_a_smaller_vocabulary_and_says_so(self, text, caplog):
+        """À quelques tokens près, comme le préréglage éclair, rien n'est à dire."""
         with caplog.at_level("INFO", logger="gpt_architecture"):
-            tokenizer = BPETokenizer.from_text(text, 400)
+            tokenizer = BPETokenizer.from_text(text, 4_000)
+            BPETokenizer.from_text(text, 270)
         assert tokenizer.vocab_size == MIN_VOCAB_SIZE
-        assert "257 tokens, sur 400" in caplog.text
+        (said,) = [each.getMessage() for each in caplog.records]
+        assert said.endswith("les 4 000 tokens demandés : le vocabulaire en a 257")
         assert tokenizer.decode(tokenizer.encode("étoile")) == "étoile"
 
     @pytest.mark.slow

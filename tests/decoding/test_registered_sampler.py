@@ -165,8 +165,8 @@ def test_its_stage_exists(registry):
 
 def test_too_late_is_refused(registry):
     """Les options d'une commande déjà importée ne l'auraient pas."""
-    registry.close("cli.options")
-    with pytest.raises(ConfigurationError, match=r"après l'import de cli.options"):
+    registry.close("cli.sampling")
+    with pytest.raises(ConfigurationError, match=r"après l'import de cli.sampling"):
         register_sampler(sampler())
     assert "toy" not in registry.declared
 

@@ -199,8 +199,8 @@ class TestPlot:
         with pytest.raises(OutputError, match=r"fichier/d\.pdf"):
             plot_distribution(study, self.LABELS, "t", "fichier/d.pdf")
 
-    def test_unknown_format_is_an_output_error(self, study):
-        with pytest.raises(OutputError, match=r"d\.xyz"):
+    def test_unknown_format_says_which_are_known(self, study):
+        with pytest.raises(ConfigurationError, match=r"d\.xyz .*; changez cette extension"):
             plot_distribution(study, self.LABELS, "t", "d.xyz")
         assert list(Path().iterdir()) == []
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import course  # noqa: E402 — un outil du dépôt, hors du paquet
-from course_drawing import Drawing, same_drawing  # noqa: E402
+from drawing import Drawing, same_drawing  # noqa: E402
 
 CHAPTERS = sorted(course.CHAPTERS.glob("[0-9]-*.md"))
 FIGURES = sorted((course.CHAPTERS / "figures").glob("*.svg"))
@@ -184,7 +184,7 @@ def test_drawings_are_compared_by_their_numbers():
     """À l'octet ; à la tolérance dite, pour une courbe d'entraînement."""
 
     def curve(height, *, tolerance=0.0, label="perte"):
-        draw = Drawing(100, 100, "titre", "description", tolerance=tolerance)
+        draw = Drawing(100, 100, title="t", description="d", tolerance=tolerance)
         draw.path([(0, 50), (10, height)])
         draw.text(5, 5, label)
         return draw.svg()

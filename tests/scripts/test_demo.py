@@ -120,9 +120,10 @@ def test_page(cli, model, tmp_path):
     [
         (("--variant", "nucleus"), ("nucleus", "top_p")),
         (("--variant", "top_p p=2"), ("p vaut 2",)),
+        (("--variant", "sample minp=0.1"), ("'minp'", "essayez min_p.")),
         (("--variant", "greedy", "--variant", "greedy"), ("greedy",)),
         (("--seed", -1), ("seed",)),
-        (("--max-tokens", 0), ("max_tokens",)),
+        (("--max-tokens", 0), ("--max-tokens vaut 0",)),
     ],
 )
 def test_bad_options_give_one_line(cli, model, options, words):

@@ -1,6 +1,8 @@
 """Chaque commande se lance de toutes les façons promises ; aide, version, visite, codes."""
 
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -137,7 +139,21 @@ def test_tour_with_a_model(cli, trained, monkeypatch):
     monkeypatch.chdir(trained)
     outcome = cli()
     assert "Modèle trouvé" in outcome.out
-    assert "gpt-architecture demo" in outcome.out
+    assert "gpt-architecture demo\n" in outcome.out
+
+
+def test_tour_with_a_model_in_a_folder(cli, trained, monkeypatch, tmp_path):
+    """Celui qu'un préréglage a écrit dans son dossier : le dernier, et les commandes le nomment."""
+    monkeypatch.chdir(tmp_path)
+    for rank, name in enumerate(("ancien", "mon modèle")):
+        Path(name).mkdir()
+        shutil.copy(trained / "gpt-model.pt", name)
+        os.utime(Path(name, "gpt-model.pt"), (rank, rank))
+    outcome = cli()
+    assert "Modèle trouvé : mon modèle/gpt-model.pt" in outcome.out
+    assert "gpt-architecture demo 'mon modèle/gpt-model.pt'\n" in outcome.out
+    refused = cli("infer", "--prompt", "La lampe")
+    refused.check_one_line_error(1, "ajoutez --model 'mon modèle/gpt-model.pt'.")
 
 
 def test_main_by_path(tmp_path):

@@ -37,8 +37,8 @@ def test_four_strategies(cli, model, options):
 @pytest.mark.parametrize(
     ("options", "ignored"),
     [
-        (["--k", "5", "--min-p", "0.1"], "k, min_p"),
-        (["--strategy", "mirostat"], "strategy=mirostat"),
+        (["--k", "5", "--min-p", "0.1"], "--k, --min-p"),
+        (["--strategy", "mirostat"], "--strategy mirostat"),
         (["--repetition-penalty", "1.2"], None),
     ],
 )
@@ -108,7 +108,7 @@ def test_model_from_environment(cli, model, monkeypatch):
     ("options", "code", "words"),
     [
         (["--strategy", "magique"], 2, ["magique", "top_p"]),
-        (["--max-tokens", "0"], 2, ["max_tokens"]),
+        (["--max-tokens", "0"], 2, ["--max-tokens vaut 0"]),
         (["--temperature", "-1"], 2, ["temperature"]),
         (["--temperature", "nan"], 2, ["temperature"]),
         (["--k", "0"], 2, ["k vaut 0"]),
@@ -116,8 +116,8 @@ def test_model_from_environment(cli, model, monkeypatch):
         (["--seed", "-4"], 2, ["seed"]),
         (["--strategy", "greedy", "--top-k", "5"], 2, ["k est donné", "greedy"]),
         (["--strategy", "greedy", "--temperature", "0.7"], 2, ["temperature est donné"]),
-        (["--strategy", "beam", "--min-p", "0.1"], 2, ["min_p est donné"]),
-        (["--dry-base", "2"], 2, ["dry_base", "dry_multiplier"]),
+        (["--strategy", "beam", "--min-p", "0.1"], 2, ["--min-p est donné"]),
+        (["--dry-base", "2"], 2, ["--dry-base", "--dry-multiplier"]),
         (["--prompt", ""], 2, ["--prompt"]),
         (["--prompt", "   "], 2, ["--prompt"]),
         (["--device", "abaque"], 2, ["abaque"]),

@@ -38,6 +38,15 @@ def test_a_model_file(cli, tmp_path):
 
 
 @pytest.mark.slow
+def test_large_numbers_are_grouped(cli, tmp_path):
+    """Une quantité se lit par groupes de trois chiffres, comme partout."""
+    export_hf(content(GPT2, tokens_seen=40_960, window=1024), tmp_path)
+    out = cli("inspect", tmp_path).out
+    assert "Tokens vus : 40 960\n" in out
+    assert "Contexte d'entraînement : 1 024\n" in out
+
+
+@pytest.mark.slow
 def test_the_final_loss_is_that_of_the_last_step(cli, tmp_path):
     """« Finale » seulement si l'évaluation a suivi la dernière étape."""
     for evaluated, label in (([0, 4], "Perte finale"), ([0, 3], "Dernière perte mesurée")):

@@ -44,7 +44,7 @@ def test_bad_options_give_one_line(cli, trained, tmp_path):
     cli(*base, "--temperatures", "chaud").check_one_line_error(2, "chaud", "un nombre")
     cli(*base, "--k", 0).check_one_line_error(2, "k vaut 0")
     cli(*base, "--p", 2).check_one_line_error(2, "p vaut 2")
-    cli(*base, "--n-tokens", 0).check_one_line_error(2, "n_tokens")
+    cli(*base, "--n-tokens", 0).check_one_line_error(2, "--n-tokens vaut 0")
     cli(*base[:3], "--output-dir", "/dev/null/x").check_one_line_error(1, "/dev/null")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_architecture.errors import MissingDependencyError, OutputError
+from gpt_architecture.errors import ConfigurationError, MissingDependencyError, OutputError
 from gpt_architecture.training.simple import plot_losses
 
 EPOCHS = [0.1, 1.0, 2.0, 3.0]
@@ -96,9 +96,9 @@ class TestRefusals:
         assert [path.name for path in Path().iterdir()] == ["dossier.pdf"]
 
     @pytest.mark.parametrize("name", ["courbe.xyz", "courbe"])
-    def test_unknown_format_is_an_output_error(self, name):
-        """Un format que matplotlib ignore : une phrase claire, aucun fichier laissé."""
-        with pytest.raises(OutputError, match="courbe"):
+    def test_unknown_format_says_which_are_known(self, name):
+        """Ce n'est pas le disque qui refuse : l'extension est à changer, rien n'est laissé."""
+        with pytest.raises(ConfigurationError, match=r"courbe.*\.pdf, \.svg.*; changez cette ext"):
             plot_losses(EPOCHS, TOKENS, TRAIN, VALIDATION, name)
         assert list(Path().iterdir()) == []
 

@@ -49,7 +49,8 @@ class Documented:
         """Son passage : titre, signature, docstring, et ses méthodes publiques pour une classe."""
         parts = [f"### `{self.name}`", *_described(self.node)]
         if self.node.is_class:
-            for member in self.node.members.values():
+            inherited = self.node.inherited_members  # celles d'un parent de ce paquet
+            for member in (*inherited.values(), *self.node.members.values()):
                 if member.is_function and member.docstring and not member.name.startswith("_"):
                     parts += [f"#### `{self.name}.{member.name}`", *_described(member)]
         return "\n\n".join(parts)

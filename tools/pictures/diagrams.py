@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ce que fait le produit", ("training", "evaluation", "serving", "interop")),
     ("fichiers, décodage", ("formats", "decoding", "kernels")),
     ("le modèle et le texte", ("core", "data")),
-    ("le socle", ("config", "storage", "errors", "french")),
+    ("le socle", ("config", "storage", "errors", "french", "lazy")),
 )
 """Les couches, de haut en bas ; `tests/test_architecture.py` vérifie le sens des imports."""
 
@@ -43,6 +43,7 @@ SAID = {
     "storage": "lire, écrire sûrement",
     "errors": "les refus",
     "french": "nombres, accords",
+    "lazy": "noms à la demande",
 }
 """Ce que fait chaque paquet, en quelques mots."""
 

@@ -6,6 +6,7 @@ est peint : l'image se lit aussi dans une page dont le thème n'est pas celui du
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -28,10 +29,27 @@ COLORS = {
 }
 """Nom → couleur en clair, couleur en sombre."""
 
+_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
+
 
 def number(value: float) -> str:
     """Une coordonnée : un chiffre après le point, sans zéro inutile."""
-    return f"{value:.1f}".removesuffix(".0")
+    return f"{round(value, 1) + 0.0:.1f}".removesuffix(".0")
+
+
+def same_drawing(found: str, wanted: str) -> bool:
+    """Vrai si deux figures sont les mêmes : à l'octet, ou à la tolérance que dit la voulue."""
+    stated = re.search(r'data-tolerance="([\d.]+)"', wanted)
+    if found == wanted or stated is None:
+        return found == wanted
+    if _NUMBER.sub("#", found) != _NUMBER.sub("#", wanted):
+        return False
+    pairs = zip(_NUMBER.findall(found), _NUMBER.findall(wanted), strict=True)
+    close = float(stated[1])
+    return all(
+        abs(a - b) <= max(close * abs(b), 40 * close)
+        for a, b in ((float(x.replace(",", ".")), float(y.replace(",", "."))) for x, y in pairs)
+    )
 
 
 class Drawing:
@@ -42,10 +60,19 @@ class Drawing:
         height: hauteur.
         title: ce que montre le dessin, en une ligne.
         description: ce qu'il faudrait dire à qui ne le voit pas.
+        tolerance: écart relatif permis à ses nombres, s'ils viennent d'un entraînement.
     """
 
-    def __init__(self, width: float, height: float, *, title: str, description: str) -> None:
-        self.width, self.height = width, height
+    def __init__(
+        self,
+        width: float,
+        height: float,
+        *,
+        title: str,
+        description: str,
+        tolerance: float = 0.0,
+    ) -> None:
+        self.width, self.height, self._tolerance = width, height, tolerance
         self._title, self._description = title, description
         self._parts: list[str] = []
 
@@ -56,16 +83,22 @@ class Drawing:
         width: float,
         height: float,
         *,
-        fill: str = "box",
-        stroke: str = "line",
+        fill: str | None = "box",
+        stroke: str | None = "line",
         radius: float = 7,
         dashed: bool = False,
+        strength: float = 1.0,
     ) -> None:
-        """Un rectangle aux coins arrondis."""
+        """Un rectangle aux coins arrondis ; `strength` est l'opacité de son fond, de 0 à 1."""
         dash = ' stroke-dasharray="4 4"' if dashed else ""
+        opacity = "" if strength == 1 else f' fill-opacity="{strength:.2f}"'
+        painted = {"f": fill, "s": stroke}
+        kind = " ".join(f"{part}-{name}" for part, name in painted.items() if name is not None)
+        empty = ' fill="none"' * (fill is None)
         self._parts.append(
             f'<rect x="{number(x)}" y="{number(y)}" width="{number(width)}" '
-            f'height="{number(height)}" rx="{number(radius)}" class="f-{fill} s-{stroke}"{dash}/>'
+            f'height="{number(height)}" rx="{number(radius)}" class="{kind}"'
+            f"{empty}{dash}{opacity}/>"
         )
 
     def text(
@@ -90,19 +123,20 @@ class Drawing:
 
     def path(
         self,
-        points: Sequence[tuple[float, float]],
+        points: Sequence[tuple[float, float]] | str,
         *,
         color: str = "line",
         width: float = 1.5,
         arrow: bool = False,
         dashed: bool = False,
     ) -> None:
-        """Une ligne brisée, fléchée au bout si demandé."""
-        steps = "L".join(f"{number(x)} {number(y)}" for x, y in points)
+        """Une ligne brisée, ou le chemin SVG donné, fléchée au bout si demandé."""
+        if not isinstance(points, str):
+            points = "M" + "L".join(f"{number(x)} {number(y)}" for x, y in points)
         dash = ' stroke-dasharray="4 4"' if dashed else ""
         end = ' marker-end="url(#fleche)"' if arrow else ""
         self._parts.append(
-            f'<path d="M{steps}" class="s-{color}" fill="none" '
+            f'<path d="{points}" class="s-{color}" fill="none" '
             f'stroke-width="{number(width)}"{dash}{end}/>'
         )
 
@@ -118,10 +152,11 @@ class Drawing:
         size = f"{number(self.width)} {number(self.height)}"
         light = _rules(0)
         dark = _rules(1)
+        tolerance = f' data-tolerance="{self._tolerance}"' if self._tolerance else ""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" '
             f'width="{number(self.width)}" height="{number(self.height)}" role="img" '
-            'aria-labelledby="titre description">\n'
+            f'aria-labelledby="titre description"{tolerance}>\n'
             f'<title id="titre">{escape(self._title)}</title>\n'
             f'<desc id="description">{escape(self._description)}</desc>\n'
             f"<style>\ntext{{font-family:{FONT}}}\n.mono{{font-family:{MONO}}}\n"

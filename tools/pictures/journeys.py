@@ -85,13 +85,15 @@ def _draw(
         drawing.text(left + 32, top + 26, name, size=14, bold=True)
         for line, note in enumerate(lines):
             drawing.text(left + 14, top + 54 + 21 * line, note, color="soft")
+    points: list[tuple[float, float]]
     for rank in range(7):
         left, top = places[rank]
         middle = top + _HEIGHT / 2
         if rank < 3:
             points = [(left + _WIDTH + 3, middle), (left + _WIDTH + _GAP - 2, middle)]
         elif rank == 3:
-            points = [(left + _WIDTH / 2, top + _HEIGHT + 3), (left + _WIDTH / 2, places[4][1] - 2)]
+            center = left + _WIDTH / 2
+            points = [(center, float(top + _HEIGHT + 3)), (center, float(places[4][1] - 2))]
         else:
             points = [(left - 3, middle), (left - _GAP + 2, middle)]
         drawing.path(points, arrow=True)

@@ -7,12 +7,16 @@
 Chaque fonction fait ce que fait la commande de ce nom, et rend un objet : ses attributs se lisent,
 `repr` le résume, un carnet l'affiche.
 
+- `chats` : Une conversation : ce qui s'est dit, et la réponse suivante, au fil de l'eau.
 - `comparisons` : Des stratégies de décodage comparées, et l'effet des réglages sur un token.
 - `conversions` : Un modèle écrit dans un autre format.
 - `gpt` : Un modèle prêt à écrire, et ce qu'il montre d'un texte.
+- `inspection` : Ce qu'est un modèle, sans charger ses poids.
 - `loading` : Charger un modèle, d'ici ou d'ailleurs, et choisir ce qui le fait calculer.
 - `measures` : Ce que vaut un modèle, mesuré.
-- `options` : Les réglages qu'un appel nomme : un nom inconnu est refusé, le plus proche proposé.
+- `merging` : Des adaptateurs fondus dans leur modèle de départ.
+- `options` : Les réglages qu'un appel nomme : un nom inconnu, une valeur d'un autre genre sont
+  refusés.
 - `preparation` : Des textes préparés pour l'entraînement, en fragments de tokens.
 - `quantization` : Un modèle écrit sur 8 ou 4 bits, et ce qu'il y perd.
 - `runs` : Entraîner d'un appel, et ce qu'un entraînement laisse : un modèle, une histoire, des
@@ -20,10 +24,11 @@ Chaque fonction fait ce que fait la commande de ce nom, et rend un objet : ses a
 - `service` : Un modèle servi depuis Python, dans un thread, et arrêté proprement.
 - `study` : Ce qu'un modèle récite, et la page qui le montre.
 - `views` : Ce qu'un modèle montre d'un texte : tokens, probabilités, attention, filtres.
+- `vocabularies` : Un vocabulaire appris sur des textes, et plusieurs comparés.
+- `writer` : Un modèle qui écrit : invites, textes, flux, conversations.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpt_architecture.api.gpt import GPT
 from gpt_architecture.api.loading import COMPILE_FROM, EngineName, find_tokenizer, load
@@ -36,12 +41,15 @@ from gpt_architecture.formats.door import (
     read_any,
     short_name,
 )
-from gpt_architecture.formats.inspection import inspect_model
+from gpt_architecture.lazy import on_demand
 
 if TYPE_CHECKING:
+    from gpt_architecture.api.chats import Chat, chat
     from gpt_architecture.api.comparisons import Comparison, compare, visualize
     from gpt_architecture.api.conversions import Conversion, check_conversion, convert
+    from gpt_architecture.api.inspection import Inspection, inspect_model
     from gpt_architecture.api.measures import Evaluation, evaluate
+    from gpt_architecture.api.merging import Merge, merge
     from gpt_architecture.api.preparation import Prepared, prepare
     from gpt_architecture.api.quantization import Quantization, quantize, quantized_output
     from gpt_architecture.api.runs import Run, train
@@ -60,32 +68,40 @@ if TYPE_CHECKING:
         Tokenization,
         Trace,
     )
+    from gpt_architecture.api.vocabularies import Vocabulary, compare_tokenizers, train_tokenizer
 
 _NAMES = {
+    "chats": "Chat chat",
     "comparisons": "Comparison compare visualize",
     "conversions": "Conversion check_conversion convert",
+    "inspection": "Inspection inspect_model",
     "measures": "Evaluation evaluate",
+    "merging": "Merge merge",
     "preparation": "Prepared prepare",
     "quantization": "Quantization quantize quantized_output",
     "runs": "Run train",
     "service": "LOCAL_HOSTS Service check_serving serve start_engine",
     "views": "AttentionMap Completion Distribution Table Tokenization Trace",
+    "vocabularies": "Vocabulary compare_tokenizers train_tokenizer",
 }
 """Ce qui n'est importé qu'à la demande : charger un modèle et écrire n'attendent pas le reste."""
 
-_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__getattr__ = on_demand(__name__, _NAMES)
 
 __all__ = [
     "COMPILE_FROM",
     "GPT",
     "LOCAL_HOSTS",
     "AttentionMap",
+    "Chat",
     "Comparison",
     "Completion",
     "Conversion",
     "Distribution",
     "EngineName",
     "Evaluation",
+    "Inspection",
+    "Merge",
     "OpenedModel",
     "Prepared",
     "Quantization",
@@ -94,10 +110,13 @@ __all__ = [
     "Table",
     "Tokenization",
     "Trace",
+    "Vocabulary",
+    "chat",
     "check_conversion",
     "check_serving",
     "check_source",
     "compare",
+    "compare_tokenizers",
     "convert",
     "evaluate",
     "find_tokenizer",
@@ -105,6 +124,7 @@ __all__ = [
     "is_remote",
     "load",
     "locate",
+    "merge",
     "open_model",
     "prepare",
     "quantize",
@@ -114,11 +134,6 @@ __all__ = [
     "short_name",
     "start_engine",
     "train",
+    "train_tokenizer",
     "visualize",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.api.gpt import TEMPERATURES
 from gpt_architecture.api.loading import loaded
-from gpt_architecture.api.options import named_options
+from gpt_architecture.api.options import checked_options
 from gpt_architecture.api.views import Distribution, Table
 from gpt_architecture.config import MAX_TOKENS, TrainingConfig
 from gpt_architecture.data.tokenizer import Tokenizer
@@ -126,7 +126,7 @@ class Comparison:
         return comparison_cell(self.summaries)
 
 
-@named_options
+@checked_options
 def compare(
     model: GPT | Run | Path | str | None = None,
     prompt: str | Sequence[str] | None = None,
@@ -193,7 +193,7 @@ def compare(
     )
 
 
-@named_options
+@checked_options
 def visualize(
     model: GPT | Run | Path | str | None = None,
     prompt: str | None = None,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpt_architecture.api.loading import content_of, find_tokenizer, held, source_of
-from gpt_architecture.api.options import named_options, one_of
+from gpt_architecture.api.options import checked_options
 from gpt_architecture.config import check_int
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.formats.adapter_file import read_adapter
@@ -89,7 +89,7 @@ class Conversion:
         return facts_cell(f"Modèle converti : {self.output}", facts, notes=notes)
 
 
-@named_options
+@checked_options
 def convert(
     source: GPT | Run | Path | str,
     dest: Path | str,
@@ -206,7 +206,6 @@ def check_conversion(
         OutputError: destination prise, lue, ou où l'on ne peut pas écrire.
     """
     dest = Path(dest)
-    one_of("to", to, get_args(Target))
     if dtype not in _DTYPES[to]:
         raise ConfigurationError(
             f"`dtype` vaut {dtype} avec `to={to}`",

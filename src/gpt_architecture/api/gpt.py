@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from gpt_architecture.config import GPTConfig, check_int
-from gpt_architecture.core.model import CausalLM
-from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
-from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.data.tokenizers.marked_text import chosen_prompt, plain, written
-from gpt_architecture.decoding.config import MAX_ALTERNATIVES, GenerationConfig, config_of
+from gpt_architecture.api.options import checked_options
+from gpt_architecture.api.writer import Writer, config_or
+from gpt_architecture.config import check_int
+from gpt_architecture.data.tokenizers.marked_text import plain, written
+from gpt_architecture.decoding.config import MAX_ALTERNATIVES, GenerationConfig
 from gpt_architecture.decoding.constraints import cut_warning
-from gpt_architecture.decoding.generator import Generation, Generator
-from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
-from gpt_architecture.decoding.sequence import Observer, Piece, TokenScore
+from gpt_architecture.decoding.sequence import TokenScore
 from gpt_architecture.decoding.trace import MAX_STEPS
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import thousands
@@ -41,8 +34,10 @@ TEMPERATURES = (0.3, 0.7, 1.0, 2.0)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class GPT:
+class GPT(Writer):
     """Un modèle prêt à écrire, avec son tokenizer ; `load` le construit.
+
+    Il écrit, et montre : probabilités, découpage, attention, filtres.
 
     Attributes:
         model: le réseau, en évaluation.
@@ -57,165 +52,12 @@ class GPT:
         quant: quantification demandée au chargement, que `runner` porte ; None : aucune.
     """
 
-    model: CausalLM
-    tokenizer: Tokenizer
-    device: torch.device
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    runner: CausalLM | None = None
-    draft: CausalLM | None = None
-    drafts: int = MAX_SELF_DRAFT
-    name: str = ""
-    quant: str | None = None
-
-    @property
-    def config(self) -> GPTConfig:
-        """Forme du modèle."""
-        return self.model.cfg
-
-    @property
-    def window(self) -> int:
-        """Longueur de contexte apprise, en tokens : celle des fenêtres de l'entraînement.
-
-        Les positions au-delà existent peut-être mais n'ont rien appris ; la génération ne
-        s'en sert pas.
-        """
-        learned = self.metadata.get("window")
-        limit = self.config.context_length
-        return min(learned, limit) if isinstance(learned, int) and learned > 0 else limit
-
-    @cached_property
-    def generator(self) -> Generator:
-        """Le générateur complet : lots, scores, flux (voir `decoding.generator`)."""
-        model = self.model if self.runner is None else self.runner
-        return Generator(
-            model, self.tokenizer, window=self.window, draft=self.draft, drafts=self.drafts
-        )
-
-    def encode(self, prompt: str, *, parse_special: bool = False) -> Tensor:
-        """Texte → (1, T) int64, sur le périphérique du modèle.
-
-        Args:
-            prompt: le texte.
-            parse_special: les noms de tokens spéciaux qui s'y trouvent en sont ; sinon, seuls le
-                sont ceux qu'un gabarit a écrits (`chat_prompt`).
-
-        Raises:
-            ConfigurationError: le texte ne donne aucun token.
-        """
-        prompt = written(prompt) if parse_special else prompt
-        return torch.tensor([self.generator.encode(prompt)], device=self.device)
-
-    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Le texte d'une conversation, prêt pour la réponse du modèle.
-
-        Ses tokens spéciaux sont ceux du gabarit ; ce qu'un message contient reste du texte. Il se
-        donne tel quel à `generate` : un texte qu'on en tire (`+`, `format`) ne les a plus.
-
-        Args:
-            messages: chacun a un `role` (system, user, assistant) et un `content`.
-
-        Raises:
-            ConfigurationError: le modèle n'a pas de gabarit de conversation.
-            DataError: message mal formé, ou que le gabarit refuse.
-        """
-        template = self.metadata.get(CHAT_TEMPLATE)
-        if template is None:
-            raise ConfigurationError(
-                "ce modèle n'a pas de gabarit de conversation",
-                expected="un modèle affiné par « gpt-architecture train --chat »",
-                remedy="affinez-le ainsi, ou faites-lui continuer un texte",
-            )
-        return render_chat(
-            messages,
-            check_template(template),
-            tokenizer=self.tokenizer,
-            add_generation_prompt=True,
-        )
-
-    def generate(
-        self,
-        prompt: str,
-        config: GenerationConfig | None = None,
-        *,
-        parse_special: bool = False,
-        **settings: Any,
-    ) -> str:
-        """Continue `prompt` et rend le tout.
-
-        La génération s'arrête au token de fin de texte, qui n'est pas rendu.
-
-        Args:
-            prompt: invite.
-            config: comment générer ; None : la configuration par défaut.
-            parse_special: voir `encode`.
-            settings: réglages de `GenerationConfig`, à la place de `config` ; `top_k` et `top_p`
-                valent `k` et `p`. Sans `strategy`, un filtre ou une température demande
-                d'échantillonner.
-
-        Raises:
-            ConfigurationError: réglage inconnu ou hors bornes, donné avec `config`, ou invite vide.
-        """
-        pieces = self.stream(prompt, config, parse_special=parse_special, **settings)
-        return plain(prompt) + "".join(pieces)
-
-    def generate_batch(
-        self,
-        prompts: Sequence[str],
-        config: GenerationConfig | Sequence[GenerationConfig] | None = None,
-        *,
-        parse_special: bool = False,
-        **settings: Any,
-    ) -> list[list[Generation]]:
-        """Les textes de plusieurs invites, qui avancent ensemble (voir `Generator.generate`).
-
-        Raises:
-            ConfigurationError: une invite seule, ou un réglage que `generate` refuserait.
-        """
-        if isinstance(prompts, str):
-            raise ConfigurationError.wrong("prompts", prompts, expected="une suite d'invites")
-        prompts = [written(each) for each in prompts] if parse_special else prompts
-        return self.generator.generate(prompts, _config(config, settings))
-
-    def stream(
-        self,
-        prompt: str,
-        config: GenerationConfig | None = None,
-        *,
-        parse_special: bool = False,
-        **settings: Any,
-    ) -> Iterator[str]:
-        """Rend le texte généré après `prompt` morceau par morceau, sans l'invite ; voir `generate`.
-
-        Un avertissement dit si `max_tokens` la coupe avant qu'elle vérifie sa contrainte.
-        """
-        config = _config(config, settings)
-        for piece in self.pieces(prompt, config, parse_special=parse_special):
-            if piece.text:
-                yield piece.text
-            if warning := cut_warning(config, piece.finish):
-                logger.warning("%s", warning)
-
-    def pieces(
-        self,
-        prompt: str,
-        config: GenerationConfig | None = None,
-        *,
-        observer: Observer | None = None,
-        parse_special: bool = False,
-        **settings: Any,
-    ) -> Iterator[Piece]:
-        """Le texte généré token par token, scores et fin compris ; voir `generate`.
-
-        Args:
-            observer: reçoit ce que chaque étape a calculé (voir `Generator.stream`).
-        """
-        start = written(prompt) if parse_special else prompt
-        return self.generator.stream(start, _config(config, settings), observer=observer)
-
+    @checked_options
     def score(self, text: str, *, top: int = 0) -> list[TokenScore]:
         """Probabilité de chaque token d'un texte (voir `Generator.score`)."""
         return self.generator.score(text, top=top)
 
+    @checked_options
     def complete(
         self,
         prompt: str,
@@ -246,7 +88,7 @@ class GPT:
         from gpt_architecture.api.views import Completion, written_pieces
 
         check_int("top", top, minimum=0, maximum=MAX_ALTERNATIVES)
-        config = _config(config, settings)
+        config = config_or(config, settings)
         if config.n != 1:
             raise ConfigurationError.wrong(
                 "n", config.n, expected="n = 1", remedy="utilisez generate_batch"
@@ -268,6 +110,7 @@ class GPT:
             seed=found.seed,
         )
 
+    @checked_options
     def tokens(self, text: str) -> Tokenization:
         """Le texte, découpé par le tokenizer du modèle.
 
@@ -292,6 +135,7 @@ class GPT:
             tokenizer=self.tokenizer.name,
         )
 
+    @checked_options
     def distribution(
         self,
         prompt: str | None = None,
@@ -330,6 +174,7 @@ class GPT:
         labels = [visible_token(token_text(self.tokenizer, token)) for token in study.tokens]
         return Distribution(**vars(study), prompt=plain(prompt), labels=tuple(labels))
 
+    @checked_options
     def attention(self, text: str | Sequence[int]) -> AttentionMap:
         """Les poids d'attention de toutes les têtes, sur un texte court ou ses identifiants.
 
@@ -349,6 +194,7 @@ class GPT:
         maps = attention_maps(self.model, self.tokenizer, text, window=self.window)
         return AttentionMap(**vars(maps))
 
+    @checked_options
     def trace(
         self,
         prompt: str,
@@ -382,20 +228,12 @@ class GPT:
         from gpt_architecture.api.views import Trace
         from gpt_architecture.decoding.trace import Tracer
 
-        config = _config(config, settings)
+        config = config_or(config, settings)
         ids = self.generator.encode(written(prompt) if parse_special else prompt)
         tracer = Tracer(ids, config, self.tokenizer, top=top, limit=limit)
         for _ in tracer.follow(self.generator.stream(ids, config, observer=tracer.observe)):
             pass
         return Trace(**vars(tracer.trace))
-
-    def opening(self, prompt: str | None) -> str:
-        """L'invite demandée, sinon celle des exemples de l'entraînement.
-
-        Raises:
-            ConfigurationError: ni l'une ni l'autre.
-        """
-        return chosen_prompt(prompt, self.metadata)
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -428,19 +266,3 @@ class GPT:
             [*self.facts, ("périphérique", str(self.device))],
             curves=curves_from_metadata(self.metadata),
         )
-
-
-_Given = TypeVar("_Given", bound="GenerationConfig | Sequence[GenerationConfig]")
-
-
-def _config(config: _Given | None, settings: Mapping[str, Any]) -> _Given | GenerationConfig:
-    """La configuration donnée, sinon celle des réglages nommés."""
-    if config is None:
-        return config_of(settings)
-    if settings:
-        raise ConfigurationError(
-            f"config et {', '.join(settings)} sont donnés ensemble",
-            expected="l'un ou l'autre",
-            remedy="mettez tous les réglages dans config",
-        )
-    return config

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 
 from gpt_architecture.api.gpt import GPT
-from gpt_architecture.api.options import named_options
-from gpt_architecture.config import check_int
+from gpt_architecture.api.options import checked_options
+from gpt_architecture.config import check_choice, check_int
 from gpt_architecture.core.machine import describe_device, resolve_device
 from gpt_architecture.core.model import CausalLM, GPTModel
 from gpt_architecture.data.tokenizer import (
@@ -44,11 +44,11 @@ COMPILE_FROM = 5_000_000
 une vingtaine de secondes de compilation."""
 
 
-@named_options
+@checked_options
 def load(
     path: Path | str = MODEL_NAME,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     quant: str | None = None,
     engine: EngineName = "auto",
     draft: Path | str | None = None,
@@ -82,7 +82,7 @@ def load(
         'Un soir'
     """
     check_int("drafts", drafts, minimum=0, maximum=MAX_SELF_DRAFT)
-    target, opened = resolve_device(device), open_model(path)
+    target, opened = resolve_device(str(device)), open_model(path)
     content: ModelFile | QuantizedFile
     if opened.kind == "quantized":
         content = load_quantized(opened.path, opened=opened.safetensors)
@@ -248,6 +248,8 @@ def runner_of(
     model: CausalLM, device: torch.device, quant: str | None, engine: EngineName
 ) -> CausalLM | None:
     """Le modèle compacté, là où il convient ; None : PyTorch calcule."""
+    if quant is not None:
+        check_choice("`quant`", quant, ("int8", "int4"))
     wanted = engine == "packed" or quant is not None
     if engine == "torch" and quant is not None:
         raise ConfigurationError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.api.loading import held, load, loaded, source_of
-from gpt_architecture.api.options import listed, named_options
+from gpt_architecture.api.options import checked_options, listed
 from gpt_architecture.api.study import study_model
 from gpt_architecture.config import check_int
 from gpt_architecture.data.tokenizer import Tokenizer
@@ -152,7 +152,7 @@ class Evaluation:
         return tables_cell(tables, notes=["Perte en nats par token ; intervalles à 95 %."])
 
 
-@named_options
+@checked_options
 def evaluate(
     model: GPT | Run | Path | str | None = None,
     data: Sources = (),

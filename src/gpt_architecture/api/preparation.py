@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_architecture.api.loading import find_tokenizer
-from gpt_architecture.api.options import listed, named_options
+from gpt_architecture.api.options import checked_options, listed
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import PreparedTokens, prepare_tokens
 from gpt_architecture.data.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ class Prepared(PreparedTokens):
         return facts_cell(f"Fragments de tokens : {self.folder}", self._facts)
 
 
-@named_options
+@checked_options
 def prepare(
     sources: str | Path | Sequence[str | Path],
     out: str | Path,

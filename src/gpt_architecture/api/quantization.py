@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gpt_architecture.api.loading import content_of, held, source_of
-from gpt_architecture.api.options import named_options, one_of
+from gpt_architecture.api.options import checked_options
 from gpt_architecture.config import END_OF_TEXT, check_int
 from gpt_architecture.core.grouped_codes import GROUP_SIZES, Scheme, SchemeName
 from gpt_architecture.data.texts.corpus import load_corpus
@@ -89,7 +89,7 @@ class Quantization:
         return facts_cell(f"Modèle quantifié : {self.output}", self._facts)
 
 
-@named_options
+@checked_options
 def quantize(
     model: GPT | Run | Path | str | None = None,
     *,
@@ -127,8 +127,9 @@ def quantize(
     """
     from gpt_architecture.reports.console import ProgressBar
 
-    one_of("scheme", scheme, get_args(SchemeName))
-    one_of("group_size", str(group_size), list(map(str, GROUP_SIZES)))
+    if group_size not in GROUP_SIZES:
+        sizes = " ou ".join(map(str, GROUP_SIZES))
+        raise ConfigurationError.wrong("`group_size`", group_size, expected=sizes)
     output, path = quantized_output(model, scheme, output)
     check_int("`tokens`", tokens, minimum=2)
     check_outputs({"`output`": (output, nothing)}, reads=(path, text), force=force)

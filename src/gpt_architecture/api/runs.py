@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.api.gpt import GPT
 from gpt_architecture.api.loading import assembled, load
+from gpt_architecture.api.options import checked_options
 from gpt_architecture.api.views import Table, displayed
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.formats.adapter_file import read_adapter
 from gpt_architecture.formats.journal import JOURNAL, read_records
 from gpt_architecture.french import decimal, french_duration, plural, thousands
@@ -88,6 +90,7 @@ class Run:
 
         Raises:
             MissingDependencyError: matplotlib n'est pas installé.
+            ConfigurationError: l'extension n'est pas celle d'une figure.
             OutputError: le fichier ne peut pas être écrit.
         """
         from gpt_architecture.training.simple import loss_figure, plot_losses
@@ -153,6 +156,7 @@ class Run:
         return facts_cell(self._title, self._facts, curves=curves, notes=notes)
 
 
+@checked_options
 def train(
     data: str | Path | Sequence[str | Path] | None = None,
     *,
@@ -204,6 +208,9 @@ def train(
     for name, wanted in {"resume": "output_dir", "start": "path"}.items():
         if isinstance(asked.get(name), Run):
             asked[name] = getattr(asked[name], wanted)
+    for name in {"resume", "start", "output_dir", "chat", "chat_template"} & settings.keys():
+        if not isinstance(asked[name], (str, Path, type(None))):
+            raise ConfigurationError.wrong(f"`{name}`", asked[name], expected="un chemin")
     origins = Origins()
     given = {name: each for name, each in asked.items() if name in settings or each is not None}
     run = prepare(request_of(given, origins), origins)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gpt_architecture.api.gpt import GPT
 from gpt_architecture.api.loading import held, load, loaded, runner_of, source_of
-from gpt_architecture.api.options import named_options
+from gpt_architecture.api.options import checked_options, listed
 from gpt_architecture.config import VERSION, check_float, check_int
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizers.marked_text import own_prompt
@@ -235,7 +235,7 @@ class Service:
         return facts_cell("Service", facts, link=link, notes=["Pour l'arrêter : service.stop()."])
 
 
-@named_options
+@checked_options
 def serve(
     model: GPT | Run | Path | str | None = None,
     *,
@@ -298,13 +298,14 @@ def serve(
     from gpt_architecture.serving.limits import Limits
     from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
+    keys, origins = KeyRing(listed(api_keys)), listed(allow_origin)
     check_int("`port`", port, minimum=0, maximum=65_535)
     check_int("`slots`", slots, minimum=1, maximum=1024)
     check_int("`max_waiting`", max_waiting, minimum=1, maximum=100_000)
     check_int("`max_tokens`", max_tokens, minimum=1)
     check_float("`timeout`", timeout, above=0.0, maximum=86_400.0)
     check_float("`drain_timeout`", drain_timeout, above=0.0, maximum=86_400.0)
-    for origin in allow_origin:
+    for origin in origins:
         check_origin("`allow_origin`", origin)
     if not api_keys and host not in LOCAL_HOSTS:
         logger.warning("le service écoute sur %s sans clé d'accès ; donnez `api_keys`.", host)
@@ -313,20 +314,13 @@ def serve(
         request_seconds=timeout,
         sequences=min(Limits.sequences, max_waiting),
     )
-    keys = KeyRing(list(api_keys))
-    gpt, source = held(model), source_of(model) if held(model) is None else None
-    if gpt is not None:
-        loaded(gpt, device=device, quant=quant)  # refuse ce qui ne vaut qu'au chargement
-    path = None if source is None else check_source(source)
-    known = source if gpt is None else gpt.name  # le même nom, chargé d'avance ou non
-    if not name:
-        found = path or (locate(known) if known and exists(known) else known)
-        name = short_name(known, found) if known and found else "modele"
+    served, own_name = _served(model, device=device, quant=quant)
+    name = name or own_name
     with ExitStack() as undo:  # ce qui échoue ne laisse ni port ni thread
         listener = bind(host, port)
         undo.callback(listener.close)
         engine, context = start_engine(
-            gpt or path or Path(),
+            served,
             name=name,
             limits=limits,
             fields=FieldPolicy(strict=strict),
@@ -338,7 +332,7 @@ def serve(
             quant=quant,
         )
         undo.callback(engine.stop)
-        app = create_app(context, keys=keys, origins=allow_origin)
+        app = create_app(context, keys=keys, origins=origins)
         engine.wait_started()
         if engine.state != "ready":
             raise ServiceError(
@@ -358,3 +352,15 @@ def serve(
     if not background:
         service.wait()
     return service
+
+
+def _served(model: object, *, device: str, quant: str | None) -> tuple[GPT | Path, str]:
+    """Ce qui est servi, déjà chargé ou à charger, et son nom : le même dans les deux cas."""
+    gpt = held(model)
+    if gpt is None:
+        source = source_of(model)
+        path = check_source(source)
+        return path, short_name(source, path)
+    loaded(gpt, device=device, quant=quant)  # refuse ce qui ne vaut qu'au chargement
+    found = locate(gpt.name) if gpt.name and exists(gpt.name) else gpt.name
+    return gpt, short_name(gpt.name, found) if found else "modele"

@@ -186,6 +186,7 @@ class Distribution(DistributionStudy):
 
         Raises:
             MissingDependencyError: matplotlib n'est pas installé.
+            ConfigurationError: l'extension n'est pas celle d'une figure.
             OutputError: le fichier ne peut pas être écrit.
         """
         return plot_distribution(self, self.labels, self.title, path)

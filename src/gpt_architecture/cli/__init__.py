@@ -11,5 +11,7 @@
 - `remote` : Parler à un service : celui de `gpt-architecture serve`, ou tout autre à la manière
   d'OpenAI.
 - `train/` : La commande `train` : ses options, ce qu'elle montre, ce qu'elle lance.
+- `sampling` : Les réglages du décodage, en options : ce qu'une commande en offre, ce qu'ils
+  donnent.
 - `usage` : L'usage des commandes, en français : l'aide, les erreurs, les variables mal écrites.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from cyclopts.config import Env
 from gpt_architecture.cli.command import (
     ENV_PREFIX,
     OTHER_VARIABLES,
-    find_model,
+    model_here,
+    models_below,
     remember_command_line,
     silence_stdout,
 )
@@ -86,7 +88,7 @@ SUBCOMMANDS = {
 }
 """Les commandes de celles qui en ont plusieurs ; chacune est une fonction du même module."""
 _ARGUMENTS = {
-    "tokenizer train": "SOURCE… --out FICHIER ",
+    "tokenizer train": "SOURCE… ",
     "tokenizer compare": "TEXTE ",
     "tokenizer view": "TEXTE ",
     "prepare": "SOURCE… --out DOSSIER ",
@@ -146,12 +148,12 @@ def launch(app: App, tokens: list[str]) -> None:
         code = _run(app, tokens)
         sys.stdout.flush()
     except CycloptsError as error:
-        _complain(usage_message(error))
+        _complain(usage_message(error, app, tokens))
         code = 2
     except GPTArchitectureError as error:
         if debug:
             raise
-        _complain(with_options(str(error), app, tokens))
+        _complain(with_options(error.marked, app, tokens))
         code = error.exit_code
     except KeyboardInterrupt:
         _complain("interrompu")
@@ -318,13 +320,15 @@ def show_tour() -> None:
         table.add_row(Text("gpt-architecture ") + Text(name, "bold"), summary)
     console.print(table)
     console.print()
-    model = find_model(None)
-    if model.is_file():
+    model, named = model_here(), ""
+    if model is None and (below := models_below()):
+        model, named = below[0], f" {shlex.quote(str(below[0]))}"
+    if model is not None:
         size = french_size(model.stat().st_size)
         print(f"Modèle trouvé : {model} ({size}). Et maintenant :\n", flush=True)
-        console.print("  gpt-architecture infer --strategy top_p --p 0.9")
-        console.print("  gpt-architecture demo")
-        console.print("  gpt-architecture visualize")
+        print(f"  gpt-architecture infer{named} --strategy top_p --p 0.9")
+        print(f"  gpt-architecture demo{named}")
+        print(f"  gpt-architecture visualize{named}", flush=True)
     else:
         console.print("Aucun modèle ici. Les premiers mots, en moins d'une minute :\n")
         console.print("  gpt-architecture train --preset eclair")

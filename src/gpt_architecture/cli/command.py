@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -12,6 +13,7 @@ from typing import Any
 
 from cyclopts import Group, Parameter
 
+from gpt_architecture.errors import ModelFileError
 from gpt_architecture.reports.console import silence
 from gpt_architecture.storage import decode_text
 
@@ -64,15 +66,32 @@ def silence_stdout() -> None:
 
 
 def find_model(path: Path | None) -> Path:
-    """Le modèle demandé ; sinon `gpt-model.pt` dans le dossier courant ou l'un de ses parents."""
-    if path is not None:
-        return path
+    """Le modèle demandé ; sinon `gpt-model.pt` dans le dossier courant ou l'un de ses parents.
+
+    Raises:
+        ModelFileError: il n'y est pas, mais l'un des dossiers d'ici en a un.
+    """
+    found = model_here() if path is None else path
+    if found is None and (below := models_below()):
+        raise ModelFileError.missing(
+            MODEL_NAME,
+            expected="un modèle ici, ou dans un dossier parent",
+            remedy=f"ajoutez `model={shlex.quote(str(below[0]))}`",
+        )
+    return Path(MODEL_NAME) if found is None else found
+
+
+def model_here() -> Path | None:
+    """`gpt-model.pt` dans le dossier courant ou l'un de ses parents ; None : il n'y est pas."""
     here = Path.cwd()
-    for folder in (here, *here.parents[:_PARENTS_SEARCHED]):
-        candidate = folder / MODEL_NAME
-        if candidate.is_file():
-            return candidate
-    return Path(MODEL_NAME)
+    candidates = (each / MODEL_NAME for each in (here, *here.parents[:_PARENTS_SEARCHED]))
+    return next((each for each in candidates if each.is_file()), None)
+
+
+def models_below() -> list[Path]:
+    """Les modèles des dossiers d'ici, le dernier écrit d'abord ; un dossier fermé n'en a pas."""
+    found = [each for each in Path().glob(f"*/{MODEL_NAME}") if each.is_file()]
+    return sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)
 
 
 def read_prompt(prompt: str) -> str:

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import MODEL_NAME, command_line, find_model
-from gpt_architecture.config import TEMPERATURE, check_int
-from gpt_architecture.decoding.config import (
-    GenerationConfig,
-    ignored_warning,
-    implied_strategy,
-    make_config,
-)
-from gpt_architecture.decoding.settings import SETTINGS, Declaration, GroupName
+from gpt_architecture.config import check_int
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.reports.console import say_aside
-from gpt_architecture.storage import GENERATOR, read_text, write_atomically
-from gpt_architecture.storage.archives import check_ahead
+from gpt_architecture.storage import GENERATOR, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +49,8 @@ def model_path(model: Path | None, *, whole: bool = False) -> Path:
     """
     source = find_model(model)
     if whole:  # avant d'importer PyTorch
+        from gpt_architecture.storage.archives import check_ahead
+
         check_ahead(source / MODEL_NAME if source.is_dir() else source)
     from gpt_architecture.api import is_remote, locate
 
@@ -166,7 +159,7 @@ QuantName = Literal["int8", "int4"]
 
 @Parameter(name="*", group=COMPUTING)
 @dataclass(frozen=True, kw_only=True)
-class ModelChoice:
+class DeviceChoice:
     """Où faire calculer le modèle."""
 
     device: Annotated[str, Parameter(metavar="NOM")] = "auto"
@@ -174,6 +167,12 @@ class ModelChoice:
 
     quant: QuantName | None = None
     """Quantifie les poids au chargement (CPU) : moins de mémoire lue, plus de tokens/s."""
+
+
+@Parameter(name="*", group=COMPUTING)
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice(DeviceChoice):
+    """Où faire calculer un modèle qui écrit, et ce qu'il propose d'avance."""
 
     drafts: int = 5
     """Décodage spéculatif : nombre de tokens que le modèle propose lui-même, puis vérifie, quand
@@ -187,149 +186,3 @@ class ModelChoice:
         """Ce qui demande le modèle lui-même : option → sa valeur ; None : elle n'est pas donnée."""
         drafts = None if self.drafts == ModelChoice.drafts else self.drafts
         return {"--quant": self.quant, "--drafts": drafts}
-
-
-class SettingOptions:
-    """Des réglages de décodage, en options : voir `decoding.settings`, qui les déclare."""
-
-    def given(self) -> dict[str, Any]:
-        """Chaque réglage et sa valeur ; None si, sans l'option, elle est à déduire."""
-        return dict(vars(self))
-
-
-def _options(group: GroupName, name: str, place: int, text: str) -> type[SettingOptions]:
-    """La dataclass des réglages d'un cadre de l'aide."""
-    found = [each for each in SETTINGS.close("cli.options") if each.setting.group == group]
-    made = make_dataclass(
-        name,
-        [(each.name, _annotation(each), _default(each)) for each in found],
-        bases=(SettingOptions,),
-        namespace={"__doc__": text, "__module__": __name__},
-        frozen=True,
-        kw_only=True,
-    )
-    return Parameter(name="*", group=Group(group, sort_key=place))(made)
-
-
-def _annotation(declaration: Declaration) -> Any:
-    """Le type de l'option ; un texte peut commencer par un tiret."""
-    text: Any = Text
-    kind, base, names = declaration.kind, declaration.base, declaration.setting.options
-    if get_origin(base) is Mapping:
-        kind = tuple[str, ...]
-    elif base is str:
-        kind = text | None
-    elif base == tuple[str, ...]:
-        kind = tuple[Text, ...]
-    elif declaration.setting.implied:
-        kind = base | None
-    spelled = [f"--{name}" for name in names]
-    return Annotated[kind, Parameter(name=spelled or None, help=_in_options(declaration))]
-
-
-def _in_options(declaration: Declaration) -> str:
-    """L'aide d'un réglage, les autres réglages y prenant leur nom d'option."""
-    return re.sub(r"`(\w+)`", lambda name: f"--{name[1]}", declaration.setting.help)
-
-
-def _default(declaration: Declaration) -> Any:
-    if declaration.setting.implied:
-        return None
-    return () if get_origin(declaration.base) is Mapping else declaration.default
-
-
-if TYPE_CHECKING:
-    SamplingOptions: TypeAlias = SettingOptions
-    FilterOptions: TypeAlias = SettingOptions
-    ShapeOptions: TypeAlias = SettingOptions
-else:
-    SamplingOptions = _options("Décodage", "SamplingOptions", 1, "Comment choisir chaque token.")
-    FilterOptions = _options(
-        "Filtres",
-        "FilterOptions",
-        4,
-        "Ce qui écarte ou pénalise des tokens (docs/reference/decodage.md en donne les formules).",
-    )
-    ShapeOptions = _options(
-        "Arrêt, forme et vitesse",
-        "ShapeOptions",
-        3,
-        "Quand s'arrêter, sous quelle forme, par quel chemin.",
-    )
-
-
-def generation_config(
-    sampling: SettingOptions,
-    filters: SettingOptions,
-    shape: SettingOptions,
-    fallback_seed: int,
-) -> GenerationConfig:
-    """La configuration validée ; `fallback_seed` sert si aucune graine n'est donnée.
-
-    Une ligne sur stderr dit les réglages sans effet.
-
-    Raises:
-        ConfigurationError: une option est hors bornes ou mal écrite.
-        DataError: le schéma nommé ne peut pas être lu.
-    """
-    values = sampling.given() | filters.given() | shape.given()
-    if values["strategy"] is None:
-        values["strategy"] = implied_strategy(values)
-    if values["temperature"] is None:
-        values["temperature"] = TEMPERATURE
-    if values["seed"] is None:
-        values["seed"] = fallback_seed
-    values["logit_bias"] = dict(map(_bias, values["logit_bias"]))
-    values["json_schema"] = _schema(values["json_schema"])
-    config = make_config(values)
-    warn_ignored(config)
-    return config
-
-
-def warn_ignored(config: GenerationConfig, variant: str = "") -> None:
-    """Dit, sur stderr, les réglages demandés en vain (voir `GenerationConfig.ignored`).
-
-    Args:
-        config: comment générer.
-        variant: la variante dont c'est la configuration, s'il y en a plusieurs.
-    """
-    if warning := ignored_warning(config):
-        say_aside(f"avertissement : {f'variante « {variant} » : ' if variant else ''}{warning}")
-
-
-def warn_cut(config: GenerationConfig, ends: Sequence[str | None]) -> None:
-    """Dit, sur stderr, si des textes contraints ont été coupés par max_tokens.
-
-    Args:
-        config: comment elles ont été écrites.
-        ends: pourquoi chacune s'arrête.
-    """
-    if not config.is_constrained:
-        return
-    from gpt_architecture.decoding.constraints import cut_warning
-
-    found = [warning for end in ends if (warning := cut_warning(config, end))]
-    if found:
-        several = f" ({len(found)} textes sur {len(ends)})" if len(ends) > 1 else ""
-        say_aside(f"avertissement : {found[0]}{several}")
-
-
-def _bias(text: str) -> tuple[int, float]:
-    token, _, bias = text.partition("=")
-    try:
-        return int(token), float(bias)
-    except ValueError:
-        raise ConfigurationError.wrong(
-            "logit_bias",
-            text,
-            expected="IDENTIFIANT=NOMBRE, par exemple 262=-5",
-            remedy="corrigez --logit-bias",
-        ) from None
-
-
-def _schema(text: str | None) -> str | None:
-    if text is None or not text.startswith("@"):
-        return text
-    return read_text(
-        text[1:], expected="un schéma JSON", remedy="corrigez --json-schema", limit=1 << 20
-    )

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener, getproxies, proxy_bypass
 
 from gpt_architecture.cli.command import ENV_PREFIX
-from gpt_architecture.cli.options import warn_cut
+from gpt_architecture.cli.sampling import warn_cut
 from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError, ServiceError, reason
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -142,8 +143,14 @@ _SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\n]*))?`")
 _TYPES = {"int": "un entier", "float": "un nombre", "bool": "un booléen (true ou false)"}
 
 
-def usage_message(error: CycloptsError) -> str:
-    """Traduit une erreur d'usage en une phrase."""
+def usage_message(error: CycloptsError, app: App, tokens: list[str]) -> str:
+    """Traduit une erreur d'usage en une phrase.
+
+    Args:
+        error: l'erreur.
+        app: l'application.
+        tokens: ses arguments, qui disent la commande.
+    """
     argument = error.argument.name if error.argument else "?"
     match error:
         case cyclopts.UnknownOptionError(token=token):
@@ -168,7 +175,8 @@ def usage_message(error: CycloptsError) -> str:
             name = (error.unused_tokens or ["?"])[0]
             problem, remedy = f"commande inconnue : {name}", _closest(name, _commands(error))
         case cyclopts.UnusedCliTokensError():
-            problem, remedy = f"argument en trop : {' '.join(error.unused_tokens or [])}", None
+            extra = error.unused_tokens or []
+            problem, remedy = f"argument en trop : {' '.join(extra)}", _named(app, tokens, extra)
         case _:
             problem, remedy = f"usage incorrect ({reason(error)})", None
     return f"{problem} ; {remedy or 'voyez --help'}."
@@ -238,7 +246,17 @@ def _expected(error: cyclopts.CoercionError) -> str:
     return _TYPES.get(name, name)
 
 
+def _named(app: App, tokens: list[str], extra: list[str]) -> str | None:
+    """Où mettre un argument en trop : le texte qu'une commande lit n'y est jamais sans son nom."""
+    known = {name for each in _arguments(app, tokens) for name in each.names}
+    if "--data" in known:
+        return f"essayez --data {shlex.join(extra)}"
+    return f"essayez --prompt {shlex.quote(' '.join(extra))}" if "--prompt" in known else None
+
+
 def _closest(name: str, candidates: list[str]) -> str | None:
+    if len(name.lstrip("-")) < 2:  # une lettre seule ressemble à toutes les autres
+        return None
     close = get_close_matches(name.replace("_", "-"), candidates, n=1, cutoff=0.6)
     return f"essayez {close[0]}" if close else None
 

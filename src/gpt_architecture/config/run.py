@@ -138,6 +138,7 @@ class ShapeConfig:
         window = values.pop("context_length")
         positions = values.pop("positions")
         check_int("context_length", window, minimum=1)
+        check_int("positions", positions, minimum=1)
         if positions < window:
             raise ConfigurationError(
                 f"`positions` vaut {positions} et `context_length` {window}",

@@ -400,14 +400,14 @@ class GenerationConfig:
                     f"{name} est donné avec la stratégie {self.strategy}, qui n'en fait rien",
                     expected=others if useless else f"la stratégie {each.strategy}",
                     remedy=f"{better if useless else 'choisissez-la'}, ou retirez {name}",
-                )
+                ).naming(name)
             refined = each.refines
             if refined and given.keys().isdisjoint(refined):
                 raise ConfigurationError(
                     f"{name} est donné sans {' ni '.join(refined)}, et n'aurait aucun effet",
                     expected=f"{' ou '.join(refined)}",
                     remedy=f"ajoutez-le, ou retirez {name}",
-                )
+                ).naming(name, *refined)
 
     def _check_together(self) -> None:
         if len(self.constraints) > 1:
@@ -417,7 +417,7 @@ class GenerationConfig:
                 f"n vaut {self.n} et beams {self.beams}",
                 expected="n ≤ beams",
                 remedy="augmentez beams ou réduisez n",
-            )
+            ).naming("n", "beams")
         unfit = {"beam": ("lookup", "logprobs", *self.constraints), "mirostat": ("lookup",)}
         for name in unfit.get(self.strategy, ()):
             if getattr(self, name):

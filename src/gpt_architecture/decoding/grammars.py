@@ -142,7 +142,7 @@ def refusal(name: str, reason: str) -> ConfigurationError:
         f"la contrainte {name} est refusée : {reason}",
         expected="une contrainte bien écrite, qu'un texte peut vérifier",
         remedy=f"corrigez {name}",
-    )
+    ).naming(name)
 
 
 class _Vocabulary:

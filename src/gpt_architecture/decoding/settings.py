@@ -8,7 +8,7 @@ requêtes HTTP, `infer --server` et les vérifications en sont tirés.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from types import NoneType
@@ -126,13 +126,14 @@ class Declaration:
         return NoneType in get_args(self.kind)
 
     def given(self, value: Any) -> Any:
-        """La valeur que la configuration garde : d'une liste ou d'un texte seul, un tuple.
+        """La valeur que la configuration garde : d'une liste, ou d'une valeur seule, un tuple.
 
         Ce qui ne convient pas est rendu tel quel, à `check`.
         """
         if get_origin(self.base) is tuple and isinstance(value, list):
             return tuple(value)
-        if self.base == tuple[str, ...] and isinstance(value, str):
+        alone: Any = {tuple[str, ...]: str, tuple[int, ...]: int}.get(self.base)
+        if alone is not None and isinstance(value, alone):
             return (value,)
         return value
 
@@ -164,8 +165,12 @@ class Declaration:
                 limits = f"au plus {MAX_STRINGS} textes de 1 à {MAX_STRING_LENGTH} caractères"
                 raise ConfigurationError.wrong(name, value, expected=limits)
         elif base == tuple[int, ...]:
+            if not isinstance(value, tuple):
+                raise ConfigurationError.wrong(name, value, expected="des identifiants de tokens")
             for token in value:
                 check_int(name, token, minimum=0)
+        elif get_origin(base) is Mapping and not isinstance(value, Mapping):
+            raise ConfigurationError.wrong(name, value, expected="un dictionnaire")
 
 
 @dataclass(frozen=True, kw_only=True)

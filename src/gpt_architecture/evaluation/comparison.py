@@ -20,7 +20,7 @@ from gpt_architecture.decoding.config import STRATEGIES, GenerationConfig, make_
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.decoding.sequence import FinishReason, TextStream
 from gpt_architecture.decoding.settings import ALIASES, SETTINGS
-from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.errors import ConfigurationError, nearest
 from gpt_architecture.evaluation.likelihood import perplexity_of
 from gpt_architecture.evaluation.repetition import distinct_n, repetition, self_bleu
 
@@ -199,7 +199,8 @@ def _value(name: str, text: str) -> Any:
     """La valeur d'un réglage ; `GenerationConfig` en vérifie le type et les bornes."""
     known = [each for each in SETTINGS.declared if each not in _FIXED]
     if name not in known:
-        raise _bad_variant(f"réglage inconnu {name!r}", f"l'un de {', '.join(known)}")
+        expected, close = f"l'un de {', '.join(known)}", nearest(name, known)
+        raise _bad_variant(f"réglage inconnu {name!r}", expected, close)
     try:
         value = tomllib.loads(f"valeur = {text}")["valeur"]
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -213,8 +214,9 @@ def _value(name: str, text: str) -> Any:
     return value
 
 
-def _bad_variant(found: str, expected: str) -> ConfigurationError:
-    return ConfigurationError(found, expected=expected, remedy="corrigez cette variante")
+def _bad_variant(found: str, expected: str, remedy: str | None = None) -> ConfigurationError:
+    remedy = "corrigez cette variante" if remedy is None else remedy
+    return ConfigurationError(found, expected=expected, remedy=remedy)
 
 
 def compare_strategies(

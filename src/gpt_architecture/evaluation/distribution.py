@@ -21,7 +21,7 @@ from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.decoding.strategies import softmax_avec_temperature, top_k, top_p
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.french import plural, short
-from gpt_architecture.storage import write_atomically
+from gpt_architecture.storage import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,14 +165,10 @@ def plot_distribution(
 
     Raises:
         MissingDependencyError: matplotlib n'est pas installé.
+        ConfigurationError: l'extension n'est pas celle d'une figure.
         OutputError: le fichier ne peut pas être écrit.
     """
-    path, figure = Path(path), distribution_figure(study, token_labels, title)
+    figure = distribution_figure(study, token_labels, title)
     with warnings.catch_warnings():  # un signe absent de la police devient un carré, sans bruit
         warnings.filterwarnings("ignore", message="Glyph")
-        form = path.suffix[1:]
-        signature = {"Creator": "gpt-architecture"} if form == "pdf" else None
-        write_atomically(
-            path, lambda temporary: figure.savefig(temporary, format=form, metadata=signature)
-        )
-    return path
+        return write_figure(path, figure)

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +155,8 @@ class _CellBar:
         if self._handle is not None and done < self.total and now - self._last < _REFRESH_S:
             return
         self._last = now
+        from html import escape  # un carnet seul s'en sert
+
         title = escape(self._title)
         share = 100 * done // max(1, self.total)
         self._put(

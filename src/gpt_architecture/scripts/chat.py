@@ -8,35 +8,27 @@ from pathlib import Path
 if __package__ in (None, ""):  # lancé par son chemin : python3 chat.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from gpt_architecture.cli.command import CommonOptions, find_model, read_stdin
-from gpt_architecture.cli.options import (
-    COMPUTING,
-    PROMPTING,
+from gpt_architecture.cli.options import COMPUTING, PROMPTING, ModelChoice, ModelSource, Text
+from gpt_architecture.cli.remote import Service, check_remote, remote_settings
+from gpt_architecture.cli.sampling import (
+    AnswerOptions,
+    AnswerShapeOptions,
     FilterOptions,
-    ModelChoice,
-    ModelSource,
-    SamplingOptions,
-    ShapeOptions,
-    Text,
     generation_config,
     warn_cut,
 )
-from gpt_architecture.cli.remote import Service, check_remote, remote_settings
-from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
+from gpt_architecture.errors import GPTArchitectureError
 from gpt_architecture.reports.console import say_aside
 
 if TYPE_CHECKING:
+    from gpt_architecture.api.chats import Chat, Messages, Responder
     from gpt_architecture.decoding.config import GenerationConfig
-
-Messages = list[dict[str, str]]
-Responder = Callable[[Messages], Iterator[str]]
-"""Rend la réponse à une conversation, morceau par morceau."""
 
 FORGET = "/oublier"
 _HELP = f"Une question par ligne ; {FORGET} recommence, Ctrl-C coupe une réponse, Ctrl-D quitte."
@@ -47,9 +39,9 @@ def chat(
     *,
     system: Annotated[Text | None, Parameter(group=PROMPTING)] = None,
     server: Annotated[str | None, Parameter(group=COMPUTING, metavar="ADRESSE")] = None,
-    sampling: SamplingOptions = SamplingOptions(),  # noqa: B008 — immuable
+    sampling: AnswerOptions = AnswerOptions(),  # noqa: B008 — immuable
     filters: FilterOptions = FilterOptions(),  # noqa: B008
-    shape: ShapeOptions = ShapeOptions(),  # noqa: B008
+    shape: AnswerShapeOptions = AnswerShapeOptions(),  # noqa: B008
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
@@ -60,56 +52,35 @@ def chat(
         system: Consigne donnée au modèle avant la conversation.
     """
     del common  # lues par le lanceur
-    if (n := sampling.given()["n"]) != 1:
-        raise ConfigurationError.wrong(
-            "--n", n, expected="une réponse par question", remedy="retirez --n"
-        )
-    config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
-    ends = list[str | None]()  # pourquoi la dernière réponse s'arrête
+    config = generation_config(sampling, filters, shape)
     if server is None:
-        respond = _local(find_model(model), choice, config, ends)
+        respond = _local(find_model(model), choice, config)
     else:
         check_remote({"--model": model, **choice.asked})
-        service, settings = Service(server), remote_settings(config)
+        respond = _remote(Service(server), config)
+    from gpt_architecture.api.chats import Chat
 
-        def respond(messages: Messages) -> Iterator[str]:
-            ends.clear()
-            yield from service.chat(messages, settings)
-            ends[:] = [service.finish]
-
-    _converse(respond, system, lambda: warn_cut(config, ends))
+    _converse(Chat(respond, system=system))
 
 
-def _converse(
-    respond: Responder, system: str | None = None, after: Callable[[], None] = lambda: None
-) -> None:
+def _converse(talk: Chat) -> None:
     """Lit des questions sur l'entrée standard et écrit les réponses.
 
     Au terminal, une question refusée se corrige ; ailleurs, elle arrête la commande.
-
-    Args:
-        respond: répond à une conversation.
-        system: consigne.
-        after: appelé après chaque réponse.
     """
-    opening = [] if system is None else [{"role": "system", "content": system}]
-    messages, live = list(opening), sys.stdin.isatty()
+    live = sys.stdin.isatty()
     if live:
         say_aside(_HELP)
     for question in _questions(live):
         if question == FORGET:
-            messages = list(opening)
+            talk.forget()
             continue
-        asked = [*messages, {"role": "user", "content": question}]
         try:
-            answer = _show(respond(asked))
+            _show(talk.stream(question))
         except GPTArchitectureError as error:
             if not live:
                 raise
             say_aside(f"erreur : {error}")
-            continue
-        after()
-        messages = [*asked, {"role": "assistant", "content": answer}]
 
 
 def _questions(live: bool) -> Iterator[str]:
@@ -123,35 +94,35 @@ def _questions(live: bool) -> Iterator[str]:
             yield line.strip()
 
 
-def _show(pieces: Iterator[str]) -> str:
+def _show(pieces: Generator[str]) -> None:
     """Écrit une réponse ; Ctrl-C la coupe sans quitter."""
-    written = []
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
-            written.append(piece)
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
+    finally:
+        pieces.close()  # ce qui est écrit est dit
     print(flush=True)
-    return "".join(written)
 
 
-def _local(
-    model: Path, choice: ModelChoice, config: GenerationConfig, ends: list[str | None]
-) -> Responder:
-    """Un modèle chargé ici, par son gabarit ; `ends` dit pourquoi la dernière réponse finit."""
+def _local(model: Path, choice: ModelChoice, config: GenerationConfig) -> Responder:
+    """Un modèle chargé ici, par son gabarit."""
     from gpt_architecture.api import load
+    from gpt_architecture.api.chats import responder
 
     gpt = load(model, device=choice.device, quant=choice.quant, drafts=choice.drafts)
-    gpt.chat_prompt([{"role": "user", "content": "?"}])  # sans gabarit, le dire avant la question
-    gpt.generator.check(config)
+    return responder(gpt, config)
+
+
+def _remote(service: Service, config: GenerationConfig) -> Responder:
+    """Le modèle d'un service."""
+    settings = remote_settings(config)
 
     def respond(messages: Messages) -> Iterator[str]:
-        for piece in gpt.pieces(gpt.chat_prompt(messages), config):
-            ends[:] = [piece.finish]
-            if piece.text:
-                yield piece.text
+        yield from service.chat(messages, settings)
+        warn_cut(config, [service.finish])
 
     return respond
 

@@ -21,9 +21,8 @@ from gpt_architecture.cli.options import (
     ModelSource,
     ResultOptions,
     model_path,
-    warn_cut,
-    warn_ignored,
 )
+from gpt_architecture.cli.sampling import warn_cut, warn_ignored
 from gpt_architecture.config import MAX_TOKENS, TrainingConfig
 from gpt_architecture.reports.console import output_console, say_aside
 from gpt_architecture.storage import check_outputs, json_of, page_of

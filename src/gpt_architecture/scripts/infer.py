@@ -9,7 +9,6 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 infer.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import json
-import secrets
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,15 +19,17 @@ from gpt_architecture.cli.command import MODEL_NAME, CommonOptions, default_prom
 from gpt_architecture.cli.options import (
     COMPUTING,
     PROMPTING,
-    FilterOptions,
     ModelChoice,
     ModelSource,
     Prompt,
     ResultOptions,
+    model_path,
+)
+from gpt_architecture.cli.sampling import (
+    FilterOptions,
     SamplingOptions,
     ShapeOptions,
     generation_config,
-    model_path,
     warn_cut,
 )
 from gpt_architecture.errors import ConfigurationError, DataError
@@ -107,7 +108,7 @@ def infer(
         server: Adresse d'un service (http://127.0.0.1:8000) qui génère à la place d'un modèle
             chargé ici.
     """
-    config = generation_config(sampling, filters, shape, secrets.randbelow(2**31))
+    config = generation_config(sampling, filters, shape)
     _check_together(output, results, config, prompt, chat, draft)
     source = None if server is not None else model_path(model, whole=True)
     signature = {"html": page_of("trace"), "json": json_of("infer --trace")}

@@ -14,7 +14,6 @@ from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions
 from gpt_architecture.cli.options import NamedModel, ResultOptions, model_and_rest
-from gpt_architecture.french import french_size
 from gpt_architecture.storage import check_outputs, json_of, nothing
 
 
@@ -51,27 +50,11 @@ def merge(
         reads=(base_name, adapter, common),
         force=results.force,
     )
-    from gpt_architecture.api import locate, read_any
-    from gpt_architecture.formats.adapter_file import read_adapter
-    from gpt_architecture.formats.model_file import save_model
+    from gpt_architecture.api import merge as merged
 
-    found = read_adapter(locate(adapter))
-    merged = found.merged(read_any(base_name))
-    save_model(
-        options.out,
-        merged.build(),
-        merged.config,
-        tokenizer=merged.tokenizer,
-        metadata=merged.metadata,
-    )
-    size = options.out.stat().st_size
-    record = {"output": str(options.out), "bytes": size, "lora": found.lora.to_dict()}
-    if results.emit([record], "merge"):
-        return
-    print(
-        f"{options.out} : {len(found.tensors) // 2} adaptateurs de rang {found.lora.rank} fondus "
-        f"({french_size(size)})"
-    )
+    found = merged(base_name, adapter, options.out, force=results.force)
+    if not results.emit([found.record], "merge"):
+        print(found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 tokenizer.py
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from dataclasses import field as made_of
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,10 +24,7 @@ from gpt_architecture.reports.console import ProgressBar, output_console, say_as
 from gpt_architecture.storage import check_outputs, json_of, nothing, page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from gpt_architecture.data.texts.corpus import SourceTexts
-    from gpt_architecture.data.tokenizer import Tokenizer
     from gpt_architecture.data.tokenizers.bpe import BPETokenizer
     from gpt_architecture.data.tokenizers.simple import CharTokenizer
 
@@ -106,7 +103,7 @@ def train(
     if not sources:
         raise ConfigurationError(
             "aucune source",
-            expected="gpt-architecture tokenizer train SOURCE… --out FICHIER",
+            expected="gpt-architecture tokenizer train SOURCE…",
             remedy="donnez des fichiers ou des dossiers de textes",
         )
     if options.kind != "char" and options.no_end_of_text:
@@ -149,15 +146,15 @@ def compare(
         reads=(text, options, common),
         force=results.force,
     )
-    content, tokenizers = _read(text), _load_all(options.tokenizers)
+    content = _read(text)
+    from gpt_architecture.api.vocabularies import fertility_record, named_tokenizers
     from gpt_architecture.evaluation.fertility import measure_fertility
 
     rows = [
         measure_fertility(content, tokenizer, label=label)
-        for label, tokenizer in tokenizers.items()
+        for label, tokenizer in named_tokenizers(options.tokenizers).items()
     ]
-    ratios = ("tokens_per_word", "bytes_per_token", "share_used")
-    records = [asdict(row) | {name: getattr(row, name) for name in ratios} for row in rows]
+    records = [fertility_record(row) for row in rows]
     if results.as_json:
         print(json.dumps(records, ensure_ascii=False))
     results.save(records, "tokenizer compare")
@@ -189,7 +186,9 @@ def view(
         reads=(text, options, common),
         force=results.force,
     )
-    content, tokenizers = _read(text), _load_all(options.tokenizer)
+    from gpt_architecture.api.vocabularies import named_tokenizers
+
+    content, tokenizers = _read(text), named_tokenizers(options.tokenizer)
     if len(content) > _VIEW_CHARACTERS:
         say_aside(
             f"Texte de {french_number(len(content))} caractères : les "
@@ -220,14 +219,15 @@ def view(
 
 
 def _learn(texts: SourceTexts, options: VocabularyOptions) -> BPETokenizer | CharTokenizer:
-    if options.kind == "char":
-        from gpt_architecture.data.tokenizers.simple import CharTokenizer
+    from gpt_architecture.api.vocabularies import learn
 
-        return CharTokenizer.train(texts, end_of_text=not options.no_end_of_text)
-    from gpt_architecture.data.tokenizers.bpe import BPETokenizer
-
-    return BPETokenizer.train(
-        texts, options.vocab_size, pattern=options.pattern, special=options.special
+    return learn(
+        texts,
+        kind=options.kind,
+        vocab_size=options.vocab_size,
+        pattern=options.pattern,
+        special=options.special,
+        end_of_text=not options.no_end_of_text,
     )
 
 
@@ -287,20 +287,6 @@ def _is_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):  # trop long, ou octet nul
         return False
-
-
-def _load_all(names: Sequence[str]) -> dict[str, Tokenizer]:
-    """Les tokenizers, sous le nom le plus court qui les distingue."""
-    given = list(dict.fromkeys(names))
-    if not given:
-        raise ConfigurationError(
-            "aucun tokenizer", expected="gpt2 ou des fichiers", remedy="donnez-en un"
-        )
-    short = [Path(name).name or name for name in given]
-    labels = [s if short.count(s) == 1 else name for s, name in zip(short, given, strict=True)]
-    from gpt_architecture.api import find_tokenizer
-
-    return {label: find_tokenizer(name) for label, name in zip(labels, given, strict=True)}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, default_prompt
-from gpt_architecture.cli.options import PROMPTING, ModelChoice, ModelSource, Prompt, model_path
+from gpt_architecture.cli.options import PROMPTING, DeviceChoice, ModelSource, Prompt, model_path
 from gpt_architecture.errors import MissingDependencyError
 from gpt_architecture.french import decimal
 from gpt_architecture.reports.console import output_console
@@ -65,7 +65,7 @@ def visualize(
     model: ModelSource = None,
     *,
     figure: FigureOptions = FigureOptions(),
-    choice: ModelChoice = ModelChoice(),  # noqa: B008
+    choice: DeviceChoice = DeviceChoice(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
     """Montre l'effet de la température, de top-k et de top-p sur le token suivant.
@@ -79,7 +79,7 @@ def visualize(
     check_outputs(
         {"--output-dir": (path, own_figure)}, reads=(source, figure, common), force=figure.force
     )
-    gpt = load(source, device=choice.device, quant=choice.quant, drafts=choice.drafts)
+    gpt = load(source, device=choice.device, quant=choice.quant)
     found = gpt.distribution(
         default_prompt(figure.prompt, gpt.metadata),
         temperatures=figure.temperatures,

@@ -44,6 +44,7 @@ from gpt_architecture.storage.writing import (
     sync,
     write_atomically,
     write_directory,
+    write_figure,
 )
 
 __all__ = [
@@ -79,4 +80,5 @@ __all__ = [
     "text_of",
     "write_atomically",
     "write_directory",
+    "write_figure",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -17,12 +16,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_architecture.errors import OutputError
-from gpt_architecture.storage.overwriting import check_free
+from gpt_architecture.errors import ConfigurationError, OutputError
+from gpt_architecture.storage.overwriting import GENERATOR, check_free
 from gpt_architecture.storage.reading import O_BINARY, check_regular
 
 if TYPE_CHECKING:
     from filelock import FileLock
+    from matplotlib.figure import Figure
+
+FIGURE_FORMATS = ("pdf", "svg", "png", "jpg", "jpeg", "webp")
+"""Formats d'une figure : l'extension de son fichier en est un."""
 
 _LOCK = ".verrou"
 _REPLACED = "ancien"
@@ -53,6 +56,28 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         # torch.save dit un disque plein par RuntimeError, matplotlib un format par ValueError
         raise OutputError.refused(path, error) from error
+
+
+def write_figure(path: Path | str, figure: Figure) -> Path:
+    """Écrit une figure de matplotlib, signée si son format le permet ; rend son chemin.
+
+    Raises:
+        ConfigurationError: l'extension du fichier ne dit pas un format de figure.
+        OutputError: le système refuse.
+    """
+    path = Path(path)
+    form = path.suffix[1:].lower()
+    if form not in FIGURE_FORMATS:
+        raise ConfigurationError(
+            f"{path} n'a pas l'extension d'une figure",
+            expected=", ".join(f".{each}" for each in FIGURE_FORMATS),
+            remedy="changez cette extension",
+        )
+    signature = {"Creator": GENERATOR} if form == "pdf" else None
+    write_atomically(
+        path, lambda temporary: figure.savefig(temporary, format=form, metadata=signature)
+    )
+    return path
 
 
 def write_directory(
@@ -154,7 +179,7 @@ def _beside(path: Path) -> Iterator[Path]:
 def _claim(path: Path) -> tuple[Path, FileLock | None]:
     """Crée le dossier et prend son verrou ; sans verrou là où le système n'en a pas."""
     for _ in range(_ATTEMPTS):  # un balayage peut passer entre la création et le verrou
-        folder = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        folder = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
         try:
             folder.mkdir()
             lock = _locked(folder)

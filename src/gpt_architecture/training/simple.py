@@ -28,7 +28,7 @@ from gpt_architecture.core.utils import (
 from gpt_architecture.decoding.simple import generate_text_simple, stream_tokens
 from gpt_architecture.decoding.strategies import greedy_token
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError, TrainingError
-from gpt_architecture.storage import write_atomically
+from gpt_architecture.storage import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -287,12 +287,8 @@ def plot_losses(
 
     Raises:
         MissingDependencyError: matplotlib n'est pas installé.
+        ConfigurationError: l'extension n'est pas celle d'une figure.
         OutputError: le fichier ne peut pas être écrit.
     """
-    path, figure = Path(path), loss_figure(epochs_seen, tokens_seen, train_losses, val_losses)
-    form = path.suffix[1:]
-    signature = {"Creator": "gpt-architecture"} if form == "pdf" else None
-    write_atomically(
-        path, lambda temporary: figure.savefig(temporary, format=form, metadata=signature)
-    )
-    return path
+    figure = loss_figure(epochs_seen, tokens_seen, train_losses, val_losses)
+    return write_figure(path, figure)

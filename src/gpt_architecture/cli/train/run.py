@@ -155,12 +155,12 @@ def _announce(settings: Settings, data: TrainingData) -> None:
     )
     say(
         f"Modèle       {french_number(settings.model.num_parameters())} paramètres, "
-        f"contexte d'entraînement {window} sur "
+        f"contexte d'entraînement {french_number(window)} sur "
         f"{french_number(settings.model.context_length)} positions"
     )
     if settings.start is not None:
         say(f"Départ       {settings.start.name}{_adapters(settings)}")
-    batches = f"lots de {training.batch_size} × {window} tokens"
+    batches = f"lots de {french_number(training.batch_size)} × {french_number(window)} tokens"
     if training.accumulate > 1:
         batches += (
             f", {training.accumulate} par étape : "

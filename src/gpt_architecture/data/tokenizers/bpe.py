@@ -25,6 +25,7 @@ from gpt_architecture.data.tokenizers.gpt2 import (
 from gpt_architecture.data.tokenizers.json_file import BPELists, write_json
 from gpt_architecture.data.tokenizers.protocol import AllowedSpecial, check_ids
 from gpt_architecture.errors import MissingDependencyError, TokenizerError
+from gpt_architecture.french import french_number
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ MAX_VOCAB_SIZE = 1 << 16
 END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 """Les noms que les vocabulaires de la famille donnent à la fin d'un texte, le nôtre d'abord."""
 
+_NEARLY_ALL = 0.9  # un vocabulaire presque complet n'est pas un fait à dire
 _TRAINING_PIECE = 1 << 15  # caractères ; tokenizers en tient 256 en mémoire
 _NAME = re.compile(r"bpe-([0-9]{1,9})")
 _LONG_RUN = re.compile(r"(\S{512}|\s{512})")  # apprendre coûte le carré de la longueur d'un mot
@@ -149,10 +151,11 @@ class BPETokenizer:
         merges = [" ".join(pair) for pair in json.loads(engine.to_str())["model"]["merges"]]
         vocab = [*sorted(ids, key=ids.__getitem__), *names]
         tokenizer = cls(vocab, merges, pattern=pattern, special=names)
-        if tokenizer.vocab_size < vocab_size:
-            found = tokenizer.vocab_size
+        if tokenizer.vocab_size < _NEARLY_ALL * vocab_size:
             logger.info(
-                "le texte n'a de quoi former que %d tokens, sur %d demandés", found, vocab_size
+                "le texte n'a pas de quoi former les %s tokens demandés : le vocabulaire en a %s",
+                french_number(vocab_size),
+                french_number(tokenizer.vocab_size),
             )
         return tokenizer
 
