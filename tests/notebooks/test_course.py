@@ -100,7 +100,7 @@ def test_figure_can_be_read_by_all(figure):
     assert len(root.findtext(f"{SVG}title")) > 10
     assert len(root.findtext(f"{SVG}desc")) > 40
     assert root.findall(f"{SVG}text")
-    assert "prefers-color-scheme:dark" in text
+    assert "prefers-color-scheme: dark" in text
     assert re.findall(r"https?://[^\"]+", text) == ["http://www.w3.org/2000/svg"]
 
 

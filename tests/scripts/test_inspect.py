@@ -40,10 +40,10 @@ def test_a_model_file(cli, tmp_path):
 @pytest.mark.slow
 def test_large_numbers_are_grouped(cli, tmp_path):
     """Une quantité se lit par groupes de trois chiffres, comme partout."""
-    export_hf(content(GPT2, tokens_seen=40_960, window=1024), tmp_path)
-    out = cli("inspect", tmp_path).out
+    export_hf(content(GPT2, tokens_seen=40_960, steps=1_000), tmp_path / "hf")
+    out = cli("inspect", tmp_path / "hf").out
     assert "Tokens vus : 40 960\n" in out
-    assert "Contexte d'entraînement : 1 024\n" in out
+    assert "Étapes : 1 000\n" in out
 
 
 @pytest.mark.slow

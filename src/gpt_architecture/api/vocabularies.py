@@ -222,7 +222,7 @@ def named_tokenizers(
     Raises:
         ConfigurationError: aucun.
     """
-    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    several: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
     names = {str(each) if isinstance(each, (str, Path)) else each.name: each for each in several}
     if not names:
         raise ConfigurationError(
