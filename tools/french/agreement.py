@@ -78,9 +78,9 @@ def singular_pronoun() -> Sentences:
         for start, good, bad in (("Tu", 1, 2), ("Il", 2, 1), ("Elle", 2, 0), ("Je", 0, 2)):
             if (marked := differing(action, tense, good, bad)) and action.infinitive in ADVERBS:
                 end = ADVERBS[action.infinitive]
-                if end != "demain" or tense != "imperfect":
-                    if start != "Je" or marked[1] not in "aeé":
-                        yield f"{start} {marked} {end}."
+                elided_start = start == "Je" and marked[1] in "aeé"
+                if not elided_start and (end != "demain" or tense != "imperfect"):
+                    yield f"{start} {marked} {end}."
 
 
 @phenomenon("distance_complement", "verbe")
