@@ -6,26 +6,38 @@ commande : perte sur la fin du texte, exactitude des 6 000 paires. La réponse e
 rang (Spearman) entre l'exactitude et la perte changée de signe, sur des étapes en progression
 géométrique.
 
+Autre question, avec `--speed` : combien de temps l'épreuve prend-elle à GPT-2 124M, lue en arbre,
+et phrase par phrase ? La seconde lecture est mesurée sur une paire de dix.
+
     python benchmarks/french.py --data CHEMIN [--steps N] [--quick] [--json FICHIER]
+    python benchmarks/french.py --speed [--quick] [--json FICHIER]
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from _machine import announce
-from _measure import french, lone_row, write_rows
+from _measure import Row, french, lone_row, write_rows
 
 from gpt_architecture import Evaluation, evaluate, train
+from gpt_architecture.config import PRESETS
+from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.tokenizer import GPT2Tokenizer
+from gpt_architecture.evaluation.likelihood import score_spans
+from gpt_architecture.evaluation.minimal_pairs import pair_spans, read_pairs
+from gpt_architecture.evaluation.shared_prefixes import score_tree
 
 QUESTION = "Paires minimales et perte"
 HELD_OUT = 0.03
 """Part du texte, la fin, que le modèle n'apprend pas."""
-POINTS = 10
+POINTS = 9
 """Points de reprise mesurés."""
 MODEL: dict[str, Any] = {
     "tokenizer": "bpe-512",
@@ -112,15 +124,46 @@ def measure(
     return found
 
 
+def speed(*, limit: int | None) -> list[Row]:
+    """Durée de l'épreuve entière, lue en arbre, et d'une paire de dix lue des deux manières."""
+    torch.manual_seed(123)
+    model, tokenizer = GPTModel(PRESETS["gpt2-small"]).eval(), GPT2Tokenizer()
+    _, pairs = read_pairs(limit=limit)
+    spans = pair_spans(tokenizer, pairs, window=model.cfg.context_length)
+    some = pair_spans(tokenizer, pairs[::10], window=model.cfg.context_length)
+    score_tree(model, some[:64])  # échauffement
+    found, rows = {}, []
+    for name, score, given in (
+        ("en arbre", score_tree, spans),
+        ("en arbre, une paire de dix", score_tree, some),
+        ("phrase par phrase, une paire de dix", score_spans, some),
+    ):
+        start = time.perf_counter()
+        found[name] = score(model, given)
+        seconds = time.perf_counter() - start
+        print(f"{name:<36} {len(given):>6} phrases  {french(seconds, 1):>7} s", flush=True)
+        rows.append(lone_row("Durée des paires minimales", name, [seconds], "s", lower=True))
+    tree, plain = list(found.values())[1:]
+    apart = max(abs(a.log_prob - b.log_prob) for a, b in zip(tree, plain, strict=True))
+    print(f"plus grand écart entre deux notes : {apart:.1e} nat".replace(".", ","))
+    return rows
+
+
 def main() -> None:
     """Mesure, imprime le tableau et la corrélation, écrit le JSON demandé."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="texte français, en UTF-8")
+    parser.add_argument("--data", type=Path, help="texte français, en UTF-8")
+    parser.add_argument("--speed", action="store_true", help="mesure la durée de l'épreuve")
     parser.add_argument("--steps", type=int, default=1200, help="étapes de l'entraînement")
     parser.add_argument("--quick", action="store_true", help="cent étapes, dix paires par règle")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     arguments = parser.parse_args()
     announce()
+    if arguments.speed:
+        write_rows(arguments.json, speed(limit=10 if arguments.quick else None))
+        return
+    if arguments.data is None:
+        parser.error("donnez --data, un texte français, ou --speed")
     print("étape  perte (nats)   exactitude   à 95 %")
     steps, every, limit = (100, 5, 10) if arguments.quick else (arguments.steps, 10, None)
     found = measure(arguments.data, steps=steps, every=every, limit=limit)

@@ -21,6 +21,7 @@ from gpt_architecture.evaluation.minimal_pairs import (
     PairsScore,
     Phenomenon,
     measure_pairs,
+    pair_spans,
     read_pairs,
 )
 
@@ -95,7 +96,7 @@ def test_an_open_lexicon_agrees(tools):
 def test_the_lexicon_check_can_fail(tools, tmp_path):
     """Contre un lexique qui dit autre chose, la vérification nomme la faute."""
     lexique = tools[1]
-    columns = "1_ortho 3_lemme 4_cgram 5_genre 6_nombre 11_infover".split()
+    columns = ["1_ortho", "3_lemme", "4_cgram", "5_genre", "6_nombre", "11_infover"]
     path = tmp_path / "lexique.txt"
     rows = ["\t".join(columns), "père\tpère\tNOM\tf\ts\t", 'pars\tpartir\tVER\t\t\t"ind:pre:3s;"']
     path.write_text("\n".join(rows), encoding="latin-1")
@@ -116,11 +117,9 @@ def model():
 def test_a_margin_is_the_difference_of_two_sentences(model, given):
     """Contre la lecture simple de chaque phrase ; l'exactitude en est le signe."""
     tokenizer = GPT2Tokenizer()
-    phenomena, pairs = given[0], [pair for pair in given[1][::40]]
+    phenomena, pairs = given[0], given[1][::40]
     found = measure_pairs(model, tokenizer, phenomena, pairs, window=48)
-    spans = [
-        minimal_pairs._span(tokenizer, text, 48) for pair in pairs for text in (pair.good, pair.bad)
-    ]
+    spans = pair_spans(tokenizer, pairs, window=48)
     scores = [each.log_prob for each in score_spans(model, spans)]
     expected = [good - bad for good, bad in zip(scores[::2], scores[1::2], strict=True)]
     margins = [margin for score in found.scores.values() for margin in score.margins]

@@ -40,6 +40,8 @@ _NEIGHBOURS = 24  # mots de fréquence voisine parmi lesquels choisir
 _SENTENCE_END = re.compile(r"(?<=[.!?…»])\s+(?=[«—\"(]?\s*[A-ZÀ-ÖØ-Þ])")
 _WORD = re.compile(r"[^\W\d_]+")
 
+_Shape = tuple[str, bool, bool]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClozeExamples:
@@ -72,9 +74,10 @@ def build_cloze(texts: Iterable[str], *, limit: int | None = None) -> ClozeExamp
     counts = Counter(
         word for sentences in documents for each in sentences for word in _WORD.findall(each)
     )
-    last_words = [found for sentences in documents for found in _last_words(sentences)]
     rivals = _Rivals(counts)
-    choices = [found for sentences in documents for found in _choices(sentences, rivals)]
+    # Un texte se répète parfois ; ses exemples, non.
+    last_words = [*dict.fromkeys(each for found in documents for each in _last_words(found))]
+    choices = [*dict.fromkeys(each for found in documents for each in _choices(found, rivals))]
     if not last_words and not choices:
         raise DataError(
             "ce texte ne donne aucun exemple à deviner",
@@ -118,6 +121,7 @@ def _last_words(sentences: Sequence[str]) -> Iterator[tuple[str, str]]:
         if (
             words >= _PASSAGE_WORDS[0]
             and stop > start
+            and before
             and last.startswith(word)
             and len(word) >= _LEAST_LETTERS
             and word in known[:-_LEAST_LETTERS]
@@ -130,7 +134,7 @@ class _Rivals:
     """Les mots qui peuvent en remplacer un : même terminaison, même casse, fréquence voisine."""
 
     def __init__(self, counts: Counter[str]) -> None:
-        self._ranked = dict[tuple[str, bool], list[str]]()
+        self._ranked = dict[_Shape, list[str]]()
         order = sorted(counts, key=lambda word: (-counts[word], word))
         for word in order:
             if len(word) >= _LEAST_LETTERS:
@@ -170,9 +174,13 @@ def _choices(
                 break
 
 
-def _shape(word: str) -> tuple[str, bool]:
-    """Ce qui fait qu'un mot peut en remplacer un autre : ses deux dernières lettres, sa casse."""
-    return word[-2:], word[0].isupper()
+def _shape(word: str) -> _Shape:
+    """Ce qui fait qu'un mot peut en remplacer un autre.
+
+    Ses deux dernières lettres, sa casse, et s'il commence par une voyelle : devant elle, le mot qui
+    précède s'élide.
+    """
+    return word[-2:], word[0].isupper(), word[0].lower() in "aeiouyhéèêâîô"
 
 
 def _digest(text: str) -> bytes:

@@ -167,8 +167,7 @@ def measure_pairs(
         DataError: une phrase ne tient pas dans le contexte du modèle.
         NonFiniteError: logits NaN ou infinis.
     """
-    texts = [text for pair in pairs for text in (pair.good, pair.bad)]
-    spans = [_span(tokenizer, text, window) for text in texts]
+    spans = pair_spans(tokenizer, pairs, window=window)
     advance = cumulated(sum(span.scored for span in spans), on_progress)
     scores = iter(score_tree(model, spans, max_rows=max_rows, on_progress=advance))
     margins = dict[str, list[float]]()
@@ -182,6 +181,16 @@ def measure_pairs(
             if each.name in margins
         }
     )
+
+
+def pair_spans(tokenizer: Tokenizer, pairs: Sequence[Pair], *, window: int) -> list[Span]:
+    """Les séquences à noter : pour chaque paire, la phrase juste, puis la fausse.
+
+    Raises:
+        DataError: une phrase ne tient pas dans le contexte du modèle.
+    """
+    texts = [text for pair in pairs for text in (pair.good, pair.bad)]
+    return [_span(tokenizer, text, window) for text in texts]
 
 
 def _span(tokenizer: Tokenizer, text: str, window: int) -> Span:

@@ -21,7 +21,7 @@ from gpt_architecture.core.utils import blaming_weights, evaluation_mode
 from gpt_architecture.errors import NonFiniteError
 from gpt_architecture.evaluation.likelihood import MAX_LOGITS, MAX_ROWS, Span, SpanScore
 
-TOKENS_PER_ROW = 8
+TOKENS_PER_ROW = 16
 """Branches lues ensemble pour une séquence d'un lot : elles n'y ont qu'un token chacune."""
 
 MAX_CACHE = 1 << 28
