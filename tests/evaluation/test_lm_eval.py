@@ -18,6 +18,7 @@ from gpt_architecture.evaluation.lm_eval import (
     local_folder,
     run_tasks,
 )
+from gpt_architecture.evaluation.minimal_pairs import measure_pairs, read_pairs
 from gpt_architecture.evaluation.perplexity import TokenDocument, measure_documents
 from gpt_architecture.evaluation.tasks import (
     measure_choices,
@@ -29,6 +30,8 @@ from gpt_architecture.evaluation.tasks import (
 pytest.importorskip("lm_eval", reason="le paquet lm-eval n'est pas installé")
 
 WINDOW = 64
+SMALL_TASKS = [name for name in LOCAL_TASKS if name != "paires_fr"]
+"""Celles qui se passent entières : les paires sont six mille."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def pair():
 @pytest.fixture(scope="module")
 def ours(pair):
     """Toutes nos épreuves, passées par notre modèle."""
-    return {each.name: each for each in run_tasks(LOCAL_TASKS, *pair, window=WINDOW, max_rows=8)}
+    return {each.name: each for each in run_tasks(SMALL_TASKS, *pair, window=WINDOW, max_rows=8)}
 
 
 def values(result):
@@ -74,7 +77,7 @@ def test_the_hf_backend_agrees(pair, ours, tmp_path_factory):
         tokenizer_file=str(folder / "tokenizer.json"), bos_token=end, eos_token=end
     ).save_pretrained(folder)
     backend = HFLM(pretrained=str(folder), device="cpu", batch_size=4, dtype="float32")
-    theirs = evaluate_harness(backend, LOCAL_TASKS)
+    theirs = evaluate_harness(backend, SMALL_TASKS)
     assert [each.name for each in theirs] == list(ours)
     for each in theirs:
         assert each.count == ours[each.name].count > 5
@@ -136,6 +139,18 @@ def test_native_measures_agree(pair, ours):
     harness = values(ours["suite_fr"])
     assert (result.acc, result.acc_norm) == (harness["acc", "none"], harness["acc_norm", "none"])
     assert 0 < result.acc < 1
+
+
+@pytest.mark.slow
+def test_minimal_pairs_agree(pair):
+    """lm-eval choisit les mêmes phrases que `measure_pairs`, sur les paires qu'il lit."""
+    (theirs,) = run_tasks(["paires_fr"], *pair, window=WINDOW, limit=100)
+    phenomena, pairs = read_pairs()
+    first = [each for each in pairs if each.phenomenon == phenomena[0].name]
+    found = measure_pairs(*pair, phenomena, first, window=WINDOW)
+    assert theirs.count == len(first) == 100
+    assert values(theirs)["acc", "none"] == found.total.accuracy
+    assert 0 < found.total.accuracy < 1
 
 
 @pytest.mark.slow

@@ -108,6 +108,7 @@ TEXTS = {
     "tokenizer train": ("tokenizer", "train", "{}", "--out", "sortie"),
     "evaluate --data": ("evaluate", "{model}", "--data", "{}"),
     "evaluate --lambada": ("evaluate", "{model}", "--lambada", "{}"),
+    "evaluate --cloze": ("evaluate", "{model}", "--cloze", "{}"),
     "evaluate --choices": ("evaluate", "{model}", "--choices", "{}"),
     "evaluate --memorisation": ("evaluate", "{model}", "--memorisation", "{}"),
     "infer --prompts": ("infer", "--model", "{model}", "--prompts", "{}"),

@@ -67,6 +67,30 @@ def test_everything_at_once(cli, run, text, lambada, choices, tmp_path):
     assert "documents" not in line["text"]
 
 
+def test_french(cli, run, text):
+    """Paires minimales et mots à deviner : au tableau, en JSON, et en bref au journal."""
+    told = "Le passeur posa sa lanterne. " + "Il regarda longtemps la rivière sans bouger. " * 4
+    text.write_text(f"{told}Puis il reprit sa lanterne. " * 9, encoding="utf-8")
+    options = ("--francais", "--cloze", text, "--limit", 1)
+    outcome = cli("evaluate", run, *options)
+    assert outcome.code == 0, outcome.err
+    for words in (
+        "Paires minimales du français (60 paires)",
+        "Ensemble",
+        "Dernier mot (1 exemple)",
+    ):
+        assert words in outcome.out.replace("\u00a0", " ")
+    line = json.loads((run / JOURNAL).read_text(encoding="utf-8").splitlines()[-1])
+    record = json.loads(cli("evaluate", run, *options, "--json", "-").out)
+    assert record["french"]["count"] == 60
+    assert len(record["french"]["phenomena"]) == len(record["french"]["examples"]) == 60
+    assert line["french"]["accuracy"] == record["french"]["accuracy"]
+    assert "phenomena" not in line["french"]
+    assert "examples" not in line["cloze"]["last_word"]
+    text.write_text("Trop court.", encoding="utf-8")
+    cli("evaluate", run, "--cloze", text).check_one_line_error(1, "aucun exemple à deviner")
+
+
 def test_a_run_directory_is_a_model(cli, run, text):
     """Le dossier d'un entraînement ; sur stdout, un objet JSON seul."""
     outcome = cli("evaluate", run, "--data", text, "--stride", 32, "--json", "-")

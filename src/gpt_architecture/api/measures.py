@@ -15,9 +15,12 @@ from gpt_architecture.api.loading import held, load, loaded, source_of
 from gpt_architecture.api.options import checked_options, listed
 from gpt_architecture.api.study import study_model
 from gpt_architecture.config import check_int
+from gpt_architecture.data.texts.corpus import read_documents
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, reason
+from gpt_architecture.evaluation.cloze import ClozeExamples, ClozeResult, build_cloze
 from gpt_architecture.evaluation.memorisation import MemorisationReport
+from gpt_architecture.evaluation.minimal_pairs import PairsResult, measure_pairs, read_pairs
 from gpt_architecture.evaluation.perplexity import (
     TextMeasures,
     TokenDocument,
@@ -63,6 +66,8 @@ class Evaluation:
         text: pertes de textes, en nats par token.
         last_word: épreuve du dernier mot.
         choices: choix multiple.
+        french: paires minimales du français.
+        cloze: mots à deviner, tirés d'un texte.
         lm_eval: épreuves de lm-eval.
         memorisation: ce que le modèle récite.
         record: tout, en types simples : le JSON de la commande.
@@ -72,6 +77,8 @@ class Evaluation:
     text: TextMeasures | None = None
     last_word: LastWordResult | None = None
     choices: ChoiceResult | None = None
+    french: PairsResult | None = None
+    cloze: ClozeResult | None = None
     lm_eval: tuple[TaskResult, ...] | None = None
     memorisation: MemorisationReport | None = None
     record: dict[str, Any] = field(default_factory=dict)
@@ -106,7 +113,7 @@ class Evaluation:
 
     def show(self, console: Console) -> None:
         """Écrit les tableaux de la commande."""
-        from gpt_architecture.reports import terminal
+        from gpt_architecture.reports import french, terminal
 
         if self.text is not None:
             terminal.show_text(console, self.text)
@@ -114,6 +121,10 @@ class Evaluation:
             terminal.show_last_word(console, self.last_word)
         if self.choices is not None:
             terminal.show_choices(console, self.choices)
+        if self.french is not None:
+            french.show_pairs(console, self.french)
+        if self.cloze is not None:
+            french.show_cloze(console, self.cloze)
         if self.lm_eval is not None:
             terminal.show_harness(console, self.lm_eval)
         if self.memorisation is not None:
@@ -127,7 +138,7 @@ class Evaluation:
         return buffer.getvalue()
 
     def __repr__(self) -> str:
-        names = ("text", "last_word", "choices", "lm_eval", "memorisation")
+        names = ("text", "last_word", "choices", "french", "cloze", "lm_eval", "memorisation")
         said = [name for name in names if getattr(self, name) is not None]
         if self.text is not None:
             loss, perplexity = decimal(self.loss, 3), significant(self.perplexity)
@@ -135,7 +146,7 @@ class Evaluation:
         return f"Evaluation({', '.join(said)})"
 
     def _repr_html_(self) -> str:
-        from gpt_architecture.reports import terminal
+        from gpt_architecture.reports import french, terminal
         from gpt_architecture.reports.notebook import tables_cell
 
         tables: list[TableData] = []
@@ -145,6 +156,10 @@ class Evaluation:
             tables.append(terminal.last_word_table(self.last_word))
         if self.choices is not None:
             tables.append(terminal.choices_table(self.choices))
+        if self.french is not None:
+            tables.append(french.pairs_table(self.french))
+        if self.cloze is not None:
+            tables += french.cloze_tables(self.cloze)
         if self.lm_eval is not None:
             tables.append(terminal.harness_table(self.lm_eval))
         if self.memorisation is not None:
@@ -159,6 +174,8 @@ def evaluate(
     *,
     lambada: Path | str | None = None,
     choices: Path | str | None = None,
+    french: bool = False,
+    cloze: Sources = (),
     lm_eval: str | Sequence[str] = (),
     memorisation: Sources = (),
     length: int = 64,
@@ -184,12 +201,15 @@ def evaluate(
         data: textes dont mesurer la perplexité.
         lambada: exemples JSONL {"text": "…"} : deviner le dernier mot.
         choices: exemples JSONL au format de HellaSwag : choisir la bonne suite.
+        french: note les paires minimales du français.
+        cloze: textes, inconnus du modèle, d'où tirer des mots à deviner.
         lm_eval: épreuves de lm-eval, locales ou siennes.
         memorisation: données de l'entraînement : mesure ce que le modèle en récite.
         length: tokens de chaque texte généré pour la mémorisation et la page.
         report: page HTML à écrire : pertes, mémorisation, textes, calibration, attention.
         sentence: phrase dont la page montre l'attention.
-        limit: documents et exemples mesurés, au plus, dans chaque fichier.
+        limit: documents et exemples mesurés, au plus, dans chaque fichier ; paires de chaque
+            phénomène.
         tokens: tokens mesurés, au plus, dans chaque document.
         field: champ du texte des documents JSONL et Parquet.
         offline: interdit tout téléchargement.
@@ -216,23 +236,26 @@ def evaluate(
     from gpt_architecture.reports.console import PaceProgress, ProgressBar
 
     texts, recited, trials = listed(data), listed(memorisation), listed(lm_eval)
+    guessed = listed(cloze)
     report = None if report is None else Path(report)
     studied = bool(recited) or report is not None
     _check(length, sentence, report, limit=limit, tokens=tokens, stride=stride)
     check_int("`batch_size`", batch_size, minimum=1)
-    if not (texts or lambada or choices or trials or studied):
+    if not (texts or lambada or choices or french or guessed or trials or studied):
         raise ConfigurationError(
             "rien à mesurer",
-            expected="`data`, `lambada`, `choices`, `lm_eval`, `memorisation` ou `report`",
+            expected="`data`, `lambada`, `choices`, `french`, `cloze`, `lm_eval`, `memorisation` "
+            "ou `report`",
             remedy="donnez au moins l'un d'eux",
         )
     gpt = held(model)
     path = locate(source_of(model)) if gpt is None else _place(gpt)
-    reads = (path, texts, recited, trials, lambada, choices)
+    reads = (path, texts, recited, guessed, trials, lambada, choices)
     check_outputs({"`report`": (report, page_of("model"))}, reads=reads, force=force)
     # Un mauvais fichier n'attend pas le modèle.
     words = [] if lambada is None else read_last_words(Path(lambada), limit=limit)
     questions = [] if choices is None else read_choices(Path(choices), limit=limit)
+    passages = _passages(guessed, field=field, limit=limit, offline=offline) if guessed else None
     if gpt is None:
         engine: Any = "auto" if quant or studied else "torch"
         gpt = load(path, device=device, quant=quant, engine=engine)
@@ -249,6 +272,8 @@ def evaluate(
             "text": measure.texts(documents, stride),
             "last_word": measure.last_words(words),
             "choices": measure.choices(questions),
+            "french": measure.french(limit) if french else None,
+            "cloze": None if passages is None else measure.cloze(passages),
             "lm_eval": measure.harness(trials, limit=limit, offline=offline),
         }
         record = _record(found)
@@ -282,6 +307,14 @@ def evaluate(
     if path.exists():
         _note(path, gpt, record)
     return Evaluation(**found, memorisation=memory, record=record, tokenizer=gpt.tokenizer)
+
+
+def _passages(
+    sources: Sequence[str], *, field: str, limit: int | None, offline: bool
+) -> ClozeExamples:
+    """Les mots à deviner de textes."""
+    documents = read_documents(sources, field=field, offline=offline)
+    return build_cloze((each.text for each in documents), limit=limit)
 
 
 def _place(gpt: GPT) -> Path:
@@ -323,6 +356,17 @@ class _Measure:
     def choices(self, questions: Sequence[MultipleChoice]) -> ChoiceResult | None:
         run = partial(measure_choices, self._model, self._gpt.tokenizer, questions)
         return self._run(run, "Choix multiple") if questions else None
+
+    def french(self, limit: int | None) -> PairsResult:
+        phenomena, pairs = read_pairs(limit=limit)
+        run = partial(measure_pairs, self._model, self._gpt.tokenizer, phenomena, pairs)
+        found: PairsResult = self._run(run, "Paires minimales")
+        return found
+
+    def cloze(self, passages: ClozeExamples) -> ClozeResult:
+        return ClozeResult(
+            last_word=self.last_words(passages.last_words), choices=self.choices(passages.choices)
+        )
 
     def harness(
         self, trials: Sequence[str], *, limit: int | None, offline: bool
@@ -370,12 +414,14 @@ def _progress_by_kind(bar: ProgressBar) -> Callable[[str, int, int], None]:
 
 def _record(found: dict[str, Any]) -> dict[str, Any]:
     """Ce qui est mesuré, en types simples."""
-    from gpt_architecture.reports import terminal
+    from gpt_architecture.reports import french, terminal
 
     simple: dict[str, Callable[[Any], dict[str, Any]]] = {
         "text": terminal.text_record,
         "last_word": terminal.last_word_record,
         "choices": terminal.choices_record,
+        "french": french.pairs_record,
+        "cloze": french.cloze_record,
         "lm_eval": terminal.harness_record,
     }
     return {name: simple[name](each) for name, each in found.items() if each is not None}

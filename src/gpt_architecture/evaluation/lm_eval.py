@@ -45,7 +45,7 @@ from gpt_architecture.evaluation.likelihood import (
 )
 from gpt_architecture.evaluation.perplexity import document_spans
 
-LOCAL_TASKS = ("dernier_mot_fr", "prose_fr", "serie_fr", "suite_fr")
+LOCAL_TASKS = ("dernier_mot_fr", "paires_fr", "prose_fr", "serie_fr", "suite_fr")
 """Nos épreuves, par leur nom."""
 
 UNITS = {"générations": "textes"}

@@ -34,7 +34,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _JOINERS = {"\u200c", "\u200d"}  # ils lient les lettres de certaines écritures, et des émojis
 _CONTROL_PICTURES = 0x2400
 _SHOWN_DOCUMENTS = 20
-_DETAILS = ("documents", "examples")
+_DETAILS = ("documents", "examples", "phenomena")
 
 
 def visible_token(text: str) -> str:
@@ -150,10 +150,9 @@ def harness_record(results: Sequence[TaskResult]) -> dict[str, Any]:
 def journal_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Les mêmes mesures, sans le détail de chaque document ni de chaque exemple."""
     return {
-        name: {key: each for key, each in value.items() if key not in _DETAILS}
-        if isinstance(value, dict)
-        else value
+        name: journal_record(value) if isinstance(value, dict) else value
         for name, value in record.items()
+        if name not in _DETAILS
     }
 
 

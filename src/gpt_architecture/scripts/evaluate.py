@@ -36,12 +36,20 @@ class EvaluateOptions:
     """Exemples JSONL au format de HellaSwag : choisir la bonne
     fin."""
 
+    french: Annotated[bool, Parameter(name=("--french", "--francais"))] = False
+    """Note 6 000 paires de phrases françaises, l'une juste, l'autre fautive : 60 phénomènes."""
+
+    cloze: Annotated[tuple[str, ...], Parameter(consume_multiple=True, metavar="SOURCE…")] = ()
+    """Textes que le modèle n'a pas appris, d'où tirer des mots à deviner : le dernier d'un
+    passage, celui qui manque à une phrase."""
+
     lm_eval: Annotated[tuple[str, ...], Parameter(consume_multiple=True, metavar="ÉPREUVE…")] = ()
     """Épreuves de lm-eval : une des siennes, ou une des nôtres, qui se passent de réseau
-    (dernier_mot_fr, prose_fr, serie_fr, suite_fr)."""
+    (dernier_mot_fr, paires_fr, prose_fr, serie_fr, suite_fr)."""
 
     limit: int | None = None
-    """Nombre maximal de documents ou d'exemples mesurés dans chaque fichier."""
+    """Nombre maximal de documents ou d'exemples mesurés dans chaque fichier, et de paires de
+    chaque phénomène."""
 
     tokens: int | None = None
     """Nombre maximal de tokens mesurés dans chaque document."""

@@ -1,0 +1,158 @@
+"""Des séquences courtes notées ensemble : un début que plusieurs partagent est lu une fois.
+
+Les séquences forment un arbre, lu étage par étage : à l'étage d, chaque branche lit son token de
+rang d. Quand une branche se divise, ce que le cache en garde est recopié. Les notes sont celles de
+`likelihood.score_spans`, qui relit chaque séquence entière et en est l'oracle.
+
+Formes : N branches d'un étage, V vocabulaire.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from gpt_architecture.core.kv_cache import CacheView, KVCache
+from gpt_architecture.core.model import CausalLM
+from gpt_architecture.core.utils import blaming_weights, evaluation_mode
+from gpt_architecture.errors import NonFiniteError
+from gpt_architecture.evaluation.likelihood import MAX_LOGITS, MAX_ROWS, Span, SpanScore
+
+TOKENS_PER_ROW = 16
+"""Branches lues ensemble pour une séquence d'un lot : elles n'y ont qu'un token chacune."""
+
+MAX_CACHE = 1 << 28
+"""Valeurs d'un cache, au plus : 1 Gio en fp32."""
+
+Branch = list[int]
+"""Les rangs des séquences qui ont les mêmes tokens jusqu'ici."""
+
+
+def score_tree(
+    model: CausalLM,
+    spans: Sequence[Span],
+    *,
+    max_rows: int = MAX_ROWS,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[SpanScore]:
+    """Note chaque séquence ; voir `score_spans`, dont les arguments et les notes sont les mêmes.
+
+    Raises:
+        NonFiniteError: logits NaN ou infinis.
+    """
+    scorer = _Scorer(model, spans, on_progress)
+    order = sorted(
+        (rank for rank, span in enumerate(spans) if span.scored > 0),
+        key=lambda rank: tuple(spans[rank].tokens),  # les voisines partagent le plus
+    )
+    if order:
+        longest = max(len(spans[rank].tokens) for rank in order) - 1
+        held = 2 * model.cfg.n_layers * model.cfg.emb_dim * longest
+        most = min(MAX_CACHE // held, MAX_LOGITS // model.cfg.vocab_size)
+        rows = max(1, min(max_rows * TOKENS_PER_ROW, most, len(order)))
+        with torch.inference_mode(), evaluation_mode(model), blaming_weights(model):
+            cache = model.new_cache(rows, longest)
+            for first in range(0, len(order), rows):
+                scorer.read(order[first : first + rows], cache)
+    return scorer.scores()
+
+
+class _Scorer:
+    """Les notes de toutes les séquences, qui se complètent étage par étage."""
+
+    def __init__(
+        self, model: CausalLM, spans: Sequence[Span], on_progress: Callable[[int], None] | None
+    ) -> None:
+        self._model, self._spans, self._on_progress = model, spans, on_progress
+        self._log_probs = [0.0] * len(spans)
+        self._greedy = [True] * len(spans)
+
+    def scores(self) -> list[SpanScore]:
+        """Les notes, dans l'ordre des séquences."""
+        return [
+            SpanScore(log_prob=log_prob, is_greedy=greedy)
+            for log_prob, greedy in zip(self._log_probs, self._greedy, strict=True)
+        ]
+
+    def read(self, ranks: Sequence[int], cache: KVCache) -> None:
+        """Lit et note des séquences, au plus autant que le cache a de lignes."""
+        cache.reset()
+        branches = [list(ranks)]
+        depth = 0
+        while branches := self._divide(branches, depth, cache):
+            tokens = [self._spans[branch[0]].tokens[depth] for branch in branches]
+            read = torch.tensor(tokens, device=self._model.device).unsqueeze(1)  # (N, 1)
+            logits = self._model(read, CacheView(cache, range(len(branches))))[:, 0]  # (N, V)
+            depth += 1
+            self._note(branches, depth, logits)
+
+    def _divide(self, branches: Sequence[Branch], depth: int, cache: KVCache) -> list[Branch]:
+        """Les branches du prochain étage, chacune à sa ligne du cache, sans trou.
+
+        Une branche qui continue garde sa ligne ; celles qui s'en séparent, puis les dernières
+        lignes, prennent la place de celles qui finissent.
+        """
+        found: list[Branch] = [[] for _ in branches]
+        parted = list[tuple[int, Branch]]()
+        for line, branch in enumerate(branches):
+            parts = dict[int, Branch]()
+            for rank in branch:
+                if len(self._spans[rank].tokens) - 1 > depth:
+                    parts.setdefault(self._spans[rank].tokens[depth], []).append(rank)
+            found[line], *others = [*parts.values()] or [[]]
+            parted += [(line, other) for other in others]
+        free = [line for line, branch in enumerate(found) if not branch]
+        sources, targets = list[int](), list[int]()
+        for line, branch in parted:
+            target = free.pop(0) if free else len(found)
+            found[target : target + 1] = [branch]
+            sources.append(line)
+            targets.append(target)
+        _copy(cache, sources, targets, depth)
+        sources, targets = [], []
+        for target in free:
+            while found and not found[-1]:
+                found.pop()
+            if target < len(found):
+                sources.append(len(found) - 1)
+                targets.append(target)
+                found[target] = found.pop()
+        _copy(cache, sources, targets, depth)
+        return found
+
+    def _note(self, branches: Sequence[Branch], depth: int, logits: Tensor) -> None:
+        """Ajoute à chaque séquence le log p de son token de rang `depth`, s'il est noté."""
+        wanted = [
+            (line, rank, self._spans[rank].tokens[depth])
+            for line, branch in enumerate(branches)
+            for rank in branch
+            if depth >= len(self._spans[rank].tokens) - self._spans[rank].scored
+        ]
+        if not wanted:
+            return
+        lines, ranks, tokens = zip(*wanted, strict=True)
+        values = logits.float()
+        chosen = values[list(lines), list(tokens)].double().cpu()
+        log_probs = chosen - values.logsumexp(-1).double().cpu()[list(lines)]
+        best = values.argmax(-1).tolist()
+        for line, rank, token, log_prob in zip(
+            lines, ranks, tokens, log_probs.tolist(), strict=True
+        ):
+            if not math.isfinite(log_prob):
+                raise NonFiniteError(f"le modèle donne à un token la log-probabilité {log_prob}")
+            self._log_probs[rank] += log_prob
+            self._greedy[rank] &= best[line] == token
+        if self._on_progress is not None:
+            self._on_progress(len(wanted))
+
+
+def _copy(cache: KVCache, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+    """Chaque ligne `targets[i]` devient les `length` premières positions de `sources[i]`."""
+    if targets and length:
+        stored = cache.storage[:, :, :, :, :length]
+        stored[:, :, list(targets)] = stored[:, :, list(sources)]
+    for target in targets:
+        cache.set_length_(target, length)
