@@ -17,7 +17,7 @@ from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions
 from gpt_architecture.cli.options import ModelSource, ResultOptions, model_path
-from gpt_architecture.french import french_number, french_size
+from gpt_architecture.french import decimal, french_number, french_size
 from gpt_architecture.reports.console import ProgressBar
 from gpt_architecture.storage import check_outputs, json_of
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _BLOCK = re.compile(r"^(.*?\b(?:h|blk|trf_blocks))\.(\d+)\.(.*)$")
 _LINE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_SHOWN = 120
+_SHOWN = 240
 
 
 @Parameter(name="*", group=Group("Sortie", sort_key=1))
@@ -169,6 +169,22 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[str]:
             value = ", ".join(f"{name} {version}" for name, version in value.items())
         if value not in (None, ""):
             lines.append(f"{label} : {_clean(value)}")
+    return lines + _judgement(provenance)
+
+
+def _judgement(provenance: Mapping[str, Any]) -> list[str]:
+    """Les repères de la perte, et les fautes que l'entraînement a montrées."""
+    from gpt_architecture.training.baselines import Baselines
+
+    lines = []
+    baselines = Baselines.from_dict(provenance.get("baselines"))
+    if baselines is not None:
+        levels = (f"{name} {decimal(level)}" for name, level in baselines.levels.items())
+        lines.append(f"Repères de validation : {', '.join(levels)}")
+    found = provenance.get("diagnosis")
+    for each in found if isinstance(found, list) else ():
+        if isinstance(each, Mapping):
+            lines.append(f"Diagnostic : {_clean(each.get('found'))}")
     return lines
 
 
