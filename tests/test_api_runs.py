@@ -60,8 +60,13 @@ class TestRun:
         pytest.importorskip("matplotlib", reason="matplotlib n'est pas installé")
         figure = run.plot(tmp_path / "courbes.svg")
         assert (tmp_path / "courbes.svg").read_text("utf-8").count("<svg") == 1
-        (losses, _) = figure.axes[0].lines
+        (losses, _, *levels) = figure.axes[0].lines
         assert list(losses.get_ydata()) == run.history["train_loss"]
+        shown = {
+            each.get_text(): line.get_ydata()[0]
+            for each, line in zip(figure.axes[0].texts, levels, strict=True)
+        }
+        assert shown == run.baselines.levels
 
     def test_card(self, run):
         reader = read_cell(run._repr_html_())

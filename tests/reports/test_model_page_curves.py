@@ -9,6 +9,8 @@ from gpt_architecture.reports.model_page import (
     LossCurves,
     curves_from_journal,
     curves_from_metadata,
+    curves_of,
+    loss_chart,
     thinned,
 )
 
@@ -38,6 +40,35 @@ def test_a_journal(tmp_path):
     assert found.train == ((10, 2.5), (20, 1.5))
     assert found.validation == ((10, 2.75), (20, 2.9))
     assert found.best == (10, 2.75)
+
+
+BASELINES = {
+    **{"uniform": 6.0, "unigram": 5.0, "bigram": 4.0, "ngram": 3.5},
+    **{"order": 4, "counted": 100, "total": 100},
+}
+
+
+def test_baselines_cross_the_whole_chart(tmp_path):
+    """Ceux du modèle, que les courbes viennent de lui ou du journal voisin."""
+    kept = {"tokens_seen": [10, 20], "train_losses": [6.1, 4.5], "val_losses": [6.2, 4.6]}
+    kept["baselines"] = BASELINES
+    lines = [
+        line("evaluation", step=step, train_loss=train, val_loss=val, tokens_seen=seen)
+        for step, (seen, train, val) in enumerate([(10, 6.1, 6.2), (20, 4.5, 4.6)])
+    ]
+    for path in (tmp_path / "absent" / "m.pt", journal(tmp_path, *lines).with_name("m.pt")):
+        curves = curves_of(path, kept)
+        assert list(curves.levels.values()) == [6.0, 5.0, 4.0, 3.5]
+        strokes = {each.label: each for each in loss_chart(curves, 400, 300).strokes}
+        (left, height), (right, same) = strokes["bigramme"].points
+        assert (strokes["bigramme"].style, height) == ("level", same)
+        assert left < strokes["validation"].points[0][0]
+        assert right == strokes["validation"].points[-1][0]
+
+
+def test_odd_baselines_are_ignored():
+    for odd in (None, [], {**BASELINES, "bigram": "x"}, {"order": 4}):
+        assert curves_from_metadata({"baselines": odd}).levels == {}
 
 
 def test_a_resumed_journal_goes_on_from_the_tokens_already_seen(tmp_path):

@@ -37,6 +37,29 @@ def test_a_model_file(cli, tmp_path):
         assert words in outcome.out, words
 
 
+def test_what_the_loss_is_worth(cli, tmp_path):
+    """Les repères et les fautes que le fichier garde ; des valeurs d'ailleurs n'arrêtent rien."""
+    baselines = {
+        **{"uniform": 6.0, "unigram": 5.0, "bigram": 4.0, "ngram": 3.5},
+        **{"order": 4, "counted": 100, "total": 100},
+    }
+    fault = {"code": "tokenizer", "found": "mots\ncoupés", "remedy": "x"}
+    for index, (known, shown) in enumerate(
+        [
+            ({"baselines": baselines, "diagnosis": [fault, 3]}, True),
+            ({"baselines": {**baselines, "bigram": None}, "diagnosis": "rien"}, False),
+        ]
+    ):
+        original, path = content(BOOK, **known), tmp_path / f"{index}.pt"
+        save_model(
+            path, original.build(), BOOK, tokenizer=original.tokenizer, metadata=original.metadata
+        )
+        found = cli("inspect", path).out
+        levels = "uniforme 6,00, unigramme 5,00, bigramme 4,00, 4-gramme 3,50"
+        assert (f"Repères de validation : {levels}\n" in found) is shown
+        assert ("Diagnostic : mots coupés\n" in found) is shown
+
+
 @pytest.mark.slow
 def test_large_numbers_are_grouped(cli, tmp_path):
     """Une quantité se lit par groupes de trois chiffres, comme partout."""

@@ -25,8 +25,10 @@ from gpt_architecture.storage import open_regular
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from gpt_architecture.training.baselines import Baselines
     from gpt_architecture.training.callbacks import Callback
     from gpt_architecture.training.checkpoint import TrainingState
+    from gpt_architecture.training.diagnosis import Finding
 
 _STEP_COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_second")
 
@@ -42,6 +44,8 @@ class Run:
         output_dir: dossier de l'entraînement.
         complete: vrai s'il est allé à son terme ; sinon `train(resume=run)` le poursuit.
         steps_per_epoch: étapes d'une époque.
+        baselines: pertes de repère, sur le même texte de validation ; None : inconnues.
+        diagnosis: les fautes que l'entraînement montre ; vide : rien d'anormal.
     """
 
     model: GPT
@@ -50,6 +54,8 @@ class Run:
     output_dir: Path
     complete: bool
     steps_per_epoch: float
+    baselines: Baselines | None = None
+    diagnosis: Sequence[Finding] = ()
 
     def __iter__(self) -> Iterator[Any]:
         """Le modèle, puis l'état : `gpt, state = train(…)`."""
@@ -83,7 +89,7 @@ class Run:
         return [str(each.get("text", "")) for each in self._journal if each["kind"] == "sample"]
 
     def plot(self, path: Path | str | None = None) -> Figure:
-        """Les courbes de perte de la commande `train`.
+        """Les courbes de perte de la commande `train`, et leurs repères.
 
         Args:
             path: fichier à écrire en plus ; son extension fixe le format.
@@ -97,9 +103,10 @@ class Run:
 
         state = self.state
         series = (self._epochs, state.tokens_seen, state.train_losses, state.val_losses)
+        levels = {} if self.baselines is None else self.baselines.levels
         if path is not None:
-            plot_losses(*series, path)
-        return displayed(loss_figure(*series))
+            plot_losses(*series, path, levels=levels)
+        return displayed(loss_figure(*series, levels=levels))
 
     @property
     def _epochs(self) -> list[float]:
@@ -140,8 +147,10 @@ class Run:
     def _repr_html_(self) -> str:
         from gpt_architecture.reports.model_page import curves_of
         from gpt_architecture.reports.notebook import facts_cell
+        from gpt_architecture.reports.training import loss_verdict
 
         kept = {
+            "baselines": None if self.baselines is None else self.baselines.to_dict(),
             "train_losses": self.state.train_losses,
             "val_losses": self.state.val_losses,
             "tokens_seen": self.state.tokens_seen,
@@ -152,6 +161,9 @@ class Run:
         if self.state.skipped:
             count = self.state.skipped
             notes.append(f"{thousands(count)} {plural(count, 'étape')} sans gradient fini.")
+        if self.baselines is not None and (found := loss_verdict(self.baselines, self.state)):
+            notes.append(found)
+        notes += map(str, self.diagnosis)
         curves = curves_of(self.output_dir / "journal", kept)
         return facts_cell(self._title, self._facts, curves=curves, notes=notes)
 
@@ -230,6 +242,8 @@ def train(
         output_dir=run.output_dir,
         complete=outcome.model is not None,
         steps_per_epoch=sampler.num_windows / sampler.batch_size,
+        baselines=run.survey.baselines,
+        diagnosis=tuple(outcome.findings),
     )
 
 

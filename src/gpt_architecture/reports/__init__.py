@@ -15,7 +15,7 @@
 - `terminal` : Ce qui s'affiche au terminal : tableaux, mesures d'un modèle, et visible ce qu'un
   écran cache.
 - `trace` : La trace des filtres, montrée : tableaux au terminal, page HTML, objet JSON.
-- `training` : L'avancement d'un entraînement, sur une barre.
+- `training` : L'avancement d'un entraînement, sur une barre, et ce que sa perte vaut.
 - `vocabularies` : Ce que des vocabulaires font d'un texte : une page HTML, et les mêmes vues au
   terminal.
 """

@@ -79,7 +79,7 @@ class Line:
         label: nom.
         series: rang de sa couleur.
         points: abscisses croissantes.
-        style: `plain`, `faint` (derrière les autres) ou `dashed`.
+        style: `plain`, `faint` (derrière les autres), `dashed` ou `level` (un repère).
     """
 
     label: str

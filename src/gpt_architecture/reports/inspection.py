@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpt_architecture.french import counted, french_number, french_size
+from gpt_architecture.french import counted, decimal, french_number, french_size
 
 if TYPE_CHECKING:
     from gpt_architecture.config import GPTConfig
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _BLOCK = re.compile(r"^(.*?\b(?:h|blk|trf_blocks))\.(\d+)\.(.*)$")
 _LINE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_SHOWN = 120
+_SHOWN = 240
 
 
 def inspection_facts(found: Inspection, *, complete: bool = False) -> list[tuple[str, str]]:
@@ -122,6 +122,22 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[tuple[
             value = french_number(value)
         if value not in (None, ""):
             facts.append((label, _clean(value)))
+    return facts + _judgement(provenance)
+
+
+def _judgement(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Les repères de la perte, et les fautes que l'entraînement a montrées."""
+    from gpt_architecture.training.baselines import Baselines
+
+    facts = []
+    baselines = Baselines.from_dict(provenance.get("baselines"))
+    if baselines is not None:
+        levels = (f"{name} {decimal(level)}" for name, level in baselines.levels.items())
+        facts.append(("Repères de validation", ", ".join(levels)))
+    found = provenance.get("diagnosis")
+    for each in found if isinstance(found, list) else ():
+        if isinstance(each, Mapping):
+            facts.append(("Diagnostic", _clean(each.get("found"))))
     return facts
 
 

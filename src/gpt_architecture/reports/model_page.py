@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from gpt_architecture.reports.charts import (
 )
 from gpt_architecture.reports.pages import render
 from gpt_architecture.storage import open_regular, write_atomically
+from gpt_architecture.training.baselines import Baselines
 
 SIZES = ((1100.0, 400.0), (400.0, 320.0))
 """Largeur et hauteur des figures : grand écran, téléphone."""
@@ -55,11 +56,13 @@ class LossCurves:
         steps: perte de chaque lot, pendant l'entraînement.
         train: perte mesurée sur la part d'entraînement.
         validation: perte mesurée sur la part de validation.
+        levels: nom et perte de chaque repère.
     """
 
     steps: Points = ()
     train: Points = ()
     validation: Points = ()
+    levels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -164,7 +167,7 @@ def curves_of(path: Path | str, metadata: Mapping[str, Any]) -> LossCurves:
     found = curves_from_journal(journal)
     # Un journal d'un autre entraînement, resté là, ne raconte pas ce modèle.
     is_own = curves.is_empty or found.validation[-1:] == curves.validation[-1:]
-    return found if is_own and not found.is_empty else curves
+    return replace(found, levels=curves.levels) if is_own and not found.is_empty else curves
 
 
 def curves_from_journal(path: Path | str) -> LossCurves:
@@ -204,7 +207,9 @@ def curves_from_journal(path: Path | str) -> LossCurves:
 def curves_from_metadata(metadata: Mapping[str, Any]) -> LossCurves:
     """Les pertes qu'un fichier de modèle garde de ses évaluations."""
     seen = _numbers(metadata.get("tokens_seen"))
+    baselines = Baselines.from_dict(metadata.get("baselines"))
     return LossCurves(
+        levels={} if baselines is None else baselines.levels,
         train=_finite(zip(seen, _numbers(metadata.get("train_losses")), strict=False)),
         validation=_finite(zip(seen, _numbers(metadata.get("val_losses")), strict=False)),
     )
@@ -280,6 +285,11 @@ def loss_chart(curves: LossCurves, width: float, height: float) -> Chart:
         Line(label="lot", series=7, points=thinned(curves.steps, _MAX_POINTS), style="faint"),
         Line(label="entraînement", series=0, points=thinned(curves.train, _MAX_POINTS)),
         Line(label="validation", series=1, points=thinned(curves.validation, _MAX_POINTS)),
+    ]
+    last = max(x for line in lines for x, _ in line.points)
+    lines += [
+        Line(label=name, series=2 + number, points=((0.0, level), (last, level)), style="level")
+        for number, (name, level) in enumerate(curves.levels.items())
     ]
     return line_chart(
         [line for line in lines if line.points],

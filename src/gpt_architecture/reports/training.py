@@ -1,12 +1,13 @@
-"""L'avancement d'un entraînement, sur une barre."""
+"""L'avancement d'un entraînement, sur une barre, et ce que sa perte vaut."""
 
 from __future__ import annotations
 
 import math
 import time
 
-from gpt_architecture.french import french_duration
+from gpt_architecture.french import decimal, french_duration, french_number
 from gpt_architecture.reports.console import ProgressBar
+from gpt_architecture.training.baselines import Baselines
 from gpt_architecture.training.callbacks import Callback, StepRecord
 from gpt_architecture.training.checkpoint import TrainingState
 
@@ -65,3 +66,19 @@ class TrainingBar(Callback):
             return ""
         left = elapsed / done * (self._total_steps - self._steps_done)
         return f"{self._tokens / elapsed:.0f} tokens/s, reste {french_duration(left)}"
+
+
+def loss_verdict(baselines: Baselines, state: TrainingState) -> str | None:
+    """Où finit la validation parmi ses repères, en une phrase ; None : elle n'est pas mesurée."""
+    if not state.val_losses or not math.isfinite(state.val_losses[-1]):
+        return None
+    last = f"La perte de validation ({decimal(state.val_losses[-1])})"
+    passed = baselines.passed(state.eval_steps, state.val_losses)
+    levels = sorted((loss, name) for name, loss in baselines.levels.items())
+    above = [(loss, name) for loss, name in levels if loss <= state.val_losses[-1]]
+    left = "" if not above else f" ; le repère {above[-1][1]} est à {decimal(above[-1][0])}"
+    if passed is None:
+        return f"{last} est au-dessus de celle du hasard ({decimal(baselines.uniform)})."
+    name, level, step = passed
+    since = "depuis le début" if step == 0 else f"depuis l'étape {french_number(step)}"
+    return f"{last} est en dessous du repère {name} ({decimal(level)}) {since}{left}."

@@ -1,24 +1,35 @@
 """L'entraînement : une boucle simple qui se lit, et celle qui fait tout.
 
 - `backends` : Le choix du moteur : l'étape fusionnée là où il convient, autograd partout ailleurs.
+- `baselines` : Les repères d'une perte : ce que des n-grammes atteignent sur le même texte de
+  validation.
 - `callbacks` : Ce que la boucle reçoit de qui l'assemble, ce qu'elle raconte, et ceux qui
   l'écoutent.
 - `checkpoint` : Où en est un entraînement, et ses points de reprise : écrits sans risque,
   renouvelés.
+- `costs` : Ce que coûte une étape : opérations, octets, frais ; calé sur des étapes mesurées.
+- `diagnosis` : Le dossier d'un entraînement : ce que le docteur en lit, et ce qu'il en dit.
 - `distributed/` : Plusieurs processus sur un même entraînement, par `torch.distributed`.
+- `faults` : Le docteur : les fautes courantes d'un entraînement, nommées d'après ce qu'on en
+  observe.
 - `inputs` : Ce qu'un entraînement lit : ses données, son point de départ, ou le point qu'il
   reprend.
+- `ngrams` : Les n-grammes de Kneser–Ney interpolés : ce que prédisent les seuls comptes d'un texte.
 - `optim` : Comment les poids bougent : AdamW fusionné, Muon, le taux au fil des étapes, l'état
   nommé.
 - `outputs` : Ce qu'un entraînement écrit : où, sous quel nom, et sans rien écraser d'autre.
 - `preparation` : Un entraînement prêt à partir : sa demande, ses réglages, ses données ; et ce
   qu'il coûtera.
 - `run` : Un entraînement entier : commencer ou reprendre, mener au bout, enregistrer.
+- `scaling` : La loi de perte d'un corpus, ajustée sur quelques entraînements, et ce qu'elle prédit
+  d'un autre.
 - `session` : L'assemblage d'un entraînement : des réglages et des données à un `Trainer` prêt à
   partir.
 - `simple` : La boucle d'entraînement simple : la plus courte qui soit juste.
 - `step` : Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et ce qu'on y
   mesure.
+- `survey` : Ce que les données d'un entraînement disent avant sa première étape : repères,
+  recouvrement…
 - `trainer` : La boucle d'entraînement : étapes, points de reprise, évaluations, exemples, arrêts.
 """
 

@@ -210,14 +210,21 @@ def erase_checkpoints(store: CheckpointStore) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def plot(path: Path | str, state: TrainingState, steps_per_epoch: float) -> bool:
-    """Trace les courbes ; si c'est impossible, le dit et continue."""
+def plot(
+    path: Path | str,
+    state: TrainingState,
+    steps_per_epoch: float,
+    *,
+    levels: Mapping[str, float],
+) -> bool:
+    """Trace les courbes et leurs repères ; si c'est impossible, le dit et continue."""
     path = Path(path)
     if not state.train_losses:
         return False
     epochs_seen = [(step + 1) / steps_per_epoch for step in state.eval_steps]
     try:
-        plot_losses(epochs_seen, state.tokens_seen, state.train_losses, state.val_losses, path)
+        losses = (state.train_losses, state.val_losses)
+        plot_losses(epochs_seen, state.tokens_seen, *losses, path, levels=levels)
     except (MissingDependencyError, OutputError) as error:  # le modèle, lui, est écrit
         logger.warning("courbes non tracées, %s", error)
         return False

@@ -24,6 +24,7 @@ from gpt_architecture.training.inputs import Origins, choose_prompt, load_data, 
 from gpt_architecture.training.outputs import Product, product_of
 from gpt_architecture.training.session import Settings, build_trainer
 from gpt_architecture.training.step import resolve_precision
+from gpt_architecture.training.survey import Survey, survey
 from gpt_architecture.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class TrainingRun:
     def path(self) -> Path:
         """Le fichier du produit."""
         return self.output_dir / self.product.file_name
+
+    @cached_property
+    def survey(self) -> Survey:
+        """Ce que disent ses données."""
+        return survey(self.data, self.settings)
 
     @cached_property
     def dtype(self) -> torch.dtype | None:

@@ -20,6 +20,7 @@ from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizers.marked_text import keep_prompt
 from gpt_architecture.formats.door import locate
 from gpt_architecture.formats.journal import JOURNAL
+from gpt_architecture.training.baselines import BaselineNotice
 from gpt_architecture.training.callbacks import (
     Callback,
     JournalWriter,
@@ -28,7 +29,9 @@ from gpt_architecture.training.callbacks import (
     TensorBoardLog,
 )
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, read_checkpoint
+from gpt_architecture.training.diagnosis import Case, Finding, dead_units, step_losses
 from gpt_architecture.training.distributed.world import World, on_main
+from gpt_architecture.training.faults import check_targets, diagnose
 from gpt_architecture.training.inputs import resumable
 from gpt_architecture.training.outputs import (
     PLOT_NAME,
@@ -57,6 +60,9 @@ class TrainingReporter:
     def announce(self, run: TrainingRun, checkpoint: Checkpoint | None) -> None:
         """L'entraînement va commencer, ou reprendre à `checkpoint`."""
 
+    def examined(self, run: TrainingRun, findings: Sequence[Finding]) -> None:
+        """Les données sont examinées ; `findings` dit les fautes qu'elles montrent déjà."""
+
     def listening(self, run: TrainingRun) -> AbstractContextManager[Callback]:
         """Celui qui écoute la boucle, le temps qu'elle tourne."""
         del run
@@ -65,8 +71,18 @@ class TrainingReporter:
     def saved(self, run: TrainingRun, state: TrainingState) -> None:
         """Le produit est écrit ; ses courbes ne sont pas encore tracées."""
 
-    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | str | None) -> None:
-        """Tout est fini ; `plotted` désigne les courbes, si elles ont pu l'être."""
+    def conclude(
+        self,
+        run: TrainingRun,
+        state: TrainingState,
+        plotted: Path | str | None,
+        findings: Sequence[Finding],
+    ) -> None:
+        """Tout est fini ; `plotted` désigne les courbes, si elles ont pu être tracées.
+
+        Args:
+            findings: les fautes que l'entraînement montre.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +92,12 @@ class Outcome:
     Attributes:
         model: le modèle, entier ; None s'il a été interrompu.
         state: l'état atteint, pertes comprises.
+        findings: les fautes que l'entraînement montre ; vide pour les processus qui suivent.
     """
 
     model: GPTModel | None
     state: TrainingState
+    findings: Sequence[Finding] = ()
 
 
 def train_model(
@@ -98,8 +116,8 @@ def train_model(
         should_stop: interrogé souvent ; vrai : enregistre un point de reprise et rend la main.
 
     Raises:
-        GPTArchitectureError: dossier de sortie pris, ou qui contient un autre entraînement ; étapes
-            non finies ; mémoire ou place insuffisante.
+        GPTArchitectureError: dossier de sortie pris, ou qui contient un autre entraînement ;
+            données dont rien ne s'apprend ; étapes non finies ; mémoire ou place insuffisante.
     """
     reporter = TrainingReporter() if reporter is None else reporter
     with ExitStack() as stack:
@@ -107,21 +125,49 @@ def train_model(
             stack.enter_context(deterministic_algorithms())
         checkpoint = _claim(run, stack)
         reporter.announce(run, checkpoint)
+
+        def examine() -> None:
+            check_targets(run.survey)
+            reporter.examined(run, diagnose(_case(run)))
+
+        on_main(run.world, examine)
         trained, state = _train(run, checkpoint, reporter, callbacks, should_stop)
         if trained is None:
-            return Outcome(model=None, state=state)
+            found = on_main(run.world, lambda: diagnose(_case(run, state)))
+            return Outcome(model=None, state=state, findings=found or ())
         model = _gathered(trained, run.world)
 
-        def conclude() -> None:
-            run.product.save(run.path, model, run.data.tokenizer, _metadata(run, state))
+        def conclude() -> list[Finding]:
+            findings = diagnose(_case(run, state, model))
+            run.product.save(run.path, model, run.data.tokenizer, _metadata(run, state, findings))
             reporter.saved(run, state)
             sampler = run.settings.sampler(run.data.train.num_tokens)
-            drawn = run.output_dir / PLOT_NAME
-            is_plotted = plot(drawn, state, sampler.num_windows / sampler.batch_size)
-            reporter.conclude(run, state, drawn if is_plotted else None)
+            drawn, baselines = run.output_dir / PLOT_NAME, run.survey.baselines
+            is_plotted = plot(
+                drawn,
+                state,
+                sampler.num_windows / sampler.batch_size,
+                levels={} if baselines is None else baselines.levels,
+            )
+            reporter.conclude(run, state, drawn if is_plotted else None, findings)
+            return findings
 
-        on_main(run.world, conclude)
-        return Outcome(model=model, state=state)
+        return Outcome(model=model, state=state, findings=on_main(run.world, conclude) or ())
+
+
+def _case(
+    run: TrainingRun, state: TrainingState | None = None, model: GPTModel | None = None
+) -> Case:
+    """Ce que le docteur lit de l'entraînement : ses données, puis son cours, puis ses poids."""
+    train, window = run.data.train, run.settings.window
+    return Case(
+        settings=run.settings,
+        survey=run.survey,
+        train_tokens=train.num_tokens,
+        losses=() if state is None else step_losses(run.output_dir / JOURNAL),
+        state=state,
+        dead=None if model is None else dead_units(model, train, window),
+    )
 
 
 def _claim(run: TrainingRun, stack: ExitStack) -> Checkpoint | None:
@@ -209,6 +255,8 @@ def _train(
             listeners.append(stack.enter_context(reporter.listening(run)))
             journal = run.output_dir / JOURNAL
             listeners.append(JournalWriter(journal, flops_per_token=flops, peak_flops=peak))
+            if run.survey.baselines is not None:
+                listeners.append(BaselineNotice(run.survey.baselines))
             if run.request.run.tensorboard:
                 listeners.append(TensorBoardLog(run.output_dir / "tensorboard"))
             listeners += callbacks
@@ -260,9 +308,11 @@ def _gathered(model: GPTModel, world: World) -> GPTModel:
     return whole_model(model)
 
 
-def _metadata(run: TrainingRun, state: TrainingState) -> dict[str, Any]:
+def _metadata(
+    run: TrainingRun, state: TrainingState, findings: Sequence[Finding]
+) -> dict[str, Any]:
     """Ce que le produit dit de lui-même."""
-    settings, data = run.settings, run.data
+    settings, data, baselines = run.settings, run.data, run.survey.baselines
     template = data.chat_template
     if template is None and settings.start is not None:
         found = settings.start.content.metadata.get(CHAT_TEMPLATE)  # tel quel : il n'a pas servi
@@ -274,6 +324,8 @@ def _metadata(run: TrainingRun, state: TrainingState) -> dict[str, Any]:
         "val_losses": state.val_losses,
         "tokens_seen": state.tokens_seen,
         "eval_steps": state.eval_steps,
+        "baselines": None if baselines is None else baselines.to_dict(),
+        "diagnosis": [each.to_dict() for each in findings],
         "steps": state.step,
         "skipped_steps": state.skipped,
         "seconds": state.seconds,

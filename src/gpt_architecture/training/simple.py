@@ -230,6 +230,8 @@ def loss_figure(
     tokens_seen: Sequence[int],
     train_losses: Sequence[float],
     val_losses: Sequence[float],
+    *,
+    levels: Mapping[str, float] | None = None,
 ) -> Figure:
     """Les deux pertes contre les époques, et les tokens lus sur un second axe ; voir `plot_losses`.
 
@@ -246,6 +248,10 @@ def loss_figure(
     axes = figure.add_subplot()
     axes.plot(epochs_seen, train_losses, color="#1f5fa8", label="entraînement")
     axes.plot(epochs_seen, val_losses, color="#c2571a", linestyle="--", label="validation")
+    for number, (name, level) in enumerate((levels or {}).items()):
+        axes.axhline(level, color="#666666", linewidth=0.9, linestyle=":")
+        place = (0.99 - 0.16 * number, level)  # en escalier : deux repères proches se lisent encore
+        axes.annotate(name, place, xycoords=("axes fraction", "data"), fontsize=8, ha="right")
     axes.set_title("Perte au cours de l'entraînement")
     axes.set_xlabel("Époques")
     axes.set_ylabel("Perte (nats par token)")
@@ -272,6 +278,8 @@ def plot_losses(
     train_losses: Sequence[float],
     val_losses: Sequence[float],
     path: Path | str = "loss-plot.pdf",
+    *,
+    levels: Mapping[str, float] | None = None,
 ) -> Path:
     """Trace les deux pertes contre les époques, et les tokens lus sur un second axe.
 
@@ -281,6 +289,7 @@ def plot_losses(
         train_losses: pertes d'entraînement (nats par token).
         val_losses: pertes de validation.
         path: fichier à écrire ; son extension fixe le format.
+        levels: nom et perte de chaque repère, tracé d'un trait horizontal.
 
     Returns:
         Le chemin écrit.
@@ -290,5 +299,5 @@ def plot_losses(
         ConfigurationError: l'extension n'est pas celle d'une figure.
         OutputError: le fichier ne peut pas être écrit.
     """
-    figure = loss_figure(epochs_seen, tokens_seen, train_losses, val_losses)
-    return write_figure(path, figure)
+    series = (epochs_seen, tokens_seen, train_losses, val_losses)
+    return write_figure(path, loss_figure(*series, levels=levels))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +26,14 @@ from gpt_architecture.french import (
     plural,
 )
 from gpt_architecture.reports.console import ProgressBar
-from gpt_architecture.reports.training import TrainingBar
+from gpt_architecture.reports.training import TrainingBar, loss_verdict
 from gpt_architecture.training.callbacks import (
     Callback,
     EvaluationRecord,
     OngoingTraining,
 )
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState
+from gpt_architecture.training.diagnosis import Finding
 from gpt_architecture.training.inputs import Origins
 from gpt_architecture.training.outputs import checkpoints_kept
 from gpt_architecture.training.preparation import PROBED_STEPS, TrainingRun, estimate, prepare
@@ -100,6 +101,14 @@ class TerminalReporter(TrainingReporter):
         if checkpoint is not None:
             _announce_resume(checkpoint, run.settings, run.data)
 
+    def examined(self, run: TrainingRun, findings: Sequence[Finding]) -> None:
+        """Dit ce que les données laissent craindre, avant d'y passer des heures."""
+        del run
+        for each in findings:
+            say(f"Attention : {each}")
+        if findings:
+            say()
+
     @contextmanager
     def listening(self, run: TrainingRun) -> Iterator[Callback]:
         """La barre, ou des lignes simples."""
@@ -114,10 +123,21 @@ class TerminalReporter(TrainingReporter):
             say(f"Étapes sautées ou incomplètes, faute d'un gradient fini : {state.skipped}")
         say(f"{run.product.title} : {run.path} ({french_size(run.path.stat().st_size)})")
 
-    def conclude(self, run: TrainingRun, state: TrainingState, plotted: Path | str | None) -> None:
-        """Dit où sont les courbes, comment se servir du produit, et où sont les meilleurs poids."""
+    def conclude(
+        self,
+        run: TrainingRun,
+        state: TrainingState,
+        plotted: Path | str | None,
+        findings: Sequence[Finding],
+    ) -> None:
+        """Dit où sont les courbes, ce que vaut la perte, et comment se servir du produit."""
         if plotted is not None:
             say(f"Courbes : {plotted}")
+        baselines = run.survey.baselines
+        if baselines is not None and (verdict := loss_verdict(baselines, state)) is not None:
+            say(verdict)
+        for each in findings:
+            say(f"Diagnostic : {each}")
         say(f"Ensuite : {_next_command(run)}")
         best = run.store.path_of(state.best_step + 1)
         if state.best_loss is not None and best.is_dir():

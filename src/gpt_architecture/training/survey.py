@@ -1,0 +1,230 @@
+"""Ce que les données d'un entraînement disent avant sa première étape : repères, recouvrement…
+
+Les repères sont les pertes que des n-grammes atteignent sur le texte même de la validation. Rien
+ici ne tire de nombre au hasard, et tout est borné en mémoire et en temps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_architecture.data.sampler import IGNORED, LabelledSource, make_batch
+from gpt_architecture.data.shards.reader import TokenSource
+from gpt_architecture.data.tokenizer import UNKNOWN
+from gpt_architecture.data.tokenizers.bpe import BPETokenizer
+from gpt_architecture.data.tokenizers.protocol import ByteTokenizer, Tokenizer
+from gpt_architecture.errors import MissingDependencyError
+from gpt_architecture.training.baselines import Baselines, measure_baselines
+from gpt_architecture.training.ngrams import Bools, Ints, KneserNey
+from gpt_architecture.training.step import evaluation_starts
+
+if TYPE_CHECKING:
+    from gpt_architecture.data.datasets import TrainingData
+    from gpt_architecture.training.session import Settings
+
+COUNTED_TOKENS = 1 << 20
+"""Tokens d'entraînement que les n-grammes comptent, au plus."""
+
+SCANNED_TOKENS = 1 << 24
+"""Tokens d'entraînement où la validation est cherchée, au plus."""
+
+_JUDGED_TOKENS = 1 << 17  # tokens de validation mesurés ou cherchés, au plus
+_READ_TOKENS = 1 << 15  # tokens relus comme du texte
+_BLOCKS = 64
+_CHUNK = 1 << 20
+_PASSAGE_BYTES = 100  # longueur d'un passage commun qui n'est plus une coïncidence
+_REFERENCE_VOCABULARY = 4096
+_MIN_REFERENCE = (512, 8000)  # vocabulaire et octets en deçà desquels la comparaison ne dit rien
+_SMALLEST_SHARE = 0.25
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
+_MOJIBAKE = re.compile("Ã[\u0080-\u00bf¢§¨©ª«®´»¼]|â€|Â[\u00a0«»°]|\ufffd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """Ce que disent les données ; une mesure qui n'a pas de sens ici vaut None.
+
+    Attributes:
+        baselines: pertes de repère ; None : rien ne s'apprend.
+        learned: part des cibles qui s'apprennent.
+        shift: décalage des cibles sur les entrées, en tokens : 1 quand tout va bien ; None : aucun
+            ne convient.
+        overlap: part de la validation dont les passages sont aussi dans l'entraînement.
+        extra_tokens: tokens du texte, en part de ceux d'un petit BPE appris sur lui.
+        bytes_per_token: octets de texte que porte un token.
+        unknown: part de tokens inconnus.
+        garbled: part des mots mal décodés (« Ã© » pour « é »).
+        drift: perte d'unigramme sur la validation, moins celle sur un texte d'entraînement laissé
+            de côté, en nats.
+    """
+
+    baselines: Baselines | None
+    learned: float
+    shift: int | None
+    overlap: float | None
+    extra_tokens: float | None
+    bytes_per_token: float
+    unknown: float
+    garbled: float
+    drift: float
+
+
+def survey(data: TrainingData, settings: Settings) -> Survey:
+    """Examine les données d'un entraînement, sans rien y changer."""
+    learned, shift = _targets(data.train, settings.window, settings.stride)
+    read = min(_READ_TOKENS, data.train.num_tokens)
+    pieces = [data.tokenizer.decode(each.tolist()) for each, _ in _blocks(data.train, read, 8)]
+    text = "".join(pieces)
+    held = data.val.read(0, min(_READ_TOKENS, data.val.num_tokens)).tolist()
+    words = max(1, len(text.split()))
+    bytes_per_token = max(len(text.encode("utf-8", "replace")) / read, 0.1)
+    counted = list(_blocks(data.train, COUNTED_TOKENS, _BLOCKS))
+    return Survey(
+        baselines=_baselines(data, settings, counted) if learned > 0 else None,
+        learned=learned,
+        shift=shift,
+        overlap=_overlap(data.train, data.val, round(_PASSAGE_BYTES / bytes_per_token)),
+        extra_tokens=_extra_tokens(data.tokenizer, pieces, held),
+        bytes_per_token=bytes_per_token,
+        unknown=text.count(UNKNOWN) / read,
+        garbled=len(_MOJIBAKE.findall(text)) / words,
+        drift=_drift([each for each, _ in counted], np.array(held), data.tokenizer.vocab_size),
+    )
+
+
+def _blocks(source: TokenSource, limit: int, count: int) -> Iterator[tuple[Ints, Bools]]:
+    """Tout le texte, ou `count` morceaux également répartis de `limit` tokens en tout.
+
+    Yields:
+        Les tokens d'un morceau, et ceux qui s'apprennent.
+    """
+    total = source.num_tokens
+    length = total if total <= limit else limit // count
+    places = [0] if total <= limit else np.linspace(0, total - length, count).astype(int).tolist()
+    for place in places:
+        tokens = source.read(place, length).numpy()
+        yield tokens, _learned(source, place, length)
+
+
+def _learned(source: TokenSource, start: int, length: int) -> Bools:
+    if not isinstance(source, LabelledSource):
+        return np.ones(length, bool)
+    return source.read_targets(start, length).numpy() != IGNORED
+
+
+def _targets(source: TokenSource, window: int, stride: int) -> tuple[float, int | None]:
+    """La part des cibles qui s'apprennent, et leur décalage, sur quelques fenêtres."""
+    starts = np.arange(0, source.num_tokens - window, stride, dtype=np.int64)
+    starts = starts[:: max(1, len(starts) // _BLOCKS)]
+    if not isinstance(source, LabelledSource):
+        inputs, targets = make_batch(source, starts[:1], window)
+        learned = 1.0
+    else:
+        rows = [source.read_targets(int(start) + 1, window).numpy() for start in starts]
+        targets_seen = np.stack(rows)
+        learned = float(np.mean(targets_seen != IGNORED))
+        usable = starts[(targets_seen != IGNORED).any(axis=1)]
+        if not usable.size:
+            return 0.0, None
+        inputs, targets = make_batch(source, usable, window)
+    x, y = inputs.numpy(), targets.numpy()
+    reach = min(4, x.shape[1] - 1)
+    for shift in sorted(range(-reach, reach + 1), key=lambda each: abs(each - 1)):
+        low, high = max(0, -shift), x.shape[1] - max(0, shift)
+        own, ahead = y[:, low:high], x[:, low + shift : high + shift]
+        judged = own != IGNORED
+        if not judged.any() or np.mean(own[judged] == ahead[judged]) > 0.95:
+            return learned, shift
+    return learned, None
+
+
+def _baselines(
+    data: TrainingData, settings: Settings, counted: Sequence[tuple[Ints, Bools]]
+) -> Baselines:
+    """Les repères, sur les fenêtres de validation que l'entraînement mesure."""
+    window, training = settings.window, settings.training
+    count = training.eval_iter * training.batch_size
+    starts = evaluation_starts(data.val, window, stride=settings.stride, count=count, shuffle=False)
+    starts = starts[:: -(-len(starts) // max(1, _JUDGED_TOKENS // window))]
+    return measure_baselines(
+        counted,
+        np.stack([data.val.read(int(start), window + 1).numpy() for start in starts]),
+        np.stack([_learned(data.val, int(start) + 1, window) for start in starts]),
+        vocab_size=settings.model.vocab_size,
+        total=data.train.num_tokens,
+    )
+
+
+def _overlap(train: TokenSource, val: TokenSource, length: int) -> float | None:
+    """La part des passages de validation, longs de `length` tokens, qu'a aussi l'entraînement.
+
+    Elle est estimée quand l'entraînement n'est pas lu en entier.
+    """
+    size = min(_JUDGED_TOKENS, val.num_tokens)
+    length = max(8, min(length, 100))
+    if size < 2 * length or train.num_tokens < 2 * length:
+        return None
+    tokens, learned = val.read(0, size).numpy(), _learned(val, 0, size)
+    wanted, places = np.unique(_hashes(tokens, length), return_inverse=True)
+    found = np.zeros(wanted.size, bool)
+    scanned = 0
+    for block, _ in _blocks(train, SCANNED_TOKENS, _BLOCKS):
+        scanned += block.size
+        for start in range(0, block.size, _CHUNK):
+            here = _hashes(block[start : start + _CHUNK + length - 1], length)
+            spots = np.minimum(np.searchsorted(wanted, here), wanted.size - 1)
+            found[spots[wanted[spots] == here]] = True
+    ends = learned[length - 1 :]
+    share = float(found[places][ends].mean()) if ends.any() else 0.0
+    return min(1.0, share / max(scanned / train.num_tokens, _SMALLEST_SHARE))
+
+
+def _hashes(tokens: Ints, length: int) -> NDArray[np.uint64]:
+    """Une empreinte par suite de `length` tokens : Σ t·bʲ modulo 2⁶⁴, b impair."""
+    if tokens.size < length:
+        return np.empty(0, np.uint64)
+    terms = (tokens + 1).astype(np.uint64) * _powers(_BASE, tokens.size)
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms)])
+    count = tokens.size - length + 1
+    return (sums[length:] - sums[:-length]) * _powers(_INVERSE, count)
+
+
+def _powers(base: np.uint64, count: int) -> NDArray[np.uint64]:
+    """1, b, b², … modulo 2⁶⁴."""
+    powers = np.full(count, base)
+    powers[:1] = 1
+    return np.cumprod(powers)
+
+
+def _extra_tokens(tokenizer: Tokenizer, pieces: Sequence[str], held: Sequence[int]) -> float | None:
+    """Les tokens de la validation, en part de ceux d'un BPE qu'apprend l'entraînement."""
+    text = tokenizer.decode(held)
+    size = min(tokenizer.vocab_size, _REFERENCE_VOCABULARY)
+    least, octets = _MIN_REFERENCE
+    is_small = size < least or len(text) < octets // 4 or sum(map(len, pieces)) < octets
+    if is_small or not isinstance(tokenizer, ByteTokenizer):
+        return None
+    try:
+        reference = BPETokenizer.train(pieces, size)
+    except MissingDependencyError:
+        return None
+    return len(held) / max(1, len(reference.encode(text)))
+
+
+def _drift(counted: Sequence[Ints], held: Ints, vocab_size: int) -> float:
+    """De combien l'unigramme de l'entraînement prédit moins bien la validation que lui-même."""
+    tokens = np.concatenate(counted)
+    size = max(1, tokens.size // 20)
+    parts = [tokens[start : start + size] for start in range(0, tokens.size, size)]
+    if len(parts) < 2:
+        return 0.0
+    model = KneserNey(parts[::2], vocab_size, order=1)
+    beside = np.concatenate(parts[1::2])
+    return float(model.losses(held[None]).mean() - model.losses(beside[None]).mean())
