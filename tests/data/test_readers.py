@@ -3,9 +3,11 @@
 import bz2
 import csv
 import gzip
+import html
 import io
 import json
 import lzma
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -20,11 +22,15 @@ from odf.opendocument import OpenDocumentText
 from odf.text import H, P
 from pyarrow import feather
 
+from gpt_architecture.config import END_OF_TEXT, TrainingConfig
+from gpt_architecture.data.datasets import load_training_data
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
-from gpt_architecture.data.texts.corpus import SourceTexts, load_corpus
-from gpt_architecture.data.texts.ingest import find_sources
+from gpt_architecture.data.texts.corpus import SourceTexts, load_corpus, read_documents
+from gpt_architecture.data.texts.ingest import find_sources, read_blocks
+from gpt_architecture.data.texts.readers import base
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.evaluation.perplexity import read_token_documents
 
 PARAGRAPHS = (
     "La lampe du passeur",
@@ -90,13 +96,11 @@ def odt_of(paragraphs=PARAGRAPHS):
     return out.getvalue()
 
 
-def pdf_of(paragraphs=PARAGRAPHS):
+def pdf_of(paragraphs=PARAGRAPHS, width=70):
     """Des lignes d'une page, coupées comme dans un livre."""
-    import textwrap
-
     figure, out, y = Figure(figsize=(8.3, 11.7)), io.BytesIO(), 0.95
     for each in paragraphs:
-        for line in textwrap.wrap(each, 70):
+        for line in textwrap.wrap(each, width):
             figure.text(0.1, y, line, fontsize=10)
             y -= 0.016
         y -= 0.016
@@ -205,3 +209,77 @@ def test_a_folder_of_everything(tmp_path):
     ]
     assert ids[0] == ids[1]
     assert "".join(SourceTexts([str(source)])) == TEXT * len(CONTENTS)
+
+
+SEPARATED = ("Un premier récit, assez long pour en être un.", "Un second récit, tout aussi long.")
+MARKED = END_OF_TEXT.join(SEPARATED)
+MARKED_FILES = {
+    "a.txt": MARKED.encode(),
+    "a.jsonl": json.dumps({"text": MARKED}).encode(),
+    "a.json": json.dumps([{"text": MARKED}]).encode(),
+    "a.csv": csv_of(texts=[MARKED]),
+    "a.parquet": table_of("parquet", [MARKED]),
+    "a.arrow": table_of("arrow", [MARKED]),
+    "a.html": html_of([html.escape(MARKED)], around=False),
+    "a.epub": epub_of([html.escape(MARKED)]),
+    "a.docx": docx_of([MARKED]),
+    "a.odt": odt_of([MARKED]),
+    "a.pdf": pdf_of([MARKED], width=200),
+    "a.txt.gz": gzip.compress(MARKED.encode()),
+    "a.zip": zip_of({"a.txt": MARKED.encode()}),
+}
+
+
+def learned(path, folder):
+    """Les documents d'un entraînement, retrouvés dans ses tokens."""
+    training = TrainingConfig(batch_size=1, train_ratio=0.5)
+    data = load_training_data([str(path)], "gpt2", window=4, training=training)
+    parts = [part.read(0, part.num_tokens).tolist() for part in (data.train, data.val)]
+    return "".join(map(data.tokenizer.decode, parts)).split(END_OF_TEXT)
+
+
+def prepared(path, folder):
+    """Ceux d'une préparation, ses deux parts réunies dans l'ordre du texte."""
+    gpt2 = get_tokenizer("gpt2")
+    result = prepare_tokens([path], folder, tokenizer=gpt2)
+    parts = [open_shards(folder, split).read(0, result.tokens[split]) for split in result.tokens]
+    texts = [text for part in parts for text in gpt2.decode(part.tolist()).split(END_OF_TEXT)[1:]]
+    assert result.separated == 1
+    return sorted(texts)
+
+
+DOORS = {
+    "train": learned,
+    "prepare": prepared,
+    "tokenizer": lambda path, _folder: list(SourceTexts([str(path)])),
+    "evaluate": lambda path, _folder: [
+        get_tokenizer("gpt2").decode(each.tokens)
+        for each in read_token_documents([str(path)], get_tokenizer("gpt2"))
+    ],
+    "Python": lambda path, _folder: [each.text for each in read_documents([path])],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", DOORS)
+def test_a_written_separator_means_the_same_everywhere(tmp_path, door):
+    """Par chaque porte et dans chaque format, <|endoftext|> sépare deux documents."""
+    for name, data in MARKED_FILES.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        assert DOORS[door](path, tmp_path / f"d-{name}") == list(SEPARATED), name
+
+
+def test_a_list_is_read_one_value_at_a_time(tmp_path, monkeypatch):
+    """Une longue liste JSON se lit par blocs, où que tombent les lectures."""
+    monkeypatch.setattr(base, "BLOCK_BYTES", 4096)
+    rows = [{"text": f"été {i} " + "mot " * (i % 97), "n": i} for i in range(3000)]
+    path = tmp_path / "a.json"
+    for text in (json.dumps(rows), json.dumps(rows, indent=1, ensure_ascii=False)):
+        path.write_text(text, encoding="utf-8")
+        (source,), _ = find_sources([path])
+        blocks = list(read_blocks(source, field=None, max_record_bytes=1 << 20))
+        found = [b.text_of(record, None) for b in blocks for _, record in b.records]
+        assert found == [row["text"] for row in rows]
+        assert len(blocks) > 20
+        assert sum(block.consumed for block in blocks) == path.stat().st_size
