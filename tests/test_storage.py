@@ -260,9 +260,11 @@ def test_text_is_the_same_from_every_editor(tmp_path: Path, data: bytes, text: s
     [
         (
             "« été »".encode("cp1252"),
-            ["octet 0xab", "position 0", "iconv -f WINDOWS-1252 -t UTF-8"],
+            ["octet 0xab", "position 0", "iconv -f ISO-8859-1 -t UTF-8"],
         ),
         (b"l\x92\xe9t\xe9", ["octet 0x92", "position 1", "iconv -f WINDOWS-1252 -t UTF-8"]),
+        ("œuf".encode("cp1252"), ["octet 0x9c", "iconv -f WINDOWS-1252 -t UTF-8"]),
+        ("été ".encode() + b"\xe9t\xe9", ["octet 0xe9", "position 6", "mêle l'UTF-8 et un autre"]),
         ("été".encode("utf-16"), ["UTF-16", "iconv -f UTF-16"]),
         ("bonjour".encode("utf-16-le"), ["octet nul", "iconv -f UTF-16"]),
         ("bonjour".encode("utf-16-be"), ["octet nul", "iconv -f UTF-16"]),

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.texts import corpus, ingest
+from gpt_architecture.data.texts import corpus
 from gpt_architecture.data.texts.corpus import SHORT_STORY, VERDICT, load_corpus
+from gpt_architecture.data.texts.readers import layers
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.storage import decode_text, read_text
@@ -119,17 +120,17 @@ class TestFailures:
         with pytest.raises(DataError, match=r"vide\.txt est vide"):
             load_corpus(["vide.txt"])
 
-    def test_one_empty_file_in_a_folder_is_named(self):
+    def test_one_empty_file_in_a_folder_is_left_aside_and_named(self, caplog):
         write(Path("livre/a.txt"), "un")
         write(Path("livre/b.txt"), "")
-        with pytest.raises(DataError, match=r"b\.txt est vide"):
-            load_corpus(["livre"])
+        assert load_corpus(["livre"]).text == "un"
+        assert "1 laissé de côté, vide : livre/b.txt" in caplog.text
 
     @pytest.mark.parametrize(
         ("content", "byte", "position"),
         [
             (b"caf\xe9 noir", "0xe9", 3),
-            ("é".encode() + b"\xff", "0xff", 2),
+            (b"\xe9t\xe9\xff", "0xe9", 0),
             (b"tronqu\xc3", "0xc3", 6),
         ],
     )
@@ -177,8 +178,8 @@ class TestFailures:
         def refuse(path):
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(ingest, "open_regular", refuse)
-        with pytest.raises(DataError, match=r"secret\.txt est illisible"):
+        monkeypatch.setattr(layers, "open_regular", refuse)
+        with pytest.raises(DataError, match=r"fichier illisible, secret\.txt \(accès refusé\)"):
             load_corpus([path])
 
 

@@ -4,14 +4,18 @@ import gzip
 import json
 import os
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gpt_architecture.data.texts import ingest
+from gpt_architecture.data.texts import documents
 from gpt_architecture.data.texts.ingest import find_sources, read_blocks, read_chunks
+from gpt_architecture.data.texts.readers import base
 from gpt_architecture.errors import DataError, MissingDependencyError
+
+HEADS = {".parquet": b"PAR1", ".gz": gzip.compress(b"x")}
 
 
 def only(path):
@@ -29,9 +33,9 @@ def read(path, field="text", limit=1 << 20):
 
 def test_folders_are_walked_in_order(tmp_path):
     """Triés, récursifs, sans ce qui est caché ; l'extension inconnue est dite."""
-    for name in ("b.txt", "a.MD", "sous/c.jsonl", "sous/d.parquet", "e.jsonl.gz", "f.csv"):
+    for name in ("b.txt", "a.MD", "sous/c.jsonl", "sous/d.parquet", "e.jsonl.gz", "f.xyz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x", encoding="utf-8")
+        (tmp_path / name).write_bytes(HEADS.get(Path(name).suffix, b"x"))
     for name in (".cache/x.txt", ".g.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x", encoding="utf-8")
@@ -45,7 +49,7 @@ def test_folders_are_walked_in_order(tmp_path):
         ("sous/d.parquet", "parquet"),
     ]
     assert [(s.reason, os.path.basename(s.where)) for s in skips] == [  # noqa: PTH119
-        (ingest.UNKNOWN_KIND, "f.csv")
+        (documents.UNKNOWN_KIND, "f.xyz")
     ]
 
 
@@ -55,7 +59,7 @@ def test_a_named_file_is_text_whatever_its_suffix(tmp_path):
     path.write_text("x", encoding="utf-8")
     sources, skips = find_sources([path, str(path)])
     assert [s.kind for s in sources] == ["text"]
-    assert [s.reason for s in skips] == [ingest.REPEATED]
+    assert [s.reason for s in skips] == [documents.REPEATED]
 
 
 def test_missing_and_empty_sources(tmp_path):
@@ -74,7 +78,7 @@ def test_dangling_links_and_special_files_are_said(tmp_path):
     os.mkfifo(tmp_path / "tube.txt")
     sources, skips = find_sources([tmp_path])
     assert len(sources) == 1
-    assert [s.reason for s in skips] == [ingest.UNREADABLE] * 2
+    assert [s.reason for s in skips] == [documents.UNREADABLE] * 2
 
 
 def test_text_is_one_document(tmp_path):
@@ -92,7 +96,7 @@ def test_lines_are_numbered(tmp_path, compressed):
     path.write_bytes(gzip.compress(data) if compressed else data)
     records, skips, blocks = read(path, limit=100)
     assert records == [(1, b'{"text": "a"}\n'), (4, b'{"text": "b"}')]
-    assert [reason for reason, _ in skips] == [ingest.EMPTY, ingest.TOO_LONG]
+    assert [reason for reason, _ in skips] == [documents.EMPTY, documents.TOO_LONG]
     assert skips[1][1] == f"{path}:3 (plus de 100 octets)"
     assert sum(block.consumed for block in blocks) == path.stat().st_size
 
@@ -108,7 +112,7 @@ def test_line_bound_is_exact(tmp_path, extra, kept):
 
 def test_blocks_are_bounded(tmp_path, monkeypatch):
     """Un gros fichier se lit en plusieurs blocs, sans rien perdre."""
-    monkeypatch.setattr(ingest, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(base, "BLOCK_BYTES", 64)
     path = tmp_path / "a.jsonl"
     lines = [f'{{"text": "{i}"}}\n'.encode() for i in range(50)]
     path.write_bytes(b"".join(lines))
@@ -120,25 +124,27 @@ def test_blocks_are_bounded(tmp_path, monkeypatch):
 
 def test_truncated_gzip_keeps_what_precedes(tmp_path, monkeypatch):
     """Un gzip coupé : les lignes lues restent, la panne est dite."""
-    monkeypatch.setattr(ingest, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(base, "BLOCK_BYTES", 256)
     lines = "".join(json.dumps({"text": os.urandom(20).hex()}) + "\n" for _ in range(400))
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(lines.encode())[:-4000])
     records, skips, _ = read(path)
     assert 0 < len(records) < 400
-    assert [reason for reason, _ in skips] == [ingest.UNREADABLE]
+    assert [reason for reason, _ in skips] == [documents.UNREADABLE]
 
 
 def test_not_gzip_and_missing_later(tmp_path):
     """Un faux gzip ; un fichier disparu depuis qu'il a été trouvé."""
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(b"pas du gzip")
-    assert read(path)[1][0][0] == ingest.UNREADABLE
+    with pytest.raises(DataError, match="n'est pas celui d'un fichier compressé"):
+        find_sources([path])
+    path.write_bytes(gzip.compress(b'{"text": "un"}'))
     source = only(path)
     path.unlink()
     blocks = list(read_blocks(source, field="text", max_record_bytes=10))
-    assert [skip.reason for block in blocks for skip in block.skips] == [ingest.UNREADABLE]
-    with pytest.raises(ingest.Rejected):
+    assert [skip.reason for block in blocks for skip in block.skips] == [documents.UNREADABLE]
+    with pytest.raises(documents.Rejected):
         list(read_chunks(source))
     with pytest.raises(DataError, match="a changé"):
         source.check_unchanged()
@@ -155,7 +161,7 @@ def test_parquet(tmp_path, kind):
     records, skips, blocks = read(path, limit=100)
     assert records[:3] == [(1, b"a"), (4, "é".encode()), (5, b"a")]
     assert len(records) == 80
-    assert sorted({reason for reason, _ in skips}) == [ingest.TOO_LONG, ingest.EMPTY]
+    assert sorted({reason for reason, _ in skips}) == [documents.TOO_LONG, documents.EMPTY]
     assert sum(block.consumed for block in blocks) == path.stat().st_size
 
 
@@ -172,16 +178,16 @@ def test_bad_parquet(tmp_path):
     """Champ absent, champ de nombres, fichier qui n'en est pas un."""
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"n": [1, 2]}), path)
-    assert [reason for reason, _ in read(path)[1]] == [ingest.NO_FIELD]
-    assert [reason for reason, _ in read(path, field="n")[1]] == [ingest.NOT_TEXT]
+    assert [reason for reason, _ in read(path)[1]] == [documents.NO_FIELD]
+    assert [reason for reason, _ in read(path, field="n")[1]] == [documents.NOT_TEXT]
     path.write_bytes(b"PAR1 pas du tout PAR1")
-    assert [reason for reason, _ in read(path)[1]] == [ingest.UNREADABLE]
+    assert [reason for reason, _ in read(path)[1]] == [documents.UNREADABLE]
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     """L'extra manquant est une phrase, avec la commande qui l'installe."""
     path = tmp_path / "a.parquet"
-    path.write_bytes(b"x")
+    path.write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match="pip install pyarrow"):
         read(path)

@@ -10,8 +10,9 @@ from gpt_architecture.data.shards import plan, prepare
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
-from gpt_architecture.data.texts import documents, ingest
+from gpt_architecture.data.texts import documents
 from gpt_architecture.data.texts.corpus import load_corpus
+from gpt_architecture.data.texts.readers import base
 from gpt_architecture.data.tokenizer import SimpleTokenizerV1, SimpleTokenizerV2, get_tokenizer
 from gpt_architecture.errors import (
     ConfigurationError,
@@ -157,11 +158,11 @@ def test_long_texts_are_streamed(tmp_path, monkeypatch):
         text = f"\ufeffTexte {i}\r\n" + f"une phrase, l'eau {i} ; " * 400
         (tmp_path / "s" / f"{i:02d}.txt").write_text(text, encoding="utf-8", newline="")
     (tmp_path / "s" / "zz.txt").write_bytes(b"faux \xe9 " * 200)
-    run([tmp_path / "s"], tmp_path / "bloc", val_fraction=0.3)
+    run([tmp_path / "s"], tmp_path / "bloc", val_fraction=0.3, skip_bad=True)
     monkeypatch.setattr(plan, "LONG_TEXT_BYTES", 1000)
     monkeypatch.setattr(documents.cut_pieces, "__defaults__", (700,))
     monkeypatch.setattr(prepare, "CHECKPOINT_BYTES", 1)
-    run([tmp_path / "s"], tmp_path / "flux", val_fraction=0.3)
+    run([tmp_path / "s"], tmp_path / "flux", val_fraction=0.3, skip_bad=True)
     assert content(tmp_path / "bloc") == content(tmp_path / "flux")
     index = json.loads((tmp_path / "flux" / "index.json").read_text(encoding="utf-8"))
     assert list(index["skipped"]) == [documents.BAD_UTF8]
@@ -172,7 +173,9 @@ def test_skips_are_counted_with_examples(tmp_path):
     lines = [*(json.dumps({"text": t}) for t in TEXTS), *["{"] * 9, '{"titre": "x"}', ""]
     source = tmp_path / "a.jsonl"
     source.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
-    result = run([source], tmp_path / "d")
+    with pytest.raises(DataError, match=r"a\.jsonl:61 \(colonne .*skip_bad"):
+        run([source], tmp_path / "d")
+    result = run([source], tmp_path / "d", skip_bad=True)
     assert sum(result.documents.values()) == 60
     assert {reason: entry["count"] for reason, entry in result.skipped.items()} == {
         documents.BAD_JSON: 9,
@@ -201,7 +204,7 @@ def test_a_written_separator_separates(tmp_path, monkeypatch, kind):
     if kind == "texte long":
         monkeypatch.setattr(plan, "LONG_TEXT_BYTES", 100)
         monkeypatch.setattr(plan, "PIECE_CHARACTERS", 300)
-        monkeypatch.setattr(ingest, "BLOCK_BYTES", 19)  # coupe dans les séparateurs
+        monkeypatch.setattr(base, "BLOCK_BYTES", 19)  # coupe dans les séparateurs
         monkeypatch.setattr(documents.cut_pieces, "__defaults__", (50,))
     result = run([source], tmp_path / "d", val_fraction=0.3)
     parts = {split: documents_of(tmp_path / "d", split) for split in ("train", "val")}

@@ -7,8 +7,8 @@ import tracemalloc
 import pytest
 
 from gpt_architecture.data.shards.prepare import prepare_tokens
-from gpt_architecture.data.texts import ingest
 from gpt_architecture.data.texts.corpus import SourceTexts
+from gpt_architecture.data.texts.readers import base
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.data.tokenizers.simple import CharTokenizer
 from gpt_architecture.errors import DataError
@@ -22,7 +22,11 @@ def test_every_kind_in_order(tmp_path):
     (tmp_path / "d.txt").write_bytes(b"\xff\xff")
     (tmp_path / "e.png").write_bytes(b"x")
     seen = []
-    texts = SourceTexts([str(tmp_path)], on_progress=lambda done, total: seen.append((done, total)))
+    texts = SourceTexts(
+        [str(tmp_path)],
+        skip_bad=True,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
     assert list(texts) == ["un\ndeux", "trois", "quatre", "cinq"]
     skipped = {reason: entry["count"] for reason, entry in texts.tally.skipped.items()}
     assert skipped == {"JSON invalide": 1, "vide": 1, "UTF-8 invalide": 1, "extension inconnue": 1}
@@ -66,7 +70,7 @@ def test_conversations_give_their_messages(tmp_path):
     lines = [{"messages": [*talk, {"content": "Le passeur.\r\n"}]}, {"messages": []}, {"x": 1}]
     path = tmp_path / "c.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    texts = SourceTexts([str(path)])
+    texts = SourceTexts([str(path)], skip_bad=True)
     assert list(texts) == ["Qui passe ?", "Le passeur.\n"]
     assert texts.tally.skipped["champ absent"]["count"] == 2
     with pytest.raises(DataError, match="la ligne est une conversation"):
@@ -75,7 +79,7 @@ def test_conversations_give_their_messages(tmp_path):
 
 def test_separators_teach_nothing(tmp_path, monkeypatch):
     """Où que les lectures le coupent, <|endoftext|> n'est pas un texte à apprendre."""
-    monkeypatch.setattr(ingest, "BLOCK_BYTES", 7)
+    monkeypatch.setattr(base, "BLOCK_BYTES", 7)
     path = tmp_path / "a.txt"
     path.write_text("un<|endoftext|>deux<|endoftext|><|endoftext|>trois", encoding="utf-8")
     assert "".join(SourceTexts([str(path)])) == "undeuxtrois"

@@ -183,7 +183,8 @@ def evaluate(
     sentence: str | None = None,
     limit: int | None = None,
     tokens: int | None = None,
-    field: str = "text",
+    field: str | None = None,
+    skip_bad: bool = False,
     offline: bool = False,
     stride: int | None = None,
     batch_size: int = 64,
@@ -211,7 +212,8 @@ def evaluate(
         limit: documents et exemples mesurés, au plus, dans chaque fichier ; paires de chaque
             phénomène.
         tokens: tokens mesurés, au plus, dans chaque document.
-        field: champ du texte des documents JSONL et Parquet.
+        field: champ ou colonne du texte ; None : celui dont le nom est évident.
+        skip_bad: laisse de côté ce qui est illisible, abîmé ou trop gros.
         offline: interdit tout téléchargement.
         stride: tokens notés par fenêtre ; None : la moitié du contexte d'entraînement.
         batch_size: séquences lues ensemble, au plus.
@@ -263,8 +265,9 @@ def evaluate(
         loaded(gpt, device=device, quant=quant)  # refuse ce qui ne vaut qu'au chargement
         quant = gpt.quant
     start = time.perf_counter()
+    reading: dict[str, Any] = {"field": field, "offline": offline, "skip_bad": skip_bad}
     documents = read_token_documents(
-        texts, gpt.tokenizer, field=field, limit=limit, max_tokens=tokens, offline=offline
+        texts, gpt.tokenizer, limit=limit, max_tokens=tokens, **reading
     )
     with ProgressBar("Évaluation", width=40, shown=progress) as bar:
         measure = _Measure(gpt, bar, batch_size=batch_size, quantized=quant is not None)
@@ -288,8 +291,7 @@ def evaluate(
                 sentence=sentence,
                 held_out=[document.tokens for document in documents],
                 losses=record["text"]["documents"] if "text" in record else [],
-                field=field,
-                offline=offline,
+                **reading,
                 progress=lambda name: PaceProgress(bar, name),
             )
     if memory is not None:

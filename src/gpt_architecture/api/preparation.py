@@ -44,13 +44,14 @@ def prepare(
     sources: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    field: str = "text",
+    field: str | None = None,
     tokenizer: str | Path | Tokenizer = "gpt2",
     val_fraction: float | None = None,
     shard_tokens: int = 100_000_000,
     workers: int | None = None,
     seed: int = 0,
     max_line_bytes: int = 32 << 20,
+    skip_bad: bool = False,
     force: bool = False,
     progress: bool | None = None,
 ) -> Prepared:
@@ -59,16 +60,17 @@ def prepare(
     Interrompue, une préparation reprend quand on la redemande.
 
     Args:
-        sources: un fichier ou un dossier (.txt, .md, .jsonl, .jsonl.gz, .parquet), un corpus
-            connu, ou une suite d'entre eux.
+        sources: un fichier, un dossier, un corpus connu, ou une suite d'entre eux ; voir
+            « Préparer ses données » pour les formats.
         out: dossier à écrire.
-        field: champ du texte, en JSONL et en Parquet.
+        field: champ ou colonne du texte ; None : celui dont le nom est évident.
         tokenizer: `gpt2`, le fichier d'un tokenizer, un modèle, ou un tokenizer déjà ouvert.
         val_fraction: part des documents gardée pour la validation ; None : selon la taille.
         shard_tokens: tokens par fragment.
         workers: processus ; None : un par cœur. Le résultat n'en dépend pas.
         seed: graine de la répartition des documents.
         max_line_bytes: une ligne ou une valeur plus longue, en octets, est écartée.
+        skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros.
         force: remplace un dossier préparé avec d'autres réglages, ou recommence.
         progress: vrai ou faux : une barre, ou rien ; None : une barre si quelqu'un la voit.
 
@@ -107,6 +109,7 @@ def prepare(
             config=config,
             workers=workers,
             force=force,
+            skip_bad=skip_bad,
             reporter=PrepareProgress(bar),
         )
     return Prepared(**vars(found))

@@ -55,8 +55,9 @@ def study_model(
     sentence: str | None,
     held_out: Sequence[Sequence[int]],
     losses: Sequence[Mapping[str, Any]],
-    field: str,
+    field: str | None,
     offline: bool,
+    skip_bad: bool,
     progress: Callable[[str], Progress],
 ) -> MemorisationReport | None:
     """Génère des textes, cherche ce qu'ils récitent, et fait la page si elle est demandée.
@@ -70,8 +71,9 @@ def study_model(
         sentence: phrase dont la page montre l'attention ; None : des premiers mots.
         held_out: tokens des documents de `data`, l'inédit quand la coupe n'est pas connue.
         losses: leurs pertes, telles que la commande les écrit en JSON.
-        field: champ du texte, en JSONL et en Parquet.
+        field: champ ou colonne du texte ; None : celui dont le nom est évident.
         offline: interdit tout téléchargement.
+        skip_bad: laisse de côté ce qui est illisible, abîmé ou trop gros.
         progress: rend, pour une étape de ce nom, ce qui en reçoit l'avancement.
 
     Returns:
@@ -91,7 +93,9 @@ def study_model(
     )
 
     looked = None if sentence is None else gpt.attention(sentence)  # elle n'attend pas les textes
-    training, unseen = _read_texts(gpt, memorisation, held_out, field=field, offline=offline)
+    training, unseen = _read_texts(
+        gpt, memorisation, held_out, field=field, offline=offline, skip_bad=skip_bad
+    )
     results = _write_texts(gpt, length, [training, unseen], progress("Textes"))
     recited = None
     if training is not None:
@@ -126,8 +130,9 @@ def _read_texts(
     memorisation: Sequence[str],
     held_out: Sequence[Sequence[int]],
     *,
-    field: str,
+    field: str | None,
     offline: bool,
+    skip_bad: bool,
 ) -> tuple[TokenSource | None, TokenSource | None]:
     """Ce que le modèle a appris, et ce qu'il n'a pas vu ; None : inconnu."""
     joined = [token for document in held_out for token in document]
@@ -143,6 +148,7 @@ def _read_texts(
         vocabulary=gpt.tokenizer,
         field=field,
         offline=offline,
+        skip_bad=skip_bad,
     )
     if data.tokenizer.to_dict() != gpt.tokenizer.to_dict():
         raise ConfigurationError(

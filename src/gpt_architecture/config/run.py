@@ -30,7 +30,7 @@ _LORA = {"lora_alpha": "alpha", "lora_targets": "targets", "lora_dropout": "drop
 
 FREE_SETTINGS = (
     *("epochs", "max_steps", "device", "prompt", "eval_freq", "eval_iter", "patience"),
-    *("checkpoint_activations", "data", "field", "tokenizer"),
+    *("checkpoint_activations", "data", "field", "skip_bad", "tokenizer"),
     *("tensorboard", "from", "chat", "chat_template"),
     *(item.name for item in fields(CheckpointConfig)),
 )
@@ -39,11 +39,12 @@ FREE_SETTINGS = (
 
 _KINDS: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
     ("data", (tuple, list), "un chemin, un nom de corpus, ou une suite d'entre eux"),
-    *((name, str, "un texte") for name in ("field", "tokenizer", "device")),
-    ("prompt", (str, NoneType), "un texte"),
+    *((name, str, "un texte") for name in ("tokenizer", "device")),
+    *((name, (str, NoneType), "un texte") for name in ("prompt", "field")),
     ("output_dir", Path, "un chemin"),
     ("resume", (Path, NoneType), "un chemin"),
     *((name, bool, "un booléen") for name in ("override", "force", "tensorboard", "offline")),
+    ("skip_bad", bool, "un booléen"),
 )
 
 
@@ -52,11 +53,14 @@ class RunConfig:
     """D'où vient le texte, où va le modèle."""
 
     data: Sequence[str] = ("the-verdict",)
-    """Texte : fichiers et dossiers (.txt, .md, .jsonl, .jsonl.gz, .parquet), les noms the-verdict
-    et la-lampe-du-passeur, ou un dossier de fragments de tokens écrit par prepare."""
+    """Texte : fichiers, dossiers et archives (texte, tableaux, pages, livres, PDF…), les noms
+    the-verdict et la-lampe-du-passeur, ou un dossier de fragments de tokens écrit par prepare."""
 
-    field: str = "text"
-    """Champ du texte, en JSONL et en Parquet."""
+    field: str | None = None
+    """Champ ou colonne du texte ; sans lui, celui dont le nom est évident (text, contenu…)."""
+
+    skip_bad: bool = False
+    """Laisse de côté, en le disant, ce qui est illisible, abîmé ou trop gros."""
 
     tokenizer: str = "gpt2"
     """Tokenizer : gpt2, simple-v1, simple-v2, char (caractères), bpe-N (BPE de N tokens appris

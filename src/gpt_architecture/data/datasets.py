@@ -29,7 +29,7 @@ from gpt_architecture.data.texts.conversations import (
     encode_conversation,
     read_conversations,
 )
-from gpt_architecture.data.texts.corpus import load_corpus
+from gpt_architecture.data.texts.corpus import Corpus, load_corpus
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizers.bpe import bpe_size
 from gpt_architecture.errors import (
@@ -80,8 +80,9 @@ def load_training_data(
     window: int,
     training: TrainingConfig,
     vocabulary: Tokenizer | None = None,
-    field: str = "text",
+    field: str | None = None,
     offline: bool = False,
+    skip_bad: bool = False,
 ) -> TrainingData:
     """Lit les données : un dossier de fragments, ou des textes (voir `data.texts.corpus`).
 
@@ -91,8 +92,9 @@ def load_training_data(
         window: longueur d'une fenêtre (T).
         training: lot et coupe du texte.
         vocabulary: un tokenizer déjà appris, à la place de celui que `tokenizer` nomme.
-        field: champ du texte, en JSONL et en Parquet.
+        field: champ ou colonne du texte ; None : celui dont le nom est évident.
         offline: interdit tout téléchargement.
+        skip_bad: laisse de côté ce qui est illisible, abîmé ou trop gros.
 
     Raises:
         DataError: données absentes, abîmées ou trop courtes ; le message dit lesquelles.
@@ -101,7 +103,8 @@ def load_training_data(
     if len(sources) == 1 and holds_shards(Path(sources[0])):
         data = _from_shards(Path(sources[0]), tokenizer, vocabulary)
     else:
-        data = _from_text(sources, tokenizer, vocabulary, training, field=field, offline=offline)
+        corpus = load_corpus(list(sources), field=field, offline=offline, skip_bad=skip_bad)
+        data = _from_text(corpus, tokenizer, vocabulary, training)
     _check_lengths(data, window, training)
     return data
 
@@ -135,15 +138,8 @@ def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) 
 
 
 def _from_text(
-    sources: Sequence[str],
-    tokenizer_name: str,
-    vocabulary: Tokenizer | None,
-    training: TrainingConfig,
-    *,
-    field: str,
-    offline: bool,
+    corpus: Corpus, tokenizer_name: str, vocabulary: Tokenizer | None, training: TrainingConfig
 ) -> TrainingData:
-    corpus = load_corpus(list(sources), field=field, offline=offline)
     # Un vocabulaire de mots vient des parts déjà coupées : la coupe peut tomber dans un mot.
     # Un BPE sait tout coder : il s'apprend sans voir la validation ; des caractères, non.
     parts = split_text(corpus.text, training.train_ratio)

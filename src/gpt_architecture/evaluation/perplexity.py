@@ -7,10 +7,11 @@ ne note que ceux-là : les autres, déjà notés, lui servent de contexte. Forme
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from gpt_architecture.config import check_int
 from gpt_architecture.core.model import CausalLM
@@ -237,28 +238,31 @@ def read_token_documents(
     sources: Sequence[str],
     tokenizer: Tokenizer,
     *,
-    field: str = "text",
+    field: str | None = None,
     limit: int | None = None,
     max_tokens: int | None = None,
     offline: bool = False,
+    skip_bad: bool = False,
 ) -> list[TokenDocument]:
     """Lit et code tous les documents.
 
     Args:
-        sources: fichiers (.txt, .md, .jsonl, .jsonl.gz, .parquet), dossiers, dossiers de
-            fragments (leur part de validation), ou noms de corpus.
+        sources: fichiers, dossiers, dossiers de fragments (leur part de validation), ou noms de
+            corpus ; voir `data.texts.corpus`.
         tokenizer: celui du modèle.
-        field: champ du texte, en JSONL et en Parquet.
+        field: champ ou colonne du texte ; None : celui dont le nom est évident.
         limit: documents gardés, les premiers ; None : tous.
         max_tokens: tokens gardés de chacun, les premiers ; None : tous.
         offline: interdit de télécharger un corpus connu par son nom.
+        skip_bad: laisse de côté ce qui est illisible, abîmé ou trop gros.
 
     Raises:
         DataError: source absente, illisible ou vide, ligne qui ne convient pas (elle est nommée),
             ou fragments d'un autre tokenizer.
     """
     count_bytes = _byte_counter(tokenizer)
-    coded = (each for source in sources for each in _coded(source, tokenizer, field, offline))
+    reading: dict[str, Any] = {"field": field, "offline": offline, "skip_bad": skip_bad}
+    coded = (each for source in sources for each in _coded(source, tokenizer, reading))
     documents = list[TokenDocument]()
     for name, ids, text in islice(coded, limit):
         kept = ids[:max_tokens]
@@ -276,7 +280,7 @@ def read_token_documents(
 
 
 def _coded(
-    source: str, tokenizer: Tokenizer, field: str, offline: bool
+    source: str, tokenizer: Tokenizer, reading: Mapping[str, Any]
 ) -> Iterator[tuple[str, list[int], str | None]]:
     """(Nom, identifiants, texte si on l'a) de chaque document d'une source."""
     path = Path(source)
@@ -284,7 +288,7 @@ def _coded(
         for number, ids in enumerate(_held_out(path, tokenizer), start=1):
             yield f"{path.name}#{number}", ids, None
     else:
-        for each in corpus.read_documents([source], field=field, offline=offline):
+        for each in corpus.read_documents([source], **reading):
             yield each.name, tokenizer.encode(each.text), each.text
 
 

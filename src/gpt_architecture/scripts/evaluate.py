@@ -54,8 +54,11 @@ class EvaluateOptions:
     tokens: int | None = None
     """Nombre maximal de tokens mesurés dans chaque document."""
 
-    field: str = "text"
-    """Champ du texte des documents JSONL et Parquet."""
+    field: str | None = None
+    """Champ ou colonne du texte ; sans lui, celui dont le nom est évident (text, contenu…)."""
+
+    skip_bad: bool = False
+    """Laisse de côté, en le disant, ce qui est illisible, abîmé ou trop gros."""
 
     offline: bool = False
     """Interdit tout téléchargement."""

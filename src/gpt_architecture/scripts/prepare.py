@@ -42,8 +42,12 @@ class PrepareOptions:
     out: Annotated[Path | None, Parameter(metavar="DOSSIER", required=True)] = None
     """Dossier à écrire."""
 
-    field: str = "text"
-    """Champ du texte, en JSONL et en Parquet."""
+    field: str | None = None
+    """Champ ou colonne du texte ; sans lui, celui dont le nom est évident (text, contenu…)."""
+
+    skip_bad: bool = False
+    """Écarte et compte ce qui est illisible, abîmé ou trop gros ; sans elle, le premier défaut
+    arrête tout."""
 
     tokenizer: str = "gpt2"
     """Tokenizer : gpt2, ou un tokenizer.json, par exemple de « tokenizer train »."""
@@ -62,8 +66,7 @@ class PrepareOptions:
     """Graine de la répartition des documents."""
 
     max_line_bytes: int = 32 << 20
-    """Longueur, en octets, au-delà de laquelle une ligne JSONL ou une valeur Parquet est
-    écartée."""
+    """Longueur, en octets, au-delà de laquelle une ligne ou une valeur est écartée."""
 
     force: bool = False
     """Remplace un dossier préparé avec d'autres réglages, ou recommence."""
@@ -79,9 +82,10 @@ def prepare(
 ) -> int:
     """Prépare des textes pour l'entraînement : fragments de tokens, entraînement et validation.
 
-    Chaque source est un fichier ou un dossier (.txt, .md, .jsonl, .jsonl.gz, .parquet), ou un
-    corpus connu (the-verdict, la-lampe-du-passeur). Une préparation interrompue reprend quand on
-    relance la même commande.
+    Chaque source est un fichier, un dossier, une archive, ou un corpus connu (the-verdict,
+    la-lampe-du-passeur). Se lisent : texte, JSON, JSONL, CSV, Parquet, Arrow, HTML, EPUB, DOCX,
+    ODT et PDF, compressés ou non. Une préparation interrompue reprend quand on relance la même
+    commande.
     """
     if not sources or options.out is None:
         raise ConfigurationError(

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 _Names = Annotated[list[str], Parameter(consume_multiple=True)]
 _Text = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # « - » : l'entrée standard
 _VIEW_CHARACTERS = 20_000
-_TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 
 
 @Parameter(name="*", group=Group("Vocabulaire", sort_key=1))
@@ -59,8 +58,11 @@ class VocabularyOptions:
     no_end_of_text: bool = False
     """Sans <|endoftext|> : avec char, le vocabulaire est exactement celui de nanoGPT."""
 
-    field: str = "text"
-    """Champ du texte, en JSONL et en Parquet."""
+    field: str | None = None
+    """Champ ou colonne du texte ; sans lui, celui dont le nom est évident (text, contenu…)."""
+
+    skip_bad: bool = False
+    """Écarte et compte ce qui est illisible, abîmé ou trop gros."""
 
     force: bool = False
     """Remplace un fichier qui existe déjà."""
@@ -96,9 +98,9 @@ def train(
 ) -> None:
     """Apprend un vocabulaire sur des textes, et l'écrit en tokenizer.json.
 
-    Chaque source est un fichier ou un dossier (.txt, .md, .jsonl, .jsonl.gz, .parquet), lu au
-    fil de l'eau. Le fichier écrit sert à prepare et à train (--tokenizer FICHIER), et se charge
-    dans la bibliothèque tokenizers.
+    Chaque source est un fichier, un dossier, une archive ou un corpus connu, lu au fil de l'eau
+    comme par prepare. Le fichier écrit sert à prepare et à train (--tokenizer FICHIER), et se
+    charge dans la bibliothèque tokenizers.
     """
     if not sources:
         raise ConfigurationError(
@@ -122,7 +124,9 @@ def train(
             bar.start(total, done)
             bar.update(done, f"{french_size(done)} lus")
 
-        texts = SourceTexts(sources, field=options.field, on_progress=advance)
+        texts = SourceTexts(
+            sources, field=options.field, skip_bad=options.skip_bad, on_progress=advance
+        )
         learned = _learn(texts, options)
     learned.save(options.out)
     _report(learned, texts, options, time.perf_counter() - start)
@@ -262,12 +266,13 @@ def _read(text: str | None) -> str:
             remedy="complétez la commande",
         )
     from gpt_architecture.data.texts.corpus import CORPUS_NAMES, read_documents
+    from gpt_architecture.data.texts.readers.base import suffixes
 
     if text == "-":
         content = read_stdin()
     elif _is_file(text) or text in CORPUS_NAMES:
         content = "\n".join(each.text for each in read_documents([text], offline=True))
-    elif text.endswith(_TEXT_SUFFIXES) and len(text.split()) == 1:  # un nom mal tapé
+    elif text.endswith(tuple(suffixes())) and len(text.split()) == 1:  # un nom mal tapé
         raise DataError(
             f"texte introuvable : {text[:200]}",
             expected="un fichier existant, ou un texte entre guillemets",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from io import BufferedReader
 from pathlib import Path
@@ -41,6 +42,11 @@ _FORMATS = (
 )
 _BINARY_SHARE = 50  # un octet de commande sur tant : ce n'est pas du texte mal encodé
 _CONTROLS = bytes({*range(0x20)} - {*b"\t\n\r\f\x1b"})
+_WINDOWS_ONLY = bytes({*range(0x80, 0xA0)} - {0x81, 0x8D, 0x8F, 0x90, 0x9D})
+"""Ce que WINDOWS-1252 imprime (« œ », « ’ », « … ») et qu'ISO-8859-1 n'a pas."""
+
+_ACCENT = re.compile(rb"[\xc3\xc5][\x80-\xbf]|\xe2\x80[\x80-\xbf]")
+"""Une lettre accentuée ou une ponctuation du français, en UTF-8."""
 
 _KINDS = (
     (stat.S_ISDIR, "c'est un dossier"),
@@ -149,15 +155,28 @@ def decode_text(data: bytes, *, origin: str, error: type[GPTArchitectureError] =
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as failure:
-        head = data[:4096]
-        is_text = len(head) - len(head.translate(None, _CONTROLS)) <= len(head) // _BINARY_SHARE
-        encoding = SAVE_AS_UTF8.format(encoding="WINDOWS-1252") if is_text else "donnez un texte"
+        is_text = _seems_text(data)
         raise error(
             f"{origin} : octet 0x{data[failure.start]:02x} invalide à la position {failure.start}",
             expected="du texte UTF-8" if is_text else "du texte UTF-8, non un fichier binaire",
-            remedy=encoding,
+            remedy=encoding_remedy(data),
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def encoding_remedy(data: bytes) -> str:
+    """Que faire d'octets qui ne sont pas de l'UTF-8, d'après ce qu'ils semblent être."""
+    if not _seems_text(data):
+        return "donnez un texte"
+    if _ACCENT.search(data):
+        return "le fichier mêle l'UTF-8 et un autre encodage : réenregistrez-le en entier en UTF-8"
+    windows = len(data.translate(None, _WINDOWS_ONLY)) < len(data)
+    return SAVE_AS_UTF8.format(encoding="WINDOWS-1252" if windows else "ISO-8859-1")
+
+
+def _seems_text(data: bytes) -> bool:
+    head = data[:4096]
+    return len(head) - len(head.translate(None, _CONTROLS)) <= len(head) // _BINARY_SHARE
 
 
 def foreign_format(data: bytes) -> tuple[str, str] | None:

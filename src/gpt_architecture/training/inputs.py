@@ -227,6 +227,7 @@ def load_data(request: TrainingRequest, training: TrainingConfig, origins: Origi
         vocabulary=vocabulary,
         field=run.field,
         offline=run.offline,
+        skip_bad=run.skip_bad,
     )
 
 

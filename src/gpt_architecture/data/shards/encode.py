@@ -77,7 +77,7 @@ def separator_of(tokenizer: Tokenizer) -> int:
 class Encoder:
     """Code des tâches avec un tokenizer ; sans état d'une tâche à l'autre."""
 
-    def __init__(self, tokenizer: Tokenizer, plan: SplitPlan, field: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, plan: SplitPlan, field: str | None) -> None:
         self._tokenizer, self._plan, self._field = tokenizer, plan, field
         self._separator = np.array([separator_of(tokenizer)], dtype=TOKEN_DTYPE)
 
@@ -141,7 +141,7 @@ def encode_in_order(
     tokenizer: Tokenizer,
     plan: SplitPlan,
     *,
-    field: str,
+    field: str | None,
     workers: int,
 ) -> Iterator[tuple[Key, Encoded]]:
     """Code les tâches et rend leurs résultats dans l'ordre, avec la clé de chacune.
@@ -152,7 +152,7 @@ def encode_in_order(
         tasks: (clé, tâche).
         tokenizer: voir `data.tokenizer.Tokenizer`.
         plan: la part de chaque document.
-        field: champ du texte, en JSONL.
+        field: champ du texte ; None : celui que la lecture a trouvé.
         workers: processus ; 1 : celui-ci.
 
     Raises:
@@ -206,7 +206,7 @@ def _checked(encoded: Encoded) -> Encoded:
 _encoder: Encoder | None = None
 
 
-def _start_worker(description: dict[str, Any], plan: SplitPlan, field: str) -> None:
+def _start_worker(description: dict[str, Any], plan: SplitPlan, field: str | None) -> None:
     """Prépare un processus ; il meurt avec son parent, même tué sans préavis."""
     global _encoder  # noqa: PLW0603 — l'état d'un processus, posé une fois par son initialiseur
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C est l'affaire du parent

@@ -44,25 +44,25 @@ class PrepareConfig:
     """Réglages d'une préparation ; deux préparations égales donnent les mêmes octets.
 
     Attributes:
-        field: champ du texte, en JSONL et en Parquet.
+        field: champ ou colonne du texte ; None : celui dont le nom est évident.
         val_fraction: part des documents gardée pour la validation ; None : un centième, un dixième
             d'un corpus de moins de 1 Mio.
         shard_tokens: tokens d'un fragment plein.
         seed: graine de la répartition.
-        max_record_bytes: une ligne JSONL ou une valeur Parquet plus longue est écartée.
+        max_record_bytes: une ligne ou une valeur plus longue est écartée.
 
     Raises:
         ConfigurationError: une valeur est du mauvais type ou hors bornes.
     """
 
-    field: str = "text"
+    field: str | None = None
     val_fraction: float | None = None
     shard_tokens: int = 100_000_000
     seed: int = 0
     max_record_bytes: int = 32 << 20
 
     def __post_init__(self) -> None:
-        if not isinstance(self.field, str) or not self.field:
+        if self.field is not None and (not isinstance(self.field, str) or not self.field):
             raise ConfigurationError.wrong("`field`", self.field, expected="un nom de champ")
         if self.val_fraction is not None:
             check_float("val_fraction", self.val_fraction, above=0.0, below=1.0)
@@ -201,11 +201,9 @@ class CorpusReader:
                 return self.by_hash
         if census.shortest is None or census.longest is None:
             cause = "" if self._first is None else f" : {self._first.reason}, {self._first.where}"
-            fields = f", ou un champ {self._config.field!r} qui en porte"
-            only_text = all(source.kind == "text" for source in self.sources)
             raise DataError(
                 f"aucun document dans les sources{cause}",
-                expected=f"au moins un texte lisible, en UTF-8{'' if only_text else fields}",
+                expected="au moins un texte lisible, en UTF-8",
                 remedy="vérifiez les fichiers et `field`",
             )
         if census.count == 1:
@@ -259,7 +257,9 @@ class CorpusReader:
                         yield _Census.of(where, len(text), self.by_hash.split_of(where, [text]))
 
     def _is_long(self, source: Source) -> bool:
-        return source.kind == "text" and source.size > LONG_TEXT_BYTES
+        # Ce que contient une enveloppe n'a pas de taille connue d'avance
+        large = source.size > LONG_TEXT_BYTES or bool(source.layers)
+        return source.kind == "text" and large
 
     def _blocks(self, source: Source) -> Iterator[RecordBlock]:
         field, limit = self._config.field, self._config.max_record_bytes

@@ -116,9 +116,10 @@ def prepare_tokens(
     config: PrepareConfig = PrepareConfig(),  # noqa: B008
     workers: int | None = None,
     force: bool = False,
+    skip_bad: bool = False,
     reporter: PrepareReporter | None = None,
 ) -> PreparedTokens:
-    """Prépare des fichiers texte, JSONL et Parquet en fragments de tokens.
+    """Prépare des textes en fragments de tokens.
 
     Chaque document est précédé de `<|endoftext|>`, comme dans llm.c ; écrit dans un texte,
     celui-ci sépare deux documents. La part d'un document dépend de son texte et de la graine
@@ -132,10 +133,12 @@ def prepare_tokens(
         workers: processus ; None : un par cœur, un seul pour un petit corpus.
         force: remplace un dossier préparé autrement, ou recommence une préparation interrompue
             avec d'autres réglages.
+        skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros ; sinon, le premier
+            défaut arrête la préparation, qu'une relance reprend. Le vide est toujours écarté.
         reporter: reçoit l'avancement.
 
     Raises:
-        DataError: sources absentes, vides, ou changées en cours de route.
+        DataError: sources absentes, vides, ou changées en cours de route ; ou un défaut.
         OutputError: dossier occupé, d'autres réglages, ou disque plein.
         TokenizerError: vocabulaire trop grand, sans séparateur, ou mot inconnu.
     """
@@ -150,6 +153,8 @@ def prepare_tokens(
         )
     separator_of(tokenizer)  # refuse avant de rien lire
     found, skips = find_texts(sources, offline=True)
+    for skip in skips:
+        skip.check(skip_bad=skip_bad)
     identity = {
         **asdict(config),
         "val_fraction": config.fraction(found),
@@ -164,7 +169,7 @@ def prepare_tokens(
             return PreparedTokens.from_index(out, present, "present")
         with WorkFolder(out, identity, force=force) as work:
             if (index := work.finished_index()) is None:
-                job = _Job(CorpusReader(found, config), config, tokenizer, work, reporter)
+                job = _Job(CorpusReader(found, config), config, tokenizer, work, reporter, skip_bad)
                 index = job.run(skips, workers or _auto_workers(found))
             work.publish(index)
             return PreparedTokens.from_index(out, index, "resumed" if work.resumed else "new")
@@ -185,6 +190,7 @@ class _Job:
     tokenizer: Tokenizer
     work: WorkFolder
     reporter: PrepareReporter | None
+    skip_bad: bool
 
     def run(self, skips: Sequence[Skip], workers: int) -> dict[str, Any]:
         """Fait le travail qui reste et rend l'index."""
@@ -212,6 +218,8 @@ class _Job:
             tasks, field = self._tasks(plan, start), self.config.field
             results = encode_in_order(tasks, self.tokenizer, plan, field=field, workers=workers)
             for position, encoded in results:
+                for skip in encoded.skips:
+                    skip.check(skip_bad=self.skip_bad)
                 for split, tokens in encoded.tokens.items():
                     writers[split].append(tokens)
                 tally.add(encoded.consumed, encoded.text_bytes, encoded.separated, encoded.skips)

@@ -6,6 +6,6 @@
 - `corpus` : D'où vient le texte : fichiers, dossiers, ou corpus connus par leur nom.
 - `documents` : Un document : nettoyé, rangé dans une part, coupé en morceaux que le tokenizer
   avale.
-- `ingest` : Les sources d'un corpus : fichiers texte, JSONL (aussi gzip) et Parquet, lus par blocs
-  bornés.
+- `ingest` : Les sources d'un corpus : tout ce qui se lit, reconnu par son contenu et son extension.
+- `readers` : Les lecteurs de textes : un fichier par famille de formats, qui s'y inscrit lui-même.
 """

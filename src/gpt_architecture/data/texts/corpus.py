@@ -26,8 +26,6 @@ from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.texts.documents import (
     EMPTY,
     NO_FIELD,
-    REPEATED,
-    UNKNOWN_KIND,
     Rejected,
     Skip,
     Tally,
@@ -43,6 +41,7 @@ from gpt_architecture.data.texts.ingest import (
     read_blocks,
     read_chunks,
 )
+from gpt_architecture.data.texts.readers.base import FORMATS
 from gpt_architecture.errors import DataError, OutputError, reason
 from gpt_architecture.french import plural
 from gpt_architecture.storage import decode_text, exists, write_atomically
@@ -136,48 +135,72 @@ def find_texts(
 
 
 def read_documents(
-    sources: Sequence[str | Path], *, field: str = "text", offline: bool = False
+    sources: Sequence[str | Path],
+    *,
+    field: str | None = None,
+    offline: bool = False,
+    skip_bad: bool = False,
 ) -> Iterator[Document]:
     """Les documents des sources, un à un : ce que voit `shards.prepare`, sans rien écarter à tort.
 
-    Ce qui ne convient pas arrête la lecture et est nommé ; un fichier d'une autre extension dans un
-    dossier, un fichier déjà lu et un champ vide sont laissés de côté, et c'est dit.
+    Ce qui n'est pas un texte dans un dossier, un fichier déjà lu et un document vide sont laissés
+    de côté, et c'est dit ; tout défaut arrête la lecture et est nommé, sauf avec `skip_bad`.
 
     Args:
         sources: voir `find_texts`.
-        field: champ du texte, en JSONL et en Parquet.
+        field: champ ou colonne du texte ; None : celui dont le nom est évident.
         offline: voir `find_texts`.
+        skip_bad: laisse aussi de côté ce qui est illisible, abîmé ou trop gros.
 
     Raises:
-        DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
+        DataError: source absente, défaut, ou aucun texte.
+        MissingDependencyError: un fichier demande une bibliothèque qui n'est pas là.
     """
     found, skips = find_texts(sources, offline=offline)
-    _report_skips(skips)
+    _refuse(skips, skip_bad=skip_bad)
+    count, aside = 0, [*skips]
     for source in found:
         separated = 0
-        blank: list[Skip] = []
-        for name, parts in _records(source, field, blank):
+        for each in _records(source, field, strict=not skip_bad):
+            if isinstance(each, Skip):
+                aside.append(each)
+                continue
+            name, parts = each
             separated += len(parts) - 1
             for rank, part in enumerate(parts, start=1):
+                count += 1
                 label = f"{name}#{rank}" if len(parts) > 1 else name
                 yield Document(name=label, origin=source.label, text=part)
-        _report_skips(blank)
         if separated:
             logger.info(
                 "%s : %s, écrit dans le texte, y sépare %d documents de plus",
                 *(source.label, END_OF_TEXT, separated),
             )
+    if not count:
+        where = aside[0].where if aside else found[0].label
+        raise DataError(
+            f"aucun texte : {where} est {EMPTY}"
+            if not aside or aside[0].reason == EMPTY
+            else f"aucun texte : {where}, {aside[0].reason}",
+            expected="un fichier qui contient du texte",
+            remedy="donnez un autre fichier",
+        )
+    _report_skips(aside)
 
 
 def load_corpus(
-    sources: Sequence[str | Path], *, field: str = "text", offline: bool = False
+    sources: Sequence[str | Path],
+    *,
+    field: str | None = None,
+    offline: bool = False,
+    skip_bad: bool = False,
 ) -> Corpus:
     """Rassemble une ou plusieurs sources en un seul texte ; voir `read_documents`.
 
     Raises:
         DataError: source absente, illisible ou vide, ou ligne qui ne convient pas.
     """
-    documents = list(read_documents(sources, field=field, offline=offline))
+    documents = list(read_documents(sources, field=field, offline=offline, skip_bad=skip_bad))
     origins = tuple(dict.fromkeys(each.origin for each in documents))
     names = [_short_name(source, origins) for source in sources]
     return Corpus(
@@ -187,55 +210,46 @@ def load_corpus(
     )
 
 
-def _records(source: Source, field: str, blank: list[Skip]) -> Iterator[tuple[str, list[str]]]:
-    """(Nom, documents) de chaque enregistrement ; un champ vide va dans `blank`."""
-    if source.kind == "text":
-        try:
-            data = b"".join(read_chunks(source))
-        except Rejected as rejected:
-            raise DataError.unreadable(
-                source.label,
-                rejected.detail,
-                expected="un fichier de texte lisible",
-                remedy="vérifiez le chemin et les droits",
-            ) from None
-        try:
-            found = documents_in(decode_text(data, origin=source.label))
-        except Rejected:
-            raise _empty(source.label) from None
-        yield source.path.name, [text for _, text in found]
-        return
-    is_empty = True
+def _records(
+    source: Source, field: str | None, *, strict: bool
+) -> Iterator[tuple[str, list[str]] | Skip]:
+    """(Nom, documents) de chaque enregistrement, ou pourquoi il n'en a pas.
+
+    Raises:
+        DataError: `strict`, et un enregistrement a un défaut.
+    """
+    unit = FORMATS[source.kind].unit
     for block in read_blocks(source, field=field, max_record_bytes=_MAX_RECORD_BYTES):
         for skip in block.skips:
-            if skip.reason != EMPTY:
-                raise _refusal(skip.where, skip.reason)
+            skip.check(skip_bad=not strict)
+            yield skip
         for number, record in block.records:
-            where = f"{source.label}, {'ligne' if block.is_json else 'rangée'} {number}"
+            where = f"{source.label}, {unit} {number}" if number else source.label
             try:
                 found = documents_in(block.text_of(record, field))
             except Rejected as rejected:
-                if rejected.reason != EMPTY:
-                    raise _refusal(where, rejected.reason, rejected.detail) from None
-                blank.append(Skip(reason=EMPTY, where=where))
+                if strict and source.kind == "text" and rejected.reason != EMPTY:
+                    decode_text(record, origin=where)  # dit l'octet, sa place et l'encodage
+                skip = Skip.of(rejected, where)
+                skip.check(skip_bad=not strict)
+                yield skip
                 continue
-            is_empty = False
-            yield f"{source.path.name}:{number}", [text for _, text in found]
-    if is_empty:
-        raise _empty(source.label)
+            name = source.path.name
+            yield f"{name}:{number}" if number else name, [text for _, text in found]
+
+
+def _refuse(skips: Sequence[Skip], *, skip_bad: bool) -> None:
+    for skip in skips:
+        skip.check(skip_bad=skip_bad)
 
 
 def _report_skips(skips: Sequence[Skip]) -> None:
-    """Dit ce qui est laissé de côté ; un fichier donné et illisible arrête tout."""
-    for kind in (UNKNOWN_KIND, REPEATED, EMPTY):
+    """Dit ce qui est laissé de côté, par raison."""
+    for kind in dict.fromkeys(skip.reason for skip in skips):
         places = [skip.where for skip in skips if skip.reason == kind]
-        if places:
-            shown = " ; ".join([*places[:_SHOWN], *(["…"] if len(places) > _SHOWN else [])])
-            left = plural(len(places), "laissé")
-            logger.warning("%d %s de côté, %s : %s", len(places), left, kind, shown)
-    for skip in skips:
-        if skip.reason not in (UNKNOWN_KIND, REPEATED, EMPTY):
-            raise _refusal(skip.where, skip.reason)
+        shown = " ; ".join([*places[:_SHOWN], *(["…"] if len(places) > _SHOWN else [])])
+        left = plural(len(places), "laissé")
+        logger.warning("%d %s de côté, %s : %s", len(places), left, kind, shown)
 
 
 def _short_name(source: str | Path, origins: Sequence[str]) -> str:
@@ -246,51 +260,37 @@ def _short_name(source: str | Path, origins: Sequence[str]) -> str:
     return VERDICT if source == VERDICT and SHORT_STORY not in origins else SHORT_STORY
 
 
-def _refusal(where: str, cause: str, detail: str = "") -> DataError:
-    return DataError(
-        f"{where} : {cause}{f' ({detail})' if detail else ''}",
-        expected="du texte UTF-8, ou un enregistrement dont un champ porte le texte",
-        remedy="corrigez ce fichier ou le nom du champ ; une préparation en fragments l'écarterait",
-    )
-
-
-def _empty(label: str) -> DataError:
-    return DataError(
-        f"{label} est vide",
-        expected="un fichier qui contient du texte",
-        remedy="donnez un autre fichier",
-    )
-
-
 class SourceTexts:
-    """Les documents de fichiers texte, JSONL et Parquet, par morceaux et une seule fois.
+    """Les documents des sources, par morceaux et une seule fois.
 
-    Un long fichier n'est jamais en mémoire en entier. Un document qui ne convient pas est écarté
-    et compté, comme par `data.shards.prepare`. D'une conversation (une ligne JSONL qui a `messages`
-    et n'a pas ce champ), les textes sont ceux de ses messages.
+    Un long fichier n'est jamais en mémoire en entier. D'une conversation (une ligne JSONL qui a
+    `messages` et n'a pas ce champ), les textes sont ceux de ses messages.
 
     Args:
         sources: voir `find_texts`.
-        field: champ du texte, en JSONL et en Parquet.
+        field: champ ou colonne du texte ; None : celui dont le nom est évident.
+        skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros.
         on_progress: reçoit les octets de sources lus, et leur total.
 
     Attributes:
         tally: octets lus, octets de texte, et ce qui a été écarté.
 
     Raises:
-        DataError: source absente ; à la lecture, aucun texte.
+        DataError: source absente ; à la lecture, un défaut, ou aucun texte.
     """
 
     def __init__(
         self,
         sources: Sequence[str],
         *,
-        field: str = "text",
+        field: str | None = None,
+        skip_bad: bool = False,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self.tally = Tally()
         self._sources, skips = find_texts(sources, offline=True)
-        self.tally.add_skips(skips)
+        self._skip_bad = skip_bad
+        self._set_aside(skips)
         self._total = sum(source.size for source in self._sources)
         self._field, self._on_progress = field, on_progress
 
@@ -315,25 +315,30 @@ class SourceTexts:
                 for _, chunks in stream_documents(self._chunks(source)):
                     yield from cut_pieces(chunks, _PIECE_CHARACTERS)
             except Rejected as rejected:
-                self.tally.add_skips([Skip.of(rejected, source.label)])
+                self._set_aside([Skip.of(rejected, source.label)])
             return
         for block in read_blocks(source, field=self._field, max_record_bytes=_MAX_RECORD_BYTES):
-            self.tally.add_skips(block.skips)
+            self._set_aside(block.skips)
             for number, record in block.records:
                 try:
                     yield from self._texts(block, record)
                 except Rejected as rejected:
-                    self.tally.add_skips([Skip.of(rejected, block.place(number))])
+                    self._set_aside([Skip.of(rejected, block.place(number))])
             self._advance(block.consumed)
 
     def _texts(self, block: RecordBlock, record: bytes) -> list[str]:
+        is_json = block.kind in ("json", "jsonl")
         try:
             text = block.text_of(record, self._field)
         except Rejected as rejected:
-            if block.is_json and rejected.reason == NO_FIELD and (found := json_messages(record)):
+            if is_json and rejected.reason == NO_FIELD and (found := json_messages(record)):
                 return found
             raise
         return [document for _, document in documents_in(text)]
+
+    def _set_aside(self, skips: Sequence[Skip]) -> None:
+        _refuse(skips, skip_bad=self._skip_bad)
+        self.tally.add_skips(skips)
 
     def _chunks(self, source: Source) -> Iterator[bytes]:
         for chunk in read_chunks(source):

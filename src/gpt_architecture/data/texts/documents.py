@@ -13,7 +13,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import field as made_of
 from itertools import groupby
@@ -21,7 +21,8 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.storage import foreign_format
+from gpt_architecture.errors import DataError
+from gpt_architecture.storage import encoding_remedy, foreign_format
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -52,27 +53,61 @@ Where = tuple[str, int, int]
 """La place d'un document : sa source, sa ligne ou sa rangée (0 : tout le fichier), son rang là."""
 
 
-class Rejected(Exception):
-    """Un document ou un fichier écarté : `reason`, commune, et `detail`, propre à lui."""
+HARMLESS = frozenset({EMPTY, UNKNOWN_KIND, REPEATED})
+"""Ce qui est laissé de côté sans que rien ne manque ; toute autre raison est un défaut."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+_SHOWN_FIELDS = 12
+
+
+class Rejected(Exception):
+    """Un document ou un fichier écarté.
+
+    Args:
+        reason: la raison, commune à d'autres.
+        detail: ce qui lui est propre.
+        remedy: ce qu'il faut faire ; vide : corriger le fichier.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, remedy: str = "") -> None:
         super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail, self.remedy = reason, detail, remedy
+
+    @classmethod
+    def no_field(cls, asked: str | None, names: Sequence[str]) -> Rejected:
+        """Le champ demandé n'existe pas ; ou, sans demande, aucun n'est évident."""
+        shown = ", ".join([*names[:_SHOWN_FIELDS], *["…"] * (len(names) > _SHOWN_FIELDS)])
+        there = f"il y a {shown or 'aucun champ'}"
+        cause = "aucun nom évident" if asked is None else asked
+        return cls(NO_FIELD, f"{cause} ; {there}"[:300], remedy="nommez-le par `field`")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skip:
-    """Ce qui a été écarté : la raison, et où."""
+    """Ce qui a été écarté : la raison, où, et ce qu'il faut faire, s'il y a mieux à dire."""
 
     reason: str
     where: str
+    remedy: str = ""
 
     @classmethod
     def of(cls, rejected: Rejected, where: str) -> Skip:
         """Situe un rejet."""
         suffix = f" ({rejected.detail})" if rejected.detail else ""
-        return cls(reason=rejected.reason, where=f"{where}{suffix}")
+        return cls(reason=rejected.reason, where=f"{where}{suffix}", remedy=rejected.remedy)
+
+    def check(self, *, skip_bad: bool) -> None:
+        """Vérifie que ce défaut, si c'en est un, peut être passé.
+
+        Raises:
+            DataError: c'en est un, et `skip_bad` est faux.
+        """
+        if skip_bad or self.reason in HARMLESS:
+            return
+        raise DataError(
+            f"{self.where} : {self.reason}",
+            expected="un texte lisible, en UTF-8",
+            remedy=f"{self.remedy or 'corrigez-le'}, ou écartez de tels textes par `skip_bad`",
+        )
 
 
 @dataclass(kw_only=True)
@@ -118,14 +153,15 @@ def decode_stream(chunks: Iterable[bytes]) -> Iterator[str]:
     offset, blank, first = 0, True, True
     for chunk in chunks:
         if offset == 0 and (found := foreign_format(chunk)) is not None:
-            raise Rejected(NOT_PLAIN, found[0])
+            raise Rejected(NOT_PLAIN, found[0], remedy=found[1])
         if b"\0" in chunk:
             raise Rejected(NUL_BYTE, f"position {offset + chunk.index(0)}")
         pending = len(utf8.getstate()[0])
         try:
             text = decoder.decode(chunk)
         except UnicodeDecodeError as error:
-            raise Rejected(BAD_UTF8, f"position {offset - pending + error.start}") from None
+            place = f"position {offset - pending + error.start}"
+            raise Rejected(BAD_UTF8, place, remedy=encoding_remedy(chunk)) from None
         offset += len(chunk)
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
@@ -151,16 +187,20 @@ def clean_bytes(data: bytes) -> str:
     return "".join(decode_stream([data]))
 
 
-def json_field(line: bytes, field: str) -> str:
+def json_field(line: bytes, field: str | None) -> str:
     """Le texte du champ `field` d'une ligne JSON, nettoyé comme un fichier.
 
     Raises:
-        Rejected: la ligne ou le champ ne convient pas.
+        Rejected: la ligne ou le champ ne convient pas ; sans champ, aucun n'était évident.
     """
     row = _json_row(line)
-    if not isinstance(row, dict) or field not in row:
-        talk = isinstance(row, dict) and isinstance(row.get("messages"), list)
-        raise Rejected(NO_FIELD, f"{field} ; la ligne est une conversation" if talk else field)
+    if not isinstance(row, dict):
+        raise Rejected(NO_FIELD, f"ce n'est pas un objet mais {type(row).__name__}")
+    if field is None or field not in row:
+        if isinstance(row.get("messages"), list):
+            name = field or "text"
+            raise Rejected(NO_FIELD, f"{name} ; la ligne est une conversation")
+        raise Rejected.no_field(field, list(row))
     return _clean_value(row[field], field)
 
 
