@@ -177,7 +177,7 @@ FORMS: dict[str, Form] = {
 
 
 class _Words:
-    """Des entiers que Python écrit et qu'un noyau lit ; par ctypes, trois fois moins cher."""
+    """Des entiers que Python écrit entre deux passages, et que les noyaux lisent."""
 
     def __init__(self, size: int) -> None:
         self.tensor = torch.zeros(size, dtype=torch.int64)
