@@ -132,7 +132,8 @@ class KneserNey:
             counts = level.raw if k == order or level.continued is None else level.continued
             chance = _interpolated(chance, counts, contexts[:, 1:], numbers[:, 1:])
             grams = numbers
-        return -np.log(chance)
+        losses: Floats = -np.log(chance)
+        return losses
 
 
 def _counts(of_gram: NDArray[np.int32], contexts: Ints, size: int) -> _Counts:
