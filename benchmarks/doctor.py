@@ -62,7 +62,13 @@ BASE: dict[str, Any] = {
     "engine": "autograd",
     "device": "cpu",
 }
-BOOK = {"qkv_bias": False, "tie_weights": False, "beta2": 0.999, "clip": None, "warmup_steps": 0}
+BOOK: dict[str, Any] = {
+    "qkv_bias": False,
+    "tie_weights": False,
+    "beta2": 0.999,
+    "clip": None,
+    "warmup_steps": 0,
+}
 BOOK |= {"schedule": "constant"}
 Change = Callable[[TrainingData], TrainingData]
 
@@ -168,9 +174,9 @@ def broken_start(folder: Path, texts: Texts, share: float) -> Path:
     run = prepare(request_of({**BASE, "data": texts.fr, "output_dir": folder / "x"}, Origins()))
     model = GPTModel(run.settings.model)
     with torch.no_grad():
-        for block in model.trf_blocks:
-            bias = block.ff.layers[0].bias
-            bias[: int(share * len(bias))] = -20.0
+        for name, bias in model.named_parameters():
+            if name.endswith("ff.layers.0.bias"):
+                bias[: int(share * len(bias))] = -20.0
     tokenizer = run.data.tokenizer.to_dict()
     save_model(path, model, run.settings.model, tokenizer=tokenizer, metadata={"window": 32})
     read_model(path)
@@ -382,7 +388,12 @@ def healthy(texts: Texts, folder: Path) -> list[Trial]:
             "data": "la-lampe-du-passeur",
             **{"tokenizer": "bpe-512", "emb_dim": 32, "n_layers": 1, "epochs": 4},
         },
-        "conversations": {"chat": chat, "tokenizer": "bpe-1024", "max_steps": 100},
+        "conversations": {
+            "chat": chat,
+            "tokenizer": "bpe-1024",
+            "context_length": 96,
+            "positions": 96,
+        },
         "long entraînement": {**fr, "max_steps": 300, "eval_freq": 30},
     }
     return [Trial(name=name, settings=each) for name, each in settings.items()]

@@ -5,16 +5,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from page_helpers import read_cell
 
 from gpt_architecture import train
 from gpt_architecture.config import GPTConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.errors import DataError
 from gpt_architecture.training.baselines import Baselines
 from gpt_architecture.training.checkpoint import TrainingState
 from gpt_architecture.training.diagnosis import Case, dead_units, step_losses
 from gpt_architecture.training.faults import COURSE_RULES, DATA_RULES, check_targets, diagnose
+from gpt_architecture.training.inputs import Origins
+from gpt_architecture.training.preparation import prepare, request_of
+from gpt_architecture.training.run import train_model
 from gpt_architecture.training.session import Settings
 from gpt_architecture.training.survey import Survey
 
@@ -280,12 +285,30 @@ class TestTrainings:
     def test_a_planted_fault(self, tmp_path, changed, code):
         run = train(**{**TINY, **changed}, output_dir=tmp_path)
         assert code in [each.code for each in run.diagnosis]
-        assert code in run._repr_html_() or str(run.diagnosis[0])[:20] in run._repr_html_()
+        shown = " ".join(read_cell(run._repr_html_()).text.split())
+        assert all(" ".join(each.found.split()) in shown for each in run.diagnosis)
+
+    def test_targets_all_masked_are_refused_before_the_first_step(self, tmp_path):
+        class Masked(TokenArray):
+            def read_targets(self, start, length):
+                return torch.full((length,), IGNORED)
+
+            def count_learned(self, starts, window):
+                return 0
+
+        asked = {name: value for name, value in TINY.items() if name != "progress"}
+        run = prepare(request_of({**asked, "output_dir": tmp_path / "m"}, Origins()))
+        masked = Masked(run.data.train.read(0, 2000).numpy())
+        run = replace(run, data=replace(run.data, train=masked))
+        with pytest.raises(DataError, match="toutes sont masquées"):
+            train_model(run)
+        assert not (tmp_path / "m").exists()
 
     def test_a_text_pasted_twice(self, tmp_path):
         from gpt_architecture.data.texts.corpus import load_corpus
 
         path = tmp_path / "double.txt"
         path.write_text(load_corpus(["la-lampe-du-passeur"]).text * 2, encoding="utf-8")
-        run = train(**{**TINY, "data": str(path), "max_steps": 5}, output_dir=tmp_path / "m")
+        brief = {**TINY, "data": str(path), "max_steps": 5, "warmup_steps": 1}
+        run = train(**brief, output_dir=tmp_path / "m")
         assert [each.code for each in run.diagnosis] == ["validation-vue"]

@@ -179,7 +179,10 @@ def _high_lr(case: Case) -> Finding | None:
     elif climb > 0.05 * smooth[0] and smooth[-1] > lowest + 0.5 * climb:
         seen = f"la perte des lots remonte de {decimal(climb)} nats et ne redescend pas"
     elif is_stuck and case.lr > 4:
-        seen = f"la perte des lots reste à {decimal(smooth[-1])}, près de l'unigramme"
+        seen = (
+            f"la perte des lots finit à {decimal(smooth[-1])}, quand l'unigramme seul perd "
+            f"{decimal(baselines.unigram if baselines else math.inf)}"
+        )
     else:
         return None
     if case.lr < 1.5:
@@ -187,7 +190,7 @@ def _high_lr(case: Case) -> Finding | None:
     return Finding(
         code="taux-trop-haut",
         found=f"taux d'apprentissage trop haut ({short(case.settings.training.lr)}) : {seen}",
-        remedy=f"essayez `lr={case.usual_lr / 2:.0e}`, avec `warmup_steps` et `clip=1`",
+        remedy=f"essayez `lr={case.usual_lr / 2:.1g}`, avec `warmup_steps` et `clip=1`",
     )
 
 
@@ -209,7 +212,7 @@ def _no_warmup(case: Case) -> Finding | None:
 
 def _low_lr(case: Case) -> Finding | None:
     smooth, baselines = case.smooth, case.survey.baselines
-    if len(smooth) < 4 or case.lr > 0.1 or baselines is None or not case.learns_all:
+    if len(smooth) < 4 or case.lr > 0.03 or baselines is None or not case.learns_all:
         return None
     if case.final < baselines.bigram:
         return None
@@ -217,7 +220,7 @@ def _low_lr(case: Case) -> Finding | None:
         code="taux-trop-bas",
         found=f"taux d'apprentissage trop bas ({short(case.settings.training.lr)}) : la perte est "
         f"encore à {decimal(case.final)}, au-dessus du bigramme ({decimal(baselines.bigram)})",
-        remedy=f"essayez `lr={case.usual_lr / 2:.0e}`",
+        remedy=f"essayez `lr={case.usual_lr / 2:.1g}`",
     )
 
 

@@ -67,7 +67,8 @@ class LossLaw:
     def loss(self, parameters: float, tokens: float, unique: float) -> float:
         """La perte attendue, en nats par token."""
         read = effective_tokens(tokens, unique)
-        return self.floor + self.size / parameters**self.alpha + self.data / read**self.beta
+        expected: float = self.floor + self.size / parameters**self.alpha
+        return expected + float(self.data / read**self.beta)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 COUNTED_TOKENS = 1 << 20
 """Tokens d'entraînement que les n-grammes comptent, au plus."""
 
-SCANNED_TOKENS = 1 << 24
+SCANNED_TOKENS = 1 << 23
 """Tokens d'entraînement où la validation est cherchée, au plus."""
 
 _JUDGED_TOKENS = 1 << 17  # tokens de validation mesurés ou cherchés, au plus
@@ -114,9 +114,10 @@ def _blocks(source: TokenSource, limit: int, count: int) -> Iterator[tuple[Ints,
 
 
 def _learned(source: TokenSource, start: int, length: int) -> Bools:
-    if not isinstance(source, LabelledSource):
-        return np.ones(length, bool)
-    return source.read_targets(start, length).numpy() != IGNORED
+    learned: Bools = np.ones(length, bool)
+    if isinstance(source, LabelledSource):
+        learned = source.read_targets(start, length).numpy() != IGNORED
+    return learned
 
 
 def _targets(source: TokenSource, window: int, stride: int) -> tuple[float, int | None]:
@@ -198,9 +199,10 @@ def _hashes(tokens: Ints, length: int) -> NDArray[np.uint64]:
 
 def _powers(base: np.uint64, count: int) -> NDArray[np.uint64]:
     """1, b, b², … modulo 2⁶⁴."""
-    powers = np.full(count, base)
+    powers: NDArray[np.uint64] = np.full(count, base)
     powers[:1] = 1
-    return np.cumprod(powers)
+    powers = np.cumprod(powers)
+    return powers
 
 
 def _extra_tokens(tokenizer: Tokenizer, pieces: Sequence[str], held: Sequence[int]) -> float | None:

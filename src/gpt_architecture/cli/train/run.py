@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
@@ -105,7 +106,7 @@ class TerminalReporter(TrainingReporter):
         """Dit ce que les données laissent craindre, avant d'y passer des heures."""
         del run
         for each in findings:
-            say(f"Attention : {each}")
+            say(f"Attention : {_with_options(each)}")
         if findings:
             say()
 
@@ -137,11 +138,21 @@ class TerminalReporter(TrainingReporter):
         if baselines is not None and (verdict := loss_verdict(baselines, state)) is not None:
             say(verdict)
         for each in findings:
-            say(f"Diagnostic : {each}")
+            say(f"Diagnostic : {_with_options(each)}")
         say(f"Ensuite : {_next_command(run)}")
         best = run.store.path_of(state.best_step + 1)
         if state.best_loss is not None and best.is_dir():
             say(f"Meilleure validation ({decimal(state.best_loss, 3)}) : {best}")
+
+
+def _with_options(finding: Finding) -> str:
+    """Une faute, ses réglages sous le nom de leur option : `clip=1` devient --clip 1."""
+
+    def option(found: re.Match[str]) -> str:
+        value = "" if found[2] is None else f" {found[2]}"
+        return f"--{found[1].replace('_', '-')}{value}"
+
+    return re.sub(r"`(\w+)(?:=([^`]+))?`", option, str(finding))
 
 
 def _next_command(run: TrainingRun) -> str:
