@@ -86,9 +86,9 @@ def prepare(
     """Prépare des textes pour l'entraînement : fragments de tokens, entraînement et validation.
 
     Chaque source est un fichier, un dossier, une archive, un corpus connu (the-verdict,
-    la-lampe-du-passeur) ou un jeu de Hugging Face (hf:AUTEUR/NOM). Se lisent : texte, JSON, JSONL, CSV, Parquet, Arrow, HTML, EPUB, DOCX,
-    ODT et PDF, compressés ou non. Une préparation interrompue reprend quand on relance la même
-    commande.
+    la-lampe-du-passeur) ou un jeu de Hugging Face (hf:AUTEUR/NOM). Se lisent : texte, JSON,
+    JSONL, CSV, Parquet, Arrow, HTML, EPUB, DOCX, ODT et PDF, compressés ou non. Une préparation
+    interrompue reprend quand on relance la même commande.
     """
     if not sources or options.out is None:
         raise ConfigurationError(
