@@ -52,6 +52,7 @@ def prepare(
     seed: int = 0,
     max_line_bytes: int = 32 << 20,
     skip_bad: bool = False,
+    offline: bool = False,
     force: bool = False,
     progress: bool | None = None,
 ) -> Prepared:
@@ -71,6 +72,7 @@ def prepare(
         seed: graine de la répartition des documents.
         max_line_bytes: une ligne ou une valeur plus longue, en octets, est écartée.
         skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros.
+        offline: interdit tout téléchargement.
         force: remplace un dossier préparé avec d'autres réglages, ou recommence.
         progress: vrai ou faux : une barre, ou rien ; None : une barre si quelqu'un la voit.
 
@@ -110,6 +112,7 @@ def prepare(
             workers=workers,
             force=force,
             skip_bad=skip_bad,
+            offline=offline,
             reporter=PrepareProgress(bar),
         )
     return Prepared(**vars(found))

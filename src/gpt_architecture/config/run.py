@@ -54,7 +54,8 @@ class RunConfig:
 
     data: Sequence[str] = ("the-verdict",)
     """Texte : fichiers, dossiers et archives (texte, tableaux, pages, livres, PDF…), les noms
-    the-verdict et la-lampe-du-passeur, ou un dossier de fragments de tokens écrit par prepare."""
+    the-verdict et la-lampe-du-passeur, un jeu de Hugging Face (hf:AUTEUR/NOM), ou un dossier de
+    fragments de tokens écrit par prepare."""
 
     field: str | None = None
     """Champ ou colonne du texte ; sans lui, celui dont le nom est évident (text, contenu…)."""

@@ -49,6 +49,9 @@ class PrepareOptions:
     """Écarte et compte ce qui est illisible, abîmé ou trop gros ; sans elle, le premier défaut
     arrête tout."""
 
+    offline: bool = False
+    """Interdit tout téléchargement."""
+
     tokenizer: str = "gpt2"
     """Tokenizer : gpt2, ou un tokenizer.json, par exemple de « tokenizer train »."""
 
@@ -82,10 +85,10 @@ def prepare(
 ) -> int:
     """Prépare des textes pour l'entraînement : fragments de tokens, entraînement et validation.
 
-    Chaque source est un fichier, un dossier, une archive, ou un corpus connu (the-verdict,
-    la-lampe-du-passeur). Se lisent : texte, JSON, JSONL, CSV, Parquet, Arrow, HTML, EPUB, DOCX,
-    ODT et PDF, compressés ou non. Une préparation interrompue reprend quand on relance la même
-    commande.
+    Chaque source est un fichier, un dossier, une archive, un corpus connu (the-verdict,
+    la-lampe-du-passeur) ou un jeu de Hugging Face (hf:AUTEUR/NOM). Se lisent : texte, JSON,
+    JSONL, CSV, Parquet, Arrow, HTML, EPUB, DOCX, ODT et PDF, compressés ou non. Une préparation
+    interrompue reprend quand on relance la même commande.
     """
     if not sources or options.out is None:
         raise ConfigurationError(

@@ -64,6 +64,9 @@ class VocabularyOptions:
     skip_bad: bool = False
     """Écarte et compte ce qui est illisible, abîmé ou trop gros."""
 
+    offline: bool = False
+    """Interdit tout téléchargement."""
+
     force: bool = False
     """Remplace un fichier qui existe déjà."""
 
@@ -125,7 +128,11 @@ def train(
             bar.update(done, f"{french_size(done)} lus")
 
         texts = SourceTexts(
-            sources, field=options.field, skip_bad=options.skip_bad, on_progress=advance
+            sources,
+            field=options.field,
+            skip_bad=options.skip_bad,
+            offline=options.offline,
+            on_progress=advance,
         )
         learned = _learn(texts, options)
     learned.save(options.out)

@@ -117,6 +117,7 @@ def prepare_tokens(
     workers: int | None = None,
     force: bool = False,
     skip_bad: bool = False,
+    offline: bool = True,
     reporter: PrepareReporter | None = None,
 ) -> PreparedTokens:
     """Prépare des textes en fragments de tokens.
@@ -135,6 +136,7 @@ def prepare_tokens(
             avec d'autres réglages.
         skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros ; sinon, le premier
             défaut arrête la préparation, qu'une relance reprend. Le vide est toujours écarté.
+        offline: interdit tout téléchargement.
         reporter: reçoit l'avancement.
 
     Raises:
@@ -152,7 +154,7 @@ def prepare_tokens(
             remedy="prenez gpt2 ou un vocabulaire plus petit",
         )
     separator_of(tokenizer)  # refuse avant de rien lire
-    found, skips = find_texts(sources, offline=True)
+    found, skips = find_texts(sources, offline=offline)
     for skip in skips:
         skip.check(skip_bad=skip_bad)
     identity = {

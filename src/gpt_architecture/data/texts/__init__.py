@@ -6,6 +6,7 @@
 - `corpus` : D'où vient le texte : fichiers, dossiers, ou corpus connus par leur nom.
 - `documents` : Un document : nettoyé, rangé dans une part, coupé en morceaux que le tokenizer
   avale.
+- `hub` : Les jeux de données de Hugging Face, par leur nom.
 - `ingest` : Les sources d'un corpus : tout ce qui se lit, reconnu par son contenu et son extension.
 - `readers` : Les lecteurs de textes : un fichier par famille de formats, qui s'y inscrit lui-même.
 """

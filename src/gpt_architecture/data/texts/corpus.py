@@ -1,9 +1,9 @@
 """D'où vient le texte : fichiers, dossiers, ou corpus connus par leur nom.
 
 Toutes les commandes qui lisent des textes passent par ici : elles voient les mêmes documents, dans
-le même ordre, tous (`read_documents`, `load_corpus`) ou ceux qui conviennent, au fil de l'eau
-(`SourceTexts`). Aucun réseau n'est touché, sauf pour `the-verdict` quand il n'est ni sur place ni
-en cache, et jamais si `offline` est vrai.
+le même ordre, d'un bloc (`read_documents`, `load_corpus`) ou au fil de l'eau (`SourceTexts`). Aucun
+réseau n'est touché, sauf pour `the-verdict` et un nom `hf:` quand ils ne sont ni sur place ni en
+cache, et jamais si `offline` est vrai.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.data.texts import hub
 from gpt_architecture.data.texts.documents import (
     EMPTY,
     NO_FIELD,
@@ -104,8 +105,8 @@ def find_texts(
     """Les textes à lire, dans l'ordre, et ce qui n'en est pas ; voir `ingest.find_sources`.
 
     Args:
-        sources: chemins de fichiers ou de dossiers, ou noms de corpus (`CORPUS_NAMES`) qui ne sont
-            pas aussi des chemins.
+        sources: chemins de fichiers ou de dossiers ; ou noms de corpus (`CORPUS_NAMES`), ou de jeux
+            de données (voir `hub`), qui ne sont pas aussi des chemins.
         offline: interdit tout téléchargement.
 
     Raises:
@@ -125,10 +126,13 @@ def find_texts(
             given.append(_verdict(offline=offline))
         elif source == SHORT_STORY:
             given.append(_short_story())
+        elif str(source).startswith(hub.PREFIX):
+            given += hub.dataset_files(str(source), offline=offline)
         else:
             raise DataError(
                 f"source de texte introuvable : {str(source)[:200]}",
-                expected=f"un fichier, un dossier ou l'un des noms {', '.join(CORPUS_NAMES)}",
+                expected=f"un fichier, un dossier ou l'un des noms {', '.join(CORPUS_NAMES)} ou "
+                f"{hub.PREFIX}AUTEUR/NOM",
                 remedy="corrigez ce chemin",
             )
     return find_sources(given)
@@ -270,6 +274,7 @@ class SourceTexts:
         sources: voir `find_texts`.
         field: champ ou colonne du texte ; None : celui dont le nom est évident.
         skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros.
+        offline: interdit tout téléchargement.
         on_progress: reçoit les octets de sources lus, et leur total.
 
     Attributes:
@@ -285,10 +290,11 @@ class SourceTexts:
         *,
         field: str | None = None,
         skip_bad: bool = False,
+        offline: bool = True,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self.tally = Tally()
-        self._sources, skips = find_texts(sources, offline=True)
+        self._sources, skips = find_texts(sources, offline=offline)
         self._skip_bad = skip_bad
         self._set_aside(skips)
         self._total = sum(source.size for source in self._sources)
