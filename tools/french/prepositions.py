@@ -25,8 +25,8 @@ def de_elision() -> Sentences:
         starts, ("argent", "eau", "air", "huile", "ombre", "herbe", "encre", "espoir", "amour")
     ):
         yield f"{start} [d'|de ]{what}."
-    for start, one in product(("Il parle", "Elle rêve", "On parle"), ("un ami", "une amie")):
-        yield f"{start} [d'|de ]{one}."
+    for start, friend in product(("Il parle", "Elle rêve", "On parle"), ("un ami", "une amie")):
+        yield f"{start} [d'|de ]{friend}."
     for start, noun in product(("Il a beaucoup", "Elle a peu", "On voit trop"), VOWEL_M):
         yield f"{start} [d'|de ]{noun.many}."
 

@@ -103,7 +103,7 @@ def imperative_clitic() -> Sentences:
 
 @phenomenon("lui_ou_le", "pronom")
 def indirect_or_direct() -> Sentences:
-    """« Lui » et « leur » pour « à quelqu'un », « le » et « les » sinon."""
+    """« Lui » et « leur » pour « à quelqu'un », sinon « le » et « les »."""
     for action, (who, person) in product(("sourire", "mentir", "résister", "répondre"), SUBJECTS):
         for indirect, direct in (("lui", "le"), ("leur", "les"), ("lui", "la")):
             if (action, direct) != ("sourire", "la"):  # « la souris » se lit autrement

@@ -52,14 +52,13 @@ def participle_after_avoir() -> Sentences:
 @phenomenon("auxiliaire_etre", "temps")
 def etre_auxiliary() -> Sentences:
     """Les verbes de mouvement prennent « être »."""
-    moved = ("venu", "parti", "arrivé", "revenu", "resté", "né", "allé là-bas")
+    moved = ("venu", "parti", "arrivé", "revenu", "resté", "allé là-bas")
     subjects = ((2, "Hier, mon père", ""), (2, "Hier, il", ""), (5, "Hier, mes frères", "s"))
     more = ((2, "Hier, ma mère", "e"), (5, "Hier, mes sœurs", "es"), (3, "Hier, nous", "s"))
     for (person, start, mark), past in product((*subjects, *more), moved):
         first, *rest = past.split()
         pair = f"[{verb('être').present[person]}|{verb('avoir').present[person]}]"
-        if past != "né" or person == 2:
-            yield f"{start} {pair} {' '.join([first + mark, *rest])}."
+        yield f"{start} {pair} {' '.join([first + mark, *rest])}."
     for noun, past in product(KIN, ("venu", "parti", "arrivé", "revenu", "resté", "tombé")):
         yield f"Enfin, {noun.my} [est|a] {agreed(past, feminine=noun.feminine)}."
 

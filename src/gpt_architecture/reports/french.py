@@ -57,7 +57,7 @@ def cloze_record(result: ClozeResult) -> dict[str, Any]:
 
 def cloze_tables(result: ClozeResult) -> list[TableData]:
     """Les deux épreuves, chacune dans le tableau qu'elle a toujours."""
-    found = list[TableData]()
+    found: list[TableData] = []
     if result.last_word is not None:
         found.append(terminal.last_word_table(result.last_word))
     if result.choices is not None:
