@@ -36,6 +36,8 @@ SURVEY = Survey(
     unknown=0.0,
     garbled=0.0,
     drift=0.1,
+    order=0.2,
+    transfer=0.8,
 )
 SETTINGS = Settings(
     model=GPTConfig(vocab_size=1024, context_length=64, emb_dim=64, n_heads=2, n_layers=2),
@@ -112,7 +114,8 @@ class TestData:
             ({"unknown": 0.05}, "tokenizer"),
             ({"garbled": 0.02}, "texte-mal-decode"),
             ({"drift": 1.5}, "validation-d-ailleurs"),
-            ({"baselines": replace(BASELINES, bigram=5.65, ngram=5.7)}, "texte-sans-suite"),
+            ({"transfer": 0.1}, "validation-d-ailleurs"),
+            ({"order": 0.01}, "texte-sans-suite"),
         ],
     )
     def test_a_fault_of_the_data_is_named_before_and_after(self, changed, code):
@@ -125,7 +128,8 @@ class TestData:
         [
             {"overlap": None, "extra_tokens": None},
             {"learned": 0.2},
-            {"baselines": replace(BASELINES, bigram=5.65, ngram=5.7, counted=1000)},
+            {"baselines": replace(BASELINES, counted=1000), "order": 0.01},
+            {"order": 0.05, "transfer": 0.1},
         ],
     )
     def test_what_is_not_measured_or_too_small_says_nothing(self, changed):
@@ -204,6 +208,10 @@ class TestCourse:
         model = replace(SETTINGS.model, drop_rate=0.8)
         noisy = replace(HEALTHY, losses=falling(7.0, 5.4))
         assert codes(with_settings(noisy, model=model)) == ["dropout-trop-fort"]
+        stuck = replace(HEALTHY, losses=[5.7] * 200, state=measured([7.0, 5.9], [7.0, 5.9]))
+        assert codes(with_settings(stuck, model=model)) == ["dropout-trop-fort"]
+        gentle = replace(SETTINGS.model, drop_rate=0.2)
+        assert codes(with_settings(stuck, model=gentle)) == []
         assert codes(noisy) == []
 
     def test_weight_decay(self):

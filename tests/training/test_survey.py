@@ -73,6 +73,8 @@ class TestHealthy:
         assert found.overlap < 0.02
         assert 1 < found.bytes_per_token < 4
         assert abs(found.drift) < 0.5
+        assert found.order > 0.1
+        assert found.transfer > 0.5
 
     def test_baselines_are_in_order_and_reproducible(self, run):
         found = run.survey.baselines
@@ -146,7 +148,13 @@ class TestFaults:
 
     def test_drift(self, run):
         other = TokenArray(np.random.default_rng(0).integers(0, 400, 800))
-        assert examined(run, val=other).drift > 1
+        found = examined(run, val=other)
+        assert found.drift > 1
+        assert found.transfer < 0.3
+
+    def test_shuffled_tokens(self, run):
+        shuffled = np.random.default_rng(0).permutation(tokens(run.data.train))
+        assert examined(run, train=TokenArray(shuffled)).order < 0.03
 
     def test_garbled_text(self, run, tmp_path):
         text = run.data.tokenizer.decode(tokens(run.data.train).tolist())

@@ -89,6 +89,15 @@ class Case:
         """Vrai si tous les poids apprennent depuis le hasard."""
         return self.settings.start is None
 
+    @property
+    def is_stuck(self) -> bool:
+        """Vrai si la perte des lots finit près de l'unigramme, ou au-dessus."""
+        baselines = self.survey.baselines
+        if baselines is None or not self.smooth:
+            return False
+        gained = baselines.unigram - self.smooth[-1]
+        return gained < 0.25 * (baselines.unigram - baselines.bigram)
+
     @cached_property
     def final(self) -> float:
         """La dernière perte d'entraînement mesurée, sans dropout ; infinie à défaut."""

@@ -111,9 +111,7 @@ def _garbled(case: Case) -> Finding | None:
 
 def _unordered(case: Case) -> Finding | None:
     found = case.survey.baselines
-    if found is None or found.counted < 20_000:
-        return None
-    if min(found.bigram, found.ngram) < 0.97 * found.unigram:
+    if found is None or found.counted < 10_000 or case.survey.order >= 0.03:
         return None
     return Finding(
         code="texte-sans-suite",
@@ -123,12 +121,16 @@ def _unordered(case: Case) -> Finding | None:
 
 
 def _other_validation(case: Case) -> Finding | None:
-    if case.survey.drift < 1.0:
+    survey = case.survey
+    if survey.drift >= 1.0:
+        seen = f"l'unigramme y perd {decimal(survey.drift)} nats de plus"
+    elif survey.transfer < 0.3 and survey.order >= 0.1:
+        seen = "ce que le token précédent apprend de l'un ne sert pas à l'autre"
+    else:
         return None
     return Finding(
         code="validation-d-ailleurs",
-        found="la validation ne ressemble pas à l'entraînement : l'unigramme y perd "
-        f"{decimal(case.survey.drift)} nats de plus",
+        found=f"la validation ne ressemble pas à l'entraînement : {seen}",
         remedy="mélangez les documents avant de couper, ou validez sur le même genre de texte",
     )
 
@@ -171,14 +173,11 @@ def _high_lr(case: Case) -> Finding | None:
     for value in smooth:
         lowest = min(lowest, value)
         climb = max(climb, value - lowest)
-    is_stuck = baselines is not None and smooth[-1] > baselines.unigram - 0.25 * (
-        baselines.unigram - baselines.bigram
-    )
     if state.skipped > 0:
         seen = f"{counted(state.skipped, 'étape')} sans gradient fini"
     elif climb > 0.05 * smooth[0] and smooth[-1] > lowest + 0.5 * climb:
         seen = f"la perte des lots remonte de {decimal(climb)} nats et ne redescend pas"
-    elif is_stuck and case.lr > 4:
+    elif case.is_stuck and case.lr > 4:
         seen = (
             f"la perte des lots finit à {decimal(smooth[-1])}, quand l'unigramme seul perd "
             f"{decimal(baselines.unigram if baselines else math.inf)}"
@@ -231,7 +230,7 @@ def _overfitted(case: Case) -> Finding | None:
     best = state.eval_steps.index(state.best_step)
     gap = state.val_losses[-1] - state.best_loss
     falls = state.train_losses[-1] < state.train_losses[best]
-    if gap < max(0.1, 0.03 * state.best_loss) or not falls:
+    if gap < max(0.1, 0.02 * state.best_loss) or not falls:
         return None
     size = case.settings.model.num_parameters()
     rise = (
@@ -264,12 +263,18 @@ def _dead(case: Case) -> Finding | None:
 
 def _strong_dropout(case: Case) -> Finding | None:
     rate, smooth = case.settings.model.drop_rate, case.smooth
-    if rate < 0.35 or not smooth or smooth[-1] - case.final < 0.15:
+    if rate < 0.35 or not smooth:
+        return None
+    cost = smooth[-1] - case.final
+    if cost >= 0.15:
+        seen = f"il coûte {decimal(cost)} nats à chaque lot"
+    elif case.is_stuck and rate >= 0.5:
+        seen = f"la perte reste à {decimal(case.final)}, près de celle de l'unigramme"
+    else:
         return None
     return Finding(
         code="dropout-trop-fort",
-        found=f"dropout de {short(rate)} : il coûte {decimal(smooth[-1] - case.final)} nats à "
-        "chaque lot",
+        found=f"dropout de {short(rate)} : {seen}",
         remedy="ramenez `drop_rate` à 0,1, ou à 0 si le texte n'est lu qu'une fois",
     )
 

@@ -63,6 +63,9 @@ class Survey:
         garbled: part des mots mal décodés (« Ã© » pour « é »).
         drift: perte d'unigramme sur la validation, moins celle sur un texte d'entraînement laissé
             de côté, en nats.
+        order: ce que le token précédent apprend sur ce texte laissé de côté, en part de la perte
+            d'unigramme.
+        transfer: ce qu'il en reste sur la validation, en part.
     """
 
     baselines: Baselines | None
@@ -74,6 +77,8 @@ class Survey:
     unknown: float
     garbled: float
     drift: float
+    order: float
+    transfer: float
 
 
 def survey(data: TrainingData, settings: Settings) -> Survey:
@@ -86,6 +91,8 @@ def survey(data: TrainingData, settings: Settings) -> Survey:
     words = max(1, len(text.split()))
     bytes_per_token = max(len(text.encode("utf-8", "replace")) / read, 0.1)
     counted = list(_blocks(data.train, COUNTED_TOKENS, _BLOCKS))
+    held_out = _held_out([each for each, _ in counted], np.array(held), data.tokenizer.vocab_size)
+    drift, order, transfer = held_out
     return Survey(
         baselines=_baselines(data, settings, counted) if learned > 0 else None,
         learned=learned,
@@ -95,7 +102,9 @@ def survey(data: TrainingData, settings: Settings) -> Survey:
         bytes_per_token=bytes_per_token,
         unknown=text.count(UNKNOWN) / read,
         garbled=len(_MOJIBAKE.findall(text)) / words,
-        drift=_drift([each for each, _ in counted], np.array(held), data.tokenizer.vocab_size),
+        drift=drift,
+        order=order,
+        transfer=transfer,
     )
 
 
@@ -199,9 +208,9 @@ def _hashes(tokens: Ints, length: int) -> NDArray[np.uint64]:
 
 def _powers(base: np.uint64, count: int) -> NDArray[np.uint64]:
     """1, b, b², … modulo 2⁶⁴."""
-    powers: NDArray[np.uint64] = np.full(count, base)
+    powers: NDArray[np.uint64] = np.full(count, base, dtype=np.uint64)
     powers[:1] = 1
-    powers = np.cumprod(powers)
+    np.cumprod(powers, out=powers)
     return powers
 
 
@@ -220,13 +229,18 @@ def _extra_tokens(tokenizer: Tokenizer, pieces: Sequence[str], held: Sequence[in
     return len(held) / max(1, len(reference.encode(text)))
 
 
-def _drift(counted: Sequence[Ints], held: Ints, vocab_size: int) -> float:
-    """De combien l'unigramme de l'entraînement prédit moins bien la validation que lui-même."""
+def _held_out(counted: Sequence[Ints], held: Ints, vocab_size: int) -> tuple[float, float, float]:
+    """`Survey.drift`, `order` et `transfer` : un morceau sur deux apprend, l'autre juge."""
     tokens = np.concatenate(counted)
-    size = max(1, tokens.size // 20)
-    parts = [tokens[start : start + size] for start in range(0, tokens.size, size)]
+    size = max(2, tokens.size // 20)
+    parts = [tokens[start : start + size] for start in range(0, tokens.size - 1, size)]
     if len(parts) < 2:
-        return 0.0
-    model = KneserNey(parts[::2], vocab_size, order=1)
+        return 0.0, 1.0, 1.0
+    model = KneserNey(parts[::2], vocab_size, order=2)
     beside = np.concatenate(parts[1::2])
-    return float(model.losses(held[None]).mean() - model.losses(beside[None]).mean())
+    (own, own_bigram), (other, other_bigram) = (
+        [float(model.losses(text[None], order=order).mean()) for order in (1, 2)]
+        for text in (beside, held)
+    )
+    gain = own - own_bigram
+    return other - own, gain / own, (other - other_bigram) / gain if gain > 0 else 1.0
