@@ -98,17 +98,31 @@ def load_training_data(
         DataError: données absentes, abîmées ou trop courtes ; le message dit lesquelles.
         TokenizerError: tokenizer inconnu.
     """
-    if len(sources) == 1 and holds_shards(Path(sources[0])):
-        data = _from_shards(Path(sources[0]), tokenizer, vocabulary)
-    else:
-        data = _from_text(sources, tokenizer, vocabulary, training, field=field, offline=offline)
-    _check_lengths(data, window, training)
+    data = read_training_data(
+        sources, tokenizer, training=training, vocabulary=vocabulary, field=field, offline=offline
+    )
+    check_windows(data, window)
+    _check_batch(data, window, training)
     return data
 
 
+def read_training_data(
+    sources: Sequence[str],
+    tokenizer: str,
+    *,
+    training: TrainingConfig,
+    vocabulary: Tokenizer | None,
+    field: str,
+    offline: bool,
+) -> TrainingData:
+    """Comme `load_training_data`, sans rien demander de la longueur."""
+    if len(sources) == 1 and holds_shards(Path(sources[0])):
+        return _from_shards(Path(sources[0]), tokenizer, vocabulary)
+    return _from_text(sources, tokenizer, vocabulary, training, field=field, offline=offline)
+
+
 def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) -> TrainingData:
-    stored = read_index(path)["tokenizer"] if (path / INDEX_NAME).exists() else None
-    tokenizer = get_tokenizer("gpt2") if stored is None else tokenizer_from_dict(stored)
+    tokenizer = stored_tokenizer(path)
     asked = vocabulary
     if asked is None and tokenizer_name != "gpt2":
         asked = get_tokenizer(tokenizer_name)
@@ -134,6 +148,16 @@ def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) 
     )
 
 
+def stored_tokenizer(path: Path) -> Tokenizer:
+    """Le tokenizer qui a codé un dossier de fragments ; sans index, celui de GPT-2.
+
+    Raises:
+        DataError: index illisible.
+    """
+    stored = read_index(path)["tokenizer"] if (path / INDEX_NAME).exists() else None
+    return get_tokenizer("gpt2") if stored is None else tokenizer_from_dict(stored)
+
+
 def _from_text(
     sources: Sequence[str],
     tokenizer_name: str,
@@ -144,16 +168,10 @@ def _from_text(
     offline: bool,
 ) -> TrainingData:
     corpus = load_corpus(list(sources), field=field, offline=offline)
-    # Un vocabulaire de mots vient des parts déjà coupées : la coupe peut tomber dans un mot.
-    # Un BPE sait tout coder : il s'apprend sans voir la validation ; des caractères, non.
     parts = split_text(corpus.text, training.train_ratio)
     tokenizer = vocabulary
     if tokenizer is None:
-        if bpe_size(tokenizer_name) is not None:
-            source = parts[0]
-        else:
-            source = corpus.text if tokenizer_name == "char" else "\n".join(parts)
-        tokenizer = get_tokenizer(tokenizer_name, text=source)
+        tokenizer = learned_tokenizer(tokenizer_name, [corpus.text], training.train_ratio)
     train, val = (
         TokenArray(tokenizer.encode(part, allowed_special={END_OF_TEXT})) for part in parts
     )
@@ -167,8 +185,29 @@ def _from_text(
     )
 
 
-def _check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> None:
-    """Vérifie que chaque jeu a une fenêtre, et le premier un lot entier.
+def learned_tokenizer(name: str, texts: Sequence[str], train_ratio: float) -> Tokenizer:
+    """Le tokenizer de ce nom, appris sur ces textes si son vocabulaire en vient.
+
+    Args:
+        name: nom ou fichier.
+        texts: les textes ; chacun sera coupé selon `train_ratio`.
+        train_ratio: part d'entraînement de chacun.
+
+    Raises:
+        TokenizerError: nom inconnu.
+    """
+    # Un vocabulaire de mots vient des parts déjà coupées : la coupe peut tomber dans un mot.
+    # Un BPE sait tout coder : il s'apprend sans voir la validation ; des caractères, non.
+    parts = [split_text(text, train_ratio) for text in texts]
+    if bpe_size(name) is not None:
+        return get_tokenizer(name, text=END_OF_TEXT.join(train for train, _ in parts))
+    if name == "char":
+        return get_tokenizer(name, text="".join(texts))
+    return get_tokenizer(name, text="\n".join(part for pair in parts for part in pair))
+
+
+def check_windows(data: TrainingData, window: int) -> None:
+    """Vérifie que chaque jeu a une fenêtre.
 
     Raises:
         DataError: il n'y a pas assez de texte ; le message dit où.
@@ -182,6 +221,14 @@ def _check_lengths(data: TrainingData, window: int, training: TrainingConfig) ->
                 remedy="donnez plus de texte, gardez-en plus pour cette part, ou réduisez "
                 "`context_length`",
             )
+
+
+def _check_batch(data: TrainingData, window: int, training: TrainingConfig) -> None:
+    """Vérifie que l'entraînement a un lot entier.
+
+    Raises:
+        DataError: il n'y a pas assez de texte.
+    """
     stride = window if training.stride is None else training.stride
     windows = len(range(0, data.train.num_tokens - window, stride))
     sequences = training.batch_size * training.accumulate
@@ -257,7 +304,8 @@ def load_chat_data(
         opening=render_chat(asked, template, tokenizer=vocabulary, add_generation_prompt=True),
         chat_template=template,
     )
-    _check_lengths(data, window, training)
+    check_windows(data, window)
+    _check_batch(data, window, training)
     return data
 
 

@@ -15,6 +15,7 @@ import torch
 from gpt_architecture.config import TRAINING_PRESETS, GPTConfig, TrainingRequest, check_origin
 from gpt_architecture.core.machine import peak_resident, resolve_device, return_freed_memory
 from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.data.mixtures import SourceUse, mixture_use
 from gpt_architecture.kernels import shape_obstacle
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.training.backends import same_engine, setting_obstacle
@@ -82,6 +83,10 @@ class TrainingRun:
             and setting_obstacle(compute, device, whole=whole) is None
         )
         return resolve_precision(compute.precision, device, fused=fused)
+
+    def mixture_after(self, sequences: int) -> Mapping[str, SourceUse]:
+        """Ce que les `sequences` premières séquences lisent de chaque source d'un mélange."""
+        return mixture_use(self.settings.sampler(self.data.train), sequences)
 
     @cached_property
     def pace(self) -> tuple[int, float]:

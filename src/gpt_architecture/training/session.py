@@ -22,7 +22,9 @@ from gpt_architecture.config import (
 from gpt_architecture.core.lora import add_lora_
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.data.mixtures import MixtureTokens, sampler_of
 from gpt_architecture.data.sampler import WindowSampler
+from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizers.marked_text import keep_prompt
 from gpt_architecture.errors import ConfigurationError, TrainingError
@@ -93,10 +95,10 @@ class Settings:
         """Décalage entre deux fenêtres, en tokens."""
         return self.window if self.training.stride is None else self.training.stride
 
-    def sampler(self, num_tokens: int) -> WindowSampler:
+    def sampler(self, source: TokenSource) -> WindowSampler:
         """Ce qui distribue les fenêtres d'entraînement."""
-        return WindowSampler(
-            num_tokens,
+        return sampler_of(
+            source,
             self.window,
             stride=self.stride,
             batch_size=self.sequences,
@@ -115,7 +117,7 @@ class Settings:
             "training": asdict(self.training),
             "optimizer": asdict(self.optimizer),
             "schedule": asdict(self.schedule),
-            "data": {"name": data.name, "sha256": data.sha256},
+            "data": {"name": data.name, "sha256": data.sha256, **_weights(data)},
             "tokenizer_sha256": data.tokenizer_sha256,
             "config": self.model.to_dict(),
             "window": self.window,
@@ -152,7 +154,7 @@ def build_trainer(
     """
     world = World() if world is None else world
     training, device = settings.training, settings.device
-    sampler = settings.sampler(data.train.num_tokens)
+    sampler = settings.sampler(data.train)
     total_steps = settings.total_steps(sampler)
     _check_adapters(settings, sharing)
     torch.manual_seed(training.seed)
@@ -226,6 +228,13 @@ def build_trainer(
         should_stop=should_stop,
         state=state,
     )
+
+
+def _weights(data: TrainingData) -> dict[str, Any]:
+    """Les poids d'un mélange, par source ; rien pour un texte seul."""
+    if not isinstance(data.train, MixtureTokens):
+        return {}
+    return {"mixture": {each.name: each.measure for each in data.train.sources}}
 
 
 @contextmanager

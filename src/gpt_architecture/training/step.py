@@ -8,10 +8,11 @@ Formes : B lot, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from gpt_architecture.config import PrecisionName
 from gpt_architecture.core.model import CausalLM, GPTModel
 from gpt_architecture.core.utils import calc_loss_batch, evaluation_mode
+from gpt_architecture.data.mixtures import MixtureTokens, SourceUse, mixture_use, sampler_of
 from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_batch
 from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.tokenizers.marked_text import encode_text
@@ -217,6 +219,10 @@ class TokenBatches:
         """Vrai si une époque s'achève dans l'étape."""
         return self.epoch_of(step + 1) > self.epoch_of(step)
 
+    def mixture_after(self, sequences: int) -> Mapping[str, SourceUse]:
+        """Ce que les `sequences` premières séquences lisent de chaque source d'un mélange."""
+        return mixture_use(self.sampler, sequences)
+
     def sequences_in(self, step: int) -> int:
         """Séquences de l'étape, tous processus compris."""
         return len(self.sampler.sequence_ids(step))
@@ -230,18 +236,30 @@ def evaluation_starts(
     Args:
         shuffle: vrai : réparties au hasard, mais fixes ; faux : les premières.
     """
-    sampler = WindowSampler(
-        source.num_tokens,
+    sampler = sampler_of(
+        source,
         window,
         stride=stride,
         batch_size=1,
         seed=_EVALUATION_SEED,
         shuffle=shuffle,
     )
-    return np.array(
-        [sampler.start_of(index) for index in range(min(count, sampler.num_windows))],
-        dtype=np.int64,
-    )
+    chosen = [sampler.start_of(index) for index in range(min(count, sampler.num_windows))]
+    return np.array(list(dict.fromkeys(chosen)), dtype=np.int64)  # une petite source se répète
+
+
+class Losses(NamedTuple):
+    """Ce qu'une évaluation mesure, en nats par token.
+
+    Attributes:
+        train: perte d'entraînement.
+        val: perte de validation.
+        by_source: celle de chaque source d'un mélange.
+    """
+
+    train: float
+    val: float
+    by_source: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -262,22 +280,33 @@ class LossEvaluator:
     batch_size: int
     loss: Callable[[Tensor, Tensor], Tensor]
 
-    def __call__(self, should_stop: Callable[[], bool]) -> tuple[float, float] | None:
-        """Les deux pertes (nats par token), ou None si l'arrêt demandé l'a interrompu."""
+    def __call__(self, should_stop: Callable[[], bool]) -> Losses | None:
+        """Les deux pertes, ou None si l'arrêt demandé l'a interrompu."""
         losses = []
         with evaluation_mode(self.model):
             for source, starts in self.sets:
-                loss = self._loss(source, starts, should_stop)
-                if loss is None:
-                    return None
-                losses.append(loss)
-        train_loss, val_loss = losses
-        return train_loss, val_loss
+                groups = {"": starts}
+                if isinstance(source, MixtureTokens):
+                    groups = source.by_source(starts)
+                found = {}
+                for name, chosen in groups.items():
+                    measured = self._loss(source, chosen, should_stop)
+                    if measured is None:
+                        return None
+                    found[name] = measured
+                losses.append(found)
+        train_loss, val_loss = (
+            sum(nll for nll, _ in each.values()) / sum(tokens for _, tokens in each.values())
+            for each in losses
+        )
+        each_loss = {name: nll / tokens for name, (nll, tokens) in losses[1].items() if name}
+        return Losses(train_loss, val_loss, each_loss)
 
     @torch.no_grad()
     def _loss(
         self, source: TokenSource, starts: NDArray[np.int64], should_stop: Callable[[], bool]
-    ) -> float | None:
+    ) -> tuple[float, int] | None:
+        """−log p de toutes les cibles, et leur nombre."""
         total, tokens = 0.0, 0
         for first in range(0, len(starts), self.batch_size):
             if should_stop():
@@ -287,7 +316,7 @@ class LossEvaluator:
             learned = learned_tokens(source, chosen, self.window)
             total += self.loss(inputs, targets).item() * learned
             tokens += learned
-        return total / tokens
+        return total, tokens
 
 
 class TextSampler:
