@@ -161,5 +161,8 @@ def test_the_command_tells_its_mixture(cli, sources, tmp_path):
     assert again.code == 0, again.err
     kept = [read_model(tmp_path / name / "gpt-model.pt") for name in ("essai", "toml")]
     assert all(torch.equal(kept[0].state_dict[n], t) for n, t in kept[1].state_dict.items())
+    resumed = cli("train", "--resume", tmp_path / "essai", "--max-steps", 12)
+    assert resumed.code == 0, resumed.err
+    assert resumed.out.count("fr : 60,0\u00a0% du mélange, 1 152 tokens, ") == 2
     refused = cli("train", *options, tmp_path / "rien", "--source", "fr=x")
     refused.check_one_line_error(2, "--source vaut 'fr=x'", "NOM=CHEMIN:POIDS")

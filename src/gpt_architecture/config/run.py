@@ -31,7 +31,7 @@ _LORA = {"lora_alpha": "alpha", "lora_targets": "targets", "lora_dropout": "drop
 
 FREE_SETTINGS = (
     *("epochs", "max_steps", "device", "prompt", "eval_freq", "eval_iter", "patience"),
-    *("checkpoint_activations", "data", "sources", "field", "tokenizer"),
+    *("checkpoint_activations", "data", "source", "field", "tokenizer"),
     *("tensorboard", "from", "chat", "chat_template"),
     *(item.name for item in fields(CheckpointConfig)),
 )

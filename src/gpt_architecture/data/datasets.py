@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gpt_architecture.config import END_OF_TEXT, TrainingConfig
 from gpt_architecture.data.loader import split_text
+from gpt_architecture.data.packing import PackedConversations
 from gpt_architecture.data.shards.layout import (
     INDEX_NAME,
     holds_shards,
@@ -292,7 +293,8 @@ def load_chat_data(
     parts = []
     for part in (train, val):
         rows = _encode(part, path, template, vocabulary, window)
-        parts.append(ConversationTokens(rows, window, padding=vocabulary.eos_id))
+        kind = PackedConversations if training.document_mask else ConversationTokens
+        parts.append(kind(rows, window, padding=vocabulary.eos_id))
     first = val[0].messages
     asked = first[: [message["role"] for message in first].index("assistant")]
     data = TrainingData(

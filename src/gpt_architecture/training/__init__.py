@@ -8,6 +8,7 @@
 - `distributed/` : Plusieurs processus sur un même entraînement, par `torch.distributed`.
 - `inputs` : Ce qu'un entraînement lit : ses données, son point de départ, ou le point qu'il
   reprend.
+- `losses` : Les deux pertes d'un entraînement en cours, et celle de chaque source d'un mélange.
 - `optim` : Comment les poids bougent : AdamW fusionné, Muon, le taux au fil des étapes, l'état
   nommé.
 - `outputs` : Ce qu'un entraînement écrit : où, sous quel nom, et sans rien écraser d'autre.
@@ -17,8 +18,7 @@
 - `session` : L'assemblage d'un entraînement : des réglages et des données à un `Trainer` prêt à
   partir.
 - `simple` : La boucle d'entraînement simple : la plus courte qui soit juste.
-- `step` : Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et ce qu'on y
-  mesure.
+- `step` : Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et un exemple.
 - `trainer` : La boucle d'entraînement : étapes, points de reprise, évaluations, exemples, arrêts.
 """
 

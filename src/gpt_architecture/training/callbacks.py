@@ -21,7 +21,7 @@ from gpt_architecture.formats.journal import append_whole, line_of, record_of
 from gpt_architecture.french import counted, decimal
 from gpt_architecture.storage import write_atomically
 from gpt_architecture.training.checkpoint import TrainingState
-from gpt_architecture.training.step import Losses
+from gpt_architecture.training.losses import Losses
 
 _WAITING_LINES = 10_000  # au-delà, les plus anciennes sont perdues
 _RETRIES = ("evaluation", "end")  # ni à chaque étape ni jamais

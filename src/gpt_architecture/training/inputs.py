@@ -302,18 +302,20 @@ def saved_options(request: TrainingRequest, prompt: str | None) -> dict[str, Any
         prompt: l'invite des exemples demandée, une fois lue.
     """
     run, finetuning = request.run, request.finetuning
-    names = [each.name for each in fields(RunConfig) if each.name not in _OF_THIS_CALL]
+    apart = (*_OF_THIS_CALL, "sources")
+    names = [each.name for each in fields(RunConfig) if each.name not in apart]
     flat: dict[str, Any] = {name: getattr(run, name) for name in names}
     flat["prompt"] = prompt
     flat["data"] = [_absolute(source) for source in run.data]
     if finetuning.chat is not None or run.mixture:
         flat["data"] = None
     moved = [replace(each, path=_absolute(each.path)) for each in run.mixture]
-    flat["sources"] = [str(each) for each in moved] or None
+    flat["source"] = [str(each) for each in moved] or None
     if not _TOKENIZER_NAME.fullmatch(run.tokenizer):
         flat["tokenizer"] = _absolute(run.tokenizer)
+    flat |= request.training.to_dict()
     for group in (
-        *(request.shape, request.training, request.optimizer),
+        *(request.shape, request.optimizer),
         *(request.schedule, request.checkpoints, request.compute),
     ):
         flat |= asdict(group)

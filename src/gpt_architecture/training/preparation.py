@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 PROBED_STEPS = 3
 
+_FIELDS = {"from": "start", "source": "sources"}
+"""Les options qui n'ont pas le nom de leur réglage."""
+
 _SIDES = {"cpu": 1024, "cuda": 8192, "mps": 4096}
 _PRODUCTS = 4
 
@@ -115,11 +118,7 @@ def request_of(settings: Mapping[str, Any], origins: Origins) -> TrainingRequest
     implied = origins.implied(resume=resume, start=start)
     if preset is not None:
         implied = TRAINING_PRESETS[preset]
-    known = {
-        "start" if name == "from" else name: value
-        for name, value in implied.items()
-        if value is not None
-    }
+    known = {_FIELDS.get(name, name): value for name, value in implied.items() if value is not None}
     return TrainingRequest.of(known | asked)
 
 

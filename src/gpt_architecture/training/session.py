@@ -44,12 +44,11 @@ from gpt_architecture.training.callbacks import (
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, restore_
 from gpt_architecture.training.distributed.world import World
 from gpt_architecture.training.inputs import StartingPoint
+from gpt_architecture.training.losses import LossEvaluator, evaluation_starts
 from gpt_architecture.training.optim import make_schedule
 from gpt_architecture.training.step import (
-    LossEvaluator,
     TextSampler,
     TokenBatches,
-    evaluation_starts,
 )
 from gpt_architecture.training.trainer import Trainer
 
@@ -114,7 +113,7 @@ class Settings:
     def identity(self, data: TrainingData) -> dict[str, Any]:
         """Ce qui fait qu'un entraînement est le même qu'un autre, en types simples."""
         return {
-            "training": asdict(self.training),
+            "training": self.training.to_dict(),
             "optimizer": asdict(self.optimizer),
             "schedule": asdict(self.schedule),
             "data": {"name": data.name, "sha256": data.sha256, **_weights(data)},
@@ -157,6 +156,7 @@ def build_trainer(
     sampler = settings.sampler(data.train)
     total_steps = settings.total_steps(sampler)
     _check_adapters(settings, sharing)
+    separator = _separator(settings, data)
     torch.manual_seed(training.seed)
     start = settings.start
     model = GPTModel(settings.model) if start is None else start.build(settings.model)
@@ -190,7 +190,13 @@ def build_trainer(
         model,
         backend.engine,
         backend.optimizer,
-        TokenBatches(data.train, sampler, micro_batch=training.batch_size, world=world),
+        TokenBatches(
+            data.train,
+            sampler,
+            micro_batch=training.batch_size,
+            separator=separator,
+            world=world,
+        ),
         config=TrainerConfig(
             total_steps=total_steps,
             clip=settings.optimizer.clip,
@@ -214,6 +220,7 @@ def build_trainer(
             window=settings.window,
             batch_size=training.batch_size,
             loss=backend.loss,
+            separator=separator,
         ),
         sample=TextSampler(
             model,
@@ -228,6 +235,19 @@ def build_trainer(
         should_stop=should_stop,
         state=state,
     )
+
+
+def _separator(settings: Settings, data: TrainingData) -> int | None:
+    """Le token qui commence chaque document, si l'attention doit s'y tenir."""
+    if not settings.training.document_mask:
+        return None
+    if data.tokenizer.eos_id is None:
+        raise ConfigurationError(
+            f"`document_mask` avec le tokenizer {data.tokenizer.name}, qui n'a pas de fin de texte",
+            expected="un tokenizer qui en a une : elle commence chaque document",
+            remedy="changez `tokenizer`, ou retirez `document_mask`",
+        )
+    return data.tokenizer.eos_id
 
 
 def _weights(data: TrainingData) -> dict[str, Any]:

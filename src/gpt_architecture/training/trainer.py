@@ -34,8 +34,9 @@ from gpt_architecture.training.callbacks import (
 )
 from gpt_architecture.training.checkpoint import TrainingState, capture
 from gpt_architecture.training.distributed.world import World
+from gpt_architecture.training.losses import Losses
 from gpt_architecture.training.optim import Schedule, set_lr_
-from gpt_architecture.training.step import Batch, Losses, TokenBatches, TrainingEngine
+from gpt_architecture.training.step import Batch, TokenBatches, TrainingEngine
 
 
 class Trainer:

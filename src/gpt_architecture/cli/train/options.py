@@ -59,11 +59,7 @@ class RunOptions(RunConfig):
         Parameter(consume_multiple=True, env_var_split=_split_paths, metavar="SOURCE…"),
     ] = RunConfig.data  # type: ignore[assignment]
 
-    sources: Annotated[
-        tuple[str, ...],
-        _COMMON,
-        Parameter(name=("--source", "--sources"), metavar="NOM=CHEMIN:POIDS"),
-    ] = ()
+    sources: Annotated[tuple[str, ...], Parameter(name="--source", metavar="NOM=CHEMIN:POIDS")] = ()
 
     tokenizer: Annotated[str, _COMMON] = RunConfig.tokenizer
 

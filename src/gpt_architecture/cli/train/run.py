@@ -18,6 +18,7 @@ from gpt_architecture.core.lora import adapter_parameters
 from gpt_architecture.core.machine import describe_device
 from gpt_architecture.data.datasets import TrainingData
 from gpt_architecture.data.mixtures import SourceUse, mixture_use
+from gpt_architecture.data.texts.conversations import ConversationTokens
 from gpt_architecture.french import (
     counted,
     decimal,
@@ -159,11 +160,15 @@ def _announce(settings: Settings, data: TrainingData) -> None:
     """Dit ce qui va être entraîné, et sur quoi."""
     training, window = settings.training, settings.window
     sampler = settings.sampler(data.train)
-    unit, size = ("tokens", 1) if data.chat_template is None else ("conversations", window + 1)
+    train, val, rows = data.train.num_tokens, data.val.num_tokens, ""
+    unit = "tokens"
+    if isinstance(data.train, ConversationTokens) and isinstance(data.val, ConversationTokens):
+        count = train // (window + 1)
+        unit, train, val = "conversations", data.train.count, data.val.count
+        rows = f", les premières en {counted(count, 'rangée')}" if count < train else ""
     say(
-        f"Texte        {data.name} ({data.tokenizer.name}) : "
-        f"{french_number(data.train.num_tokens // size)} {unit} d'entraînement, "
-        f"{french_number(data.val.num_tokens // size)} de validation"
+        f"Texte        {data.name} ({data.tokenizer.name}) : {french_number(train)} {unit} "
+        f"d'entraînement, {french_number(val)} de validation{rows}"
     )
     sequences = settings.total_steps(sampler) * settings.sequences
     for name, use in mixture_use(sampler, sequences).items():
