@@ -53,5 +53,10 @@ def random_batch(step, batch=3, length=37):
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.randint(10**6, (batch,))
 
 
-def as_batch(inputs, targets, sequence_ids):
-    return SimpleNamespace(inputs=inputs, targets=targets, sequence_ids=sequence_ids)
+def as_batch(inputs, targets, sequence_ids, document_starts=None):
+    return SimpleNamespace(
+        inputs=inputs,
+        targets=targets,
+        sequence_ids=sequence_ids,
+        document_starts=document_starts,
+    )

@@ -10,7 +10,7 @@ import sys
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data import datasets
 from gpt_architecture.main import main
-from gpt_architecture.training import checkpoint, step
+from gpt_architecture.training import checkpoint, losses, step
 from gpt_architecture.training.trainer import Trainer
 
 PHASES = {
@@ -18,7 +18,7 @@ PHASES = {
     "modèle": (GPTModel, "__init__", 1),
     "échauffement": (Trainer, "_forward_backward", 2),
     "étape": (Trainer, "_forward_backward", 6),
-    "évaluation": (step.LossEvaluator, "_loss", 4),
+    "évaluation": (losses.LossEvaluator, "_loss", 4),
     "exemple": (step, "greedy_token", 3),
     "sauvegarde": (checkpoint, "write_checkpoint", 2),
 }

@@ -12,14 +12,13 @@ from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.data.sampler import make_batch
 from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.training.losses import LossEvaluator, evaluation_starts
 from gpt_architecture.training.simple import generate_sample
 from gpt_architecture.training.step import (
     AutogradEngine,
     Batch,
-    LossEvaluator,
     TextSampler,
     checkpoint_activations_,
-    evaluation_starts,
     has_bf16,
     resolve_precision,
 )
@@ -166,14 +165,16 @@ def evaluator(model, starts, batch_size=2):
     starts = np.array(starts)
     sets = [(SOURCE, starts), (SOURCE, starts[:1])]
 
-    def loss(inputs, targets):
+    def loss(inputs, targets, document_starts=None):
+        assert document_starts is None
         return calc_loss_batch(inputs, targets, model, CPU)
 
     return LossEvaluator(model, sets, window=8, batch_size=batch_size, loss=loss)
 
 
 def test_the_mean_over_windows_last_partial_batch_included(tiny_model):
-    train_loss, val_loss = evaluator(tiny_model, [0, 8, 16])(lambda: False)
+    train_loss, val_loss, by_source = evaluator(tiny_model, [0, 8, 16])(lambda: False)
+    assert by_source == {}
     inputs, targets = make_batch(SOURCE, np.array([0, 8, 16]), 8)
     with torch.no_grad():
         expected = calc_loss_batch(inputs, targets, tiny_model, CPU).item()

@@ -234,7 +234,7 @@ def train(
         model = load(path, device=str(device))
     else:  # rien à retrouver, fût-il venu du Hub
         model = assembled(read_adapter(path).merged(start.content), path, device)
-    sampler = run.settings.sampler(run.data.train.num_tokens)
+    sampler = run.settings.sampler(run.data.train)
     return Run(
         model=model,
         state=outcome.state,

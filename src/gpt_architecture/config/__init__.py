@@ -4,12 +4,14 @@ Rien ici ne lit l'environnement, un fichier ou un périphérique : ce paquet ne 
 des valeurs validées.
 
 - `checks` : Vérifications que partagent les dataclasses de configuration.
+- `mixture` : Les sources d'un mélange, telles qu'elles se demandent : `NOM=CHEMIN:POIDS`.
 - `model` : La forme du modèle ; deux modes exacts coexistent (voir `GPTConfig`).
 - `run` : Ce qui se demande d'un entraînement : des groupes de réglages, et leur réunion.
 - `training` : Les réglages de l'entraînement et de ses adaptateurs, un groupe par dataclass.
 """
 
 from gpt_architecture.config.checks import check_choice, check_float, check_int
+from gpt_architecture.config.mixture import WeightedSource
 from gpt_architecture.config.model import (
     END_OF_TEXT,
     GPT_CONFIG_124M,
@@ -83,6 +85,7 @@ __all__ = [
     "StrategyName",
     "TrainingConfig",
     "TrainingRequest",
+    "WeightedSource",
     "check_choice",
     "check_float",
     "check_int",

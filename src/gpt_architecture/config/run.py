@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any
 
 from gpt_architecture.config.checks import check_int
+from gpt_architecture.config.mixture import WeightedSource, parse_sources, source_texts
 from gpt_architecture.config.model import GPT_CONFIG_124M, GPTConfig
 from gpt_architecture.config.training import (
     TRAINING_PRESETS,
@@ -30,7 +31,7 @@ _LORA = {"lora_alpha": "alpha", "lora_targets": "targets", "lora_dropout": "drop
 
 FREE_SETTINGS = (
     *("epochs", "max_steps", "device", "prompt", "eval_freq", "eval_iter", "patience"),
-    *("checkpoint_activations", "data", "field", "skip_bad", "tokenizer"),
+    *("checkpoint_activations", "data", "source", "field", "skip_bad", "tokenizer"),
     *("tensorboard", "from", "chat", "chat_template"),
     *(item.name for item in fields(CheckpointConfig)),
 )
@@ -39,6 +40,7 @@ FREE_SETTINGS = (
 
 _KINDS: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
     ("data", (tuple, list), "un chemin, un nom de corpus, ou une suite d'entre eux"),
+    ("sources", (tuple, list), "des sources NOM=CHEMIN:POIDS, ou {nom: (chemin, poids)}"),
     *((name, str, "un texte") for name in ("tokenizer", "device")),
     *((name, (str, NoneType), "un texte") for name in ("prompt", "field")),
     ("output_dir", Path, "un chemin"),
@@ -56,6 +58,10 @@ class RunConfig:
     """Texte : fichiers, dossiers et archives (texte, tableaux, pages, livres, PDF…), les noms
     the-verdict et la-lampe-du-passeur, un jeu de Hugging Face (hf:AUTEUR/NOM), ou un dossier de
     fragments de tokens écrit par prepare."""
+
+    sources: Sequence[str] = ()
+    """Source d'un mélange, à la place de data ; une par option. Le poids est une part (0.7) ou,
+    suivi de x, un nombre d'époques de la source à chaque époque du mélange (2x)."""
 
     field: str | None = None
     """Champ ou colonne du texte ; sans lui, celui dont le nom est évident (text, contenu…)."""
@@ -96,12 +102,21 @@ class RunConfig:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise ConfigurationError.wrong(f"`{name}`", value, expected=expected)
+        if self.mixture and tuple(self.data) != RunConfig.data:
+            raise ConfigurationError.together(
+                "`source`", "`data`", expected="l'un ou l'autre : un mélange dit toutes ses sources"
+            )
         if self.resume is not None and self.output_dir not in (Path(), self.resume):
             raise ConfigurationError(
                 f"`output_dir={self.output_dir}` et `resume={self.resume}`",
                 expected="le même dossier : une reprise écrit où l'entraînement écrivait",
                 remedy="retirez `output_dir`",
             )
+
+    @property
+    def mixture(self) -> tuple[WeightedSource, ...]:
+        """Les sources du mélange ; aucune : le texte est celui de `data`."""
+        return parse_sources(self.sources)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,12 +258,13 @@ class TrainingRequest:
         """Ce qui est appris ; une conversation par rangée fixe le décalage des fenêtres.
 
         Raises:
-            ConfigurationError: `chat` avec `data` ou `stride`.
+            ConfigurationError: `chat` avec `data`, `source` ou `stride`.
         """
         if self.finetuning.chat is None:
             return self.training
         conflicts = {
             "data": tuple(self.run.data) != RunConfig.data,
+            "source": bool(self.run.sources),
             "stride": self.training.stride is not None,
         }
         for name, given in conflicts.items():
@@ -304,6 +320,8 @@ def _typed(name: str, value: Any) -> Any:
         return (str(value),)
     if name == "data" and isinstance(value, Iterable):
         return tuple(map(str, value))
+    if name == "sources":
+        return source_texts(value)
     return tuple(value) if name == "lora_targets" and isinstance(value, list) else value
 
 

@@ -65,6 +65,10 @@ class TrainingConfig:
     seed: int = 123
     """Graine des poids, de l'ordre des données et du dropout."""
 
+    document_mask: bool = False
+    """Chaque document n'est lu qu'avec lui-même, depuis la première position, même si une fenêtre
+    en a plusieurs ; les conversations sont alors réunies à plusieurs par rangée."""
+
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "eval_freq", "eval_iter"):
             check_int(name, getattr(self, name), minimum=1)
@@ -75,6 +79,18 @@ class TrainingConfig:
         check_float("lr", self.lr, above=0.0)
         check_float("weight_decay", self.weight_decay, minimum=0.0)
         check_float("train_ratio", self.train_ratio, above=0.0, below=1.0)
+        check_bool("document_mask", self.document_mask)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Les réglages, tels qu'un point de reprise et un modèle les gardent.
+
+        Un réglage venu après les premiers n'y est que s'il est demandé : ceux qui ont été écrits
+        avant lui restent ceux du même entraînement.
+        """
+        values = asdict(self)
+        if not self.document_mask:
+            del values["document_mask"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)

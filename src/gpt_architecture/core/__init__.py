@@ -1,6 +1,7 @@
 """Le modèle : attention, couches, cache, initialisation, adaptateurs.
 
 - `attention` : Attention multi-têtes causale (Vaswani et al., 2017), sur deux moteurs équivalents.
+- `documents` : Plusieurs documents dans une rangée, dont chacun ne voit que lui-même.
 - `grouped_codes` : Quantification des poids par groupes, à échelle seule.
 - `kv_cache` : Cache des clés et valeurs : chaque position n'est projetée qu'une fois.
 - `layers` : Les briques du Transformer : normalisation, activation, perceptron, bloc.

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from gpt_architecture.config import END_OF_TEXT
+from gpt_architecture.core.documents import DocumentSpans
 from gpt_architecture.core.machine import Turn, after_fork
 from gpt_architecture.errors import DataError, NonFiniteError
 
@@ -59,7 +60,12 @@ def token_ids_to_text(token_ids: Tensor, tokenizer: TextCodec) -> str:
 
 
 def calc_loss_batch(
-    input_batch: Tensor, target_batch: Tensor, model: nn.Module, device: torch.device | str
+    input_batch: Tensor,
+    target_batch: Tensor,
+    model: nn.Module,
+    device: torch.device | str,
+    *,
+    documents: DocumentSpans | None = None,
 ) -> Tensor:
     """Entropie croisée moyenne d'un lot, en nats par token (scalaire, avec son graphe).
 
@@ -68,8 +74,10 @@ def calc_loss_batch(
         target_batch: (B, T) int64, l'entrée décalée d'un token.
         model: rend des logits (B, T, V).
         device: où calculer.
+        documents: ce qui sépare les documents d'une rangée ; None : elle n'en est qu'un.
     """
-    logits = model(input_batch.to(device))
+    seen = () if documents is None else (documents,)
+    logits = model(input_batch.to(device), *seen)
     return F.cross_entropy(logits.flatten(0, 1), target_batch.to(device).flatten())
 
 

@@ -3,6 +3,10 @@
 - `datasets` : Les données d'un entraînement : du texte en mémoire, des fragments sur disque, des
   conversations.
 - `loader` : Fenêtres glissantes sur un texte, et chargeurs de lots.
+- `mixtures` : Plusieurs sources en un entraînement, chacune pour sa part : les tokens, et l'ordre
+  des fenêtres.
+- `packing` : Des conversations réunies à plusieurs par rangée, au lieu d'une, complétée de
+  remplissage.
 - `sampler` : Quel lot à quelle étape : une fonction pure de (graine, étape, rang, nombre de
   processus).
 - `shards/` : Les tokens sur disque : des fragments écrits en flux, lus sans rien charger.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gpt_architecture.config import END_OF_TEXT, TrainingConfig
 from gpt_architecture.data.loader import split_text
+from gpt_architecture.data.packing import PackedConversations
 from gpt_architecture.data.shards.layout import (
     INDEX_NAME,
     holds_shards,
@@ -100,18 +101,39 @@ def load_training_data(
         DataError: données absentes, abîmées ou trop courtes ; le message dit lesquelles.
         TokenizerError: tokenizer inconnu.
     """
-    if len(sources) == 1 and holds_shards(Path(sources[0])):
-        data = _from_shards(Path(sources[0]), tokenizer, vocabulary)
-    else:
-        corpus = load_corpus(list(sources), field=field, offline=offline, skip_bad=skip_bad)
-        data = _from_text(corpus, tokenizer, vocabulary, training)
-    _check_lengths(data, window, training)
+    data = read_training_data(
+        sources,
+        tokenizer,
+        training=training,
+        vocabulary=vocabulary,
+        field=field,
+        offline=offline,
+        skip_bad=skip_bad,
+    )
+    check_windows(data, window)
+    _check_batch(data, window, training)
     return data
 
 
+def read_training_data(
+    sources: Sequence[str],
+    tokenizer: str,
+    *,
+    training: TrainingConfig,
+    vocabulary: Tokenizer | None,
+    field: str | None,
+    offline: bool,
+    skip_bad: bool,
+) -> TrainingData:
+    """Comme `load_training_data`, sans rien demander de la longueur."""
+    if len(sources) == 1 and holds_shards(Path(sources[0])):
+        return _from_shards(Path(sources[0]), tokenizer, vocabulary)
+    corpus = load_corpus(list(sources), field=field, offline=offline, skip_bad=skip_bad)
+    return _from_text(corpus, tokenizer, vocabulary, training)
+
+
 def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) -> TrainingData:
-    stored = read_index(path)["tokenizer"] if (path / INDEX_NAME).exists() else None
-    tokenizer = get_tokenizer("gpt2") if stored is None else tokenizer_from_dict(stored)
+    tokenizer = stored_tokenizer(path)
     asked = vocabulary
     if asked is None and tokenizer_name != "gpt2":
         asked = get_tokenizer(tokenizer_name)
@@ -137,19 +159,23 @@ def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) 
     )
 
 
+def stored_tokenizer(path: Path) -> Tokenizer:
+    """Le tokenizer qui a codé un dossier de fragments ; sans index, celui de GPT-2.
+
+    Raises:
+        DataError: index illisible.
+    """
+    stored = read_index(path)["tokenizer"] if (path / INDEX_NAME).exists() else None
+    return get_tokenizer("gpt2") if stored is None else tokenizer_from_dict(stored)
+
+
 def _from_text(
     corpus: Corpus, tokenizer_name: str, vocabulary: Tokenizer | None, training: TrainingConfig
 ) -> TrainingData:
-    # Un vocabulaire de mots vient des parts déjà coupées : la coupe peut tomber dans un mot.
-    # Un BPE sait tout coder : il s'apprend sans voir la validation ; des caractères, non.
     parts = split_text(corpus.text, training.train_ratio)
     tokenizer = vocabulary
     if tokenizer is None:
-        if bpe_size(tokenizer_name) is not None:
-            source = parts[0]
-        else:
-            source = corpus.text if tokenizer_name == "char" else "\n".join(parts)
-        tokenizer = get_tokenizer(tokenizer_name, text=source)
+        tokenizer = learned_tokenizer(tokenizer_name, [corpus.text], training.train_ratio)
     train, val = (
         TokenArray(tokenizer.encode(part, allowed_special={END_OF_TEXT})) for part in parts
     )
@@ -163,8 +189,29 @@ def _from_text(
     )
 
 
-def _check_lengths(data: TrainingData, window: int, training: TrainingConfig) -> None:
-    """Vérifie que chaque jeu a une fenêtre, et le premier un lot entier.
+def learned_tokenizer(name: str, texts: Sequence[str], train_ratio: float) -> Tokenizer:
+    """Le tokenizer de ce nom, appris sur ces textes si son vocabulaire en vient.
+
+    Args:
+        name: nom ou fichier.
+        texts: les textes ; chacun sera coupé selon `train_ratio`.
+        train_ratio: part d'entraînement de chacun.
+
+    Raises:
+        TokenizerError: nom inconnu.
+    """
+    # Un vocabulaire de mots vient des parts déjà coupées : la coupe peut tomber dans un mot.
+    # Un BPE sait tout coder : il s'apprend sans voir la validation ; des caractères, non.
+    parts = [split_text(text, train_ratio) for text in texts]
+    if bpe_size(name) is not None:
+        return get_tokenizer(name, text=END_OF_TEXT.join(train for train, _ in parts))
+    if name == "char":
+        return get_tokenizer(name, text="".join(texts))
+    return get_tokenizer(name, text="\n".join(part for pair in parts for part in pair))
+
+
+def check_windows(data: TrainingData, window: int) -> None:
+    """Vérifie que chaque jeu a une fenêtre.
 
     Raises:
         DataError: il n'y a pas assez de texte ; le message dit où.
@@ -178,6 +225,14 @@ def _check_lengths(data: TrainingData, window: int, training: TrainingConfig) ->
                 remedy="donnez plus de texte, gardez-en plus pour cette part, ou réduisez "
                 "`context_length`",
             )
+
+
+def _check_batch(data: TrainingData, window: int, training: TrainingConfig) -> None:
+    """Vérifie que l'entraînement a un lot entier.
+
+    Raises:
+        DataError: il n'y a pas assez de texte.
+    """
     stride = window if training.stride is None else training.stride
     windows = len(range(0, data.train.num_tokens - window, stride))
     sequences = training.batch_size * training.accumulate
@@ -241,7 +296,8 @@ def load_chat_data(
     parts = []
     for part in (train, val):
         rows = _encode(part, path, template, vocabulary, window)
-        parts.append(ConversationTokens(rows, window, padding=vocabulary.eos_id))
+        kind = PackedConversations if training.document_mask else ConversationTokens
+        parts.append(kind(rows, window, padding=vocabulary.eos_id))
     first = val[0].messages
     asked = first[: [message["role"] for message in first].index("assistant")]
     data = TrainingData(
@@ -253,7 +309,8 @@ def load_chat_data(
         opening=render_chat(asked, template, tokenizer=vocabulary, add_generation_prompt=True),
         chat_template=template,
     )
-    _check_lengths(data, window, training)
+    check_windows(data, window)
+    _check_batch(data, window, training)
     return data
 
 

@@ -202,6 +202,40 @@ class LabelledSource(TokenSource, Protocol):
         ...
 
 
+@runtime_checkable
+class BoundedSource(TokenSource, Protocol):
+    """Une suite de tokens qui sait où commencent ses documents."""
+
+    def read_boundaries(self, start: int, length: int) -> Tensor:
+        """(length,) booléen, vrai où un des tokens [start, start + length[ commence un document."""
+        ...
+
+
+def document_starts(
+    source: TokenSource, starts: Ints, inputs: Tensor, separator: int | None
+) -> Tensor | None:
+    """Où commence, dans sa fenêtre, le document de chaque token : (B, T) int64.
+
+    Args:
+        source: la suite de tokens.
+        starts: premiers tokens des fenêtres, (B,).
+        inputs: ces fenêtres, (B, T).
+        separator: token qui commence chaque document, si `source` n'en sait pas plus ; None :
+            les documents ne comptent pas.
+
+    Returns:
+        None si chaque fenêtre n'est que d'un document.
+    """
+    if separator is None:
+        return None
+    marks = inputs == separator
+    if isinstance(source, BoundedSource):
+        length = inputs.size(1)
+        marks = torch.stack([source.read_boundaries(int(start), length) for start in starts])
+    places = torch.arange(inputs.size(1)).where(marks, 0)
+    return places.cummax(dim=1).values if places.any() else None
+
+
 def learned_tokens(source: TokenSource, starts: Ints, window: int) -> int:
     """Tokens que ces fenêtres font apprendre : tous, sauf si `source` en distingue."""
     if isinstance(source, LabelledSource):

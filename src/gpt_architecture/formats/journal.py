@@ -83,7 +83,10 @@ def append_whole(file: FileIO, content: bytes) -> None:
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
+    return {name: _written(value) for name, value in values.items()}
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _finite(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

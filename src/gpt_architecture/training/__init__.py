@@ -14,6 +14,7 @@
   observe.
 - `inputs` : Ce qu'un entraînement lit : ses données, son point de départ, ou le point qu'il
   reprend.
+- `losses` : Les deux pertes d'un entraînement en cours, et celle de chaque source d'un mélange.
 - `ngrams` : Les n-grammes de Kneser–Ney interpolés : ce que prédisent les seuls comptes d'un texte.
 - `optim` : Comment les poids bougent : AdamW fusionné, Muon, le taux au fil des étapes, l'état
   nommé.

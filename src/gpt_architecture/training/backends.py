@@ -22,6 +22,7 @@ from gpt_architecture.errors import CheckpointError, ConfigurationError, Missing
 from gpt_architecture.kernels import NO_NUMBA, loading_obstacle
 from gpt_architecture.kernels.train.keyed_dropout import DropoutKeys, use_keyed_dropout_
 from gpt_architecture.training.checkpoint import Checkpoint
+from gpt_architecture.training.losses import EvaluationLoss
 from gpt_architecture.training.optim import (
     build_optimizer,
     parameter_groups,
@@ -35,13 +36,11 @@ from gpt_architecture.training.step import (
     autocast,
     checkpoint_activations_,
     resolve_precision,
+    spans_of,
 )
 
 if TYPE_CHECKING:
     from gpt_architecture.training.distributed.parallel import ModelSharing, ParallelModel
-
-EvaluationLoss = Callable[[Tensor, Tensor], Tensor]
-"""(B, T), (B, T) → perte moyenne en nats par token, sans gradient."""
 
 _READ_ONCE = ("libllvmlite.so", "libtorch_python.so", "libtorch_cpu.so")
 """Bibliothèques dont presque tout le code ne sert qu'au chargement : 54 Mo pour le compilateur de
@@ -265,15 +264,19 @@ def _autograd(
     parallel = None if sharing is None else sharing(model)  # avant l'optimiseur : change les poids
     built = build_optimizer(model, optimizer, training)
     module = model if parallel is None else parallel.module
-    engine: TrainingEngine = AutogradEngine(module, device, dtype=dtype, compiled=compute.compile)
+    n_layers = model.cfg.n_layers
+    engine: TrainingEngine = AutogradEngine(
+        module, device, dtype=dtype, compiled=compute.compile, n_layers=n_layers
+    )
     if parallel is not None:
         engine = parallel.wrap(engine)
     if keys is not None:
         engine = KeyedEngine(engine, keys)
 
-    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(inputs: Tensor, targets: Tensor, document_starts: Tensor | None = None) -> Tensor:
+        documents = spans_of(document_starts, n_layers, device)
         with autocast(device, dtype):
-            return calc_loss_batch(inputs, targets, model, device)
+            return calc_loss_batch(inputs, targets, model, device, documents=documents)
 
     return Backend(engine=engine, optimizer=built, loss=loss, name="autograd", parallel=parallel)
 

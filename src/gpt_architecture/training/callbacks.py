@@ -21,6 +21,7 @@ from gpt_architecture.formats.journal import append_whole, line_of, record_of
 from gpt_architecture.french import counted, decimal
 from gpt_architecture.storage import write_atomically
 from gpt_architecture.training.checkpoint import TrainingState
+from gpt_architecture.training.losses import Losses
 
 _WAITING_LINES = 10_000  # au-delà, les plus anciennes sont perdues
 _RETRIES = ("evaluation", "end")  # ni à chaque étape ni jamais
@@ -29,8 +30,9 @@ _NAMED = 3  # paramètres nommés, au plus, quand une étape en laisse tels quel
 logger = logging.getLogger(__name__)
 
 StopCheck = Callable[[], bool]
-Evaluate = Callable[[StopCheck], tuple[float, float] | None]
-"""Rend (perte d'entraînement, perte de validation) ; None si l'arrêt demandé l'a interrompu."""
+
+Evaluate = Callable[[StopCheck], Losses | tuple[float, float] | None]
+"""Rend les pertes d'entraînement et de validation ; None si l'arrêt demandé l'a interrompu."""
 Sample = Callable[[StopCheck], str | None]
 """Rend un exemple de texte ; None si l'arrêt demandé l'a interrompu."""
 
@@ -115,13 +117,18 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecord:
-    """Les deux pertes (nats par token), mesurées après l'étape `step`."""
+    """Les deux pertes (nats par token), mesurées après l'étape `step`.
+
+    D'un mélange, `sources` dit par nom ce qui a été lu de chaque source (`share`, `tokens`,
+    `epochs`), et sa perte de validation (`val_loss`).
+    """
 
     step: int
     epoch: int
     train_loss: float
     val_loss: float
     is_best: bool
+    sources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class OngoingTraining(Protocol):
@@ -292,7 +299,10 @@ class JournalWriter(Callback):
 
     def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
         """Une ligne par évaluation."""
-        self._write("evaluation", **asdict(record), tokens_seen=trainer.state.tokens)
+        values = asdict(record)
+        if not record.sources:
+            del values["sources"]
+        self._write("evaluation", **values, tokens_seen=trainer.state.tokens)
 
     def on_sample(self, step: int, epoch: int, text: str) -> None:
         """Une ligne par exemple."""

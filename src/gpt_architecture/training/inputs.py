@@ -19,6 +19,7 @@ from gpt_architecture.config import (
 )
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.datasets import TrainingData, load_chat_data, load_training_data
+from gpt_architecture.data.mixtures import load_mixture
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.texts.corpus import SHORT_STORY, VERDICT
 from gpt_architecture.data.tokenizer import UNKNOWN, Tokenizer, tokenizer_from_dict
@@ -198,7 +199,7 @@ class Origins:
 
 
 def load_data(request: TrainingRequest, training: TrainingConfig, origins: Origins) -> TrainingData:
-    """Des conversations, ou du texte suivi.
+    """Des conversations, un mélange, ou du texte suivi.
 
     Args:
         request: d'où ils viennent.
@@ -218,6 +219,17 @@ def load_data(request: TrainingRequest, training: TrainingConfig, origins: Origi
             training=training,
             template=_template(finetuning.chat_template, origins.start),
             vocabulary=vocabulary,
+        )
+    if run.mixture:
+        return load_mixture(
+            run.mixture,
+            run.tokenizer,
+            window=window,
+            training=training,
+            vocabulary=vocabulary,
+            field=run.field,
+            offline=run.offline,
+            skip_bad=run.skip_bad,
         )
     return load_training_data(
         list(run.data),
@@ -292,16 +304,20 @@ def saved_options(request: TrainingRequest, prompt: str | None) -> dict[str, Any
         prompt: l'invite des exemples demandée, une fois lue.
     """
     run, finetuning = request.run, request.finetuning
-    names = [each.name for each in fields(RunConfig) if each.name not in _OF_THIS_CALL]
+    apart = (*_OF_THIS_CALL, "sources")
+    names = [each.name for each in fields(RunConfig) if each.name not in apart]
     flat: dict[str, Any] = {name: getattr(run, name) for name in names}
     flat["prompt"] = prompt
     flat["data"] = [_absolute(source) for source in run.data]
-    if finetuning.chat is not None:
+    if finetuning.chat is not None or run.mixture:
         flat["data"] = None
+    moved = [replace(each, path=_absolute(each.path)) for each in run.mixture]
+    flat["source"] = [str(each) for each in moved] or None
     if not _TOKENIZER_NAME.fullmatch(run.tokenizer):
         flat["tokenizer"] = _absolute(run.tokenizer)
+    flat |= request.training.to_dict()
     for group in (
-        *(request.shape, request.training, request.optimizer),
+        *(request.shape, request.optimizer),
         *(request.schedule, request.checkpoints, request.compute),
     ):
         flat |= asdict(group)

@@ -149,6 +149,7 @@ def _essence(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Ce que les options ne disent pas d'un entraînement."""
     return {
         "données": identity.get("data", {}).get("sha256"),
+        "mélange": identity.get("data", {}).get("mixture", {}),
         "tokenizer": identity.get("tokenizer_sha256"),
         "vocab_size": identity.get("config", {}).get("vocab_size"),
         "modèle de départ": (identity.get("start") or {}).get("sha256"),

@@ -15,6 +15,7 @@ import torch
 from gpt_architecture.config import TRAINING_PRESETS, GPTConfig, TrainingRequest, check_origin
 from gpt_architecture.core.machine import peak_resident, resolve_device, return_freed_memory
 from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.data.mixtures import SourceUse, mixture_use
 from gpt_architecture.kernels import shape_obstacle
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.training.backends import same_engine, setting_obstacle
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from gpt_architecture.training.distributed.parallel import Strategy
 
 PROBED_STEPS = 3
+
+_FIELDS = {"from": "start", "source": "sources"}
+"""Les options qui n'ont pas le nom de leur réglage."""
 
 _SIDES = {"cpu": 1024, "cuda": 8192, "mps": 4096}
 _PRODUCTS = 4
@@ -89,6 +93,10 @@ class TrainingRun:
         )
         return resolve_precision(compute.precision, device, fused=fused)
 
+    def mixture_after(self, sequences: int) -> Mapping[str, SourceUse]:
+        """Ce que les `sequences` premières séquences lisent de chaque source d'un mélange."""
+        return mixture_use(self.settings.sampler(self.data.train), sequences)
+
     @cached_property
     def pace(self) -> tuple[int, float]:
         """Opérations d'un token, et opérations par seconde que la machine atteint."""
@@ -116,11 +124,7 @@ def request_of(settings: Mapping[str, Any], origins: Origins) -> TrainingRequest
     implied = origins.implied(resume=resume, start=start)
     if preset is not None:
         implied = TRAINING_PRESETS[preset]
-    known = {
-        "start" if name == "from" else name: value
-        for name, value in implied.items()
-        if value is not None
-    }
+    known = {_FIELDS.get(name, name): value for name, value in implied.items() if value is not None}
     return TrainingRequest.of(known | asked)
 
 

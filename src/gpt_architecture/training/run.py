@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -141,7 +141,7 @@ def train_model(
             findings = diagnose(_case(run, state, model))
             run.product.save(run.path, model, run.data.tokenizer, _metadata(run, state, findings))
             reporter.saved(run, state)
-            sampler = run.settings.sampler(run.data.train.num_tokens)
+            sampler = run.settings.sampler(run.data.train)
             drawn, baselines = run.output_dir / PLOT_NAME, run.survey.baselines
             is_plotted = plot(
                 drawn,
@@ -223,13 +223,14 @@ def _check_output_dir(run: TrainingRun) -> Checkpoint | None:
         replaceable.append(checkpoint.state["identity"])
     start = finetuning.start
     named = locate(start) if start is not None and start.is_dir() else None  # par son dossier
+    sources = [each.path for each in asked.mixture]
     written = checkpoints_kept(run.settings.checkpoints) + 1  # et celui qui s'écrit
     check_output(
         run.output_dir,
         replaceable,
         run.product,
         checkpoints=max(written - len(store.steps()), 1),
-        reads=(asked.data, asked.tokenizer, finetuning, named),
+        reads=(asked.data, sources, asked.tokenizer, finetuning, named),
         force=asked.force,
     )
     return checkpoint
@@ -308,6 +309,12 @@ def _gathered(model: GPTModel, world: World) -> GPTModel:
     return whole_model(model)
 
 
+def _mixture_read(run: TrainingRun, state: TrainingState) -> dict[str, Any]:
+    """Ce qui a été lu de chaque source d'un mélange ; rien pour un texte seul."""
+    used = run.mixture_after(state.sequences)
+    return {"mixture_read": {name: asdict(use) for name, use in used.items()}} if used else {}
+
+
 def _metadata(
     run: TrainingRun, state: TrainingState, findings: Sequence[Finding]
 ) -> dict[str, Any]:
@@ -329,6 +336,7 @@ def _metadata(
         "steps": state.step,
         "skipped_steps": state.skipped,
         "seconds": state.seconds,
+        **_mixture_read(run, state),
         "complete": True,
         "versions": {"gpt-architecture": VERSION, "torch": str(torch.__version__)},
         **({} if template is None else {CHAT_TEMPLATE: template}),

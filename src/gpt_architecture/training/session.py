@@ -22,7 +22,9 @@ from gpt_architecture.config import (
 from gpt_architecture.core.lora import add_lora_
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.data.mixtures import MixtureTokens, sampler_of
 from gpt_architecture.data.sampler import WindowSampler
+from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizers.marked_text import keep_prompt
 from gpt_architecture.errors import ConfigurationError, TrainingError
@@ -42,12 +44,11 @@ from gpt_architecture.training.callbacks import (
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, restore_
 from gpt_architecture.training.distributed.world import World
 from gpt_architecture.training.inputs import StartingPoint
+from gpt_architecture.training.losses import LossEvaluator, evaluation_starts
 from gpt_architecture.training.optim import make_schedule
 from gpt_architecture.training.step import (
-    LossEvaluator,
     TextSampler,
     TokenBatches,
-    evaluation_starts,
 )
 from gpt_architecture.training.trainer import Trainer
 
@@ -93,10 +94,10 @@ class Settings:
         """Décalage entre deux fenêtres, en tokens."""
         return self.window if self.training.stride is None else self.training.stride
 
-    def sampler(self, num_tokens: int) -> WindowSampler:
+    def sampler(self, source: TokenSource) -> WindowSampler:
         """Ce qui distribue les fenêtres d'entraînement."""
-        return WindowSampler(
-            num_tokens,
+        return sampler_of(
+            source,
             self.window,
             stride=self.stride,
             batch_size=self.sequences,
@@ -112,10 +113,10 @@ class Settings:
     def identity(self, data: TrainingData) -> dict[str, Any]:
         """Ce qui fait qu'un entraînement est le même qu'un autre, en types simples."""
         return {
-            "training": asdict(self.training),
+            "training": self.training.to_dict(),
             "optimizer": asdict(self.optimizer),
             "schedule": asdict(self.schedule),
-            "data": {"name": data.name, "sha256": data.sha256},
+            "data": {"name": data.name, "sha256": data.sha256, **_weights(data)},
             "tokenizer_sha256": data.tokenizer_sha256,
             "config": self.model.to_dict(),
             "window": self.window,
@@ -152,9 +153,10 @@ def build_trainer(
     """
     world = World() if world is None else world
     training, device = settings.training, settings.device
-    sampler = settings.sampler(data.train.num_tokens)
+    sampler = settings.sampler(data.train)
     total_steps = settings.total_steps(sampler)
     _check_adapters(settings, sharing)
+    separator = _separator(settings, data)
     torch.manual_seed(training.seed)
     start = settings.start
     model = GPTModel(settings.model) if start is None else start.build(settings.model)
@@ -188,7 +190,13 @@ def build_trainer(
         model,
         backend.engine,
         backend.optimizer,
-        TokenBatches(data.train, sampler, micro_batch=training.batch_size, world=world),
+        TokenBatches(
+            data.train,
+            sampler,
+            micro_batch=training.batch_size,
+            separator=separator,
+            world=world,
+        ),
         config=TrainerConfig(
             total_steps=total_steps,
             clip=settings.optimizer.clip,
@@ -212,6 +220,7 @@ def build_trainer(
             window=settings.window,
             batch_size=training.batch_size,
             loss=backend.loss,
+            separator=separator,
         ),
         sample=TextSampler(
             model,
@@ -226,6 +235,26 @@ def build_trainer(
         should_stop=should_stop,
         state=state,
     )
+
+
+def _separator(settings: Settings, data: TrainingData) -> int | None:
+    """Le token qui commence chaque document, si l'attention doit s'y tenir."""
+    if not settings.training.document_mask:
+        return None
+    if data.tokenizer.eos_id is None:
+        raise ConfigurationError(
+            f"`document_mask` avec le tokenizer {data.tokenizer.name}, qui n'a pas de fin de texte",
+            expected="un tokenizer qui en a une : elle commence chaque document",
+            remedy="changez `tokenizer`, ou retirez `document_mask`",
+        )
+    return data.tokenizer.eos_id
+
+
+def _weights(data: TrainingData) -> dict[str, Any]:
+    """Les poids d'un mélange, par source ; rien pour un texte seul."""
+    if not isinstance(data.train, MixtureTokens):
+        return {}
+    return {"mixture": {each.name: each.measure for each in data.train.sources}}
 
 
 @contextmanager

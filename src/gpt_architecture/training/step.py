@@ -1,28 +1,29 @@
-"""Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et ce qu'on y mesure.
+"""Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et un exemple.
 
-Mesurer les deux pertes, écrire un exemple : rien n'y tire des générateurs de l'entraînement, et
-chaque calcul rend la main si l'arrêt est demandé.
+Écrire un exemple ne tire rien des générateurs de l'entraînement, et rend la main si l'arrêt est
+demandé.
 
 Formes : B lot, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gpt_architecture.config import PrecisionName
+from gpt_architecture.core.documents import DocumentSpans
+from gpt_architecture.core.kv_cache import LayerCache
 from gpt_architecture.core.model import CausalLM, GPTModel
-from gpt_architecture.core.utils import calc_loss_batch, evaluation_mode
-from gpt_architecture.data.sampler import WindowSampler, learned_tokens, make_batch
+from gpt_architecture.core.utils import calc_loss_batch
+from gpt_architecture.data.mixtures import SourceUse, mixture_use
+from gpt_architecture.data.sampler import WindowSampler, document_starts, learned_tokens, make_batch
 from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.tokenizers.marked_text import encode_text
 from gpt_architecture.data.tokenizers.protocol import Tokenizer
@@ -31,8 +32,6 @@ from gpt_architecture.decoding.strategies import greedy_token
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training.distributed.world import World
 from gpt_architecture.training.simple import SAMPLE_TOKENS
-
-_EVALUATION_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +42,8 @@ class Batch:
         inputs: (B, T) int64.
         targets: (B, T) int64, l'entrée décalée d'un token ; `data.sampler.IGNORED` : sans perte.
         sequence_ids: (B,) int64, numéros des séquences depuis le début de l'entraînement.
+        document_starts: (B, T) int64, voir `data.sampler.document_starts` ; None : l'attention voit
+            toute la fenêtre.
         share: part de ce lot dans la moyenne de l'étape sur ce processus ; ce qu'il fait apprendre
             la fixe.
         is_last: vrai pour le dernier lot de l'étape : les gradients sont ensuite complets.
@@ -51,6 +52,7 @@ class Batch:
     inputs: Tensor
     targets: Tensor
     sequence_ids: Tensor
+    document_starts: Tensor | None = None
     share: float = 1.0
     is_last: bool = True
 
@@ -84,6 +86,7 @@ class AutogradEngine:
         device: où calculer.
         dtype: type de l'autocast ; None : celui des poids.
         compiled: passe le modèle par `torch.compile`.
+        n_layers: nombre de blocs, que seuls des documents séparés demandent.
     """
 
     held_back: Sequence[str] = ()
@@ -95,17 +98,26 @@ class AutogradEngine:
         *,
         dtype: torch.dtype | None = None,
         compiled: bool = False,
+        n_layers: int = 0,
     ) -> None:
         self._forward: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
         self._device = torch.device(device)
         self._dtype = dtype
+        self._n_layers = n_layers
 
     def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
         """Voir `TrainingEngine.forward_backward`."""
+        documents = spans_of(batch.document_starts, self._n_layers, self._device)
+        pair = (batch.inputs, batch.targets)
         with autocast(self._device, self._dtype):
-            loss = calc_loss_batch(batch.inputs, batch.targets, self._forward, self._device)
+            loss = calc_loss_batch(*pair, self._forward, self._device, documents=documents)
         (loss * scale).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+
+def spans_of(starts: Tensor | None, n_layers: int, device: torch.device) -> DocumentSpans | None:
+    """De quoi séparer les documents d'un lot, d'après `Batch.document_starts`."""
+    return None if starts is None else DocumentSpans(starts.to(device), n_layers)
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -163,9 +175,9 @@ def checkpoint_activations_(model: GPTModel) -> None:
 
 def _recomputed(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def run(x: Tensor, cache: Any = None) -> Tensor:
-        if not block.training or cache is not None:
+        if not block.training or isinstance(cache, LayerCache):
             return forward(x, cache)
-        out: Tensor = checkpoint(forward, x, use_reentrant=False)
+        out: Tensor = checkpoint(forward, x, cache, use_reentrant=False)
         return out
 
     return run
@@ -179,12 +191,15 @@ class TokenBatches:
         source: la suite de tokens.
         sampler: ce qui distribue les fenêtres ; son lot est celui de l'étape entière.
         micro_batch: séquences calculées ensemble, au plus.
+        separator: token qui commence un document, pour que chacun ne voie que lui-même ; None :
+            l'attention voit toute la fenêtre.
         world: les processus qui se partagent l'étape.
     """
 
     source: TokenSource
     sampler: WindowSampler
     micro_batch: int
+    separator: int | None = None
     world: World = field(default_factory=World)
 
     def __call__(self, step: int) -> list[Batch]:
@@ -203,6 +218,9 @@ class TokenBatches:
                     inputs=inputs,
                     targets=targets,
                     sequence_ids=torch.from_numpy(ids[chosen].copy()),
+                    document_starts=document_starts(
+                        self.source, starts[chosen], inputs, self.separator
+                    ),
                     share=learned * world.size / total,
                     is_last=first + self.micro_batch >= len(starts),
                 )
@@ -217,77 +235,13 @@ class TokenBatches:
         """Vrai si une époque s'achève dans l'étape."""
         return self.epoch_of(step + 1) > self.epoch_of(step)
 
+    def mixture_after(self, sequences: int) -> Mapping[str, SourceUse]:
+        """Ce que les `sequences` premières séquences lisent de chaque source d'un mélange."""
+        return mixture_use(self.sampler, sequences)
+
     def sequences_in(self, step: int) -> int:
         """Séquences de l'étape, tous processus compris."""
         return len(self.sampler.sequence_ids(step))
-
-
-def evaluation_starts(
-    source: TokenSource, window: int, *, stride: int | None, count: int, shuffle: bool
-) -> NDArray[np.int64]:
-    """Premiers tokens des fenêtres d'une évaluation : toujours les mêmes, (N,) int64, N ≤ count.
-
-    Args:
-        shuffle: vrai : réparties au hasard, mais fixes ; faux : les premières.
-    """
-    sampler = WindowSampler(
-        source.num_tokens,
-        window,
-        stride=stride,
-        batch_size=1,
-        seed=_EVALUATION_SEED,
-        shuffle=shuffle,
-    )
-    return np.array(
-        [sampler.start_of(index) for index in range(min(count, sampler.num_windows))],
-        dtype=np.int64,
-    )
-
-
-@dataclass(frozen=True)
-class LossEvaluator:
-    """Mesure la perte sur des fenêtres fixes de chaque jeu.
-
-    Attributes:
-        model: mis en évaluation le temps de la mesure.
-        sets: pour chaque jeu, ses tokens et les débuts de ses fenêtres.
-        window: longueur d'une fenêtre (T).
-        batch_size: fenêtres par lot (B).
-        loss: perte moyenne d'un lot, en nats par token.
-    """
-
-    model: nn.Module
-    sets: Sequence[tuple[TokenSource, NDArray[np.int64]]]
-    window: int
-    batch_size: int
-    loss: Callable[[Tensor, Tensor], Tensor]
-
-    def __call__(self, should_stop: Callable[[], bool]) -> tuple[float, float] | None:
-        """Les deux pertes (nats par token), ou None si l'arrêt demandé l'a interrompu."""
-        losses = []
-        with evaluation_mode(self.model):
-            for source, starts in self.sets:
-                loss = self._loss(source, starts, should_stop)
-                if loss is None:
-                    return None
-                losses.append(loss)
-        train_loss, val_loss = losses
-        return train_loss, val_loss
-
-    @torch.no_grad()
-    def _loss(
-        self, source: TokenSource, starts: NDArray[np.int64], should_stop: Callable[[], bool]
-    ) -> float | None:
-        total, tokens = 0.0, 0
-        for first in range(0, len(starts), self.batch_size):
-            if should_stop():
-                return None
-            chosen = starts[first : first + self.batch_size]
-            inputs, targets = make_batch(source, chosen, self.window)
-            learned = learned_tokens(source, chosen, self.window)
-            total += self.loss(inputs, targets).item() * learned
-            tokens += learned
-        return total / tokens
 
 
 class TextSampler:

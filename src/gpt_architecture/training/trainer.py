@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from gpt_architecture.training.callbacks import (
 )
 from gpt_architecture.training.checkpoint import TrainingState, capture
 from gpt_architecture.training.distributed.world import World
+from gpt_architecture.training.losses import Losses
 from gpt_architecture.training.optim import Schedule, set_lr_
 from gpt_architecture.training.step import Batch, TokenBatches, TrainingEngine
 
@@ -266,7 +268,7 @@ class Trainer:
             if losses is None:
                 self._interrupted = True
                 return
-            self._note_evaluation(index, *losses)
+            self._note_evaluation(index, Losses(*losses))
         is_due = self.batches.ends_epoch(index) or self._done
         if self.sample is not None and is_due and state.sampled < index:
             text = self.sample(self.stopping)
@@ -314,8 +316,8 @@ class Trainer:
         self._saved_step = min(self._saved_step, 0)  # les points d'avant, eux, l'ont été
         self.announce(f"{what} : {error}")
 
-    def _note_evaluation(self, index: int, train_loss: float, val_loss: float) -> None:
-        state = self.state
+    def _note_evaluation(self, index: int, losses: Losses) -> None:
+        state, (train_loss, val_loss, by_source) = self.state, losses
         is_best = val_loss < (math.inf if state.best_loss is None else state.best_loss)
         state.eval_steps.append(index)
         state.train_losses.append(train_loss)
@@ -336,6 +338,10 @@ class Trainer:
             train_loss=train_loss,
             val_loss=val_loss,
             is_best=is_best,
+            sources={
+                name: asdict(use) | ({"val_loss": by_source[name]} if name in by_source else {})
+                for name, use in self.batches.mixture_after(state.sequences).items()
+            },
         )
         self._tell(lambda each: each.on_evaluation(record, self))
 

@@ -59,6 +59,8 @@ class RunOptions(RunConfig):
         Parameter(consume_multiple=True, env_var_split=_split_paths, metavar="SOURCE…"),
     ] = RunConfig.data  # type: ignore[assignment]
 
+    sources: Annotated[tuple[str, ...], Parameter(name="--source", metavar="NOM=CHEMIN:POIDS")] = ()
+
     tokenizer: Annotated[str, _COMMON] = RunConfig.tokenizer
 
     output_dir: Annotated[Path, _COMMON, Parameter(metavar="DOSSIER")] = RunConfig.output_dir

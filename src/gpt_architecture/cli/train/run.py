@@ -18,12 +18,15 @@ from gpt_architecture.config import TrainingRequest
 from gpt_architecture.core.lora import adapter_parameters
 from gpt_architecture.core.machine import describe_device
 from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.data.mixtures import SourceUse, mixture_use
+from gpt_architecture.data.texts.conversations import ConversationTokens
 from gpt_architecture.french import (
     counted,
     decimal,
     french_duration,
     french_number,
     french_size,
+    percent,
     plural,
 )
 from gpt_architecture.reports.console import ProgressBar
@@ -122,6 +125,8 @@ class TerminalReporter(TrainingReporter):
         say(f"\nTerminé en {french_duration(state.seconds)}.")
         if state.skipped:
             say(f"Étapes sautées ou incomplètes, faute d'un gradient fini : {state.skipped}")
+        for name, use in run.mixture_after(state.sequences).items():
+            say(f"Source {name} : {_use(use)}")
         say(f"{run.product.title} : {run.path} ({french_size(run.path.stat().st_size)})")
 
     def conclude(
@@ -155,6 +160,14 @@ def _with_options(finding: Finding) -> str:
     return re.sub(r"`(\w+)(?:=([^`]+))?`", option, str(finding))
 
 
+def _use(use: SourceUse) -> str:
+    """Ce qu'un entraînement lit d'une source : « 70,0 % du mélange, 1 024 tokens, 1,40 époque »."""
+    return (
+        f"{percent(use.share)} du mélange, {counted(use.tokens, 'token')}, {decimal(use.epochs)} "
+        f"{plural(int(use.epochs), 'époque')}"
+    )
+
+
 def _next_command(run: TrainingRun) -> str:
     """La commande qui se sert de ce qui est écrit, à copier."""
     settings, path = run.settings, run.path
@@ -177,13 +190,20 @@ def _quoted(text: str) -> str:
 def _announce(settings: Settings, data: TrainingData) -> None:
     """Dit ce qui va être entraîné, et sur quoi."""
     training, window = settings.training, settings.window
-    sampler = settings.sampler(data.train.num_tokens)
-    unit, size = ("tokens", 1) if data.chat_template is None else ("conversations", window + 1)
+    sampler = settings.sampler(data.train)
+    train, val, rows = data.train.num_tokens, data.val.num_tokens, ""
+    unit = "tokens"
+    if isinstance(data.train, ConversationTokens) and isinstance(data.val, ConversationTokens):
+        count = train // (window + 1)
+        unit, train, val = "conversations", data.train.count, data.val.count
+        rows = f", les premières en {counted(count, 'rangée')}" if count < train else ""
     say(
-        f"Texte        {data.name} ({data.tokenizer.name}) : "
-        f"{french_number(data.train.num_tokens // size)} {unit} d'entraînement, "
-        f"{french_number(data.val.num_tokens // size)} de validation"
+        f"Texte        {data.name} ({data.tokenizer.name}) : {french_number(train)} {unit} "
+        f"d'entraînement, {french_number(val)} de validation{rows}"
     )
+    sequences = settings.total_steps(sampler) * settings.sequences
+    for name, use in mixture_use(sampler, sequences).items():
+        say(f"Source       {name} : {_use(use)}, en tout")
     say(
         f"Modèle       {french_number(settings.model.num_parameters())} paramètres, "
         f"contexte d'entraînement {french_number(window)} sur "
@@ -219,7 +239,7 @@ def _announce_resume(checkpoint: Checkpoint, settings: Settings, data: TrainingD
     """Dit d'où l'on repart, et si le programme du taux s'étend sur un autre nombre d'étapes."""
     say(f"Reprise à l'étape {checkpoint.step}.")
     before = checkpoint.state.get("total_steps")
-    total = settings.total_steps(settings.sampler(data.train.num_tokens))
+    total = settings.total_steps(settings.sampler(data.train))
     if before != total and settings.schedule.schedule != "constant":
         say(
             f"Le programme du taux ({settings.schedule.schedule}) s'étend désormais sur {total} "
@@ -266,6 +286,12 @@ class TrainingProgress(TrainingBar):
         line = format_evaluation(record.epoch, record.step, record.train_loss, record.val_loss)
         pace = "" if self.bar.is_live else self.pace()
         say(f"{line} | {pace}" if pace else line)
+        losses = {
+            name: use["val_loss"] for name, use in record.sources.items() if "val_loss" in use
+        }
+        if losses:
+            each = [f"{name} {decimal(loss, 3)}" for name, loss in losses.items()]
+            say(f"  Validation par source : {', '.join(each)}")
 
     def on_sample(self, step: int, epoch: int, text: str) -> None:
         """Affiche l'exemple de l'époque, sur une ligne."""

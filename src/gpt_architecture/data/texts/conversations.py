@@ -82,6 +82,9 @@ class ConversationTokens(TokenArray):
         rows: conversations codées, d'au plus `window` + 1 tokens.
         window: longueur des entrées (T).
         padding: identifiant de remplissage.
+
+    Attributes:
+        count: nombre de conversations.
     """
 
     def __init__(self, rows: Sequence[EncodedConversation], window: int, padding: int) -> None:
@@ -91,6 +94,7 @@ class ConversationTokens(TokenArray):
         for index, row in enumerate(rows):
             ids[index, : len(row.ids)] = row.ids
             learned[index, : len(row.ids)] = row.learned
+        self.count = len(rows)
         self._learned = learned.reshape(-1)
         super().__init__(ids.reshape(-1))
 

@@ -77,6 +77,11 @@ class SequenceBatch(Protocol):
         """(B,) int64."""
         ...
 
+    @property
+    def document_starts(self) -> Tensor | None:
+        """(B, T) int64, voir `data.sampler.document_starts` ; None : un document par rangée."""
+        ...
+
 
 class FusedStep:
     """Calcule perte et gradients d'un `GPTModel`, sans autograd.
@@ -138,7 +143,8 @@ class FusedStep:
         inputs, targets = batch.inputs, batch.targets
         sink.begin()
         with torch.no_grad():
-            run = self._start(inputs, targets, batch.sequence_ids if model.training else None)
+            sequences = batch.sequence_ids if model.training else None
+            run = self._start(inputs, targets, sequences, batch.document_starts)
             layers = self._forward(run, inputs, keep=True)
             h = normalize(run, model.final_norm, layers[-1], "stats", OUTSIDE)
             dh = run.get("dh", *h.shape, slot=OUTSIDE)
@@ -161,20 +167,29 @@ class FusedStep:
             return loss if sink.finish() else torch.full_like(loss, torch.nan)
 
     @fastest_matmul()
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(
+        self, inputs: Tensor, targets: Tensor, document_starts: Tensor | None = None
+    ) -> Tensor:
         """Perte moyenne (nats par token), sans dropout ni gradient.
 
         Args:
             inputs: (B, T) int64.
             targets: (B, T) int64.
+            document_starts: voir `SequenceBatch`.
         """
         with torch.no_grad():
-            run = self._start(inputs, targets, None)
+            run = self._start(inputs, targets, None, document_starts)
             x = self._forward(run, inputs, keep=False)[-1]
             h = normalize(run, self.model.final_norm, x, "stats", OUTSIDE)
             return head_loss(run, h, self.model.out_head.weight, targets.reshape(-1))
 
-    def _start(self, inputs: Tensor, targets: Tensor, sequence_ids: Tensor | None) -> Pass:
+    def _start(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        sequence_ids: Tensor | None,
+        document_starts: Tensor | None,
+    ) -> Pass:
         """Les tampons et les clés d'un lot ; sans séquences, rien n'est abandonné."""
         cfg = self.model.cfg
         batch, length = inputs.shape
@@ -188,6 +203,12 @@ class FusedStep:
         _check_ids("targets", known, inputs.shape, cfg.vocab_size)
         if sequence_ids is not None and sequence_ids.shape != (batch,):
             raise ValueError(f"{sequence_ids.numel()} numéros de séquence pour un lot de {batch}")
+        places = torch.arange(length)
+        first = torch.zeros_like(inputs) if document_starts is None else document_starts
+        if first.shape != inputs.shape or bool(((first < 0) | (first > places)).any()):
+            raise ValueError(
+                "des documents qui commencent hors de leur rangée, ou après leurs tokens"
+            )
         keys = torch.zeros(self._sites, 2 * batch, dtype=torch.int64)
         if sequence_ids is not None:
             table = site_keys(self.seed, sequence_ids, self._sites)  # (B, endroits, 2)
@@ -196,6 +217,8 @@ class FusedStep:
             workspace=self._workspace(batch, length),
             batch=batch,
             length=length,
+            places=(places - first).flatten(),
+            first=first.flatten(),
             keys=keys,
             drop=0 if sequence_ids is None else threshold(cfg.drop_rate),
             scale=keep_scale(cfg.drop_rate),
@@ -225,21 +248,25 @@ class FusedStep:
             lasting = OUTSIDE if self._recompute else slot
             layers.append(run.workspace.get(f"x{slot}", rows, width, slot=lasting))
         tables = (self.model.tok_emb.weight, self.model.pos_emb.weight)
-        run.by_rows(kernels.embed_, inputs.flatten(), *tables, *run.dropout(0), layers[0])
+        ids = (inputs.flatten(), run.places)
+        run.by_rows(kernels.embed_, *ids, *tables, *run.dropout(0), layers[0])
         for index, block in enumerate(self._blocks):
             slot = index if keep and not self._recompute else 0
             block.forward(run, layers[index], layers[index + 1], slot)
         return layers
 
     def _embedding_backward(self, run: Pass, inputs: Tensor, dx: Tensor) -> None:
-        positions = self._sink.zeroed(self.model.pos_emb.weight)
-        launch(kernels.embed_backward_, run.length, dx, *run.dropout(0), positions)
-        gradient = self._sink.zeroed(self.model.tok_emb.weight)
-        ids = inputs.flatten()
-        order = torch.argsort(ids, stable=True)
-        rows, counts = torch.unique_consecutive(ids[order], return_counts=True)
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        launch(kernels.scatter_rows_, len(rows), order, starts, ids, dx, gradient)
+        if run.drop:
+            run.by_rows(kernels.embed_backward_, dx, *run.dropout(0))
+        for table, ids in (
+            (self.model.pos_emb.weight, run.places),
+            (self.model.tok_emb.weight, inputs.flatten()),
+        ):
+            gradient = self._sink.zeroed(table)
+            order = torch.argsort(ids, stable=True)
+            rows, counts = torch.unique_consecutive(ids[order], return_counts=True)
+            starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+            launch(kernels.scatter_rows_, len(rows), order, starts, ids, dx, gradient)
 
 
 def kernels_for(dtype: torch.dtype) -> Any:

@@ -56,6 +56,7 @@ _F = np.float32
 def embed_(
     lots: Lots,
     ids: Integers,
+    places: Integers,
     tokens: Matrix,
     positions: Matrix,
     keys: Integers,
@@ -64,16 +65,16 @@ def embed_(
     scale: Real,
     x: Matrix,
 ) -> None:
-    """x (N, D) = dropout(embedding du token + embedding de la position), par bloc de lignes."""
+    """x (N, D) = dropout(embedding du token + embedding de sa position), par bloc de lignes."""
     rows, width = x.shape
     factor = np.empty(width, np.float32)
     for block in lots:
         for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
-            token, t = ids[n], n % length
+            token, place = ids[n], places[n]
             for j in range(width):
-                x[n, j] = tokens[token, j] + positions[t, j]
+                x[n, j] = tokens[token, j] + positions[place, j]
             if drop > 0:
-                fill_multipliers(factor, keys, n // length, t, drop, scale)
+                fill_multipliers(factor, keys, n // length, n % length, drop, scale)
                 for j in range(width):
                     x[n, j] *= factor[j]
 
@@ -86,30 +87,25 @@ def embed_backward_(
     length: Integer,
     drop: Integer,
     scale: Real,
-    positions: Matrix,
 ) -> None:
-    """dx (N, D) *= masque, sur place ; sa somme par position s'ajoute à positions (P, D)."""
+    """dx (N, D) *= masque, sur place, par bloc de lignes."""
     rows, width = dx.shape
     factor = np.empty(width, np.float32)
-    for t in lots:
-        for b in range(rows // length):
-            n = b * length + t
-            if drop > 0:
-                fill_multipliers(factor, keys, b, t, drop, scale)
-                for j in range(width):
-                    dx[n, j] *= factor[j]
+    for block in lots:
+        for n in range(block * ROW_BLOCK, min(rows, (block + 1) * ROW_BLOCK)):
+            fill_multipliers(factor, keys, n // length, n % length, drop, scale)
             for j in range(width):
-                positions[t, j] += dx[n, j]
+                dx[n, j] *= factor[j]
 
 
 @kernel
 def scatter_rows_(
     lots: Lots, order: Integers, starts: Integers, ids: Integers, dx: Matrix, gradient: Matrix
 ) -> None:
-    """gradient[token] += Σ dx des places du token, dans l'ordre ; un token par lot.
+    """gradient[i] += Σ dx des lignes d'identifiant i, dans l'ordre ; un identifiant par lot.
 
-    `order` trie les places par token, `starts` délimite les tokens distincts : chaque ligne
-    n'est écrite que par un thread.
+    `order` trie les lignes par identifiant, `starts` délimite ceux qui diffèrent : chaque ligne
+    de `gradient` n'est écrite que par un thread.
     """
     for s in lots:
         token = ids[order[starts[s]]]
@@ -255,6 +251,7 @@ def gelu_backward_(lots: Lots, dout: Matrix, pre: Matrix, bias: Vector, partial:
 def causal_softmax_(
     lots: Lots,
     scores: Cube,
+    first: Integers,
     keys: Integers,
     heads: Integer,
     factor: Real,
@@ -264,23 +261,27 @@ def causal_softmax_(
 ) -> None:
     """scores (B·H, T, T) → softmax causal de factor · scores, sur place ; une tête par lot.
 
-    `dropped` reçoit les mêmes poids, abandonnés (il n'est pas touché si `drop` est nul).
+    Le token n ne voit rien avant `first[n]`, où son document commence dans sa rangée. `dropped`
+    reçoit les mêmes poids, abandonnés (il n'est pas touché si `drop` est nul).
     """
     length = scores.shape[1]
     multiplier = np.empty(length, np.float32)
     for head in lots:
         for t in range(length):
-            top = scores[head, t, 0]
-            for j in range(1, t + 1):
-                top = max(top, scores[head, t, j])
+            start = first[(head // heads) * length + t]
+            seen = scores[head, t, start : t + 1]
+            top = seen[0]
+            for j in range(1, seen.size):
+                top = max(top, seen[j])
             total = _F(0.0)
-            for j in range(t + 1):
-                value = exp((scores[head, t, j] - top) * factor)
-                scores[head, t, j] = value
+            for j in range(seen.size):
+                value = exp((seen[j] - top) * factor)
+                seen[j] = value
                 total += value
             inverse = _F(1.0) / total
-            for j in range(t + 1):
-                scores[head, t, j] *= inverse
+            for j in range(seen.size):
+                seen[j] *= inverse
+            scores[head, t, :start] = _F(0.0)
             scores[head, t, t + 1 :] = _F(0.0)
             if drop > 0:
                 row = (head % heads) * length + t
@@ -293,6 +294,7 @@ def causal_softmax_(
 def causal_softmax_backward_(
     lots: Lots,
     weights: Cube,
+    first: Integers,
     keys: Integers,
     heads: Integer,
     factor: Real,
@@ -310,22 +312,26 @@ def causal_softmax_backward_(
     for head in lots:
         for t in range(length):
             dot = _F(0.0)
+            start = first[(head // heads) * length + t]
+            seen, slopes = weights[head, t, start : t + 1], dweights[head, t, start : t + 1]
             if drop > 0:
                 row = (head % heads) * length + t
                 fill_multipliers(multiplier, keys, head // heads, row, drop, scale)
-                for j in range(t + 1):
-                    weight = weights[head, t, j]
-                    slope = dweights[head, t, j] * multiplier[j]
-                    dropped[head, t, j] = weight * multiplier[j]
-                    dweights[head, t, j] = slope
-                    dot += weight * slope
+                kept, lost = multiplier[start : t + 1], dropped[head, t, start : t + 1]
+                for j in range(seen.size):
+                    slope = slopes[j] * kept[j]
+                    lost[j] = seen[j] * kept[j]
+                    slopes[j] = slope
+                    dot += seen[j] * slope
+                dropped[head, t, :start] = _F(0.0)
                 dropped[head, t, t + 1 :] = _F(0.0)
             else:
-                for j in range(t + 1):
-                    dot += weights[head, t, j] * dweights[head, t, j]
-            for j in range(t + 1):
-                slope = (dweights[head, t, j] - dot) * factor
-                dweights[head, t, j] = weights[head, t, j] * slope
+                for j in range(seen.size):
+                    dot += seen[j] * slopes[j]
+            for j in range(seen.size):
+                slope = (slopes[j] - dot) * factor
+                slopes[j] = seen[j] * slope
+            dweights[head, t, :start] = _F(0.0)
             dweights[head, t, t + 1 :] = _F(0.0)
 
 

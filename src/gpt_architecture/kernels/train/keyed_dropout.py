@@ -163,7 +163,8 @@ class _KeyedAttention:
             return self.original(q, k, v, dropout_p=0.0, mask=mask)
         batch, heads, queries, size = q.shape
         scores = q @ k.transpose(-2, -1) * size**-0.5  # (B, H, T, T)
-        scores = scores.masked_fill(~causal_mask(queries, k.size(-2), q.device), -torch.inf)
+        visible = causal_mask(queries, k.size(-2), q.device) if mask is None else mask
+        scores = scores.masked_fill(~visible, -torch.inf)
         weights = torch.softmax(scores, dim=-1)
         keys = self.keys.site(self.site, batch, q.device)
         keep = keep_mask(keys, heads * queries, k.size(-2), dropout_p)  # (B, H·T, T)

@@ -45,6 +45,8 @@ class Pass:
         workspace: les tampons.
         batch: séquences (B).
         length: tokens par séquence (T).
+        places: (N,) int64, la position de chaque token.
+        first: (N,) int64, où commence son document dans sa rangée.
         keys: (endroits, 2·B) int64, les clés des masques ; voir `keyed_dropout`.
         drop: seuil de dropout sur 16 bits ; 0 : aucun dropout.
         scale: facteur des éléments gardés.
@@ -56,6 +58,8 @@ class Pass:
     workspace: Workspace
     batch: int
     length: int
+    places: Tensor
+    first: Tensor
     keys: Tensor
     drop: int
     scale: float
@@ -186,7 +190,7 @@ class BlockPass:
     def _softmax(self, kernel: Kernel, run: Pass, weights: Tensor, *outputs: Tensor) -> None:
         """Lance un noyau de l'attention, une tête par lot."""
         scale = (self._heads, self._size**-0.5, run.drop, run.scale)
-        launch(kernel, len(weights), weights, run.keys[self.site], *scale, *outputs)
+        launch(kernel, len(weights), weights, run.first, run.keys[self.site], *scale, *outputs)
 
     def _attention_backward(self, run: Pass, dcontext: Tensor, slot: int) -> Tensor:
         """Gradient (N, 3·D) des projections, depuis celui du contexte (N, D)."""

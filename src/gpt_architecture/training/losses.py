@@ -1,0 +1,129 @@
+"""Les deux pertes d'un entraînement en cours, et celle de chaque source d'un mélange.
+
+Les mesurer ne tire rien des générateurs de l'entraînement, et rend la main si l'arrêt est demandé.
+
+Formes : B lot, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gpt_architecture.core.utils import evaluation_mode
+from gpt_architecture.data.mixtures import MixtureTokens, sampler_of
+from gpt_architecture.data.sampler import document_starts, learned_tokens, make_batch
+from gpt_architecture.data.shards.reader import TokenSource
+
+_EVALUATION_SEED = 0
+
+
+def evaluation_starts(
+    source: TokenSource, window: int, *, stride: int | None, count: int, shuffle: bool
+) -> NDArray[np.int64]:
+    """Premiers tokens des fenêtres d'une évaluation : toujours les mêmes, (N,) int64, N ≤ count.
+
+    Args:
+        shuffle: vrai : réparties au hasard, mais fixes ; faux : les premières.
+    """
+    sampler = sampler_of(
+        source,
+        window,
+        stride=stride,
+        batch_size=1,
+        seed=_EVALUATION_SEED,
+        shuffle=shuffle,
+    )
+    chosen = [sampler.start_of(index) for index in range(min(count, sampler.num_windows))]
+    return np.array(list(dict.fromkeys(chosen)), dtype=np.int64)  # une petite source se répète
+
+
+class Losses(NamedTuple):
+    """Ce qu'une évaluation mesure, en nats par token.
+
+    Attributes:
+        train: perte d'entraînement.
+        val: perte de validation.
+        by_source: celle de chaque source d'un mélange.
+    """
+
+    train: float
+    val: float
+    by_source: Mapping[str, float] = MappingProxyType({})
+
+
+class EvaluationLoss(Protocol):
+    """Perte moyenne d'un lot, en nats par token, sans gradient."""
+
+    def __call__(
+        self, inputs: Tensor, targets: Tensor, document_starts: Tensor | None = None
+    ) -> Tensor:
+        """inputs, targets et document_starts (B, T) → scalaire ; voir `step.Batch`."""
+        ...
+
+
+@dataclass(frozen=True)
+class LossEvaluator:
+    """Mesure la perte sur des fenêtres fixes de chaque jeu.
+
+    Attributes:
+        model: mis en évaluation le temps de la mesure.
+        sets: pour chaque jeu, ses tokens et les débuts de ses fenêtres.
+        window: longueur d'une fenêtre (T).
+        batch_size: fenêtres par lot (B).
+        loss: perte moyenne d'un lot, en nats par token.
+        separator: voir `step.TokenBatches`.
+    """
+
+    model: nn.Module
+    sets: Sequence[tuple[TokenSource, NDArray[np.int64]]]
+    window: int
+    batch_size: int
+    loss: EvaluationLoss
+    separator: int | None = None
+
+    def __call__(self, should_stop: Callable[[], bool]) -> Losses | None:
+        """Les deux pertes, ou None si l'arrêt demandé l'a interrompu."""
+        losses = []
+        with evaluation_mode(self.model):
+            for source, starts in self.sets:
+                groups = {"": starts}
+                if isinstance(source, MixtureTokens):
+                    groups = source.by_source(starts)
+                found = {}
+                for name, chosen in groups.items():
+                    measured = self._loss(source, chosen, should_stop)
+                    if measured is None:
+                        return None
+                    found[name] = measured
+                losses.append(found)
+        train_loss, val_loss = (
+            sum(nll for nll, _ in each.values()) / sum(tokens for _, tokens in each.values())
+            for each in losses
+        )
+        each_loss = {name: nll / tokens for name, (nll, tokens) in losses[1].items() if name}
+        return Losses(train_loss, val_loss, each_loss)
+
+    @torch.no_grad()
+    def _loss(
+        self, source: TokenSource, starts: NDArray[np.int64], should_stop: Callable[[], bool]
+    ) -> tuple[float, int] | None:
+        """−log p de toutes les cibles, et leur nombre."""
+        total, tokens = 0.0, 0
+        for first in range(0, len(starts), self.batch_size):
+            if should_stop():
+                return None
+            chosen = starts[first : first + self.batch_size]
+            inputs, targets = make_batch(source, chosen, self.window)
+            learned = learned_tokens(source, chosen, self.window)
+            documents = document_starts(source, chosen, inputs, self.separator)
+            total += self.loss(inputs, targets, documents).item() * learned
+            tokens += learned
+        return total, tokens
