@@ -155,12 +155,16 @@ class TestSampler:
             for start in starts.tolist():
                 assert not any(start < edge <= start + WINDOW for edge in edges[1:])
 
-    def test_reading_across_sources_is_refused(self):
-        tokens, _ = mixture((3, 1), (4, 1))
-        edge = tokens.bases[1]
+    def test_reading_is_that_of_the_sources_in_a_row(self):
+        tokens, _ = mixture((3, 1), (4, 1), (2, 1))
+        edge, total = tokens.bases[1], tokens.num_tokens
         assert tokens.read(edge - 2, 2).tolist() == [edge - 2, edge - 1]
-        with pytest.raises(DataError, match="lecture des tokens"):
-            tokens.read(edge - 2, 3)
+        assert tokens.read(edge - 2, 4).tolist() == list(range(edge - 2, edge + 2))
+        assert tokens.read(0, total).tolist() == list(range(total))
+        assert tokens.read(total, 0).tolist() == []
+        for start, length in ((total - 1, 2), (-1, 1)):
+            with pytest.raises(DataError, match="lecture des tokens"):
+                tokens.read(start, length)
 
     @pytest.mark.parametrize("shuffle", [True, False])
     def test_one_source_alone_is_no_mixture(self, shuffle):

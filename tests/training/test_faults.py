@@ -72,6 +72,7 @@ HEALTHY = Case(
     settings=SETTINGS,
     survey=SURVEY,
     train_tokens=100_000,
+    total_steps=200,
     losses=falling(),
     state=measured(GOOD, GOOD),
     dead=0.0,

@@ -22,6 +22,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gpt_architecture.config import TrainingConfig, WeightedSource
@@ -34,7 +35,7 @@ from gpt_architecture.data.datasets import (
 )
 from gpt_architecture.data.sampler import Ints, WindowSampler
 from gpt_architecture.data.shards.layout import holds_shards
-from gpt_architecture.data.shards.reader import TokenSource
+from gpt_architecture.data.shards.reader import TokenSource, check_range
 from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer, learns_from_text
 from gpt_architecture.errors import ConfigurationError, DataError, TokenizerError
@@ -76,13 +77,21 @@ class MixtureTokens:
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
     def read(self, start: int, length: int) -> Tensor:
-        """Les tokens [start, start + length[ d'une source : (length,) int64.
+        """Les tokens [start, start + length[ : (length,) int64.
 
         Raises:
-            DataError: le morceau sort de la suite, ou passe d'une source à l'autre.
+            DataError: le morceau sort de la suite.
         """
-        part = min(max(bisect_right(self._bases, start) - 1, 0), len(self.parts) - 1)
-        return self.parts[part].read(start - self._bases[part], length)
+        check_range(start, length, self.num_tokens)
+        part = min(bisect_right(self._bases, start) - 1, len(self.parts) - 1)
+        found, done = [], 0
+        while done < length or not found:
+            own = self.parts[part]
+            first = start + done - self._bases[part]
+            count = min(length - done, own.num_tokens - first)
+            found.append(own.read(first, count))
+            done, part = done + count, part + 1
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def by_source(self, starts: Ints) -> dict[str, Ints]:
         """Les fenêtres qui commencent en `starts` (N,), par nom de source ; aucune n'est vide."""

@@ -27,8 +27,7 @@
 - `session` : L'assemblage d'un entraînement : des réglages et des données à un `Trainer` prêt à
   partir.
 - `simple` : La boucle d'entraînement simple : la plus courte qui soit juste.
-- `step` : Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et ce qu'on y
-  mesure.
+- `step` : Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et un exemple.
 - `survey` : Ce que les données d'un entraînement disent avant sa première étape : repères,
   recouvrement…
 - `trainer` : La boucle d'entraînement : étapes, points de reprise, évaluations, exemples, arrêts.

@@ -50,6 +50,7 @@ class Case:
         settings: ses réglages.
         survey: ce que disent ses données.
         train_tokens: tokens d'entraînement.
+        total_steps: étapes de l'entraînement entier.
         losses: perte de chaque lot, NaN comprises ; vide avant la première étape.
         state: où il en est.
         dead: part des unités des perceptrons qui ne s'activent jamais ; None : non examinée.
@@ -58,6 +59,7 @@ class Case:
     settings: Settings
     survey: Survey
     train_tokens: int
+    total_steps: int
     losses: Sequence[float] = ()
     state: TrainingState | None = None
     dead: float | None = None

@@ -149,9 +149,7 @@ def _skipped_text(case: Case) -> Finding | None:
 
 
 def _long_warmup(case: Case) -> Finding | None:
-    settings = case.settings
-    total = settings.total_steps(settings.sampler(case.train_tokens))
-    warmup = settings.schedule.warmup_steps
+    total, warmup = case.total_steps, case.settings.schedule.warmup_steps
     if warmup < max(2, total / 2):
         return None
     return Finding(

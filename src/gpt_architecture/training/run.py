@@ -164,6 +164,7 @@ def _case(
         settings=run.settings,
         survey=run.survey,
         train_tokens=train.num_tokens,
+        total_steps=run.settings.total_steps(run.settings.sampler(train)),
         losses=() if state is None else step_losses(run.output_dir / JOURNAL),
         state=state,
         dead=None if model is None else dead_units(model, train, window),

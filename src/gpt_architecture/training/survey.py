@@ -21,8 +21,8 @@ from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.data.tokenizers.protocol import ByteTokenizer, Tokenizer
 from gpt_architecture.errors import MissingDependencyError
 from gpt_architecture.training.baselines import Baselines, measure_baselines
+from gpt_architecture.training.losses import evaluation_starts
 from gpt_architecture.training.ngrams import Bools, Ints, KneserNey
-from gpt_architecture.training.step import evaluation_starts
 
 if TYPE_CHECKING:
     from gpt_architecture.data.datasets import TrainingData

@@ -105,7 +105,7 @@ class TokenArray:
 
     def read(self, start: int, length: int) -> Tensor:
         """Voir `TokenSource.read`."""
-        _check_range(start, length, self.num_tokens)
+        check_range(start, length, self.num_tokens)
         return torch.from_numpy(self._ids[start : start + length].astype(np.int64))
 
 
@@ -173,7 +173,7 @@ class TokenShards:
         Raises:
             DataError: le morceau sort de la part.
         """
-        _check_range(start, length, self.num_tokens)
+        check_range(start, length, self.num_tokens)
         out = np.empty(length, dtype=np.int64)
         done = 0
         shard = bisect_right(self._starts, start) - 1
@@ -284,7 +284,12 @@ def _map_tokens(path: Path, count: int) -> NDArray[np.uint16]:
         ) from None
 
 
-def _check_range(start: int, length: int, num_tokens: int) -> None:
+def check_range(start: int, length: int, num_tokens: int) -> None:
+    """Vérifie que [start, start + length[ est dans une suite de `num_tokens` tokens.
+
+    Raises:
+        DataError: il en sort.
+    """
     if start < 0 or length < 0 or start + length > num_tokens:
         raise DataError(
             f"lecture des tokens [{start}, {start + length}[",
