@@ -85,6 +85,7 @@ class SplitPlan:
         seed: graine du hasard.
         val_fraction: part de la validation.
         forced: part imposée à un document, pour qu'aucune part ne soit vide.
+        by_source: part imposée aux documents d'une source, par son libellé.
         single: le seul document, coupé par position ; None s'il y en a plus.
         cut: caractères du seul document qui vont à l'entraînement, à un mot près.
     """
@@ -92,12 +93,15 @@ class SplitPlan:
     seed: int
     val_fraction: float
     forced: Mapping[Where, Split] = field(default_factory=dict)
+    by_source: Mapping[str, Split] = field(default_factory=dict)
     single: Where | None = None
     cut: int = 0
 
     def split_of(self, where: Where, chunks: Iterable[str]) -> Split:
         """La part d'un document."""
-        drawn = split_of(chunks, seed=self.seed, val_fraction=self.val_fraction)
+        drawn = self.by_source.get(where[0])
+        if drawn is None:
+            drawn = split_of(chunks, seed=self.seed, val_fraction=self.val_fraction)
         return self.forced.get(where, drawn)
 
     def exceptions(self) -> dict[str, Any]:
@@ -176,14 +180,24 @@ class CorpusReader:
     Args:
         sources: les fichiers, dans l'ordre.
         config: voir `PrepareConfig`.
+        by_source: voir `SplitPlan`.
 
     Attributes:
         by_hash: la répartition, sans exceptions.
     """
 
-    def __init__(self, sources: Sequence[Source], config: PrepareConfig) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        config: PrepareConfig,
+        by_source: Mapping[str, Split] | None = None,
+    ) -> None:
         self.sources = sources
-        self.by_hash = SplitPlan(seed=config.seed, val_fraction=config.fraction(sources))
+        self.by_hash = SplitPlan(
+            seed=config.seed,
+            val_fraction=config.fraction(sources),
+            by_source=by_source or {},
+        )
         self._config = config
         self._long: dict[str, _LongText | Rejected] = {}
         self._first: Skip | None = None
