@@ -5,6 +5,7 @@
   terminal.
 - `console` : Ce qui avance, montré à qui regarde : une barre au terminal ou dans un carnet, sinon
   des lignes.
+- `hygiene` : Le bilan d'une préparation : ce qui est entré, ce qui est sorti, ce qui a été retiré.
 - `model_page` : La page d'un modèle : ce qu'il a appris, ce qu'il récite, ce qu'il croit, ce qu'il
   regarde.
 - `notebook` : Ce qu'un carnet affiche : des fragments de HTML autonomes, lisibles sur fond clair ou

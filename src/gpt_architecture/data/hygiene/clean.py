@@ -56,12 +56,14 @@ class RawBlock:
         documents: ou des documents d'un long fichier.
         skips: ce que la lecture a écarté.
         consumed: octets de la source lus.
+        separated: de ces documents, ceux qui suivent un `<|endoftext|>` écrit dans le texte.
     """
 
     records: RecordBlock | None = None
     documents: list[Located] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     consumed: int = 0
+    separated: int = 0
 
     @property
     def size(self) -> int:
@@ -153,7 +155,7 @@ class Cleaner:
     def _documents(self, block: RawBlock) -> tuple[list[Located], list[Skip], int]:
         skips, separated = list(block.skips), 0
         if block.records is None:
-            return block.documents, skips, 0
+            return block.documents, skips, block.separated
         found: list[Located] = []
         skips += block.records.skips
         for number, record in block.records.records:

@@ -12,7 +12,7 @@ EXAMPLES = 20
 _EXCERPT = 280
 _WHERE = 200
 
-DOCUMENTS, PASSAGES, CHARACTERS = "documents", "passages", "caractères"
+DOCUMENTS, PASSAGES, CHARACTERS = "document", "passage", "caractère"
 """Ce qu'une sorte de retrait compte."""
 
 

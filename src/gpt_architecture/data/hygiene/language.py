@@ -19,7 +19,7 @@ from gpt_architecture.errors import MissingDependencyError
 
 LANGUAGE = "langue"
 UNKNOWN = "?"
-_CERTAIN_SHARE = 0.2
+_CERTAIN_SHARE = 0.15
 _OTHERS_SHARE = 0.05
 _CERTAIN_WORDS = 30
 _SAMPLE = 500  # caractères

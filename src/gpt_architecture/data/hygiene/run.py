@@ -176,16 +176,20 @@ def _raw_blocks(source: Source, reading: Reading) -> Iterator[RawBlock]:
         yield RawBlock(skips=[Skip.of(rejected, source.label)], consumed=source.size)
         return
     documents, size, left = list[Located](), 0, source.size
+    before: str | None = None
+    separated = 0
     for rank, chunks in stream_documents(read_chunks(source)):
         where = f"{source.label}#{rank + 1}" if rank else source.label
         for section in sections(chunks):
+            separated += before is not None and where != before
+            before = where
             documents.append((where, section))
             size += len(section)
             if size >= TASK_BYTES:
                 read = min(left, size)
-                yield RawBlock(documents=documents, consumed=read)
-                documents, size, left = [], 0, left - read
-    yield RawBlock(documents=documents, consumed=left)
+                yield RawBlock(documents=documents, consumed=read, separated=separated)
+                documents, size, left, separated = [], 0, left - read, 0
+    yield RawBlock(documents=documents, consumed=left, separated=separated)
 
 
 def _missing(

@@ -39,7 +39,7 @@ CHECKPOINT_BYTES = 16 << 20
 """Octets de texte codés entre deux points sûrs : quelques secondes de travail."""
 _SMALL_CORPUS_BYTES = 8 << 20  # en dessous, lancer des processus coûte plus que coder
 
-Outcome = Literal["new", "resumed", "present"]
+Outcome = Literal["new", "resumed", "present", "dry"]
 
 
 class PrepareReporter(Protocol):
@@ -67,7 +67,8 @@ class PreparedTokens:
         separated: documents qui suivent un `<|endoftext|>` écrit dans les textes.
         skipped: raison → {"count", "examples"}.
         single_document: un seul document, coupé par position.
-        outcome: `new`, `resumed` (une préparation interrompue a été finie) ou `present`.
+        outcome: `new`, `resumed` (une préparation interrompue a été finie), `present`, ou `dry`
+            (rien n'a été gardé).
         hygiene: ce que l'hygiène a lu, gardé et retiré ; None : aucune.
     """
 
