@@ -33,6 +33,18 @@ if TYPE_CHECKING:
     from gpt_architecture.data.hygiene.config import HygieneConfig
     from gpt_architecture.data.shards.prepare import PreparedTokens
 
+_Step = Literal[
+    "nfc",
+    "controls",
+    "personal",
+    "languages",
+    "quality",
+    "exact",
+    "near",
+    "lines",
+    "paragraphs",
+    "validation",
+]
 _LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite d'être dite
 
 
@@ -86,10 +98,10 @@ class HygieneOptions:
     """Préréglage : fr ou en (textes suivis dans cette langue), neutre (sans choisir de langue),
     doublons (les répétitions seules), aucune."""
 
-    nfc: bool | None = None
+    nfc: bool = False
     """Met les textes sous la forme normale NFC d'Unicode."""
 
-    controls: bool | None = None
+    controls: bool = False
     """Retire les caractères de contrôle et de largeur nulle."""
 
     personal_data: Literal["mask", "drop", "keep"] | None = None
@@ -98,13 +110,13 @@ class HygieneOptions:
     languages: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
     """Langues gardées, en codes de deux lettres : fr en."""
 
-    quality: bool | None = None
+    quality: bool = False
     """Écarte ce qui n'est pas un texte suivi : trop court, symboles, listes, répétitions."""
 
     min_words: int | None = None
     """Mots d'un document, au moins ; allume la qualité."""
 
-    exact_duplicates: bool | None = None
+    exact_duplicates: bool = False
     """Écarte un document déjà vu."""
 
     near_duplicates: float | None = None
@@ -116,33 +128,38 @@ class HygieneOptions:
     repeated_paragraphs: int | None = None
     """Retire un paragraphe d'au moins tant de caractères déjà vu ailleurs ; 0 : aucun."""
 
-    validation_overlap: bool | None = None
+    validation_overlap: bool = False
     """Retire de l'entraînement les paragraphes qui recouvrent la validation."""
 
     decontaminate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
     """Textes d'évaluation dont aucun paragraphe gardé ne partage treize mots de suite."""
 
+    without: Annotated[list[_Step] | None, Parameter(consume_multiple=True)] = None
+    """Étapes du préréglage à éteindre : nfc controls personal languages quality exact near lines
+    paragraphs validation."""
+
     def config(self) -> HygieneConfig | None:
         """Les étapes demandées ; None : aucune option d'hygiène."""
         from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
 
+        off = HygieneConfig()
+        changes: dict[str, Any] = {step: getattr(off, step) for step in self.without or ()}
         asked = {
-            "nfc": self.nfc,
-            "controls": self.controls,
+            "nfc": self.nfc or None,
+            "controls": self.controls or None,
             "personal": self.personal_data,
             "languages": None if self.languages is None else tuple(self.languages),
-            "exact": self.exact_duplicates,
+            "exact": self.exact_duplicates or None,
             "near": self.near_duplicates,
             "lines": self.repeated_lines,
             "paragraphs": self.repeated_paragraphs,
-            "validation": self.validation_overlap,
+            "validation": self.validation_overlap or None,
             "evaluation": None if self.decontaminate is None else tuple(self.decontaminate),
+            "quality": QualityRules() if self.quality else None,
         }
-        changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
         if self.min_words is not None:
-            changes["quality"] = QualityRules(min_words=self.min_words)
-        elif self.quality is not None:
-            changes["quality"] = QualityRules() if self.quality else None
+            asked["quality"] = QualityRules(min_words=self.min_words)
+        changes |= {key: value for key, value in asked.items() if value is not None}
         if self.hygiene is None and not changes:
             return None
         return HygieneConfig.preset(self.hygiene or "aucune", **changes)

@@ -58,7 +58,8 @@ def _powers(base: int, count: int) -> Hashes:
     """(count,) Puissances de `base` modulo 2⁶⁴."""
     powers = np.full(count, base, np.uint64)
     powers[0] = 1
-    return np.cumprod(powers, dtype=np.uint64)
+    products: Hashes = np.cumprod(powers, dtype=np.uint64)
+    return products
 
 
 def _weights(count: int) -> Hashes:
@@ -129,7 +130,7 @@ class Known:
 
     def among(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Vrai pour une empreinte de l'ensemble ; jamais pour 0."""
-        found = self._maybe[hashes >> self._shift]
+        found: NDArray[np.bool_] = self._maybe[hashes >> self._shift]
         places = np.flatnonzero(found)
         some = hashes[places]
         near = np.minimum(np.searchsorted(self.hashes, some), self.hashes.size - 1)
@@ -269,11 +270,14 @@ class Lines:
 
     def starting(self, kind: np.uint8) -> NDArray[np.bool_]:
         """Vrai si le premier caractère est de cette classe."""
-        return (self._kinds[self.starts] & kind != 0) & (self.lengths > 0)
+        found: NDArray[np.bool_] = (self._kinds[self.starts] & kind != 0) & (self.lengths > 0)
+        return found
 
     def ending(self, kind: np.uint8) -> NDArray[np.bool_]:
         """Vrai si le dernier caractère est de cette classe."""
-        return (self._kinds[np.maximum(self.ends - 1, 0)] & kind != 0) & (self.lengths > 0)
+        last = np.maximum(self.ends - 1, 0)
+        found: NDArray[np.bool_] = (self._kinds[last] & kind != 0) & (self.lengths > 0)
+        return found
 
     def starting_with(self, text: str) -> NDArray[np.bool_]:
         """Vrai si la ligne commence par ces caractères."""
@@ -299,7 +303,7 @@ class Lines:
         """
         filled = self.lengths > 0
         # Une ligne blanche entre deux autres : le document a des paragraphes de plusieurs lignes
-        ranks = np.cumsum(filled) - filled
+        ranks: Places = np.cumsum(filled) - filled
         last = np.concatenate([ranks, [int(filled.sum())]])[self.first]
         inner = ~filled & (ranks > last[self.owners]) & (ranks < last[self.owners + 1])
         spaced = self.sums(inner) > 0
