@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import random
@@ -73,7 +74,7 @@ def cpu(work: Pass, folder: Path) -> Callable[[], float]:
         place = folder / "essai"
         shutil.rmtree(place, ignore_errors=True)
         start = time.process_time()
-        with contextlib.redirect_stderr(None):
+        with contextlib.redirect_stderr(io.StringIO()):
             work(place)
         return time.process_time() - start
 
@@ -153,6 +154,7 @@ def cleaners(source: Path) -> dict[str, Pass]:
             gopher_repetition_filter,
         )
         from datatrove.pipeline.readers import JsonlReader
+        from datatrove.utils.hashing import HashConfig
 
         def words(text: str, _language: str = "") -> list[str]:
             return re.findall(r"\w+", text)
@@ -175,7 +177,11 @@ def cleaners(source: Path) -> dict[str, Pass]:
                 GopherQualityFilter(language="fra", min_stop_words=0),
                 theirs.MinhashDedupSignature(
                     str(out / "signatures"),
-                    config=theirs.MinhashConfig(num_buckets=32, hashes_per_bucket=8),
+                    config=theirs.MinhashConfig(
+                        num_buckets=32,
+                        hashes_per_bucket=8,
+                        hash_config=HashConfig(hash_fc="sha1"),  # son xxhash veut des octets
+                    ),
                     language="fra",
                 ),
             ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gpt_architecture.data.shards.encode import separator_of
 from gpt_architecture.data.shards.layout import read_index
 from gpt_architecture.data.shards.prepare import PreparedTokens
 from gpt_architecture.data.shards.reader import open_shards
@@ -94,7 +95,7 @@ def document_lengths(prepared: PreparedTokens) -> list[int]:
             continue
         shards = open_shards(prepared.folder, split)
         assert shards.tokenizer is not None  # noqa: S101 — un dossier préparé a un index
-        eos = tokenizer_from_dict(shards.tokenizer).eos_id
+        eos = separator_of(tokenizer_from_dict(shards.tokenizer))
         before = -1
         for start in range(0, shards.num_tokens, _READ_TOKENS):
             ids = shards.read(start, min(_READ_TOKENS, shards.num_tokens - start))

@@ -72,7 +72,8 @@ def _inverse_weights(places: Places) -> Hashes:
     """L'inverse du poids de ces places."""
     inverse = pow(_BASE, -1, _MODULUS)
     high = _powers(pow(inverse, _STEP, _MODULUS), 2 * MAX_CHARACTERS // _STEP)
-    return _powers(inverse, _STEP)[places & (_STEP - 1)] * high[places >> 16]
+    weights: Hashes = _powers(inverse, _STEP)[places & (_STEP - 1)] * high[places >> 16]
+    return weights
 
 
 def _mixed(hashes: Hashes) -> Hashes:

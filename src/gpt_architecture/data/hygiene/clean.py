@@ -204,28 +204,23 @@ class Cleaner:
         """Le document, caractères et données personnelles nettoyés ; rien s'il est écarté."""
         where, text = located
         config = self._config
-        if config.nfc or config.controls:
-            found = clean_characters(text, nfc=config.nfc, controls=config.controls)
-            if found.text is not text:
-                _count_characters(found, where, effects)
-                text = found.text
-        if not text.strip():
-            effects.add(EMPTY, DOCUMENTS, where, located[1], characters=len(located[1]))
+        found = clean_characters(text, nfc=config.nfc, controls=config.controls)
+        if not found.text.strip():
+            effects.add(EMPTY, DOCUMENTS, where, text, characters=len(text))
             return
+        text, masked = found.text, dict[str, int]()
         if config.personal != "keep":
             personal = mask_personal(text)
-            if personal.found and config.personal == "drop":
-                detail = ", ".join(f"{kind} : {n}" for kind, n in personal.found.items())
-                effects.add(  # l'extrait d'un texte écarté ne montre pas ce qui l'a fait écarter
-                    *(PERSONAL, DOCUMENTS, where, personal.text),
-                    detail=detail,
-                    characters=len(text),
-                )
-                return
-            for kind, count in personal.found.items():
-                example = around_mask(personal.text, kind)
-                effects.add(f"{kind} {MASKED}", PASSAGES, where, example, count=count)
-            text = personal.text
+            text, masked = personal.text, personal.found
+        _count_characters(found, where, text, effects)  # un exemple ne montre que du texte masqué
+        if masked and config.personal == "drop":
+            detail = ", ".join(f"{kind} : {count}" for kind, count in masked.items())
+            size = len(found.text)
+            effects.add(PERSONAL, DOCUMENTS, where, text, detail=detail, characters=size)
+            return
+        for kind, count in masked.items():
+            example = around_mask(text, kind)
+            effects.add(f"{kind} {MASKED}", PASSAGES, where, example, count=count)
         yield where, text
 
     def _fingerprints(
@@ -330,10 +325,10 @@ def around_mask(text: str, kind: str, margin: int = 80) -> str:
     return text[max(0, place - margin) : place + margin]
 
 
-def _count_characters(found: Characters, where: str, effects: Effects) -> None:
+def _count_characters(found: Characters, where: str, text: str, effects: Effects) -> None:
     counts = (
-        (CONTROLS, found.controls, found.text),
-        (INVISIBLE, found.invisible, found.text),
+        (CONTROLS, found.controls, text),
+        (INVISIBLE, found.invisible, text),
         (RECOMPOSED, found.recomposed, found.example),
     )
     for reason, count, example in counts:

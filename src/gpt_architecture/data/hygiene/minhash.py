@@ -24,8 +24,6 @@ ROWS = 8
 BANDS = PERMUTATIONS // ROWS
 SHINGLE = 5
 """Mots d'une suite ; un document plus court n'en a qu'une, tous ses mots."""
-TOLERANCE = 0.03
-"""Ce que l'estimation peut manquer : à ce seuil exact, une paire sur quinze serait perdue."""
 _SEED = 0
 _MAX_COMPARED = 64  # documents gardés d'une même bande auxquels un autre est comparé, au plus
 _CHANCE = 1 / 256  # la signature gardée n'a que huit bits : elle coïncide aussi par hasard
@@ -116,7 +114,7 @@ def near_duplicates(
         if others:
             found = similarity(signatures[others], signatures[place])
             best = int(found.argmax())
-            if found[best] >= threshold - TOLERANCE:
+            if found[best] >= threshold:
                 removed[int(concerned[place])] = int(concerned[others[best]])
                 continue
         for group in own:

@@ -156,7 +156,8 @@ class Pruner:
             rows = np.searchsorted(lines.starts, batch.word_starts[words], side="right") - 1
             return np.searchsorted(starts, rows, side="right") - 1
 
-        sizes = np.bincount(paragraph_of(np.arange(batch.words.size)), minlength=starts.size)
+        sizes = np.searchsorted(batch.word_starts, lines.ends[ends - 1])
+        sizes -= np.searchsorted(batch.word_starts, lines.starts[starts])
         half = (self._config.ngram + 1) // 2
         found = []
         for reason, hits in ((IN_EVALUATION, in_evaluation), (IN_VALIDATION, in_validation)):

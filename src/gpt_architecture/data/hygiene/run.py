@@ -123,15 +123,13 @@ def clean_corpus(
     if not store.census.exists():
         if config.evaluation and not store.references.exists():
             _write_references(store, config)
-        done = 0
+        done = tasks = 0
         make = partial(_FirstPass, store, config, reading)
         missing = _missing(store, raw_tasks(sources, reading))
-        numbers = [0]
         for number, consumed in run_in_order(missing, make, workers=workers):
-            numbers.append(number)
-            done += consumed
+            tasks, done = number, done + consumed
             on_progress(done, total)
-        write_object(store.census, {"tasks": numbers[-1]})
+        write_object(store.census, {"tasks": tasks})
     tasks = int(read_object(store.census)["tasks"])
     if not store.decisions.exists():
         decide(store, tasks, config)

@@ -204,6 +204,11 @@ def _run_clean(
     fraction = config.fraction(sources)
     if reporter is not None:
         reporter.on_start(2 * _total_bytes(sources), 0)
+
+    def advance(done: int, _total: int) -> None:
+        if reporter is not None:
+            reporter.on_progress(done, 0)
+
     clean = clean_corpus(
         sources,
         work.path / WORK_NAME,
@@ -215,7 +220,7 @@ def _run_clean(
             val_fraction=fraction,
         ),
         workers=workers,
-        on_progress=lambda done, _total: reporter and reporter.on_progress(done, 0),
+        on_progress=advance,
     )
     if not clean.sources:
         reasons = ", ".join(clean.report["effects"]) or ", ".join(clean.tally.skipped)
