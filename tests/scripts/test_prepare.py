@@ -212,3 +212,65 @@ def test_orphans_die_with_their_parent(source, tmp_path):
         [sys.executable, str(path)], stdout=subprocess.PIPE, check=False, timeout=60
     )
     assert done.returncode == -signal.SIGKILL
+
+
+PROSE = (
+    "Il attendait depuis des heures que quelqu'un l'appelle de l'autre rive, mais personne ne "
+    "venait plus ce soir-là, et le vent du fleuve n'était pas tendre."
+)
+
+
+def test_hygiene_options(cli, tmp_path):
+    """Un préréglage allume, une option éteint ou règle ; le bilan dit ce qui est retiré."""
+    source = tmp_path / "a.jsonl"
+    texts = [*(f"{text} {PROSE}" for text in TEXTS), "court", f"a@b.fr {PROSE}"]
+    texts += [texts[0]] * 3
+    source.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
+    command = ("prepare", source, "--hygiene", "neutre", "--near-duplicates", 0)
+    options = ("--min-words", 10, "--repeated-paragraphs", 0, "--without", "validation")
+    outcome = cli(*command, *options, "--out", tmp_path / "d")
+    assert outcome.code == 0, outcome.err
+    assert "Hygiène      41 documents gardés sur 45" in outcome.out
+    assert "qualité : trop court : 1, 5 caractères" in outcome.out
+    assert "e-mail masqué : 1" in outcome.out
+    assert "doublon exact : 3" in outcome.out
+    index = json.loads((tmp_path / "d" / "index.json").read_text("utf-8"))
+    assert index["settings"]["hygiene"]["near"] == 0
+    assert index["settings"]["hygiene"]["quality"]["min_words"] == 10
+
+
+def test_one_step_alone(cli, tmp_path):
+    """Sans préréglage, une option n'allume que son étape."""
+    source = tmp_path / "a.jsonl"
+    texts = [*TEXTS, TEXTS[0], "court"]
+    source.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
+    outcome = cli("prepare", source, "--exact-duplicates", "--out", tmp_path / "d")
+    assert outcome.code == 0, outcome.err
+    assert "41 documents gardés sur 42" in outcome.out
+    assert outcome.out.count("Retiré") == 1
+
+
+def test_dry_run_leaves_only_the_report(cli, tmp_path, monkeypatch):
+    """--dry-run dit tout et n'écrit que la page, sans --out ; la page n'écrase rien d'autrui."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS), "utf-8")
+    command = ("prepare", "a.jsonl", "--dry-run", "--hygiene", "doublons", "--near-duplicates", 0)
+    before = {path.name for path in tmp_path.iterdir()}
+    outcome = cli(*command, "--report", "bilan.html")
+    assert outcome.code == 0, outcome.err
+    assert "rien n'est gardé" in outcome.out
+    assert {path.name for path in tmp_path.iterdir()} == before | {"bilan.html"}
+    assert cli(*command, "--report", "bilan.html").code == 0
+    Path("bilan.html").write_text("précieux", "utf-8")
+    cli(*command, "--report", "bilan.html").check_one_line_error(1, "existe déjà", "--force")
+    assert Path("bilan.html").read_text("utf-8") == "précieux"
+
+
+def test_bad_hygiene(cli, tmp_path):
+    """Un préréglage inconnu, un seuil hors bornes, --out oublié : une phrase, code 2."""
+    (tmp_path / "a.txt").write_text("un texte", encoding="utf-8")
+    command = ("prepare", tmp_path / "a.txt", "--out", tmp_path / "d")
+    cli(*command, "--hygiene", "frr").check_one_line_error(2, "frr", "fr ou en")
+    cli(*command, "--near-duplicates", 2).check_one_line_error(2, "near", "≤ 1")
+    cli("prepare", tmp_path / "a.txt").check_one_line_error(2, "--out")
+    assert not (tmp_path / "d").exists()

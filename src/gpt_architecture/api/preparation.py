@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from gpt_architecture.api.loading import find_tokenizer
 from gpt_architecture.api.options import checked_options, listed
+from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import PreparedTokens, prepare_tokens
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import decimal, thousands
-from gpt_architecture.storage import check_not_read
+from gpt_architecture.storage import check_not_read, check_outputs, page_of
 
 
 class Prepared(PreparedTokens):
@@ -27,6 +31,9 @@ class Prepared(PreparedTokens):
             ("tokens de validation", thousands(self.tokens["val"])),
             ("octets par token", decimal(self.bytes_per_token)),
         ]
+        if self.hygiene is not None:
+            read, kept = (self.hygiene[each]["documents"] for each in ("read", "kept"))
+            facts.append(("retirés par l'hygiène", thousands(read - kept)))
         return [*facts, ("écartés", thousands(skipped))] if skipped else facts
 
     def __repr__(self) -> str:
@@ -42,7 +49,7 @@ class Prepared(PreparedTokens):
 @checked_options
 def prepare(
     sources: str | Path | Sequence[str | Path],
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     field: str | None = None,
     tokenizer: str | Path | Tokenizer = "gpt2",
@@ -53,6 +60,9 @@ def prepare(
     max_line_bytes: int = 32 << 20,
     skip_bad: bool = False,
     offline: bool = False,
+    hygiene: str | HygieneConfig | None = None,
+    report: str | Path | None = None,
+    dry_run: bool = False,
     force: bool = False,
     progress: bool | None = None,
 ) -> Prepared:
@@ -63,7 +73,7 @@ def prepare(
     Args:
         sources: un fichier, un dossier, un corpus connu, ou une suite d'entre eux ; voir
             « Préparer ses données » pour les formats.
-        out: dossier à écrire.
+        out: dossier à écrire ; None avec `dry_run`.
         field: champ ou colonne du texte ; None : celui dont le nom est évident.
         tokenizer: `gpt2`, le fichier d'un tokenizer, un modèle, ou un tokenizer déjà ouvert.
         val_fraction: part des documents gardée pour la validation ; None : selon la taille.
@@ -73,12 +83,17 @@ def prepare(
         max_line_bytes: une ligne ou une valeur plus longue, en octets, est écartée.
         skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros.
         offline: interdit tout téléchargement.
+        hygiene: ce qui est retiré des textes avant de les coder : un préréglage (`fr`, `en`,
+            `neutre`, `doublons`), ou ses étapes, voir `HygieneConfig.preset` ; None : rien.
+        report: page HTML à écrire : ce qui est entré, sorti, et des exemples de chaque retrait.
+        dry_run: fait tout dans un dossier provisoire, qui est effacé : il n'en reste que le bilan.
         force: remplace un dossier préparé avec d'autres réglages, ou recommence.
         progress: vrai ou faux : une barre, ou rien ; None : une barre si quelqu'un la voit.
 
     Raises:
         ConfigurationError: aucune source, ou réglage hors bornes.
         DataError: source absente ou sans texte.
+        MissingDependencyError: une étape d'hygiène demande une bibliothèque absente.
         OutputError: dossier pris, ou disque qui refuse.
         TokenizerError: tokenizer inconnu, ou sans fin de texte.
 
@@ -89,13 +104,21 @@ def prepare(
         ('new', True)
     """
     from gpt_architecture.reports.console import PrepareProgress, ProgressBar
+    from gpt_architecture.reports.hygiene import write_hygiene_page
 
-    given, out = listed(sources), Path(out)
+    given = listed(sources)
     if not given:
         raise ConfigurationError(
             "aucune source", expected="un texte ou plusieurs", remedy="donnez `sources`"
         )
-    check_not_read(out, (given, tokenizer), "`out`")
+    if out is None and not dry_run:
+        raise ConfigurationError(
+            "`out` n'est pas donné", expected="un dossier à écrire", remedy="donnez `out`"
+        )
+    steps = HygieneConfig.preset(hygiene) if isinstance(hygiene, str) else hygiene
+    page = None if report is None else Path(report)
+    reads = (given, tokenizer, () if steps is None else steps.evaluation)
+    check_outputs({"`report`": (page, page_of("hygiene"))}, reads=reads, force=force)
     config = PrepareConfig(
         field=field,
         val_fraction=val_fraction,
@@ -103,16 +126,30 @@ def prepare(
         seed=seed,
         max_record_bytes=max_line_bytes,
     )
-    with ProgressBar("Préparation", width=40, shown=progress) as bar:
-        found = prepare_tokens(
-            given,
-            out,
-            tokenizer=find_tokenizer(tokenizer),
-            config=config,
-            workers=workers,
-            force=force,
-            skip_bad=skip_bad,
-            offline=offline,
-            reporter=PrepareProgress(bar),
-        )
+    with ExitStack() as stack:
+        if dry_run:
+            near = Path.cwd() if out is None else Path(out).resolve().parent
+            place = near if near.is_dir() else None
+            made = tempfile.TemporaryDirectory(prefix=".gpt-architecture-", dir=place)
+            folder = Path(stack.enter_context(made)) / "essai"
+        else:
+            folder = Path(str(out))
+            check_not_read(folder, reads, "`out`")
+        with ProgressBar("Préparation", width=40, shown=progress) as bar:
+            found = prepare_tokens(
+                given,
+                folder,
+                tokenizer=find_tokenizer(tokenizer),
+                config=config,
+                hygiene=steps,
+                workers=workers,
+                force=force,
+                skip_bad=skip_bad,
+                offline=offline,
+                reporter=PrepareProgress(bar),
+            )
+        if page is not None:
+            write_hygiene_page(page, found)
+        if dry_run:
+            found = replace(found, folder=folder if out is None else Path(out), outcome="dry")
     return Prepared(**vars(found))

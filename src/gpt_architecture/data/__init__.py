@@ -2,6 +2,8 @@
 
 - `datasets` : Les données d'un entraînement : du texte en mémoire, des fragments sur disque, des
   conversations.
+- `hygiene/` : L'hygiène d'un corpus : ce qui ne s'apprend pas, se répète ou se trahit en est retiré
+  et compté.
 - `loader` : Fenêtres glissantes sur un texte, et chargeurs de lots.
 - `mixtures` : Plusieurs sources en un entraînement, chacune pour sa part : les tokens, et l'ordre
   des fenêtres.

@@ -5,6 +5,7 @@
   terminal.
 - `console` : Ce qui avance, montré à qui regarde : une barre au terminal ou dans un carnet, sinon
   des lignes.
+- `hygiene` : Le bilan d'une préparation : ce qui est entré, ce qui est sorti, ce qui a été retiré.
 - `inspection` : Ce qu'est un modèle qu'on n'a pas chargé : ses faits, un par ligne, et ses
   tenseurs.
 - `model_page` : La page d'un modèle : ce qu'il a appris, ce qu'il récite, ce qu'il croit, ce qu'il

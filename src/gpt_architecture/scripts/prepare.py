@@ -12,13 +12,14 @@ import signal
 import time
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, say
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import (
+    counted,
     decimal,
     french_duration,
     french_number,
@@ -29,8 +30,21 @@ from gpt_architecture.french import (
 from gpt_architecture.storage import check_not_read
 
 if TYPE_CHECKING:
+    from gpt_architecture.data.hygiene.config import HygieneConfig
     from gpt_architecture.data.shards.prepare import PreparedTokens
 
+_Step = Literal[
+    "nfc",
+    "controls",
+    "personal",
+    "languages",
+    "quality",
+    "exact",
+    "near",
+    "lines",
+    "paragraphs",
+    "validation",
+]
 _LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite d'être dite
 
 
@@ -39,7 +53,7 @@ _LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite
 class PrepareOptions:
     """Où écrire, et comment couper."""
 
-    out: Annotated[Path | None, Parameter(metavar="DOSSIER", required=True)] = None
+    out: Annotated[Path | None, Parameter(metavar="DOSSIER")] = None
     """Dossier à écrire."""
 
     field: str | None = None
@@ -71,8 +85,90 @@ class PrepareOptions:
     max_line_bytes: int = 32 << 20
     """Longueur, en octets, au-delà de laquelle une ligne ou une valeur est écartée."""
 
+    report: Path | None = None
+    """Page HTML à écrire : ce qui est entré, ce qui est sorti, des exemples de chaque retrait."""
+
+    dry_run: bool = False
+    """Fait tout dans un dossier provisoire, effacé ensuite : il n'en reste que le bilan."""
+
     force: bool = False
     """Remplace un dossier préparé avec d'autres réglages, ou recommence."""
+
+
+@Parameter(name="*", group=Group("Hygiène", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class HygieneOptions:
+    """Ce qui est retiré des textes ; chaque étape se règle ou s'éteint."""
+
+    hygiene: str | None = None
+    """Préréglage : fr ou en (textes suivis dans cette langue), neutre (sans choisir de langue),
+    doublons (les répétitions seules), aucune."""
+
+    nfc: bool = False
+    """Met les textes sous la forme normale NFC d'Unicode."""
+
+    controls: bool = False
+    """Retire les caractères de contrôle et de largeur nulle."""
+
+    personal_data: Literal["mask", "drop", "keep"] | None = None
+    """E-mails, téléphones, IBAN, NIR : masqués, document écarté, ou laissés."""
+
+    languages: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    """Langues gardées, en codes de deux lettres : fr en."""
+
+    quality: bool = False
+    """Écarte ce qui n'est pas un texte suivi : trop court, symboles, listes, répétitions."""
+
+    min_words: int | None = None
+    """Mots d'un document, au moins ; allume la qualité."""
+
+    exact_duplicates: bool = False
+    """Écarte un document déjà vu."""
+
+    near_duplicates: float | None = None
+    """Similarité, de 0 à 1, à partir de laquelle un document est un quasi-doublon ; 0 : aucun."""
+
+    repeated_lines: int | None = None
+    """Retire une ligne qui se répète dans tant de documents ; 0 : aucune."""
+
+    repeated_paragraphs: int | None = None
+    """Retire un paragraphe d'au moins tant de caractères déjà vu ailleurs ; 0 : aucun."""
+
+    validation_overlap: bool = False
+    """Retire de l'entraînement les paragraphes qui recouvrent la validation."""
+
+    decontaminate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    """Textes d'évaluation dont aucun paragraphe gardé ne partage treize mots de suite."""
+
+    without: Annotated[list[_Step] | None, Parameter(consume_multiple=True)] = None
+    """Étapes du préréglage à éteindre : nfc controls personal languages quality exact near lines
+    paragraphs validation."""
+
+    def config(self) -> HygieneConfig | None:
+        """Les étapes demandées ; None : aucune option d'hygiène."""
+        from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
+
+        off = HygieneConfig()
+        changes: dict[str, Any] = {step: getattr(off, step) for step in self.without or ()}
+        asked = {
+            "nfc": self.nfc or None,
+            "controls": self.controls or None,
+            "personal": self.personal_data,
+            "languages": None if self.languages is None else tuple(self.languages),
+            "exact": self.exact_duplicates or None,
+            "near": self.near_duplicates,
+            "lines": self.repeated_lines,
+            "paragraphs": self.repeated_paragraphs,
+            "validation": self.validation_overlap or None,
+            "evaluation": None if self.decontaminate is None else tuple(self.decontaminate),
+            "quality": QualityRules() if self.quality else None,
+        }
+        if self.min_words is not None:
+            asked["quality"] = QualityRules(min_words=self.min_words)
+        changes |= {key: value for key, value in asked.items() if value is not None}
+        if self.hygiene is None and not changes:
+            return None
+        return HygieneConfig.preset(self.hygiene or "aucune", **changes)
 
 
 def prepare(
@@ -81,6 +177,7 @@ def prepare(
         Parameter(name="SOURCE", help="Fichiers et dossiers, ou noms de corpus, dans l'ordre."),
     ],
     options: PrepareOptions = PrepareOptions(),
+    cleaning: HygieneOptions = HygieneOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> int:
     """Prépare des textes pour l'entraînement : fragments de tokens, entraînement et validation.
@@ -88,21 +185,24 @@ def prepare(
     Chaque source est un fichier, un dossier, une archive, un corpus connu (the-verdict,
     la-lampe-du-passeur) ou un jeu de Hugging Face (hf:AUTEUR/NOM). Se lisent : texte, JSON,
     JSONL, CSV, Parquet, Arrow, HTML, EPUB, DOCX, ODT et PDF, compressés ou non. Une préparation
-    interrompue reprend quand on relance la même commande.
+    interrompue reprend quand on relance la même commande. --hygiene fr en retire
+    d'abord ce qui ne s'apprend pas ; --report montre ce qui l'a été, et --dry-run le fait sans rien
+    garder.
     """
-    if not sources or options.out is None:
+    if not sources or (options.out is None and not options.dry_run):
         raise ConfigurationError(
             "aucune source" if not sources else "--out n'est pas donné",
             expected="gpt-architecture prepare SOURCE… --out DOSSIER",
             remedy="complétez la commande",
         )
-    check_not_read(options.out, (sources, options.tokenizer, common), "--out")
+    if options.out is not None:
+        check_not_read(options.out, (sources, options.tokenizer, common), "--out")
     from gpt_architecture.api import prepare as prepared
 
     start = time.perf_counter()
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        result = prepared(sources, **vars(options), progress=True)
+        result = prepared(sources, **vars(options), hygiene=cleaning.config(), progress=True)
     except KeyboardInterrupt:
         print("Interrompu ; relancez la même commande pour reprendre.", file=sys.stderr)
         return 130
@@ -112,6 +212,8 @@ def prepare(
     finally:
         signal.signal(signal.SIGTERM, previous)
     _report(result, time.perf_counter() - start)
+    if options.report is not None:
+        say(f"Bilan écrit  {options.report}")
     return 0
 
 
@@ -124,6 +226,8 @@ def _report(result: PreparedTokens, seconds: float) -> None:
     documents, tokens = sum(result.documents.values()), sum(result.tokens.values())
     if result.outcome == "present":
         say(f"{result.folder} est déjà préparé, avec ces mêmes réglages ; rien à faire.")
+    elif result.outcome == "dry":
+        say(f"Essai en {french_duration(seconds)} ; rien n'est gardé.")
     else:
         say(f"Préparé en {french_duration(seconds)} : {result.folder}")
     written = french_number(result.separated)
@@ -145,11 +249,28 @@ def _report(result: PreparedTokens, seconds: float) -> None:
             f"{short(wanted)} % {plural(int(wanted), 'demandé')} : "
             "trop peu de documents pour mieux répartir"
         )
+    if result.hygiene is not None:
+        _report_hygiene(result.hygiene)
     for reason, entry in sorted(result.skipped.items()):
         examples = entry["examples"]
         more = " ; …" if entry["count"] > len(examples) else ""
         count = french_number(entry["count"])
         say(f"Écarté       {reason} : {count} — {' ; '.join(examples)}{more}")
+
+
+def _report_hygiene(found: dict[str, Any]) -> None:
+    read, kept = found["read"], found["kept"]
+    say(
+        f"Hygiène      {french_number(kept['documents'])} documents gardés sur "
+        f"{french_number(read['documents'])}, {french_size(kept['bytes'])} sur "
+        f"{french_size(read['bytes'])}"
+    )
+    for reason, effect in sorted(found["effects"].items(), key=lambda each: -each[1]["characters"]):
+        size = effect["characters"]
+        removed = (
+            f", {counted(size, 'caractère')}" if size and effect["unit"] != "caractère" else ""
+        )
+        say(f"Retiré       {reason} : {french_number(effect['count'])}{removed}")
 
 
 if __name__ == "__main__":

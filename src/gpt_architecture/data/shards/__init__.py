@@ -8,4 +8,7 @@
 - `prepare` : D'un corpus à un dossier de fragments de tokens : en flux, en parallèle, repris s'il
   le faut.
 - `reader` : Lecture des tokens : fragments projetés en mémoire, ou suite déjà en mémoire.
+- `workers` : Une fonction appliquée à une suite de tâches, dans ce processus ou dans plusieurs,
+  dans l'ordre.
+- `writer` : Écrire des tokens à la suite, en fragments, et pouvoir reprendre à chaque point sûr.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -45,10 +46,12 @@ INDEX_VERSION = 1
 STATE_NAME = "etat.json"
 STATE_VERSION = 2
 _MAX_JSON_BYTES = 256 << 20
+WORK_NAME = "hygiene"
+"""Sous-dossier des fichiers de travail de l'hygiène ; il n'est jamais dans le dossier final."""
 _LOCK_NAME = ".verrou"
 _OURS = re.compile(
     rf"(train|val)_\d{{6,}}\.bin|\.?({re.escape(INDEX_NAME)}|{re.escape(STATE_NAME)})(\.tmp)?"
-    rf"|{re.escape(_LOCK_NAME)}"
+    rf"|{re.escape(_LOCK_NAME)}|{WORK_NAME}"
 )
 
 
@@ -221,10 +224,11 @@ def _identity_of(index: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Les réglages qui diffèrent : « seed 1 → 2, sources »."""
     parts = []
-    for key, value in now.items():
-        if before.get(key) != value:
-            simple = key not in ("sources", "tokenizer_sha256")
-            parts.append(f"{key} {before.get(key)} → {value}" if simple else key.split("_")[0])
+    for key in {**now, **before}:
+        old, new = before.get(key), now.get(key)
+        if old != new:
+            simple = key not in ("sources", "tokenizer_sha256", "hygiene")
+            parts.append(f"{key} {old} → {new}" if simple else key.split("_")[0])
     return ", ".join(parts)
 
 
@@ -332,6 +336,7 @@ class WorkFolder:
         """Écrit l'index, puis fait du dossier de travail le dossier final."""
         write_json(self.path / INDEX_NAME, index, indent=1)
         (self.path / STATE_NAME).unlink(missing_ok=True)
+        shutil.rmtree(self.path / WORK_NAME, ignore_errors=True)
         if self._out.is_dir():
             if self._force:
                 _clear(self._out)
@@ -396,5 +401,7 @@ def _clear(folder: Path) -> None:
     """Efface les fichiers d'une préparation, l'index d'abord : le reste n'est plus lisible."""
     names = [INDEX_NAME, *(path.name for path in folder.iterdir())]
     for name in names:
-        if _OURS.fullmatch(name) and name != _LOCK_NAME:
+        if name == WORK_NAME:
+            shutil.rmtree(folder / name)
+        elif _OURS.fullmatch(name) and name != _LOCK_NAME:
             (folder / name).unlink(missing_ok=True)

@@ -39,6 +39,11 @@ SMALL_CORPUS_BYTES = 1 << 20
 _BLANK = len(SPLITS)
 
 
+def is_long(source: Source) -> bool:
+    """Vrai d'un texte à lire en flux ; ce que contient une enveloppe n'a pas de taille connue."""
+    return source.kind == "text" and (source.size > LONG_TEXT_BYTES or bool(source.layers))
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Réglages d'une préparation ; deux préparations égales donnent les mêmes octets.
@@ -85,6 +90,7 @@ class SplitPlan:
         seed: graine du hasard.
         val_fraction: part de la validation.
         forced: part imposée à un document, pour qu'aucune part ne soit vide.
+        by_source: part imposée aux documents d'une source, par son libellé.
         single: le seul document, coupé par position ; None s'il y en a plus.
         cut: caractères du seul document qui vont à l'entraînement, à un mot près.
     """
@@ -92,12 +98,15 @@ class SplitPlan:
     seed: int
     val_fraction: float
     forced: Mapping[Where, Split] = field(default_factory=dict)
+    by_source: Mapping[str, Split] = field(default_factory=dict)
     single: Where | None = None
     cut: int = 0
 
     def split_of(self, where: Where, chunks: Iterable[str]) -> Split:
         """La part d'un document."""
-        drawn = split_of(chunks, seed=self.seed, val_fraction=self.val_fraction)
+        drawn = self.by_source.get(where[0])
+        if drawn is None:
+            drawn = split_of(chunks, seed=self.seed, val_fraction=self.val_fraction)
         return self.forced.get(where, drawn)
 
     def exceptions(self) -> dict[str, Any]:
@@ -176,14 +185,24 @@ class CorpusReader:
     Args:
         sources: les fichiers, dans l'ordre.
         config: voir `PrepareConfig`.
+        by_source: voir `SplitPlan`.
 
     Attributes:
         by_hash: la répartition, sans exceptions.
     """
 
-    def __init__(self, sources: Sequence[Source], config: PrepareConfig) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        config: PrepareConfig,
+        by_source: Mapping[str, Split] | None = None,
+    ) -> None:
         self.sources = sources
-        self.by_hash = SplitPlan(seed=config.seed, val_fraction=config.fraction(sources))
+        self.by_hash = SplitPlan(
+            seed=config.seed,
+            val_fraction=config.fraction(sources),
+            by_source=by_source or {},
+        )
         self._config = config
         self._long: dict[str, _LongText | Rejected] = {}
         self._first: Skip | None = None
@@ -219,7 +238,7 @@ class CorpusReader:
         Raises:
             DataError: la source a changé depuis le début.
         """
-        measured = self._measure(source) if self._is_long(source) else None
+        measured = self._measure(source) if is_long(source) else None
         if measured is None:
             for block in self._blocks(source):
                 yield from self._split_block(block, plan)
@@ -240,7 +259,7 @@ class CorpusReader:
 
     def _census(self) -> Iterator[_Census]:
         for source in self.sources:
-            if self._is_long(source):
+            if is_long(source):
                 measured = self._measure(source)
                 if isinstance(measured, _LongText):
                     yield measured.census
@@ -255,11 +274,6 @@ class CorpusReader:
                     for rank, text in found:
                         where = (block.label, number, rank)
                         yield _Census.of(where, len(text), self.by_hash.split_of(where, [text]))
-
-    def _is_long(self, source: Source) -> bool:
-        # Ce que contient une enveloppe n'a pas de taille connue d'avance
-        large = source.size > LONG_TEXT_BYTES or bool(source.layers)
-        return source.kind == "text" and large
 
     def _blocks(self, source: Source) -> Iterator[RecordBlock]:
         field, limit = self._config.field, self._config.max_record_bytes

@@ -9,31 +9,26 @@ interruptions.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal, Protocol
 
 from gpt_architecture.config import check_int
+from gpt_architecture.data.hygiene.config import HygieneConfig
+from gpt_architecture.data.hygiene.run import Reading, clean_corpus, identity_of
 from gpt_architecture.data.shards.encode import encode_in_order, separator_of
 from gpt_architecture.data.shards.layout import (
-    HEADER_BYTES,
     INDEX_FORMAT,
     INDEX_VERSION,
     MAX_VOCABULARY,
-    TOKEN_DTYPE,
-    ShardEntry,
+    WORK_NAME,
     WorkFolder,
-    file_sha256,
-    header,
     read_present,
     tokenizer_sha256,
 )
 from gpt_architecture.data.shards.plan import CorpusReader, PrepareConfig, SplitPlan, Task
+from gpt_architecture.data.shards.writer import ShardWriter
 from gpt_architecture.data.texts.corpus import find_texts
 from gpt_architecture.data.texts.documents import SPLIT_NAMES, SPLITS, Skip, Split, Tally
 from gpt_architecture.data.texts.ingest import Source
@@ -44,7 +39,7 @@ CHECKPOINT_BYTES = 16 << 20
 """Octets de texte codés entre deux points sûrs : quelques secondes de travail."""
 _SMALL_CORPUS_BYTES = 8 << 20  # en dessous, lancer des processus coûte plus que coder
 
-Outcome = Literal["new", "resumed", "present"]
+Outcome = Literal["new", "resumed", "present", "dry"]
 
 
 class PrepareReporter(Protocol):
@@ -72,7 +67,9 @@ class PreparedTokens:
         separated: documents qui suivent un `<|endoftext|>` écrit dans les textes.
         skipped: raison → {"count", "examples"}.
         single_document: un seul document, coupé par position.
-        outcome: `new`, `resumed` (une préparation interrompue a été finie) ou `present`.
+        outcome: `new`, `resumed` (une préparation interrompue a été finie), `present`, ou `dry`
+            (rien n'a été gardé).
+        hygiene: ce que l'hygiène a lu, gardé et retiré ; None : aucune.
     """
 
     folder: Path
@@ -84,6 +81,7 @@ class PreparedTokens:
     skipped: dict[str, dict[str, Any]]
     single_document: bool
     outcome: Outcome
+    hygiene: dict[str, Any] | None = None
 
     @property
     def bytes_per_token(self) -> float:
@@ -105,6 +103,7 @@ class PreparedTokens:
             skipped=index["skipped"],
             single_document=index["single_document"],
             outcome=outcome,
+            hygiene=index.get("hygiene"),
         )
 
 
@@ -114,6 +113,7 @@ def prepare_tokens(
     *,
     tokenizer: Tokenizer,
     config: PrepareConfig = PrepareConfig(),  # noqa: B008
+    hygiene: HygieneConfig | None = None,
     workers: int | None = None,
     force: bool = False,
     skip_bad: bool = False,
@@ -131,6 +131,7 @@ def prepare_tokens(
         out: dossier à écrire, absent ou vide.
         tokenizer: au plus 65 536 tokens, dont `<|endoftext|>`.
         config: voir `PrepareConfig`.
+        hygiene: ce qui est retiré des textes avant de les coder ; None : rien.
         workers: processus ; None : un par cœur, un seul pour un petit corpus.
         force: remplace un dossier préparé autrement, ou recommence une préparation interrompue
             avec d'autres réglages.
@@ -143,8 +144,11 @@ def prepare_tokens(
         DataError: sources absentes, vides, ou changées en cours de route ; ou un défaut.
         OutputError: dossier occupé, d'autres réglages, ou disque plein.
         TokenizerError: vocabulaire trop grand, sans séparateur, ou mot inconnu.
+        MissingDependencyError: une étape d'hygiène demande une bibliothèque absente.
     """
     out = Path(out)
+    if hygiene is not None and not hygiene.does_something:
+        hygiene = None
     if workers is not None:
         check_int("workers", workers, minimum=1, maximum=1024)
     if tokenizer.vocab_size > MAX_VOCABULARY:
@@ -165,14 +169,24 @@ def prepare_tokens(
             {"path": str(s.path), "bytes": s.size, "modified_ns": s.modified_ns} for s in found
         ],
     }
+    if hygiene is not None:
+        identity["hygiene"] = identity_of(hygiene)
     try:
         present = read_present(out, identity, force=force)
         if present is not None:
             return PreparedTokens.from_index(out, present, "present")
         with WorkFolder(out, identity, force=force) as work:
             if (index := work.finished_index()) is None:
-                job = _Job(CorpusReader(found, config), config, tokenizer, work, reporter, skip_bad)
-                index = job.run(skips, workers or _auto_workers(found))
+                crew = workers or _auto_workers(found)
+                if hygiene is None:
+                    job = _Job(
+                        CorpusReader(found, config), config, tokenizer, work, reporter, skip_bad
+                    )
+                    index = job.run(skips, crew)
+                else:
+                    index = _run_clean(
+                        found, skips, hygiene, config, tokenizer, work, reporter, crew, skip_bad
+                    )
             work.publish(index)
             return PreparedTokens.from_index(out, index, "resumed" if work.resumed else "new")
     except OSError as error:
@@ -181,6 +195,60 @@ def prepare_tokens(
             expected="un dossier accessible en écriture et assez de place",
             remedy="libérez de la place puis relancez la même commande, elle reprend",
         ) from error
+
+
+def _run_clean(
+    sources: Sequence[Source],
+    skips: Sequence[Skip],
+    hygiene: HygieneConfig,
+    config: PrepareConfig,
+    tokenizer: Tokenizer,
+    work: WorkFolder,
+    reporter: PrepareReporter | None,
+    workers: int,
+    skip_bad: bool,
+) -> dict[str, Any]:
+    """Nettoie les sources, code ce qui en reste, et rend l'index."""
+    if work.state is None:
+        work.save_state({})  # une interruption ne fera pas effacer ce que l'hygiène a déjà fait
+    fraction = config.fraction(sources)
+    if reporter is not None:
+        reporter.on_start(2 * _total_bytes(sources), 0)
+
+    def advance(done: int, _total: int) -> None:
+        if reporter is not None:
+            reporter.on_progress(done, 0)
+
+    clean = clean_corpus(
+        sources,
+        work.path / WORK_NAME,
+        hygiene,
+        Reading(
+            field=config.field,
+            max_record_bytes=config.max_record_bytes,
+            seed=config.seed,
+            val_fraction=fraction,
+            skip_bad=skip_bad,
+        ),
+        workers=workers,
+        on_progress=advance,
+    )
+    if not clean.sources:
+        reasons = ", ".join(clean.report["effects"]) or ", ".join(clean.tally.skipped)
+        raise DataError(
+            f"l'hygiène n'a rien laissé des {clean.report['read']['documents']} documents lus"
+            f" ({reasons})",
+            expected="au moins un document gardé",
+            remedy="relâchez ses seuils ou éteignez des étapes",
+        )
+    encoding = replace(config, field="text", max_record_bytes=1 << 30, val_fraction=fraction)
+    reader = CorpusReader(clean.sources, encoding, clean.splits)
+    index = _Job(reader, encoding, tokenizer, work, reporter, skip_bad).run((), workers)
+    clean.tally.add_skips(skips)
+    index["separated"] = clean.tally.separated
+    index["skipped"] = clean.tally.skipped
+    index["hygiene"] = clean.report
+    return index
 
 
 @dataclass(frozen=True)
@@ -197,7 +265,8 @@ class _Job:
     def run(self, skips: Sequence[Skip], workers: int) -> dict[str, Any]:
         """Fait le travail qui reste et rend l'index."""
         state = self.work.state
-        if state is None:
+        if state is None or "plan" not in state:
+            state = None
             plan, tally, start = self.reader.make_plan(), Tally(), (0, 0)
             tally.add_skips(skips)
         else:
@@ -289,126 +358,6 @@ class _Job:
             "skipped": tally.skipped,
             "settings": settings,
         }
-
-
-class ShardWriter:
-    """Ajoute des tokens à la suite, et commence un fragment quand le précédent est plein.
-
-    L'écriture se reprend à chaque point sûr : un `ShardWriter` bâti de ce que rend `flush` efface
-    ce qui l'a suivi.
-
-    Args:
-        folder: dossier existant.
-        split: part, début du nom des fichiers.
-        shard_tokens: tokens d'un fragment plein.
-        eos_id: token qui précède chaque document ; il les compte.
-        state: rendu par `flush` avant une interruption ; None : rien n'est écrit.
-
-    Raises:
-        DataError: le fragment en cours est plus court que ne le dit `state`.
-    """
-
-    def __init__(
-        self,
-        folder: Path | str,
-        split: Split,
-        *,
-        shard_tokens: int,
-        eos_id: int,
-        state: Mapping[str, Any] | None,
-    ) -> None:
-        self._folder, self._split = Path(folder), split
-        self._shard_tokens, self._eos_id = shard_tokens, eos_id
-        state = state or {"shards": [], "tokens": 0, "documents": 0}
-        self.shards = [ShardEntry(**entry) for entry in state["shards"]]
-        self._tokens: int = state["tokens"]
-        self._documents: int = state["documents"]
-        kept = {entry.name for entry in self.shards} | ({self._name} if self._tokens else set())
-        for path in self._folder.glob(f"{split}_*.bin"):
-            if path.name not in kept:
-                path.unlink()
-        self._file: BinaryIO | None = None
-        if self._tokens:
-            self._file = self._reopen()
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens écrits, fragment en cours compris."""
-        return sum(entry.tokens for entry in self.shards) + self._tokens
-
-    @property
-    def num_documents(self) -> int:
-        """Documents commencés."""
-        return sum(entry.documents for entry in self.shards) + self._documents
-
-    def append(self, tokens: NDArray[np.uint16]) -> None:
-        """Écrit des tokens, (N,) uint16."""
-        start = 0
-        while start < tokens.size:
-            if self._file is None:
-                self._file = (self._folder / self._name).open("wb")
-                self._file.write(bytes(HEADER_BYTES))  # le vrai est écrit en dernier
-            part = tokens[start : start + self._shard_tokens - self._tokens]
-            self._file.write(part.astype(TOKEN_DTYPE, copy=False).tobytes())
-            self._tokens += part.size
-            self._documents += int(np.count_nonzero(part == self._eos_id))
-            start += part.size
-            if self._tokens == self._shard_tokens:
-                self._finish_shard()
-
-    def flush(self) -> dict[str, Any]:
-        """Vide le fragment en cours sur disque ; rend ce qui est écrit, en types simples."""
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        shards = [asdict(entry) for entry in self.shards]
-        return {"shards": shards, "tokens": self._tokens, "documents": self._documents}
-
-    def close(self) -> None:
-        """Termine le fragment en cours."""
-        if self._file is not None:
-            self._finish_shard()
-
-    def abandon(self) -> None:
-        """Ferme le fichier sans terminer le fragment ; ce qui reste à écrire peut être perdu."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            with suppress(OSError):  # disque plein : l'erreur d'origine suit son cours
-                file.close()
-
-    @property
-    def _name(self) -> str:
-        return f"{self._split}_{len(self.shards):06d}.bin"
-
-    def _reopen(self) -> BinaryIO:
-        path = self._folder / self._name
-        size = HEADER_BYTES + self._tokens * TOKEN_DTYPE.itemsize
-        if not path.is_file() or path.stat().st_size < size:
-            raise DataError(
-                f"{path} est plus court que ne le dit l'état de la préparation",
-                expected=f"au moins {size} octets",
-                remedy="recommencez avec `force`",
-            )
-        file = path.open("r+b")
-        file.truncate(size)
-        file.seek(size)
-        return file
-
-    def _finish_shard(self) -> None:
-        assert self._file is not None  # noqa: S101 — appelé fragment ouvert
-        self._file.seek(0)
-        self._file.write(header(self._tokens))
-        self.flush()
-        self._file.close()
-        self._file = None
-        entry = ShardEntry(
-            name=self._name,
-            tokens=self._tokens,
-            documents=self._documents,
-            sha256=file_sha256(self._folder / self._name),
-        )
-        self.shards.append(entry)
-        self._tokens = self._documents = 0
 
 
 def _total_bytes(sources: Sequence[Source]) -> int:

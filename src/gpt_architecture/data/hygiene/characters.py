@@ -1,0 +1,88 @@
+"""Les caractères d'un document : forme normale d'Unicode, contrôles, largeur nulle."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+_BREAKS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f]")
+_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+# U+200C et U+200D restent : le persan et les émojis composés s'écrivent avec eux
+_SUSPECT = re.compile(f"{_BREAKS.pattern}|{_CONTROLS.pattern}|{_INVISIBLE.pattern}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Characters:
+    """Un texte nettoyé, et ce qui y a changé.
+
+    Attributes:
+        text: le texte.
+        controls: caractères de contrôle retirés, ou remplacés par une fin de ligne.
+        invisible: caractères de largeur nulle retirés.
+        recomposed: caractères que la forme NFC a réunis ou remplacés.
+        example: premier mot changé par la forme NFC, points de code avant et après ; "" sans lui.
+    """
+
+    text: str
+    controls: int = 0
+    invisible: int = 0
+    recomposed: int = 0
+    example: str = ""
+
+
+def clean_characters(text: str, *, nfc: bool, controls: bool) -> Characters:
+    """Met un texte sous la forme NFC et en retire ce qui ne se voit pas.
+
+    Les séparateurs de ligne et de page (U+2028, saut de page…) deviennent des fins de ligne ; les
+    autres contrôles, sauf la tabulation, disparaissent, comme les marques de sens d'écriture, le
+    trait d'union conditionnel et les espaces de largeur nulle.
+
+    Args:
+        text: le document.
+        nfc: demande la forme normale.
+        controls: demande le retrait des contrôles et des caractères de largeur nulle.
+    """
+    breaks = removed = invisible = recomposed = 0
+    example = ""
+    if controls and _SUSPECT.search(text):
+        text, breaks = _BREAKS.subn("\n", text)
+        text, removed = _CONTROLS.subn("", text)
+        text, invisible = _INVISIBLE.subn("", text)
+    if nfc and not unicodedata.is_normalized("NFC", text):
+        before, text = text, unicodedata.normalize("NFC", text)
+        recomposed, example = _difference(before)
+    return Characters(
+        text=text,
+        controls=breaks + removed,
+        invisible=invisible,
+        recomposed=recomposed,
+        example=example,
+    )
+
+
+def _difference(text: str) -> tuple[int, str]:
+    """Les caractères qui changent sous NFC, et le premier mot où il y en a.
+
+    Un blanc sépare : aucune composition ne l'enjambe.
+    """
+    count, example = 0, ""
+    for word in text.split():
+        normal = unicodedata.normalize("NFC", word)
+        if normal != word:
+            common = len(word) - _common_prefix(word, normal)
+            count += max(1, common - (len(normal) - _common_prefix(word, normal)))
+            example = example or f"{_points(word)} → {_points(normal)}"
+    return max(count, 1), example
+
+
+def _common_prefix(first: str, second: str) -> int:
+    pairs = zip(first, second, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+def _points(word: str) -> str:
+    """« e + U+0301 » : ce qui n'est pas ASCII par son numéro, le reste tel quel."""
+    parts = [each if each.isascii() else f"⟨U+{ord(each):04X}⟩" for each in word[:24]]
+    return "".join(parts) + ("…" if len(word) > 24 else "")

@@ -1,0 +1,153 @@
+"""Les fichiers de travail de l'hygiène : un par tâche et par passe, chacun écrit en entier ou pas.
+
+Le dossier tient dans celui de la préparation en cours et disparaît avec lui. La présence du dernier
+fichier d'une tâche dit qu'elle est faite : une relance ne refait que ce qui manque.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from gpt_architecture.errors import DataError
+from gpt_architecture.storage import read_json, write_atomically
+
+_MAX_JSON_BYTES = 256 << 20
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+class Store:
+    """Le dossier de travail.
+
+    Args:
+        folder: le dossier, créé à la première écriture.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def texts(self, task: int) -> Path:
+        """Documents gardés par la première passe."""
+        return self.folder / f"lu_{task:06d}.jsonl"
+
+    def prints(self, task: int) -> Path:
+        """Leurs empreintes ; écrit en dernier par la première passe."""
+        return self.folder / f"lu_{task:06d}.safetensors"
+
+    def first_report(self, task: int) -> Path:
+        """Ce que la première passe a retiré."""
+        return self.folder / f"lu_{task:06d}.json"
+
+    def pruned(self, task: int, split: str) -> Path:
+        """Documents d'une part, nettoyés."""
+        return self.folder / f"{split}_{task:06d}.jsonl"
+
+    def second_report(self, task: int) -> Path:
+        """Ce que la seconde passe a retiré ; écrit en dernier."""
+        return self.folder / f"net_{task:06d}.json"
+
+    @property
+    def census(self) -> Path:
+        """Le nombre de tâches ; sa présence dit que la première passe est finie."""
+        return self.folder / "taches.json"
+
+    @property
+    def decisions(self) -> Path:
+        """Les décisions d'ensemble."""
+        return self.folder / "decisions.safetensors"
+
+    @property
+    def references(self) -> Path:
+        """Les suites de mots des textes d'évaluation."""
+        return self.folder / "evaluation.safetensors"
+
+
+def write_lines(path: Path | str, rows: Iterable[Any]) -> None:
+    """Un objet JSON par ligne, en UTF-8.
+
+    Raises:
+        OutputError: le système refuse.
+    """
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def read_lines(path: Path | str) -> Iterator[Any]:
+    """Les objets que `write_lines` a écrits.
+
+    Raises:
+        DataError: fichier absent ou abîmé.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            for line in file:
+                yield json.loads(line)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def write_object(path: Path | str, value: Mapping[str, Any]) -> None:
+    """Un objet JSON."""
+    data = json.dumps(value, ensure_ascii=False).encode("utf-8")
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def read_object(path: Path | str) -> dict[str, Any]:
+    """L'objet que `write_object` a écrit.
+
+    Raises:
+        DataError: fichier absent ou abîmé.
+    """
+    try:
+        return dict(read_json(Path(path), _MAX_JSON_BYTES))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from None
+
+
+def write_arrays(path: Path | str, arrays: Arrays) -> None:
+    """Des tableaux, en safetensors."""
+    whole = {name: np.ascontiguousarray(each) for name, each in arrays.items()}
+    write_atomically(path, lambda temporary: save_file(whole, temporary))
+
+
+def read_arrays(path: Path | str, *names: str) -> list[Any]:
+    """Les tableaux de ces noms, dans cet ordre.
+
+    Raises:
+        DataError: fichier absent ou abîmé.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return [file.get_tensor(name) for name in names]
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_row(path: Path | str, name: str, row: int) -> Any:
+    """Une ligne d'un tableau, sans lire les autres.
+
+    Raises:
+        DataError: fichier absent ou abîmé.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.get_slice(name)[row]
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path | str, error: BaseException) -> DataError:
+    return DataError.unreadable(
+        path,
+        error,
+        expected="un fichier de travail de cette préparation",
+        remedy="recommencez avec `force`",
+    )
