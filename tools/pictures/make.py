@@ -19,6 +19,7 @@ from pathlib import Path
 import captures
 import diagrams
 import journeys
+import pairs_curve
 import recording
 import speeds
 
@@ -37,6 +38,7 @@ DRAWN: dict[str, Callable[[], str]] = {
     "throughput": lambda: speeds.throughput(speeds.read_rows(DATA / "debit.json")),
     "size-throughput": lambda: speeds.size_throughput(speeds.read_rows(DATA / "taille.json")),
     "context-cost": lambda: speeds.context_cost(speeds.read_rows(DATA / "contexte.json")),
+    "french-pairs": lambda: pairs_curve.french_pairs(speeds.read_rows(DATA / "francais.json")),
 }
 """Nom de l'image → ce qui la dessine."""
 
