@@ -39,7 +39,7 @@ _LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite
 class PrepareOptions:
     """Où écrire, et comment couper."""
 
-    out: Annotated[Path | None, Parameter(metavar="DOSSIER", required=True)] = None
+    out: Annotated[Path | None, Parameter(metavar="DOSSIER")] = None
     """Dossier à écrire."""
 
     field: str | None = None
@@ -71,6 +71,9 @@ class PrepareOptions:
     max_line_bytes: int = 32 << 20
     """Longueur, en octets, au-delà de laquelle une ligne ou une valeur est écartée."""
 
+    corpus: bool = False
+    """Énumère les corpus connus par leur nom, et s'arrête là."""
+
     force: bool = False
     """Remplace un dossier préparé avec d'autres réglages, ou recommence."""
 
@@ -90,6 +93,9 @@ def prepare(
     JSONL, CSV, Parquet, Arrow, HTML, EPUB, DOCX, ODT et PDF, compressés ou non. Une préparation
     interrompue reprend quand on relance la même commande.
     """
+    if options.corpus:
+        _list_corpora()
+        return 0
     if not sources or options.out is None:
         raise ConfigurationError(
             "aucune source" if not sources else "--out n'est pas donné",
@@ -99,10 +105,11 @@ def prepare(
     check_not_read(options.out, (sources, options.tokenizer, common), "--out")
     from gpt_architecture.api import prepare as prepared
 
+    settings = {name: value for name, value in vars(options).items() if name != "corpus"}
     start = time.perf_counter()
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        result = prepared(sources, **vars(options), progress=True)
+        result = prepared(sources, **settings, progress=True)
     except KeyboardInterrupt:
         print("Interrompu ; relancez la même commande pour reprendre.", file=sys.stderr)
         return 130
@@ -113,6 +120,18 @@ def prepare(
         signal.signal(signal.SIGTERM, previous)
     _report(result, time.perf_counter() - start)
     return 0
+
+
+def _list_corpora() -> None:
+    from gpt_architecture.data.texts.corpus import CORPUS_NAMES, VERDICT
+    from gpt_architecture.data.texts.installed import PACKAGES
+
+    for name in CORPUS_NAMES:
+        said = "une nouvelle anglaise, domaine public" if name == VERDICT else "embarqué, MIT"
+        print(f"{name:<24} {said}")
+    for each in PACKAGES:
+        there = "installé" if each.files() else f"sudo apt install {each.name}"
+        print(f"{each.name:<24} {there}, {each.licence} — {each.about}")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
