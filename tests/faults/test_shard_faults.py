@@ -14,7 +14,8 @@ from gpt_architecture.data.shards import prepare as preparation
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
-from gpt_architecture.data.texts import documents, ingest
+from gpt_architecture.data.texts import documents
+from gpt_architecture.data.texts.readers import base, json_records
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError, OutputError
 
@@ -95,7 +96,7 @@ def test_bad_texts_are_left_out_and_said(tmp_path):
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    result = prepare(folder, tmp_path / "d")
+    result = prepare(folder, tmp_path / "d", skip_bad=True)
     counts = {reason: entry["count"] for reason, entry in result.skipped.items()}
     assert counts == {
         **{documents.BAD_UTF8: 1, documents.NOT_PLAIN: 1},
@@ -122,14 +123,14 @@ def test_source_changed_on_the_way(tmp_path, monkeypatch):
     """Un fichier qui change pendant la lecture arrête tout : les tokens n'auraient pas de sens."""
     source = tmp_path / "a.jsonl"
     source.write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8")
-    original = ingest._fill
+    original = json_records._fill
 
     def grow(*arguments):
         with source.open("a", encoding="utf-8") as file:
             file.write('{"text": "c"}\n')
         return original(*arguments)
 
-    monkeypatch.setattr(ingest, "_fill", grow)
+    monkeypatch.setattr(json_records, "_fill", grow)
     with pytest.raises(DataError, match=r"a\.jsonl a changé"):
         prepare(source, tmp_path / "d")
     assert not (tmp_path / "d").exists()
@@ -140,7 +141,7 @@ def test_source_changed_on_the_way(tmp_path, monkeypatch):
 SCRIPT = """
 import os, signal, sys
 from gpt_architecture.data.texts import documents
-from gpt_architecture.data.texts import ingest
+from gpt_architecture.data.texts.readers import base
 from gpt_architecture.data.shards import plan, prepare
 from gpt_architecture.data.shards.prepare import ShardWriter, prepare_tokens
 from gpt_architecture.data.shards.plan import PrepareConfig
@@ -162,11 +163,11 @@ def killed(*arguments, **options):
     return original(*arguments, **options)
 
 setattr(target, name, killed)
-plan.LONG_TEXT_BYTES, ingest.BLOCK_BYTES, prepare.CHECKPOINT_BYTES = 2000, 700, 1500
+plan.LONG_TEXT_BYTES, base.BLOCK_BYTES, prepare.CHECKPOINT_BYTES = 2000, 700, 1500
 documents.cut_pieces.__defaults__ = (700,)
 vocabulary = SimpleTokenizerV2.from_text(" ".join(f"mot{i}" for i in range(500)))
 prepare_tokens(
-    ["s"], "d", tokenizer=vocabulary, workers=1,
+    ["s"], "d", tokenizer=vocabulary, workers=1, skip_bad=True,
     config=PrepareConfig(shard_tokens=700, val_fraction=0.3),
 )
 print(calls)
@@ -236,7 +237,7 @@ def interrupted(tmp_path, monkeypatch, **options):
     """Une préparation arrêtée après quelques points sûrs."""
     source = tmp_path / "a.jsonl"
     source.write_text('{"text": "un texte de plus"}\n' * 500, encoding="utf-8")
-    monkeypatch.setattr(ingest, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(base, "BLOCK_BYTES", 1000)
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "CHECKPOINT_BYTES", 500)
         patch.setattr(PrepareReporterThatStops, "left", 6)

@@ -24,14 +24,14 @@ def source(tmp_path):
     lines = "".join(json.dumps({"corps": text}) + "\n" for text in TEXTS)
     (folder / "a.jsonl").write_text(lines + "{\n", encoding="utf-8")
     (folder / "b.txt").write_text("Un texte.", encoding="utf-8")
-    (folder / "c.csv").write_text("x", encoding="utf-8")
+    (folder / "c.xyz").write_text("x", encoding="utf-8")
     return folder
 
 
 @pytest.mark.slow
 def test_prepare_says_what_it_did(cli, source, tmp_path):
     """Documents, tokens, octets par token, ce qui est écarté ; la relance ne refait rien."""
-    command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps")
+    command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps", "--skip-bad")
     outcome = cli(*command, "--val_fraction", "0.2")
     assert outcome.code == 0, outcome.err
     assert "Documents    41" in outcome.out
@@ -39,7 +39,7 @@ def test_prepare_says_what_it_did(cli, source, tmp_path):
     assert f"Tokens       {tokens:,} : ".replace(",", " ") in outcome.out
     assert " octets par token" in outcome.out
     assert f"JSON invalide : 1 — {source}/a.jsonl:41 (colonne" in outcome.out
-    assert f"extension inconnue : 1 — {source}/c.csv" in outcome.out
+    assert f"extension inconnue : 1 — {source}/c.xyz" in outcome.out
     again = cli(*command, "--val-fraction", "0.2")
     assert (again.code, "rien à faire" in again.out) == (0, True)
     assert again.out.splitlines()[1:] == outcome.out.splitlines()[1:]
@@ -88,12 +88,11 @@ def test_written_separators_are_said(cli, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("a.json", ".jsonl"),
-        ("a.csv", "colonne"),
-        ("a.html", "un fichier .txt"),
-        ("a.docx", "un fichier .txt"),
-        ("a.PDF", "un fichier .txt"),
-        ("a.txt.gz", "décompressez"),
+        ("a.xlsx", "enregistrez-le en .csv"),
+        ("a.doc", "enregistrez-le en .docx"),
+        ("a.docx", "sa vraie extension"),
+        ("a.PDF", "sa vraie extension"),
+        ("a.txt.gz", "n'est pas celui d'un fichier compressé"),
         ("a.png", "retirez-le"),
     ],
 )
@@ -122,7 +121,8 @@ def test_what_is_not_text_is_refused_by_name(cli, trained, command, name, words)
 def test_saved_tokenizer(cli, source, tmp_path):
     """Un tokenizer enregistré sert ; un tokenizer simple par son nom est refusé en une phrase."""
     SimpleTokenizerV2.from_text(" ".join(TEXTS)).save(tmp_path / "mots.json")
-    command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps", "--tokenizer")
+    more = ("--field", "corps", "--skip-bad", "--tokenizer")
+    command = ("prepare", source, "--out", tmp_path / "d", *more)
     cli(*command, "simple-v2").check_one_line_error(2, "simple-v2", "SimpleTokenizerV2.from_text")
     assert cli(*command, tmp_path / "mots.json").code == 0
     assert open_shards(tmp_path / "d", "train").tokenizer["name"] == "simple-v2"
@@ -137,8 +137,11 @@ def test_usage_errors(cli, source, tmp_path):
     cli("prepare", source, *out, "--val-fraction", "2").check_one_line_error(2, "val_fraction")
     cli("prepare", source, *out, "--workers", "0").check_one_line_error(2, "workers")
     cli("prepare", "absent", *out).check_one_line_error(1, "source de texte introuvable : absent")
+    cli("prepare", source / "a.jsonl", *out, "--field", "absent").check_one_line_error(
+        1, "aucun document", f"champ absent, {source}/a.jsonl:1 (absent ; il y a corps)", "--field"
+    )
     cli("prepare", source / "a.jsonl", *out).check_one_line_error(
-        1, "aucun document", f"champ absent, {source}/a.jsonl:1 (text)", "--field"
+        1, "a.jsonl:41 (colonne 1) : JSON invalide", "--skip-bad"
     )
     assert not (tmp_path / "d").exists()
 
@@ -146,7 +149,7 @@ def test_usage_errors(cli, source, tmp_path):
 @pytest.mark.slow
 def test_interruption_is_one_line(cli, source, tmp_path, monkeypatch):
     """Ctrl-C : une ligne, 130, et la relance finit le travail."""
-    command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps")
+    command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps", "--skip-bad")
     with monkeypatch.context() as patch:
 
         def interrupt(*_arguments):

@@ -63,7 +63,9 @@ class TestTrain:
 
     def test_says_what_is_left_out(self, cli, source, tmp_path):
         (tmp_path / "mauvais.txt").write_bytes(b"\xff\xff")
-        outcome = cli("tokenizer", "train", source, tmp_path / "mauvais.txt", "--vocab-size", "300")
+        command = ("tokenizer", "train", source, tmp_path / "mauvais.txt", "--vocab-size", "300")
+        cli(*command).check_one_line_error(1, "mauvais.txt", "UTF-8 invalide", "--skip-bad")
+        outcome = cli(*command, "--skip-bad")
         assert outcome.code == 0
         assert "UTF-8 invalide : 1" in outcome.out
         assert "mauvais.txt" in outcome.out

@@ -91,6 +91,9 @@ class PrepareOptions:
     dry_run: bool = False
     """Fait tout dans un dossier provisoire, effacé ensuite : il n'en reste que le bilan."""
 
+    corpus: bool = False
+    """Énumère les corpus connus par leur nom, et s'arrête là."""
+
     force: bool = False
     """Remplace un dossier préparé avec d'autres réglages, ou recommence."""
 
@@ -185,10 +188,12 @@ def prepare(
     Chaque source est un fichier, un dossier, une archive, un corpus connu (the-verdict,
     la-lampe-du-passeur) ou un jeu de Hugging Face (hf:AUTEUR/NOM). Se lisent : texte, JSON,
     JSONL, CSV, Parquet, Arrow, HTML, EPUB, DOCX, ODT et PDF, compressés ou non. Une préparation
-    interrompue reprend quand on relance la même commande. --hygiene fr en retire
-    d'abord ce qui ne s'apprend pas ; --report montre ce qui l'a été, et --dry-run le fait sans rien
-    garder.
+    interrompue reprend quand on relance la même commande. --hygiene fr en retire d'abord ce qui
+    ne s'apprend pas ; --report montre ce qui l'a été, et --dry-run le fait sans rien garder.
     """
+    if options.corpus:
+        _list_corpora()
+        return 0
     if not sources or (options.out is None and not options.dry_run):
         raise ConfigurationError(
             "aucune source" if not sources else "--out n'est pas donné",
@@ -199,10 +204,11 @@ def prepare(
         check_not_read(options.out, (sources, options.tokenizer, common), "--out")
     from gpt_architecture.api import prepare as prepared
 
+    settings = {name: value for name, value in vars(options).items() if name != "corpus"}
     start = time.perf_counter()
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        result = prepared(sources, **vars(options), hygiene=cleaning.config(), progress=True)
+        result = prepared(sources, **settings, hygiene=cleaning.config(), progress=True)
     except KeyboardInterrupt:
         print("Interrompu ; relancez la même commande pour reprendre.", file=sys.stderr)
         return 130
@@ -215,6 +221,18 @@ def prepare(
     if options.report is not None:
         say(f"Bilan écrit  {options.report}")
     return 0
+
+
+def _list_corpora() -> None:
+    from gpt_architecture.data.texts.corpus import CORPUS_NAMES, VERDICT
+    from gpt_architecture.data.texts.installed import PACKAGES
+
+    for name in CORPUS_NAMES:
+        said = "une nouvelle anglaise, domaine public" if name == VERDICT else "embarqué, MIT"
+        print(f"{name:<24} {said}")
+    for each in PACKAGES:
+        there = "installé" if each.files() else f"sudo apt install {each.name}"
+        print(f"{each.name:<24} {there}, {each.licence} — {each.about}")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

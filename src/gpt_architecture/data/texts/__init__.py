@@ -8,5 +8,6 @@
   avale.
 - `hub` : Les jeux de données de Hugging Face, par leur nom.
 - `ingest` : Les sources d'un corpus : tout ce qui se lit, reconnu par son contenu et son extension.
-- `readers` : Les lecteurs de textes : un fichier par famille de formats, qui s'y inscrit lui-même.
+- `installed` : De la prose française que des paquets Debian installent.
+- `readers/` : Les lecteurs : un fichier par famille de formats, qui s'y inscrit lui-même.
 """

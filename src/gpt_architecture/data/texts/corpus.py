@@ -42,6 +42,7 @@ from gpt_architecture.data.texts.ingest import (
     read_blocks,
     read_chunks,
 )
+from gpt_architecture.data.texts.installed import package_files
 from gpt_architecture.data.texts.readers.base import FORMATS
 from gpt_architecture.errors import DataError, OutputError, reason
 from gpt_architecture.french import plural
@@ -105,8 +106,8 @@ def find_texts(
     """Les textes à lire, dans l'ordre, et ce qui n'en est pas ; voir `ingest.find_sources`.
 
     Args:
-        sources: chemins de fichiers ou de dossiers ; ou noms de corpus (`CORPUS_NAMES`), ou de jeux
-            de données (voir `hub`), qui ne sont pas aussi des chemins.
+        sources: chemins de fichiers ou de dossiers ; ou noms de corpus (`CORPUS_NAMES`), de paquets
+            (`installed`) ou de jeux de données (`hub`), qui ne sont pas aussi des chemins.
         offline: interdit tout téléchargement.
 
     Raises:
@@ -126,6 +127,8 @@ def find_texts(
             given.append(_verdict(offline=offline))
         elif source == SHORT_STORY:
             given.append(_short_story())
+        elif (found := package_files(str(source))) is not None:
+            given += found
         elif str(source).startswith(hub.PREFIX):
             given += hub.dataset_files(str(source), offline=offline)
         else:

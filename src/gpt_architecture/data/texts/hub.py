@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from gpt_architecture.errors import ConfigurationError, DataError, MissingDependencyError, reason
 
@@ -48,7 +49,7 @@ def dataset_files(name: str, *, offline: bool) -> list[Path]:
         )
     config, split = (*rest, "", "")[:2]
     split = split or "train"
-    place = {"repo_id": repository, "repo_type": "dataset", "revision": _REVISION}
+    place: dict[str, Any] = {"repo_id": repository, "repo_type": "dataset", "revision": _REVISION}
     try:
         if offline:
             folder = Path(snapshot_download(**place, local_files_only=True))

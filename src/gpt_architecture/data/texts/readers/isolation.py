@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from gpt_architecture.data.texts.documents import UNREADABLE, Rejected, clean_bytes
 from gpt_architecture.data.texts.readers.base import FORMATS, RecordBlock, Source
@@ -74,7 +74,12 @@ class _Extractor:
             process = self._started()
             assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018
             late = threading.Event()
-            timer = threading.Timer(TIMEOUT_S, lambda: (late.set(), process.kill()))
+
+            def stop() -> None:
+                late.set()
+                process.kill()
+
+            timer = threading.Timer(TIMEOUT_S, stop)
             timer.start()
             try:
                 process.stdin.write(_REQUEST.pack(kind.encode(), len(data)))
@@ -138,7 +143,7 @@ _extractor = _Extractor()
 atexit.register(_extractor.close)
 
 
-def _exactly(file: BinaryIO, size: int) -> bytes:
+def _exactly(file: IO[bytes], size: int) -> bytes:
     """Tant d'octets, ou `EOFError`."""
     data = file.read(size)
     if len(data) < size:
