@@ -84,7 +84,8 @@ def packing(*, turns: int, steps: int) -> list[Row]:
         "plusieurs par rangée": (PackedConversations(talks, WINDOW, END), END),
         "une par rangée": (ConversationTokens(talks, WINDOW, END), None),
     }
-    measures, learned = {}, {}
+    measures = dict[str, Callable[[], float]]()
+    learned = dict[str, float]()
     for name, (source, separator) in candidates.items():
         sampler = WindowSampler(
             source.num_tokens, WINDOW, stride=WINDOW + 1, batch_size=ROWS, seed=1
@@ -107,12 +108,12 @@ def packing(*, turns: int, steps: int) -> list[Row]:
 
 def masking(*, turns: int, steps: int) -> list[Row]:
     """Le même texte, documents séparés ou non, par les deux moteurs."""
-    rows = []
+    rows = list[Row]()
     for name, compute in (
         ("fusionnée", ComputeConfig()),
         ("autograd", ComputeConfig(engine="autograd")),
     ):
-        measures = {}
+        measures = dict[str, Callable[[], float]]()
         for title, length in (("documents séparés", 64), ("fenêtre entière", WINDOW)):
             generator = torch.Generator().manual_seed(0)
             ids = torch.randint(VOCABULARY, (ROWS, WINDOW + 1), generator=generator)

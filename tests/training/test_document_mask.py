@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gpt_architecture import train
 from gpt_architecture.config import ComputeConfig, GPTConfig, TrainingConfig
+from gpt_architecture.core.documents import DocumentSpans
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.datasets import TrainingData, load_chat_data
 from gpt_architecture.data.packing import PackedConversations, pack
@@ -103,6 +104,19 @@ def test_dropout_is_the_same_on_both_engines():
     found = step.forward_backward(batch, scale=1.0)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     check_same_gradients(step.model, oracle)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_takes_documents():
+    """D'un seul graphe ; ici, sans générateur de code."""
+    torch.manual_seed(0)
+    model = GPTModel(GPTConfig(**{**BASE, "drop_rate": 0.0})).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    batch = rows_of()
+    with torch.no_grad():
+        for starts in (batch.document_starts, batch.document_starts.flip(0)):
+            documents = DocumentSpans(starts, model.cfg.n_layers)
+            assert torch.equal(compiled(batch.inputs, documents), model(batch.inputs, documents))
 
 
 def test_another_document_changes_nothing():

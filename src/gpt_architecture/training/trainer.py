@@ -268,7 +268,8 @@ class Trainer:
             if losses is None:
                 self._interrupted = True
                 return
-            self._note_evaluation(index, Losses(*losses))
+            found = losses if isinstance(losses, Losses) else Losses(*losses)
+            self._note_evaluation(index, found)
         is_due = self.batches.ends_epoch(index) or self._done
         if self.sample is not None and is_due and state.sampled < index:
             text = self.sample(self.stopping)
