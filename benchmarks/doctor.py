@@ -225,7 +225,7 @@ def planted(texts: Texts, folder: Path) -> list[Trial]:
             name="validation à demi vue",
             expected=("validation-vue",),
             settings={
-                "max_steps": 20,
+                **brief,
                 "data": texts.write("demi", body + held[:8_000] + body[:8_000]),
             },
         ),
@@ -237,7 +237,7 @@ def planted(texts: Texts, folder: Path) -> list[Trial]:
         Trial(
             name="GPT-2 sur le français",
             expected=("tokenizer",),
-            settings={**fr, "tokenizer": "gpt2", "max_steps": 15},
+            settings={**brief, "tokenizer": "gpt2"},
         ),
         Trial(
             name="BPE anglais",

@@ -668,7 +668,7 @@ def test_missing_matplotlib_keeps_the_model(cli, tmp_path, monkeypatch):
 def test_curves_that_break_do_not_hide_the_model(cli, tmp_path, monkeypatch):
     """Le modèle est annoncé dès qu'il est écrit : un tracé en panne n'en prive personne."""
 
-    def broken(*_arguments):
+    def broken(*_arguments, **_options):
         raise RuntimeError("tracé en panne")
 
     monkeypatch.setattr(training_outputs, "plot_losses", broken)

@@ -202,8 +202,9 @@ def _hashes(tokens: Ints, length: int) -> NDArray[np.uint64]:
         return np.empty(0, np.uint64)
     terms = (tokens + 1).astype(np.uint64) * _powers(_BASE, tokens.size)
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms)])
-    count = tokens.size - length + 1
-    return (sums[length:] - sums[:-length]) * _powers(_INVERSE, count)
+    passages: NDArray[np.uint64] = sums[length:] - sums[:-length]
+    passages *= _powers(_INVERSE, passages.size)
+    return passages
 
 
 def _powers(base: np.uint64, count: int) -> NDArray[np.uint64]:
