@@ -17,6 +17,7 @@ from gpt_architecture.data.hygiene.batch import Batch
 from gpt_architecture.data.hygiene.clean import CONTROLS, EMPTY, PERSONAL
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
 from gpt_architecture.data.shards import plan
+from gpt_architecture.data.shards.layout import WORK_NAME
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.data.texts.documents import split_of
@@ -411,6 +412,32 @@ def test_other_steps_are_another_preparation(tmp_path):
         prepare_tokens([source], out, tokenizer=GPT2, hygiene=HygieneConfig(lines=3))
 
 
+def test_a_folder_of_ours_holds_no_work(tmp_path):
+    """Le dossier de travail disparaît ; du même nom, dans un dossier fini, il est à autrui."""
+    texts = [document(drawn(n)) for n in range(20)]
+    prepared(tmp_path, texts, exact=True)
+    assert not (tmp_path / "d" / WORK_NAME).exists()
+    (tmp_path / "d" / WORK_NAME).mkdir()
+    (tmp_path / "d" / WORK_NAME / "thèse.txt").write_text("précieux", encoding="utf-8")
+    with pytest.raises(OutputError, match=f"contient {WORK_NAME}"):
+        prepare_tokens([tmp_path / "d.jsonl"], tmp_path / "d", tokenizer=GPT2, force=True)
+    assert (tmp_path / "d" / WORK_NAME / "thèse.txt").read_text("utf-8") == "précieux"
+
+
+def test_force_forgets_the_work_of_other_steps(tmp_path):
+    """Une hygiène interrompue, d'autres seuils : refusés, ou refaits avec `force`."""
+    source = write(tmp_path / "a.jsonl", [document(drawn(n)) for n in range(20)])
+    out, closed = tmp_path / "d", SimpleTokenizerV1(["un", END])
+    with pytest.raises(DataError, match="inconnu"):
+        prepare_tokens([source], out, tokenizer=closed, hygiene=HygieneConfig(exact=True))
+    steps = HygieneConfig(lines=2)
+    with pytest.raises(OutputError, match="interrompue"):
+        prepare_tokens([source], out, tokenizer=GPT2, hygiene=steps)
+    result = prepare_tokens([source], out, tokenizer=GPT2, hygiene=steps, force=True)
+    assert (result.outcome, result.hygiene["kept"]["documents"]) == ("new", 20)
+    assert not (tmp_path / "d.incomplete").exists()
+
+
 def test_nothing_left_is_said(tmp_path):
     """Tout est écarté : la raison, ce qu'il faut faire, et aucun dossier."""
     source = write(tmp_path / "a.jsonl", ["trop court", "aussi"])
@@ -443,6 +470,6 @@ def test_damaged_work_is_refused(tmp_path):
     unknown = SimpleTokenizerV1(["un", END])
     with pytest.raises(Exception, match="inconnu"):
         prepare_tokens([source], tmp_path / "d", tokenizer=unknown, hygiene=config)
-    (folder / "hygiene" / "net_000000.json").write_text("{")
+    (folder / WORK_NAME / "net_000000.json").write_text("{")
     with pytest.raises(DataError, match=r"net_000000\.json est illisible.*force"):
         prepare_tokens([source], tmp_path / "d", tokenizer=unknown, hygiene=config)

@@ -46,12 +46,12 @@ INDEX_VERSION = 1
 STATE_NAME = "etat.json"
 STATE_VERSION = 2
 _MAX_JSON_BYTES = 256 << 20
-WORK_NAME = "hygiene"
+WORK_NAME = "hygiene.travail"
 """Sous-dossier des fichiers de travail de l'hygiène ; il n'est jamais dans le dossier final."""
 _LOCK_NAME = ".verrou"
 _OURS = re.compile(
     rf"(train|val)_\d{{6,}}\.bin|\.?({re.escape(INDEX_NAME)}|{re.escape(STATE_NAME)})(\.tmp)?"
-    rf"|{re.escape(_LOCK_NAME)}|{WORK_NAME}"
+    rf"|{re.escape(_LOCK_NAME)}"
 )
 
 
@@ -349,7 +349,7 @@ class WorkFolder:
     def _recover(self) -> None:
         """Trouve de quoi reprendre ; sinon vide le dossier de travail."""
         sweep(self.path)
-        foreign = _foreign(self.path)
+        foreign = _foreign(self.path, but=WORK_NAME)
         if foreign:
             raise OutputError(
                 f"{self.path} contient {foreign}",
@@ -361,6 +361,8 @@ class WorkFolder:
         if before is None or (changed and self._force):
             self.state = None
             _clear(self.path)
+            if (self.path / WORK_NAME).exists():
+                shutil.rmtree(self.path / WORK_NAME)
         elif changed:
             raise OutputError(
                 f"{self.path} contient une préparation interrompue, d'autres réglages ({changed})",
@@ -391,9 +393,9 @@ class WorkFolder:
         )
 
 
-def _foreign(folder: Path) -> str | None:
-    """Le nom d'un élément qui ne vient pas d'une préparation."""
-    names = sorted(path.name for path in folder.iterdir())
+def _foreign(folder: Path, but: str = "") -> str | None:
+    """Le nom d'un élément qui ne vient pas d'une préparation ; `but` en vient aussi."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != but)
     return next((name for name in names if not _OURS.fullmatch(name)), None)
 
 
@@ -401,7 +403,5 @@ def _clear(folder: Path) -> None:
     """Efface les fichiers d'une préparation, l'index d'abord : le reste n'est plus lisible."""
     names = [INDEX_NAME, *(path.name for path in folder.iterdir())]
     for name in names:
-        if name == WORK_NAME:
-            shutil.rmtree(folder / name)
-        elif _OURS.fullmatch(name) and name != _LOCK_NAME:
+        if _OURS.fullmatch(name) and name != _LOCK_NAME:
             (folder / name).unlink(missing_ok=True)
