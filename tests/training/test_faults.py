@@ -313,6 +313,17 @@ class TestTrainings:
             train_model(run)
         assert not (tmp_path / "m").exists()
 
+    def test_a_doctor_that_fails_does_not_cost_the_model(self, tmp_path, monkeypatch, caplog):
+        def broken(*_arguments):
+            raise RuntimeError("mémoire insuffisante")
+
+        monkeypatch.setattr("gpt_architecture.training.run.dead_units", broken)
+        run = train(**{**TINY, "max_steps": 2, "warmup_steps": 0}, output_dir=tmp_path)
+        assert run.complete
+        assert run.path.is_file()
+        assert run.diagnosis == ()
+        assert "diagnostic non fait" in caplog.text
+
     def test_a_text_pasted_twice(self, tmp_path):
         from gpt_architecture.data.texts.corpus import load_corpus
 

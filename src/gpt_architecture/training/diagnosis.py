@@ -23,6 +23,7 @@ from gpt_architecture.training.session import Settings
 from gpt_architecture.training.survey import Survey
 
 _EXAMINED_WINDOWS = 16
+_EXAMINED_TOKENS = 128  # par fenêtre : tous les logits d'un long contexte pèseraient trop
 _DEAD_BELOW = -3.5  # GELU et sa dérivée y sont nulles à un millième près
 
 
@@ -129,6 +130,7 @@ def dead_units(model: GPTModel, source: TokenSource, window: int) -> float:
     blocks = [each for each in model.modules() if isinstance(each, FeedForward)]
     hooks = [each.layers[0].register_forward_hook(keep) for each in blocks]
     device = next(model.parameters()).device
+    window = min(window, _EXAMINED_TOKENS)
     last = source.num_tokens - window
     starts = range(0, last + 1, max(window, last // _EXAMINED_WINDOWS))
     try:

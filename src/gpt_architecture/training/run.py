@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from gpt_architecture.config import VERSION
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizers.marked_text import keep_prompt
+from gpt_architecture.errors import reason
 from gpt_architecture.formats.door import locate
 from gpt_architecture.formats.journal import JOURNAL
 from gpt_architecture.training.baselines import BaselineNotice
@@ -49,6 +51,9 @@ from gpt_architecture.training.session import build_trainer, deterministic_algor
 if TYPE_CHECKING:
     from gpt_architecture.training.distributed.group import DistributedWorld
     from gpt_architecture.training.distributed.parallel import ModelSharing
+
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingReporter:
@@ -133,12 +138,12 @@ def train_model(
         on_main(run.world, examine)
         trained, state = _train(run, checkpoint, reporter, callbacks, should_stop)
         if trained is None:
-            found = on_main(run.world, lambda: diagnose(_case(run, state)))
+            found = on_main(run.world, lambda: _diagnosed(run, state, None))
             return Outcome(model=None, state=state, findings=found or ())
         model = _gathered(trained, run.world)
 
         def conclude() -> list[Finding]:
-            findings = diagnose(_case(run, state, model))
+            findings = _diagnosed(run, state, model)
             run.product.save(run.path, model, run.data.tokenizer, _metadata(run, state, findings))
             reporter.saved(run, state)
             sampler = run.settings.sampler(run.data.train)
@@ -153,6 +158,15 @@ def train_model(
             return findings
 
         return Outcome(model=model, state=state, findings=on_main(run.world, conclude) or ())
+
+
+def _diagnosed(run: TrainingRun, state: TrainingState, model: GPTModel | None) -> list[Finding]:
+    """Les fautes que l'entraînement montre ; un docteur en panne ne coûte pas le modèle."""
+    try:
+        return diagnose(_case(run, state, model))
+    except (RuntimeError, MemoryError, ArithmeticError) as error:
+        logger.warning("diagnostic non fait : %s", reason(error))
+        return []
 
 
 def _case(
