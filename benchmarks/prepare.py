@@ -137,7 +137,9 @@ def cleaners(source: Path) -> dict[str, Pass]:
     Ses mots sont ceux de l'expression `\\w+`, comme les nôtres : ses découpeurs demandent des
     modèles à télécharger.
     """
-    reading = Reading(field="text", max_record_bytes=32 << 20, seed=0, val_fraction=0.01)
+    reading = Reading(
+        field="text", max_record_bytes=32 << 20, seed=0, val_fraction=0.01, skip_bad=False
+    )
     config = HygieneConfig.preset("neutre", languages=("fr", "en"))
 
     def ours(out: Path) -> None:

@@ -257,7 +257,9 @@ def evaluate(
     # Un mauvais fichier n'attend pas le modèle.
     words = [] if lambada is None else read_last_words(Path(lambada), limit=limit)
     questions = [] if choices is None else read_choices(Path(choices), limit=limit)
-    passages = _passages(guessed, field=field, limit=limit, offline=offline) if guessed else None
+    passages = None
+    if guessed:
+        passages = _passages(guessed, field=field, limit=limit, offline=offline, skip_bad=skip_bad)
     if gpt is None:
         engine: Any = "auto" if quant or studied else "torch"
         gpt = load(path, device=device, quant=quant, engine=engine)
@@ -312,10 +314,10 @@ def evaluate(
 
 
 def _passages(
-    sources: Sequence[str], *, field: str, limit: int | None, offline: bool
+    sources: Sequence[str], *, field: str | None, limit: int | None, offline: bool, skip_bad: bool
 ) -> ClozeExamples:
     """Les mots à deviner de textes."""
-    documents = read_documents(sources, field=field, offline=offline)
+    documents = read_documents(sources, field=field, offline=offline, skip_bad=skip_bad)
     return build_cloze((each.text for each in documents), limit=limit)
 
 

@@ -84,7 +84,7 @@ class MixtureTokens:
         """
         check_range(start, length, self.num_tokens)
         part = min(bisect_right(self._bases, start) - 1, len(self.parts) - 1)
-        found, done = [], 0
+        found, done = list[Tensor](), 0
         while done < length or not found:
             own = self.parts[part]
             first = start + done - self._bases[part]

@@ -185,7 +185,7 @@ class _Words:
 
     def write(self, values: Sequence[int]) -> None:
         """Écrit les premiers."""
-        self._words[: len(values)] = values
+        self._words[: len(values)] = values  # type: ignore[call-overload] # une suite suffit
 
 
 class DecodeStep:
