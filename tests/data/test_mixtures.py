@@ -1,5 +1,6 @@
 """Les mélanges : la tresse de Webster, l'ordre des fenêtres, le chargement de sources mêlées."""
 
+import math
 import re
 from collections import Counter
 from fractions import Fraction
@@ -221,7 +222,7 @@ class TestNotation:
         ],
     )
     def test_what_is_not_a_source_is_refused(self, text):
-        with pytest.raises(ConfigurationError, match=r"`source`.*NOM=CHEMIN:POIDS"):
+        with pytest.raises(ConfigurationError, match=r"`sources`.*NOM=CHEMIN:POIDS"):
             WeightedSource.parse(text)
 
     @pytest.mark.parametrize(
@@ -244,6 +245,25 @@ class TestNotation:
             "de=x:2",
             "it=x:0.00001",
         )
+
+    @pytest.mark.parametrize(
+        "weight",
+        [1 / 3, 0.1 + 0.2, 1e-5 / 3, np.float64(0.5), np.float32(0.1), Fraction(1, 4), np.int64(3)],
+    )
+    def test_a_weight_of_python_is_kept_exactly(self, weight):
+        """Un quotient a plus de décimales qu'on n'en taperait ; NumPy écrit les siens à part."""
+        (source,) = parse_sources(source_texts({"fr": ("x", weight)}))
+        assert source.weight == Fraction(str(float(weight)))
+        assert WeightedSource.parse(str(source)) == source
+
+    @pytest.mark.parametrize("weight", [math.nan, math.inf, -0.5, np.float64("nan"), True, None])
+    def test_a_weight_that_is_not_one_is_refused(self, weight):
+        with pytest.raises(ConfigurationError, match="`sources` vaut"):
+            parse_sources(source_texts({"fr": ("x", weight)}))
+
+    def test_a_long_weight_is_written_in_full(self):
+        text = f"fr=x:123456789.{'1234567890' * 3}".rstrip("0")
+        assert str(WeightedSource.parse(text)) == text
 
 
 class TestLoading:

@@ -159,7 +159,7 @@ class TestCourse:
         rising = falling(7.0, 5.0, 100) + falling(9.0, 6.8, 100)
         high = with_settings(replace(HEALTHY, losses=rising), training=training(lr=0.05))
         assert codes(high) == ["taux-trop-haut"]
-        assert "0,05" in str(diagnose(high)[0])
+        assert "`lr=0.05`" in str(diagnose(high)[0])
 
     def test_a_high_rate_that_works_is_not_a_fault(self):
         assert codes(with_settings(training=training(lr=0.05))) == []
@@ -171,7 +171,25 @@ class TestCourse:
     def test_muon_has_its_own_rate(self):
         stuck = replace(HEALTHY, losses=[7.0] * 5 + [5.8] * 195)
         muon = OptimizerConfig(optimizer="muon", muon_lr=2.0)
-        assert codes(with_settings(stuck, optimizer=muon)) == ["taux-trop-haut"]
+        (found,) = diagnose(with_settings(stuck, optimizer=muon))
+        assert found.code == "taux-trop-haut"
+        assert "`muon_lr=2" in found.found
+        assert "`muon_lr=0.02`" in found.remedy
+        assert "`lr" not in str(found)  # celui d'AdamW est usuel
+        high = training(lr=0.5)
+        (found,) = diagnose(
+            with_settings(stuck, optimizer=OptimizerConfig(optimizer="muon"), training=high)
+        )
+        assert "`lr=0.5`" in found.found
+        assert "muon_lr" not in str(found)
+
+    def test_both_low_rates_of_muon_are_named(self):
+        slow = replace(HEALTHY, losses=falling(7.0, 6.5), state=measured([7.0, 6.6], [7.0, 6.6]))
+        muon = OptimizerConfig(optimizer="muon", muon_lr=1e-4)
+        (found,) = diagnose(with_settings(slow, optimizer=muon, training=training(lr=1e-5)))
+        assert found.code == "taux-trop-bas"
+        assert "`lr=0.001`" in found.remedy
+        assert "`muon_lr=0.02`" in found.remedy
 
     def test_skipped_steps(self):
         state = replace(HEALTHY.state, skipped=3)
@@ -223,6 +241,19 @@ class TestCourse:
     def test_each_rule_is_tried_here(self):
         """Une règle de plus demande un test de plus."""
         assert len(DATA_RULES) + len(COURSE_RULES) == 16
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [
+        (-1, "en retard de 1 token sur"),
+        (-2, "en retard de 2 tokens sur"),
+        (3, "en avance de 3 tokens sur"),
+    ],
+)
+def test_a_shift_is_counted_without_a_sign(shift, words):
+    (found,) = diagnose(with_survey(shift=shift))
+    assert words in found.found.replace("\u00a0", " ")
 
 
 class TestDeadUnits:
@@ -323,6 +354,34 @@ class TestTrainings:
         assert run.path.is_file()
         assert run.diagnosis == ()
         assert "diagnostic non fait" in caplog.text
+
+    @pytest.mark.parametrize("error", [ValueError, IndexError, ZeroDivisionError, MemoryError])
+    def test_data_that_cannot_be_examined_are_learned_all_the_same(
+        self, tmp_path, monkeypatch, caplog, error
+    ):
+        def broken(*_arguments):
+            raise error("panne")
+
+        monkeypatch.setattr("gpt_architecture.training.survey._overlap", broken)
+        run = train(**{**TINY, "max_steps": 2, "warmup_steps": 0}, output_dir=tmp_path)
+        assert run.complete
+        assert run.path.is_file()
+        assert "examen des données non fait" in caplog.text
+
+    def test_damaged_data_are_still_refused(self, tmp_path, monkeypatch):
+        def damaged(*_arguments):
+            raise DataError("fragment abîmé", expected="le même", remedy="refaites-le")
+
+        monkeypatch.setattr("gpt_architecture.training.survey._overlap", damaged)
+        with pytest.raises(DataError, match="fragment abîmé"):
+            train(**{**TINY, "max_steps": 2}, output_dir=tmp_path)
+
+    def test_a_constant_text(self, tmp_path):
+        (tmp_path / "a.txt").write_text("a" * 3000, encoding="utf-8")
+        asked = {**TINY, "data": str(tmp_path / "a.txt"), "tokenizer": "char", "max_steps": 2}
+        run = train(**{**asked, "warmup_steps": 0}, output_dir=tmp_path / "m")
+        assert run.complete
+        assert "validation-vue" in [each.code for each in run.diagnosis]
 
     def test_a_text_pasted_twice(self, tmp_path):
         from gpt_architecture.data.texts.corpus import load_corpus

@@ -125,12 +125,44 @@ def test_other_weights_are_refused_and_shown(sources, tmp_path):
     assert run.state.step == 6
 
 
+def test_a_mixture_replaces_the_text_of_a_resumed_training(sources, tmp_path):
+    """Et l'inverse ; une empreinte autre est refusée, et `override` l'accepte."""
+    path = sources["fr"][0]
+    train(data=path, output_dir=tmp_path / "texte", max_steps=4, **SHAPE)
+    vocabulary = {"fr": (path, 0.6), "aussi": (path, 0.4)}
+    with pytest.raises(CheckpointError):
+        train(resume=tmp_path / "texte", sources=vocabulary, max_steps=6)
+    mixed = train(resume=tmp_path / "texte", sources=vocabulary, max_steps=6, override=True)
+    assert mixed.state.step == 6
+    with pytest.raises(CheckpointError):
+        train(resume=tmp_path / "texte", data=path, max_steps=8)
+    alone = train(resume=tmp_path / "texte", data=path, max_steps=8, override=True)
+    assert alone.state.step == 8
+
+
+def test_the_command_replaces_it_too(cli, sources, tmp_path):
+    path = sources["fr"][0]
+    train(data=path, output_dir=tmp_path, max_steps=4, **SHAPE)
+    given = ["--source", f"fr={path}:1", "--max-steps", 6, "--override"]
+    mixed = cli("train", "--resume", tmp_path, *given)
+    assert mixed.code == 0, mixed.err
+    alone = cli("train", "--resume", tmp_path, "--data", path, "--max-steps", 8, "--override")
+    assert alone.code == 0, alone.err
+
+
+def test_a_source_named_like_a_known_text_gives_its_own_prompt(sources, tmp_path):
+    for name in ("the-verdict", "la-lampe-du-passeur"):
+        asked = {**SHAPE, "tokenizer": "gpt2", "sources": {name: (sources["fr"][0], 1)}}
+        run = prepare(request_of({**asked, "output_dir": tmp_path}, Origins()))
+        assert run.settings.prompt == run.data.opening
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"sources": {"fr": ("x", 1)}, "data": "y"}, "`source` et `data` sont donnés ensemble"),
-        ({"sources": {"fr": ("x", 1)}, "chat": "y"}, "`chat` et `source` sont donnés ensemble"),
-        ({"sources": {"fr": "x"}}, "`source` vaut 'fr=x'"),
+        ({"sources": {"fr": ("x", 1)}, "data": "y"}, "`sources` et `data` sont donnés ensemble"),
+        ({"sources": {"fr": ("x", 1)}, "chat": "y"}, "`chat` et `sources` sont donnés ensemble"),
+        ({"sources": {"fr": "x"}}, "`sources` vaut 'fr=x'"),
         ({"sources": 3}, "`sources` vaut 3"),
     ],
 )

@@ -11,8 +11,8 @@ from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.training import survey as module
 from gpt_architecture.training.inputs import Origins
+from gpt_architecture.training.losses import LossEvaluator, evaluation_starts
 from gpt_architecture.training.preparation import prepare, request_of
-from gpt_architecture.training.step import LossEvaluator, evaluation_starts
 from gpt_architecture.training.survey import survey
 
 TINY = {
@@ -87,7 +87,7 @@ class TestHealthy:
         """Un modèle uniforme, mesuré par l'entraînement, perd ln V sur ces mêmes fenêtres."""
         settings, seen = run.settings, []
 
-        def loss(inputs, targets):
+        def loss(inputs, targets, _documents):
             seen.append(targets)
             return torch.tensor(0.0)
 
@@ -105,6 +105,40 @@ class TestHealthy:
             total=run.data.train.num_tokens,
         )
         assert model == run.survey.baselines
+
+    def test_a_window_of_one_token_shows_no_shift(self, run):
+        settings = replace(run.settings, window=1)
+        assert survey(run.data, settings).shift == 1
+
+    def test_padding_is_not_text(self, run):
+        """Des fins de texte qui remplissent les rangées ne changent ni le débit ni les passages."""
+        eos = run.data.tokenizer.eos_id
+
+        def padded(source):
+            rows = tokens(source)[: source.num_tokens // 20 * 20].reshape(-1, 20)
+            ends = np.full_like(rows, eos)
+            ids = np.concatenate([rows, ends], axis=1).reshape(-1)
+
+            def target(found, start, length):
+                places = torch.arange(start, start + length)
+                return torch.where(places % 40 < 20, found.read(start, length), IGNORED)
+
+            return Labelled(TokenArray(ids), target)
+
+        found = examined(run, train=padded(run.data.train), val=padded(run.data.val))
+        assert found.bytes_per_token == pytest.approx(run.survey.bytes_per_token, rel=0.1)
+        assert found.overlap < 0.02
+        assert found.shift == 1
+
+    def test_a_text_without_spaces(self, run):
+        """Un caractère coupé au bord d'un morceau n'est pas un mot mal décodé."""
+        from gpt_architecture.data.tokenizer import GPT2Tokenizer
+
+        tokenizer = GPT2Tokenizer()
+        draw = np.random.default_rng(0).integers(0x4E00, 0x9000, 20_000)
+        ids = tokenizer.encode("".join(map(chr, draw)))
+        found = examined(run, tokenizer=tokenizer, train=TokenArray(ids))
+        assert found.garbled == 0
 
     def test_no_generator_moves(self, run):
         torch.manual_seed(5)
@@ -182,6 +216,18 @@ class TestFaults:
 
 
 class TestBounds:
+    def test_the_whole_validation_is_searched(self, run, monkeypatch):
+        """Ce qui se répète à la fin, dans la dernière source d'un mélange, se voit aussi."""
+        train, val = tokens(run.data.train), tokens(run.data.val)
+        second = np.concatenate([val, train[: val.size]])
+        monkeypatch.setattr(module, "_JUDGED_TOKENS", val.size)
+        monkeypatch.setattr(module, "_READ_TOKENS", val.size)
+        monkeypatch.setattr(module, "_BLOCKS", 4)
+        found = examined(run, val=TokenArray(second))
+        assert found.overlap == pytest.approx(0.5, abs=0.15)
+        other = np.random.default_rng(0).integers(0, 400, val.size)
+        assert examined(run, val=TokenArray(np.concatenate([val, other]))).drift > 0.5
+
     def test_a_long_text_is_sampled_and_it_is_said(self, run, monkeypatch):
         monkeypatch.setattr(module, "COUNTED_TOKENS", 1024)
         monkeypatch.setattr(module, "_BLOCKS", 8)

@@ -33,6 +33,7 @@ from gpt_architecture.config.run import (
     ShapeConfig,
     TrainingRequest,
     check_origin,
+    kept_settings,
 )
 from gpt_architecture.config.training import (
     PRESET_NOTES,
@@ -90,4 +91,5 @@ __all__ = [
     "check_float",
     "check_int",
     "check_origin",
+    "kept_settings",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from fractions import Fraction
+from numbers import Integral, Real
 from typing import Literal
 
 from gpt_architecture.errors import ConfigurationError
@@ -18,7 +19,8 @@ WeightUnit = Literal["share", "epochs"]
 celui-ci."""
 
 _SOURCE = re.compile(r"(?P<name>[\w-]{1,40})=(?P<path>.+):(?P<weight>[^:]*)", re.DOTALL)
-_WEIGHT = re.compile(r"(\d{1,9}(?:[.,]\d{1,9})?|[.,]\d{1,9})(x?)")
+_DIGITS = 30  # les décimales d'un poids, au plus : un quotient de Python en a dix-sept ou plus
+_WEIGHT = re.compile(rf"(\d{{1,9}}(?:[.,]\d{{1,{_DIGITS}}})?|[.,]\d{{1,{_DIGITS}}})(x?)")
 _EXPECTED = (
     "NOM=CHEMIN:POIDS, le poids étant une part (0.7) ou un nombre d'époques par époque du mélange "
     "(2x)"
@@ -44,7 +46,9 @@ class WeightedSource:
     @property
     def measure(self) -> str:
         """Son poids, tel qu'il s'écrit : « 0.7 », « 2x »."""
-        digits = (Decimal(self.weight.numerator) / self.weight.denominator).normalize()
+        exact = Context(prec=2 * _DIGITS)
+        numerator, denominator = map(Decimal, self.weight.as_integer_ratio())
+        digits = exact.divide(numerator, denominator).normalize(exact)
         return f"{digits:f}{'x' if self.unit == 'epochs' else ''}"
 
     def __str__(self) -> str:
@@ -61,7 +65,7 @@ class WeightedSource:
         weight = None if found is None else _WEIGHT.fullmatch(found["weight"].strip())
         value = Fraction(0) if weight is None else Fraction(weight[1].replace(",", "."))
         if found is None or weight is None or value <= 0:
-            raise ConfigurationError.wrong("`source`", text, expected=_EXPECTED)
+            raise ConfigurationError.wrong("`sources`", text, expected=_EXPECTED)
         unit: WeightUnit = "epochs" if weight[2] else "share"
         return cls(name=found["name"], path=found["path"], weight=value, unit=unit)
 
@@ -80,13 +84,13 @@ def parse_sources(texts: Sequence[str]) -> tuple[WeightedSource, ...]:
         raise ConfigurationError(
             f"deux sources ont le nom {twice[0]}",
             expected="un nom par source",
-            remedy="renommez l'une d'elles dans `source`",
+            remedy="renommez l'une d'elles dans `sources`",
         )
     if len({each.unit for each in sources}) > 1:
         raise ConfigurationError(
             f"des poids de deux genres : {', '.join(each.measure for each in sources)}",
             expected="des parts seules (0.7), ou des nombres d'époques seuls (2x)",
-            remedy="récrivez les poids de `source`",
+            remedy="récrivez les poids de `sources`",
         )
     if len(sources) > MAX_SOURCES:
         raise ConfigurationError(
@@ -112,5 +116,7 @@ def source_texts(value: object) -> object:
 
 
 def _plain(value: object) -> str:
-    """Un chemin ou un poids en texte ; `str` écrirait 1e-05."""
-    return f"{Decimal(repr(value)):f}" if isinstance(value, float) else str(value)
+    """Un chemin ou un poids en texte ; `str` écrirait 1e-05, ou 1/3."""
+    if isinstance(value, Real) and not isinstance(value, Integral):  # NumPy a les siens
+        return f"{Decimal(str(float(value))):f}"
+    return str(value)

@@ -104,7 +104,9 @@ class RunConfig:
                 raise ConfigurationError.wrong(f"`{name}`", value, expected=expected)
         if self.mixture and tuple(self.data) != RunConfig.data:
             raise ConfigurationError.together(
-                "`source`", "`data`", expected="l'un ou l'autre : un mélange dit toutes ses sources"
+                "`sources`",
+                "`data`",
+                expected="l'un ou l'autre : un mélange dit toutes ses sources",
             )
         if self.resume is not None and self.output_dir not in (Path(), self.resume):
             raise ConfigurationError(
@@ -258,13 +260,13 @@ class TrainingRequest:
         """Ce qui est appris ; une conversation par rangée fixe le décalage des fenêtres.
 
         Raises:
-            ConfigurationError: `chat` avec `data`, `source` ou `stride`.
+            ConfigurationError: `chat` avec `data`, `sources` ou `stride`.
         """
         if self.finetuning.chat is None:
             return self.training
         conflicts = {
             "data": tuple(self.run.data) != RunConfig.data,
-            "source": bool(self.run.sources),
+            "sources": bool(self.run.sources),
             "stride": self.training.stride is not None,
         }
         for name, given in conflicts.items():
@@ -275,6 +277,20 @@ class TrainingRequest:
                     expected="l'un ou l'autre : chaque conversation est un exemple entier",
                 )
         return replace(self.training, stride=self.shape.context_length + 1)
+
+
+def kept_settings(implied: Mapping[str, Any], *, data: bool, sources: bool) -> dict[str, Any]:
+    """Les réglages retrouvés, sans le texte qu'un autre, demandé, remplace.
+
+    Args:
+        implied: ceux que `preset`, `resume` ou `start` dit.
+        data: un texte est demandé : il remplace un mélange.
+        sources: un mélange est demandé : il remplace un texte.
+    """
+    replaced = "data" if sources else "source" if data else None
+    return {
+        name: value for name, value in implied.items() if value is not None and name != replaced
+    }
 
 
 def check_origin(*, preset: str | None, resume: object, start: object, tokenizer: object) -> None:

@@ -44,6 +44,26 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Un taux d'apprentissage.
+
+    Attributes:
+        name: le réglage qui le fixe.
+        value: sa valeur.
+        usual: le plus haut qui soit usuel.
+    """
+
+    name: str
+    value: float
+    usual: float
+
+    @property
+    def advised(self) -> str:
+        """Un réglage plus sûr."""
+        return f"`{self.name}={self.usual / 2:.1g}`"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """Ce que les règles lisent d'un entraînement.
 
@@ -79,13 +99,18 @@ class Case:
         return 2e-3 * math.sqrt(128 / self.settings.model.emb_dim)
 
     @property
-    def lr(self) -> float:
-        """Le taux le plus haut, en part du plus usuel ; celui de Muon s'il est plus excessif."""
-        own = self.settings.training.lr / self.usual_lr
+    def rates(self) -> list[Rate]:
+        """Les taux d'apprentissage, le plus excessif d'abord ; Muon a le sien."""
+        found = [Rate(name="lr", value=self.settings.training.lr, usual=self.usual_lr)]
         optimizer = self.settings.optimizer
         if optimizer.optimizer == "muon":
-            return max(own, optimizer.muon_lr / 0.04)
-        return own
+            found.append(Rate(name="muon_lr", value=optimizer.muon_lr, usual=0.04))
+        return sorted(found, key=lambda each: each.value / each.usual, reverse=True)
+
+    @property
+    def lr(self) -> float:
+        """Le taux le plus excessif, en part du plus usuel."""
+        return self.rates[0].value / self.rates[0].usual
 
     @property
     def learns_all(self) -> bool:

@@ -60,7 +60,8 @@ def _shifted(case: Case) -> Finding | None:
     elif shift == 0:
         seen = "les cibles sont les entrées elles-mêmes, non décalées"
     else:
-        seen = f"les cibles sont décalées de {shift} tokens sur les entrées".replace("-", "−")
+        side = "en retard" if shift < 0 else "en avance"
+        seen = f"les cibles sont {side} de {counted(abs(shift), 'token')} sur les entrées"
     return Finding(
         code="cibles-decalees",
         found=seen,
@@ -184,10 +185,11 @@ def _high_lr(case: Case) -> Finding | None:
         return None
     if case.lr < 1.5:
         return None
+    rate = case.rates[0]
     return Finding(
         code="taux-trop-haut",
-        found=f"taux d'apprentissage trop haut ({short(case.settings.training.lr)}) : {seen}",
-        remedy=f"essayez `lr={case.usual_lr / 2:.1g}`, avec `warmup_steps` et `clip=1`",
+        found=f"taux d'apprentissage trop haut (`{rate.name}={rate.value:g}`) : {seen}",
+        remedy=f"essayez {rate.advised}, avec `warmup_steps` et `clip=1`",
     )
 
 
@@ -213,11 +215,12 @@ def _low_lr(case: Case) -> Finding | None:
         return None
     if case.final < baselines.bigram:
         return None
+    named = ", ".join(f"`{each.name}={each.value:g}`" for each in case.rates)
     return Finding(
         code="taux-trop-bas",
-        found=f"taux d'apprentissage trop bas ({short(case.settings.training.lr)}) : la perte est "
-        f"encore à {decimal(case.final)}, au-dessus du bigramme ({decimal(baselines.bigram)})",
-        remedy=f"essayez `lr={case.usual_lr / 2:.1g}`",
+        found=f"taux d'apprentissage trop bas ({named}) : la perte est encore "
+        f" à {decimal(case.final)}, au-dessus du bigramme ({decimal(baselines.bigram)})",
+        remedy=f"essayez {' et '.join(each.advised for each in case.rates)}",
     )
 
 

@@ -19,7 +19,7 @@ from gpt_architecture.config import (
 )
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.datasets import TrainingData, load_chat_data, load_training_data
-from gpt_architecture.data.mixtures import load_mixture
+from gpt_architecture.data.mixtures import MixtureTokens, load_mixture
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.texts.corpus import SHORT_STORY, VERDICT
 from gpt_architecture.data.tokenizer import UNKNOWN, Tokenizer, tokenizer_from_dict
@@ -272,7 +272,8 @@ def choose_prompt(prompt: str | None, data: TrainingData) -> str:
     """
     if prompt is None:
         known = {VERDICT: SEED_PROMPT, SHORT_STORY: STORY_PROMPT}
-        preferred = known.get(data.name, data.opening)
+        named = None if isinstance(data.train, MixtureTokens) else data.name  # libre, au mélange
+        preferred = known.get(named, data.opening)
         prompt = preferred if _knows(data.tokenizer, preferred) else data.opening
     elif data.chat_template is not None:
         asked = [{"role": "user", "content": prompt}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Mapping
@@ -12,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gpt_architecture.config import TRAINING_PRESETS, GPTConfig, TrainingRequest, check_origin
+from gpt_architecture.config import (
+    TRAINING_PRESETS,
+    GPTConfig,
+    TrainingRequest,
+    check_origin,
+    kept_settings,
+)
 from gpt_architecture.core.machine import peak_resident, resolve_device, return_freed_memory
 from gpt_architecture.data.datasets import TrainingData
 from gpt_architecture.data.mixtures import SourceUse, mixture_use
+from gpt_architecture.errors import GPTArchitectureError, reason
 from gpt_architecture.kernels import shape_obstacle
 from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.training.backends import same_engine, setting_obstacle
@@ -25,11 +33,13 @@ from gpt_architecture.training.inputs import Origins, choose_prompt, load_data, 
 from gpt_architecture.training.outputs import Product, product_of
 from gpt_architecture.training.session import Settings, build_trainer
 from gpt_architecture.training.step import resolve_precision
-from gpt_architecture.training.survey import Survey, survey
+from gpt_architecture.training.survey import UNEXAMINED, Survey, survey
 from gpt_architecture.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from gpt_architecture.training.distributed.parallel import Strategy
+
+logger = logging.getLogger(__name__)
 
 PROBED_STEPS = 3
 
@@ -76,8 +86,14 @@ class TrainingRun:
 
     @cached_property
     def survey(self) -> Survey:
-        """Ce que disent ses données."""
-        return survey(self.data, self.settings)
+        """Ce que disent ses données ; un examen en panne ne dit rien, et n'arrête rien."""
+        try:
+            return survey(self.data, self.settings)
+        except GPTArchitectureError:
+            raise
+        except (RuntimeError, MemoryError, ArithmeticError, ValueError, LookupError) as error:
+            logger.warning("examen des données non fait : %s", reason(error))
+            return UNEXAMINED
 
     @cached_property
     def dtype(self) -> torch.dtype | None:
@@ -124,7 +140,10 @@ def request_of(settings: Mapping[str, Any], origins: Origins) -> TrainingRequest
     implied = origins.implied(resume=resume, start=start)
     if preset is not None:
         implied = TRAINING_PRESETS[preset]
-    known = {_FIELDS.get(name, name): value for name, value in implied.items() if value is not None}
+    kept = kept_settings(
+        implied, data=asked.get("data") is not None, sources=bool(asked.get("sources"))
+    )
+    known = {_FIELDS.get(name, name): value for name, value in kept.items()}
     return TrainingRequest.of(known | asked)
 
 

@@ -133,12 +133,12 @@ def train_model(
 
         def examine() -> None:
             check_targets(run.survey)
-            reporter.examined(run, diagnose(_case(run)))
+            reporter.examined(run, _diagnosed(run))
 
         on_main(run.world, examine)
         trained, state = _train(run, checkpoint, reporter, callbacks, should_stop)
         if trained is None:
-            found = on_main(run.world, lambda: _diagnosed(run, state, None))
+            found = on_main(run.world, lambda: _diagnosed(run, state))
             return Outcome(model=None, state=state, findings=found or ())
         model = _gathered(trained, run.world)
 
@@ -160,11 +160,13 @@ def train_model(
         return Outcome(model=model, state=state, findings=on_main(run.world, conclude) or ())
 
 
-def _diagnosed(run: TrainingRun, state: TrainingState, model: GPTModel | None) -> list[Finding]:
+def _diagnosed(
+    run: TrainingRun, state: TrainingState | None = None, model: GPTModel | None = None
+) -> list[Finding]:
     """Les fautes que l'entraînement montre ; un docteur en panne ne coûte pas le modèle."""
     try:
         return diagnose(_case(run, state, model))
-    except (RuntimeError, MemoryError, ArithmeticError) as error:
+    except (RuntimeError, MemoryError, ArithmeticError, ValueError, LookupError) as error:
         logger.warning("diagnostic non fait : %s", reason(error))
         return []
 

@@ -37,6 +37,7 @@ SCANNED_TOKENS = 1 << 23
 _JUDGED_TOKENS = 1 << 17  # tokens de validation mesurés ou cherchés, au plus
 _READ_TOKENS = 1 << 15  # tokens relus comme du texte
 _BLOCKS = 64
+_PIECES = 8  # morceaux relus comme du texte
 _CHUNK = 1 << 20
 _PASSAGE_BYTES = 100  # longueur d'un passage commun qui n'est plus une coïncidence
 _REFERENCE_VOCABULARY = 4096
@@ -81,24 +82,39 @@ class Survey:
     transfer: float
 
 
+UNEXAMINED = Survey(
+    baselines=None,
+    learned=1.0,
+    shift=1,
+    overlap=None,
+    extra_tokens=None,
+    bytes_per_token=1.0,
+    unknown=0.0,
+    garbled=0.0,
+    drift=0.0,
+    order=1.0,
+    transfer=1.0,
+)
+"""Ce qu'on retient de données dont l'examen a échoué : aucune faute."""
+
+
 def survey(data: TrainingData, settings: Settings) -> Survey:
     """Examine les données d'un entraînement, sans rien y changer."""
     learned, shift = _targets(data.train, settings.window, settings.stride)
-    read = min(_READ_TOKENS, data.train.num_tokens)
-    pieces = [data.tokenizer.decode(each.tolist()) for each, _ in _blocks(data.train, read, 8)]
+    pieces, read = _texts(data.train, data.tokenizer)
     text = "".join(pieces)
-    held = data.val.read(0, min(_READ_TOKENS, data.val.num_tokens)).tolist()
-    words = max(1, len(text.split()))
+    words = max(1, len(text.split()), len(text) // 8)  # certaines langues s'écrivent sans espaces
     bytes_per_token = max(len(text.encode("utf-8", "replace")) / read, 0.1)
     counted = list(_blocks(data.train, COUNTED_TOKENS, _BLOCKS))
-    held_out = _held_out([each for each, _ in counted], np.array(held), data.tokenizer.vocab_size)
+    held = np.concatenate([each for each, _ in _blocks(data.val, _READ_TOKENS, _PIECES)])
+    held_out = _held_out([each for each, _ in counted], held, data.tokenizer.vocab_size)
     drift, order, transfer = held_out
     return Survey(
         baselines=_baselines(data, settings, counted) if learned > 0 else None,
         learned=learned,
         shift=shift,
         overlap=_overlap(data.train, data.val, round(_PASSAGE_BYTES / bytes_per_token)),
-        extra_tokens=_extra_tokens(data.tokenizer, pieces, held),
+        extra_tokens=_extra_tokens(data.tokenizer, pieces, data.val),
         bytes_per_token=bytes_per_token,
         unknown=text.count(UNKNOWN) / read,
         garbled=len(_MOJIBAKE.findall(text)) / words,
@@ -106,6 +122,20 @@ def survey(data: TrainingData, settings: Settings) -> Survey:
         order=order,
         transfer=transfer,
     )
+
+
+def _texts(source: TokenSource, tokenizer: Tokenizer) -> tuple[list[str], int]:
+    """Des morceaux de texte, et les tokens qu'ils comptent.
+
+    Les fins de texte n'en sont pas (elles remplissent aussi les rangées des conversations), ni les
+    caractères qu'un bord de morceau coupe.
+    """
+    pieces, count = list[str](), 0
+    for block, _ in _blocks(source, _READ_TOKENS, _PIECES):
+        tokens = [each for each in block.tolist() if each != tokenizer.eos_id]
+        pieces.append(tokenizer.decode(tokens).strip("\ufffd"))
+        count += len(tokens)
+    return pieces, max(1, count)
 
 
 def _blocks(source: TokenSource, limit: int, count: int) -> Iterator[tuple[Ints, Bools]]:
@@ -145,6 +175,8 @@ def _targets(source: TokenSource, window: int, stride: int) -> tuple[float, int 
             return 0.0, None
         inputs, targets = make_batch(source, usable, window)
     x, y = inputs.numpy(), targets.numpy()
+    if x.shape[1] < 2:  # rien ne distingue un décalage d'un autre
+        return learned, 1
     reach = min(4, x.shape[1] - 1)
     for shift in sorted(range(-reach, reach + 1), key=lambda each: abs(each - 1)):
         low, high = max(0, -shift), x.shape[1] - max(0, shift)
@@ -181,8 +213,10 @@ def _overlap(train: TokenSource, val: TokenSource, length: int) -> float | None:
     length = max(8, min(length, 100))
     if size < 2 * length or train.num_tokens < 2 * length:
         return None
-    tokens, learned = val.read(0, size).numpy(), _learned(val, 0, size)
-    wanted, places = np.unique(_hashes(tokens, length), return_inverse=True)
+    blocks = list(_blocks(val, size, _BLOCKS))
+    hashes = np.concatenate([_hashes(tokens, length) for tokens, _ in blocks])
+    ends = np.concatenate([learned[length - 1 :] for _, learned in blocks])
+    wanted, places = np.unique(hashes, return_inverse=True)
     found = np.zeros(wanted.size, bool)
     scanned = 0
     for block, _ in _blocks(train, SCANNED_TOKENS, _BLOCKS):
@@ -191,7 +225,6 @@ def _overlap(train: TokenSource, val: TokenSource, length: int) -> float | None:
             here = _hashes(block[start : start + _CHUNK + length - 1], length)
             spots = np.minimum(np.searchsorted(wanted, here), wanted.size - 1)
             found[spots[wanted[spots] == here]] = True
-    ends = learned[length - 1 :]
     share = float(found[places][ends].mean()) if ends.any() else 0.0
     return min(1.0, share / max(scanned / train.num_tokens, _SMALLEST_SHARE))
 
@@ -215,19 +248,19 @@ def _powers(base: np.uint64, count: int) -> NDArray[np.uint64]:
     return powers
 
 
-def _extra_tokens(tokenizer: Tokenizer, pieces: Sequence[str], held: Sequence[int]) -> float | None:
+def _extra_tokens(tokenizer: Tokenizer, pieces: Sequence[str], val: TokenSource) -> float | None:
     """Les tokens de la validation, en part de ceux d'un BPE qu'apprend l'entraînement."""
-    text = tokenizer.decode(held)
+    texts, count = _texts(val, tokenizer)
     size = min(tokenizer.vocab_size, _REFERENCE_VOCABULARY)
     least, octets = _MIN_REFERENCE
-    is_small = size < least or len(text) < octets // 4 or sum(map(len, pieces)) < octets
+    is_small = size < least or sum(map(len, texts)) < octets // 4 or sum(map(len, pieces)) < octets
     if is_small or not isinstance(tokenizer, ByteTokenizer):
         return None
     try:
         reference = BPETokenizer.train(pieces, size)
     except MissingDependencyError:
         return None
-    return len(held) / max(1, len(reference.encode(text)))
+    return count / max(1, sum(len(reference.encode(text)) for text in texts))
 
 
 def _held_out(counted: Sequence[Ints], held: Ints, vocab_size: int) -> tuple[float, float, float]:
@@ -244,4 +277,8 @@ def _held_out(counted: Sequence[Ints], held: Ints, vocab_size: int) -> tuple[flo
         for text in (beside, held)
     )
     gain = own - own_bigram
-    return other - own, gain / own, (other - other_bigram) / gain if gain > 0 else 1.0
+    return (
+        other - own,
+        gain / own if own > 0 else 1.0,
+        (other - other_bigram) / gain if gain > 0 else 1.0,
+    )

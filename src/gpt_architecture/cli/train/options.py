@@ -27,6 +27,7 @@ from gpt_architecture.config import (
     TrainingConfig,
     check_float,
     check_origin,
+    kept_settings,
 )
 
 if TYPE_CHECKING:
@@ -153,5 +154,5 @@ class TrainingDefaults:
             source = f"le modèle {start}" if resume is None else f"le point de reprise de {resume}"
         else:
             return
-        known = {name: value for name, value in options.items() if value is not None}
+        known = kept_settings(options, data="--data" in given, sources="--source" in given)
         ConfigDict({"train": known}, source=source)(app, commands, arguments)
