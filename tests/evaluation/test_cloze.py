@@ -33,6 +33,22 @@ def test_the_last_word_is_known_from_the_passage():
         build_cloze([PASSAGE.replace("sa lanterne sur", "sa lampe sur")])
 
 
+@pytest.mark.parametrize("last", ["aujourd'hui", "aujourd’hui", "vingt-sept", "presqu'île"])
+def test_half_a_word_is_not_to_be_guessed(last):
+    """« aujourd » n'est pas un mot : ni dernier mot d'un passage, ni mot manquant."""
+    text = PASSAGE.replace("sa lanterne", last)
+    with pytest.raises(DataError, match="aucun exemple à deviner"):
+        build_cloze([text])
+
+
+def test_half_a_word_is_not_missing_either():
+    rivals = "Un abord, un accord, un égard et un hasard dormaient. " * 3
+    text = rivals + "Le passeur qui revenait de loin le fera {}. " + PASSAGE
+    for word, count in (("abord", 1), ("aujourd'hui", 0)):
+        found = build_cloze([text.format(word)]).choices
+        assert sum("revenait" in each.context for each in found) == count
+
+
 def test_a_missing_word_has_three_rivals():
     """Quatre suites qui ne diffèrent que par un mot ; la bonne refait la phrase."""
     sentence = "Le passeur qui revenait de loin posa enfin sa lanterne. "

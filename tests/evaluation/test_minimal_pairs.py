@@ -11,7 +11,7 @@ import pytest
 from parity_helpers import random_model
 
 from gpt_architecture.config import GPTConfig
-from gpt_architecture.data.tokenizer import GPT2Tokenizer, SimpleTokenizerV1
+from gpt_architecture.data.tokenizer import GPT2Tokenizer, SimpleTokenizerV1, SimpleTokenizerV2
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation import minimal_pairs
 from gpt_architecture.evaluation.likelihood import score_spans
@@ -24,6 +24,7 @@ from gpt_architecture.evaluation.minimal_pairs import (
     pair_spans,
     read_pairs,
 )
+from gpt_architecture.reports.french import pairs_record, pairs_table
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools" / "french"
 
@@ -128,7 +129,7 @@ def test_a_margin_is_the_difference_of_two_sentences(model, given):
 
 
 def test_accuracies_by_hand():
-    """Une égalité est une erreur ; famille et ensemble réunissent les paires."""
+    """Une égalité compte pour moitié ; famille et ensemble réunissent les paires."""
     one = Phenomenon(name="a", family="nom", title="A")
     two = Phenomenon(name="b", family="nom", title="B")
     three = Phenomenon(name="c", family="verbe", title="C")
@@ -139,11 +140,15 @@ def test_accuracies_by_hand():
             three: PairsScore(margins=(-1.0,)),
         }
     )
-    assert result.scores[one].accuracy == 0.5
-    assert (result.families["nom"].correct, len(result.families["nom"].margins)) == (2, 3)
-    assert result.total.accuracy == 0.5
+    assert (result.scores[one].accuracy, result.scores[one].tied) == (0.75, 1)
+    assert (result.families["nom"].correct, len(result.families["nom"].margins)) == (2.5, 3)
+    assert result.total.accuracy == 2.5 / 4
     low, high = result.total.interval
-    assert 0 < low < 0.5 < high < 1
+    assert 0 < low < 2.5 / 4 < high < 1
+    assert "dont 1 sans différence, comptées pour moitié" in pairs_table(result)[0].replace(
+        "\xa0", " "
+    )
+    assert pairs_record(result)["tied"] == 1
 
 
 def test_a_vocabulary_without_end_of_text():
@@ -158,6 +163,22 @@ def test_a_vocabulary_without_end_of_text():
     assert found.total.margins[0] != 0
     with pytest.raises(DataError, match="de 2 à 3 tokens"):
         measure_pairs(random_model(config), tokenizer, [phenomenon], [pair], window=2)
+
+
+def test_pairs_coded_alike_are_a_coin_toss():
+    """Deux formes inconnues donnent les mêmes tokens : une pièce lancée en devine la moitié."""
+    tokenizer = SimpleTokenizerV2.from_text("Les amis .")
+    pairs = [
+        Pair(phenomenon="a", good=f"Les amis {a}.", bad=f"Les amis {b}.")
+        for a, b in [("dorment", "dort"), ("partent", "part")]
+    ]
+    config = GPTConfig(
+        vocab_size=tokenizer.vocab_size, context_length=12, emb_dim=8, n_heads=1, n_layers=1
+    )
+    phenomenon = Phenomenon(name="a", family="verbe", title="A")
+    found = measure_pairs(random_model(config), tokenizer, [phenomenon], pairs, window=12)
+    assert found.total.margins == (0.0, 0.0)
+    assert (found.total.accuracy, found.total.tied) == (0.5, 2)
 
 
 def test_a_changed_file_is_refused(monkeypatch, tmp_path):

@@ -33,12 +33,14 @@ MAX_EXAMPLES = 1000
 """Exemples de chaque épreuve, au plus."""
 
 _LEAST_LETTERS = 5
+_LEAST_WORDS_APART = 5  # entre un mot à deviner et celui qu'il répète
 _PASSAGE_WORDS = (30, 90)
 _SENTENCE_WORDS = (8, 40)
 _DISTRACTORS = 3
 _NEIGHBOURS = 24  # mots de fréquence voisine parmi lesquels choisir
 _SENTENCE_END = re.compile(r"(?<=[.!?…»])\s+(?=[«—\"(]?\s*[A-ZÀ-ÖØ-Þ])")
 _WORD = re.compile(r"[^\W\d_]+")
+_WHOLE_WORD = re.compile(r"([^\W\d_]+)[\W\d_]*")  # « lanterne. », mais pas « aujourd'hui »
 
 _Shape = tuple[str, bool, bool]
 
@@ -115,16 +117,16 @@ def _last_words(sentences: Sequence[str]) -> Iterator[tuple[str, str]]:
         if words > _PASSAGE_WORDS[1]:
             start, words = stop, len(sentence.split())
         before, _, last = sentence.rpartition(" ")
-        word = "".join(_WORD.findall(last)[:1])
+        whole = _WHOLE_WORD.fullmatch(last)
+        word = whole[1] if whole else ""
         context = " ".join([*sentences[start:stop], before])
         known = _WORD.findall(context)
         if (
             words >= _PASSAGE_WORDS[0]
             and stop > start
             and before
-            and last.startswith(word)
             and len(word) >= _LEAST_LETTERS
-            and word in known[:-_LEAST_LETTERS]
+            and word in known[:-_LEAST_WORDS_APART]
         ):
             yield context, word
             start = stop + 1
@@ -164,12 +166,12 @@ def _choices(
             continue
         places = range(len(words) // 2, len(words))
         for place in sorted(places, key=lambda each: _digest(f"{sentence}{each}")):
-            found = _WORD.match(words[place])
-            others = rivals.of(found[0], sentence) if found else []
+            found = _WHOLE_WORD.fullmatch(words[place])
+            others = rivals.of(found[1], sentence) if found else []
             if found and len(others) == _DISTRACTORS:
-                tail = " ".join([words[place][found.end() :], *words[place + 1 :]])
+                tail = " ".join([words[place][found.end(1) :], *words[place + 1 :]])
                 label = _digest(sentence)[0] % (_DISTRACTORS + 1)
-                ordered = [*others[:label], found[0], *others[label:]]
+                ordered = [*others[:label], found[1], *others[label:]]
                 yield " ".join(words[:place]), tuple(f"{each}{tail}" for each in ordered), label
                 break
 

@@ -228,11 +228,11 @@ def _blocks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([part.sum() for part in parts])
 
 
-def wilson_interval(successes: int, trials: int) -> Interval:
+def wilson_interval(successes: float, trials: int) -> Interval:
     """Intervalle d'une proportion (Wilson, 1927), qui reste dans [0, 1].
 
     Args:
-        successes: réussites.
+        successes: réussites ; une demie se compte.
         trials: essais, au moins un.
     """
     share, z = successes / trials, _NORMAL_QUANTILE

@@ -75,9 +75,14 @@ class PairsScore:
     margins: tuple[float, ...]
 
     @property
-    def correct(self) -> int:
-        """Paires dont la phrase juste est la plus probable ; une égalité est une erreur."""
-        return sum(each > 0 for each in self.margins)
+    def tied(self) -> int:
+        """Paires que le modèle ne départage pas : un vocabulaire à <unk> peut les coder pareil."""
+        return sum(each == 0 for each in self.margins)
+
+    @property
+    def correct(self) -> float:
+        """Paires dont la phrase juste est la plus probable ; une égalité compte pour moitié."""
+        return sum(each > 0 for each in self.margins) + self.tied / 2
 
     @property
     def accuracy(self) -> float:
@@ -170,9 +175,12 @@ def measure_pairs(
     spans = pair_spans(tokenizer, pairs, window=window)
     advance = cumulated(sum(span.scored for span in spans), on_progress)
     scores = iter(score_tree(model, spans, max_rows=max_rows, on_progress=advance))
+    tokens = (span.tokens for span in spans)
     margins = dict[str, list[float]]()
     for pair in pairs:
-        margin = next(scores).log_prob - next(scores).log_prob
+        good, bad = next(scores), next(scores)
+        same = next(tokens) == next(tokens)  # exactement, et non à un arrondi près
+        margin = 0.0 if same else good.log_prob - bad.log_prob
         margins.setdefault(pair.phenomenon, []).append(margin)
     return PairsResult(
         scores={

@@ -36,7 +36,9 @@ def pairs_table(result: PairsResult) -> TableData:
             if each.family == family
         ]
     rows.append(["Ensemble (le hasard : 50 %)", *_score_cells(result.total)])
-    title = f"Paires minimales du français ({thousands(len(result.total.margins))} paires)"
+    tied = result.total.tied
+    told = f", dont {thousands(tied)} sans différence, comptées pour moitié" if tied else ""
+    title = f"Paires minimales du français ({thousands(len(result.total.margins))} paires{told})"
     return title, ("Phénomène", "Exactitude", "à 95 %"), rows
 
 
@@ -74,6 +76,7 @@ def show_cloze(console: Console, result: ClozeResult) -> None:
 def _score_record(score: PairsScore) -> dict[str, Any]:
     return {
         "count": len(score.margins),
+        "tied": score.tied,
         "accuracy": score.accuracy,
         "accuracy_interval": score.interval,
     }
