@@ -272,7 +272,7 @@ def choose_prompt(prompt: str | None, data: TrainingData) -> str:
     """
     if prompt is None:
         known = {VERDICT: SEED_PROMPT, SHORT_STORY: STORY_PROMPT}
-        named = None if isinstance(data.train, MixtureTokens) else data.name  # libre, au mélange
+        named = "" if isinstance(data.train, MixtureTokens) else data.name  # libre, au mélange
         preferred = known.get(named, data.opening)
         prompt = preferred if _knows(data.tokenizer, preferred) else data.opening
     elif data.chat_template is not None:
