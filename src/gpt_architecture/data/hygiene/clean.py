@@ -37,6 +37,7 @@ PERSONAL = "données personnelles"
 MASKED = "masqué"
 CONTROLS = "caractères de contrôle"
 INVISIBLE = "caractères de largeur nulle"
+MARKS = "accents empilés"
 RECOMPOSED = "forme normale NFC"
 
 MAX_DOCUMENT = MAX_CHARACTERS // 2
@@ -329,6 +330,7 @@ def _count_characters(found: Characters, where: str, text: str, effects: Effects
     counts = (
         (CONTROLS, found.controls, text),
         (INVISIBLE, found.invisible, text),
+        (MARKS, found.marks, text),
         (RECOMPOSED, found.recomposed, found.example),
     )
     for reason, count, example in counts:
