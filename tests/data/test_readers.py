@@ -306,3 +306,20 @@ def test_two_columns_of_the_same_name(tmp_path, kind):
     assert load_corpus([tmp_path], skip_bad=True).text == "deux"
     write(["x", "x", "text"])
     assert load_corpus([path]).text == "un"
+
+
+@pytest.mark.parametrize("start", ["BZh est une signature", "PAR1 sera dit", "%PDF-1.7 en est une"])
+def test_a_text_may_begin_like_a_binary(tmp_path, start):
+    """Quelques lettres ne font pas d'un texte un fichier binaire ; un PDF en .txt en reste un."""
+    path = tmp_path / "a.txt"
+    path.write_text(f"{start}.\nÉté.", encoding="utf-8")
+    assert load_corpus([path]).text == f"{start}.\nÉté."
+    path.write_bytes(pdf_of())
+    assert [each.kind for each in find_sources([path])[0]] == ["pdf"]
+
+
+def test_a_csv_header_may_span_lines(tmp_path):
+    """Une fin de ligne entre guillemets, dans l'en-tête, ne décale rien."""
+    path = tmp_path / "a.csv"
+    path.write_text('"un\nnuméro",text\n1,oui\n2,"non\nplus"\n', encoding="utf-8")
+    assert [each.text for each in read_documents([path])] == ["oui", "non\nplus"]

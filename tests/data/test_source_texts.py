@@ -85,3 +85,25 @@ def test_separators_teach_nothing(tmp_path, monkeypatch):
     assert "".join(SourceTexts([str(path)])) == "undeuxtrois"
     learned = CharTokenizer.train(SourceTexts([str(path)]))
     assert sorted(learned.to_dict()["vocab"]) == sorted([*set("undeuxtrois"), "<|endoftext|>"])
+
+
+def test_what_is_set_aside_teaches_nothing(tmp_path):
+    """Un long fichier gâté à sa fin est laissé de côté entier, et non appris jusque-là."""
+    (tmp_path / "a.txt").write_bytes(b"faux " * 500_000 + b"\xff")
+    (tmp_path / "b.txt").write_text("vrai", encoding="utf-8")
+    texts = SourceTexts([str(tmp_path)], skip_bad=True)
+    assert list(texts) == ["vrai"]
+    assert texts.tally.skipped["UTF-8 invalide"]["count"] == 1
+    with pytest.raises(DataError, match=r"a\.txt.*UTF-8 invalide"):
+        list(SourceTexts([str(tmp_path)]))
+
+
+def test_progress_never_goes_past_the_end(tmp_path):
+    """D'un texte compressé, les octets lus sont bornés par ceux du fichier."""
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"Le passeur. " * 500_000))
+    seen = []
+    texts = SourceTexts([str(tmp_path)], on_progress=lambda *counts: seen.append(counts))
+    assert len("".join(texts)) == 6_000_000
+    assert seen
+    assert all(done <= total for done, total in seen)
+    assert seen == sorted(seen)
