@@ -6,6 +6,7 @@ import tracemalloc
 
 import pytest
 
+from gpt_architecture import train_tokenizer
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.texts.corpus import SourceTexts
 from gpt_architecture.data.texts.readers import base
@@ -96,6 +97,18 @@ def test_what_is_set_aside_teaches_nothing(tmp_path):
     assert texts.tally.skipped["UTF-8 invalide"]["count"] == 1
     with pytest.raises(DataError, match=r"a\.txt.*UTF-8 invalide"):
         list(SourceTexts([str(tmp_path)]))
+
+
+def test_the_library_reads_what_the_command_reads(tmp_path):
+    """Un champ évident est trouvé, un fichier gâté s'écarte si on le demande, comme en ligne."""
+    (tmp_path / "a.jsonl").write_text('{"contenu": "le passeur et la lampe"}\n{', encoding="utf-8")
+    given, out = str(tmp_path / "a.jsonl"), tmp_path / "t.json"
+    with pytest.raises(DataError, match="JSON invalide"):
+        train_tokenizer(given, out, vocab_size=260, offline=True)
+    assert not out.exists()
+    found = train_tokenizer(given, out, vocab_size=260, skip_bad=True, offline=True)
+    assert found.text_bytes == len("le passeur et la lampe")
+    assert found.skipped["JSON invalide"]["count"] == 1
 
 
 def test_progress_never_goes_past_the_end(tmp_path):

@@ -223,6 +223,16 @@ def read_json(path: Path | str, limit: int, *, finite: bool = False) -> Any:
     return parse_json(data, finite=finite)
 
 
+def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
+    """Une valeur en JSON, en UTF-8.
+
+    Un nom de fichier peut porter des octets qui n'en sont pas : ils s'écrivent en `\\udcff`, que
+    le JSON relit à l'identique.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return text.encode("utf-8", "backslashreplace")
+
+
 def read_json_object(
     path: Path | str,
     limit: int,

@@ -340,7 +340,7 @@ def _count_characters(found: Characters, where: str, text: str, effects: Effects
 
 def _places(documents: Sequence[Located]) -> dict[str, NDArray[np.generic]]:
     """Où est chaque document : `places`, des octets UTF-8, et `first_place` (D + 1,)."""
-    encoded = [where.encode("utf-8") for where, _ in documents]
+    encoded = [where.encode("utf-8", "backslashreplace") for where, _ in documents]
     return {
         "places": np.frombuffer(b"".join(encoded), np.uint8),
         "first_place": _firsts(np.array([len(each) for each in encoded], np.int64)),
