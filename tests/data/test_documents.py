@@ -67,7 +67,7 @@ def test_stream_has_the_rules_of_the_corpus(data, size):
         (b"abc\xc3", documents.BAD_UTF8, "coupé à la position 4"),
         (b"ab\0c", documents.NUL_BYTE, "position 2"),
         ("é".encode("utf-16"), documents.NOT_PLAIN, "UTF-16"),
-        (b"%PDF-1.7 etc.", documents.NOT_PLAIN, "PDF"),
+        (b"%PDF-1.7\n1 0 obj", documents.NOT_PLAIN, "PDF"),
         (b"\x1f\x8b\x08\0", documents.NOT_PLAIN, "compressé"),
     ],
 )

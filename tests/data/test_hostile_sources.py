@@ -3,21 +3,26 @@
 Chaque cas arrête la lecture sans `skip_bad` ; avec, le texte sain qui l'accompagne est lu.
 """
 
+import bz2
 import gzip
 import io
 import json
 import lzma
 import resource
+import signal
 import struct
+import subprocess
 import sys
 import time
 import zipfile
 import zlib
+from pathlib import Path
 
 import pytest
 import zstandard
 from test_readers import csv_of, docx_of, epub_of, html_of, odt_of, pdf_of, zip_of
 
+from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.texts.corpus import SourceTexts, load_corpus
 from gpt_architecture.data.texts.ingest import find_sources
@@ -234,6 +239,24 @@ def test_a_reader_that_dies_is_said(tmp_path):
     assert load_corpus([path]).text == found
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="demande des minuteries POSIX")
+def test_an_orphan_reader_stops_alone():
+    """Un lecteur qui tourne sans fin, et que nul ne viendra tuer, s'arrête de lui-même."""
+    code = (
+        "import dataclasses, time\n"
+        "from gpt_architecture.data.texts import readers\n"
+        "from gpt_architecture.data.texts.readers import isolation\n"
+        "isolation.TIMEOUT_S, isolation._GRACE_S = 0.2, 0.2\n"
+        "pdf = isolation.FORMATS['pdf']\n"
+        "isolation.FORMATS['pdf'] = dataclasses.replace(pdf, parse=lambda _: time.sleep(60))\n"
+        "isolation.serve()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        process.stdin.write(isolation._REQUEST.pack(b"pdf", 1) + b"x")
+        process.stdin.flush()
+        assert process.wait(30) == -signal.SIGALRM
+
+
 def test_a_document_too_large_is_refused_before_reading(tmp_path, monkeypatch):
     """Un document composé tient dans une borne."""
     monkeypatch.setattr(isolation, "DOCUMENT_BYTES", 1000)
@@ -295,3 +318,92 @@ def test_a_field_is_found_or_asked_for(tmp_path):
     with pytest.raises(DataError, match="il y a id, notes"):
         load_corpus([table])
     assert "La lampe" in load_corpus([table], field="notes").text
+
+
+def zip_with(method, data):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        archive.writestr("a.txt", data)
+    return bytearray(out.getvalue())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_bomb_of_any_method_is_stopped_early(tmp_path, method):
+    """`zipfile` décompresse d'un coup ce qu'il lit : une bombe ne doit pas remplir la mémoire."""
+    path = tmp_path / "a.zip"
+    path.write_bytes(zip_with(method, SOUND.encode()))
+    assert load_corpus([path]).text == SOUND
+    data = zip_with(method, SOUND.encode() * 9)
+    data[data.index(b"PK\x01\x02") * 2 // 3] ^= 255  # au milieu du membre
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="fichier illisible"):
+        load_corpus([path])
+    path.write_bytes(zip_with(method, b"a" * (400 << 20)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="plus de 300 fois"):
+        load_corpus([path])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+
+
+def test_an_lzma_member_does_not_choose_our_memory(tmp_path):
+    """La fenêtre qu'un membre LZMA demande est bornée avant d'être réservée."""
+    path, data = tmp_path / "a.zip", zip_with(zipfile.ZIP_LZMA, SOUND.encode())
+    start = 30 + len("a.txt") + 5
+    data[start : start + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="une fenêtre de 4"):
+        load_corpus([path])
+
+
+def test_a_reader_without_memory_is_said(tmp_path, monkeypatch):
+    """Une mémoire que le système refuse est un fichier illisible, non une trace."""
+
+    def refuse(_file):
+        raise MemoryError
+
+    monkeypatch.setitem(layers._CODECS, "bzip2", refuse)
+    (tmp_path / "a.txt.bz2").write_bytes(bz2.compress(SOUND.encode()))
+    with pytest.raises(DataError, match=r"a\.txt\.bz2 \(bzip2"):
+        load_corpus([tmp_path])
+
+
+def test_a_directory_is_read_once(tmp_path, monkeypatch):
+    """Le répertoire d'une archive n'est lu qu'une fois, quel que soit le nombre de ses membres."""
+    opened, real = [], zipfile.ZipFile
+
+    def counted(file, *rest):
+        opened.append(file)
+        return real(file, *rest)
+
+    texts = {f"{i:03d}.txt": f"texte {i}".encode() for i in range(200)}
+    wanted = [each.decode() for each in texts.values()]
+    plain, inner = zip_of(texts), zip_of({"z.zip": zip_of(texts), "zz.txt": b"fin"})
+    monkeypatch.setattr(layers.zipfile, "ZipFile", counted)
+    (tmp_path / "a.zip").write_bytes(plain)
+    assert load_corpus([tmp_path / "a.zip"]).text.split(END_OF_TEXT) == wanted
+    assert len(opened) == 1
+    (tmp_path / "b.zip").write_bytes(inner)
+    assert load_corpus([tmp_path / "b.zip"]).text.split(END_OF_TEXT) == [*wanted, "fin"]
+    assert len(opened) == 3
+
+
+def open_files():
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def test_an_archive_is_neither_held_nor_remembered(tmp_path):
+    """Lue, une archive est fermée ; changée, elle est relue ; deux membres s'entremêlent."""
+    path = tmp_path / "a.zip"
+    path.write_bytes(zip_of({"a.txt": b"un", "b.txt": SOUND.encode() * 50_000}))
+    first, second = find_sources([path])[0]
+    before = open_files()
+    with layers.opened(first) as (one, _), layers.opened(second) as (two, _):
+        assert two.read(11) == SOUND.encode()[:11]
+        assert one.read() == b"un"
+        assert two.read() == (SOUND.encode() * 50_000)[11:]
+    assert open_files() == before
+    path.write_bytes(zip_of({"a.txt": b"deux"}))
+    assert load_corpus([path]).text == "deux"
+    with pytest.raises(DataError, match="a changé"):
+        first.check_unchanged()

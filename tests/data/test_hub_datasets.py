@@ -92,6 +92,7 @@ def test_a_dataset_is_read_like_any_parquet(server):
     assert server == []
     assert texts("hf:moi/contes") == ["un", "deux", "trois"]
     assert not any("test" in path for path in server)  # le reste n'est pas téléchargé
+    assert load_corpus(["hf:moi/contes"]).name == "hf:moi/contes"
     assert texts("hf:moi/contes:default:test") == ["quatre"]
     assert texts("hf:moi/contes:autre") == ["cinq"]
     server.clear()
@@ -108,6 +109,11 @@ def test_what_does_not_exist_is_said(server):
     }.items():
         with pytest.raises(DataError, match=words):
             texts(name)
-    for name in ("hf:", "hf:a/b/c", "hf:a/b:c:d:e"):
+
+
+def test_a_malformed_name_is_refused():
+    """Un nom n'est ni un motif ni un chemin : rien n'est cherché hors du jeu."""
+    names = ("hf:", "hf:a/b/c", "hf:a/b:c:d:e", "hf:a/b:/etc", "hf:a/b:..", "hf:a/b:c:*", "hf:../b")
+    for name in names:
         with pytest.raises(ConfigurationError, match="AUTEUR/NOM"):
             texts(name)

@@ -4,6 +4,7 @@ Ni le nombre de processus, ni une mort n'importe où ne changent un octet.
 """
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -16,7 +17,7 @@ from gpt_architecture.data.hygiene import decide, minhash, prune, run
 from gpt_architecture.data.hygiene.batch import Batch
 from gpt_architecture.data.hygiene.clean import CONTROLS, EMPTY, PERSONAL
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
-from gpt_architecture.data.shards import plan
+from gpt_architecture.data.shards import plan, prepare
 from gpt_architecture.data.shards.layout import WORK_NAME
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
@@ -473,3 +474,53 @@ def test_damaged_work_is_refused(tmp_path):
     (folder / WORK_NAME / "net_000000.json").write_text("{")
     with pytest.raises(DataError, match=r"net_000000\.json est illisible.*force"):
         prepare_tokens([source], tmp_path / "d", tokenizer=unknown, hygiene=config)
+
+
+def test_what_is_kept_is_counted_like_what_is_read(tmp_path):
+    """Octets lus et gardés sont ceux des textes : sans rien à retirer, ils sont égaux."""
+    texts = [f'« {document(drawn(n))} »\n"Oui."' for n in range(20)]
+    found = prepared(tmp_path, texts, exact=True).hygiene
+    size = sum(len(text.encode("utf-8")) for text in texts)
+    assert found["read"] == found["kept"] == {"documents": 20, "bytes": size}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="les noms y sont des octets quelconques")
+@pytest.mark.parametrize("steps", [None, HygieneConfig(exact=True)])
+def test_a_file_name_may_be_any_bytes(tmp_path, steps):
+    """Un nom de fichier qui n'est pas de l'UTF-8 ne gêne ni la préparation, ni sa relance."""
+    folder = tmp_path / "textes"
+    folder.mkdir()
+    rng = drawn(5)
+    for name in (b"a\xff.txt", b"b\xe9.txt", b"c.txt"):
+        (folder / os.fsdecode(name)).write_text(document(rng), encoding="utf-8")
+    (folder / os.fsdecode(b"d\xff.txt")).write_text(" ", encoding="utf-8")
+    twin = (folder / os.fsdecode(b"a\xff.txt")).read_bytes()
+    (folder / os.fsdecode(b"z\xff.txt")).write_bytes(twin)
+    options = {"tokenizer": GPT2, "hygiene": steps, "workers": 1}
+    made = prepare_tokens([folder], tmp_path / "d", **options)
+    assert sum(made.documents.values()) == (4 if steps is None else 3)
+    assert prepare_tokens([folder], tmp_path / "d", **options).outcome == "present"
+
+
+def test_resumed_from_another_folder(tmp_path, monkeypatch):
+    """Arrêtée pendant le codage, une préparation finit de même depuis un autre dossier courant."""
+    texts = [document(drawn(n)) for n in range(4)]  # si peu : la validation est choisie à part
+    source, options = write(tmp_path / "a.jsonl", texts), {"tokenizer": GPT2, "workers": 1}
+    options |= {"hygiene": HygieneConfig(exact=True), "config": plan.PrepareConfig(seed=3)}
+    prepare_tokens([source], tmp_path / "un", **options)
+    monkeypatch.setattr(prepare, "CHECKPOINT_BYTES", 1)
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setattr(prepare._Job, "_index", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_tokens([source], "deux", **options)
+    state = json.loads((tmp_path / "deux.incomplete" / "etat.json").read_bytes())
+    assert str(tmp_path.resolve()) in json.dumps(state)
+    (tmp_path / "ailleurs").mkdir()
+    monkeypatch.chdir(tmp_path / "ailleurs")
+    assert prepare_tokens([source], "../deux", **options).outcome == "resumed"
+    assert content(tmp_path / "un") == content(tmp_path / "deux")
+
+
+def stopped(*_arguments):
+    raise KeyboardInterrupt

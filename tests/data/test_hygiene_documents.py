@@ -1,5 +1,7 @@
 """Un document seul : caractères, données personnelles, qualité, langue ; le reste ne bouge pas."""
 
+import sys
+import time
 import unicodedata
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpt_architecture.data.hygiene import clean as cleaning
 from gpt_architecture.data.hygiene.batch import Batch
-from gpt_architecture.data.hygiene.characters import clean_characters
+from gpt_architecture.data.hygiene.characters import MAX_MARKS, clean_characters, is_mark
 from gpt_architecture.data.hygiene.clean import sections
 from gpt_architecture.data.hygiene.config import PRESETS, HygieneConfig, QualityRules
 from gpt_architecture.data.hygiene.language import UNKNOWN, languages_of
@@ -46,6 +48,25 @@ def test_characters_are_counted_and_shown():
     assert found.example == "e⟨U+0301⟩te⟨U+0301⟩ → ⟨U+00E9⟩t⟨U+00E9⟩"
     assert cleaned("e\u0301", nfc=False).text == "e\u0301"
     assert cleaned("a\x07", controls=False).text == "a\x07"
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0f73\u0f71"])
+def test_piled_accents_cost_no_square(marks):
+    """Des milliers d'accents sur une lettre : bornés, comptés, en temps linéaire."""
+    start = time.process_time()
+    found = cleaned("a" + marks * 50_000 + "b")
+    assert time.process_time() - start < 2
+    assert found.marks == 100_000 - MAX_MARKS
+    assert found.text == unicodedata.normalize("NFC", "a" + marks * (MAX_MARKS // 2) + "b")
+    few = "a" + "\u0316\u0301" * (MAX_MARKS // 2)
+    assert cleaned(few).text == unicodedata.normalize("NFC", few)
+    assert cleaned(few).marks == 0
+
+
+def test_no_mark_is_beyond_the_search():
+    """La recherche des accents empilés s'arrête à U+1FFFF : il n'y en a pas après."""
+    assert not any(is_mark(chr(code)) for code in range(0x20000, sys.maxunicode + 1))
+    assert not any(is_mark(chr(code)) for code in range(0x300))
 
 
 @pytest.mark.parametrize("kept", ["« L’été »", "می‌خواهم", "👩‍🚀", "ligne\n\tdeux", PROSE])
@@ -86,6 +107,9 @@ def test_personal_data_is_masked(text, masked):
         "version 0.1.2.3.4.5.6.7.8",
         "@passeur et x@y",
         "jean@exemple",
+        "1 85 05 78 006 084 ٣٦",  # des chiffres, mais pas ceux d'un NIR
+        "FR14 ٢٠٠٤ 1010 0505 0001 3M02 606",
+        "06 ١٢ 34 56 78",
     ],
 )
 def test_what_only_looks_personal_stays(text):

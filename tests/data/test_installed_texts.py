@@ -20,7 +20,9 @@ def root(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("root")
 def test_an_installed_package_is_a_corpus():
-    assert load_corpus(["developers-reference-fr"]).text.startswith("La lampe du passeur")
+    found = load_corpus(["developers-reference-fr"])
+    assert found.text.startswith("La lampe du passeur")
+    assert found.name == "developers-reference-fr"
     with pytest.raises(DataError, match="sudo apt install maint-guide-fr"):
         load_corpus(["maint-guide-fr"])
 

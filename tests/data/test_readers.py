@@ -30,6 +30,7 @@ from gpt_architecture.data.texts.corpus import SourceTexts, load_corpus, read_do
 from gpt_architecture.data.texts.ingest import find_sources, read_blocks
 from gpt_architecture.data.texts.readers import base
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.perplexity import read_token_documents
 
 PARAGRAPHS = (
@@ -283,3 +284,42 @@ def test_a_list_is_read_one_value_at_a_time(tmp_path, monkeypatch):
         assert found == [row["text"] for row in rows]
         assert len(blocks) > 20
         assert sum(block.consumed for block in blocks) == path.stat().st_size
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_two_columns_of_the_same_name(tmp_path, kind):
+    """Deux colonnes du nom demandé : dit, ou écarté ; d'un autre nom, elles ne gênent pas."""
+    rows, path = pa.array(["un"]), tmp_path / f"a.{kind}"
+    (tmp_path / "b.txt").write_text("deux", encoding="utf-8")
+
+    def write(names):
+        table = pa.Table.from_arrays([rows] * len(names), names=names)
+        if kind == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.ipc.new_file(str(path), table.schema) as writer:
+                writer.write_table(table)
+
+    write(["text", "text"])
+    with pytest.raises(DataError, match="text : plusieurs colonnes de ce nom"):
+        load_corpus([tmp_path])
+    assert load_corpus([tmp_path], skip_bad=True).text == "deux"
+    write(["x", "x", "text"])
+    assert load_corpus([path]).text == "un"
+
+
+@pytest.mark.parametrize("start", ["BZh est une signature", "PAR1 sera dit", "%PDF-1.7 en est une"])
+def test_a_text_may_begin_like_a_binary(tmp_path, start):
+    """Quelques lettres ne font pas d'un texte un fichier binaire ; un PDF en .txt en reste un."""
+    path = tmp_path / "a.txt"
+    path.write_text(f"{start}.\nÉté.", encoding="utf-8")
+    assert load_corpus([path]).text == f"{start}.\nÉté."
+    path.write_bytes(pdf_of())
+    assert [each.kind for each in find_sources([path])[0]] == ["pdf"]
+
+
+def test_a_csv_header_may_span_lines(tmp_path):
+    """Une fin de ligne entre guillemets, dans l'en-tête, ne décale rien."""
+    path = tmp_path / "a.csv"
+    path.write_text('"un\nnuméro",text\n1,oui\n2,"non\nplus"\n', encoding="utf-8")
+    assert [each.text for each in read_documents([path])] == ["oui", "non\nplus"]

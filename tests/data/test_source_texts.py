@@ -6,6 +6,7 @@ import tracemalloc
 
 import pytest
 
+from gpt_architecture import train_tokenizer
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.texts.corpus import SourceTexts
 from gpt_architecture.data.texts.readers import base
@@ -85,3 +86,37 @@ def test_separators_teach_nothing(tmp_path, monkeypatch):
     assert "".join(SourceTexts([str(path)])) == "undeuxtrois"
     learned = CharTokenizer.train(SourceTexts([str(path)]))
     assert sorted(learned.to_dict()["vocab"]) == sorted([*set("undeuxtrois"), "<|endoftext|>"])
+
+
+def test_what_is_set_aside_teaches_nothing(tmp_path):
+    """Un long fichier gâté à sa fin est laissé de côté entier, et non appris jusque-là."""
+    (tmp_path / "a.txt").write_bytes(b"faux " * 500_000 + b"\xff")
+    (tmp_path / "b.txt").write_text("vrai", encoding="utf-8")
+    texts = SourceTexts([str(tmp_path)], skip_bad=True)
+    assert list(texts) == ["vrai"]
+    assert texts.tally.skipped["UTF-8 invalide"]["count"] == 1
+    with pytest.raises(DataError, match=r"a\.txt.*UTF-8 invalide"):
+        list(SourceTexts([str(tmp_path)]))
+
+
+def test_the_library_reads_what_the_command_reads(tmp_path):
+    """Un champ évident est trouvé, un fichier gâté s'écarte si on le demande, comme en ligne."""
+    (tmp_path / "a.jsonl").write_text('{"contenu": "le passeur et la lampe"}\n{', encoding="utf-8")
+    given, out = str(tmp_path / "a.jsonl"), tmp_path / "t.json"
+    with pytest.raises(DataError, match="JSON invalide"):
+        train_tokenizer(given, out, vocab_size=260, offline=True)
+    assert not out.exists()
+    found = train_tokenizer(given, out, vocab_size=260, skip_bad=True, offline=True)
+    assert found.text_bytes == len("le passeur et la lampe")
+    assert found.skipped["JSON invalide"]["count"] == 1
+
+
+def test_progress_never_goes_past_the_end(tmp_path):
+    """D'un texte compressé, les octets lus sont bornés par ceux du fichier."""
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"Le passeur. " * 500_000))
+    seen = []
+    texts = SourceTexts([str(tmp_path)], on_progress=lambda *counts: seen.append(counts))
+    assert len("".join(texts)) == 6_000_000
+    assert seen
+    assert all(done <= total for done, total in seen)
+    assert seen == sorted(seen)

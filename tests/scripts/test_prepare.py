@@ -156,8 +156,9 @@ def test_interruption_is_one_line(cli, source, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
         patch.setattr(library.Tally, "add", interrupt)
-        outcome = cli(*command)
-    assert outcome.code == 130
+        outcome, dry = cli(*command), cli(*command, "--dry-run")
+    assert outcome.code == dry.code == 130
+    assert dry.err.splitlines() == ["Interrompu ; rien n'est gardé."]
     assert outcome.err.splitlines() == ["Interrompu ; relancez la même commande pour reprendre."]
     assert not (tmp_path / "d").exists()
     assert cli(*command).code == 0

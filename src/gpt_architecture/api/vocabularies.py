@@ -83,7 +83,9 @@ def train_tokenizer(
     pattern: Literal["gpt2", "moderne"] = "gpt2",
     special: Sequence[str] = (),
     end_of_text: bool = True,
-    field: str = "text",
+    field: str | None = None,
+    skip_bad: bool = False,
+    offline: bool = False,
     force: bool = False,
     progress: bool | None = None,
 ) -> Vocabulary:
@@ -97,7 +99,9 @@ def train_tokenizer(
         pattern: découpage en mots : celui de GPT-2, ou celui de GPT-4.
         special: tokens spéciaux en plus de la fin de texte.
         end_of_text: faux, avec `char` : le vocabulaire est exactement celui de nanoGPT.
-        field: champ du texte, en JSONL et en Parquet.
+        field: champ ou colonne du texte ; None : celui dont le nom est évident.
+        skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros.
+        offline: interdit tout téléchargement.
         force: remplace un fichier qui existe.
         progress: vrai ou faux : une barre, ou rien ; None : une barre si quelqu'un la voit.
 
@@ -134,7 +138,9 @@ def train_tokenizer(
             bar.start(total, done)
             bar.update(done, f"{french_size(done)} lus")
 
-        texts = SourceTexts(given, field=field, on_progress=advance)
+        texts = SourceTexts(
+            given, field=field, skip_bad=skip_bad, offline=offline, on_progress=advance
+        )
         learned = learn(
             texts,
             kind=kind,

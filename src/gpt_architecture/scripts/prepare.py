@@ -206,14 +206,15 @@ def prepare(
 
     settings = {name: value for name, value in vars(options).items() if name != "corpus"}
     start = time.perf_counter()
+    again = "rien n'est gardé" if options.dry_run else "relancez la même commande pour reprendre"
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         result = prepared(sources, **settings, hygiene=cleaning.config(), progress=True)
     except KeyboardInterrupt:
-        print("Interrompu ; relancez la même commande pour reprendre.", file=sys.stderr)
+        print(f"Interrompu ; {again}.", file=sys.stderr)
         return 130
     except SystemExit:
-        print("Arrêté ; relancez la même commande pour reprendre.", file=sys.stderr)
+        print(f"Arrêté ; {again}.", file=sys.stderr)
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -8,6 +8,7 @@ tout autre encodage est refusé par son nom.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -40,6 +41,7 @@ _FORMATS = (
     ((b"GGUF\x03\0", b"GGUF\x02\0"), "un modèle GGUF", "donnez un texte"),
     ((b"\x89PNG", b"\xff\xd8\xff", b"GIF89a"), "une image", "donnez un texte"),
 )
+_WORDS = (b"%PDF-", b"PAR1")  # une phrase peut commencer ainsi
 _BINARY_SHARE = 50  # un octet de commande sur tant : ce n'est pas du texte mal encodé
 _CONTROLS = bytes({*range(0x20)} - {*b"\t\n\r\f\x1b"})
 _WINDOWS_ONLY = bytes({*range(0x80, 0xA0)} - {0x81, 0x8D, 0x8F, 0x90, 0x9D})
@@ -181,9 +183,23 @@ def _seems_text(data: bytes) -> bool:
 
 def foreign_format(data: bytes) -> tuple[str, str] | None:
     """Ce qu'est un fichier qui ne commence pas comme de l'UTF-8, et que faire ; None sinon."""
+    if data.startswith(_WORDS) and is_plain(data):
+        return None
     return next(
         ((name, remedy) for marks, name, remedy in _FORMATS if data.startswith(marks)), None
     )
+
+
+def is_plain(data: bytes) -> bool:
+    """Vrai si le début est de l'UTF-8 sans octet de commande, ni les objets d'un PDF."""
+    head = data[:1024]
+    if head != head.translate(None, _CONTROLS) or b" obj" in head:
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # la coupe peut tomber dans un signe
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _refuse_special(mode: int) -> None:
@@ -205,6 +221,16 @@ def read_json(path: Path | str, limit: int, *, finite: bool = False) -> Any:
     if len(data) > limit:
         raise ValueError(f"plus de {french_size(limit)}")
     return parse_json(data, finite=finite)
+
+
+def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
+    """Une valeur en JSON, en UTF-8.
+
+    Un nom de fichier peut porter des octets qui n'en sont pas : ils s'écrivent en `\\udcff`, que
+    le JSON relit à l'identique.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json_object(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 
 _BREAKS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f]")
 _INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 # U+200C et U+200D restent : le persan et les émojis composés s'écrivent avec eux
 _SUSPECT = re.compile(f"{_BREAKS.pattern}|{_CONTROLS.pattern}|{_INVISIBLE.pattern}")
+
+MAX_MARKS = 64
+"""Accents sur une même lettre : les trier, pour la forme NFC, coûte le carré de leur nombre."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,7 @@ class Characters:
         text: le texte.
         controls: caractères de contrôle retirés, ou remplacés par une fin de ligne.
         invisible: caractères de largeur nulle retirés.
+        marks: accents retirés d'une lettre qui en a plus de `MAX_MARKS`.
         recomposed: caractères que la forme NFC a réunis ou remplacés.
         example: premier mot changé par la forme NFC, points de code avant et après ; "" sans lui.
     """
@@ -28,6 +33,7 @@ class Characters:
     text: str
     controls: int = 0
     invisible: int = 0
+    marks: int = 0
     recomposed: int = 0
     example: str = ""
 
@@ -44,22 +50,42 @@ def clean_characters(text: str, *, nfc: bool, controls: bool) -> Characters:
         nfc: demande la forme normale.
         controls: demande le retrait des contrôles et des caractères de largeur nulle.
     """
-    breaks = removed = invisible = recomposed = 0
+    breaks = removed = invisible = marks = recomposed = 0
     example = ""
     if controls and _SUSPECT.search(text):
         text, breaks = _BREAKS.subn("\n", text)
         text, removed = _CONTROLS.subn("", text)
         text, invisible = _INVISIBLE.subn("", text)
+    if nfc and not text.isascii():
+        before = len(text)
+        text = _piled().sub(lambda found: found[0][:MAX_MARKS], text)
+        marks = before - len(text)
     if nfc and not unicodedata.is_normalized("NFC", text):
-        before, text = text, unicodedata.normalize("NFC", text)
-        recomposed, example = _difference(before)
+        recomposed, example = _difference(text)
+        text = unicodedata.normalize("NFC", text)
     return Characters(
         text=text,
         controls=breaks + removed,
         invisible=invisible,
+        marks=marks,
         recomposed=recomposed,
         example=example,
     )
+
+
+@cache
+def _piled() -> re.Pattern[str]:
+    """Plus de `MAX_MARKS` marques combinantes de suite ; aucune n'est au-delà de U+1FFFF."""
+    marks = (chr(code) for code in range(0x300, 0x20000) if is_mark(chr(code)))
+    return re.compile(f"[{''.join(marks)}]{{{MAX_MARKS + 1},}}")
+
+
+def is_mark(character: str) -> bool:
+    """Vrai d'un caractère que la forme normale range avec d'autres, après une lettre."""
+    if unicodedata.combining(character):
+        return True
+    parts = unicodedata.decomposition(character)  # U+0F73 n'en est pas un, mais en contient deux
+    return bool(parts) and bool(unicodedata.combining(unicodedata.normalize("NFD", character)[0]))
 
 
 def _difference(text: str) -> tuple[int, str]:

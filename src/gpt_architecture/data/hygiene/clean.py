@@ -37,6 +37,7 @@ PERSONAL = "données personnelles"
 MASKED = "masqué"
 CONTROLS = "caractères de contrôle"
 INVISIBLE = "caractères de largeur nulle"
+MARKS = "accents empilés"
 RECOMPOSED = "forme normale NFC"
 
 MAX_DOCUMENT = MAX_CHARACTERS // 2
@@ -329,6 +330,7 @@ def _count_characters(found: Characters, where: str, text: str, effects: Effects
     counts = (
         (CONTROLS, found.controls, text),
         (INVISIBLE, found.invisible, text),
+        (MARKS, found.marks, text),
         (RECOMPOSED, found.recomposed, found.example),
     )
     for reason, count, example in counts:
@@ -338,7 +340,7 @@ def _count_characters(found: Characters, where: str, text: str, effects: Effects
 
 def _places(documents: Sequence[Located]) -> dict[str, NDArray[np.generic]]:
     """Où est chaque document : `places`, des octets UTF-8, et `first_place` (D + 1,)."""
-    encoded = [where.encode("utf-8") for where, _ in documents]
+    encoded = [where.encode("utf-8", "backslashreplace") for where, _ in documents]
     return {
         "places": np.frombuffer(b"".join(encoded), np.uint8),
         "first_place": _firsts(np.array([len(each) for each in encoded], np.int64)),

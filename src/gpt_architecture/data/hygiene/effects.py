@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gpt_architecture.data.texts.documents import printable
+
 EXAMPLES = 20
 """Exemples gardés de chaque sorte de retrait."""
 _EXCERPT = 280
@@ -58,6 +60,7 @@ class Effects:
         effect = self.by_reason.setdefault(reason, Effect(unit=unit))
         effect.count += count
         effect.characters += characters
+        where = printable(where)
         key = zlib.crc32(f"{where}\0{text[:_EXCERPT]}".encode())
         examples = effect.examples
         if len(examples) < EXAMPLES or key < examples[-1][0]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+# [0-9] et non \d, qui admet les chiffres de toutes les écritures
 _GAP = "[ .\u00a0\u202f-]?"
 _SPACE = "[ \u00a0\u202f]?"
 _EMAIL = re.compile(
@@ -16,17 +17,20 @@ _EMAIL = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24}(?![\w-])"
 )
 _IBAN = re.compile(
-    rf"(?<!\w)[A-Z]{{2}}\d{{2}}(?:{_SPACE}[A-Z0-9]{{4}}){{2,7}}{_SPACE}[A-Z0-9]{{0,4}}"
+    rf"(?<!\w)[A-Z]{{2}}[0-9]{{2}}(?:{_SPACE}[A-Z0-9]{{4}}){{2,7}}{_SPACE}[A-Z0-9]{{0,4}}"
 )
 _NIR = re.compile(
-    rf"(?<!\d)[1-478]{_SPACE}\d\d{_SPACE}(?:0[1-9]|1[0-2]|[2-9]\d){_SPACE}"
-    rf"(?:\d\d|2[AB]){_SPACE}\d{{3}}{_SPACE}\d{{3}}{_SPACE}\d\d(?!\d)"
+    rf"(?<![0-9])[1-478]{_SPACE}[0-9][0-9]{_SPACE}(?:0[1-9]|1[0-2]|[2-9][0-9]){_SPACE}"
+    rf"(?:[0-9][0-9]|2[AB]){_SPACE}[0-9]{{3}}{_SPACE}[0-9]{{3}}{_SPACE}[0-9][0-9](?![0-9])"
 )
 _PHONE = re.compile(
-    rf"(?<![\w.,+/-])(?:(?:\+|00)33{_GAP}(?:\(0\){_GAP})?|0)[1-9](?:{_GAP}\d\d){{4}}(?![\d-]|[.,]\d)"
-    rf"|(?<![\w+])\+(?!33)\d{{1,3}}(?:{_GAP}\d{{2,4}}){{3,5}}(?!\d)"
+    rf"(?<![\w.,+/-])(?:(?:\+|00)33{_GAP}(?:\(0\){_GAP})?|0)[1-9]"
+    rf"(?:{_GAP}[0-9][0-9]){{4}}(?![0-9-]|[.,][0-9])"
+    rf"|(?<![\w+])\+(?!33)[0-9]{{1,3}}(?:{_GAP}[0-9]{{2,4}}){{3,5}}(?![0-9])"
 )
-_EIGHT_DIGITS = re.compile(r"\d(?:[^\w\n]{0,3}\d){7}")  # moins de huit chiffres : rien à chercher
+_EIGHT_DIGITS = re.compile(
+    r"[0-9](?:[^\w\n]{0,3}[0-9]){7}"
+)  # moins de huit chiffres : rien à chercher
 _ONLY_CODE = re.compile(r"[^A-Z0-9]")
 
 MASKS = {"e-mail": "[e-mail]", "téléphone": "[téléphone]", "IBAN": "[IBAN]", "NIR": "[NIR]"}

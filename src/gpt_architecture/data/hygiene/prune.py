@@ -79,7 +79,8 @@ class Pruner:
         written: dict[str, list[int]] = {}
         for split in SPLITS:
             write_lines(store.pruned(task, split), rows[split])
-            written[split] = [len(rows[split]), store.pruned(task, split).stat().st_size]
+            kept = sum(len(row["text"].encode("utf-8")) for row in rows[split])
+            written[split] = [len(rows[split]), kept]
         write_object(store.second_report(task), {"effects": effects.to_dict(), "written": written})
         return size
 

@@ -45,10 +45,9 @@ from gpt_architecture.data.texts.documents import (
     Skip,
     Split,
     Tally,
-    decode_stream,
     stream_documents,
 )
-from gpt_architecture.data.texts.ingest import Source, read_blocks, read_chunks
+from gpt_architecture.data.texts.ingest import Source, check_text, read_blocks, read_chunks
 from gpt_architecture.errors import DataError
 
 TASK_BYTES = 4 << 20
@@ -170,8 +169,7 @@ def _raw_blocks(source: Source, reading: Reading) -> Iterator[RawBlock]:
             yield RawBlock(records=block, consumed=block.consumed)
         return
     try:  # un fichier fautif est écarté entier : il est lu d'abord, comme sans hygiène
-        for _ in decode_stream(read_chunks(source)):
-            pass
+        check_text(source)
     except Rejected as rejected:
         yield RawBlock(skips=[Skip.of(rejected, source.label)], consumed=source.size)
         return

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gpt_architecture.errors import DataError
-from gpt_architecture.storage import read_json, write_atomically
+from gpt_architecture.storage import json_bytes, read_json, write_atomically
 
 _MAX_JSON_BYTES = 256 << 20
 
@@ -76,7 +76,7 @@ def write_lines(path: Path | str, rows: Iterable[Any]) -> None:
     Raises:
         OutputError: le système refuse.
     """
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
+    data = b"".join(json_bytes(row) + b"\n" for row in rows)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
@@ -96,7 +96,7 @@ def read_lines(path: Path | str) -> Iterator[Any]:
 
 def write_object(path: Path | str, value: Mapping[str, Any]) -> None:
     """Un objet JSON."""
-    data = json.dumps(value, ensure_ascii=False).encode("utf-8")
+    data = json_bytes(value)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 

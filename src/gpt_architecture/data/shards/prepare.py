@@ -221,7 +221,7 @@ def _run_clean(
 
     clean = clean_corpus(
         sources,
-        work.path / WORK_NAME,
+        work.path.resolve() / WORK_NAME,  # l'état du codage nomme ses fichiers
         hygiene,
         Reading(
             field=config.field,

@@ -38,6 +38,7 @@ from gpt_architecture.data.texts.documents import (
 from gpt_architecture.data.texts.ingest import (
     RecordBlock,
     Source,
+    check_text,
     find_sources,
     read_blocks,
     read_chunks,
@@ -264,7 +265,9 @@ def _short_name(source: str | Path, origins: Sequence[str]) -> str:
     path = Path(source)
     if exists(path):
         return path.resolve().name if path.is_dir() else path.stem
-    return VERDICT if source == VERDICT and SHORT_STORY not in origins else SHORT_STORY
+    if source == VERDICT and SHORT_STORY in origins:
+        return SHORT_STORY
+    return str(source)
 
 
 class SourceTexts:
@@ -321,6 +324,8 @@ class SourceTexts:
     def _read(self, source: Source) -> Iterator[str]:
         if source.kind == "text":
             try:
+                if self._skip_bad:
+                    check_text(source)
                 for _, chunks in stream_documents(self._chunks(source)):
                     yield from cut_pieces(chunks, _PIECE_CHARACTERS)
             except Rejected as rejected:
@@ -350,9 +355,12 @@ class SourceTexts:
         self.tally.add_skips(skips)
 
     def _chunks(self, source: Source) -> Iterator[bytes]:
+        left = source.size  # décompressé, un texte a plus d'octets que son fichier
         for chunk in read_chunks(source):
             yield chunk
-            self._advance(len(chunk))
+            read = min(left, len(chunk))
+            left -= read
+            self._advance(read)
 
     def _advance(self, read: int) -> None:
         self.tally.done_bytes += read

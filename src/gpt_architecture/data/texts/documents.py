@@ -139,7 +139,12 @@ class Tally:
             entry = self.skipped.setdefault(skip.reason, {"count": 0, "examples": []})
             entry["count"] += 1
             if len(entry["examples"]) < _MAX_EXAMPLES:
-                entry["examples"].append(skip.where[:_MAX_EXAMPLE_CHARACTERS])
+                entry["examples"].append(printable(skip.where)[:_MAX_EXAMPLE_CHARACTERS])
+
+
+def printable(name: str) -> str:
+    """Un nom de fichier, où les octets qui ne sont pas de l'UTF-8 sont échappés."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def decode_stream(chunks: Iterable[bytes]) -> Iterator[str]:

@@ -7,6 +7,7 @@ le cache contient déjà suffit.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ ENDPOINT: str | None = None
 """Le serveur ; None : celui de huggingface_hub, que HF_ENDPOINT change."""
 
 _REVISION = "refs/convert/parquet"
+_PART = re.compile(r"(?!\.+$)[^/\\*?\[\]]+")  # ni un chemin, ni un motif
 _PATTERN = "hf:AUTEUR/NOM, hf:AUTEUR/NOM:CONFIG ou hf:AUTEUR/NOM:CONFIG:PART"
 
 
@@ -41,7 +43,9 @@ def dataset_files(name: str, *, offline: bool) -> list[Path]:
             "huggingface_hub", purpose="lire un jeu de données de Hugging Face", extra="hub"
         ) from None
     repository, *rest = name.removeprefix(PREFIX).split(":")
-    if repository.count("/") > 1 or not all(repository.split("/")) or len(rest) > 2:
+    parts = [*repository.split("/"), *filter(None, rest)]
+    malformed = repository.count("/") > 1 or len(rest) > 2
+    if malformed or not all(_PART.fullmatch(each) for each in parts):
         raise ConfigurationError(
             f"{name[:200]} n'est pas un nom de jeu de données",
             expected=_PATTERN,
@@ -72,10 +76,10 @@ def dataset_files(name: str, *, offline: bool) -> list[Path]:
         ) from None
     found = sorted(path for pattern in wanted for path in folder.glob(pattern))
     if not found:
-        parts = sorted({each.split("/")[1] for each in known if each.startswith(f"{config}/")})
+        there = sorted({each.split("/")[1] for each in known if each.startswith(f"{config}/")})
         raise DataError(
             f"{name} n'a pas de part {split} dans sa configuration {config}",
-            expected=f"l'une des parts : {', '.join(parts) or 'aucune'}",
+            expected=f"l'une des parts : {', '.join(there) or 'aucune'}",
             remedy=f"donnez-en une par {PREFIX}AUTEUR/NOM:CONFIG:PART",
         )
     return found

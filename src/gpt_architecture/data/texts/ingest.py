@@ -19,14 +19,15 @@ from gpt_architecture.data.texts.documents import (
     UNREADABLE,
     Rejected,
     Skip,
+    decode_stream,
 )
 from gpt_architecture.data.texts.readers import layers
 from gpt_architecture.data.texts.readers.base import FORMATS, Format, RecordBlock, Source, suffixes
 from gpt_architecture.data.texts.readers.layers import read_chunks
 from gpt_architecture.errors import DataError, reason
-from gpt_architecture.storage import check_regular, exists
+from gpt_architecture.storage import check_regular, exists, is_plain
 
-__all__ = ["RecordBlock", "Source", "find_sources", "read_blocks", "read_chunks"]
+__all__ = ["RecordBlock", "Source", "check_text", "find_sources", "read_blocks", "read_chunks"]
 
 _REFUSED = (
     (".ipynb", "exportez-en le texte, par exemple en Markdown"),
@@ -88,6 +89,8 @@ class _Finder:
     ) -> Iterator[Source]:
         """Un fichier sans enveloppe : son contenu décide, puis son extension."""
         found = _by_magic(head)
+        if claimed is not None and not _needs_mark(claimed) and is_plain(head):
+            found = None  # un texte qui commence par « %PDF- » ou « PAR1 »
         if found is None and claimed is None:
             found = next((each for each in FORMATS.values() if each.guess(head)), None)
         kept = found or claimed
@@ -229,6 +232,16 @@ def read_blocks(
             yield RecordBlock(label=source.label, consumed=source.size - done)
 
 
+def check_text(source: Source) -> None:
+    """Lit un texte à blanc : un fichier fautif est écarté entier, et non lu jusqu'à sa faute.
+
+    Raises:
+        Rejected: il ne convient pas.
+    """
+    for _ in decode_stream(read_chunks(source)):
+        pass
+
+
 def _first(source: Source) -> Iterator[bytes]:
     """Les premiers octets d'une source."""
     try:
@@ -277,18 +290,14 @@ def _package_kind(source: Source, head: bytes, claimed: Format | None) -> str | 
     if (kind := _PACKAGES.get(mimetype)) is not None:
         return kind
     if mimetype.startswith(_OPEN_DOCUMENT):
-        raise Rejected(
-            NOT_PLAIN, "un classeur ou une présentation", remedy="enregistrez-en le texte"
-        )
+        raise Rejected(NOT_PLAIN, _SHEETS, remedy=_EXPORT)
     if claimed is not None and claimed.name in ("docx", "odt", "epub"):
         return claimed.name
     names = {entry.filename for entry in layers.members(source)}
     if "word/document.xml" in names:
         return "docx"
     if "[Content_Types].xml" in names:
-        raise Rejected(
-            NOT_PLAIN, "un classeur ou une présentation", remedy="enregistrez-en le texte"
-        )
+        raise Rejected(NOT_PLAIN, _SHEETS, remedy=_EXPORT)
     if any(name.endswith("/data.pkl") for name in names):
         raise Rejected(NOT_PLAIN, "un modèle PyTorch", remedy="retirez-le des sources")
     return None

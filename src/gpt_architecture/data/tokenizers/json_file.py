@@ -7,7 +7,6 @@ tokens spéciaux écrits dans un texte, comme `allowed_special="all"`.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,14 @@ from typing import Any, NoReturn
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.tokenizers.gpt2 import PATTERNS, SPELLINGS, PatternName
 from gpt_architecture.errors import TokenizerError, reason
-from gpt_architecture.storage import exists, open_regular, parse_json, read_text, write_atomically
+from gpt_architecture.storage import (
+    exists,
+    json_bytes,
+    open_regular,
+    parse_json,
+    read_text,
+    write_atomically,
+)
 
 TOKENIZER_JSON = "tokenizer.json"
 _MAX_BYTES = 64 << 20
@@ -171,8 +177,8 @@ def write_json(path: Path | str, document: dict[str, Any], *, indent: int | None
     Raises:
         OutputError: le système refuse ; ce qui était là n'a pas changé.
     """
-    text = json.dumps(document, ensure_ascii=False, indent=indent)
-    write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    data = json_bytes(document, indent=indent)
+    write_atomically(Path(path), lambda temporary: temporary.write_bytes(data))
 
 
 def _refuse(problem: str) -> NoReturn:

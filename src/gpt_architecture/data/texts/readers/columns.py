@@ -76,7 +76,7 @@ def _pyarrow(source: Source) -> Iterator[Any]:
         raise MissingDependencyError("pyarrow", purpose=f"lire {suffix}") from None
     try:
         yield pa
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise Rejected(UNREADABLE, reason(error)) from None
 
 
@@ -93,6 +93,8 @@ def _column(schema: Any, field: str | None, pa: Any) -> str:
         name = pick_field(each.name for each in schema if _is_text(_values(each.type, pa), pa))
     if name is None or name not in schema.names:
         raise Rejected.no_field(field, schema.names)
+    if schema.names.count(name) > 1:
+        raise Rejected(NOT_TEXT, f"{name} : plusieurs colonnes de ce nom")
     kind = schema.field(name).type
     if not _is_text(_values(kind, pa), pa):
         raise Rejected(NOT_TEXT, f"{name} : {kind}")

@@ -36,6 +36,8 @@ MEMORY_BYTES = 2 << 30
 DOCUMENT_BYTES = 64 << 20
 """Un document composé, ou son texte, plus gros est écarté."""
 
+_GRACE_S = 10.0  # passé le délai, un lecteur que personne n'a tué s'arrête seul
+
 TOO_SLOW = "document trop long à lire"
 
 _REQUEST = struct.Struct(">8sQ")
@@ -161,10 +163,18 @@ def serve() -> None:
     with suppress(EOFError, BrokenPipeError):
         while True:
             kind, size = _REQUEST.unpack(_exactly(requests, _REQUEST.size))
-            state, answer = _answer(kind.rstrip(b"\0").decode(), _exactly(requests, size))
+            document = _exactly(requests, size)
+            _stop_after(TIMEOUT_S + _GRACE_S)  # son parent est peut-être mort
+            state, answer = _answer(kind.rstrip(b"\0").decode(), document)
+            _stop_after(0.0)
             replies.write(_REPLY.pack(state, len(answer)))
             replies.write(answer)
             replies.flush()
+
+
+def _stop_after(seconds: float) -> None:
+    if hasattr(signal, "setitimer"):  # absent de Windows
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _answer(kind: str, data: bytes) -> tuple[bytes, bytes]:

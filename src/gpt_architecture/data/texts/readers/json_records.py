@@ -81,9 +81,7 @@ def _read_lines(source: Source, field: str | None, limit: int) -> Iterator[Recor
                 yield filler.take(raw.tell())
     except (OSError, Rejected) as error:
         yield filler.block  # les lignes lues avant la panne
-        raise (
-            error if isinstance(error, Rejected) else Rejected(UNREADABLE, reason(error))
-        ) from None
+        raise _rejected(error) from None
 
 
 def _rejected(error: OSError | Rejected) -> Rejected:
@@ -122,9 +120,7 @@ def _read_values(source: Source, field: str | None, limit: int) -> Iterator[Reco
             yield filler.take(raw.tell())
     except (OSError, Rejected) as error:
         yield filler.block
-        raise (
-            error if isinstance(error, Rejected) else Rejected(UNREADABLE, reason(error))
-        ) from None
+        raise _rejected(error) from None
 
 
 def _values(file: BinaryIO, limit: int) -> Iterator[str]:

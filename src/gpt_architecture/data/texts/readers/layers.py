@@ -10,11 +10,14 @@ import bz2
 import gzip
 import io
 import lzma
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from gpt_architecture.data.texts.documents import UNREADABLE, Rejected
@@ -42,7 +45,9 @@ _MEMORY = {"xz": 2 * _WINDOW_BYTES, "zstd": _WINDOW_BYTES}
 
 MAGIC = {
     "gzip": (b"\x1f\x8b",),
-    "bzip2": (b"BZh",),
+    "bzip2": tuple(
+        b"BZh%d%b" % (size, mark) for size in range(1, 10) for mark in (b"1AY&SY", b"\x17rE8P\x90")
+    ),
     "xz": (b"\xfd7zXZ\0",),
     "zstd": (b"\x28\xb5\x2f\xfd",),
     "zip": (b"PK\x03\x04", b"PK\x05\x06"),
@@ -51,7 +56,7 @@ SUFFIXES = {"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "zstd": ".zst", "zip": 
 
 _BROKEN = (
     *(EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, zipfile.LargeZipFile),
-    *(NotImplementedError, RuntimeError, ValueError, OverflowError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError),
 )
 
 
@@ -67,21 +72,30 @@ def opened(source: Source) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     Raises:
         Rejected: l'ouverture, ou plus tard la lecture, est impossible.
     """
-    try:
-        raw = cast(
-            BinaryIO,
-            open_regular(source.on_disk) if source.content is None else io.BytesIO(source.content),
-        )
-    except OSError as error:
-        raise Rejected(UNREADABLE, reason(error)) from None
-    with raw:
-        inner = below = raw
-        for depth, layer in enumerate(source.layers):
-            if layer[0] == "zip" and depth:
-                kept = _nested(source.on_disk, source.modified_ns, source.layers[:depth])
-                inner = below = io.BytesIO(kept)
-            inner = _unwrap(layer, inner, below)
-        yield inner, raw
+    with ExitStack() as stack:
+        zips = [depth for depth, (codec, _) in enumerate(source.layers) if codec == "zip"]
+        try:
+            if zips:
+                archive, file = _archive_of(source, source.layers[: zips[-1]])
+                stack.enter_context(file)
+                below = cast(BinaryIO, _Consumed(file))
+            else:
+                below = stack.enter_context(_raw(source))
+        except OSError as error:
+            raise Rejected(UNREADABLE, reason(error)) from None
+        inner = below
+        if zips:
+            name = source.layers[zips[-1]][1]
+            inner = _bounded("zip", partial(_member, archive, file, name), below)
+        for codec, _ in source.layers[zips[-1] + 1 if zips else 0 :]:
+            inner = _bounded(codec, partial(_CODECS[codec], inner), below)
+        yield inner, below
+
+
+def _raw(source: Source) -> BinaryIO:
+    if source.content is not None:
+        return io.BytesIO(source.content)
+    return cast(BinaryIO, open_regular(source.on_disk))
 
 
 def read_chunks(source: Source) -> Iterator[bytes]:
@@ -120,14 +134,8 @@ def members(source: Source) -> list[zipfile.ZipInfo]:
         Rejected: archive illisible, ou trop peuplée.
     """
     try:
-        with opened(source) as (file, _):
-            archive = (
-                file
-                if not source.layers
-                else io.BytesIO(_nested(source.on_disk, source.modified_ns, source.layers))
-            )
-            with zipfile.ZipFile(archive) as found:
-                entries = found.infolist()
+        archive, _ = _archive_of(source, source.layers)
+        entries = archive.infolist()
     except (OSError, *_BROKEN) as error:
         raise Rejected(UNREADABLE, f"archive ZIP : {reason(error)}") from None
     if len(entries) > MAX_MEMBERS:
@@ -149,25 +157,127 @@ def _is_hidden(name: str) -> bool:
     )
 
 
-@lru_cache(maxsize=1)
-def _nested(path: Any, modified_ns: int, layers: tuple[Layer, ...]) -> bytes:
-    """Une archive contenue dans une autre ; la dernière reste, ses membres se lisent à la suite."""
-    outer = Source(path=path, kind="zip", size=0, modified_ns=modified_ns, layers=layers)
-    return read_whole(outer, NESTED_BYTES, "une archive dans une archive")
+class _Shared:
+    """Le fichier d'une archive, ouvert tant qu'un de ses membres se lit ; ses octets lus."""
+
+    def __init__(self, reopen: Callable[[], Any]) -> None:
+        self._reopen, self._lock = reopen, threading.Lock()
+        self._users, self.count = 0, 0
+        self._file: Any = None
+
+    def __enter__(self) -> _Shared:
+        with self._lock:
+            if not self._users:
+                self._file = self._reopen()
+            self._users += 1
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._file.close()
+
+    def read(self, size: int = -1) -> bytes:
+        data = cast(bytes, self._file.read(size))
+        self.count += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return cast(int, self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return cast(int, self._file.tell())
+
+    def seekable(self) -> bool:
+        return True
 
 
-def _unwrap(layer: Layer, file: BinaryIO, below: BinaryIO) -> BinaryIO:
+class _Consumed:
+    """Ce que la lecture d'un membre a pris de son archive."""
+
+    def __init__(self, file: _Shared) -> None:
+        self._file, self._start = file, file.count
+
+    def tell(self) -> int:
+        return self._file.count - self._start
+
+
+def _archive_of(source: Source, layers: tuple[Layer, ...]) -> tuple[zipfile.ZipFile, _Shared]:
+    status = source.on_disk.stat()
+    stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _archive(source.on_disk, stamp, layers)
+
+
+@lru_cache(maxsize=2)
+def _archive(
+    path: Path, _stamp: tuple[int, ...], layers: tuple[Layer, ...]
+) -> tuple[zipfile.ZipFile, _Shared]:
+    """Une archive, ou celle qu'elle contient : son répertoire n'est lu qu'une fois."""
+    reopen: Callable[[], Any] = partial(open_regular, path)
+    if layers:
+        inside = Source(path=path, kind="zip", size=0, modified_ns=0, layers=layers)
+        reopen = partial(
+            io.BytesIO, read_whole(inside, NESTED_BYTES, "une archive dans une archive")
+        )
+    with _Shared(reopen) as file:
+        return zipfile.ZipFile(cast(BinaryIO, file)), file
+
+
+def _bounded(codec: str, unwrap: Callable[[], BinaryIO], below: BinaryIO) -> BinaryIO:
     """Le contenu d'une enveloppe, en flux, borné par ce qui est lu du fichier du dessous."""
-    codec, member = layer
     try:
-        inner = _member(file, member) if codec == "zip" else _CODECS[codec](file)
+        inner = unwrap()
     except _BROKEN as error:
         raise Rejected(UNREADABLE, _said(codec, error)) from None
     return cast(BinaryIO, io.BufferedReader(_Bounded(inner, below, codec), base.BLOCK_BYTES))
 
 
-def _member(file: BinaryIO, name: str) -> BinaryIO:
-    return cast(BinaryIO, zipfile.ZipFile(file).open(name))
+def _member(archive: zipfile.ZipFile, file: _Shared, name: str) -> BinaryIO:
+    entry = archive.getinfo(name)
+    if entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return cast(BinaryIO, archive.open(entry))
+    if entry.compress_type not in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        raise Rejected(UNREADABLE, f"zip : compression n° {entry.compress_type}")
+    # `zipfile` décompresserait d'un coup tout ce qu'il lit : il ne fait que donner les octets
+    stored = copy(entry)
+    stored.compress_type, stored.file_size = zipfile.ZIP_STORED, entry.compress_size
+    del stored.CRC
+    raw = cast(BinaryIO, archive.open(stored))
+    if entry.compress_type == zipfile.ZIP_BZIP2:
+        return cast(BinaryIO, bz2.BZ2File(raw))
+    return cast(BinaryIO, _Lzma(raw, entry))
+
+
+class _Lzma:
+    """Un membre en LZMA ; sa fenêtre, qu'il choisit, est bornée avant d'être réservée."""
+
+    def __init__(self, file: BinaryIO, entry: zipfile.ZipInfo) -> None:
+        self._file, self._left = file, entry.file_size
+        self._wanted, self._crc = entry.CRC, 0
+        head = file.read(9)
+        if len(head) < 9:
+            raise EOFError("flux coupé")
+        kind, window = head[4], int.from_bytes(head[5:], "little")
+        if window > _WINDOW_BYTES:
+            raise Rejected(BOMB, f"zip : une fenêtre de {french_size(window)}")
+        sizes = {"lc": kind % 9, "lp": kind // 9 % 5, "pb": kind // 45}
+        filters = [{"id": lzma.FILTER_LZMA1, "dict_size": max(window, 4096), **sizes}]
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
+
+    def read(self, size: int) -> bytes:
+        """Au plus `size` octets ; aucun à la fin."""
+        found = b""
+        while self._left and not found:
+            data = self._file.read(1 << 16) if self._decoder.needs_input else b""
+            if not data and self._decoder.needs_input:
+                raise EOFError("flux coupé")
+            found = self._decoder.decompress(data, min(size, self._left))
+        self._left -= len(found)
+        self._crc = zlib.crc32(found, self._crc)
+        if not self._left and self._crc != self._wanted:
+            raise zipfile.BadZipFile("somme de contrôle fausse")
+        return found
 
 
 def _zstd(file: BinaryIO) -> BinaryIO:

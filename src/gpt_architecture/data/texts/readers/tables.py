@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import BinaryIO
 
 from gpt_architecture.data.texts.documents import (
@@ -43,9 +44,10 @@ def _read(source: Source, field: str | None, limit: int) -> Iterator[RecordBlock
             if (found := foreign_format(header.encode("utf-8", "surrogateescape"))) is not None:
                 raise Rejected(NOT_PLAIN, found[0], remedy=found[1])
             separator = "\t" if ".tsv" in source.path.suffixes else _separator(header)
-            names = next(csv.reader([header], delimiter=separator), [])
+            rows = csv.reader(chain([header], lines), delimiter=separator)
+            names = next(rows, [])
             column = names.index(_column(field, names))
-            for row in csv.reader(lines, delimiter=separator):
+            for row in rows:
                 number += 1
                 where = block.place(number)
                 value = row[column] if column < len(row) else ""
