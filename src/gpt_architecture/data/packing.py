@@ -57,8 +57,8 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
         Les rangs, dans `lengths`, de ce que contient chaque rangée, dans l'ordre.
     """
     rows = list[list[int]]()
-    waiting = dict[int, deque[int]]()  # place libre → rangées, de la plus ancienne à la plus neuve
-    places = list[int]()  # ces places libres, triées
+    waiting = dict[int, deque[int]]()  # tokens libres → rangées, les anciennes d'abord
+    places = list[int]()  # ces nombres, triés
     for index, length in enumerate(lengths):
         at = bisect_left(places, length)
         if at == len(places):

@@ -5,6 +5,8 @@
   terminal.
 - `console` : Ce qui avance, montré à qui regarde : une barre au terminal ou dans un carnet, sinon
   des lignes.
+- `french` : Les épreuves du français : paires minimales et mots à deviner, tableaux et types
+  simples.
 - `hygiene` : Le bilan d'une préparation : ce qui est entré, ce qui est sorti, ce qui a été retiré.
 - `inspection` : Ce qu'est un modèle qu'on n'a pas chargé : ses faits, un par ligne, et ses
   tenseurs.

@@ -1,6 +1,7 @@
 """Le décodage compilé : les poids compactés, et un pas entier d'un seul appel.
 
 - `dots` : Comment la machine multiplie des octets : l'instruction, et la forme qu'elle veut.
+- `embedding_kernels` : L'embedding d'un pas : la ligne de chaque token, plus celle de sa position.
 - `float_tiles` : Des lignes de poids fp32 contre des activations, en instructions vectorielles :
   trois tuiles.
 - `integer_tiles` : Des bandes de poids entiers contre des activations entières, en instructions
