@@ -30,6 +30,7 @@ from gpt_architecture.data.texts.corpus import SourceTexts, load_corpus, read_do
 from gpt_architecture.data.texts.ingest import find_sources, read_blocks
 from gpt_architecture.data.texts.readers import base
 from gpt_architecture.data.tokenizer import get_tokenizer
+from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.perplexity import read_token_documents
 
 PARAGRAPHS = (
@@ -283,3 +284,32 @@ def test_a_list_is_read_one_value_at_a_time(tmp_path, monkeypatch):
         assert found == [row["text"] for row in rows]
         assert len(blocks) > 20
         assert sum(block.consumed for block in blocks) == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('id,text\n1,un\n2,"deux\n3,trois\n', "rangée 3 : un guillemet ouvert n'est jamais fermé"),
+        ('id,text\n1,"un" deux\n', "rangée 2 : guillemets"),
+        ("id,text\n1,un\n2,deux,trois,quatre\n", "a.csv:3 (4 cases pour 2 colonnes)"),
+        ("id,text\n1,un\n2\n", "a.csv:3 (1 case pour 2 colonnes)"),
+    ],
+)
+def test_a_malformed_row_is_named(tmp_path, content, words):
+    """Un tableau mal formé n'est pas avalé ; `skip_bad` garde ce qui précède."""
+    path = tmp_path / "a.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        load_corpus([path])
+    assert words in str(caught.value)
+    assert "tableau mal formé" in str(caught.value)
+    (tmp_path / "b.txt").write_text("sain", encoding="utf-8")
+    text = load_corpus([path, tmp_path / "b.txt"], skip_bad=True).text
+    assert text.endswith("sain")
+    assert ("un" in text) == ("1,un" in content)
+
+
+def test_empty_cells_and_rows_of_a_table_are_not_faults(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,text\n1,un,,\n\n2,deux\n", encoding="utf-8")
+    assert load_corpus([path]).text == "un<|endoftext|>deux"

@@ -63,6 +63,12 @@ def test_unbalanced_split_is_said(cli, source, tmp_path):
     small = cli(*command, "--val-fraction", "0.01")
     assert "% des tokens pour 1 % demandé" in small.out
     assert "demandé" not in cli(*command, "--val-fraction", "0.5", "--force").out
+    texts = [source / "long.txt", source / "court.txt"]
+    for path, count in zip(texts, (400, 1), strict=True):
+        path.write_text("Une phrase toute simple. " * count, encoding="utf-8")
+    tiny = cli("prepare", *texts, "--out", tmp_path / "e", "--val-fraction", "0.1").out
+    assert "% des tokens pour 10 % demandés" in tiny
+    assert "--val-fraction ou --seed" in tiny
 
 
 @pytest.mark.slow
@@ -75,6 +81,11 @@ def test_the_embedded_story_then_train(cli, tmp_path):
         *("--emb-dim", 16, "--n-heads", 2, "--n-layers", 1, "--epochs", 1, "--max-steps", 1),
     )
     assert trained.code == 0, trained.err
+    preset = ("train", "--preset", "eclair", "--data", tmp_path / "fragments", "--max-steps", 1)
+    trained = cli(*preset, "--output-dir", tmp_path / "e")
+    assert trained.code == 0, trained.err
+    typed = cli(*preset, "--output-dir", tmp_path / "t", "--tokenizer", "bpe-1024")
+    typed.check_one_line_error(2, "le tokenizer bpe-1024 pour", "codé par gpt2", "--tokenizer")
 
 
 def test_written_separators_are_said(cli, tmp_path):
@@ -134,11 +145,11 @@ def test_usage_errors(cli, source, tmp_path):
     cli("prepare", "--out", tmp_path / "d").check_one_line_error(2, "aucune source")
     cli("prepare", source).check_one_line_error(2, "--out n'est pas donné")
     out = ("--out", tmp_path / "d")
-    cli("prepare", source, *out, "--val-fraction", "2").check_one_line_error(2, "val_fraction")
+    cli("prepare", source, *out, "--val-fraction", "2").check_one_line_error(2, "--val-fraction")
     cli("prepare", source, *out, "--workers", "0").check_one_line_error(2, "workers")
     cli("prepare", "absent", *out).check_one_line_error(1, "source de texte introuvable : absent")
     cli("prepare", source / "a.jsonl", *out, "--field", "absent").check_one_line_error(
-        1, "aucun document", f"champ absent, {source}/a.jsonl:1 (absent ; il y a corps)", "--field"
+        1, f"{source}/a.jsonl:1 (absent ; il y a corps) : champ absent", "--field", "--skip-bad"
     )
     cli("prepare", source / "a.jsonl", *out).check_one_line_error(
         1, "a.jsonl:41 (colonne 1) : JSON invalide", "--skip-bad"

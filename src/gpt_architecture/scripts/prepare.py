@@ -45,7 +45,7 @@ _Step = Literal[
     "paragraphs",
     "validation",
 ]
-_LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite d'être dite
+_FAR = 5  # une validation tant de fois plus grosse, ou plus petite, que demandé est dite
 
 
 @Parameter(name="*", group=Group("Préparation", sort_key=1))
@@ -261,11 +261,12 @@ def _report(result: PreparedTokens, seconds: float) -> None:
     wanted = 100 * result.val_fraction
     if result.single_document:
         say("Un seul document : sa fin, et non des documents, fait la validation.")
-    elif (share := 100 * result.tokens["val"] / tokens) > _LARGE_SHARE * wanted:
+    elif not 1 / _FAR <= (share := 100 * result.tokens["val"] / tokens) / wanted <= _FAR:
+        advice = " ; --val-fraction ou --seed la changent" if share < wanted else ""
         say(
             f"Validation   {short(share)} % des tokens pour "
             f"{short(wanted)} % {plural(int(wanted), 'demandé')} : "
-            "trop peu de documents pour mieux répartir"
+            f"trop peu de documents pour mieux répartir{advice}"
         )
     if result.hygiene is not None:
         _report_hygiene(result.hygiene)

@@ -14,7 +14,6 @@ from cyclopts.config import Dict as ConfigDict
 from gpt_architecture.cli.options import Prompt
 from gpt_architecture.cli.usage import COMMON_TITLE
 from gpt_architecture.config import (
-    TRAINING_PRESETS,
     CheckpointConfig,
     ComputeConfig,
     FinetuningConfig,
@@ -140,7 +139,12 @@ class TrainingDefaults:
         check_origin(preset=preset, resume=resume, start=start, tokenizer=given.get("--tokenizer"))
         options: Mapping[str, Any]
         if preset is not None:
-            options, source = TRAINING_PRESETS[preset], f"le préréglage {preset}"
+            from gpt_architecture.data.datasets import preset_settings
+
+            sources = [
+                token.value for each in arguments for token in each.tokens if each.name == "--data"
+            ]
+            options, source = preset_settings(preset, sources), f"le préréglage {preset}"
         elif resume is not None or start is not None:
             import gpt_architecture.interop  # noqa: F401 — les formats d'ailleurs s'inscrivent
             from gpt_architecture.training.inputs import Origins

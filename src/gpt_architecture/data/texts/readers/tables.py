@@ -25,6 +25,7 @@ from gpt_architecture.data.texts.readers.base import (
 )
 from gpt_architecture.data.texts.readers.layers import opened
 from gpt_architecture.errors import reason
+from gpt_architecture.french import counted
 from gpt_architecture.storage import foreign_format
 
 BAD_TABLE = "tableau mal formé"
@@ -45,11 +46,13 @@ def _read(source: Source, field: str | None, limit: int) -> Iterator[RecordBlock
             separator = "\t" if ".tsv" in source.path.suffixes else _separator(header)
             names = next(csv.reader([header], delimiter=separator), [])
             column = names.index(_column(field, names))
-            for row in csv.reader(lines, delimiter=separator):
+            for row in csv.reader(lines, delimiter=separator, strict=True):
                 number += 1
                 where = block.place(number)
                 value = row[column] if column < len(row) else ""
-                if not value.strip():
+                if row and (len(row) < len(names) or any(row[len(names) :])):
+                    block.skips.append(_ragged(where, len(row), len(names)))
+                elif not value.strip():
                     block.skips.append(Skip(reason=EMPTY, where=where))
                 else:
                     # Un octet mal codé revient tel quel : l'enregistrement sera écarté seul
@@ -64,7 +67,7 @@ def _read(source: Source, field: str | None, limit: int) -> Iterator[RecordBlock
         if isinstance(error, Rejected):
             raise
         if isinstance(error, csv.Error):
-            raise Rejected(BAD_TABLE, f"après la rangée {number} : {_said(error, limit)}") from None
+            raise Rejected(BAD_TABLE, f"rangée {number + 1} : {_said(error, limit)}") from None
         raise Rejected(UNREADABLE, reason(error)) from None
 
 
@@ -91,9 +94,22 @@ def _column(field: str | None, names: list[str]) -> str:
     raise Rejected.no_field(field, names)
 
 
+def _ragged(where: str, cells: int, columns: int) -> Skip:
+    """Une rangée qui n'a pas une case par colonne ; des cases vides en trop ne gênent pas."""
+    said = f"{counted(cells, 'case')} pour {counted(columns, 'colonne')}"
+    return Skip(
+        reason=BAD_TABLE,
+        where=f"{where} ({said})",
+        remedy="mettez entre guillemets toute case qui contient le séparateur",
+    )
+
+
 def _said(error: csv.Error, limit: int) -> str:
-    large = "field limit" in str(error)
-    return f"une case de plus de {limit} octets" if large else "guillemets ou fins de ligne"
+    if "field limit" in str(error):
+        return f"une case de plus de {limit} octets"
+    if "unexpected end" in str(error):
+        return "un guillemet ouvert n'est jamais fermé"
+    return "guillemets ou fins de ligne"
 
 
 register(Format(name="table", suffixes=(".csv", ".tsv"), read=_read, unit="rangée"))
