@@ -148,6 +148,14 @@ def test_usage_errors(cli, source, tmp_path):
     cli("prepare", source, *out, "--val-fraction", "2").check_one_line_error(2, "--val-fraction")
     cli("prepare", source, *out, "--workers", "0").check_one_line_error(2, "workers")
     cli("prepare", "absent", *out).check_one_line_error(1, "source de texte introuvable : absent")
+    misspelt = cli("prepare", "la-lampe-du-passeurr", *out)
+    misspelt.check_one_line_error(1, "essayez la-lampe-du-passeur")
+    for extra, advice in (
+        (("--source", "a=a.txt:0.7", "b=b.txt:0.3"), "essayez --source b=b.txt:0.3"),
+        (("--document-mask", "no"), "--document-mask ne prend pas de valeur"),
+        (("--epochs", 2, "texte.txt"), "essayez --data texte.txt"),
+    ):
+        cli("train", *extra).check_one_line_error(2, "argument en trop", advice)
     cli("prepare", source / "a.jsonl", *out, "--field", "absent").check_one_line_error(
         1, f"{source}/a.jsonl:1 (absent ; il y a corps) : champ absent", "--field", "--skip-bad"
     )
@@ -246,7 +254,7 @@ def test_hygiene_options(cli, tmp_path):
     assert outcome.code == 0, outcome.err
     assert "Hygiène      41 documents gardés sur 45" in outcome.out
     assert "qualité : trop court : 1, 5 caractères" in outcome.out
-    assert "e-mail masqué : 1" in outcome.out
+    assert "Masqué       e-mail : 1" in outcome.out
     assert "doublon exact : 3" in outcome.out
     index = json.loads((tmp_path / "d" / "index.json").read_text("utf-8"))
     assert index["settings"]["hygiene"]["near"] == 0
@@ -285,6 +293,7 @@ def test_bad_hygiene(cli, tmp_path):
     (tmp_path / "a.txt").write_text("un texte", encoding="utf-8")
     command = ("prepare", tmp_path / "a.txt", "--out", tmp_path / "d")
     cli(*command, "--hygiene", "frr").check_one_line_error(2, "frr", "fr ou en")
-    cli(*command, "--near-duplicates", 2).check_one_line_error(2, "near", "≤ 1")
+    near = cli(*command, "--near-duplicates", 80)
+    near.check_one_line_error(2, "--near-duplicates vaut 80", "≤ 1")
     cli("prepare", tmp_path / "a.txt").check_one_line_error(2, "--out")
     assert not (tmp_path / "d").exists()

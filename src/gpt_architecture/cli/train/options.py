@@ -55,7 +55,7 @@ class RunOptions(RunConfig):
     data: Annotated[
         tuple[str, ...],
         _COMMON,
-        Parameter(consume_multiple=True, env_var_split=_split_paths, metavar="SOURCE…"),
+        Parameter(consume_multiple=1, env_var_split=_split_paths, metavar="SOURCE…"),
     ] = RunConfig.data  # type: ignore[assignment]
 
     sources: Annotated[tuple[str, ...], Parameter(name="--source", metavar="NOM=CHEMIN:POIDS")] = ()
@@ -91,7 +91,7 @@ class FinetuningOptions(FinetuningConfig):
 
     start: Annotated[Path | None, _COMMON, Parameter(name="--from", metavar="MODÈLE")] = None
 
-    lora_targets: Annotated[tuple[LoRATarget, ...], Parameter(consume_multiple=True)] = (
+    lora_targets: Annotated[tuple[LoRATarget, ...], Parameter(consume_multiple=1)] = (
         LoRAConfig.targets
     )
 

@@ -25,7 +25,7 @@ from gpt_architecture.data.texts.readers.base import (
 )
 from gpt_architecture.data.texts.readers.layers import opened
 from gpt_architecture.errors import reason
-from gpt_architecture.french import counted
+from gpt_architecture.french import counted, french_number
 from gpt_architecture.storage import foreign_format
 
 BAD_TABLE = "tableau mal formé"
@@ -77,7 +77,7 @@ def _lines(file: BinaryIO, limit: int) -> Iterator[str]:
     while line := file.readline(limit + 1):
         number += 1
         if len(line) > limit:
-            raise Rejected(TOO_LONG, f"ligne {number}, plus de {limit} octets")
+            raise Rejected(TOO_LONG, f"ligne {number}, plus de {french_number(limit)} octets")
         yield line.decode("utf-8", "surrogateescape")
 
 
@@ -106,7 +106,7 @@ def _ragged(where: str, cells: int, columns: int) -> Skip:
 
 def _said(error: csv.Error, limit: int) -> str:
     if "field limit" in str(error):
-        return f"une case de plus de {limit} octets"
+        return f"une case de plus de {french_number(limit)} octets"
     if "unexpected end" in str(error):
         return "un guillemet ouvert n'est jamais fermé"
     return "guillemets ou fins de ligne"
