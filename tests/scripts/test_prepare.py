@@ -79,8 +79,11 @@ def test_the_embedded_story_then_train(cli, tmp_path):
     trained = cli(
         *("train", "--data", tmp_path / "fragments", "--output-dir", tmp_path / "m"),
         *("--emb-dim", 16, "--n-heads", 2, "--n-layers", 1, "--epochs", 1, "--max-steps", 1),
+        "--document-mask",
     )
     assert trained.code == 0, trained.err
+    assert "chaque document seul dans sa fenêtre" in trained.out
+    assert "Documents : chacun seul" in cli("inspect", tmp_path / "m" / "gpt-model.pt").out
     preset = ("train", "--preset", "eclair", "--data", tmp_path / "fragments", "--max-steps", 1)
     trained = cli(*preset, "--output-dir", tmp_path / "e")
     assert trained.code == 0, trained.err
