@@ -92,7 +92,7 @@ def test_the_vocabulary_of_a_preset_yields_to_the_shards(shards):
 
 
 def test_shards_too_short_name_their_preparation(shards):
-    with pytest.raises(DataError, match=r"part de validation : .*60 tokens.*--val-fraction"):
+    with pytest.raises(DataError, match=r"part de validation : .*60 tokens.*val_fraction"):
         load(shards, window=80)
 
 

@@ -243,7 +243,7 @@ def check_windows(data: TrainingData, window: int) -> None:
             raise DataError(
                 f"{name} : texte trop court, {counted(source.num_tokens, 'token')}",
                 expected=f"au moins {window + 1} (une fenêtre de {window} et sa cible)",
-                remedy="relancez « prepare » avec plus de texte, ou un autre --val-fraction, "
+                remedy="relancez « prepare » avec plus de texte, ou un autre `val_fraction`, "
                 "ou réduisez `context_length`"
                 if isinstance(source, TokenShards)
                 else "donnez plus de texte, gardez-en plus pour cette part, ou réduisez "

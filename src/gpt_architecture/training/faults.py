@@ -82,7 +82,7 @@ def _seen_validation(case: Case) -> Finding | None:
 
 _OWN_VOCABULARY = (
     "apprenez un vocabulaire sur ce texte (`tokenizer=bpe-4096` ; pour des fragments, "
-    "« tokenizer train », puis « prepare --tokenizer FICHIER »)"
+    "« tokenizer train », puis « prepare » avec ce `tokenizer`)"
 )
 
 
