@@ -6,11 +6,13 @@ from conftest import FRENCH_TEXT
 from shard_helpers import write_folder
 
 from gpt_architecture.config import TrainingConfig
-from gpt_architecture.data.datasets import load_training_data
+from gpt_architecture.data.datasets import load_training_data, preset_settings
 from gpt_architecture.data.loader import create_train_val_loaders
 from gpt_architecture.data.sampler import WindowSampler
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.training.inputs import Origins
+from gpt_architecture.training.preparation import request_of
 
 TRAINING = TrainingConfig()
 
@@ -77,6 +79,21 @@ def test_shards_of_llm_c(shards):
     assert data.name == "fineweb"
     with pytest.raises(ConfigurationError, match="fineweb, codé par gpt2"):
         load(shards, _words(shards))
+
+
+def test_the_vocabulary_of_a_preset_yields_to_the_shards(shards):
+    """Un préréglage ne nomme pas le tokenizer de fragments ; celui qu'on tape est refusé."""
+    assert preset_settings("eclair", "la-lampe-du-passeur")["tokenizer"] == "bpe-1024"
+    assert request_of({"preset": "eclair", "data": shards}, Origins()).run.tokenizer == "gpt2"
+    asked = {"preset": "eclair", "data": shards, "tokenizer": "bpe-1024"}
+    assert request_of(asked, Origins()).run.tokenizer == "bpe-1024"
+    with pytest.raises(ConfigurationError, match=r"bpe-1024 pour .*fineweb, codé par gpt2"):
+        load(shards, "bpe-1024")
+
+
+def test_shards_too_short_name_their_preparation(shards):
+    with pytest.raises(DataError, match=r"part de validation : .*60 tokens.*val_fraction"):
+        load(shards, window=80)
 
 
 def write_indexed(folder):

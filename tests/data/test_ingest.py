@@ -36,7 +36,7 @@ def test_folders_are_walked_in_order(tmp_path):
     for name in ("b.txt", "a.MD", "sous/c.jsonl", "sous/d.parquet", "e.jsonl.gz", "f.xyz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(HEADS.get(Path(name).suffix, b"x"))
-    for name in (".cache/x.txt", ".g.txt"):
+    for name in (".cache/x.txt", ".g.txt", "~$lettre.docx"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x", encoding="utf-8")
     sources, skips = find_sources([tmp_path])

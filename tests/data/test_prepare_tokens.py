@@ -365,3 +365,20 @@ def test_shards_are_readable_by_numpy_alone(tmp_path):
     tokens = np.fromfile(path, dtype=np.uint16, offset=1024)
     assert head[:3].tolist() == [20240520, 1, len(tokens)]
     assert tokens[0] == EOS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", "déjà l'été".encode("latin-1"), "iconv"),
+        ("a.txt", "déjà l'été".encode("utf-16"), "iconv"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n{"text": 3}\n', "a.jsonl:2"),
+    ],
+)
+def test_the_only_file_says_its_fault(tmp_path, name, content, words):
+    """Seul ou non, un fichier fautif dit son défaut et son remède, non « aucun document »."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words) as caught:
+        run([tmp_path / name], tmp_path / "d")
+    assert "skip_bad" in str(caught.value)
+    assert "aucun document" not in str(caught.value)

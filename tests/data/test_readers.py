@@ -323,3 +323,32 @@ def test_a_csv_header_may_span_lines(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('"un\nnuméro",text\n1,oui\n2,"non\nplus"\n', encoding="utf-8")
     assert [each.text for each in read_documents([path])] == ["oui", "non\nplus"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('id,text\n1,un\n2,"deux\n3,trois\n', "rangée 3 : un guillemet ouvert n'est jamais fermé"),
+        ('id,text\n1,"un" deux\n', "rangée 2 : guillemets"),
+        ("id,text\n1,un\n2,deux,trois,quatre\n", "a.csv:3 (4 cases pour 2 colonnes)"),
+        ("id,text\n1,un\n2\n", "a.csv:3 (1 case pour 2 colonnes)"),
+    ],
+)
+def test_a_malformed_row_is_named(tmp_path, content, words):
+    """Un tableau mal formé n'est pas avalé ; `skip_bad` garde ce qui précède."""
+    path = tmp_path / "a.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        load_corpus([path])
+    assert words in str(caught.value)
+    assert "tableau mal formé" in str(caught.value)
+    (tmp_path / "b.txt").write_text("sain", encoding="utf-8")
+    text = load_corpus([path, tmp_path / "b.txt"], skip_bad=True).text
+    assert text.endswith("sain")
+    assert ("un" in text) == ("1,un" in content)
+
+
+def test_empty_cells_and_rows_of_a_table_are_not_faults(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,text\n1,un,,\n\n2,deux\n", encoding="utf-8")
+    assert load_corpus([path]).text == "un<|endoftext|>deux"

@@ -116,7 +116,9 @@ def test_a_continuation_must_fit(text):
 def test_wilson_known_values():
     """8 sur 10 : [0,490 ; 0,943] (Newcombe, 1998) ; jamais hors de [0, 1]."""
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson_interval(0, 5)[0] == 0.0
+    for trials in range(1, 200):  # exactement : « < 0,1 % » se lirait comme une borne
+        assert wilson_interval(0, trials)[0] == 0.0
+        assert wilson_interval(trials, trials)[1] == 1.0
     assert wilson_interval(5, 5)[1] == 1.0
 
 

@@ -113,8 +113,10 @@ def test_bad_texts_are_left_out_and_said(tmp_path):
 def test_corpus_of_bad_texts_only(tmp_path):
     """Rien à garder : une phrase, pas de dossier."""
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\0\0")
-    with pytest.raises(DataError, match="aucun document"):
+    with pytest.raises(DataError, match=r"a\.txt \(du texte UTF-16\)"):
         prepare(tmp_path / "a.txt", tmp_path / "d")
+    with pytest.raises(DataError, match=r"aucun document.*a\.txt"):
+        prepare(tmp_path / "a.txt", tmp_path / "d", skip_bad=True)
     assert not (tmp_path / "d").exists()
     assert not (tmp_path / "d.incomplete").exists()
 

@@ -3,11 +3,13 @@
 import json
 import random
 import re
+from dataclasses import fields
 from html import unescape
 
 import pytest
 
-from gpt_architecture.data.hygiene.config import HygieneConfig
+from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
+from gpt_architecture.data.hygiene.effects import excerpt
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.reports import hygiene
@@ -80,3 +82,17 @@ def test_without_hygiene_the_page_still_says_what_was_prepared(tmp_path):
     assert "Ce qui a été retiré" not in page
     assert "Ce qui n'a pas pu être lu" in unescape(page)
     assert length_bars([0] * 64) == []
+
+
+def test_thresholds_and_excerpts_are_readable(tmp_path):
+    """Chaque seuil a un nom français, et un extrait ne coupe aucun mot."""
+    loose = QualityRules(min_words=0, function_words=0, max_word_length=99, repeated_lines=1.0)
+    result = prepared(
+        tmp_path, ["Il est sur la rive.", "Elle va."], hygiene=HygieneConfig(quality=loose)
+    )
+    page = unescape(hygiene_page(result))
+    assert "qualité : mots, au moins" in page
+    assert not any(each.name in page for each in fields(QualityRules) if "_" in each.name)
+    words = excerpt("fragmentation " * 90).split()
+    assert set(words) == {"fragmentation", "[…]"}
+    assert excerpt("x" * 500).startswith("x" * 200)

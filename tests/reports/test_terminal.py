@@ -1,8 +1,13 @@
 """Rien d'un token n'est invisible."""
 
-import pytest
+import io
 
-from gpt_architecture.reports.terminal import visible_text, visible_token
+import pytest
+from rich.console import Console
+
+from gpt_architecture.evaluation.cloze import ClozeResult
+from gpt_architecture.reports.french import cloze_tables
+from gpt_architecture.reports.terminal import table, visible_text, visible_token
 
 
 @pytest.mark.parametrize(
@@ -39,3 +44,19 @@ def test_text_keeps_what_joins_letters():
 
 def test_text_shows_controls():
     assert visible_text("a\x1b[31mb\u202ec\r") == "a␛[31mb‹U+202E›c␍"
+
+
+def test_the_rest_of_a_cut_name_is_aligned():
+    """Un nom en retrait que la place coupe reprend sous son début."""
+    buffer = io.StringIO()
+    shown = table("Titre", ("Nom", "Valeur"), [["  un nom bien trop long pour tenir", "0,0 %"]])
+    Console(file=buffer, width=30).print(shown)
+    lines = [each for each in buffer.getvalue().splitlines() if "nom" in each or "tenir" in each]
+    assert len(lines) > 1
+    assert len({len(each) - len(each.lstrip()) for each in lines}) == 1
+
+
+def test_a_cloze_without_examples_says_so():
+    """Une épreuve sans exemple ne disparaît pas."""
+    titles = [title for title, _, _ in cloze_tables(ClozeResult(last_word=None, choices=None))]
+    assert titles == ["Dernier mot", "Mot manquant"]

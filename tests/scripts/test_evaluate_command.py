@@ -78,8 +78,10 @@ def test_french(cli, run, text):
         "Paires minimales du français (60 paires)",
         "Ensemble",
         "Dernier mot (1 exemple)",
+        "Mot manquant",
     ):
         assert words in outcome.out.replace("\u00a0", " ")
+    assert "acc_norm" not in outcome.out
     line = json.loads((run / JOURNAL).read_text(encoding="utf-8").splitlines()[-1])
     record = json.loads(cli("evaluate", run, *options, "--json", "-").out)
     assert record["french"]["count"] == 60
@@ -151,6 +153,9 @@ def test_outside_of_a_run(cli, run, text, tmp_path):
 
 def test_nothing_to_measure(cli, run):
     cli("evaluate", run).check_one_line_error(2, "rien à mesurer", "--data")
+    for typed in (("--french", "--cloze"), ("--data",), ("--cloze", "--french")):
+        name = next(each for each in typed if each != "--french")
+        cli("evaluate", run, *typed).check_one_line_error(2, f"{name} attend une valeur")
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,19 @@ def test_a_sentence_too_long_writes_no_page(cli, run, tmp_path):
     )
     outcome.check_one_line_error(2, "80 token", "32 tokens")
     assert not page.exists()
+
+
+def test_a_given_text_is_not_called_unseen(cli, run, tmp_path):
+    """Rien ne dit qu'un texte donné n'a pas été appris ; il n'est sur la page qu'une fois."""
+    page, text = tmp_path / "page.html", tmp_path / "mien.txt"
+    text.write_text("Le passeur leva la lampe, et la rivière se tut. " * 8, encoding="utf-8")
+    command = ("evaluate", run, "--length", 4, "--report", page, "--force")
+    assert cli(*command, "--data", text).code == 0
+    shown = read_page(page.read_text(encoding="utf-8")).text
+    assert "texte mesuré" in shown
+    assert "texte inédit" not in shown
+    outcome = cli(*command, "--data", text, "--memorisation", text)
+    assert outcome.code == 0, outcome.err
+    shown = read_page(page.read_text(encoding="utf-8")).text
+    assert "Sans texte inédit" in shown  # celui qui est appris n'en est pas un
+    assert ", texte inédit" not in shown

@@ -63,6 +63,12 @@ def test_unbalanced_split_is_said(cli, source, tmp_path):
     small = cli(*command, "--val-fraction", "0.01")
     assert "% des tokens pour 1 % demandé" in small.out
     assert "demandé" not in cli(*command, "--val-fraction", "0.5", "--force").out
+    texts = [source / "long.txt", source / "court.txt"]
+    for path, count in zip(texts, (400, 1), strict=True):
+        path.write_text("Une phrase toute simple. " * count, encoding="utf-8")
+    tiny = cli("prepare", *texts, "--out", tmp_path / "e", "--val-fraction", "0.1").out
+    assert "% des tokens pour 10 % demandés" in tiny
+    assert "--val-fraction ou --seed" in tiny
 
 
 @pytest.mark.slow
@@ -73,8 +79,16 @@ def test_the_embedded_story_then_train(cli, tmp_path):
     trained = cli(
         *("train", "--data", tmp_path / "fragments", "--output-dir", tmp_path / "m"),
         *("--emb-dim", 16, "--n-heads", 2, "--n-layers", 1, "--epochs", 1, "--max-steps", 1),
+        "--document-mask",
     )
     assert trained.code == 0, trained.err
+    assert "chaque document seul dans sa fenêtre" in trained.out
+    assert "Documents : chacun seul" in cli("inspect", tmp_path / "m" / "gpt-model.pt").out
+    preset = ("train", "--preset", "eclair", "--data", tmp_path / "fragments", "--max-steps", 1)
+    trained = cli(*preset, "--output-dir", tmp_path / "e")
+    assert trained.code == 0, trained.err
+    typed = cli(*preset, "--output-dir", tmp_path / "t", "--tokenizer", "bpe-1024")
+    typed.check_one_line_error(2, "le tokenizer bpe-1024 pour", "codé par gpt2", "--tokenizer")
 
 
 def test_written_separators_are_said(cli, tmp_path):
@@ -134,11 +148,19 @@ def test_usage_errors(cli, source, tmp_path):
     cli("prepare", "--out", tmp_path / "d").check_one_line_error(2, "aucune source")
     cli("prepare", source).check_one_line_error(2, "--out n'est pas donné")
     out = ("--out", tmp_path / "d")
-    cli("prepare", source, *out, "--val-fraction", "2").check_one_line_error(2, "val_fraction")
+    cli("prepare", source, *out, "--val-fraction", "2").check_one_line_error(2, "--val-fraction")
     cli("prepare", source, *out, "--workers", "0").check_one_line_error(2, "workers")
     cli("prepare", "absent", *out).check_one_line_error(1, "source de texte introuvable : absent")
+    misspelt = cli("prepare", "la-lampe-du-passeurr", *out)
+    misspelt.check_one_line_error(1, "essayez la-lampe-du-passeur")
+    for extra, advice in (
+        (("--source", "a=a.txt:0.7", "b=b.txt:0.3"), "essayez --source b=b.txt:0.3"),
+        (("--document-mask", "no"), "--document-mask ne prend pas de valeur"),
+        (("--epochs", 2, "texte.txt"), "essayez --data texte.txt"),
+    ):
+        cli("train", *extra).check_one_line_error(2, "argument en trop", advice)
     cli("prepare", source / "a.jsonl", *out, "--field", "absent").check_one_line_error(
-        1, "aucun document", f"champ absent, {source}/a.jsonl:1 (absent ; il y a corps)", "--field"
+        1, f"{source}/a.jsonl:1 (absent ; il y a corps) : champ absent", "--field", "--skip-bad"
     )
     cli("prepare", source / "a.jsonl", *out).check_one_line_error(
         1, "a.jsonl:41 (colonne 1) : JSON invalide", "--skip-bad"
@@ -236,7 +258,7 @@ def test_hygiene_options(cli, tmp_path):
     assert outcome.code == 0, outcome.err
     assert "Hygiène      41 documents gardés sur 45" in outcome.out
     assert "qualité : trop court : 1, 5 caractères" in outcome.out
-    assert "e-mail masqué : 1" in outcome.out
+    assert "Masqué       e-mail : 1" in outcome.out
     assert "doublon exact : 3" in outcome.out
     index = json.loads((tmp_path / "d" / "index.json").read_text("utf-8"))
     assert index["settings"]["hygiene"]["near"] == 0
@@ -275,6 +297,7 @@ def test_bad_hygiene(cli, tmp_path):
     (tmp_path / "a.txt").write_text("un texte", encoding="utf-8")
     command = ("prepare", tmp_path / "a.txt", "--out", tmp_path / "d")
     cli(*command, "--hygiene", "frr").check_one_line_error(2, "frr", "fr ou en")
-    cli(*command, "--near-duplicates", 2).check_one_line_error(2, "near", "≤ 1")
+    near = cli(*command, "--near-duplicates", 80)
+    near.check_one_line_error(2, "--near-duplicates vaut 80", "≤ 1")
     cli("prepare", tmp_path / "a.txt").check_one_line_error(2, "--out")
     assert not (tmp_path / "d").exists()

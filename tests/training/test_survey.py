@@ -9,6 +9,7 @@ import torch
 
 from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.data.shards.reader import TokenArray
+from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.training import survey as module
 from gpt_architecture.training.inputs import Origins
 from gpt_architecture.training.losses import LossEvaluator, evaluation_starts
@@ -181,10 +182,24 @@ class TestFaults:
             assert examined(run, train=both).overlap == pytest.approx(share, abs=0.1)
 
     def test_drift(self, run):
-        other = TokenArray(np.random.default_rng(0).integers(0, 400, 800))
+        other = TokenArray(np.random.default_rng(0).integers(0, 400, 4000))
         found = examined(run, val=other)
         assert found.drift > 1
         assert found.transfer < 0.3
+
+    def test_a_tiny_validation_is_not_judged(self, run):
+        """Trente-huit tokens d'un autre texte ne disent pas qu'il ne ressemble pas."""
+        tiny = TokenArray(np.random.default_rng(0).integers(0, 400, 38))
+        found = examined(run, val=tiny)
+        assert (found.drift, found.transfer) == (0.0, 1.0)
+
+    def test_the_reference_vocabulary_says_nothing(self, run, caplog):
+        """Le petit BPE de comparaison n'est pas celui qu'on a demandé."""
+        tokenizer = get_tokenizer("gpt2")
+        text = run.data.tokenizer.decode(tokens(run.data.train).tolist())
+        with caplog.at_level("INFO"):
+            assert module._extra_tokens(tokenizer, [text], tokenizer.encode(text)) > 1
+        assert "pas de quoi former" not in caplog.text
 
     def test_shuffled_tokens(self, run):
         shuffled = np.random.default_rng(0).permutation(tokens(run.data.train))

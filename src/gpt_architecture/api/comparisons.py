@@ -177,7 +177,7 @@ def compare(
         gpt.generate(prompts[0], max_tokens=_WARM_UP, ignore_eos=True)
         for result in compare_strategies(gpt.generator, prompts, chosen, seeds=seeds):
             results.append(result)
-            pace = f"{result.label} : {result.tokens_per_second:.0f} tokens/s"
+            pace = f"{result.label} : {thousands(round(result.tokens_per_second), ' ')} tokens/s"
             bar.update(len(results), pace)
     return Comparison(
         summaries=tuple(summarize(results)),

@@ -40,7 +40,7 @@ from gpt_architecture.evaluation.tasks import (
 from gpt_architecture.formats.checkpoint import CHECKPOINTS
 from gpt_architecture.formats.door import locate
 from gpt_architecture.formats.journal import JOURNAL, append_record
-from gpt_architecture.french import decimal, significant
+from gpt_architecture.french import decimal, percent, significant
 from gpt_architecture.storage import check_outputs, page_of
 
 if TYPE_CHECKING:
@@ -143,6 +143,13 @@ class Evaluation:
         if self.text is not None:
             loss, perplexity = decimal(self.loss, 3), significant(self.perplexity)
             said[0] = f"perte {loss} nats, perplexité {perplexity}"
+        shown = {"last_word": _share(self.last_word), "choices": _share(self.choices)}
+        if self.french is not None:
+            shown["french"] = percent(self.french.total.accuracy)
+        if self.cloze is not None:
+            parts = (_share(self.cloze.last_word), _share(self.cloze.choices))
+            shown["cloze"] = ", ".join(filter(None, parts))
+        said = [f"{name} {shown[name]}" if shown.get(name) else name for name in said]
         return f"Evaluation({', '.join(said)})"
 
     def _repr_html_(self) -> str:
@@ -165,6 +172,13 @@ class Evaluation:
         if self.memorisation is not None:
             tables.append(terminal.memorisation_table(self.memorisation))
         return tables_cell(tables, notes=["Perte en nats par token ; intervalles à 95 %."])
+
+
+def _share(result: LastWordResult | ChoiceResult | None) -> str:
+    """L'exactitude d'une épreuve ; vide si elle n'a pas été mesurée."""
+    if result is None:
+        return ""
+    return percent(result.accuracy if isinstance(result, LastWordResult) else result.acc_norm)
 
 
 @checked_options
@@ -284,6 +298,7 @@ def evaluate(
         record = _record(found)
         memory = None
         if studied:
+            apart = set(map(str, texts)) - set(map(str, recited))  # l'appris n'est pas l'inédit
             memory = study_model(
                 gpt,
                 path,
@@ -291,7 +306,7 @@ def evaluate(
                 length=length,
                 report=report,
                 sentence=sentence,
-                held_out=[document.tokens for document in documents],
+                held_out=[document.tokens for document in documents] if apart else [],
                 losses=record["text"]["documents"] if "text" in record else [],
                 **reading,
                 progress=lambda name: PaceProgress(bar, name),

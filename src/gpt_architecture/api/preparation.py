@@ -80,7 +80,7 @@ def prepare(
         shard_tokens: tokens par fragment.
         workers: processus ; None : un par cœur. Le résultat n'en dépend pas.
         seed: graine de la répartition des documents.
-        max_line_bytes: une ligne ou une valeur plus longue, en octets, est écartée.
+        max_line_bytes: une ligne ou une valeur plus longue, en octets, est un défaut.
         skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros.
         offline: interdit tout téléchargement.
         hygiene: ce qui est retiré des textes avant de les coder : un préréglage (`fr`, `en`,

@@ -43,6 +43,7 @@ _OPENING_TOKENS = 12
 _SENTENCE_TOKENS = 16
 _CALIBRATION_TOKENS = 4096
 _SHOWN_DOCUMENTS = 20
+_MEASURED = "texte mesuré"
 
 
 def study_model(
@@ -113,6 +114,7 @@ def study_model(
                 *(
                     TextScore(label=label, tokens=each.tokens, nll=each.nll)
                     for label, each in calibrations
+                    if label != _MEASURED  # sa perte est déjà parmi celles des textes donnés
                 ),
             ],
             memorisation=recited,
@@ -200,7 +202,11 @@ def _calibrations(
     unseen: TokenSource | None,
     progress: Callable[[str], Progress],
 ) -> list[tuple[str, Calibration]]:
-    """La calibration sur le début de chaque texte, sous son nom."""
+    """La calibration sur le début de chaque texte, sous son nom.
+
+    Sans les données de l'entraînement, rien ne dit qu'un texte donné n'a pas été appris.
+    """
+    label = _MEASURED if training is None else "texte inédit"
     return [
         (
             label,
@@ -211,7 +217,7 @@ def _calibrations(
                 on_progress=progress("Calibration"),
             ),
         )
-        for label, source in (("texte inédit", unseen), ("texte d'entraînement", training))
+        for label, source in ((label, unseen), ("texte d'entraînement", training))
         if source is not None and source.num_tokens > 1
     ]
 

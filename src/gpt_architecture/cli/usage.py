@@ -248,7 +248,14 @@ def _expected(error: cyclopts.CoercionError) -> str:
 
 def _named(app: App, tokens: list[str], extra: list[str]) -> str | None:
     """Où mettre un argument en trop : le texte qu'une commande lit n'y est jamais sans son nom."""
-    known = {name for each in _arguments(app, tokens) for name in each.names}
+    arguments = _arguments(app, tokens)
+    known = {name for each in arguments for name in each.names}
+    before = tokens[: tokens.index(extra[0])] if extra and extra[0] in tokens else []
+    option = next((each for each in reversed(before) if each.startswith("--")), "")
+    if any(option in each.names and each.hint is bool for each in arguments):
+        return f"retirez-le : {option} ne prend pas de valeur"
+    if option == "--source" and option in known:
+        return f"essayez --source {shlex.join(extra)}"
     if "--data" in known:
         return f"essayez --data {shlex.join(extra)}"
     return f"essayez --prompt {shlex.quote(' '.join(extra))}" if "--prompt" in known else None

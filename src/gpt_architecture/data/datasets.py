@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gpt_architecture.config import END_OF_TEXT, TrainingConfig
+from gpt_architecture.config import END_OF_TEXT, TRAINING_PRESETS, TrainingConfig
 from gpt_architecture.data.loader import split_text
 from gpt_architecture.data.packing import PackedConversations
 from gpt_architecture.data.shards.layout import (
@@ -21,7 +22,7 @@ from gpt_architecture.data.shards.layout import (
     read_index,
     tokenizer_sha256,
 )
-from gpt_architecture.data.shards.reader import TokenArray, TokenSource, open_shards
+from gpt_architecture.data.shards.reader import TokenArray, TokenShards, TokenSource, open_shards
 from gpt_architecture.data.texts.chat import DEFAULT_CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.texts.conversations import (
     Conversation,
@@ -31,7 +32,12 @@ from gpt_architecture.data.texts.conversations import (
     read_conversations,
 )
 from gpt_architecture.data.texts.corpus import Corpus, load_corpus
-from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer, tokenizer_from_dict
+from gpt_architecture.data.tokenizer import (
+    Tokenizer,
+    get_tokenizer,
+    learns_from_text,
+    tokenizer_from_dict,
+)
 from gpt_architecture.data.tokenizers.bpe import bpe_size
 from gpt_architecture.errors import (
     ConfigurationError,
@@ -135,12 +141,13 @@ def read_training_data(
 def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) -> TrainingData:
     tokenizer = stored_tokenizer(path)
     asked = vocabulary
-    if asked is None and tokenizer_name != "gpt2":
+    is_learned = asked is None and learns_from_text(tokenizer_name)
+    if asked is None and not is_learned and tokenizer_name != "gpt2":
         asked = get_tokenizer(tokenizer_name)
-    if asked is not None and asked.to_dict() != tokenizer.to_dict():
+    if is_learned or (asked is not None and asked.to_dict() != tokenizer.to_dict()):
+        name = tokenizer_name if vocabulary is None else vocabulary.name
         raise ConfigurationError(
-            f"le tokenizer {tokenizer_name if vocabulary is None else asked.name} pour {path}, "
-            f"codé par {tokenizer.name}",
+            f"le tokenizer {name} pour {path}, codé par {tokenizer.name}",
             expected="le tokenizer qui a codé ces fragments",
             remedy="retirez `tokenizer`, ou recodez-les avec celui du modèle de départ",
         )
@@ -157,6 +164,20 @@ def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) 
         tokenizer=tokenizer,
         opening=_first_words(tokenizer.decode(ids).replace(END_OF_TEXT, " ")),
     )
+
+
+def preset_settings(name: str, data: Any) -> Mapping[str, Any]:
+    """Les réglages d'un préréglage ; des fragments ont leur tokenizer, qui l'emporte sur le sien.
+
+    Args:
+        name: un de `TRAINING_PRESETS`.
+        data: les données demandées, une ou plusieurs ; None : celles du préréglage.
+    """
+    settings = TRAINING_PRESETS[name]
+    given = [data] if isinstance(data, (str, Path)) else list(data or ())
+    if len(given) == 1 and isinstance(given[0], (str, Path)) and holds_shards(Path(given[0])):
+        return {key: value for key, value in settings.items() if key != "tokenizer"}
+    return settings
 
 
 def stored_tokenizer(path: Path) -> Tokenizer:
@@ -222,7 +243,10 @@ def check_windows(data: TrainingData, window: int) -> None:
             raise DataError(
                 f"{name} : texte trop court, {counted(source.num_tokens, 'token')}",
                 expected=f"au moins {window + 1} (une fenêtre de {window} et sa cible)",
-                remedy="donnez plus de texte, gardez-en plus pour cette part, ou réduisez "
+                remedy="relancez « prepare » avec plus de texte, ou un autre `val_fraction`, "
+                "ou réduisez `context_length`"
+                if isinstance(source, TokenShards)
+                else "donnez plus de texte, gardez-en plus pour cette part, ou réduisez "
                 "`context_length`",
             )
 

@@ -239,4 +239,6 @@ def wilson_interval(successes: float, trials: int) -> Interval:
     center = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     spread = share * (1 - share) / trials + z * z / (4 * trials * trials)
     margin = z / (1 + z * z / trials) * math.sqrt(spread)
-    return max(0.0, center - margin), min(1.0, center + margin)
+    low = 0.0 if successes == 0 else max(0.0, center - margin)  # l'arrondi n'y laisse pas 1e-18
+    high = 1.0 if successes == trials else min(1.0, center + margin)
+    return low, high

@@ -58,13 +58,17 @@ def cloze_record(result: ClozeResult) -> dict[str, Any]:
 
 
 def cloze_tables(result: ClozeResult) -> list[TableData]:
-    """Les deux épreuves, chacune dans le tableau qu'elle a toujours."""
-    found: list[TableData] = []
-    if result.last_word is not None:
-        found.append(terminal.last_word_table(result.last_word))
-    if result.choices is not None:
-        found.append(terminal.choices_table(result.choices))
-    return found
+    """Les deux épreuves ; celle qui n'a aucun exemple le dit."""
+    empty = [["aucun exemple dans ces textes", "", ""]]
+    headings = ("Mesure", "Valeur", "à 95 %")
+    if result.last_word is None:
+        first: TableData = ("Dernier mot", headings, empty)
+    else:
+        first = terminal.last_word_table(result.last_word)
+    if result.choices is None:
+        return [first, ("Mot manquant", headings, empty)]
+    names = ("Phrase la plus probable", "Phrase la plus probable par caractère")
+    return [first, terminal.choices_table(result.choices, title="Mot manquant", names=names)]
 
 
 def show_cloze(console: Console, result: ClozeResult) -> None:

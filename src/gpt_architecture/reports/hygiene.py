@@ -33,6 +33,23 @@ _STEP_NAMES = {
     "evaluation": "textes d'évaluation",
     "ngram": "mots d'un recouvrement",
 }
+_RULE_NAMES = {
+    "min_words": "mots, au moins",
+    "min_word_length": "longueur moyenne d'un mot, au moins",
+    "max_word_length": "longueur moyenne d'un mot, au plus",
+    "symbols": "symboles par mot, au plus",
+    "letters": "part des mots qui ont une lettre, au moins",
+    "function_words": "mots-outils différents, au moins",
+    "bullets": "part des lignes à puce, au plus",
+    "ellipses": "part des lignes à points de suspension, au plus",
+    "punctuated": "part des lignes ponctuées, au moins",
+    "repeated_lines": "part des lignes répétées, au plus",
+    "top_bigram": "part de la paire de mots la plus fréquente, au plus",
+    "top_trigram": "part des trois mots les plus fréquents, au plus",
+    "top_fourgram": "part des quatre mots les plus fréquents, au plus",
+    "repeated_fivegrams": "part des suites de cinq mots répétées, au plus",
+    "repeated_tengrams": "part des suites de dix mots répétées, au plus",
+}
 _VALUES = {True: "oui", False: "non", "mask": "masquées", "drop": "écartent", "keep": "laissées"}
 
 
@@ -215,4 +232,4 @@ def _said(steps: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if rules is None:
         yield "qualité", "non"
     for key, value in (rules or {}).items():
-        yield f"qualité : {key}", str(value).replace(".", ",")
+        yield f"qualité : {_RULE_NAMES[key]}", str(value).replace(".", ",")

@@ -112,6 +112,9 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[tuple[
     if isinstance(data, Mapping):
         said = f"{_clean(data.get('name'))}, sha256 {_clean(data.get('sha256'))}"
         facts.append(("Données", said))
+    training = provenance.get("training")
+    if isinstance(training, Mapping) and training.get("document_mask") is True:
+        facts.append(("Documents", "chacun seul dans sa fenêtre (document_mask)"))
     for key, label in known.items():
         value = provenance.get(key)
         if isinstance(value, (list, tuple)):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -72,7 +73,9 @@ def table(title: str | Text, headings: Sequence[str], rows: Iterable[Sequence[st
     for heading in headings[1:]:
         found.add_column(heading, justify="right", no_wrap=True)
     for name, *cells in rows:
-        found.add_row(Text(name), *cells)
+        label = name.lstrip(" ")  # la suite d'un nom coupé s'aligne sur son début
+        indent = len(name) - len(label)
+        found.add_row(Padding(Text(label), (0, 0, 0, indent)) if indent else Text(name), *cells)
     return found
 
 
@@ -205,15 +208,19 @@ def show_last_word(console: Console, result: LastWordResult) -> None:
     console.print(table(*last_word_table(result)))
 
 
-def choices_table(result: ChoiceResult) -> TableData:
+def choices_table(
+    result: ChoiceResult,
+    *,
+    title: str = "Choix multiple",
+    names: tuple[str, str] = ("acc : suite la plus probable", "acc_norm : par caractère"),
+) -> TableData:
     """Les deux exactitudes du choix multiple, contre le hasard."""
     rows = [
-        ["acc : suite la plus probable", percent(result.acc), _shares(result.acc_interval)],
-        ["acc_norm : par caractère", percent(result.acc_norm), _shares(result.acc_norm_interval)],
+        [names[0], percent(result.acc), _shares(result.acc_interval)],
+        [names[1], percent(result.acc_norm), _shares(result.acc_norm_interval)],
         ["Choix au hasard", percent(result.chance), ""],
     ]
-    title = f"Choix multiple ({_examples(len(result.outcomes))})"
-    return title, ("Mesure", "Valeur", "à 95 %"), rows
+    return f"{title} ({_examples(len(result.outcomes))})", ("Mesure", "Valeur", "à 95 %"), rows
 
 
 def show_choices(console: Console, result: ChoiceResult) -> None:

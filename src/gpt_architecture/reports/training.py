@@ -65,7 +65,8 @@ class TrainingBar(Callback):
         if done == 0 or elapsed <= 0:
             return ""
         left = elapsed / done * (self._total_steps - self._steps_done)
-        return f"{self._tokens / elapsed:.0f} tokens/s, reste {french_duration(left)}"
+        pace = french_number(round(self._tokens / elapsed))
+        return f"{pace} tokens/s, reste {french_duration(left)}"
 
 
 def loss_verdict(baselines: Baselines, state: TrainingState) -> str | None:

@@ -44,14 +44,14 @@ VariantLines = Annotated[
     Parameter(
         name=("--variant", "--variants"),
         group=_COMPARISON,
-        consume_multiple=True,
+        consume_multiple=1,
         env_var_split=_whole,
         metavar="VARIANTE…",
     ),
 ]
 Seeds = Annotated[
     tuple[int, ...],
-    Parameter(name=("--seed", "--seeds"), group=_COMPARISON, consume_multiple=True),
+    Parameter(name=("--seed", "--seeds"), group=_COMPARISON, consume_multiple=1),
 ]
 
 

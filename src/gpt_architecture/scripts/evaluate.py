@@ -26,7 +26,7 @@ from gpt_architecture.storage import check_outputs, json_of, page_of
 class EvaluateOptions:
     """Que mesurer."""
 
-    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True, metavar="SOURCE…")] = ()
+    data: Annotated[tuple[str, ...], Parameter(consume_multiple=1, metavar="SOURCE…")] = ()
     """Textes dont mesurer la perplexité : fichiers, dossiers, fragments ou corpus connus."""
 
     lambada: Path | None = None
@@ -39,11 +39,11 @@ class EvaluateOptions:
     french: Annotated[bool, Parameter(name=("--french", "--francais"))] = False
     """Note 6 000 paires de phrases françaises, l'une juste, l'autre fautive : 60 phénomènes."""
 
-    cloze: Annotated[tuple[str, ...], Parameter(consume_multiple=True, metavar="SOURCE…")] = ()
+    cloze: Annotated[tuple[str, ...], Parameter(consume_multiple=1, metavar="SOURCE…")] = ()
     """Textes que le modèle n'a pas appris, d'où tirer des mots à deviner : le dernier d'un
     passage, celui qui manque à une phrase."""
 
-    lm_eval: Annotated[tuple[str, ...], Parameter(consume_multiple=True, metavar="ÉPREUVE…")] = ()
+    lm_eval: Annotated[tuple[str, ...], Parameter(consume_multiple=1, metavar="ÉPREUVE…")] = ()
     """Épreuves de lm-eval : une des siennes, ou une des nôtres, qui se passent de réseau
     (dernier_mot_fr, paires_fr, prose_fr, serie_fr, suite_fr)."""
 
@@ -87,9 +87,7 @@ class MeasureOptions:
 class StudyOptions:
     """Ce que le modèle récite, et la page qui le montre."""
 
-    memorisation: Annotated[
-        tuple[str, ...], Parameter(consume_multiple=True, metavar="SOURCE…")
-    ] = ()
+    memorisation: Annotated[tuple[str, ...], Parameter(consume_multiple=1, metavar="SOURCE…")] = ()
     """Données de l'entraînement (celles données à « train ») : mesure ce que le modèle en
     récite."""
 

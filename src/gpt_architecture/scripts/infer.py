@@ -33,7 +33,7 @@ from gpt_architecture.cli.sampling import (
     warn_cut,
 )
 from gpt_architecture.errors import ConfigurationError, DataError
-from gpt_architecture.french import counted, decimal
+from gpt_architecture.french import counted, decimal, french_number
 from gpt_architecture.reports.console import output_console, say_aside
 from gpt_architecture.reports.trace import TRACE_TITLE, TraceFormat, write_trace
 from gpt_architecture.storage import check_outputs, json_of, page_of, read_text, text_of
@@ -288,7 +288,8 @@ def _whole(
 def _summary(seconds: float, generations: list[Generation]) -> str:
     """Débit, et ce que le décodage spéculatif a fait accepter, s'il a servi."""
     count = sum(len(each.tokens) for each in generations)
-    pace = f"{counted(count, 'token')} en {decimal(seconds, 1)} s ({count / seconds:.0f} tokens/s)"
+    speed = french_number(round(count / seconds))
+    pace = f"{counted(count, 'token')} en {decimal(seconds, 1)} s ({speed} tokens/s)"
     stats = [each.speculation for each in generations if each.speculation is not None]
     proposed = sum(each.proposed for each in stats)
     if not proposed:

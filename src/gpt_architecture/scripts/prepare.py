@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, say
+from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import (
     counted,
@@ -45,7 +46,7 @@ _Step = Literal[
     "paragraphs",
     "validation",
 ]
-_LARGE_SHARE = 5  # une validation tant de fois plus grosse que demandé mérite d'être dite
+_FAR = 5  # une validation tant de fois plus grosse, ou plus petite, que demandé est dite
 
 
 @Parameter(name="*", group=Group("Préparation", sort_key=1))
@@ -83,7 +84,7 @@ class PrepareOptions:
     """Graine de la répartition des documents."""
 
     max_line_bytes: int = 32 << 20
-    """Longueur, en octets, au-delà de laquelle une ligne ou une valeur est écartée."""
+    """Longueur, en octets, au-delà de laquelle une ligne ou une valeur est un défaut."""
 
     report: Path | None = None
     """Page HTML à écrire : ce qui est entré, ce qui est sorti, des exemples de chaque retrait."""
@@ -116,7 +117,7 @@ class HygieneOptions:
     personal_data: Literal["mask", "drop", "keep"] | None = None
     """E-mails, téléphones, IBAN, NIR : masqués, document écarté, ou laissés."""
 
-    languages: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    languages: Annotated[list[str] | None, Parameter(consume_multiple=1)] = None
     """Langues gardées, en codes de deux lettres : fr en."""
 
     quality: bool = False
@@ -140,17 +141,26 @@ class HygieneOptions:
     validation_overlap: bool = False
     """Retire de l'entraînement les paragraphes qui recouvrent la validation."""
 
-    decontaminate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    decontaminate: Annotated[list[str] | None, Parameter(consume_multiple=1)] = None
     """Textes d'évaluation dont aucun paragraphe gardé ne partage treize mots de suite."""
 
-    without: Annotated[list[_Step] | None, Parameter(consume_multiple=True)] = None
+    without: Annotated[list[_Step] | None, Parameter(consume_multiple=1)] = None
     """Étapes du préréglage à éteindre : nfc controls personal languages quality exact near lines
     paragraphs validation."""
+
+    def _check(self) -> None:
+        """Refuse une valeur sous le nom de son option, non de l'étape qu'elle règle."""
+        if self.near_duplicates is not None:
+            check_float("`near_duplicates`", self.near_duplicates, minimum=0.0, maximum=1.0)
+        for name in ("min_words", "repeated_lines", "repeated_paragraphs"):
+            if (value := getattr(self, name)) is not None:
+                check_int(f"`{name}`", value, minimum=0)
 
     def config(self) -> HygieneConfig | None:
         """Les étapes demandées ; None : aucune option d'hygiène."""
         from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
 
+        self._check()
         off = HygieneConfig()
         changes: dict[str, Any] = {step: getattr(off, step) for step in self.without or ()}
         asked = {
@@ -262,11 +272,12 @@ def _report(result: PreparedTokens, seconds: float) -> None:
     wanted = 100 * result.val_fraction
     if result.single_document:
         say("Un seul document : sa fin, et non des documents, fait la validation.")
-    elif (share := 100 * result.tokens["val"] / tokens) > _LARGE_SHARE * wanted:
+    elif not 1 / _FAR <= (share := 100 * result.tokens["val"] / tokens) / wanted <= _FAR:
+        advice = " ; --val-fraction ou --seed la changent" if share < wanted else ""
         say(
             f"Validation   {short(share)} % des tokens pour "
             f"{short(wanted)} % {plural(int(wanted), 'demandé')} : "
-            "trop peu de documents pour mieux répartir"
+            f"trop peu de documents pour mieux répartir{advice}"
         )
     if result.hygiene is not None:
         _report_hygiene(result.hygiene)
@@ -280,7 +291,8 @@ def _report(result: PreparedTokens, seconds: float) -> None:
 def _report_hygiene(found: dict[str, Any]) -> None:
     read, kept = found["read"], found["kept"]
     say(
-        f"Hygiène      {french_number(kept['documents'])} documents gardés sur "
+        f"Hygiène      {counted(kept['documents'], 'document')} "
+        f"{plural(kept['documents'], 'gardé')} sur "
         f"{french_number(read['documents'])}, {french_size(kept['bytes'])} sur "
         f"{french_size(read['bytes'])}"
     )
@@ -289,7 +301,9 @@ def _report_hygiene(found: dict[str, Any]) -> None:
         removed = (
             f", {counted(size, 'caractère')}" if size and effect["unit"] != "caractère" else ""
         )
-        say(f"Retiré       {reason} : {french_number(effect['count'])}{removed}")
+        done = "Masqué" if reason.endswith(" masqué") else "Retiré"
+        name = reason.removesuffix(" masqué")
+        say(f"{done}       {name} : {french_number(effect['count'])}{removed}")
 
 
 if __name__ == "__main__":

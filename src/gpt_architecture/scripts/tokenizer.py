@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gpt_architecture.data.tokenizers.bpe import BPETokenizer
     from gpt_architecture.data.tokenizers.simple import CharTokenizer
 
-_Names = Annotated[list[str], Parameter(consume_multiple=True)]
+_Names = Annotated[list[str], Parameter(consume_multiple=1)]
 _Text = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # « - » : l'entrée standard
 _VIEW_CHARACTERS = 20_000
 
@@ -50,7 +50,7 @@ class VocabularyOptions:
     pattern: Literal["gpt2", "moderne"] = "gpt2"
     """Découpage en mots : celui de GPT-2, ou celui de GPT-4 (chiffres par trois)."""
 
-    special: Annotated[list[str], Parameter(consume_multiple=True, show_default=False)] = made_of(
+    special: Annotated[list[str], Parameter(consume_multiple=1, show_default=False)] = made_of(
         default_factory=list
     )
     """Tokens spéciaux en plus de <|endoftext|>, par exemple <|user|> et <|assistant|>."""

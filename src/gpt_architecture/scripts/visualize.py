@@ -37,7 +37,7 @@ class FigureOptions:
     """Texte à continuer ; « - » le lit sur l'entrée standard. Sans lui, l'invite des exemples de
     l'entraînement."""
 
-    temperatures: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (
+    temperatures: Annotated[tuple[float, ...], Parameter(consume_multiple=1)] = (
         0.3,
         0.7,
         1.0,

@@ -81,13 +81,19 @@ def _seen_validation(case: Case) -> Finding | None:
     )
 
 
+_OWN_VOCABULARY = (
+    "apprenez un vocabulaire sur ce texte (`tokenizer=bpe-4096` ; pour des fragments, "
+    "« tokenizer train », puis « prepare » avec ce `tokenizer`)"
+)
+
+
 def _wrong_tokenizer(case: Case) -> Finding | None:
     survey = case.survey
     if survey.unknown > 0.02:
         return Finding(
             code="tokenizer",
             found=f"{percent(survey.unknown)} des tokens sont inconnus du vocabulaire",
-            remedy="apprenez un vocabulaire sur ce texte (`tokenizer=bpe-4096`)",
+            remedy=_OWN_VOCABULARY,
         )
     if survey.extra_tokens is None or survey.extra_tokens < 1.18:
         return None
@@ -96,7 +102,7 @@ def _wrong_tokenizer(case: Case) -> Finding | None:
         found=f"le tokenizer n'est pas fait pour ce texte : {decimal(survey.bytes_per_token, 1)} "
         f"octets par token, et {percent(survey.extra_tokens - 1, 0)} de tokens de plus qu'un "
         "petit BPE appris sur lui",
-        remedy="apprenez un vocabulaire sur ce texte (`tokenizer=bpe-4096`)",
+        remedy=_OWN_VOCABULARY,
     )
 
 

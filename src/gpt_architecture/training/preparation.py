@@ -13,15 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gpt_architecture.config import (
-    TRAINING_PRESETS,
-    GPTConfig,
-    TrainingRequest,
-    check_origin,
-    kept_settings,
-)
+from gpt_architecture.config import GPTConfig, TrainingRequest, check_origin, kept_settings
 from gpt_architecture.core.machine import peak_resident, resolve_device, return_freed_memory
-from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.data.datasets import TrainingData, preset_settings
 from gpt_architecture.data.mixtures import SourceUse, mixture_use
 from gpt_architecture.errors import GPTArchitectureError, reason
 from gpt_architecture.kernels import shape_obstacle
@@ -139,11 +133,11 @@ def request_of(settings: Mapping[str, Any], origins: Origins) -> TrainingRequest
     check_origin(preset=preset, resume=resume, start=start, tokenizer=asked.get("tokenizer"))
     implied = origins.implied(resume=resume, start=start)
     if preset is not None:
-        implied = TRAINING_PRESETS[preset]
+        implied = preset_settings(preset, asked.get("data"))
     kept = kept_settings(
         implied, data=asked.get("data") is not None, sources=bool(asked.get("sources"))
     )
-    known = {_FIELDS.get(name, name): value for name, value in kept.items()}
+    known = {_FIELDS.get(name, name): value for name, value in kept.items() if value is not None}
     return TrainingRequest.of(known | asked)
 
 

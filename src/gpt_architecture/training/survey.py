@@ -42,6 +42,7 @@ _CHUNK = 1 << 20
 _PASSAGE_BYTES = 100  # longueur d'un passage commun qui n'est plus une coïncidence
 _REFERENCE_VOCABULARY = 4096
 _MIN_REFERENCE = (512, 8000)  # vocabulaire et octets en deçà desquels la comparaison ne dit rien
+_MIN_HELD = 2000  # tokens de validation en deçà desquels sa ressemblance ne se juge pas
 _SMALLEST_SHARE = 0.25
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
@@ -257,7 +258,7 @@ def _extra_tokens(tokenizer: Tokenizer, pieces: Sequence[str], val: TokenSource)
     if is_small or not isinstance(tokenizer, ByteTokenizer):
         return None
     try:
-        reference = BPETokenizer.train(pieces, size)
+        reference = BPETokenizer.train(pieces, size, tells=False)
     except MissingDependencyError:
         return None
     return count / max(1, sum(len(reference.encode(text)) for text in texts))
@@ -277,8 +278,7 @@ def _held_out(counted: Sequence[Ints], held: Ints, vocab_size: int) -> tuple[flo
         for text in (beside, held)
     )
     gain = own - own_bigram
-    return (
-        other - own,
-        gain / own if own > 0 else 1.0,
-        (other - other_bigram) / gain if gain > 0 else 1.0,
-    )
+    order = gain / own if own > 0 else 1.0
+    if held.size < _MIN_HELD:  # trop peu pour dire à quoi la validation ressemble
+        return 0.0, order, 1.0
+    return other - own, order, (other - other_bigram) / gain if gain > 0 else 1.0

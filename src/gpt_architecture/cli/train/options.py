@@ -14,7 +14,6 @@ from cyclopts.config import Dict as ConfigDict
 from gpt_architecture.cli.options import Prompt
 from gpt_architecture.cli.usage import COMMON_TITLE
 from gpt_architecture.config import (
-    TRAINING_PRESETS,
     CheckpointConfig,
     ComputeConfig,
     FinetuningConfig,
@@ -57,7 +56,7 @@ class RunOptions(RunConfig):
     data: Annotated[
         tuple[str, ...],
         _COMMON,
-        Parameter(consume_multiple=True, env_var_split=_split_paths, metavar="SOURCE…"),
+        Parameter(consume_multiple=1, env_var_split=_split_paths, metavar="SOURCE…"),
     ] = RunConfig.data  # type: ignore[assignment]
 
     sources: Annotated[tuple[str, ...], Parameter(name="--source", metavar="NOM=CHEMIN:POIDS")] = ()
@@ -93,7 +92,7 @@ class FinetuningOptions(FinetuningConfig):
 
     start: Annotated[Path | None, _COMMON, Parameter(name="--from", metavar="MODÈLE")] = None
 
-    lora_targets: Annotated[tuple[LoRATarget, ...], Parameter(consume_multiple=True)] = (
+    lora_targets: Annotated[tuple[LoRATarget, ...], Parameter(consume_multiple=1)] = (
         LoRAConfig.targets
     )
 
@@ -141,7 +140,12 @@ class TrainingDefaults:
         check_origin(preset=preset, resume=resume, start=start, tokenizer=given.get("--tokenizer"))
         options: Mapping[str, Any]
         if preset is not None:
-            options, source = TRAINING_PRESETS[preset], f"le préréglage {preset}"
+            from gpt_architecture.data.datasets import preset_settings
+
+            sources = [
+                token.value for each in arguments for token in each.tokens if each.name == "--data"
+            ]
+            options, source = preset_settings(preset, sources), f"le préréglage {preset}"
         elif resume is not None or start is not None:
             import gpt_architecture.interop  # noqa: F401 — les formats d'ailleurs s'inscrivent
             from gpt_architecture.training.inputs import Origins

@@ -211,6 +211,7 @@ def _announce(settings: Settings, data: TrainingData) -> None:
     )
     if settings.start is not None:
         say(f"Départ       {settings.start.name}{_adapters(settings)}")
+    alone = ", chaque document seul dans sa fenêtre" if training.document_mask else ""
     batches = f"lots de {french_number(training.batch_size)} × {french_number(window)} tokens"
     if training.accumulate > 1:
         batches += (
@@ -220,7 +221,7 @@ def _announce(settings: Settings, data: TrainingData) -> None:
     say(
         f"Entraînement {counted(training.epochs, 'époque')} de "
         f"{counted(sampler.steps_per_epoch, 'étape')}, "
-        f"{french_number(settings.total_steps(sampler))} en tout, {batches}"
+        f"{french_number(settings.total_steps(sampler))} en tout, {batches}{alone}"
     )
 
 
@@ -263,7 +264,7 @@ def _report_estimate(run: TrainingRun, price_per_hour: float | None) -> None:
         f"{decimal(found.evaluation_seconds)} s, {counted(found.samples, 'exemple')} de "
         f"{decimal(found.sample_seconds)} s"
     )
-    say(f"Débit    {found.tokens_per_second:.0f} tokens/s")
+    say(f"Débit    {french_number(round(found.tokens_per_second))} tokens/s")
     peak = french_size(found.peak_bytes) if found.peak_bytes else "que ce système ne dit pas"
     say(f"Mémoire  {peak} au plus haut")
     say(

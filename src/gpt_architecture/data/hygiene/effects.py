@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ EXAMPLES = 20
 """Exemples gardés de chaque sorte de retrait."""
 _EXCERPT = 280
 _WHERE = 200
+_CUT_WORD = re.compile(r"\s+\S*$")
 
 DOCUMENTS, PASSAGES, CHARACTERS = "document", "passage", "caractère"
 """Ce qu'une sorte de retrait compte."""
@@ -85,4 +87,11 @@ def excerpt(text: str) -> str:
     """Le début d'un texte, et sa fin s'il est long."""
     if len(text) <= _EXCERPT:
         return text
-    return f"{text[: _EXCERPT * 3 // 4]} […] {text[-_EXCERPT // 4 :]}"
+    start, end = text[: _EXCERPT * 3 // 4], text[-_EXCERPT // 4 :]
+    return f"{_to_blank(start)} […] {_to_blank(end[::-1])[::-1]}"
+
+
+def _to_blank(text: str) -> str:
+    """Ce texte sans son dernier mot, peut-être coupé ; tel quel s'il n'en a qu'un."""
+    found = _CUT_WORD.search(text)
+    return text[: found.start()] if found and found.start() else text

@@ -15,6 +15,7 @@ from gpt_architecture.config import check_float, check_int
 from gpt_architecture.data.shards.layout import MAX_SHARD_TOKENS
 from gpt_architecture.data.texts.documents import (
     EMPTY,
+    HARMLESS,
     PIECE_CHARACTERS,
     SPLITS,
     Rejected,
@@ -207,8 +208,11 @@ class CorpusReader:
         self._long: dict[str, _LongText | Rejected] = {}
         self._first: Skip | None = None
 
-    def make_plan(self) -> SplitPlan:
+    def make_plan(self, *, skip_bad: bool = True) -> SplitPlan:
         """Décide la répartition ; lit le début du corpus, tout s'il n'a que peu de documents.
+
+        Args:
+            skip_bad: faux : s'il ne reste pas deux documents, le premier défaut est dit avant cela.
 
         Raises:
             DataError: aucun document, ou un seul, trop court pour être coupé.
@@ -218,6 +222,8 @@ class CorpusReader:
             census.merge(each)
             if len(census.splits) == len(SPLITS):
                 return self.by_hash
+        if census.count < 2 and self._first is not None:
+            self._first.check(skip_bad=skip_bad)
         if census.shortest is None or census.longest is None:
             cause = "" if self._first is None else f" : {self._first.reason}, {self._first.where}"
             raise DataError(
@@ -263,17 +269,26 @@ class CorpusReader:
                 measured = self._measure(source)
                 if isinstance(measured, _LongText):
                     yield measured.census
+                else:
+                    self._note(Skip.of(measured, source.label))
                 continue
             for block in self._blocks(source):
+                for skip in block.skips:
+                    self._note(skip)
                 for number, record in block.records:
                     try:
                         found = documents_in(block.text_of(record, self._config.field))
                     except Rejected as rejected:  # dit quand la tâche sera codée
-                        self._first = self._first or Skip.of(rejected, block.place(number))
+                        self._note(Skip.of(rejected, block.place(number)))
                         continue
                     for rank, text in found:
                         where = (block.label, number, rank)
                         yield _Census.of(where, len(text), self.by_hash.split_of(where, [text]))
+
+    def _note(self, skip: Skip) -> None:
+        """Retient le premier défaut ; à défaut, ce qui a été laissé de côté en premier."""
+        if self._first is None or (self._first.reason in HARMLESS and skip.reason not in HARMLESS):
+            self._first = skip
 
     def _blocks(self, source: Source) -> Iterator[RecordBlock]:
         field, limit = self._config.field, self._config.max_record_bytes

@@ -267,7 +267,7 @@ class _Job:
         state = self.work.state
         if state is None or "plan" not in state:
             state = None
-            plan, tally, start = self.reader.make_plan(), Tally(), (0, 0)
+            plan, tally, start = self.reader.make_plan(skip_bad=self.skip_bad), Tally(), (0, 0)
             tally.add_skips(skips)
         else:
             plan = self.reader.by_hash.with_exceptions(state["plan"])

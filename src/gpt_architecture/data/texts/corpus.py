@@ -45,7 +45,7 @@ from gpt_architecture.data.texts.ingest import (
 )
 from gpt_architecture.data.texts.installed import package_files
 from gpt_architecture.data.texts.readers.base import FORMATS
-from gpt_architecture.errors import DataError, OutputError, reason
+from gpt_architecture.errors import DataError, OutputError, nearest, reason
 from gpt_architecture.french import plural
 from gpt_architecture.storage import decode_text, exists, write_atomically
 
@@ -133,11 +133,12 @@ def find_texts(
         elif str(source).startswith(hub.PREFIX):
             given += hub.dataset_files(str(source), offline=offline)
         else:
+            near = nearest(str(source), CORPUS_NAMES)
             raise DataError(
                 f"source de texte introuvable : {str(source)[:200]}",
                 expected=f"un fichier, un dossier ou l'un des noms {', '.join(CORPUS_NAMES)} ou "
                 f"{hub.PREFIX}AUTEUR/NOM",
-                remedy="corrigez ce chemin",
+                remedy=(near or "corrigez ce chemin").replace("`", ""),
             )
     return find_sources(given)
 
@@ -237,13 +238,29 @@ def _records(
                 found = documents_in(block.text_of(record, field))
             except Rejected as rejected:
                 if strict and source.kind == "text" and rejected.reason != EMPTY:
-                    decode_text(record, origin=where)  # dit l'octet, sa place et l'encodage
+                    _explain(record, where)
                 skip = Skip.of(rejected, where)
                 skip.check(skip_bad=not strict)
                 yield skip
                 continue
             name = source.path.name
             yield f"{name}:{number}" if number else name, [text for _, text in found]
+
+
+def _explain(record: bytes, where: str) -> None:
+    """Refuse un texte mal codé en disant l'octet, sa place et l'encodage.
+
+    Raises:
+        DataError: il l'est.
+    """
+    try:
+        decode_text(record, origin=where)
+    except DataError as error:
+        raise DataError(
+            error.found,
+            expected=error.expected,
+            remedy=f"{error.remedy}, ou écartez de tels textes par `skip_bad`",
+        ) from None
 
 
 def _refuse(skips: Sequence[Skip], *, skip_bad: bool) -> None:

@@ -44,6 +44,7 @@ _REFUSED = (
 
 _SHEETS, _EXPORT = "un classeur ou une présentation", "enregistrez-en le texte"
 _HEAD_BYTES = 1024
+_LOCK = "~$"  # le verrou que Word pose à côté d'un document ouvert
 _OPEN_DOCUMENT = b"application/vnd.oasis.opendocument."
 _PACKAGES = {
     b"application/epub+zip": "epub",
@@ -129,7 +130,8 @@ class _Finder:
 def find_sources(given: Sequence[str | Path | Source]) -> tuple[list[Source], list[Skip]]:
     """Les fichiers à lire, dans l'ordre donné ; ceux d'un dossier ou d'une archive sont triés.
 
-    Un dossier est parcouru en entier, sans ses éléments cachés ni ses liens vers des dossiers.
+    Un dossier est parcouru en entier, sans ses éléments cachés, les verrous de Word ni ses liens
+    vers des dossiers.
     Un fichier donné par son nom est lu comme du texte si rien ne dit ce qu'il est.
 
     Args:
@@ -196,7 +198,9 @@ def _walk(folder: Path, skips: list[Skip]) -> Iterator[Path]:
             if not path.is_dir():
                 yield path
             elif path == folder or not path.is_symlink():
-                visible = (each for each in path.iterdir() if not each.name.startswith("."))
+                visible = (
+                    each for each in path.iterdir() if not each.name.startswith((".", _LOCK))
+                )
                 pending += sorted(visible, reverse=True)
         except OSError as error:
             skips.append(Skip(reason=UNREADABLE, where=f"{path} ({reason(error)})"))

@@ -120,6 +120,7 @@ class BPETokenizer:
         *,
         pattern: PatternName = "gpt2",
         special: Sequence[str] = (),
+        tells: bool = True,
     ) -> BPETokenizer:
         """Apprend les fusions de textes lus au fil de l'eau, des plus fréquentes aux plus rares.
 
@@ -132,6 +133,7 @@ class BPETokenizer:
             vocab_size: taille visée, tokens spéciaux compris, au plus `MAX_VOCAB_SIZE`.
             pattern: découpage en mots ; voir `data.tokenizers.gpt2`.
             special: tokens spéciaux à ajouter à `<|endoftext|>`, dans cet ordre.
+            tells: dit si le texte donne bien moins de tokens que demandé.
 
         Raises:
             TokenizerError: taille hors bornes, token spécial ou motif qui ne convient pas.
@@ -151,7 +153,7 @@ class BPETokenizer:
         merges = [" ".join(pair) for pair in json.loads(engine.to_str())["model"]["merges"]]
         vocab = [*sorted(ids, key=ids.__getitem__), *names]
         tokenizer = cls(vocab, merges, pattern=pattern, special=names)
-        if tokenizer.vocab_size < _NEARLY_ALL * vocab_size:
+        if tells and tokenizer.vocab_size < _NEARLY_ALL * vocab_size:
             logger.info(
                 "le texte n'a pas de quoi former les %s tokens demandés : le vocabulaire en a %s",
                 french_number(vocab_size),

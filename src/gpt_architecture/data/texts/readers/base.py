@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gpt_architecture.data.texts.documents import TOO_LONG, Skip, clean_bytes
 from gpt_architecture.errors import DataError, MissingDependencyError
+from gpt_architecture.french import french_number
 
 BLOCK_BYTES = 1 << 20
 
@@ -189,4 +190,4 @@ def pick_field(names: Iterable[str]) -> str | None:
 
 def too_long(where: str, limit: int) -> Skip:
     """Un enregistrement qui dépasse la limite."""
-    return Skip(reason=TOO_LONG, where=f"{where} (plus de {limit} octets)")
+    return Skip(reason=TOO_LONG, where=f"{where} (plus de {french_number(limit)} octets)")

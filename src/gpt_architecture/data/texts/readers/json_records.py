@@ -29,6 +29,7 @@ from gpt_architecture.data.texts.readers.base import (
 )
 from gpt_architecture.data.texts.readers.layers import opened
 from gpt_architecture.errors import reason
+from gpt_architecture.french import french_number
 
 _BLANK = re.compile(r"[\s,]*")
 
@@ -147,7 +148,8 @@ def _values(file: BinaryIO, limit: int) -> Iterator[str]:
                 if stream.ended or isinstance(error, RecursionError):
                     raise Rejected(BAD_JSON, f"caractère {stream.position}") from None
                 if wanted > limit:
-                    cause = f"caractère {stream.position}, ou valeur de plus de {limit} octets"
+                    most = f"{french_number(limit)} octets"
+                    cause = f"caractère {stream.position}, ou valeur de plus de {most}"
                     raise Rejected(BAD_JSON, cause) from None
             else:
                 if end == len(stream.text) and not stream.ended:

@@ -26,6 +26,7 @@ from gpt_architecture.data.texts.readers.base import (
 )
 from gpt_architecture.data.texts.readers.layers import opened
 from gpt_architecture.errors import reason
+from gpt_architecture.french import counted, french_number
 from gpt_architecture.storage import foreign_format
 
 BAD_TABLE = "tableau mal formé"
@@ -44,14 +45,16 @@ def _read(source: Source, field: str | None, limit: int) -> Iterator[RecordBlock
             if (found := foreign_format(header.encode("utf-8", "surrogateescape"))) is not None:
                 raise Rejected(NOT_PLAIN, found[0], remedy=found[1])
             separator = "\t" if ".tsv" in source.path.suffixes else _separator(header)
-            rows = csv.reader(chain([header], lines), delimiter=separator)
+            rows = csv.reader(chain([header], lines), delimiter=separator, strict=True)
             names = next(rows, [])
             column = names.index(_column(field, names))
             for row in rows:
                 number += 1
                 where = block.place(number)
                 value = row[column] if column < len(row) else ""
-                if not value.strip():
+                if row and (len(row) < len(names) or any(row[len(names) :])):
+                    block.skips.append(_ragged(where, len(row), len(names)))
+                elif not value.strip():
                     block.skips.append(Skip(reason=EMPTY, where=where))
                 else:
                     # Un octet mal codé revient tel quel : l'enregistrement sera écarté seul
@@ -66,7 +69,7 @@ def _read(source: Source, field: str | None, limit: int) -> Iterator[RecordBlock
         if isinstance(error, Rejected):
             raise
         if isinstance(error, csv.Error):
-            raise Rejected(BAD_TABLE, f"après la rangée {number} : {_said(error, limit)}") from None
+            raise Rejected(BAD_TABLE, f"rangée {number + 1} : {_said(error, limit)}") from None
         raise Rejected(UNREADABLE, reason(error)) from None
 
 
@@ -76,7 +79,7 @@ def _lines(file: BinaryIO, limit: int) -> Iterator[str]:
     while line := file.readline(limit + 1):
         number += 1
         if len(line) > limit:
-            raise Rejected(TOO_LONG, f"ligne {number}, plus de {limit} octets")
+            raise Rejected(TOO_LONG, f"ligne {number}, plus de {french_number(limit)} octets")
         yield line.decode("utf-8", "surrogateescape")
 
 
@@ -93,9 +96,22 @@ def _column(field: str | None, names: list[str]) -> str:
     raise Rejected.no_field(field, names)
 
 
+def _ragged(where: str, cells: int, columns: int) -> Skip:
+    """Une rangée qui n'a pas une case par colonne ; des cases vides en trop ne gênent pas."""
+    said = f"{counted(cells, 'case')} pour {counted(columns, 'colonne')}"
+    return Skip(
+        reason=BAD_TABLE,
+        where=f"{where} ({said})",
+        remedy="mettez entre guillemets toute case qui contient le séparateur",
+    )
+
+
 def _said(error: csv.Error, limit: int) -> str:
-    large = "field limit" in str(error)
-    return f"une case de plus de {limit} octets" if large else "guillemets ou fins de ligne"
+    if "field limit" in str(error):
+        return f"une case de plus de {french_number(limit)} octets"
+    if "unexpected end" in str(error):
+        return "un guillemet ouvert n'est jamais fermé"
+    return "guillemets ou fins de ligne"
 
 
 register(Format(name="table", suffixes=(".csv", ".tsv"), read=_read, unit="rangée"))
