@@ -148,7 +148,8 @@ def test_toml_examples_are_accepted(tmp_path):
             flags = []
             for name, value in options.items():
                 values = value if isinstance(value, list) else [value]
-                flags += [f"--{name}", *map(str, values)]
+                for each in values:
+                    flags += [f"--{name}", str(each)]
             parse([command, *flags])
 
 

@@ -180,13 +180,13 @@ def preset_settings(name: str, data: Any) -> Mapping[str, Any]:
     return settings
 
 
-def stored_tokenizer(path: Path) -> Tokenizer:
+def stored_tokenizer(path: Path | str) -> Tokenizer:
     """Le tokenizer qui a codé un dossier de fragments ; sans index, celui de GPT-2.
 
     Raises:
         DataError: index illisible.
     """
-    stored = read_index(path)["tokenizer"] if (path / INDEX_NAME).exists() else None
+    stored = read_index(Path(path))["tokenizer"] if (Path(path) / INDEX_NAME).exists() else None
     return get_tokenizer("gpt2") if stored is None else tokenizer_from_dict(stored)
 
 
