@@ -136,7 +136,7 @@ class Case:
 def step_losses(journal: Path | str) -> list[float]:
     """La perte de chaque lot, relue du journal ; vide s'il ne peut pas l'être."""
     try:
-        with open_regular(Path(journal)) as lines:
+        with open_regular(journal) as lines:
             records = (each for each in read_records(lines) if each["kind"] == "step")
             return [float(each.get("loss", math.nan)) for each in records]
     except (OSError, ValueError, TypeError):
