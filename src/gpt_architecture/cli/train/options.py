@@ -77,7 +77,7 @@ class RunOptions(RunConfig):
     """Mesure quelques étapes, annonce durée, mémoire et disque, et quitte sans rien écrire."""
 
     price_per_hour: float | None = None
-    """Prix d'une heure de la machine, pour que --estimate annonce le coût."""
+    """Prix d'une heure de la machine : --estimate annonce alors le coût."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
