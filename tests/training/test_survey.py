@@ -198,7 +198,8 @@ class TestFaults:
         tokenizer = get_tokenizer("gpt2")
         text = run.data.tokenizer.decode(tokens(run.data.train).tolist())
         with caplog.at_level("INFO"):
-            assert module._extra_tokens(tokenizer, [text], tokenizer.encode(text)) > 1
+            encoded = TokenArray(tokenizer.encode(text))
+            assert module._extra_tokens(tokenizer, [text], encoded) > 1
         assert "pas de quoi former" not in caplog.text
 
     def test_shuffled_tokens(self, run):
@@ -238,6 +239,7 @@ class TestBounds:
         monkeypatch.setattr(module, "_JUDGED_TOKENS", val.size)
         monkeypatch.setattr(module, "_READ_TOKENS", val.size)
         monkeypatch.setattr(module, "_BLOCKS", 4)
+        monkeypatch.setattr(module, "_MIN_HELD", 100)
         found = examined(run, val=TokenArray(second))
         assert found.overlap == pytest.approx(0.5, abs=0.15)
         other = np.random.default_rng(0).integers(0, 400, val.size)
