@@ -75,7 +75,7 @@ def test_french(cli, run, text):
     outcome = cli("evaluate", run, *options)
     assert outcome.code == 0, outcome.err
     for words in (
-        "Paires minimales du français (60 paires)",
+        "Paires minimales du français (60 paires",
         "Ensemble",
         "Dernier mot (1 exemple)",
         "Mot manquant",
