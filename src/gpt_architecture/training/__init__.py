@@ -7,7 +7,6 @@
   l'écoutent.
 - `checkpoint` : Où en est un entraînement, et ses points de reprise : écrits sans risque,
   renouvelés.
-- `costs` : Ce que coûte une étape : opérations, octets, frais ; calé sur des étapes mesurées.
 - `diagnosis` : Le dossier d'un entraînement : ce que le docteur en lit, et ce qu'il en dit.
 - `distributed/` : Plusieurs processus sur un même entraînement, par `torch.distributed`.
 - `faults` : Le docteur : les fautes courantes d'un entraînement, nommées d'après ce qu'on en
@@ -22,8 +21,6 @@
 - `preparation` : Un entraînement prêt à partir : sa demande, ses réglages, ses données ; et ce
   qu'il coûtera.
 - `run` : Un entraînement entier : commencer ou reprendre, mener au bout, enregistrer.
-- `scaling` : La loi de perte d'un corpus, ajustée sur quelques entraînements, et ce qu'elle prédit
-  d'un autre.
 - `session` : L'assemblage d'un entraînement : des réglages et des données à un `Trainer` prêt à
   partir.
 - `simple` : La boucle d'entraînement simple : la plus courte qui soit juste.
