@@ -107,38 +107,21 @@ def load_training_data(
         DataError: données absentes, abîmées ou trop courtes ; le message dit lesquelles.
         TokenizerError: tokenizer inconnu.
     """
-    data = read_training_data(
-        sources,
-        tokenizer,
-        training=training,
-        vocabulary=vocabulary,
-        field=field,
-        offline=offline,
-        skip_bad=skip_bad,
-    )
+    if len(sources) == 1 and holds_shards(Path(sources[0])):
+        data = data_of_shards(sources[0], tokenizer, vocabulary)
+    else:
+        corpus = load_corpus(list(sources), field=field, offline=offline, skip_bad=skip_bad)
+        data = data_of_corpus(corpus, tokenizer, vocabulary, training)
     check_windows(data, window)
     _check_batch(data, window, training)
     return data
 
 
-def read_training_data(
-    sources: Sequence[str],
-    tokenizer: str,
-    *,
-    training: TrainingConfig,
-    vocabulary: Tokenizer | None,
-    field: str | None,
-    offline: bool,
-    skip_bad: bool,
+def data_of_shards(
+    path: Path | str, tokenizer_name: str, vocabulary: Tokenizer | None
 ) -> TrainingData:
-    """Comme `load_training_data`, sans rien demander de la longueur."""
-    if len(sources) == 1 and holds_shards(Path(sources[0])):
-        return _from_shards(Path(sources[0]), tokenizer, vocabulary)
-    corpus = load_corpus(list(sources), field=field, offline=offline, skip_bad=skip_bad)
-    return _from_text(corpus, tokenizer, vocabulary, training)
-
-
-def _from_shards(path: Path, tokenizer_name: str, vocabulary: Tokenizer | None) -> TrainingData:
+    """Un dossier de fragments, quelle que soit sa longueur ; voir `load_training_data`."""
+    path = Path(path)
     tokenizer = stored_tokenizer(path)
     asked = vocabulary
     is_learned = asked is None and learns_from_text(tokenizer_name)
@@ -190,9 +173,10 @@ def stored_tokenizer(path: Path | str) -> Tokenizer:
     return get_tokenizer("gpt2") if stored is None else tokenizer_from_dict(stored)
 
 
-def _from_text(
+def data_of_corpus(
     corpus: Corpus, tokenizer_name: str, vocabulary: Tokenizer | None, training: TrainingConfig
 ) -> TrainingData:
+    """Un texte déjà lu, quelle que soit sa longueur ; voir `load_training_data`."""
     parts = split_text(corpus.text, training.train_ratio)
     tokenizer = vocabulary
     if tokenizer is None:

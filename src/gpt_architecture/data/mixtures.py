@@ -29,14 +29,15 @@ from gpt_architecture.config import TrainingConfig, WeightedSource
 from gpt_architecture.data.datasets import (
     TrainingData,
     check_windows,
+    data_of_corpus,
+    data_of_shards,
     learned_tokenizer,
-    read_training_data,
     stored_tokenizer,
 )
 from gpt_architecture.data.sampler import Ints, WindowSampler
 from gpt_architecture.data.shards.layout import holds_shards
 from gpt_architecture.data.shards.reader import TokenSource, check_range
-from gpt_architecture.data.texts.corpus import load_corpus
+from gpt_architecture.data.texts.corpus import Corpus, load_corpus
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer, learns_from_text
 from gpt_architecture.errors import ConfigurationError, DataError, TokenizerError
 
@@ -298,27 +299,23 @@ def load_mixture(
         ConfigurationError: des fragments ont été codés par un autre tokenizer.
         TokenizerError: tokenizer inconnu.
     """
-    if vocabulary is None:
-        vocabulary = _common_tokenizer(
-            sources,
-            tokenizer,
-            training.train_ratio,
-            field=field,
-            offline=offline,
-            skip_bad=skip_bad,
-        )
-    read = []
+    corpora = list[Corpus | None]()  # None : des fragments
     for each in sources:
         with _named(each.name):
-            data = read_training_data(
-                [each.path],
-                tokenizer,
-                training=training,
-                vocabulary=vocabulary,
-                field=field,
-                offline=offline,
-                skip_bad=skip_bad,
+            corpora.append(
+                None
+                if holds_shards(Path(each.path))
+                else load_corpus([each.path], field=field, offline=offline, skip_bad=skip_bad)
             )
+    if vocabulary is None:
+        vocabulary = _common_tokenizer(sources, corpora, tokenizer, training.train_ratio)
+    read = []
+    for each, corpus in zip(sources, corpora, strict=True):
+        with _named(each.name):
+            if corpus is None:
+                data = data_of_shards(each.path, tokenizer, vocabulary)
+            else:
+                data = data_of_corpus(corpus, tokenizer, vocabulary, training)
             check_windows(data, window)
         read.append(data)
     named = [[each.name, data.sha256] for each, data in zip(sources, read, strict=True)]
@@ -334,27 +331,23 @@ def load_mixture(
 
 def _common_tokenizer(
     sources: Sequence[WeightedSource],
+    corpora: Sequence[Corpus | None],
     tokenizer: str,
     train_ratio: float,
-    *,
-    field: str | None,
-    offline: bool,
-    skip_bad: bool,
 ) -> Tokenizer:
     """Celui des premiers fragments si aucun autre n'est demandé, sinon celui de ce nom.
 
     Seuls les textes instruisent un vocabulaire à apprendre.
     """
-    texts = []
-    for each in sources:
-        with _named(each.name):
-            if holds_shards(Path(each.path)):
-                if tokenizer == "gpt2":
-                    return stored_tokenizer(Path(each.path))
-            elif learns_from_text(tokenizer):
-                corpus = load_corpus([each.path], field=field, offline=offline, skip_bad=skip_bad)
-                texts.append(corpus.text)
-    return learned_tokenizer(tokenizer, texts, train_ratio) if texts else get_tokenizer(tokenizer)
+    if tokenizer == "gpt2":
+        for each, corpus in zip(sources, corpora, strict=True):
+            if corpus is None:
+                with _named(each.name):
+                    return stored_tokenizer(each.path)
+    texts = [corpus.text for corpus in corpora if corpus is not None]
+    if texts and learns_from_text(tokenizer):
+        return learned_tokenizer(tokenizer, texts, train_ratio)
+    return get_tokenizer(tokenizer)
 
 
 @contextmanager
