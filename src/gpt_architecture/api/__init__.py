@@ -10,6 +10,7 @@ Chaque fonction fait ce que fait la commande de ce nom, et rend un objet : ses a
 - `chats` : Une conversation : ce qui s'est dit, et la réponse suivante, au fil de l'eau.
 - `comparisons` : Des stratégies de décodage comparées, et l'effet des réglages sur un token.
 - `conversions` : Un modèle écrit dans un autre format.
+- `evaluations` : Des mesures d'un modèle : ce que rend `evaluate`, et comment il se montre.
 - `gpt` : Un modèle prêt à écrire, et ce qu'il montre d'un texte.
 - `inspection` : Ce qu'est un modèle, sans charger ses poids.
 - `loading` : Charger un modèle, d'ici ou d'ailleurs, et choisir ce qui le fait calculer.
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
     from gpt_architecture.api.chats import Chat, chat
     from gpt_architecture.api.comparisons import Comparison, compare, visualize
     from gpt_architecture.api.conversions import Conversion, check_conversion, convert
+    from gpt_architecture.api.evaluations import Evaluation
     from gpt_architecture.api.inspection import Inspection, inspect_model
-    from gpt_architecture.api.measures import Evaluation, evaluate
+    from gpt_architecture.api.measures import evaluate
     from gpt_architecture.api.merging import Merge, merge
     from gpt_architecture.api.preparation import Prepared, prepare
     from gpt_architecture.api.quantization import Quantization, quantize, quantized_output
@@ -74,8 +76,9 @@ _NAMES = {
     "chats": "Chat chat",
     "comparisons": "Comparison compare visualize",
     "conversions": "Conversion check_conversion convert",
+    "evaluations": "Evaluation",
     "inspection": "Inspection inspect_model",
-    "measures": "Evaluation evaluate",
+    "measures": "evaluate",
     "merging": "Merge merge",
     "preparation": "Prepared prepare",
     "quantization": "Quantization quantize quantized_output",
