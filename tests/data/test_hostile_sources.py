@@ -98,7 +98,11 @@ CASES = {
     "traversée": ("a.zip", lambda: zip_of({"../../sorti.txt": b"non"}), "nom de fichier suspect"),
     "absolu": ("a.zip", lambda: zip_of({"/etc/sorti.txt": b"non"}), "nom de fichier suspect"),
     "chiffré": ("a.zip", encrypted, "il est chiffré"),
-    "zip-coupé": ("a.zip", lambda: zip_of({"a.txt": SOUND.encode()})[:-30], "archive ZIP"),
+    "zip-coupé": (
+        "a.zip",
+        lambda: zip_of({"a.txt": SOUND.encode()})[:-30],
+        "archive ZIP : il est abîmé",
+    ),
     "crc-faux": (
         "a.zip",
         lambda: zip_of({"a.txt": SOUND.encode()}).replace(

@@ -137,7 +137,7 @@ def members(source: Source) -> list[zipfile.ZipInfo]:
         archive, _ = _archive_of(source, source.layers)
         entries = archive.infolist()
     except (OSError, *_BROKEN) as error:
-        raise Rejected(UNREADABLE, f"archive ZIP : {reason(error)}") from None
+        raise Rejected(UNREADABLE, _said("archive ZIP", error)) from None
     if len(entries) > MAX_MEMBERS:
         raise Rejected(BOMB, f"{len(entries)} fichiers dans l'archive")
     shown = {e.filename: e for e in entries if not e.is_dir() and not _is_hidden(e.filename)}
@@ -354,5 +354,13 @@ class _Bounded(io.RawIOBase):
 
 
 def _said(codec: str, error: BaseException) -> str:
-    cause = "il est chiffré" if "password required" in str(error) else reason(error)
+    """Pourquoi une enveloppe ne s'ouvre pas ; leurs bibliothèques ne le disent qu'en anglais."""
+    if isinstance(error, OSError) and error.errno:
+        cause = reason(error)
+    elif "password required" in str(error):
+        cause = "il est chiffré"
+    elif isinstance(error, NotImplementedError):
+        cause = "cette compression n'est pas lue"
+    else:
+        cause = "il est abîmé ou coupé"
     return f"{codec} : {cause}"
