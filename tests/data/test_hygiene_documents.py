@@ -80,6 +80,7 @@ def test_ordinary_texts_do_not_change(kept):
     [
         ("Écrivez à Jean.Dupont+lettre@courrier.exemple.fr.", "Écrivez à [e-mail]."),
         ("(a@b.fr)", "([e-mail])"),
+        ("Écrivez à éloïse.b@exémple.fr.", "Écrivez à [e-mail]."),
         ("au 06 12 34 56 78, ou 0612345678", "au [téléphone], ou [téléphone]"),
         ("+33 (0)6.12.34.56.78 ; 0033612345678", "[téléphone] ; [téléphone]"),
         ("+44 20 7946 0958", "[téléphone]"),

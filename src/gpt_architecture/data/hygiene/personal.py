@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 _GAP = "[ .\u00a0\u202f-]?"
 _SPACE = "[ \u00a0\u202f]?"
 _EMAIL = re.compile(
-    r"(?<![\w.%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@"
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24}(?![\w-])"
+    r"(?<![\w.%+-])[^\W_][\w.%+-]{0,63}@"
+    r"(?:[^\W_](?:[\w-]{0,62})\.){1,8}[^\W\d_]{2,24}(?![\w-])"
 )
 _IBAN = re.compile(
     rf"(?<!\w)[A-Z]{{2}}[0-9]{{2}}(?:{_SPACE}[A-Z0-9]{{4}}){{2,7}}{_SPACE}[A-Z0-9]{{0,4}}"
@@ -28,9 +28,7 @@ _PHONE = re.compile(
     rf"(?:{_GAP}[0-9][0-9]){{4}}(?![0-9-]|[.,][0-9])"
     rf"|(?<![\w+])\+(?!33)[0-9]{{1,3}}(?:{_GAP}[0-9]{{2,4}}){{3,5}}(?![0-9])"
 )
-_EIGHT_DIGITS = re.compile(
-    r"[0-9](?:[^\w\n]{0,3}[0-9]){7}"
-)  # moins de huit chiffres : rien à chercher
+_EIGHT_DIGITS = re.compile(r"[0-9](?:[^\w\n]{0,3}[0-9]){7}")  # moins : rien à chercher
 _ONLY_CODE = re.compile(r"[^A-Z0-9]")
 
 MASKS = {"e-mail": "[e-mail]", "téléphone": "[téléphone]", "IBAN": "[IBAN]", "NIR": "[NIR]"}
