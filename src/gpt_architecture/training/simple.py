@@ -248,10 +248,21 @@ def loss_figure(
     axes = figure.add_subplot()
     axes.plot(epochs_seen, train_losses, color="#1f5fa8", label="entraînement")
     axes.plot(epochs_seen, val_losses, color="#c2571a", linestyle="--", label="validation")
-    for number, (name, level) in enumerate((levels or {}).items()):
+    named = sorted((levels or {}).items(), key=lambda each: each[1])
+    for _, level in named:
         axes.axhline(level, color="#666666", linewidth=0.9, linestyle=":")
-        place = (0.99 - 0.16 * number, level)  # en escalier : deux repères proches se lisent encore
-        axes.annotate(name, place, xycoords=("axes fraction", "data"), fontsize=8, ha="right")
+    low, high = axes.get_ylim()
+    place = low
+    for name, level in named:  # à droite du cadre ; deux repères proches s'écartent
+        place = max(level, place + 0.05 * (high - low))
+        axes.annotate(
+            name,
+            (1.01, place),
+            xycoords=("axes fraction", "data"),
+            fontsize=8,
+            va="center",
+            annotation_clip=False,
+        )
     axes.set_title("Perte au cours de l'entraînement")
     axes.set_xlabel("Époques")
     axes.set_ylabel("Perte (nats par token)")
