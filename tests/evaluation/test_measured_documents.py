@@ -80,7 +80,7 @@ def test_shards(tmp_path, gpt2):
     [
         ("a.jsonl", '{"text": "un"}\n{"text": 3}\n', "ligne 2"),
         ("a.jsonl", '{"text": "un"}\n\n{"texte": "deux"}\n', "ligne 3"),
-        ("a.jsonl", "{\n", "ligne 1 : JSON invalide"),
+        ("a.jsonl", "{\n", r"ligne 1 \(colonne 1\) : JSON invalide"),
         ("a.txt", "  \n", "vide"),
         ("a.txt", "un\0deux", "octet nul"),
     ],
