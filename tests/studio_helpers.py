@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from decoding_helpers import ByteTokenizer, sharp_model
-from http_helpers import serving
+from http_helpers import serving, wait_until
 
 import gpt_architecture.serving.studio
 from gpt_architecture.evaluation.attention_maps import attention_of
@@ -41,6 +41,7 @@ def studio_context(**changes):
     model = byte_model()
     engine = Engine(model, Bytes())
     engine.start()
+    wait_until(lambda: engine.state == "ready", seconds=60.0)
     settings = {
         "engine": engine,
         "model": model,

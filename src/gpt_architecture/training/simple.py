@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 SAMPLE_TOKENS = 50
 """Longueur des exemples générés pendant l'entraînement, en tokens."""
 
+_LABEL_GAP = 0.05  # écart de deux repères sur la courbe, en fraction de la hauteur
+
 
 class PrintReporter:
     """Raconte la boucle sur la sortie standard ; s'hérite pour la dire autrement."""
@@ -252,17 +254,11 @@ def loss_figure(
     for _, level in named:
         axes.axhline(level, color="#666666", linewidth=0.9, linestyle=":")
     low, high = axes.get_ylim()
-    place = low
+    axes.set_ylim(low, high)  # les repères se placent en fractions de cet intervalle-là
+    place = -_LABEL_GAP
     for name, level in named:  # à droite du cadre ; deux repères proches s'écartent
-        place = max(level, place + 0.05 * (high - low))
-        axes.annotate(
-            name,
-            (1.01, place),
-            xycoords=("axes fraction", "data"),
-            fontsize=8,
-            va="center",
-            annotation_clip=False,
-        )
+        place = max((level - low) / (high - low), place + _LABEL_GAP)
+        axes.annotate(name, (1.01, place), xycoords="axes fraction", fontsize=8, va="center")
     axes.set_title("Perte au cours de l'entraînement")
     axes.set_xlabel("Époques")
     axes.set_ylabel("Perte (nats par token)")
