@@ -1,5 +1,7 @@
 """Les produits d'entiers : sommes exactes, mêmes bits par toutes les instructions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from llvmlite import binding, ir
 from numba import njit
 
 from gpt_architecture.core.grouped_codes import Scheme, dequantize, quantize, rounded
-from gpt_architecture.kernels.decode import integer_tiles, step_kernels
+from gpt_architecture.kernels.decode import integer_tiles, matrix_tiles, step_kernels
 from gpt_architecture.kernels.decode.dots import DOTS, Pairs, Sdot, Vnni
 from gpt_architecture.kernels.decode.linear_kernels import GELU, PLAIN, RESIDUAL, linear_integer_
 from gpt_architecture.kernels.decode.step import FORMS
@@ -145,40 +147,92 @@ def test_the_codes_of_activations(width, group_size):
     assert torch.equal(values.flatten(1)[:, :width], rounded(x, group_size))
 
 
+def prepared(bits, rows, width, active, group=32):
+    """Une matrice, et `active` activations codées : (matrice, x codé, échelles, départs)."""
+    torch.manual_seed(0)
+    scheme = Scheme(name="int8", group_size=group)
+    matrix = IntegerStrips(quantize(torch.randn(rows, width), scheme, bits=bits))
+    inputs, numbers = FORMS["integer"].buffers(matrix, width)
+    nothing, everyone = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    x = torch.randn(active, width)
+    launch(step_kernels.encode_rows_, active, x, nothing, nothing, everyone, *inputs, *numbers)
+    return matrix, inputs
+
+
+def multiplied(matrix, inputs, active, bias, mode, least):
+    """Ce que le noyau rend : (hauteur, lignes)."""
+    (rows, _), (codes, *others) = matrix.shape, inputs
+    out, block = torch.zeros(FORMS["integer"].height, rows), 32
+    residual = torch.ones_like(out) if mode == RESIDUAL else torch.empty(0, 0)
+    weights, scales = (torch.tensor([each.data_ptr()]) for each in matrix.tensors())
+    launch(
+        linear_integer_,
+        -(-rows // block),
+        *(active, codes, weights, rows, block, bias, mode, out, residual),
+        *(*matrix.numbers, least, scales, *others),
+    )
+    assert not out[active:].any()
+    return residual - 1 if mode == RESIDUAL else out
+
+
 @pytest.mark.parametrize("bits", integer_tiles.BITS)
 @pytest.mark.parametrize(("rows", "width"), [(50, 200), (16, 32), (3, 5)])
 @pytest.mark.parametrize("active", [1, 7, 19])
 def test_products_are_those_of_the_codes(bits, rows, width, active):
     """Le noyau entier, restes de lignes, de colonnes et d'activations compris."""
-    torch.manual_seed(0)
-    form, scheme = FORMS["integer"], Scheme(name="int8", group_size=32)
-    matrix = IntegerStrips(quantize(torch.randn(rows, width), scheme, bits=bits))
-    (codes, factors, offsets), numbers = form.buffers(matrix, width)
-    x, bias = torch.randn(active, width), torch.randn(rows)
-    nothing, everyone = torch.empty(0), torch.empty(0, dtype=torch.int64)
-    inputs = (codes, factors, offsets)
-    launch(step_kernels.encode_rows_, active, x, nothing, nothing, everyone, *inputs, *numbers)
-    weights, scales = (torch.tensor([each.data_ptr()]) for each in matrix.tensors())
+    matrix, inputs = prepared(bits, rows, width, active)
+    codes, factors, _ = inputs
     plain = codes.view(torch.int8 if DOTS.dtype is np.int8 else torch.int16)[:active]
     plain = plain.view(active, -1, 4)[:, :, list(DOTS.order)].flatten(1).view(active, -1, 32)
     seen = (plain * factors[:active].unsqueeze(2)).flatten(1)[:, :width].double()
+    bias = torch.randn(rows)
     exact = seen @ dequantize(matrix.grouped).double().t() + bias
     for mode in (PLAIN, GELU, RESIDUAL):
-        out = torch.zeros(form.height, rows)
-        residual = torch.ones(form.height, rows) if mode == RESIDUAL else torch.empty(0, 0)
-        block = 32
-        launch(
-            linear_integer_,
-            -(-rows // block),
-            *(active, codes, weights, rows, block, bias, mode, out, residual),
-            *(bits, 32, scales, factors, offsets),
-        )
         expected = exact
         if mode == GELU:
             expected = torch.nn.functional.gelu(exact, approximate="tanh")
-        found = residual[:active] - 1 if mode == RESIDUAL else out[:active]
+        found = multiplied(matrix, inputs, active, bias, mode, matrix_tiles.NEVER)[:active]
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-5)
-        assert not out[active:].any()
+
+
+@pytest.mark.skipif(
+    not matrix_tiles.GRANTED, reason="ce processeur n'a pas AMX, ou n'en permet rien"
+)
+@pytest.mark.parametrize("bits", integer_tiles.BITS)
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize(("rows", "width"), [(50, 300), (96, 1100)])
+def test_matrix_registers_give_the_same_bits(bits, group, rows, width):
+    """Par les registres de matrices ou par les vecteurs : les mêmes bits, restes compris."""
+    for active in (1, 7, 16, 17, 33, 128):
+        matrix, inputs = prepared(bits, rows, width, active, group)
+        bias = torch.randn(rows)
+        for mode in (PLAIN, GELU, RESIDUAL):
+            known = multiplied(matrix, inputs, active, bias, mode, matrix_tiles.NEVER)
+            assert torch.equal(multiplied(matrix, inputs, active, bias, mode, 1), known)
+
+
+@pytest.mark.skipif(
+    not matrix_tiles.GRANTED, reason="ce processeur n'a pas AMX, ou n'en permet rien"
+)
+def test_matrix_registers_are_shared_with_others():
+    """Les produits bf16 de PyTorch, par les mêmes registres des mêmes threads, restent justes."""
+    left, right = torch.randn(2, 256, 256).bfloat16()
+    matrix, inputs = prepared(8, 96, 128, 33)
+    known, product = multiplied(matrix, inputs, 33, torch.empty(0), PLAIN, 1), left @ right
+    for _ in range(5):
+        assert torch.equal(left @ right, product)
+        assert torch.equal(multiplied(matrix, inputs, 33, torch.empty(0), PLAIN, 1), known)
+
+
+def test_without_their_permission_they_are_never_used(monkeypatch):
+    """Un système qui les refuse, ou qui n'est pas Linux : les vecteurs."""
+    monkeypatch.setattr(matrix_tiles, "_KNOWN", True)
+    monkeypatch.setattr(matrix_tiles.platform, "system", lambda: "Darwin")
+    assert not matrix_tiles._granted()
+    monkeypatch.setattr(matrix_tiles.platform, "system", lambda: "Linux")
+    refusing = SimpleNamespace(syscall=lambda *_: -1)
+    monkeypatch.setattr(matrix_tiles.ctypes, "CDLL", lambda *_args, **_options: refusing)
+    assert not matrix_tiles._granted()
 
 
 def test_the_machine_s_way_is_one_it_knows():

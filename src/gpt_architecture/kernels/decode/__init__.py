@@ -8,6 +8,8 @@
   vectorielles.
 - `linear_kernels` : Les produits « poids × activations » d'un pas, un noyau par rangement des
   poids.
+- `matrix_tiles` : Les mêmes produits d'entiers que `integer_tiles`, par les registres de matrices
+  (AMX).
 - `packed` : Le modèle compacté : mêmes logits que `GPTModel`, poids rangés pour le décodage sur
   processeur.
 - `passes` : Les passages sur les poids d'un modèle compacté : les pas compilés, et les produits de

@@ -259,3 +259,17 @@ def _strip_case(columns: int, strips: int, arguments: Values, builder: Any) -> N
             prefetch(builder, builder.add(stream, at), _STRIP_LINE * _STRIP_UNROLL)
 
     accumulate(builder, outputs, length, _STRIP_UNROLL, ask, one, kind=_STRIP_VECTOR)
+
+
+@emitted
+def copy_strip(builder: Any, columns: Any, sums: Any, out: Any, out_stride: Any) -> None:
+    """out (columns, ·) = sums (columns, STRIP_ROWS), ligne à ligne."""
+    line = ir.VectorType(F32, STRIP_ROWS)
+
+    def column(index: Any, _: Values) -> Values:
+        found = load(builder, line, builder.add(sums, builder.mul(index, int64(4 * STRIP_ROWS))))
+        where = builder.add(out, builder.mul(index, out_stride))
+        builder.store(found, builder.inttoptr(where, line.as_pointer()), align=4)
+        return []
+
+    loop(builder, int64(0), columns, [], column)

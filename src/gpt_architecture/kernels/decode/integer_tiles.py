@@ -178,7 +178,7 @@ def tile(dots: Dots, bits: int, columns: int, strips: int, arguments: Values, bu
         totals = loop(builder, int64(0), chunks, starts, partial(chunk, first))
         at_scales = builder.mul(index, int64(2 * STRIP_ROWS))
         weights = [
-            _bfloat16(builder, add(builder, builder.add(share, at_scales), 2 * row), dots.rows)
+            bfloat16(builder, add(builder, builder.add(share, at_scales), 2 * row), dots.rows)
             for share in shares
             for row in places
         ]
@@ -232,7 +232,7 @@ def _steps(builder: Any, bits: int, address: Any, words: Any) -> Iterator[Any]:
         yield code
 
 
-def _bfloat16(builder: Any, address: Any, count: int) -> Any:
+def bfloat16(builder: Any, address: Any, count: int) -> Any:
     """`count` valeurs bf16 qui se suivent, en fp32."""
     half = builder.zext(
         load(builder, ir.VectorType(I16, count), address), ir.VectorType(I32, count)

@@ -34,6 +34,7 @@ from gpt_architecture.kernels.decode.float_tiles import (
     TOGETHER_COLUMNS,
     WIDE_COLUMNS,
     WIDE_LANES,
+    copy_strip,
     float_dots,
     strip_tile,
     wide_tile,
@@ -46,6 +47,12 @@ from gpt_architecture.kernels.decode.integer_tiles import (
     WIDENS,
     integer_tile,
     widen,
+)
+from gpt_architecture.kernels.decode.matrix_tiles import (
+    MATRIX_COLUMNS,
+    free_registers,
+    matrix_tile,
+    shape_registers,
 )
 from gpt_architecture.kernels.decode.weights import CHUNK, STRIP_ROWS
 from gpt_architecture.kernels.runtime.arithmetic import FAST, gelu
@@ -252,10 +259,14 @@ def linear_wide_(
 @njit
 def _spread(sums: Any, active: Any, out: Any, start: Any, stop: Any) -> None:
     """out[:, start … stop] = sums (bandes, M, STRIP_ROWS)."""
+    stride = 4 * out.shape[1]
     for s in range((stop - start + STRIP_ROWS - 1) // STRIP_ROWS):
         first = start + s * STRIP_ROWS
+        if stop - first >= STRIP_ROWS:
+            copy_strip(active, sums[s].ctypes.data, out.ctypes.data + 4 * first, stride)
+            continue
         for m in range(active):
-            part, found = out[m, first : min(first + STRIP_ROWS, stop)], sums[s, m]
+            part, found = out[m, first:stop], sums[s, m]
             for r in range(part.size):
                 part[r] = found[r]
 
@@ -323,20 +334,29 @@ def linear_integer_(
     residual: Matrix,
     bits: Integer,
     group: Integer,
+    least: Integer,
     scales: Integers,
     factors: Matrix,
     offsets: Place,
 ) -> None:
-    """Poids entiers en bandes ; un lot en est un nombre entier, sauf le dernier."""
+    """Poids entiers en bandes ; un lot en est un nombre entier, sauf le dernier.
+
+    Dès `least` activations, par les registres de matrices.
+    """
     sums = np.empty((max(TILE_STRIPS, STREAMS), x.rows, STRIP_ROWS), np.float32)
     wide = np.empty((TILE_STRIPS, STRIP_ROWS * _INTEGER_SLICE), np.uint8)
     groups = factors.shape[1]
     width, line = groups * group, STRIP_ROWS * bits // 8  # octets d'une colonne d'une bande
     scale, factor, stride = 2 * STRIP_ROWS * groups, 4 * groups, 4 * STRIP_ROWS * x.rows
-    tiles = (active + TILE_COLUMNS - 1) // TILE_COLUMNS
-    together = TILE_STRIPS if active > FEW else STREAMS
-    slice_groups = groups if tiles == 1 else _INTEGER_SLICE // group
-    widens = WIDENS and tiles > 1 and bits < 8  # dépliés une fois pour toutes les tuiles
+    matrices = active >= least and x.rows % MATRIX_COLUMNS == 0
+    together = TILE_STRIPS if matrices or active > FEW else STREAMS
+    most = MATRIX_COLUMNS if matrices else TILE_COLUMNS
+    depth = CHUNK if group % (2 * CHUNK) else 2 * CHUNK
+    tiles = (active + most - 1) // most
+    widens = WIDENS and (tiles > 1 or matrices) and bits < 8  # dépliés une fois pour toutes
+    slice_groups = groups if tiles == 1 and not widens else _INTEGER_SLICE // group
+    if matrices:
+        shape_registers(depth)
     for item in lots:
         part, first, base, rows = _block_of(item, part_rows, block_rows)
         done = 0
@@ -348,12 +368,38 @@ def linear_integer_(
             for g in range(0, groups, slice_groups):
                 some = min(slice_groups, groups - g)
                 codes, step = parts[part] + line * (width * strip + group * g), line * width
+                ahead = line * group * some  # la tranche suivante, ou celle des bandes d'après
+                if g + some == groups:
+                    ahead += line * width * (strips - 1)
                 if widens:
                     for s in range(strips):
                         target = wide[s].ctypes.data
                         widen(bits, codes + step * s, some * group // CHUNK, target)
                     codes, step = wide.ctypes.data, STRIP_ROWS * _INTEGER_SLICE
                 for tile in range(tiles):
+                    if matrices:
+                        m = most * tile
+                        place = factor * m + 4 * g
+                        matrix_tile(
+                            min(most, active - m),
+                            strips,
+                            codes,
+                            step,
+                            scales[part] + scale * strip + 2 * STRIP_ROWS * g,
+                            scale,
+                            x.address + x.width * m + CODE_BYTES * group * g,
+                            x.width,
+                            factors.ctypes.data + place,
+                            offsets.address + place,
+                            factor,
+                            some,
+                            group // depth,
+                            depth,
+                            sums.ctypes.data + 4 * STRIP_ROWS * m,
+                            stride,
+                            0 if widens or tile > 0 else ahead,
+                        )
+                        continue
                     m, last = active * tile // tiles, active * (tile + 1) // tiles
                     place = factor * m + 4 * g
                     integer_tile(
@@ -379,3 +425,5 @@ def linear_integer_(
             done = stop
         for m in range(active):
             _finish(bias, mode, out, residual, m, base, base + rows)
+    if matrices:
+        free_registers()

@@ -43,6 +43,7 @@ from gpt_architecture.kernels.decode.linear_kernels import (
     linear_strips_,
     linear_wide_,
 )
+from gpt_architecture.kernels.decode.matrix_tiles import LEAST
 from gpt_architecture.kernels.decode.step_kernels import (
     LINE,
     QUERIES,
@@ -151,7 +152,7 @@ class StripForm(Form):
 class IntegerForm(Form):
     """Des poids entiers en bandes : chaque activation, codée sur 8 bits, ignore les autres."""
 
-    height = 128
+    height, numbers = 128, (LEAST,)
     multiply = linear_integer_
     prepare = encode_rows_
     always = True
