@@ -9,13 +9,24 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gpt_architecture import kernels
 from gpt_architecture.core.grouped_codes import BITS, GROUP_SIZES, UNIT, Scheme, bits_of
 from gpt_architecture.kernels.decode import integer_tiles, weights
-from gpt_architecture.kernels.runtime.kernel import SOURCES, Announcement, digest, launch
+from gpt_architecture.kernels.runtime.kernel import (
+    SOURCES,
+    Announcement,
+    Integer,
+    Lots,
+    Vector,
+    digest,
+    kernel,
+    launch,
+)
+from gpt_architecture.kernels.runtime.program import Program
 from gpt_architecture.kernels.train import kernels as train_kernels
 
 PACKAGE = Path(kernels.__file__).parent
@@ -70,6 +81,35 @@ def test_the_example_is_right_with_any_number_of_threads(example, rows, threads)
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(y, expected)
+
+
+@kernel
+def greedy_(lots: Lots, size: Integer, y: Vector) -> None:
+    """Demande `size` octets, puis écrit."""
+    taken = np.empty(size, np.uint8)
+    for lot in lots:
+        y[lot] = np.float32(taken.size)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # dite par Numba
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("together", [False, True], ids=["seul", "programme"])
+def test_a_lack_of_memory_is_an_error(threads, together):
+    """Numba abandonne le noyau sans rien rendre ; l'appelant le sait, et le passage d'après va."""
+    y, before = torch.zeros(4), torch.get_num_threads()
+    program = Program()
+    program.add(greedy_, 4, 1 << 60, y)
+    program.seal()
+    torch.set_num_threads(threads)
+    try:
+        with pytest.raises(MemoryError, match=r"la mémoire a manqué pendant le calcul \(greedy\)"):
+            program.run() if together else launch(greedy_, 4, 1 << 60, y)
+        assert not y.any()
+        program.set_word_([0], "size", 8)
+        program.run() if together else launch(greedy_, 4, 8, y)
+    finally:
+        torch.set_num_threads(before)
+    assert (y == 8).all()
 
 
 def test_the_code_kept_on_disk_is_named_after_the_sources(example):

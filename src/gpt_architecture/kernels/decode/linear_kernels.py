@@ -355,6 +355,7 @@ def linear_integer_(
     tiles = (active + most - 1) // most
     widens = WIDENS and (tiles > 1 or matrices) and bits < 8  # dépliés une fois pour toutes
     slice_groups = groups if tiles == 1 and not widens else _INTEGER_SLICE // group
+    lines = (depth // 4 + tiles - 1) // tiles  # de la tranche suivante, demandées par tuile
     if matrices:
         shape_registers(depth)
     for item in lots:
@@ -397,7 +398,8 @@ def linear_integer_(
                             depth,
                             sums.ctypes.data + 4 * STRIP_ROWS * m,
                             stride,
-                            0 if widens or tile > 0 else ahead,
+                            ahead + 64 * lines * tile,
+                            0 if widens else min(lines, depth // 4 - lines * tile),
                         )
                         continue
                     m, last = active * tile // tiles, active * (tile + 1) // tiles

@@ -129,14 +129,16 @@ def matrix_tile(
     out: Any,
     out_stride: Any,
     ahead: Any,
+    lines: Any,
 ) -> None:
     """Comme `integer_tile` sur 8 bits, de 1 à MATRIX_COLUMNS activations, une ou deux bandes.
 
     `steps` tours de `depth` colonnes par groupe. Un nombre entier de fois seize activations est lu,
-    présentes ou non. `ahead` : distance des poids à demander d'avance ; 0 : aucun.
+    présentes ou non. À chaque registre de poids, `lines` lignes sont demandées d'avance, `ahead`
+    octets plus loin.
     """
     rest = [columns, codes, codes_stride, scales, scales_stride, x, x_stride, factors, offsets]
-    rest += [factors_stride, groups, steps, depth, out, out_stride, ahead]
+    rest += [factors_stride, groups, steps, depth, out, out_stride, ahead, lines]
     halves = builder.lshr(builder.add(columns, int64(_ROWS - 1)), int64(4))
     key = builder.add(builder.shl(strips, int64(2)), halves)
     cases = {4 * s + h: partial(_tile, s, h, rest) for s in (1, 2) for h in (1, 2)}
@@ -146,7 +148,8 @@ def matrix_tile(
 
 def _tile(strips: int, halves: int, arguments: Values, builder: Any) -> None:
     columns, codes, codes_stride, scales, scales_stride, x, x_stride = arguments[:7]
-    factors, offsets, factors_stride, groups, steps, depth, out, out_stride, ahead = arguments[7:]
+    factors, offsets, factors_stride, groups, steps, depth, out, out_stride = arguments[7:15]
+    ahead, lines = arguments[15:]
     words = ir.VectorType(I32, STRIP_ROWS)
     size = _LINE * strips * halves * _ROWS
     scratch = cgutils.alloca_once(builder, ir.ArrayType(words, 2 * size // _LINE))
@@ -156,17 +159,17 @@ def _tile(strips: int, halves: int, arguments: Values, builder: Any) -> None:
     outputs = [offset_by(builder, out, out_stride, s) for s in range(strips)]
     inputs = [offset_by(builder, x, x_stride, _ROWS * h) for h in range(halves)]
     pairs = [(h, s) for h in range(halves) for s in range(strips)]
-    wanted = builder.zext(builder.icmp_signed("!=", ahead, int64(0)), I64)
 
-    def fetch(here: Values, _index: Any, _: Values) -> Values:
+    def fetch(here: Values, index: Any, _: Values) -> Values:
         for each in here:
-            prefetch(builder, builder.add(each, ahead), 64 * _ROWS)
+            prefetch(builder, builder.add(each, builder.mul(index, int64(64))), 64)
         return []
 
     def step(first: Any, index: Any, _: Values) -> Values:
         at = builder.mul(builder.add(first, index), depth)
         here = [builder.add(each, builder.mul(at, int64(STRIP_ROWS))) for each in streams]
-        loop(builder, int64(0), wanted, [], partial(fetch, here))
+        later = [builder.add(each, ahead) for each in here]
+        loop(builder, int64(0), lines, [], partial(fetch, later))
         for s, each in enumerate(here):
             _move(builder, "tileloadd64", _WEIGHTS + s, each, int64(64))
         for h, each in enumerate(inputs):

@@ -62,6 +62,10 @@ SLOT, HEADER = 5, 9
 """Mots d'un argument, et mots qui les précèdent : le compteur a sa ligne de cache, sans quoi
 chaque lot pris ferait relire les arguments à tous les threads."""
 
+UNFINISHED = 2
+"""Mot où chaque thread ajoute 1 quand il entre dans le noyau, et l'ôte quand il le finit : Numba
+n'arrête pas un noyau à qui la mémoire manque, il l'abandonne sans le dire à l'appelant."""
+
 ARGUMENTS = 16
 """Arguments d'un noyau, au plus."""
 
@@ -124,6 +128,20 @@ def word(typingctx: Any, lots: Any, rank: Any) -> Any:
         return builder.load(builder.gep(words, [arguments[1]]))
 
     return types.int64(types.voidptr, types.int64), codegen
+
+
+@intrinsic
+def owe(typingctx: Any, lots: Any, amount: Any) -> Any:
+    """Ajoute `amount` au mot UNFINISHED."""
+    del typingctx, lots, amount
+
+    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        words = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+        target = builder.gep(words, [ir.Constant(ir.IntType(64), UNFINISHED)])
+        builder.atomic_rmw("add", target, arguments[1], "acq_rel")
+        return context.get_dummy_value()
+
+    return types.void(types.voidptr, types.int64), codegen
 
 
 @intrinsic
@@ -289,7 +307,8 @@ def _reading_arguments(
         for i, (name, kind) in enumerate(arguments.items())
     ]
     _ClaimingLots(lots.arg).visit(function)
-    function.body[:0] = _placed_at(function, "\n".join(reads))
+    function.body[:0] = _placed_at(function, "\n".join([f"__owe({lots.arg}, 1)", *reads]))
+    function.body += _placed_at(function.body[-1], f"__owe({lots.arg}, -1)")
     function.args.args, function.decorator_list = [lots], []
     ast.increment_lineno(tree, body.__code__.co_firstlineno - 1)
     module = compile(tree, body.__code__.co_filename, "exec")
@@ -329,6 +348,7 @@ _IN_KERNELS = {
     "__claim": claim,
     "__count": count,
     "__np": np,
+    "__owe": owe,
     "__pointer": pointer,
     "__word": word,
 }
@@ -363,7 +383,11 @@ def table(kernel: Kernel, items: int, *arguments: torch.Tensor | float) -> list[
 
 
 def launch(kernel: Kernel, items: int, *arguments: torch.Tensor | float) -> None:
-    """Exécute `kernel` sur `items` lots, avec autant de threads que PyTorch ; voir `table`."""
+    """Exécute `kernel` sur `items` lots, avec autant de threads que PyTorch ; voir `table`.
+
+    Raises:
+        MemoryError: la mémoire a manqué ; ce qu'il devait écrire est inachevé.
+    """
     found = table(kernel, items, *arguments)
     data = (ctypes.c_int64 * len(found))(*found)
     runner, threads = openmp(), min(torch.get_num_threads(), items)
@@ -371,6 +395,13 @@ def launch(kernel: Kernel, items: int, *arguments: torch.Tensor | float) -> None
         kernel.compiled.ctypes(ctypes.addressof(data))
     else:
         runner(kernel.address, ctypes.addressof(data), threads, 0)
+    if data[UNFINISHED]:
+        raise interrupted(kernel)
+
+
+def interrupted(kernel: Kernel) -> MemoryError:
+    """L'erreur d'un noyau qu'un thread au moins n'a pas fini."""
+    return MemoryError(f"la mémoire a manqué pendant le calcul ({kernel.name.strip('_')})")
 
 
 def _bits(value: float) -> int:

@@ -28,9 +28,11 @@ from gpt_architecture.kernels.runtime.kernel import (
     ARGUMENTS,
     HEADER,
     SLOT,
+    UNFINISHED,
     Kernel,
     Lots,
     emitted,
+    interrupted,
     kernel,
     openmp,
     pointer,
@@ -171,8 +173,17 @@ class Program:
             self._tables[phase, HEADER + SLOT * self._kernels[phase].slot(argument)] = value
 
     def run(self) -> None:
-        """Exécute tout, avec autant de threads que PyTorch, ou moins s'ils manquent de cœurs."""
-        self._tables[:, : _INSIDE + 1] = 0
+        """Exécute tout, avec autant de threads que PyTorch, ou moins s'ils manquent de cœurs.
+
+        Raises:
+            MemoryError: la mémoire a manqué à un noyau ; le passage est à refaire.
+        """
+        self._run()
+        if (unfinished := self._tables[:, UNFINISHED]).any():
+            raise interrupted(self._kernels[int(unfinished.argmax())])
+
+    def _run(self) -> None:
+        self._tables[:, : UNFINISHED + 1] = 0
         self._call[_OPENED] = 0
         runner, threads, data = openmp(), torch.get_num_threads(), self._data
         if threads != self._crew.most:
