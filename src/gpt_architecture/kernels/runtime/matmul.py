@@ -81,6 +81,11 @@ FAMILIES = (
         "sur les produits du projet, de 512 lignes, MKL de 142 à 206 GFLOP/s, oneDNN de 81 à 113 "
         "(2 cœurs, 2026-11)",
     ),
+    Family(
+        *("Xeon à AMX", _INTEL, 6, range(167, 168), "amx_tile", "MKL"),
+        "MKL de 222 à 298 GFLOP/s sur les produits du projet (2 cœurs, 2026-11) ; oneDNN y "
+        "arrondirait",
+    ),
     Family(*("Intel", _INTEL, 6, _ALL, "", "MKL"), "MKL y emploie toutes les instructions"),
 )
 """La première ligne qui convient décide."""
