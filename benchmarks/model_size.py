@@ -1,31 +1,40 @@
 """Le débit selon la taille : profondeur, largeur, contexte.
 
-Question : comment le coût d'un pas croît-il ? Chaque forme est mesurée sur quelques pas, en
-alternance avec les autres ; le tableau donne tokens/s, leur étendue, et les opérations par seconde.
-« make images » en fait la figure, depuis le JSON.
+Question : comment le coût d'une étape croît-il ? Chaque forme est mesurée sur quelques étapes, en
+alternance avec les autres ; une mesure que d'autres processus ont troublée est refaite. Le tableau
+donne les tokens/s, leur étendue, et les opérations par seconde. « make images » en fait la figure,
+depuis le JSON.
 
     python benchmarks/model_size.py [--quick] [--json FICHIER]
+    python benchmarks/model_size.py --json docs/figures/donnees/taille.json
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from _machine import announce
-from _measure import Row, lone_row, spread, write_rows
+from _measure import Row, alternate, lone_row, spread, write_rows
 
 from gpt_architecture.config import ComputeConfig, GPTConfig, OptimizerConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.french import decimal, thousands
 from gpt_architecture.training.backends import Backend, build_backend
 from gpt_architecture.training.preparation import flops_per_token
 from gpt_architecture.training.step import Batch
 
+QUESTION = "Débit d'entraînement selon la taille"
 VOCABULARY = 4096
-TOKENS = 2048  # par pas, quelle que soit la forme
+TOKENS = 2048  # par étape, quelle que soit la forme
+TURNS = 7
+RETRIES = 3
 BASE = {"layers": 6, "width": 384, "context": 256}
 AXES = {
     "layers": (2, 4, 6, 8, 12),
@@ -45,6 +54,11 @@ def shapes(*, quick: bool) -> list[dict[str, int]]:
     return found
 
 
+def name_of(shape: dict[str, int]) -> str:
+    """« 6 couches × 384, contexte 256 »."""
+    return f"{shape['layers']} couches × {shape['width']}, contexte {shape['context']}"
+
+
 def config_of(shape: dict[str, int]) -> GPTConfig:
     """Mode GPT-2, têtes de 64 (32 pour les petites largeurs)."""
     return GPTConfig(
@@ -59,10 +73,19 @@ def config_of(shape: dict[str, int]) -> GPTConfig:
     )
 
 
-def one_step(backend: Backend, cfg: GPTConfig, first: int) -> float:
-    """Durée d'un pas, en secondes."""
+def backend_of(cfg: GPTConfig) -> Backend:
+    """Le moteur d'un modèle neuf, en fp32."""
+    torch.manual_seed(123)
+    return build_backend(
+        GPTModel(cfg).train(), ComputeConfig(precision="fp32"), OptimizerConfig(), TrainingConfig()
+    )
+
+
+def one_step(backend: Backend, cfg: GPTConfig, steps: Iterator[int]) -> float:
+    """Durée d'une étape, en secondes."""
     rows = TOKENS // cfg.context_length
     ids = torch.randint(cfg.vocab_size, (rows, cfg.context_length + 1))
+    first = next(steps) * rows
     batch = Batch(
         inputs=ids[:, :-1].contiguous(),
         targets=ids[:, 1:].contiguous(),
@@ -77,53 +100,57 @@ def one_step(backend: Backend, cfg: GPTConfig, first: int) -> float:
 
 def measure(*, quick: bool) -> list[Row]:
     """Une ligne par forme : son débit, l'étendue des passages, et ce qu'elle coûte."""
-    candidates: list[tuple[dict[str, int], GPTConfig, Backend, list[float]]] = []
-    for shape in shapes(quick=quick):
-        torch.manual_seed(123)
-        cfg = config_of(shape)
-        backend = build_backend(
-            GPTModel(cfg).train(),
-            ComputeConfig(precision="fp32"),
-            OptimizerConfig(),
-            TrainingConfig(),
-        )
-        one_step(backend, cfg, 0)  # échauffement : tampons, moments
-        candidates.append((shape, cfg, backend, []))
-    for turn in range(2 if quick else 7):
-        for _, cfg, backend, seconds in candidates:
-            seconds.append(one_step(backend, cfg, turn * TOKENS))
+    found = {name_of(shape): shape for shape in shapes(quick=quick)}
+    configs = {name: config_of(shape) for name, shape in found.items()}
+    backends = {name: backend_of(cfg) for name, cfg in configs.items()}
+    steps = itertools.count()
+    seconds = alternate(
+        {
+            name: partial(one_step, backend, configs[name], steps)
+            for name, backend in backends.items()
+        },
+        2 if quick else TURNS,
+        retries=0 if quick else RETRIES,
+    )
     rows = []
-    for shape, cfg, _, seconds in candidates:
-        cost = flops_per_token(cfg, cfg.context_length)
-        name = f"{shape['layers']} couches × {shape['width']}, contexte {shape['context']}"
+    for name, shape in found.items():
+        speeds = [TOKENS / each for each in seconds[name]]
+        cost = flops_per_token(configs[name], configs[name].context_length)
         row = lone_row(
-            "Débit d'entraînement selon la taille",
+            QUESTION,
             name,
-            [TOKENS / each for each in seconds],
+            speeds,
             "tokens/s",
-            parameters=cfg.num_parameters(),
-            gflops=TOKENS / statistics.median(seconds) * cost / 1e9,
+            parameters=configs[name].num_parameters(),
+            gflops=statistics.median(speeds) * cost / 1e9,
         )
-        rows.append(row | shape)
+        rows.append(row | shape | {"name": name})
     return rows
 
 
 def main() -> None:
-    """Mesure, imprime le tableau, écrit le JSON et la figure demandés."""
+    """Mesure, imprime le tableau, écrit le JSON demandé."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="trois valeurs par axe, deux pas")
+    parser.add_argument("--quick", action="store_true", help="trois valeurs par axe, deux passages")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     arguments = parser.parse_args()
     announce()
     rows = measure(quick=arguments.quick)
-    print(f"Pas de {TOKENS} tokens, vocabulaire de {VOCABULARY}, {torch.get_num_threads()} fils.\n")
-    print("couches  largeur  contexte   paramètres   tokens/s           étendue   GFLOP/s")
+    print(
+        f"Étapes de {thousands(TOKENS)} tokens, vocabulaire de {thousands(VOCABULARY)}, "
+        f"{torch.get_num_threads()} threads.\n"
+    )
+    print("| couches | largeur | contexte | paramètres | tokens/s | étendue | GFLOP/s |")
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
-        print(
-            f"{row['layers']:>7} {row['width']:>8} {row['context']:>9} "
-            f"{row['parameters']:>12,} {row['ours']:>10.0f} {spread(row['ours_range'], 0):>17} "
-            f"{row['gflops']:>9.0f}".replace(",", " ")
+        cells = (
+            *(thousands(row[axis]) for axis in AXES),
+            thousands(row["parameters"]),
+            thousands(round(row["ours"])),
+            spread(row["ours_range"], 0),
+            decimal(row["gflops"], 0),
         )
+        print(f"| {' | '.join(cells)} |")
     write_rows(arguments.json, rows)
 
 

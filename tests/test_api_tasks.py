@@ -2,6 +2,9 @@
 
 import json
 import logging
+import re
+from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from gpt_architecture import (
     train,
     visualize,
 )
+from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
 from gpt_architecture.errors import (
     ConfigurationError,
     DataError,
@@ -28,6 +32,8 @@ from gpt_architecture.errors import (
 )
 from gpt_architecture.evaluation.comparison import SIX_VARIANTS
 from gpt_architecture.formats.journal import JOURNAL
+from gpt_architecture.reports.console import PaceProgress
+from gpt_architecture.scripts.prepare import HygieneOptions
 
 SETTINGS = {name.replace("-", "_"): value for name, value in TINY.items()}
 TEXT = "Le passeur leva la lampe deux fois, puis il détacha le bateau. " * 6
@@ -229,6 +235,37 @@ class TestRefusals:
         with pytest.raises(ConfigurationError, match=r"help\(compare\)"):
             compare(zzz=1)
 
+    @pytest.mark.parametrize(
+        ("settings", "steps"),
+        [
+            ({"near_duplicates": 0.9}, {"near": 0.9}),
+            ({"hygiene": "doublons", "repeated_lines": 5}, {"lines": 5}),
+            ({"personal_data": "mask"}, {"personal": "mask"}),
+            ({"languages": "fr"}, {"languages": ("fr",)}),
+            ({"decontaminate": ["a.txt", "b.txt"]}, {"evaluation": ("a.txt", "b.txt")}),
+            ({"quality": True}, {"quality": QualityRules()}),
+            ({"min_words": 20}, {"quality": QualityRules(min_words=20)}),
+            ({"nfc": True}, {"nfc": True}),
+        ],
+        ids=lambda each: "-".join(map(str, each)),
+    )
+    def test_a_step_of_hygiene_is_told_how_to_be_asked(self, settings, steps, text, tmp_path):
+        """Une option d'hygiène de la commande : le remède, en Python, fait ce qu'elle dit."""
+        with pytest.raises(ConfigurationError, match="réglage inconnu : ") as refusal:
+            prepare(text, tmp_path / "f", **settings)
+        written = re.search(r"HygieneConfig\.preset\(.*\)(?=, de )", str(refusal.value))[0]
+        assert str(refusal.value).endswith(f", de {HygieneConfig.__module__}.")
+        names = {"HygieneConfig": HygieneConfig, "QualityRules": QualityRules}
+        made = eval(written, names)  # noqa: S307 — c'est le nôtre
+        assert made == HygieneConfig.preset(settings.get("hygiene", "aucune"), **steps)
+
+    def test_every_step_of_the_command_is_told(self, text, tmp_path):
+        """Aucune option d'hygiène de `prepare` n'est oubliée ; celles que l'on éteint le sont."""
+        for option in fields(HygieneOptions):
+            if option.name != "hygiene":
+                with pytest.raises(ConfigurationError, match=r"HygieneConfig\.preset\("):
+                    prepare(text, tmp_path / "f", **{option.name: ["near"]})
+
     def test_values(self, model, text, tmp_path):
         with pytest.raises(ConfigurationError, match="rien à mesurer"):
             evaluate(model)
@@ -304,6 +341,17 @@ class TestProgress:
         shown.clear()
         evaluate(model, text, progress=False)
         assert shown == []
+
+    def test_a_pace_has_its_thousands(self, monkeypatch):
+        """« 12 500 tokens/s » : les milliers sont séparés, comme partout."""
+        clock = iter((0.0, 2.0))
+        monkeypatch.setattr("gpt_architecture.reports.console.time.perf_counter", clock.__next__)
+        said = []
+        bar = SimpleNamespace(
+            start=lambda *_: None, update=lambda _done, pace: said.append(pace), is_live=True
+        )
+        PaceProgress(bar, "a.txt")(25_000, 50_000)
+        assert said == ["a.txt, 12 500 tokens/s, reste 2 s"]
 
 
 def test_every_task_is_at_the_root():

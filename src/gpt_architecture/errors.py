@@ -12,7 +12,6 @@ import re
 import reprlib
 import shlex
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
@@ -261,6 +260,8 @@ def mark_settings(text: str, names: Iterable[str]) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Le remède à un nom inconnu : « essayez `epochs` » ; None : rien ne lui ressemble."""
+    from difflib import get_close_matches  # noqa: PLC0415 — une aide n'en a pas besoin
+
     close = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"essayez `{close[0]}`" if close else None
 

@@ -1,15 +1,19 @@
 """L'aide et les refus : l'ordre, les noms, les nombres, et des options que la commande a."""
 
 import ast
+import inspect
 import re
 import sys
 from pathlib import Path
 
+import docstring_parser
 import pytest
 from cli_helpers import run_process
 
 import gpt_architecture
+from gpt_architecture.cli import field_help
 from gpt_architecture.cli.app import COMMANDS, SUBCOMMANDS, build_app
+from gpt_architecture.cli.field_help import documented_fields
 from gpt_architecture.cli.usage import (
     COMMON_OPTIONS,
     COMMON_TITLE,
@@ -229,6 +233,7 @@ def test_a_refused_setting_has_the_name_that_was_typed(cli, command, words):
 def test_help_imports_only_what_it_shows():
     """Chaque aide attend ce qu'elle importe : ni PyTorch, ni ce qu'un refus rare demanderait."""
     unused = ("torch", "numpy", "email", "zipfile", "hmac", "uuid", "html", "concurrent.futures")
+    unused += ("tomllib", "difflib", "shutil")
     decoding = "gpt_architecture.decoding.config"
     script = (
         "import sys, contextlib\nfrom gpt_architecture.main import main\n"
@@ -239,6 +244,69 @@ def test_help_imports_only_what_it_shows():
         done = run_process(sys.executable, "-c", script, *path)
         assert done.code == 0, done.err
         assert done.out.splitlines()[-1].split()[2:] == more, path
+
+
+def groups_of(path):
+    """Les classes dont les champs sont des options de cette commande, bases comprises."""
+    found = (argument.resolved_hint for argument in arguments_of(path) if argument.children)
+    return {base for each in found for base in each.__mro__[:-1]}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_the_help_of_a_field_is_its_docstring(path):
+    """Lues une fois par module, les docstrings sont celles que `docstring_parser` y lit."""
+    for each in groups_of(path):
+        read, wanted = documented_fields(each), docstring_parser.parse_from_object(each)
+        assert [(p.arg_name, p.description) for p in read.params] == [
+            (p.arg_name, p.description) for p in wanted.params
+        ], each
+
+
+def test_what_is_not_a_class_is_read_by_the_parser():
+    """Une fonction a la sienne ; une classe sans code source n'en a aucune."""
+
+    def sample(size):
+        """Exemple.
+
+        Args:
+            size: une taille.
+        """
+        return size
+
+    assert [each.description for each in documented_fields(sample).params] == ["une taille."]
+    assert documented_fields(type("Nulle", (), {"__module__": "absent"})).params == []
+    assert documented_fields(int).params == []
+
+
+def test_help_reads_each_module_once(monkeypatch, capsys):
+    """Ni tout un fichier par classe, ni rien qui reste changé après l'aide, réussie ou non."""
+    parsed = docstring_parser.parse_from_object
+    documented = field_help._documented
+    documented.cache_clear()
+    read, findsource = [], inspect.findsource
+    with monkeypatch.context() as patch:
+        patch.setattr(inspect, "findsource", lambda each: read.append(each) or findsource(each))
+        with pytest.raises(SystemExit) as end:
+            main(["train", "--help"])
+    assert end.value.code == 0
+    assert [each for each in read if inspect.isclass(each)] == []
+    assert "Taux d'apprentissage" in capsys.readouterr().out
+    modules = {each.__module__ for each in groups_of(("train",))}
+    assert 0 < documented.cache_info().misses <= len(modules)
+    assert docstring_parser.parse_from_object is parsed
+    with pytest.raises(KeyboardInterrupt), field_help.modules_read_once():
+        raise KeyboardInterrupt
+    assert docstring_parser.parse_from_object is parsed
+
+
+@pytest.mark.parametrize("path", [(), *PATHS, *((group,) for group in SUBCOMMANDS)], ids=" ".join)
+def test_the_short_way_to_help_says_the_same(capsys, path):
+    """L'aide sans analyse est, à la lettre, celle de cyclopts."""
+    with pytest.raises(SystemExit):
+        main([*path, "--help"])
+    short = capsys.readouterr().out
+    build_app()([*path, "--help"], exit_on_error=False, result_action="return_value")
+    assert capsys.readouterr().out == short
 
 
 def tried(path):

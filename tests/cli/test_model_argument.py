@@ -9,7 +9,7 @@ from cli_helpers import tiny
 
 from gpt_architecture import load
 from gpt_architecture.api import is_remote
-from gpt_architecture.interop import hf
+from gpt_architecture.interop import hub
 from gpt_architecture.training.checkpoint import CheckpointStore
 
 CHAT = [{"role": "user", "content": "La nuit ?"}, {"role": "assistant", "content": "Oui."}]
@@ -139,7 +139,7 @@ def test_a_name_of_the_hub(cli, trained, monkeypatch, tmp_path):
         asked.append(name)
         return trained / "gpt-model.pt"
 
-    monkeypatch.setattr(hf, "download", download)
+    monkeypatch.setattr(hub, "download", download)
     assert is_remote("hub:auteur/petit")
     assert not is_remote(Path("auteur/petit"))
     for name, more in commands(tmp_path / "x").items():

@@ -17,14 +17,8 @@ from gpt_architecture.decoding.constraints import (
     cut_warning,
 )
 from gpt_architecture.decoding.generator import Generator
-from gpt_architecture.decoding.grammars import (
-    build_matcher,
-    close_objects,
-    grammar_of,
-    make_strict,
-    shortest_document,
-    why_refused,
-)
+from gpt_architecture.decoding.grammars import build_matcher, grammar_of, why_refused
+from gpt_architecture.decoding.schemas import close_objects, make_strict, shortest_document
 from gpt_architecture.errors import ConfigurationError
 
 pytest.importorskip("llguidance", reason="contraintes : le paquet llguidance n'est pas installé")

@@ -71,6 +71,20 @@ def test_studio_captures_are_up_to_date():
     assert found["files"] == {name: studio.digest(FIGURES / name) for name in studio.names()}
 
 
+def test_a_spread_is_drawn_when_it_was_measured():
+    """Un trait par point dont les passages diffèrent, et la légende ne le dit que s'il y est."""
+    rows = [
+        {"name": f"{layers}", "ours": 1000.0 * layers, "ours_range": spread, "machine": "ici"}
+        | {**speeds.BASE, "layers": layers}
+        for layers, spread in ((2, [1900.0, 2200.0]), (6, [6000.0, 6000.0]), (8, None))
+    ]
+    drawn = speeds.size_throughput(rows)
+    bare = speeds.size_throughput([{**row, "ours_range": None} for row in rows])
+    assert drawn.count("<path") == bare.count("<path") + 1
+    assert "du plus lent au plus rapide" in drawn
+    assert "du plus lent au plus rapide" not in bare
+
+
 def test_staleness_is_seen(monkeypatch):
     """Les trois vérifications précédentes savent échouer."""
     before = (recording.inputs(), studio.inputs())

@@ -20,12 +20,8 @@ from gpt_architecture.evaluation.lm_eval import (
 )
 from gpt_architecture.evaluation.minimal_pairs import measure_pairs, read_pairs
 from gpt_architecture.evaluation.perplexity import TokenDocument, measure_documents
-from gpt_architecture.evaluation.tasks import (
-    measure_choices,
-    measure_last_words,
-    read_choices,
-    read_last_words,
-)
+from gpt_architecture.evaluation.task_files import read_choices, read_last_words
+from gpt_architecture.evaluation.tasks import measure_choices, measure_last_words
 
 pytest.importorskip("lm_eval", reason="le paquet lm-eval n'est pas installé")
 

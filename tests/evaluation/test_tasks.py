@@ -10,7 +10,8 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 from gpt_architecture.errors import DataError
-from gpt_architecture.evaluation import tasks as reading
+from gpt_architecture.evaluation import task_files as reading
+from gpt_architecture.evaluation.task_files import read_choices, read_last_words
 from gpt_architecture.evaluation.tasks import (
     ChoiceOutcome,
     ChoiceResult,
@@ -18,8 +19,6 @@ from gpt_architecture.evaluation.tasks import (
     MultipleChoice,
     measure_choices,
     measure_last_words,
-    read_choices,
-    read_last_words,
 )
 
 TEXT = "le passeur leva la lampe puis il prit son bateau et la rivière"

@@ -22,7 +22,7 @@ from gpt_architecture.formats.inspection import inspect_model
 from gpt_architecture.formats.model_file import save_model
 from gpt_architecture.formats.quantized_file import load_quantized, save_quantized
 from gpt_architecture.kernels.decode.packed import pack
-from gpt_architecture.reports.model_page import curves_from_journal
+from gpt_architecture.reports.curves import curves_from_journal
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.studio.routes import read_run
 

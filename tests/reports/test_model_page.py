@@ -16,9 +16,9 @@ from gpt_architecture.evaluation.attention_maps import AttentionMaps, attention_
 from gpt_architecture.evaluation.comparison import compare_strategies, summarize
 from gpt_architecture.evaluation.memorisation import measure_memorisation
 from gpt_architecture.evaluation.reliability import Bin, Calibration, calibrate
+from gpt_architecture.reports.curves import LossCurves
 from gpt_architecture.reports.model_page import (
     MAX_ATTENTION_TOKENS,
-    LossCurves,
     ModelPage,
     TextScore,
     model_page,

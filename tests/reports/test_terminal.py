@@ -60,3 +60,27 @@ def test_a_cloze_without_examples_says_so():
     """Une épreuve sans exemple ne disparaît pas."""
     titles = [title for title, _, _ in cloze_tables(ClozeResult(last_word=None, choices=None))]
     assert titles == ["Dernier mot", "Mot manquant"]
+
+
+@pytest.mark.parametrize("width", range(24, 60))
+def test_a_cut_name_keeps_its_quotes_whole(width):
+    """Un nom n'est coupé qu'entre ses mots, jamais après « ni avant » ; rien n'en est perdu."""
+    buffer = io.StringIO()
+    name = "  « Me le », « te la », mais « le lui », « les leur »"
+    Console(file=buffer, width=width).print(table("T", ("Nom", "V"), [[name, "50,0 %"]]))
+    lines = buffer.getvalue().rpartition("──")[2].replace("50,0 %", "").splitlines()[1:]
+    lines = [line.strip() for line in lines]
+    assert " ".join(filter(None, lines)).replace("\u00a0", " ") == name.strip()
+    for line in lines:
+        assert not line.endswith("«")
+        assert not line.startswith("»")
+
+
+def test_a_name_of_wide_letters_is_cut_to_its_cells():
+    """Une lettre de deux cellules compte pour deux ; un mot trop long finit par « … »."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=22).print(table("T", ("Nom", "V"), [["漢字漢字 漢字漢字", "1"]]))
+    assert buffer.getvalue().count("漢字漢字") == 2
+    Console(file=buffer, width=22).print(table("T", ("Nom", "V"), [["un-mot-bien-trop-long", "1"]]))
+    assert "un-mot-bie" in buffer.getvalue()
+    assert "…" in buffer.getvalue()

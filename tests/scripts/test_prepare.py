@@ -257,9 +257,9 @@ def test_hygiene_options(cli, tmp_path):
     outcome = cli(*command, *options, "--out", tmp_path / "d")
     assert outcome.code == 0, outcome.err
     assert "Hygiène      41 documents gardés sur 45" in outcome.out
-    assert "qualité : trop court : 1, 5 caractères" in outcome.out
-    assert "Masqué       e-mail : 1" in outcome.out
-    assert "doublon exact : 3" in outcome.out
+    assert "qualité : trop court : 1 document, 5 caractères" in outcome.out
+    assert "Masqué       e-mail : 1 passage" in outcome.out
+    assert "doublon exact : 3 documents" in outcome.out
     index = json.loads((tmp_path / "d" / "index.json").read_text("utf-8"))
     assert index["settings"]["hygiene"]["near"] == 0
     assert index["settings"]["hygiene"]["quality"]["min_words"] == 10

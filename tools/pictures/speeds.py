@@ -175,12 +175,13 @@ def size_throughput(rows: Sequence[Row]) -> str:
         description=" ; ".join(f"{row['name']} : {speed(row['ours'])} tokens/s" for row in rows),
     )
     drawing.text(24, 32, "Débit d'entraînement selon la taille (tokens/s)", size=17, bold=True)
+    spreads = any(_spread(row["ours_range"]) for row in rows)
+    told = "Médianes ; le trait va du plus lent au plus rapide passage." if spreads else "Médianes."
     base = f"{BASE['layers']} couches, largeur {BASE['width']}, contexte {BASE['context']}"
     drawing.text(
         24,
         52,
-        f"Un réglage varie, les autres restent à {base}. Médianes ; le trait va du plus lent au "
-        "plus rapide passage.",
+        f"Un réglage varie, les autres restent à {base}. {told}",
         size=12.5,
         color="soft",
     )

@@ -77,22 +77,22 @@ class Evaluation:
 
     def show(self, console: Console) -> None:
         """Écrit les tableaux de la commande."""
-        from gpt_architecture.reports import french, terminal
+        from gpt_architecture.reports import french, measures, memorisation
 
         if self.text is not None:
-            terminal.show_text(console, self.text)
+            measures.show_text(console, self.text)
         if self.last_word is not None:
-            terminal.show_last_word(console, self.last_word)
+            measures.show_last_word(console, self.last_word)
         if self.choices is not None:
-            terminal.show_choices(console, self.choices)
+            measures.show_choices(console, self.choices)
         if self.french is not None:
             french.show_pairs(console, self.french)
         if self.cloze is not None:
             french.show_cloze(console, self.cloze)
         if self.lm_eval is not None:
-            terminal.show_harness(console, self.lm_eval)
+            measures.show_harness(console, self.lm_eval)
         if self.memorisation is not None:
-            terminal.show_memorisation(console, self.memorisation, self.tokenizer)
+            memorisation.show_memorisation(console, self.memorisation, self.tokenizer)
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -117,24 +117,24 @@ class Evaluation:
         return f"Evaluation({', '.join(said)})"
 
     def _repr_html_(self) -> str:
-        from gpt_architecture.reports import french, terminal
+        from gpt_architecture.reports import french, measures, memorisation
         from gpt_architecture.reports.notebook import tables_cell
 
         tables: list[TableData] = []
         if self.text is not None:
-            tables.append(terminal.text_table(self.text))
+            tables.append(measures.text_table(self.text))
         if self.last_word is not None:
-            tables.append(terminal.last_word_table(self.last_word))
+            tables.append(measures.last_word_table(self.last_word))
         if self.choices is not None:
-            tables.append(terminal.choices_table(self.choices))
+            tables.append(measures.choices_table(self.choices))
         if self.french is not None:
             tables.append(french.pairs_table(self.french))
         if self.cloze is not None:
             tables += french.cloze_tables(self.cloze)
         if self.lm_eval is not None:
-            tables.append(terminal.harness_table(self.lm_eval))
+            tables.append(measures.harness_table(self.lm_eval))
         if self.memorisation is not None:
-            tables.append(terminal.memorisation_table(self.memorisation))
+            tables.append(memorisation.memorisation_table(self.memorisation))
         return tables_cell(tables, notes=["Perte en nats par token ; intervalles à 95 %."])
 
 

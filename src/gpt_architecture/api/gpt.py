@@ -258,7 +258,7 @@ class GPT(Writer):
         return f"GPT({', '.join(f'{name} : {value}' for name, value in facts)})"
 
     def _repr_html_(self) -> str:
-        from gpt_architecture.reports.model_page import curves_from_metadata
+        from gpt_architecture.reports.curves import curves_from_metadata
         from gpt_architecture.reports.notebook import facts_cell
 
         return facts_cell(

@@ -24,6 +24,7 @@ from gpt_architecture.evaluation.perplexity import (
     measure_documents,
     read_token_documents,
 )
+from gpt_architecture.evaluation.task_files import read_choices, read_last_words
 from gpt_architecture.evaluation.tasks import (
     ChoiceResult,
     LastWord,
@@ -31,8 +32,6 @@ from gpt_architecture.evaluation.tasks import (
     MultipleChoice,
     measure_choices,
     measure_last_words,
-    read_choices,
-    read_last_words,
 )
 from gpt_architecture.formats.checkpoint import CHECKPOINTS
 from gpt_architecture.formats.door import locate
@@ -303,22 +302,22 @@ def _progress_by_kind(bar: ProgressBar) -> Callable[[str, int, int], None]:
 
 def _record(found: dict[str, Any]) -> dict[str, Any]:
     """Ce qui est mesuré, en types simples."""
-    from gpt_architecture.reports import french, terminal
+    from gpt_architecture.reports import french, measures
 
     simple: dict[str, Callable[[Any], dict[str, Any]]] = {
-        "text": terminal.text_record,
-        "last_word": terminal.last_word_record,
-        "choices": terminal.choices_record,
+        "text": measures.text_record,
+        "last_word": measures.last_word_record,
+        "choices": measures.choices_record,
         "french": french.pairs_record,
         "cloze": french.cloze_record,
-        "lm_eval": terminal.harness_record,
+        "lm_eval": measures.harness_record,
     }
     return {name: simple[name](each) for name, each in found.items() if each is not None}
 
 
 def _note(path: Path, gpt: GPT, record: dict[str, Any]) -> None:
     """Une ligne dans le journal de l'entraînement, si le modèle est dans son dossier."""
-    from gpt_architecture.reports.terminal import journal_record
+    from gpt_architecture.reports.measures import journal_record
 
     resolved = path.resolve()
     folder, step = resolved.parent, gpt.metadata.get("steps")

@@ -31,12 +31,18 @@ _SAID: dict[Any, str] = {
 }
 
 
-def checked_options(function: Callable[P, R]) -> Callable[P, R]:
+Elsewhere = Callable[[str, Mapping[str, Any]], str | None]
+"""(nom inconnu, réglages donnés) → le remède, si ce nom se dit autrement en Python."""
+
+
+def checked_options(
+    function: Callable[P, R], *, elsewhere: Elsewhere = lambda _name, _settings: None
+) -> Callable[P, R]:
     """Refuse, d'une phrase, ce que Python dirait en anglais, ou bien plus tard.
 
-    Un réglage que `function` n'a pas : le plus proche est proposé. Une valeur qui n'est pas du
-    genre annoté : un texte, un chemin, un nombre… Un genre que son module n'importe pas vraiment
-    (`TYPE_CHECKING`) n'est pas vérifié ici.
+    Un réglage que `function` n'a pas : le plus proche est proposé, à moins qu'`elsewhere` ne dise
+    comment il s'écrit. Une valeur qui n'est pas du genre annoté : un texte, un chemin, un nombre…
+    Un genre que son module n'importe pas vraiment (`TYPE_CHECKING`) n'est pas vérifié ici.
     """
     called, hints = signature(function), dict[str, Any]()
     is_open = any(each.kind is Parameter.VAR_KEYWORD for each in called.parameters.values())
@@ -48,7 +54,9 @@ def checked_options(function: Callable[P, R]) -> Callable[P, R]:
                 raise ConfigurationError(
                     f"réglage inconnu : {name}",
                     expected=f"un réglage de {function.__name__}",
-                    remedy=nearest(name, called.parameters) or f"voyez help({function.__name__})",
+                    remedy=elsewhere(name, settings)
+                    or nearest(name, called.parameters)
+                    or f"voyez help({function.__name__})",
                 )
         try:
             given = called.bind(*args, **settings).arguments

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gpt_architecture.api.loading import find_tokenizer
 from gpt_architecture.api.options import checked_options, listed
@@ -46,7 +48,53 @@ class Prepared(PreparedTokens):
         return facts_cell(f"Fragments de tokens : {self.folder}", self._facts)
 
 
-@checked_options
+_STEPS = {
+    "personal_data": "personal",
+    "exact_duplicates": "exact",
+    "near_duplicates": "near",
+    "repeated_lines": "lines",
+    "repeated_paragraphs": "paragraphs",
+    "validation_overlap": "validation",
+    "decontaminate": "evaluation",
+}
+"""Option d'hygiène de la commande → étape de `HygieneConfig`, quand les noms diffèrent."""
+
+
+def _as_step(name: str, settings: Mapping[str, Any]) -> str | None:
+    """Ce qu'il faut écrire pour une option d'hygiène de la commande ; None : ce n'en est pas une.
+
+    Args:
+        name: l'option, un soulignement à la place de chaque tiret.
+        settings: les réglages donnés, dont le préréglage d'hygiène, que le remède garde.
+    """
+    step, value = _STEPS.get(name, name), settings[name]
+    if name == "without":
+        off = HygieneConfig()
+        written = ", ".join(f"{each}={getattr(off, each, None)!r}" for each in listed(value))
+        return _written(settings, written)
+    if step in ("languages", "evaluation"):
+        value = tuple(listed(value))
+    if name == "min_words":
+        written = f"quality=QualityRules(min_words={value!r})"
+    elif step == "quality":
+        written = "quality=QualityRules()"
+    elif step in {each.name for each in fields(HygieneConfig)}:
+        written = f"{step}={value!r}"
+    else:
+        return None
+    return _written(settings, written)
+
+
+def _written(settings: Mapping[str, Any], steps: str) -> str:
+    """Le remède, qui garde le préréglage demandé."""
+    asked = settings.get("hygiene")
+    preset = asked if isinstance(asked, str) else "aucune"
+    return (
+        f'donnez hygiene=HygieneConfig.preset("{preset}", {steps}), de {HygieneConfig.__module__}'
+    )
+
+
+@partial(checked_options, elsewhere=_as_step)
 def prepare(
     sources: str | Path | Sequence[str | Path],
     out: str | Path | None = None,

@@ -145,7 +145,7 @@ class Run:
         return f"Run({self._title.lower()}, {facts} ; {self.path})"
 
     def _repr_html_(self) -> str:
-        from gpt_architecture.reports.model_page import curves_of
+        from gpt_architecture.reports.curves import curves_of
         from gpt_architecture.reports.notebook import facts_cell
         from gpt_architecture.reports.training import loss_verdict
 

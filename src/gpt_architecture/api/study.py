@@ -86,12 +86,8 @@ def study_model(
         DataError: données de l'entraînement absentes, abîmées ou trop courtes.
         OutputError: la page ne peut pas être écrite.
     """
-    from gpt_architecture.reports.model_page import (
-        ModelPage,
-        TextScore,
-        curves_of,
-        write_model_page,
-    )
+    from gpt_architecture.reports.curves import curves_of
+    from gpt_architecture.reports.model_page import ModelPage, TextScore, write_model_page
 
     looked = None if sentence is None else gpt.attention(sentence)  # elle n'attend pas les textes
     training, unseen = _read_texts(

@@ -4,6 +4,8 @@
   guidée.
 - `command` : Ce dont chaque commande se sert : dire, lire une entrée, trouver le modèle ou le
   tokenizer.
+- `field_help` : L'aide de chaque option, qui est la docstring de son champ : chaque module n'est lu
+  qu'une fois.
 - `launch` : Plusieurs processus, et l'arrêt en douceur : options, lanceur de PyTorch (torchrun),
   signaux.
 - `logs` : Le journal sur stderr : en texte pour une personne, ou en JSON, une ligne par événement.

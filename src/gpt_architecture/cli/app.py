@@ -10,7 +10,6 @@ import logging
 import os
 import shlex
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -197,8 +196,11 @@ def _run(app: App, tokens: list[str]) -> int:
     cyclopts assemblerait sinon toutes ses options une fois de plus, pour voir si l'une d'elles
     s'appelle --help.
     """
-    if len(tokens) == 2 and tokens[0] in app and tokens[1] in app.help_flags:
-        app.help_print(tokens[:1])
+    if _asks_only_help(app, tokens):
+        from gpt_architecture.cli.field_help import modules_read_once
+
+        with modules_read_once():
+            app.help_print(tokens[:-1])
         return 0
     if any(token.startswith("--json") for token in tokens):
         tokens = with_json_file(tokens)
@@ -218,6 +220,15 @@ def _run(app: App, tokens: list[str]) -> int:
         **{name: injected[name] for name in unparsed if name in injected},
     )
     return result if isinstance(result, int) else 0
+
+
+def _asks_only_help(app: App, tokens: list[str]) -> bool:
+    """Vrai pour le nom d'une commande suivi de --help, ou pour --help seul."""
+    for name in tokens[:-1]:
+        if name.startswith("-") or name not in app:
+            return False
+        app = app[name]
+    return tokens[-1:] != [] and tokens[-1] in app.help_flags
 
 
 def with_json_file(tokens: Sequence[str]) -> list[str]:
@@ -274,6 +285,8 @@ def _configuration(tokens: list[str]) -> tuple[Any, ...]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    import tomllib
+
     text = read_text(
         path,
         expected="un fichier TOML",

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import cyclopts
@@ -264,6 +263,8 @@ def _named(app: App, tokens: list[str], extra: list[str]) -> str | None:
 def _closest(name: str, candidates: list[str]) -> str | None:
     if len(name.lstrip("-")) < 2:  # une lettre seule ressemble à toutes les autres
         return None
+    from difflib import get_close_matches
+
     close = get_close_matches(name.replace("_", "-"), candidates, n=1, cutoff=0.6)
     return f"essayez {close[0]}" if close else None
 
@@ -285,6 +286,8 @@ def warn_unknown_variables(app: App, tokens: list[str]) -> None:
         return
     known = {name for path in _paths(app) for name in _names_of(app, path)}
     known |= {ENV_PREFIX + name for name in OTHER_VARIABLES}
+    from difflib import get_close_matches
+
     endings = [name.removeprefix(ENV_PREFIX) for name in sorted(known)]
     for name in sorted(given - known):
         close = get_close_matches(name.removeprefix(ENV_PREFIX), endings, n=1, cutoff=0.7)

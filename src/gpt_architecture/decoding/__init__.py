@@ -16,6 +16,8 @@
   interdictions.
 - `proposers` : Ce qui propose des tokens : le texte lui-même, le modèle allégé, un modèle
   auxiliaire.
+- `schemas` : Les schémas JSON d'une contrainte : lus, leurs objets fermés, leur plus court document
+  estimé.
 - `sequence` : Une séquence en cours : ses tokens, ses filtres, son tirage, son texte, et quand elle
   s'arrête.
 - `settings` : Ce qu'est un réglage du décodage : son aide, ses bornes, qui peut le donner ; le

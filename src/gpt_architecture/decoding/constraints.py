@@ -26,13 +26,11 @@ from gpt_architecture.decoding.grammars import (
     NOTHING,
     build_matcher,
     grammar_of,
-    read_schema,
     reason_of,
-    refusal,
-    shortest_document,
     token_tree,
     why_refused,
 )
+from gpt_architecture.decoding.schemas import read_schema, refusal, shortest_document
 from gpt_architecture.decoding.sequence import Constraint, eos_ids
 from gpt_architecture.errors import ConfigurationError, GenerationError
 from gpt_architecture.french import counted
@@ -60,7 +58,7 @@ def build_constraint(
 
     L'expression régulière suit la syntaxe du paquet `regex` de Rust, sans regards ni références
     arrière, et vaut pour la séquence entière, comme `re.fullmatch`. Le JSON est écrit sans blancs,
-    les propriétés dans l'ordre du schéma, dont les objets sont fermés (`grammars.close_objects`).
+    les propriétés dans l'ordre du schéma, dont les objets sont fermés (`schemas.close_objects`).
 
     Args:
         config: `regex`, `choices` ou `json_schema`.

@@ -22,6 +22,7 @@
 - `repetition` : Ce qui se répète : dans un texte, d'un texte à l'autre, d'un corpus à un texte.
 - `shared_prefixes` : Des séquences courtes notées ensemble : un début que plusieurs partagent est
   lu une fois.
-- `tasks` : Deux épreuves, lues en JSONL : le dernier mot (LAMBADA) et le choix multiple
+- `task_files` : Les exemples d'une épreuve, lus en JSONL : dernier mot (LAMBADA) et choix multiple
   (HellaSwag).
+- `tasks` : Deux épreuves : le dernier mot (LAMBADA) et le choix multiple (HellaSwag).
 """

@@ -5,18 +5,21 @@
   terminal.
 - `console` : Ce qui avance, montré à qui regarde : une barre au terminal ou dans un carnet, sinon
   des lignes.
+- `curves` : Les courbes de perte : relues du journal de l'entraînement ou du modèle, et tracées.
 - `french` : Les épreuves du français : paires minimales et mots à deviner, tableaux et types
   simples.
 - `hygiene` : Le bilan d'une préparation : ce qui est entré, ce qui est sorti, ce qui a été retiré.
 - `inspection` : Ce qu'est un modèle qu'on n'a pas chargé : ses faits, un par ligne, et ses
   tenseurs.
+- `measures` : Les mesures d'un modèle : des tableaux au terminal, et des types simples pour le
+  JSON.
+- `memorisation` : Ce que le modèle récite : un tableau par stratégie, et ses textes, au terminal.
 - `model_page` : La page d'un modèle : ce qu'il a appris, ce qu'il récite, ce qu'il croit, ce qu'il
   regarde.
 - `notebook` : Ce qu'un carnet affiche : des fragments de HTML autonomes, lisibles sur fond clair ou
   sombre.
 - `pages` : Des pages HTML d'un seul fichier : ni réseau, ni police, ni script d'ailleurs.
-- `terminal` : Ce qui s'affiche au terminal : tableaux, mesures d'un modèle, et visible ce qu'un
-  écran cache.
+- `terminal` : Ce qu'un terminal montre : des tableaux, et visible ce qu'un écran cache.
 - `trace` : La trace des filtres, montrée : tableaux au terminal, page HTML, objet JSON.
 - `training` : L'avancement d'un entraînement, sur une barre, et ce que sa perte vaut.
 - `vocabularies` : Ce que des vocabulaires font d'un texte : une page HTML, et les mêmes vues au

@@ -203,7 +203,7 @@ class PaceProgress:
         now = time.perf_counter()
         elapsed = max(now - self._start, 1e-9)
         left = french_duration(elapsed / max(1, done) * (total - done))
-        pace = f"{self._name}, {done / elapsed:.0f} {self._unit}/s, reste {left}"
+        pace = f"{self._name}, {french_number(round(done / elapsed))} {self._unit}/s, reste {left}"
         self._bar.update(done, pace)
         if not self._bar.is_live and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.french import percent, thousands
-from gpt_architecture.reports import terminal
+from gpt_architecture.reports import measures
+from gpt_architecture.reports.terminal import table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,16 +45,16 @@ def pairs_table(result: PairsResult) -> TableData:
 
 def show_pairs(console: Console, result: PairsResult) -> None:
     """Montre `pairs_table`."""
-    console.print(terminal.table(*pairs_table(result)))
+    console.print(table(*pairs_table(result)))
 
 
 def cloze_record(result: ClozeResult) -> dict[str, Any]:
     """Les mots à deviner, en types simples."""
     found = dict[str, Any]()
     if result.last_word is not None:
-        found["last_word"] = terminal.last_word_record(result.last_word)
+        found["last_word"] = measures.last_word_record(result.last_word)
     if result.choices is not None:
-        found["choices"] = terminal.choices_record(result.choices)
+        found["choices"] = measures.choices_record(result.choices)
     return found
 
 
@@ -64,17 +65,17 @@ def cloze_tables(result: ClozeResult) -> list[TableData]:
     if result.last_word is None:
         first: TableData = ("Dernier mot", headings, empty)
     else:
-        first = terminal.last_word_table(result.last_word)
+        first = measures.last_word_table(result.last_word)
     if result.choices is None:
         return [first, ("Mot manquant", headings, empty)]
     names = ("Phrase la plus probable", "Phrase la plus probable par caractère")
-    return [first, terminal.choices_table(result.choices, title="Mot manquant", names=names)]
+    return [first, measures.choices_table(result.choices, title="Mot manquant", names=names)]
 
 
 def show_cloze(console: Console, result: ClozeResult) -> None:
     """Montre `cloze_tables`."""
     for each in cloze_tables(result):
-        console.print(terminal.table(*each))
+        console.print(table(*each))
 
 
 def _score_record(score: PairsScore) -> dict[str, Any]:

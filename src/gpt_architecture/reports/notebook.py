@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpt_architecture.evaluation.comparison import VariantSummary
     from gpt_architecture.evaluation.distribution import DistributionStudy
     from gpt_architecture.evaluation.fertility import Segment
-    from gpt_architecture.reports.model_page import LossCurves
+    from gpt_architecture.reports.curves import LossCurves
     from gpt_architecture.reports.terminal import TableData
 
 CHART_SIZE = (760.0, 300.0)
@@ -75,7 +75,7 @@ def facts_cell(
         link: adresse à ouvrir, qui vient du programme.
         notes: phrases qui suivent.
     """
-    from gpt_architecture.reports.model_page import loss_chart
+    from gpt_architecture.reports.curves import loss_chart
 
     charts, description = [], ""
     if curves is not None and not curves.is_empty:

@@ -100,8 +100,8 @@ def _report(record: dict[str, Any]) -> None:
         learned = record.get("window")
         if learned is not None and learned < record["context_length"]:
             print(
-                f"Des {record['context_length']} positions, {record['window']} ont appris : "
-                "ne les dépassez pas."
+                f"Des {french_number(record['context_length'])} positions, "
+                f"{french_number(learned)} ont appris : ne les dépassez pas."
             )
     if target == "nanogpt" and len(record["files"]) > 1:
         from gpt_architecture.interop.nanogpt import DATASET

@@ -303,7 +303,7 @@ def _report_hygiene(found: dict[str, Any]) -> None:
         )
         done = "Masqué" if reason.endswith(" masqué") else "Retiré"
         name = reason.removesuffix(" masqué")
-        say(f"{done}       {name} : {french_number(effect['count'])}{removed}")
+        say(f"{done}       {name} : {counted(effect['count'], effect['unit'])}{removed}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from cyclopts import Group, Parameter
 from gpt_architecture.cli.command import CommonOptions, default_prompt
 from gpt_architecture.cli.options import PROMPTING, DeviceChoice, ModelSource, Prompt, model_path
 from gpt_architecture.errors import MissingDependencyError
-from gpt_architecture.french import decimal
+from gpt_architecture.french import decimal, thousands
 from gpt_architecture.reports.console import output_console
 from gpt_architecture.storage import check_outputs, own_figure
 
@@ -109,7 +109,7 @@ def _show(study: Distribution) -> None:
         table.add_row(Text(label), *(_percent(effect.probabilities[row]) for effect in effects))
     table.add_section()
     table.add_row("Entropie (bits)", *(decimal(effect.entropy) for effect in effects))
-    table.add_row("Tokens gardés", *(str(effect.kept) for effect in effects))
+    table.add_row("Tokens gardés", *(thousands(effect.kept) for effect in effects))
     output_console().print(table)
 
 

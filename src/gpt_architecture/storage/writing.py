@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -236,6 +235,8 @@ def _erase_if_dead(folder: Path) -> bool:
 
 def _erase(folder: Path, lock: FileLock | None) -> None:
     """Retire un dossier provisoire, le verrou en dernier : à demi effacé, il serait à personne."""
+    import shutil  # noqa: PLC0415 — une aide n'en a pas besoin
+
     name = _TEMPORARY.fullmatch(folder.name)
     replaced = folder / _REPLACED
     with suppress(OSError):

@@ -1,6 +1,8 @@
 """Les textes : d'où ils viennent, comment ils se lisent, se nettoient et se répartissent.
 
 - `chat` : Les conversations : messages vérifiés, gabarit, texte que le modèle lit.
+- `chat_sandbox` : Le bac à sable d'un gabarit de conversation : du Jinja venu d'ailleurs, dont tout
+  est borné.
 - `conversations` : Des conversations en JSON ou en JSONL, et ce qu'un modèle en apprend : les
   réponses.
 - `corpus` : D'où vient le texte : fichiers, dossiers, ou corpus connus par leur nom.

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any
 
 from gpt_architecture.data.tokenizer import ByteTokenizer
-from gpt_architecture.decoding.grammars import refusal
+from gpt_architecture.decoding.schemas import refusal
 from gpt_architecture.errors import GenerationError
 from gpt_architecture.serving.engine.grammar_worker import TOO_LARGE, TOO_LONG
 from gpt_architecture.serving.engine.messages import EngineClosed, Overloaded

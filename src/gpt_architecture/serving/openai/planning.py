@@ -16,7 +16,7 @@ from gpt_architecture.data.tokenizers.marked_text import encode_text as encode_m
 from gpt_architecture.data.tokenizers.marked_text import written
 from gpt_architecture.decoding.config import GenerationConfig, make_config
 from gpt_architecture.decoding.constraints import budget_warning
-from gpt_architecture.decoding.grammars import make_strict
+from gpt_architecture.decoding.schemas import make_strict
 from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.api_errors import ApiError

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gpt_architecture.errors import DataError
-from gpt_architecture.reports.model_page import (
+from gpt_architecture.reports.curves import (
     LossCurves,
     curves_from_journal,
     curves_from_metadata,
@@ -101,7 +101,7 @@ def test_an_absent_journal(tmp_path):
 
 
 def test_a_huge_journal(tmp_path, monkeypatch):
-    monkeypatch.setattr("gpt_architecture.reports.model_page.MAX_JOURNAL_BYTES", 3)
+    monkeypatch.setattr("gpt_architecture.reports.curves.MAX_JOURNAL_BYTES", 3)
     with pytest.raises(DataError, match="au plus"):
         curves_from_journal(journal(tmp_path, line("step", loss=1.0)))
 
