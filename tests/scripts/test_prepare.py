@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import run_process
 
-from gpt_architecture.data.shards import prepare as library
+from gpt_architecture.data.shards import job as library
 from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
@@ -195,12 +195,12 @@ def test_signals_with_workers(source, tmp_path, number, code):
     script = (
         "import os\n"
         "from gpt_architecture.main import main\n"
-        "from gpt_architecture.data.shards import prepare\n"
-        "add = prepare.Tally.add\n"
+        "from gpt_architecture.data.shards import job\n"
+        "add = job.Tally.add\n"
         "def signalled(*counts):\n"
         "    add(*counts)\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
-        "prepare.Tally.add = signalled\n"
+        "job.Tally.add = signalled\n"
         "if __name__ == '__main__':\n"
         f"    main(['prepare', {str(source)!r}, '--out', {str(tmp_path / 'd')!r}, "
         "'--field', 'corps', '--workers', '2'])\n"
@@ -224,10 +224,10 @@ def test_orphans_die_with_their_parent(source, tmp_path):
     path.write_text(
         "import multiprocessing, os, signal\n"
         "from gpt_architecture.main import main\n"
-        "from gpt_architecture.data.shards import prepare\n"
+        "from gpt_architecture.data.shards import job\n"
         "def killed(*counts):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "prepare.Tally.add = killed\n"
+        "job.Tally.add = killed\n"
         "if __name__ == '__main__':\n"
         f"    main(['prepare', {str(source)!r}, '--out', {str(tmp_path / 'd')!r}, "
         "'--field', 'corps', '--workers', '2'])\n",

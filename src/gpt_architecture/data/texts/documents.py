@@ -13,7 +13,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as made_of
 from itertools import groupby
@@ -132,6 +132,14 @@ class Tally:
         self.text_bytes += text
         self.separated += separated
         self.add_skips(skips)
+
+    def merge(self, separated: int, skipped: Mapping[str, Mapping[str, Any]]) -> None:
+        """Ajoute ce que d'autres textes, qui suivent, ont de séparé et d'écarté."""
+        self.separated += separated
+        for reason, found in skipped.items():
+            entry = self.skipped.setdefault(reason, {"count": 0, "examples": []})
+            entry["count"] += found["count"]
+            entry["examples"] = [*entry["examples"], *found["examples"]][:_MAX_EXAMPLES]
 
     def add_skips(self, skips: Iterable[Skip]) -> None:
         """Compte ce qui a été écarté."""
