@@ -11,7 +11,9 @@ import signal
 import sys
 from pathlib import Path
 
-from gpt_architecture.data.hygiene import decide, prune, run
+import rensa  # noqa: F401 — lu une fois ici, et non dans chaque processus
+
+from gpt_architecture.data.hygiene import batch, decide, prune, run
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
 from gpt_architecture.data.shards import job, layout, parts, plan, shares, tasks, writer
 from gpt_architecture.data.shards.prepare import prepare_tokens
@@ -22,18 +24,19 @@ run.TASK_BYTES, job.CHECKPOINT_BYTES, tasks.MERGED_BYTES = 3000, 1000, 1000
 plan.LONG_TEXT_BYTES, base.BLOCK_BYTES = 2000, 700
 STEPS = {
     "hygiene": HygieneConfig(
-        quality=QualityRules(min_words=5, function_words=0), exact=True, near=0.8, lines=5, paragraphs=60,
-        validation=True,
+        quality=QualityRules(min_words=5, function_words=0), exact=True, near=0.8, lines=5,
+        paragraphs=60, validation=True,
     ),
     "rien": None,
 }  # fmt: skip
 WRITES = [
     *((module, name) for module in (prune, run, decide, parts)
       for name in ("write_lines", "write_arrays", "write_object") if hasattr(module, name)),
-    (layout, "write_json"), (writer.ShardWriter, "append"), (writer.ShardWriter, "_finish_shard"),
+    (layout, "write_json"),
+    (writer.ShardWriter, "append"), (writer.ShardWriter, "_finish_shard"),
     (Path, "rename"), (Path, "unlink"), (shutil, "rmtree"), (os, "fsync"),
 ]  # fmt: skip
-TOKENIZER = SimpleTokenizerV2("le la passeur lampe <|endoftext|> <|unk|>".split())
+TOKENIZER = SimpleTokenizerV2(["le", "la", "passeur", "lampe", "<|endoftext|>", "<|unk|>"])
 
 
 def step(source, out, steps, **asked):
@@ -87,6 +90,7 @@ def attempt(calls, *arguments, **asked):
 
 
 def main(source, out, steps, count, seed, wanted):
+    batch.Batch(["la table des caractères se fait ici, une fois"])
     rng, deaths = random.Random(seed), 0  # noqa: S311 — un essai
     if not count:
         attempt(0, source, out, steps)

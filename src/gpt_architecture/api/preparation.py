@@ -108,6 +108,10 @@ def prepare(
         >>> found = prepare("texte.txt", "fragments", val_fraction=0.2)
         >>> found.outcome, found.tokens["train"] > found.tokens["val"] > 0
         ('new', True)
+        >>> for task in ("1/2", "2/2"):
+        ...     done = prepare("texte.txt", "partage", val_fraction=0.2, task=task)
+        >>> done.outcome, prepare("texte.txt", "partage", val_fraction=0.2, merge=True).outcome
+        ('task', 'new')
     """
     from gpt_architecture.reports.console import PrepareProgress, ProgressBar
     from gpt_architecture.reports.hygiene import write_hygiene_page

@@ -344,9 +344,7 @@ def gathered(store: Store, tasks: Sequence[int]) -> CleanCorpus:
         reports.append({**shared, "languages": first["languages"], "effects": first["effects"]})
         nothing = {"read": _counted([0, 0]), "kept": _counted([0, 0]), "languages": {}}
         reports.append({**nothing, "effects": second["effects"]})
-    return CleanCorpus(
-        sources=sources, splits=splits, report=summed_reports(reports), tally=tally
-    )
+    return CleanCorpus(sources=sources, splits=splits, report=summed_reports(reports), tally=tally)
 
 
 def summed_reports(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -357,8 +355,8 @@ def summed_reports(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         effects.merge(report["effects"])
         for name, counts in report["languages"].items():
             languages[name] = _added(languages.get(name, [0, 0]), counts)
-        for name in sums:
-            sums[name] = _added(sums[name], [report[name]["documents"], report[name]["bytes"]])
+        for name, known in sums.items():
+            sums[name] = _added(known, [report[name]["documents"], report[name]["bytes"]])
     return {
         **{name: _counted(each) for name, each in sums.items()},
         "languages": dict(sorted(languages.items())),

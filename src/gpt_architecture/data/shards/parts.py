@@ -190,9 +190,7 @@ def joined_store(out: Path | str, counts: Sequence[int]) -> JoinedStore:
     )
 
 
-def saved_decisions(
-    out: Path | str, identity: Mapping[str, Any], count: int
-) -> JoinedStore | None:
+def saved_decisions(out: Path | str, identity: Mapping[str, Any], count: int) -> JoinedStore | None:
     """Ce que voient les tâches une fois les décisions prises ; None : elles ne le sont pas."""
     path = parts_folder(out) / "decisions" / _MARKER
     if not path.exists():

@@ -172,8 +172,10 @@ def merge_tasks(asked: Preparation) -> Step:
             found = parts.find_parts(asked.out, asked.identity)
             missing = [part.share.number for part in found if part.index is None]
             if missing and asked.hygiene is not None and asked.hygiene.compares:
-                if parts.saved_decisions(asked.out, asked.identity, len(found)) is None:
+                taken = parts.saved_decisions(asked.out, asked.identity, len(found))
+                if taken is None:
                     _decide(asked, found)
+                if taken is None or len(missing) == len(found):  # relancée avant les tâches
                     return Step("decided", None)
             place = parts.parts_folder(asked.out)
             parts.check_all(place, missing, len(found), "les tokens de ")
@@ -211,9 +213,7 @@ def _join(asked: Preparation, found: Sequence[Part], work: WorkFolder) -> dict[s
     recodé ici d'une traite, avec les mêmes exceptions que sur une machine.
     """
     indexes = [part.index for part in found if part.index is not None]
-    empty = any(
-        not sum(index["splits"][split]["tokens"] for index in indexes) for split in SPLITS
-    )
+    empty = any(not sum(index["splits"][split]["tokens"] for index in indexes) for split in SPLITS)
     if asked.hygiene is not None and empty:
         return asked.encode_clean(work, _gathered_parts(asked, found))
     tally = Tally()
@@ -244,9 +244,7 @@ def _gathered_parts(asked: Preparation, found: Sequence[Part]) -> Any:
     return gathered(parts.joined_store(asked.out, counts), range(sum(counts)))
 
 
-def _copy(
-    asked: Preparation, found: Sequence[Part], work: WorkFolder
-) -> dict[Any, ShardWriter]:
+def _copy(asked: Preparation, found: Sequence[Part], work: WorkFolder) -> dict[Any, ShardWriter]:
     """Écrit à la suite les fragments de toutes les tâches, part après part."""
     state = work.state if work.state is not None and "merged" in work.state else None
     start = (0, 0, 0) if state is None else (*state["merged"],)
