@@ -37,7 +37,7 @@ def corpus(tmp_path, monkeypatch):
     """Des lignes, un long texte, de petits fichiers, un vide et un fautif ; de petits blocs."""
     monkeypatch.setattr(base, "BLOCK_BYTES", 700)
     monkeypatch.setattr(plan, "LONG_TEXT_BYTES", 2000)
-    monkeypatch.setattr(run, "TASK_BYTES", 3000)
+    monkeypatch.setattr(run, "TASK_BYTES", 8000)
     rng = random.Random(0)  # noqa: S311 — un corpus d'essai
     texts = [f"{MENU}\n{document(rng)}" for _ in range(40)]
     texts += [*texts[:5], f"{document(rng)}\n\n{texts[7]}", "a@b.fr e\u0301te\u0301\x07"]

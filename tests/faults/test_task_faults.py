@@ -40,7 +40,7 @@ def corpus(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.process
-@pytest.mark.parametrize(("steps", "count", "deaths"), [("hygiene", 3, 50), ("rien", 2, 20)])
+@pytest.mark.parametrize(("steps", "count", "deaths"), [("hygiene", 3, 50), ("rien", 2, 10)])
 def test_killed_anywhere_the_bytes_are_those_of_one_machine(corpus, tmp_path, steps, count, deaths):
     """Tant de morts, tâches et réunions comprises : les octets d'une seule machine, sans mort."""
     pytest.importorskip("rensa", reason="demande rensa")
