@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from gpt_architecture.data.hygiene import run
 from gpt_architecture.data.hygiene.config import HygieneConfig
-from gpt_architecture.data.shards import parts, plan
+from gpt_architecture.data.shards import parts, plan, samples
 from gpt_architecture.data.shards.prepare import prepare_tokens
-from gpt_architecture.data.shards.shares import Share, owned
 from gpt_architecture.data.texts.readers import base
+from gpt_architecture.data.texts.shares import Share, owned
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError, OutputError
 
@@ -231,6 +231,60 @@ def test_what_is_not_ours_survives_the_merge(corpus, tmp_path):
     note.write_text("à moi", encoding="utf-8")
     prepare(corpus, out, merge=True)
     assert [path.name for path in parts.parts_folder(out).iterdir()] == ["note.txt"]
+
+
+# --- L'échantillon d'un vocabulaire --------------------------------------------------------
+
+
+def drawn(source, share=WHOLE, sample=0.5):
+    return SourceTexts([str(source)], skip_bad=True, sample=sample, share=share)
+
+
+def test_any_number_of_tasks_draws_the_same_sample(corpus, tmp_path):
+    """1, 2 ou 7 tâches : les mêmes textes, dans l'ordre ; une part d'entre eux, tirée au hasard."""
+    everything, one = list(drawn(corpus, sample=None)), list(drawn(corpus))
+    assert 0.3 < len(one) / len(everything) < 0.7
+    assert one == [text for text in everything if documents.is_sampled(text, 0.5)]
+    assert everything == list(drawn(corpus, sample=1.0))
+    for count in (1, 2, 7):
+        out = tmp_path / f"{count}.json"
+        for number in range(count, 0, -1):
+            texts = drawn(corpus, Share(number, count))
+            identity = samples.sample_identity(texts, field=None, sample=0.5)
+            samples.write_sample(texts, out, Share(number, count), identity)
+        read = samples.read_samples(out, identity)
+        assert list(read) == one
+        assert read.tally.text_bytes == sum(len(text.encode()) for text in one)
+        assert read.tally.skipped["JSON invalide"]["count"] == 1
+        samples.remove_samples(out)
+        assert not parts.parts_folder(out).exists()
+
+
+def test_samples_from_elsewhere_are_refused(corpus, tmp_path):
+    """Aucun, un qui manque, d'une autre part, tronqué, ou sans aucun texte : une phrase."""
+    out = tmp_path / "t.json"
+    texts = drawn(corpus, Share(2, 2))
+    identity = samples.sample_identity(texts, field=None, sample=0.5)
+    with pytest.raises(DataError, match="aucune tâche"):
+        samples.read_samples(out, identity)
+    path = samples.write_sample(texts, out, Share(2, 2), identity)
+    with pytest.raises(DataError, match=r"il manque 1 tâche sur 2 dans .* : 1 "):
+        samples.read_samples(out, identity)
+    with pytest.raises(DataError, match=r"d'autres réglages \(sample 0.5 → 0.1\)"):
+        samples.read_samples(out, identity | {"sample": 0.1})
+    with pytest.raises(DataError, match="d'autres sources"):
+        samples.read_samples(out, identity | {"sources": []})
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="tronqué"):
+        samples.read_samples(out, identity)
+    for number in (1, 2):
+        samples.write_sample(drawn(corpus, Share(number, 2), 1e-9), out, Share(number, 2), identity)
+    with pytest.raises(DataError, match="aucun texte dans les échantillons"):
+        samples.read_samples(out, identity)
+    with pytest.raises(DataError, match="`sample`"):
+        list(drawn(corpus, sample=1e-9))
+    with pytest.raises(ConfigurationError, match="`sample`"):
+        drawn(corpus, sample=0.0)
 
 
 # --- Les plages ----------------------------------------------------------------------------

@@ -15,8 +15,9 @@ import rensa  # noqa: F401 — lu une fois ici, et non dans chaque processus
 
 from gpt_architecture.data.hygiene import batch, decide, prune, run
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
-from gpt_architecture.data.shards import job, layout, parts, plan, shares, tasks, writer
+from gpt_architecture.data.shards import job, layout, parts, plan, tasks, writer
 from gpt_architecture.data.shards.prepare import prepare_tokens
+from gpt_architecture.data.texts import shares
 from gpt_architecture.data.texts.readers import base
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 

@@ -156,6 +156,22 @@ def test_shared_between_machines(cli, source, tmp_path, monkeypatch):
         assert (tmp_path / "d" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_shared_vocabulary(cli, source, tmp_path):
+    """Un vocabulaire appris sur ce que deux tâches ont tiré : le fichier d'une seule machine."""
+    asked = ("--field", "corps", "--skip-bad", "--sample", "0.7", "--vocab-size", "280")
+    train = ("tokenizer", "train", source, *asked, "--out")
+    assert cli(*train, tmp_path / "un.json").code == 0
+    out = tmp_path / "deux.json"
+    for task in ("1/2", "2/2"):
+        assert "Tâche finie" in cli(*train, out, "--task", task).out
+    assert cli(*train, out, "--merge").code == 0
+    assert out.read_bytes() == (tmp_path / "un.json").read_bytes()
+    assert not out.with_name("deux.json.taches").exists()
+    cli(*train, tmp_path / "v.json", "--merge").check_one_line_error(1, "aucune tâche")
+    both = cli(*train, tmp_path / "v.json", "--merge", "--task", "1/2")
+    both.check_one_line_error(2, "--task", "--merge")
+
+
 def test_shared_usage_errors(cli, source, tmp_path):
     """Une tâche mal dite, ce qui s'exclut, une réunion sans tâche : une phrase."""
     command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps", "--skip-bad")

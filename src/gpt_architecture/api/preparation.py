@@ -13,7 +13,7 @@ from gpt_architecture.api.options import checked_options, listed
 from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import PreparedTokens, prepare_tokens
-from gpt_architecture.data.shards.shares import Share
+from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import decimal, thousands

@@ -37,7 +37,6 @@ from gpt_architecture.data.hygiene.store import (
     write_object,
 )
 from gpt_architecture.data.shards.plan import is_long
-from gpt_architecture.data.shards.shares import WHOLE, Share, owned
 from gpt_architecture.data.shards.workers import run_in_order
 from gpt_architecture.data.texts.corpus import find_texts, read_documents
 from gpt_architecture.data.texts.documents import (
@@ -49,6 +48,7 @@ from gpt_architecture.data.texts.documents import (
     stream_documents,
 )
 from gpt_architecture.data.texts.ingest import Source, check_text, read_blocks, read_chunks
+from gpt_architecture.data.texts.shares import WHOLE, Share, owned
 from gpt_architecture.errors import DataError
 
 TASK_BYTES = 4 << 20

@@ -12,7 +12,8 @@
 - `prepare` : D'un corpus à un dossier de fragments de tokens : en flux, en parallèle, repris s'il
   le faut.
 - `reader` : Lecture des tokens : fragments projetés en mémoire, ou suite déjà en mémoire.
-- `shares` : La part d'une tâche parmi plusieurs machines : une plage pure de (source, bloc).
+- `samples` : Un échantillon de textes, tiré par une ou plusieurs machines, où apprendre un
+  vocabulaire.
 - `tasks` : Une préparation partagée entre machines : chaque tâche prend sa plage, une réunion les
   rassemble.
 - `workers` : Une fonction appliquée à une suite de tâches, dans ce processus ou dans plusieurs,

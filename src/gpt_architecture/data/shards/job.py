@@ -16,10 +16,10 @@ from gpt_architecture.data.hygiene.run import CleanCorpus, Reading, share_bytes
 from gpt_architecture.data.shards.encode import encode_in_order, separator_of
 from gpt_architecture.data.shards.layout import WorkFolder
 from gpt_architecture.data.shards.plan import CorpusReader, PrepareConfig, SplitPlan, Task
-from gpt_architecture.data.shards.shares import WHOLE, Share, owned
 from gpt_architecture.data.shards.writer import ShardWriter, check_parts, index_of, open_writers
 from gpt_architecture.data.texts.documents import Skip, Split, Tally
 from gpt_architecture.data.texts.ingest import Source
+from gpt_architecture.data.texts.shares import WHOLE, Share, owned
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import DataError
 

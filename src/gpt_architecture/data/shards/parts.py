@@ -23,7 +23,7 @@ from gpt_architecture.data.shards.layout import (
     read_index,
     saved_identity,
 )
-from gpt_architecture.data.shards.shares import Share
+from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.errors import DataError
 from gpt_architecture.french import counted
 
@@ -106,7 +106,13 @@ def find_parts(out: Path | str, identity: Mapping[str, Any]) -> list[Part]:
             expected="des tâches préparées pour ce dossier",
             remedy="préparez-les par `task` : 1/N, 2/N… N/N",
         )
+    return in_order(found, identity)
+
+
+def in_order(found: Sequence[Part], identity: Mapping[str, Any]) -> list[Part]:
+    """Des tâches, vérifiées et rangées ; au moins une. Voir `find_parts`."""
     by_share: dict[Share, Part] = {}
+    place = found[0].folder.parent
     for part in found:
         _check_same(part, found[0], identity)
         if (other := by_share.get(part.share)) is not None:

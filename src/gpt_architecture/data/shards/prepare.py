@@ -27,11 +27,11 @@ from gpt_architecture.data.shards.layout import (
     tokenizer_sha256,
 )
 from gpt_architecture.data.shards.plan import PrepareConfig
-from gpt_architecture.data.shards.shares import Share
 from gpt_architecture.data.shards.tasks import Step, merge_tasks, run_task
 from gpt_architecture.data.texts.corpus import find_texts
 from gpt_architecture.data.texts.documents import SPLITS, Split
 from gpt_architecture.data.texts.ingest import Source
+from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, OutputError, TokenizerError, reason
 

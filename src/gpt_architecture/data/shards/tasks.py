@@ -44,9 +44,9 @@ from gpt_architecture.data.shards.layout import (
     read_present,
 )
 from gpt_architecture.data.shards.parts import Part
-from gpt_architecture.data.shards.shares import Share
 from gpt_architecture.data.shards.writer import ShardWriter, check_parts, index_of, open_writers
 from gpt_architecture.data.texts.documents import SPLITS, Tally
+from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.errors import OutputError
 from gpt_architecture.storage import open_regular
 

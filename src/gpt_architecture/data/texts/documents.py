@@ -304,6 +304,15 @@ def split_of(chunks: Iterable[str], *, seed: int, val_fraction: float) -> Split:
     return "val" if drawn < int(val_fraction * 2**64) else "train"
 
 
+def is_sampled(text: str, fraction: float) -> bool:
+    """Vrai d'un texte que garde un échantillon, tiré au hasard par son empreinte seule.
+
+    Le tirage ne dépend donc ni de qui lit, ni de l'ordre, ni de la part du document.
+    """
+    digest = hashlib.sha256(b"echantillon\0" + text.encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "little") < int(fraction * 2**64)
+
+
 def cut_pieces(chunks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iterator[str]:
     """Recoupe un texte en morceaux d'environ `size` caractères, là où aucun token ne passe.
 
