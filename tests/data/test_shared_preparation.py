@@ -13,8 +13,10 @@ from gpt_architecture.data.hygiene import run
 from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.shards import parts, plan, samples
 from gpt_architecture.data.shards.prepare import prepare_tokens
+from gpt_architecture.data.texts import documents
+from gpt_architecture.data.texts.corpus import SourceTexts
 from gpt_architecture.data.texts.readers import base
-from gpt_architecture.data.texts.shares import Share, owned
+from gpt_architecture.data.texts.shares import WHOLE, Share, owned
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError, OutputError
 
