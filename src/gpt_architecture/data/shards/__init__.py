@@ -16,6 +16,7 @@
   vocabulaire.
 - `tasks` : Une préparation partagée entre machines : chaque tâche prend sa plage, une réunion les
   rassemble.
+- `trove` : Une étape de pipeline datatrove qui code en fragments de tokens, avec le même encodeur.
 - `workers` : Une fonction appliquée à une suite de tâches, dans ce processus ou dans plusieurs,
   dans l'ordre.
 - `writer` : Écrire des tokens à la suite, en fragments, et pouvoir reprendre à chaque point sûr.

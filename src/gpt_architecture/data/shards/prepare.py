@@ -77,10 +77,11 @@ class PreparedTokens:
         return self.text_bytes / count if count else 0.0
 
     @classmethod
-    def unfinished(
-        cls, folder: Path | str, val_fraction: float, outcome: Outcome
-    ) -> PreparedTokens:
-        """D'un travail partagé dont rien n'est encore codé."""
+    def of_step(cls, folder: Path | str, val_fraction: float, step: Step) -> PreparedTokens:
+        """Depuis ce qu'une tâche ou une réunion a fait, même si rien n'est encore codé."""
+        outcome = cast(Outcome, step.outcome)
+        if step.index is not None:
+            return cls.from_index(folder, step.index, outcome)
         none: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         return cls(
             folder=Path(folder),
@@ -165,13 +166,7 @@ def prepare_tokens(
         hygiene = None
     if workers is not None:
         check_int("workers", workers, minimum=1, maximum=1024)
-    if tokenizer.vocab_size > MAX_VOCABULARY:
-        raise TokenizerError(
-            f"le tokenizer {tokenizer.name} a {tokenizer.vocab_size} tokens",
-            expected=f"au plus {MAX_VOCABULARY}, que des entiers de 16 bits peuvent numéroter",
-            remedy="prenez gpt2 ou un vocabulaire plus petit",
-        )
-    separator_of(tokenizer)  # refuse avant de rien lire
+    check_vocabulary(tokenizer)
     found, skips = find_texts(sources, offline=offline)
     for skip in skips:
         skip.check(skip_bad=skip_bad)
@@ -209,10 +204,22 @@ def prepare_tokens(
             expected="un dossier accessible en écriture et assez de place",
             remedy="libérez de la place puis relancez la même commande, elle reprend",
         ) from error
-    outcome = cast(Outcome, step.outcome)
-    if step.index is None:
-        return PreparedTokens.unfinished(out, config.fraction(found), outcome)
-    return PreparedTokens.from_index(out, step.index, outcome)
+    return PreparedTokens.of_step(out, asked.fraction, step)
+
+
+def check_vocabulary(tokenizer: Tokenizer) -> None:
+    """Vérifie, avant de rien lire, qu'un tokenizer peut écrire des fragments.
+
+    Raises:
+        TokenizerError: vocabulaire trop grand, ou sans séparateur.
+    """
+    if tokenizer.vocab_size > MAX_VOCABULARY:
+        raise TokenizerError(
+            f"le tokenizer {tokenizer.name} a {tokenizer.vocab_size} tokens",
+            expected=f"au plus {MAX_VOCABULARY}, que des entiers de 16 bits peuvent numéroter",
+            remedy="prenez gpt2 ou un vocabulaire plus petit",
+        )
+    separator_of(tokenizer)
 
 
 def _prepare(asked: Preparation) -> Step:
