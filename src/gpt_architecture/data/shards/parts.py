@@ -67,12 +67,14 @@ class Part:
     index: dict[str, Any] | None
 
     @classmethod
-    def read(cls, folder: Path) -> Part | None:
+    def read(cls, folder: Path | str) -> Part | None:
         """Lit une tâche ; None : rien n'y est encore enregistré.
 
         Raises:
             DataError: son index est illisible.
+            OutputError: l'état de son travail l'est.
         """
+        folder = Path(folder)
         index = read_index(folder) if (folder / INDEX_NAME).exists() else None
         identity = saved_identity(folder) if index is None else identity_of_index(index)
         if identity is None or "task" not in identity:
