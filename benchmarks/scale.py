@@ -5,8 +5,9 @@ coder) et la réunion (décider, mettre bout à bout) ; combien d'octets restent
 combien de mémoire prennent les décisions ; et, d'après cela, à partir de combien de cœurs ajouter
 des machines ne sert plus.
 
-Tout est mesuré sur un petit corpus, en secondes de processeur d'un seul processus ; le plan n'est
-qu'une extrapolation : débits constants, disque qui suit, tâches égales.
+Tout est mesuré sur un petit corpus, en secondes de processeur d'un seul processus ; la mémoire, sur
+ce corpus et sur sa moitié : seule leur différence croît avec les documents. Le plan n'est qu'une
+extrapolation : débits constants, disque qui suit, tâches égales.
 
     python benchmarks/scale.py --data TEXTE… [--megabytes N] [--quick] [--json FICHIER]
 """
@@ -31,7 +32,7 @@ from gpt_architecture.data.shards.prepare import PreparedTokens, prepare_tokens
 from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.data.tokenizer import get_tokenizer
 
-TASKS = 4
+TASKS = 2
 TERA, HOUR = 10**12, 3600.0
 CORES = (16, 128, 1024, 8192, 65536)
 
@@ -47,7 +48,7 @@ class Costs:
         decide: des décisions d'ensemble.
         code: de la seconde passe et du codage.
         merge: de la réunion.
-        memory: octets que prennent les décisions.
+        memory: octets que prennent les décisions, au plus fort.
         texts: octets des textes nettoyés, entre les deux passes.
         prints: octets des empreintes.
         tokens: octets des fragments.
@@ -127,8 +128,8 @@ def weight(folders: Sequence[Path], pattern: str) -> int:
     return sum(path.stat().st_size for folder in folders for path in folder.glob(pattern))
 
 
-def show(costs: Costs) -> list[Row]:
-    """Ce qui est mesuré."""
+def show(costs: Costs, each: float) -> list[Row]:
+    """Ce qui est mesuré ; `each` : octets de mémoire des décisions par document de plus."""
     size, rows = costs.size, list[Row]()
     print(f"\nUn corpus de {size / 1e6:.0f} Mo, {costs.documents} documents, {TASKS} tâches")
     for name, cost in (
@@ -140,7 +141,6 @@ def show(costs: Costs) -> list[Row]:
         print(f"{name:<30} {french(size / cost / 1e6):>9} Mo/s par cœur")
         rate = [size / cost / 1e6]
         rows.append(lone_row(f"Partage, {name}", "ce projet", rate, "Mo/s par cœur"))
-    each = costs.memory / costs.documents
     print(f"{'mémoire des décisions':<30} {each:>9.0f} octets par document")
     for name, stored in (
         ("textes nettoyés", costs.texts),
@@ -151,7 +151,7 @@ def show(costs: Costs) -> list[Row]:
     return rows
 
 
-def plan(costs: Costs, size: int, cores: Sequence[int]) -> None:
+def plan(costs: Costs, each: float, size: int, cores: Sequence[int]) -> None:
     """La même chose pour `size` octets : ce qui est stocké, combien de temps, où cela s'arrête."""
     scale = size / costs.size
     shared = (costs.read + costs.code) * scale
@@ -160,7 +160,7 @@ def plan(costs: Costs, size: int, cores: Sequence[int]) -> None:
     print(f"textes nettoyés, entre les passes {costs.texts * scale / TERA:8.1f} To")
     print(f"empreintes                        {costs.prints * scale / TERA:8.1f} To")
     print(f"tokens des tâches, puis réunis    {2 * costs.tokens * scale / TERA:8.1f} To")
-    print(f"mémoire de la réunion qui décide  {costs.memory * scale / 1e9:8.0f} Go")
+    print(f"mémoire de la réunion qui décide  {each * costs.documents * scale / 1e9:8.0f} Go")
     print(f"travail partagé                   {shared / HOUR:8.0f} heures de cœur")
     print(f"travail d'un seul                 {alone / HOUR:8.0f} heures")
     print("\n   cœurs    heures    dont seul")
@@ -181,12 +181,18 @@ def main() -> None:
     options = parser.parse_args()
     announce()
     with tempfile.TemporaryDirectory() as name:
-        source = Path(name) / "corpus.jsonl"
-        megabytes = 4 if options.quick else options.megabytes
-        size = corpus(options.data, source, megabytes * 10**6)
-        costs = measured(source, size, Path(name))
-    rows = show(costs)
-    plan(costs, int(options.terabytes * TERA), CORES)
+        megabytes = 8 if options.quick else options.megabytes
+        found = []
+        for part in (2, 1):
+            place = Path(name) / str(part)
+            place.mkdir()
+            source = place / "corpus.jsonl"
+            size = corpus(options.data, source, megabytes * 10**6 // part)
+            found.append(measured(source, size, place))
+    half, costs = found
+    each = (costs.memory - half.memory) / (costs.documents - half.documents)
+    rows = show(costs, each)
+    plan(costs, each, int(options.terabytes * TERA), CORES)
     write_rows(options.json, rows)
 
 

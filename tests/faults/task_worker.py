@@ -15,13 +15,13 @@ import rensa  # noqa: F401 — lu une fois ici, et non dans chaque processus
 
 from gpt_architecture.data.hygiene import batch, decide, prune, run
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
-from gpt_architecture.data.shards import job, layout, parts, plan, tasks, writer
+from gpt_architecture.data.shards import job, layout, merge, parts, plan, writer
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.texts import shares
 from gpt_architecture.data.texts.readers import base
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
-run.TASK_BYTES, job.CHECKPOINT_BYTES, tasks.MERGED_BYTES = 3000, 1000, 1000
+run.TASK_BYTES, job.CHECKPOINT_BYTES, merge.MERGED_BYTES = 3000, 1000, 1000
 plan.LONG_TEXT_BYTES, base.BLOCK_BYTES = 2000, 700
 STEPS = {
     "hygiene": HygieneConfig(
@@ -34,7 +34,7 @@ WRITES = [
     *((module, name) for module in (prune, run, decide, parts)
       for name in ("write_lines", "write_arrays", "write_object") if hasattr(module, name)),
     (layout, "write_json"),
-    (writer.ShardWriter, "append"), (writer.ShardWriter, "_finish_shard"),
+    (writer.ShardWriter, "append"), (merge, "header"), (writer.ShardWriter, "_finish_shard"),
     (Path, "rename"), (Path, "unlink"), (shutil, "rmtree"), (os, "fsync"),
 ]  # fmt: skip
 TOKENIZER = SimpleTokenizerV2(["le", "la", "passeur", "lampe", "<|endoftext|>", "<|unk|>"])

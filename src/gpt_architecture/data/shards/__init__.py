@@ -6,6 +6,8 @@
   est.
 - `layout` : Un dossier de fragments de tokens, sans PyTorch : en-têtes, index, empreintes, travail
   en cours.
+- `merge` : Mettre bout à bout les fragments des tâches : chacun de ceux qui en sortent s'écrit
+  seul.
 - `parts` : Les tâches d'une préparation sur le disque : `DIR.taches`, un dossier de fragments par
   tâche.
 - `plan` : La répartition des documents, et les tâches de codage qui en découlent.

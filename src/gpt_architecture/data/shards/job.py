@@ -189,12 +189,13 @@ class _Job:
         finally:
             for writer in writers.values():
                 writer.abandon()
+        entries = {split: writer.shards for split, writer in writers.items()}
         if not self.is_part:
-            check_parts(writers)
+            check_parts(entries)
         return index_of(
             self.work.identity,
             tokenizer,
-            writers,
+            entries,
             text_bytes=tally.text_bytes,
             single_document=plan.single is not None,
             separated=tally.separated,

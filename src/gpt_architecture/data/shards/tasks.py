@@ -9,14 +9,11 @@ résultat est, à l'octet près, celui d'une seule machine.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gpt_architecture.data.hygiene.clean import check_dependencies
 from gpt_architecture.data.hygiene.decide import decide
@@ -34,25 +31,18 @@ from gpt_architecture.data.shards import parts
 from gpt_architecture.data.shards.encode import separator_of
 from gpt_architecture.data.shards.job import Preparation
 from gpt_architecture.data.shards.layout import (
-    HEADER_BYTES,
     TOKEN_DTYPE,
     ShardEntry,
     WorkFolder,
-    bad_shard,
     index_entries,
-    read_header,
     read_present,
 )
+from gpt_architecture.data.shards.merge import join_shards
 from gpt_architecture.data.shards.parts import Part
-from gpt_architecture.data.shards.writer import ShardWriter, check_parts, index_of, open_writers
-from gpt_architecture.data.texts.documents import SPLITS, Tally
+from gpt_architecture.data.shards.writer import check_parts, index_of
+from gpt_architecture.data.texts.documents import SPLITS, Split, Tally
 from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.errors import OutputError
-from gpt_architecture.storage import open_regular
-
-MERGED_BYTES = 256 << 20
-"""Octets de tokens réunis entre deux points sûrs, au moins."""
-_CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -244,63 +234,27 @@ def _gathered_parts(asked: Preparation, found: Sequence[Part]) -> Any:
     return gathered(parts.joined_store(asked.out, counts), range(sum(counts)))
 
 
-def _copy(asked: Preparation, found: Sequence[Part], work: WorkFolder) -> dict[Any, ShardWriter]:
+def _copy(
+    asked: Preparation, found: Sequence[Part], work: WorkFolder
+) -> dict[Split, list[ShardEntry]]:
     """Écrit à la suite les fragments de toutes les tâches, part après part."""
-    state = work.state if work.state is not None and "merged" in work.state else None
-    start = (0, 0, 0) if state is None else (*state["merged"],)
-    writers = open_writers(
-        work.path,
+    shards = {
+        split: [
+            (part.folder, entry)
+            for part in found
+            for entry in index_entries(part.index or {}, split)
+        ]
+        for split in SPLITS
+    }
+    total = sum(entry.tokens for each in shards.values() for _, entry in each)
+    asked.started(total * TOKEN_DTYPE.itemsize)
+    entries = join_shards(
+        work,
+        shards,
         shard_tokens=asked.config.shard_tokens,
         eos_id=separator_of(asked.tokenizer),
-        state=None if state is None else state["writers"],
+        workers=asked.workers,
+        on_progress=asked.advanced,
     )
-    shards = [
-        ((rank, number, place), split, part.folder, entry)
-        for rank, split in enumerate(SPLITS)
-        for number, part in enumerate(found)
-        for place, entry in enumerate(index_entries(part.index or {}, split))
-    ]
-    done = since = 0
-    asked.started(sum(entry.tokens for *_, entry in shards) * TOKEN_DTYPE.itemsize)
-    try:
-        for position, split, folder, entry in shards:
-            done += entry.tokens * TOKEN_DTYPE.itemsize
-            if position < start:
-                continue
-            _append(folder, entry, writers[split])
-            since += entry.tokens * TOKEN_DTYPE.itemsize
-            if since >= MERGED_BYTES:
-                flushed = {each: writer.flush() for each, writer in writers.items()}
-                after = (*position[:2], position[2] + 1)
-                work.save_state({"merged": after, "writers": flushed})
-                since = 0
-            asked.advanced(done, sum(writer.num_tokens for writer in writers.values()))
-        for writer in writers.values():
-            writer.close()
-    finally:
-        for writer in writers.values():
-            writer.abandon()
-    check_parts(writers)
-    return writers
-
-
-def _append(folder: Path, entry: ShardEntry, writer: ShardWriter) -> None:
-    """Ajoute les tokens d'un fragment, lus par morceaux, et vérifie son empreinte.
-
-    Raises:
-        DataError: il est absent ou abîmé.
-    """
-    path = folder / entry.name
-    read_header(path)
-    with open_regular(path) as file:
-        digest = hashlib.sha256(file.read(HEADER_BYTES))
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            writer.append(np.frombuffer(chunk, TOKEN_DTYPE))
-    if digest.hexdigest() != entry.sha256:
-        raise bad_shard(
-            path,
-            "contenu changé depuis sa préparation",
-            expected=f"sha256 {entry.sha256}",
-            remedy=f"effacez {folder} et relancez cette tâche",
-        )
+    check_parts(entries)
+    return entries

@@ -153,7 +153,7 @@ class TokenShardsStep:
         return index_of(
             work.identity,
             self._tokenizer,
-            writers,
+            {split: writer.shards for split, writer in writers.items()},
             text_bytes=tally.text_bytes,
             single_document=False,
             separated=tally.separated,

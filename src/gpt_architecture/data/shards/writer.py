@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -162,14 +162,14 @@ def open_writers(
     }
 
 
-def check_parts(writers: Mapping[Split, ShardWriter]) -> None:
+def check_parts(entries: Mapping[Split, Sequence[ShardEntry]]) -> None:
     """Vérifie qu'aucune part n'est vide.
 
     Raises:
         DataError: l'une l'est.
     """
-    for split, writer in writers.items():
-        if not writer.num_tokens:
+    for split, shards in entries.items():
+        if not shards:
             raise DataError(
                 f"la part de {SPLIT_NAMES[split]} n'a aucun token",
                 expected="au moins un mot dans chaque part",
@@ -180,7 +180,7 @@ def check_parts(writers: Mapping[Split, ShardWriter]) -> None:
 def index_of(
     identity: Mapping[str, Any],
     tokenizer: Tokenizer,
-    writers: Mapping[Split, ShardWriter],
+    entries: Mapping[Split, Sequence[ShardEntry]],
     *,
     text_bytes: int,
     single_document: bool,
@@ -192,7 +192,7 @@ def index_of(
     Args:
         identity: ce qui distingue cette préparation : réglages, sources, `tokenizer_sha256`.
         tokenizer: celui qui a codé.
-        writers: ceux qui ont écrit.
+        entries: les fragments de chaque part, dans l'ordre.
         text_bytes: octets UTF-8 du texte codé.
         single_document: un seul document, coupé par position.
         separated: voir `Tally`, comme `skipped`.
@@ -206,11 +206,11 @@ def index_of(
         "vocab_size": tokenizer.vocab_size,
         "splits": {
             split: {
-                "tokens": writer.num_tokens,
-                "documents": writer.num_documents,
-                "shards": [asdict(entry) for entry in writer.shards],
+                "tokens": sum(entry.tokens for entry in shards),
+                "documents": sum(entry.documents for entry in shards),
+                "shards": [asdict(entry) for entry in shards],
             }
-            for split, writer in writers.items()
+            for split, shards in entries.items()
         },
         "text_bytes": text_bytes,
         "single_document": single_document,
