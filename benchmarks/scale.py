@@ -26,6 +26,7 @@ from _machine import announce
 from _measure import Row, french, lone_row, write_rows
 from prepare import corpus
 
+from gpt_architecture.data.hygiene import decide as decisions
 from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.shards.parts import part_folder, part_store, parts_folder
 from gpt_architecture.data.shards.prepare import PreparedTokens, prepare_tokens
@@ -33,6 +34,9 @@ from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.data.tokenizer import get_tokenizer
 
 TASKS = 2
+NODE = 16
+"""Cœurs de la machine qui réunit : elle y met bout à bout plusieurs fragments à la fois."""
+_HELD = 1 << 14  # ce qui se trie par tranches, borné à 128 Mio, ne compte pas dans la pente
 TERA, HOUR = 10**12, 3600.0
 CORES = (16, 128, 1024, 8192, 65536)
 
@@ -90,10 +94,12 @@ def measured(source: Path, size: int, folder: Path) -> Costs:
     stores = [part_store(out, share).folder for share in shares]
     texts = weight(stores, "lu_*.jsonl")
     prints = weight(stores, "lu_*.safetensors")
+    held, decisions.HELD = decisions.HELD, _HELD
     tracemalloc.start()
     step(None)
     memory = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    decisions.HELD = held
     for path in (parts_folder(out) / "decisions").iterdir():  # sans tracemalloc, qui ralentit
         path.unlink()
     decide = seconds(lambda: step(None))
@@ -154,27 +160,34 @@ def show(costs: Costs, each: float) -> list[Row]:
 def plan(costs: Costs, each: float, size: int, cores: Sequence[int]) -> None:
     """La même chose pour `size` octets : ce qui est stocké, combien de temps, où cela s'arrête."""
     scale = size / costs.size
-    shared = (costs.read + costs.code) * scale
-    alone = (costs.decide + costs.merge) * scale
+    shared, joined = (costs.read + costs.code) * scale, costs.merge * scale / NODE
+    alone = costs.decide * scale + joined
     print(f"\nPlan simulé pour {size / TERA:.0f} To")
     print(f"textes nettoyés, entre les passes {costs.texts * scale / TERA:8.1f} To")
     print(f"empreintes                        {costs.prints * scale / TERA:8.1f} To")
     print(f"tokens des tâches, puis réunis    {2 * costs.tokens * scale / TERA:8.1f} To")
     print(f"mémoire de la réunion qui décide  {each * costs.documents * scale / 1e9:8.0f} Go")
     print(f"travail partagé                   {shared / HOUR:8.0f} heures de cœur")
-    print(f"travail d'un seul                 {alone / HOUR:8.0f} heures")
-    print("\n   cœurs    heures    dont seul")
+    print(f"décisions, sur un cœur            {(alone - joined) / HOUR:8.1f} heures")
+    print(f"réunion, sur {NODE} cœurs             {joined / HOUR:8.1f} heures")
+    print("\n              avec décisions       sans étape qui compare")
+    print("   cœurs    heures  dont seul      heures  dont seul")
     for count in cores:
-        total = shared / count + alone
-        print(f"{count:8} {total / HOUR:9.1f} {100 * alone / total:10.0f} %")
-    print(f"autant des deux à {shared / alone:.0f} cœurs : au-delà, la réunion domine")
+        columns = [f"{count:8}"]
+        for serial in (alone, joined):
+            total = shared / count + serial
+            columns.append(f"{total / HOUR:9.1f} {100 * serial / total:8.0f} %")
+        print("  ".join(columns))
+    print(
+        f"autant des deux à {shared / alone:.0f} cœurs, ou à {shared / joined:.0f} sans décisions"
+    )
 
 
 def main() -> None:
     """Lit les options, mesure, imprime, écrit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="textes")
-    parser.add_argument("--megabytes", type=int, default=40, help="taille du corpus mesuré")
+    parser.add_argument("--megabytes", type=int, default=24, help="taille du corpus mesuré")
     parser.add_argument("--terabytes", type=float, default=10.0, help="taille du plan")
     parser.add_argument("--quick", action="store_true", help="moins d'une minute")
     parser.add_argument("--json", type=Path, help="fichier de résultats")
