@@ -17,7 +17,7 @@ from gpt_architecture.data.hygiene import decide, minhash, prune, run
 from gpt_architecture.data.hygiene.batch import Batch
 from gpt_architecture.data.hygiene.clean import CONTROLS, EMPTY, PERSONAL
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
-from gpt_architecture.data.shards import plan, prepare
+from gpt_architecture.data.shards import job, plan
 from gpt_architecture.data.shards.layout import WORK_NAME
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
@@ -311,11 +311,11 @@ KILLED = """
 import os, signal, sys
 from gpt_architecture.data.hygiene import decide, prune, run
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
-from gpt_architecture.data.shards import layout, prepare
+from gpt_architecture.data.shards import job, layout, prepare, writer
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
 left = int(sys.argv[3])
-run.TASK_BYTES, prepare.CHECKPOINT_BYTES = 3000, 1000
+run.TASK_BYTES, job.CHECKPOINT_BYTES = 3000, 1000
 
 def dying(function):
     def call(*arguments, **options):
@@ -331,7 +331,7 @@ for module in (prune, run, decide):
         if hasattr(module, name):
             setattr(module, name, dying(getattr(module, name)))
 layout.write_json = dying(layout.write_json)
-prepare.ShardWriter.append = dying(prepare.ShardWriter.append)
+writer.ShardWriter.append = dying(writer.ShardWriter.append)
 tokenizer = SimpleTokenizerV2("le la passeur lampe <|endoftext|> <|unk|>".split())
 steps = HygieneConfig(quality=QualityRules(min_words=5), exact=True, near=0.8, lines=5,
                       paragraphs=60, validation=True)
@@ -508,10 +508,10 @@ def test_resumed_from_another_folder(tmp_path, monkeypatch):
     source, options = write(tmp_path / "a.jsonl", texts), {"tokenizer": GPT2, "workers": 1}
     options |= {"hygiene": HygieneConfig(exact=True), "config": plan.PrepareConfig(seed=3)}
     prepare_tokens([source], tmp_path / "un", **options)
-    monkeypatch.setattr(prepare, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(job, "CHECKPOINT_BYTES", 1)
     with monkeypatch.context() as patch:
         patch.chdir(tmp_path)
-        patch.setattr(prepare._Job, "_index", stopped)
+        patch.setattr(job, "check_parts", stopped)
         with pytest.raises(KeyboardInterrupt):
             prepare_tokens([source], "deux", **options)
     state = json.loads((tmp_path / "deux.incomplete" / "etat.json").read_bytes())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.shards import plan, prepare
+from gpt_architecture.data.shards import job, plan
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
@@ -161,7 +161,7 @@ def test_long_texts_are_streamed(tmp_path, monkeypatch):
     run([tmp_path / "s"], tmp_path / "bloc", val_fraction=0.3, skip_bad=True)
     monkeypatch.setattr(plan, "LONG_TEXT_BYTES", 1000)
     monkeypatch.setattr(documents.cut_pieces, "__defaults__", (700,))
-    monkeypatch.setattr(prepare, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(job, "CHECKPOINT_BYTES", 1)
     run([tmp_path / "s"], tmp_path / "flux", val_fraction=0.3, skip_bad=True)
     assert content(tmp_path / "bloc") == content(tmp_path / "flux")
     index = json.loads((tmp_path / "flux" / "index.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 from cli_helpers import run_process
 from shard_helpers import write_folder, write_shard
 
-from gpt_architecture.data.shards import prepare as preparation
+from gpt_architecture.data.shards import job
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
@@ -144,9 +144,10 @@ SCRIPT = """
 import os, signal, sys
 from gpt_architecture.data.texts import documents
 from gpt_architecture.data.texts.readers import base
-from gpt_architecture.data.shards import plan, prepare
-from gpt_architecture.data.shards.prepare import ShardWriter, prepare_tokens
+from gpt_architecture.data.shards import job, plan
+from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.plan import PrepareConfig
+from gpt_architecture.data.shards.writer import ShardWriter
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
 where, after = sys.argv[1], int(sys.argv[2])
@@ -165,7 +166,7 @@ def killed(*arguments, **options):
     return original(*arguments, **options)
 
 setattr(target, name, killed)
-plan.LONG_TEXT_BYTES, base.BLOCK_BYTES, prepare.CHECKPOINT_BYTES = 2000, 700, 1500
+plan.LONG_TEXT_BYTES, base.BLOCK_BYTES, job.CHECKPOINT_BYTES = 2000, 700, 1500
 documents.cut_pieces.__defaults__ = (700,)
 vocabulary = SimpleTokenizerV2.from_text(" ".join(f"mot{i}" for i in range(500)))
 prepare_tokens(
@@ -241,7 +242,7 @@ def interrupted(tmp_path, monkeypatch, **options):
     source.write_text('{"text": "un texte de plus"}\n' * 500, encoding="utf-8")
     monkeypatch.setattr(base, "BLOCK_BYTES", 1000)
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "CHECKPOINT_BYTES", 500)
+        patch.setattr(job, "CHECKPOINT_BYTES", 500)
         patch.setattr(PrepareReporterThatStops, "left", 6)
         with pytest.raises(KeyboardInterrupt):
             prepare(source, tmp_path / "d", reporter=PrepareReporterThatStops(), **options)

@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_helpers import run_process
 
+from gpt_architecture import evaluate
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.formats.journal import JOURNAL
+from gpt_architecture.training.distributed.world import World
 
 TEXT = "Le passeur leva la lampe. Elle regarda l'eau. " * 20
 
@@ -208,3 +212,36 @@ def test_many_documents_leave_the_totals_readable(cli, run, tmp_path):
     )
     assert "…" not in line
     assert "… et 3 autres documents" in outcome.out
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_two_processes_give_the_figures_of_one(cli, run, text, lambada, tmp_path):
+    """`--launch 2` : les mêmes mesures, dites une fois, et une seule ligne au journal."""
+    asked = ("--data", text, "--lambada", lambada, "--device", "cpu", "--json-file")
+    command = ("evaluate", run / "gpt-model.pt", *asked)
+    assert cli(*command, tmp_path / "un.json").code == 0
+    before = len((run / JOURNAL).read_text("utf-8").splitlines())
+    done = run_process(
+        *(sys.executable, "-m", "gpt_architecture"),
+        *(*command, tmp_path / "deux.json", "--launch", "2"),
+        timeout=90,
+    )
+    assert done.code == 0, done.err
+    assert len((run / JOURNAL).read_text("utf-8").splitlines()) == before + 1
+    one, two = (json.loads((tmp_path / f"{n}.json").read_text("utf-8")) for n in ("un", "deux"))
+    for name in ("text", "last_word"):
+        for key, value in one[name].items():
+            if isinstance(value, float):
+                assert two[name][key] == pytest.approx(value, rel=1e-6), key
+    assert two["text"]["tokens"] == one["text"]["tokens"]
+
+
+def test_what_generates_stays_alone(run, text):
+    """Mémorisation et page à plusieurs processus : une phrase, avant tout travail."""
+    world = World()
+    world.size = 2
+    with pytest.raises(ConfigurationError, match="`memorisation` avec 2 processus"):
+        evaluate(run / "gpt-model.pt", memorisation=text, world=world)
+    with pytest.raises(ConfigurationError, match="`report` avec 2 processus"):
+        evaluate(run / "gpt-model.pt", data=text, report="page.html", world=world)

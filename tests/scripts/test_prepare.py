@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import run_process
 
-from gpt_architecture.data.shards import prepare as library
+from gpt_architecture.data.shards import job as library
 from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
@@ -132,6 +132,61 @@ def test_what_is_not_text_is_refused_by_name(cli, trained, command, name, words)
 
 
 @pytest.mark.slow
+def test_shared_between_machines(cli, source, tmp_path, monkeypatch):
+    """Deux tâches, dont une nommée par Slurm, puis leur réunion : les octets d'une seule machine.
+
+    Avec une étape qui compare les documents, chacune dit ce qu'il reste à faire.
+    """
+    asked = ("--field", "corps", "--skip-bad", "--exact-duplicates")
+    assert cli("prepare", source, "--out", tmp_path / "un", *asked).code == 0
+    command = ("prepare", source, "--out", tmp_path / "d", *asked)
+    for name, value in {"ID": 2, "MIN": 1, "MAX": 2, "COUNT": 2}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    for task in ("1/2", "auto"):
+        found = cli(*command, "--task", task)
+        assert found.code == 0, found.err
+        assert "--merge décide de ce qui se répète" in found.out
+    assert "Décisions prises sur l'ensemble" in cli(*command, "--merge").out
+    for task in ("1/2", "auto"):
+        assert "Tâche finie. Quand toutes le sont" in cli(*command, "--task", task).out
+    merged = cli(*command, "--merge", "--report", tmp_path / "bilan.html")
+    assert "Préparé en" in merged.out
+    assert (tmp_path / "bilan.html").stat().st_size > 1000
+    for path in (tmp_path / "un").iterdir():
+        assert (tmp_path / "d" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_shared_vocabulary(cli, source, tmp_path):
+    """Un vocabulaire appris sur ce que deux tâches ont tiré : le fichier d'une seule machine."""
+    asked = ("--field", "corps", "--skip-bad", "--sample", "0.7", "--vocab-size", "280")
+    train = ("tokenizer", "train", source, *asked, "--out")
+    assert cli(*train, tmp_path / "un.json").code == 0
+    out = tmp_path / "deux.json"
+    for task in ("1/2", "2/2"):
+        assert "Tâche finie" in cli(*train, out, "--task", task).out
+    assert cli(*train, out, "--merge").code == 0
+    assert out.read_bytes() == (tmp_path / "un.json").read_bytes()
+    assert not out.with_name("deux.json.taches").exists()
+    cli(*train, tmp_path / "v.json", "--merge").check_one_line_error(1, "aucune tâche")
+    both = cli(*train, tmp_path / "v.json", "--merge", "--task", "1/2")
+    both.check_one_line_error(2, "--task", "--merge")
+
+
+def test_shared_usage_errors(cli, source, tmp_path):
+    """Une tâche mal dite, ce qui s'exclut, une réunion sans tâche : une phrase."""
+    command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps", "--skip-bad")
+    cli(*command, "--task", "0/7").check_one_line_error(2, "tâche")
+    cli(*command, "--task", "trois").check_one_line_error(2, "--task", "3/7")
+    cli(*command, "--task", "auto").check_one_line_error(2, "SLURM_ARRAY_TASK_ID")
+    cli(*command, "--task", "1/2", "--merge").check_one_line_error(2, "--task", "--merge")
+    cli(*command, "--task", "1/2", "--dry-run").check_one_line_error(2, "--task", "--dry-run")
+    page = ("--report", tmp_path / "bilan.html")
+    cli(*command, "--task", "1/2", *page).check_one_line_error(2, "--report", "--merge")
+    cli(*command, "--merge").check_one_line_error(1, "aucune tâche")
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.slow
 def test_saved_tokenizer(cli, source, tmp_path):
     """Un tokenizer enregistré sert ; un tokenizer simple par son nom est refusé en une phrase."""
     SimpleTokenizerV2.from_text(" ".join(TEXTS)).save(tmp_path / "mots.json")
@@ -195,12 +250,12 @@ def test_signals_with_workers(source, tmp_path, number, code):
     script = (
         "import os\n"
         "from gpt_architecture.main import main\n"
-        "from gpt_architecture.data.shards import prepare\n"
-        "add = prepare.Tally.add\n"
+        "from gpt_architecture.data.shards import job\n"
+        "add = job.Tally.add\n"
         "def signalled(*counts):\n"
         "    add(*counts)\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
-        "prepare.Tally.add = signalled\n"
+        "job.Tally.add = signalled\n"
         "if __name__ == '__main__':\n"
         f"    main(['prepare', {str(source)!r}, '--out', {str(tmp_path / 'd')!r}, "
         "'--field', 'corps', '--workers', '2'])\n"
@@ -224,10 +279,10 @@ def test_orphans_die_with_their_parent(source, tmp_path):
     path.write_text(
         "import multiprocessing, os, signal\n"
         "from gpt_architecture.main import main\n"
-        "from gpt_architecture.data.shards import prepare\n"
+        "from gpt_architecture.data.shards import job\n"
         "def killed(*counts):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "prepare.Tally.add = killed\n"
+        "job.Tally.add = killed\n"
         "if __name__ == '__main__':\n"
         f"    main(['prepare', {str(source)!r}, '--out', {str(tmp_path / 'd')!r}, "
         "'--field', 'corps', '--workers', '2'])\n",

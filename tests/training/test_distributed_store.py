@@ -197,7 +197,7 @@ def test_a_rank_says_its_own_failure(monkeypatch, capsys, rank):
     monkeypatch.setattr(logging.getLogger("gpt_architecture"), "level", logging.WARNING)
     with (
         pytest.raises((TrainingError, SystemExit)) as stop,
-        _launch.training_world(_launch.ScaleOptions(), "cpu"),
+        _launch.joined_world(600.0, "cpu"),
     ):
         raise TrainingError("mémoire pleine", expected="de la place", remedy="libérez-en")
     said = capsys.readouterr().err

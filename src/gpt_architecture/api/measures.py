@@ -37,6 +37,7 @@ from gpt_architecture.formats.checkpoint import CHECKPOINTS
 from gpt_architecture.formats.door import locate
 from gpt_architecture.formats.journal import JOURNAL, append_record
 from gpt_architecture.storage import check_outputs, page_of
+from gpt_architecture.training.distributed.world import World
 
 if TYPE_CHECKING:
     from gpt_architecture.api.gpt import GPT
@@ -75,6 +76,7 @@ def evaluate(
     quant: str | None = None,
     force: bool = False,
     progress: bool | None = None,
+    world: World | None = None,
 ) -> Evaluation:
     """Mesure un modèle, comme `gpt-architecture evaluate` ; les intervalles sont à 95 %.
 
@@ -104,9 +106,11 @@ def evaluate(
         quant: mesure le modèle quantifié au chargement.
         force: remplace une page que cette fonction n'a pas écrite.
         progress: vrai ou faux : une barre, ou rien ; None : une barre si quelqu'un la voit.
+        world: les processus qui se partagent les requêtes (`distributed_world`, sous torchrun) ;
+            chacun rend toutes les mesures, celles d'un seul. None : celui-ci seul.
 
     Raises:
-        ConfigurationError: rien à mesurer, ou réglage hors bornes.
+        ConfigurationError: rien à mesurer, réglage hors bornes, ou une étude à plusieurs.
         DataError: texte ou exemples absents ou mal formés.
         MissingDependencyError: lm-eval est demandé et n'est pas installé.
 
@@ -120,11 +124,18 @@ def evaluate(
     """
     from gpt_architecture.reports.console import PaceProgress, ProgressBar
 
+    world = World() if world is None else world
     texts, recited, trials = listed(data), listed(memorisation), listed(lm_eval)
     guessed = listed(cloze)
     report = None if report is None else Path(report)
     studied = bool(recited) or report is not None
     _check(length, sentence, report, limit=limit, tokens=tokens, stride=stride)
+    if studied and world.size > 1:
+        raise ConfigurationError(
+            f"`{'memorisation' if recited else 'report'}` avec {world.size} processus",
+            expected="un seul processus pour ce qui se génère",
+            remedy="demandez-le à part, sans torchrun ni `launch`",
+        )
     check_int("`batch_size`", batch_size, minimum=1)
     if not (texts or lambada or choices or french or guessed or trials or studied):
         raise ConfigurationError(
@@ -145,7 +156,8 @@ def evaluate(
         passages = _passages(guessed, field=field, limit=limit, offline=offline, skip_bad=skip_bad)
     if gpt is None:
         engine: Any = "auto" if quant or studied else "torch"
-        gpt = load(path, device=device, quant=quant, engine=engine)
+        place = device if world.device is None else str(world.device)
+        gpt = load(path, device=place, quant=quant, engine=engine)
     else:
         loaded(gpt, device=device, quant=quant)  # refuse ce qui ne vaut qu'au chargement
         quant = gpt.quant
@@ -154,8 +166,8 @@ def evaluate(
     documents = read_token_documents(
         texts, gpt.tokenizer, limit=limit, max_tokens=tokens, **reading
     )
-    with ProgressBar("Évaluation", width=40, shown=progress) as bar:
-        measure = _Measure(gpt, bar, batch_size=batch_size, quantized=quant is not None)
+    with ProgressBar("Évaluation", width=40, shown=progress if world.is_main else False) as bar:
+        measure = _Measure(gpt, bar, world, batch_size=batch_size, quantized=quant is not None)
         found: dict[str, Any] = {
             "text": measure.texts(documents, stride),
             "last_word": measure.last_words(words),
@@ -192,7 +204,7 @@ def evaluate(
         **record,
         "seconds": time.perf_counter() - start,
     }
-    if path.exists():
+    if path.exists() and world.is_main:
         _note(path, gpt, record)
     return Evaluation(**found, memorisation=memory, record=record, tokenizer=gpt.tokenizer)
 
@@ -228,8 +240,10 @@ def _check(length: int, sentence: str | None, report: Path | None, **positive: i
 class _Measure:
     """Mesure textes et épreuves, l'avancement sur une barre ; None : rien à mesurer."""
 
-    def __init__(self, gpt: GPT, bar: ProgressBar, *, batch_size: int, quantized: bool) -> None:
-        self._gpt, self._bar, self._batch_size = gpt, bar, batch_size
+    def __init__(
+        self, gpt: GPT, bar: ProgressBar, world: World, *, batch_size: int, quantized: bool
+    ) -> None:
+        self._gpt, self._bar, self._world, self._batch_size = gpt, bar, world, batch_size
         self._model = gpt.runner if quantized and gpt.runner is not None else gpt.model
 
     def texts(self, documents: Sequence[TokenDocument], stride: int | None) -> TextMeasures | None:
@@ -272,6 +286,7 @@ class _Measure:
             window=self._gpt.window,
             max_rows=self._batch_size,
             on_progress=_progress_by_kind(self._bar),
+            crew=self._world,
         )
         return tuple(found)
 
@@ -282,6 +297,7 @@ class _Measure:
             window=self._gpt.window,
             max_rows=self._batch_size,
             on_progress=PaceProgress(self._bar, name),
+            crew=self._world,
         )
 
 

@@ -15,6 +15,7 @@ from gpt_architecture.api.options import checked_options, listed
 from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import PreparedTokens, prepare_tokens
+from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import decimal, thousands
@@ -111,6 +112,8 @@ def prepare(
     hygiene: str | HygieneConfig | None = None,
     report: str | Path | None = None,
     dry_run: bool = False,
+    task: str | None = None,
+    merge: bool = False,
     force: bool = False,
     progress: bool | None = None,
 ) -> Prepared:
@@ -135,6 +138,9 @@ def prepare(
             `neutre`, `doublons`), ou ses étapes, voir `HygieneConfig.preset` ; None : rien.
         report: page HTML à écrire : ce qui est entré, sorti, et des exemples de chaque retrait.
         dry_run: fait tout dans un dossier provisoire, qui est effacé : il n'en reste que le bilan.
+        task: ne fait que cette tâche, « 3/7 » ou, d'après Slurm ou Kubernetes, « auto » ou
+            « auto/7 » ; les mêmes réglages pour toutes.
+        merge: réunit les tâches ; le résultat est, à l'octet près, celui d'une seule machine.
         force: remplace un dossier préparé avec d'autres réglages, ou recommence.
         progress: vrai ou faux : une barre, ou rien ; None : une barre si quelqu'un la voit.
 
@@ -150,6 +156,10 @@ def prepare(
         >>> found = prepare("texte.txt", "fragments", val_fraction=0.2)
         >>> found.outcome, found.tokens["train"] > found.tokens["val"] > 0
         ('new', True)
+        >>> for task in ("1/2", "2/2"):
+        ...     done = prepare("texte.txt", "partage", val_fraction=0.2, task=task)
+        >>> done.outcome, prepare("texte.txt", "partage", val_fraction=0.2, merge=True).outcome
+        ('task', 'new')
     """
     from gpt_architecture.reports.console import PrepareProgress, ProgressBar
     from gpt_architecture.reports.hygiene import write_hygiene_page
@@ -163,6 +173,8 @@ def prepare(
         raise ConfigurationError(
             "`out` n'est pas donné", expected="un dossier à écrire", remedy="donnez `out`"
         )
+    share = None if task is None else Share.parse(task)
+    _check_shared(task, merge=merge, dry_run=dry_run, report=report)
     steps = HygieneConfig.preset(hygiene) if isinstance(hygiene, str) else hygiene
     page = None if report is None else Path(report)
     reads = (given, tokenizer, () if steps is None else steps.evaluation)
@@ -194,10 +206,26 @@ def prepare(
                 force=force,
                 skip_bad=skip_bad,
                 offline=offline,
+                task=share,
+                merge=merge,
                 reporter=PrepareProgress(bar),
             )
-        if page is not None:
+        if page is not None and found.outcome != "decided":
             write_hygiene_page(page, found)
         if dry_run:
             found = replace(found, folder=folder if out is None else Path(out), outcome="dry")
     return Prepared(**vars(found))
+
+
+def _check_shared(
+    task: str | None, *, merge: bool, dry_run: bool, report: str | Path | None
+) -> None:
+    """Refuse ce qu'une tâche, ou la réunion de plusieurs, ne peut pas faire."""
+    if task is not None and merge:
+        raise ConfigurationError.together("`task`", "`merge`")
+    if dry_run and (merge or task is not None):
+        raise ConfigurationError.together("`merge`" if merge else "`task`", "`dry_run`")
+    if task is not None and report is not None:
+        raise ConfigurationError.together(
+            "`task`", "`report`", remedy="demandez le bilan à la réunion, par `merge`"
+        )

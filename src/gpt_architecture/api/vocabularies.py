@@ -86,6 +86,7 @@ def train_tokenizer(
     field: str | None = None,
     skip_bad: bool = False,
     offline: bool = False,
+    sample: float | None = None,
     force: bool = False,
     progress: bool | None = None,
 ) -> Vocabulary:
@@ -102,6 +103,8 @@ def train_tokenizer(
         field: champ ou colonne du texte ; None : celui dont le nom est évident.
         skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros.
         offline: interdit tout téléchargement.
+        sample: part des textes sur laquelle apprendre, tirée par l'empreinte de chacun ; None :
+            tous.
         force: remplace un fichier qui existe.
         progress: vrai ou faux : une barre, ou rien ; None : une barre si quelqu'un la voit.
 
@@ -139,7 +142,12 @@ def train_tokenizer(
             bar.update(done, f"{french_size(done)} lus")
 
         texts = SourceTexts(
-            given, field=field, skip_bad=skip_bad, offline=offline, on_progress=advance
+            given,
+            field=field,
+            skip_bad=skip_bad,
+            offline=offline,
+            sample=sample,
+            on_progress=advance,
         )
         learned = learn(
             texts,

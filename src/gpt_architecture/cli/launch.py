@@ -77,11 +77,14 @@ def speaks() -> bool:
 
 
 @contextmanager
-def training_world(scale: ScaleOptions, device: str) -> Iterator[World]:
+def joined_world(timeout_s: float, device: str) -> Iterator[World]:
     """Le groupe que torchrun décrit, ou ce seul processus.
 
     Hors du premier, rien n'est écrit que les erreurs, sur une ligne qui dit de quel processus :
     celle-là peut être la seule à dire pourquoi tous s'arrêtent.
+
+    Args:
+        timeout_s: voir `distributed_world`, comme `device`.
     """
     if not launched_by_torchrun():
         from gpt_architecture.training.distributed.world import World
@@ -93,7 +96,7 @@ def training_world(scale: ScaleOptions, device: str) -> Iterator[World]:
     if not speaks():
         silence_stdout()
         logging.getLogger("gpt_architecture").setLevel(logging.ERROR)
-    with distributed_world(scale.dist_timeout, device=device) as world:
+    with distributed_world(timeout_s, device=device) as world:
         try:
             yield world
         except GPTArchitectureError as error:

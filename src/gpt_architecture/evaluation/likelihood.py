@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -59,12 +61,44 @@ class SpanScore:
     is_greedy: bool
 
 
+class Crew(Protocol):
+    """Les processus qui se partagent des notes : `training.distributed.world.World` en est un."""
+
+    @property
+    def rank(self) -> int:
+        """Rang de ce processus, depuis 0."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Nombre de processus."""
+        ...
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Somme d'un tenseur sur tous les processus."""
+        ...
+
+
+class Alone:
+    """Ce seul processus."""
+
+    rank, size = 0, 1
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Le tenseur lui-même."""
+        return value
+
+
+ALONE = Alone()
+
+
 def score_spans(
     model: CausalLM,
     spans: Sequence[Span],
     *,
     max_rows: int = MAX_ROWS,
     on_progress: Callable[[int], None] | None = None,
+    crew: Crew = ALONE,
 ) -> list[SpanScore]:
     """Note chaque séquence, par lots de longueurs voisines ; l'ordre rendu est celui donné.
 
@@ -73,23 +107,77 @@ def score_spans(
         spans: les séquences, d'au plus `context_length + 1` tokens.
         max_rows: séquences d'un lot, au plus.
         on_progress: appelé après chaque lot avec le nombre de tokens notés dans ce lot.
+        crew: les processus qui se partagent les lots, toujours les mêmes : les notes sont celles
+            d'un seul.
 
     Raises:
         NonFiniteError: logits NaN ou infinis.
     """
     scores = [SpanScore(log_prob=0.0, is_greedy=True)] * len(spans)
     with torch.inference_mode(), evaluation_mode(model), blaming_weights(model):
-        for rows in _batches(spans, model.cfg.vocab_size, max_rows):
-            read = [torch.tensor(spans[row].tokens[:-1], dtype=torch.int64) for row in rows]
-            # À droite, le remplissage n'est jamais vu : l'attention est causale.
-            logits = model(pad_sequence(read, batch_first=True).to(model.device))  # (B, T, V)
-            for place, row in enumerate(rows):
-                tokens, scored = spans[row].tokens, spans[row].scored
-                end = len(tokens) - 1
-                scores[row] = _score(logits[place, end - scored : end], tokens[end - scored + 1 :])
+        batches = _batches(spans, model.cfg.vocab_size, max_rows)
+        while turn := list(islice(batches, crew.size)):
+            own = turn[crew.rank] if crew.rank < len(turn) else []
+            found = shared_scores(crew, [*map(len, turn)], _read(model, spans, own))
+            rows = [row for batch in turn for row in batch]
+            for row, score in zip(rows, found, strict=True):
+                scores[row] = score
             if on_progress is not None:
                 on_progress(sum(spans[row].scored for row in rows))
     return scores
+
+
+def _read(model: CausalLM, spans: Sequence[Span], rows: Sequence[int]) -> list[SpanScore]:
+    """Les notes d'un lot."""
+    if not rows:
+        return []
+    read = [torch.tensor(spans[row].tokens[:-1], dtype=torch.int64) for row in rows]
+    # À droite, le remplissage n'est jamais vu : l'attention est causale.
+    logits = model(pad_sequence(read, batch_first=True).to(model.device))  # (B, T, V)
+    scores = []
+    for place, row in enumerate(rows):
+        tokens, scored = spans[row].tokens, spans[row].scored
+        end = len(tokens) - 1
+        scores.append(_score(logits[place, end - scored : end], tokens[end - scored + 1 :]))
+    return scores
+
+
+def shared_scores(crew: Crew, counts: Sequence[int], own: Sequence[SpanScore]) -> list[SpanScore]:
+    """Les notes de tous les processus à la suite, d'après les siennes.
+
+    Chacun ne remplit que ses places d'un tableau nul, dont la somme est donc exacte.
+
+    Args:
+        counts: notes de chaque processus ; ceux d'après le dernier n'en ont pas.
+        own: celles de ce processus.
+    """
+    if crew.size == 1:
+        return list(own)
+    values = torch.zeros(2, sum(counts), dtype=torch.float64)
+    if own:
+        start = sum(counts[: crew.rank])
+        pairs = [(score.log_prob, float(score.is_greedy)) for score in own]
+        values[:, start : start + len(own)] = torch.tensor(pairs, dtype=torch.float64).T
+    return [
+        SpanScore(log_prob=log_prob, is_greedy=greedy > 0)
+        for log_prob, greedy in crew.sum(values).T.tolist()
+    ]
+
+
+def shared_texts(crew: Crew, count: int, own: dict[int, str]) -> list[str]:
+    """Les textes de tous les processus, dans l'ordre ; chacun donne les siens par leur rang."""
+    if crew.size == 1:
+        return [own[number] for number in range(count)]
+    coded = {number: text.encode("utf-8") for number, text in own.items()}
+    sizes = torch.zeros(count, dtype=torch.int64)
+    for number, data in coded.items():
+        sizes[number] = len(data)
+    ends = list(accumulate(crew.sum(sizes).tolist(), initial=0))
+    values = torch.zeros(ends[-1], dtype=torch.int32)
+    for number, data in coded.items():
+        values[ends[number] : ends[number + 1]] = torch.tensor(list(data), dtype=torch.int32)
+    whole = bytes(crew.sum(values).tolist())
+    return [whole[ends[n] : ends[n + 1]].decode("utf-8") for n in range(count)]
 
 
 def cumulated(total: int, on_progress: Callable[[int, int], None] | None) -> Callable[[int], None]:

@@ -23,6 +23,8 @@ from importlib.resources.abc import Traversable
 from io import StringIO
 from typing import Any
 
+import torch
+
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.tokenizer import Tokenizer
@@ -36,12 +38,15 @@ from gpt_architecture.errors import (
     reason,
 )
 from gpt_architecture.evaluation.likelihood import (
+    ALONE,
     MAX_ROWS,
+    Crew,
     Span,
     SpanScore,
     continuation_span,
     cumulated,
     score_spans,
+    shared_texts,
 )
 from gpt_architecture.evaluation.perplexity import document_spans
 
@@ -105,6 +110,7 @@ def run_tasks(
     offline: bool = False,
     max_rows: int = MAX_ROWS,
     on_progress: Callable[[str, int, int], None] | None = None,
+    crew: Crew = ALONE,
 ) -> list[TaskResult]:
     """Passe des épreuves avec lm-eval.
 
@@ -112,7 +118,7 @@ def run_tasks(
         names: les nôtres (`LOCAL_TASKS`) ou celles de lm-eval.
         limit: exemples de chaque épreuve, les premiers ; None : tous.
         offline: interdit tout téléchargement.
-        max_rows: voir `HarnessModel`, comme `window` et `on_progress`.
+        max_rows: voir `HarnessModel`, comme `window`, `on_progress` et `crew`.
 
     Raises:
         MissingDependencyError: lm-eval n'est pas installé.
@@ -131,7 +137,9 @@ def run_tasks(
         class Adapted(HarnessModel, LM):  # type: ignore[misc]  # lm-eval n'est pas typé
             pass
 
-        lm = Adapted(model, tokenizer, window=window, max_rows=max_rows, on_progress=report)
+        lm = Adapted(
+            model, tokenizer, window=window, max_rows=max_rows, on_progress=report, crew=crew
+        )
         return evaluate_harness(lm, names, limit=limit)
 
 
@@ -274,6 +282,8 @@ class HarnessModel:
         max_rows: séquences d'un lot, au plus.
         on_progress: appelé avec (nature des requêtes, faites, en tout) : des tokens notés, ou
             des textes écrits.
+        crew: les processus qui se partagent les requêtes, les mêmes pour tous ; chacun rend toutes
+            les réponses, celles d'un seul.
     """
 
     def __init__(
@@ -284,6 +294,7 @@ class HarnessModel:
         window: int,
         max_rows: int = MAX_ROWS,
         on_progress: Callable[[str, int, int], None] | None = None,
+        crew: Crew = ALONE,
     ) -> None:
         super().__init__()
         self._model = model
@@ -291,6 +302,7 @@ class HarnessModel:
         self._window = window
         self._max_rows = max_rows
         self._on_progress = on_progress
+        self._crew = crew
         self._prefix = tokenizer.eos_id
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -326,18 +338,24 @@ class HarnessModel:
         """
         batch = min(self._max_rows, MAX_BATCH)
         generator = Generator(self._model, self._tokenizer, window=self._window, max_batch=batch)
-        texts = list[str]()
-        for start in range(0, len(requests), batch):
+        texts = dict[int, str]()
+        for turn, start in enumerate(range(0, len(requests), batch)):
+            if turn % self._crew.size == 0:
+                self._crew.sum(torch.zeros(1))  # à chaque tour : personne n'attend plus d'un lot
+            if turn % self._crew.size != self._crew.rank:
+                continue
             prompts, configs = list[list[int]](), list[GenerationConfig]()
             for number, request in enumerate(requests[start : start + batch], start=start):
                 context, settings = request.args
                 config = generation_config(settings, seed=number)
                 prompts.append(self._prompt(context, config.max_tokens))
                 configs.append(config)
-            texts += [found.text for (found,) in generator.generate(prompts, configs)]
+            found = generator.generate(prompts, configs)
+            texts |= {start + place: each.text for place, (each,) in enumerate(found)}
             if self._on_progress is not None:
-                self._on_progress("générations", len(texts), len(requests))
-        return texts
+                done = min(start + len(prompts), len(requests))
+                self._on_progress("générations", done, len(requests))
+        return shared_texts(self._crew, len(requests), texts)
 
     def _prompt(self, context: str, new_tokens: int) -> list[int]:
         """L'invite, dont la fin seule est gardée pour que sa suite tienne dans la fenêtre."""
@@ -353,7 +371,9 @@ class HarnessModel:
     def _score(self, kind: str, spans: Sequence[Span]) -> list[SpanScore]:
         report = None if self._on_progress is None else partial(self._on_progress, kind)
         advance = cumulated(sum(span.scored for span in spans), report)
-        return score_spans(self._model, spans, max_rows=self._max_rows, on_progress=advance)
+        return score_spans(
+            self._model, spans, max_rows=self._max_rows, on_progress=advance, crew=self._crew
+        )
 
 
 def generation_config(settings: Mapping[str, Any], *, seed: int) -> GenerationConfig:

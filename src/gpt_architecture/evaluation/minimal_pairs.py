@@ -23,7 +23,9 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.likelihood import (
+    ALONE,
     MAX_ROWS,
+    Crew,
     Interval,
     Span,
     cumulated,
@@ -159,6 +161,7 @@ def measure_pairs(
     window: int,
     max_rows: int = MAX_ROWS,
     on_progress: Callable[[int, int], None] | None = None,
+    crew: Crew = ALONE,
 ) -> PairsResult:
     """Note des paires, par phénomène.
 
@@ -167,6 +170,7 @@ def measure_pairs(
         window: tokens que le modèle lit à la fois.
         max_rows: séquences d'un lot, au plus.
         on_progress: appelé avec (tokens notés, tokens à noter).
+        crew: voir `score_spans`.
 
     Raises:
         DataError: une phrase ne tient pas dans le contexte du modèle.
@@ -174,7 +178,7 @@ def measure_pairs(
     """
     spans = pair_spans(tokenizer, pairs, window=window)
     advance = cumulated(sum(span.scored for span in spans), on_progress)
-    scores = iter(score_tree(model, spans, max_rows=max_rows, on_progress=advance))
+    scores = iter(score_tree(model, spans, max_rows=max_rows, on_progress=advance, crew=crew))
     tokens = (span.tokens for span in spans)
     margins = dict[str, list[float]]()
     for pair in pairs:

@@ -21,7 +21,9 @@ from gpt_architecture.data.texts import corpus
 from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.likelihood import (
+    ALONE,
     MAX_ROWS,
+    Crew,
     Interval,
     Span,
     bootstrap_interval,
@@ -158,6 +160,7 @@ def measure_documents(
     prefix: int | None = None,
     max_rows: int = MAX_ROWS,
     on_progress: Callable[[int, int], None] | None = None,
+    crew: Crew = ALONE,
 ) -> TextMeasures:
     """Mesure chaque document, puis tous ensemble.
 
@@ -169,6 +172,7 @@ def measure_documents(
         prefix: voir `document_spans`.
         max_rows: fenêtres d'un lot, au plus.
         on_progress: appelé avec (tokens notés, tokens à noter).
+        crew: voir `score_spans`.
 
     Raises:
         ConfigurationError: `window` ou `stride` hors bornes.
@@ -194,7 +198,7 @@ def measure_documents(
     )
     while chunk := list(islice(spans, _SPANS_AT_ONCE)):
         chosen = [span for _, span in chunk]
-        scores = score_spans(model, chosen, max_rows=max_rows, on_progress=advance)
+        scores = score_spans(model, chosen, max_rows=max_rows, on_progress=advance, crew=crew)
         for (index, span), score in zip(chunk, scores, strict=True):
             windows[index].append((-score.log_prob, span.scored))
     losses = tuple(

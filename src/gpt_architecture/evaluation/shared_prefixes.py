@@ -19,7 +19,15 @@ from gpt_architecture.core.kv_cache import CacheView, KVCache
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import blaming_weights, evaluation_mode
 from gpt_architecture.errors import NonFiniteError
-from gpt_architecture.evaluation.likelihood import MAX_LOGITS, MAX_ROWS, Span, SpanScore
+from gpt_architecture.evaluation.likelihood import (
+    ALONE,
+    MAX_LOGITS,
+    MAX_ROWS,
+    Crew,
+    Span,
+    SpanScore,
+    shared_scores,
+)
 
 TOKENS_PER_ROW = 16
 """Branches lues ensemble pour une séquence d'un lot : elles n'y ont qu'un token chacune."""
@@ -37,6 +45,7 @@ def score_tree(
     *,
     max_rows: int = MAX_ROWS,
     on_progress: Callable[[int], None] | None = None,
+    crew: Crew = ALONE,
 ) -> list[SpanScore]:
     """Note chaque séquence ; voir `score_spans`, dont les arguments et les notes sont les mêmes.
 
@@ -55,8 +64,12 @@ def score_tree(
         rows = max(1, min(max_rows * TOKENS_PER_ROW, most, len(order)))
         with torch.inference_mode(), evaluation_mode(model), blaming_weights(model):
             cache = model.new_cache(rows, longest)
-            for first in range(0, len(order), rows):
-                scorer.read(order[first : first + rows], cache)
+            groups = [order[first : first + rows] for first in range(0, len(order), rows)]
+            for first in range(0, len(groups), crew.size):
+                turn = groups[first : first + crew.size]
+                if crew.rank < len(turn):
+                    scorer.read(turn[crew.rank], cache)
+                scorer.share(turn, crew)
     return scorer.scores()
 
 
@@ -76,6 +89,19 @@ class _Scorer:
             SpanScore(log_prob=log_prob, is_greedy=greedy)
             for log_prob, greedy in zip(self._log_probs, self._greedy, strict=True)
         ]
+
+    def share(self, turn: Sequence[Sequence[int]], crew: Crew) -> None:
+        """Donne aux autres processus les notes de son groupe, et prend les leurs."""
+        if crew.size == 1:
+            return
+        mine = turn[crew.rank] if crew.rank < len(turn) else []
+        own = [SpanScore(log_prob=self._log_probs[r], is_greedy=self._greedy[r]) for r in mine]
+        found = shared_scores(crew, [*map(len, turn)], own)
+        ranks = [rank for group in turn for rank in group]
+        for rank, score in zip(ranks, found, strict=True):
+            self._log_probs[rank], self._greedy[rank] = score.log_prob, score.is_greedy
+        if self._on_progress is not None:
+            self._on_progress(sum(self._spans[rank].scored for rank in {*ranks} - {*mine}))
 
     def read(self, ranks: Sequence[int], cache: KVCache) -> None:
         """Lit et note des séquences, au plus autant que le cache a de lignes."""

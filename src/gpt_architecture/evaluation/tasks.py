@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.evaluation.likelihood import (
+    ALONE,
     MAX_ROWS,
+    Crew,
     Interval,
     SpanScore,
     bootstrap_interval,
@@ -171,18 +173,20 @@ def measure_last_words(
     window: int,
     max_rows: int = MAX_ROWS,
     on_progress: Callable[[int, int], None] | None = None,
+    crew: Crew = ALONE,
 ) -> LastWordResult:
     """Note le dernier mot de chaque exemple.
 
     Args:
         window: tokens que le modèle lit à la fois.
         on_progress: appelé avec (tokens notés, tokens à noter).
+        crew: voir `score_spans`.
 
     Raises:
         DataError: un mot est plus long que le contexte du modèle.
     """
     pairs = [(each.context, f" {each.word}") for each in examples]
-    scores = _scores(model, tokenizer, pairs, window, max_rows, on_progress)
+    scores = _scores(model, tokenizer, pairs, window, max_rows, on_progress, crew)
     return LastWordResult(
         lines=tuple(each.line for each in examples),
         log_probs=tuple(each.log_prob for each in scores),
@@ -198,10 +202,11 @@ def measure_choices(
     window: int,
     max_rows: int = MAX_ROWS,
     on_progress: Callable[[int, int], None] | None = None,
+    crew: Crew = ALONE,
 ) -> ChoiceResult:
     """Note chaque suite de chaque exemple ; voir `measure_last_words`."""
     pairs = [(each.context, f" {choice}") for each in examples for choice in each.choices]
-    scores = iter(_scores(model, tokenizer, pairs, window, max_rows, on_progress))
+    scores = iter(_scores(model, tokenizer, pairs, window, max_rows, on_progress, crew))
     return ChoiceResult(
         outcomes=tuple(
             ChoiceOutcome(
@@ -222,6 +227,7 @@ def _scores(
     window: int,
     max_rows: int,
     on_progress: Callable[[int, int], None] | None,
+    crew: Crew,
 ) -> list[SpanScore]:
     """La note de chaque suite après son contexte."""
     spans = [
@@ -231,7 +237,7 @@ def _scores(
         for context, continuation in pairs
     ]
     advance = cumulated(sum(span.scored for span in spans), on_progress)
-    return score_spans(model, spans, max_rows=max_rows, on_progress=advance)
+    return score_spans(model, spans, max_rows=max_rows, on_progress=advance, crew=crew)
 
 
 def _best(values: Sequence[float]) -> int:

@@ -15,8 +15,10 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import CommonOptions
+from gpt_architecture.cli.command import CommonOptions, command_line
+from gpt_architecture.cli.launch import joined_world, launch_processes, launched_by_torchrun
 from gpt_architecture.cli.options import ModelSource, QuantName, ResultOptions, model_path
+from gpt_architecture.config import check_float, check_int
 from gpt_architecture.reports.console import output_console
 from gpt_architecture.storage import check_outputs, json_of, page_of
 
@@ -81,6 +83,18 @@ class MeasureOptions:
     quant: QuantName | None = None
     """Mesure le modèle quantifié au chargement (CPU)."""
 
+    launch: int | None = None
+    """Nombre de processus à lancer sur cette machine, qui se partagent les requêtes ; torchrun
+    fait de même sur plusieurs. Les chiffres sont ceux d'un seul."""
+
+    dist_timeout: float = 600.0
+    """Nombre de secondes sans nouvelles d'un processus avant que tous s'arrêtent."""
+
+    def __post_init__(self) -> None:
+        if self.launch is not None:
+            check_int("launch", self.launch, minimum=1, maximum=4096)
+        check_float("dist_timeout", self.dist_timeout, above=0.0)
+
 
 @Parameter(name="*", group=Group("Mémorisation et page du modèle", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +123,7 @@ def evaluate(
     compute: MeasureOptions = MeasureOptions(),
     output: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
-) -> None:
+) -> int:
     """Mesure un modèle : perplexité et bits par octet, épreuves, mémorisation ; en fait une page.
 
     Les intervalles sont à 95 %. Si le modèle est dans le dossier d'un entraînement, son journal
@@ -124,13 +138,27 @@ def evaluate(
         reads=(source, options, study, common),
         force=output.force,
     )
+    if compute.launch is not None and not launched_by_torchrun():
+        return launch_processes(
+            command_line()[1:], processes=compute.launch, module="gpt_architecture.scripts.evaluate"
+        )
     from gpt_architecture import api
 
-    found = api.evaluate(
-        source, **vars(options), **vars(study), **vars(compute), force=output.force, progress=True
-    )
-    if not output.emit([found.record], "evaluate", indent=1):
-        found.show(output_console())
+    settings = vars(compute).copy()
+    del settings["launch"]
+    with joined_world(settings.pop("dist_timeout"), compute.device) as world:
+        found = api.evaluate(
+            source,
+            **vars(options),
+            **vars(study),
+            **settings,
+            force=output.force,
+            progress=True,
+            world=world,
+        )
+        if world.is_main and not output.emit([found.record], "evaluate", indent=1):
+            found.show(output_console())
+    return 0
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ _Step = Literal[
     "paragraphs",
     "validation",
 ]
+_WAITING = {
+    "read": "Textes lus et nettoyés, empreintes écrites. Quand chaque tâche en est là, --merge "
+    "décide de ce qui se répète ; relancez-la ensuite.",
+    "decided": "Décisions prises sur l'ensemble ; relancez chaque tâche, puis --merge.",
+}
 _FAR = 5  # une validation tant de fois plus grosse, ou plus petite, que demandé est dite
 
 
@@ -91,6 +96,13 @@ class PrepareOptions:
 
     dry_run: bool = False
     """Fait tout dans un dossier provisoire, effacé ensuite : il n'en reste que le bilan."""
+
+    task: Annotated[str | None, Parameter(metavar="i/N")] = None
+    """Ne fait que la tâche i sur N, sur l'une de plusieurs machines ; auto ou auto/N : d'après le
+    tableau Slurm ou le Job Kubernetes qui la lance."""
+
+    merge: bool = False
+    """Réunit les tâches, mêmes sources et mêmes réglages ; ou dit ce qu'il leur reste à faire."""
 
     corpus: bool = False
     """Énumère les corpus connus par leur nom, et s'arrête là."""
@@ -200,6 +212,8 @@ def prepare(
     JSONL, CSV, Parquet, Arrow, HTML, EPUB, DOCX, ODT et PDF, compressés ou non. Une préparation
     interrompue reprend quand on relance la même commande. --hygiene fr en retire d'abord ce qui
     ne s'apprend pas ; --report montre ce qui l'a été, et --dry-run le fait sans rien garder.
+    Sur plusieurs machines, --task i/N fait une part du travail et --merge réunit les parts, à
+    l'octet près comme une seule.
     """
     if options.corpus:
         _list_corpora()
@@ -228,6 +242,9 @@ def prepare(
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
+    if result.outcome in _WAITING:
+        say(_WAITING[result.outcome])
+        return 0
     _report(result, time.perf_counter() - start)
     if options.report is not None:
         say(f"Bilan écrit  {options.report}")
@@ -255,6 +272,8 @@ def _report(result: PreparedTokens, seconds: float) -> None:
     documents, tokens = sum(result.documents.values()), sum(result.tokens.values())
     if result.outcome == "present":
         say(f"{result.folder} est déjà préparé, avec ces mêmes réglages ; rien à faire.")
+    elif result.outcome == "task":
+        say("Tâche finie. Quand toutes le sont, --merge les réunit.")
     elif result.outcome == "dry":
         say(f"Essai en {french_duration(seconds)} ; rien n'est gardé.")
     else:
@@ -272,7 +291,7 @@ def _report(result: PreparedTokens, seconds: float) -> None:
     wanted = 100 * result.val_fraction
     if result.single_document:
         say("Un seul document : sa fin, et non des documents, fait la validation.")
-    elif not 1 / _FAR <= (share := 100 * result.tokens["val"] / tokens) / wanted <= _FAR:
+    elif tokens and not 1 / _FAR <= (share := 100 * result.tokens["val"] / tokens) / wanted <= _FAR:
         advice = " ; --val-fraction ou --seed la changent" if share < wanted else ""
         say(
             f"Validation   {short(share)} % des tokens pour "

@@ -24,7 +24,9 @@ from gpt_architecture.reports.console import ProgressBar, output_console, say_as
 from gpt_architecture.storage import check_outputs, json_of, nothing, page_of
 
 if TYPE_CHECKING:
-    from gpt_architecture.data.texts.corpus import SourceTexts
+    from collections.abc import Iterable
+
+    from gpt_architecture.data.texts.documents import Tally
     from gpt_architecture.data.tokenizers.bpe import BPETokenizer
     from gpt_architecture.data.tokenizers.simple import CharTokenizer
 
@@ -67,6 +69,18 @@ class VocabularyOptions:
     offline: bool = False
     """Interdit tout téléchargement."""
 
+    sample: float | None = None
+    """Part des textes sur laquelle apprendre, de 0 à 1, tirée par l'empreinte de chacun ; sans
+    elle, tous."""
+
+    task: Annotated[str | None, Parameter(metavar="i/N")] = None
+    """Ne fait que tirer la part de la tâche i sur N de ces textes ; auto ou auto/N : voir
+    prepare."""
+
+    merge: bool = False
+    """Apprend sur les textes que les tâches ont tirés : le vocabulaire est celui d'une seule
+    machine."""
+
     force: bool = False
     """Remplace un fichier qui existe déjà."""
 
@@ -103,7 +117,8 @@ def train(
 
     Chaque source est un fichier, un dossier, une archive ou un corpus connu, lu au fil de l'eau
     comme par prepare. Le fichier écrit sert à prepare et à train (--tokenizer FICHIER), et se
-    charge dans la bibliothèque tokenizers.
+    charge dans la bibliothèque tokenizers. --sample n'apprend que sur une part des textes ; sur
+    plusieurs machines, --task i/N en tire une partie et --merge apprend sur toutes.
     """
     if not sources:
         raise ConfigurationError(
@@ -117,9 +132,14 @@ def train(
             expected="--kind char, seul à pouvoir s'en passer",
             remedy="retirez l'un des deux",
         )
+    if options.task is not None and options.merge:
+        raise ConfigurationError.together("`task`", "`merge`")
     check_outputs({"--out": (options.out, nothing)}, reads=(sources, common), force=options.force)
+    from gpt_architecture.data.shards import samples
     from gpt_architecture.data.texts.corpus import SourceTexts
+    from gpt_architecture.data.texts.shares import WHOLE, Share
 
+    share = WHOLE if options.task is None else Share.parse(options.task)
     start = time.perf_counter()
     with ProgressBar("Apprentissage", width=40) as bar:
 
@@ -132,11 +152,21 @@ def train(
             field=options.field,
             skip_bad=options.skip_bad,
             offline=options.offline,
+            sample=options.sample,
+            share=share,
             on_progress=advance,
         )
-        learned = _learn(texts, options)
+        identity = samples.sample_identity(texts, field=options.field, sample=options.sample)
+        if options.task is not None:
+            path = samples.write_sample(texts, options.out, share, identity)
+            say(f"Tâche finie. Quand toutes le sont, --merge apprend sur leurs textes : {path}")
+            return
+        read = samples.read_samples(options.out, identity) if options.merge else texts
+        learned = _learn(read, options)
     learned.save(options.out)
-    _report(learned, texts, options, time.perf_counter() - start)
+    if options.merge:
+        samples.remove_samples(options.out)
+    _report(learned, read.tally, options, time.perf_counter() - start)
 
 
 def compare(
@@ -229,7 +259,7 @@ def view(
     show_splits(output_console(), splits)
 
 
-def _learn(texts: SourceTexts, options: VocabularyOptions) -> BPETokenizer | CharTokenizer:
+def _learn(texts: Iterable[str], options: VocabularyOptions) -> BPETokenizer | CharTokenizer:
     from gpt_architecture.api.vocabularies import learn
 
     return learn(
@@ -244,7 +274,7 @@ def _learn(texts: SourceTexts, options: VocabularyOptions) -> BPETokenizer | Cha
 
 def _report(
     learned: BPETokenizer | CharTokenizer,
-    texts: SourceTexts,
+    tally: Tally,
     options: VocabularyOptions,
     seconds: float,
 ) -> None:
@@ -256,9 +286,9 @@ def _report(
     if options.kind == "bpe":
         short = learned.vocab_size < options.vocab_size
         say(f"Découpage    {options.pattern}" + (" ; texte trop court pour plus" * short))
-    say(f"Texte        {french_size(texts.tally.text_bytes)}")
+    say(f"Texte        {french_size(tally.text_bytes)}")
     say(f"Empreinte    {tokenizer_sha256(learned.to_dict())}")
-    for reason, entry in sorted(texts.tally.skipped.items()):
+    for reason, entry in sorted(tally.skipped.items()):
         examples = " ; ".join(entry["examples"])
         say(f"Écarté       {reason} : {french_number(entry['count'])} — {examples}")
     say(f"Ensuite      gpt-architecture tokenizer compare TEXTE --tokenizers gpt2 {options.out}")

@@ -1,6 +1,7 @@
 """Les deux pertes d'un entraînement en cours, et celle de chaque source d'un mélange.
 
 Les mesurer ne tire rien des générateurs de l'entraînement, et rend la main si l'arrêt est demandé.
+Plusieurs processus s'en partagent les lots : chaque fenêtre est lue une fois.
 
 Formes : B lot, T tokens.
 """
@@ -8,7 +9,7 @@ Formes : B lot, T tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.data.mixtures import MixtureTokens, sampler_of
 from gpt_architecture.data.sampler import document_starts, learned_tokens, make_batch
 from gpt_architecture.data.shards.reader import TokenSource
+from gpt_architecture.training.distributed.world import World
 
 _EVALUATION_SEED = 0
 
@@ -80,6 +82,7 @@ class LossEvaluator:
         batch_size: fenêtres par lot (B).
         loss: perte moyenne d'un lot, en nats par token.
         separator: voir `step.TokenBatches`.
+        world: les processus qui se partagent les lots ; la perte est celle d'un seul.
     """
 
     model: nn.Module
@@ -88,6 +91,7 @@ class LossEvaluator:
     batch_size: int
     loss: EvaluationLoss
     separator: int | None = None
+    world: World = field(default_factory=World)
 
     def __call__(self, should_stop: Callable[[], bool]) -> Losses | None:
         """Les deux pertes, ou None si l'arrêt demandé l'a interrompu."""
@@ -115,15 +119,29 @@ class LossEvaluator:
     def _loss(
         self, source: TokenSource, starts: NDArray[np.int64], should_stop: Callable[[], bool]
     ) -> tuple[float, int] | None:
-        """−log p de toutes les cibles, et leur nombre."""
+        """−log p de toutes les cibles, et leur nombre.
+
+        À chaque tour, chaque processus lit un lot. Celui qui n'en a plus en relit un, qui ne compte
+        pas : FSDP demande autant de passes à chacun.
+        """
         total, tokens = 0.0, 0
-        for first in range(0, len(starts), self.batch_size):
+        batches = [
+            starts[first : first + self.batch_size]
+            for first in range(0, len(starts), self.batch_size)
+        ]
+        for first in range(0, len(batches), self.world.size):
             if should_stop():
                 return None
-            chosen = starts[first : first + self.batch_size]
-            inputs, targets = make_batch(source, chosen, self.window)
+            mine = first + self.world.rank
+            chosen = batches[min(mine, len(batches) - 1)]
             learned = learned_tokens(source, chosen, self.window)
+            inputs, targets = make_batch(source, chosen, self.window)
             documents = document_starts(source, chosen, inputs, self.separator)
-            total += self.loss(inputs, targets, documents).item() * learned
-            tokens += learned
+            found = self.loss(inputs, targets, documents).item() * learned
+            sums = torch.zeros(2, self.world.size, dtype=torch.float64)
+            if mine < len(batches):
+                sums[:, self.world.rank] = torch.tensor([found, learned], dtype=torch.float64)
+            for nll, count in self.world.sum(sums).T.tolist():  # dans l'ordre des lots
+                total += nll
+                tokens += int(count)
         return total, tokens

@@ -221,6 +221,7 @@ def build_trainer(
             batch_size=training.batch_size,
             loss=backend.loss,
             separator=separator,
+            world=world,
         ),
         sample=TextSampler(
             model,

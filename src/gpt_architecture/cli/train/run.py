@@ -12,7 +12,7 @@ from pathlib import Path
 
 import gpt_architecture.interop  # noqa: F401 — les formats d'ailleurs s'inscrivent à la porte
 from gpt_architecture.cli.command import MODEL_NAME, read_prompt, say
-from gpt_architecture.cli.launch import ScaleOptions, StopRequest, check_alone, training_world
+from gpt_architecture.cli.launch import ScaleOptions, StopRequest, check_alone, joined_world
 from gpt_architecture.cli.train.options import RunOptions
 from gpt_architecture.config import TrainingRequest
 from gpt_architecture.core.lora import adapter_parameters
@@ -70,7 +70,7 @@ def run_training(
     if options.prompt is not None:
         run_config = replace(request.run, prompt=read_prompt(options.prompt))
         request = replace(request, run=run_config)
-    with training_world(scale, options.device) as world:
+    with joined_world(scale.dist_timeout, options.device) as world:
         check_alone(world, {"--estimate": options.estimate})
         run = prepare(
             request,

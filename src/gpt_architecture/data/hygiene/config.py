@@ -140,6 +140,11 @@ class HygieneConfig:
         """Faux si aucune étape n'est allumée."""
         return self != replace(HygieneConfig(), ngram=self.ngram, min_line=self.min_line)
 
+    @property
+    def compares(self) -> bool:
+        """Vrai si une étape compare les documents entre eux : elle doit les avoir tous vus."""
+        return bool(self.exact or self.near or self.lines or self.paragraphs or self.validation)
+
     @classmethod
     def preset(cls, name: str, **changes: Any) -> HygieneConfig:
         """Un préréglage de `PRESETS`, où `changes` change des étapes.

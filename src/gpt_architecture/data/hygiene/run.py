@@ -9,7 +9,7 @@ un octet.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from gpt_architecture.data.texts.documents import (
     stream_documents,
 )
 from gpt_architecture.data.texts.ingest import Source, check_text, read_blocks, read_chunks
+from gpt_architecture.data.texts.shares import WHOLE, Share, owned
 from gpt_architecture.errors import DataError
 
 TASK_BYTES = 4 << 20
@@ -99,6 +100,7 @@ def clean_corpus(
     config: HygieneConfig,
     reading: Reading,
     *,
+    share: Share = WHOLE,
     workers: int,
     on_progress: Progress = lambda _done, _total: None,
 ) -> CleanCorpus:
@@ -109,6 +111,7 @@ def clean_corpus(
         folder: dossier de travail ; ce qu'une interruption y a laissé est repris.
         config: les étapes.
         reading: voir `Reading`.
+        share: la part des sources à nettoyer, comme si elle était seule.
         workers: processus ; 1 : celui-ci.
         on_progress: reçoit l'avancement des deux passes.
 
@@ -118,46 +121,108 @@ def clean_corpus(
         OutputError: le disque refuse.
     """
     check_dependencies(config)
-    store = Store(folder)
+    store, half = Store(folder), share_bytes(sources, share)
     store.folder.mkdir(parents=True, exist_ok=True)
-    total = 2 * sum(source.size for source in sources)
-    if not store.census.exists():
-        if config.evaluation and not store.references.exists():
-            _write_references(store, config)
-        done = tasks = 0
-        make = partial(_FirstPass, store, config, reading)
-        missing = _missing(store, raw_tasks(sources, reading))
-        for number, consumed in run_in_order(missing, make, workers=workers):
-            tasks, done = number, done + consumed
-            on_progress(done, total)
-        write_object(store.census, {"tasks": tasks})
-    tasks = int(read_object(store.census)["tasks"])
+    if config.evaluation and not store.census.exists() and not store.references.exists():
+        write_references(store, config)
+    tasks = first_pass(
+        store,
+        sources,
+        config,
+        reading,
+        share=share,
+        workers=workers,
+        on_progress=lambda done: on_progress(done, 2 * half),
+    )
     if not store.decisions.exists():
         decide(store, tasks, config)
-    left = [task for task in range(tasks) if not store.second_report(task).exists()]
+    second_pass(
+        store,
+        range(tasks),
+        config,
+        workers=workers,
+        on_progress=lambda done: on_progress(half + half * done // tasks, 2 * half),
+    )
+    return gathered(store, range(tasks))
+
+
+def share_bytes(sources: Sequence[Source], share: Share) -> int:
+    """Octets de la plage d'une tâche."""
+    total = sum(source.size for source in sources)
+    low, high = share.bounds(total)
+    return min(high, total) - low
+
+
+def first_pass(
+    store: Store,
+    sources: Sequence[Source],
+    config: HygieneConfig,
+    reading: Reading,
+    *,
+    share: Share = WHOLE,
+    workers: int,
+    on_progress: Callable[[int], None] = lambda _done: None,
+) -> int:
+    """Lit et nettoie chaque document seul, et écrit ses empreintes ; rend le nombre de tâches.
+
+    Args:
+        store: le dossier de travail ; ce qu'une interruption y a laissé est repris.
+        share: la part des sources à lire.
+        on_progress: reçoit les octets lus.
+
+    Raises:
+        DataError: voir `clean_corpus`.
+    """
+    if not store.census.exists():
+        store.folder.mkdir(parents=True, exist_ok=True)
+        done = tasks = 0
+        make = partial(_FirstPass, store, config, reading)
+        missing = _missing(store, raw_tasks(sources, reading, share))
+        for number, consumed in run_in_order(missing, make, workers=workers):
+            tasks, done = number, done + consumed
+            on_progress(done)
+        write_object(store.census, {"tasks": tasks})
+    return int(read_object(store.census)["tasks"])
+
+
+def second_pass(
+    store: Store,
+    tasks: Sequence[int],
+    config: HygieneConfig,
+    *,
+    workers: int,
+    on_progress: Callable[[int], None] = lambda _done: None,
+) -> None:
+    """Applique les décisions aux documents de ces tâches.
+
+    Args:
+        store: le dossier de travail, décisions prises.
+        tasks: leurs numéros.
+        on_progress: reçoit le nombre de tâches faites.
+    """
+    left = [task for task in tasks if not store.second_report(task).exists()]
     for number, _ in run_in_order(
         ((task, task) for task in left), partial(Pruner, store, config), workers=workers
     ):
         store.texts(number).unlink(missing_ok=True)
-        on_progress(total // 2 + total // 2 * (number + 1) // tasks, total)
-    return _gathered(store, tasks)
+        on_progress(number + 1 - tasks[0])
 
 
-def raw_tasks(sources: Sequence[Source], reading: Reading) -> Iterator[list[RawBlock]]:
+def raw_tasks(
+    sources: Sequence[Source], reading: Reading, share: Share = WHOLE
+) -> Iterator[list[RawBlock]]:
     """Les tâches de la première passe, toujours les mêmes : d'environ `TASK_BYTES`.
 
     Raises:
         DataError: une source a changé depuis le début.
     """
     task, size = list[RawBlock](), 0
-    for source in sources:
-        for block in _raw_blocks(source, reading):
-            task.append(block)
-            size += block.size
-            if size >= TASK_BYTES:
-                yield task
-                task, size = [], 0
-        source.check_unchanged()
+    for _, _, block in owned(sources, partial(_raw_blocks, reading=reading), share):
+        task.append(block)
+        size += block.size
+        if size >= TASK_BYTES:
+            yield task
+            task, size = [], 0
     if task:
         yield task
 
@@ -235,8 +300,12 @@ class _FirstPass:
         return consumed
 
 
-def _write_references(store: Store, config: HygieneConfig) -> None:
-    """Les suites de mots des textes d'évaluation."""
+def write_references(store: Store, config: HygieneConfig) -> None:
+    """Écrit les suites de mots des textes d'évaluation.
+
+    Raises:
+        DataError: un texte est absent ou illisible, ou ils n'ont aucune suite de mots.
+    """
     found = np.zeros(0, np.uint64)
     for document in read_documents(config.evaluation, offline=True):
         for section in sections([document.text]):
@@ -250,23 +319,17 @@ def _write_references(store: Store, config: HygieneConfig) -> None:
     write_arrays(store.references, {"ngrams": found})
 
 
-def _gathered(store: Store, tasks: int) -> CleanCorpus:
-    """Les fichiers nettoyés et le bilan de toutes les tâches."""
-    effects, tally, sources = Effects(), Tally(), list[Source]()
+def gathered(store: Store, tasks: Sequence[int]) -> CleanCorpus:
+    """Les fichiers nettoyés et le bilan de ces tâches."""
+    tally, sources = Tally(), list[Source]()
     splits: dict[str, Split] = {}
-    languages: dict[str, list[int]] = {}
-    read, kept = [0, 0], [0, 0]
-    for task in range(tasks):
-        first, second = (
-            read_object(store.first_report(task)),
-            read_object(store.second_report(task)),
-        )
-        effects.merge(first["effects"])
-        effects.merge(second["effects"])
-        _merge_tally(tally, first["tally"])
-        for name, counts in first["languages"].items():
-            languages[name] = _added(languages.get(name, [0, 0]), counts)
-        read = _added(read, first["read"])
+    reports = list[dict[str, Any]]()
+    for task in tasks:
+        first = read_object(store.first_report(task))
+        second = read_object(store.second_report(task))
+        tally.merge(first["tally"]["separated"], first["tally"]["skipped"])
+        tally.done_bytes += first["tally"]["done_bytes"]
+        kept = [0, 0]
         for split in SPLITS:
             kept = _added(kept, second["written"][split])
             path = store.pruned(task, split)
@@ -277,25 +340,36 @@ def _gathered(store: Store, tasks: int) -> CleanCorpus:
                 )
                 sources.append(source)
                 splits[source.label] = split
-    report = {
-        "read": {"documents": read[0], "bytes": read[1]},
-        "kept": {"documents": kept[0], "bytes": kept[1]},
+        shared = {"read": _counted(first["read"]), "kept": _counted(kept)}
+        reports.append({**shared, "languages": first["languages"], "effects": first["effects"]})
+        nothing = {"read": _counted([0, 0]), "kept": _counted([0, 0]), "languages": {}}
+        reports.append({**nothing, "effects": second["effects"]})
+    return CleanCorpus(sources=sources, splits=splits, report=summed_reports(reports), tally=tally)
+
+
+def summed_reports(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Le bilan de plusieurs lots, d'après ceux de chacun : `CleanCorpus.report`."""
+    effects, languages = Effects(), dict[str, list[int]]()
+    sums = {"read": [0, 0], "kept": [0, 0]}
+    for report in reports:
+        effects.merge(report["effects"])
+        for name, counts in report["languages"].items():
+            languages[name] = _added(languages.get(name, [0, 0]), counts)
+        for name, known in sums.items():
+            sums[name] = _added(known, [report[name]["documents"], report[name]["bytes"]])
+    return {
+        **{name: _counted(each) for name, each in sums.items()},
         "languages": dict(sorted(languages.items())),
         "effects": effects.to_dict(),
     }
-    return CleanCorpus(sources=sources, splits=splits, report=report, tally=tally)
+
+
+def _counted(counts: Sequence[int]) -> dict[str, int]:
+    return {"documents": counts[0], "bytes": counts[1]}
 
 
 def _added(first: Sequence[int], second: Sequence[int]) -> list[int]:
     return [a + b for a, b in zip(first, second, strict=True)]
-
-
-def _merge_tally(tally: Tally, other: Mapping[str, Any]) -> None:
-    tally.add(other["done_bytes"], 0, other["separated"], ())
-    for reason, entry in other["skipped"].items():
-        known = tally.skipped.setdefault(reason, {"count": 0, "examples": []})
-        known["count"] += entry["count"]
-        known["examples"] = [*known["examples"], *entry["examples"]][:5]
 
 
 def identity_of(config: HygieneConfig) -> dict[str, Any]:

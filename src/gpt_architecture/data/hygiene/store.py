@@ -7,7 +7,9 @@ fichier d'une tâche dit qu'elle est faite : une relance ne refait que ce qui ma
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +36,28 @@ class Store:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
 
+    def _file(self, prefix: str, task: int, suffix: str) -> Path:
+        return self.folder / f"{prefix}_{task:06d}.{suffix}"
+
     def texts(self, task: int) -> Path:
         """Documents gardés par la première passe."""
-        return self.folder / f"lu_{task:06d}.jsonl"
+        return self._file("lu", task, "jsonl")
 
     def prints(self, task: int) -> Path:
         """Leurs empreintes ; écrit en dernier par la première passe."""
-        return self.folder / f"lu_{task:06d}.safetensors"
+        return self._file("lu", task, "safetensors")
 
     def first_report(self, task: int) -> Path:
         """Ce que la première passe a retiré."""
-        return self.folder / f"lu_{task:06d}.json"
+        return self._file("lu", task, "json")
 
     def pruned(self, task: int, split: str) -> Path:
         """Documents d'une part, nettoyés."""
-        return self.folder / f"{split}_{task:06d}.jsonl"
+        return self._file(split, task, "jsonl")
 
     def second_report(self, task: int) -> Path:
         """Ce que la seconde passe a retiré ; écrit en dernier."""
-        return self.folder / f"net_{task:06d}.json"
+        return self._file("net", task, "json")
 
     @property
     def census(self) -> Path:
@@ -68,6 +73,25 @@ class Store:
     def references(self) -> Path:
         """Les suites de mots des textes d'évaluation."""
         return self.folder / "evaluation.safetensors"
+
+
+class JoinedStore(Store):
+    """Plusieurs dossiers vus comme un : leurs tâches à la suite, les décisions à part.
+
+    Args:
+        folder: le dossier des décisions.
+        parts: (dossier, nombre de tâches) de chacun, dans l'ordre.
+    """
+
+    def __init__(self, folder: Path | str, parts: Sequence[tuple[Path | str, int]]) -> None:
+        super().__init__(folder)
+        self._parts = [Store(path) for path, _ in parts]
+        self.first = list(accumulate((count for _, count in parts), initial=0))
+        """Numéro de la première tâche de chaque dossier, puis leur nombre."""
+
+    def _file(self, prefix: str, task: int, suffix: str) -> Path:
+        part = bisect_right(self.first, task) - 1
+        return self._parts[part]._file(prefix, task - self.first[part], suffix)
 
 
 def write_lines(path: Path | str, rows: Iterable[Any]) -> None:

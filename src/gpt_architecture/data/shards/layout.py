@@ -212,7 +212,7 @@ def _bad_index(what: str) -> DataError:
     )
 
 
-def _identity_of(index: Mapping[str, Any]) -> dict[str, Any]:
+def identity_of_index(index: Mapping[str, Any]) -> dict[str, Any]:
     """Ce qui distingue la préparation qui a écrit cet index."""
     return {
         **index.get("settings", {}),
@@ -221,7 +221,7 @@ def _identity_of(index: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Les réglages qui diffèrent : « seed 1 → 2, sources »."""
     parts = []
     for key in {**now, **before}:
@@ -266,7 +266,7 @@ def read_present(
     if force or not (out / INDEX_NAME).exists():
         return None
     present = read_index(out)
-    changed = _differences(_identity_of(present), identity)
+    changed = differences(identity_of_index(present), identity)
     if changed:
         raise OutputError(
             f"{out} est déjà préparé avec d'autres réglages ({changed})",
@@ -357,7 +357,7 @@ class WorkFolder:
                 remedy="déplacez ce fichier ou changez de dossier",
             )
         before = self._previous_identity()
-        changed = "" if before is None else _differences(before, self.identity)
+        changed = "" if before is None else differences(before, self.identity)
         if before is None or (changed and self._force):
             self.state = None
             _clear(self.path)
@@ -374,23 +374,40 @@ class WorkFolder:
 
     def _previous_identity(self) -> dict[str, Any] | None:
         if (self.path / INDEX_NAME).exists():
-            return _identity_of(read_index(self.path))
+            return identity_of_index(read_index(self.path))
         try:
-            state = read_json(self.path / STATE_NAME, _MAX_JSON_BYTES)
-            if state["version"] == STATE_VERSION:
-                self.state = state
-                return dict(state["identity"])
-        except FileNotFoundError:
-            return None
-        except (NotAFileError, ValueError, KeyError, TypeError):
-            pass
-        if self._force:
-            return None
-        raise OutputError(
-            f"{self.path / STATE_NAME} est illisible",
-            expected="l'état d'une préparation interrompue",
-            remedy="ajoutez `force` pour recommencer",
-        )
+            self.state = _read_state(self.path)
+        except OutputError:
+            if not self._force:
+                raise
+        return None if self.state is None else dict(self.state["identity"])
+
+
+def saved_identity(folder: Path | str) -> dict[str, Any] | None:
+    """L'identité de la préparation interrompue d'un dossier de travail ; None : il n'y en a pas.
+
+    Raises:
+        OutputError: son état est illisible.
+    """
+    state = _read_state(Path(folder))
+    return None if state is None else dict(state["identity"])
+
+
+def _read_state(folder: Path) -> dict[str, Any] | None:
+    try:
+        state = read_json(folder / STATE_NAME, _MAX_JSON_BYTES)
+        if state["version"] == STATE_VERSION:
+            dict(state["identity"])
+            return dict(state)
+    except FileNotFoundError:
+        return None
+    except (NotAFileError, ValueError, KeyError, TypeError):
+        pass
+    raise OutputError(
+        f"{folder / STATE_NAME} est illisible",
+        expected="l'état d'une préparation interrompue",
+        remedy="ajoutez `force` pour recommencer",
+    )
 
 
 def _foreign(folder: Path, but: str = "") -> str | None:

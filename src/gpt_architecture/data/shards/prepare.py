@@ -9,49 +9,35 @@ interruptions.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, cast
 
 from gpt_architecture.config import check_int
 from gpt_architecture.data.hygiene.config import HygieneConfig
-from gpt_architecture.data.hygiene.run import Reading, clean_corpus, identity_of
-from gpt_architecture.data.shards.encode import encode_in_order, separator_of
+from gpt_architecture.data.hygiene.run import clean_corpus, identity_of
+from gpt_architecture.data.shards.encode import separator_of
+from gpt_architecture.data.shards.job import Preparation, PrepareReporter
 from gpt_architecture.data.shards.layout import (
-    INDEX_FORMAT,
-    INDEX_VERSION,
     MAX_VOCABULARY,
     WORK_NAME,
     WorkFolder,
     read_present,
     tokenizer_sha256,
 )
-from gpt_architecture.data.shards.plan import CorpusReader, PrepareConfig, SplitPlan, Task
-from gpt_architecture.data.shards.writer import ShardWriter
+from gpt_architecture.data.shards.plan import PrepareConfig
+from gpt_architecture.data.shards.tasks import Step, merge_tasks, run_task
 from gpt_architecture.data.texts.corpus import find_texts
-from gpt_architecture.data.texts.documents import SPLIT_NAMES, SPLITS, Skip, Split, Tally
+from gpt_architecture.data.texts.documents import SPLITS, Split
 from gpt_architecture.data.texts.ingest import Source
+from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.errors import DataError, OutputError, TokenizerError, reason
+from gpt_architecture.errors import ConfigurationError, OutputError, TokenizerError, reason
 
-CHECKPOINT_BYTES = 16 << 20
-"""Octets de texte codés entre deux points sûrs : quelques secondes de travail."""
 _SMALL_CORPUS_BYTES = 8 << 20  # en dessous, lancer des processus coûte plus que coder
 
-Outcome = Literal["new", "resumed", "present", "dry"]
-
-
-class PrepareReporter(Protocol):
-    """Reçoit l'avancement."""
-
-    def on_start(self, total_bytes: int, done_bytes: int) -> None:
-        """Octets de sources à lire, et déjà lus si c'est une reprise."""
-        ...
-
-    def on_progress(self, done_bytes: int, tokens: int) -> None:
-        """Octets de sources lus et tokens écrits."""
-        ...
+Outcome = Literal["new", "resumed", "present", "dry", "task", "read", "decided"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +53,9 @@ class PreparedTokens:
         separated: documents qui suivent un `<|endoftext|>` écrit dans les textes.
         skipped: raison → {"count", "examples"}.
         single_document: un seul document, coupé par position.
-        outcome: `new`, `resumed` (une préparation interrompue a été finie), `present`, ou `dry`
-            (rien n'a été gardé).
+        outcome: `new`, `resumed` (une préparation interrompue a été finie), `present`, `dry` (rien
+            n'a été gardé), `task` (une tâche est finie), `read` (elle attend les décisions
+            d'ensemble) ou `decided` (elles sont prises) ; des deux derniers, rien n'est compté.
         hygiene: ce que l'hygiène a lu, gardé et retiré ; None : aucune.
     """
 
@@ -85,8 +72,28 @@ class PreparedTokens:
 
     @property
     def bytes_per_token(self) -> float:
-        """Octets de texte par token de texte, séparateurs exclus."""
-        return self.text_bytes / (sum(self.tokens.values()) - sum(self.documents.values()))
+        """Octets de texte par token de texte, séparateurs exclus ; 0 sans token."""
+        count = sum(self.tokens.values()) - sum(self.documents.values())
+        return self.text_bytes / count if count else 0.0
+
+    @classmethod
+    def of_step(cls, folder: Path | str, val_fraction: float, step: Step) -> PreparedTokens:
+        """Depuis ce qu'une tâche ou une réunion a fait, même si rien n'est encore codé."""
+        outcome = cast(Outcome, step.outcome)
+        if step.index is not None:
+            return cls.from_index(folder, step.index, outcome)
+        none: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        return cls(
+            folder=Path(folder),
+            tokens=none,
+            documents=none,
+            text_bytes=0,
+            val_fraction=val_fraction,
+            separated=0,
+            skipped={},
+            single_document=False,
+            outcome=outcome,
+        )
 
     @classmethod
     def from_index(
@@ -118,6 +125,8 @@ def prepare_tokens(
     force: bool = False,
     skip_bad: bool = False,
     offline: bool = True,
+    task: Share | None = None,
+    merge: bool = False,
     reporter: PrepareReporter | None = None,
 ) -> PreparedTokens:
     """Prépare des textes en fragments de tokens.
@@ -138,26 +147,26 @@ def prepare_tokens(
         skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros ; sinon, le premier
             défaut arrête la préparation, qu'une relance reprend. Le vide est toujours écarté.
         offline: interdit tout téléchargement.
+        task: ne fait que cette tâche ; None : tout. Voir `shards.tasks`.
+        merge: réunit les tâches.
         reporter: reçoit l'avancement.
 
     Raises:
-        DataError: sources absentes, vides, ou changées en cours de route ; ou un défaut.
+        ConfigurationError: `task` et `merge` ensemble.
+        DataError: sources absentes, vides, ou changées en cours de route ; un défaut ; ou une tâche
+            à réunir qui manque, est en double ou vient d'ailleurs.
         OutputError: dossier occupé, d'autres réglages, ou disque plein.
         TokenizerError: vocabulaire trop grand, sans séparateur, ou mot inconnu.
         MissingDependencyError: une étape d'hygiène demande une bibliothèque absente.
     """
     out = Path(out)
+    if task is not None and merge:
+        raise ConfigurationError.together("`task`", "`merge`")
     if hygiene is not None and not hygiene.does_something:
         hygiene = None
     if workers is not None:
         check_int("workers", workers, minimum=1, maximum=1024)
-    if tokenizer.vocab_size > MAX_VOCABULARY:
-        raise TokenizerError(
-            f"le tokenizer {tokenizer.name} a {tokenizer.vocab_size} tokens",
-            expected=f"au plus {MAX_VOCABULARY}, que des entiers de 16 bits peuvent numéroter",
-            remedy="prenez gpt2 ou un vocabulaire plus petit",
-        )
-    separator_of(tokenizer)  # refuse avant de rien lire
+    check_vocabulary(tokenizer)
     found, skips = find_texts(sources, offline=offline)
     for skip in skips:
         skip.check(skip_bad=skip_bad)
@@ -171,201 +180,79 @@ def prepare_tokens(
     }
     if hygiene is not None:
         identity["hygiene"] = identity_of(hygiene)
+    asked = Preparation(
+        out=out,
+        sources=found,
+        skips=skips,
+        config=config,
+        hygiene=hygiene,
+        tokenizer=tokenizer,
+        identity=identity,
+        workers=workers or _auto_workers(found),
+        force=force,
+        skip_bad=skip_bad,
+        reporter=reporter,
+    )
     try:
-        present = read_present(out, identity, force=force)
-        if present is not None:
-            return PreparedTokens.from_index(out, present, "present")
-        with WorkFolder(out, identity, force=force) as work:
-            if (index := work.finished_index()) is None:
-                crew = workers or _auto_workers(found)
-                if hygiene is None:
-                    job = _Job(
-                        CorpusReader(found, config), config, tokenizer, work, reporter, skip_bad
-                    )
-                    index = job.run(skips, crew)
-                else:
-                    index = _run_clean(
-                        found, skips, hygiene, config, tokenizer, work, reporter, crew, skip_bad
-                    )
-            work.publish(index)
-            return PreparedTokens.from_index(out, index, "resumed" if work.resumed else "new")
+        if task is not None:
+            step = run_task(asked, task)
+        else:
+            step = merge_tasks(asked) if merge else _prepare(asked)
     except OSError as error:
         raise OutputError(
             f"préparation de {out} arrêtée : {reason(error)}",
             expected="un dossier accessible en écriture et assez de place",
             remedy="libérez de la place puis relancez la même commande, elle reprend",
         ) from error
+    return PreparedTokens.of_step(out, asked.fraction, step)
 
 
-def _run_clean(
-    sources: Sequence[Source],
-    skips: Sequence[Skip],
-    hygiene: HygieneConfig,
-    config: PrepareConfig,
-    tokenizer: Tokenizer,
-    work: WorkFolder,
-    reporter: PrepareReporter | None,
-    workers: int,
-    skip_bad: bool,
-) -> dict[str, Any]:
+def check_vocabulary(tokenizer: Tokenizer) -> None:
+    """Vérifie, avant de rien lire, qu'un tokenizer peut écrire des fragments.
+
+    Raises:
+        TokenizerError: vocabulaire trop grand, ou sans séparateur.
+    """
+    if tokenizer.vocab_size > MAX_VOCABULARY:
+        raise TokenizerError(
+            f"le tokenizer {tokenizer.name} a {tokenizer.vocab_size} tokens",
+            expected=f"au plus {MAX_VOCABULARY}, que des entiers de 16 bits peuvent numéroter",
+            remedy="prenez gpt2 ou un vocabulaire plus petit",
+        )
+    separator_of(tokenizer)
+
+
+def _prepare(asked: Preparation) -> Step:
+    """Fait tout, sur cette machine."""
+    present = read_present(asked.out, asked.identity, force=asked.force)
+    if present is not None:
+        return Step("present", present)
+    with WorkFolder(asked.out, asked.identity, force=asked.force) as work:
+        if (index := work.finished_index()) is None:
+            index = asked.encode(work) if asked.hygiene is None else _clean(asked, work)
+        work.publish(index)
+        return Step("resumed" if work.resumed else "new", index)
+
+
+def _clean(asked: Preparation, work: WorkFolder) -> dict[str, Any]:
     """Nettoie les sources, code ce qui en reste, et rend l'index."""
+    assert asked.hygiene is not None  # noqa: S101 — vérifié par _prepare
     if work.state is None:
         work.save_state({})  # une interruption ne fera pas effacer ce que l'hygiène a déjà fait
-    fraction = config.fraction(sources)
-    if reporter is not None:
-        reporter.on_start(2 * _total_bytes(sources), 0)
-
-    def advance(done: int, _total: int) -> None:
-        if reporter is not None:
-            reporter.on_progress(done, 0)
-
+    asked.started(2 * sum(source.size for source in asked.sources))
     clean = clean_corpus(
-        sources,
+        asked.sources,
         work.path.resolve() / WORK_NAME,  # l'état du codage nomme ses fichiers
-        hygiene,
-        Reading(
-            field=config.field,
-            max_record_bytes=config.max_record_bytes,
-            seed=config.seed,
-            val_fraction=fraction,
-            skip_bad=skip_bad,
-        ),
-        workers=workers,
-        on_progress=advance,
+        asked.hygiene,
+        asked.reading,
+        workers=asked.workers,
+        on_progress=lambda done, _total: asked.advanced(done),
     )
-    if not clean.sources:
-        reasons = ", ".join(clean.report["effects"]) or ", ".join(clean.tally.skipped)
-        raise DataError(
-            f"l'hygiène n'a rien laissé des {clean.report['read']['documents']} documents lus"
-            f" ({reasons})",
-            expected="au moins un document gardé",
-            remedy="relâchez ses seuils ou éteignez des étapes",
-        )
-    encoding = replace(config, field="text", max_record_bytes=1 << 30, val_fraction=fraction)
-    reader = CorpusReader(clean.sources, encoding, clean.splits)
-    index = _Job(reader, encoding, tokenizer, work, reporter, skip_bad).run((), workers)
-    clean.tally.add_skips(skips)
-    index["separated"] = clean.tally.separated
-    index["skipped"] = clean.tally.skipped
-    index["hygiene"] = clean.report
-    return index
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Une préparation en cours : lit, code, écrit, et note où elle en est."""
-
-    reader: CorpusReader
-    config: PrepareConfig
-    tokenizer: Tokenizer
-    work: WorkFolder
-    reporter: PrepareReporter | None
-    skip_bad: bool
-
-    def run(self, skips: Sequence[Skip], workers: int) -> dict[str, Any]:
-        """Fait le travail qui reste et rend l'index."""
-        state = self.work.state
-        if state is None or "plan" not in state:
-            state = None
-            plan, tally, start = self.reader.make_plan(skip_bad=self.skip_bad), Tally(), (0, 0)
-            tally.add_skips(skips)
-        else:
-            plan = self.reader.by_hash.with_exceptions(state["plan"])
-            tally, start = Tally(**state["tally"]), (*state["position"],)
-        writers = {
-            split: ShardWriter(
-                self.work.path,
-                split,
-                shard_tokens=self.config.shard_tokens,
-                eos_id=separator_of(self.tokenizer),
-                state=None if state is None else state["writers"][split],
-            )
-            for split in SPLITS
-        }
-        if self.reporter is not None:
-            self.reporter.on_start(_total_bytes(self.reader.sources), tally.done_bytes)
-        since = 0
-        try:
-            tasks, field = self._tasks(plan, start), self.config.field
-            results = encode_in_order(tasks, self.tokenizer, plan, field=field, workers=workers)
-            for position, encoded in results:
-                for skip in encoded.skips:
-                    skip.check(skip_bad=self.skip_bad)
-                for split, tokens in encoded.tokens.items():
-                    writers[split].append(tokens)
-                tally.add(encoded.consumed, encoded.text_bytes, encoded.separated, encoded.skips)
-                since += encoded.text_bytes
-                if since >= CHECKPOINT_BYTES:
-                    self.work.save_state(
-                        {
-                            "plan": plan.exceptions(),
-                            "tally": asdict(tally),
-                            "position": position,
-                            "writers": {split: each.flush() for split, each in writers.items()},
-                        }
-                    )
-                    since = 0
-                if self.reporter is not None:
-                    written = sum(writer.num_tokens for writer in writers.values())
-                    self.reporter.on_progress(tally.done_bytes, written)
-            for writer in writers.values():
-                writer.close()
-        finally:
-            for writer in writers.values():
-                writer.abandon()
-        return self._index(plan, tally, writers)
-
-    def _tasks(
-        self, plan: SplitPlan, start: tuple[int, int]
-    ) -> Iterator[tuple[tuple[int, int], Task]]:
-        """Les tâches depuis `start`, chacune avec la position qui la suit."""
-        for index, source in enumerate(self.reader.sources):
-            if index < start[0]:
-                continue
-            for number, task in enumerate(self.reader.tasks(source, plan)):
-                if index > start[0] or number >= start[1]:
-                    yield (index, number + 1), task
-
-    def _index(
-        self, plan: SplitPlan, tally: Tally, writers: dict[Split, ShardWriter]
-    ) -> dict[str, Any]:
-        for split, writer in writers.items():
-            if not writer.num_tokens:
-                raise DataError(
-                    f"la part de {SPLIT_NAMES[split]} n'a aucun token",
-                    expected="au moins un mot dans chaque part",
-                    remedy="donnez plus de texte",
-                )
-        settings = dict(self.work.identity)
-        return {
-            "format": INDEX_FORMAT,
-            "version": INDEX_VERSION,
-            "tokenizer": self.tokenizer.to_dict(),
-            "tokenizer_sha256": settings.pop("tokenizer_sha256"),
-            "vocab_size": self.tokenizer.vocab_size,
-            "splits": {
-                split: {
-                    "tokens": writer.num_tokens,
-                    "documents": writer.num_documents,
-                    "shards": [asdict(entry) for entry in writer.shards],
-                }
-                for split, writer in writers.items()
-            },
-            "text_bytes": tally.text_bytes,
-            "single_document": plan.single is not None,
-            "sources": settings.pop("sources"),
-            "separated": tally.separated,
-            "skipped": tally.skipped,
-            "settings": settings,
-        }
-
-
-def _total_bytes(sources: Sequence[Source]) -> int:
-    return sum(source.size for source in sources)
+    return asked.encode_clean(work, clean)
 
 
 def _auto_workers(sources: Sequence[Source]) -> int:
-    if _total_bytes(sources) < _SMALL_CORPUS_BYTES:
+    if sum(source.size for source in sources) < _SMALL_CORPUS_BYTES:
         return 1
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from gpt_architecture.data.shards.layout import (
     HEADER_BYTES,
+    INDEX_FORMAT,
+    INDEX_VERSION,
     TOKEN_DTYPE,
     ShardEntry,
     file_sha256,
     header,
 )
-from gpt_architecture.data.texts.documents import Split
+from gpt_architecture.data.texts.documents import SPLIT_NAMES, SPLITS, Split
+from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import DataError
 
 
@@ -141,3 +144,78 @@ class ShardWriter:
         )
         self.shards.append(entry)
         self._tokens = self._documents = 0
+
+
+def open_writers(
+    folder: Path | str, *, shard_tokens: int, eos_id: int, state: Mapping[str, Any] | None
+) -> dict[Split, ShardWriter]:
+    """Un `ShardWriter` par part ; `state` : ce que leur `flush` a rendu, par part."""
+    return {
+        split: ShardWriter(
+            folder,
+            split,
+            shard_tokens=shard_tokens,
+            eos_id=eos_id,
+            state=None if state is None else state[split],
+        )
+        for split in SPLITS
+    }
+
+
+def check_parts(entries: Mapping[Split, Sequence[ShardEntry]]) -> None:
+    """Vérifie qu'aucune part n'est vide.
+
+    Raises:
+        DataError: l'une l'est.
+    """
+    for split, shards in entries.items():
+        if not shards:
+            raise DataError(
+                f"la part de {SPLIT_NAMES[split]} n'a aucun token",
+                expected="au moins un mot dans chaque part",
+                remedy="donnez plus de texte",
+            )
+
+
+def index_of(
+    identity: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    entries: Mapping[Split, Sequence[ShardEntry]],
+    *,
+    text_bytes: int,
+    single_document: bool,
+    separated: int,
+    skipped: Mapping[str, Any],
+) -> dict[str, Any]:
+    """L'index de fragments écrits en entier.
+
+    Args:
+        identity: ce qui distingue cette préparation : réglages, sources, `tokenizer_sha256`.
+        tokenizer: celui qui a codé.
+        entries: les fragments de chaque part, dans l'ordre.
+        text_bytes: octets UTF-8 du texte codé.
+        single_document: un seul document, coupé par position.
+        separated: voir `Tally`, comme `skipped`.
+    """
+    settings = dict(identity)
+    return {
+        "format": INDEX_FORMAT,
+        "version": INDEX_VERSION,
+        "tokenizer": tokenizer.to_dict(),
+        "tokenizer_sha256": settings.pop("tokenizer_sha256"),
+        "vocab_size": tokenizer.vocab_size,
+        "splits": {
+            split: {
+                "tokens": sum(entry.tokens for entry in shards),
+                "documents": sum(entry.documents for entry in shards),
+                "shards": [asdict(entry) for entry in shards],
+            }
+            for split, shards in entries.items()
+        },
+        "text_bytes": text_bytes,
+        "single_document": single_document,
+        "sources": settings.pop("sources"),
+        "separated": separated,
+        "skipped": dict(skipped),
+        "settings": settings,
+    }

@@ -13,7 +13,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as made_of
 from itertools import groupby
@@ -132,6 +132,14 @@ class Tally:
         self.text_bytes += text
         self.separated += separated
         self.add_skips(skips)
+
+    def merge(self, separated: int, skipped: Mapping[str, Mapping[str, Any]]) -> None:
+        """Ajoute ce que d'autres textes, qui suivent, ont de séparé et d'écarté."""
+        self.separated += separated
+        for reason, found in skipped.items():
+            entry = self.skipped.setdefault(reason, {"count": 0, "examples": []})
+            entry["count"] += found["count"]
+            entry["examples"] = [*entry["examples"], *found["examples"]][:_MAX_EXAMPLES]
 
     def add_skips(self, skips: Iterable[Skip]) -> None:
         """Compte ce qui a été écarté."""
@@ -294,6 +302,15 @@ def split_of(chunks: Iterable[str], *, seed: int, val_fraction: float) -> Split:
         digest.update(chunk.encode("utf-8"))
     drawn = int.from_bytes(digest.digest()[:8], "little")  # de 64 bits, uniforme
     return "val" if drawn < int(val_fraction * 2**64) else "train"
+
+
+def is_sampled(text: str, fraction: float) -> bool:
+    """Vrai d'un texte que garde un échantillon, tiré au hasard par son empreinte seule.
+
+    Le tirage ne dépend donc ni de qui lit, ni de l'ordre, ni de la part du document.
+    """
+    digest = hashlib.sha256(b"echantillon\0" + text.encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "little") < int(fraction * 2**64)
 
 
 def cut_pieces(chunks: Iterable[str], size: int = PIECE_CHARACTERS) -> Iterator[str]:

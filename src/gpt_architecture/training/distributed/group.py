@@ -96,12 +96,16 @@ class DistributedWorld(World):
         """Dit au chien de garde que ce processus avance."""
         self._watchdog.beat()
 
-    def mean(self, value: Tensor) -> Tensor:
-        """Voir `World.mean`."""
+    def sum(self, value: Tensor) -> Tensor:
+        """Voir `World.sum`."""
         self.beat()
         total = value.detach().to(self.device, copy=True)
         dist.all_reduce(total)
-        return (total / self.size).to(value.device)
+        return total.to(value.device)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Voir `World.mean`."""
+        return self.sum(value) / self.size
 
     def any(self, flag: bool) -> bool:
         """Voir `World.any`."""

@@ -34,6 +34,10 @@ class World:
     is_main = True
     device: torch.device | None = None
 
+    def sum(self, value: Tensor) -> Tensor:
+        """Somme d'un tenseur sur tous les rangs, la même au bit près sur chacun."""
+        return value
+
     def mean(self, value: Tensor) -> Tensor:
         """Moyenne d'un tenseur flottant sur tous les rangs, la même au bit près sur chacun."""
         return value
