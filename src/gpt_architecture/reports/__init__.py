@@ -15,6 +15,7 @@
 - `notebook` : Ce qu'un carnet affiche : des fragments de HTML autonomes, lisibles sur fond clair ou
   sombre.
 - `pages` : Des pages HTML d'un seul fichier : ni réseau, ni police, ni script d'ailleurs.
+- `plan` : Ce qu'un plan montre : où en sont ses essais, ce qu'il propose, et les autres tailles.
 - `terminal` : Ce qui s'affiche au terminal : tableaux, mesures d'un modèle, et visible ce qu'un
   écran cache.
 - `trace` : La trace des filtres, montrée : tableaux au terminal, page HTML, objet JSON.

@@ -43,6 +43,7 @@ _COMPARED = 9  # essais de recettes : vocabulaires, contextes, lots, taux
 _CHAINS = 6
 _CHAIN_STEPS = 1.2  # étapes d'une chaîne, en part de sa plus longue durée
 _BUILD_SECONDS = 0.5
+_LEAST = 2.0  # secondes d'un essai de recette, au moins
 _PROBED = (0, 1, 3, 5)  # tailles dont l'étape est mesurée
 _CLOSE = 0.004  # deux recettes aussi proches se valent
 _OVERTIME = 1.5
@@ -207,6 +208,9 @@ class _Planning:
         seconds = _SHARE * self._seconds / _COMPARED
         recipes = [replace(recipe, tokenizer=name) for name in reversed(names)]
         recipe = self._best("Vocabulaire", recipes, seconds, pace, lambda r: r.tokenizer)
+        if seconds < _LEAST:
+            self._tell("Trop peu de minutes pour comparer contextes, lots et taux : ceux d'usage.")
+            return recipe
         unique = self._lab.text(recipe.tokenizer).unique
         window, batch = recipe.window, recipe.batch_size
         recipes = [
@@ -240,9 +244,10 @@ class _Planning:
             text = self._lab.text(recipe.tokenizer)
             body = self._probe(recipes[0], seconds, pace)
             time = pace.of(body, recipe, text.vocab_size)
-            left = seconds - time.evaluation - _BUILD_SECONDS
-            steps = max(MIN_STEPS, int(left / time.step))
-            tried[recipe] = self._try(recipe, body, (steps,), text.unique)[-1]
+            left = seconds - 2 * (time.evaluation + _BUILD_SECONDS)
+            steps = max(MIN_STEPS, int(left / (_CHAIN_STEPS * time.step)))
+            lengths = chain_lengths(steps)[-2:]  # un petit texte s'apprend avant la fin
+            tried[recipe] = min(self._try(recipe, body, lengths, text.unique))
         best = preferred(tried.items())
         said = ", ".join(f"{named(each)} {decimal(loss, 3)}" for each, loss in tried.items())
         self._tell(f"{title} (bits par octet, à durée égale) : {said} → {named(best)}.")
@@ -269,10 +274,10 @@ class _Planning:
         bodies = trial_bodies(affordable)
         parts = list[tuple[Body, int, int | None]]()
         for body in bodies:
-            steps = max(4 * MIN_STEPS, affordable[LADDER.index(body)])
+            steps = max(2 * MIN_STEPS, affordable[LADDER.index(body)])
             time = times[LADDER.index(body)]
             most = steps_within(time, recipe, 3600 * self._hours, text.unique)
-            steps = min(steps, max(4 * MIN_STEPS, most))
+            steps = min(steps, max(2 * MIN_STEPS, most))
             epochs = most * recipe.step_tokens / text.unique
             part = reread_tokens(steps * recipe.step_tokens, epochs, text.unique, recipe)
             parts.append((body, steps, part))
@@ -291,9 +296,7 @@ class _Planning:
             f"{'époques' if epochs >= 2 else 'époque'}) : {said}."
         )
 
-    def _try(
-        self, recipe: Recipe, body: Body, lengths: Sequence[int], unique: int
-    ) -> list[float]:
+    def _try(self, recipe: Recipe, body: Body, lengths: Sequence[int], unique: int) -> list[float]:
         losses = self._lab.losses(recipe, body, lengths, unique)
         self._trials += [
             Trial(recipe=recipe, body=body, steps=steps, unique=unique, loss=loss)
@@ -336,6 +339,7 @@ class _Planning:
         share = first.steps / max(1, before)  # moins que tout, si trop relire nuit
         steps = most if share > 0.999 else min(most, first.steps)
         best = choice_of(measures, first.body, max(MIN_STEPS, steps), time)
+        best = replace(best, measured=True)
         return Plan(
             best=best,
             alternatives=tuple(others),

@@ -36,6 +36,7 @@ _REREAD, _DROPOUT = 3.0, 0.1  # au-delà de tant d'époques, du dropout
 _EPOCHS = 16.0  # époques des essais qui relisent, au plus
 _TIE, _DURATIONS = 0.001, 25
 _SHORTEST = 0.02  # plus courte durée proposée, en part des heures
+_DISK_BYTES = 4 + 3 * 12  # par paramètre : le modèle, deux points de reprise et celui qui s'écrit
 _STATE_BYTES = 16  # par paramètre : poids, gradient, moments
 _ACTIVATIONS = 40  # nombres gardés par token, par bloc et par unité de largeur
 
@@ -99,9 +100,7 @@ class Pace:
 def training_seconds(time: StepTime, recipe: Recipe, steps: int, unique: int) -> float:
     """Durée d'un entraînement entier : ses étapes, ses évaluations, un exemple par époque."""
     epochs = steps * recipe.step_tokens / unique
-    return (
-        steps * time.step + (EVALUATIONS + 1) * time.evaluation + math.ceil(epochs) * time.sample
-    )
+    return steps * time.step + (EVALUATIONS + 1) * time.evaluation + math.ceil(epochs) * time.sample
 
 
 def steps_within(time: StepTime, recipe: Recipe, seconds: float, unique: int) -> int:
@@ -152,9 +151,7 @@ def trial_bodies(steps: Sequence[int]) -> tuple[Body, ...]:
     Args:
         steps: pour chaque taille de `LADDER`, les étapes que le temps d'une chaîne permet.
     """
-    largest = max(
-        (index for index, each in enumerate(steps) if each >= _FEW_STEPS), default=2
-    )
+    largest = max((index for index, each in enumerate(steps) if each >= _FEW_STEPS), default=2)
     top = max(2, largest)
     return LADDER[max(0, top - 2 * _SPREAD)], LADDER[top - min(_SPREAD, top - 1)], LADDER[top]
 
@@ -217,6 +214,7 @@ class Choice:
         seconds: durée, de la lecture du texte au modèle écrit.
         memory: octets de mémoire, au plus haut.
         disk: octets du modèle et de ses points de reprise.
+        measured: sa durée vient d'étapes mesurées de sa forme, et non de la loi de coût.
     """
 
     body: Body
@@ -231,6 +229,7 @@ class Choice:
     seconds: float
     memory: int
     disk: int
+    measured: bool = False
 
 
 def decide(measures: Measures, hours: float) -> tuple[Choice, ...]:
@@ -286,5 +285,5 @@ def choice_of(measures: Measures, body: Body, steps: int, time: StepTime) -> Cho
         high=high,
         seconds=measures.startup + training_seconds(time, recipe, steps, text.unique),
         memory=measures.base_bytes + _STATE_BYTES * parameters + 4 * kept,
-        disk=0,
+        disk=_DISK_BYTES * parameters,
     )

@@ -30,14 +30,14 @@ RESAMPLES = 24
 _USUAL = np.log([0.34, 0.28, 0.05, 0.5, 1.0])
 """Logarithmes de α et β (Hoffmann et al.), puis de C, κ et δ, vers lesquels on penche."""
 
-_PRIOR = np.array([0.05, 0.02, 0.02, 0.002, 0.02, 0.02])
+_PRIOR = np.array([0.05, 0.02, 0.02, 0.05, 0.1, 0.1])
 """Poids de ces penchants, et d'abord de celui d'E vers la moitié de la plus basse perte : assez
 pour trancher ce que les mesures ne tranchent pas."""
 
 _HUBER = 1e-2  # écart (en logarithme) au-delà duquel une mesure pèse moins
 _ROUNDS, _REFITS = 150, 25
 _STEP = 1e-5  # des dérivées par différences finies
-_COVERED = 1.96
+_COVERED, _SIGMA = 1.96, 0.683
 _NOTHING = -60.0  # le logarithme d'un surapprentissage nul
 _NEAR = math.log(3.0)  # portée, en logarithme, de ce qu'un essai dit de ses voisins
 _TRUSTED = 0.1  # part de l'écart d'un essai à la loi qui n'est que du bruit
@@ -129,8 +129,8 @@ class FittedLaw:
         """
         place = (parameters, tokens, unique)
         center, base = self.loss(*place), math.log(self.law.loss(*place))
-        others = [math.log(each.loss(*place)) for each in self.resampled]
-        spread = math.sqrt(sum((each - base) ** 2 for each in others) / max(1, len(others)))
+        others = [abs(math.log(each.loss(*place)) - base) for each in self.resampled]
+        spread = float(np.quantile(others, _SIGMA)) if others else 0.0  # sourd aux lois folles
         width = math.exp(_COVERED * math.hypot(spread, self.noise))
         return center, center / width, center * width
 
@@ -158,7 +158,7 @@ def fit_law(runs: Sequence[TrialRun]) -> FittedLaw:
     best = min(fits, key=lambda fit: fit[0])[1]
     law = places.law(best)
     residuals = losses - places.expected(best)
-    free = max(1, len(runs) - 5)
+    free = max(len(runs) / 3, len(runs) - 5)
     noise = math.sqrt(float(np.square(residuals).sum()) / free)
     generator = np.random.default_rng(0)
     scaled = (residuals - residuals.mean()) * math.sqrt(len(runs) / free)
@@ -253,9 +253,7 @@ class _Places:
         gaps = self._gaps(unknowns, losses)
         lowest = float(gaps @ gaps)
         for _ in range(rounds):
-            moved = [
-                self._gaps(unknowns + _STEP * axis, losses) for axis in np.eye(unknowns.size)
-            ]
+            moved = [self._gaps(unknowns + _STEP * axis, losses) for axis in np.eye(unknowns.size)]
             slopes = (np.stack(moved, axis=1) - gaps[:, None]) / _STEP
             normal = slopes.T @ slopes
             before = lowest
