@@ -91,8 +91,8 @@ __version__ = VERSION
 _NAMES = {
     "api": "AttentionMap Chat Comparison Completion Conversion Distribution Evaluation GPT "
     "Inspection Merge Plan Prepared Quantization Run Service Table Tokenization Trace Vocabulary "
-    "chat compare compare_tokenizers convert evaluate inspect_model load merge plan prepare quantize "
-    "serve train train_tokenizer visualize",
+    "chat compare compare_tokenizers convert evaluate inspect_model load merge plan prepare "
+    "quantize serve train train_tokenizer visualize",
     "config": "GPTConfig GPT_CONFIG_124M TrainingConfig",
     "core.attention": "MultiHeadAttention",
     "core.layers": "FeedForward GELU LayerNorm TransformerBlock",
