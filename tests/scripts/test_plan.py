@@ -14,7 +14,7 @@ STORY = "la-lampe-du-passeur"
 
 @pytest.mark.slow
 def test_a_plan_then_its_training(cli):
-    """Le fichier écrit s'entraîne tel quel, et donne le modèle annoncé ; relancé, rien à refaire."""
+    """Le fichier écrit s'entraîne tel quel ; relancé, le plan ne refait rien."""
     outcome = cli("plan", STORY, *SHORT, "--json", "--price-per-hour", "2", "--watts", "100")
     assert outcome.code == 0, outcome.err
     assert "Essais prévus" in outcome.err
