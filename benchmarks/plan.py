@@ -3,7 +3,8 @@
 Questions : la perte annoncée (bits par octet) est-elle celle qu'on obtient, à 3 % près ? la durée,
 à 10 % près ? et le choix est-il à 1 % du meilleur d'une grille de tailles, de durées et de taux ?
 
-    python benchmarks/plan.py [--data DOSSIER] [--only NOM …] [--hours H] [--minutes M] [--quick]
+    python benchmarks/plan.py [--data DOSSIER] [--only NOM …] [--hours H] [--minutes M]
+        [--cpu-time] [--quick] [--json FICHIER]
 
 La grille, réduite, entoure le choix : la taille d'en dessous et celle d'au-dessus, chacune à la
 moitié et à la totalité des étapes que les heures permettent, et le choix à la moitié de son taux.
@@ -27,20 +28,22 @@ from gpt_architecture import api
 from gpt_architecture.training.laboratory import TextLaboratory
 from gpt_architecture.training.planner import Plan, make_plan
 from gpt_architecture.training.planning import LADDER, steps_within
-from gpt_architecture.training.trials import Body, Recipe, bits_per_nat
+from gpt_architecture.training.trials import Body, Clock, Recipe, bits_per_nat
 
 CORPORA = ("the-verdict.txt", "shakespeare.en.txt", "segond-1910.fr.txt")
 TARGETS = {"perte": 0.03, "durée": 0.10, "choix": 0.01}
 
 
-def trained(lab: TextLaboratory, plan: Plan, source: Path, folder: Path) -> tuple[float, float]:
+def trained(
+    lab: TextLaboratory, plan: Plan, source: Path, folder: Path, clock: Clock
+) -> tuple[float, float]:
     """Entraîne ce que le plan propose, par `train` ; rend bits par octet et secondes."""
     best = plan.best
     unique = plan.measures.text.unique
     options = lab.bench(best.recipe.tokenizer).options(best.recipe, best.body, best.steps, unique)
-    start = time.perf_counter()
+    start = clock()
     run = api.train(str(source), **options, output_dir=folder / "modele", progress=False)
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     again = lab.bench(best.recipe.tokenizer).run(best.recipe, best.body, best.steps, unique)
     return run.state.val_losses[-1] * bits_per_nat(again), seconds
 
@@ -68,10 +71,12 @@ def grid(lab: TextLaboratory, plan: Plan) -> list[dict[str, Any]]:
     return found
 
 
-def judge(source: Path, folder: Path, hours: float, minutes: float | None) -> list[dict[str, Any]]:
+def judge(
+    source: Path, folder: Path, hours: float, minutes: float | None, clock: Clock
+) -> list[dict[str, Any]]:
     """Planifie, entraîne, explore la grille ; rend une ligne par question."""
-    lab = TextLaboratory([str(source)], folder / "essais")
-    start = time.perf_counter()
+    lab = TextLaboratory([str(source)], folder / "essais", clock=clock)
+    start = clock()
     plan = make_plan(
         lab,
         hours=hours,
@@ -81,12 +86,12 @@ def judge(source: Path, folder: Path, hours: float, minutes: float | None) -> li
     )
     best = plan.best
     print(
-        f"  plan en {time.perf_counter() - start:.0f} s : {best.body}, {best.recipe.tokenizer}, "
+        f"  plan en {clock() - start:.0f} s : {best.body}, {best.recipe.tokenizer}, "
         f"{best.steps} étapes, {french(best.epochs, 1)} époques, {french(best.loss, 3)} bits par "
         f"octet ({french(best.low, 3)}–{french(best.high, 3)}), {best.seconds:.0f} s",
         flush=True,
     )
-    loss, seconds = trained(lab, plan, source, folder)
+    loss, seconds = trained(lab, plan, source, folder, clock)
     print(f"  entraîné : {french(loss, 3)} bits par octet, {seconds:.0f} s", flush=True)
     tried = grid(lab, plan)
     for each in tried:
@@ -128,11 +133,15 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=0.05)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--quick", action="store_true", help="le plus petit corpus, en une minute")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="en secondes de processeur : un fil, des voisins"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     announce()
     names = [each for each in CORPORA if each.startswith(tuple(arguments.only or CORPORA))]
     hours, minutes = arguments.hours, arguments.minutes
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
     if arguments.quick:
         names, hours, minutes = names[:1], 0.004, 0.2
     rows = []
@@ -143,7 +152,7 @@ def main() -> None:
             continue
         print(f"\n{name}, {french(60 * hours, 1)} min", flush=True)
         with TemporaryDirectory() as folder:
-            rows += judge(source, Path(folder), hours, minutes)
+            rows += judge(source, Path(folder), hours, minutes, clock)
     write_rows(arguments.json, rows)
     print(json.dumps({each["name"]: round(each["ratio"], 4) for each in rows}, ensure_ascii=False))
 

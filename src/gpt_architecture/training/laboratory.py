@@ -26,6 +26,7 @@ from gpt_architecture.training.planning import TextSize
 from gpt_architecture.training.trials import (
     Bench,
     Body,
+    Clock,
     Recipe,
     StepTime,
     measure_step,
@@ -88,6 +89,7 @@ class TextLaboratory:
         train_ratio: part du texte gardée pour l'entraînement.
         field, offline, skip_bad: voir `load_training_data`.
         on_step: appelé à chaque étape d'un essai.
+        clock: ce qui donne l'heure, en secondes.
 
     Raises:
         DataError: texte absent ou illisible.
@@ -106,8 +108,9 @@ class TextLaboratory:
         offline: bool = False,
         skip_bad: bool = False,
         on_step: Callable[[], None] = lambda: None,
+        clock: Clock = time.perf_counter,
     ) -> None:
-        self._start = time.perf_counter()
+        self._clock, self._start = clock, clock()
         self._device, self._folder, self._on_step = device, Path(folder), on_step
         self._training = TrainingConfig(seed=seed, train_ratio=train_ratio)
         self._corpus: Corpus | None = None
@@ -121,7 +124,7 @@ class TextLaboratory:
             self._corpus = load_corpus(
                 list(sources), field=field, offline=offline, skip_bad=skip_bad
             )
-        self._read = time.perf_counter() - self._start
+        self._read = clock() - self._start
         self.base_bytes = peak_resident()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -154,14 +157,14 @@ class TextLaboratory:
     @property
     def elapsed(self) -> float:
         """Secondes depuis le début."""
-        return time.perf_counter() - self._start
+        return self._clock() - self._start
 
     def bench(self, tokenizer: str) -> Bench:
         """Le texte codé par ce vocabulaire, appris au besoin comme `train` le ferait."""
         if tokenizer not in self._benches and self._corpus is not None:
-            before = time.perf_counter()
+            before = self._clock()
             self._add(tokenizer, data_of_corpus(self._corpus, tokenizer, None, self._training))
-            self._startups[tokenizer] = time.perf_counter() - before
+            self._startups[tokenizer] = self._clock() - before
         return self._benches[tokenizer]
 
     def _add(self, name: str, data: TrainingData) -> None:
@@ -195,7 +198,7 @@ class TextLaboratory:
         stored = self._known.get(key, {})
         values = [finite_number(stored.get(each)) for each in StepTime.__dataclass_fields__]
         if None in values:
-            found = measure_step(bench, recipe, body)
+            found = measure_step(bench, recipe, body, clock=self._clock)
             self._keep(key, "time", asdict(found))
             return found
         return StepTime(*(float(each or 0.0) for each in values))

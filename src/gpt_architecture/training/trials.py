@@ -45,6 +45,8 @@ _PROBE_SECONDS, _PROBE_STEPS = 0.8, (3, 15)
 _READ_TOKENS = 1 << 16
 _MAX_TOKENS = 1 << 28
 
+Clock = Callable[[], float]
+
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Body:
@@ -242,24 +244,31 @@ class StepTime:
     sample: float
 
 
-def measure_step(bench: Bench, recipe: Recipe, body: Body) -> StepTime:
-    """Fait quelques étapes de cette forme, une évaluation et un exemple."""
+def measure_step(
+    bench: Bench, recipe: Recipe, body: Body, *, clock: Clock = time.perf_counter
+) -> StepTime:
+    """Fait quelques étapes de cette forme, une évaluation et un exemple.
+
+    Args:
+        bench: texte et machine.
+        recipe: comment.
+        body: forme du modèle.
+        clock: ce qui donne l'heure, en secondes.
+    """
     run = bench.run(recipe, body, 1000, bench.data.train.num_tokens)
     trainer = build_trainer(run.settings, run.data)
     trainer.advance()  # échauffement : allocations, compilation
-    seconds, start = list[float](), time.perf_counter()
+    seconds, start = list[float](), clock()
     fewest, most = _PROBE_STEPS
-    while len(seconds) < fewest or (
-        len(seconds) < most and time.perf_counter() - start < _PROBE_SECONDS
-    ):
-        before = time.perf_counter()
+    while len(seconds) < fewest or (len(seconds) < most and clock() - start < _PROBE_SECONDS):
+        before = clock()
         trainer.advance()
-        seconds.append(time.perf_counter() - before)
-    marks = [time.perf_counter()]
+        seconds.append(clock() - before)
+    marks = [clock()]
     for action in (trainer.evaluate, trainer.sample):
         if action is not None:
             action(lambda: False)
-        marks.append(time.perf_counter())
+        marks.append(clock())
     return StepTime(
         step=statistics.median(seconds),
         evaluation=marks[1] - marks[0],
