@@ -26,7 +26,7 @@ from _measure import french, write_rows
 
 from gpt_architecture import api
 from gpt_architecture.training.laboratory import TextLaboratory
-from gpt_architecture.training.planner import Plan, make_plan
+from gpt_architecture.training.planner import Decision, make_plan
 from gpt_architecture.training.planning import LADDER, steps_within
 from gpt_architecture.training.trials import Body, Clock, Recipe, bits_per_nat
 
@@ -35,7 +35,7 @@ TARGETS = {"perte": 0.03, "durée": 0.10, "choix": 0.01}
 
 
 def trained(
-    lab: TextLaboratory, plan: Plan, source: Path, folder: Path, clock: Clock
+    lab: TextLaboratory, plan: Decision, source: Path, folder: Path, clock: Clock
 ) -> tuple[float, float]:
     """Entraîne ce que le plan propose, par `train` ; rend bits par octet et secondes."""
     best = plan.best
@@ -48,7 +48,7 @@ def trained(
     return run.state.val_losses[-1] * bits_per_nat(again), seconds
 
 
-def grid(lab: TextLaboratory, plan: Plan) -> list[dict[str, Any]]:
+def grid(lab: TextLaboratory, plan: Decision) -> list[dict[str, Any]]:
     """Les bits par octet des voisins du choix, dans les mêmes heures."""
     best, measures, found = plan.best, plan.measures, []
     place = LADDER.index(best.body)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpt_architecture.reports.terminal import TableData
-    from gpt_architecture.training.planner import Plan as Decision
+    from gpt_architecture.training.planner import Decision
     from gpt_architecture.training.planning import Choice
 
 TITLE = "# gpt-architecture plan"

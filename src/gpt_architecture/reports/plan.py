@@ -22,7 +22,7 @@ from gpt_architecture.reports.console import ProgressBar
 from gpt_architecture.reports.terminal import TableData, table
 
 if TYPE_CHECKING:
-    from gpt_architecture.training.planner import Plan
+    from gpt_architecture.training.planner import Decision
     from gpt_architecture.training.planning import Choice
 
 _HEADINGS = (
@@ -56,7 +56,7 @@ class TrialProgress:
         self._bar.update(min(round(elapsed), self._total), pace)
 
 
-def choices_table(plan: Plan) -> TableData:
+def choices_table(plan: Decision) -> TableData:
     """Le choix et les autres tailles, le meilleur d'abord."""
     choices = (plan.best, *plan.alternatives)
     title = f"Tailles possibles en {french_duration(3600 * plan.hours)}, chacune à sa durée"
@@ -76,7 +76,7 @@ def _cells(choice: Choice) -> list[str]:
     ]
 
 
-def show_plan(console: Console, plan: Plan, spent: Mapping[str, float]) -> None:
+def show_plan(console: Console, plan: Decision, spent: Mapping[str, float]) -> None:
     """Le choix en toutes lettres, puis le tableau.
 
     Args:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from gpt_architecture.config import check_float
 from gpt_architecture.errors import ConfigurationError, DataError
@@ -20,14 +18,17 @@ from gpt_architecture.training.planning import (
     Measures,
     Pace,
     TextSize,
+    Trial,
     chain_lengths,
     choice_of,
     decide,
     first_recipe,
     model_of,
+    preferred,
     reread_tokens,
     steps_within,
     trial_bodies,
+    useful,
     vocabulary_names,
 )
 from gpt_architecture.training.scaling import TrialRun, fit_law
@@ -45,35 +46,14 @@ _CHAIN_STEPS = 1.2  # étapes d'une chaîne, en part de sa plus longue durée
 _BUILD_SECONDS = 0.5
 _LEAST = 2.0  # secondes d'un essai de recette, au moins
 _PROBED = (0, 1, 3, 5)  # tailles dont l'étape est mesurée
-_CLOSE = 0.004  # deux recettes aussi proches se valent
 _OVERTIME = 1.5
-_SPOILT = 1.08  # perte, en part de la plus basse de sa chaîne, au-delà de laquelle un essai est ôté
 _STARTUP = 6.0  # secondes pour lancer Python et écrire le modèle
 
 Tell = Callable[[str], None]
-Option = TypeVar("Option")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """Un essai fait.
-
-    Attributes:
-        recipe, body: ce qui a été entraîné.
-        steps: étapes.
-        unique: tokens différents lus.
-        loss: perte de validation, en bits par octet.
-    """
-
-    recipe: Recipe
-    body: Body
-    steps: int
-    unique: int
-    loss: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Decision:
     """Ce qu'un plan propose.
 
     Attributes:
@@ -112,7 +92,7 @@ def make_plan(
     tokenizer: str | None = None,
     octets: int = 0,
     tell: Tell = lambda _: None,
-) -> Plan:
+) -> Decision:
     """Fait les essais, ajuste la loi, et choisit.
 
     Args:
@@ -141,7 +121,7 @@ class _Planning:
         self._hours, self._seconds = hours, 60 * minutes
         self._trials = list[Trial]()
 
-    def run(self, names: Sequence[str]) -> Plan:
+    def run(self, names: Sequence[str]) -> Decision:
         text = self._lab.text(names[len(names) // 2])
         _check_text(text)
         recipe = first_recipe(names[len(names) // 2], text, epochs=0.0)
@@ -328,7 +308,7 @@ class _Planning:
             startup=self._lab.startup(recipe.tokenizer) + _STARTUP,
         )
 
-    def _calibrated(self, choices: Sequence[Choice], measures: Measures) -> Plan:
+    def _calibrated(self, choices: Sequence[Choice], measures: Measures) -> Decision:
         """Le meilleur choix, sa durée fixée par des étapes mesurées de sa propre forme."""
         first, *others = choices
         time = self._lab.time(measures.recipe, first.body)
@@ -340,34 +320,13 @@ class _Planning:
         steps = most if share > 0.999 else min(most, first.steps)
         best = choice_of(measures, first.body, max(MIN_STEPS, steps), time)
         best = replace(best, measured=True)
-        return Plan(
+        return Decision(
             best=best,
             alternatives=tuple(others),
             trials=tuple(self._trials),
             measures=measures,
             hours=self._hours,
         )
-
-
-def preferred(losses: Iterable[tuple[Option, float]]) -> Option:
-    """La première option dont la perte est à `_CLOSE` près la plus basse."""
-    tried = list(losses)
-    lowest = min(loss for _, loss in tried)
-    if not math.isfinite(lowest):
-        return tried[0][0]
-    return next(option for option, loss in tried if loss <= lowest * (1 + _CLOSE))
-
-
-def useful(trials: Iterable[Trial]) -> list[Trial]:
-    """Les essais sans ceux qui ont bien trop relu leur texte : personne n'irait jusque-là."""
-    kept, lowest = dict[tuple[Body, int, int], Trial](), dict[tuple[Body, int], float]()
-    for each in sorted(trials, key=lambda trial: trial.steps):
-        chain = (each.body, each.unique)
-        best = lowest.get(chain, math.inf)
-        if math.isfinite(each.loss) and each.loss <= _SPOILT * best:
-            kept[each.body, each.unique, each.steps] = each
-            lowest[chain] = min(best, each.loss)
-    return list(kept.values())
 
 
 def _check_text(text: TextSize) -> None:

@@ -6,8 +6,9 @@ Tout ici est une fonction pure des mesures : les mêmes mesures donnent le même
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.training.costs import StepCost, StepWork
@@ -35,10 +36,14 @@ _FURTHER = 16.0  # une taille n'est proposée qu'à tant de fois la plus grande 
 _REREAD, _DROPOUT = 3.0, 0.1  # au-delà de tant d'époques, du dropout
 _EPOCHS = 16.0  # époques des essais qui relisent, au plus
 _TIE, _DURATIONS = 0.001, 25
+_CLOSE = 0.004  # deux recettes aussi proches se valent
+_SPOILT = 1.08  # perte, en part de la plus basse de sa chaîne, au-delà de laquelle un essai est ôté
 _SHORTEST = 0.02  # plus courte durée proposée, en part des heures
 _DISK_BYTES = 4 + 3 * 12  # par paramètre : le modèle, deux points de reprise et celui qui s'écrit
 _STATE_BYTES = 16  # par paramètre : poids, gradient, moments
 _ACTIVATIONS = 40  # nombres gardés par token, par bloc et par unité de largeur
+
+Option = TypeVar("Option")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,24 @@ class TextSize:
     vocab_size: int
     unique: int
     octets: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Un essai fait.
+
+    Attributes:
+        recipe, body: ce qui a été entraîné.
+        steps: étapes.
+        unique: tokens différents lus.
+        loss: perte de validation, en bits par octet.
+    """
+
+    recipe: Recipe
+    body: Body
+    steps: int
+    unique: int
+    loss: float
 
 
 def model_of(body: Body, recipe: Recipe, vocab_size: int) -> GPTConfig:
@@ -287,3 +310,24 @@ def choice_of(measures: Measures, body: Body, steps: int, time: StepTime) -> Cho
         memory=measures.base_bytes + _STATE_BYTES * parameters + 4 * kept,
         disk=_DISK_BYTES * parameters,
     )
+
+
+def preferred(losses: Iterable[tuple[Option, float]]) -> Option:
+    """La première option dont la perte est à `_CLOSE` près la plus basse."""
+    tried = list(losses)
+    lowest = min(loss for _, loss in tried)
+    if not math.isfinite(lowest):
+        return tried[0][0]
+    return next(option for option, loss in tried if loss <= lowest * (1 + _CLOSE))
+
+
+def useful(trials: Iterable[Trial]) -> list[Trial]:
+    """Les essais sans ceux qui ont bien trop relu leur texte : personne n'irait jusque-là."""
+    kept, lowest = dict[tuple[Body, int, int], Trial](), dict[tuple[Body, int], float]()
+    for each in sorted(trials, key=lambda trial: trial.steps):
+        chain = (each.body, each.unique)
+        best = lowest.get(chain, math.inf)
+        if math.isfinite(each.loss) and each.loss <= _SPOILT * best:
+            kept[each.body, each.unique, each.steps] = each
+            lowest[chain] = min(best, each.loss)
+    return list(kept.values())
