@@ -35,7 +35,7 @@ class KnownLaboratory:
         self.unique, self.diverges_at, self.asked = unique, diverges_at, []
 
     def text(self, tokenizer):
-        return TextSize(vocab_size=2048, unique=self.unique, octets=3 * self.unique)
+        return TextSize(vocab_size=2048, unique=self.unique)
 
     def time(self, recipe, body):
         return PACE.of(body, recipe, 2048)

@@ -27,7 +27,7 @@ from gpt_architecture.training.scaling import FittedLaw, LossLaw
 from gpt_architecture.training.trials import EVALUATIONS, Recipe, StepTime
 
 LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.03, kappa=0.3)
-TEXT = TextSize(vocab_size=2048, unique=1_500_000, octets=4_500_000)
+TEXT = TextSize(vocab_size=2048, unique=1_500_000)
 RECIPE = Recipe(tokenizer="bpe-2048", window=128, batch_size=16)
 PACE = Pace(cost=StepCost(rates=(4e-12, 8e-12, 1e-10, 5e-3), error=0.0), evaluated=9e3, sample=0.02)
 
@@ -74,7 +74,7 @@ class TestDecision:
 
     def test_a_short_text_is_not_reread_for_nothing(self):
         """Trop relire fait monter la perte : le plan s'arrête avant la fin des heures."""
-        short = TextSize(vocab_size=2048, unique=6000, octets=18_000)
+        short = TextSize(vocab_size=2048, unique=6000)
         spoilt = replace(LAW, excess=0.05, delta=2.0)
         best = decide(measures(spoilt, short), 2.0)[0]
         assert best.seconds < 3600
@@ -121,7 +121,7 @@ class TestDesign:
         assert first_recipe("x", TEXT, epochs=1.0) == Recipe(
             tokenizer="x", window=128, batch_size=16, drop_rate=0.0
         )
-        short = TextSize(vocab_size=300, unique=6000, octets=18_000)
+        short = TextSize(vocab_size=300, unique=6000)
         found = first_recipe("x", short, epochs=50.0)
         assert (found.window, found.batch_size, found.drop_rate) == (64, 4, 0.1)
 

@@ -31,14 +31,12 @@ from gpt_architecture.training.trials import (
     StepTime,
     measure_step,
     run_chain,
-    text_bytes,
 )
 
 TRIALS = "essais.jsonl"
 """Les essais faits, un par ligne."""
 
 _RUNNING = "en-cours"
-_COUNTED = 1 << 20  # tokens dont les octets sont comptés
 
 
 class Laboratory(Protocol):
@@ -174,13 +172,7 @@ class TextLaboratory:
     def text(self, tokenizer: str) -> TextSize:
         """Le texte sous ce vocabulaire."""
         data = self.bench(tokenizer).data
-        head = data.train.read(0, min(_COUNTED, data.train.num_tokens))
-        size = text_bytes(head.tolist(), data.tokenizer)
-        return TextSize(
-            vocab_size=data.tokenizer.vocab_size,
-            unique=data.train.num_tokens,
-            octets=size * data.train.num_tokens // head.numel(),
-        )
+        return TextSize(vocab_size=data.tokenizer.vocab_size, unique=data.train.num_tokens)
 
     def startup(self, tokenizer: str) -> float:
         """Secondes avant la première étape de `train` : lire, apprendre le vocabulaire, coder."""

@@ -53,12 +53,10 @@ class TextSize:
     Attributes:
         vocab_size: tokens du vocabulaire (V).
         unique: tokens d'entraînement (U).
-        octets: octets de texte qu'ils portent.
     """
 
     vocab_size: int
     unique: int
-    octets: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,15 @@ class Bench:
 
     def evaluation_batches(self, recipe: Recipe) -> int:
         """Lots de validation qui portent `VALIDATION_BYTES` octets, ou toute la validation."""
+        tokens = min(self.data.val.num_tokens - 1, int(VALIDATION_BYTES / self._token_bytes))
+        return max(1, -(-max(1, tokens // recipe.window) // recipe.batch_size))
+
+    @cached_property
+    def _token_bytes(self) -> float:
+        """Octets que porte un token de la validation, à peu près."""
         val = self.data.val
         head = val.read(0, min(_READ_TOKENS, val.num_tokens))
-        size = max(1, text_bytes(head.tolist(), self.data.tokenizer))
-        tokens = min(val.num_tokens - 1, VALIDATION_BYTES * head.numel() // size)
-        return max(1, -(-max(1, tokens // recipe.window) // recipe.batch_size))
+        return max(1, text_bytes(head.tolist(), self.data.tokenizer)) / head.numel()
 
     def run(self, recipe: Recipe, body: Body, steps: int, unique: int) -> TrainingRun:
         """L'entraînement de `steps` étapes sur les `unique` premiers tokens, prêt à partir."""
