@@ -113,7 +113,7 @@ class TestTime:
 
 class TestDesign:
     def test_vocabularies_grow_with_the_text(self):
-        assert vocabulary_names(18_000) == ("char", "bpe-512", "bpe-1024")
+        assert vocabulary_names(18_000) == ("bpe-512", "bpe-1024", "bpe-2048")
         assert vocabulary_names(4_500_000) == ("bpe-1024", "bpe-2048", "bpe-4096")
         assert vocabulary_names(10**10) == ("bpe-8192", "bpe-16384", "bpe-32768")
 

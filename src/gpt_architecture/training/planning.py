@@ -133,13 +133,11 @@ def steps_within(time: StepTime, recipe: Recipe, seconds: float, unique: int) ->
 def vocabulary_names(octets: int) -> tuple[str, ...]:
     """Les vocabulaires à comparer, pour un texte de tant d'octets.
 
-    Ils s'étendent autour de la racine de la taille du texte ; des caractères seuls s'y ajoutent
-    pour un texte court, dont un BPE laisserait trop peu de tokens.
+    Ils s'étendent autour de la racine de la taille du texte, en octets.
     """
     middle = 2 ** round(math.log2(max(1, octets)) / 2)
     middle = min(max(middle, 1024), 16384)
-    names = tuple(f"bpe-{size}" for size in (middle // 2, middle, 2 * middle))
-    return ("char", *names[:2]) if octets < 1 << 18 else names
+    return tuple(f"bpe-{size}" for size in (middle // 2, middle, 2 * middle))
 
 
 def first_recipe(tokenizer: str, text: TextSize, *, epochs: float) -> Recipe:
