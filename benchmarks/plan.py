@@ -25,9 +25,10 @@ from _machine import announce
 from _measure import french, write_rows
 
 from gpt_architecture import api
+from gpt_architecture.training.experiments import LADDER
 from gpt_architecture.training.laboratory import TextLaboratory
-from gpt_architecture.training.planner import Decision, make_plan
-from gpt_architecture.training.planning import LADDER, steps_within
+from gpt_architecture.training.planner import make_plan
+from gpt_architecture.training.planning import Decision, steps_within
 from gpt_architecture.training.trials import Body, Clock, Recipe, bits_per_nat
 
 CORPORA = ("the-verdict.txt", "shakespeare.en.txt", "segond-1910.fr.txt")

@@ -6,16 +6,16 @@ import pytest
 
 from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.training.costs import StepCost
-from gpt_architecture.training.planner import check_budget, make_plan
-from gpt_architecture.training.planning import (
+from gpt_architecture.training.experiments import (
     LADDER,
-    Pace,
     TextSize,
     Trial,
     model_of,
     preferred,
     useful,
 )
+from gpt_architecture.training.planner import make_plan
+from gpt_architecture.training.planning import Pace, check_budget
 from gpt_architecture.training.scaling import LossLaw
 from gpt_architecture.training.trials import Recipe
 
@@ -137,7 +137,7 @@ class TestRefusals:
             check_budget(1.0, minutes)
 
     def test_hours_too_few_for_any_model(self):
-        with pytest.raises(ConfigurationError, match="de quoi faire 40 étapes"):
+        with pytest.raises(ConfigurationError, match="de quoi faire 60 étapes"):
             planned(hours=0.003)
 
 
@@ -147,9 +147,9 @@ def test_minutes_are_a_tenth_of_the_hours():
 
 
 def test_options_as_good_as_the_best_keep_their_order():
-    assert preferred([("a", 2.005), ("b", 2.0), ("c", 1.9999)]) == "a"
-    assert preferred([("a", 2.1), ("b", 2.0)]) == "b"
-    assert preferred([("a", math.inf), ("b", math.inf)]) == "a"
+    assert preferred([("a", 2.005), ("b", 2.0), ("c", 1.9999)], 0.004) == "a"
+    assert preferred([("a", 2.1), ("b", 2.0)], 0.004) == "b"
+    assert preferred([("a", math.inf), ("b", math.inf)], 0.004) == "a"
 
 
 def test_trials_that_reread_far_too_much_are_left_aside():

@@ -7,21 +7,23 @@ from dataclasses import replace
 import pytest
 
 from gpt_architecture.training.costs import StepCost
-from gpt_architecture.training.planning import (
+from gpt_architecture.training.experiments import (
     LADDER,
     MIN_STEPS,
-    Measures,
-    Pace,
     TextSize,
     chain_lengths,
-    decide,
     first_recipe,
     model_of,
     reread_tokens,
-    steps_within,
-    training_seconds,
     trial_bodies,
     vocabulary_names,
+)
+from gpt_architecture.training.planning import (
+    Measures,
+    Pace,
+    decide,
+    steps_within,
+    training_seconds,
 )
 from gpt_architecture.training.scaling import FittedLaw, LossLaw
 from gpt_architecture.training.trials import EVALUATIONS, Recipe, StepTime
@@ -127,7 +129,7 @@ class TestDesign:
 
     def test_lengths_double(self):
         assert chain_lengths(400) == (100, 200, 400)
-        assert chain_lengths(100) == (50, 100)
+        assert chain_lengths(150) == (75, 150)
         assert chain_lengths(3) == (3,)
 
     @pytest.mark.parametrize(

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpt_architecture.reports.terminal import TableData
-    from gpt_architecture.training.planner import Decision
-    from gpt_architecture.training.planning import Choice
+    from gpt_architecture.training.planning import Choice, Decision
 
 TITLE = "# gpt-architecture plan"
 """Le début de chaque fichier de réglages écrit par un plan."""
@@ -33,7 +32,7 @@ class Plan:
     """Un entraînement proposé, et les autres.
 
     Attributes:
-        decision: le choix, les essais et la loi (voir `training.planner`).
+        decision: le choix, les essais et la loi (voir `training.planning`).
         settings: ses réglages, que `train(**plan.settings)` prend tels quels.
         price_per_hour: prix d'une heure de la machine ; None : inconnu.
         watts: puissance qu'elle demande ; None : inconnue.
@@ -178,7 +177,8 @@ def plan(
     from gpt_architecture.reports.console import ProgressBar
     from gpt_architecture.reports.plan import TrialProgress
     from gpt_architecture.training.laboratory import TextLaboratory
-    from gpt_architecture.training.planner import check_budget, make_plan
+    from gpt_architecture.training.planner import make_plan
+    from gpt_architecture.training.planning import check_budget
 
     sources = listed(data)
     if not sources:

@@ -22,8 +22,7 @@ from gpt_architecture.reports.console import ProgressBar
 from gpt_architecture.reports.terminal import TableData, table
 
 if TYPE_CHECKING:
-    from gpt_architecture.training.planner import Decision
-    from gpt_architecture.training.planning import Choice
+    from gpt_architecture.training.planning import Choice, Decision
 
 _HEADINGS = (
     *("Taille", "Paramètres", "Étapes", "Époques", "Bits/octet", "Intervalle"),

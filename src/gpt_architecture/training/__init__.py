@@ -10,6 +10,8 @@
 - `costs` : Ce que coûte une étape : opérations, octets, frais ; calé sur des étapes mesurées.
 - `diagnosis` : Le dossier d'un entraînement : ce que le docteur en lit, et ce qu'il en dit.
 - `distributed/` : Plusieurs processus sur un même entraînement, par `torch.distributed`.
+- `experiments` : Les essais qu'un plan prévoit : tailles, vocabulaires, durées ; et ceux qu'il
+  retient.
 - `faults` : Le docteur : les fautes courantes d'un entraînement, nommées d'après ce qu'on en
   observe.
 - `inputs` : Ce qu'un entraînement lit : ses données, son point de départ, ou le point qu'il
@@ -23,8 +25,8 @@
 - `outputs` : Ce qu'un entraînement écrit : où, sous quel nom, et sans rien écraser d'autre.
 - `planner` : Le déroulement d'un plan : mesurer la machine, comparer des recettes, ajuster la loi,
   décider.
-- `planning` : Ce qu'un plan d'entraînement décide, sans rien mesurer : quels essais faire, et qu'en
-  conclure.
+- `planning` : Ce qu'un plan conclut de ses mesures : la durée de chaque taille, sa perte, et la
+  meilleure.
 - `preparation` : Un entraînement prêt à partir : sa demande, ses réglages, ses données ; et ce
   qu'il coûtera.
 - `run` : Un entraînement entier : commencer ou reprendre, mener au bout, enregistrer.

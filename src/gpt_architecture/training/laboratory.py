@@ -22,7 +22,7 @@ from gpt_architecture.data.texts.corpus import Corpus, load_corpus
 from gpt_architecture.errors import OutputError
 from gpt_architecture.formats.journal import finite_number, line_of, read_records
 from gpt_architecture.storage import open_regular
-from gpt_architecture.training.planning import TextSize
+from gpt_architecture.training.experiments import TextSize
 from gpt_architecture.training.trials import (
     Bench,
     Body,

@@ -4,84 +4,55 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from gpt_architecture.config import check_float
 from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.french import counted, decimal, french_duration, short
 from gpt_architecture.training.costs import StepWork, fit_cost
-from gpt_architecture.training.laboratory import Laboratory
-from gpt_architecture.training.planning import (
+from gpt_architecture.training.experiments import (
     LADDER,
+    LONGEST,
     MIN_STEPS,
-    Choice,
-    Measures,
-    Pace,
     TextSize,
     Trial,
     chain_lengths,
-    choice_of,
-    decide,
     first_recipe,
     model_of,
     preferred,
     reread_tokens,
-    steps_within,
     trial_bodies,
     useful,
     vocabulary_names,
 )
+from gpt_architecture.training.laboratory import Laboratory
+from gpt_architecture.training.planning import (
+    Choice,
+    Decision,
+    Measures,
+    Pace,
+    check_budget,
+    choice_of,
+    decide,
+    steps_within,
+)
 from gpt_architecture.training.scaling import TrialRun, fit_law
-from gpt_architecture.training.trials import Body, Recipe
-
-MAX_HOURS = 24.0 * 365
-MINUTES = (2.0, 20.0)
-"""Bornes des minutes d'essais, quand elles ne sont pas données : un dixième des heures."""
+from gpt_architecture.training.trials import Body, Recipe, StepTime
 
 _MIN_TOKENS = 2048  # tokens d'entraînement en dessous desquels rien ne s'ajuste
-_SHARE = 0.45  # part des minutes pour les recettes, et autant pour la loi
+_RECIPES, _SIZES = 0.3, 0.35  # parts des minutes : comparer des recettes, puis des tailles
+_CONFIRMED = (0.25, 0.15)  # puis approcher le choix, et celui qui le remplacerait
 _COMPARED = 9  # essais de recettes : vocabulaires, contextes, lots, taux
-_CHAINS = 6
+_CHAINS = 4  # trois tailles, et celle du milieu sur une part du texte
+_LONGER = 0.01  # un entraînement bien plus long préfère un taux plus petit
 _CHAIN_STEPS = 1.2  # étapes d'une chaîne, en part de sa plus longue durée
-_BUILD_SECONDS = 0.5
+_BUILD_SECONDS = 0.3
+_SMALL_BATCH = 4
 _LEAST = 2.0  # secondes d'un essai de recette, au moins
 _PROBED = (0, 1, 3, 5)  # tailles dont l'étape est mesurée
-_OVERTIME = 1.5
+_ENOUGH_STEPS = 2000  # étapes que feraient les heures, au moins, ou le lot est réduit
 _STARTUP = 6.0  # secondes pour lancer Python et écrire le modèle
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """Ce qu'un plan propose.
-
-    Attributes:
-        best: l'entraînement proposé.
-        alternatives: les autres tailles, de la meilleure à la moins bonne.
-        trials: les essais faits.
-        measures: ce dont la décision dépend.
-        hours: les heures données.
-    """
-
-    best: Choice
-    alternatives: tuple[Choice, ...]
-    trials: tuple[Trial, ...]
-    measures: Measures
-    hours: float
-
-
-def check_budget(hours: float, minutes: float | None) -> float:
-    """Les minutes d'essais, après avoir refusé des durées qui n'ont pas de sens.
-
-    Raises:
-        ConfigurationError: durée négative, nulle, démesurée, ou essais plus longs que le reste.
-    """
-    check_float("`hours`", hours, above=0.0, maximum=MAX_HOURS)
-    if minutes is None:
-        return min(max(6 * hours, MINUTES[0]), MINUTES[1])
-    check_float("`minutes`", minutes, above=0.0, maximum=60 * MAX_HOURS)
-    return minutes
 
 
 def make_plan(
@@ -131,7 +102,7 @@ class _Planning:
         recipe = self._compare(names, recipe, pace)
         text = self._lab.text(recipe.tokenizer)
         self._try_sizes(recipe, pace, text)
-        measures = self._conclude(recipe, pace, text)
+        measures = self._confirmed(self._conclude(recipe, pace, text))
         choices = decide(measures, self._hours)
         if not choices:
             raise ConfigurationError(
@@ -148,7 +119,7 @@ class _Planning:
             f"Essais prévus, en {french_duration(self._seconds)} environ : la durée d'une étape "
             f"de {len(_PROBED) + 2} formes ; {count + _COMPARED - 3} recettes (vocabulaire, "
             f"contexte, lot, taux d'apprentissage) ; {_CHAINS} séries de trois durées, sur trois "
-            "tailles de modèle."
+            "tailles de modèle ; une plus longue, à la taille choisie."
         )
 
     def _measure_pace(self, recipe: Recipe, text: TextSize) -> Pace:
@@ -177,15 +148,20 @@ class _Planning:
         )
 
     def _first_recipe(self, recipe: Recipe, pace: Pace, text: TextSize) -> Recipe:
-        """Du dropout, si une taille moyenne relirait le texte bien des fois."""
-        time = pace.of(LADDER[_PROBED[2]], recipe, text.vocab_size)
-        steps = steps_within(time, recipe, 3600 * self._hours, text.unique)
+        """Du dropout, si une taille moyenne relirait bien des fois ; un lot qui laisse des pas."""
+        while True:
+            time = pace.of(LADDER[_PROBED[2]], recipe, text.vocab_size)
+            steps = steps_within(time, recipe, 3600 * self._hours, text.unique)
+            if steps >= _ENOUGH_STEPS or recipe.batch_size <= _SMALL_BATCH:
+                break
+            recipe = replace(recipe, batch_size=recipe.batch_size // 2)
         epochs = steps * recipe.step_tokens / text.unique
-        return first_recipe(recipe.tokenizer, text, epochs=epochs)
+        dropout = first_recipe(recipe.tokenizer, text, epochs=epochs).drop_rate
+        return replace(recipe, drop_rate=dropout)
 
     def _compare(self, names: Sequence[str], recipe: Recipe, pace: Pace) -> Recipe:
         """La meilleure recette, un réglage après l'autre, à durée égale."""
-        seconds = _SHARE * self._seconds / _COMPARED
+        seconds = _RECIPES * self._seconds / _COMPARED
         recipes = [replace(recipe, tokenizer=name) for name in reversed(names)]
         recipe = self._best("Vocabulaire", recipes, seconds, pace, lambda r: r.tokenizer)
         if seconds < _LEAST:
@@ -205,7 +181,12 @@ class _Planning:
         recipe = self._best("Lot", recipes, seconds, pace, lambda r: str(r.batch_size))
         recipes = [replace(recipe, lr_scale=each) for each in (0.5, 1.0, 2.0)]
         return self._best(
-            "Taux d'apprentissage", recipes, seconds, pace, lambda r: f"× {short(r.lr_scale)}"
+            "Taux d'apprentissage",
+            recipes,
+            seconds,
+            pace,
+            lambda r: f"× {short(r.lr_scale)}",
+            close=_LONGER,
         )
 
     def _best(
@@ -215,8 +196,10 @@ class _Planning:
         seconds: float,
         pace: Pace,
         named: Callable[[Recipe], str],
+        *,
+        close: float = 0.004,
     ) -> Recipe:
-        """La première recette de la liste dont la perte est, à peu près, la plus basse."""
+        """La première recette de la liste dont la perte est, à `close` près, la plus basse."""
         if len(recipes) == 1:
             return recipes[0]
         tried = dict[Recipe, float]()
@@ -224,11 +207,10 @@ class _Planning:
             text = self._lab.text(recipe.tokenizer)
             body = self._probe(recipes[0], seconds, pace)
             time = pace.of(body, recipe, text.vocab_size)
-            left = seconds - 2 * (time.evaluation + _BUILD_SECONDS)
-            steps = max(MIN_STEPS, int(left / (_CHAIN_STEPS * time.step)))
+            steps = max(MIN_STEPS, _chain_steps(time, seconds))
             lengths = chain_lengths(steps)[-2:]  # un petit texte s'apprend avant la fin
             tried[recipe] = min(self._try(recipe, body, lengths, text.unique))
-        best = preferred(tried.items())
+        best = preferred(tried.items(), close)
         said = ", ".join(f"{named(each)} {decimal(loss, 3)}" for each, loss in tried.items())
         self._tell(f"{title} (bits par octet, à durée égale) : {said} → {named(best)}.")
         return best
@@ -245,12 +227,9 @@ class _Planning:
 
     def _try_sizes(self, recipe: Recipe, pace: Pace, text: TextSize) -> None:
         """Les chaînes dont la loi s'ajuste : trois tailles, le texte entier puis une part relue."""
-        seconds = _SHARE * self._seconds / _CHAINS
+        seconds = _SIZES * self._seconds / _CHAINS
         times = [pace.of(body, recipe, text.vocab_size) for body in LADDER]
-        affordable = [
-            int((seconds - 3 * (time.evaluation + _BUILD_SECONDS)) / (_CHAIN_STEPS * time.step))
-            for time in times
-        ]
+        affordable = [_chain_steps(time, seconds) for time in times]
         bodies = trial_bodies(affordable)
         parts = list[tuple[Body, int, int | None]]()
         for body in bodies:
@@ -263,9 +242,9 @@ class _Planning:
             parts.append((body, steps, part))
         for body, steps, _ in parts:
             self._chain(recipe, body, steps, text.unique)
-        for body, steps, part in parts:
-            if part is not None and self._lab.elapsed < _OVERTIME * self._seconds:
-                self._chain(recipe, body, steps, part)
+        body, steps, part = parts[1]
+        if part is not None:
+            self._chain(recipe, body, steps, part)
 
     def _chain(self, recipe: Recipe, body: Body, steps: int, unique: int) -> None:
         losses = self._try(recipe, body, chain_lengths(steps), unique)
@@ -308,6 +287,21 @@ class _Planning:
             startup=self._lab.startup(recipe.tokenizer) + _STARTUP,
         )
 
+    def _confirmed(self, measures: Measures) -> Measures:
+        """La loi, approchée du choix par une série plus longue, puis de celui qu'elle préfère."""
+        recipe, text, seen = measures.recipe, measures.text, set[Body]()
+        for share in _CONFIRMED:
+            choices = decide(measures, self._hours)
+            if not choices or choices[0].body in seen:
+                break
+            first = choices[0]
+            seen.add(first.body)
+            time = measures.pace.of(first.body, recipe, text.vocab_size)
+            steps = min(first.steps, _chain_steps(time, share * self._seconds))
+            self._chain(recipe, first.body, max(MIN_STEPS, steps), text.unique)
+            measures = self._conclude(recipe, measures.pace, text)
+        return measures
+
     def _calibrated(self, choices: Sequence[Choice], measures: Measures) -> Decision:
         """Le meilleur choix, sa durée fixée par des étapes mesurées de sa propre forme."""
         first, *others = choices
@@ -327,6 +321,12 @@ class _Planning:
             measures=measures,
             hours=self._hours,
         )
+
+
+def _chain_steps(time: StepTime, seconds: float) -> int:
+    """Étapes de la plus longue durée d'une chaîne qui tient dans ce temps."""
+    left = seconds - LONGEST * (time.evaluation / 2 + _BUILD_SECONDS)  # la validation seule
+    return int(left / (_CHAIN_STEPS * time.step))
 
 
 def _check_text(text: TextSize) -> None:

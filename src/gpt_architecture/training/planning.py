@@ -1,4 +1,4 @@
-"""Ce qu'un plan d'entraînement décide, sans rien mesurer : quels essais faire, et qu'en conclure.
+"""Ce qu'un plan conclut de ses mesures : la durée de chaque taille, sa perte, et la meilleure.
 
 Tout ici est une fonction pure des mesures : les mêmes mesures donnent le même plan.
 """
@@ -6,89 +6,24 @@ Tout ici est une fonction pure des mesures : les mêmes mesures donnent le même
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from gpt_architecture.config import GPTConfig
+from gpt_architecture.config import check_float
 from gpt_architecture.training.costs import StepCost, StepWork
+from gpt_architecture.training.experiments import LADDER, MIN_STEPS, TextSize, Trial, model_of
 from gpt_architecture.training.scaling import FittedLaw
 from gpt_architecture.training.trials import EVALUATIONS, Body, Recipe, StepTime
 
-LADDER = tuple(
-    Body(emb_dim=width, n_heads=heads, n_layers=layers)
-    for width, heads, layers in (
-        *((32, 1, 2), (64, 2, 2), (96, 3, 3), (128, 4, 4), (192, 6, 4), (256, 4, 4)),
-        *((256, 4, 8), (384, 6, 6), (512, 8, 8), (640, 10, 10), (768, 12, 12)),
-    )
-)
-"""Les tailles proposées, de la plus petite à GPT-2 « small » ; chacune pèse environ le double."""
+MAX_HOURS = 24.0 * 365
+MINUTES = (2.0, 20.0)
+"""Bornes des minutes d'essais, quand elles ne sont pas données : un dixième des heures."""
 
-LONGEST = 3
-"""Durées d'une chaîne d'essais, chacune le double de la précédente."""
-
-MIN_STEPS = 40
-"""Étapes de l'essai le plus court."""
-
-_FEW_STEPS = 160  # le plus long essai de la plus grande taille, au moins
-_SPREAD = 2  # crans d'échelle entre deux tailles essayées
 _FURTHER = 16.0  # une taille n'est proposée qu'à tant de fois la plus grande essayée
-_REREAD, _DROPOUT = 3.0, 0.1  # au-delà de tant d'époques, du dropout
-_EPOCHS = 16.0  # époques des essais qui relisent, au plus
 _TIE, _DURATIONS = 0.001, 25
-_CLOSE = 0.004  # deux recettes aussi proches se valent
-_SPOILT = 1.08  # perte, en part de la plus basse de sa chaîne, au-delà de laquelle un essai est ôté
 _SHORTEST = 0.02  # plus courte durée proposée, en part des heures
 _DISK_BYTES = 4 + 3 * 12  # par paramètre : le modèle, deux points de reprise et celui qui s'écrit
 _STATE_BYTES = 16  # par paramètre : poids, gradient, moments
 _ACTIVATIONS = 40  # nombres gardés par token, par bloc et par unité de largeur
-
-Option = TypeVar("Option")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSize:
-    """Un texte sous un vocabulaire.
-
-    Attributes:
-        vocab_size: tokens du vocabulaire (V).
-        unique: tokens d'entraînement (U).
-    """
-
-    vocab_size: int
-    unique: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """Un essai fait.
-
-    Attributes:
-        recipe, body: ce qui a été entraîné.
-        steps: étapes.
-        unique: tokens différents lus.
-        loss: perte de validation, en bits par octet.
-    """
-
-    recipe: Recipe
-    body: Body
-    steps: int
-    unique: int
-    loss: float
-
-
-def model_of(body: Body, recipe: Recipe, vocab_size: int) -> GPTConfig:
-    """La forme du modèle, telle que `train` la construira."""
-    return GPTConfig(
-        vocab_size=vocab_size,
-        context_length=recipe.window,
-        emb_dim=body.emb_dim,
-        n_heads=body.n_heads,
-        n_layers=body.n_layers,
-        drop_rate=recipe.drop_rate,
-        qkv_bias=True,
-        tie_weights=True,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,70 +63,6 @@ def steps_within(time: StepTime, recipe: Recipe, seconds: float, unique: int) ->
     """Étapes qui tiennent dans cette durée ; 0 : aucune."""
     left = seconds - (EVALUATIONS + 1) * time.evaluation - time.sample
     return max(0, int(left / (time.step + time.sample * recipe.step_tokens / unique)))
-
-
-def vocabulary_names(octets: int) -> tuple[str, ...]:
-    """Les vocabulaires à comparer, pour un texte de tant d'octets.
-
-    Ils s'étendent autour de la racine de la taille du texte, en octets.
-    """
-    middle = 2 ** round(math.log2(max(1, octets)) / 2)
-    middle = min(max(middle, 1024), 16384)
-    return tuple(f"bpe-{size}" for size in (middle // 2, middle, 2 * middle))
-
-
-def first_recipe(tokenizer: str, text: TextSize, *, epochs: float) -> Recipe:
-    """La recette d'où partent les comparaisons.
-
-    Args:
-        tokenizer: le vocabulaire.
-        text: le texte, sous ce vocabulaire.
-        epochs: relectures auxquelles s'attendre.
-    """
-    window = 128 if text.unique >= 1 << 16 else 64
-    batch = 2 ** round(math.log2(max(1, text.unique / 32 / window)))
-    return Recipe(
-        tokenizer=tokenizer,
-        window=window,
-        batch_size=min(max(batch, 4), 16),
-        drop_rate=_DROPOUT if epochs > _REREAD else 0.0,
-    )
-
-
-def chain_lengths(steps: int) -> tuple[int, ...]:
-    """Les durées d'une chaîne dont la plus longue a `steps` étapes."""
-    found = [steps >> shift for shift in range(LONGEST)]
-    return tuple(each for each in reversed(found) if each >= MIN_STEPS) or (max(1, steps),)
-
-
-def trial_bodies(steps: Sequence[int]) -> tuple[Body, ...]:
-    """Les trois tailles à essayer.
-
-    Args:
-        steps: pour chaque taille de `LADDER`, les étapes que le temps d'une chaîne permet.
-    """
-    largest = max((index for index, each in enumerate(steps) if each >= _FEW_STEPS), default=2)
-    top = max(2, largest)
-    return LADDER[max(0, top - 2 * _SPREAD)], LADDER[top - min(_SPREAD, top - 1)], LADDER[top]
-
-
-def reread_tokens(tokens: int, epochs: float, unique: int, recipe: Recipe) -> int | None:
-    """La part du texte à relire, pour voir en un essai ce que font les relectures du plan.
-
-    Args:
-        tokens: tokens que lira l'essai.
-        epochs: époques que ferait, dans les heures données, cette taille.
-        unique: tokens d'entraînement en tout.
-        recipe: une part plus courte que quelques lots n'apprend rien d'utile.
-
-    Returns:
-        None : le texte entier est déjà relu autant, ou ne le serait pas.
-    """
-    if epochs <= 1.5:
-        return None
-    part = int(tokens / min(epochs, _EPOCHS))
-    part = max(part, 8 * recipe.step_tokens, 16 * recipe.window)
-    return part if part < unique / 1.5 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,22 +179,33 @@ def choice_of(measures: Measures, body: Body, steps: int, time: StepTime) -> Cho
     )
 
 
-def preferred(losses: Iterable[tuple[Option, float]]) -> Option:
-    """La première option dont la perte est à `_CLOSE` près la plus basse."""
-    tried = list(losses)
-    lowest = min(loss for _, loss in tried)
-    if not math.isfinite(lowest):
-        return tried[0][0]
-    return next(option for option, loss in tried if loss <= lowest * (1 + _CLOSE))
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Ce qu'un plan propose.
+
+    Attributes:
+        best: l'entraînement proposé.
+        alternatives: les autres tailles, de la meilleure à la moins bonne.
+        trials: les essais faits.
+        measures: ce dont la décision dépend.
+        hours: les heures données.
+    """
+
+    best: Choice
+    alternatives: tuple[Choice, ...]
+    trials: tuple[Trial, ...]
+    measures: Measures
+    hours: float
 
 
-def useful(trials: Iterable[Trial]) -> list[Trial]:
-    """Les essais sans ceux qui ont bien trop relu leur texte : personne n'irait jusque-là."""
-    kept, lowest = dict[tuple[Body, int, int], Trial](), dict[tuple[Body, int], float]()
-    for each in sorted(trials, key=lambda trial: trial.steps):
-        chain = (each.body, each.unique)
-        best = lowest.get(chain, math.inf)
-        if math.isfinite(each.loss) and each.loss <= _SPOILT * best:
-            kept[each.body, each.unique, each.steps] = each
-            lowest[chain] = min(best, each.loss)
-    return list(kept.values())
+def check_budget(hours: float, minutes: float | None) -> float:
+    """Les minutes d'essais, après avoir refusé des durées qui n'ont pas de sens.
+
+    Raises:
+        ConfigurationError: durée négative, nulle, démesurée, ou essais plus longs que le reste.
+    """
+    check_float("`hours`", hours, above=0.0, maximum=MAX_HOURS)
+    if minutes is None:
+        return min(max(6 * hours, MINUTES[0]), MINUTES[1])
+    check_float("`minutes`", minutes, above=0.0, maximum=60 * MAX_HOURS)
+    return minutes

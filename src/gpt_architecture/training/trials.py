@@ -23,11 +23,12 @@ from gpt_architecture.data.shards.reader import TokenArray, TokenSource
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import TrainingError
 from gpt_architecture.training.checkpoint import CheckpointStore
-from gpt_architecture.training.losses import evaluation_starts
+from gpt_architecture.training.losses import LossEvaluator, evaluation_starts
 from gpt_architecture.training.preparation import TrainingRun, prepare
 from gpt_architecture.training.session import build_trainer
+from gpt_architecture.training.trainer import Trainer
 
-VALIDATION_BYTES = 128 << 10
+VALIDATION_BYTES = 64 << 10
 """Octets de validation, au plus, que mesurent les essais et l'entraînement qui suit."""
 
 DECAY = 0.25
@@ -228,10 +229,19 @@ def run_chain(
         except TrainingError:  # taux trop haut : les durées suivantes divergeraient aussi
             yield steps, math.inf
             return
-        losses = trainer.evaluate(lambda: False) if trainer.evaluate is not None else None
-        val = math.nan if losses is None else losses[1]
+        val = _validation_loss(trainer)
         yield steps, val * bits_per_nat(run) if math.isfinite(val) else math.inf
         checkpoint = store.latest() if steps != last else None
+
+
+def _validation_loss(trainer: Trainer) -> float:
+    """La perte de validation, en nats par token, sans mesurer l'entraînement, ou presque."""
+    evaluate = trainer.evaluate
+    if isinstance(evaluate, LossEvaluator):
+        (train, starts), val = evaluate.sets
+        evaluate = replace(evaluate, sets=((train, starts[:1]), val))
+    losses = None if evaluate is None else evaluate(lambda: False)
+    return math.nan if losses is None else losses[1]
 
 
 @dataclass(frozen=True, kw_only=True)
