@@ -29,7 +29,6 @@ class KnownLaboratory:
 
     fixed_tokenizer = None
     base_bytes = 300 << 20
-    elapsed = 0.0
 
     def __init__(self, unique=1_500_000, diverges_at=math.inf):
         self.unique, self.diverges_at, self.asked = unique, diverges_at, []

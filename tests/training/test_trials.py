@@ -41,7 +41,7 @@ def test_a_chain_is_as_many_separate_trainings(lab, tmp_path):
         assert run.state.step == steps
 
 
-@pytest.mark.parametrize("steps", [21, 40, 100, 4000])
+@pytest.mark.parametrize("steps", [24, 40, 100, 4000])
 def test_the_rate_descends_where_the_schedule_says(lab, steps):
     from gpt_architecture.training.optim import make_schedule
 
@@ -110,6 +110,12 @@ class TestKeptTrials:
         journal.write_bytes(journal.read_bytes()[:-20])
         again = TextLaboratory([STORY], tmp_path / "essais", device="cpu")
         assert self.losses(again) == found
+        assert len(journal.read_bytes().splitlines()) == 3  # la coupée, et celle qui la remplace
+
+    def test_the_start_is_timed_once(self, lab, tmp_path):
+        found = lab.startup("bpe-300")
+        again = TextLaboratory([STORY], tmp_path / "essais", device="cpu")
+        assert again.startup("bpe-300") == found > 0
 
     def test_another_seed_is_another_trial(self, lab, tmp_path):
         other = TextLaboratory([STORY], tmp_path / "essais", device="cpu", seed=7)

@@ -70,11 +70,6 @@ class Laboratory(Protocol):
         """Mémoire du processus avant tout modèle, en octets."""
         ...
 
-    @property
-    def elapsed(self) -> float:
-        """Secondes depuis le début."""
-        ...
-
 
 class TextLaboratory:
     """Le laboratoire d'un vrai texte, sur cette machine.
@@ -108,7 +103,7 @@ class TextLaboratory:
         on_step: Callable[[], None] = lambda: None,
         clock: Clock = time.perf_counter,
     ) -> None:
-        self._clock, self._start = clock, clock()
+        self._clock, start = clock, clock()
         self._device, self._folder, self._on_step = device, Path(folder), on_step
         self._training = TrainingConfig(seed=seed, train_ratio=train_ratio)
         self._corpus: Corpus | None = None
@@ -122,16 +117,20 @@ class TextLaboratory:
             self._corpus = load_corpus(
                 list(sources), field=field, offline=offline, skip_bad=skip_bad
             )
-        self._read = clock() - self._start
+        self._read = clock() - start
         self.base_bytes = peak_resident()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._journal = self._folder / TRIALS
             self._journal.touch()
+            with open_regular(self._journal) as lines:
+                kept = lines.read()
+            if kept and not kept.endswith(b"\n"):  # un arrêt a coupé la dernière ligne
+                with self._journal.open("ab") as file:
+                    file.write(b"\n")
         except OSError as error:
             raise OutputError.refused(self._folder, error) from error
-        with open_regular(self._journal) as lines:
-            self._known = {str(each.get("key")): each for each in read_records(lines)}
+        self._known = {str(each.get("key")): each for each in read_records(kept.splitlines())}
 
     @property
     def name(self) -> str:
@@ -152,11 +151,6 @@ class TextLaboratory:
             return 0
         return int(self._training.train_ratio * len(self._corpus.text.encode()))
 
-    @property
-    def elapsed(self) -> float:
-        """Secondes depuis le début."""
-        return self._clock() - self._start
-
     def bench(self, tokenizer: str) -> Bench:
         """Le texte codé par ce vocabulaire, appris au besoin comme `train` le ferait."""
         if tokenizer not in self._benches and self._corpus is not None:
@@ -175,8 +169,16 @@ class TextLaboratory:
         return TextSize(vocab_size=data.tokenizer.vocab_size, unique=data.train.num_tokens)
 
     def startup(self, tokenizer: str) -> float:
-        """Secondes avant la première étape de `train` : lire, apprendre le vocabulaire, coder."""
-        return self._read + self._startups.get(tokenizer, 0.0)
+        """Secondes avant la première étape de `train` : lire, apprendre le vocabulaire, coder.
+
+        Mesurées une fois pour toutes : un plan repris donne le même choix.
+        """
+        key = _key("startup", self._machine, self.bench(tokenizer).data)
+        stored = finite_number(self._known.get(key, {}).get("seconds"))
+        if stored is None:
+            stored = self._read + self._startups.get(tokenizer, 0.0)
+            self._keep(key, "startup", {"seconds": stored})
+        return stored
 
     @cached_property
     def _machine(self) -> str:
