@@ -216,6 +216,8 @@ class TextLaboratory:
             bench, recipe, body, lengths, unique=unique, folder=running, on_step=self._on_step
         )
         for steps, loss in chain:
+            if steps in found:  # refaite pour celles qui suivent
+                continue
             values = {"recipe": asdict(recipe), "body": asdict(body), "unique": unique}
             self._keep(keys[steps], "trial", {**values, "steps": steps, "loss": loss})
             found[steps] = loss
