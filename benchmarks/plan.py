@@ -4,7 +4,7 @@ Questions : la perte annoncée (bits par octet) est-elle celle qu'on obtient, à
 à 10 % près ? et le choix est-il à 1 % du meilleur d'une grille de tailles, de durées et de taux ?
 
     python benchmarks/plan.py [--data DOSSIER] [--only NOM …] [--hours H] [--minutes M]
-        [--cpu-time] [--quick] [--json FICHIER]
+        [--no-grid] [--cpu-time] [--quick] [--json FICHIER]
 
 La grille, réduite, entoure le choix : la taille d'en dessous et celle d'au-dessus, chacune à la
 moitié et à la totalité des étapes que les heures permettent, et le choix à la moitié de son taux.
@@ -25,6 +25,8 @@ from _machine import announce
 from _measure import french, write_rows
 
 from gpt_architecture import api
+from gpt_architecture.training.callbacks import Callback
+from gpt_architecture.training.checkpoint import TrainingState
 from gpt_architecture.training.experiments import LADDER
 from gpt_architecture.training.laboratory import TextLaboratory
 from gpt_architecture.training.planner import make_plan
@@ -35,6 +37,21 @@ CORPORA = ("the-verdict.txt", "shakespeare.en.txt", "segond-1910.fr.txt")
 TARGETS = {"perte": 0.03, "durée": 0.10, "choix": 0.01}
 
 
+class Timer(Callback):
+    """La durée des étapes, évaluations et exemples, sans la lecture du texte ni les courbes."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._start, self.seconds = clock, 0.0, 0.0
+
+    def on_start(self, state: TrainingState, total_steps: int) -> None:
+        """Les étapes commencent."""
+        self._start = self._clock()
+
+    def on_end(self, state: TrainingState) -> None:
+        """Elles sont faites."""
+        self.seconds = self._clock() - self._start
+
+
 def trained(
     lab: TextLaboratory, plan: Decision, source: Path, folder: Path, clock: Clock
 ) -> tuple[float, float]:
@@ -42,11 +59,11 @@ def trained(
     best = plan.best
     unique = plan.measures.text.unique
     options = lab.bench(best.recipe.tokenizer).options(best.recipe, best.body, best.steps, unique)
-    start = clock()
-    run = api.train(str(source), **options, output_dir=folder / "modele", progress=False)
-    seconds = clock() - start
+    timer = Timer(clock)
+    output = folder / "modele"
+    run = api.train(str(source), **options, output_dir=output, progress=False, callbacks=[timer])
     again = lab.bench(best.recipe.tokenizer).run(best.recipe, best.body, best.steps, unique)
-    return run.state.val_losses[-1] * bits_per_nat(again), seconds
+    return run.state.val_losses[-1] * bits_per_nat(again), timer.seconds
 
 
 def grid(lab: TextLaboratory, plan: Decision) -> list[dict[str, Any]]:
@@ -73,7 +90,13 @@ def grid(lab: TextLaboratory, plan: Decision) -> list[dict[str, Any]]:
 
 
 def judge(
-    source: Path, folder: Path, hours: float, minutes: float | None, clock: Clock
+    source: Path,
+    folder: Path,
+    hours: float,
+    minutes: float | None,
+    clock: Clock,
+    *,
+    with_grid: bool,
 ) -> list[dict[str, Any]]:
     """Planifie, entraîne, explore la grille ; rend une ligne par question."""
     lab = TextLaboratory([str(source)], folder / "essais", clock=clock)
@@ -94,7 +117,7 @@ def judge(
     )
     loss, seconds = trained(lab, plan, source, folder, clock)
     print(f"  entraîné : {french(loss, 3)} bits par octet, {seconds:.0f} s", flush=True)
-    tried = grid(lab, plan)
+    tried = grid(lab, plan) if with_grid else []
     for each in tried:
         print(
             f"  grille : {each['body']}, taux × {each['lr']}, {each['steps']} étapes : "
@@ -104,9 +127,11 @@ def judge(
     lowest = min([loss, *(each["bits_per_byte"] for each in tried)])
     pairs = {
         "perte": (best.loss, loss),
-        "durée": (best.seconds, seconds),
+        "durée": (best.seconds - plan.measures.startup, seconds),
         "choix": (lowest, loss),
     }
+    if not tried:
+        del pairs["choix"]
     rows = []
     for name, (ours, peer) in pairs.items():
         gap = abs(math.log(peer / ours))
@@ -137,6 +162,7 @@ def main() -> None:
     parser.add_argument(
         "--cpu-time", action="store_true", help="en secondes de processeur : un fil, des voisins"
     )
+    parser.add_argument("--no-grid", action="store_true", help="sans chercher mieux autour")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     announce()
@@ -153,7 +179,9 @@ def main() -> None:
             continue
         print(f"\n{name}, {french(60 * hours, 1)} min", flush=True)
         with TemporaryDirectory() as folder:
-            rows += judge(source, Path(folder), hours, minutes, clock)
+            rows += judge(
+                source, Path(folder), hours, minutes, clock, with_grid=not arguments.no_grid
+            )
     write_rows(arguments.json, rows)
     print(json.dumps({each["name"]: round(each["ratio"], 4) for each in rows}, ensure_ascii=False))
 
