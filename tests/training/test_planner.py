@@ -29,6 +29,7 @@ class KnownLaboratory:
 
     fixed_tokenizer = None
     base_bytes = 300 << 20
+    spent = 0.0
 
     def __init__(self, unique=1_500_000, diverges_at=math.inf):
         self.unique, self.diverges_at, self.asked = unique, diverges_at, []
@@ -95,6 +96,16 @@ def test_trials_stay_within_their_minutes():
         for recipe, body, lengths, _ in lab.asked
     )
     assert 60 < spent < 300
+
+
+def test_late_trials_are_cut_short():
+    """Les minutes dépassées, seuls restent les essais sans lesquels rien ne s'ajuste."""
+    on_time, late = KnownLaboratory(), KnownLaboratory()
+    late.spent = 1e4
+    planned(on_time)
+    best = planned(late).best
+    assert len(late.asked) < len(on_time.asked) / 2
+    assert math.isfinite(best.loss)
 
 
 def test_the_same_measures_give_the_same_plan():

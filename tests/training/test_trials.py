@@ -117,6 +117,13 @@ class TestKeptTrials:
         again = TextLaboratory([STORY], tmp_path / "essais", device="cpu")
         assert again.startup("bpe-300") == found > 0
 
+    def test_a_kept_trial_costs_what_it_cost(self, lab, tmp_path):
+        self.losses(lab)
+        again = TextLaboratory([STORY], tmp_path / "essais", device="cpu")
+        self.losses(again)
+        assert again.spent == pytest.approx(lab.spent)
+        assert lab.spent > 0
+
     def test_another_seed_is_another_trial(self, lab, tmp_path):
         other = TextLaboratory([STORY], tmp_path / "essais", device="cpu", seed=7)
         assert self.losses(lab) != self.losses(other)

@@ -70,6 +70,11 @@ class Laboratory(Protocol):
         """Mémoire du processus avant tout modèle, en octets."""
         ...
 
+    @property
+    def spent(self) -> float:
+        """Secondes qu'ont pris les mesures demandées, celles déjà gardées comprises."""
+        ...
+
 
 class TextLaboratory:
     """Le laboratoire d'un vrai texte, sur cette machine.
@@ -104,6 +109,7 @@ class TextLaboratory:
         clock: Clock = time.perf_counter,
     ) -> None:
         self._clock, start = clock, clock()
+        self.spent = 0.0
         self._device, self._folder, self._on_step = device, Path(folder), on_step
         self._training = TrainingConfig(seed=seed, train_ratio=train_ratio)
         self._corpus: Corpus | None = None
@@ -130,6 +136,7 @@ class TextLaboratory:
                     file.write(b"\n")
         except OSError as error:
             raise OutputError.refused(self._folder, error) from error
+        self._counted = set[str]()
         self._known = {str(each.get("key")): each for each in read_records(kept.splitlines())}
 
     @property
@@ -157,6 +164,7 @@ class TextLaboratory:
             before = self._clock()
             self._add(tokenizer, data_of_corpus(self._corpus, tokenizer, None, self._training))
             self._startups[tokenizer] = self._clock() - before
+            self.startup(tokenizer)
         return self._benches[tokenizer]
 
     def _add(self, name: str, data: TrainingData) -> None:
@@ -178,7 +186,14 @@ class TextLaboratory:
         if stored is None:
             stored = self._read + self._startups.get(tokenizer, 0.0)
             self._keep(key, "startup", {"seconds": stored})
+        self._count(key)
         return stored
+
+    def _count(self, key: str) -> None:
+        """Ajoute une mesure à ce qui est dépensé : reprise, elle coûte ce qu'elle a coûté."""
+        if key not in self._counted:
+            self._counted.add(key)
+            self.spent += finite_number(self._known[key].get("seconds")) or 0.0
 
     @cached_property
     def _machine(self) -> str:
@@ -192,9 +207,12 @@ class TextLaboratory:
         stored = self._known.get(key, {})
         values = [finite_number(stored.get(each)) for each in StepTime.__dataclass_fields__]
         if None in values:
+            before = self._clock()
             found = measure_step(bench, recipe, body, clock=self._clock)
-            self._keep(key, "time", asdict(found))
+            self._keep(key, "time", {**asdict(found), "seconds": self._clock() - before})
+            self._count(key)
             return found
+        self._count(key)
         return StepTime(*(float(each or 0.0) for each in values))
 
     def losses(
@@ -209,18 +227,23 @@ class TextLaboratory:
         known = {steps: self._loss(key) for steps, key in keys.items()}
         found = {steps: loss for steps, loss in known.items() if loss is not None}
         if len(found) == len(keys):
+            for key in keys.values():
+                self._count(key)
             return found
         running = self._folder / _RUNNING
         shutil.rmtree(running, ignore_errors=True)
         chain = run_chain(
             bench, recipe, body, lengths, unique=unique, folder=running, on_step=self._on_step
         )
+        mark = self._clock()
         for steps, loss in chain:
-            if steps in found:  # refaite pour celles qui suivent
-                continue
-            values = {"recipe": asdict(recipe), "body": asdict(body), "unique": unique}
-            self._keep(keys[steps], "trial", {**values, "steps": steps, "loss": loss})
-            found[steps] = loss
+            if steps not in found:  # sinon refaite pour celles qui suivent
+                values = {"recipe": asdict(recipe), "body": asdict(body), "unique": unique}
+                values |= {"steps": steps, "loss": loss, "seconds": self._clock() - mark}
+                self._keep(keys[steps], "trial", values)
+                found[steps] = loss
+            self._count(keys[steps])
+            mark = self._clock()
         shutil.rmtree(running, ignore_errors=True)
         return found
 

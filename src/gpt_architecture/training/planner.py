@@ -49,6 +49,7 @@ _BUILD_SECONDS = 0.3
 _SMALL_BATCH = 4
 _LEAST = 2.0  # secondes d'un essai de recette, au moins
 _PROBED = (0, 1, 3, 5)  # tailles dont l'étape est mesurée
+_LATE = 1.2  # part des minutes au-delà de laquelle les essais facultatifs sont laissés
 _ENOUGH_STEPS = 2000  # étapes que feraient les heures, au moins, ou le lot est réduit
 _STARTUP = 6.0  # secondes pour lancer Python et écrire le modèle
 
@@ -164,7 +165,7 @@ class _Planning:
         seconds = _RECIPES * self._seconds / _COMPARED
         recipes = [replace(recipe, tokenizer=name) for name in reversed(names)]
         recipe = self._best("Vocabulaire", recipes, seconds, pace, lambda r: r.tokenizer)
-        if seconds < _LEAST:
+        if seconds < _LEAST or self._is_late(_RECIPES):
             self._tell("Trop peu de minutes pour comparer contextes, lots et taux : ceux d'usage.")
             return recipe
         unique = self._lab.text(recipe.tokenizer).unique
@@ -215,6 +216,10 @@ class _Planning:
         self._tell(f"{title} (bits par octet, à durée égale) : {said} → {named(best)}.")
         return best
 
+    def _is_late(self, share: float) -> bool:
+        """Vrai si cette part des minutes est bien dépassée."""
+        return self._lab.spent > _LATE * share * self._seconds
+
     def _probe(self, recipe: Recipe, seconds: float, pace: Pace) -> Body:
         """La taille qui compare les recettes : la plus grande qui fasse assez d'étapes."""
         vocab_size = self._lab.text(recipe.tokenizer).vocab_size
@@ -243,7 +248,7 @@ class _Planning:
         for body, steps, _ in parts:
             self._chain(recipe, body, steps, text.unique)
         body, steps, part = parts[1]
-        if part is not None:
+        if part is not None and not self._is_late(1 - sum(_CONFIRMED)):
             self._chain(recipe, body, steps, part)
 
     def _chain(self, recipe: Recipe, body: Body, steps: int, unique: int) -> None:
@@ -292,12 +297,13 @@ class _Planning:
         recipe, text, seen = measures.recipe, measures.text, set[Body]()
         for share in _CONFIRMED:
             choices = decide(measures, self._hours)
-            if not choices or choices[0].body in seen:
+            if not choices or choices[0].body in seen or (seen and self._is_late(1.0)):
                 break
             first = choices[0]
             seen.add(first.body)
             time = measures.pace.of(first.body, recipe, text.vocab_size)
-            steps = min(first.steps, _chain_steps(time, share * self._seconds))
+            left = max(0.1 * self._seconds, self._seconds - self._lab.spent)
+            steps = min(first.steps, _chain_steps(time, min(share * self._seconds, left)))
             self._chain(recipe, first.body, max(MIN_STEPS, steps), text.unique)
             measures = self._conclude(recipe, measures.pace, text)
         return measures
