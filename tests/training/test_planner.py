@@ -95,7 +95,7 @@ def test_trials_stay_within_their_minutes():
         1.2 * lengths[-1] * PACE.of(body, recipe, 2048).step
         for recipe, body, lengths, _ in lab.asked
     )
-    assert 60 < spent < 300
+    assert 60 < spent < 1.25 * 300  # la seconde approche, la plus rare, comprise
 
 
 def test_late_trials_are_cut_short():
