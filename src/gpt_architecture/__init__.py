@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Evaluation,
         Inspection,
         Merge,
+        Plan,
         Prepared,
         Quantization,
         Run,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         inspect_model,
         load,
         merge,
+        plan,
         prepare,
         quantize,
         serve,
@@ -88,9 +90,9 @@ __version__ = VERSION
 
 _NAMES = {
     "api": "AttentionMap Chat Comparison Completion Conversion Distribution Evaluation GPT "
-    "Inspection Merge Prepared Quantization Run Service Table Tokenization Trace Vocabulary chat "
-    "compare compare_tokenizers convert evaluate inspect_model load merge prepare quantize serve "
-    "train train_tokenizer visualize",
+    "Inspection Merge Plan Prepared Quantization Run Service Table Tokenization Trace Vocabulary "
+    "chat compare compare_tokenizers convert evaluate inspect_model load merge plan prepare "
+    "quantize serve train train_tokenizer visualize",
     "config": "GPTConfig GPT_CONFIG_124M TrainingConfig",
     "core.attention": "MultiHeadAttention",
     "core.layers": "FeedForward GELU LayerNorm TransformerBlock",
@@ -129,6 +131,7 @@ __all__ = [
     "LayerNorm",
     "Merge",
     "MultiHeadAttention",
+    "Plan",
     "Prepared",
     "Quantization",
     "Run",
@@ -163,6 +166,7 @@ __all__ = [
     "load",
     "load_weights_into_gpt",
     "merge",
+    "plan",
     "plot_losses",
     "prepare",
     "quantize",

@@ -36,6 +36,7 @@ PATHS = [
 ABSENT = {
     "train": ("--data", "absent.txt"),
     "prepare": ("absent.txt", "--out", "sortie"),
+    "plan": ("absent.txt", "--hours", "1"),
     "merge": ("absent.pt", "absent.safetensors", "--out", "m.pt"),
     "convert": ("absent.pt", "m", "--to", "pt"),
     "tokenizer train": ("absent.txt",),

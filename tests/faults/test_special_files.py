@@ -105,6 +105,7 @@ TEXTS = {
     "train --chat": ("train", "--chat", "{}"),
     "train --chat-template": ("train", "--chat", "{talk}", "--chat-template", "{}"),
     "prepare": ("prepare", "{}", "--out", "sortie"),
+    "plan": ("plan", "{}", "--hours", "1", "--out", "sortie"),
     "tokenizer train": ("tokenizer", "train", "{}", "--out", "sortie"),
     "evaluate --data": ("evaluate", "{model}", "--data", "{}"),
     "evaluate --lambada": ("evaluate", "{model}", "--lambada", "{}"),

@@ -18,6 +18,7 @@ Chaque fonction fait ce que fait la commande de ce nom, et rend un objet : ses a
 - `merging` : Des adaptateurs fondus dans leur modèle de départ.
 - `options` : Les réglages qu'un appel nomme : un nom inconnu, une valeur d'un autre genre sont
   refusés.
+- `plans` : Quoi entraîner dans les heures qu'on a : la taille, la durée, et la perte à en attendre.
 - `preparation` : Des textes préparés pour l'entraînement, en fragments de tokens.
 - `quantization` : Un modèle écrit sur 8 ou 4 bits, et ce qu'il y perd.
 - `runs` : Entraîner d'un appel, et ce qu'un entraînement laisse : un modèle, une histoire, des
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from gpt_architecture.api.inspection import Inspection, inspect_model
     from gpt_architecture.api.measures import evaluate
     from gpt_architecture.api.merging import Merge, merge
+    from gpt_architecture.api.plans import Plan, plan
     from gpt_architecture.api.preparation import Prepared, prepare
     from gpt_architecture.api.quantization import Quantization, quantize, quantized_output
     from gpt_architecture.api.runs import Run, train
@@ -80,6 +82,7 @@ _NAMES = {
     "inspection": "Inspection inspect_model",
     "measures": "evaluate",
     "merging": "Merge merge",
+    "plans": "Plan plan",
     "preparation": "Prepared prepare",
     "quantization": "Quantization quantize quantized_output",
     "runs": "Run train",
@@ -106,6 +109,7 @@ __all__ = [
     "Inspection",
     "Merge",
     "OpenedModel",
+    "Plan",
     "Prepared",
     "Quantization",
     "Run",
@@ -129,6 +133,7 @@ __all__ = [
     "locate",
     "merge",
     "open_model",
+    "plan",
     "prepare",
     "quantize",
     "quantized_output",

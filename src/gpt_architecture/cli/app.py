@@ -65,6 +65,7 @@ FRENCH_STYLE: dict[str, Any] = {
 COMMANDS = {
     "tokenizer": "Apprend un vocabulaire, en compare plusieurs, en montre le découpage.",
     "prepare": "Prépare des textes : fragments de tokens, entraînement et validation.",
+    "plan": "Dit quoi entraîner sur un texte, dans les heures données, et quelle perte attendre.",
     "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
     "merge": "Fond des adaptateurs LoRA dans leur modèle de départ.",
     "infer": "Continue un texte, et l'affiche à mesure qu'il est généré.",
@@ -91,6 +92,7 @@ _ARGUMENTS = {
     "tokenizer compare": "TEXTE ",
     "tokenizer view": "TEXTE ",
     "prepare": "SOURCE… --out DOSSIER ",
+    "plan": "SOURCE… --hours N ",
     "merge": "MODÈLE ADAPTATEURS --out FICHIER ",
     "convert": "SOURCE DESTINATION --to FORMAT ",
     **dict.fromkeys(

@@ -19,6 +19,7 @@
 - `notebook` : Ce qu'un carnet affiche : des fragments de HTML autonomes, lisibles sur fond clair ou
   sombre.
 - `pages` : Des pages HTML d'un seul fichier : ni réseau, ni police, ni script d'ailleurs.
+- `plan` : Ce qu'un plan montre : où en sont ses essais, ce qu'il propose, et les autres tailles.
 - `terminal` : Ce qu'un terminal montre : des tableaux, et visible ce qu'un écran cache.
 - `trace` : La trace des filtres, montrée : tableaux au terminal, page HTML, objet JSON.
 - `training` : L'avancement d'un entraînement, sur une barre, et ce que sa perte vaut.

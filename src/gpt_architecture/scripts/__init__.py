@@ -7,6 +7,7 @@
 - `infer` : `gpt-architecture infer` : continuer un texte.
 - `inspect` : `gpt-architecture inspect` : ce qu'est un modèle, sans charger ses poids.
 - `merge` : `gpt-architecture merge` : fondre des adaptateurs dans leur modèle de départ.
+- `plan` : `gpt-architecture plan` : quoi entraîner, dans les heures qu'on a.
 - `prepare` : `gpt-architecture prepare` : de textes à des fragments de tokens.
 - `quantize` : `gpt-architecture quantize` : écrire un modèle quantifié, et dire ce qu'il perd.
 - `serve` : `gpt-architecture serve` : un modèle derrière l'interface HTTP d'OpenAI.

@@ -148,6 +148,7 @@ def prepare(
     world: World | None = None,
     strategy: Strategy = "ddp",
     resumes_alone: bool = False,
+    data: TrainingData | None = None,
 ) -> TrainingRun:
     """Lit les données et fixe les réglages ; rien n'est encore écrit.
 
@@ -157,6 +158,7 @@ def prepare(
         world: les processus qui se le partagent ; None : celui-ci seul.
         strategy: comment ils se partagent les poids.
         resumes_alone: reprend ce que le dossier de sortie contient, s'il contient quelque chose.
+        data: les données, déjà lues ; None : celles de la demande.
 
     Raises:
         GPTArchitectureError: données, modèle de départ ou réglages qui ne conviennent pas.
@@ -179,7 +181,8 @@ def prepare(
     def load() -> TrainingData:
         return load_data(request, training, known)
 
-    data = on_main(world, load) or load()  # le premier télécharge, les autres relisent
+    if data is None:
+        data = on_main(world, load) or load()  # le premier télécharge, les autres relisent
     vocab_size = data.tokenizer.vocab_size if start is None else start.content.config.vocab_size
     model = request.shape.to_config(vocab_size)
     if start is not None:

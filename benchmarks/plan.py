@@ -1,0 +1,190 @@
+"""Le plan d'entraînement : ce qu'il annonce, tenu contre ce qui est ensuite entraîné.
+
+Questions : la perte annoncée (bits par octet) est-elle celle qu'on obtient, à 3 % près ? la durée,
+à 10 % près ? et le choix est-il à 1 % du meilleur d'une grille de tailles, de durées et de taux ?
+
+    python benchmarks/plan.py [--data DOSSIER] [--only NOM …] [--hours H] [--minutes M]
+        [--no-grid] [--cpu-time] [--quick] [--json FICHIER]
+
+La grille, réduite, entoure le choix : la taille d'en dessous et celle d'au-dessus, chacune à la
+moitié et à la totalité des étapes que les heures permettent, et le choix à la moitié de son taux.
+Un même essai donne toujours la même perte ; les durées, elles, dépendent de ce que fait la machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from _machine import announce
+from _measure import french, write_rows
+
+from gpt_architecture import api
+from gpt_architecture.training.callbacks import Callback
+from gpt_architecture.training.checkpoint import TrainingState
+from gpt_architecture.training.experiments import LADDER
+from gpt_architecture.training.laboratory import TextLaboratory
+from gpt_architecture.training.planner import make_plan
+from gpt_architecture.training.planning import Decision, steps_within
+from gpt_architecture.training.trials import Body, Clock, Recipe, bits_per_nat
+
+CORPORA = ("the-verdict.txt", "shakespeare.en.txt", "segond-1910.fr.txt")
+TARGETS = {"perte": 0.03, "durée": 0.10, "choix": 0.01}
+
+
+class Timer(Callback):
+    """La durée des étapes, évaluations et exemples, sans la lecture du texte ni les courbes."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._start, self.seconds = clock, 0.0, 0.0
+
+    def on_start(self, state: TrainingState, total_steps: int) -> None:
+        """Les étapes commencent."""
+        self._start = self._clock()
+
+    def on_end(self, state: TrainingState) -> None:
+        """Elles sont faites."""
+        self.seconds = self._clock() - self._start
+
+
+def trained(
+    lab: TextLaboratory, plan: Decision, source: Path, folder: Path, clock: Clock
+) -> tuple[float, float]:
+    """Entraîne ce que le plan propose, par `train` ; rend bits par octet et secondes."""
+    best = plan.best
+    unique = plan.measures.text.unique
+    options = lab.bench(best.recipe.tokenizer).options(best.recipe, best.body, best.steps, unique)
+    timer = Timer(clock)
+    output = folder / "modele"
+    run = api.train(str(source), **options, output_dir=output, progress=False, callbacks=[timer])
+    again = lab.bench(best.recipe.tokenizer).run(best.recipe, best.body, best.steps, unique)
+    return run.state.val_losses[-1] * bits_per_nat(again), timer.seconds
+
+
+def grid(lab: TextLaboratory, plan: Decision) -> list[dict[str, Any]]:
+    """Les bits par octet des voisins du choix, dans les mêmes heures."""
+    best, measures, found = plan.best, plan.measures, []
+    place = LADDER.index(best.body)
+    left = 3600 * plan.hours - measures.startup
+    shapes: list[tuple[Body, Recipe]] = [
+        (LADDER[index], best.recipe) for index in (place - 1, place + 1) if 0 <= index < len(LADDER)
+    ]
+    slow = Recipe(**{**vars(best.recipe), "lr_scale": best.recipe.lr_scale / 2})
+    for body, recipe in (*shapes, (best.body, slow)):
+        pace = measures.pace.of(body, recipe, measures.text.vocab_size)
+        most = steps_within(pace, recipe, left, measures.text.unique)
+        if body == best.body:
+            most = best.steps
+        lengths = sorted({max(1, most // 2), max(2, most)})
+        losses = lab.losses(recipe, body, lengths, measures.text.unique)
+        for steps, loss in losses.items():
+            found.append(
+                {"body": str(body), "lr": recipe.lr_scale, "steps": steps, "bits_per_byte": loss}
+            )
+    return found
+
+
+def judge(
+    source: Path,
+    folder: Path,
+    hours: float,
+    minutes: float | None,
+    clock: Clock,
+    *,
+    with_grid: bool,
+) -> list[dict[str, Any]]:
+    """Planifie, entraîne, explore la grille ; rend une ligne par question."""
+    lab = TextLaboratory([str(source)], folder / "essais", clock=clock)
+    start = clock()
+    plan = make_plan(
+        lab,
+        hours=hours,
+        minutes=minutes,
+        octets=lab.octets,
+        tell=lambda line: print(f"  {line}", flush=True),
+    )
+    best = plan.best
+    print(
+        f"  plan en {clock() - start:.0f} s : {best.body}, {best.recipe.tokenizer}, "
+        f"{best.steps} étapes, {french(best.epochs, 1)} époques, {french(best.loss, 3)} bits par "
+        f"octet ({french(best.low, 3)}–{french(best.high, 3)}), {best.seconds:.0f} s",
+        flush=True,
+    )
+    loss, seconds = trained(lab, plan, source, folder, clock)
+    print(f"  entraîné : {french(loss, 3)} bits par octet, {seconds:.0f} s", flush=True)
+    tried = grid(lab, plan) if with_grid else []
+    for each in tried:
+        print(
+            f"  grille : {each['body']}, taux × {each['lr']}, {each['steps']} étapes : "
+            f"{french(each['bits_per_byte'], 3)}",
+            flush=True,
+        )
+    lowest = min([loss, *(each["bits_per_byte"] for each in tried)])
+    pairs = {
+        "perte": (best.loss, loss),
+        "durée": (best.seconds - plan.measures.startup, seconds),
+        "choix": (lowest, loss),
+    }
+    if not tried:
+        del pairs["choix"]
+    rows = []
+    for name, (ours, peer) in pairs.items():
+        gap = abs(math.log(peer / ours))
+        mark = "oui" if gap <= TARGETS[name] else "NON"
+        print(f"  {mark}  {name} : écart de {french(100 * gap, 1)} %", flush=True)
+        rows.append(
+            {
+                "name": f"{source.stem}, {name}",
+                "ours": ours,
+                "peer": peer,
+                "ratio": ours / peer,
+                "unit": "s" if name == "durée" else "bits/octet",
+                "inside": best.low <= loss <= best.high,
+                "grid": tried,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Juge chaque corpus."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--only", nargs="*", default=[], help="débuts de noms")
+    parser.add_argument("--hours", type=float, default=0.05)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--quick", action="store_true", help="le plus petit corpus, en une minute")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="en secondes de processeur : un fil, des voisins"
+    )
+    parser.add_argument("--no-grid", action="store_true", help="sans chercher mieux autour")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    announce()
+    names = [each for each in CORPORA if each.startswith(tuple(arguments.only or CORPORA))]
+    hours, minutes = arguments.hours, arguments.minutes
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    if arguments.quick:
+        names, hours, minutes = names[:1], 0.004, 0.2
+    rows = []
+    for name in names:
+        source = arguments.data / name
+        if not source.exists():
+            print(f"absent : {source}")
+            continue
+        print(f"\n{name}, {french(60 * hours, 1)} min", flush=True)
+        with TemporaryDirectory() as folder:
+            rows += judge(
+                source, Path(folder), hours, minutes, clock, with_grid=not arguments.no_grid
+            )
+    write_rows(arguments.json, rows)
+    print(json.dumps({each["name"]: round(each["ratio"], 4) for each in rows}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

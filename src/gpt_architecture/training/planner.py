@@ -1,0 +1,344 @@
+"""Le déroulement d'un plan : mesurer la machine, comparer des recettes, ajuster la loi, décider."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.french import counted, decimal, french_duration, short
+from gpt_architecture.training.costs import StepWork, fit_cost
+from gpt_architecture.training.experiments import (
+    LADDER,
+    LONGEST,
+    MIN_STEPS,
+    TextSize,
+    Trial,
+    chain_lengths,
+    first_recipe,
+    model_of,
+    preferred,
+    reread_tokens,
+    trial_bodies,
+    useful,
+    vocabulary_names,
+)
+from gpt_architecture.training.laboratory import Laboratory
+from gpt_architecture.training.planning import (
+    Choice,
+    Decision,
+    Measures,
+    Pace,
+    check_budget,
+    choice_of,
+    decide,
+    steps_within,
+)
+from gpt_architecture.training.scaling import TrialRun, fit_law
+from gpt_architecture.training.trials import Body, Recipe, StepTime
+
+_MIN_TOKENS = 2048  # tokens d'entraînement en dessous desquels rien ne s'ajuste
+_RECIPES, _SIZES = 0.3, 0.35  # parts des minutes : comparer des recettes, puis des tailles
+_CONFIRMED = (0.25, 0.15)  # puis approcher le choix, et celui qui le remplacerait
+_COMPARED = 9  # essais de recettes : vocabulaires, contextes, lots, taux
+_CHAINS = 4  # trois tailles, et celle du milieu sur une part du texte
+_LONGER = 0.01  # un entraînement bien plus long préfère un taux plus petit
+_CHAIN_STEPS = 1.2  # étapes d'une chaîne, en part de sa plus longue durée
+_BUILD_SECONDS = 0.3
+_SMALL_BATCH = 4
+_LEAST = 2.0  # secondes d'un essai de recette, au moins
+_PROBED = (0, 1, 3, 5)  # tailles dont l'étape est mesurée
+_LATE = 1.2  # part des minutes au-delà de laquelle les essais facultatifs sont laissés
+_ENOUGH_STEPS = 2000  # étapes que feraient les heures, au moins, ou le lot est réduit
+_STARTUP = 6.0  # secondes pour lancer Python et écrire le modèle
+
+Tell = Callable[[str], None]
+
+
+def make_plan(
+    lab: Laboratory,
+    *,
+    hours: float,
+    minutes: float | None = None,
+    tokenizer: str | None = None,
+    octets: int = 0,
+    tell: Tell = lambda _: None,
+) -> Decision:
+    """Fait les essais, ajuste la loi, et choisit.
+
+    Args:
+        lab: ce qui mesure.
+        hours: heures de l'entraînement à venir.
+        minutes: minutes d'essais ; None : un dixième des heures, entre les bornes de `MINUTES`.
+        tokenizer: vocabulaire imposé ; None : choisi.
+        octets: octets d'entraînement, d'où viennent les vocabulaires à comparer.
+        tell: reçoit ce qui se fait, une phrase à la fois.
+
+    Raises:
+        ConfigurationError: durées qui n'ont pas de sens, ou trop courtes pour ce texte.
+        DataError: texte trop court.
+    """
+    minutes = check_budget(hours, minutes)
+    fixed = lab.fixed_tokenizer or tokenizer
+    names = (fixed,) if fixed is not None else vocabulary_names(octets)
+    return _Planning(lab, hours=hours, minutes=minutes, tell=tell).run(names)
+
+
+class _Planning:
+    """Un plan en cours : ses essais s'ajoutent à mesure."""
+
+    def __init__(self, lab: Laboratory, *, hours: float, minutes: float, tell: Tell) -> None:
+        self._lab, self._tell = lab, tell
+        self._hours, self._seconds = hours, 60 * minutes
+        self._trials = list[Trial]()
+
+    def run(self, names: Sequence[str]) -> Decision:
+        text = self._lab.text(names[len(names) // 2])
+        _check_text(text)
+        recipe = first_recipe(names[len(names) // 2], text, epochs=0.0)
+        self._announce(names)
+        pace = self._measure_pace(recipe, text)
+        recipe = self._first_recipe(recipe, pace, text)
+        recipe = self._compare(names, recipe, pace)
+        text = self._lab.text(recipe.tokenizer)
+        self._try_sizes(recipe, pace, text)
+        measures = self._confirmed(self._conclude(recipe, pace, text))
+        choices = decide(measures, self._hours)
+        if not choices:
+            raise ConfigurationError(
+                f"`hours` vaut {short(self._hours)}",
+                expected=f"de quoi faire {MIN_STEPS} étapes du plus petit modèle, une fois le "
+                "texte lu",
+                remedy="donnez plus d'heures",
+            )
+        return self._calibrated(choices, measures)
+
+    def _announce(self, names: Sequence[str]) -> None:
+        count = len(names) if len(names) > 1 else 0
+        self._tell(
+            f"Essais prévus, en {french_duration(self._seconds)} environ : la durée d'une étape "
+            f"de {len(_PROBED) + 2} formes ; {count + _COMPARED - 3} recettes (vocabulaire, "
+            f"contexte, lot, taux d'apprentissage) ; {_CHAINS} séries de trois durées, sur trois "
+            "tailles de modèle ; une plus longue, à la taille choisie."
+        )
+
+    def _measure_pace(self, recipe: Recipe, text: TextSize) -> Pace:
+        """La durée d'une étape, de plusieurs tailles, contextes et lots."""
+        shapes = [(recipe, LADDER[index]) for index in _PROBED]
+        wide = replace(recipe, window=2 * recipe.window, batch_size=max(1, recipe.batch_size // 2))
+        small = replace(recipe, batch_size=max(1, recipe.batch_size // 4))
+        shapes.append((small, LADDER[_PROBED[1]]))
+        if 4 * wide.step_tokens < text.unique:
+            shapes.append((wide, LADDER[_PROBED[2]]))
+        measured, evaluated, samples = [], [], []
+        for each, body in shapes:
+            found = self._lab.time(each, body)
+            config = model_of(body, each, text.vocab_size)
+            work = StepWork.of(config, window=each.window, sequences=each.batch_size)
+            measured.append((work, found.step))
+            evaluated.append(found.evaluation * each.step_tokens / found.step)
+            samples.append(found.sample / body.n_layers)
+        cost = fit_cost(measured)
+        self._tell(
+            f"Machine : une étape de {counted(len(measured), 'forme')}, retrouvées à "
+            f"{decimal(100 * cost.error, 0)} % près."
+        )
+        return Pace(
+            cost=cost, evaluated=statistics.median(evaluated), sample=statistics.median(samples)
+        )
+
+    def _first_recipe(self, recipe: Recipe, pace: Pace, text: TextSize) -> Recipe:
+        """Du dropout, si une taille moyenne relirait bien des fois ; un lot qui laisse des pas."""
+        while True:
+            time = pace.of(LADDER[_PROBED[2]], recipe, text.vocab_size)
+            steps = steps_within(time, recipe, 3600 * self._hours, text.unique)
+            if steps >= _ENOUGH_STEPS or recipe.batch_size <= _SMALL_BATCH:
+                break
+            recipe = replace(recipe, batch_size=recipe.batch_size // 2)
+        epochs = steps * recipe.step_tokens / text.unique
+        dropout = first_recipe(recipe.tokenizer, text, epochs=epochs).drop_rate
+        return replace(recipe, drop_rate=dropout)
+
+    def _compare(self, names: Sequence[str], recipe: Recipe, pace: Pace) -> Recipe:
+        """La meilleure recette, un réglage après l'autre, à durée égale."""
+        seconds = _RECIPES * self._seconds / _COMPARED
+        recipes = [replace(recipe, tokenizer=name) for name in reversed(names)]
+        recipe = self._best("Vocabulaire", recipes, seconds, pace, lambda r: r.tokenizer)
+        if seconds < _LEAST or self._is_late(_RECIPES):
+            self._tell("Trop peu de minutes pour comparer contextes, lots et taux : ceux d'usage.")
+            return recipe
+        unique = self._lab.text(recipe.tokenizer).unique
+        window, batch = recipe.window, recipe.batch_size
+        recipes = [
+            replace(recipe, window=window * up // down, batch_size=max(1, batch * down // up))
+            for up, down in ((2, 1), (1, 1), (1, 2))
+        ]
+        recipes = [each for each in recipes if 64 * each.window < unique or each == recipe]
+        recipe = self._best("Contexte", recipes, seconds, pace, lambda r: f"{r.window} tokens")
+        sizes = (2 * recipe.batch_size, recipe.batch_size, recipe.batch_size // 2)
+        recipes = [replace(recipe, batch_size=each) for each in sizes if each > 0]
+        recipes = [each for each in recipes if 8 * each.step_tokens < unique or each == recipe]
+        recipe = self._best("Lot", recipes, seconds, pace, lambda r: str(r.batch_size))
+        recipes = [replace(recipe, lr_scale=each) for each in (0.5, 1.0, 2.0)]
+        return self._best(
+            "Taux d'apprentissage",
+            recipes,
+            seconds,
+            pace,
+            lambda r: f"× {short(r.lr_scale)}",
+            close=_LONGER,
+        )
+
+    def _best(
+        self,
+        title: str,
+        recipes: Sequence[Recipe],
+        seconds: float,
+        pace: Pace,
+        named: Callable[[Recipe], str],
+        *,
+        close: float = 0.004,
+    ) -> Recipe:
+        """La première recette de la liste dont la perte est, à `close` près, la plus basse."""
+        if len(recipes) == 1:
+            return recipes[0]
+        tried = dict[Recipe, float]()
+        for recipe in recipes:
+            text = self._lab.text(recipe.tokenizer)
+            body = self._probe(recipes[0], seconds, pace)
+            time = pace.of(body, recipe, text.vocab_size)
+            steps = max(MIN_STEPS, _chain_steps(time, seconds))
+            lengths = chain_lengths(steps)[-2:]  # un petit texte s'apprend avant la fin
+            tried[recipe] = min(self._try(recipe, body, lengths, text.unique))
+        best = preferred(tried.items(), close)
+        said = ", ".join(f"{named(each)} {decimal(loss, 3)}" for each, loss in tried.items())
+        self._tell(f"{title} (bits par octet, à durée égale) : {said} → {named(best)}.")
+        return best
+
+    def _is_late(self, share: float) -> bool:
+        """Vrai si cette part des minutes est bien dépassée."""
+        return self._lab.spent > _LATE * share * self._seconds
+
+    def _probe(self, recipe: Recipe, seconds: float, pace: Pace) -> Body:
+        """La taille qui compare les recettes : la plus grande qui fasse assez d'étapes."""
+        vocab_size = self._lab.text(recipe.tokenizer).vocab_size
+        fits = [
+            body
+            for body in LADDER
+            if pace.of(body, recipe, vocab_size).step * 3 * MIN_STEPS < seconds
+        ]
+        return fits[-1] if fits else LADDER[0]
+
+    def _try_sizes(self, recipe: Recipe, pace: Pace, text: TextSize) -> None:
+        """Les chaînes dont la loi s'ajuste : trois tailles, le texte entier puis une part relue."""
+        seconds = _SIZES * self._seconds / _CHAINS
+        times = [pace.of(body, recipe, text.vocab_size) for body in LADDER]
+        affordable = [_chain_steps(time, seconds) for time in times]
+        bodies = trial_bodies(affordable)
+        parts = list[tuple[Body, int, int | None]]()
+        for body in bodies:
+            steps = max(2 * MIN_STEPS, affordable[LADDER.index(body)])
+            time = times[LADDER.index(body)]
+            most = steps_within(time, recipe, 3600 * self._hours, text.unique)
+            steps = min(steps, max(2 * MIN_STEPS, most))
+            epochs = most * recipe.step_tokens / text.unique
+            part = reread_tokens(steps * recipe.step_tokens, epochs, text.unique, recipe)
+            parts.append((body, steps, part))
+        for body, steps, _ in parts:
+            self._chain(recipe, body, steps, text.unique)
+        body, steps, part = parts[1]
+        if part is not None and not self._is_late(1 - sum(_CONFIRMED)):
+            self._chain(recipe, body, steps, part)
+
+    def _chain(self, recipe: Recipe, body: Body, steps: int, unique: int) -> None:
+        losses = self._try(recipe, body, chain_lengths(steps), unique)
+        said = ", ".join(decimal(each, 3) for each in losses)
+        epochs = steps * recipe.step_tokens / unique
+        self._tell(
+            f"Taille {body}, jusqu'à {counted(steps, 'étape')} ({short(epochs)} "
+            f"{'époques' if epochs >= 2 else 'époque'}) : {said}."
+        )
+
+    def _try(self, recipe: Recipe, body: Body, lengths: Sequence[int], unique: int) -> list[float]:
+        losses = self._lab.losses(recipe, body, lengths, unique)
+        self._trials += [
+            Trial(recipe=recipe, body=body, steps=steps, unique=unique, loss=loss)
+            for steps, loss in losses.items()
+        ]
+        return list(losses.values())
+
+    def _conclude(self, recipe: Recipe, pace: Pace, text: TextSize) -> Measures:
+        runs = [
+            TrialRun(
+                parameters=model_of(each.body, recipe, text.vocab_size).num_parameters(),
+                tokens=each.steps * recipe.step_tokens,
+                unique=each.unique,
+                loss=each.loss,
+            )
+            for each in useful([each for each in self._trials if each.recipe == recipe])
+        ]
+        law = fit_law(runs)
+        self._tell(
+            f"Loi de perte : {counted(len(runs), 'essai')}, à {decimal(100 * law.noise, 1)} % près."
+        )
+        return Measures(
+            recipe=recipe,
+            text=text,
+            pace=pace,
+            law=law,
+            largest=max(int(each.parameters) for each in runs),
+            base_bytes=self._lab.base_bytes,
+            startup=self._lab.startup(recipe.tokenizer) + _STARTUP,
+        )
+
+    def _confirmed(self, measures: Measures) -> Measures:
+        """La loi, approchée du choix par une série plus longue, puis de celui qu'elle préfère."""
+        recipe, text, seen = measures.recipe, measures.text, set[Body]()
+        for share in _CONFIRMED:
+            choices = decide(measures, self._hours)
+            if not choices or choices[0].body in seen or (seen and self._is_late(1.0)):
+                break
+            first = choices[0]
+            seen.add(first.body)
+            time = measures.pace.of(first.body, recipe, text.vocab_size)
+            left = max(0.1 * self._seconds, self._seconds - self._lab.spent)
+            steps = min(first.steps, _chain_steps(time, min(share * self._seconds, left)))
+            self._chain(recipe, first.body, max(MIN_STEPS, steps), text.unique)
+            measures = self._conclude(recipe, measures.pace, text)
+        return measures
+
+    def _calibrated(self, choices: Sequence[Choice], measures: Measures) -> Decision:
+        """Le meilleur choix, sa durée fixée par des étapes mesurées de sa propre forme."""
+        first, *others = choices
+        time = self._lab.time(measures.recipe, first.body)
+        left = 3600 * self._hours - measures.startup
+        most = steps_within(time, measures.recipe, left, measures.text.unique)
+        guessed = measures.pace.of(first.body, measures.recipe, measures.text.vocab_size)
+        before = steps_within(guessed, measures.recipe, left, measures.text.unique)
+        share = first.steps / max(1, before)  # moins que tout, si trop relire nuit
+        steps = most if share > 0.999 else min(most, first.steps)
+        best = choice_of(measures, first.body, max(MIN_STEPS, steps), time)
+        best = replace(best, measured=True)
+        return Decision(
+            best=best,
+            alternatives=tuple(others),
+            trials=tuple(self._trials),
+            measures=measures,
+            hours=self._hours,
+        )
+
+
+def _chain_steps(time: StepTime, seconds: float) -> int:
+    """Étapes de la plus longue durée d'une chaîne qui tient dans ce temps."""
+    left = seconds - LONGEST * (time.evaluation / 2 + _BUILD_SECONDS)  # la validation seule
+    return int(left / (_CHAIN_STEPS * time.step))
+
+
+def _check_text(text: TextSize) -> None:
+    if text.unique < _MIN_TOKENS:
+        raise DataError(
+            f"part d'entraînement : texte trop court, {counted(text.unique, 'token')}",
+            expected=f"au moins {_MIN_TOKENS} pour que des essais en apprennent quelque chose",
+            remedy="donnez plus de texte, ou entraînez avec « train --preset eclair »",
+        )

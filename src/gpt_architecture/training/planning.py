@@ -1,0 +1,211 @@
+"""Ce qu'un plan conclut de ses mesures : la durée de chaque taille, sa perte, et la meilleure.
+
+Tout ici est une fonction pure des mesures : les mêmes mesures donnent le même plan.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gpt_architecture.config import check_float
+from gpt_architecture.training.costs import StepCost, StepWork
+from gpt_architecture.training.experiments import LADDER, MIN_STEPS, TextSize, Trial, model_of
+from gpt_architecture.training.scaling import FittedLaw
+from gpt_architecture.training.trials import EVALUATIONS, Body, Recipe, StepTime
+
+MAX_HOURS = 24.0 * 365
+MINUTES = (2.0, 20.0)
+"""Bornes des minutes d'essais, quand elles ne sont pas données : un dixième des heures."""
+
+_FURTHER = 16.0  # une taille n'est proposée qu'à tant de fois la plus grande essayée
+_TIE, _DURATIONS = 0.001, 25
+_SHORTEST = 0.02  # plus courte durée proposée, en part des heures
+_DISK_BYTES = 4 + 3 * 12  # par paramètre : le modèle, deux points de reprise et celui qui s'écrit
+_STATE_BYTES = 16  # par paramètre : poids, gradient, moments
+_ACTIVATIONS = 40  # nombres gardés par token, par bloc et par unité de largeur
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Ce que durent une étape, une évaluation et un exemple, sur cette machine.
+
+    Attributes:
+        cost: la durée d'une étape, selon ce qu'elle fait.
+        evaluated: tokens d'entraînement qui durent autant qu'une évaluation.
+        sample: durée d'un exemple, en secondes par bloc.
+    """
+
+    cost: StepCost
+    evaluated: float
+    sample: float
+
+    def of(self, body: Body, recipe: Recipe, vocab_size: int) -> StepTime:
+        """Ce que cette forme demande."""
+        config = model_of(body, recipe, vocab_size)
+        step = self.cost.seconds(
+            StepWork.of(config, window=recipe.window, sequences=recipe.batch_size)
+        )
+        return StepTime(
+            step=step,
+            evaluation=self.evaluated * step / recipe.step_tokens,
+            sample=self.sample * body.n_layers,
+        )
+
+
+def training_seconds(time: StepTime, recipe: Recipe, steps: int, unique: int) -> float:
+    """Durée d'un entraînement entier : ses étapes, ses évaluations, un exemple par époque."""
+    epochs = steps * recipe.step_tokens / unique
+    return steps * time.step + (EVALUATIONS + 1) * time.evaluation + math.ceil(epochs) * time.sample
+
+
+def steps_within(time: StepTime, recipe: Recipe, seconds: float, unique: int) -> int:
+    """Étapes qui tiennent dans cette durée ; 0 : aucune."""
+    left = seconds - (EVALUATIONS + 1) * time.evaluation - time.sample
+    return max(0, int(left / (time.step + time.sample * recipe.step_tokens / unique)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """Tout ce dont une décision dépend.
+
+    Attributes:
+        recipe: la meilleure recette essayée.
+        text: le texte, sous son vocabulaire.
+        pace: la machine.
+        law: la loi des essais.
+        largest: paramètres du plus grand modèle essayé.
+        base_bytes: mémoire du processus avant tout modèle.
+        startup: secondes avant la première étape : lire le texte, apprendre le vocabulaire.
+    """
+
+    recipe: Recipe
+    text: TextSize
+    pace: Pace
+    law: FittedLaw
+    largest: int
+    base_bytes: int
+    startup: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Un entraînement possible dans les heures données.
+
+    Attributes:
+        body: forme du modèle.
+        recipe: comment l'entraîner.
+        parameters: ses paramètres (N).
+        steps: étapes.
+        tokens: tokens lus (D).
+        epochs: époques.
+        loss: perte de validation attendue, en bits par octet.
+        low, high: bornes de son intervalle à 95 %.
+        seconds: durée, de la lecture du texte au modèle écrit.
+        memory: octets de mémoire, au plus haut.
+        disk: octets du modèle et de ses points de reprise.
+        measured: sa durée vient d'étapes mesurées de sa forme, et non de la loi de coût.
+    """
+
+    body: Body
+    recipe: Recipe
+    parameters: int
+    steps: int
+    tokens: int
+    epochs: float
+    loss: float
+    low: float
+    high: float
+    seconds: float
+    memory: int
+    disk: int
+    measured: bool = False
+
+
+def decide(measures: Measures, hours: float) -> tuple[Choice, ...]:
+    """Les tailles possibles dans ces heures, chacune à sa meilleure durée ; la meilleure d'abord.
+
+    Deux durées dont les pertes diffèrent de moins d'un millième se valent : la plus courte est
+    gardée. Une taille très au-delà de celles essayées n'est pas proposée.
+    """
+    found = list[Choice]()
+    for body in LADDER:
+        config = model_of(body, measures.recipe, measures.text.vocab_size)
+        if config.num_parameters() > _FURTHER * measures.largest and found:
+            break
+        time = measures.pace.of(body, measures.recipe, measures.text.vocab_size)
+        steps = _best_steps(measures, config.num_parameters(), time, hours)
+        if steps:
+            found.append(choice_of(measures, body, steps, time))
+    return tuple(sorted(found, key=lambda each: each.loss))
+
+
+def _best_steps(measures: Measures, parameters: int, time: StepTime, hours: float) -> int:
+    recipe, unique = measures.recipe, measures.text.unique
+    seconds = 3600 * hours - measures.startup
+    most = steps_within(time, recipe, seconds, unique)
+    tried = {int(most * _SHORTEST ** (index / _DURATIONS)) for index in range(_DURATIONS + 1)}
+    losses = {
+        steps: measures.law.loss(parameters, steps * recipe.step_tokens, unique)
+        for steps in sorted(tried)
+        if steps >= MIN_STEPS
+    }
+    if not losses:
+        return 0
+    lowest = min(losses.values())
+    return next(steps for steps, loss in losses.items() if loss <= lowest * (1 + _TIE))
+
+
+def choice_of(measures: Measures, body: Body, steps: int, time: StepTime) -> Choice:
+    """Ce que promet et demande cet entraînement."""
+    recipe, text = measures.recipe, measures.text
+    config = model_of(body, recipe, text.vocab_size)
+    parameters, tokens = config.num_parameters(), steps * recipe.step_tokens
+    loss, low, high = measures.law.expected(parameters, tokens, text.unique)
+    kept = recipe.step_tokens * (_ACTIVATIONS * body.n_layers * body.emb_dim + 3 * text.vocab_size)
+    return Choice(
+        body=body,
+        recipe=recipe,
+        parameters=parameters,
+        steps=steps,
+        tokens=tokens,
+        epochs=tokens / text.unique,
+        loss=loss,
+        low=low,
+        high=high,
+        seconds=measures.startup + training_seconds(time, recipe, steps, text.unique),
+        memory=measures.base_bytes + _STATE_BYTES * parameters + 4 * kept,
+        disk=_DISK_BYTES * parameters,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Ce qu'un plan propose.
+
+    Attributes:
+        best: l'entraînement proposé.
+        alternatives: les autres tailles, de la meilleure à la moins bonne.
+        trials: les essais faits.
+        measures: ce dont la décision dépend.
+        hours: les heures données.
+    """
+
+    best: Choice
+    alternatives: tuple[Choice, ...]
+    trials: tuple[Trial, ...]
+    measures: Measures
+    hours: float
+
+
+def check_budget(hours: float, minutes: float | None) -> float:
+    """Les minutes d'essais, après avoir refusé des durées qui n'ont pas de sens.
+
+    Raises:
+        ConfigurationError: durée négative, nulle, démesurée, ou essais plus longs que le reste.
+    """
+    check_float("`hours`", hours, above=0.0, maximum=MAX_HOURS)
+    if minutes is None:
+        return min(max(6 * hours, MINUTES[0]), MINUTES[1])
+    check_float("`minutes`", minutes, above=0.0, maximum=60 * MAX_HOURS)
+    return minutes

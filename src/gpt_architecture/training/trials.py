@@ -1,0 +1,291 @@
+"""Les essais d'un plan : de courts entraînements, exactement ceux de `train`, et leurs mesures.
+
+Plusieurs durées d'un même modèle partagent leur début : le taux y reste à son plus haut, et chaque
+durée n'ajoute que sa descente (Hu et al., 2024).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt_architecture.config import ScheduleConfig, TrainingRequest
+from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.data.shards.reader import TokenArray, TokenSource
+from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.errors import TrainingError
+from gpt_architecture.training.checkpoint import CheckpointStore
+from gpt_architecture.training.losses import LossEvaluator, evaluation_starts
+from gpt_architecture.training.preparation import TrainingRun, prepare
+from gpt_architecture.training.session import build_trainer
+from gpt_architecture.training.trainer import Trainer
+
+VALIDATION_BYTES = 64 << 10
+"""Octets de validation, au plus, que mesurent les essais et l'entraînement qui suit."""
+
+DECAY = 0.25
+"""Part d'un entraînement que prend la descente du taux."""
+
+WARMUP = 20
+"""Étapes de montée du taux ; les mêmes pour toutes les durées, qui partagent leur début."""
+
+EVALUATIONS = 20
+"""Évaluations d'un entraînement, environ."""
+
+LR, MUON_LR = 2e-3, 0.02
+"""Taux d'AdamW et de Muon, que l'échelle d'une recette multiplie."""
+
+_PROBE_SECONDS, _PROBE_STEPS = 0.8, (3, 15)
+_READ_TOKENS = 1 << 16
+_MAX_TOKENS = 1 << 28
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Body:
+    """La forme d'un modèle, vocabulaire et contexte à part."""
+
+    emb_dim: int
+    n_heads: int
+    n_layers: int
+
+    def __str__(self) -> str:
+        return f"{self.emb_dim} × {self.n_layers}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Comment entraîner, la taille et la durée à part.
+
+    Attributes:
+        tokenizer: tel que `train` le nomme.
+        window: contexte d'entraînement (T).
+        batch_size: séquences par étape (B).
+        lr_scale: ce qui multiplie les deux taux d'apprentissage.
+        drop_rate: probabilité de dropout.
+    """
+
+    tokenizer: str
+    window: int
+    batch_size: int
+    lr_scale: float = 1.0
+    drop_rate: float = 0.0
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens lus à chaque étape."""
+        return self.window * self.batch_size
+
+    def options(self, body: Body, *, steps: int, epochs: int, eval_iter: int) -> dict[str, Any]:
+        """Les réglages de `train`, à plat."""
+        return {
+            "tokenizer": self.tokenizer,
+            "context_length": self.window,
+            "positions": self.window,
+            "emb_dim": body.emb_dim,
+            "n_heads": body.n_heads,
+            "n_layers": body.n_layers,
+            "drop_rate": self.drop_rate,
+            "qkv_bias": True,
+            "tie_weights": True,
+            "epochs": epochs,
+            "max_steps": steps,
+            "batch_size": self.batch_size,
+            "optimizer": "muon",
+            "lr": LR * self.lr_scale,
+            "muon_lr": MUON_LR * self.lr_scale,
+            "beta2": 0.95,
+            "clip": 1.0,
+            "schedule": "wsd",
+            "warmup_steps": WARMUP,
+            "final_lr": 0.0,
+            "decay_fraction": DECAY,
+            "eval_freq": max(1, -(-steps // EVALUATIONS)),
+            "eval_iter": eval_iter,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """De quoi faire des essais sur un texte : ses données sous un vocabulaire, la machine.
+
+    Attributes:
+        data: tokens d'entraînement et de validation.
+        device: périphérique, tel que `train` le nomme.
+        settings: réglages de `train` communs à tous les essais (graine…).
+    """
+
+    data: TrainingData
+    device: str
+    settings: Mapping[str, Any]
+
+    def options(self, recipe: Recipe, body: Body, steps: int, unique: int) -> dict[str, Any]:
+        """Les réglages de `train` pour cet essai."""
+        windows = max(1, len(range(0, unique - recipe.window, recipe.window)))
+        options = recipe.options(
+            body,
+            steps=steps,
+            epochs=max(1, -(-steps * recipe.batch_size // windows)),
+            eval_iter=self.evaluation_batches(recipe),
+        )
+        return {**options, **self.settings, "device": self.device}
+
+    def evaluation_batches(self, recipe: Recipe) -> int:
+        """Lots de validation qui portent `VALIDATION_BYTES` octets, ou toute la validation."""
+        tokens = min(self.data.val.num_tokens - 1, int(VALIDATION_BYTES / self._token_bytes))
+        return max(1, -(-max(1, tokens // recipe.window) // recipe.batch_size))
+
+    @cached_property
+    def _token_bytes(self) -> float:
+        """Octets que porte un token de la validation, à peu près."""
+        val = self.data.val
+        head = val.read(0, min(_READ_TOKENS, val.num_tokens))
+        return max(1, text_bytes(head.tolist(), self.data.tokenizer)) / head.numel()
+
+    def run(self, recipe: Recipe, body: Body, steps: int, unique: int) -> TrainingRun:
+        """L'entraînement de `steps` étapes sur les `unique` premiers tokens, prêt à partir."""
+        data = self.data
+        if unique < data.train.num_tokens:
+            kept = data.train.read(0, min(unique, _MAX_TOKENS)).numpy()
+            data = replace(data, train=TokenArray(kept))
+        request = TrainingRequest.of(self.options(recipe, body, steps, unique))
+        return prepare(request, data=data)
+
+
+def text_bytes(tokens: Sequence[int], tokenizer: Tokenizer) -> int:
+    """Octets du texte de ces tokens ; une fin de texte n'en est pas un."""
+    kept = [each for each in tokens if each != tokenizer.eos_id]
+    return len(tokenizer.decode(kept).encode("utf-8", "replace"))
+
+
+def bits_per_nat(run: TrainingRun) -> float:
+    """Ce qui change une perte de validation, en nats par token, en bits par octet."""
+    settings, val = run.settings, run.data.val
+    count = settings.training.eval_iter * settings.training.batch_size
+    starts = evaluation_starts(
+        val, settings.window, stride=settings.stride, count=count, shuffle=False
+    )
+    tokens = np.concatenate([_targets(val, int(start), settings.window) for start in starts])
+    size = text_bytes(tokens.tolist(), run.data.tokenizer)
+    return tokens.size / max(1, size) / math.log(2)
+
+
+def _targets(source: TokenSource, start: int, window: int) -> np.ndarray[Any, Any]:
+    found: np.ndarray[Any, Any] = source.read(start + 1, window).numpy()
+    return found
+
+
+def decay_start(steps: int) -> int:
+    """L'étape où le taux commence à descendre, sur `steps` étapes (voir `make_schedule`)."""
+    return max(ScheduleConfig(warmup_steps=WARMUP).warmup_steps, round((steps - 1) * (1 - DECAY)))
+
+
+def run_chain(
+    bench: Bench,
+    recipe: Recipe,
+    body: Body,
+    lengths: Sequence[int],
+    *,
+    unique: int,
+    folder: Path | str,
+    on_step: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[int, float]]:
+    """Entraîne un modèle pour chaque durée, le début en commun.
+
+    Args:
+        bench: texte et machine.
+        recipe: comment.
+        body: forme du modèle.
+        lengths: étapes de chaque durée, croissantes.
+        unique: premiers tokens d'entraînement qu'il lit, et relit.
+        folder: où tiennent, le temps de la chaîne, les points de reprise.
+        on_step: appelé à chaque étape.
+
+    Yields:
+        Une durée, et la perte de validation qu'elle atteint, en bits par octet ; infinie si
+        l'entraînement diverge.
+    """
+    store, checkpoint = CheckpointStore(Path(folder), keep_last=1), None
+    last = lengths[-1]
+    for steps in lengths:
+        run = bench.run(recipe, body, steps, unique)
+        trainer = build_trainer(run.settings, run.data, store=store, checkpoint=checkpoint)
+        branch = decay_start(steps)
+        try:
+            while trainer.state.step < steps:
+                if trainer.state.step == branch and steps != last:
+                    trainer.save()
+                trainer.advance()
+                on_step()
+        except TrainingError:  # taux trop haut : les durées suivantes divergeraient aussi
+            yield steps, math.inf
+            return
+        val = _validation_loss(trainer)
+        yield steps, val * bits_per_nat(run) if math.isfinite(val) else math.inf
+        checkpoint = store.latest() if steps != last else None
+
+
+def _validation_loss(trainer: Trainer) -> float:
+    """La perte de validation, en nats par token, sans mesurer l'entraînement, ou presque."""
+    evaluate = trainer.evaluate
+    if isinstance(evaluate, LossEvaluator):
+        (train, starts), val = evaluate.sets
+        evaluate = replace(evaluate, sets=((train, starts[:1]), val))
+    losses = None if evaluate is None else evaluate(lambda: False)
+    return math.nan if losses is None else losses[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """La durée mesurée d'une étape.
+
+    Attributes:
+        step: secondes d'une étape, médiane.
+        evaluation: secondes d'une évaluation des deux jeux.
+        sample: secondes d'un exemple écrit.
+    """
+
+    step: float
+    evaluation: float
+    sample: float
+
+
+def measure_step(
+    bench: Bench, recipe: Recipe, body: Body, *, clock: Clock = time.perf_counter
+) -> StepTime:
+    """Fait quelques étapes de cette forme, une évaluation et un exemple.
+
+    Args:
+        bench: texte et machine.
+        recipe: comment.
+        body: forme du modèle.
+        clock: ce qui donne l'heure, en secondes.
+    """
+    run = bench.run(recipe, body, 1000, bench.data.train.num_tokens)
+    trainer = build_trainer(run.settings, run.data)
+    trainer.advance()  # échauffement : allocations, compilation
+    seconds, start = list[float](), clock()
+    fewest, most = _PROBE_STEPS
+    while len(seconds) < fewest or (len(seconds) < most and clock() - start < _PROBE_SECONDS):
+        before = clock()
+        trainer.advance()
+        seconds.append(clock() - before)
+    marks = [clock()]
+    for action in (trainer.evaluate, trainer.sample):
+        if action is not None:
+            action(lambda: False)
+        marks.append(clock())
+    return StepTime(
+        step=statistics.median(seconds),
+        evaluation=marks[1] - marks[0],
+        sample=marks[2] - marks[1],
+    )

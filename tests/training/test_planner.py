@@ -1,0 +1,172 @@
+"""Le déroulement d'un plan, dans un laboratoire où la loi est connue d'avance."""
+
+import math
+
+import pytest
+
+from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.training.costs import StepCost
+from gpt_architecture.training.experiments import (
+    LADDER,
+    TextSize,
+    Trial,
+    model_of,
+    preferred,
+    useful,
+)
+from gpt_architecture.training.planner import make_plan
+from gpt_architecture.training.planning import Pace, check_budget
+from gpt_architecture.training.scaling import LossLaw
+from gpt_architecture.training.trials import Recipe
+
+LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.03, kappa=0.3)
+PACE = Pace(cost=StepCost(rates=(4e-12, 8e-12, 1e-10, 5e-3), error=0.0), evaluated=9e3, sample=0.02)
+LIKED = {"bpe-1024": 0.05, "bpe-2048": 0.0, "bpe-4096": 0.03}
+
+
+class KnownLaboratory:
+    """Un laboratoire fabriqué : chaque perte est celle de `LAW`, selon la recette."""
+
+    fixed_tokenizer = None
+    base_bytes = 300 << 20
+    spent = 0.0
+
+    def __init__(self, unique=1_500_000, diverges_at=math.inf):
+        self.unique, self.diverges_at, self.asked = unique, diverges_at, []
+
+    def text(self, tokenizer):
+        return TextSize(vocab_size=2048, unique=self.unique)
+
+    def time(self, recipe, body):
+        return PACE.of(body, recipe, 2048)
+
+    def startup(self, tokenizer):
+        return 10.0
+
+    def losses(self, recipe, body, lengths, unique):
+        self.asked.append((recipe, body, tuple(lengths), unique))
+        worse = 1 + LIKED.get(recipe.tokenizer, 0.0) + 0.02 * abs(math.log2(recipe.lr_scale / 2))
+        worse += 0.01 * abs(math.log2(recipe.window / 256))
+        if recipe.lr_scale >= self.diverges_at:
+            worse = math.inf
+        size = model_of(body, recipe, 2048).num_parameters()
+        return {s: worse * LAW.loss(size, s * recipe.step_tokens, unique) for s in lengths}
+
+
+def planned(lab=None, hours=1.0, **options):
+    return make_plan(lab or KnownLaboratory(), hours=hours, octets=4_500_000, **options)
+
+
+def test_the_best_recipe_is_found():
+    best = planned().best.recipe
+    assert (best.tokenizer, best.window, best.lr_scale) == ("bpe-2048", 256, 2.0)
+
+
+def test_the_loss_announced_is_the_law_s():
+    """Loin des essais, six fois leur durée : à 3 % près, et dans l'intervalle."""
+    for hours in (0.2, 1.0):
+        plan = planned(hours=hours)
+        best = plan.best
+        true = LAW.loss(best.parameters, best.tokens, 1_500_000)
+        assert best.loss == pytest.approx(true, rel=0.03)
+        assert best.low < true < best.high
+
+
+def test_the_choice_is_near_the_best_of_the_ladder():
+    plan = planned()
+    lowest = math.inf
+    for each in (plan.best, *plan.alternatives):
+        lowest = min(lowest, LAW.loss(each.parameters, each.tokens, 1_500_000))
+    assert LAW.loss(plan.best.parameters, plan.best.tokens, 1_500_000) <= lowest * 1.01
+    assert {each.body for each in plan.alternatives} <= set(LADDER)
+
+
+def test_the_time_announced_fills_the_hours():
+    """Un texte assez long ne s'épuise pas : tout le temps donné sert."""
+    best = planned(KnownLaboratory(unique=10**9)).best
+    assert best.seconds == pytest.approx(3600, rel=0.02)
+    assert best.epochs < 1
+
+
+def test_trials_stay_within_their_minutes():
+    lab = KnownLaboratory()
+    planned(lab, hours=2.0, minutes=5)
+    spent = sum(
+        1.2 * lengths[-1] * PACE.of(body, recipe, 2048).step
+        for recipe, body, lengths, _ in lab.asked
+    )
+    assert 60 < spent < 1.25 * 300  # la seconde approche, la plus rare, comprise
+
+
+def test_late_trials_are_cut_short():
+    """Les minutes dépassées, seuls restent les essais sans lesquels rien ne s'ajuste."""
+    on_time, late = KnownLaboratory(), KnownLaboratory()
+    late.spent = 1e4
+    planned(on_time)
+    best = planned(late).best
+    assert len(late.asked) < len(on_time.asked) / 2
+    assert math.isfinite(best.loss)
+
+
+def test_the_same_measures_give_the_same_plan():
+    assert planned() == planned()
+
+
+def test_a_rate_that_diverges_is_left_aside():
+    plan = planned(KnownLaboratory(diverges_at=2.0))
+    assert plan.best.recipe.lr_scale == 1.0
+    assert math.isfinite(plan.best.loss)
+
+
+def test_what_is_done_is_said_beforehand():
+    said = []
+    planned(tell=said.append)
+    assert said[0].startswith("Essais prévus, en 6 min 00 s environ")
+    assert any("bpe-2048" in line and "→" in line for line in said)
+
+
+def test_a_given_vocabulary_is_kept():
+    lab = KnownLaboratory()
+    assert planned(lab, tokenizer="bpe-4096").best.recipe.tokenizer == "bpe-4096"
+    assert {recipe.tokenizer for recipe, *_ in lab.asked} == {"bpe-4096"}
+
+
+class TestRefusals:
+    def test_a_text_too_short(self):
+        with pytest.raises(DataError, match="texte trop court, 900 tokens"):
+            planned(KnownLaboratory(unique=900))
+
+    @pytest.mark.parametrize("hours", [0.0, -1.0, math.nan, math.inf, 1e9])
+    def test_hours_without_sense(self, hours):
+        with pytest.raises(ConfigurationError, match="hours"):
+            check_budget(hours, None)
+
+    @pytest.mark.parametrize("minutes", [0.0, -3.0, math.nan])
+    def test_minutes_without_sense(self, minutes):
+        with pytest.raises(ConfigurationError, match="minutes"):
+            check_budget(1.0, minutes)
+
+    def test_hours_too_few_for_any_model(self):
+        with pytest.raises(ConfigurationError, match="de quoi faire 60 étapes"):
+            planned(hours=0.003)
+
+
+def test_minutes_are_a_tenth_of_the_hours():
+    assert [check_budget(hours, None) for hours in (0.01, 1.0, 100.0)] == [2.0, 6.0, 20.0]
+    assert check_budget(1.0, 3.5) == 3.5
+
+
+def test_options_as_good_as_the_best_keep_their_order():
+    assert preferred([("a", 2.005), ("b", 2.0), ("c", 1.9999)], 0.004) == "a"
+    assert preferred([("a", 2.1), ("b", 2.0)], 0.004) == "b"
+    assert preferred([("a", math.inf), ("b", math.inf)], 0.004) == "a"
+
+
+def test_trials_that_reread_far_too_much_are_left_aside():
+    recipe = Recipe(tokenizer="char", window=64, batch_size=4)
+    losses = {40: 3.0, 80: 2.5, 160: 2.6, 320: 3.2, 640: math.inf}
+    trials = [
+        Trial(recipe=recipe, body=LADDER[0], steps=steps, unique=5000, loss=loss)
+        for steps, loss in losses.items()
+    ]
+    assert [each.steps for each in useful(trials)] == [40, 80, 160]

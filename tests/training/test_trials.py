@@ -1,0 +1,135 @@
+"""Les essais d'un plan : ceux de `train` au bit près, gardés, repris."""
+
+import math
+
+import pytest
+
+from gpt_architecture import train
+from gpt_architecture.errors import OutputError
+from gpt_architecture.training import laboratory as library
+from gpt_architecture.training.laboratory import TRIALS, TextLaboratory
+from gpt_architecture.training.trials import (
+    Body,
+    Recipe,
+    bits_per_nat,
+    decay_start,
+    run_chain,
+    text_bytes,
+)
+
+BODY = Body(emb_dim=16, n_heads=1, n_layers=1)
+RECIPE = Recipe(tokenizer="bpe-300", window=32, batch_size=4, drop_rate=0.1)
+STORY = "la-lampe-du-passeur"
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return TextLaboratory([STORY], tmp_path / "essais", device="cpu")
+
+
+@pytest.mark.slow
+def test_a_chain_is_as_many_separate_trainings(lab, tmp_path):
+    """Chaque durée a, au bit près, la perte d'un `train` de cette durée seule."""
+    bench = lab.bench("bpe-300")
+    unique = bench.data.train.num_tokens
+    chain = run_chain(bench, RECIPE, BODY, (24, 36, 60), unique=unique, folder=tmp_path / "chaîne")
+    for steps, loss in chain:
+        options = bench.options(RECIPE, BODY, steps, unique)
+        run = train(STORY, **options, output_dir=tmp_path / str(steps))
+        nats = bits_per_nat(bench.run(RECIPE, BODY, steps, unique))
+        assert loss == run.state.val_losses[-1] * nats
+        assert run.state.step == steps
+
+
+@pytest.mark.parametrize("steps", [24, 40, 100, 4000])
+def test_the_rate_descends_where_the_schedule_says(lab, steps):
+    from gpt_architecture.training.optim import make_schedule
+
+    run = lab.bench("bpe-300").run(RECIPE, BODY, steps, 4000)
+    factor, branch = make_schedule(run.settings.schedule, steps), decay_start(steps)
+    assert factor(branch) == 1.0
+    assert factor(steps - 1) == 0.0
+    assert branch + 1 == steps or factor(branch + 1) < 1.0
+
+
+def test_a_part_of_the_text_is_its_beginning(lab):
+    bench = lab.bench("bpe-300")
+    run = bench.run(RECIPE, BODY, 40, 1000)
+    assert run.data.train.num_tokens == 1000
+    assert run.data.train.read(0, 1000).equal(bench.data.train.read(0, 1000))
+    assert run.data.val is bench.data.val
+    assert run.settings.training.epochs >= 40 * 4 / (1000 / 32)
+
+
+def test_bits_by_hand(tmp_path):
+    """Un octet par token : une perte de ln 2 vaut un bit par octet."""
+    text = tmp_path / "a.txt"
+    text.write_text("abcd" * 2000, encoding="utf-8")
+    bench = TextLaboratory([str(text)], tmp_path / "e").bench("char")
+    run = bench.run(Recipe(tokenizer="char", window=16, batch_size=2), BODY, 5, 7000)
+    assert bits_per_nat(run) == pytest.approx(1 / math.log(2))
+    tokenizer = bench.data.tokenizer
+    assert (
+        text_bytes([*tokenizer.encode("abé".replace("é", "d")), tokenizer.eos_id], tokenizer) == 3
+    )
+
+
+class TestKeptTrials:
+    def losses(self, lab, lengths=(24, 40)):
+        return dict(lab.losses(RECIPE, BODY, lengths, 2000))
+
+    def test_no_trial_is_made_twice(self, lab, tmp_path, monkeypatch):
+        found, time = self.losses(lab), lab.time(RECIPE, BODY)
+        monkeypatch.setattr(library, "run_chain", lambda *_, **__: pytest.fail("refait"))
+        monkeypatch.setattr(library, "measure_step", lambda *_: pytest.fail("remesuré"))
+        again = TextLaboratory([STORY], tmp_path / "essais", device="cpu")
+        assert self.losses(again) == found
+        assert again.time(RECIPE, BODY) == time
+
+    def test_an_interrupted_chain_keeps_what_is_done(self, lab, tmp_path):
+        """Arrêtée à sa deuxième durée, la chaîne garde la première ; reprise, elle est entière."""
+        count = 0
+
+        def stop():
+            nonlocal count
+            count += 1
+            if count > 30:
+                raise KeyboardInterrupt
+
+        folder = tmp_path / "autre"
+        first = TextLaboratory([STORY], folder, device="cpu", on_step=stop)
+        with pytest.raises(KeyboardInterrupt):
+            self.losses(first)
+        assert (folder / TRIALS).read_text(encoding="utf-8").count("\n") == 1
+        again = TextLaboratory([STORY], folder, device="cpu")
+        assert self.losses(again) == self.losses(lab)
+
+    def test_a_broken_line_is_made_again(self, lab, tmp_path):
+        found = self.losses(lab)
+        journal = tmp_path / "essais" / TRIALS
+        journal.write_bytes(journal.read_bytes()[:-20])
+        again = TextLaboratory([STORY], tmp_path / "essais", device="cpu")
+        assert self.losses(again) == found
+        assert len(journal.read_bytes().splitlines()) == 3  # la coupée, et celle qui la remplace
+
+    def test_the_start_is_timed_once(self, lab, tmp_path):
+        found = lab.startup("bpe-300")
+        again = TextLaboratory([STORY], tmp_path / "essais", device="cpu")
+        assert again.startup("bpe-300") == found > 0
+
+    def test_a_kept_trial_costs_what_it_cost(self, lab, tmp_path):
+        self.losses(lab)
+        again = TextLaboratory([STORY], tmp_path / "essais", device="cpu")
+        self.losses(again)
+        assert again.spent == pytest.approx(lab.spent)
+        assert lab.spent > 0
+
+    def test_another_seed_is_another_trial(self, lab, tmp_path):
+        other = TextLaboratory([STORY], tmp_path / "essais", device="cpu", seed=7)
+        assert self.losses(lab) != self.losses(other)
+
+    def test_a_folder_that_cannot_be(self, tmp_path):
+        taken = tmp_path / "pris"
+        taken.write_text("x", encoding="utf-8")
+        with pytest.raises(OutputError, match="impossible d'écrire"):
+            TextLaboratory([STORY], taken)
