@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Table,
         Tokenization,
         Trace,
+        Verification,
         Vocabulary,
         chat,
         compare,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         serve,
         train,
         train_tokenizer,
+        verify,
         visualize,
     )
     from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
@@ -88,9 +90,9 @@ __version__ = VERSION
 
 _NAMES = {
     "api": "AttentionMap Chat Comparison Completion Conversion Distribution Evaluation GPT "
-    "Inspection Merge Prepared Quantization Run Service Table Tokenization Trace Vocabulary chat "
-    "compare compare_tokenizers convert evaluate inspect_model load merge prepare quantize serve "
-    "train train_tokenizer visualize",
+    "Inspection Merge Prepared Quantization Run Service Table Tokenization Trace Verification "
+    "Vocabulary chat compare compare_tokenizers convert evaluate inspect_model load merge prepare "
+    "quantize serve train train_tokenizer verify visualize",
     "config": "GPTConfig GPT_CONFIG_124M TrainingConfig",
     "core.attention": "MultiHeadAttention",
     "core.layers": "FeedForward GELU LayerNorm TransformerBlock",
@@ -140,6 +142,7 @@ __all__ = [
     "Trace",
     "TrainingConfig",
     "TransformerBlock",
+    "Verification",
     "Vocabulary",
     "assign",
     "calc_loss_batch",
@@ -175,6 +178,7 @@ __all__ = [
     "train",
     "train_model_simple",
     "train_tokenizer",
+    "verify",
     "visualize",
 ]
 

@@ -1,10 +1,15 @@
 """L'entraînement : une boucle simple qui se lit, et celle qui fait tout.
 
+- `arithmetic` : L'arithmétique d'un entraînement : ce dont dépendent ses arrondis, et ce que
+  d'autres permettent.
+- `audit` : Vérifier un certificat : sa chaîne, ses fichiers, ses lots, puis des étapes rejouées.
 - `backends` : Le choix du moteur : l'étape fusionnée là où il convient, autograd partout ailleurs.
 - `baselines` : Les repères d'une perte : ce que des n-grammes atteignent sur le même texte de
   validation.
 - `callbacks` : Ce que la boucle reçoit de qui l'assemble, ce qu'elle raconte, et ceux qui
   l'écoutent.
+- `certificate` : Le certificat d'un entraînement : ce qu'il a lu, calculé et obtenu, en empreintes
+  chaînées.
 - `checkpoint` : Où en est un entraînement, et ses points de reprise : écrits sans risque,
   renouvelés.
 - `diagnosis` : Le dossier d'un entraînement : ce que le docteur en lit, et ce qu'il en dit.
@@ -20,11 +25,13 @@
 - `outputs` : Ce qu'un entraînement écrit : où, sous quel nom, et sans rien écraser d'autre.
 - `preparation` : Un entraînement prêt à partir : sa demande, ses réglages, ses données ; et ce
   qu'il coûtera.
+- `replay` : Rejouer des étapes d'un entraînement, et les comparer à ce que son certificat en dit.
 - `run` : Un entraînement entier : commencer ou reprendre, mener au bout, enregistrer.
 - `session` : L'assemblage d'un entraînement : des réglages et des données à un `Trainer` prêt à
   partir.
 - `simple` : La boucle d'entraînement simple : la plus courte qui soit juste.
 - `step` : Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et un exemple.
+- `story` : Ce qu'un certificat raconte : ses maillons suivis un à un, reprises appliquées.
 - `survey` : Ce que les données d'un entraînement disent avant sa première étape : repères,
   recouvrement…
 - `trainer` : La boucle d'entraînement : étapes, points de reprise, évaluations, exemples, arrêts.
