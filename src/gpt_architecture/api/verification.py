@@ -39,7 +39,7 @@ class Verification:
         intervals: étapes rejouées, chacun de la première à la dernière comprise.
         exact: vrai si tout ce qui est rejoué est égal au bit près.
         gap: plus grand écart relatif entre deux pertes, là où les bits diffèrent.
-        seed: graine du tirage ; None : rien n'a été tiré.
+        seed: graine qui a choisi les intervalles ; None : tous l'ont été.
     """
 
     path: Path
@@ -132,7 +132,7 @@ def verify(
         model: le modèle, son dossier, ou l'entraînement qui l'a fait.
         data: les textes de l'entraînement ; None : ceux que ses points de reprise nomment.
         part: part des étapes à rejouer : « 5% », 0.05 ; 1 ou « 100% » : toutes.
-        seed: graine du tirage des intervalles ; None : tirée, et dite.
+        seed: graine qui choisit les intervalles ; None : prise au hasard, et dite.
         chain_only: ne rejoue rien : la chaîne, la signature et les poids seulement.
         certificate: le certificat ; None : certificat.json, à côté du modèle.
         public_key: clé publique Ed25519 qui doit avoir signé le dernier maillon.
@@ -214,7 +214,7 @@ def _concluded(audit: Audit, path: Path, seed: int | None) -> Verification:
     if any(f.get("code", {}).get("sha256") != code_sha256() for f in story.facts.values()):
         audit.notes.append("Le code n'est plus celui de l'entraînement (autre version).")
     if seed is not None and audit.outcomes:
-        audit.notes.append(f"Intervalles tirés par la graine {seed} (--seed {seed}).")
+        audit.notes.append(f"Intervalles choisis par la graine {seed} (--seed {seed}).")
     if story.first:
         audit.notes.append(f"Le certificat ne commence qu'à l'étape {story.first}.")
     return Verification(

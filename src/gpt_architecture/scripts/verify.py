@@ -50,14 +50,14 @@ class VerifyOptions:
     """Ce qui est vérifié, et jusqu'où."""
 
     part: Annotated[str, Parameter(metavar="PART")] = "5%"
-    """Part des étapes à rejouer, par intervalles tirés au sort entre les points de reprise
+    """Part des étapes à rejouer, par intervalles choisis au hasard entre les points de reprise
     gardés."""
 
     everything: Annotated[bool, Parameter(name="--all")] = False
     """Rejoue toutes les étapes."""
 
     seed: int | None = None
-    """Graine du tirage, pour refaire le même ; sans elle, elle est tirée, et dite."""
+    """Graine de ce choix, pour le refaire ; sans elle, une est prise au hasard, et dite."""
 
     chain_only: bool = False
     """Ne rejoue rien : vérifie la chaîne, la signature et les poids."""

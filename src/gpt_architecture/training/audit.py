@@ -114,6 +114,8 @@ class Audit:
         """Les points de reprise gardés sont ceux que le certificat connaît."""
         self.kept, differences = kept_checkpoints(self.store, self.story)
         self.differences += differences
+        if self.tokenizer is None and self.kept:
+            self.tokenizer = tokenizer_from_dict(self.kept[max(self.kept)].state["tokenizer"])
 
     def replay(
         self,
@@ -122,9 +124,16 @@ class Audit:
         seed: int,
         on_progress: Callable[[int, int], None],
     ) -> None:
-        """Relit les données, puis rejoue les intervalles tirés au sort."""
+        """Relit les données, puis rejoue les intervalles choisis au hasard."""
         story = self.story
         self.given = self._origins(given)
+        known = {**story.facts_at(story.last)["options"], **self.given}
+        if not any(known.get(name) for name in ("data", "source", "chat")):
+            raise ConfigurationError(
+                "les données de l'entraînement ne sont pas nommées",
+                expected="celles que « train » a lues",
+                remedy="ajoutez `data`, ou `chain_only` pour ne rien rejouer",
+            )
         try:
             for at, facts in story.facts.items():
                 run = self._run_at(at)
@@ -173,6 +182,11 @@ class Audit:
     def _key(self, step: int) -> str:
         return canonical(self.story.facts_at(step)["options"])
 
+    def _changes_at(self, step: int) -> bool:
+        """Vrai si la reprise de cette étape change ce qui est calculé, ou comment."""
+        before, after = self.story.facts_at(step - 1), self.story.facts_at(step)
+        return any(before[name] != after[name] for name in ("options", "arithmetic"))
+
     def _run_at(self, step: int) -> TrainingRun:
         """L'entraînement tel qu'il était demandé à cette étape, sur les données d'ici."""
         key = self._key(step)
@@ -183,13 +197,14 @@ class Audit:
             known = {names.get(n, n): v for n, v in options.items() if v is not None}
             if "sources" in known or "chat" in known:
                 known.pop("data", None)
-            origins = Origins(learned=None if known.get("start") else self.tokenizer)
-            self.runs[key] = prepare(TrainingRequest.of(known), origins)
+            request = TrainingRequest.of(known)
+            self.runs[key] = prepare(request, Origins(learned=self.tokenizer))
         return self.runs[key]
 
     def _replayed(self, interval: Interval, on_step: Callable[[int], None]) -> Outcome:
         """Rejoue un intervalle, d'une reprise aux réglages changés à l'autre."""
         starts = [at for at in self.story.facts if interval.first < at < interval.stop]
+        starts = [at for at in starts if self._changes_at(at)]
         bounds = [interval.first, *starts, interval.stop]
         whole, checkpoint = Outcome(), self.kept.get(interval.first)
         with ExitStack() as stack:

@@ -88,7 +88,7 @@ def kept_checkpoints(
     kept, differences = dict[int, Checkpoint](), list[Difference]()
     for step in store.steps():
         link = story.weights_at(step)
-        if link is None or link.get("weights") is None:
+        if "weights" not in link:
             continue
         checkpoint, why = _read(store, step)
         if checkpoint is not None:
@@ -129,23 +129,23 @@ class Interval:
 
 
 def draw(story: Story, anchors: Sequence[int], share: float, seed: int) -> list[Interval]:
-    """Les intervalles à rejouer, tirés au sort entre les points d'où l'on peut repartir.
+    """Les intervalles à rejouer, pris au hasard entre les points d'où l'on peut repartir.
 
-    Ils sont pris entiers, dans un ordre tiré, jusqu'à la part demandée ; le dernier est écourté au
+    Ils sont pris entiers, dans un ordre mêlé, jusqu'à la part demandée ; le dernier est écourté au
     bout du maillon qui l'atteint.
 
     Args:
         story: ce que le certificat raconte.
         anchors: étapes d'où l'on peut repartir.
         share: part des étapes, dans ]0, 1].
-        seed: graine du tirage.
+        seed: graine de ce choix.
     """
     bounds = [*sorted({each for each in anchors if each < story.last}), story.last]
     intervals = [Interval(first=first, stop=stop) for first, stop in pairwise(bounds)]
     if share >= 1:
         return intervals
     quota = max(1, round(share * (story.last - story.first)))
-    random.Random(seed).shuffle(intervals)  # noqa: S311 — un tirage qui se refait, pas un secret
+    random.Random(seed).shuffle(intervals)  # noqa: S311 — se refait
     chosen = []
     ends = sorted(end_of(each) for each in story.links if each["kind"] == "steps")
     for each in intervals:
@@ -196,11 +196,7 @@ def replay(
     outcome = Outcome()
     for link in story.links:
         at, end = link.get("first", link.get("step")), end_of(link)
-        if (
-            at < interval.first
-            or end > interval.stop
-            or (link["kind"] != "steps" and at == interval.first and trainer.state.step > at)
-        ):
+        if at < interval.first or end > interval.stop:
             continue
         if link["kind"] == "steps":
             span = Span(at)

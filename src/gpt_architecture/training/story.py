@@ -71,10 +71,11 @@ class Story:
         """Ce qui vaut à l'étape `step`."""
         return self.facts[max((each for each in self.facts if each <= step), default=self.first)]
 
-    def weights_at(self, step: int) -> dict[str, Any] | None:
-        """Le dernier maillon qui dit les poids après `step` étapes."""
-        found = [each for each in self.links if each.get("step") == step and "weights" in each]
-        return found[-1] if found else None
+    def weights_at(self, step: int) -> dict[str, str]:
+        """Les empreintes connues après `step` étapes : `weights`, et `moments`."""
+        found = [each for each in self.links if each.get("step") == step]
+        names = ("weights", "moments")
+        return {name: each[name] for each in found for name in names if each.get(name)}
 
 
 def read_story(chain: Chain) -> Story:
@@ -124,7 +125,7 @@ def _follow(story: Story, place: int, link: dict[str, Any]) -> None:
         story.differences.append(Difference(cause="étape sautée", step=story.last, message=message))
         return
     before = story.weights_at(step)
-    if kind != "steps" and before is not None and before["weights"] != link["weights"]:
+    if kind != "steps" and any(link.get(name) not in (None, before[name]) for name in before):
         message = f"deux empreintes des poids de l'étape {step} se contredisent"
         story.differences.append(Difference(cause="poids", step=step, message=message))
     if kind == "resume":
