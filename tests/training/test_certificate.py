@@ -11,8 +11,9 @@ from certificate_helpers import FORGERIES, MODEL, TEXT, copy_run, edit_chain, re
 from conftest import FRENCH_TEXT
 
 from gpt_architecture import train, verify
-from gpt_architecture.errors import CertificateError, ConfigurationError
-from gpt_architecture.storage.chain import CERTIFICATE, read_chain
+from gpt_architecture.errors import CertificateError, ConfigurationError, OutputError
+from gpt_architecture.storage.chain import CERTIFICATE, Chain, read_chain
+from gpt_architecture.training import certificate, trainer
 from gpt_architecture.training.arithmetic import arithmetic_changes
 from gpt_architecture.training.certificate import Span, public_options, tensors_sha256
 from gpt_architecture.training.replay import draw
@@ -28,9 +29,10 @@ TINY = {
     "drop_rate": 0.1,
     "batch_size": 2,
     "accumulate": 2,
-    "clip": 1.0,
+    "clip": 0.1,
     "eval_freq": 5,
     "eval_iter": 1,
+    "train_ratio": 0.85,
     "engine": "autograd",
     "precision": "fp32",
     "device": "cpu",
@@ -44,7 +46,7 @@ def trained(folder, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     text = folder / TEXT
     if not text.exists():
-        text.write_text(FRENCH_TEXT * 3, encoding="utf-8")
+        text.write_text(FRENCH_TEXT[:700], encoding="utf-8")
     return train(text, **{**TINY, **KEPT, **changes}, output_dir=folder)
 
 
@@ -90,14 +92,14 @@ def test_a_part_is_drawn_by_its_seed(run):
     assert one.replayed == 2
     assert one.intervals == two.intervals
     assert len({tuple(checked(run, part=0.2, seed=seed).intervals) for seed in range(6)}) > 1
-    assert "--seed 1" in str(one)
+    assert "graine 1." in str(one)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"accumulate": 1, "drop_rate": 0.0, "max_steps": 6},
-        {"epochs": 3, "max_steps": 60, "stride": 64, "save_every": 20},
+        {"epochs": 3, "max_steps": 60, "stride": 64, "save_every": 3},
         {"optimizer": "muon", "schedule": "cosine", "warmup_steps": 2},
         {"tokenizer": "bpe-280", "document_mask": True},
         {"engine": "auto", "precision": "auto"},
@@ -113,12 +115,7 @@ def test_every_kind_of_run_conforms(tmp_path, changes):
     assert found.replayed == found.steps > 0
 
 
-def test_adapters_and_conversations_conform(tmp_path, run):
-    said = [{"role": "user", "content": "La nuit ?"}, {"role": "assistant", "content": "Oui."}]
-    talks = tmp_path / "dialogues.jsonl"
-    talks.write_text(f"{json.dumps({'messages': said})}\n" * 12, encoding="utf-8")
-    template = tmp_path / "gabarit"
-    template.write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}", encoding="utf-8")
+def test_adapters_conform(tmp_path, run):
     text, folder = run / TEXT, tmp_path / "lora"
     shape = ("tokenizer", "context_length", "positions", "emb_dim", "n_heads", "n_layers")
     kept = {name: value for name, value in TINY.items() if name not in shape}
@@ -127,6 +124,18 @@ def test_adapters_and_conversations_conform(tmp_path, run):
     found = verify(folder, text, start=run, part=1)
     assert (found.differences, found.exact, found.replayed) == ([], True, 4)
     assert verify(folder, part=1).exact
+    with pytest.raises(ConfigurationError, match="debut"):
+        verify(folder, text, debut=run)
+
+
+def test_conversations_conform(tmp_path):
+    said = [{"role": "user", "content": "La nuit ?"}, {"role": "assistant", "content": "Oui."}]
+    talks, folder = tmp_path / "dialogues.jsonl", tmp_path / "m"
+    talks.write_text(f"{json.dumps({'messages': said})}\n" * 12, encoding="utf-8")
+    shape = {"context_length": 64, "positions": 64, "tokenizer": "bpe-280"}
+    train(chat=talks, **{**TINY, **shape}, save_every=2, max_steps=4, output_dir=folder)
+    found = verify(folder, chat=talks, part=1)
+    assert (found.differences, found.exact, found.replayed) == ([], True, 4)
 
 
 def test_two_interruptions_and_a_longer_programme_conform(tmp_path):
@@ -143,20 +152,21 @@ def test_two_interruptions_and_a_longer_programme_conform(tmp_path):
     )
     first = read_chain(folder / CERTIFICATE).links
     assert not run.complete
+    stopped = run.state.step
     assert verify(folder, part=1).notes  # il s'arrête avant la fin, et c'est dit
     run = train(resume=folder, progress=False)
     assert run.complete
     train(resume=folder, max_steps=14, schedule="linear", progress=False, override=True)
     links = read_chain(folder / CERTIFICATE).links
     assert links[: len(first)] == first  # rien n'est perdu
-    assert [each["step"] for each in links if each["kind"] == "resume"] == [run.state.step - 7, 10]
+    assert [each["step"] for each in links if each["kind"] == "resume"] == [stopped, 10]
     found = checked(folder)
     assert (found.differences, found.exact, found.replayed) == ([], True, 14)
 
 
 def _text(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TEXT).write_text(FRENCH_TEXT * 3, encoding="utf-8")
+    (folder / TEXT).write_text(FRENCH_TEXT[:700], encoding="utf-8")
     return folder / TEXT
 
 
@@ -217,7 +227,8 @@ def test_other_code_is_named(run, tmp_path, monkeypatch):
     found = checked(run)
     assert found.exact
     assert "autre version" in found.notes[0]
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
+    before = trainer.set_lr_
+    monkeypatch.setattr(trainer, "set_lr_", lambda each, factor: before(each, factor * 2))
     found = checked(run)
     assert {each.cause for each in found.differences} == {"code"}
 
@@ -303,11 +314,14 @@ def test_a_damaged_certificate_is_kept_aside(tmp_path, caplog):
     assert (folder / "certificat-abime.json").is_file()
 
 
-def test_a_full_disk_does_not_stop_the_training(tmp_path, caplog):
-    folder = tmp_path / "m"
-    (folder / CERTIFICATE).mkdir(parents=True)  # rien ne peut y être écrit
-    with pytest.raises(Exception, match=r"certificat\.json"):
-        trained(folder, max_steps=2)
+def test_a_full_disk_does_not_stop_the_training(tmp_path, caplog, monkeypatch):
+    def refuse(self, path, signer=None):
+        raise OutputError.refused(path, OSError(28, "plein"))
+
+    monkeypatch.setattr(Chain, "save", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert trained(tmp_path / "m", max_steps=2).complete
+    assert "certificat non écrit" in caplog.text
 
 
 # --- Les pièces --------------------------------------------------------------------------------
@@ -316,20 +330,20 @@ def test_a_full_disk_does_not_stop_the_training(tmp_path, caplog):
 def test_the_certificate_is_small_and_says_nothing_of_the_text(run):
     text = (run / CERTIFICATE).read_text(encoding="ascii")
     assert len(text) < 12_000
-    assert str(run.parent) not in text
-    assert "lampe" not in text.replace("la-lampe-du-passeur", "")
+    for secret in (str(run.parent), *FRENCH_TEXT.split()[:9]):
+        assert secret not in text or len(secret) < 5
 
 
-def test_long_runs_share_their_links(tmp_path):
+def test_long_runs_share_their_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(certificate, "_SPANS", 4)
     folder = tmp_path / "m"
-    trained(folder, max_steps=2050, epochs=999, save_every=None, accumulate=1, eval_freq=9999)
+    trained(folder, save_every=None)
     links = read_chain(folder / CERTIFICATE).links
     spans = [each for each in links if each["kind"] == "steps"]
-    assert len(spans) <= 1000
-    assert {each["last"] - each["first"] + 1 for each in spans[:-1]} == {3}
-    found = checked(folder, part="0.5%", seed=0)
+    assert [each["last"] - each["first"] + 1 for each in spans] == [3, 3, 3, 1]
+    found = checked(folder, part="5%", seed=0)
     assert found.exact
-    assert 10 <= found.replayed <= 13
+    assert found.intervals == [(0, 2)]
 
 
 def test_tensor_digest_depends_on_names_shapes_types_and_bits():

@@ -12,6 +12,7 @@ from gpt_architecture.api.loading import source_of
 from gpt_architecture.api.options import checked_options
 from gpt_architecture.errors import CertificateError, ConfigurationError
 from gpt_architecture.formats.adapter_file import ADAPTER_NAME
+from gpt_architecture.formats.door import open_model
 from gpt_architecture.formats.model_file import MODEL_NAME
 from gpt_architecture.french import counted, decimal, percent
 from gpt_architecture.storage.chain import (
@@ -201,7 +202,8 @@ def _located(model: object) -> tuple[Path, Path | None]:
     """Le dossier de l'entraînement, et le fichier de son modèle, s'il y est."""
     source = source_of(model)
     if not source.is_dir():
-        return source.parent, source
+        file = open_model(source).path
+        return file.parent, file
     products = [source / name for name in (MODEL_NAME, ADAPTER_NAME)]
     return source, next((each for each in products if each.exists()), None)
 
@@ -214,7 +216,7 @@ def _concluded(audit: Audit, path: Path, seed: int | None) -> Verification:
     if any(f.get("code", {}).get("sha256") != code_sha256() for f in story.facts.values()):
         audit.notes.append("Le code n'est plus celui de l'entraînement (autre version).")
     if seed is not None and audit.outcomes:
-        audit.notes.append(f"Intervalles choisis par la graine {seed} (--seed {seed}).")
+        audit.notes.append(f"Intervalles choisis par la graine {seed}.")
     if story.first:
         audit.notes.append(f"Le certificat ne commence qu'à l'étape {story.first}.")
     return Verification(

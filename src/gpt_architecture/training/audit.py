@@ -75,7 +75,7 @@ class Audit:
         if key is None:
             if signature is not None:
                 who = f"{signature['public_key'][:16]}…"
-                self.notes.append(f"Signé par la clé {who}, qui n'est pas vérifiée (--public-key).")
+                self.notes.append(f"Signé par la clé {who}, qui n'est pas vérifiée.")
             return
         if signature is None:
             self.refuse("signature", "le certificat n'est pas signé")
