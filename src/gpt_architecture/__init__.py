@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Table,
         Tokenization,
         Trace,
+        Verification,
         Vocabulary,
         chat,
         compare,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         serve,
         train,
         train_tokenizer,
+        verify,
         visualize,
     )
     from gpt_architecture.config import GPT_CONFIG_124M, GPTConfig, TrainingConfig
@@ -90,9 +92,9 @@ __version__ = VERSION
 
 _NAMES = {
     "api": "AttentionMap Chat Comparison Completion Conversion Distribution Evaluation GPT "
-    "Inspection Merge Plan Prepared Quantization Run Service Table Tokenization Trace Vocabulary "
-    "chat compare compare_tokenizers convert evaluate inspect_model load merge plan prepare "
-    "quantize serve train train_tokenizer visualize",
+    "Inspection Merge Plan Prepared Quantization Run Service Table Tokenization Trace Verification "
+    "Vocabulary chat compare compare_tokenizers convert evaluate inspect_model load merge plan "
+    "prepare quantize serve train train_tokenizer verify visualize",
     "config": "GPTConfig GPT_CONFIG_124M TrainingConfig",
     "core.attention": "MultiHeadAttention",
     "core.layers": "FeedForward GELU LayerNorm TransformerBlock",
@@ -143,6 +145,7 @@ __all__ = [
     "Trace",
     "TrainingConfig",
     "TransformerBlock",
+    "Verification",
     "Vocabulary",
     "assign",
     "calc_loss_batch",
@@ -179,6 +182,7 @@ __all__ = [
     "train",
     "train_model_simple",
     "train_tokenizer",
+    "verify",
     "visualize",
 ]
 

@@ -210,6 +210,10 @@ class CheckpointError(GPTArchitectureError):
     """Un point de reprise manque ou est abîmé, ou un autre entraînement tient son dossier."""
 
 
+class CertificateError(GPTArchitectureError):
+    """Un certificat d'entraînement manque, est abîmé, ou n'est pas de ce modèle."""
+
+
 class ServiceError(GPTArchitectureError):
     """Un service distant ne répond pas, ou refuse."""
 

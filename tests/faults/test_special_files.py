@@ -79,6 +79,7 @@ COMMANDS = {
     "merge adaptateurs": ("merge", "{model}", "{}", "--out", "sortie"),
     "demo": ("demo", "--model", "{}"),
     "visualize": ("visualize", "--model", "{}", "--prompt", "Le"),
+    "verify": ("verify", "{}"),
     "serve": ("serve", "{}", "--port", "0"),
     "train --from": ("train", "--from", "{}"),
     "train --tokenizer": ("train", "--tokenizer", "{}"),

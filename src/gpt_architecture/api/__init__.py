@@ -25,6 +25,7 @@ Chaque fonction fait ce que fait la commande de ce nom, et rend un objet : ses a
   courbes.
 - `service` : Un modèle servi depuis Python, dans un thread, et arrêté proprement.
 - `study` : Ce qu'un modèle récite, et la page qui le montre.
+- `verification` : Un entraînement vérifié : son certificat, ses fichiers, et des étapes rejouées.
 - `views` : Ce qu'un modèle montre d'un texte : tokens, probabilités, attention, filtres.
 - `vocabularies` : Un vocabulaire appris sur des textes, et plusieurs comparés.
 - `writer` : Un modèle qui écrit : invites, textes, flux, conversations.
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         serve,
         start_engine,
     )
+    from gpt_architecture.api.verification import Verification, verify
     from gpt_architecture.api.views import (
         AttentionMap,
         Completion,
@@ -87,6 +89,7 @@ _NAMES = {
     "quantization": "Quantization quantize quantized_output",
     "runs": "Run train",
     "service": "LOCAL_HOSTS Service check_serving serve start_engine",
+    "verification": "Verification verify",
     "views": "AttentionMap Completion Distribution Table Tokenization Trace",
     "vocabularies": "Vocabulary compare_tokenizers train_tokenizer",
 }
@@ -117,6 +120,7 @@ __all__ = [
     "Table",
     "Tokenization",
     "Trace",
+    "Verification",
     "Vocabulary",
     "chat",
     "check_conversion",
@@ -143,5 +147,6 @@ __all__ = [
     "start_engine",
     "train",
     "train_tokenizer",
+    "verify",
     "visualize",
 ]

@@ -220,7 +220,8 @@ def train(
     for name, wanted in {"resume": "output_dir", "start": "path"}.items():
         if isinstance(asked.get(name), Run):
             asked[name] = getattr(asked[name], wanted)
-    for name in {"resume", "start", "output_dir", "chat", "chat_template"} & settings.keys():
+    places = {"resume", "start", "output_dir", "chat", "chat_template", "sign_key"}
+    for name in places & settings.keys():
         if not isinstance(asked[name], (str, Path, type(None))):
             raise ConfigurationError.wrong(f"`{name}`", asked[name], expected="un chemin")
     origins = Origins()

@@ -73,6 +73,7 @@ COMMANDS = {
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
     "convert": "Convertit un modèle : Transformers, llama.cpp, ONNX, nanoGPT, livre de Raschka.",
     "inspect": "Dit ce qu'est un modèle, sans charger ses poids.",
+    "verify": "Vérifie le certificat d'un entraînement : chaîne, données, étapes rejouées.",
     "serve": "Sert un modèle à tout client d'OpenAI (HTTP), jusqu'à Ctrl-C ou SIGTERM.",
     "chat": "Converse avec un modèle affiné sur des dialogues, ici ou derrière un service.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
@@ -96,9 +97,10 @@ _ARGUMENTS = {
     "merge": "MODÈLE ADAPTATEURS --out FICHIER ",
     "convert": "SOURCE DESTINATION --to FORMAT ",
     **dict.fromkeys(
-        ("infer", "evaluate", "quantize", "inspect", "serve", "chat", "demo", "visualize"),
+        ("infer", "evaluate", "quantize", "inspect", "verify", "serve", "chat", "demo"),
         "[MODÈLE] ",
     ),
+    "visualize": "[MODÈLE] ",
 }
 
 

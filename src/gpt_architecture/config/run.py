@@ -44,7 +44,7 @@ _KINDS: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
     *((name, str, "un texte") for name in ("tokenizer", "device")),
     *((name, (str, NoneType), "un texte") for name in ("prompt", "field")),
     ("output_dir", Path, "un chemin"),
-    ("resume", (Path, NoneType), "un chemin"),
+    *((name, (Path, NoneType), "un chemin") for name in ("resume", "sign_key")),
     *((name, bool, "un booléen") for name in ("override", "force", "tensorboard", "offline")),
     ("skip_bad", bool, "un booléen"),
 )
@@ -74,7 +74,8 @@ class RunConfig:
     sur la part d'entraînement), ou un tokenizer.json, par exemple de « tokenizer train »."""
 
     output_dir: Path = Path()
-    """Dossier où écrire gpt-model.pt, loss-plot.pdf, journal.jsonl et checkpoints/."""
+    """Dossier où écrire gpt-model.pt, certificat.json, loss-plot.pdf, journal.jsonl et
+    checkpoints/."""
 
     prompt: str | None = None
     """Invite des exemples générés à chaque époque ; sans elle, une qui convient au texte."""
@@ -96,6 +97,9 @@ class RunConfig:
 
     offline: bool = False
     """Interdit tout téléchargement."""
+
+    sign_key: Path | None = None
+    """Clé privée Ed25519 (PEM, lue de vous seul) qui signe certificat.json."""
 
     def __post_init__(self) -> None:
         for name, kind, expected in _KINDS:
@@ -323,7 +327,7 @@ def check_origin(*, preset: str | None, resume: object, start: object, tokenizer
         )
 
 
-_PATHS = frozenset(("output_dir", "resume", "start", "chat", "chat_template"))
+_PATHS = frozenset(("output_dir", "resume", "start", "chat", "chat_template", "sign_key"))
 
 
 def _typed(name: str, value: Any) -> Any:

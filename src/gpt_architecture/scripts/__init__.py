@@ -14,5 +14,7 @@
 - `tokenizer` : `gpt-architecture tokenizer` : apprendre un vocabulaire, en comparer, en voir le
   découpage.
 - `train` : `gpt-architecture train` : d'un texte à un modèle entraîné.
+- `verify` : `gpt-architecture verify` : un entraînement a-t-il eu lieu comme son certificat le
+  dit ?
 - `visualize` : `gpt-architecture visualize` : l'effet des réglages sur une distribution réelle.
 """

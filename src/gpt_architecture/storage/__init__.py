@@ -2,6 +2,8 @@
 
 - `archives` : Les archives de `torch.save` : le CRC32 de chaque enregistrement, relu sans attendre
   PyTorch.
+- `chain` : Une chaîne d'empreintes : chaque maillon scelle celui d'avant, et une clé peut signer le
+  dernier.
 - `overwriting` : Ce qu'une sortie peut remplacer : ses propres écrits, jamais ce qui est lu.
 - `reading` : Lire : n'ouvrir que des fichiers, n'en croire que ce qui tient.
 - `writing` : Écrire en entier ou rien.

@@ -1,10 +1,15 @@
 """L'entraînement : une boucle simple qui se lit, et celle qui fait tout.
 
+- `arithmetic` : L'arithmétique d'un entraînement : ce dont dépendent ses arrondis, et ce que
+  d'autres permettent.
+- `audit` : Vérifier un certificat : sa chaîne, ses fichiers, ses lots, puis des étapes rejouées.
 - `backends` : Le choix du moteur : l'étape fusionnée là où il convient, autograd partout ailleurs.
 - `baselines` : Les repères d'une perte : ce que des n-grammes atteignent sur le même texte de
   validation.
 - `callbacks` : Ce que la boucle reçoit de qui l'assemble, ce qu'elle raconte, et ceux qui
   l'écoutent.
+- `certificate` : Le certificat d'un entraînement : ce qu'il a lu, calculé et obtenu, en empreintes
+  chaînées.
 - `checkpoint` : Où en est un entraînement, et ses points de reprise : écrits sans risque,
   renouvelés.
 - `costs` : Ce que coûte une étape : opérations, octets, frais ; calé sur des étapes mesurées.
@@ -29,6 +34,7 @@
   meilleure.
 - `preparation` : Un entraînement prêt à partir : sa demande, ses réglages, ses données ; et ce
   qu'il coûtera.
+- `replay` : Rejouer des étapes d'un entraînement, et les comparer à ce que son certificat en dit.
 - `run` : Un entraînement entier : commencer ou reprendre, mener au bout, enregistrer.
 - `scaling` : La loi de perte d'un corpus, ajustée sur quelques entraînements, et ce qu'elle prédit
   d'un autre.
@@ -36,6 +42,7 @@
   partir.
 - `simple` : La boucle d'entraînement simple : la plus courte qui soit juste.
 - `step` : Une étape d'entraînement : ses lots, le moteur qui en tire des gradients, et un exemple.
+- `story` : Ce qu'un certificat raconte : ses maillons suivis un à un, reprises appliquées.
 - `survey` : Ce que les données d'un entraînement disent avant sa première étape : repères,
   recouvrement…
 - `trainer` : La boucle d'entraînement : étapes, points de reprise, évaluations, exemples, arrêts.

@@ -38,7 +38,7 @@ _MAX_TEMPLATE_FILE = 1 << 20
 _WINDOW = 256
 _TOKENIZER_NAME = re.compile(r"gpt2|simple-v[12]|char|bpe-[0-9]+")
 _LEARNED_TOKENIZER = re.compile(r"simple-v2|char|bpe-[0-9]+")  # simple-v1 ignore les mots nouveaux
-_OF_THIS_CALL = ("output_dir", "resume", "override", "force", "offline")
+_OF_THIS_CALL = ("output_dir", "resume", "override", "force", "offline", "sign_key")
 """Réglages d'un appel : une reprise ne les retrouve pas."""
 
 
@@ -153,10 +153,12 @@ class Origins:
     Attributes:
         start: modèle de départ ; None : des poids tirés au hasard.
         checkpoint: point à reprendre ; None : le début.
+        learned: vocabulaire à employer, quel que soit celui que la demande nomme ; None : aucun.
     """
 
     start: StartingPoint | None = None
     checkpoint: Checkpoint | None = None
+    learned: Tokenizer | None = None
 
     def implied(self, *, resume: Path | str | None, start: Path | str | None) -> Mapping[str, Any]:
         """Les réglages qu'apporte le point à reprendre, sinon le modèle de départ.
@@ -191,6 +193,8 @@ class Origins:
         """
         if self.start is not None:
             return self.start.tokenizer
+        if self.learned is not None:
+            return self.learned
         if self.checkpoint is None or not _LEARNED_TOKENIZER.fullmatch(tokenizer):
             return None
         state = self.checkpoint.state

@@ -31,6 +31,7 @@ from gpt_architecture.formats.journal import JOURNAL
 from gpt_architecture.formats.model_file import MODEL_NAME, read_model, save_model
 from gpt_architecture.french import french_size
 from gpt_architecture.storage import check_not_read, check_outputs, check_writable, own_figure
+from gpt_architecture.storage.chain import CERTIFICATE, is_chain
 from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
 from gpt_architecture.training.session import Settings
 from gpt_architecture.training.simple import plot_losses
@@ -72,7 +73,11 @@ def check_output(
     output_dir = Path(output_dir)
     path = output_dir / product.file_name
     check_not_read(path, reads, "`output_dir`")
-    for written in ((output_dir / JOURNAL, _journal), (output_dir / PLOT_NAME, own_figure)):
+    for written in (
+        (output_dir / JOURNAL, _journal),
+        (output_dir / CERTIFICATE, is_chain),
+        (output_dir / PLOT_NAME, own_figure),
+    ):
         check_outputs({"`output_dir`": written}, reads=reads, force=force)
     if path.is_dir():
         raise OutputError(

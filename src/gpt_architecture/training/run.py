@@ -30,6 +30,7 @@ from gpt_architecture.training.callbacks import (
     Store,
     TensorBoardLog,
 )
+from gpt_architecture.training.certificate import CertificateWriter
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, read_checkpoint
 from gpt_architecture.training.diagnosis import Case, Finding, dead_units, step_losses
 from gpt_architecture.training.distributed.world import World, on_main
@@ -128,6 +129,7 @@ def train_model(
     with ExitStack() as stack:
         if run.settings.compute.deterministic:
             stack.enter_context(deterministic_algorithms())
+        certificate = on_main(run.world, lambda: CertificateWriter(run))  # refuse d'abord la clé
         checkpoint = _claim(run, stack)
         reporter.announce(run, checkpoint)
 
@@ -136,7 +138,7 @@ def train_model(
             reporter.examined(run, _diagnosed(run))
 
         on_main(run.world, examine)
-        trained, state = _train(run, checkpoint, reporter, callbacks, should_stop)
+        trained, state = _train(run, checkpoint, reporter, callbacks, should_stop, certificate)
         if trained is None:
             found = on_main(run.world, lambda: _diagnosed(run, state))
             return Outcome(model=None, state=state, findings=found or ())
@@ -145,6 +147,8 @@ def train_model(
         def conclude() -> list[Finding]:
             findings = _diagnosed(run, state, model)
             run.product.save(run.path, model, run.data.tokenizer, _metadata(run, state, findings))
+            if certificate is not None:
+                certificate.conclude(model, state)
             reporter.saved(run, state)
             sampler = run.settings.sampler(run.data.train)
             drawn, baselines = run.output_dir / PLOT_NAME, run.survey.baselines
@@ -259,6 +263,7 @@ def _train(
     reporter: TrainingReporter,
     callbacks: Sequence[Callback],
     should_stop: StopCheck | None,
+    certificate: CertificateWriter | None,
 ) -> tuple[GPTModel | None, TrainingState]:
     """Construit l'entraînement et le mène jusqu'au bout, ou jusqu'à l'arrêt.
 
@@ -290,6 +295,9 @@ def _train(
             should_stop=should_stop,
             other_engine=run.request.run.override,
         )
+        if certificate is not None:
+            certificate.watch(trainer)
+            trainer.listen(certificate)
         state = trainer.run()
     model = trainer.model
     return (model if trainer.complete and isinstance(model, GPTModel) else None), state

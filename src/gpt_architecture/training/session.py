@@ -190,13 +190,7 @@ def build_trainer(
         model,
         backend.engine,
         backend.optimizer,
-        TokenBatches(
-            data.train,
-            sampler,
-            micro_batch=training.batch_size,
-            separator=separator,
-            world=world,
-        ),
+        batches_of(settings, data, world=world),
         config=TrainerConfig(
             total_steps=total_steps,
             clip=settings.optimizer.clip,
@@ -235,6 +229,19 @@ def build_trainer(
         world=world,
         should_stop=should_stop,
         state=state,
+    )
+
+
+def batches_of(
+    settings: Settings, data: TrainingData, *, world: World | None = None
+) -> TokenBatches:
+    """Les lots d'un entraînement, étape par étape : de ces réglages et de ces données seuls."""
+    return TokenBatches(
+        data.train,
+        settings.sampler(data.train),
+        micro_batch=settings.training.batch_size,
+        separator=_separator(settings, data),
+        world=World() if world is None else world,
     )
 
 

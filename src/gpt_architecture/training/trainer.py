@@ -94,6 +94,10 @@ class Trainer:
         self._finished = False
         self._interrupted = False
 
+    def listen(self, callback: Callback) -> None:
+        """Ajoute quelqu'un qui écoute, après les autres."""
+        self._callbacks.append(callback)
+
     def run(self) -> TrainingState:
         """Entraîne jusqu'au bout, ou jusqu'à l'arrêt demandé ; rend l'état atteint.
 

@@ -1,0 +1,277 @@
+"""Vérifier un certificat : sa chaîne, ses fichiers, ses lots, puis des étapes rejouées.
+
+Trois choses se vérifient en entier, sans calcul long : la chaîne elle-même (`story`), les poids du
+modèle et des points de reprise gardés, et les lots de chaque étape, relus des données. Le reste se
+rejoue (`replay`) : d'un point de reprise gardé, ou du début, jusqu'au suivant.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt_architecture.config import TrainingRequest
+from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
+from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
+from gpt_architecture.formats.adapter_file import read_adapter
+from gpt_architecture.formats.checkpoint import read_checkpoint, write_checkpoint
+from gpt_architecture.formats.door import read_any
+from gpt_architecture.french import decimal
+from gpt_architecture.storage.chain import Chain, canonical, is_signed
+from gpt_architecture.training.arithmetic import (
+    arithmetic,
+    arithmetic_changes,
+    same_calculation,
+    tolerance,
+)
+from gpt_architecture.training.certificate import learned_sha256, tensors_sha256
+from gpt_architecture.training.checkpoint import CHECKPOINTS, Checkpoint, CheckpointStore, capture
+from gpt_architecture.training.inputs import Origins
+from gpt_architecture.training.preparation import TrainingRun, prepare
+from gpt_architecture.training.replay import (
+    Interval,
+    Outcome,
+    draw,
+    explained,
+    first_other_batch,
+    kept_checkpoints,
+    replay,
+    setting_differences,
+)
+from gpt_architecture.training.session import batches_of, build_trainer, deterministic_algorithms
+from gpt_architecture.training.story import Cause, Difference, read_story
+from gpt_architecture.training.trainer import Trainer
+
+_SOURCES = ("data", "source", "chat", "chat_template", "from", "field")
+
+
+class Audit:
+    """Une vérification en cours : ce qui diffère et ce qu'il faut savoir, à mesure."""
+
+    def __init__(self, chain: Chain, folder: Path) -> None:
+        self.chain, self.story = chain, read_story(chain)
+        self.store = CheckpointStore(folder / CHECKPOINTS)
+        self.differences: list[Difference] = list(self.story.differences)
+        self.notes: list[str] = []
+        self.kept: dict[int, Checkpoint] = {}
+        self.tokenizer: Tokenizer | None = None
+        self.outcomes: list[tuple[Interval, Outcome]] = []
+        self.runs: dict[str, TrainingRun] = {}
+        self.given: dict[str, Any] = {}
+
+    def refuse(self, cause: Cause, message: str, step: int | None = None) -> None:
+        """Note une différence."""
+        self.differences.append(Difference(cause=cause, step=step, message=message))
+
+    def check_signature(self, key: str | None) -> None:
+        """La clé donnée a signé le dernier maillon ; sans elle, une signature n'est que dite."""
+        signature = self.chain.signature
+        if key is None:
+            if signature is not None:
+                who = f"{signature['public_key'][:16]}…"
+                self.notes.append(f"Signé par la clé {who}, qui n'est pas vérifiée.")
+            return
+        if signature is None:
+            self.refuse("signature", "le certificat n'est pas signé")
+        elif signature["public_key"] != key:
+            self.refuse("signature", "il est signé par une autre clé")
+        elif not is_signed(signature, self.chain.head):
+            self.refuse("signature", "la signature n'est pas celle de ce certificat")
+        else:
+            self.notes.append("Signature vérifiée.")
+
+    def check_product(self, product: Path | None) -> None:
+        """Les poids du modèle sont ceux que le certificat finit par dire."""
+        story = self.story
+        if product is None:
+            if [each.cause for each in self.differences] == ["inachevé"]:
+                self.notes.append(f"{self.differences.pop().message.capitalize()}.")
+            return
+        if not story.links:
+            return
+        end, facts = story.links[-1], story.facts_at(story.last)
+        if (facts.get("identity") or {}).get("lora"):
+            adapter = read_adapter(product)
+            found, metadata = tensors_sha256(adapter.tensors), adapter.metadata
+        else:
+            content = read_any(product)
+            found, metadata = learned_sha256(content.build()), content.metadata
+            self.tokenizer = tokenizer_from_dict(content.tokenizer)
+        identity = {name: metadata.get(name) for name in facts.get("identity", {})}
+        if canonical(identity) != canonical(facts.get("identity", {})):
+            self.refuse("modèle", f"{product} vient d'un autre entraînement que ce certificat")
+        elif end["kind"] == "end" and end.get("weights") != found:
+            message = f"les poids de {product} ne sont pas ceux que le certificat finit par dire"
+            self.refuse("modèle", message, story.last)
+
+    def check_checkpoints(self) -> None:
+        """Les points de reprise gardés sont ceux que le certificat connaît."""
+        self.kept, differences = kept_checkpoints(self.store, self.story)
+        self.differences += differences
+        if self.tokenizer is None and self.kept:
+            self.tokenizer = tokenizer_from_dict(self.kept[max(self.kept)].state["tokenizer"])
+
+    def replay(
+        self,
+        given: Mapping[str, Any],
+        share: float,
+        seed: int,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        """Relit les données, puis rejoue les intervalles choisis au hasard."""
+        story = self.story
+        self.given = self._origins(given)
+        known = {**story.facts_at(story.last)["options"], **self.given}
+        if not any(known.get(name) for name in ("data", "source", "chat")):
+            raise ConfigurationError(
+                "les données de l'entraînement ne sont pas nommées",
+                expected="celles que « train » a lues",
+                remedy="ajoutez `data`, ou `chain_only` pour ne rien rejouer",
+            )
+        try:
+            for at, facts in story.facts.items():
+                run = self._run_at(at)
+                found = setting_differences(facts, run.settings.identity(run.data))
+                self.differences += [each for each in found if each not in self.differences]
+            batches = {name: batches_of(run.settings, run.data) for name, run in self.runs.items()}
+            other = first_other_batch(story, lambda step: batches[self._key(step)])
+        except GPTArchitectureError as error:
+            self.refuse("données", f"elles ne se relisent pas comme alors ({error.found})")
+            return
+        if other is not None:
+            self.differences.append(other)
+        if self.differences:
+            return
+        anchors = [*self.kept, *([0] if story.first == 0 else [])]
+        if not anchors:
+            self.notes.append("Aucun point de reprise n'est gardé : rien ne peut être rejoué.")
+            return
+        chosen = draw(story, anchors, share, seed)
+        total, done = sum(each.stop - each.first for each in chosen), 0
+        for interval in chosen:
+            outcome = self._replayed(interval, lambda count, d=done: on_progress(d + count, total))
+            done += outcome.steps
+            self.outcomes.append((interval, outcome))
+            if outcome.difference is not None:
+                self.differences.append(outcome.difference)
+                return
+
+    def _origins(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """D'où lire : ce qui est donné, sinon ce que le dernier point de reprise nomme."""
+        said = {name: value for name, value in given.items() if value not in (None, ())}
+        unknown = set(said) - set(_SOURCES)
+        if unknown:
+            raise ConfigurationError(
+                f"réglage inconnu : {', '.join(sorted(unknown))}",
+                expected="data, sources, chat, chat_template, start ou field",
+                remedy="corrigez ou retirez ce réglage",
+            )
+        latest = self.kept[max(self.kept)] if self.kept else None
+        options = {} if latest is None else latest.state.get("options", {})
+        known = {name: options.get(name) for name in _SOURCES}
+        if {"data", "source", "chat"} & said.keys():
+            known |= dict.fromkeys(("data", "source", "chat"))
+        return {name: value for name, value in (known | said).items() if value is not None}
+
+    def _key(self, step: int) -> str:
+        return canonical(self.story.facts_at(step)["options"])
+
+    def _changes_at(self, step: int) -> bool:
+        """Vrai si la reprise de cette étape change ce qui est calculé, ou comment."""
+        before, after = self.story.facts_at(step - 1), self.story.facts_at(step)
+        return any(before[name] != after[name] for name in ("options", "arithmetic"))
+
+    def _run_at(self, step: int) -> TrainingRun:
+        """L'entraînement tel qu'il était demandé à cette étape, sur les données d'ici."""
+        key = self._key(step)
+        if key not in self.runs:
+            facts = self.story.facts_at(step)
+            options = {**facts["options"], **self.given, **same_calculation(facts["arithmetic"])}
+            names = {"from": "start", "source": "sources"}
+            known = {names.get(n, n): v for n, v in options.items() if v is not None}
+            if "sources" in known or "chat" in known:
+                known.pop("data", None)
+            request = TrainingRequest.of(known)
+            self.runs[key] = prepare(request, Origins(learned=self.tokenizer))
+        return self.runs[key]
+
+    def _replayed(self, interval: Interval, on_step: Callable[[int], None]) -> Outcome:
+        """Rejoue un intervalle, d'une reprise aux réglages changés à l'autre."""
+        starts = [at for at in self.story.facts if interval.first < at < interval.stop]
+        starts = [at for at in starts if self._changes_at(at)]
+        bounds = [interval.first, *starts, interval.stop]
+        whole, checkpoint = Outcome(), self.kept.get(interval.first)
+        with ExitStack() as stack:
+            for first, stop in pairwise(bounds):
+                facts = self.story.facts_at(first)
+                stack.enter_context(_threads(facts["arithmetic"]["threads"]))
+                trainer = self._trainer(first, checkpoint, stack)
+                tolerance = self._tolerance(facts, trainer, first)
+                done = whole.steps
+                found = replay(
+                    self.story,
+                    Interval(first=first, stop=stop),
+                    trainer,
+                    tolerance=tolerance,
+                    reason=self._reason,
+                    on_step=lambda count, d=done: on_step(d + count),
+                )
+                whole.steps += found.steps
+                whole.exact &= found.exact
+                whole.gap = max(whole.gap, found.gap)
+                whole.difference = found.difference
+                if found.difference is not None:
+                    break
+                if stop < interval.stop:
+                    checkpoint = _handed_over(trainer, stack)
+        return whole
+
+    def _trainer(self, step: int, checkpoint: Checkpoint | None, stack: ExitStack) -> Trainer:
+        run = self._run_at(step)
+        if run.settings.compute.deterministic:
+            stack.enter_context(deterministic_algorithms())
+        return build_trainer(run.settings, run.data, checkpoint=checkpoint, other_engine=True)
+
+    def _tolerance(self, facts: Mapping[str, Any], trainer: Trainer, step: int) -> float | None:
+        """L'écart admis ici ; None : l'arithmétique est la même, les bits doivent l'être."""
+        now = arithmetic(trainer.config.extra["calculation"], self._run_at(step).settings.device)
+        changes = arithmetic_changes(facts["arithmetic"], now)
+        if not changes:
+            return None
+        found = tolerance(facts["arithmetic"], now)
+        note = (
+            f"Autre arithmétique qu'à l'entraînement ({', '.join(changes)}) : les pertes sont "
+            f"comparées à {decimal(100 * found, 2)} % près, et non au bit près ; un poids changé "
+            "de moins ne se verrait pas."
+        )
+        if note not in self.notes:
+            self.notes.append(note)
+        return found
+
+    def _reason(self, step: int, cause: Cause) -> Difference:
+        return explained(self.story.facts_at(step), step, cause)
+
+
+def _handed_over(trainer: Trainer, stack: ExitStack) -> Checkpoint:
+    """L'état d'un entraînement, comme un point de reprise le rendrait à d'autres réglages."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "point"
+    record = {**trainer.config.extra, "trainer": trainer.state.to_dict()}
+    write_checkpoint(folder, trainer.state.step, capture(trainer.model, trainer.optimizer), record)
+    return read_checkpoint(folder)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Le temps du contexte, PyTorch calcule à ce nombre de threads, dont dépendent les arrondis."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(count, 1024)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,262 @@
+"""Rejouer des étapes d'un entraînement, et les comparer à ce que son certificat en dit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from gpt_architecture.errors import CheckpointError, GPTArchitectureError
+from gpt_architecture.french import decimal
+from gpt_architecture.training.certificate import (
+    Span,
+    checkpoint_digests,
+    code_sha256,
+    state_digests,
+)
+from gpt_architecture.training.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    capture,
+    read_checkpoint,
+)
+from gpt_architecture.training.outputs import identity_differences
+from gpt_architecture.training.step import TokenBatches
+from gpt_architecture.training.story import Cause, Difference, Story, end_of
+from gpt_architecture.training.trainer import Trainer
+
+_FREE = ("name",)  # un fichier renommé porte le même texte
+
+
+def setting_differences(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> list[Difference]:
+    """En quoi des réglages et des données ne sont pas ceux du certificat.
+
+    Args:
+        facts: ce qui vaut, d'après lui.
+        identity: ce qui est trouvé (voir `Settings.identity`).
+    """
+    found = []
+    for sentence in identity_differences(facts["identity"], identity, ignored=_FREE):
+        name = sentence.split(" : ")[0]
+        cause: Cause = "réglages"
+        if name.startswith("data."):
+            cause = "données"
+        elif name.startswith("tokenizer"):
+            cause = "tokenizer"
+        elif name.startswith("start"):
+            cause = "modèle"
+        found.append(Difference(cause=cause, step=None, message=sentence.replace("demandé", "ici")))
+    return found
+
+
+def first_other_batch(story: Story, batches_at: Callable[[int], TokenBatches]) -> Difference | None:
+    """La première étape dont les lots ne sont pas ceux du certificat, relus des données.
+
+    Args:
+        story: ce qu'il raconte.
+        batches_at: d'une étape, les lots d'ici, des réglages qui y valaient.
+    """
+    for link in story.links:
+        if link["kind"] != "steps":
+            continue
+        span = Span(link["first"])
+        for step in range(link["first"], link["last"] + 1):
+            span.read(batches_at(step), step)
+        if span.batches != link["batches"]:
+            return Difference(
+                cause="données",
+                step=link["first"],
+                message=f"{_steps(link)} : d'autres tokens que ceux du certificat",
+            )
+    return None
+
+
+def _steps(link: Mapping[str, Any]) -> str:
+    first, last = link["first"], link["last"]
+    return f"étape {first}" if first == last else f"étapes {first} à {last}"
+
+
+def kept_checkpoints(
+    store: CheckpointStore, story: Story
+) -> tuple[dict[int, Checkpoint], list[Difference]]:
+    """Les points de reprise gardés que le certificat connaît, et ceux qui n'en sont pas.
+
+    Un point d'une étape dont il ne dit rien, ou d'une étape plus loin que lui, est laissé.
+    """
+    kept, differences = dict[int, Checkpoint](), list[Difference]()
+    for step in store.steps():
+        link = story.weights_at(step)
+        if "weights" not in link:
+            continue
+        checkpoint, why = _read(store, step)
+        if checkpoint is not None:
+            found = checkpoint_digests(checkpoint)
+            trainer = checkpoint.state.get("trainer")
+            at = trainer.get("step") if isinstance(trainer, Mapping) else None
+            expected = {name: link.get(name, found[name]) for name in found}
+            if checkpoint.step != step or at != step:
+                why = f"il est de l'étape {at}"
+            elif found["weights"] != expected["weights"]:
+                why = "ses poids n'ont pas l'empreinte certifiée"
+            elif found["moments"] != expected["moments"]:
+                why = "ses moments n'ont pas l'empreinte certifiée"
+        if why is None and checkpoint is not None:
+            kept[step] = checkpoint
+        else:
+            message = f"le point de reprise de l'étape {step} n'est pas le sien : {why}"
+            differences.append(Difference(cause="point de reprise", step=step, message=message))
+    return kept, differences
+
+
+def _read(store: CheckpointStore, step: int) -> tuple[Checkpoint | None, str | None]:
+    try:
+        return read_checkpoint(store.path_of(step)), None
+    except CheckpointError as error:
+        return None, error.found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Des étapes à rejouer : de `first` (comprise) à `stop` (exclue)."""
+
+    first: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.first} à {self.stop - 1}"
+
+
+def draw(story: Story, anchors: Sequence[int], share: float, seed: int) -> list[Interval]:
+    """Les intervalles à rejouer, pris au hasard entre les points d'où l'on peut repartir.
+
+    Ils sont pris entiers, dans un ordre mêlé, jusqu'à la part demandée ; le dernier est écourté au
+    bout du maillon qui l'atteint.
+
+    Args:
+        story: ce que le certificat raconte.
+        anchors: étapes d'où l'on peut repartir.
+        share: part des étapes, dans ]0, 1].
+        seed: graine de ce choix.
+    """
+    bounds = [*sorted({each for each in anchors if each < story.last}), story.last]
+    intervals = [Interval(first=first, stop=stop) for first, stop in pairwise(bounds)]
+    if share >= 1:
+        return intervals
+    quota = max(1, round(share * (story.last - story.first)))
+    random.Random(seed).shuffle(intervals)  # noqa: S311 — se refait
+    chosen = []
+    ends = sorted(end_of(each) for each in story.links if each["kind"] == "steps")
+    for each in intervals:
+        stop = next((end for end in ends if end >= each.first + quota), each.stop)
+        chosen.append(Interval(first=each.first, stop=min(stop, each.stop)))
+        quota -= chosen[-1].stop - each.first
+        if quota <= 0:
+            break
+    return sorted(chosen, key=lambda each: each.first)
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """Ce qu'un rejeu a trouvé.
+
+    Attributes:
+        steps: étapes rejouées.
+        exact: vrai tant que tout est égal au bit près.
+        gap: plus grand écart relatif entre deux pertes moyennes.
+        difference: ce qui l'a arrêté ; None : rien.
+    """
+
+    steps: int = 0
+    exact: bool = True
+    gap: float = 0.0
+    difference: Difference | None = None
+
+
+def replay(
+    story: Story,
+    interval: Interval,
+    trainer: Trainer,
+    *,
+    tolerance: float | None,
+    reason: Callable[[int, Cause], Difference],
+    on_step: Callable[[int], None] = lambda count: None,
+) -> Outcome:
+    """Rejoue un intervalle, et compare chaque maillon ; s'arrête à la première différence.
+
+    Args:
+        story: ce que le certificat raconte.
+        interval: ce qu'il faut rejouer.
+        trainer: l'entraînement, à la première étape de l'intervalle.
+        tolerance: écart relatif admis entre deux pertes ; None : aucun, les bits sont comparés.
+        reason: d'une étape et de ce qui y diffère, fait la différence à dire.
+        on_step: reçoit, après chaque étape, leur nombre.
+    """
+    outcome = Outcome()
+    for link in story.links:
+        at, end = link.get("first", link.get("step")), end_of(link)
+        if at < interval.first or end > interval.stop:
+            continue
+        if link["kind"] == "steps":
+            span = Span(at)
+            for step in range(at, end):
+                span.read(trainer.batches, step)
+                try:
+                    span.note(trainer.advance())
+                except GPTArchitectureError as error:
+                    message = f"l'étape {step} ne se rejoue pas : {error.found}"
+                    outcome.difference = Difference(cause="pertes", step=step, message=message)
+                    return outcome
+                outcome.steps += 1
+                on_step(outcome.steps)
+            if span.losses != link["losses"]:
+                _judge(outcome, link, span.loss, tolerance, reason(at, "pertes"))
+        elif link.get("weights") is not None:
+            found = state_digests(capture(trainer.model, trainer.optimizer))
+            same = all(found[name] == link.get(name, found[name]) for name in found)
+            outcome.exact &= same
+            if not same and tolerance is None:
+                outcome.difference = reason(at, "poids")
+        if outcome.difference is not None:
+            return outcome
+    return outcome
+
+
+def _judge(
+    outcome: Outcome,
+    link: Mapping[str, Any],
+    loss: float | None,
+    tolerance: float | None,
+    found: Difference,
+) -> None:
+    """Deux maillons aux bits différents : la tolérance, s'il y en a une, en juge."""
+    outcome.exact = False
+    expected = link["loss"]
+    if tolerance is None or expected is None or loss is None:
+        outcome.difference = found
+        return
+    gap = abs(loss - expected) / max(abs(expected), 1e-12)
+    outcome.gap = max(outcome.gap, gap)
+    if gap > tolerance:
+        message = (
+            f"{found.message} ; perte {decimal(loss, 6)}, certifiée {decimal(expected, 6)}, "
+            f"écart admis {decimal(100 * tolerance, 2)} %"
+        )
+        outcome.difference = Difference(cause=found.cause, step=found.step, message=message)
+
+
+def explained(facts: Mapping[str, Any], step: int, cause: Cause) -> Difference:
+    """Pourquoi une étape rejouée ne donne pas ce que le certificat dit.
+
+    Args:
+        facts: ce qui y vaut.
+        step: l'étape, depuis 0.
+        cause: ce qui diffère.
+    """
+    what = "les pertes ou les gradients" if cause == "pertes" else "les poids obtenus"
+    if facts["code"]["sha256"] != code_sha256():
+        cause, what = "code", f"le code a changé, et {what}"
+    elif step == 0 and cause == "poids":
+        what = "les poids de départ"
+    return Difference(cause=cause, step=step, message=f"{what} ne sont pas ceux du certificat")

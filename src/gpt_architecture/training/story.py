@@ -1,0 +1,139 @@
+"""Ce qu'un certificat raconte : ses maillons suivis un à un, reprises appliquées.
+
+Rien n'y est rejoué ni relu : une étape sautée, un maillon récrit ou deux empreintes qui se
+contredisent s'y voient déjà.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from gpt_architecture.storage.chain import Chain
+
+Cause = Literal[
+    "chaîne",
+    "étape sautée",
+    "modèle",
+    "point de reprise",
+    "réglages",
+    "données",
+    "tokenizer",
+    "code",
+    "arithmétique",
+    "pertes",
+    "poids",
+    "signature",
+    "inachevé",
+]
+"""Pourquoi un certificat n'est pas conforme."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Ce qui n'est pas comme le certificat le dit.
+
+    Attributes:
+        cause: sa nature.
+        step: première étape où elle se voit, depuis 0 ; None : elle n'est pas d'une étape.
+        message: une phrase.
+    """
+
+    cause: Cause
+    step: int | None
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """En types simples."""
+        return asdict(self)
+
+
+@dataclass(kw_only=True)
+class Story:
+    """Ce que les maillons d'un certificat racontent, reprises appliquées.
+
+    Attributes:
+        links: ceux qui valent encore, dans l'ordre : une reprise plus en arrière en défait.
+        first: étape où le certificat commence.
+        last: étapes faites à la fin.
+        differences: ce qui ne se suit pas.
+        facts: réglages, données et arithmétique en vigueur à partir de chaque étape.
+    """
+
+    links: list[dict[str, Any]] = field(default_factory=list)
+    first: int = 0
+    last: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    facts: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def facts_at(self, step: int) -> dict[str, Any]:
+        """Ce qui vaut à l'étape `step`."""
+        return self.facts[max((each for each in self.facts if each <= step), default=self.first)]
+
+    def weights_at(self, step: int) -> dict[str, str]:
+        """Les empreintes connues après `step` étapes : `weights`, et `moments`."""
+        found = [each for each in self.links if each.get("step") == step]
+        names = ("weights", "moments")
+        return {name: each[name] for each in found for name in names if each.get(name)}
+
+
+def read_story(chain: Chain) -> Story:
+    """Suit les maillons d'un certificat ; ne lève rien : ce qui manque est dit.
+
+    Returns:
+        `differences` porte la première rupture de la chaîne, ou la première étape qui manque.
+    """
+    story = Story()
+    broken = next(chain.broken(), None)
+    try:
+        if broken is not None:
+            step = chain.links[broken].get("first", chain.links[broken].get("step"))
+            message = f"le maillon {broken} a été récrit, ou la chaîne est coupée avant lui"
+            known = step if type(step) is int else None
+            story.differences.append(Difference(cause="chaîne", step=known, message=message))
+            return story
+        for place, link in enumerate(chain.links):
+            _follow(story, place, link)
+            if story.differences:
+                return story
+    except (KeyError, TypeError, ValueError):
+        message = "un maillon n'a pas les champs de son genre"
+        story.differences.append(Difference(cause="chaîne", step=None, message=message))
+    if story.links and story.links[-1]["kind"] != "end":
+        message = f"le certificat s'arrête à l'étape {story.last}, avant la fin de l'entraînement"
+        story.differences.append(Difference(cause="inachevé", step=story.last, message=message))
+    return story
+
+
+def _follow(story: Story, place: int, link: dict[str, Any]) -> None:
+    kind = link["kind"]
+    step = int(link["first"] if kind == "steps" else link["step"])
+    if (kind == "start") != (place == 0):
+        raise ValueError(kind)
+    if kind == "start":
+        story.first = story.last = step
+        story.facts[step] = link
+    elif kind == "resume" and step < story.last:
+        story.links = [each for each in story.links if end_of(each) <= step]
+        story.facts = {at: each for at, each in story.facts.items() if at <= step}
+        story.last = max((end_of(each) for each in story.links), default=story.first)
+    if step != story.last or (kind == "steps" and int(link["last"]) < step):
+        message = f"les étapes {story.last} à {step - 1} n'ont pas de maillon"
+        if step <= story.last:
+            message = f"l'étape {step} a deux maillons"
+        story.differences.append(Difference(cause="étape sautée", step=story.last, message=message))
+        return
+    before = story.weights_at(step)
+    if kind != "steps" and any(link.get(name) not in (None, before[name]) for name in before):
+        message = f"deux empreintes des poids de l'étape {step} se contredisent"
+        story.differences.append(Difference(cause="poids", step=step, message=message))
+    if kind == "resume":
+        story.facts[step] = {**story.facts_at(step), **link}
+    story.links.append(link)
+    story.last = end_of(link)
+
+
+def end_of(link: Mapping[str, Any]) -> int:
+    """Nombre d'étapes faites au bout d'un maillon."""
+    return int(link["last"]) + 1 if link["kind"] == "steps" else int(link["step"])

@@ -1,0 +1,392 @@
+"""Le certificat d'un entraînement : conforme s'il est sain, et toute falsification se voit."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from certificate_helpers import FORGERIES, MODEL, TEXT, copy_run, edit_chain, rechained
+from conftest import FRENCH_TEXT
+
+from gpt_architecture import train, verify
+from gpt_architecture.errors import CertificateError, ConfigurationError, OutputError
+from gpt_architecture.storage.chain import CERTIFICATE, Chain, read_chain
+from gpt_architecture.training import certificate, trainer
+from gpt_architecture.training.arithmetic import arithmetic_changes
+from gpt_architecture.training.certificate import Span, public_options, tensors_sha256
+from gpt_architecture.training.replay import draw
+from gpt_architecture.training.story import read_story
+
+TINY = {
+    "tokenizer": "char",
+    "context_length": 16,
+    "positions": 16,
+    "emb_dim": 16,
+    "n_heads": 2,
+    "n_layers": 1,
+    "drop_rate": 0.1,
+    "batch_size": 2,
+    "accumulate": 2,
+    "clip": 0.1,
+    "eval_freq": 5,
+    "eval_iter": 1,
+    "train_ratio": 0.85,
+    "engine": "autograd",
+    "precision": "fp32",
+    "device": "cpu",
+    "progress": False,
+}
+KEPT = {"save_every": 2, "keep": 99, "max_steps": 10, "epochs": 9}
+
+
+def trained(folder, **changes):
+    """Un entraînement minuscule, son texte dans son dossier."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = folder / TEXT
+    if not text.exists():
+        text.write_text(FRENCH_TEXT[:700], encoding="utf-8")
+    return train(text, **{**TINY, **KEPT, **changes}, output_dir=folder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Un entraînement sain, aux points de reprise tous gardés."""
+    folder = tmp_path_factory.mktemp("certifie") / "m"
+    trained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Un autre, de graine différente."""
+    folder = tmp_path_factory.mktemp("autre") / "m"
+    trained(folder, seed=5)
+    return folder
+
+
+def checked(folder, **options):
+    return verify(folder, folder / TEXT, **{"part": 1, **options})
+
+
+# --- Ce qui est sain est conforme ------------------------------------------------------------
+
+
+def test_a_sound_run_conforms_to_the_bit(run):
+    found = checked(run)
+    assert (found.differences, found.notes) == ([], [])
+    assert (found.conforming, found.exact, found.replayed, found.steps) == (True, True, 10, 10)
+    assert str(found).startswith("Conforme, au bit près : 10 étapes sur 10")
+
+
+def test_the_sources_may_come_from_the_checkpoints(run):
+    assert verify(run, part=1).exact
+    assert verify(run / MODEL, part="100 %").exact
+
+
+def test_a_part_is_drawn_by_its_seed(run):
+    one, two = (checked(run, part="20%", seed=seed) for seed in (1, 1))
+    assert one.conforming
+    assert one.exact
+    assert one.replayed == 2
+    assert one.intervals == two.intervals
+    assert len({tuple(checked(run, part=0.2, seed=seed).intervals) for seed in range(6)}) > 1
+    assert "graine 1." in str(one)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulate": 1, "drop_rate": 0.0, "max_steps": 6},
+        {"epochs": 3, "max_steps": 60, "stride": 64, "save_every": 3},
+        {"optimizer": "muon", "schedule": "cosine", "warmup_steps": 2},
+        {"tokenizer": "bpe-280", "document_mask": True},
+        {"engine": "auto", "precision": "auto"},
+        {"engine": "auto", "memory": "lean", "accumulate": 1, "clip": None},
+        {"save_every": None, "max_steps": 4},
+    ],
+    ids=["simple", "époques", "muon", "documents", "fusionné", "économe", "sans point"],
+)
+def test_every_kind_of_run_conforms(tmp_path, changes):
+    trained(tmp_path / "m", **changes)
+    found = checked(tmp_path / "m")
+    assert (str(found.differences), found.exact, found.notes) == ("[]", True, [])
+    assert found.replayed == found.steps > 0
+
+
+def test_adapters_conform(tmp_path, run):
+    text, folder = run / TEXT, tmp_path / "lora"
+    shape = ("tokenizer", "context_length", "positions", "emb_dim", "n_heads", "n_layers")
+    kept = {name: value for name, value in TINY.items() if name not in shape}
+    kept |= {"start": run, "lora_rank": 2, "lora_dropout": 0.1, "output_dir": folder}
+    train(text, **kept, save_every=2, keep=9, max_steps=4)
+    found = verify(folder, text, start=run, part=1)
+    assert (found.differences, found.exact, found.replayed) == ([], True, 4)
+    assert verify(folder, part=1).exact
+    with pytest.raises(ConfigurationError, match="debut"):
+        verify(folder, text, debut=run)
+
+
+def test_conversations_conform(tmp_path):
+    said = [{"role": "user", "content": "La nuit ?"}, {"role": "assistant", "content": "Oui."}]
+    talks, folder = tmp_path / "dialogues.jsonl", tmp_path / "m"
+    talks.write_text(f"{json.dumps({'messages': said})}\n" * 12, encoding="utf-8")
+    shape = {"context_length": 64, "positions": 64, "tokenizer": "bpe-280"}
+    train(chat=talks, **{**TINY, **shape}, save_every=2, max_steps=4, output_dir=folder)
+    found = verify(folder, chat=talks, part=1)
+    assert (found.differences, found.exact, found.replayed) == ([], True, 4)
+
+
+def test_two_interruptions_and_a_longer_programme_conform(tmp_path):
+    """Repris deux fois, dont une avec plus d'étapes : le certificat continue, et tout se rejoue."""
+    folder = tmp_path / "m"
+    left = [3]
+
+    def stop():
+        left[0] -= 1
+        return left[0] < 0
+
+    run = train(
+        _text(folder), **TINY, **{**KEPT, "save_every": None}, output_dir=folder, should_stop=stop
+    )
+    first = read_chain(folder / CERTIFICATE).links
+    assert not run.complete
+    stopped = run.state.step
+    assert verify(folder, part=1).notes  # il s'arrête avant la fin, et c'est dit
+    run = train(resume=folder, progress=False)
+    assert run.complete
+    train(resume=folder, max_steps=14, schedule="linear", progress=False, override=True)
+    links = read_chain(folder / CERTIFICATE).links
+    assert links[: len(first)] == first  # rien n'est perdu
+    assert [each["step"] for each in links if each["kind"] == "resume"] == [stopped, 10]
+    found = checked(folder)
+    assert (found.differences, found.exact, found.replayed) == ([], True, 14)
+
+
+def _text(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TEXT).write_text(FRENCH_TEXT[:700], encoding="utf-8")
+    return folder / TEXT
+
+
+# --- Ce qui est faux se voit ------------------------------------------------------------------
+
+
+def test_there_are_a_hundred_forgeries():
+    assert len(FORGERIES) >= 100
+
+
+@pytest.mark.parametrize(
+    ("forge", "place"), FORGERIES, ids=[f"{f.__name__}-{place}" for f, place in FORGERIES]
+)
+def test_every_forgery_is_seen(forge, place, run, other, tmp_path):
+    folder = copy_run(run, tmp_path / "m")
+    forge(folder, other, place)
+    found = checked(folder)
+    assert not found.conforming
+    assert "Non conforme" in str(found)
+
+
+def test_the_reason_and_the_step_are_named(run, other, tmp_path):
+    from certificate_helpers import (
+        edited_text,
+        nudged_and_certified,
+        other_field,
+        skipped_step,
+        swapped_checkpoint,
+    )
+
+    expected = {
+        edited_text: ("données", None),
+        nudged_and_certified: ("poids", 2),
+        other_field("losses"): ("pertes", 0),
+        skipped_step: ("étape sautée", 0),
+        swapped_checkpoint: ("point de reprise", 2),
+    }
+    for number, (forge, (cause, step)) in enumerate(expected.items()):
+        folder = copy_run(run, tmp_path / str(number))
+        forge(folder, other, 0)
+        first = checked(folder).differences[0]
+        assert (first.cause, first.step) == (cause, step), first
+
+
+def test_edited_data_name_the_first_step_that_read_them(run, tmp_path):
+    folder = copy_run(run, tmp_path / "m")
+    text = (folder / TEXT).read_text(encoding="utf-8")
+    (folder / TEXT).write_text("E" + text[1:], encoding="utf-8")
+    steps = [each.step for each in checked(folder).differences if each.cause == "données"]
+    assert steps[0] is None  # l'empreinte du texte
+    assert all(step is not None for step in steps[1:])
+
+
+def test_other_code_is_named(run, tmp_path, monkeypatch):
+    """Un code différent qui donne les mêmes bits est dit ; s'il en donne d'autres, il est nommé."""
+    monkeypatch.setattr("gpt_architecture.training.certificate.code_sha256", lambda: "autre")
+    monkeypatch.setattr("gpt_architecture.training.replay.code_sha256", lambda: "autre")
+    found = checked(run)
+    assert found.exact
+    assert "autre version" in found.notes[0]
+    before = trainer.set_lr_
+    monkeypatch.setattr(trainer, "set_lr_", lambda each, factor: before(each, factor * 2))
+    found = checked(run)
+    assert {each.cause for each in found.differences} == {"code"}
+
+
+def test_another_arithmetic_is_compared_within_a_tolerance(run, tmp_path):
+    """Le certificat d'une autre machine : les pertes sont comparées, et c'est dit."""
+    folder = copy_run(run, tmp_path / "m")
+
+    def elsewhere(links, losses="losses"):
+        links[0]["arithmetic"]["instructions"] = ["AVX2"]
+        for link in links[1:]:
+            if link["kind"] == "steps":
+                link |= {losses: "0" * 64, "loss": link["loss"] * (1 + 1e-5)}
+        return links
+
+    edit_chain(folder, elsewhere, redo=True)
+    found = checked(folder)
+    assert (found.conforming, found.exact) == (True, False)
+    assert 0 < found.gap < 1e-4
+    assert "jeu d'instructions" in " ".join(found.notes)
+    edit_chain(
+        folder,
+        lambda links: [
+            {**each, "loss": each["loss"] * 1.1} if each["kind"] == "steps" else each
+            for each in links
+        ],
+        redo=True,
+    )
+    found = checked(folder)
+    assert found.differences[0].cause == "pertes"
+    assert "écart admis" in found.differences[0].message
+
+
+# --- Ce qui manque ----------------------------------------------------------------------------
+
+
+def test_without_a_certificate(run, tmp_path):
+    folder = copy_run(run, tmp_path / "m")
+    (folder / CERTIFICATE).unlink()
+    with pytest.raises(CertificateError, match="introuvable"):
+        verify(folder)
+    (folder / CERTIFICATE).write_text("{}", encoding="utf-8")
+    with pytest.raises(CertificateError, match="certificat"):
+        verify(folder)
+
+
+def test_unnamed_data_are_asked_for(run, tmp_path):
+    folder = copy_run(run, tmp_path / "m")
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(ConfigurationError, match="data"):
+        verify(folder)
+    found = verify(folder, chain_only=True)
+    assert found.conforming
+    assert "rien n'a été rejoué" in str(found)
+    assert checked(folder).exact  # depuis le début
+
+
+@pytest.mark.parametrize("part", ["0%", "-1", "beaucoup", 1.5, "nan%"])
+def test_a_part_out_of_bounds_is_refused(run, part):
+    with pytest.raises(ConfigurationError, match="part"):
+        verify(run, part=part)
+
+
+def test_a_resumed_run_whose_certificate_is_lost_says_so(tmp_path, caplog):
+    folder = tmp_path / "m"
+    trained(folder, max_steps=4)
+    (folder / CERTIFICATE).unlink()
+    with caplog.at_level(logging.WARNING):
+        train(resume=folder, max_steps=6, progress=False)
+    assert "manque" in caplog.text
+    found = checked(folder)
+    assert (found.conforming, found.steps) == (True, 2)
+    assert "ne commence qu'à l'étape 4" in str(found)
+
+
+def test_a_damaged_certificate_is_kept_aside(tmp_path, caplog):
+    folder = tmp_path / "m"
+    trained(folder, max_steps=4)
+    edit_chain(folder, lambda links: [{**links[0], "total": 7}, *links[1:]], redo=False)
+    with caplog.at_level(logging.WARNING):
+        train(resume=folder, max_steps=6, progress=False)
+    assert "certificat abîmé" in caplog.text
+    assert (folder / "certificat-abime.json").is_file()
+
+
+def test_a_full_disk_does_not_stop_the_training(tmp_path, caplog, monkeypatch):
+    def refuse(self, path, signer=None):
+        raise OutputError.refused(path, OSError(28, "plein"))
+
+    monkeypatch.setattr(Chain, "save", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert trained(tmp_path / "m", max_steps=2).complete
+    assert "certificat non écrit" in caplog.text
+
+
+# --- Les pièces --------------------------------------------------------------------------------
+
+
+def test_the_certificate_is_small_and_says_nothing_of_the_text(run):
+    text = (run / CERTIFICATE).read_text(encoding="ascii")
+    assert len(text) < 12_000
+    for secret in (str(run.parent), *FRENCH_TEXT.split()[:9]):
+        assert secret not in text or len(secret) < 5
+
+
+def test_long_runs_share_their_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(certificate, "_SPANS", 4)
+    folder = tmp_path / "m"
+    trained(folder, save_every=None)
+    links = read_chain(folder / CERTIFICATE).links
+    spans = [each for each in links if each["kind"] == "steps"]
+    assert [each["last"] - each["first"] + 1 for each in spans] == [3, 3, 3, 1]
+    found = checked(folder, part="5%", seed=0)
+    assert found.exact
+    assert found.intervals == [(0, 2)]
+
+
+def test_tensor_digest_depends_on_names_shapes_types_and_bits():
+    one = {"a": torch.zeros(2, 3), "b": torch.ones(3)}
+    others = [
+        {"a": torch.zeros(3, 2), "b": torch.ones(3)},
+        {"a": torch.zeros(2, 3), "c": torch.ones(3)},
+        {"a": torch.zeros(2, 3, dtype=torch.bfloat16), "b": torch.ones(3)},
+        {"a": torch.zeros(2, 3), "b": torch.tensor([1.0, 1.0, 1.0000001])},
+    ]
+    assert tensors_sha256(one) == tensors_sha256(dict(reversed(one.items())))
+    assert len({tensors_sha256(each) for each in (one, *others)}) == 5
+
+
+def test_a_span_without_steps_has_no_loss():
+    assert Span(3).loss == 0.0
+
+
+def test_paths_of_the_machine_are_left_out():
+    found = public_options({"data": ["/a/b.txt"], "from": "hub:x/y", "prompt": "p", "lr": 1})
+    assert found == {"data": None, "from": "hub:x/y", "lr": 1}
+
+
+def test_intervals_cover_everything_or_the_asked_part(run):
+    story = read_story(read_chain(run / CERTIFICATE))
+    whole = draw(story, [0, 4], 1.0, 0)
+    assert [(each.first, each.stop) for each in whole] == [(0, 4), (4, 10)]
+    for seed in range(8):
+        chosen = draw(story, [0, 4], 0.3, seed)
+        assert sum(each.stop - each.first for each in chosen) == 3
+
+
+def test_accelerators_never_promise_bits():
+    assert arithmetic_changes({"device": "cpu"}, {"device": "cpu"}) == []
+    assert arithmetic_changes({"device": "cuda"}, {"device": "cuda"})
+
+
+def test_a_story_follows_rewinds(run):
+    links = read_chain(run / CERTIFICATE).links
+    at = next(place for place, each in enumerate(links) if each.get("step") == 4)
+    state = {name: links[at][name] for name in ("weights", "moments")}
+    back = [*links[: at + 4], {"kind": "resume", "step": 4, **state}, *links[at + 1 :]]
+    story = read_story(rechained(back))
+    assert story.differences == []
+    assert [each["first"] for each in story.links if each["kind"] == "steps"] == list(range(10))
+    assert Path(run).is_dir()
