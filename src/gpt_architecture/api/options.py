@@ -72,6 +72,15 @@ def checked_options(
     return call
 
 
+def checked_with(elsewhere: Elsewhere) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """`checked_options`, qui sait dire comment s'écrivent ici d'autres noms."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        return checked_options(function, elsewhere=elsewhere)
+
+    return decorate
+
+
 def _refuse(name: str, value: object, hint: Any) -> None:
     choices = [
         each for part in _parts(hint) if get_origin(part) is Literal for each in get_args(part)

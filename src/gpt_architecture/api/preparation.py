@@ -6,12 +6,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gpt_architecture.api.loading import find_tokenizer
-from gpt_architecture.api.options import checked_options, listed
+from gpt_architecture.api.options import checked_with, listed
 from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import PreparedTokens, prepare_tokens
@@ -95,7 +94,7 @@ def _written(settings: Mapping[str, Any], steps: str) -> str:
     )
 
 
-@partial(checked_options, elsewhere=_as_step)
+@checked_with(_as_step)
 def prepare(
     sources: str | Path | Sequence[str | Path],
     out: str | Path | None = None,

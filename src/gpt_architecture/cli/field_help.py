@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 import docstring_parser
-from docstring_parser import Docstring, DocstringParam
+from docstring_parser import Docstring, DocstringParam, DocstringStyle
 
 _ANY_OBJECT = docstring_parser.parse_from_object
 
@@ -30,17 +30,17 @@ def modules_read_once() -> Iterator[None]:
         docstring_parser.parse_from_object = _ANY_OBJECT
 
 
-def documented_fields(target: Any, *style: Any) -> Docstring:
+def documented_fields(obj: Any, style: DocstringStyle = DocstringStyle.AUTO) -> Docstring:
     """Ce que `docstring_parser.parse_from_object` dit des champs d'une classe, et de rien d'autre.
 
     Args:
-        target: une classe dont les champs ont une docstring ; le reste va à `docstring_parser`.
-        *style: passé tel quel à `docstring_parser`.
+        obj: une classe dont les champs ont une docstring ; le reste va à `docstring_parser`.
+        style: celui d'une docstring de fonction, pour `docstring_parser`.
     """
-    if not isinstance(target, type):
-        return _ANY_OBJECT(target, *style)
+    if not isinstance(obj, type):
+        return _ANY_OBJECT(obj, style)
     docstring = Docstring()
-    for name, text in _documented(target.__module__).get(target.__qualname__, {}).items():
+    for name, text in _documented(obj.__module__).get(obj.__qualname__, {}).items():
         docstring.meta.append(
             DocstringParam(
                 args=["attribute", name],
