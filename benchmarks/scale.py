@@ -1,13 +1,11 @@
 """Une préparation partagée : ce que coûte chaque étape, et ce qu'elle coûterait pour 10 To.
 
 Questions : combien d'octets par seconde et par cœur font les tâches (lire et nettoyer, appliquer et
-coder) et la réunion (décider, mettre bout à bout) ; combien d'octets restent sur le disque ;
-combien de mémoire prennent les décisions ; et, d'après cela, à partir de combien de cœurs ajouter
-des machines ne sert plus.
+coder) et la réunion (décider, mettre bout à bout) ; combien d'octets restent sur le disque ; et,
+d'après cela, à partir de combien de cœurs ajouter des machines ne sert plus.
 
-Tout est mesuré sur un petit corpus, en secondes de processeur d'un seul processus ; la mémoire, sur
-ce corpus et sur sa moitié : seule leur différence croît avec les documents. Le plan n'est qu'une
-extrapolation : débits constants, disque qui suit, tâches égales.
+Tout est mesuré sur un petit corpus, en secondes de processeur d'un seul processus. Le plan n'est
+qu'une extrapolation : débits constants, disque qui suit, tâches égales.
 
     python benchmarks/scale.py --data TEXTE… [--megabytes N] [--quick] [--json FICHIER]
 """
@@ -17,7 +15,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +23,8 @@ from _machine import announce
 from _measure import Row, french, lone_row, write_rows
 from prepare import corpus
 
-from gpt_architecture.data.hygiene import decide as decisions
 from gpt_architecture.data.hygiene.config import HygieneConfig
-from gpt_architecture.data.shards.parts import part_folder, part_store, parts_folder
+from gpt_architecture.data.shards.parts import part_folder, part_store
 from gpt_architecture.data.shards.prepare import PreparedTokens, prepare_tokens
 from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.data.tokenizer import get_tokenizer
@@ -36,7 +32,6 @@ from gpt_architecture.data.tokenizer import get_tokenizer
 TASKS = 2
 NODE = 16
 """Cœurs de la machine qui réunit : elle y met bout à bout plusieurs fragments à la fois."""
-_HELD = 1 << 14  # ce qui se trie par tranches, borné à 128 Mio, ne compte pas dans la pente
 TERA, HOUR = 10**12, 3600.0
 CORES = (16, 128, 1024, 8192, 65536)
 
@@ -52,7 +47,6 @@ class Costs:
         decide: des décisions d'ensemble.
         code: de la seconde passe et du codage.
         merge: de la réunion.
-        memory: octets que prennent les décisions, au plus fort.
         texts: octets des textes nettoyés, entre les deux passes.
         prints: octets des empreintes.
         tokens: octets des fragments.
@@ -64,7 +58,6 @@ class Costs:
     decide: float
     code: float
     merge: float
-    memory: int
     texts: int
     prints: int
     tokens: int
@@ -94,14 +87,6 @@ def measured(source: Path, size: int, folder: Path) -> Costs:
     stores = [part_store(out, share).folder for share in shares]
     texts = weight(stores, "lu_*.jsonl")
     prints = weight(stores, "lu_*.safetensors")
-    held, decisions.HELD = decisions.HELD, _HELD
-    tracemalloc.start()
-    step(None)
-    memory = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    decisions.HELD = held
-    for path in (parts_folder(out) / "decisions").iterdir():  # sans tracemalloc, qui ralentit
-        path.unlink()
     decide = seconds(lambda: step(None))
     code = seconds(tasks)
     tokens = weight([part_folder(out, share) for share in shares], "*.bin")
@@ -115,7 +100,6 @@ def measured(source: Path, size: int, folder: Path) -> Costs:
         decide=decide,
         code=code,
         merge=merge,
-        memory=memory,
         texts=texts,
         prints=prints,
         tokens=tokens,
@@ -134,8 +118,8 @@ def weight(folders: Sequence[Path], pattern: str) -> int:
     return sum(path.stat().st_size for folder in folders for path in folder.glob(pattern))
 
 
-def show(costs: Costs, each: float) -> list[Row]:
-    """Ce qui est mesuré ; `each` : octets de mémoire des décisions par document de plus."""
+def show(costs: Costs) -> list[Row]:
+    """Ce qui est mesuré."""
     size, rows = costs.size, list[Row]()
     print(f"\nUn corpus de {size / 1e6:.0f} Mo, {costs.documents} documents, {TASKS} tâches")
     for name, cost in (
@@ -147,7 +131,6 @@ def show(costs: Costs, each: float) -> list[Row]:
         print(f"{name:<30} {french(size / cost / 1e6):>9} Mo/s par cœur")
         rate = [size / cost / 1e6]
         rows.append(lone_row(f"Partage, {name}", "ce projet", rate, "Mo/s par cœur"))
-    print(f"{'mémoire des décisions':<30} {each:>9.0f} octets par document")
     for name, stored in (
         ("textes nettoyés", costs.texts),
         ("empreintes", costs.prints),
@@ -157,7 +140,7 @@ def show(costs: Costs, each: float) -> list[Row]:
     return rows
 
 
-def plan(costs: Costs, each: float, size: int, cores: Sequence[int]) -> None:
+def plan(costs: Costs, size: int, cores: Sequence[int]) -> None:
     """La même chose pour `size` octets : ce qui est stocké, combien de temps, où cela s'arrête."""
     scale = size / costs.size
     shared, joined = (costs.read + costs.code) * scale, costs.merge * scale / NODE
@@ -166,7 +149,6 @@ def plan(costs: Costs, each: float, size: int, cores: Sequence[int]) -> None:
     print(f"textes nettoyés, entre les passes {costs.texts * scale / TERA:8.1f} To")
     print(f"empreintes                        {costs.prints * scale / TERA:8.1f} To")
     print(f"tokens des tâches, puis réunis    {2 * costs.tokens * scale / TERA:8.1f} To")
-    print(f"mémoire de la réunion qui décide  {each * costs.documents * scale / 1e9:8.0f} Go")
     print(f"travail partagé                   {shared / HOUR:8.0f} heures de cœur")
     print(f"décisions, sur un cœur            {(alone - joined) / HOUR:8.1f} heures")
     print(f"réunion, sur {NODE} cœurs             {joined / HOUR:8.1f} heures")
@@ -187,25 +169,19 @@ def main() -> None:
     """Lit les options, mesure, imprime, écrit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="textes")
-    parser.add_argument("--megabytes", type=int, default=24, help="taille du corpus mesuré")
+    parser.add_argument("--megabytes", type=int, default=20, help="taille du corpus mesuré")
     parser.add_argument("--terabytes", type=float, default=10.0, help="taille du plan")
     parser.add_argument("--quick", action="store_true", help="moins d'une minute")
     parser.add_argument("--json", type=Path, help="fichier de résultats")
     options = parser.parse_args()
     announce()
     with tempfile.TemporaryDirectory() as name:
-        megabytes = 8 if options.quick else options.megabytes
-        found = []
-        for part in (2, 1):
-            place = Path(name) / str(part)
-            place.mkdir()
-            source = place / "corpus.jsonl"
-            size = corpus(options.data, source, megabytes * 10**6 // part)
-            found.append(measured(source, size, place))
-    half, costs = found
-    each = (costs.memory - half.memory) / (costs.documents - half.documents)
-    rows = show(costs, each)
-    plan(costs, each, int(options.terabytes * TERA), CORES)
+        source = Path(name) / "corpus.jsonl"
+        megabytes = 4 if options.quick else options.megabytes
+        size = corpus(options.data, source, megabytes * 10**6)
+        costs = measured(source, size, Path(name))
+    rows = show(costs)
+    plan(costs, int(options.terabytes * TERA), CORES)
     write_rows(options.json, rows)
 
 

@@ -129,7 +129,7 @@ def in_order(found: Sequence[Part], identity: Mapping[str, Any]) -> list[Part]:
     return [by_share[share] for share in sorted(by_share)]
 
 
-def check_all(place: Path, missing: Sequence[int], count: int, what: str = "") -> None:
+def check_all(place: Path | str, missing: Sequence[int], count: int, what: str = "") -> None:
     """Vérifie qu'il ne manque aucune tâche.
 
     Raises:
