@@ -47,8 +47,8 @@ _UNSTABLE = re.compile(
 _NUMBER = re.compile(r"[−-]?\d+(?:,\d+)?")
 _DRAWN = re.compile(r"[─-╿]+")  # les cadres, dont la largeur dépend de ce qu'ils tiennent
 _LOOSE_ENOUGH = 0.5
-"""Part des mots communs : d'un processeur à l'autre, un texte échantillonné change presque tout, mais
-ni le cadre, ni le texte glouton, ni le gros des mesures (mesuré : 0,6)."""
+"""Part des mots communs : d'un processeur à l'autre, un texte échantillonné change presque tout,
+mais ni le cadre, ni le texte glouton, ni le gros des mesures (mesuré : 0,6)."""
 
 
 @dataclass(frozen=True)
