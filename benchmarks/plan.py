@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--quick", action="store_true", help="le plus petit corpus, en une minute")
     parser.add_argument(
-        "--cpu-time", action="store_true", help="en secondes de processeur : un fil, des voisins"
+        "--cpu-time", action="store_true", help="en secondes de processeur : un thread, des voisins"
     )
     parser.add_argument("--no-grid", action="store_true", help="sans chercher mieux autour")
     parser.add_argument("--json", type=Path)
