@@ -78,8 +78,7 @@ def grid(lab: TextLaboratory, plan: Decision) -> list[dict[str, Any]]:
     for body, recipe in (*shapes, (best.body, slow)):
         pace = measures.pace.of(body, recipe, measures.text.vocab_size)
         most = steps_within(pace, recipe, left, measures.text.unique)
-        if body == best.body:
-            most = best.steps
+        most = best.steps if body == best.body else min(most, 4 * best.steps)  # au-delà, il relit
         lengths = sorted({max(1, most // 2), max(2, most)})
         losses = lab.losses(recipe, body, lengths, measures.text.unique)
         for steps, loss in losses.items():
@@ -160,7 +159,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--quick", action="store_true", help="le plus petit corpus, en une minute")
     parser.add_argument(
-        "--cpu-time", action="store_true", help="en secondes de processeur : un fil, des voisins"
+        "--cpu-time", action="store_true", help="en secondes de processeur : un thread, des voisins"
     )
     parser.add_argument("--no-grid", action="store_true", help="sans chercher mieux autour")
     parser.add_argument("--json", type=Path)

@@ -14,7 +14,7 @@ from gpt_architecture import GPT, train
 
 MODULES = (
     *("chats", "comparisons", "conversions", "gpt", "inspection", "loading", "measures", "merging"),
-    *("preparation", "quantization", "runs", "service", "verification", "vocabularies"),
+    *("plans", "preparation", "quantization", "runs", "service", "verification", "vocabularies"),
 )
 SHOWN = ("attention", "complete", "distribution", "tokens", "trace")
 """Méthodes d'un modèle qui rendent ce qu'un carnet affiche."""

@@ -93,7 +93,7 @@ def test_trials_stay_within_their_minutes():
     planned(lab, hours=2.0, minutes=5)
     spent = sum(
         1.2 * lengths[-1] * PACE.of(body, recipe, 2048).step
-        for recipe, body, lengths, _ in lab.asked
+        for recipe, body, lengths, _ in set(lab.asked)  # le laboratoire n'en refait aucun
     )
     assert 60 < spent < 1.25 * 300  # la seconde approche, la plus rare, comprise
 

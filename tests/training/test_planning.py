@@ -54,6 +54,8 @@ class TestDecision:
         oracle = math.inf
         for body in LADDER:
             size = model_of(body, RECIPE, TEXT.vocab_size).num_parameters()
+            if size > 4 * 2_000_000:  # trop loin des essais
+                break
             time = PACE.of(body, RECIPE, TEXT.vocab_size)
             most = steps_within(time, RECIPE, 1800 - 20, TEXT.unique)
             for steps in range(MIN_STEPS, most + 1, 7):
@@ -66,8 +68,9 @@ class TestDecision:
             assert all(each.seconds <= 3600 * hours * 1.001 for each in decide(measures(), hours))
 
     def test_more_hours_never_hurt(self):
+        """À un millième près : une durée plus courte qui vaut autant est préférée."""
         losses = [decide(measures(), hours)[0].loss for hours in (0.1, 0.5, 2.0, 8.0)]
-        assert losses == sorted(losses, reverse=True)
+        assert all(more <= less * 1.001 for less, more in itertools.pairwise(losses))
 
     def test_more_hours_want_a_larger_model(self):
         sizes = [decide(measures(), hours)[0].parameters for hours in (0.05, 1.0, 8.0)]
@@ -84,7 +87,7 @@ class TestDecision:
 
     def test_a_size_far_beyond_the_trials_is_not_offered(self):
         found = decide(measures(), 1000.0)
-        assert max(each.parameters for each in found) <= 16 * 2_000_000
+        assert max(each.parameters for each in found) <= 4 * 2_000_000
 
     def test_no_time_no_choice(self):
         assert decide(measures(), 20.5 / 3600) == ()

@@ -205,15 +205,16 @@ class TextLaboratory:
         bench = self.bench(recipe.tokenizer)
         key = _key("time", self._machine, bench.data, asdict(recipe), asdict(body))
         stored = self._known.get(key, {})
-        values = [finite_number(stored.get(each)) for each in StepTime.__dataclass_fields__]
-        if None in values:
+        values = {each: finite_number(stored.get(each)) for each in StepTime.__dataclass_fields__}
+        known = {name: value for name, value in values.items() if value is not None}
+        if len(known) < len(values):
             before = self._clock()
             found = measure_step(bench, recipe, body, clock=self._clock)
             self._keep(key, "time", {**asdict(found), "seconds": self._clock() - before})
             self._count(key)
             return found
         self._count(key)
-        return StepTime(*(float(each or 0.0) for each in values))
+        return StepTime(**known)
 
     def losses(
         self, recipe: Recipe, body: Body, lengths: Sequence[int], unique: int

@@ -304,7 +304,9 @@ class _Planning:
             time = measures.pace.of(first.body, recipe, text.vocab_size)
             left = max(0.1 * self._seconds, self._seconds - self._lab.spent)
             steps = min(first.steps, _chain_steps(time, min(share * self._seconds, left)))
-            self._chain(recipe, first.body, max(MIN_STEPS, steps), text.unique)
+            if steps < MIN_STEPS:  # trop grand pour être approché en si peu de minutes
+                break
+            self._chain(recipe, first.body, steps, text.unique)
             measures = self._conclude(recipe, measures.pace, text)
         return measures
 

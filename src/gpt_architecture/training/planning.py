@@ -18,7 +18,7 @@ MAX_HOURS = 24.0 * 365
 MINUTES = (2.0, 20.0)
 """Bornes des minutes d'essais, quand elles ne sont pas données : un dixième des heures."""
 
-_FURTHER = 16.0  # une taille n'est proposée qu'à tant de fois la plus grande essayée
+_FURTHER = 4.0  # une taille n'est proposée qu'à tant de fois la plus grande essayée
 _TIE, _DURATIONS = 0.001, 25
 _SHORTEST = 0.02  # plus courte durée proposée, en part des heures
 _DISK_BYTES = 4 + 3 * 12  # par paramètre : le modèle, deux points de reprise et celui qui s'écrit
