@@ -139,8 +139,11 @@ class Audit:
                 run = self._run_at(at)
                 found = setting_differences(facts, run.settings.identity(run.data))
                 self.differences += [each for each in found if each not in self.differences]
+            self._check_length()
             batches = {name: batches_of(run.settings, run.data) for name, run in self.runs.items()}
-            other = first_other_batch(story, lambda step: batches[self._key(step)])
+            other = None
+            if not any(each.cause == "réglages" for each in self.differences):
+                other = first_other_batch(story, lambda step: batches[self._key(step)])
         except GPTArchitectureError as error:
             self.refuse("données", f"elles ne se relisent pas comme alors ({error.found})")
             return
@@ -161,6 +164,16 @@ class Audit:
             if outcome.difference is not None:
                 self.differences.append(outcome.difference)
                 return
+
+    def _check_length(self) -> None:
+        """Le certificat n'a pas plus d'étapes que ces réglages et ces données n'en font."""
+        made = max(
+            run.settings.total_steps(run.settings.sampler(run.data.train))
+            for run in self.runs.values()
+        )
+        if self.story.last > made:
+            message = f"{self.story.last} étapes certifiées, ces réglages en font {made}"
+            self.refuse("réglages", message, made)
 
     def _origins(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """D'où lire : ce qui est donné, sinon ce que le dernier point de reprise nomme."""
