@@ -158,7 +158,7 @@ class Audit:
         chosen = draw(story, anchors, share, seed)
         total, done = sum(each.stop - each.first for each in chosen), 0
         for interval in chosen:
-            outcome = self._replayed(interval, lambda count, d=done: on_progress(d + count, total))
+            outcome = self._replayed(interval, _shifted(on_progress, done, total))
             done += outcome.steps
             self.outcomes.append((interval, outcome))
             if outcome.difference is not None:
@@ -233,7 +233,7 @@ class Audit:
                     trainer,
                     tolerance=tolerance,
                     reason=self._reason,
-                    on_step=lambda count, d=done: on_step(d + count),
+                    on_step=_shifted(lambda count, _: on_step(count), done, 0),
                 )
                 whole.steps += found.steps
                 whole.exact &= found.exact
@@ -269,6 +269,11 @@ class Audit:
 
     def _reason(self, step: int, cause: Cause) -> Difference:
         return explained(self.story.facts_at(step), step, cause)
+
+
+def _shifted(report: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
+    """Ce qui reçoit un nombre d'étapes, et dit celles d'avant comprises."""
+    return lambda count: report(before + count, total)
 
 
 def _handed_over(trainer: Trainer, stack: ExitStack) -> Checkpoint:
