@@ -166,6 +166,7 @@ def test_two_interruptions_and_a_longer_programme_conform(tmp_path):
     assert (found.differences, found.exact, found.replayed) == ([], True, 14)
 
 
+@pytest.mark.slow
 def test_two_processes_conform_within_the_tolerance(tmp_path):
     """Un seul processus rejoue ce que deux ont fait, aux arrondis près, et le dit."""
     folder = tmp_path / "m"

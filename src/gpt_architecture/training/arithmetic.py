@@ -1,8 +1,7 @@
 """L'arithmétique d'un entraînement : ce dont dépendent ses arrondis, et ce que d'autres permettent.
 
 Entre deux arithmétiques égales, un entraînement rejoué donne les mêmes bits. Entre deux autres, les
-pertes moyennes s'écartent peu : la tolérance est le double, au moins, de ce qui est mesuré (voir
-`benchmarks/verify.py`).
+pertes moyennes s'écartent peu ; `benchmarks/verify.py` mesure de combien.
 """
 
 from __future__ import annotations
