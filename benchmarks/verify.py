@@ -13,24 +13,27 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from _machine import announce
 from _measure import Row, french, write_rows
 
 from gpt_architecture import train, verify
-from gpt_architecture.data.shards.reader import TokenArray
+from gpt_architecture.config import TrainingRequest
 from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.formats.journal import JOURNAL, read_records
-from gpt_architecture.training.callbacks import Callback, StepRecord
 from gpt_architecture.training.certificate import Span, state_digests
+from gpt_architecture.training.checkpoint import capture
+from gpt_architecture.training.preparation import prepare
+from gpt_architecture.training.session import build_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -81,65 +84,34 @@ VARIANTS: dict[str, tuple[Mapping[str, Any], Mapping[str, str]]] = {
 }
 
 
-class Clock(Callback):
-    """La durée de chaque étape."""
-
-    def __init__(self) -> None:
-        self.seconds = list[float]()
-
-    def on_step(self, record: StepRecord) -> None:
-        """Retient la durée de l'étape."""
-        self.seconds.append(record.seconds)
-
-
 def cost(quick: bool) -> list[Row]:
     """La part des empreintes dans une étape, et d'un point de reprise dans un quart d'heure."""
-    from gpt_architecture.config import GPTConfig
-    from gpt_architecture.core.model import GPTModel
-    from gpt_architecture.data.sampler import WindowSampler
-    from gpt_architecture.training.step import TokenBatches
-
-    steps, rows = (4 if quick else 12), list[Row]()
-    large = {"emb_dim": 768, "n_heads": 12, "n_layers": 12, "context_length": 256}
-    large |= {"positions": 1024, "batch_size": 2, "tokenizer": "gpt2"}
+    large: dict[str, Any] = {"emb_dim": 768, "n_heads": 12, "n_layers": 12, "tokenizer": "gpt2"}
+    large |= {"context_length": 256, "positions": 1024, "batch_size": 2}
+    count, rows = (3 if quick else 12), list[Row]()
     for name, changes in {"3 blocs de 128": {}, "GPT-2, 162 M": large}.items():
-        settings = {**MEDIUM, **changes}
-        with tempfile.TemporaryDirectory() as folder:
-            clock = Clock()
-            run = train(
-                "la-lampe-du-passeur",
-                **{**settings, "max_steps": steps, "output_dir": folder},
-                callbacks=[clock],
-            )
-            step_seconds = sorted(clock.seconds)[len(clock.seconds) // 2]
-            size = (Path(folder) / "certificat.json").stat().st_size
-            config = run.model.config
-        del run
-        source = TokenArray(torch.arange(10**5) % 1000)
-        window, rows_of = settings["context_length"], settings["batch_size"]
-        sampler = WindowSampler(source.num_tokens, window, batch_size=rows_of, seed=1)
-        batches = TokenBatches(source, sampler, micro_batch=rows_of)
-        record = StepRecord(
-            step=0, epoch=1, loss=1.0, lr=1.0, grad_norm=1.0, tokens=1, seconds=1.0, skipped=False
-        )
-        start, count = time.perf_counter(), 50
-        for step in range(count):
+        settings: dict[str, Any] = {**MEDIUM, **changes, "data": "la-lampe-du-passeur"}
+        del settings["progress"]
+        run = prepare(TrainingRequest.of(settings))
+        trainer = build_trainer(run.settings, run.data)
+        trainer.advance()  # compile, alloue
+        records = [trainer.advance() for _ in range(count)]
+        step_seconds = statistics.median(each.seconds for each in records)
+        start, times = time.perf_counter(), 50
+        for step in range(times):
             span = Span(step)
-            span.read(batches, step)
-            span.note(record)
-        digest_seconds = (time.perf_counter() - start) / count
-        assert isinstance(config, GPTConfig)
-        weights = {n: p.detach() for n, p in GPTModel(config).named_parameters()}
-        moments = {f"{n}/{k}": p for n, p in weights.items() for k in ("exp_avg", "exp_avg_sq")}
+            span.read(trainer.batches, step)
+            span.note(records[0])
+        digest_seconds = (time.perf_counter() - start) / times
         start = time.perf_counter()
-        state_digests({"model": weights, "optimizer": moments})
+        state_digests(capture(trainer.model, trainer.optimizer))
         state_seconds = time.perf_counter() - start
         share, saved = digest_seconds / step_seconds, state_seconds / 900
         print(
             f"{name} : étape {french(1000 * step_seconds, 1)} ms, empreintes "
             f"{french(1000 * digest_seconds, 3)} ms ({french(100 * share, 3)} %) ; poids et "
             f"moments {french(state_seconds, 3)} s ({french(100 * saved, 3)} % d'un quart "
-            f"d'heure, {french(state_seconds / step_seconds, 2)} étape) ; {size} octets"
+            f"d'heure, {french(state_seconds / step_seconds)} étape)"
         )
         rows.append({"name": f"certificat, {name}", "ours": share, "unit": "part d'une étape"})
         rows.append({"name": f"poids, {name}", "ours": saved, "unit": "part d'un quart d'heure"})
@@ -148,7 +120,8 @@ def cost(quick: bool) -> list[Row]:
 
 def forgeries(quick: bool) -> list[Row]:
     """Des falsifications au hasard, chacune sur une copie, et des entraînements sains."""
-    from certificate_helpers import FORGERIES, TEXT, copy_run
+    helpers = import_module("certificate_helpers")
+    forged, text_name, copy_run = helpers.FORGERIES, helpers.TEXT, helpers.copy_run
 
     draws = random.Random(0)  # noqa: S311 — un essai qui se refait
     count = 20 if quick else 300
@@ -160,16 +133,20 @@ def forgeries(quick: bool) -> list[Row]:
             for seed in (1, 2):
                 folder = Path(base) / f"run-{number}-{seed}"
                 folder.mkdir()
-                (folder / TEXT).write_text(text, encoding="utf-8")
-                train(folder / TEXT, **{**SMALL, "engine": engine, "seed": seed}, output_dir=folder)
-                sound += verify(folder, folder / TEXT, part=1).exact
+                (folder / text_name).write_text(text, encoding="utf-8")
+                train(
+                    folder / text_name,
+                    **{**SMALL, "engine": engine, "seed": seed},
+                    output_dir=folder,
+                )
+                sound += verify(folder, folder / text_name, part=1).exact
                 runs.append(folder)
         for number in range(count):
-            forge, place = FORGERIES[number] if number < len(FORGERIES) else draws.choice(FORGERIES)
+            forge, place = forged[number] if number < len(forged) else draws.choice(forged)
             pair = draws.choice((0, 2))
             folder = copy_run(runs[pair], Path(base) / f"copie-{number}")
             forge(folder, runs[pair + 1], place)
-            if verify(folder, folder / TEXT, part=1).conforming:
+            if verify(folder, folder / text_name, part=1).conforming:
                 missed.append(f"{forge.__name__}-{place}")
             else:
                 seen += 1

@@ -15,6 +15,7 @@ from gpt_architecture import errors
 from gpt_architecture.cli.app import build_app
 from gpt_architecture.cli.usage import with_options
 from gpt_architecture.errors import (
+    CertificateError,
     CheckpointError,
     ConfigurationError,
     DataError,
@@ -43,6 +44,7 @@ FAMILY = [
     TrainingError,
     GenerationError,
     CheckpointError,
+    CertificateError,
     ServiceError,
 ]
 

@@ -3,11 +3,13 @@
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from certificate_helpers import FORGERIES, MODEL, TEXT, copy_run, edit_chain, rechained
+from cli_helpers import run_process
 from conftest import FRENCH_TEXT
 
 from gpt_architecture import train, verify
@@ -162,6 +164,22 @@ def test_two_interruptions_and_a_longer_programme_conform(tmp_path):
     assert [each["step"] for each in links if each["kind"] == "resume"] == [stopped, 10]
     found = checked(folder)
     assert (found.differences, found.exact, found.replayed) == ([], True, 14)
+
+
+@pytest.mark.slow
+def test_two_processes_conform_within_the_tolerance(tmp_path):
+    """Un seul processus rejoue ce que deux ont fait, aux arrondis près, et le dit."""
+    folder = tmp_path / "m"
+    options = {**TINY, **KEPT, "data": _text(folder), "output_dir": folder, "max_steps": 4}
+    del options["progress"]
+    asked = [part for n, v in options.items() for part in (f"--{n.replace('_', '-')}", str(v))]
+    command = (sys.executable, "-m", "gpt_architecture", "train", "--launch", "2", *asked)
+    done = run_process(*command, timeout=90)
+    assert done.code == 0, done.err
+    found = checked(folder)
+    assert (found.differences, found.replayed) == ([], 4)
+    assert "nombre de processus : 2 puis 1" in " ".join(found.notes)
+    assert found.gap < 1e-5
 
 
 def _text(folder):

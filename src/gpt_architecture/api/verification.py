@@ -174,10 +174,9 @@ def verify(
     if chain_only:
         return _concluded(audit, path, None)
     seed = secrets.randbits(32) if seed is None else seed
-    given = {
-        "data": data,
-        **{{"sources": "source", "start": "from"}.get(n, n): v for n, v in sources.items()},
-    }
+    names = {"sources": "source", "start": "from"}
+    origins = {names.get(name, name): getattr(v, "path", v) for name, v in sources.items()}
+    given = {"data": data, **origins}
     audit.replay(given, share, seed, on_progress or (lambda done, total: None))
     return _concluded(audit, path, None if share >= 1 else seed)
 

@@ -169,7 +169,7 @@ class Signer:
                 expected="un fichier que vous seul lisez",
                 remedy=f"chmod 600 {path}",
             )
-        serialization, _ = _library()
+        serialization, ed25519 = _library()
         try:
             key = serialization.load_pem_private_key(data, password=None)
             self._sign = key.sign
@@ -178,7 +178,7 @@ class Signer:
             )
         except (ValueError, TypeError, AttributeError) as error:
             raise _not_a_key(path, "privée", "`sign_key`") from error
-        if not _is_ed25519(key):
+        if not isinstance(key, ed25519.Ed25519PrivateKey):
             raise _not_a_key(path, "privée", "`sign_key`")
         self.public_key: str = raw.hex()
 
@@ -197,13 +197,13 @@ def read_public_key(path: Path | str) -> str:
     """
     path = Path(path)
     data = _key_bytes(path, "`public_key`")
-    serialization, _ = _library()
+    serialization, ed25519 = _library()
     try:
         key = serialization.load_pem_public_key(data)
         raw: bytes = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     except (ValueError, TypeError, AttributeError) as error:
         raise _not_a_key(path, "publique", "`public_key`") from error
-    if len(raw) != 32:
+    if not isinstance(key, ed25519.Ed25519PublicKey):
         raise _not_a_key(path, "publique", "`public_key`")
     return raw.hex()
 
@@ -234,11 +234,6 @@ def _library() -> tuple[Any, Any]:
             "cryptography", purpose="signer un certificat ou vérifier sa signature", extra="preuve"
         ) from None
     return serialization, ed25519
-
-
-def _is_ed25519(key: object) -> bool:
-    _, ed25519 = _library()
-    return isinstance(key, ed25519.Ed25519PrivateKey)
 
 
 def _key_bytes(path: Path, name: str) -> bytes:

@@ -1,8 +1,7 @@
 """L'arithmétique d'un entraînement : ce dont dépendent ses arrondis, et ce que d'autres permettent.
 
 Entre deux arithmétiques égales, un entraînement rejoué donne les mêmes bits. Entre deux autres, les
-pertes moyennes s'écartent peu : la tolérance est le double, au moins, de ce qui est mesuré (voir
-`benchmarks/verify.py`).
+pertes moyennes s'écartent peu ; `benchmarks/verify.py` mesure de combien.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 
 from gpt_architecture.core.machine import describe_device, processor
 from gpt_architecture.kernels.runtime.matmul import prefers_onednn
+from gpt_architecture.training.step import has_bf16
 
 TOLERANCES = {"fp32": 1e-3, "bf16": 2e-2}
 """Écart relatif, au plus, entre deux pertes moyennes que deux arithmétiques calculent."""
@@ -90,12 +90,13 @@ def tolerance(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
 def same_calculation(before: Mapping[str, Any]) -> dict[str, Any]:
     """Les réglages qui refont un calcul, là où la machine le permet.
 
-    Le moteur fusionné et bf16 restent au choix de la machine : elle peut ne pas les avoir.
+    Une machine peut ne pas avoir le moteur fusionné, ni bf16 : elle calcule alors autrement.
     """
     kind = str(before.get("device", "cpu"))
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     chosen: dict[str, Any] = {"device": kind if present.get(kind) else "cpu"}
-    if before.get("engine") == "autograd":
-        chosen["engine"] = "autograd"
-    chosen["precision"] = "fp32" if before.get("precision") == "fp32" else "auto"
+    chosen["engine"] = "autograd" if before.get("engine") == "autograd" else "auto"
+    chosen["precision"] = "fp32"
+    if before.get("precision") == "bf16" and has_bf16(torch.device(chosen["device"])):
+        chosen["precision"] = "bf16"
     return chosen

@@ -139,8 +139,11 @@ class Audit:
                 run = self._run_at(at)
                 found = setting_differences(facts, run.settings.identity(run.data))
                 self.differences += [each for each in found if each not in self.differences]
+            self._check_length()
             batches = {name: batches_of(run.settings, run.data) for name, run in self.runs.items()}
-            other = first_other_batch(story, lambda step: batches[self._key(step)])
+            other = None
+            if not any(each.cause == "réglages" for each in self.differences):
+                other = first_other_batch(story, lambda step: batches[self._key(step)])
         except GPTArchitectureError as error:
             self.refuse("données", f"elles ne se relisent pas comme alors ({error.found})")
             return
@@ -155,12 +158,22 @@ class Audit:
         chosen = draw(story, anchors, share, seed)
         total, done = sum(each.stop - each.first for each in chosen), 0
         for interval in chosen:
-            outcome = self._replayed(interval, lambda count, d=done: on_progress(d + count, total))
+            outcome = self._replayed(interval, _shifted(on_progress, done, total))
             done += outcome.steps
             self.outcomes.append((interval, outcome))
             if outcome.difference is not None:
                 self.differences.append(outcome.difference)
                 return
+
+    def _check_length(self) -> None:
+        """Le certificat n'a pas plus d'étapes que ces réglages et ces données n'en font."""
+        made = max(
+            run.settings.total_steps(run.settings.sampler(run.data.train))
+            for run in self.runs.values()
+        )
+        if self.story.last > made:
+            message = f"{self.story.last} étapes certifiées, ces réglages en font {made}"
+            self.refuse("réglages", message, made)
 
     def _origins(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """D'où lire : ce qui est donné, sinon ce que le dernier point de reprise nomme."""
@@ -220,7 +233,7 @@ class Audit:
                     trainer,
                     tolerance=tolerance,
                     reason=self._reason,
-                    on_step=lambda count, d=done: on_step(d + count),
+                    on_step=_shifted(lambda count, _: on_step(count), done, 0),
                 )
                 whole.steps += found.steps
                 whole.exact &= found.exact
@@ -256,6 +269,11 @@ class Audit:
 
     def _reason(self, step: int, cause: Cause) -> Difference:
         return explained(self.story.facts_at(step), step, cause)
+
+
+def _shifted(report: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
+    """Ce qui reçoit un nombre d'étapes, et dit celles d'avant comprises."""
+    return lambda count: report(before + count, total)
 
 
 def _handed_over(trainer: Trainer, stack: ExitStack) -> Checkpoint:

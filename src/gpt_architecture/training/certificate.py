@@ -30,6 +30,7 @@ from gpt_architecture.training.arithmetic import arithmetic
 from gpt_architecture.training.callbacks import Callback, StepRecord
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, capture
 from gpt_architecture.training.step import TokenBatches
+from gpt_architecture.training.story import read_story
 
 if TYPE_CHECKING:
     from gpt_architecture.training.preparation import TrainingRun
@@ -185,7 +186,7 @@ class CertificateWriter(Callback):
             self._chain.add("start", **facts)
         else:
             self._chain = previous
-            known = facts_in_force(previous.links)
+            known = read_story(previous).facts_at(state.step)
             changed = {name: value for name, value in facts.items() if known.get(name) != value}
             kept = {name: facts[name] for name in ("step", "weights", "moments")}
             self._chain.add("resume", **{**changed, **kept})
@@ -255,10 +256,10 @@ class CertificateWriter(Callback):
             return None
         try:
             found = read_chain(self._path)
-            place = next(found.broken(), None)
-            if place is None:
+            faults = [each for each in read_story(found).differences if each.cause != "inachevé"]
+            if not faults:
                 return found
-            why = f"le maillon {place} n'a pas l'empreinte attendue"
+            why = faults[0].message
         except CertificateError as error:
             why = error.found
         aside = self._path.with_name(_DAMAGED)
@@ -271,15 +272,6 @@ class CertificateWriter(Callback):
             self._chain.save(self._path, self._signer)
         except OutputError as error:
             logger.warning("certificat non écrit : %s", error)
-
-
-def facts_in_force(links: list[dict[str, Any]]) -> dict[str, Any]:
-    """Ce qui vaut au bout de ces maillons : ce que `start` dit, et ce que les reprises changent."""
-    facts: dict[str, Any] = {}
-    for link in links:
-        if link["kind"] in ("start", "resume"):
-            facts |= link
-    return facts
 
 
 def public_options(options: Mapping[str, Any]) -> dict[str, Any]:

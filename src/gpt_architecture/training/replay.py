@@ -195,7 +195,7 @@ def replay(
     """
     outcome = Outcome()
     for link in story.links:
-        at, end = link.get("first", link.get("step")), end_of(link)
+        at, end = int(link["first"] if link["kind"] == "steps" else link["step"]), end_of(link)
         if at < interval.first or end > interval.stop:
             continue
         if link["kind"] == "steps":

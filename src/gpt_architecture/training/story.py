@@ -97,7 +97,7 @@ def read_story(chain: Chain) -> Story:
             _follow(story, place, link)
             if story.differences:
                 return story
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         message = "un maillon n'a pas les champs de son genre"
         story.differences.append(Difference(cause="chaîne", step=None, message=message))
     if story.links and story.links[-1]["kind"] != "end":
@@ -106,11 +106,33 @@ def read_story(chain: Chain) -> Story:
     return story
 
 
+_FIELDS: dict[str, dict[str, type]] = {
+    "start": {"step": int, "identity": dict, "options": dict, "arithmetic": dict, "code": dict},
+    "steps": {"first": int, "last": int, "batches": str, "losses": str},
+    "weights": {"step": int},
+    "resume": {"step": int},
+    "end": {"step": int, "weights": str},
+}
+"""Les champs sans lesquels un maillon de chaque genre ne se suit pas."""
+
+_TOLD = ("identity", "options", "arithmetic", "code")
+
+
+def _is_whole(link: Mapping[str, Any]) -> bool:
+    """Vrai si un maillon a les champs de son genre, et ceux qu'une reprise peut changer."""
+    needed = _FIELDS[link["kind"]]
+    whole = all(type(link.get(name)) is kind for name, kind in needed.items())
+    told = all(isinstance(link.get(name, {}), dict) for name in _TOLD)
+    loss, threads = link.get("loss"), link.get("arithmetic", {"threads": 1}).get("threads")
+    numbers = type(threads) is int and (loss is None or type(loss) in (int, float))
+    return whole and told and numbers
+
+
 def _follow(story: Story, place: int, link: dict[str, Any]) -> None:
     kind = link["kind"]
-    step = int(link["first"] if kind == "steps" else link["step"])
-    if (kind == "start") != (place == 0):
+    if (kind == "start") != (place == 0) or not _is_whole(link):
         raise ValueError(kind)
+    step = int(link["first"] if kind == "steps" else link["step"])
     if kind == "start":
         story.first = story.last = step
         story.facts[step] = link
