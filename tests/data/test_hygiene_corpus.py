@@ -346,14 +346,16 @@ def test_workers_and_reading_do_not_change_a_byte(tmp_path, monkeypatch):
 
 
 KILLED = """
-import os, signal, sys
+import os, random, signal, sys
+from pathlib import Path
 from gpt_architecture.data.hygiene import decide, prune, run
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
 from gpt_architecture.data.shards import layout, prepare
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
-left = int(sys.argv[3])
+source, folder, wanted = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 run.TASK_BYTES, prepare.CHECKPOINT_BYTES = 3000, 1000
+left = -1
 
 def dying(function):
     def call(*arguments, **options):
@@ -373,34 +375,45 @@ prepare.ShardWriter.append = dying(prepare.ShardWriter.append)
 tokenizer = SimpleTokenizerV2("le la passeur lampe <|endoftext|> <|unk|>".split())
 steps = HygieneConfig(quality=QualityRules(min_words=5), exact=True, near=0.8, lines=5,
                       paragraphs=60, validation=True)
-prepare.prepare_tokens(
-    [sys.argv[1]], sys.argv[2], tokenizer=tokenizer, hygiene=steps, workers=1, skip_bad=True
-)
+
+def child(out, after):
+    global left
+    pid = os.fork()
+    if pid == 0:
+        left = after
+        prepare.prepare_tokens(
+            [source], out, tokenizer=tokenizer, hygiene=steps, workers=1, skip_bad=True
+        )
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+rng, deaths, rounds = random.Random(9), 0, 0
+assert child(folder / "un", -1) == 0
+while deaths < wanted:
+    rounds += 1
+    while status := child(folder / f"tue{rounds}", rng.randrange(1, 12)):
+        assert status == signal.SIGKILL, status
+        deaths += 1
+print(deaths, rounds)
 """
 
 
-def killed_until_done(source, out, rng):
-    """Relance jusqu'à la fin une préparation qu'une mort frappe à un endroit tiré au hasard."""
-    deaths = 0
-    while True:
-        after = rng.randrange(1, 20)
-        command = [sys.executable, "-c", KILLED, str(source), str(out), str(after)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if result.returncode == 0:
-            return deaths
-        assert result.returncode == -9, result.stderr
-        deaths += 1
-
-
 @pytest.mark.slow
-def test_killed_anywhere_the_bytes_are_the_same(tmp_path):
-    """Tué à toute écriture : les relances finissent sur les octets d'une seule traite."""
-    folder = everything(tmp_path)
-    run_once = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "un"), "-1"]
-    subprocess.run(run_once, check=True, timeout=300)
-    assert killed_until_done(folder, tmp_path / "tué", drawn(9)) >= 2
-    assert content(tmp_path / "un") == content(tmp_path / "tué")
-    assert not (tmp_path / "tué.incomplete").exists()
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="demande fork")
+def test_killed_fifty_times_the_bytes_are_the_same(tmp_path):
+    """Tué à toute écriture, cinquante fois : les relances finissent sur les mêmes octets."""
+    command = [sys.executable, "-c", KILLED, str(everything(tmp_path)), str(tmp_path / "o"), "50"]
+    (tmp_path / "o").mkdir()
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    deaths, rounds = map(int, result.stdout.split())
+    assert deaths >= 50
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+        *(f"tue{number}" for number in sorted(range(1, rounds + 1), key=str)),
+        "un",
+    ]
+    for number in range(1, rounds + 1):
+        assert content(tmp_path / "o" / f"tue{number}") == content(tmp_path / "o" / "un")
 
 
 def test_personal_documents_are_dropped_without_showing_why(tmp_path):
