@@ -14,8 +14,9 @@ import pytest
 
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.texts import recipes
-from gpt_architecture.data.texts.corpus import SHORT_STORY, VERDICT, load_corpus
+from gpt_architecture.data.texts.corpus import SHORT_STORY, load_corpus
 from gpt_architecture.data.texts.readers import layers
+from gpt_architecture.data.texts.recipes import VERDICT
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.storage import decode_text, read_text

@@ -139,7 +139,8 @@ class _Scorer:
         lines, ranks, tokens = zip(*wanted, strict=True)
         values = logits.float()
         chosen = values[list(lines), list(tokens)].double().cpu()
-        parts = values.split(max(1, CACHED_LOGITS // values.size(1)))
+        size = max(1, CACHED_LOGITS // values.size(1))
+        parts = [values[line : line + size] for line in range(0, len(values), size)]
         sums, tops = (
             torch.cat(each).double().cpu()[list(lines)]
             for each in zip(*((part.logsumexp(-1), part.amax(-1)) for part in parts), strict=True)

@@ -271,7 +271,8 @@ class Lines:
         firsts, lasts = _spans(kinds & BLANK == 0)  # aucun ne passe une fin de ligne
         low, high = np.searchsorted(firsts, opens), np.searchsorted(firsts, stops)
         some = high > low
-        self.starts, self.ends = opens, opens.copy()
+        self.starts: Places = opens
+        self.ends: Places = opens.copy()
         self.starts[some], self.ends[some] = firsts[low[some]], lasts[high[some] - 1]
         self.hashes = prefix.hashes(self.starts, self.ends)
         self.first: Places = np.concatenate([[0], np.searchsorted(stops, ends, side="right")])

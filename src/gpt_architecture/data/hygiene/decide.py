@@ -29,8 +29,9 @@ from gpt_architecture.data.texts.documents import SPLITS
 
 KEPT, EXACT, NEAR = range(3)
 """Sort d'un document."""
-HELD = 16 << 20
-"""Empreintes triées ensemble : 128 Mio. Davantage se traite par tranches de valeurs."""
+HELD = 4 << 20
+"""Empreintes triées ensemble : 32 Mio, leurs copies quatre fois autant. Davantage se traite par
+tranches de valeurs."""
 
 _VALIDATION = SPLITS.index("val")
 Ranks = NDArray[np.int64]
