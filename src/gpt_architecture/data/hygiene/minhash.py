@@ -134,10 +134,8 @@ def near_duplicates(
     for place, own in enumerate(groups):
         others = sorted({each for group in own for each in kept[group]})
         if others:
-            document, found = (
-                int(concerned[place]),
-                similarity(signatures[others], signatures[place]),
-            )
+            document = int(concerned[place])
+            found = similarity(signatures[others], signatures[place])
             best = np.argsort(-found, kind="stable")[:_MAX_JUDGED].tolist()
             ranked = ((int(concerned[others[each]]), float(found[each])) for each in best)
             twin = next((other for other, value in ranked if alike(document, other, value)), None)
