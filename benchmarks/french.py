@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="texte français, en UTF-8")
     parser.add_argument("--speed", action="store_true", help="mesure la durée de l'épreuve")
-    parser.add_argument("--steps", type=int, default=1200, help="étapes de l'entraînement")
+    parser.add_argument("--steps", type=int, default=3000, help="étapes de l'entraînement")
     parser.add_argument("--quick", action="store_true", help="cent étapes, dix paires par règle")
     parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
     arguments = parser.parse_args()

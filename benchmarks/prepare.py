@@ -223,7 +223,11 @@ def near_duplicates(documents: Sequence[str], pairs: int) -> list[Row]:
     }
     signatures, bands = minhash.signatures_of(Batch(texts))
     removed = minhash.near_duplicates(
-        np.ones(len(texts), np.bool_), lambda band: bands[band], lambda ids: signatures[ids], 0.8
+        np.ones(len(texts), np.bool_),
+        lambda band: bands[band],
+        lambda ids: signatures[ids],
+        texts.__getitem__,
+        0.8,
     )
     found = {(first, second) for second, first in removed.items()}
     wanted = {pair for pair, value in exact.items() if value >= 0.8}

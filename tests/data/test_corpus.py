@@ -2,18 +2,21 @@
 
 import hashlib
 import http.server
+import re
 import socket
 import threading
 import unicodedata
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpt_architecture.config import END_OF_TEXT
-from gpt_architecture.data.texts import corpus
-from gpt_architecture.data.texts.corpus import SHORT_STORY, VERDICT, load_corpus
+from gpt_architecture.data.texts import recipes
+from gpt_architecture.data.texts.corpus import SHORT_STORY, load_corpus
 from gpt_architecture.data.texts.readers import layers
+from gpt_architecture.data.texts.recipes import VERDICT
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.storage import decode_text, read_text
@@ -210,17 +213,22 @@ class TestEmbeddedStory:
 FAKE = b"I had always thought Jack Gisburn rather a cheap genius.\r\n"
 
 
+def pin(monkeypatch, name=VERDICT, **changes):
+    """Change une recette, le temps d'un test."""
+    monkeypatch.setitem(recipes.RECIPES, name, replace(recipes.RECIPES[name], **changes))
+
+
 @pytest.fixture
 def fake_verdict(monkeypatch):
     """Un texte de quelques mots tient lieu de The Verdict."""
-    monkeypatch.setattr(corpus, "VERDICT_SHA256", hashlib.sha256(FAKE).hexdigest())
+    pin(monkeypatch, sha256=hashlib.sha256(FAKE).hexdigest())
     return FAKE
 
 
 @pytest.fixture
 def cache_dir(tmp_path, monkeypatch):
     folder = tmp_path / "textes"
-    monkeypatch.setattr(corpus, "user_cache_path", lambda _name: folder)
+    monkeypatch.setattr(recipes, "user_cache_path", lambda _name: folder)
     return folder
 
 
@@ -279,7 +287,7 @@ def test_verdict_itself(verdict_path, caplog):
     found = load_corpus([VERDICT], offline=True)
     assert found.name == VERDICT
     assert len(found.text) == 20479
-    assert found.sha256 == corpus.VERDICT_SHA256
+    assert found.sha256 == recipes.RECIPES[VERDICT].sha256
     assert not caplog.records
 
 
@@ -324,11 +332,11 @@ class TestVerdictDownload:
         """Sans mandataire ; par défaut un délai large, pour une machine chargée."""
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT_S", 20.0)
+        monkeypatch.setattr(recipes, "DOWNLOAD_TIMEOUT_S", 20.0)
 
     @staticmethod
     def load(monkeypatch, url, **options):
-        monkeypatch.setattr(corpus, "VERDICT_URL", url)
+        pin(monkeypatch, url=url)
         return load_corpus([VERDICT], **options)
 
     @staticmethod
@@ -370,7 +378,7 @@ class TestVerdictDownload:
     def test_cache_that_refuses_to_be_written(self, monkeypatch, tmp_path, caplog):
         """Le texte est rendu quand même : le cache n'est qu'une commodité."""
         blocked = write(tmp_path / "fichier", "pas un dossier") / "cache"
-        monkeypatch.setattr(corpus, "user_cache_path", lambda _name: blocked)
+        monkeypatch.setattr(recipes, "user_cache_path", lambda _name: blocked)
         with server(lambda handler: send(handler, FAKE)) as (url, _):
             assert self.load(monkeypatch, url).name == VERDICT
         assert "cache non écrit" in caplog.text
@@ -401,12 +409,12 @@ class TestVerdictDownload:
 
     def test_blocked_network(self, monkeypatch, cache_dir, caplog):
         """L'adresse véritable, que le conftest rend injoignable."""
-        found = self.load(monkeypatch, corpus.VERDICT_URL)
+        found = self.load(monkeypatch, recipes.RECIPES[VERDICT].url)
         self.assert_fell_back(found, cache_dir, caplog, "nom de serveur introuvable")
 
     @pytest.mark.slow
     def test_server_that_never_answers(self, monkeypatch, cache_dir, caplog):
-        monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(recipes, "DOWNLOAD_TIMEOUT_S", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent:  # accepte, et se tait
             url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
             found = self.load(monkeypatch, url)
@@ -415,7 +423,7 @@ class TestVerdictDownload:
     @pytest.mark.slow
     def test_server_that_answers_drop_by_drop(self, monkeypatch, cache_dir, caplog):
         """Chaque octet arrive à temps, l'ensemble jamais : le délai borne le tout."""
-        monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(recipes, "DOWNLOAD_TIMEOUT_S", 0.5)
         enough = threading.Event()
 
         def drip(handler):
@@ -436,7 +444,7 @@ class TestVerdictDownload:
     def test_oversized_body_is_not_read_to_the_end(self, monkeypatch, cache_dir, caplog):
         """L'empreinte attendue est celle du corps entier : seul un corps tronqué l'évite."""
         body = b"x" * (3 << 20)
-        monkeypatch.setattr(corpus, "VERDICT_SHA256", hashlib.sha256(body).hexdigest())
+        pin(monkeypatch, sha256=hashlib.sha256(body).hexdigest())
         with server(lambda handler: send(handler, body)) as (url, _):
             found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog, "empreinte inattendue")
@@ -476,3 +484,60 @@ class TestVerdictDownload:
         with server(cut) as (url, _):
             found = self.load(monkeypatch, url)
         self.assert_fell_back(found, cache_dir, caplog, "réseau")
+
+
+class TestNovels:
+    """Les romans épinglés, remplacés ici par quelques mots."""
+
+    @pytest.fixture(autouse=True)
+    def short(self, monkeypatch):
+        for name in recipes.RECIPES:
+            data = f"Le texte de {name}.".encode()
+            pin(monkeypatch, name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            monkeypatch.delenv("http_proxy", raising=False)
+
+    def test_one_or_all(self, cache_dir):
+        """Par son nom, un roman ; par celui du recueil, tous, dans l'ordre des années."""
+        novels = [name for name in recipes.RECIPES if name != VERDICT]
+        for name in novels:
+            write(cache_dir / f"{name}.txt", f"Le texte de {name}.")
+        assert load_corpus(["nanon"], offline=True).text == "Le texte de nanon."
+        found = load_corpus([recipes.NOVELS], offline=True)
+        assert found.name == recipes.NOVELS
+        assert found.text.split(END_OF_TEXT) == [f"Le texte de {name}." for name in novels]
+
+    @pytest.mark.parametrize("asked", ["nanon", recipes.NOVELS])
+    def test_a_missing_one_is_asked_for(self, cache_dir, asked):
+        """Ni réseau, ni fichier : lequel manque, d'où l'apporter, et son empreinte."""
+        for name in recipes.RECIPES:
+            if name != "nanon":
+                write(cache_dir / f"{name}.txt", f"Le texte de {name}.")
+        with pytest.raises(DataError, match=r"nanon n'est pas disponible.*interdit") as caught:
+            load_corpus([asked], offline=True)
+        recipe = recipes.RECIPES["nanon"]
+        assert recipe.url in str(caught.value)
+        assert recipe.sha256 in str(caught.value)
+
+    def test_another_text_is_refused(self, monkeypatch, cache_dir):
+        """Un octet de trop, ou un autre texte : rien n'est lu ni gardé."""
+        for body in (b"Le texte de nanon.\n", b"Autre texte, 18 o."):
+            with server(lambda handler, body=body: send(handler, body)) as (url, _):
+                pin(monkeypatch, "nanon", url=url)
+                with pytest.raises(DataError, match="empreinte inattendue"):
+                    load_corpus(["nanon"])
+        assert not cache_dir.exists()
+
+    def test_downloaded_once(self, monkeypatch, cache_dir):
+        with server(lambda handler: send(handler, b"Le texte de nanon.")) as (url, requests):
+            pin(monkeypatch, "nanon", url=url)
+            assert load_corpus(["nanon"]) != load_corpus(["nanon"])  # l'origine change : le cache
+        assert len(requests) == 1
+        assert (cache_dir / "nanon.txt").read_bytes() == b"Le texte de nanon."
+
+
+def test_recipes_name_a_fixed_version():
+    """L'adresse d'un roman porte un commit entier : son contenu ne peut pas changer."""
+    for name, recipe in recipes.RECIPES.items():
+        assert re.fullmatch("[0-9a-f]{64}", recipe.sha256)
+        assert 0 < recipe.size < 2 << 20
+        assert name == VERDICT or re.search("/[0-9a-f]{40}/", recipe.url)

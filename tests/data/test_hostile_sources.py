@@ -222,6 +222,30 @@ def test_a_line_larger_than_memory_is_never_whole(tmp_path):
         assert grown < 300 << 10
 
 
+def test_ten_gigabytes_on_one_line(tmp_path):
+    """Dix gigaoctets d'une ligne (un fichier creux) : refusés sans être lus jusqu'au bout."""
+    path = tmp_path / "a.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"text": "')
+        file.truncate(10 << 30)
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(DataError, match="ligne trop longue"):
+        load_corpus([path])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+    assert time.process_time() - start < 3
+
+
+def test_what_follows_an_endless_line_is_read(tmp_path):
+    """Avec `skip_bad`, la ligne démesurée est sautée, et celles d'après sont lues."""
+    path = tmp_path / "a.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"text": "un"}\n{"text": "')
+        file.seek(200 << 20)
+        file.write(b'"}\n{"text": "deux"}\n')
+    found = load_corpus([path], skip_bad=True)
+    assert found.text.split(END_OF_TEXT) == ["un", "deux"]
+
+
 def test_a_reader_that_never_ends_is_stopped(tmp_path, monkeypatch):
     """Passé le délai, le lecteur est tué et son document écarté ; le suivant en a un neuf."""
     (tmp_path / "a.html").write_bytes(html_of(["Un titre", *["Un long texte. " * 9] * 20_000]))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt_architecture.data.hygiene import characters
 from gpt_architecture.data.hygiene import clean as cleaning
 from gpt_architecture.data.hygiene.batch import Batch
 from gpt_architecture.data.hygiene.characters import MAX_MARKS, clean_characters, is_mark
@@ -64,9 +65,14 @@ def test_piled_accents_cost_no_square(marks):
 
 
 def test_no_mark_is_beyond_the_search():
-    """La recherche des accents empilés s'arrête à U+1FFFF : il n'y en a pas après."""
-    assert not any(is_mark(chr(code)) for code in range(0x20000, sys.maxunicode + 1))
-    assert not any(is_mark(chr(code)) for code in range(0x300))
+    """La recherche des accents empilés trouve toutes les marques : aucune n'est hors de ses bornes.
+
+    Celle qui décide d'y regarder de plus près les trouve toutes aussi.
+    """
+    for code in range(sys.maxunicode + 1):
+        mark = is_mark(chr(code))
+        assert mark == bool(characters._piled().fullmatch(chr(code) * (MAX_MARKS + 1)))
+        assert not mark or characters._perhaps_marks().search(chr(code))
 
 
 @pytest.mark.parametrize("kept", ["« L’été »", "می‌خواهم", "👩‍🚀", "ligne\n\tdeux", PROSE])

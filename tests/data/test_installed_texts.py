@@ -33,6 +33,7 @@ def test_the_list_says_what_is_there(cli):
     outcome = cli("prepare", "--corpus")
     assert outcome.code == 0, outcome.err
     lines = {line.split()[0]: line for line in outcome.out.splitlines() if line}
-    assert {"the-verdict", "la-lampe-du-passeur"} < set(lines)
+    assert {"the-verdict", "la-lampe-du-passeur", "bel-ami"} < set(lines)
+    assert "9 romans" in lines["romans-fr"]
     assert "installé, GPL-2+" in lines["developers-reference-fr"]
     assert "sudo apt install debian-reference-fr" in lines["debian-reference-fr"]

@@ -35,6 +35,9 @@ TOKENS_PER_ROW = 16
 MAX_CACHE = 1 << 28
 """Valeurs d'un cache, au plus : 1 Gio en fp32."""
 
+CACHED_LOGITS = 1 << 21
+"""Logits dont la somme se fait à la fois : 8 Mio en fp32, ce qu'un cache de processeur garde."""
+
 Branch = list[int]
 """Les rangs des séquences qui ont les mêmes tokens jusqu'ici."""
 
@@ -162,15 +165,22 @@ class _Scorer:
         lines, ranks, tokens = zip(*wanted, strict=True)
         values = logits.float()
         chosen = values[list(lines), list(tokens)].double().cpu()
-        log_probs = chosen - values.logsumexp(-1).double().cpu()[list(lines)]
-        best = values.argmax(-1).tolist()
+        size = max(1, CACHED_LOGITS // values.size(1))
+        parts = [values[line : line + size] for line in range(0, len(values), size)]
+        sums, tops = (
+            torch.cat(each).double().cpu()[list(lines)]
+            for each in zip(*((part.logsumexp(-1), part.amax(-1)) for part in parts), strict=True)
+        )
+        log_probs = chosen - sums
+        rivals = [*{line for line, top in zip(lines, chosen == tops, strict=True) if top}]
+        best = dict(zip(rivals, values[rivals].argmax(-1).tolist(), strict=True))
         for line, rank, token, log_prob in zip(
             lines, ranks, tokens, log_probs.tolist(), strict=True
         ):
             if not math.isfinite(log_prob):
                 raise NonFiniteError(f"le modèle donne à un token la log-probabilité {log_prob}")
             self._log_probs[rank] += log_prob
-            self._greedy[rank] &= best[line] == token
+            self._greedy[rank] &= best.get(line) == token
         if self._on_progress is not None:
             self._on_progress(len(wanted))
 

@@ -252,15 +252,21 @@ def prepare(
 
 
 def _list_corpora() -> None:
-    from gpt_architecture.data.texts.corpus import CORPUS_NAMES, VERDICT
+    from gpt_architecture.data.texts.corpus import SHORT_STORY
     from gpt_architecture.data.texts.installed import PACKAGES
+    from gpt_architecture.data.texts.recipes import NOVELS, RECIPES, VERDICT
 
-    for name in CORPUS_NAMES:
-        said = "une nouvelle anglaise, domaine public" if name == VERDICT else "embarqué, MIT"
-        print(f"{name:<24} {said}")
+    rows = [(SHORT_STORY, "embarqué, MIT — une nouvelle écrite pour ce projet")]
+    novels = [each for name, each in RECIPES.items() if name != VERDICT]
+    size = french_size(sum(each.size for each in novels))
+    rows.append((NOVELS, f"{len(novels)} romans, {size}, domaine public — tous ceux qui suivent"))
+    for name, recipe in RECIPES.items():
+        rows.append((name, f"{french_size(recipe.size)}, {recipe.licence} — {recipe.about}"))
     for each in PACKAGES:
         there = "installé" if each.files() else f"sudo apt install {each.name}"
-        print(f"{each.name:<24} {there}, {each.licence} — {each.about}")
+        rows.append((each.name, f"{there}, {each.licence} — {each.about}"))
+    for name, said in rows:
+        print(f"{name:<28} {said}")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -21,7 +21,8 @@ from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.datasets import TrainingData, load_chat_data, load_training_data
 from gpt_architecture.data.mixtures import MixtureTokens, load_mixture
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
-from gpt_architecture.data.texts.corpus import SHORT_STORY, VERDICT
+from gpt_architecture.data.texts.corpus import SHORT_STORY
+from gpt_architecture.data.texts.recipes import VERDICT
 from gpt_architecture.data.tokenizer import UNKNOWN, Tokenizer, tokenizer_from_dict
 from gpt_architecture.data.tokenizers.marked_text import encode_text
 from gpt_architecture.errors import ConfigurationError, TokenizerError

@@ -27,6 +27,7 @@ _LAST_LETTER = 0x40000  # les plans suivants n'ont ni lettre, ni chiffre, ni bla
 _BASE = 0x9E3779B97F4A7C15  # impair : il a un inverse modulo 2⁶⁴
 _MODULUS = 1 << 64
 _STEP = 1 << 16
+_KEPT_RUNS = 5  # mots d'une suite gardée pour en faire de plus longues
 
 WORD, LETTER, BLANK, SYMBOL, ELLIPSIS, ENDING, BULLET = (np.uint8(1 << n) for n in range(7))
 """Classes d'un caractère, cumulables : `\\w`, une lettre, `\\s`, puis `_MEMBERS`."""
@@ -105,7 +106,8 @@ class _Prefix:
 
     def __init__(self, values: NDArray[np.unsignedinteger]) -> None:
         self._sums = np.zeros(values.size + 1, np.uint64)
-        np.cumsum(values * _weights(values.size), dtype=np.uint64, out=self._sums[1:])
+        np.multiply(values, _weights(values.size), out=self._sums[1:])
+        np.cumsum(self._sums[1:], out=self._sums[1:])
 
     def hashes(self, starts: Places, ends: Places) -> Hashes:
         """Empreinte de chaque [début, fin[ : la même où qu'il soit."""
@@ -159,14 +161,12 @@ class Batch:
     def __init__(self, texts: Sequence[str]) -> None:
         self.text = "\0".join([*texts, ""]).lower()
         self.codes = np.frombuffer(self.text.encode("utf-32-le"), np.uint32)
-        self.kinds = _classes()[self.codes]
+        self.kinds = _classes().take(self.codes)
         self.ends: Places = np.flatnonzero(self.codes == 0)
         self._prefix = _Prefix(self.codes)
-        inside = np.zeros(self.codes.size + 1, np.int8)
-        inside[1:] = self.kinds & WORD  # le dernier caractère, nul, n'est d'aucun mot
-        turns = np.flatnonzero(inside[1:] != inside[:-1])
-        self.word_starts, self.word_ends = turns[::2], turns[1::2]
+        self.word_starts, self.word_ends = _spans(self.kinds & WORD != 0)
         self.words = self._prefix.hashes(self.word_starts, self.word_ends)
+        self._runs = {1: self.words}
         self.first_words: Places = np.concatenate(
             [[0], np.searchsorted(self.word_starts, self.ends)]
         )
@@ -201,9 +201,9 @@ class Batch:
         """(D,) Somme sur chaque document de `values`, (W,)."""
         return _sums(values, self.first_words)
 
-    def character_sums(self, flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """(D,) Caractères marqués de chaque document ; `flags`, (N,)."""
-        return _sums(flags, np.concatenate([[0], self.ends + 1]))
+    def counts_at(self, places: Places) -> NDArray[np.int64]:
+        """(D,) Combien de ces places de caractères, croissantes, sont à chaque document."""
+        return np.diff(np.searchsorted(places, self.ends, side="right"), prepend=0)
 
     def holding(self, phrase: str) -> NDArray[np.bool_]:
         """(D,) Vrai pour un document qui contient ces mots, en minuscules."""
@@ -213,20 +213,38 @@ class Batch:
             place = self.text.find(phrase, place + 1)
         return found
 
+    def runs(self, size: int) -> Hashes:
+        """(W − size + 1,) Le polynôme de chaque suite de `size` mots, à cheval ou non.
+
+        Il est fait de ceux de ses deux moitiés, gardés d'une taille à l'autre.
+        """
+        if size not in self._runs:
+            places = max(0, self.words.size - size + 1)
+            half = size // 2
+            first, second = self.runs(size - half), self.runs(half)
+            found = first[:places] * np.uint64(pow(_BASE, half, _MODULUS))
+            found += second[size - half :]
+            if size > _KEPT_RUNS:
+                return found
+            self._runs[size] = found
+        return self._runs[size]
+
+    def crossing(self, size: int) -> Places:
+        """Rang des mots d'où une suite de `size` mots déborderait de leur document ; croissants."""
+        places = max(0, self.words.size - size + 1)
+        found = np.unique(self.first_words[1:, None] - np.arange(1, size))
+        return found[(found >= 0) & (found < places)]
+
     def ngrams(self, size: int) -> tuple[Hashes, Places]:
         """Les suites de `size` mots qui tiennent dans un document.
 
         Returns:
             (M,) leurs empreintes, et (M,) le rang du premier mot de chacune.
         """
-        places = max(0, self.words.size - size + 1)
-        combined = np.zeros(places, np.uint64)
-        for offset in range(size):
-            combined *= np.uint64(_BASE)
-            combined += self.words[offset : offset + places]
-        owners = self.word_owners
-        inside = np.flatnonzero(owners[:places] == owners[size - 1 : size - 1 + places])
-        return _mixed(combined[inside]), inside
+        runs = self.runs(size)
+        inside = np.ones(runs.size, np.bool_)
+        inside[self.crossing(size)] = False
+        return _mixed(runs[inside]), np.flatnonzero(inside)
 
 
 class Lines:
@@ -249,13 +267,13 @@ class Lines:
     ) -> None:
         self._codes, self._kinds = codes, kinds
         stops = np.flatnonzero((codes == ord("\n")) | (codes == 0))
-        opens = np.concatenate([[0], stops[:-1] + 1])
-        filled = np.flatnonzero((kinds & BLANK) == 0)
-        low, high = np.searchsorted(filled, opens), np.searchsorted(filled, stops)
+        opens = np.concatenate([[0], stops + 1])[: stops.size]
+        firsts, lasts = _spans(kinds & BLANK == 0)  # aucun ne passe une fin de ligne
+        low, high = np.searchsorted(firsts, opens), np.searchsorted(firsts, stops)
         some = high > low
-        edges = np.append(filled, 0)
-        self.starts = np.where(some, edges[np.minimum(low, filled.size)], opens)
-        self.ends = np.where(some, edges[high - 1] + 1, self.starts)
+        self.starts: Places = opens
+        self.ends: Places = opens.copy()
+        self.starts[some], self.ends[some] = firsts[low[some]], lasts[high[some] - 1]
         self.hashes = prefix.hashes(self.starts, self.ends)
         self.first: Places = np.concatenate([[0], np.searchsorted(stops, ends, side="right")])
         self.owners = np.repeat(np.arange(ends.size), np.diff(self.first))
@@ -315,6 +333,14 @@ class Lines:
         counts = np.bincount(groups[filled], minlength=firsts.size)
         ends = firsts + counts  # les lignes d'un paragraphe se suivent
         return _Prefix(self.hashes).hashes(firsts, ends), firsts, ends
+
+
+def _spans(inside: NDArray[np.bool_]) -> tuple[Places, Places]:
+    """Le début de chaque suite de vrais, et la place qui la suit ; le dernier caractère est nul."""
+    turns = inside.copy()
+    np.not_equal(inside[1:], inside[:-1], out=turns[1:])
+    places = np.flatnonzero(turns)
+    return places[::2], places[1::2]
 
 
 def _sums(values: NDArray[np.generic], firsts: Places) -> NDArray[np.int64]:

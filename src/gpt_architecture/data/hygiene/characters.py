@@ -56,7 +56,7 @@ def clean_characters(text: str, *, nfc: bool, controls: bool) -> Characters:
         text, breaks = _BREAKS.subn("\n", text)
         text, removed = _CONTROLS.subn("", text)
         text, invisible = _INVISIBLE.subn("", text)
-    if nfc and not text.isascii():
+    if nfc and not text.isascii() and _perhaps_marks().search(text):
         before = len(text)
         text = _piled().sub(lambda found: found[0][:MAX_MARKS], text)
         marks = before - len(text)
@@ -76,8 +76,25 @@ def clean_characters(text: str, *, nfc: bool, controls: bool) -> Characters:
 @cache
 def _piled() -> re.Pattern[str]:
     """Plus de `MAX_MARKS` marques combinantes de suite ; aucune n'est au-delà de U+1FFFF."""
-    marks = (chr(code) for code in range(0x300, 0x20000) if is_mark(chr(code)))
-    return re.compile(f"[{''.join(marks)}]{{{MAX_MARKS + 1},}}")
+    return re.compile(f"[{_marks(0x300, 0x20000)}]{{{MAX_MARKS + 1},}}")
+
+
+@cache
+def _perhaps_marks() -> re.Pattern[str]:
+    """Une marque, ou un caractère au-delà de U+FFFF.
+
+    `re` range dans une table les seules classes des caractères d'avant : sur du français, cette
+    recherche est quarante fois plus rapide que la précédente.
+    """
+    return re.compile(f"[{_marks(0x300, 0x10000)}\U00010000-\U0001ffff]")
+
+
+def _marks(start: int, stop: int) -> str:
+    """Les marques de cet intervalle, pour une classe de `re` : des intervalles."""
+    marks = [code for code in range(start, stop) if is_mark(chr(code))]
+    firsts = [code for code in marks if not is_mark(chr(code - 1))]
+    lasts = [code for code in marks if not is_mark(chr(code + 1))]
+    return "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(firsts, lasts, strict=True))
 
 
 def is_mark(character: str) -> bool:

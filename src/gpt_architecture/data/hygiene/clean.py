@@ -42,7 +42,7 @@ RECOMPOSED = "forme normale NFC"
 
 MAX_DOCUMENT = MAX_CHARACTERS // 2
 """Caractères d'un document ; un plus long est coupé en plusieurs, à une fin de paragraphe."""
-_GROUP = 1 << 20  # caractères traités ensemble
+_GROUP = 1 << 18  # caractères traités ensemble : leurs tableaux tiennent dans le cache
 
 Located = tuple[str, str]
 """Un document et sa place, pour les exemples : (« notes.jsonl:12 », texte)."""

@@ -1,7 +1,8 @@
 """Les décisions d'ensemble : doublons, quasi-doublons, lignes et paragraphes qui se répètent.
 
-Elles ne lisent que des empreintes, tâche après tâche : la mémoire tient quelques nombres par
-document. Elles ne dépendent que de la suite des documents, non de qui les a lus.
+Elles lisent des empreintes, tâche après tâche, et les seuls textes dont la ressemblance est
+douteuse : la mémoire tient quelques nombres par document. Elles ne dépendent que de la suite des
+documents, non de qui les a lus.
 
 Formes : N documents du corpus, dans l'ordre des sources.
 """
@@ -17,13 +18,20 @@ from numpy.typing import NDArray
 from gpt_architecture.data.hygiene.batch import Hashes
 from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.hygiene.minhash import PERMUTATIONS, near_duplicates
-from gpt_architecture.data.hygiene.store import Store, read_arrays, read_row, write_arrays
+from gpt_architecture.data.hygiene.store import (
+    Store,
+    read_arrays,
+    read_row,
+    read_text,
+    write_arrays,
+)
 from gpt_architecture.data.texts.documents import SPLITS
 
 KEPT, EXACT, NEAR = range(3)
 """Sort d'un document."""
-HELD = 16 << 20
-"""Empreintes triées ensemble : 128 Mio. Davantage se traite par tranches de valeurs."""
+HELD = 4 << 20
+"""Empreintes triées ensemble : 32 Mio, leurs copies quatre fois autant. Davantage se traite par
+tranches de valeurs."""
 
 _VALIDATION = SPLITS.index("val")
 Ranks = NDArray[np.int64]
@@ -74,6 +82,11 @@ class Corpus:
                 (rows,) = read_arrays(path, "signature")
                 found[low:high] = rows[ranks[low:high] - self.first[task]]
         return found
+
+    def text(self, rank: int) -> str:
+        """Le texte d'un document."""
+        task = int(np.searchsorted(self.first, rank, side="right")) - 1
+        return read_text(self.store.texts(task), rank - int(self.first[task]))
 
     def pieces(self, values: str, firsts: str) -> Iterator[tuple[Hashes, Ranks]]:
         """Par tâche : des empreintes, et le rang du document de chacune."""
@@ -140,7 +153,9 @@ def _duplicates(corpus: Corpus, config: HygieneConfig) -> tuple[NDArray[np.uint8
         heads = order[np.flatnonzero(new)][np.cumsum(new) - 1]
         fate[order[~new]], twin[order[~new]] = EXACT, heads[~new]
     if config.near:
-        found = near_duplicates(fate == KEPT, corpus.band, corpus.signatures, config.near)
+        found = near_duplicates(
+            fate == KEPT, corpus.band, corpus.signatures, corpus.text, config.near
+        )
         for document, like in found.items():
             fate[document], twin[document] = NEAR, like
     return fate, twin

@@ -1,8 +1,8 @@
 """Les quasi-doublons : une signature MinHash par document, des bandes pour trouver les candidats.
 
 La signature de `rensa` estime la similarité de Jaccard de deux ensembles de suites de mots à deux
-centièmes près. Deux documents dont une bande coïncide sont comparés ; le seuil porte sur
-l'estimation, non sur la bande.
+centièmes près. Deux documents dont une bande coïncide sont comparés par elle ; à moins de quatre
+écarts types du seuil, par leurs textes, exactement.
 
 Formes : D documents, P permutations, B bandes.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -26,6 +27,9 @@ SHINGLE = 5
 """Mots d'une suite ; un document plus court n'en a qu'une, tous ses mots."""
 _SEED = 0
 _MAX_COMPARED = 64  # documents gardés d'une même bande auxquels un autre est comparé, au plus
+_DOUBT = 0.08  # quatre écarts types de l'estimation
+_MAX_JUDGED = 8  # documents auxquels un autre est comparé ainsi, les plus ressemblants, au plus
+_REMEMBERED = 32  # textes dont les suites de mots restent en mémoire
 _CHANCE = 1 / 256  # la signature gardée n'a que huit bits : elle coïncide aussi par hasard
 
 Signatures = NDArray[np.uint8]
@@ -77,10 +81,17 @@ def similarity(first: Signatures, second: Signatures) -> NDArray[np.float64]:
     return (same - _CHANCE) / (1 - _CHANCE)
 
 
+def jaccard(first: Hashes, second: Hashes) -> float:
+    """Similarité de Jaccard de deux ensembles d'empreintes, chacun sans répétition."""
+    common = np.intersect1d(first, second, assume_unique=True).size
+    return float(common / (first.size + second.size - common))
+
+
 def near_duplicates(
     candidates: NDArray[np.bool_],
     band_of: Callable[[int], Hashes],
     signatures_at: Callable[[NDArray[np.int64]], Signatures],
+    text_of: Callable[[int], str],
     threshold: float,
 ) -> dict[int, int]:
     """Les documents à écarter, chacun avec le document gardé auquel il ressemble.
@@ -92,6 +103,7 @@ def near_duplicates(
         candidates: (D,) vrai pour ceux qu'il faut regarder.
         band_of: rend les empreintes d'une bande, (D,).
         signatures_at: rend les signatures de documents, rangs croissants.
+        text_of: rend le texte d'un document.
         threshold: similarité à partir de laquelle l'un des deux est écarté.
     """
     rows = [_shared(band_of(band), candidates) for band in range(BANDS)]
@@ -107,15 +119,28 @@ def near_duplicates(
         ):
             groups[place].append(label)
         total += int(labels.max(initial=-1)) + 1
+
+    @lru_cache(_REMEMBERED)
+    def shingles(document: int) -> Hashes:
+        return np.unique(shingles_of(Batch([text_of(document)]))[0])
+
+    def alike(document: int, other: int, estimate: float) -> bool:
+        if abs(estimate - threshold) < _DOUBT:
+            estimate = jaccard(shingles(document), shingles(other))
+        return estimate >= threshold
+
     kept: defaultdict[int, list[int]] = defaultdict(list)
     removed: dict[int, int] = {}
     for place, own in enumerate(groups):
         others = sorted({each for group in own for each in kept[group]})
         if others:
+            document = int(concerned[place])
             found = similarity(signatures[others], signatures[place])
-            best = int(found.argmax())
-            if found[best] >= threshold:
-                removed[int(concerned[place])] = int(concerned[others[best]])
+            best = np.argsort(-found, kind="stable")[:_MAX_JUDGED].tolist()
+            ranked = ((int(concerned[others[each]]), float(found[each])) for each in best)
+            twin = next((other for other, value in ranked if alike(document, other, value)), None)
+            if twin is not None:
+                removed[document] = twin
                 continue
         for group in own:
             if len(kept[group]) < _MAX_COMPARED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from gpt_architecture.data.hygiene.effects import DOCUMENTS, PASSAGES, Effects
 from gpt_architecture.data.hygiene.store import (
     Store,
     read_arrays,
-    read_lines,
+    read_texts,
     write_lines,
     write_object,
 )
@@ -55,8 +56,13 @@ class Pruner:
             Les octets UTF-8 lus.
         """
         store, first = self._store, int(self._first[task])
-        documents: list[Located] = [(where, text) for where, text in read_lines(store.texts(task))]
-        (splits,) = read_arrays(store.prints(task), "split")
+        places, bounds, splits = read_arrays(store.prints(task), "places", "first_place", "split")
+        documents: list[Located] = [
+            (bytes(places[low:high]).decode("utf-8"), text)
+            for text, (low, high) in zip(
+                read_texts(store.texts(task)), pairwise(bounds.tolist()), strict=True
+            )
+        ]
         effects = Effects()
         drop = self._dropped_lines(task, documents, splits)
         rows: dict[Split, list[dict[str, str]]] = {split: [] for split in SPLITS}
@@ -200,4 +206,4 @@ class Pruner:
         return "\n".join(kept)
 
 
-_GROUP = 1 << 20  # caractères comparés ensemble
+_GROUP = 1 << 18  # caractères comparés ensemble : leurs tableaux tiennent dans le cache

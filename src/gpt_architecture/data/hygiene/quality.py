@@ -70,32 +70,40 @@ class Features:
 
 
 class _WordSet:
-    """Les mots-outils d'une langue, cherchés par les bits de tête de leur empreinte."""
+    """Les mots-outils de toutes les langues, cherchés par quelques bits de leur empreinte.
 
-    def __init__(self, words: str) -> None:
-        self.hashes = np.array([hash_text(word) for word in words.split()], np.uint64)
-        self._ranks = np.zeros(1 << 16, np.int16)
+    Attributes:
+        size: nombre de mots.
+        languages: (langues, size) vrai pour les mots de chacune.
+    """
+
+    def __init__(self) -> None:
+        lists = [words.split() for words in FUNCTION_WORDS.values()]
+        every = sorted({word for words in lists for word in words})
+        self.size = len(every)
+        self.languages = np.array([[word in words for word in every] for words in lists])
+        self._hashes = np.array([hash_text(word) for word in every], np.uint64)
         self._shift = np.uint64(
             next(
                 shift
                 for shift in range(49)
-                if len({int(h) >> shift & 0xFFFF for h in self.hashes}) == self.hashes.size
+                if len({int(h) >> shift & 0xFFFF for h in self._hashes}) == self.size
             )
         )
-        self._ranks[self._slots(self.hashes)] = np.arange(self.hashes.size)
+        self._ranks = np.zeros(1 << 16, np.uint8)
+        self._ranks[self._slots(self._hashes)] = np.arange(self.size)
 
     def _slots(self, hashes: Hashes) -> NDArray[np.uint16]:
         return (hashes >> self._shift).astype(np.uint16)
 
-    def ranks(self, hashes: Hashes) -> NDArray[np.int16]:
-        """Rang de chaque mot dans la liste, depuis 1 ; 0 : il n'y est pas."""
-        candidates = self._ranks[self._slots(hashes)]
-        return np.where(self.hashes[candidates] == hashes, candidates + np.int16(1), np.int16(0))
+    def find(self, hashes: Hashes) -> tuple[Counts, NDArray[np.uint8]]:
+        """Les places des mots-outils, croissantes, et le rang de chacun."""
+        ranks = self._ranks[self._slots(hashes)]
+        places = np.flatnonzero(self._hashes[ranks] == hashes)
+        return places, ranks[places]
 
 
-@cache
-def _word_set(language: str) -> _WordSet:
-    return _WordSet(FUNCTION_WORDS[language])
+_word_set = cache(_WordSet)
 
 
 @dataclass(frozen=True)
@@ -113,16 +121,14 @@ class FunctionWords:
     @classmethod
     def of(cls, batch: Batch) -> FunctionWords:
         """Les compte."""
-        shares, most = [], np.zeros(batch.size, np.int64)
-        for language in FUNCTION_WORDS:
-            known = _word_set(language)
-            ranks = known.ranks(batch.words)
-            here = np.flatnonzero(ranks)
-            seen = np.zeros((batch.size, known.hashes.size + 1), np.bool_)
-            seen[batch.word_owners[here], ranks[here]] = True
-            most = np.maximum(most, seen.sum(axis=1))
-            shares.append(batch.word_sums(ranks > 0) / np.maximum(batch.word_counts, 1))
-        return cls(np.stack(shares), most)
+        known = _word_set()
+        places, ranks = known.find(batch.words)
+        cells = batch.word_owners[places] * known.size + ranks
+        counts = np.bincount(cells, minlength=batch.size * known.size)
+        counts = counts.reshape(batch.size, known.size)
+        members = known.languages.T.astype(np.int64)
+        shares = (counts @ members).T / np.maximum(batch.word_counts, 1)
+        return cls(shares, ((counts > 0) @ members).max(axis=1))
 
 
 def features_of(batch: Batch, function_words: FunctionWords) -> Features:
@@ -132,17 +138,11 @@ def features_of(batch: Batch, function_words: FunctionWords) -> Features:
         batch: le lot.
         function_words: `FunctionWords.of(batch)`.
     """
-    lines, kinds, codes = batch.lines, batch.kinds, batch.codes
+    lines, kinds = batch.lines, batch.kinds
     words = np.maximum(batch.word_counts, 1)
     filled = lines.lengths > 0
     rows = np.maximum(lines.sums(filled), 1)
-    letters = np.zeros(codes.size + 1, np.int64)
-    np.cumsum(kinds & LETTER != 0, out=letters[1:])
-    lettered = letters[batch.word_ends] > letters[batch.word_starts]
-    dots = codes == ord(".")
-    dotted = np.zeros(codes.size, np.bool_)
-    dotted[2:] = dots[2:] & dots[1:-1] & dots[:-2]
-    dotted[3:] &= ~dots[:-3]  # « .... » n'en fait qu'un
+    symbols = batch.counts_at(np.flatnonzero(kinds & SYMBOL != 0)) + batch.counts_at(_dotted(batch))
     tops = [_repetition(batch, size) for size in (2, 3, 4)]
     top = [
         np.where(most > 1, np.minimum(1.0, size * most / words), 0.0)
@@ -150,12 +150,12 @@ def features_of(batch: Batch, function_words: FunctionWords) -> Features:
     ]
     echoes = [_repetition(batch, size) for size in (5, 10)]
     repeated = [1 - distinct / np.maximum(total, 1) for total, distinct, _ in echoes]
-    _, different = _distinct(lines.hashes[filled], lines.owners[filled], batch.size)
+    _, different = _distinct(lines.hashes[filled], lines.sums(filled))
     return Features(
         words=batch.word_counts,
         word_length=batch.word_sums(batch.word_ends - batch.word_starts) / words,
-        symbols=batch.character_sums((kinds & SYMBOL != 0) | dotted) / words,
-        letters=batch.word_sums(lettered) / words,
+        symbols=symbols / words,
+        letters=batch.word_sums(_lettered(batch)) / words,
         function_words=function_words.distinct,
         bullets=lines.sums(lines.starting(BULLET) | lines.starting_with("- ")) / rows,
         ellipses=lines.sums(lines.ending(ELLIPSIS) | lines.ending_with("...")) / rows,
@@ -170,31 +170,56 @@ def features_of(batch: Batch, function_words: FunctionWords) -> Features:
     )
 
 
+def _dotted(batch: Batch) -> Counts:
+    """La place de chaque « ... » ; « .... » n'en fait qu'un."""
+    dots = np.flatnonzero(batch.codes == ord("."))
+    firsts = dots[np.diff(dots, prepend=-2) > 1]
+    lasts = dots[np.diff(dots, append=batch.codes.size + 1) > 1]
+    return lasts[lasts - firsts >= 2]
+
+
+def _lettered(batch: Batch) -> NDArray[np.bool_]:
+    """(W,) Vrai d'un mot qui a une lettre."""
+    found: NDArray[np.bool_] = batch.kinds[batch.word_starts] & LETTER != 0
+    others = np.flatnonzero(~found)  # « 42 », « _a » : peu de mots
+    if others.size:
+        lengths = batch.word_ends[others] - batch.word_starts[others]
+        firsts = np.cumsum(lengths) - lengths
+        offsets = np.repeat(batch.word_starts[others] - firsts, lengths)
+        letters = batch.kinds[offsets + np.arange(offsets.size)] & LETTER
+        found[others] = np.bitwise_or.reduceat(letters, firsts) != 0
+    return found
+
+
 def _repetition(batch: Batch, size: int) -> tuple[Counts, Counts, Counts]:
     """(D,) Suites de `size` mots, suites différentes, occurrences de la plus fréquente."""
-    hashes, places = batch.ngrams(size)
     total = np.maximum(batch.word_counts - size + 1, 0)
-    most, distinct = _distinct(hashes, batch.word_owners[places], batch.size)
+    most, distinct = _distinct(np.delete(batch.runs(size), batch.crossing(size)), total)
     return total, distinct, most
 
 
-def _distinct(hashes: Hashes, owners: Counts, documents: int) -> tuple[Counts, Counts]:
+def _distinct(values: Hashes, counts: Counts) -> tuple[Counts, Counts]:
     """(D,) Occurrences de la valeur la plus fréquente d'un document, et valeurs différentes.
 
     Un seul tri pour tout le lot : le rang du document fait les bits de tête.
+
+    Args:
+        values: celles de tous les documents, à la suite.
+        counts: (D,) combien chacun en a.
     """
-    keys = (owners.astype(np.uint64) << (np.uint64(64) - _OWNER_BITS)) | (hashes >> _OWNER_BITS)
+    owners = np.arange(counts.size, dtype=np.uint64) << (np.uint64(64) - _OWNER_BITS)
+    keys = values >> _OWNER_BITS
+    keys |= np.repeat(owners, counts)
     keys.sort()
     new = np.ones(keys.size, np.bool_)
     np.not_equal(keys[1:], keys[:-1], out=new[1:])
     firsts = np.flatnonzero(new)
-    holders = (keys[firsts] >> (np.uint64(64) - _OWNER_BITS)).astype(np.int64)
-    distinct = np.bincount(holders, minlength=documents)
-    most = np.zeros(documents, np.int64)
-    present = np.flatnonzero(distinct)
+    heads = np.searchsorted(firsts, np.cumsum(counts) - counts)  # rang du premier de chacun
+    distinct = np.diff(heads, append=firsts.size)
+    most = np.zeros(counts.size, np.int64)
+    present = np.flatnonzero(counts)
     if present.size:
-        heads = np.concatenate([[0], np.cumsum(distinct[present])[:-1]])
-        most[present] = np.maximum.reduceat(np.diff(np.append(firsts, keys.size)), heads)
+        most[present] = np.maximum.reduceat(np.diff(firsts, append=keys.size), heads[present])
     return most, distinct
 
 

@@ -33,8 +33,8 @@ from gpt_architecture.data.hygiene.store import (
     Store,
     read_object,
     write_arrays,
-    write_lines,
     write_object,
+    write_texts,
 )
 from gpt_architecture.data.shards.plan import is_long
 from gpt_architecture.data.shards.workers import run_in_order
@@ -286,7 +286,7 @@ class _FirstPass:
             skip.check(skip_bad=self._skip_bad)
         tally = Tally()
         tally.add(consumed, 0, block.separated, block.skips)
-        write_lines(store.texts(number), block.documents)
+        write_texts(store.texts(number), (text for _, text in block.documents))
         write_object(
             store.first_report(number),
             {

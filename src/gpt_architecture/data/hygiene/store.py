@@ -6,10 +6,9 @@ fichier d'une tâche dit qu'elle est faite : une relance ne refait que ce qui ma
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ class Store:
 
     def texts(self, task: int) -> Path:
         """Documents gardés par la première passe."""
-        return self._file("lu", task, "jsonl")
+        return self._file("textes", task, "safetensors")
 
     def prints(self, task: int) -> Path:
         """Leurs empreintes ; écrit en dernier par la première passe."""
@@ -104,17 +103,43 @@ def write_lines(path: Path | str, rows: Iterable[Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
-def read_lines(path: Path | str) -> Iterator[Any]:
-    """Les objets que `write_lines` a écrits.
+def write_texts(path: Path | str, texts: Iterable[str]) -> None:
+    """Des textes, que `read_texts` relit tous et `read_text` un à un.
+
+    Raises:
+        OutputError: le système refuse.
+    """
+    encoded = [text.encode("utf-8") for text in texts]
+    ends = np.cumsum([len(each) for each in encoded], dtype=np.int64)
+    write_arrays(path, {"text": np.frombuffer(b"".join(encoded), np.uint8), "ends": ends})
+
+
+def read_texts(path: Path | str) -> list[str]:
+    """Les textes que `write_texts` a écrits.
+
+    Raises:
+        DataError: fichier absent ou abîmé.
+    """
+    text, ends = read_arrays(path, "text", "ends")
+    data, bounds = text.tobytes(), [0, *ends.tolist()]
+    try:
+        return [data[low:high].decode("utf-8") for low, high in pairwise(bounds)]
+    except UnicodeDecodeError as error:
+        raise _damaged(path, error) from None
+
+
+def read_text(path: Path | str, number: int) -> str:
+    """L'un d'eux, sans lire les autres.
 
     Raises:
         DataError: fichier absent ou abîmé.
     """
     try:
-        with Path(path).open("rb") as file:
-            for line in file:
-                yield json.loads(line)
-    except (OSError, ValueError) as error:
+        with safe_open(path, framework="numpy") as file:
+            ends = file.get_tensor("ends")
+            low, high = int(ends[number - 1]) if number else 0, int(ends[number])
+            return bytes(file.get_slice("text")[low:high]).decode("utf-8")
+    except (OSError, SafetensorError, IndexError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from None
 
 

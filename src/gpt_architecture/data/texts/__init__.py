@@ -12,5 +12,7 @@
 - `ingest` : Les sources d'un corpus : tout ce qui se lit, reconnu par son contenu et son extension.
 - `installed` : De la prose française que des paquets Debian installent.
 - `readers/` : Les lecteurs : un fichier par famille de formats, qui s'y inscrit lui-même.
+- `recipes` : Des textes du domaine public, épinglés : adresse, taille, empreinte et licence de
+  chacun.
 - `shares` : La part d'une tâche parmi plusieurs machines : une plage pure de (source, bloc).
 """

@@ -2,25 +2,18 @@
 
 Toutes les commandes qui lisent des textes passent par ici : elles voient les mêmes documents, dans
 le même ordre, d'un bloc (`read_documents`, `load_corpus`) ou au fil de l'eau (`SourceTexts`). Aucun
-réseau n'est touché, sauf pour `the-verdict` et un nom `hf:` quand ils ne sont ni sur place ni en
+réseau n'est touché, sauf pour une recette et un nom `hf:` quand ils ne sont ni sur place ni en
 cache, et jamais si `offline` est vrai.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import logging
-import socket
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-
-from platformdirs import user_cache_path
 
 from gpt_architecture.config import END_OF_TEXT, check_float
 from gpt_architecture.data.texts import hub
@@ -46,23 +39,23 @@ from gpt_architecture.data.texts.ingest import (
 )
 from gpt_architecture.data.texts.installed import package_files
 from gpt_architecture.data.texts.readers.base import FORMATS
+from gpt_architecture.data.texts.recipes import (
+    NOVELS,
+    RECIPES,
+    VERDICT,
+    known_text,
+    pinned_text,
+    recipe_texts,
+)
 from gpt_architecture.data.texts.shares import WHOLE, Share, owned
-from gpt_architecture.errors import DataError, OutputError, nearest, reason
+from gpt_architecture.errors import DataError, nearest
 from gpt_architecture.french import plural
-from gpt_architecture.storage import decode_text, exists, write_atomically
+from gpt_architecture.storage import decode_text, exists
 
 logger = logging.getLogger(__name__)
 
-VERDICT = "the-verdict"
-VERDICT_URL = (
-    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/"
-    "ch02/01_main-chapter-code/the-verdict.txt"
-)
-VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
 SHORT_STORY = "la-lampe-du-passeur"
-CORPUS_NAMES = (VERDICT, SHORT_STORY)
-DOWNLOAD_TIMEOUT_S = 5.0
-_VERDICT_MAX_BYTES = 1 << 20
+CORPUS_NAMES = (*RECIPES, NOVELS, SHORT_STORY)
 _MAX_RECORD_BYTES = 32 << 20
 _PIECE_CHARACTERS = 1 << 16
 _SHOWN = 5
@@ -130,6 +123,8 @@ def find_texts(
             given.append(_verdict(offline=offline))
         elif source == SHORT_STORY:
             given.append(_short_story())
+        elif (texts := recipe_texts(str(source), offline=offline)) is not None:
+            given += texts
         elif (found := package_files(str(source))) is not None:
             given += found
         elif str(source).startswith(hub.PREFIX):
@@ -138,8 +133,8 @@ def find_texts(
             near = nearest(str(source), CORPUS_NAMES)
             raise DataError(
                 f"source de texte introuvable : {str(source)[:200]}",
-                expected=f"un fichier, un dossier ou l'un des noms {', '.join(CORPUS_NAMES)} ou "
-                f"{hub.PREFIX}AUTEUR/NOM",
+                expected=f"un fichier, un dossier, un nom de corpus ({VERDICT}, {SHORT_STORY}, "
+                f"{NOVELS} ; « prepare --corpus » les énumère) ou {hub.PREFIX}AUTEUR/NOM",
                 remedy=(near or "corrigez ce chemin").replace("`", ""),
             )
     return find_sources(given)
@@ -401,76 +396,19 @@ class SourceTexts:
         self._on_progress(self.tally.done_bytes, self._total)
 
 
-def _known(name: str, data: bytes, origin: str) -> Source:
-    return Source(
-        path=Path(name), kind="text", size=len(data), modified_ns=0, content=data, origin=origin
-    )
-
-
 def _short_story() -> Source:
     asset = resources.files("gpt_architecture.data").joinpath(f"assets/{SHORT_STORY}.txt")
-    return _known(SHORT_STORY, asset.read_bytes(), SHORT_STORY)
+    return known_text(SHORT_STORY, asset.read_bytes(), SHORT_STORY)
 
 
 def _verdict(*, offline: bool) -> Source:
-    """*The Verdict* : fichier local, cache, téléchargement ; à défaut, la nouvelle embarquée."""
-    cached = user_cache_path("gpt-architecture") / f"{VERDICT}.txt"
-    for candidate in (Path(f"{VERDICT}.txt"), Path("data") / f"{VERDICT}.txt", cached):
-        if not candidate.is_file():
-            continue
-        try:
-            data = candidate.read_bytes()
-        except OSError as error:
-            logger.warning("%s ignoré : %s", candidate, reason(error))
-            continue
-        if hashlib.sha256(data).hexdigest() == VERDICT_SHA256:
-            return _known(VERDICT, data, str(candidate))
-        logger.warning("%s ignoré : son empreinte n'est pas celle de The Verdict", candidate)
-    cause = "téléchargement interdit"
-    if not offline:
-        logger.info("téléchargement de The Verdict (%.0f s au plus)…", DOWNLOAD_TIMEOUT_S)
-        data, cause = _download(VERDICT_URL, DOWNLOAD_TIMEOUT_S)
-        if not cause and hashlib.sha256(data).hexdigest() == VERDICT_SHA256:
-            try:
-                write_atomically(cached, lambda temporary: temporary.write_bytes(data))
-            except OutputError as error:  # le cache n'est qu'une commodité
-                logger.warning("cache non écrit : %s", error.found)
-            return _known(VERDICT, data, VERDICT_URL)
-        cause = cause or "empreinte inattendue"
-    logger.warning(
-        "The Verdict n'est pas disponible (%s) : texte par défaut, la nouvelle « %s ». "
-        "Pour l'imposer, donnez le chemin d'un the-verdict.txt",
-        cause,
-        SHORT_STORY,
-    )
-    return _short_story()
-
-
-def _download(url: str, timeout_s: float) -> tuple[bytes, str]:
-    """Octets reçus, ou la raison de n'en avoir pas ; le délai couvre la résolution de nom."""
-    outcome: list[tuple[bytes, str]] = []
-
-    def fetch() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 — adresse du module
-                outcome.append((response.read(_VERDICT_MAX_BYTES), ""))
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            outcome.append((b"", _network_reason(error)))
-
-    worker = threading.Thread(target=fetch, daemon=True)
-    worker.start()
-    worker.join(timeout_s)
-    return outcome[0] if outcome else (b"", f"pas de réponse en {timeout_s:.0f} s")
-
-
-def _network_reason(error: Exception) -> str:
-    """La cause d'un téléchargement manqué, en trois mots."""
-    cause = getattr(error, "reason", error)
-    known = (
-        (urllib.error.HTTPError, f"réponse HTTP {getattr(error, 'code', '?')}"),
-        (TimeoutError, "délai dépassé"),
-        (socket.gaierror, "nom de serveur introuvable"),
-        (ConnectionRefusedError, "connexion refusée"),
-    )
-    found = (text for kind, text in known if isinstance(error, kind) or isinstance(cause, kind))
-    return next(found, f"réseau indisponible, {type(cause).__name__}")
+    """*The Verdict* ; à défaut, la nouvelle embarquée."""
+    found, cause = pinned_text(VERDICT, offline=offline)
+    if found is None:
+        logger.warning(
+            "The Verdict n'est pas disponible (%s) : texte par défaut, la nouvelle « %s ». "
+            "Pour l'imposer, donnez le chemin d'un the-verdict.txt",
+            cause,
+            SHORT_STORY,
+        )
+    return found or _short_story()

@@ -52,6 +52,24 @@ PACKAGES = (
         "GPL-2+",
         "usr/share/doc/aptitude/html/fr/*.html",
     ),
+    Package(
+        "debian-faq-fr",
+        "La foire aux questions de Debian",
+        "libre, copies et dérivés sous la même licence",
+        "usr/share/doc/debian/FAQ/fr/*.fr.html",
+    ),
+    Package(
+        "debian-edu-doc-fr",
+        "Le manuel de Debian Edu",
+        "GPL-2+",
+        "usr/share/doc/debian-edu-doc-fr/*.html",
+    ),
+    Package(
+        "ubuntu-packaging-guide-epub-fr",
+        "Le guide d'empaquetage d'Ubuntu",
+        "CC-BY-SA-3.0",
+        "usr/share/doc/ubuntu-packaging-guide-epub-fr/*.epub",
+    ),
 )
 
 

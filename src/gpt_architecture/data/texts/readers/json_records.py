@@ -40,6 +40,7 @@ class _Filler:
     def __init__(self, source: Source, field: str | None, kind: str) -> None:
         self._source, self._kind, self._field = source, kind, field
         self._before = 0
+        self.inside = False  # d'une ligne trop longue, dont la suite reste à passer
         self._start()
 
     def _start(self) -> None:
@@ -92,15 +93,16 @@ def _rejected(error: OSError | Rejected) -> Rejected:
 def _fill(filler: _Filler, lines: BinaryIO, number: int, limit: int) -> tuple[int, bool]:
     """Remplit un bloc ; rend le numéro de la ligne suivante, et si c'est la fin."""
     while filler.size < base.BLOCK_BYTES:
+        while filler.inside and (rest := lines.readline(base.BLOCK_BYTES)):
+            filler.inside = not rest.endswith(b"\n")
         line = lines.readline(limit + 1)
         if not line:
             return number, True
         where = filler.block.place(number)
         if len(line) > limit and not line.endswith(b"\n"):
-            while (rest := lines.readline(base.BLOCK_BYTES)) and not rest.endswith(b"\n"):
-                pass
             filler.block.skips.append(too_long(where, limit))
-            filler.size += base.BLOCK_BYTES  # une longue ligne finit le bloc
+            filler.size += base.BLOCK_BYTES  # une longue ligne finit le bloc : qui la refuse
+            filler.inside = True  # n'en lit pas la suite
         elif line.strip():
             filler.add(number, line)
         else:
