@@ -26,7 +26,8 @@ from _machine import announce
 from gpt_architecture.config import GPTConfig, TrainingConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.loader import create_train_val_loaders
-from gpt_architecture.data.texts.corpus import VERDICT, VERDICT_SHA256, load_corpus
+from gpt_architecture.data.texts.corpus import load_corpus
+from gpt_architecture.data.texts.recipes import RECIPES, VERDICT
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.training.simple import evaluate_model
@@ -188,7 +189,7 @@ def main() -> None:
     arguments = parser.parse_args()
     announce()
 
-    if load_corpus([arguments.data]).sha256 != VERDICT_SHA256:
+    if load_corpus([arguments.data]).sha256 != RECIPES[VERDICT].sha256:
         parser.error("The Verdict est introuvable ; donnez --data CHEMIN/the-verdict.txt")
     if arguments.quick:
         seconds, peak = run_training(arguments.data, arguments.output_dir / "quick", *SMALL)

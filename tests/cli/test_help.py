@@ -184,6 +184,8 @@ def test_usage_asks_for_what_is_required(helps, path):
     required = {each.names[0] for each in arguments_of(path) if each.required}
     if path == ("prepare",):  # sauf pour --corpus et --dry-run, que la commande vérifie elle-même
         required.add("--out")
+    if path == ("plan",):
+        required.add("--hours")
     assert set(OPTION.findall(usage)) == {name for name in required if name.startswith("--")}
 
 

@@ -90,7 +90,7 @@ def test_every_option_has_a_french_help_line(cli, command):
     options = [row for row in rows if row.startswith("--")]
     assert len(options) > 3
     for row in options:
-        assert re.match(r"--[a-z0-9-]+( --[a-z0-9-]+)*( [A-ZÈÉ…=:]+)?\s{2,}[A-ZÉ]", row), row
+        assert re.match(r"--[a-z0-9-]+( --[a-z0-9-]+)*( i/N| [A-ZÈÉ…=:]+)?\s{2,}[A-ZÉ]", row), row
     for english in ("Usage:", "default:", "Display", "Parameters", "[choices", "required"):
         assert english not in out
 

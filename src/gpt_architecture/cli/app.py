@@ -93,7 +93,7 @@ _ARGUMENTS = {
     "tokenizer compare": "TEXTE ",
     "tokenizer view": "TEXTE ",
     "prepare": "SOURCE… --out DOSSIER ",
-    "plan": "SOURCE… --hours N ",
+    "plan": "SOURCE… --hours NOMBRE ",
     "merge": "MODÈLE ADAPTATEURS --out FICHIER ",
     "convert": "SOURCE DESTINATION --to FORMAT ",
     **dict.fromkeys(

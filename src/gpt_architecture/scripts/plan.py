@@ -27,13 +27,16 @@ from gpt_architecture.storage import check_outputs, json_of
 class PlanOptions:
     """Combien de temps, et où l'écrire."""
 
-    hours: Annotated[float | None, Parameter(name=("--hours", "--heures"))] = None
+    hours: float | None = None
     """Nombre d'heures de l'entraînement à venir, lecture du texte comprise."""
+
+    heures: Annotated[float | None, Parameter(show=False)] = None
+    """Le même, en français."""
 
     minutes: float | None = None
     """Nombre de minutes d'essais, environ ; sans elle, un dixième des heures, de 2 à 20."""
 
-    out: Annotated[Path, Parameter(name=("--out", "-o"), metavar="FICHIER")] = Path("plan.toml")
+    out: Annotated[Path, Parameter(metavar="FICHIER")] = Path("plan.toml")
     """Fichier de réglages à écrire, que « train --config » prend tel quel."""
 
     trials: Annotated[Path | None, Parameter(metavar="DOSSIER")] = None
@@ -90,7 +93,8 @@ def plan(
     De courts essais sur ce texte et cette machine comparent vocabulaires, contextes, lots et taux,
     puis fixent une loi de perte : elle donne la meilleure taille, sa durée, et la perte à attendre.
     """
-    if options.hours is None:
+    hours = options.heures if options.hours is None else options.hours
+    if hours is None:
         raise ConfigurationError(
             "`hours` n'est pas donné",
             expected="les heures de l'entraînement à venir",
@@ -107,7 +111,7 @@ def plan(
     try:
         found = api.plan(
             list(sources),
-            options.hours,
+            hours,
             minutes=options.minutes,
             out=options.out,
             trials=folder,

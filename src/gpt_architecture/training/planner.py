@@ -342,5 +342,5 @@ def _check_text(text: TextSize) -> None:
         raise DataError(
             f"part d'entraînement : texte trop court, {counted(text.unique, 'token')}",
             expected=f"au moins {_MIN_TOKENS} pour que des essais en apprennent quelque chose",
-            remedy="donnez plus de texte, ou entraînez avec « train --preset eclair »",
+            remedy="donnez plus de texte, ou entraînez avec le préréglage eclair",
         )

@@ -134,7 +134,7 @@ def find_texts(
             raise DataError(
                 f"source de texte introuvable : {str(source)[:200]}",
                 expected=f"un fichier, un dossier, un nom de corpus ({VERDICT}, {SHORT_STORY}, "
-                f"{NOVELS} ; « prepare --corpus » les énumère) ou {hub.PREFIX}AUTEUR/NOM",
+                f"{NOVELS}…) ou {hub.PREFIX}AUTEUR/NOM",
                 remedy=(near or "corrigez ce chemin").replace("`", ""),
             )
     return find_sources(given)

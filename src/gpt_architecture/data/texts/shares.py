@@ -118,7 +118,7 @@ def _slurm_count(values: Mapping[str, str]) -> int:
     if (first, last) != (1, count):
         raise ConfigurationError(
             f"un tableau Slurm de {count} tâches, numérotées de {first} à {last}",
-            expected="un tableau complet, --array=1-N",
+            expected="un tableau complet, de 1 à N",
             remedy="pour n'en relancer que quelques-unes, donnez auto/N",
         )
     return count

@@ -98,7 +98,8 @@ def _shape(depth: int, builder: Any) -> None:
     rows = [_ROWS] * _WEIGHTS + [depth // 4] * 2
     octets = bytes([1]) + bytes(15) + b"".join(each.to_bytes(2, "little") for each in widths)
     octets = (octets + bytes(16) + bytes(rows)).ljust(64, b"\0")
-    content = cgutils.alloca_once_value(builder, cgutils.make_bytearray(octets))
+    image = cgutils.make_bytearray(octets)  # type: ignore[no-untyped-call]
+    content = cgutils.alloca_once_value(builder, image)  # type: ignore[no-untyped-call]
     _call(builder, "ldtilecfg", builder.bitcast(content, I8.as_pointer()))
 
 
@@ -152,7 +153,8 @@ def _tile(strips: int, halves: int, arguments: Values, builder: Any) -> None:
     ahead, lines = arguments[15:]
     words = ir.VectorType(I32, STRIP_ROWS)
     size = _LINE * strips * halves * _ROWS
-    scratch = cgutils.alloca_once(builder, ir.ArrayType(words, 2 * size // _LINE))
+    kind = ir.ArrayType(words, 2 * size // _LINE)
+    scratch = cgutils.alloca_once(builder, kind)  # type: ignore[no-untyped-call]
     totals = builder.ptrtoint(scratch, I64)  # de deux groupes : celui d'avant s'ajoute encore
     streams = [offset_by(builder, codes, codes_stride, s) for s in range(strips)]
     shares = [offset_by(builder, scales, scales_stride, s) for s in range(strips)]
