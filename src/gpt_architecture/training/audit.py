@@ -54,9 +54,9 @@ _SOURCES = ("data", "source", "chat", "chat_template", "from", "field")
 class Audit:
     """Une vérification en cours : ce qui diffère et ce qu'il faut savoir, à mesure."""
 
-    def __init__(self, chain: Chain, folder: Path) -> None:
+    def __init__(self, chain: Chain, folder: Path | str) -> None:
         self.chain, self.story = chain, read_story(chain)
-        self.store = CheckpointStore(folder / CHECKPOINTS)
+        self.store = CheckpointStore(Path(folder) / CHECKPOINTS)
         self.differences: list[Difference] = list(self.story.differences)
         self.notes: list[str] = []
         self.kept: dict[int, Checkpoint] = {}
@@ -86,7 +86,7 @@ class Audit:
         else:
             self.notes.append("Signature vérifiée.")
 
-    def check_product(self, product: Path | None) -> None:
+    def check_product(self, product: Path | str | None) -> None:
         """Les poids du modèle sont ceux que le certificat finit par dire."""
         story = self.story
         if product is None:
