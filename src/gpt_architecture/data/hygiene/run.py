@@ -372,13 +372,17 @@ def _added(first: Sequence[int], second: Sequence[int]) -> list[int]:
     return [a + b for a, b in zip(first, second, strict=True)]
 
 
+RULES = 2
+"""Version des étapes et de leurs fichiers de travail : une autre ne les reprend pas."""
+
+
 def identity_of(config: HygieneConfig) -> dict[str, Any]:
     """Ce qui distingue cette hygiène d'une autre, en types simples : réglages, textes d'évaluation.
 
     Raises:
         DataError: un texte d'évaluation est absent.
     """
-    found: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    found: dict[str, Any] = json.loads(json.dumps(asdict(config))) | {"rules": RULES}
     if config.evaluation:
         found["evaluation"] = [
             [str(each.path), each.size, each.modified_ns]
