@@ -148,7 +148,9 @@ def test_shared_between_machines(cli, source, tmp_path, monkeypatch):
         assert "--merge décide de ce qui se répète" in found.out
     assert "Décisions prises sur l'ensemble" in cli(*command, "--merge").out
     for task in ("1/2", "auto"):
-        assert "Tâche finie. Quand toutes le sont" in cli(*command, "--task", task).out
+        out = cli(*command, "--task", task).out
+        assert "Tâche finie. Quand toutes le sont" in out
+        assert "--val-fraction" not in out  # d'une tâche, ce conseil casserait l'ensemble
     merged = cli(*command, "--merge", "--report", tmp_path / "bilan.html")
     assert "Préparé en" in merged.out
     assert (tmp_path / "bilan.html").stat().st_size > 1000

@@ -297,6 +297,8 @@ def _report(result: PreparedTokens, seconds: float) -> None:
     wanted = 100 * result.val_fraction
     if result.single_document:
         say("Un seul document : sa fin, et non des documents, fait la validation.")
+    elif result.outcome == "task":
+        pass  # la part d'une tâche ne dit rien de celle de l'ensemble
     elif tokens and not 1 / _FAR <= (share := 100 * result.tokens["val"] / tokens) / wanted <= _FAR:
         advice = " ; --val-fraction ou --seed la changent" if share < wanted else ""
         say(
