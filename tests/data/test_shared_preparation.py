@@ -276,9 +276,12 @@ def test_samples_from_elsewhere_are_refused(corpus, tmp_path):
         samples.read_samples(out, identity | {"sample": 0.1})
     with pytest.raises(DataError, match="d'autres sources"):
         samples.read_samples(out, identity | {"sources": []})
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="tronqué"):
-        samples.read_samples(out, identity)
+    lines = path.read_bytes().splitlines(keepends=True)
+    changed = ([*lines[:-1], lines[-1][:-20]], lines[1:], [b"{\n", *lines[1:]], [])
+    for each in changed:
+        path.write_bytes(b"".join(each))
+        with pytest.raises(DataError, match="illisible, tronqué ou changé"):
+            samples.read_samples(out, identity)
     for number in (1, 2):
         samples.write_sample(drawn(corpus, Share(number, 2), 1e-9), out, Share(number, 2), identity)
     with pytest.raises(DataError, match="aucun texte dans les échantillons"):
