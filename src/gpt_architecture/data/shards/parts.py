@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.data.hygiene.store import JoinedStore, Store, read_object, write_object
+from gpt_architecture.data.hygiene.store import (
+    JoinedStore,
+    Store,
+    damaged,
+    read_object,
+    write_object,
+)
 from gpt_architecture.data.shards.layout import (
     INDEX_NAME,
     differences,
@@ -204,7 +210,10 @@ def saved_decisions(out: Path | str, identity: Mapping[str, Any], count: int) ->
     if not path.exists():
         return None
     found = read_object(path)
-    if found.get("identity") != identity or len(found["counts"]) != count:
+    counts = found.get("counts")
+    if not isinstance(counts, list) or any(type(each) is not int or each < 0 for each in counts):
+        raise damaged(path)
+    if found.get("identity") != identity or len(counts) != count:
         return None  # d'un autre découpage, ou d'autres réglages : elles seront reprises
     return joined_store(out, found["counts"])
 
