@@ -388,6 +388,17 @@ class WorkFolder:
         return None if self.state is None else dict(self.state["identity"])
 
 
+def remove_idle(folder: Path | str) -> bool:
+    """Efface un dossier de travail ; faux : une préparation y écrit, il reste."""
+    folder = Path(folder)
+    try:
+        with FileLock(folder / _LOCK_NAME, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        return False
+    return True
+
+
 def saved_identity(folder: Path | str) -> dict[str, Any] | None:
     """L'identité de la préparation interrompue d'un dossier de travail ; None : il n'y en a pas.
 

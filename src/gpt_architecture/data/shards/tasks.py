@@ -163,7 +163,7 @@ def merge_tasks(asked: Preparation) -> Step:
     """
     present = read_present(asked.out, asked.identity, force=asked.force)
     if present is not None:
-        parts.remove_parts(asked.out)
+        parts.remove_parts(asked.out, asked.identity)
         return Step("present", present)
     with WorkFolder(asked.out, asked.identity, force=asked.force) as work:
         if (index := work.finished_index()) is None:
@@ -180,7 +180,7 @@ def merge_tasks(asked: Preparation) -> Step:
             index = _join(asked, found, work)
         work.publish(index)
         resumed = work.resumed
-    parts.remove_parts(asked.out)
+    parts.remove_parts(asked.out, asked.identity)
     return Step("resumed" if resumed else "new", index)
 
 
