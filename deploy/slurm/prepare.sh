@@ -10,7 +10,9 @@ AFTER=()
 for _ in 1 2; do
     # --kill-on-invalid-dep : une tâche en échec annule la suite, qu'il suffit de relancer.
     ID=$(sbatch --parsable "${AFTER[@]}" --export=ALL --array="1-$TASKS" "$JOB" "$@")
+    ID=${ID%%;*}  # des Slurm fédérés ajoutent « ;GROUPE »
     ID=$(MERGE=1 sbatch --parsable --export=ALL --dependency="afterok:$ID" --kill-on-invalid-dep=yes "$JOB" "$@")
+    ID=${ID%%;*}
     AFTER=(--dependency="afterok:$ID" --kill-on-invalid-dep=yes)
 done
 echo "La dernière réunion : $ID"

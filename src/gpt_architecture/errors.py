@@ -22,6 +22,7 @@ _REASONS = {
     errno.EISDIR: "c'est un dossier",
     errno.ENOTDIR: "un élément du chemin n'est pas un dossier",
     errno.ENOSPC: "disque plein",
+    errno.EFBIG: "fichier plus gros que ce disque ou cette session ne l'admet",
     errno.EROFS: "système de fichiers en lecture seule",
     errno.EEXIST: "existe déjà",
     errno.ENAMETOOLONG: "nom trop long",

@@ -3,6 +3,7 @@
 Ni le nombre de processus, ni une mort n'importe où ne changent un octet.
 """
 
+import errno
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from gpt_architecture.data.shards.reader import open_shards
 from gpt_architecture.data.texts.documents import split_of
 from gpt_architecture.data.tokenizer import SimpleTokenizerV1, get_tokenizer
 from gpt_architecture.errors import DataError, OutputError
+from gpt_architecture.storage import system_error
 
 pytest.importorskip("rensa", reason="demande rensa")
 GPT2 = get_tokenizer("gpt2")
@@ -252,7 +254,7 @@ def test_texts_are_read_whole_or_one_by_one(tmp_path):
         store.write_texts(path, given)
         assert store.read_texts(path) == given
         assert [store.read_text(path, number) for number in range(len(given))] == given
-    with pytest.raises(DataError, match=r"t\.safetensors est illisible.*force"):
+    with pytest.raises(DataError, match=r"t\.safetensors est illisible.*effacez"):
         store.read_text(path, 0)
     store.write_texts(path, texts)
     path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff"))
@@ -523,8 +525,25 @@ def test_damaged_work_is_refused(tmp_path):
     with pytest.raises(Exception, match="inconnu"):
         prepare_tokens([source], tmp_path / "d", tokenizer=unknown, hygiene=config)
     (folder / WORK_NAME / "net_000000.json").write_text("{")
-    with pytest.raises(DataError, match=r"net_000000\.json est illisible.*force"):
+    with pytest.raises(DataError, match=r"net_000000\.json est illisible.*effacez le dossier"):
         prepare_tokens([source], tmp_path / "d", tokenizer=unknown, hygiene=config)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="setrlimit est d'Unix")
+def test_a_full_disk_is_told_in_french(tmp_path):
+    """Ce que safetensors ne dit qu'en anglais, et sans code, se dit comme tout autre refus."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"a\.safetensors : fichier plus gros") as refused:
+            store.write_arrays(tmp_path / "a.safetensors", {"a": np.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "os error" not in str(refused.value)
+    assert not list(tmp_path.glob("*.*"))
+    assert system_error(ValueError("I/O error (os error 28)"), "a").errno == errno.ENOSPC
 
 
 def test_what_is_kept_is_counted_like_what_is_read(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpt_architecture.data.hygiene import run
 from gpt_architecture.data.hygiene.config import HygieneConfig
-from gpt_architecture.data.shards import parts, plan, samples
+from gpt_architecture.data.shards import layout, parts, plan, samples
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.texts import documents
 from gpt_architecture.data.texts.corpus import SourceTexts
@@ -121,6 +121,21 @@ def test_few_documents_are_split_as_on_one_machine(tmp_path, steps, count):
     assert one.single_document is (count == 1)
     shared(folder, tmp_path / "deux", 2, **asked)
     assert content(tmp_path / "deux") == content(tmp_path / "un")
+
+
+def test_cleaned_texts_that_were_erased_are_made_again(tmp_path):
+    """Une part vide : la réunion recode les textes propres ; abîmés, effacés, ils se refont."""
+    source, out, steps = tmp_path / "a.txt", tmp_path / "d", STEPS["chacun"]
+    source.write_text(document(random.Random(2)), encoding="utf-8")  # noqa: S311 — un essai
+    prepare(source, out, task=Share(1, 1), hygiene=steps)
+    store = parts.part_store(out, Share(1, 1))
+    store.census.write_bytes(b"[]")
+    with pytest.raises(DataError, match=r"taches\.json est illisible.*effacez le dossier"):
+        prepare(source, out, merge=True, hygiene=steps)
+    shutil.rmtree(store.folder)
+    shared(source, out, 1, hygiene=steps)
+    prepare(source, tmp_path / "un", hygiene=steps)
+    assert content(out) == content(tmp_path / "un")
 
 
 def test_what_is_done_is_not_done_again(corpus, tmp_path):
@@ -235,6 +250,67 @@ def test_what_is_not_ours_survives_the_merge(corpus, tmp_path):
     assert [path.name for path in parts.parts_folder(out).iterdir()] == ["note.txt"]
 
 
+def test_tasks_of_other_settings_survive_the_merge(corpus, tmp_path, caplog):
+    """Relancée sur ce qui est prêt, la réunion n'efface que ses tâches, et dit ce qui reste."""
+    out, other = (
+        tmp_path / "d",
+        {"config": plan.PrepareConfig(seed=5), "hygiene": STEPS["ensemble"]},
+    )
+    prepare(corpus, out)
+    prepare(corpus, tmp_path / "e", task=Share(2, 2))
+    place = parts.parts_folder(out)
+    parts.parts_folder(tmp_path / "e").rename(place)
+    prepare(corpus, out, task=Share(1, 2), force=True, **other)
+    before = sorted(path.name for path in place.iterdir())
+    assert prepare(corpus, out, merge=True).outcome == "present"
+    kept = [name for name in before if name != "tache_00002_sur_00002"]
+    assert len(kept) == len(before) - 1 == 2
+    assert sorted(path.name for path in place.iterdir()) == kept
+    assert "tache_00001_sur_00002.incomplete" in caplog.text
+    prepare(corpus, out, task=Share(2, 2), force=True, **other)
+    assert prepare(corpus, out, merge=True, force=True, **other).outcome == "decided"
+    assert prepare(corpus, out, merge=True).outcome == "present"
+    assert (place / "decisions").is_dir()
+
+
+def test_a_task_being_done_survives_the_merge(corpus, tmp_path, caplog):
+    """Une tâche qu'une machine fait à présent n'est pas effacée ; interrompue, elle l'est."""
+    out, identity = tmp_path / "d", {"seed": 0, "tokenizer_sha256": "", "sources": []}
+    place = parts.part_folder(out, Share(1, 2))
+    with layout.WorkFolder(place, identity | {"task": "1/2"}, force=False) as work:
+        work.save_state({})
+        parts.remove_parts(out, identity)
+        assert (work.path / layout.STATE_NAME).exists()
+    assert "en cours : tache_00001_sur_00002.incomplete" in caplog.text
+    (work.path / layout.STATE_NAME).write_text("{", encoding="utf-8")
+    parts.remove_parts(out, identity)
+    assert work.path.exists()  # illisible : on ne sait d'où elle vient
+    (work.path / layout.STATE_NAME).unlink()
+    parts.remove_parts(out, identity)
+    assert not parts.parts_folder(out).exists()
+
+
+@pytest.mark.parametrize("damage", ["lu_000000.safetensors", "taches.json", "decisions.json"])
+def test_a_damaged_work_file_says_what_to_erase(corpus, tmp_path, damage):
+    """Tronqué, ou d'une autre forme : nommé en français, et le remède donné suffit."""
+    out, steps = tmp_path / "d", STEPS["ensemble"]
+    prepare(corpus, out, task=Share(1, 1), hygiene=steps)
+    if damage == "decisions.json":
+        assert prepare(corpus, out, merge=True, hygiene=steps).outcome == "decided"
+    (path,) = parts.parts_folder(out).rglob(damage)
+    data = path.read_bytes()
+    shapes = [b'{"tasks": "x", "counts": 1}', b"{}"] if path.suffix == ".json" else [data[:-9]]
+    for bad in shapes:
+        path.write_bytes(bad)
+        with pytest.raises(DataError, match="illisible : tronqué ou abîmé") as refused:
+            prepare(corpus, out, merge=True, hygiene=steps, force=True)
+        assert f"effacez le dossier {path.parent}, puis relancez" in str(refused.value)
+    shutil.rmtree(path.parent)
+    shared(corpus, out, 1, hygiene=steps)
+    prepare(corpus, tmp_path / "un", hygiene=steps)
+    assert content(out) == content(tmp_path / "un")
+
+
 # --- L'échantillon d'un vocabulaire --------------------------------------------------------
 
 
@@ -276,9 +352,12 @@ def test_samples_from_elsewhere_are_refused(corpus, tmp_path):
         samples.read_samples(out, identity | {"sample": 0.1})
     with pytest.raises(DataError, match="d'autres sources"):
         samples.read_samples(out, identity | {"sources": []})
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="tronqué"):
-        samples.read_samples(out, identity)
+    lines = path.read_bytes().splitlines(keepends=True)
+    changed = ([*lines[:-1], lines[-1][:-20]], lines[1:], [b"{\n", *lines[1:]], [])
+    for each in changed:
+        path.write_bytes(b"".join(each))
+        with pytest.raises(DataError, match="illisible, tronqué ou changé"):
+            samples.read_samples(out, identity)
     for number in (1, 2):
         samples.write_sample(drawn(corpus, Share(number, 2), 1e-9), out, Share(number, 2), identity)
     with pytest.raises(DataError, match="aucun texte dans les échantillons"):

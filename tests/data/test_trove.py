@@ -27,12 +27,16 @@ from gpt_architecture.data.tokenizer import get_tokenizer
 
 if __name__ == "__main__":
     tasks, workers = int(sys.argv[1]), int(sys.argv[2])
-    step = TokenShardsStep("d", get_tokenizer("gpt2"), val_fraction=0.2)
+    step = TokenShardsStep("d", get_tokenizer("gpt2"), corpus="passeur", val_fraction=0.2)
     LocalPipelineExecutor(
         [JsonlReader("s"), step], tasks=tasks, workers=workers, logging_dir="journal"
     ).run()
     print(step.merge().outcome)
 """
+
+
+def step_of(out, tokenizer=GPT2, **asked):
+    return TokenShardsStep(out, tokenizer, **{"corpus": "passeur", "val_fraction": 0.2, **asked})
 
 
 def documents(texts=TEXTS):
@@ -73,7 +77,7 @@ def test_the_local_executor_writes_the_shards_of_prepare(source, tmp_path, tasks
 
 def test_documents_pass_through_and_ranks_are_not_redone(source, tmp_path):
     """Les documents passent tels quels ; un rang fini ne recode rien ; l'index compte tout."""
-    step = TokenShardsStep(tmp_path / "d", GPT2, val_fraction=0.2)
+    step = step_of(tmp_path / "d")
     given = documents()
     assert list(step(given[:40], 0, 2)) == given[:40]
     with pytest.raises(DataError, match="il manque 1 tâche sur 2"):
@@ -88,7 +92,7 @@ def test_documents_pass_through_and_ranks_are_not_redone(source, tmp_path):
 
 def test_an_interrupted_rank_starts_again(tmp_path):
     """Arrêté en route, un rang ne laisse rien de publié, et se refait."""
-    step = TokenShardsStep(tmp_path / "d", GPT2, val_fraction=0.2)
+    step = step_of(tmp_path / "d")
 
     def broken():
         yield from documents()[:10]
@@ -96,25 +100,45 @@ def test_an_interrupted_rank_starts_again(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         list(step(broken()))
-    with pytest.raises(DataError, match="aucune tâche"):
+    with pytest.raises(DataError, match="il manque les tokens de 1 tâche sur 1"):
         step.merge()
     list(step(documents()))
     assert sum(step.merge().documents.values()) == 61
+
+
+def test_two_corpora_do_not_mix(tmp_path):
+    """Un rang d'un autre corpus est refusé, qu'il soit fini ou interrompu ; rien n'est perdu."""
+    step, other = step_of(tmp_path / "d"), step_of(tmp_path / "d", corpus="autre")
+    list(step(documents(), 0, 2))
+    with pytest.raises(OutputError, match="corpus passeur → autre"):
+        list(other(documents(), 0, 2))
+    interrupted = other(documents(), 1, 2)
+    next(interrupted)
+    interrupted.close()
+    with pytest.raises(OutputError, match=r"interrompue.*corpus autre → passeur"):
+        list(step(documents(), 1, 2))
+    with pytest.raises(DataError, match=r"d'autres réglages \(corpus autre → passeur"):
+        step.merge()
+    list(other(documents(), 1, 2))
+    with pytest.raises(DataError, match="d'autres réglages"):
+        step.merge()
+    with pytest.raises(ConfigurationError, match="corpus"):
+        step_of(tmp_path / "d", corpus="")
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
     """Un défaut arrête, ou est compté ; d'autres réglages, un tokenizer sans séparateur."""
     bad = documents([*TEXTS, "a\0b", "\ud800", ""])
     with pytest.raises(DataError, match="octet nul"):
-        list(TokenShardsStep(tmp_path / "d", GPT2, val_fraction=0.2)(bad))
-    step = TokenShardsStep(tmp_path / "d", GPT2, val_fraction=0.2, skip_bad=True)
+        list(step_of(tmp_path / "d")(bad))
+    step = step_of(tmp_path / "d", skip_bad=True)
     list(step(bad))
     counts = {reason: each["count"] for reason, each in step.merge().skipped.items()}
     assert counts == {"octet nul": 1, "UTF-8 invalide": 1, "vide": 1}
-    other = TokenShardsStep(tmp_path / "d", GPT2, seed=1, val_fraction=0.2)
+    other = step_of(tmp_path / "d", seed=1)
     with pytest.raises(OutputError, match="seed 0 → 1"):
         other.merge()
     with pytest.raises(TokenizerError, match="endoftext"):
-        TokenShardsStep(tmp_path / "e", SimpleTokenizerV1(["un", "mot"]))
+        step_of(tmp_path / "e", SimpleTokenizerV1(["un", "mot"]))
     with pytest.raises(ConfigurationError, match="val_fraction"):
-        TokenShardsStep(tmp_path / "e", GPT2, val_fraction=0.0)
+        step_of(tmp_path / "e", val_fraction=0.0)

@@ -57,7 +57,8 @@ def test_scripts_are_valid_bash(path):
 @pytest.mark.process
 def test_the_chain_waits_for_what_it_needs(place):
     """Les tâches, la réunion, les tâches, la réunion : chacune après la réussite d'avant."""
-    put(place, "sbatch", 'echo "${MERGE:-0} $*" >> "$JOURNAL"; wc -l < "$JOURNAL"')
+    number = 'echo "$(wc -l < "$JOURNAL");federe"'  # ce que dit un Slurm fédéré
+    put(place, "sbatch", f'echo "${{MERGE:-0}} $*" >> "$JOURNAL"; {number}')
     journal = place / "journal"
     out = run("bash", CHAIN, "a.jsonl", "--out", "d", TASKS="7", JOURNAL=str(journal))
     assert out.splitlines() == ["La dernière réunion : 4"]

@@ -9,9 +9,7 @@ métadonnées (`sealed`).
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -27,7 +25,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt_architecture.errors import ModelFileError, is_out_of_memory, reason
-from gpt_architecture.storage import archives, check_regular, open_regular, parse_json
+from gpt_architecture.storage import (
+    archives,
+    check_regular,
+    open_regular,
+    parse_json,
+    system_error,
+)
 from gpt_architecture.storage.archives import CHECKED_BELOW
 
 SEAL = "crc32"
@@ -250,10 +254,7 @@ def save_safetensors(
     try:
         save_file(dict(tensors), path, metadata=texts)
     except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))  # le noyau n'est connu que par ce texte
-        if code is None:
-            raise OSError(str(error)) from error
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        raise system_error(error, path) from error
 
 
 def is_cheap_to_check(path: Path | str) -> bool:

@@ -57,6 +57,14 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
         raise OutputError.refused(path, error) from error
 
 
+def system_error(error: Exception, path: Path | str) -> OSError:
+    """L'erreur du système que safetensors ne rapporte que par un texte : « os error 28 »."""
+    code = re.search(r"os error (\d+)", str(error))
+    if code is None:
+        return OSError(str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1])), str(path))
+
+
 def write_figure(path: Path | str, figure: Figure) -> Path:
     """Écrit une figure de matplotlib, signée si son format le permet ; rend son chemin.
 

@@ -182,7 +182,7 @@ def first_pass(
             tasks, done = number, done + consumed
             on_progress(done)
         write_object(store.census, {"tasks": tasks})
-    return int(read_object(store.census)["tasks"])
+    return store.count()
 
 
 def second_pass(

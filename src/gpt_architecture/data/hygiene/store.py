@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gpt_architecture.errors import DataError
-from gpt_architecture.storage import json_bytes, read_json, write_atomically
+from gpt_architecture.storage import json_bytes, read_json, system_error, write_atomically
 
 _MAX_JSON_BYTES = 256 << 20
 
@@ -62,6 +62,17 @@ class Store:
     def census(self) -> Path:
         """Le nombre de tâches ; sa présence dit que la première passe est finie."""
         return self.folder / "taches.json"
+
+    def count(self) -> int:
+        """Le nombre de tâches, lu dans `census`.
+
+        Raises:
+            DataError: il est absent ou abîmé.
+        """
+        tasks = read_object(self.census).get("tasks")
+        if type(tasks) is not int or tasks < 0:
+            raise damaged(self.census)
+        return tasks
 
     @property
     def decisions(self) -> Path:
@@ -125,7 +136,7 @@ def read_texts(path: Path | str) -> list[str]:
     try:
         return [data[low:high].decode("utf-8") for low, high in pairwise(bounds)]
     except UnicodeDecodeError as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def read_text(path: Path | str, number: int) -> str:
@@ -140,7 +151,7 @@ def read_text(path: Path | str, number: int) -> str:
             low, high = int(ends[number - 1]) if number else 0, int(ends[number])
             return bytes(file.get_slice("text")[low:high]).decode("utf-8")
     except (OSError, SafetensorError, IndexError, UnicodeDecodeError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def write_object(path: Path | str, value: Mapping[str, Any]) -> None:
@@ -158,13 +169,24 @@ def read_object(path: Path | str) -> dict[str, Any]:
     try:
         return dict(read_json(Path(path), _MAX_JSON_BYTES))
     except (OSError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def write_arrays(path: Path | str, arrays: Arrays) -> None:
-    """Des tableaux, en safetensors."""
+    """Des tableaux, en safetensors.
+
+    Raises:
+        OutputError: le système refuse.
+    """
     whole = {name: np.ascontiguousarray(each) for name, each in arrays.items()}
-    write_atomically(path, lambda temporary: save_file(whole, temporary))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(whole, temporary)
+        except SafetensorError as error:
+            raise system_error(error, temporary) from error
+
+    write_atomically(path, write)
 
 
 def read_arrays(path: Path | str, *names: str) -> list[Any]:
@@ -177,7 +199,7 @@ def read_arrays(path: Path | str, *names: str) -> list[Any]:
         with safe_open(path, framework="numpy") as file:
             return [file.get_tensor(name) for name in names]
     except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def read_row(path: Path | str, name: str, row: int) -> Any:
@@ -190,13 +212,26 @@ def read_row(path: Path | str, name: str, row: int) -> Any:
         with safe_open(path, framework="numpy") as file:
             return file.get_slice(name)[row]
     except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
-def _damaged(path: Path | str, error: BaseException) -> DataError:
+def damaged(path: Path | str, error: BaseException | None = None) -> DataError:
+    """Le refus d'un fichier de travail : `force` reprend ce qui est fait, il faut donc l'effacer.
+
+    Args:
+        path: le fichier.
+        error: ce qui l'a empêché de se lire ; None : il n'a pas la forme attendue.
+    """
+    known = isinstance(error, OSError) and error.errno
+    ours = isinstance(error, ValueError) and not isinstance(error, UnicodeDecodeError)
+    said: BaseException | str = "tronqué ou abîmé"  # safetensors et Python le diraient en anglais
+    if isinstance(error, FileNotFoundError):
+        said = "fichier absent"
+    elif error is not None and (known or ours):
+        said = error
     return DataError.unreadable(
         path,
-        error,
+        said,
         expected="un fichier de travail de cette préparation",
-        remedy="recommencez avec `force`",
+        remedy=f"effacez le dossier {Path(path).parent}, puis relancez ce qui l'a écrit",
     )

@@ -327,6 +327,11 @@ class WorkFolder:
         """L'index, si la préparation était finie et qu'il ne restait qu'à renommer."""
         return read_index(self.path) if (self.path / INDEX_NAME).exists() else None
 
+    def restart(self) -> None:
+        """Vide le dossier, et n'y laisse que son identité : ce travail ne reprend pas en route."""
+        _clear(self.path)
+        self.save_state({})
+
     def save_state(self, progress: Mapping[str, Any]) -> None:
         """Enregistre un point sûr ; ce qu'il décrit est déjà sur disque."""
         state = {"version": STATE_VERSION, "identity": self.identity, **progress}
@@ -381,6 +386,17 @@ class WorkFolder:
             if not self._force:
                 raise
         return None if self.state is None else dict(self.state["identity"])
+
+
+def remove_idle(folder: Path | str) -> bool:
+    """Efface un dossier de travail ; faux : une préparation y écrit, il reste."""
+    folder = Path(folder)
+    try:
+        with FileLock(folder / _LOCK_NAME, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        return False
+    return True
 
 
 def saved_identity(folder: Path | str) -> dict[str, Any] | None:

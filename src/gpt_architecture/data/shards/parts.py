@@ -7,6 +7,7 @@ et `decisions` ce que la comparaison de tous a décidé.
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,21 +16,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt_architecture.data.hygiene.store import JoinedStore, Store, read_object, write_object
+from gpt_architecture.data.hygiene.store import (
+    JoinedStore,
+    Store,
+    damaged,
+    read_object,
+    write_object,
+)
 from gpt_architecture.data.shards.layout import (
     INDEX_NAME,
     differences,
     identity_of_index,
     read_index,
+    remove_idle,
     saved_identity,
 )
 from gpt_architecture.data.texts.shares import Share
-from gpt_architecture.errors import DataError
+from gpt_architecture.errors import DataError, GPTArchitectureError
 from gpt_architecture.french import counted
+
+logger = logging.getLogger(__name__)
 
 _PART = re.compile(r"tache_\d{5}_sur_\d{5}")
 _OURS = re.compile(r"((tache|hygiene)_\d{5}_sur_\d{5}(\.incomplete)?|decisions)")
 _MARKER = "decisions.json"
+_WORK = ".incomplete"
 _SHOWN = 10
 
 
@@ -99,7 +110,7 @@ def find_parts(out: Path | str, identity: Mapping[str, Any]) -> list[Part]:
     found = [
         part
         for name in names
-        if _PART.fullmatch(name.removesuffix(".incomplete"))
+        if _PART.fullmatch(name.removesuffix(_WORK))
         and (part := Part.read(place / name)) is not None
     ]
     if not found:
@@ -199,23 +210,58 @@ def joined_store(out: Path | str, counts: Sequence[int]) -> JoinedStore:
 
 
 def saved_decisions(out: Path | str, identity: Mapping[str, Any], count: int) -> JoinedStore | None:
-    """Ce que voient les tâches une fois les décisions prises ; None : elles ne le sont pas."""
+    """Ce que voient les tâches une fois les décisions prises ; None : elles ne le sont pas.
+
+    Raises:
+        DataError: ce qui le dit est abîmé.
+    """
     path = parts_folder(out) / "decisions" / _MARKER
     if not path.exists():
         return None
     found = read_object(path)
-    if found.get("identity") != identity or len(found["counts"]) != count:
+    counts = found.get("counts")
+    if not isinstance(counts, list) or any(type(each) is not int or each < 0 for each in counts):
+        raise damaged(path)
+    if found.get("identity") != identity or len(counts) != count:
         return None  # d'un autre découpage, ou d'autres réglages : elles seront reprises
-    return joined_store(out, found["counts"])
+    return joined_store(out, counts)
 
 
-def remove_parts(out: Path | str) -> None:
-    """Efface les tâches réunies, et leur dossier s'il n'a rien d'autre."""
+def remove_parts(out: Path | str, identity: Mapping[str, Any]) -> None:
+    """Efface les tâches réunies, et leur dossier s'il n'a rien d'autre.
+
+    Restent, et sont dites, celles d'autres réglages, illisibles, ou qu'une machine fait à présent.
+
+    Args:
+        out: le dossier demandé.
+        identity: la préparation réunie.
+    """
     place = parts_folder(out)
     if not place.is_dir():
         return
-    for path in sorted(place.iterdir()):
-        if _OURS.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+    names = sorted(path.name for path in place.iterdir() if _OURS.fullmatch(path.name))
+    tasks = [name for name in names if _PART.match(name)]
+    kept = [name for name in tasks if not _remove_part(place / name, identity)]
+    theirs = {name.removesuffix(_WORK).replace("tache", "hygiene") for name in kept}
+    for name in names:
+        if name not in tasks and name not in theirs and (name != "decisions" or not kept):
+            shutil.rmtree(place / name, ignore_errors=True)
+    if kept:
+        logger.warning(
+            "restent dans %s, d'autres réglages ou en cours : %s", place, ", ".join(kept)
+        )
     with suppress(OSError):  # autre chose y est : il reste
         place.rmdir()
+
+
+def _remove_part(folder: Path, identity: Mapping[str, Any]) -> bool:
+    try:
+        part = Part.read(folder)
+    except GPTArchitectureError:
+        return False  # d'on ne sait quelle préparation
+    if part is not None and differences(part.identity, identity):
+        return False
+    if folder.name.endswith(_WORK):
+        return remove_idle(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return True

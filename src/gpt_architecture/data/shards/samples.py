@@ -6,9 +6,9 @@ l'ordre : ce sont ceux que garde une seule machine, et le vocabulaire est le mê
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,11 +58,15 @@ def write_sample(
     path = place / f"echantillon_{share.number:05d}_sur_{share.count:05d}.jsonl"
 
     def write(temporary: Path) -> None:
+        digest = hashlib.sha256()
         with temporary.open("wb") as file:
             for text in texts:
-                file.write(json_bytes(text) + b"\n")
+                line = json_bytes(text) + b"\n"
+                digest.update(line)
+                file.write(line)
             tally = {"text_bytes": texts.tally.text_bytes, "skipped": texts.tally.skipped}
             end = {"task": str(share), "identity": identity, "tally": tally}
+            end["sha256"] = digest.hexdigest()  # de tout ce qui précède
             file.write(json_bytes(end) + b"\n")  # en dernier : le fichier est alors entier
 
     try:
@@ -148,19 +152,25 @@ def remove_samples(out: Path | str) -> None:
 
 
 def _end_of(path: Path) -> dict[str, Any]:
-    """La dernière ligne d'un échantillon, qui dit d'où il vient."""
+    """La dernière ligne d'un échantillon : d'où il vient, et l'empreinte de ce qui la précède."""
+    digest, last = hashlib.sha256(), b""
     try:
         with path.open("rb") as file:
-            (last,) = deque(file, maxlen=1)
+            for line in file:
+                digest.update(last)
+                last = line
         end = json.loads(last)
+        if end["sha256"] != digest.hexdigest():
+            raise ValueError
+        tally = end["tally"]
         return {
             "task": str(end["task"]),
             "identity": dict(end["identity"]),
-            "tally": dict(end["tally"]),
+            "tally": {"text_bytes": int(tally["text_bytes"]), "skipped": dict(tally["skipped"])},
         }
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
-            f"{path} est illisible ou tronqué",
+            f"{path} est illisible, tronqué ou changé",
             expected="un échantillon entier",
             remedy="effacez-le et relancez cette tâche",
         ) from None

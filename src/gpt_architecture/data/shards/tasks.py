@@ -26,7 +26,6 @@ from gpt_architecture.data.hygiene.run import (
     summed_reports,
     write_references,
 )
-from gpt_architecture.data.hygiene.store import read_object
 from gpt_architecture.data.shards import parts
 from gpt_architecture.data.shards.encode import separator_of
 from gpt_architecture.data.shards.job import Preparation
@@ -71,11 +70,14 @@ def run_task(asked: Preparation, share: Share) -> Step:
         return Step("present", present)
     place = parts.part_folder(asked.out, share)
     identity = {**asked.identity, "task": str(share)}
+    store = parts.part_store(asked.out, share)
     if (index := _present(place, identity, force=asked.force)) is not None:
-        return Step("task", index)
+        if not _keeps_texts(asked, index) or store.census.exists():
+            return Step("task", index)
+        shutil.rmtree(place)  # ses textes nettoyés, abîmés, ont été effacés : tout se refait
     with WorkFolder(place, identity, force=asked.force) as work:
         if not work.resumed:
-            shutil.rmtree(parts.part_store(asked.out, share).folder, ignore_errors=True)
+            shutil.rmtree(store.folder, ignore_errors=True)
         index = work.finished_index()
         if index is None and asked.hygiene is None:
             index = asked.encode(work, share)
@@ -84,11 +86,17 @@ def run_task(asked: Preparation, share: Share) -> Step:
         if index is None:
             return Step("read", None)
         work.publish(index)
-    if asked.hygiene is not None and all(index["splits"][split]["tokens"] for split in SPLITS):
-        for split in SPLITS:  # ses textes nettoyés ne serviront plus : voir _join
-            for path in parts.part_store(asked.out, share).folder.glob(f"{split}_*.jsonl"):
+    if not _keeps_texts(asked, index):
+        for split in SPLITS:
+            for path in store.folder.glob(f"{split}_*.jsonl"):
                 path.unlink()
     return Step("task", index)
+
+
+def _keeps_texts(asked: Preparation, index: dict[str, Any]) -> bool:
+    """Vrai si les textes nettoyés d'une tâche finie peuvent encore servir : voir `_join`."""
+    full = all(index["splits"][split]["tokens"] for split in SPLITS)
+    return asked.hygiene is not None and not full
 
 
 def _present(place: Path, identity: dict[str, Any], *, force: bool) -> dict[str, Any] | None:
@@ -155,7 +163,7 @@ def merge_tasks(asked: Preparation) -> Step:
     """
     present = read_present(asked.out, asked.identity, force=asked.force)
     if present is not None:
-        parts.remove_parts(asked.out)
+        parts.remove_parts(asked.out, asked.identity)
         return Step("present", present)
     with WorkFolder(asked.out, asked.identity, force=asked.force) as work:
         if (index := work.finished_index()) is None:
@@ -172,7 +180,7 @@ def merge_tasks(asked: Preparation) -> Step:
             index = _join(asked, found, work)
         work.publish(index)
         resumed = work.resumed
-    parts.remove_parts(asked.out)
+    parts.remove_parts(asked.out, asked.identity)
     return Step("resumed" if resumed else "new", index)
 
 
@@ -187,7 +195,7 @@ def _decide(asked: Preparation, found: Sequence[Part]) -> None:
     ]
     place = parts.parts_folder(asked.out)
     parts.check_all(place, unread, len(found), "les empreintes de ")
-    counts = [int(read_object(store.census)["tasks"]) for store in stores]
+    counts = [store.count() for store in stores]
     joined = parts.joined_store(asked.out, counts)
     joined.folder.mkdir(parents=True, exist_ok=True)
     if asked.hygiene.evaluation:
@@ -228,9 +236,7 @@ def _join(asked: Preparation, found: Sequence[Part], work: WorkFolder) -> dict[s
 
 
 def _gathered_parts(asked: Preparation, found: Sequence[Part]) -> Any:
-    counts = [
-        int(read_object(parts.part_store(asked.out, part.share).census)["tasks"]) for part in found
-    ]
+    counts = [parts.part_store(asked.out, part.share).count() for part in found]
     return gathered(parts.joined_store(asked.out, counts), range(sum(counts)))
 
 

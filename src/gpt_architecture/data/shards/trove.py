@@ -25,6 +25,7 @@ from gpt_architecture.data.texts.documents import Tally
 from gpt_architecture.data.texts.ingest import RecordBlock
 from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.data.tokenizer import Tokenizer
+from gpt_architecture.errors import ConfigurationError
 
 
 class TroveDocument(Protocol):
@@ -38,11 +39,13 @@ class TokenShardsStep:
     """La dernière étape d'un pipeline : chaque rang écrit sa part dans `DOSSIER.taches`.
 
     Les documents passent tels quels à l'étape suivante, s'il y en a une. Un rang interrompu
-    recommence le sien ; un rang fini n'est pas refait.
+    recommence le sien ; un rang fini n'est pas refait. Ce que lit le pipeline n'est pas connu
+    d'ici : `corpus` le dit, et les rangs de deux corpus ne se mêlent pas.
 
     Args:
         out: dossier qu'écrira `merge`, sur un disque que tous les rangs partagent.
         tokenizer: au plus 65 536 tokens, dont `<|endoftext|>`.
+        corpus: nom de ce que lit le pipeline, et de sa version ; le même à tous les rangs.
         seed: graine de la répartition.
         val_fraction: part des documents gardée pour la validation.
         shard_tokens: tokens d'un fragment plein.
@@ -61,12 +64,16 @@ class TokenShardsStep:
         out: Path | str,
         tokenizer: Tokenizer,
         *,
+        corpus: str,
         seed: int = 0,
         val_fraction: float = 0.01,
         shard_tokens: int = 100_000_000,
         skip_bad: bool = False,
     ) -> None:
         check_vocabulary(tokenizer)
+        if not corpus:
+            raise ConfigurationError.wrong("corpus", corpus, expected="le nom d'un corpus")
+        self._corpus = corpus
         self._config = PrepareConfig(
             seed=seed, val_fraction=val_fraction, shard_tokens=shard_tokens, field="text"
         )
@@ -84,7 +91,8 @@ class TokenShardsStep:
 
         Raises:
             DataError: un document ne convient pas.
-            OutputError: le dossier est pris, d'autres réglages, ou le disque refuse.
+            OutputError: le rang est pris, ou le disque refuse ; ou il y a là un travail d'un autre
+                corpus ou d'autres réglages, à effacer de `DOSSIER.taches` s'il ne sert plus.
         """
         check_int("world_size", world_size, minimum=1)
         share = Share(rank + 1, world_size)
@@ -93,7 +101,8 @@ class TokenShardsStep:
         if read_present(place, identity, force=False) is not None:
             yield from data or ()
             return
-        with WorkFolder(place, identity, force=True) as work:
+        with WorkFolder(place, identity, force=False) as work:
+            work.restart()
             index = yield from self._encoded(data or (), work)
             work.publish(index)
 
@@ -122,7 +131,8 @@ class TokenShardsStep:
 
     def _identity(self) -> dict[str, Any]:
         digest = tokenizer_sha256(self._tokenizer.to_dict())
-        return {**asdict(self._config), "tokenizer_sha256": digest, "sources": []}
+        settings = {**asdict(self._config), "corpus": self._corpus}
+        return {**settings, "tokenizer_sha256": digest, "sources": []}
 
     def _encoded(self, data: Iterable[TroveDocument], work: WorkFolder) -> Any:
         """Écrit chaque document et le rend ; pour finir, l'index."""
