@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
@@ -35,8 +36,6 @@ from gpt_architecture.training.trials import (
 
 TRIALS = "essais.jsonl"
 """Les essais faits, un par ligne."""
-
-_RUNNING = "en-cours"
 
 
 class Laboratory(Protocol):
@@ -219,34 +218,36 @@ class TextLaboratory:
     def losses(
         self, recipe: Recipe, body: Body, lengths: Sequence[int], unique: int
     ) -> Mapping[int, float]:
-        """La perte de chaque durée ; une chaîne est faite en entier, ou relue."""
+        """La perte de chaque durée ; une chaîne est faite en entier, ou relue.
+
+        Elle est entière quand elle atteint sa dernière durée, ou diverge (voir `run_chain`).
+        """
         bench = self.bench(recipe.tokenizer)
         keys = {
             steps: _key("trial", bench.data, bench.options(recipe, body, steps, unique), unique)
             for steps in lengths
         }
         known = {steps: self._loss(key) for steps, key in keys.items()}
-        found = {steps: loss for steps, loss in known.items() if loss is not None}
-        if len(found) == len(keys):
-            for key in keys.values():
-                self._count(key)
+        end = next((steps for steps in lengths if known[steps] == math.inf), lengths[-1])
+        found = {steps: loss for steps, loss in known.items() if loss is not None and steps <= end}
+        if len(found) == sum(steps <= end for steps in lengths):
+            for steps in found:
+                self._count(keys[steps])
             return found
-        running = self._folder / _RUNNING
-        shutil.rmtree(running, ignore_errors=True)
-        chain = run_chain(
-            bench, recipe, body, lengths, unique=unique, folder=running, on_step=self._on_step
-        )
-        mark = self._clock()
-        for steps, loss in chain:
-            if steps not in found:  # sinon refaite pour celles qui suivent
-                values = {"recipe": asdict(recipe), "body": asdict(body), "unique": unique}
-                values |= {"steps": steps, "loss": loss, "seconds": self._clock() - mark}
-                self._keep(keys[steps], "trial", values)
-                found[steps] = loss
-            self._count(keys[steps])
+        values = {"recipe": asdict(recipe), "body": asdict(body), "unique": unique}
+        with TemporaryDirectory(prefix="en-cours-", dir=self._folder) as folder:
+            chain = run_chain(
+                bench, recipe, body, lengths, unique=unique, folder=folder, on_step=self._on_step
+            )
             mark = self._clock()
-        shutil.rmtree(running, ignore_errors=True)
-        return found
+            for steps, loss in chain:
+                if steps not in found:  # sinon refaite pour celles qui suivent
+                    done = {"steps": steps, "loss": loss, "seconds": self._clock() - mark}
+                    self._keep(keys[steps], "trial", values | done)
+                    found[steps] = loss
+                self._count(keys[steps])
+                mark = self._clock()
+        return dict(sorted(found.items()))
 
     def _loss(self, key: str) -> float | None:
         stored = self._known.get(key, {}).get("loss")
