@@ -147,7 +147,8 @@ def _best_steps(measures: Measures, parameters: int, time: StepTime, hours: floa
     if most < MIN_STEPS:
         return 0
     count = _DURATIONS + int(_PER_DOUBLING * math.log2(most / MIN_STEPS))
-    tried = {round(most * (MIN_STEPS / most) ** (index / count)) for index in range(count + 1)}
+    scale = math.log(MIN_STEPS / most)
+    tried = {round(most * math.exp(scale * index / count)) for index in range(count + 1)}
     losses = {
         steps: measures.law.loss(parameters, steps * recipe.step_tokens, unique)
         for steps in sorted(tried)
@@ -202,7 +203,7 @@ def check_budget(hours: float, minutes: float | None) -> float:
     """Les minutes d'essais, après avoir refusé des durées qui n'ont pas de sens.
 
     Raises:
-        ConfigurationError: durée négative, nulle, démesurée, ou essais plus longs que le reste.
+        ConfigurationError: durée négative, nulle, démesurée, ou qui n'est pas un nombre.
     """
     check_float("`hours`", hours, above=0.0, maximum=MAX_HOURS)
     if minutes is None:
