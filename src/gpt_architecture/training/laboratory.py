@@ -20,6 +20,7 @@ from gpt_architecture.core.machine import describe_device, peak_resident, resolv
 from gpt_architecture.data.datasets import TrainingData, data_of_corpus, data_of_shards
 from gpt_architecture.data.shards.layout import holds_shards
 from gpt_architecture.data.texts.corpus import Corpus, load_corpus
+from gpt_architecture.data.tokenizer import get_tokenizer, learns_from_text
 from gpt_architecture.errors import OutputError
 from gpt_architecture.formats.journal import finite_number, line_of, read_records
 from gpt_architecture.storage import open_regular
@@ -84,11 +85,13 @@ class TextLaboratory:
         device: périphérique, tel que `train` le nomme.
         seed: graine des poids, de l'ordre des données et du dropout.
         train_ratio: part du texte gardée pour l'entraînement.
+        tokenizer: vocabulaire imposé, que des fragments doivent avoir ; None : au choix.
         field, offline, skip_bad: voir `load_training_data`.
         on_step: appelé à chaque étape d'un essai.
         clock: ce qui donne l'heure, en secondes.
 
     Raises:
+        ConfigurationError: `tokenizer` n'est pas celui des fragments.
         DataError: texte absent ou illisible.
         OutputError: le dossier ne peut pas être écrit.
     """
@@ -101,6 +104,7 @@ class TextLaboratory:
         device: str = "auto",
         seed: int = TrainingConfig.seed,
         train_ratio: float = TrainingConfig.train_ratio,
+        tokenizer: str | None = None,
         field: str | None = None,
         offline: bool = False,
         skip_bad: bool = False,
@@ -116,7 +120,10 @@ class TextLaboratory:
         self._startups = dict[str, float]()
         self._shards = len(sources) == 1 and holds_shards(Path(sources[0]))
         if self._shards:
-            data = data_of_shards(sources[0], "gpt2", None)
+            vocabulary = None
+            if tokenizer is not None and not learns_from_text(tokenizer):
+                vocabulary = get_tokenizer(tokenizer)
+            data = data_of_shards(sources[0], tokenizer or "gpt2", vocabulary)
             self._add(data.tokenizer.name, data)
         else:
             self._corpus = load_corpus(
