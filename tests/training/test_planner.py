@@ -1,11 +1,18 @@
 """Le déroulement d'un plan, dans un laboratoire où la loi est connue d'avance."""
 
+import json
 import math
+import tomllib
 from dataclasses import replace
 
 import pytest
+from shard_helpers import write_folder
 
+from gpt_architecture import plan
+from gpt_architecture.api.plans import Plan
+from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.training import planner
 from gpt_architecture.training.costs import StepCost
 from gpt_architecture.training.experiments import (
     EPOCHS,
@@ -200,3 +207,37 @@ def test_trials_that_reread_far_too_much_are_left_aside():
     assert [each.steps for each in useful(trials)] == [40, 80, 160]
     kept = [each.steps for each in useful(trials, least=6)]
     assert kept == [40, 80, 160, 320]  # le moins mauvais des autres ; l'infini jamais
+
+
+class TestRecord:
+    def plan(self, **settings):
+        return Plan(decision=planned(KnownLaboratory(diverges_at=2.0)), settings=settings)
+
+    def test_a_trial_that_diverged_has_no_loss(self):
+        found = self.plan()
+        assert not all(math.isfinite(each.loss) for each in found.decision.trials)
+        record = json.loads(json.dumps(found.record, allow_nan=False))
+        assert None in [each["loss"] for each in record["trials"]]
+
+    def test_settings_are_read_back(self):
+        settings = {"data": ['/a\x7f"\\é\n.txt'], "lr": 0.002, "tie_weights": True}
+        assert tomllib.loads(self.plan(**settings).to_toml())["train"] == settings
+
+    @pytest.mark.parametrize("shards", [True, False])
+    def test_settings_of_shards_say_nothing_of_the_text(self, tmp_path, monkeypatch, shards):
+        """Des fragments ont leur vocabulaire et leur validation ; un texte dit les siens."""
+        own = get_tokenizer("char", text="abcd")
+        ids, source = own.encode("abcd" * 900), tmp_path / "d"
+        if shards:
+            parts = {"train": [ids], "val": [ids]}
+            write_folder(source, parts, vocab_size=own.vocab_size, tokenizer=own.to_dict())
+        else:
+            source.write_text("abcd" * 900, encoding="utf-8")
+
+        def fake(lab, **_):
+            return planned(tokenizer=lab.fixed_tokenizer or "char")
+
+        monkeypatch.setattr(planner, "make_plan", fake)
+        found = plan(source, 1.0, device="cpu", train_ratio=0.5, skip_bad=True, progress=False)
+        said = {"tokenizer", "train_ratio", "skip_bad"} & set(found.settings)
+        assert len(said) == (0 if shards else 3)
