@@ -5,7 +5,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from shard_helpers import write_folder
 
+from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.formats.model_file import read_model
 
 SHORT = ("--hours", "0.01", "--minutes", "0.05", "--tokenizer", "bpe-300", "--device", "cpu")
@@ -67,6 +69,24 @@ class TestRefusals:
         cli("plan", STORY, *SHORT).check_one_line_error(1, "plan.toml", "--out", "--force")
         assert Path("plan.toml").read_text(encoding="utf-8") == "[train]\n"
 
+    def test_the_settings_and_the_json_in_one_file(self, cli):
+        outcome = cli("plan", STORY, *SHORT, "--out", "x", "--json-file", "./x")
+        outcome.check_one_line_error(1, "nomment le même fichier", "--out", "--json-file")
+        assert not Path("x").exists()
+
+    @pytest.mark.parametrize("out", [".", "/", ""])
+    def test_settings_that_are_a_folder(self, cli, out):
+        outcome = cli("plan", STORY, *SHORT, f"--out={out}")
+        outcome.check_one_line_error(1, "est un dossier", "--out")
+
+    def test_hours_given_twice(self, cli):
+        outcome = cli("plan", STORY, "--hours", "2", "--heures", "4")
+        outcome.check_one_line_error(2, "deux fois", "--hours", "--heures")
+
+    def test_a_path_that_settings_cannot_hold(self, cli):
+        Path("\udcff.txt").write_text("x", encoding="utf-8")
+        cli("plan", "\udcff.txt", *SHORT).check_one_line_error(2, "UTF-8", "renommez")
+
     def test_a_negative_price(self, cli):
         outcome = cli("plan", STORY, "--hours", "1", "--price-per-hour=-1")
         outcome.check_one_line_error(2, "--price-per-hour")
@@ -74,3 +94,16 @@ class TestRefusals:
 
 def test_both_spellings_of_hours(cli):
     cli("plan", "absent.txt", "--heures", "1").check_one_line_error(1, "absent.txt")
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "bpe-512", "gpt2"])
+def test_shards_of_another_tokenizer_are_refused(cli, tokenizer):
+    own = get_tokenizer("char", text="abcd")
+    ids = own.encode("abcd" * 900)
+    folder = Path("d")
+    write_folder(
+        folder, {"train": [ids], "val": [ids]}, vocab_size=own.vocab_size, tokenizer=own.to_dict()
+    )
+    command = ("plan", folder, "--hours", "0.01", "--tokenizer", tokenizer)
+    cli(*command).check_one_line_error(2, "le tokenizer qui a codé ces fragments")
+    assert not Path("plan.toml").exists()

@@ -1,13 +1,23 @@
 """Le déroulement d'un plan, dans un laboratoire où la loi est connue d'avance."""
 
+import json
 import math
+import tomllib
+from dataclasses import replace
 
 import pytest
+from shard_helpers import write_folder
 
+from gpt_architecture import plan
+from gpt_architecture.api.plans import Plan
+from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.training import planner
 from gpt_architecture.training.costs import StepCost
 from gpt_architecture.training.experiments import (
+    EPOCHS,
     LADDER,
+    MIN_STEPS,
     TextSize,
     Trial,
     model_of,
@@ -16,7 +26,7 @@ from gpt_architecture.training.experiments import (
 )
 from gpt_architecture.training.planner import make_plan
 from gpt_architecture.training.planning import Pace, check_budget
-from gpt_architecture.training.scaling import LossLaw
+from gpt_architecture.training.scaling import MIN_RUNS, LossLaw
 from gpt_architecture.training.trials import Recipe
 
 LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.03, kappa=0.3)
@@ -31,8 +41,8 @@ class KnownLaboratory:
     base_bytes = 300 << 20
     spent = 0.0
 
-    def __init__(self, unique=1_500_000, diverges_at=math.inf):
-        self.unique, self.diverges_at, self.asked = unique, diverges_at, []
+    def __init__(self, unique=1_500_000, diverges_at=math.inf, law=LAW):
+        self.unique, self.diverges_at, self.law, self.asked = unique, diverges_at, law, []
 
     def text(self, tokenizer):
         return TextSize(vocab_size=2048, unique=self.unique)
@@ -50,7 +60,7 @@ class KnownLaboratory:
         if recipe.lr_scale >= self.diverges_at:
             worse = math.inf
         size = model_of(body, recipe, 2048).num_parameters()
-        return {s: worse * LAW.loss(size, s * recipe.step_tokens, unique) for s in lengths}
+        return {s: worse * self.law.loss(size, s * recipe.step_tokens, unique) for s in lengths}
 
 
 def planned(lab=None, hours=1.0, **options):
@@ -86,6 +96,31 @@ def test_the_time_announced_fills_the_hours():
     best = planned(KnownLaboratory(unique=10**9)).best
     assert best.seconds == pytest.approx(3600, rel=0.02)
     assert best.epochs < 1
+
+
+@pytest.mark.parametrize("unique", [30_000, 300_000])
+@pytest.mark.parametrize("hours", [4.0, 24.0])
+def test_a_plan_is_as_good_as_its_trials(unique, hours):
+    """Un texte court pour ses heures : une durée courte, puisqu'un essai y a fait mieux."""
+    plan = planned(KnownLaboratory(unique=unique), hours=hours)
+    assert plan.best.loss <= 1.03 * min(each.loss for each in plan.trials)
+
+
+def test_chains_all_beyond_their_best_still_give_a_law():
+    """Chaque chaîne empire dès sa deuxième durée : assez d'essais restent pour conclure."""
+    law = replace(LAW, excess=0.3)
+    plan = planned(KnownLaboratory(unique=3000, law=law), hours=24.0)
+    assert plan.best.loss <= 1.03 * min(each.loss for each in plan.trials)
+    assert len(plan.measures.law.runs) == MIN_RUNS
+
+
+def test_trials_do_not_reread_for_nothing():
+    lab = KnownLaboratory(unique=30_000)
+    recipe = planned(lab, hours=24.0, minutes=200).best.recipe
+    chains = [lengths for each, _, lengths, _ in lab.asked if each == recipe and len(lengths) > 2]
+    most = max(4 * MIN_STEPS, EPOCHS * 30_000 / recipe.step_tokens)
+    assert chains
+    assert all(lengths[-1] <= most for lengths in chains)
 
 
 def test_trials_stay_within_their_minutes():
@@ -170,3 +205,39 @@ def test_trials_that_reread_far_too_much_are_left_aside():
         for steps, loss in losses.items()
     ]
     assert [each.steps for each in useful(trials)] == [40, 80, 160]
+    kept = [each.steps for each in useful(trials, least=6)]
+    assert kept == [40, 80, 160, 320]  # le moins mauvais des autres ; l'infini jamais
+
+
+class TestRecord:
+    def plan(self, **settings):
+        return Plan(decision=planned(KnownLaboratory(diverges_at=2.0)), settings=settings)
+
+    def test_a_trial_that_diverged_has_no_loss(self):
+        found = self.plan()
+        assert not all(math.isfinite(each.loss) for each in found.decision.trials)
+        record = json.loads(json.dumps(found.record, allow_nan=False))
+        assert None in [each["loss"] for each in record["trials"]]
+
+    def test_settings_are_read_back(self):
+        settings = {"data": ['/a\x7f"\\é\n.txt'], "lr": 0.002, "tie_weights": True}
+        assert tomllib.loads(self.plan(**settings).to_toml())["train"] == settings
+
+    @pytest.mark.parametrize("shards", [True, False])
+    def test_settings_of_shards_say_nothing_of_the_text(self, tmp_path, monkeypatch, shards):
+        """Des fragments ont leur vocabulaire et leur validation ; un texte dit les siens."""
+        own = get_tokenizer("char", text="abcd")
+        ids, source = own.encode("abcd" * 900), tmp_path / "d"
+        if shards:
+            parts = {"train": [ids], "val": [ids]}
+            write_folder(source, parts, vocab_size=own.vocab_size, tokenizer=own.to_dict())
+        else:
+            source.write_text("abcd" * 900, encoding="utf-8")
+
+        def fake(lab, **_):
+            return planned(tokenizer=lab.fixed_tokenizer or "char")
+
+        monkeypatch.setattr(planner, "make_plan", fake)
+        found = plan(source, 1.0, device="cpu", train_ratio=0.5, skip_bad=True, progress=False)
+        said = {"tokenizer", "train_ratio", "skip_bad"} & set(found.settings)
+        assert len(said) == (0 if shards else 3)

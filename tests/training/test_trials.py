@@ -5,9 +5,10 @@ import math
 import pytest
 
 from gpt_architecture import train
-from gpt_architecture.errors import OutputError
+from gpt_architecture.errors import OutputError, TrainingError
 from gpt_architecture.training import laboratory as library
 from gpt_architecture.training.laboratory import TRIALS, TextLaboratory
+from gpt_architecture.training.trainer import Trainer
 from gpt_architecture.training.trials import (
     Body,
     Recipe,
@@ -74,6 +75,26 @@ def test_bits_by_hand(tmp_path):
     )
 
 
+class TestFailedTrials:
+    def chain(self, lab, monkeypatch, error):
+        def fail(*_):
+            raise error
+
+        monkeypatch.setattr(Trainer, "_forward_backward", fail)
+        bench = lab.bench("bpe-300")
+        return list(run_chain(bench, RECIPE, BODY, (24, 40), unique=2000, folder="chaîne"))
+
+    def test_a_lack_of_memory_is_no_divergence(self, lab, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(TrainingError, match="mémoire insuffisante pour un essai"):
+            self.chain(lab, monkeypatch, MemoryError())
+
+    def test_a_divergence_ends_the_chain(self, lab, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        error = TrainingError("perte non finie", expected="un nombre", remedy="réduisez le taux")
+        assert self.chain(lab, monkeypatch, error) == [(24, math.inf)]
+
+
 class TestKeptTrials:
     def losses(self, lab, lengths=(24, 40)):
         return dict(lab.losses(RECIPE, BODY, lengths, 2000))
@@ -103,6 +124,34 @@ class TestKeptTrials:
         assert (folder / TRIALS).read_text(encoding="utf-8").count('"kind": "trial"') == 1
         again = TextLaboratory([STORY], folder, device="cpu")
         assert self.losses(again) == self.losses(lab)
+
+    def test_a_folder_of_the_person_is_left_alone(self, lab, tmp_path):
+        mine = tmp_path / "essais" / "en-cours" / "notes.txt"
+        mine.parent.mkdir()
+        mine.write_text("à moi", encoding="utf-8")
+        self.losses(lab)
+        assert mine.read_text(encoding="utf-8") == "à moi"
+        assert {each.name for each in (tmp_path / "essais").iterdir()} == {TRIALS, "en-cours"}
+
+    def test_a_chain_that_diverged_is_not_made_again(self, lab, tmp_path, monkeypatch):
+        made = []
+
+        def diverging(*_, **__):
+            made.append(1)
+            yield from [(24, 3.0), (40, math.inf)]
+
+        monkeypatch.setattr(library, "run_chain", diverging)
+        assert self.losses(lab, (24, 40, 60)) == {24: 3.0, 40: math.inf}
+        again = TextLaboratory([STORY], tmp_path / "essais", device="cpu")
+        assert self.losses(again, (24, 40, 60)) == {24: 3.0, 40: math.inf}
+        assert len(made) == 1
+
+    def test_what_precedes_a_divergence_is_made(self, lab, monkeypatch):
+        monkeypatch.setattr(library, "run_chain", lambda *_, **__: iter([(40, math.inf)]))
+        assert self.losses(lab, (40,)) == {40: math.inf}
+        chain = [(24, 3.0), (40, math.inf)]
+        monkeypatch.setattr(library, "run_chain", lambda *_, **__: iter(chain))
+        assert list(self.losses(lab, (24, 40)).items()) == chain
 
     def test_a_broken_line_is_made_again(self, lab, tmp_path):
         found = self.losses(lab)

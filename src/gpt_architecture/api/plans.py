@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpt_architecture.reports.terminal import TableData
+    from gpt_architecture.training.experiments import Trial
     from gpt_architecture.training.planning import Choice, Decision
+    from gpt_architecture.training.scaling import LossLaw
 
 TITLE = "# gpt-architecture plan"
 """Le début de chaque fichier de réglages écrit par un plan."""
@@ -60,15 +63,15 @@ class Plan:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Tout, en types simples : le JSON de la commande."""
+        """Tout, en types simples : le JSON de la commande ; une perte infinie y est None."""
         found, measures = self.decision, self.decision.measures
         return {
             "hours": found.hours,
             "best": _record(found.best) | self._spent,
             "alternatives": [_record(each) for each in found.alternatives],
             "settings": self.settings,
-            "law": asdict(measures.law.law) | {"noise": measures.law.noise},
-            "trials": [asdict(each) for each in found.trials],
+            "law": _record(measures.law.law) | {"noise": measures.law.noise},
+            "trials": [_record(each) for each in found.trials],
         }
 
     @property
@@ -189,6 +192,8 @@ def plan(
     for name, value in (("price_per_hour", price_per_hour), ("watts", watts)):
         if value is not None:
             check_float(f"`{name}`", value, minimum=0.0)
+    for source in (*sources, *(() if tokenizer is None else (str(tokenizer),))):
+        _check_writable(_absolute(source))
     path = None if out is None else Path(out)
     check_outputs({"`out`": (path, text_of(TITLE))}, reads=(sources, tokenizer), force=force)
     with ExitStack() as stack:
@@ -202,6 +207,7 @@ def plan(
             device=device,
             seed=seed,
             train_ratio=train_ratio,
+            tokenizer=None if tokenizer is None else str(tokenizer),
             field=field,
             offline=offline,
             skip_bad=skip_bad,
@@ -219,10 +225,11 @@ def plan(
         options = lab.bench(best.recipe.tokenizer).options(
             best.recipe, best.body, best.steps, decision.measures.text.unique
         )
-    asked = {"data": [_absolute(each) for each in sources], "field": field, "skip_bad": skip_bad}
+    asked: dict[str, Any] = {"data": [_absolute(each) for each in sources]}
     if lab.fixed_tokenizer is not None:
-        del options["tokenizer"]  # celui des fragments
-    elif exists(best.recipe.tokenizer):
+        del options["tokenizer"], options["train_ratio"]  # des fragments ont les leurs
+    else:
+        asked |= {"field": field, "skip_bad": skip_bad}
         options["tokenizer"] = _absolute(best.recipe.tokenizer)
     found = Plan(
         decision=decision,
@@ -248,10 +255,26 @@ def _absolute(source: str) -> str:
     return str(Path(source).resolve()) if exists(source) else source
 
 
-def _record(choice: Choice) -> dict[str, Any]:
-    return asdict(choice)
+def _check_writable(source: str) -> None:
+    """Refuse un chemin que des réglages, en UTF-8, ne peuvent écrire."""
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"{source!a} n'est pas en UTF-8",
+            expected="un chemin qu'un fichier de réglages puisse écrire",
+            remedy="renommez-le",
+        ) from None
+
+
+def _record(values: Choice | LossLaw | Trial) -> dict[str, Any]:
+    """Ses champs ; JSON n'a ni NaN ni infini, qui deviennent None."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(values).items()
+    }
 
 
 def _toml(value: Any) -> str:
-    """Une valeur en TOML, qui écrit textes, nombres et listes comme JSON."""
-    return json.dumps(value, ensure_ascii=False)
+    """Une valeur en TOML, qui écrit textes, nombres et listes comme JSON, ou presque."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -18,8 +18,9 @@ from gpt_architecture.cli.command import CommonOptions, say
 from gpt_architecture.cli.options import ResultOptions
 from gpt_architecture.config import TrainingConfig
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.french import short
 from gpt_architecture.reports.console import output_console, say_aside
-from gpt_architecture.storage import check_outputs, json_of
+from gpt_architecture.storage import check_outputs, json_of, text_of
 
 
 @Parameter(name="*", group=Group("Plan", sort_key=1))
@@ -93,6 +94,12 @@ def plan(
     De courts essais sur ce texte et cette machine comparent vocabulaires, contextes, lots et taux,
     puis fixent une loi de perte : elle donne la meilleure taille, sa durée, et la perte à attendre.
     """
+    if options.hours is not None and options.heures is not None:
+        raise ConfigurationError(
+            f"`hours` est donné deux fois, {short(options.hours)} et {short(options.heures)}",
+            expected="une seule durée",
+            remedy="retirez `hours` ou `heures`",
+        )
     hours = options.heures if options.hours is None else options.hours
     if hours is None:
         raise ConfigurationError(
@@ -100,13 +107,17 @@ def plan(
             expected="les heures de l'entraînement à venir",
             remedy="ajoutez `hours=4`",
         )
+    from gpt_architecture import api
+    from gpt_architecture.api.plans import TITLE
+
     check_outputs(
-        {"--json-file": (output.json_file, json_of("plan"))},
+        {
+            "`out`": (options.out, text_of(TITLE)),
+            "--json-file": (output.json_file, json_of("plan")),
+        },
         reads=(sources, text, common),
         force=output.force,
     )
-    from gpt_architecture import api
-
     folder = options.trials or options.out.with_name(f"{options.out.stem}-essais")
     try:
         found = api.plan(

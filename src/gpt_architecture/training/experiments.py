@@ -28,10 +28,12 @@ LONGEST = 3
 MIN_STEPS = 60
 """Étapes de l'essai le plus court."""
 
+EPOCHS = 16.0
+"""Époques des essais qui relisent, au plus."""
+
 _FEW_STEPS = 160  # le plus long essai de la plus grande taille, au moins
 _SPREAD = 2  # crans d'échelle entre deux tailles essayées
 _REREAD, _DROPOUT = 3.0, 0.1  # au-delà de tant d'époques, du dropout
-_EPOCHS = 16.0  # époques des essais qui relisent, au plus
 _SPOILT = 1.08  # perte, en part de la plus basse de sa chaîne, au-delà de laquelle un essai est ôté
 
 Option = TypeVar("Option")
@@ -141,7 +143,7 @@ def reread_tokens(tokens: int, epochs: float, unique: int, recipe: Recipe) -> in
     """
     if epochs <= 1.5:
         return None
-    part = int(tokens / min(epochs, _EPOCHS))
+    part = int(tokens / min(epochs, EPOCHS))
     part = max(part, 8 * recipe.step_tokens, 16 * recipe.window)
     return part if part < unique / 1.5 else None
 
@@ -155,13 +157,19 @@ def preferred(losses: Iterable[tuple[Option, float]], close: float) -> Option:
     return next(option for option, loss in tried if loss <= lowest * (1 + close))
 
 
-def useful(trials: Iterable[Trial]) -> list[Trial]:
-    """Les essais sans ceux qui ont bien trop relu leur texte : personne n'irait jusque-là."""
-    kept, lowest = dict[tuple[Body, int, int], Trial](), dict[tuple[Body, int], float]()
-    for each in sorted(trials, key=lambda trial: trial.steps):
+def useful(trials: Iterable[Trial], *, least: int = 0) -> list[Trial]:
+    """Les essais sans ceux qui ont bien trop relu leur texte : personne n'irait jusque-là.
+
+    Args:
+        trials: les essais d'une recette.
+        least: essais à garder s'il se peut ; les moins mauvais des autres y pourvoient.
+    """
+    finite = {(t.body, t.unique, t.steps): t for t in trials if math.isfinite(t.loss)}
+    kept, left, lowest = list[Trial](), list[Trial](), dict[tuple[Body, int], float]()
+    for each in sorted(finite.values(), key=lambda trial: trial.steps):
         chain = (each.body, each.unique)
         best = lowest.get(chain, math.inf)
-        if math.isfinite(each.loss) and each.loss <= _SPOILT * best:
-            kept[each.body, each.unique, each.steps] = each
-            lowest[chain] = min(best, each.loss)
-    return list(kept.values())
+        (kept if each.loss <= _SPOILT * best else left).append(each)
+        lowest[chain] = min(best, each.loss)
+    left.sort(key=lambda trial: trial.loss)
+    return kept + left[: max(0, least - len(kept))]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,7 @@ from gpt_architecture.core.machine import describe_device, peak_resident, resolv
 from gpt_architecture.data.datasets import TrainingData, data_of_corpus, data_of_shards
 from gpt_architecture.data.shards.layout import holds_shards
 from gpt_architecture.data.texts.corpus import Corpus, load_corpus
+from gpt_architecture.data.tokenizer import get_tokenizer, learns_from_text
 from gpt_architecture.errors import OutputError
 from gpt_architecture.formats.journal import finite_number, line_of, read_records
 from gpt_architecture.storage import open_regular
@@ -35,8 +37,6 @@ from gpt_architecture.training.trials import (
 
 TRIALS = "essais.jsonl"
 """Les essais faits, un par ligne."""
-
-_RUNNING = "en-cours"
 
 
 class Laboratory(Protocol):
@@ -85,11 +85,13 @@ class TextLaboratory:
         device: périphérique, tel que `train` le nomme.
         seed: graine des poids, de l'ordre des données et du dropout.
         train_ratio: part du texte gardée pour l'entraînement.
+        tokenizer: vocabulaire imposé, que des fragments doivent avoir ; None : au choix.
         field, offline, skip_bad: voir `load_training_data`.
         on_step: appelé à chaque étape d'un essai.
         clock: ce qui donne l'heure, en secondes.
 
     Raises:
+        ConfigurationError: `tokenizer` n'est pas celui des fragments.
         DataError: texte absent ou illisible.
         OutputError: le dossier ne peut pas être écrit.
     """
@@ -102,6 +104,7 @@ class TextLaboratory:
         device: str = "auto",
         seed: int = TrainingConfig.seed,
         train_ratio: float = TrainingConfig.train_ratio,
+        tokenizer: str | None = None,
         field: str | None = None,
         offline: bool = False,
         skip_bad: bool = False,
@@ -117,7 +120,10 @@ class TextLaboratory:
         self._startups = dict[str, float]()
         self._shards = len(sources) == 1 and holds_shards(Path(sources[0]))
         if self._shards:
-            data = data_of_shards(sources[0], "gpt2", None)
+            vocabulary = None
+            if tokenizer is not None and not learns_from_text(tokenizer):
+                vocabulary = get_tokenizer(tokenizer)
+            data = data_of_shards(sources[0], tokenizer or "gpt2", vocabulary)
             self._add(data.tokenizer.name, data)
         else:
             self._corpus = load_corpus(
@@ -219,34 +225,36 @@ class TextLaboratory:
     def losses(
         self, recipe: Recipe, body: Body, lengths: Sequence[int], unique: int
     ) -> Mapping[int, float]:
-        """La perte de chaque durée ; une chaîne est faite en entier, ou relue."""
+        """La perte de chaque durée ; une chaîne est faite en entier, ou relue.
+
+        Elle est entière quand elle atteint sa dernière durée, ou diverge (voir `run_chain`).
+        """
         bench = self.bench(recipe.tokenizer)
         keys = {
             steps: _key("trial", bench.data, bench.options(recipe, body, steps, unique), unique)
             for steps in lengths
         }
         known = {steps: self._loss(key) for steps, key in keys.items()}
-        found = {steps: loss for steps, loss in known.items() if loss is not None}
-        if len(found) == len(keys):
-            for key in keys.values():
-                self._count(key)
+        end = next((steps for steps in lengths if known[steps] == math.inf), lengths[-1])
+        found = {steps: loss for steps, loss in known.items() if loss is not None and steps <= end}
+        if len(found) == sum(steps <= end for steps in lengths):
+            for steps in found:
+                self._count(keys[steps])
             return found
-        running = self._folder / _RUNNING
-        shutil.rmtree(running, ignore_errors=True)
-        chain = run_chain(
-            bench, recipe, body, lengths, unique=unique, folder=running, on_step=self._on_step
-        )
-        mark = self._clock()
-        for steps, loss in chain:
-            if steps not in found:  # sinon refaite pour celles qui suivent
-                values = {"recipe": asdict(recipe), "body": asdict(body), "unique": unique}
-                values |= {"steps": steps, "loss": loss, "seconds": self._clock() - mark}
-                self._keep(keys[steps], "trial", values)
-                found[steps] = loss
-            self._count(keys[steps])
+        values = {"recipe": asdict(recipe), "body": asdict(body), "unique": unique}
+        with TemporaryDirectory(prefix="en-cours-", dir=self._folder) as folder:
+            chain = run_chain(
+                bench, recipe, body, lengths, unique=unique, folder=folder, on_step=self._on_step
+            )
             mark = self._clock()
-        shutil.rmtree(running, ignore_errors=True)
-        return found
+            for steps, loss in chain:
+                if steps not in found:  # sinon refaite pour celles qui suivent
+                    done = {"steps": steps, "loss": loss, "seconds": self._clock() - mark}
+                    self._keep(keys[steps], "trial", values | done)
+                    found[steps] = loss
+                self._count(keys[steps])
+                mark = self._clock()
+        return dict(sorted(found.items()))
 
     def _loss(self, key: str) -> float | None:
         stored = self._known.get(key, {}).get("loss")

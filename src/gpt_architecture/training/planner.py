@@ -10,6 +10,7 @@ from gpt_architecture.errors import ConfigurationError, DataError
 from gpt_architecture.french import counted, decimal, french_duration, short
 from gpt_architecture.training.costs import StepWork, fit_cost
 from gpt_architecture.training.experiments import (
+    EPOCHS,
     LADDER,
     LONGEST,
     MIN_STEPS,
@@ -35,7 +36,7 @@ from gpt_architecture.training.planning import (
     decide,
     steps_within,
 )
-from gpt_architecture.training.scaling import TrialRun, fit_law
+from gpt_architecture.training.scaling import MIN_RUNS, TrialRun, fit_law
 from gpt_architecture.training.trials import Body, Recipe, StepTime
 
 _MIN_TOKENS = 2048  # tokens d'entraînement en dessous desquels rien ne s'ajuste
@@ -235,12 +236,13 @@ class _Planning:
         seconds = _SIZES * self._seconds / _CHAINS
         times = [pace.of(body, recipe, text.vocab_size) for body in LADDER]
         affordable = [_chain_steps(time, seconds) for time in times]
+        reread = int(EPOCHS * text.unique / recipe.step_tokens)  # au-delà, l'essai se gâte
+        affordable = [min(each, max(4 * MIN_STEPS, reread)) for each in affordable]
         bodies = trial_bodies(affordable)
         parts = list[tuple[Body, int, int | None]]()
         for body in bodies:
             steps = max(2 * MIN_STEPS, affordable[LADDER.index(body)])
-            time = times[LADDER.index(body)]
-            most = steps_within(time, recipe, 3600 * self._hours, text.unique)
+            most = steps_within(times[LADDER.index(body)], recipe, 3600 * self._hours, text.unique)
             steps = min(steps, max(2 * MIN_STEPS, most))
             epochs = most * recipe.step_tokens / text.unique
             part = reread_tokens(steps * recipe.step_tokens, epochs, text.unique, recipe)
@@ -269,6 +271,7 @@ class _Planning:
         return list(losses.values())
 
     def _conclude(self, recipe: Recipe, pace: Pace, text: TextSize) -> Measures:
+        trials = [each for each in self._trials if each.recipe == recipe]
         runs = [
             TrialRun(
                 parameters=model_of(each.body, recipe, text.vocab_size).num_parameters(),
@@ -276,7 +279,7 @@ class _Planning:
                 unique=each.unique,
                 loss=each.loss,
             )
-            for each in useful([each for each in self._trials if each.recipe == recipe])
+            for each in useful(trials, least=MIN_RUNS)
         ]
         law = fit_law(runs)
         self._tell(

@@ -19,8 +19,8 @@ MINUTES = (2.0, 20.0)
 """Bornes des minutes d'essais, quand elles ne sont pas données : un dixième des heures."""
 
 _FURTHER = 4.0  # une taille n'est proposée qu'à tant de fois la plus grande essayée
-_TIE, _DURATIONS = 0.001, 25
-_SHORTEST = 0.02  # plus courte durée proposée, en part des heures
+_TIE = 0.001
+_DURATIONS, _PER_DOUBLING = 25, 10  # durées comparées : tant, et tant par doublement des étapes
 _DISK_BYTES = 4 + 3 * 12  # par paramètre : le modèle, deux points de reprise et celui qui s'écrit
 _STATE_BYTES = 16  # par paramètre : poids, gradient, moments
 _ACTIVATIONS = 40  # nombres gardés par token, par bloc et par unité de largeur
@@ -144,14 +144,15 @@ def _best_steps(measures: Measures, parameters: int, time: StepTime, hours: floa
     recipe, unique = measures.recipe, measures.text.unique
     seconds = 3600 * hours - measures.startup
     most = steps_within(time, recipe, seconds, unique)
-    tried = {int(most * _SHORTEST ** (index / _DURATIONS)) for index in range(_DURATIONS + 1)}
+    if most < MIN_STEPS:
+        return 0
+    count = _DURATIONS + int(_PER_DOUBLING * math.log2(most / MIN_STEPS))
+    scale = math.log(MIN_STEPS / most)
+    tried = {round(most * math.exp(scale * index / count)) for index in range(count + 1)}
     losses = {
         steps: measures.law.loss(parameters, steps * recipe.step_tokens, unique)
         for steps in sorted(tried)
-        if steps >= MIN_STEPS
     }
-    if not losses:
-        return 0
     lowest = min(losses.values())
     return next(steps for steps, loss in losses.items() if loss <= lowest * (1 + _TIE))
 
@@ -202,7 +203,7 @@ def check_budget(hours: float, minutes: float | None) -> float:
     """Les minutes d'essais, après avoir refusé des durées qui n'ont pas de sens.
 
     Raises:
-        ConfigurationError: durée négative, nulle, démesurée, ou essais plus longs que le reste.
+        ConfigurationError: durée négative, nulle, démesurée, ou qui n'est pas un nombre.
     """
     check_float("`hours`", hours, above=0.0, maximum=MAX_HOURS)
     if minutes is None:

@@ -21,7 +21,7 @@ from gpt_architecture.config import ScheduleConfig, TrainingRequest
 from gpt_architecture.data.datasets import TrainingData
 from gpt_architecture.data.shards.reader import TokenArray, TokenSource
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.errors import TrainingError
+from gpt_architecture.errors import TrainingError, is_out_of_memory
 from gpt_architecture.training.checkpoint import CheckpointStore
 from gpt_architecture.training.losses import LossEvaluator, evaluation_starts
 from gpt_architecture.training.preparation import TrainingRun, prepare
@@ -212,7 +212,10 @@ def run_chain(
 
     Yields:
         Une durée, et la perte de validation qu'elle atteint, en bits par octet ; infinie si
-        l'entraînement diverge.
+        l'entraînement diverge, et c'est alors la dernière.
+
+    Raises:
+        TrainingError: mémoire insuffisante.
     """
     store, checkpoint = CheckpointStore(Path(folder), keep_last=1), None
     last = lengths[-1]
@@ -226,8 +229,15 @@ def run_chain(
                     trainer.save()
                 trainer.advance()
                 on_step()
-        except TrainingError:  # taux trop haut : les durées suivantes divergeraient aussi
-            yield steps, math.inf
+        except TrainingError as error:
+            if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+                raise TrainingError(
+                    f"mémoire insuffisante pour un essai de taille {body}",
+                    expected="de quoi tenir le modèle, ses moments et les activations d'un lot",
+                    remedy="libérez de la mémoire, ou donnez moins de `minutes`, donc de plus "
+                    "petits essais",
+                ) from error
+            yield steps, math.inf  # taux trop haut : les durées suivantes divergeraient aussi
             return
         val = _validation_loss(trainer)
         yield steps, val * bits_per_nat(run) if math.isfinite(val) else math.inf
