@@ -259,7 +259,7 @@ def test_texts_are_read_whole_or_one_by_one(tmp_path):
     store.write_texts(path, texts)
     path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff"))
     for read in (store.read_texts, lambda path: store.read_text(path, 1)):
-        with pytest.raises(DataError, match=r"t\.safetensors est illisible.*force"):
+        with pytest.raises(DataError, match=r"t\.safetensors est illisible.*effacez"):
             read(path)
 
 
