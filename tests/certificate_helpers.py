@@ -342,6 +342,45 @@ def resigned(folder, _other, place):
     edit_chain(folder, change, redo=True)
 
 
+def other_loss(value):
+    """La perte moyenne que l'on lit, changée ; son empreinte, non."""
+
+    def forge(folder, _other, place):
+        def change(links):
+            links[places(links, "steps")[place]]["loss"] = value
+            return links
+
+        edit_chain(folder, change, redo=True)
+
+    return forge
+
+
+def random_model_elsewhere(folder, _other, place):
+    """Le modèle fini tiré au hasard, certifié, et dit d'une autre arithmétique."""
+    content = read_model(folder / MODEL)
+    model = content.build()
+    torch.manual_seed(place)
+    with torch.no_grad():
+        for each in model.parameters():
+            each.normal_(std=0.02)
+    metadata = dict(content.metadata)
+    save_model(
+        folder / MODEL, model, content.config, tokenizer=content.tokenizer, metadata=metadata
+    )
+    found = learned_sha256(model)
+
+    def change(links):
+        links[0]["arithmetic"]["torch"] = "2.0.0"
+        last = links[-1]["step"]
+        shutil.rmtree(folder / f"checkpoints/step-{last:06d}")
+        for link in links[1:]:
+            if link.get("step") == last:
+                link["weights"] = found
+        return links
+
+    edit_chain(folder, change, redo=True)
+
+
 FORGERIES = (
     *((edited_link, place) for place in range(0, 16, 2)),
     *((link_with_its_digest, place) for place in (0, 4)),
@@ -372,6 +411,8 @@ FORGERIES = (
     *((edited_and_certified, place) for place in (1, 8, 15)),
     *((shorter_text, place) for place in (0, 2)),
     *((resigned, place) for place in (2, 6)),
+    *((other_loss(value), 3) for value in (0.5, None, 10**400)),
+    (random_model_elsewhere, 0),
 )
 """Plus de cent falsifications, dans un entraînement de dix étapes aux points de reprise gardés."""
 

@@ -24,6 +24,14 @@ from gpt_architecture.storage.chain import (
     read_public_key,
 )
 
+_CURVE = {
+    "PRIVATE": "MGQCAQAwFAYHKoZIzj0CAQYJKyQDAwIIAQEBBEkwRwIBAQQUIh9ky7y279Xh1mh1R/a+UuNaM+yhLAMq"
+    "AASe1hVQHI3OjnrRwdttZJ5OHziu+Dm9qbXNwf2M8sR7k3vw8zs2Df0u",
+    "PUBLIC": "MEIwFAYHKoZIzj0CAQYJKyQDAwIIAQEBAyoABJ7WFVAcjc6OetHB221knk4fOK74Ob2ptc3B/Yzy"
+    "xHuTe/DzOzYN/S4=",
+}
+"""Une paire d'essai, d'une courbe que cryptography ne connaît pas (brainpoolP160r1)."""
+
 
 @pytest.fixture
 def chain():
@@ -199,6 +207,27 @@ def test_another_kind_of_key_is_refused(keys, tmp_path):
         )
     )
     with pytest.raises(ConfigurationError, match="publique Ed25519"):
+        read_public_key(public)
+
+
+@pytest.mark.parametrize("size", [63, 66])
+def test_a_signature_is_hexadecimal(chain, tmp_path, size):
+    chain.signature = {"head": chain.head, "public_key": "a" * size, "value": "b" * 128}
+    chain.save(tmp_path / "c.json")
+    with pytest.raises(CertificateError, match="mal formé"):
+        read_chain(tmp_path / "c.json")
+
+
+def test_a_key_of_an_unknown_curve_is_refused(tmp_path):
+    pytest.importorskip("cryptography", reason="cryptography n'est pas installé")
+    private, public = (tmp_path / f"{kind}.pem" for kind in _CURVE)
+    for path, (kind, body) in zip((private, public), _CURVE.items(), strict=True):
+        lines = "\n".join(body[at : at + 64] for at in range(0, len(body), 64))
+        path.write_text(f"-----BEGIN {kind} KEY-----\n{lines}\n-----END {kind} KEY-----\n")
+        path.chmod(0o600)
+    with pytest.raises(ConfigurationError, match="clé privée Ed25519"):
+        Signer(private)
+    with pytest.raises(ConfigurationError, match="clé publique Ed25519"):
         read_public_key(public)
 
 

@@ -48,7 +48,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _SETTING = re.compile(r"[a-z][a-z0-9_]*(=[^`]*)?")
 
 
-def _on_one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
+    """Un texte lu, sans fin de ligne ni rien qui commande le terminal."""
     return _CONTROL.sub(" ", text)
 
 
@@ -74,7 +75,7 @@ class GPTArchitectureError(Exception):
     settings: tuple[str, ...] = ()
 
     def __init__(self, found: str, *, expected: str, remedy: str) -> None:
-        self.found, self.expected, self.remedy = map(_on_one_line, (found, expected, remedy))
+        self.found, self.expected, self.remedy = map(on_one_line, (found, expected, remedy))
         super().__init__(f"{self.found} (attendu : {self.expected}) ; {self.remedy}.")
 
     @property

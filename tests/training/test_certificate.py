@@ -8,18 +8,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from certificate_helpers import FORGERIES, MODEL, TEXT, copy_run, edit_chain, rechained
+from certificate_helpers import (
+    FORGERIES,
+    MODEL,
+    TEXT,
+    certify_checkpoint,
+    copy_run,
+    edit_chain,
+    random_model_elsewhere,
+    rechained,
+    rewrite_checkpoint,
+)
 from cli_helpers import run_process
 from conftest import FRENCH_TEXT
 
 from gpt_architecture import train, verify
-from gpt_architecture.errors import CertificateError, ConfigurationError, OutputError
+from gpt_architecture.errors import (
+    CertificateError,
+    ConfigurationError,
+    DataError,
+    ModelFileError,
+    OutputError,
+)
 from gpt_architecture.storage.chain import CERTIFICATE, Chain, read_chain
 from gpt_architecture.training import certificate, trainer
-from gpt_architecture.training.arithmetic import arithmetic_changes
+from gpt_architecture.training.arithmetic import Tolerance, arithmetic_changes, weights_gap
 from gpt_architecture.training.certificate import Span, public_options, tensors_sha256
-from gpt_architecture.training.replay import draw
-from gpt_architecture.training.story import read_story
+from gpt_architecture.training.checkpoint import CheckpointStore
+from gpt_architecture.training.evidence import origins_of, request_at
+from gpt_architecture.training.replay import Outcome, _judge, draw
+from gpt_architecture.training.story import Difference, read_story
 
 TINY = {
     "tokenizer": "char",
@@ -280,6 +298,162 @@ def test_another_arithmetic_is_compared_within_a_tolerance(run, tmp_path):
     assert "écart admis" in found.differences[0].message
 
 
+def test_replayed_weights_are_compared_to_those_kept(run, other, tmp_path):
+    """Sous tolérance : ceux de chaque point gardé et du modèle fini, et c'est dit."""
+    folder = copy_run(run, tmp_path / "m")
+    random_model_elsewhere(folder, other, 0)
+    found = checked(folder).differences[0]
+    assert (found.cause, found.step) == ("poids", 10)
+    assert "écart admis 1 %" in found.message
+    folder = copy_run(run, tmp_path / "n")
+
+    def elsewhere(links):
+        links[0]["arithmetic"]["torch"] = "2.0.0"
+        return links
+
+    edit_chain(folder, elsewhere, redo=True)
+    for step in (2, 10):  # aux bits près d'un ulp : l'autre arithmétique l'aurait donné
+        rewrite_checkpoint(folder, step, group="model", place=step)
+        if step == 2:
+            certify_checkpoint(folder, step)
+        else:
+            shutil.rmtree(folder / f"checkpoints/step-{step:06d}")
+    found = checked(folder)
+    assert (found.differences, found.exact) == ([], False)
+    assert 0 < found.weights_gap < 1e-6
+    assert "poids à 0" in str(found)
+    (folder / MODEL).unlink()
+    assert "Aucun modèle dans ce dossier" in str(checked(folder))
+
+
+def test_the_gap_of_weights_by_hand():
+    one = {"a": torch.tensor([3.0, 4.0]), "W_key.bias": torch.zeros(2)}
+    two = {"a": torch.tensor([3.0, 4.5]), "W_key.bias": torch.ones(2)}
+    assert weights_gap(two, one) == (pytest.approx(0.5 / 5), "a")
+    assert weights_gap(one, one) == (0.0, "")
+    assert weights_gap({"a": one["a"]}, one)[0] == float("inf")
+    assert weights_gap({**one, "a": torch.tensor([3.0, float("nan")])}, one)[0] == float("inf")
+
+
+def test_two_losses_that_are_not_finite_agree():
+    outcome = Outcome()
+    reason = Difference(cause="pertes", step=0, message="autre")
+    near = Tolerance(losses=0.1, weights=0.1)
+    _judge(outcome, {"loss": None}, None, near, reason)
+    assert outcome.difference is None
+    _judge(outcome, {"loss": 1.0}, None, near, reason)
+    assert outcome.difference is reason
+
+
+# --- D'où sont lues les données ---------------------------------------------------------------
+
+
+def test_no_place_is_taken_from_the_certificate(run, tmp_path):
+    """Ni fichier ni réseau : ce qu'un certificat nomme n'est pas ouvert."""
+    folder = copy_run(run, tmp_path / "m")
+    secret = tmp_path / "secret.txt"
+    secret.write_text("x" * 900, encoding="utf-8")
+    told = {"data": [str(secret)], "from": "hub:x/y", "sources": [f"a={secret}:1"]}
+    told |= {"tokenizer": str(secret), "output_dir": str(tmp_path), "resume": str(tmp_path)}
+
+    def change(links):
+        links[0]["options"] |= told
+        return links
+
+    edit_chain(folder, change, redo=True)
+    facts = read_story(read_chain(folder / CERTIFICATE)).facts[0]
+    asked = request_at(facts, origins_of({"data": [str(folder / TEXT)]}, None))
+    assert list(asked.run.data) == [str(folder / TEXT)]
+    assert (tuple(asked.run.sources), asked.run.tokenizer) == ((), "gpt2")
+    assert asked.run.resume is None
+    assert (asked.run.offline, asked.finetuning.start) == (True, None)
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(ConfigurationError, match="ne sont pas nommées"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("name", ["hf:a/b", "https://exemple.org/x.txt"])
+def test_a_checkpoint_sends_nobody_to_the_network(run, tmp_path, name):
+    folder = copy_run(run, tmp_path / "m")
+
+    def told(values):
+        values["options"]["data"] = [name]
+        return values
+
+    rewrite_checkpoint(folder, 10, state=told)
+    with pytest.raises(ConfigurationError, match="pas ici"):
+        verify(folder)
+    assert checked(folder).exact
+    assert origins_of({"data": "hf:a/b"}, None)["offline"] is False
+
+
+def test_a_wrong_input_is_not_the_fault_of_the_certificate(run, tmp_path):
+    with pytest.raises(DataError, match="introuvable"):
+        verify(run, tmp_path / "absent.txt")
+    with pytest.raises(DataError, match="absent"):
+        verify(run, chat=tmp_path / "absent.jsonl")
+    with pytest.raises(ModelFileError, match="introuvable"):
+        verify(run, run / TEXT, start=tmp_path / "absent")
+    folder = copy_run(run, tmp_path / "m")
+
+    def change(links):
+        links[0]["options"]["batch_size"] = -1
+        return links
+
+    edit_chain(folder, change, redo=True)
+    assert [each.cause for each in checked(folder).differences] == ["réglages"]
+
+
+def test_nothing_commands_the_terminal(run, tmp_path):
+    folder = copy_run(run, tmp_path / "m")
+
+    def change(links):
+        links[0]["arithmetic"]["torch"] = "2\x1b[2J\nConforme"
+        return links
+
+    edit_chain(folder, change, redo=True)
+    found = checked(folder)
+    assert "Conforme" in found.notes[0]
+    assert all("\x1b" not in line and "\n" not in line for line in found.lines)
+
+
+# --- Ce qui s'arrête --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["save", "mark"])
+def test_a_kill_around_a_checkpoint_leaves_a_sound_run(tmp_path, monkeypatch, when):
+    """Tué juste avant qu'un point de reprise n'existe, ou juste après : la reprise est conforme."""
+    folder, before = tmp_path / "m", CheckpointStore.save
+
+    class Killed(BaseException):
+        pass
+
+    def save(self, step, tensors, state):
+        if step == 4 and when == "save":
+            raise Killed
+        path = before(self, step, tensors, state)
+        if step == 4:
+            raise Killed
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", save)
+        with pytest.raises(Killed):
+            trained(folder)
+    train(resume=folder, progress=False)
+    found = checked(folder)
+    assert (found.differences, found.exact, found.replayed) == ([], True, 10)
+
+
+def test_very_long_runs_skip_weights_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(certificate, "_MANY", 3)
+    folder = tmp_path / "m"
+    trained(folder)
+    links = read_chain(folder / CERTIFICATE).links
+    assert [each["step"] for each in links if each["kind"] == "weights"] == [2, 10]
+    assert checked(folder).exact
+
+
 # --- Ce qui manque ----------------------------------------------------------------------------
 
 
@@ -329,7 +503,31 @@ def test_a_damaged_certificate_is_kept_aside(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         train(resume=folder, max_steps=6, progress=False)
     assert "certificat abîmé" in caplog.text
-    assert (folder / "certificat-abime.json").is_file()
+    aside = (folder / "certificat-abime.json").read_bytes()
+    edit_chain(folder, lambda links: [{**links[0], "total": 7}, *links[1:]], redo=False)
+    train(resume=folder, max_steps=8, progress=False)
+    assert (folder / "certificat-abime.json").read_bytes() == aside
+    assert (folder / "certificat-abime-2.json").is_file()
+
+
+@pytest.mark.parametrize("kept", [2, 6])
+def test_a_resume_outside_the_certificate_starts_another(tmp_path, caplog, kept):
+    """D'avant son début, ou d'après sa fin : il ne se continue pas, et n'est pas rendu faux."""
+    folder = tmp_path / "m"
+    trained(folder, max_steps=6)
+    if kept == 2:  # recommencé à l'étape 6, puis repris de la deuxième
+        (folder / CERTIFICATE).unlink()
+        train(resume=folder, max_steps=8, progress=False)
+        (folder / MODEL).unlink()
+        for step in (4, 6, 8):
+            shutil.rmtree(folder / f"checkpoints/step-{step:06d}")
+    else:
+        edit_chain(folder, lambda links: links[:5], redo=True)
+    with caplog.at_level(logging.WARNING):
+        train(resume=folder, max_steps=9, progress=False, override=True)
+    assert "l'on repart de" in caplog.text
+    found = checked(folder)
+    assert (found.differences, found.exact, found.steps) == ([], True, 9 - kept)
 
 
 def test_a_full_disk_does_not_stop_the_training(tmp_path, caplog, monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.api.loading import source_of
 from gpt_architecture.api.options import checked_options
-from gpt_architecture.errors import CertificateError, ConfigurationError
+from gpt_architecture.errors import CertificateError, ConfigurationError, on_one_line
 from gpt_architecture.formats.adapter_file import ADAPTER_NAME
 from gpt_architecture.formats.door import open_model
 from gpt_architecture.formats.model_file import MODEL_NAME
@@ -40,6 +40,7 @@ class Verification:
         intervals: étapes rejouées, chacun de la première à la dernière comprise.
         exact: vrai si tout ce qui est rejoué est égal au bit près.
         gap: plus grand écart relatif entre deux pertes, là où les bits diffèrent.
+        weights_gap: de même, entre deux tenseurs de poids, en norme ; None : aucun n'a été comparé.
         seed: graine qui a choisi les intervalles ; None : tous l'ont été.
     """
 
@@ -50,6 +51,7 @@ class Verification:
     intervals: Sequence[tuple[int, int]]
     exact: bool
     gap: float
+    weights_gap: float | None
     seed: int | None
 
     @property
@@ -73,6 +75,7 @@ class Verification:
             "replayed": self.replayed,
             "intervals": [list(each) for each in self.intervals],
             "gap": self.gap,
+            "weights_gap": self.weights_gap,
             "seed": self.seed,
             "differences": [each.to_dict() for each in self.differences],
             "notes": list(self.notes),
@@ -89,13 +92,20 @@ class Verification:
         elif not self.intervals:
             found = ["Conforme pour ce qui se vérifie sans calcul ; rien n'a été rejoué."]
         else:
-            how = "au bit près" if self.exact else f"à {decimal(100 * self.gap, 4)} % près"
+            how = "au bit près" if self.exact else self._how_near
             share = percent(self.replayed / max(1, self.steps))
             found = [
                 f"Conforme, {how} : {counted(self.replayed, 'étape')} sur {self.steps} ({share}), "
                 f"{', '.join(f'{first} à {last}' for first, last in self.intervals)}."
             ]
-        return found + list(self.notes)
+        return [on_one_line(each) for each in (*found, *self.notes)]
+
+    @property
+    def _how_near(self) -> str:
+        losses = f"pertes à {decimal(100 * self.gap, 4)} % près"
+        if self.weights_gap is None:
+            return f"{losses}, poids non comparés"
+        return f"{losses}, poids à {decimal(100 * self.weights_gap, 4)} % près"
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -167,9 +177,9 @@ def verify(
     chain = read_chain(path)
     audit = Audit(chain, folder)
     audit.check_signature(key)
-    audit.check_product(product)
     if audit.story.differences and audit.story.differences[0].cause != "inachevé":
         return _concluded(audit, path, None)
+    audit.check_product(product)
     audit.check_checkpoints()
     if chain_only:
         return _concluded(audit, path, None)
@@ -232,5 +242,6 @@ def _concluded(audit: Audit, path: Path, seed: int | None) -> Verification:
         ],
         exact=bool(audit.outcomes) and all(outcome.exact for _, outcome in audit.outcomes),
         gap=max((outcome.gap for _, outcome in audit.outcomes), default=0.0),
+        weights_gap=max((o.weights_gap for _, o in audit.outcomes if o.compared), default=None),
         seed=seed,
     )

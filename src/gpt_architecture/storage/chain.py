@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -139,7 +140,9 @@ def _are_links(links: object) -> bool:
 
 def _is_signature(signature: object) -> bool:
     return isinstance(signature, dict) and all(
-        isinstance(signature.get(name), str) for name in ("head", "public_key", "value")
+        isinstance(signature.get(name), str)
+        and re.fullmatch(f"[0-9a-f]{{{size}}}", signature[name])
+        for name, size in (("head", 64), ("public_key", 64), ("value", 128))
     )
 
 
@@ -170,13 +173,15 @@ class Signer:
                 remedy=f"chmod 600 {path}",
             )
         serialization, ed25519 = _library()
+        from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 — facultatif
+
         try:
             key = serialization.load_pem_private_key(data, password=None)
             self._sign = key.sign
             raw = key.public_key().public_bytes(
                 serialization.Encoding.Raw, serialization.PublicFormat.Raw
             )
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
             raise _not_a_key(path, "privée", "`sign_key`") from error
         if not isinstance(key, ed25519.Ed25519PrivateKey):
             raise _not_a_key(path, "privée", "`sign_key`")
@@ -198,10 +203,12 @@ def read_public_key(path: Path | str) -> str:
     path = Path(path)
     data = _key_bytes(path, "`public_key`")
     serialization, ed25519 = _library()
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 — facultatif
+
     try:
         key = serialization.load_pem_public_key(data)
         raw: bytes = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
         raise _not_a_key(path, "publique", "`public_key`") from error
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise _not_a_key(path, "publique", "`public_key`")

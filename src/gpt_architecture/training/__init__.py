@@ -15,6 +15,7 @@
 - `costs` : Ce que coûte une étape : opérations, octets, frais ; calé sur des étapes mesurées.
 - `diagnosis` : Le dossier d'un entraînement : ce que le docteur en lit, et ce qu'il en dit.
 - `distributed/` : Plusieurs processus sur un même entraînement, par `torch.distributed`.
+- `evidence` : D'où « verify » lit ce qu'il rejoue : jamais d'un endroit que le certificat nomme.
 - `experiments` : Les essais qu'un plan prévoit : tailles, vocabulaires, durées ; et ceux qu'il
   retient.
 - `faults` : Le docteur : les fautes courantes d'un entraînement, nommées d'après ce qu'on en

@@ -6,18 +6,38 @@ pertes moyennes s'écartent peu ; `benchmarks/verify.py` mesure de combien.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gpt_architecture.core.machine import describe_device, processor
 from gpt_architecture.kernels.runtime.matmul import prefers_onednn
 from gpt_architecture.training.step import has_bf16
 
-TOLERANCES = {"fp32": 1e-3, "bf16": 2e-2}
-"""Écart relatif, au plus, entre deux pertes moyennes que deux arithmétiques calculent."""
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """Ce qui est admis entre deux arithmétiques, en écarts relatifs.
+
+    Attributes:
+        losses: entre deux pertes moyennes.
+        weights: entre deux tenseurs de poids, en norme.
+    """
+
+    losses: float
+    weights: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(losses=1e-3, weights=0.01),
+    "bf16": Tolerance(losses=2e-2, weights=0.1),
+}
+"""Ce qu'admet chaque précision."""
 
 _NAMES = {
     "engine": "moteur",
@@ -82,9 +102,35 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def tolerance(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
-    """L'écart admis entre ces deux arithmétiques : celui de la moins précise."""
-    return max(TOLERANCES.get(str(each.get("precision")), 2e-2) for each in (before, now))
+def tolerance(before: Mapping[str, Any], now: Mapping[str, Any]) -> Tolerance:
+    """Ce qui est admis entre ces deux arithmétiques : les écarts de la moins précise."""
+    known = [
+        TOLERANCES.get(str(each.get("precision")), TOLERANCES["bf16"]) for each in (before, now)
+    ]
+    return max(known, key=lambda each: each.losses)
+
+
+def weights_gap(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str]:
+    """Le plus grand écart relatif, en norme, entre deux tenseurs du même nom ; et ce nom.
+
+    Le biais des clés est laissé : le softmax l'annule, son gradient n'est que des arrondis.
+
+    Returns:
+        L'infini si les noms ou les formes ne sont pas les mêmes, ou si un nombre n'est pas fini
+        d'un seul côté.
+    """
+    worst = (0.0, "")
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found or name not in expected or found[name].shape != expected[name].shape:
+            return math.inf, name
+        if name.endswith("W_key.bias"):
+            continue
+        one, two = (each[name].detach().cpu().double() for each in (found, expected))
+        if torch.equal(one, two):
+            continue
+        gap = float((one - two).norm()) / max(float(two.norm()), 1e-12)
+        worst = max(worst, (gap if math.isfinite(gap) else math.inf, name))
+    return worst
 
 
 def same_calculation(before: Mapping[str, Any]) -> dict[str, Any]:

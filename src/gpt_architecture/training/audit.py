@@ -15,23 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from gpt_architecture.config import TrainingRequest
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
+from gpt_architecture.errors import (
+    ConfigurationError,
+    GPTArchitectureError,
+    MissingDependencyError,
+)
 from gpt_architecture.formats.adapter_file import read_adapter
 from gpt_architecture.formats.checkpoint import read_checkpoint, write_checkpoint
 from gpt_architecture.formats.door import read_any
 from gpt_architecture.french import decimal
 from gpt_architecture.storage.chain import Chain, canonical, is_signed
 from gpt_architecture.training.arithmetic import (
+    Tolerance,
     arithmetic,
     arithmetic_changes,
-    same_calculation,
     tolerance,
 )
-from gpt_architecture.training.certificate import learned_sha256, tensors_sha256
+from gpt_architecture.training.certificate import learned_of, learned_weights, tensors_sha256
 from gpt_architecture.training.checkpoint import CHECKPOINTS, Checkpoint, CheckpointStore, capture
+from gpt_architecture.training.evidence import check_given, origins_of, request_at
 from gpt_architecture.training.inputs import Origins
 from gpt_architecture.training.preparation import TrainingRun, prepare
 from gpt_architecture.training.replay import (
@@ -48,8 +53,6 @@ from gpt_architecture.training.session import batches_of, build_trainer, determi
 from gpt_architecture.training.story import Cause, Difference, read_story
 from gpt_architecture.training.trainer import Trainer
 
-_SOURCES = ("data", "source", "chat", "chat_template", "from", "field")
-
 
 class Audit:
     """Une vérification en cours : ce qui diffère et ce qu'il faut savoir, à mesure."""
@@ -64,6 +67,7 @@ class Audit:
         self.outcomes: list[tuple[Interval, Outcome]] = []
         self.runs: dict[str, TrainingRun] = {}
         self.given: dict[str, Any] = {}
+        self.finished: Mapping[str, Tensor] | None = None
 
     def refuse(self, cause: Cause, message: str, step: int | None = None) -> None:
         """Note une différence."""
@@ -90,6 +94,7 @@ class Audit:
         """Les poids du modèle sont ceux que le certificat finit par dire."""
         story = self.story
         if product is None:
+            self.notes.append("Aucun modèle dans ce dossier : ses poids ne sont pas comparés.")
             if [each.cause for each in self.differences] == ["inachevé"]:
                 self.notes.append(f"{self.differences.pop().message.capitalize()}.")
             return
@@ -98,15 +103,17 @@ class Audit:
         end, facts = story.links[-1], story.facts_at(story.last)
         if (facts.get("identity") or {}).get("lora"):
             adapter = read_adapter(product)
-            found, metadata = tensors_sha256(adapter.tensors), adapter.metadata
+            weights, metadata = adapter.tensors, adapter.metadata
         else:
             content = read_any(product)
-            found, metadata = learned_sha256(content.build()), content.metadata
+            weights, metadata = learned_weights(content.build()), content.metadata
             self.tokenizer = tokenizer_from_dict(content.tokenizer)
         identity = {name: metadata.get(name) for name in facts.get("identity", {})}
         if canonical(identity) != canonical(facts.get("identity", {})):
             self.refuse("modèle", f"{product} vient d'un autre entraînement que ce certificat")
-        elif end["kind"] == "end" and end.get("weights") != found:
+        elif end["kind"] == "end" and end.get("weights") == tensors_sha256(weights):
+            self.finished = weights
+        elif end["kind"] == "end":
             message = f"les poids de {product} ne sont pas ceux que le certificat finit par dire"
             self.refuse("modèle", message, story.last)
 
@@ -126,30 +133,16 @@ class Audit:
     ) -> None:
         """Relit les données, puis rejoue les intervalles choisis au hasard."""
         story = self.story
-        self.given = self._origins(given)
-        known = {**story.facts_at(story.last)["options"], **self.given}
-        if not any(known.get(name) for name in ("data", "source", "chat")):
+        latest = self.kept[max(self.kept)] if self.kept else None
+        self.given = origins_of(given, latest)
+        if not any(self.given.get(name) for name in ("data", "source", "chat")):
             raise ConfigurationError(
                 "les données de l'entraînement ne sont pas nommées",
                 expected="celles que « train » a lues",
                 remedy="ajoutez `data`, ou `chain_only` pour ne rien rejouer",
             )
-        try:
-            for at, facts in story.facts.items():
-                run = self._run_at(at)
-                found = setting_differences(facts, run.settings.identity(run.data))
-                self.differences += [each for each in found if each not in self.differences]
-            self._check_length()
-            batches = {name: batches_of(run.settings, run.data) for name, run in self.runs.items()}
-            other = None
-            if not any(each.cause == "réglages" for each in self.differences):
-                other = first_other_batch(story, lambda step: batches[self._key(step)])
-        except GPTArchitectureError as error:
-            self.refuse("données", f"elles ne se relisent pas comme alors ({error.found})")
-            return
-        if other is not None:
-            self.differences.append(other)
-        if self.differences:
+        check_given(given)
+        if not self._read_again():
             return
         anchors = [*self.kept, *([0] if story.first == 0 else [])]
         if not anchors:
@@ -164,6 +157,30 @@ class Audit:
             if outcome.difference is not None:
                 self.differences.append(outcome.difference)
                 return
+        exact = all(outcome.exact for _, outcome in self.outcomes)
+        compared = set[int]().union(*(outcome.compared for _, outcome in self.outcomes))
+        if not exact and self.finished is not None and story.last not in compared:
+            self.notes.append("Les poids du modèle fini n'ont été comparés à aucun rejeu.")
+
+    def _read_again(self) -> bool:
+        """Relit les données, et compare réglages et lots ; vrai si tout est comme alors."""
+        try:
+            for at, facts in self.story.facts.items():
+                run = self._prepared(at)
+                found = setting_differences(facts, run.settings.identity(run.data))
+                self.differences += [each for each in found if each not in self.differences]
+            self._check_length()
+            batches = {name: batches_of(run.settings, run.data) for name, run in self.runs.items()}
+            if not any(each.cause == "réglages" for each in self.differences):
+                other = first_other_batch(self.story, lambda step: batches[self._key(step)])
+                self.differences += [] if other is None else [other]
+        except MissingDependencyError:
+            raise
+        except ConfigurationError as error:
+            self.refuse("réglages", f"ceux du certificat ne conviennent pas ({error.found})")
+        except GPTArchitectureError as error:
+            self.refuse("données", f"elles ne se relisent pas comme alors ({error.found})")
+        return not self.differences
 
     def _check_length(self) -> None:
         """Le certificat n'a pas plus d'étapes que ces réglages et ces données n'en font."""
@@ -175,23 +192,6 @@ class Audit:
             message = f"{self.story.last} étapes certifiées, ces réglages en font {made}"
             self.refuse("réglages", message, made)
 
-    def _origins(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """D'où lire : ce qui est donné, sinon ce que le dernier point de reprise nomme."""
-        said = {name: value for name, value in given.items() if value not in (None, ())}
-        unknown = set(said) - set(_SOURCES)
-        if unknown:
-            raise ConfigurationError(
-                f"réglage inconnu : {', '.join(sorted(unknown))}",
-                expected="data, sources, chat, chat_template, start ou field",
-                remedy="corrigez ou retirez ce réglage",
-            )
-        latest = self.kept[max(self.kept)] if self.kept else None
-        options = {} if latest is None else latest.state.get("options", {})
-        known = {name: options.get(name) for name in _SOURCES}
-        if {"data", "source", "chat"} & said.keys():
-            known |= dict.fromkeys(("data", "source", "chat"))
-        return {name: value for name, value in (known | said).items() if value is not None}
-
     def _key(self, step: int) -> str:
         return canonical(self.story.facts_at(step)["options"])
 
@@ -200,19 +200,16 @@ class Audit:
         before, after = self.story.facts_at(step - 1), self.story.facts_at(step)
         return any(before[name] != after[name] for name in ("options", "arithmetic"))
 
-    def _run_at(self, step: int) -> TrainingRun:
-        """L'entraînement tel qu'il était demandé à cette étape, sur les données d'ici."""
+    def _prepared(self, step: int) -> TrainingRun:
         key = self._key(step)
         if key not in self.runs:
-            facts = self.story.facts_at(step)
-            options = {**facts["options"], **self.given, **same_calculation(facts["arithmetic"])}
-            names = {"from": "start", "source": "sources"}
-            known = {names.get(n, n): v for n, v in options.items() if v is not None}
-            if "sources" in known or "chat" in known:
-                known.pop("data", None)
-            request = TrainingRequest.of(known)
+            request = request_at(self.story.facts_at(step), self.given)
             self.runs[key] = prepare(request, Origins(learned=self.tokenizer))
         return self.runs[key]
+
+    def _run_at(self, step: int) -> TrainingRun:
+        """L'entraînement tel qu'il était demandé à cette étape, sur les données d'ici."""
+        return self.runs[self._key(step)]
 
     def _replayed(self, interval: Interval, on_step: Callable[[int], None]) -> Outcome:
         """Rejoue un intervalle, d'une reprise aux réglages changés à l'autre."""
@@ -233,11 +230,14 @@ class Audit:
                     trainer,
                     tolerance=tolerance,
                     reason=self._reason,
+                    weights_at=self._weights_at,
                     on_step=_shifted(lambda count, _: on_step(count), done, 0),
                 )
                 whole.steps += found.steps
                 whole.exact &= found.exact
                 whole.gap = max(whole.gap, found.gap)
+                whole.weights_gap = max(whole.weights_gap, found.weights_gap)
+                whole.compared |= found.compared
                 whole.difference = found.difference
                 if found.difference is not None:
                     break
@@ -251,7 +251,15 @@ class Audit:
             stack.enter_context(deterministic_algorithms())
         return build_trainer(run.settings, run.data, checkpoint=checkpoint, other_engine=True)
 
-    def _tolerance(self, facts: Mapping[str, Any], trainer: Trainer, step: int) -> float | None:
+    def _weights_at(self, step: int) -> Mapping[str, Tensor] | None:
+        """Les poids gardés après ces étapes : ceux d'un point de reprise, ou du modèle fini."""
+        if step in self.kept:
+            kept = self.kept[step]
+            names = [name for name in kept.names if name not in ("rng", "optimizer")]
+            return learned_of({name: kept.tensors(name) for name in names})
+        return self.finished if step == self.story.last else None
+
+    def _tolerance(self, facts: Mapping[str, Any], trainer: Trainer, step: int) -> Tolerance | None:
         """L'écart admis ici ; None : l'arithmétique est la même, les bits doivent l'être."""
         now = arithmetic(trainer.config.extra["calculation"], self._run_at(step).settings.device)
         changes = arithmetic_changes(facts["arithmetic"], now)
@@ -260,8 +268,10 @@ class Audit:
         found = tolerance(facts["arithmetic"], now)
         note = (
             f"Autre arithmétique qu'à l'entraînement ({', '.join(changes)}) : les pertes sont "
-            f"comparées à {decimal(100 * found, 2)} % près, et non au bit près ; un poids changé "
-            "de moins ne se verrait pas."
+            f"comparées à {decimal(100 * found.losses, 2)} % près, et les poids rejoués, à "
+            f"{decimal(100 * found.weights, 0)} % près en norme, à ceux des points de reprise "
+            "gardés et du modèle fini ; les moments ne le sont pas, et une retouche plus petite ne "
+            "se verrait pas."
         )
         if note not in self.notes:
             self.notes.append(note)

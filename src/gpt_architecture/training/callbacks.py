@@ -171,6 +171,9 @@ class Callback:
     def on_sample(self, step: int, epoch: int, text: str) -> None:
         """Un exemple vient d'être écrit."""
 
+    def before_save(self, step: int) -> None:
+        """Un point de reprise de `step` étapes va être écrit."""
+
     def on_save(self, step: int, path: str) -> None:
         """Un point de reprise de `step` étapes est sur le disque."""
 

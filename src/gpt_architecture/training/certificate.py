@@ -12,10 +12,12 @@ import hashlib
 import json
 import logging
 import math
+import os
 import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +85,7 @@ def state_digests(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str |
     Returns:
         `weights` : ceux qui apprennent ; `moments` : l'état de l'optimiseur, None s'il est vide.
     """
-    weights = next((groups[name] for name in sorted(groups) if name in ("adapter", "model")), {})
+    weights = learned_of(groups)
     if any(hasattr(tensor, "full_tensor") for tensor in weights.values()):
         return {"weights": None, "moments": None}
     moments = groups.get("optimizer")
@@ -93,10 +95,19 @@ def state_digests(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str |
     }
 
 
+def learned_of(groups: Mapping[str, Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Les poids qui apprennent, parmi ce qu'un point de reprise porte."""
+    return next((groups[name] for name in sorted(groups) if name in ("adapter", "model")), {})
+
+
 def learned_sha256(model: nn.Module) -> str:
     """Empreinte des poids qui apprennent."""
-    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return tensors_sha256(learned)
+    return tensors_sha256(learned_weights(model))
+
+
+def learned_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Les poids qui apprennent, par leur nom."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 class Span:
@@ -149,8 +160,9 @@ class Span:
 class CertificateWriter(Callback):
     """Écrit le certificat d'un entraînement, et le continue à la reprise.
 
-    Il est écrit à chaque point de reprise et à la fin. Un disque qui refuse est dit, et n'arrête
-    pas l'entraînement.
+    Il est écrit à la fin, et juste avant chaque point de reprise : un arrêt entre les deux le
+    laisse en avance, ce que la reprise défait. Un disque qui refuse est dit, et n'arrête pas
+    l'entraînement.
 
     Args:
         run: l'entraînement.
@@ -180,7 +192,7 @@ class CertificateWriter(Callback):
         self._span = Span(state.step)
         found = {**self._facts(), **self._digests(), "step": state.step, "total": total_steps}
         facts = json.loads(canonical(found))  # comme la relecture les rendra
-        previous = self._previous() if state.step else None
+        previous = self._previous(state.step) if state.step else None
         if previous is None:
             self._chain = Chain()
             self._chain.add("start", **facts)
@@ -200,13 +212,11 @@ class CertificateWriter(Callback):
         if self._span.next - self._span.first >= self._every:
             self._close_span()
 
-    def on_save(self, step: int, path: str) -> None:
-        """Les poids de ce point de reprise, puis le certificat."""
-        del path
-        if len(self._chain.links) > _MANY and step % (10 * self._every):
-            return
+    def before_save(self, step: int) -> None:
+        """Les poids du point de reprise à venir, puis le certificat."""
         self._close_span()
-        self._chain.add("weights", step=step, **self._digests())
+        if len(self._chain.links) <= _MANY or step % (10 * self._every) == 0:
+            self._chain.add("weights", step=step, **self._digests())
         self._write()
 
     def on_end(self, state: TrainingState) -> None:
@@ -249,23 +259,33 @@ class CertificateWriter(Callback):
             "options": public_options(run.settings.options),
         }
 
-    def _previous(self) -> Chain | None:
-        """La chaîne à continuer ; abîmée, elle est gardée à part, et une autre commence."""
+    def _previous(self, step: int) -> Chain | None:
+        """La chaîne à continuer ; sinon elle est gardée à part, et une autre commence."""
         if not self._path.exists():
             logger.warning("%s manque : ce qui précède n'est pas certifié", self._path)
             return None
         try:
             found = read_chain(self._path)
-            faults = [each for each in read_story(found).differences if each.cause != "inachevé"]
-            if not faults:
+            story = read_story(found)
+            faults = [each for each in story.differences if each.cause != "inachevé"]
+            if not faults and story.first <= step <= story.last:
                 return found
-            why = faults[0].message
+            why = f"il va des étapes {story.first} à {story.last}, et l'on repart de {step}"
+            why = faults[0].message if faults else why
         except CertificateError as error:
             why = error.found
-        aside = self._path.with_name(_DAMAGED)
-        self._path.replace(aside)
-        logger.warning("certificat abîmé, gardé dans %s : %s ; un autre commence", aside, why)
+        self._set_aside(why)
         return None
+
+    def _set_aside(self, why: str) -> None:
+        """Garde à part un certificat qui ne peut être continué, sans en écraser un autre."""
+        names = chain([_DAMAGED], (_DAMAGED.replace(".", f"-{n}.") for n in count(2)))
+        aside = next(p for p in map(self._path.with_name, names) if not os.path.lexists(p))
+        try:
+            self._path.replace(aside)
+        except OSError as error:
+            raise OutputError.refused(aside, error) from error
+        logger.warning("certificat abîmé, gardé dans %s : %s ; un autre commence", aside, why)
 
     def _write(self) -> None:
         try:

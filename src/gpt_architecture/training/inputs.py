@@ -319,7 +319,7 @@ def saved_options(request: TrainingRequest, prompt: str | None) -> dict[str, Any
         flat["data"] = None
     moved = [replace(each, path=_absolute(each.path)) for each in run.mixture]
     flat["source"] = [str(each) for each in moved] or None
-    if not _TOKENIZER_NAME.fullmatch(run.tokenizer):
+    if not is_tokenizer_name(run.tokenizer):
         flat["tokenizer"] = _absolute(run.tokenizer)
     flat |= request.training.to_dict()
     for group in (
@@ -339,6 +339,11 @@ def saved_options(request: TrainingRequest, prompt: str | None) -> dict[str, Any
         flat["lora_targets"] = list(finetuning.lora_targets)
         flat["lora_dropout"] = finetuning.lora_dropout
     return flat
+
+
+def is_tokenizer_name(tokenizer: str) -> bool:
+    """Vrai si ce tokenizer est connu par son nom ; sinon c'est un chemin."""
+    return _TOKENIZER_NAME.fullmatch(tokenizer) is not None
 
 
 def _absolute(source: str) -> str:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from torch import Tensor
+
 from gpt_architecture.errors import CheckpointError, GPTArchitectureError
 from gpt_architecture.french import decimal
+from gpt_architecture.training.arithmetic import Tolerance, weights_gap
 from gpt_architecture.training.certificate import (
     Span,
     checkpoint_digests,
     code_sha256,
+    learned_of,
     state_digests,
 )
 from gpt_architecture.training.checkpoint import (
@@ -165,12 +170,16 @@ class Outcome:
         steps: étapes rejouées.
         exact: vrai tant que tout est égal au bit près.
         gap: plus grand écart relatif entre deux pertes moyennes.
+        weights_gap: plus grand écart relatif, en norme, entre deux tenseurs de poids.
+        compared: après combien d'étapes des poids l'ont été.
         difference: ce qui l'a arrêté ; None : rien.
     """
 
     steps: int = 0
     exact: bool = True
     gap: float = 0.0
+    weights_gap: float = 0.0
+    compared: set[int] = field(default_factory=set)
     difference: Difference | None = None
 
 
@@ -179,8 +188,9 @@ def replay(
     interval: Interval,
     trainer: Trainer,
     *,
-    tolerance: float | None,
+    tolerance: Tolerance | None,
     reason: Callable[[int, Cause], Difference],
+    weights_at: Callable[[int], Mapping[str, Tensor] | None],
     on_step: Callable[[int], None] = lambda count: None,
 ) -> Outcome:
     """Rejoue un intervalle, et compare chaque maillon ; s'arrête à la première différence.
@@ -189,8 +199,9 @@ def replay(
         story: ce que le certificat raconte.
         interval: ce qu'il faut rejouer.
         trainer: l'entraînement, à la première étape de l'intervalle.
-        tolerance: écart relatif admis entre deux pertes ; None : aucun, les bits sont comparés.
+        tolerance: écarts relatifs admis ; None : aucun, les bits sont comparés.
         reason: d'une étape et de ce qui y diffère, fait la différence à dire.
+        weights_at: d'un nombre d'étapes, les poids gardés ; None : il n'y en a pas.
         on_step: reçoit, après chaque étape, leur nombre.
     """
     outcome = Outcome()
@@ -212,12 +223,19 @@ def replay(
                 on_step(outcome.steps)
             if span.losses != link["losses"]:
                 _judge(outcome, link, span.loss, tolerance, reason(at, "pertes"))
+            elif span.loss != link.get("loss"):
+                message = "la perte moyenne écrite n'est pas celle des étapes"
+                outcome.difference = Difference(cause="pertes", step=at, message=message)
         elif link.get("weights") is not None:
-            found = state_digests(capture(trainer.model, trainer.optimizer))
-            same = all(found[name] == link.get(name, found[name]) for name in found)
-            outcome.exact &= same
-            if not same and tolerance is None:
-                outcome.difference = reason(at, "poids")
+            groups = capture(trainer.model, trainer.optimizer)
+            found = state_digests(groups)
+            if all(found[name] == link.get(name, found[name]) for name in found):
+                outcome.compared.add(at)
+            elif tolerance is None:
+                outcome.exact, outcome.difference = False, reason(at, "poids")
+            else:
+                outcome.exact = False
+                _judge_weights(outcome, learned_of(groups), weights_at(at), tolerance, at)
         if outcome.difference is not None:
             return outcome
     return outcome
@@ -227,23 +245,47 @@ def _judge(
     outcome: Outcome,
     link: Mapping[str, Any],
     loss: float | None,
-    tolerance: float | None,
+    tolerance: Tolerance | None,
     found: Difference,
 ) -> None:
     """Deux maillons aux bits différents : la tolérance, s'il y en a une, en juge."""
     outcome.exact = False
-    expected = link["loss"]
+    expected = link.get("loss")
+    if tolerance is not None and expected is None and loss is None:
+        return  # aucune des deux n'est finie
     if tolerance is None or expected is None or loss is None:
         outcome.difference = found
         return
     gap = abs(loss - expected) / max(abs(expected), 1e-12)
     outcome.gap = max(outcome.gap, gap)
-    if gap > tolerance:
+    if gap > tolerance.losses:
         message = (
             f"{found.message} ; perte {decimal(loss, 6)}, certifiée {decimal(expected, 6)}, "
-            f"écart admis {decimal(100 * tolerance, 2)} %"
+            f"écart admis {decimal(100 * tolerance.losses, 2)} %"
         )
         outcome.difference = Difference(cause=found.cause, step=found.step, message=message)
+
+
+def _judge_weights(
+    outcome: Outcome,
+    found: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor] | None,
+    tolerance: Tolerance,
+    step: int,
+) -> None:
+    """Des poids rejoués, aux bits différents : leur écart à ceux qui sont gardés, s'il y en a."""
+    if kept is None:
+        return
+    gap, name = weights_gap(found, kept)
+    outcome.compared.add(step)
+    outcome.weights_gap = max(outcome.weights_gap, gap)
+    if gap > tolerance.weights:
+        far = f"à {decimal(100 * gap, 2)} % près" if math.isfinite(gap) else "sans mesure commune"
+        message = (
+            f"les poids rejoués ne sont pas ceux qui sont gardés : {name}, {far}, "
+            f"écart admis {decimal(100 * tolerance.weights, 0)} %"
+        )
+        outcome.difference = Difference(cause="poids", step=step, message=message)
 
 
 def explained(facts: Mapping[str, Any], step: int, cause: Cause) -> Difference:

@@ -6,10 +6,12 @@ contredisent s'y voient déjà.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from gpt_architecture.formats.checkpoint import MAX_STEP
 from gpt_architecture.storage.chain import Chain
 
 Cause = Literal[
@@ -59,6 +61,7 @@ class Story:
         last: étapes faites à la fin.
         differences: ce qui ne se suit pas.
         facts: réglages, données et arithmétique en vigueur à partir de chaque étape.
+        digests: empreintes connues des poids, par nombre d'étapes faites.
     """
 
     links: list[dict[str, Any]] = field(default_factory=list)
@@ -66,6 +69,7 @@ class Story:
     last: int = 0
     differences: list[Difference] = field(default_factory=list)
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    digests: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def facts_at(self, step: int) -> dict[str, Any]:
         """Ce qui vaut à l'étape `step`."""
@@ -73,9 +77,22 @@ class Story:
 
     def weights_at(self, step: int) -> dict[str, str]:
         """Les empreintes connues après `step` étapes : `weights`, et `moments`."""
-        found = [each for each in self.links if each.get("step") == step]
-        names = ("weights", "moments")
-        return {name: each[name] for each in found for name in names if each.get(name)}
+        return self.digests.get(step, {})
+
+    def follow(self, link: dict[str, Any]) -> None:
+        """Ajoute un maillon qui se suit."""
+        self.links.append(link)
+        self.last = end_of(link)
+        said = {name: link[name] for name in ("weights", "moments") if link.get(name)}
+        if said:
+            self.digests.setdefault(link["step"], {}).update(said)
+
+    def rewind(self, step: int) -> None:
+        """Défait ce qui suit une étape."""
+        self.links = [each for each in self.links if end_of(each) <= step]
+        self.facts = {at: each for at, each in self.facts.items() if at <= step}
+        self.digests = {at: each for at, each in self.digests.items() if at <= step}
+        self.last = max((end_of(each) for each in self.links), default=self.first)
 
 
 def read_story(chain: Chain) -> Story:
@@ -123,9 +140,13 @@ def _is_whole(link: Mapping[str, Any]) -> bool:
     needed = _FIELDS[link["kind"]]
     whole = all(type(link.get(name)) is kind for name, kind in needed.items())
     told = all(isinstance(link.get(name, {}), dict) for name in _TOLD)
-    loss, threads = link.get("loss"), link.get("arithmetic", {"threads": 1}).get("threads")
-    numbers = type(threads) is int and (loss is None or type(loss) in (int, float))
-    return whole and told and numbers
+    counts = [link.get("arithmetic", {"threads": 1}).get("threads")]
+    counts += [link[name] for name, type_ in needed.items() if type_ is int]
+    loss = link.get("loss")
+    numbers = all(type(each) is int and 0 <= each <= MAX_STEP for each in counts)
+    real = loss is None or (type(loss) in (int, float) and abs(loss) <= sys.float_info.max)
+    said = all(isinstance(link.get(name), str | None) for name in ("weights", "moments"))
+    return whole and told and numbers and real and said
 
 
 def _follow(story: Story, place: int, link: dict[str, Any]) -> None:
@@ -137,9 +158,7 @@ def _follow(story: Story, place: int, link: dict[str, Any]) -> None:
         story.first = story.last = step
         story.facts[step] = link
     elif kind == "resume" and step < story.last:
-        story.links = [each for each in story.links if end_of(each) <= step]
-        story.facts = {at: each for at, each in story.facts.items() if at <= step}
-        story.last = max((end_of(each) for each in story.links), default=story.first)
+        story.rewind(step)
     if step != story.last or (kind == "steps" and int(link["last"]) < step):
         message = f"les étapes {story.last} à {step - 1} n'ont pas de maillon"
         if step <= story.last:
@@ -152,8 +171,7 @@ def _follow(story: Story, place: int, link: dict[str, Any]) -> None:
         story.differences.append(Difference(cause="poids", step=step, message=message))
     if kind == "resume":
         story.facts[step] = {**story.facts_at(step), **link}
-    story.links.append(link)
-    story.last = end_of(link)
+    story.follow(link)
 
 
 def end_of(link: Mapping[str, Any]) -> int:

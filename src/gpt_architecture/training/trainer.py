@@ -160,6 +160,7 @@ class Trainer:
             return
         self._tick()
         record = {**self.config.extra, "trainer": self.state.to_dict()}
+        self._tell(lambda each: each.before_save(step))
         path = self._store.save(step, capture(self.model, self.optimizer), record)
         self._tell(lambda each: each.on_save(step, str(path)))
         self._saved_step = step
