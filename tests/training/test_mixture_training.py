@@ -19,6 +19,7 @@ from gpt_architecture.training.session import build_trainer
 
 ENGLISH = "The ferryman raised his lamp twice, and untied the boat. Look, he said. " * 30
 SHAPE = {
+    "precision": "fp32",  # comparée à une passe en fp32
     "tokenizer": "char",
     "context_length": 16,
     "positions": 16,
