@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from shard_helpers import write_folder
 
+from gpt_architecture.api.plans import TITLE
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.formats.model_file import read_model
+from gpt_architecture.storage import sealed, sealed_text
 
 SHORT = ("--hours", "0.01", "--minutes", "0.05", "--tokenizer", "bpe-300", "--device", "cpu")
 STORY = "la-lampe-du-passeur"
@@ -68,6 +70,15 @@ class TestRefusals:
         Path("plan.toml").write_text("[train]\n", encoding="utf-8")
         cli("plan", STORY, *SHORT).check_one_line_error(1, "plan.toml", "--out", "--force")
         assert Path("plan.toml").read_text(encoding="utf-8") == "[train]\n"
+
+    def test_a_plan_someone_has_changed(self, cli):
+        """Un fichier de `plan` se remplace, sauf si quelqu'un l'a retouché depuis."""
+        text = sealed(f"{TITLE} : essai.\n[train]\nmax_steps = 9\n")
+        for changed in (text.replace("9", "8"), text + "# ma note\n"):
+            Path("plan.toml").write_text(changed, encoding="utf-8")
+            cli("plan", STORY, *SHORT).check_one_line_error(1, "plan.toml", "--force")
+            assert Path("plan.toml").read_text(encoding="utf-8") == changed
+        assert sealed_text(TITLE)(text.encode(), text.encode())
 
     def test_the_settings_and_the_json_in_one_file(self, cli):
         outcome = cli("plan", STORY, *SHORT, "--out", "x", "--json-file", "./x")

@@ -16,7 +16,7 @@ from gpt_architecture.api.options import checked_options, listed
 from gpt_architecture.config import RunConfig, TrainingConfig, check_float
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import decimal, french_duration, thousands
-from gpt_architecture.storage import check_outputs, exists, text_of, write_atomically
+from gpt_architecture.storage import check_outputs, exists, sealed, sealed_text, write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +94,7 @@ class Plan:
             "[train]",
             *(f"{name} = {_toml(value)}" for name, value in self.settings.items()),
         ]
-        return "\n".join(lines) + "\n"
+        return sealed("\n".join(lines) + "\n")
 
     def show(self, console: Console) -> None:
         """Écrit le choix et le tableau des autres."""
@@ -195,7 +195,7 @@ def plan(
     for source in (*sources, *(() if tokenizer is None else (str(tokenizer),))):
         _check_writable(_absolute(source))
     path = None if out is None else Path(out)
-    check_outputs({"`out`": (path, text_of(TITLE))}, reads=(sources, tokenizer), force=force)
+    check_outputs({"`out`": (path, sealed_text(TITLE))}, reads=(sources, tokenizer), force=force)
     with ExitStack() as stack:
         if trials is None:
             trials = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpt-architecture-"))

@@ -20,7 +20,7 @@ from gpt_architecture.config import TrainingConfig
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import short
 from gpt_architecture.reports.console import output_console, say_aside
-from gpt_architecture.storage import check_outputs, json_of, text_of
+from gpt_architecture.storage import check_outputs, json_of, sealed_text
 
 
 @Parameter(name="*", group=Group("Plan", sort_key=1))
@@ -112,7 +112,7 @@ def plan(
 
     check_outputs(
         {
-            "`out`": (options.out, text_of(TITLE)),
+            "`out`": (options.out, sealed_text(TITLE)),
             "--json-file": (output.json_file, json_of("plan")),
         },
         reads=(sources, text, common),

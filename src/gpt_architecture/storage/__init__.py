@@ -22,6 +22,8 @@ from gpt_architecture.storage.overwriting import (
     nothing,
     own_figure,
     page_of,
+    sealed,
+    sealed_text,
     text_of,
 )
 from gpt_architecture.storage.reading import (
@@ -84,6 +86,8 @@ __all__ = [
     "read_json",
     "read_json_object",
     "read_text",
+    "sealed",
+    "sealed_text",
     "sweep",
     "sync",
     "system_error",

@@ -7,6 +7,7 @@ désigne.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ _OUTPUTS = frozenset(
     ("json_file", "report", "html", "trace_file", "out", "output", "output_dir", "dest")
 )
 """Noms des options qui désignent une sortie : `check_outputs` n'y voit pas d'entrées."""
+
+_SEAL = "# empreinte de ce qui précède : "
 
 _EXPORTED = ("config.json", "adapter_config.json")
 """Ce qui fait reconnaître un dossier que `convert` a écrit."""
@@ -51,6 +54,22 @@ def page_of(template: str) -> Signature:
 def text_of(title: str) -> Signature:
     """Un texte dont la première ligne commence par `title`."""
     return lambda head, _tail: head.startswith(title.encode())
+
+
+def sealed(text: str) -> str:
+    """Un texte suivi de son empreinte, pour que `sealed_text` voie s'il a été retouché."""
+    return f"{text}{_SEAL}{hashlib.sha256(text.encode('utf-8')).hexdigest()}\n"
+
+
+def sealed_text(title: str) -> Signature:
+    """Un texte de `sealed`, de ce titre, que personne n'a retouché depuis."""
+
+    def recognizes(head: bytes, tail: bytes) -> bool:
+        text, mark, seal = tail.rpartition(_SEAL.encode())
+        whole = bool(mark) and seal.strip() == hashlib.sha256(text).hexdigest().encode()
+        return whole and head.startswith(title.encode())
+
+    return recognizes
 
 
 def nothing(_head: bytes, _tail: bytes) -> bool:
