@@ -180,6 +180,19 @@ def other_end(folder, _other, _place):
     edit_chain(folder, lambda links: [*links[:-1], {**links[-1], "weights": OTHER}], redo=True)
 
 
+def edit_metadata(folder, change):
+    """Récrit le modèle, ses métadonnées changées."""
+    content = read_model(folder / MODEL)
+    metadata = change(json.loads(json.dumps(dict(content.metadata))))
+    save_model(
+        folder / MODEL,
+        content.build(),
+        content.config,
+        tokenizer=content.tokenizer,
+        metadata=metadata,
+    )
+
+
 SETTINGS = (("lr", 2e-3), ("seed", 9), ("weight_decay", 0.2), ("beta2", 0.9), ("clip", None))
 
 
@@ -199,15 +212,7 @@ def changed_setting(folder, _other, place):
         return links
 
     edit_chain(folder, change, redo=True)
-    content = read_model(folder / MODEL)
-    metadata = told(json.loads(json.dumps(dict(content.metadata))))
-    save_model(
-        folder / MODEL,
-        content.build(),
-        content.config,
-        tokenizer=content.tokenizer,
-        metadata=metadata,
-    )
+    edit_metadata(folder, told)
 
 
 def setting_of_options(folder, _other, place):
@@ -307,21 +312,16 @@ def edited_and_certified(folder, _other, place):
     edited_text(folder, _other, place)
     found = load_corpus([str(folder / TEXT)]).sha256
 
+    def told(identity):
+        identity["data"]["sha256"] = found
+        return identity
+
     def change(links):
-        links[0]["identity"]["data"]["sha256"] = found
+        links[0]["identity"] = told(links[0]["identity"])
         return links
 
     edit_chain(folder, change, redo=True)
-    content = read_model(folder / MODEL)
-    metadata = json.loads(json.dumps(dict(content.metadata)))
-    metadata["data"]["sha256"] = found
-    save_model(
-        folder / MODEL,
-        content.build(),
-        content.config,
-        tokenizer=content.tokenizer,
-        metadata=metadata,
-    )
+    edit_metadata(folder, told)
 
 
 def shorter_text(folder, _other, place):
