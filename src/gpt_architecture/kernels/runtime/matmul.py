@@ -83,7 +83,7 @@ FAMILIES = (
     ),
     Family(
         *("Xeon à AMX", _INTEL, 6, range(167, 168), "amx_tile", "MKL"),
-        "MKL de 222 à 298 GFLOP/s sur les produits du projet (2 cœurs, 2026-11) ; oneDNN y "
+        "MKL de 222 à 298 GFLOP/s sur les produits des blocs (2 cœurs, 2026-11) ; oneDNN y "
         "arrondirait",
     ),
     Family(*("Intel", _INTEL, 6, _ALL, "", "MKL"), "MKL y emploie toutes les instructions"),
