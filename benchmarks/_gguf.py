@@ -1,19 +1,13 @@
-"""Les poids d'un GPTModel en GGUF, aux types que les bancs comparent, dont ceux à quatre bits.
-
-Le quantificateur est celui de llama.cpp même.
-"""
+"""Les poids d'un GPTModel en GGUF, aux types que les bancs comparent, dont ceux à quatre bits."""
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.formats.model_file import ModelFile
 from gpt_architecture.interop.gguf import write_gguf
+from gpt_architecture.interop.gguf_layout import Recipe
 
 GGUF_SCHEMES = {
     "f32": ("F32", "F32"),
@@ -31,33 +25,9 @@ def write_scheme(model: GPTModel, path: Path, scheme: str) -> None:
     """Écrit `path` au format donné par `GGUF_SCHEMES`.
 
     Raises:
-        ImportError: gguf ou xllamacpp n'est pas installé.
+        MissingDependencyError: gguf n'est pas installé.
     """
     state = model.state_dict()
     content = ModelFile(config=model.cfg, state_dict=state, tokenizer={"name": "gpt2"})
     body, head = GGUF_SCHEMES[scheme]
-    write_gguf(content, path, body=body, head=head, quantize=_quantize)
-
-
-def _quantize(weight: Any, kind: Any) -> Any:
-    """Les octets (N, …) d'une matrice (N, D) fp32."""
-    import gguf
-    import xllamacpp
-
-    rows, width = weight.shape
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    packed = np.empty((rows, width // block * size), dtype=np.uint8)
-    quantize = ctypes.CDLL(xllamacpp.xllamacpp.__file__).ggml_quantize_chunk
-    quantize.restype = ctypes.c_size_t
-    quantize.argtypes = [
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_void_p,
-    ]
-    written = quantize(kind, weight.ctypes.data, packed.ctypes.data, 0, rows, width, None)
-    assert written == packed.size
-    return packed
+    write_gguf(content, path, Recipe(body=body, head=head))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -10,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _machine import machine
+from _machine import announce, machine
 
 REST = 0.1  # s : les fils d'un autre moteur tournent encore un peu à vide après leur travail
 TOLERATED = 0.08  # part d'un cœur prise par d'autres, au-delà de laquelle une mesure est refaite
 
 Row = dict[str, Any]
 Values = Mapping[str, Sequence[float]]
+Question = Callable[[bool], list[Row]]
+"""Reçoit si la mesure doit être courte ; rend ses lignes."""
 
 
 def french(value: float, digits: int = 2) -> str:
@@ -185,3 +188,27 @@ def write_rows(path: Path | None, rows: Sequence[Row]) -> None:
     if path is not None:
         named = [{**row, "machine": machine()} for row in rows]
         path.write_text(json.dumps(named, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def ask_all(
+    title: str, questions: Mapping[str, Question], *, quick: str = "moins d'une minute"
+) -> None:
+    """Ce que fait un banc à plusieurs questions : lit les options, mesure, imprime, écrit.
+
+    Args:
+        title: sa docstring ; la première ligne en est l'aide.
+        questions: par leur nom ; chacune reçoit si la mesure doit être courte.
+        quick: ce que dure une mesure courte.
+    """
+    parser = argparse.ArgumentParser(description=title.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--only", choices=list(questions), help="une seule question")
+    parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
+    options = parser.parse_args()
+    announce()
+    rows = list[Row]()
+    for name, ask in questions.items():
+        if options.only in (None, name):
+            print(f"\n{name}")
+            rows += ask(options.quick)
+    write_rows(options.json, rows)

@@ -29,8 +29,8 @@ from _measure import REST, Row, compare, french, lone_row, write_rows
 
 from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.kernels.decode.forms import FORMS
 from gpt_architecture.kernels.decode.packed import PACKINGS, PackedModel, pack
-from gpt_architecture.kernels.decode.step import FORMS
 from gpt_architecture.kernels.runtime.crew import Crew
 
 PAST = 64  # tokens déjà dans le cache

@@ -8,7 +8,8 @@ Questions : la perte annoncée (bits par octet) est-elle celle qu'on obtient, à
 
 La grille, réduite, entoure le choix : la taille d'en dessous et celle d'au-dessus, chacune à la
 moitié et à la totalité des étapes que les heures permettent, et le choix à la moitié de son taux.
-Un même essai donne toujours la même perte ; les durées, elles, dépendent de ce que fait la machine.
+Un même essai donne toujours la même perte ; les durées, elles, dépendent de ce que fait la
+machine : elles sont toutes mesurées avant la première grille, qui peut souffrir des voisins.
 """
 
 from __future__ import annotations
@@ -88,16 +89,10 @@ def grid(lab: TextLaboratory, plan: Decision) -> list[dict[str, Any]]:
     return found
 
 
-def judge(
-    source: Path,
-    folder: Path,
-    hours: float,
-    minutes: float | None,
-    clock: Clock,
-    *,
-    with_grid: bool,
-) -> list[dict[str, Any]]:
-    """Planifie, entraîne, explore la grille ; rend une ligne par question."""
+def announced(
+    source: Path, folder: Path, hours: float, minutes: float | None, clock: Clock
+) -> tuple[TextLaboratory, Decision, float, float]:
+    """Planifie, entraîne ce qui est proposé ; rend aussi bits par octet et secondes."""
     lab = TextLaboratory([str(source)], folder / "essais", clock=clock)
     start = clock()
     plan = make_plan(
@@ -116,7 +111,14 @@ def judge(
     )
     loss, seconds = trained(lab, plan, source, folder, clock)
     print(f"  entraîné : {french(loss, 3)} bits par octet, {seconds:.0f} s", flush=True)
-    tried = grid(lab, plan) if with_grid else []
+    return lab, plan, loss, seconds
+
+
+def judge(
+    name: str, plan: Decision, loss: float, seconds: float, tried: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Compare l'annonce, l'obtenu et la grille ; rend une ligne par question."""
+    best = plan.best
     for each in tried:
         print(
             f"  grille : {each['body']}, taux × {each['lr']}, {each['steps']} étapes : "
@@ -132,17 +134,17 @@ def judge(
     if not tried:
         del pairs["choix"]
     rows = []
-    for name, (ours, peer) in pairs.items():
+    for question, (ours, peer) in pairs.items():
         gap = abs(math.log(peer / ours))
-        mark = "oui" if gap <= TARGETS[name] else "NON"
-        print(f"  {mark}  {name} : écart de {french(100 * gap, 1)} %", flush=True)
+        mark = "oui" if gap <= TARGETS[question] else "NON"
+        print(f"  {mark}  {question} : écart de {french(100 * gap, 1)} %", flush=True)
         rows.append(
             {
-                "name": f"{source.stem}, {name}",
+                "name": f"{name}, {question}",
                 "ours": ours,
                 "peer": peer,
                 "ratio": ours / peer,
-                "unit": "s" if name == "durée" else "bits/octet",
+                "unit": "s" if question == "durée" else "bits/octet",
                 "inside": best.low <= loss <= best.high,
                 "grid": tried,
             }
@@ -170,17 +172,21 @@ def main() -> None:
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     if arguments.quick:
         names, hours, minutes = names[:1], 0.004, 0.2
-    rows = []
-    for name in names:
-        source = arguments.data / name
-        if not source.exists():
-            print(f"absent : {source}")
-            continue
-        print(f"\n{name}, {french(60 * hours, 1)} min", flush=True)
-        with TemporaryDirectory() as folder:
-            rows += judge(
-                source, Path(folder), hours, minutes, clock, with_grid=not arguments.no_grid
-            )
+    rows, found = [], []
+    with TemporaryDirectory() as parent:
+        for name in names:
+            source = arguments.data / name
+            if not source.exists():
+                print(f"absent : {source}")
+                continue
+            print(f"\n{name}, {french(60 * hours, 1)} min", flush=True)
+            folder = Path(parent) / source.stem
+            found.append((source.stem, *announced(source, folder, hours, minutes, clock)))
+        print("\nDurées mesurées ; la suite n'en dépend plus.", flush=True)
+        for name, lab, plan, loss, seconds in found:
+            print(f"\n{name}", flush=True)
+            tried = [] if arguments.no_grid else grid(lab, plan)
+            rows += judge(name, plan, loss, seconds, tried)
     write_rows(arguments.json, rows)
     print(json.dumps({each["name"]: round(each["ratio"], 4) for each in rows}, ensure_ascii=False))
 

@@ -248,13 +248,14 @@ def _shingles(text: str) -> list[tuple[str, ...]]:
 
 
 MEMORY = """
-import resource, sys
+import sys
+from gpt_architecture.core.machine import peak_resident
 from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.tokenizer import get_tokenizer
 prepare_tokens([sys.argv[1]], sys.argv[2], tokenizer=get_tokenizer("gpt2"), workers=1,
                hygiene=HygieneConfig.preset("neutre", languages=("fr", "en")))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_resident() / 2**20)
 """
 
 

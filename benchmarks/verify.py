@@ -10,7 +10,6 @@ arithmétiques : de combien s'écartent les pertes de deux d'entre elles, sur le
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import statistics
@@ -23,8 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from _machine import announce
-from _measure import Row, french, write_rows
+from _measure import Row, ask_all, french
 
 from gpt_architecture import train, verify
 from gpt_architecture.config import TrainingRequest
@@ -196,18 +194,7 @@ QUESTIONS = {"coût": cost, "falsifications": forgeries, "arithmétiques": arith
 
 def main() -> None:
     """Mesure, imprime, écrit le JSON demandé."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="moins d'une minute")
-    parser.add_argument("--only", choices=list(QUESTIONS), help="une seule question")
-    parser.add_argument("--json", type=Path, help="fichier où écrire les lignes")
-    options = parser.parse_args()
-    announce()
-    rows = list[Row]()
-    for name, ask in QUESTIONS.items():
-        if options.only in (None, name):
-            print(f"\n{name}")
-            rows += ask(options.quick)
-    write_rows(options.json, rows)
+    ask_all(__doc__, QUESTIONS)
 
 
 if __name__ == "__main__":

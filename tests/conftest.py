@@ -3,6 +3,7 @@
 import inspect
 import os
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -108,7 +109,8 @@ def verdict_path():
 def isolated_environment(monkeypatch, tmp_path):
     """Chaque test a son dossier de travail et n'hérite d'aucun réglage."""
     for name in list(os.environ):
-        if name.startswith("GPT_ARCHITECTURE_") and name != "GPT_ARCHITECTURE_TEST_DATA":
+        ours = name.startswith("GPT_ARCHITECTURE_") and name != "GPT_ARCHITECTURE_TEST_DATA"
+        if ours or name.startswith("OTEL_"):
             monkeypatch.delenv(name)
     for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "PYTHONUNBUFFERED"):
         monkeypatch.delenv(name, raising=False)
@@ -147,3 +149,15 @@ def trained(tmp_path_factory):
     assert outcome.code == 0, outcome.err
     (folder / "sortie.txt").write_text(outcome.out, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, sans tête, lancé une fois par fichier."""
+    from playwright.sync_api import sync_playwright
+
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as running:
+        found = running.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        yield found
+        found.close()

@@ -6,12 +6,14 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from urllib.parse import urljoin
 
 import httpx2
 from decoding_helpers import LETTERS, LetterTokenizer, sharp_model
 
 from gpt_architecture.errors import TokenizerError
+from gpt_architecture.evaluation.embeddings import embed
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.engine import Engine
@@ -95,9 +97,11 @@ def small_model():
 
 def make_context(engine, *, chat=False, fields=None, tokenizer=None, **limits):
     """Le contexte d'un service sur le petit modèle."""
+    model = small_model()
     return ServingContext(
         engine=engine,
-        model=small_model(),
+        model=model,
+        embed=partial(embed, model, window=WINDOW),
         tokenizer=Letters() if tokenizer is None else tokenizer,
         name=NAME,
         metadata={"chat_template": CHAT_TEMPLATE} if chat else {},

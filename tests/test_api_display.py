@@ -3,17 +3,19 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from page_helpers import HOSTILE, read_cell
 
-from gpt_architecture import GPT, GPTConfig, Table
+from gpt_architecture import GPT, GPTConfig, Table, follow_learning
 from gpt_architecture.api import compare, evaluate
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.evaluation.attention_maps import attention_of
+from gpt_architecture.evaluation.inside.heads import Removal
 from gpt_architecture.reports import notebook
 
 PROMPT = "Un soir <b>é</b> ❤"
@@ -64,6 +66,11 @@ SHOWN = {
     "tokens": lambda gpt: gpt.tokens(PROMPT),
     "distribution": lambda gpt: gpt.distribution(PROMPT, n_tokens=4),
     "attention": lambda gpt: gpt.attention("Un soir, il revint"),
+    "lentille": lambda gpt: gpt.lens("Un soir, il revint", top=2),
+    "ablation": lambda gpt: gpt.ablate("Un soir", mode="zero"),
+    "neurone": lambda gpt: gpt.neuron("Un soir, il revint, un soir encore", layer=2, top=3),
+    "voisins": lambda gpt: gpt.neighbours(" la", top=4),
+    "carte": lambda gpt: gpt.embedding_map("Un soir, il revint"),
     "trace": lambda gpt: gpt.trace(PROMPT, max_tokens=4, top_k=3, min_p=0.0001, seed=1),
     "comparaison": lambda gpt: compare(gpt, PROMPT, variants=["greedy", "top_k k=3"], max_tokens=4),
     "table": lambda gpt: Table({HOSTILE: [HOSTILE, None], "y": [0.5, 1]}, title=HOSTILE),
@@ -175,6 +182,77 @@ def test_attention_is_that_of_the_model(gpt):
         value for name, value in read_cell(found._repr_html_()).attributes if name == "aria-label"
     ]
     assert sum(each.startswith("couche") for each in labels) == 4  # deux couches, deux têtes
+
+
+def test_quantized_when_loaded_it_shows_neither_attention_nor_vectors(gpt):
+    """Ce qui calcule n'est plus le réseau d'origine : ce seraient ceux d'un autre."""
+    runner = SimpleNamespace(cfg=gpt.config, device=gpt.device)
+    quantized = replace(gpt, quant="int8", runner=runner)
+    with pytest.raises(ConfigurationError, match="non quantifié"):
+        quantized.attention("Un soir, il revint")
+    with pytest.raises(ConfigurationError, match="non quantifié"):
+        quantized.embed("Un soir, il revint")
+
+
+def test_heads_are_named_in_a_sentence(gpt):
+    """Un modèle au hasard ne recopie pas, et la phrase le dit ; rien n'y est un token."""
+    found = gpt.heads(length=6, rows=2)
+    reader = read_cell(found._repr_html_())
+    assert reader.tags.count("table") == 4
+    assert "Aucune tête ne recopie à elle seule" in reader.text
+    assert re.fullmatch(r"Heads\(recopie : couche \d, tête \d, .*\)", repr(found))
+    ((layer, head, note),) = found.best("induction", 1)
+    assert note == float(found.induction[layer, head])
+    sharp = replace(
+        found,
+        induction=torch.tensor([[0.1, 0.3]]),
+        chance=0.05,
+        first_loss=5.0,
+        repeat_loss=4.0,
+        removals=(Removal(layer=0, head=1, loss=4.6),),
+    )
+    assert "Celle qui recopie est la tête 2 de la couche 1" in sharp.verdict
+    assert sharp.verdict.endswith("et à 4,60 sans cette tête.")
+    near = replace(sharp, induction=torch.tensor([[0.0291, 0.0285]]), chance=0.0285)
+    assert re.search(r"avec 2,91\s% de son attention \(au hasard : 2,85\s%\)", near.verdict)
+
+
+def test_what_is_inside_is_numbered_from_one(gpt):
+    lens, ablation = gpt.lens("Un soir"), gpt.ablate("Un soir")
+    assert lens.candidates(2, 1)[0].id == int(lens.top_ids[2, 0, 0])
+    assert ablation.without(2, head=1).part.layer == 1
+    assert ablation.without(1).part.kind == "block"
+    assert gpt.neuron("Un soir", layer=1, neuron=3).neuron == 2
+    first = gpt.neurons("Un soir, il revint", layer=1).rows[0]
+    assert gpt.neuron("Un soir, il revint", layer=1).neuron == first["neuron"] - 1
+    assert len(gpt.embedding_map(" la").tokens) == 13  # lui et ses voisins
+    for call, words in (
+        (lambda: lens.candidates(3, 1), "layer vaut 3"),
+        (lambda: lens.candidates(0, 9), "position vaut 9"),
+        (lambda: ablation.without(0), "layer vaut 0"),
+        (lambda: ablation.without(1, head=3), "head vaut 3"),
+        (lambda: gpt.neuron("Un", layer=3), "layer vaut 3"),
+        (lambda: gpt.neuron("Un", layer=1, neuron=0), "neuron vaut 0"),
+        (lambda: gpt.neighbours("Un soir"), "« Un soir » fait 3 tokens"),
+        (lambda: gpt.ablate("Un", follow=""), "fait 0 token"),
+        (lambda: gpt.ablate("Un", follow=50_257), "follow vaut 50257"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            call()
+
+
+def test_a_learning_story_has_a_row_per_checkpoint(tmp_path):
+    from studio_helpers import write_checkpoints
+
+    write_checkpoints(tmp_path)
+    found = follow_learning(tmp_path, "Le passeur", follow="e", max_tokens=4)
+    reader = read_cell(found._repr_html_())
+    assert reader.tags.count("tr") == 4
+    assert "« e »" in reader.text
+    assert len(found.probabilities) == 3
+    assert repr(found).startswith("LearningStory(3 points de reprise, étapes 2 à 6")
+    with pytest.raises(ConfigurationError, match="`run` vaut 3"):
+        follow_learning(3, "Le passeur")
 
 
 def test_distribution_sums_and_labels(gpt):

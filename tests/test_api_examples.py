@@ -13,10 +13,15 @@ import gpt_architecture
 from gpt_architecture import GPT, train
 
 MODULES = (
-    *("chats", "comparisons", "conversions", "gpt", "inspection", "loading", "measures", "merging"),
-    *("plans", "preparation", "quantization", "runs", "service", "verification", "vocabularies"),
+    *("chats", "comparisons", "conversions", "dossiers", "forgetting", "gpt", "inspection"),
+    *("labels", "learning", "listing", "loading", "measures", "merging", "plans"),
+    *("preparation", "quantization", "receipts", "runs", "service", "sharing", "sources"),
+    *("understanding", "verification", "vocabularies"),
 )
-SHOWN = ("attention", "complete", "distribution", "tokens", "trace")
+SHOWN = (
+    *("ablate", "attention", "classify", "complete", "distribution", "embedding_map", "heads"),
+    *("lens", "neighbours", "neuron", "neurons", "tokens", "trace"),
+)
 """Méthodes d'un modèle qui rendent ce qu'un carnet affiche."""
 
 

@@ -8,8 +8,10 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from http_helpers import HTTP, wait_until
 from page_helpers import read_cell
+from trace_helpers import Collector
 
 from gpt_architecture import load, serve
 from gpt_architecture.errors import (
@@ -59,6 +61,21 @@ class TestServe:
         with socket.socket() as again:  # le port est rendu
             again.bind(("127.0.0.1", port))
         service.stop()  # sans effet
+
+    def test_it_gives_the_vectors_of_the_model(self, gpt):
+        """Les mêmes par le service et en Python ; un collecteur reçoit le span de la requête."""
+        texts = ["La lampe", "Un soir"]
+        with Collector() as collector:
+            with serve(gpt, name="essai", otlp=collector.url) as service:
+                answer = HTTP.post(f"{service.api_url}/embeddings", json={"input": texts}).json()
+            assert [span.name for _, span in collector.spans] == ["embeddings essai"]
+        found = torch.tensor([each["embedding"] for each in answer["data"]])
+        assert torch.equal(found, gpt.embed(texts))
+        assert torch.equal(gpt.embed(texts[0]), gpt.embed(texts)[0])
+        with pytest.raises(ConfigurationError, match="vide"):
+            gpt.embed([""])
+        with pytest.raises(ConfigurationError, match="otlp"):
+            serve(gpt, otlp="localhost:4318")
 
     def test_a_path_and_its_model_have_one_name(self, trained):
         with serve(trained) as service:

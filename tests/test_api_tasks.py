@@ -1,5 +1,6 @@
 """Préparer, mesurer, comparer, convertir, quantifier en Python : ce que fait la commande."""
 
+import html
 import json
 import logging
 import re
@@ -31,6 +32,7 @@ from gpt_architecture.errors import (
     OutputError,
 )
 from gpt_architecture.evaluation.comparison import SIX_VARIANTS
+from gpt_architecture.evaluation.reliability import calibrate
 from gpt_architecture.formats.journal import JOURNAL
 from gpt_architecture.reports.console import PaceProgress
 from gpt_architecture.scripts.prepare import HygieneOptions
@@ -180,6 +182,27 @@ class TestLoadedModels:
         )
         assert loaded.loss == by_path.loss != evaluate(model, text).loss
         assert loaded.record["quant"] == "int4"
+
+    @pytest.mark.slow
+    def test_a_page_of_what_was_quantized_shows_no_attention(
+        self, model, text, tmp_path, monkeypatch
+    ):
+        """Et sa calibration est celle de ce qui calcule, non du réseau d'origine."""
+        measured = []
+
+        def measure(found, *args, **options):
+            measured.append(found)
+            return calibrate(found, *args, **options)
+
+        monkeypatch.setattr("gpt_architecture.api.study.calibrate", measure)
+        whole, quantized = load(model), load(model, quant="int4")
+        for gpt, shown in ((whole, True), (quantized, False)):
+            path = tmp_path / f"{gpt.quant}.html"
+            evaluate(gpt, text, length=4, report=path)
+            assert ("Ce qu'il regarde" in html.unescape(path.read_text("utf-8"))) is shown
+        assert measured == [whole.model, quantized.runner]
+        with pytest.raises(ConfigurationError, match="non quantifié"):
+            evaluate(quantized, text, length=4, report=tmp_path / "c.html", sentence="Un soir")
 
     def test_something_else(self):
         with pytest.raises(ConfigurationError, match=r"`model` vaut 3"):

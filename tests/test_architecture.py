@@ -371,6 +371,14 @@ def test_imports_only_go_down(module):
     assert layer_violations(SOURCES[module], module) == []
 
 
+def test_one_name_per_shared_test_file():
+    """Les tests importent `conftest` et leurs outils par leur seul nom : deux se cacheraient."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py")]
+    shared = [name for name in names if name == "conftest.py" or name.endswith("_helpers.py")]
+    assert "conftest.py" in shared
+    assert sorted(shared) == sorted(set(shared))
+
+
 def test_no_circle():
     assert circles(import_graph(SOURCES)) == []
 

@@ -109,6 +109,7 @@ def test_any_change_breaks_it(chain, place):
         ("[]", "objet JSON"),
         ('{"format": "autre"}', "pas un certificat"),
         ('{"format": "gpt-architecture/certificat", "version": 2}', "version 2"),
+        ('{"format": "gpt-architecture/certificat"}', "ne dit pas sa version"),
         ('{"format": "gpt-architecture/certificat", "version": 1, "links": []}', "mal formé"),
         ('{"format": "gpt-architecture/certificat", "version": 1, "links": [{}]}', "mal formé"),
         ('{"format": "gpt-architecture/certificat", "version": 1, "links": [NaN]}', "illisible"),

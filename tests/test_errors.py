@@ -25,10 +25,12 @@ from gpt_architecture.errors import (
     ModelFileError,
     NonFiniteError,
     OutputError,
+    ReceiptError,
     ServiceError,
     TokenizerError,
     TrainingError,
     is_out_of_memory,
+    located,
     reason,
 )
 
@@ -45,6 +47,7 @@ FAMILY = [
     GenerationError,
     CheckpointError,
     CertificateError,
+    ReceiptError,
     ServiceError,
 ]
 
@@ -304,3 +307,19 @@ def test_a_setting_is_marked_where_the_sentence_names_it():
     assert error.marked == ("`p` vaut 'p' (attendu : un nombre comme top_p ou n-p) ; corrigez `p`.")
     given = ConfigurationError.wrong("--server", 3, expected="une adresse")
     assert given.marked == str(given)
+
+
+def test_where_an_error_comes_from_is_said():
+    """Sa sorte reste, ou devient celle demandée ; ce qu'elle attendait reste."""
+    with pytest.raises(MissingDependencyError, match="source a : ") as kept, located("source a"):
+        raise MissingDependencyError("numba", purpose="essai")
+    assert "pip install" in kept.value.remedy
+    where = "f.csv, rangée 3"
+    with (
+        pytest.raises(DataError, match=f"{where} : `p` vaut 2") as changed,
+        located(where, DataError),
+    ):
+        raise ConfigurationError.wrong("`p`", 2, expected="moins")
+    assert (changed.value.expected, changed.value.exit_code) == ("moins", 1)
+    with pytest.raises(ZeroDivisionError), located("ailleurs"):
+        raise ZeroDivisionError

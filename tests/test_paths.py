@@ -106,12 +106,19 @@ class TestBehaviour:
         pytest.importorskip("gguf", reason="gguf n'est pas installé")
         pytest.importorskip("onnx", reason="onnx n'est pas installé")
         from gpt_architecture.interop.gguf import export_gguf
+        from gpt_architecture.interop.gguf_read import read_gguf
+        from gpt_architecture.interop.ollama import export_ollama
         from gpt_architecture.interop.onnx import export_onnx
+        from gpt_architecture.interop.onnx_folder import export_onnx_folder
 
         export_gguf(content, at("m.gguf"))
+        assert read_gguf(at("m.gguf")).config.emb_dim == content.config.emb_dim
         export_onnx(content, at("m.onnx"))
-        assert Path(at("m.gguf")).is_file()
         assert Path(at("m.onnx")).is_file()
+        export_ollama(content, at("ollama"))
+        export_onnx_folder(content, at("js"))
+        assert Path(at("ollama"), "Modelfile").is_file()
+        assert Path(at("js"), "onnx").is_dir()
 
     def test_texts_and_tokenizers(self, at):
         from gpt_architecture.data.shards.prepare import prepare_tokens

@@ -202,6 +202,22 @@ def test_a_replaced_directory_gets_its_name_back(here: Path) -> None:
     assert (here / "export/config.json").read_text() == "{}"
 
 
+def test_a_folder_may_hold_folders(here: Path) -> None:
+    """À toute profondeur, un fichier a les droits d'un fichier ; un dossier se parcourt."""
+
+    def fill(folder: Path) -> None:
+        (folder / "a/b").mkdir(parents=True)
+        for name in ("un", "a/deux", "a/b/trois"):
+            (folder / name).write_text(name)
+            (folder / name).chmod(0o600)
+
+    write_directory(here / "export", fill)
+    for name in ("un", "a/deux", "a/b/trois"):
+        assert (here / "export" / name).read_text() == name
+        mode = (here / "export" / name).stat().st_mode
+        assert mode & 0o777 == (here / "export").stat().st_mode & 0o666
+
+
 def test_every_writing_sweeps(here: Path) -> None:
     for index, write in enumerate(
         (

@@ -11,7 +11,8 @@ import errno
 import re
 import reprlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -106,7 +107,10 @@ class GPTArchitectureError(Exception):
 
     @classmethod
     def other_version(cls, path: Path | str, version: object, *, expected: str) -> Self:
-        """Un de nos fichiers est d'une version que ce code ne connaît pas."""
+        """Un de nos fichiers est d'une version que ce code ne connaît pas, ou n'en dit aucune."""
+        if version is None:
+            remedy = "recopiez-le depuis sa source"
+            return cls(f"{path} ne dit pas sa version", expected=expected, remedy=remedy)
         return cls(
             f"{path} est en version {shown(version)}",
             expected=expected,
@@ -216,6 +220,10 @@ class CertificateError(GPTArchitectureError):
     """Un certificat d'entraînement manque, est abîmé, ou n'est pas de ce modèle."""
 
 
+class ReceiptError(GPTArchitectureError, ValueError):
+    """Un reçu manque, est illisible, ou sa requête n'en est pas une."""
+
+
 class ServiceError(GPTArchitectureError):
     """Un service distant ne répond pas, ou refuse."""
 
@@ -237,6 +245,24 @@ class MissingDependencyError(GPTArchitectureError, ImportError):
             remedy=f"installez-le : {command}",
         )
         self.package = package
+
+
+@contextmanager
+def located(where: str, kind: type[GPTArchitectureError] | None = None) -> Iterator[None]:
+    """Un refus du bloc dit d'où il vient : « fichier, ligne 3 : … ».
+
+    Args:
+        where: la place.
+        kind: la sorte d'erreur qu'il devient ; None : la sienne.
+    """
+    try:
+        yield
+    except GPTArchitectureError as error:
+        said = {"expected": error.expected, "remedy": error.remedy}
+        if kind is not None:
+            raise kind(f"{where} : {error.found}", **said) from None
+        GPTArchitectureError.__init__(error, f"{where} : {error.found}", **said)
+        raise
 
 
 def install_command(extra: str) -> str:

@@ -39,6 +39,9 @@ ABSENT = {
     "plan": ("absent.txt", "--hours", "1"),
     "merge": ("absent.pt", "absent.safetensors", "--out", "m.pt"),
     "convert": ("absent.pt", "m", "--to", "pt"),
+    "models": ("absent",),
+    "push": ("absent.pt", "m"),
+    "pull": ("absent", "m"),
     "tokenizer train": ("absent.txt",),
     "tokenizer compare": ("absent.txt",),
     "tokenizer view": ("absent.txt",),
@@ -343,7 +346,7 @@ def test_out_of_memory_names_options_of_its_command(path):
     """Quand la mémoire manque, le remède aussi est une option de la commande."""
     named = set(OPTION.findall(memory_message(build_app(), [*path])))
     assert named <= options_of(path)
-    assert ("--batch-size" in named) is (path in (("train",), ("evaluate",)))
+    assert ("--batch-size" in named) is (path in (("train",), ("evaluate",), ("dossier",)))
 
 
 def test_messages_in_the_code_name_options_of_their_command():

@@ -159,7 +159,7 @@ def test_serve_says_a_missing_model_before_its_address(cli, tmp_path):
     outcome.check_one_line_error(1, "rien.pt", "introuvable")
     assert outcome.out == ""
     wrong = tmp_path / "x.pt"
-    wrong.write_bytes(b"GGUF" + bytes(60))
+    wrong.write_bytes(b"\x08\x09\x12" + bytes(60))  # ONNX, que rien ne charge
     outcome = cli("serve", "--model", wrong, "--port", 0)
     outcome.check_one_line_error(1, "x.pt")
     assert outcome.out == ""

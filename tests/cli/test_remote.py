@@ -5,15 +5,19 @@ import json
 import socket
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
+from adapter_helpers import an_adapter, beside, merged
 from decoding_helpers import LetterTokenizer
 from http_helpers import (
     CHAT_TEMPLATE,
+    NAME,
     ScriptedEngine,
     closed,
     make_context,
+    running_engine,
     serving,
     small_model,
     small_service,
@@ -21,11 +25,13 @@ from http_helpers import (
 
 from gpt_architecture.cli.remote import Service, remote_settings
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.adapters import follow_adapters_
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.generator import Generator
 from gpt_architecture.formats.model_file import save_model
+from gpt_architecture.serving.adapters import AdapterShelf
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.http.access import KeyRing
 
@@ -103,6 +109,7 @@ def test_infer_writes_json(url, cli, tmp_path):
         (("--xtc-probability", 0.5), 2, "xtc_probability"),
         (("--max-tokens", 100_000), 1, "4096"),
         (("--max-tokens", 300), 1, "contexte de ce modèle"),  # sans la seconde ligne, en anglais
+        (("--regex", "("), 1, "l'un d'eux (attendu"),  # sans son point, au milieu d'une phrase
     ],
 )
 def test_what_cannot_be_asked_is_refused(url, cli, options, code, word):
@@ -137,13 +144,11 @@ def read_request(link):
         stream.read(size)
 
 
-@pytest.mark.slow
-def test_a_cut_answer_is_an_error(cli):
-    """Un service qui se tait au milieu d'un flux : la fin manque, et c'est dit."""
-    answers = [
-        b'{"data": [{"id": "m"}]}',
-        b'data: {"choices": [{"text": " de"}]}\n\n',
-    ]
+MODELS = b'{"data": [{"id": "m"}]}'
+
+
+def told_by(cli, answers, *options):
+    """Ce que dit `infer` d'un service qui répond ces octets, une connexion après l'autre."""
 
     def answer(server):
         for body in answers:
@@ -155,11 +160,94 @@ def test_a_cut_answer_is_an_error(cli):
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=answer, args=(server,))
         thread.start()
-        found = cli(
-            "infer", "--server", f"http://127.0.0.1:{server.getsockname()[1]}", "--prompt", PROMPT
-        )
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        found = cli("infer", "--server", url, "--prompt", PROMPT, *options)
         thread.join(10)
+    return found
+
+
+@pytest.mark.slow
+def test_a_cut_answer_is_an_error(cli):
+    """Un service qui se tait au milieu d'un flux : la fin manque, et c'est dit."""
+    found = told_by(cli, [MODELS, b'data: {"choices": [{"text": " de"}]}\n\n'])
     found.check_one_line_error(1, "interrompue")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"choices": 3}',
+        b'{"choices": [4]}',
+        b'{"choices": [{"text": 5}]}',
+        b'{"choices": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        b"[]",
+    ],
+)
+def test_what_is_not_an_answer_is_said(cli, event):
+    """Un service qui répond autre chose, au fil de l'eau ou d'un bloc : une phrase, sans pile."""
+    told_by(cli, [MODELS, b"data: " + event + b"\n\n"]).check_one_line_error(1, "d'OpenAI")
+    told_by(cli, [MODELS, event], "--json").check_one_line_error(1, "d'OpenAI")
+
+
+@pytest.mark.parametrize("error", [b'"non"', b'{"message": "non"}', b"null", b"{}"])
+def test_every_form_of_error_is_said(cli, error):
+    event = b'data: {"error": ' + error + b"}\n\n"
+    told_by(cli, [MODELS, event]).check_one_line_error(1, "refuse ou échoue")
+
+
+def test_a_service_commands_no_terminal(cli):
+    """Ce que dit un service s'affiche sans ses commandes de terminal."""
+    event = rb'data: {"error": {"message": "rouge \u001b[31m"}}' + b"\n\n"
+    found = told_by(cli, [MODELS, event])
+    found.check_one_line_error(1, "rouge")
+    assert "\x1b" not in found.err
+
+
+@pytest.mark.parametrize("name", ["", "é/\udcff", "x" * 10_000, "a\nb"])
+def test_a_strange_name_is_sent_as_it_is(monkeypatch, name):
+    """Le service en juge ; il n'est ni coupé ni cherché dans la liste."""
+    service, sent = Service("http://127.0.0.1:1", model=name, key="k"), []
+    monkeypatch.setattr(
+        service, "_whole", lambda _path, body: sent.append(body) or {"choices": [{"text": "a"}]}
+    )
+    service.complete(PROMPT, {})
+    assert sent[0]["model"] == name
+    assert json.loads(json.dumps(sent[0]))["model"] == name
+
+
+@pytest.mark.slow
+def test_the_model_of_a_service_is_chosen_by_its_name(cli, monkeypatch):
+    """Un adaptateur répond par `infer` et par `chat` ; un nom inconnu : ceux qui sont servis."""
+    base = small_model()
+    follow_adapters_(base)
+    found = an_adapter(base, 1, size=0.5)
+    shelf = AdapterShelf(lambda _path: (beside(base, found), {}), rank_bytes=1, taken=(NAME,))
+    shelf.add("un", "un")
+    with running_engine(base) as engine:
+        context = replace(make_context(engine, chat=True), shelf=shelf)
+        with serving(create_app(context)) as url:
+            ask = ("infer", "--server", url, "--prompt", PROMPT, "--max-tokens", 20)
+            alone, named = cli(*ask), cli(*ask, "--server-model", NAME)
+            other = cli(*ask, "--server-model", "un")
+            told = cli(*ask, "--server-model", "un", "--json")
+            cli(*ask, "--server-model", "deux").check_one_line_error(
+                1, "deux", f"« {NAME} », « un »"
+            )
+            monkeypatch.setattr(sys, "stdin", io.StringIO("bonjour\n"))
+            spoken = cli("chat", "--server", url, "--server-model", "un", "--max-tokens", 12)
+    assert alone.out == named.out == PROMPT + texts(max_tokens=20)[0] + "\n"
+    writer = Generator(merged(base, found), LetterTokenizer())
+    expected = writer.generate([PROMPT], GenerationConfig(max_tokens=20))[0][0].text
+    assert other.out == f"{PROMPT}{expected}\n" != alone.out
+    assert (json.loads(told.out)["completion"], json.loads(told.out)["model"]) == (expected, "un")
+    config = GenerationConfig(max_tokens=12)
+    said = writer.generate(["user, bonjour. assistant,"], config)[0][0].text
+    assert spoken.out == f"{said}\n"
+
+
+def test_a_served_name_needs_a_service(cli):
+    for command in ("infer", "chat"):
+        cli(command, "--server-model", "un").check_one_line_error(2, "--server-model", "--server")
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ from gpt_architecture.data.datasets import load_training_data
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
-from gpt_architecture.data.texts.corpus import SourceTexts, load_corpus
+from gpt_architecture.data.texts.corpus import load_corpus
+from gpt_architecture.data.texts.source_texts import SourceTexts
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.errors import ConfigurationError, DataError

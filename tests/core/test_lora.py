@@ -185,7 +185,7 @@ def test_file_round_trip_and_merge(tmp_path):
     found = read_adapter(tmp_path / "adapter.safetensors")
     assert (found.lora, found.metadata["chat_template"]) == (ALL, "é")
     assert (tmp_path / "adapter.safetensors").stat().st_mode & 0o444
-    merged = found.merge(base)
+    merged = found.merged(base).build()
     ids, _ = a_batch()
     with torch.no_grad():
         assert torch.allclose(merged(ids), adapted(ids), atol=1e-5)
@@ -207,10 +207,10 @@ def test_another_base_is_refused(tmp_path):
         tokenizer={},
     )
     assert weights_sha256(quiet) == weights_sha256(base)
-    found.merge(quiet)
+    found.merged(quiet)
     model.trf_blocks[1].norm1.shift.data[0] += 1e-6
     with pytest.raises(ModelFileError, match="viennent d'un autre modèle"):
-        found.merge(a_file(model))
+        found.merged(a_file(model))
 
 
 def rewritten(path, *, metadata=None, drop=None, tensors=None):
@@ -255,7 +255,7 @@ def test_damaged_file(tmp_path, change, found):
     an_adapter(base, path)
     rewritten(path, **change)
     with pytest.raises(ModelFileError) as error:
-        read_adapter(path).merge(base)
+        read_adapter(path).merged(base)
     assert found in str(error.value)
 
 

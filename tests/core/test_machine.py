@@ -1,9 +1,9 @@
 """La machine : le choix du périphérique, avec ou sans accélérateur, et la mémoire du processus."""
 
 import platform
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -186,14 +186,30 @@ def test_elsewhere_nothing_is_dropped(monkeypatch):
     assert machine.drop_library_code("libllvmlite.so") == 0
 
 
-def test_peak_is_measured_without_resource(monkeypatch):
-    """Sans le module de POSIX, le noyau de Linux dit le même plus haut."""
+def test_peak_is_not_that_of_the_parent():
+    """Un processus lancé par un plus gros que lui ne compte que sa mémoire."""
+    if sys.platform != "linux":
+        pytest.skip("ru_maxrss n'hérite de rien ailleurs que sous Linux")
+    child = "from gpt_architecture.core import machine; print(machine.peak_resident())"
+    parent = (
+        "import subprocess, sys\n"
+        "held = b'x' * (1 << 30)\n"
+        f"subprocess.run([sys.executable, '-c', {child!r}], check=True)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", parent], capture_output=True, check=True)
+    assert 0 < int(found.stdout) < 1 << 30
+
+
+def test_peak_is_measured_everywhere(monkeypatch):
+    """Sans /proc, le module de POSIX dit le même plus haut ; sans lui, rien ne le dit."""
     if sys.platform != "linux":
         pytest.skip("le fichier /proc/self/status est de Linux")
+    held = torch.ones(1 << 27)  # plus que n'en tenait qui a lancé les tests
     expected = machine.peak_resident()
+    assert expected > held.numel() * 4
+    monkeypatch.setattr(machine, "_peak_of_linux", lambda: 0)
+    assert machine.peak_resident() >= 0.98 * expected
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert machine.peak_resident() == pytest.approx(expected, rel=0.02)
-    monkeypatch.setattr(machine, "Path", lambda _name: Path("absent"))
     assert machine.peak_resident() == 0
 
 
@@ -212,6 +228,7 @@ def test_peak_of_windows(monkeypatch):
                 counters.peak_working_set = 123 << 20
                 return 1
 
+    monkeypatch.setattr(machine, "_peak_of_linux", lambda: 0)
     monkeypatch.setitem(sys.modules, "resource", None)
     monkeypatch.setattr(machine.ctypes, "WinDLL", {"kernel32": Kernel}.get, raising=False)
     assert machine.peak_resident() == 123 << 20

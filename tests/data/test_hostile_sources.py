@@ -24,9 +24,10 @@ from test_readers import csv_of, docx_of, epub_of, html_of, odt_of, pdf_of, zip_
 
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.shards.prepare import prepare_tokens
-from gpt_architecture.data.texts.corpus import SourceTexts, load_corpus
+from gpt_architecture.data.texts.corpus import load_corpus
 from gpt_architecture.data.texts.ingest import find_sources
 from gpt_architecture.data.texts.readers import isolation, layers
+from gpt_architecture.data.texts.source_texts import SourceTexts
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError, MissingDependencyError
 

@@ -19,9 +19,9 @@ from gpt_architecture.data.hygiene.batch import Batch
 from gpt_architecture.data.hygiene.clean import CONTROLS, EMPTY, PERSONAL
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
 from gpt_architecture.data.shards import job, plan
-from gpt_architecture.data.shards.layout import WORK_NAME
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
+from gpt_architecture.data.shards.work import WORK_NAME
 from gpt_architecture.data.texts.documents import split_of
 from gpt_architecture.data.tokenizer import SimpleTokenizerV1, get_tokenizer
 from gpt_architecture.errors import DataError, OutputError
@@ -352,7 +352,7 @@ import os, random, signal, sys
 from pathlib import Path
 from gpt_architecture.data.hygiene import decide, prune, run
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
-from gpt_architecture.data.shards import job, layout, prepare, writer
+from gpt_architecture.data.shards import job, prepare, work, writer
 from gpt_architecture.data.tokenizer import SimpleTokenizerV2
 
 source, folder, wanted = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -372,7 +372,7 @@ for module in (prune, run, decide):
     for name in ("write_lines", "write_texts", "write_arrays", "write_object"):
         if hasattr(module, name):
             setattr(module, name, dying(getattr(module, name)))
-layout.write_json = dying(layout.write_json)
+work.write_json = dying(work.write_json)
 writer.ShardWriter.append = dying(writer.ShardWriter.append)
 tokenizer = SimpleTokenizerV2("le la passeur lampe <|endoftext|> <|unk|>".split())
 steps = HygieneConfig(quality=QualityRules(min_words=5), exact=True, near=0.8, lines=5,

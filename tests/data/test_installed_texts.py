@@ -1,5 +1,7 @@
 """Les paquets qui portent de la prose française : trouvés, nommés, lus comme un dossier."""
 
+import re
+
 import pytest
 from test_readers import epub_of
 
@@ -34,6 +36,8 @@ def test_the_list_says_what_is_there(cli):
     assert outcome.code == 0, outcome.err
     lines = {line.split()[0]: line for line in outcome.out.splitlines() if line}
     assert {"the-verdict", "la-lampe-du-passeur", "bel-ami"} < set(lines)
+    starts = {re.match(r"\S+ +", line).end() for line in lines.values()}
+    assert starts == {max(map(len, lines)) + 2}  # une seule colonne, au plus juste
     assert "9 romans" in lines["romans-fr"]
     assert "installé, GPL-2+" in lines["developers-reference-fr"]
     assert "sudo apt install debian-reference-fr" in lines["debian-reference-fr"]

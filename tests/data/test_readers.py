@@ -26,9 +26,10 @@ from gpt_architecture.config import END_OF_TEXT, TrainingConfig
 from gpt_architecture.data.datasets import load_training_data
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.shards.reader import open_shards
-from gpt_architecture.data.texts.corpus import SourceTexts, load_corpus, read_documents
+from gpt_architecture.data.texts.corpus import load_corpus, read_documents
 from gpt_architecture.data.texts.ingest import find_sources, read_blocks
 from gpt_architecture.data.texts.readers import base
+from gpt_architecture.data.texts.source_texts import SourceTexts
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import DataError
 from gpt_architecture.evaluation.perplexity import read_token_documents

@@ -191,3 +191,24 @@ def test_bad_ranks_and_steps():
     for call in (lambda: each.batch(-1), lambda: each.start_of(-1), lambda: each.steps_in(0)):
         with pytest.raises(ConfigurationError):
             call()
+
+
+@property_test
+@given(
+    st.integers(2, 90),
+    st.integers(1, 9),
+    st.integers(1, 14),
+    st.integers(0, 40),
+    st.booleans(),
+    st.data(),
+)
+def test_what_is_read_whole_is_exact(num_tokens, window, stride, sequences, shuffle, data):
+    """Contre les fenêtres, une à une : un morceau est lu si tous ses tokens le sont."""
+    window = min(window, num_tokens - 1)
+    found = WindowSampler(num_tokens, window, stride=stride, batch_size=1, seed=4, shuffle=shuffle)
+    starts = map(found.start_of, range(sequences))
+    seen = {place for start in starts for place in range(start, start + window + 1)}
+    first = data.draw(st.integers(0, num_tokens - 1))
+    length = data.draw(st.integers(1, num_tokens - first))
+    wanted = seen.issuperset(range(first, first + length))
+    assert found.reads(first, length, sequences) is wanted

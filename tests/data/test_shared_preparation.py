@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from gpt_architecture.data.hygiene import run
 from gpt_architecture.data.hygiene.config import HygieneConfig
-from gpt_architecture.data.shards import layout, parts, plan, samples
+from gpt_architecture.data.shards import parts, plan, samples
 from gpt_architecture.data.shards.prepare import prepare_tokens
+from gpt_architecture.data.shards.work import STATE_NAME, WorkFolder
 from gpt_architecture.data.texts import documents
-from gpt_architecture.data.texts.corpus import SourceTexts
 from gpt_architecture.data.texts.readers import base
 from gpt_architecture.data.texts.shares import WHOLE, Share, owned
+from gpt_architecture.data.texts.source_texts import SourceTexts
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError, OutputError
 
@@ -277,15 +278,15 @@ def test_a_task_being_done_survives_the_merge(corpus, tmp_path, caplog):
     """Une tâche qu'une machine fait à présent n'est pas effacée ; interrompue, elle l'est."""
     out, identity = tmp_path / "d", {"seed": 0, "tokenizer_sha256": "", "sources": []}
     place = parts.part_folder(out, Share(1, 2))
-    with layout.WorkFolder(place, identity | {"task": "1/2"}, force=False) as work:
+    with WorkFolder(place, identity | {"task": "1/2"}, force=False) as work:
         work.save_state({})
         parts.remove_parts(out, identity)
-        assert (work.path / layout.STATE_NAME).exists()
+        assert (work.path / STATE_NAME).exists()
     assert "en cours : tache_00001_sur_00002.incomplete" in caplog.text
-    (work.path / layout.STATE_NAME).write_text("{", encoding="utf-8")
+    (work.path / STATE_NAME).write_text("{", encoding="utf-8")
     parts.remove_parts(out, identity)
     assert work.path.exists()  # illisible : on ne sait d'où elle vient
-    (work.path / layout.STATE_NAME).unlink()
+    (work.path / STATE_NAME).unlink()
     parts.remove_parts(out, identity)
     assert not parts.parts_folder(out).exists()
 
@@ -412,7 +413,7 @@ def test_a_task_is_read_from_the_command_or_the_scheduler():
         ("3/", {}, "`task` vaut '3/'"),
         ("x/7", {}, "3/7, ou auto"),
         ("0/7", {}, "le numéro de la tâche"),
-        ("8/7", {}, "le numéro de la tâche"),
+        ("8/7", {}, "`task` vaut '8/7' : le numéro de la tâche vaut 8"),
         ("1/0", {}, "le nombre de tâches"),
         ("auto", {}, "rien ne dit quelle est cette tâche"),
         ("auto", {"JOB_COMPLETION_INDEX": "2"}, "completions"),

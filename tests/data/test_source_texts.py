@@ -8,8 +8,8 @@ import pytest
 
 from gpt_architecture import train_tokenizer
 from gpt_architecture.data.shards.prepare import prepare_tokens
-from gpt_architecture.data.texts.corpus import SourceTexts
 from gpt_architecture.data.texts.readers import base
+from gpt_architecture.data.texts.source_texts import SourceTexts
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.data.tokenizers.simple import CharTokenizer
 from gpt_architecture.errors import DataError

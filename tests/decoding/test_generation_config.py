@@ -4,12 +4,8 @@ import dataclasses
 
 import pytest
 
-from gpt_architecture.decoding.config import (
-    STRATEGIES,
-    GenerationConfig,
-    config_of,
-    ignored_warning,
-)
+from gpt_architecture.decoding.config import STRATEGIES, GenerationConfig
+from gpt_architecture.decoding.named_settings import config_of, ignored_warning
 from gpt_architecture.errors import ConfigurationError
 
 INF, NAN = float("inf"), float("nan")

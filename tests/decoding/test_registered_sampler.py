@@ -10,7 +10,8 @@ import torch
 from decoding_helpers import LETTERS
 
 from gpt_architecture.decoding import settings
-from gpt_architecture.decoding.config import GenerationConfig, config_of, make_config
+from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.named_settings import config_of, make_config
 from gpt_architecture.decoding.pipeline import STAGE_ORDERS, build_pipeline
 from gpt_architecture.decoding.settings import (
     SETTINGS,
@@ -87,7 +88,7 @@ def registry(monkeypatch):
     """Un registre à soi, où ajouter."""
     mine = SettingsRegistry()
     mine.declare(GenerationConfig)
-    for module in ("settings", "config", "pipeline"):
+    for module in ("settings", "config", "named_settings", "pipeline"):
         monkeypatch.setattr(f"gpt_architecture.decoding.{module}.SETTINGS", mine)
     return mine
 

@@ -254,6 +254,17 @@ def sequence_of(**settings):
     return Continuation(LETTERS.encode("bonjour"), config, LETTERS, vocab_size=SIZE)
 
 
+def test_the_last_piece_names_the_stop_that_was_found():
+    """Le texte d'arrêt trouvé, même à cheval sur deux tokens ; aucun à la fin d'un texte."""
+    sequence = sequence_of(stop=("xyz", "no"))
+    *first, last = [sequence.accept(token) for token in LETTERS.encode("bon no")]
+    assert [each.stop for each in first] == [None] * 5
+    assert (last.finish, last.stop) == ("stop", "no")
+    ended = sequence_of(stop=("n",), ignore_eos=False)
+    last = [ended.accept(token) for token in (*LETTERS.encode("bo"), LETTERS.eos_id)][-1]
+    assert (last.finish, last.stop) == ("stop", None)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_the_same_logits_it_guesses_what_will_be_drawn(kind):
     rows = torch.randn(20, SIZE, generator=torch.Generator().manual_seed(1))

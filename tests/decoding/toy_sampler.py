@@ -48,7 +48,7 @@ def main() -> dict[str, object]:
     from http_helpers import client_of, make_context, running_engine, serving, small_model
 
     from gpt_architecture.api import GPT
-    from gpt_architecture.decoding.config import config_of
+    from gpt_architecture.decoding.named_settings import config_of
     from gpt_architecture.decoding.trace import Tracer
     from gpt_architecture.serving.app import create_app
 

@@ -128,9 +128,11 @@ def test_sources_named_exist(page):
 
 
 def test_python_examples_run(trained, tmp_path, monkeypatch, capsys):
-    """Les exemples Python des pages s'exécutent, à côté d'un modèle, ou de son dossier."""
+    """Les exemples Python des pages s'exécutent, à côté d'un modèle, de son dossier, d'un texte."""
     for folder in (tmp_path, tmp_path / "eclair"):
         shutil.copytree(trained, folder, dirs_exist_ok=True)
+    novel = ROOT / "src/gpt_architecture/data/assets/la-lampe-du-passeur.txt"
+    shutil.copy(novel, tmp_path / "roman.txt")
     monkeypatch.chdir(tmp_path)
     examples = [body for page in PAGES for body in blocks(page, "python")]
     assert examples

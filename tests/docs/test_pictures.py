@@ -68,6 +68,8 @@ def test_studio_captures_are_up_to_date():
     """La page, les gestes et le modèle sont ceux des captures, et les fichiers les leurs."""
     found = recording.recorded(studio.RECORDED)
     assert found["inputs"] == studio.inputs(), f"le studio a changé ; {REMEDY} ARGS=studio"
+    copying = found["copying"]["inputs"]
+    assert copying == studio.copying_inputs(), f'{REMEDY} ARGS="studio --copying DOSSIER"'
     assert found["files"] == {name: studio.digest(FIGURES / name) for name in studio.names()}
 
 

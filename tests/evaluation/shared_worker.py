@@ -13,7 +13,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.data.tokenizer import GPT2Tokenizer
-from gpt_architecture.evaluation.lm_eval import HarnessModel
+from gpt_architecture.evaluation.harness import HarnessModel
 from gpt_architecture.evaluation.minimal_pairs import Pair, Phenomenon, measure_pairs
 from gpt_architecture.evaluation.perplexity import TokenDocument, measure_documents
 from gpt_architecture.evaluation.tasks import LastWord, measure_last_words

@@ -86,7 +86,7 @@ def test_generations_are_the_hf_backend_s(pair, tmp_path):
     pytest.importorskip("transformers", reason="transformers n'est pas installé")
     from lm_eval.api.instance import Instance
 
-    from gpt_architecture.evaluation.lm_eval import HarnessModel
+    from gpt_architecture.evaluation.harness import HarnessModel
 
     model, tokenizer = pair
     settings = [{"until": ["\n"], "max_gen_toks": 6}, {"until": "e", "max_gen_toks": 9}]
@@ -232,7 +232,7 @@ def test_without_lm_eval(pair, monkeypatch):
 
 def test_generation_settings():
     """Les réglages de lm-eval dans nos termes ; un réglage inconnu n'est pas ignoré."""
-    from gpt_architecture.evaluation.lm_eval import DEFAULT_NEW_TOKENS, generation_config
+    from gpt_architecture.evaluation.harness import DEFAULT_NEW_TOKENS, generation_config
 
     plain = generation_config({"until": "\n"}, seed=3)
     assert (plain.strategy, plain.stop) == ("greedy", ("\n",))

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +16,6 @@ from gpt_architecture.evaluation.repetition import (
     repeated_places,
     repetition,
     self_bleu,
-    suffix_order,
 )
 
 few_letters = st.lists(st.integers(0, 3), min_size=1, max_size=40)  # beaucoup de redites
@@ -53,15 +51,6 @@ def test_lengths_are_those_of_a_naive_search(corpus, texts, block):
                 assert corpus[place : place + length] == text[start : start + length]
             else:
                 assert place == -1
-
-
-@given(corpus=tokens, depth=st.integers(1, 50))
-@settings(deadline=None)
-def test_suffixes_are_in_order(corpus, depth):
-    order = suffix_order(np.array(corpus, dtype=np.int64), depth)
-    assert sorted(order) == list(range(len(corpus)))
-    heads = [corpus[place : place + depth] for place in order]
-    assert heads == sorted(heads)
 
 
 @pytest.mark.slow

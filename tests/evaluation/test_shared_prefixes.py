@@ -63,6 +63,30 @@ def test_each_branch_is_read_once(model):
     assert sum(read) == len(start) + VOCABULARY
 
 
+def test_groups_are_as_wide_as_the_cache(model):
+    """Un étage n'a jamais plus de branches que de lignes ; un début commun compte une fois."""
+    widths = []
+
+    class Watching:
+        cfg, device = model.cfg, model.device
+        new_cache = staticmethod(model.new_cache)
+
+        def __call__(self, in_idx, cache=None, *, at=None):
+            widths.append(in_idx.size(0))
+            return model(in_idx, cache, at=at)
+
+    found = [
+        Span(tokens=[0, first, second, end], scored=3)
+        for first in range(VOCABULARY)
+        for second in range(VOCABULARY)
+        for end in range(VOCABULARY)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_prefixes, "TOKENS_PER_ROW", 1)
+        score_tree(Watching(), found, max_rows=10)
+    assert widths == [1, 2, 10, 1, 2, 10, 1, 1, 5]  # 125 séquences, 25 branches, 3 groupes
+
+
 def test_progress_counts_scored_tokens(model):
     found = [Span(tokens=[0, 1, 2], scored=2), Span(tokens=[0, 1], scored=1)]
     done = []

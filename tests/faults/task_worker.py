@@ -15,7 +15,7 @@ import rensa  # noqa: F401 — lu une fois ici, et non dans chaque processus
 
 from gpt_architecture.data.hygiene import batch, decide, prune, run
 from gpt_architecture.data.hygiene.config import HygieneConfig, QualityRules
-from gpt_architecture.data.shards import job, layout, merge, parts, plan, writer
+from gpt_architecture.data.shards import job, merge, parts, plan, work, writer
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.texts import shares
 from gpt_architecture.data.texts.readers import base
@@ -33,7 +33,7 @@ STEPS = {
 WRITES = [
     *((module, name) for module in (prune, run, decide, parts)
       for name in ("write_lines", "write_arrays", "write_object") if hasattr(module, name)),
-    (layout, "write_json"),
+    (work, "write_json"),
     (writer.ShardWriter, "append"), (merge, "header"), (writer.ShardWriter, "_finish_shard"),
     (Path, "rename"), (Path, "unlink"), (shutil, "rmtree"), (os, "fsync"),
 ]  # fmt: skip

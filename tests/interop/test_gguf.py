@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FRENCH_TEXT
+from ggml_helpers import ggml_quantize
 from llama_helpers import llama
 from parity_helpers import random_model
 
@@ -248,6 +249,78 @@ def test_q8_0(mode, bpe, tmp_path):
         assert len(peer.greedy(PROMPT, 5)[0]) == 5
 
 
+WIDE = {"emb_dim": 256, "n_heads": 2, "context_length": 16}
+BODIES = {"q4_0": "Q4_0", "q4_K_M": "Q4_K", "q5_K_M": "Q5_K", "q6_K": "Q6_K"}
+NARROW = {"q4_0": "Q4_0", "q4_K_M": "Q5_0", "q5_K_M": "Q5_1", "q6_K": "Q8_0"}
+
+
+def kinds_of(path):
+    """Le type de chaque matrice, par nom ; le bloc d'abord."""
+    return {name: tensor.tensor_type.name for name, tensor in read(path)[1].items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", BODIES)
+def test_the_recipes_of_llama_quantize(dtype, bpe, tmp_path):
+    """Le type de chaque tenseur : ceux que llama-quantize donne à ce même modèle."""
+    n_layers, finer = (
+        10,
+        {0, 3, 6, 8, 9},
+    )  # un huitième, puis un sur trois, puis le dernier huitième
+    for mode in ("gpt2", "livre"):
+        file = content(bpe, n_layers=n_layers, **WIDE, **MODES[mode])
+        export_gguf(file, tmp_path / "m.gguf", dtype=dtype)
+        found, body = kinds_of(tmp_path / "m.gguf"), BODIES[dtype]
+        assert found["position_embd.weight"] == found["output_norm.weight"] == "F32"
+        head, embedding = (
+            ("token_embd.weight", None)
+            if mode == "gpt2"
+            else ("output.weight", "token_embd.weight")
+        )
+        assert found[head] == "Q6_K"
+        assert embedding is None or found[embedding] == body
+        more = finer if dtype.endswith("_M") else set()
+        for layer in range(n_layers):
+            larger = "Q6_K" if layer in more else body
+            for name, kind in (
+                ("attn_qkv.weight", larger),
+                ("ffn_down.weight", larger),
+                ("attn_output.weight", body),
+                ("ffn_up.weight", body),
+                ("attn_qkv.bias", "F32"),
+                ("attn_norm.weight", "F32"),
+            ):
+                assert found[f"blk.{layer}.{name}"] == kind, (layer, name)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_a_width_that_blocks_of_256_do_not_divide(dtype, bpe, tmp_path):
+    """Comme llama-quantize : des blocs de 32, et une tête sur huit bits ; llama.cpp s'en sert."""
+    export_gguf(content(bpe, n_layers=1), tmp_path / "m.gguf", dtype=dtype)
+    found = kinds_of(tmp_path / "m.gguf")
+    assert (found["output.weight"], found["token_embd.weight"]) == ("Q8_0", NARROW[dtype])
+    assert found["blk.0.ffn_up.weight"] == NARROW[dtype]
+    with llama(tmp_path / "m.gguf") as peer:
+        assert len(peer.greedy(PROMPT, 5)[0]) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", BODIES)
+def test_the_bytes_of_llama_cpp(dtype, bpe, tmp_path):
+    """Chaque tenseur, quantifié par ggml lui-même, a les octets du fichier ; llama.cpp les lit."""
+    export_gguf(content(bpe, **WIDE), tmp_path / "m.gguf", dtype=dtype)
+    export_gguf(content(bpe, **WIDE), tmp_path / "f32.gguf")
+    fields, found = read(tmp_path / "m.gguf")
+    assert fields["general.file_type"] == gguf.LlamaFileType[f"MOSTLY_{dtype.upper()}"]
+    _, exact = read(tmp_path / "f32.gguf")
+    for name, tensor in found.items():
+        if tensor.tensor_type != gguf.GGMLQuantizationType.F32:
+            expected = ggml_quantize(exact[name].data, tensor.tensor_type)
+            np.testing.assert_array_equal(tensor.data, expected)
+    with llama(tmp_path / "m.gguf") as peer:
+        assert len(peer.greedy(PROMPT[:6], 5)[0]) == 5
+
+
 def test_f16(bpe, tmp_path):
     file = content(bpe)
     export_gguf(file, tmp_path / "m.gguf", dtype="f16")
@@ -287,8 +360,9 @@ def test_a_split_llama_cpp_does_not_have_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "options", "error", "words"),
     [
-        ({}, {"dtype": "q4_0"}, ConfigurationError, "type GGUF 'q4_0'"),
+        ({}, {"dtype": "q3_K"}, ConfigurationError, "type GGUF 'q3_K' .*q4_K_M"),
         ({"emb_dim": 24}, {"dtype": "q8_0"}, ConfigurationError, "une largeur multiple de 32"),
+        ({"emb_dim": 48}, {"dtype": "q4_K_M"}, ConfigurationError, "une largeur multiple de 32"),
     ],
 )
 def test_refusals(changes, options, error, words, bpe, tmp_path):

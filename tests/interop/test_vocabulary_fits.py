@@ -13,7 +13,10 @@ from gpt_architecture.formats.model_file import check_vocabulary, save_model
 from gpt_architecture.interop.gguf import export_gguf
 from gpt_architecture.interop.hf_export import export_hf
 from gpt_architecture.interop.nanogpt import export_nanogpt
+from gpt_architecture.interop.ollama import export_ollama
 from gpt_architecture.interop.onnx import export_onnx
+from gpt_architecture.interop.onnx_folder import export_onnx_folder
+from gpt_architecture.reports.portable.page import export_page
 
 SMALL = replace(GPT2, vocab_size=280)
 WORDS = "tokenizer de 290 tokens, modèle de 280"
@@ -34,16 +37,20 @@ def export_int8(file, dest):
 WRITERS = {
     "hf": export_hf,
     "gguf": export_gguf,
+    "ollama": export_ollama,
     "onnx": export_onnx,
+    "transformersjs": export_onnx_folder,
     "nanogpt": export_nanogpt,
     "pt": export_pt,
     "int8": export_int8,
+    "page": lambda file, dest: export_page(file, dest.with_suffix(".html")),
 }
 
 
 @pytest.mark.parametrize("target", WRITERS)
 def test_no_writer_writes_it(tmp_path, target):
-    package = {"gguf": "gguf", "onnx": "onnx"}.get(target)
+    packages = {"gguf": "gguf", "ollama": "gguf", "onnx": "onnx", "transformersjs": "onnx"}
+    package = packages.get(target)
     if package is not None:
         pytest.importorskip(package, reason=f"le paquet {package} n'est pas installé")
     file = replace(content(SMALL), tokenizer=tokenizer().to_dict())

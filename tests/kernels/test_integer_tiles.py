@@ -11,8 +11,9 @@ from numba import njit
 from gpt_architecture.core.grouped_codes import Scheme, dequantize, quantize, rounded
 from gpt_architecture.kernels.decode import integer_tiles, matrix_tiles, step_kernels
 from gpt_architecture.kernels.decode.dots import DOTS, Pairs, Sdot, Vnni
-from gpt_architecture.kernels.decode.linear_kernels import GELU, PLAIN, RESIDUAL, linear_integer_
-from gpt_architecture.kernels.decode.step import FORMS
+from gpt_architecture.kernels.decode.forms import FORMS
+from gpt_architecture.kernels.decode.linear_kernels import GELU, PLAIN, RESIDUAL
+from gpt_architecture.kernels.decode.strip_kernels import linear_integer_
 from gpt_architecture.kernels.decode.weights import CHUNK, STRIP_ROWS, IntegerStrips
 from gpt_architecture.kernels.runtime.kernel import emitted, launch
 from gpt_architecture.kernels.runtime.vector_ir import FEATURES, HAS_AVX512, I64
@@ -170,6 +171,7 @@ def multiplied(matrix, inputs, active, bias, mode, least):
         -(-rows // block),
         *(active, codes, weights, rows, block, bias, mode, out, residual),
         *(*matrix.numbers, least, scales, *others),
+        *(torch.empty(0, dtype=torch.int64), torch.empty(0, 0)),  # aucun adaptateur
     )
     assert not out[active:].any()
     return residual - 1 if mode == RESIDUAL else out

@@ -38,7 +38,7 @@ def pretend(monkeypatch):
 
     def on(found, features, *, exact=True):
         monkeypatch.setattr(matmul, "processor", lambda: found)
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+        monkeypatch.setattr(matmul, "instructions", lambda: features)
         monkeypatch.setattr(matmul, "is_exact", lambda: exact)
         monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
         return prefers_onednn.__wrapped__()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -17,13 +18,12 @@ SOURCE = Path(gpt_architecture.__file__).resolve().parent
 SCRIPTS = SOURCE / "scripts"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_way_to_launch(command):
+def test_every_way_to_launch_a_process():
     """`python3 x.py` depuis scripts/, `python -m …scripts.x`, `python -m gpt_architecture x`."""
     ways = [
-        ([sys.executable, f"{command}.py", "--help"], SCRIPTS),
-        ([sys.executable, "-m", f"gpt_architecture.scripts.{command}", "--help"], None),
-        ([sys.executable, "-m", "gpt_architecture", command, "--help"], None),
+        ([sys.executable, "train.py", "--help"], SCRIPTS),
+        ([sys.executable, "-m", "gpt_architecture.scripts.train", "--help"], None),
+        ([sys.executable, "-m", "gpt_architecture", "train", "--help"], None),
     ]
     outputs = []
     for arguments, folder in ways:
@@ -31,7 +31,25 @@ def test_every_way_to_launch(command):
         assert outcome.code == 0, outcome.err
         outputs.append(outcome.out)
     assert outputs[0] == outputs[1] == outputs[2]
-    assert f"Usage : gpt-architecture {command}" in outputs[0]
+    assert "Usage : gpt-architecture train" in outputs[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # déjà importés ici
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_script_is_its_command(cli, capsys, monkeypatch, command):
+    """Par son chemin ou par son nom de module, chaque fichier lance sa commande."""
+    expected = cli(command, "--help").out
+    monkeypatch.setattr(sys, "argv", [f"{command}.py", "--help"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for run, name in (
+        (runpy.run_path, str(SCRIPTS / f"{command}.py")),
+        (runpy.run_module, f"gpt_architecture.scripts.{command}"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run(name, run_name="__main__")
+        assert not stop.value.code
+        assert capsys.readouterr().out == expected
+    assert f"Usage : gpt-architecture {command}" in expected
 
 
 def test_scripts_work_by_path_without_installation(trained, tmp_path):
@@ -90,7 +108,7 @@ def test_every_option_has_a_french_help_line(cli, command):
     options = [row for row in rows if row.startswith("--")]
     assert len(options) > 3
     for row in options:
-        assert re.match(r"--[a-z0-9-]+( --[a-z0-9-]+)*( i/N| [A-ZÈÉ…=:]+)?\s{2,}[A-ZÉ]", row), row
+        assert re.match(r"--[a-z0-9-]+( --[a-z0-9-]+)*( i/N| [A-ZÈÉ…=:-]+)?\s{2,}[A-ZÉ]", row), row
     for english in ("Usage:", "default:", "Display", "Parameters", "[choices", "required"):
         assert english not in out
 

@@ -98,7 +98,10 @@ def test_chat_then_infer(cli, talk, tmp_path):
         *("--eval-freq", 20, "--qkv-bias", "--tie-weights"),
     )
     assert outcome.code == 0, outcome.err
-    assert "talk (simple-v2) : 10 conversations d'entraînement, 2 de validation" in outcome.out
+    assert (
+        "talk (simple-v2) : 11 conversations d'entraînement, 1 de validation (tirage de graine 123)"
+        in outcome.out
+    )
     assert "gpt-architecture infer --model" in outcome.out.splitlines()[-1]
     assert '--chat "…"' in outcome.out.splitlines()[-1]
     model = tmp_path / "m" / "gpt-model.pt"

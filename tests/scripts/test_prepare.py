@@ -177,7 +177,8 @@ def test_shared_vocabulary(cli, source, tmp_path):
 def test_shared_usage_errors(cli, source, tmp_path):
     """Une tâche mal dite, ce qui s'exclut, une réunion sans tâche : une phrase."""
     command = ("prepare", source, "--out", tmp_path / "d", "--field", "corps", "--skip-bad")
-    cli(*command, "--task", "0/7").check_one_line_error(2, "tâche")
+    cli(*command, "--task", "0/7").check_one_line_error(2, "--task", "numéro de la tâche")
+    cli(*command, "--task", "3/2").check_one_line_error(2, "--task vaut '3/2'", "≤ 2")
     cli(*command, "--task", "trois").check_one_line_error(2, "--task", "3/7")
     cli(*command, "--task", "auto").check_one_line_error(2, "SLURM_ARRAY_TASK_ID")
     cli(*command, "--task", "1/2", "--merge").check_one_line_error(2, "--task", "--merge")

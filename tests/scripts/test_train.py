@@ -21,6 +21,8 @@ from gpt_architecture.formats.model_file import read_model
 from gpt_architecture.training import outputs as training_outputs
 from gpt_architecture.training.checkpoint import CheckpointStore
 
+STEP = "gpt_architecture.training.step"
+
 
 def test_writes_model_and_plot(trained):
     """Les deux fichiers promis s'ouvrent et se tiennent."""
@@ -46,6 +48,7 @@ def test_output_tells_everything(trained):
         "la-lampe-du-passeur",
         "paramètres",
         "cpu",
+        " en tout, lots de ",
         "Époque 1 (étape 000000)",
         "tokens/s, reste",
         "Exemple : Un soir d'",
@@ -69,11 +72,12 @@ def test_output_tells_everything(trained):
 )
 def test_the_header_tells_the_precision(cli, tmp_path, monkeypatch, options, precision):
     """Celle qui a calculé ; à AVX512-BF16 sans AMX, `auto` n'arrondit que le pas fusionné."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(f"{STEP}.instructions", lambda: frozenset(["avx512_bf16"]))
     outcome = cli("train", *tiny(output_dir=tmp_path, max_steps=1, save_every=1), *options)
     assert outcome.code == 0, outcome.err
     (header,) = [line for line in outcome.out.splitlines() if line.startswith("Périphérique ")]
     assert header.endswith(", produits en bf16") == (precision == "bf16")
+    assert ", arrêtées après 1, lots de " in outcome.out
     calculation = CheckpointStore(tmp_path / "checkpoints").latest().state["calculation"]
     assert calculation["precision"] == precision
 
@@ -306,7 +310,7 @@ def test_stop_signal_saves_a_checkpoint(cli, tmp_path, number, code):
     assert outcome.out.startswith("Un soir d'octobre")
     outcome = cli("train", "--resume", tmp_path, "--max-steps", int(saved.name[5:]) + 2)
     assert outcome.code == 0, outcome.err
-    assert f"Reprise à l'étape {int(saved.name[5:])}" in outcome.out
+    assert f"Reprise à l'étape {int(saved.name[5:])}, lu : la-lampe-du-passeur" in outcome.out
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signaux POSIX")
@@ -340,7 +344,7 @@ def read_journal(folder):
 
 def test_a_precision_the_machine_lacks_is_refused_first(cli, tmp_path, monkeypatch):
     """Avant de lire le texte et d'apprendre un vocabulaire ; aucun fichier n'est écrit."""
-    monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: False)
+    monkeypatch.setattr(f"{STEP}.has_bf16", lambda _device: False)
     options = tiny(data=tmp_path / "absent.txt", output_dir=tmp_path / "essai", precision="bf16")
     outcome = cli("train", *options)
     outcome.check_one_line_error(2, "--precision bf16", "instructions bf16", "--device")
@@ -377,7 +381,7 @@ class TestResume:
         self, cli, source, tmp_path, monkeypatch, calculation
     ):
         """Les pertes et les poids sont ceux de l'entraînement d'une traite, au bit près."""
-        monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: True)
+        monkeypatch.setattr(f"{STEP}.has_bf16", lambda _device: True)
         out, outcome = self.start(cli, source, **calculation)
         assert outcome.code == 0, outcome.err
         straight = read_model(out / "gpt-model.pt")

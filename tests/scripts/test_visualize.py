@@ -1,9 +1,11 @@
 """La commande visualize : la figure, le tableau, le repli."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from pypdf import PdfReader
+from studio_helpers import write_checkpoints
 
 
 def test_writes_the_figure_and_prints_the_table(cli, trained, tmp_path):
@@ -46,6 +48,45 @@ def test_bad_options_give_one_line(cli, trained, tmp_path):
     cli(*base, "--p", 2).check_one_line_error(2, "p vaut 2")
     cli(*base, "--n-tokens", 0).check_one_line_error(2, "--n-tokens vaut 0")
     cli(*base[:3], "--output-dir", "/dev/null/x").check_one_line_error(1, "/dev/null")
+
+
+@pytest.mark.slow
+def test_what_is_inside_is_printed(cli, trained, tmp_path):
+    """Chaque vue imprime son tableau, et n'écrit rien."""
+    base = ("visualize", "--model", trained / "gpt-model.pt", "--prompt", "La lampe")
+    for view, words, more in (
+        ("heads", ("recopie", "Part d'attention", "nats quand la suite se répète"), ()),
+        ("lens", ("embedding", "couche 1", "Reste (bits)"), ()),
+        ("ablation", ("perceptron", "Le modèle écrirait"), ("--removed", "zero")),
+        ("neuron", ("Neurone 2 de la couche 1", "Actif, il pousse"), ("--neuron", "2")),
+        ("neighbours", ("Voisins de « lampe »", "Cosinus"), ("--follow", "lampe")),
+    ):
+        outcome = cli(*base, "--view", view, *more)
+        assert outcome.code == 0, outcome.err
+        for each in words:
+            assert each in outcome.out, (view, each)
+    assert not list(Path.cwd().glob("*.pdf"))
+    cli(*base, "--view", "neighbours").check_one_line_error(2, "--follow")
+    cli(*base, "--view", "ablation", "--follow", "la lampe").check_one_line_error(
+        2, "fait 2 tokens"
+    )
+    cli(*base, "--view", "neuron", "--layer", "9").check_one_line_error(2, "layer vaut 9")
+    quantised = cli(*base, "--view", "lens", "--quant", "int8")
+    quantised.check_one_line_error(2, "non quantifié")
+    cli(*base, "--view", "tout").check_one_line_error(2, "tout")
+
+
+def test_a_run_is_followed_from_the_terminal(cli, tmp_path):
+    write_checkpoints(tmp_path)
+    found = cli("visualize", "--model", tmp_path, "--view", "learning", "--prompt", "Le passeur")
+    assert found.code == 0, found.err
+    for word in ("Étapes", "Validation", "Rang", "Le passeur"):
+        assert word in found.out
+    command = ("visualize", "--model", tmp_path, "--view", "learning")
+    cli(*command).check_one_line_error(2, "--prompt")
+    cli(*command[:2], tmp_path.parent, *command[3:], "--prompt", "a").check_one_line_error(
+        2, "point de reprise"
+    )
 
 
 @pytest.mark.slow

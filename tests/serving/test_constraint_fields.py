@@ -16,7 +16,7 @@ from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.engine import Engine
 from gpt_architecture.serving.openai.bodies import CompletionBody
-from gpt_architecture.serving.openai.planning import constraint_of
+from gpt_architecture.serving.openai.constraints import constraint_of
 
 pytest.importorskip("llguidance", reason="contraintes : le paquet llguidance n'est pas installé")
 pytest.importorskip("tokenizers", reason="contraintes : le paquet tokenizers n'est pas installé")

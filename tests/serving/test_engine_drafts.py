@@ -72,7 +72,7 @@ def test_a_filter_that_fails_stops_only_its_request(packed, monkeypatch):
     """Deviner emploie les filtres d'une suite : leur panne n'est ni au modèle ni aux autres."""
     mine = SettingsRegistry()
     mine.declare(GenerationConfig)
-    for module in ("settings", "config", "pipeline"):
+    for module in ("settings", "config", "named_settings", "pipeline"):
         monkeypatch.setattr(f"gpt_architecture.decoding.{module}.SETTINGS", mine)
 
     def build(value):

@@ -2,7 +2,10 @@
 
 import logging
 
+import anthropic
+import openai
 import pytest
+from anthropic.types import message_create_params
 from http_helpers import (
     ScriptedEngine,
     check_envelope,
@@ -11,10 +14,17 @@ from http_helpers import (
     running_engine,
     small_model,
 )
+from openai.types import completion_create_params
+from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.responses import response_create_params
 
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.kernels.decode.packed import pack
+from gpt_architecture.serving.anthropic.bodies import CountBody, MessagesBody
 from gpt_architecture.serving.engine.messages import Finished, Produced
+from gpt_architecture.serving.openai.bodies import ChatBody, CompletionBody, Message, TextPart
+from gpt_architecture.serving.openai.embeddings import EmbeddingsBody
+from gpt_architecture.serving.openai.responses import InputMessage, InputPart, ResponsesBody
 from gpt_architecture.serving.openai.strict_bodies import (
     MESSAGE,
     REQUEST,
@@ -310,7 +320,31 @@ def test_lookup_is_in_the_schema(client):
             for name in ("lookup", "lookup_ngram")
         ]
         assert bounds == [(0, 32), (1, 32)]
-    assert client.get("/docs").text.count("<code>lookup_ngram</code>") == 2
+    assert client.get("/docs").text.count("<code>lookup_ngram</code>") == 4  # quatre routes
+
+
+CLIENTS = {
+    CompletionBody: completion_create_params.CompletionCreateParamsNonStreaming,
+    ChatBody: chat_create_params.CompletionCreateParamsNonStreaming,
+    ResponsesBody: response_create_params.ResponseCreateParamsNonStreaming,
+    EmbeddingsBody: openai.types.EmbeddingCreateParams,
+    MessagesBody: message_create_params.MessageCreateParamsNonStreaming,
+    CountBody: anthropic.types.MessageCountTokensParams,
+    Message: openai.types.chat.ChatCompletionAssistantMessageParam,
+    InputMessage: openai.types.responses.ResponseOutputMessageParam,
+    TextPart: openai.types.chat.ChatCompletionContentPartTextParam,
+    InputPart: openai.types.responses.ResponseOutputTextParam,
+}
+"""Ce qu'on lit → ce que le client officiel installé peut y mettre."""
+
+
+@pytest.mark.parametrize("body", CLIENTS, ids=lambda body: body.__name__)
+def test_no_field_of_the_official_clients_is_unknown(body):
+    """Chacun est lu, sans effet et admis, ou refusé par son nom : jamais ignoré sans le savoir."""
+    fields = CLIENTS[body].__annotations__
+    assert len(fields) >= 3
+    known = {each.alias or name for name, each in body.model_fields.items()}
+    assert set(fields) - known - set(body.foreign) == set()
 
 
 def test_best_of_up_to_n(client):

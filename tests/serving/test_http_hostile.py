@@ -34,7 +34,7 @@ from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.engine.messages import Failed, Finished, Overloaded, Produced
 from gpt_architecture.serving.http.middleware import GuardMiddleware
 from gpt_architecture.serving.limits import Limits
-from gpt_architecture.serving.openai.streaming import _unless_gone
+from gpt_architecture.serving.openai.streaming import unless_gone
 
 COMPLETIONS = "/v1/completions"
 JSON = {"Content-Type": "application/json"}
@@ -250,7 +250,7 @@ def test_a_departure_keeps_nothing_of_another():
 
     async def leave():
         with pytest.raises(ApiError) as left:
-            await _unless_gone(Gone(), asyncio.sleep(60))
+            await unless_gone(Gone(), asyncio.sleep(60))
         return left.value
 
     first, second = asyncio.run(leave()), asyncio.run(leave())

@@ -10,6 +10,7 @@ import threading
 import pytest
 from http_helpers import (
     HTTP,
+    NAME,
     LateEngine,
     ScriptedEngine,
     SlowModel,
@@ -24,6 +25,7 @@ from http_helpers import (
 from gpt_architecture.cli.logs import FrenchText, JsonLines, TimedText, configure_logs
 from gpt_architecture.decoding.sequence import Piece
 from gpt_architecture.errors import GenerationError
+from gpt_architecture.reports.console import shape_asides
 from gpt_architecture.serving.app import create_app
 from gpt_architecture.serving.engine.messages import Failed, Finished, Overloaded, Produced
 from gpt_architecture.serving.http.access import KeyRing
@@ -46,6 +48,8 @@ def journal():
     yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
     for logger, handlers, propagate in before:
         logger.handlers[:], logger.propagate = handlers, propagate
+    logging.captureWarnings(False)
+    shape_asides(None)
 
 
 def access(lines):
@@ -84,19 +88,20 @@ def test_each_request_leaves_one_line(journal):
             "key": "equipe-a",
             "method": "POST",
             "status": 200,
+            "model": NAME,
             "prompt_tokens": len(TEXT),
             "completion_tokens": 5,
             "error": None,
             "ending": None,
         }
         assert {name: line[name] for name in expected} == expected
-        assert line["milliseconds"] > 0
+        assert 0 < line["first_token_milliseconds"] < line["milliseconds"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+[+-]\d\d:\d\d", line["time"])
     assert access(lines)[-1]["route"] == "/v1/models/{name:path}"
     everything = json.dumps(lines)
     assert KEY not in everything
     assert TEXT not in everything
-    assert "petit" not in everything
+    assert (access(lines)[-1]["model"], "?secret" in everything) == (None, False)
 
 
 @pytest.mark.slow

@@ -16,8 +16,9 @@ from gpt_architecture.serving.context import TokenNames
 from gpt_architecture.serving.limits import Patience
 from gpt_architecture.serving.openai.answers import ChatShape, CompletionShape, Delta, Transcript
 from gpt_architecture.serving.openai.bodies import StreamOptions
+from gpt_architecture.serving.openai.frames import Frames
 from gpt_architecture.serving.openai.planning import Plan
-from gpt_architecture.serving.openai.streaming import Frames, Waker
+from gpt_architecture.serving.openai.streaming import Waker
 
 SHORT = 0.05
 PLAN = Plan(prompts=((1,), (2,)), n=1, config=GenerationConfig(), max_tokens=4)

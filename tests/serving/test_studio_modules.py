@@ -2,18 +2,15 @@
 
 import math
 import re
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from studio_helpers import WEB, run_node
+from studio_helpers import WEB, needs_node, run_node
 
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.pipeline import build_pipeline
 from gpt_architecture.evaluation.repetition import distinct_n, repetition
-
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node n'est pas installé")
 
 APPLY = """data.map(({ logits, ...settings }) => {
   const { kept, stages, probabilities } = found.applyFilters(Float32Array.from(logits), settings);

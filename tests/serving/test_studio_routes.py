@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 from http_helpers import ScriptedEngine, check_envelope, check_page, client_of, make_context
-from studio_helpers import PROMPT, WEB, WINDOW, Bytes, byte_model, studio_context, write_journal
+from studio_helpers import (
+    PROMPT,
+    SAMPLE,
+    WEB,
+    WINDOW,
+    Bytes,
+    byte_model,
+    studio_context,
+    write_journal,
+)
 
 from gpt_architecture.evaluation.attention_maps import attention_of
 from gpt_architecture.formats.journal import append_record
@@ -251,10 +260,30 @@ def test_bounds_are_said(client, path, body):
 
 def test_a_quantized_model_says_it_has_no_attention():
     """Sans poids d'attention, une phrase et non une panne."""
-    with studio_context(attention=None) as context, client_of(context) as client:
+    with studio_context(network=None) as context, client_of(context) as client:
         error = check_envelope(client.post("/studio/api/attention", json={"prompt": "a"}), 400)
         assert "quantifié" in error["message"]
         assert not client.get("/studio/api/info").json()["attention"]
+
+
+def test_the_card_of_the_model_is_given():
+    """La fiche que la page montre ; un modèle qui n'en a pas n'en montre pas."""
+    card = [("Données", "fables <b>"), ("Licence", "non précisée")]
+    with studio_context(card=card) as context, client_of(context) as client:
+        assert client.get("/studio/api/info").json()["card"] == [list(each) for each in card]
+    with studio_context() as context, client_of(context) as client:
+        assert client.get("/studio/api/info").json()["card"] == []
+
+
+def test_the_page_first_asks_for_what_fits():
+    """Un petit contexte : l'exemple et ce qu'il fait écrire y tiennent ; au-delà, c'est refusé."""
+    with studio_context(window=20) as context, client_of(context) as client:
+        info = client.get("/studio/api/info").json()
+        assert info["room"] == 20 - len(IDS) + 1
+        asked = {"prompt": PROMPT, "temperature": 0, "max_tokens": info["room"]}
+        assert client.post("/studio/api/generate", json=asked).status_code == 200
+        asked["max_tokens"] += 1
+        check_envelope(client.post("/studio/api/generate", json=asked), 400)
 
 
 # --- L'entraînement ------------------------------------------------------------------------------
@@ -276,7 +305,7 @@ def test_a_run_is_followed_as_it_grows(run_client):
     first = client.get("/studio/api/run").json()
     assert [step for step, *_ in first["steps"]] == list(range(12))
     assert first["evaluations"] == [[0, 5.0, 5.25], [10, 4.5, 4.75]]
-    assert first["samples"] == [[11, "Le passeur <b>rame</b>."]]
+    assert first["samples"] == [[11, SAMPLE]]
     assert (first["total_steps"], first["finished"]) == (100, False)
     same = client.get("/studio/api/run", params={"version": first["version"]}).json()
     assert 0 <= same.pop("silent") < 60

@@ -114,6 +114,20 @@ def save(folder):
         (folder / f"rang-{world.rank}.json").write_text(json.dumps(results), encoding="utf-8")
 
 
+def objectives(folder):
+    """Classer, préférer et distiller, les poids répliqués puis répartis."""
+    from objective_helpers import courses
+
+    with distributed_world(60, device="cpu") as world:
+        results = {
+            strategy: courses(
+                folder, world=world, sharing=ModelSharing(world=world, strategy=strategy)
+            )
+            for strategy in ("ddp", "fsdp")
+        }
+        (folder / f"objectifs-{world.rank}.json").write_text(json.dumps(results), encoding="utf-8")
+
+
 def resume(folder):
     """Reprend, à deux, ce qu'un processus seul a relu puis récrit en morceaux et entier."""
     with distributed_world(30, device="cpu") as world:
@@ -159,7 +173,10 @@ def endless(folder):
             pass
 
 
-ACTIONS = {"save": save, "resume": resume, "hosts": hosts, "endless": endless}
+ACTIONS = {
+    **{"save": save, "resume": resume, "hosts": hosts, "endless": endless},
+    "objectives": objectives,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -14,6 +14,7 @@ from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import ConfigurationError, MissingDependencyError
 from gpt_architecture.kernels.train.fused_step import FusedStep
 from gpt_architecture.kernels.train.gradients import LeanAdamW, LeanSink
+from gpt_architecture.training import backends
 from gpt_architecture.training.backends import (
     KeyedEngine,
     build_backend,
@@ -22,6 +23,8 @@ from gpt_architecture.training.backends import (
 )
 from gpt_architecture.training.callbacks import StepRecord, skip_notice
 from gpt_architecture.training.step import AutogradEngine, Batch
+
+STEP = "gpt_architecture.training.step"
 
 
 def small_model(**changes):
@@ -73,6 +76,21 @@ class Shared:
         self.replicates = replicates
 
 
+def test_autograd_leaves_the_kernels_uncompiled(monkeypatch):
+    """Les lire les compile : demandé, autograd démarre sans eux."""
+    read = []
+
+    def reading():
+        read.append(True)
+        return lambda model: "essai"
+
+    monkeypatch.setattr(backends, "_load_why_not_fused", reading)
+    assert backend(engine="autograd").name == "autograd"
+    assert not read
+    assert backend(engine="auto").name == "autograd"
+    assert read
+
+
 def test_auto_takes_the_fused_engine_where_it_fits():
     assert isinstance(backend().engine, FusedStep)
     assert isinstance(backend(engine="autograd").engine, KeyedEngine)
@@ -104,7 +122,7 @@ def test_lean_learns_the_same_within_rounding():
 @pytest.mark.parametrize("memory", ["default", "lean"])
 def test_in_bf16_it_learns_the_same_within_rounding(monkeypatch, memory):
     """Six étapes ; sans instructions bf16, PyTorch fait ces produits aussi, lentement."""
-    monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: True)
+    monkeypatch.setattr(f"{STEP}.has_bf16", lambda _device: True)
     found = losses(backend(precision="bf16", memory=memory))
     exact = losses(backend(memory=memory))
     assert found == pytest.approx(exact, rel=1e-3)
@@ -113,7 +131,7 @@ def test_in_bf16_it_learns_the_same_within_rounding(monkeypatch, memory):
 
 def test_auto_keeps_the_precision_of_a_checkpoint(monkeypatch):
     """Un point écrit en fp32 continue en fp32, là même où `auto` prendrait bf16."""
-    monkeypatch.setattr("gpt_architecture.training.step.has_bf16", lambda _device: True)
+    monkeypatch.setattr(f"{STEP}.has_bf16", lambda _device: True)
     cpu = torch.device("cpu")
     for saved, expected in (("fp32", "fp32"), ("bf16", "auto")):
         calculation = {"engine": "fused", "device": "cpu", "precision": saved}
@@ -135,7 +153,7 @@ def test_a_checkpoint_that_does_not_say_was_in_fp32(state):
 
 def test_auto_leaves_autograd_in_fp32(monkeypatch):
     """Sans AMX, `auto` sous autograd a les pertes de fp32, évaluation comprise, au bit près."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(f"{STEP}.instructions", lambda: frozenset(["avx512_bf16"]))
     ids = torch.randint(61, (3, 17), generator=torch.Generator().manual_seed(2))
     found = {}
     for precision in ("auto", "fp32", "bf16"):

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from certificate_helpers import (
 )
 from cli_helpers import run_process
 from conftest import FRENCH_TEXT
+from forget_helpers import TINY as SMALLEST
 
 from gpt_architecture import train, verify
 from gpt_architecture.errors import (
@@ -30,6 +32,7 @@ from gpt_architecture.errors import (
     ModelFileError,
     OutputError,
 )
+from gpt_architecture.formats.story import Difference, read_story
 from gpt_architecture.storage.chain import CERTIFICATE, Chain, read_chain
 from gpt_architecture.training import certificate, trainer
 from gpt_architecture.training.arithmetic import Tolerance, arithmetic_changes, weights_gap
@@ -37,27 +40,8 @@ from gpt_architecture.training.certificate import Span, public_options, tensors_
 from gpt_architecture.training.checkpoint import CheckpointStore
 from gpt_architecture.training.evidence import origins_of, request_at
 from gpt_architecture.training.replay import Outcome, _judge, draw
-from gpt_architecture.training.story import Difference, read_story
 
-TINY = {
-    "tokenizer": "char",
-    "context_length": 16,
-    "positions": 16,
-    "emb_dim": 16,
-    "n_heads": 2,
-    "n_layers": 1,
-    "drop_rate": 0.1,
-    "batch_size": 2,
-    "accumulate": 2,
-    "clip": 0.1,
-    "eval_freq": 5,
-    "eval_iter": 1,
-    "train_ratio": 0.85,
-    "engine": "autograd",
-    "precision": "fp32",
-    "device": "cpu",
-    "progress": False,
-}
+TINY = {**SMALLEST, "accumulate": 2, "clip": 0.1}
 KEPT = {"save_every": 2, "keep": 99, "max_steps": 10, "epochs": 9}
 
 
@@ -100,9 +84,11 @@ def test_a_sound_run_conforms_to_the_bit(run):
     assert str(found).startswith("Conforme, au bit près : 10 étapes sur 10")
 
 
-def test_the_sources_may_come_from_the_checkpoints(run):
-    assert verify(run, part=1).exact
-    assert verify(run / MODEL, part="100 %").exact
+def test_a_known_corpus_needs_no_naming(tmp_path):
+    """Le dernier point de reprise le nomme ; tout le reste vient de l'appel."""
+    train("la-lampe-du-passeur", **TINY, max_steps=4, save_every=2, output_dir=tmp_path / "m")
+    assert verify(tmp_path / "m", part=1).exact
+    assert verify(tmp_path / "m" / MODEL, part="100 %").exact
 
 
 def test_a_part_is_drawn_by_its_seed(run):
@@ -113,6 +99,17 @@ def test_a_part_is_drawn_by_its_seed(run):
     assert one.intervals == two.intervals
     assert len({tuple(checked(run, part=0.2, seed=seed).intervals) for seed in range(6)}) > 1
     assert "graine 1." in str(one)
+
+
+def test_an_interval_replayed_in_part_is_said(run, tmp_path):
+    """Un intervalle écourté à la part demandée : ce qui n'en est pas rejoué est dit."""
+    folder = copy_run(run, tmp_path / "m")
+    for step in (4, 6, 8):
+        shutil.rmtree(folder / f"checkpoints/step-{step:06d}")
+    said = [str(checked(folder, part="20%", seed=seed)) for seed in range(6)]
+    told = "L'intervalle 2 à 9 n'est rejoué que jusqu'à l'étape 3, où la part demandée est atteinte"
+    assert any(told in each for each in said)
+    assert "n'est rejoué que" not in str(checked(folder))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +140,8 @@ def test_adapters_conform(tmp_path, run):
     train(text, **kept, save_every=2, keep=9, max_steps=4)
     found = verify(folder, text, start=run, part=1)
     assert (found.differences, found.exact, found.replayed) == ([], True, 4)
-    assert verify(folder, part=1).exact
+    with pytest.raises(ConfigurationError, match="`start` n'est pas donné"):
+        verify(folder, text, part=1)
     with pytest.raises(ConfigurationError, match="debut"):
         verify(folder, text, debut=run)
 
@@ -173,7 +171,7 @@ def test_two_interruptions_and_a_longer_programme_conform(tmp_path):
     first = read_chain(folder / CERTIFICATE).links
     assert not run.complete
     stopped = run.state.step
-    assert verify(folder, part=1).notes  # il s'arrête avant la fin, et c'est dit
+    assert checked(folder).notes  # il s'arrête avant la fin, et c'est dit
     run = train(resume=folder, progress=False)
     assert run.complete
     train(resume=folder, max_steps=14, schedule="linear", progress=False, override=True)
@@ -245,6 +243,40 @@ def test_the_reason_and_the_step_are_named(run, other, tmp_path):
         forge(folder, other, 0)
         first = checked(folder).differences[0]
         assert (first.cause, first.step) == (cause, step), first
+
+
+@pytest.mark.parametrize("place", [1, 4, 9])
+def test_the_step_of_an_edited_link_is_named(run, tmp_path, place):
+    """Quoi que le maillon retouché dise de son étape, et que son empreinte soit refaite ou non."""
+    links = read_chain(run / CERTIFICATE).links
+    chosen = [n for n, each in enumerate(links) if each["kind"] == "steps"][place]
+    changed = {**links[chosen], "first": 77, "loss": 1.5}
+    sealed = rechained([*links[:chosen], changed]).links[-1]
+    for number, each in enumerate((changed, sealed)):
+        folder = copy_run(run, tmp_path / str(number))
+        forged = [*links[:chosen], each, *links[chosen + 1 :]]
+        edit_chain(folder, lambda _, forged=forged: forged, redo=False)
+        found = checked(folder)
+        assert (found.differences[0].cause, found.differences[0].step) == ("chaîne", place)
+        assert f"le maillon {chosen} a été récrit" in found.lines[0]
+        assert f"(étape {place})" in found.lines[0]
+
+
+def test_a_step_is_said_once(run, tmp_path):
+    """La cause dit l'étape, ou la phrase : non les deux."""
+    folder = copy_run(run, tmp_path / "m")
+    edit_chain(
+        folder,
+        lambda links: [
+            {**each, "batches": "0f" * 32} if each["kind"] == "steps" else each for each in links
+        ],
+        redo=True,
+    )
+    line = "Non conforme, données (étape 0) : d'autres tokens que ceux du certificat."
+    assert checked(folder).lines[0] == line
+    cut = Difference(cause="étape sautée", step=3, message="l'étape 3 a deux maillons")
+    found = replace(checked(folder), differences=[cut])
+    assert found.lines[0] == "Non conforme, étape sautée : l'étape 3 a deux maillons."
 
 
 def test_edited_data_name_the_first_step_that_read_them(run, tmp_path):
@@ -372,19 +404,80 @@ def test_no_place_is_taken_from_the_certificate(run, tmp_path):
         verify(folder)
 
 
-@pytest.mark.parametrize("name", ["hf:a/b", "https://exemple.org/x.txt"])
-def test_a_checkpoint_sends_nobody_to_the_network(run, tmp_path, name):
-    folder = copy_run(run, tmp_path / "m")
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("data", ["hf:a/b"]),
+        ("data", ["https://exemple.org/x.txt"]),
+        ("data", ["SECRET"]),
+        ("data", ["la-lampe-du-passeur", "SECRET"]),
+        ("data", 7),
+        ("source", ["a=SECRET:1"]),
+        ("chat", "SECRET"),
+    ],
+)
+def test_a_checkpoint_opens_neither_a_file_nor_the_network(run, tmp_path, option, value):
+    """Un point de reprise reçu peut nommer un fichier privé : seul l'appel dit quoi lire."""
+    folder, secret = copy_run(run, tmp_path / "m"), tmp_path / "secret.txt"
+    secret.write_bytes((folder / TEXT).read_bytes())  # même le texte attendu n'est pas ouvert
+
+    def named(each):
+        return each.replace("SECRET", str(secret)) if isinstance(each, str) else each
+
+    said = [named(each) for each in value] if isinstance(value, list) else named(value)
 
     def told(values):
-        values["options"]["data"] = [name]
+        values["options"] |= {"data": None, option: said}
         return values
 
     rewrite_checkpoint(folder, 10, state=told)
-    with pytest.raises(ConfigurationError, match="pas ici"):
+    refused = rf"`{option.replace('source', 'sources')}` n'est pas donné"
+    with pytest.raises(ConfigurationError, match=refused):
         verify(folder)
     assert checked(folder).exact
     assert origins_of({"data": "hf:a/b"}, None)["offline"] is False
+
+
+@pytest.mark.parametrize("option", ["from", "chat_template"])
+def test_a_start_or_a_template_is_named_by_the_call(run, tmp_path, option):
+    folder = copy_run(run, tmp_path / "m")
+
+    def told(values):
+        values["options"][option] = str(tmp_path / "secret")
+        return values
+
+    rewrite_checkpoint(folder, 10, state=told)
+    with pytest.raises(ConfigurationError, match="n'importe quel fichier"):
+        checked(folder)
+
+
+def test_a_local_file_does_not_pass_for_a_known_corpus(tmp_path, monkeypatch):
+    folder = tmp_path / "m"
+    train("la-lampe-du-passeur", **TINY, max_steps=2, save_every=2, output_dir=folder)
+    (tmp_path / "la-lampe-du-passeur").write_text("privé", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="`data` n'est pas donné"):
+        verify(folder)
+
+
+def test_threads_of_a_certificate_are_bounded(run, tmp_path, monkeypatch):
+    """Un certificat en nomme un millier : quelques-uns par cœur suffisent, et c'est dit."""
+    folder, asked = copy_run(run, tmp_path / "m"), list[int]()
+    edit_chain(
+        folder,
+        lambda links: [
+            {**links[0], "arithmetic": {**links[0]["arithmetic"], "threads": 1000}},
+            *links[1:],
+        ],
+        redo=True,
+    )
+    set_threads = torch.set_num_threads
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: (asked.append(n), set_threads(n)))
+    found = checked(folder)
+    assert max(asked) == 4
+    assert found.conforming
+    assert "nombre de threads : 1000 puis 4" in " ".join(found.notes)
 
 
 def test_a_wrong_input_is_not_the_fault_of_the_certificate(run, tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from distributed_helpers import HERE, STEPS, run_in_session, small_model, torchrun_command
+from objective_helpers import courses, write_sources
 from safetensors.torch import save_file
 from training.parallel_worker import groups_of, optimizer_of, train
 
@@ -45,7 +46,7 @@ def two_ranks(action, folder):
         env={"PYTHONPATH": ":".join(map(str, paths)), "PYTHONWARNINGS": "error"},
     )
     assert outcome.code == 0, outcome.err
-    name = "rang" if action == "save" else "reprise"
+    name = {"save": "rang", "resume": "reprise", "objectives": "objectifs"}[action]
     return [
         json.loads((folder / f"{name}-{rank}.json").read_text(encoding="utf-8"))
         for rank in range(2)
@@ -188,6 +189,18 @@ def test_place_leaves_a_whole_model_alone():
     state = model.state_dict()
     placed = ParallelModel(model, model).place(state)
     assert all(placed[name] is state[name] for name in state)
+
+
+@pytest.mark.slow
+def test_two_processes_judge_prefer_and_distill_as_one(tmp_path):
+    """Tête de classe, paires et professeur, poids répliqués ou répartis : pertes et évaluations."""
+    write_sources(tmp_path)
+    alone = courses(tmp_path)
+    for results in two_ranks("objectives", tmp_path):
+        for strategy, found in results.items():
+            assert found.keys() == alone.keys(), strategy
+            for name, expected in alone.items():
+                assert_same_curve(found[name], expected)
 
 
 # --- Les morceaux ---------------------------------------------------------------------------

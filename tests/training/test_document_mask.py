@@ -15,7 +15,8 @@ from gpt_architecture import train
 from gpt_architecture.config import ComputeConfig, GPTConfig, TrainingConfig
 from gpt_architecture.core.documents import DocumentSpans
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.datasets import TrainingData, load_chat_data
+from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.data.dialogues import load_chat_data
 from gpt_architecture.data.packing import PackedConversations, pack
 from gpt_architecture.data.sampler import IGNORED, document_starts, learned_tokens, make_batch
 from gpt_architecture.data.shards.reader import TokenArray

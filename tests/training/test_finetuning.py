@@ -18,7 +18,7 @@ from gpt_architecture.config import (
 )
 from gpt_architecture.core.lora import adapter_tensors
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.datasets import load_chat_data
+from gpt_architecture.data.dialogues import load_chat_data
 from gpt_architecture.data.sampler import IGNORED, make_batch
 from gpt_architecture.data.texts.chat import render_chat
 from gpt_architecture.decoding.simple import generate_text_simple
@@ -32,9 +32,9 @@ from gpt_architecture.errors import (
 from gpt_architecture.formats.adapter_file import read_adapter
 from gpt_architecture.formats.model_file import ModelFile, read_model
 from gpt_architecture.training.checkpoint import CheckpointStore
-from gpt_architecture.training.inputs import StartingPoint
 from gpt_architecture.training.preparation import estimate_training
 from gpt_architecture.training.session import Settings, build_trainer
+from gpt_architecture.training.starting import StartingPoint
 
 WINDOW = 47
 TRAINING = TrainingConfig(
@@ -250,7 +250,7 @@ def test_a_lora_checkpoint_holds_only_adapters(data, tmp_path):
     assert found.metadata["chat_template"] == data.chat_template
     own = adapter_tensors(trainer.model)
     assert all(torch.equal(own[name], tensor) for name, tensor in found.tensors.items())
-    merged = found.merge(settings.start.content)
+    merged = found.merged(settings.start.content).build()
     inputs, _ = make_batch(data.train, np.array([0]), WINDOW)
     with torch.no_grad():
         assert torch.allclose(merged(inputs), trainer.model.eval()(inputs), atol=1e-5)
@@ -337,14 +337,14 @@ class TestDataRefusals:
 
     def test_all_too_long(self, tmp_path):
         training = replace(TRAINING, stride=5)
-        with pytest.raises(DataError, match=r"de la ligne 1 à la ligne 9, ne tient dans 5 tokens"):
+        with pytest.raises(DataError, match=r"9 conversations .*, et aucune ne tient dans 5"):
             self.load(write(tmp_path / "c.jsonl"), window=4, training=training)
 
     def test_some_too_long_are_told(self, tmp_path, caplog):
         training = replace(TRAINING, stride=26, accumulate=1)
         found = self.load(write(tmp_path / "c.jsonl"), window=25, training=training)
-        assert found.train.num_tokens == 8 * 26
-        assert "1 conversation de plus de 26 tokens" in caplog.text
+        assert found.train.num_tokens == 7 * 26
+        assert "2 conversations de plus de 26 tokens" in caplog.text
         assert "la première : ligne 4)" in caplog.text
 
     def test_not_enough_for_a_batch(self, tmp_path):

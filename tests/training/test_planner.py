@@ -17,9 +17,11 @@ from gpt_architecture.training.costs import StepCost
 from gpt_architecture.training.experiments import (
     EPOCHS,
     LADDER,
+    MATURE,
     MIN_STEPS,
     TextSize,
     Trial,
+    mature_steps,
     model_of,
     preferred,
     useful,
@@ -47,7 +49,8 @@ class KnownLaboratory:
     def text(self, tokenizer):
         return TextSize(vocab_size=2048, unique=self.unique)
 
-    def time(self, recipe, body):
+    def time(self, recipe, body, *, sustained=None):
+        self.sustained = sustained
         return PACE.of(body, recipe, 2048)
 
     def startup(self, tokenizer):
@@ -93,7 +96,9 @@ def test_the_choice_is_near_the_best_of_the_ladder():
 
 def test_the_time_announced_fills_the_hours():
     """Un texte assez long ne s'épuise pas : tout le temps donné sert."""
-    best = planned(KnownLaboratory(unique=10**9)).best
+    lab = KnownLaboratory(unique=10**9)
+    best = planned(lab).best
+    assert lab.sustained == pytest.approx(0.06 * 360)  # la durée du choix se mesure longtemps
     assert best.seconds == pytest.approx(3600, rel=0.02)
     assert best.epochs < 1
 
@@ -158,6 +163,18 @@ def test_what_is_done_is_said_beforehand():
     planned(tell=said.append)
     assert said[0].startswith("Essais prévus, en 6 min 00 s environ")
     assert any("bpe-2048" in line and "→" in line for line in said)
+    assert not any("contextes, lots et taux, qui" in line for line in said)
+
+
+def test_what_is_left_out_is_said_once():
+    """Aucune minute de trop : ce qui ne sera pas comparé est dit, une seule fois."""
+    lab, said = KnownLaboratory(unique=3_000_000), []
+    lab.spent = 1e4
+    planned(lab, hours=24.0, tell=said.append)
+    (left,) = [line for line in said if "faute de minutes" in line]
+    assert left.startswith("Laissé de côté, faute de minutes : contextes, lots et taux, qui sont")
+    assert "la plus grande taille" in left
+    assert any(unique < 3_000_000 for *_, unique in lab.asked)  # la part relue, elle, est essayée
 
 
 def test_a_given_vocabulary_is_kept():
@@ -187,7 +204,7 @@ class TestRefusals:
 
 
 def test_minutes_are_a_tenth_of_the_hours():
-    assert [check_budget(hours, None) for hours in (0.01, 1.0, 100.0)] == [2.0, 6.0, 20.0]
+    assert [check_budget(hours, None) for hours in (0.01, 1.0, 100.0)] == [4.0, 6.0, 24.0]
     assert check_budget(1.0, 3.5) == 3.5
 
 
@@ -209,6 +226,19 @@ def test_trials_that_reread_far_too_much_are_left_aside():
     assert kept == [40, 80, 160, 320]  # le moins mauvais des autres ; l'infini jamais
 
 
+def test_trials_too_young_for_the_law_only_fill_in():
+    """La perte tombe d'abord plus vite que la loi : les premières étapes n'en disent rien."""
+    recipe = Recipe(tokenizer="char", window=64, batch_size=4)
+    trials = [
+        Trial(recipe=recipe, body=LADDER[0], steps=steps, unique=5000, loss=3.0 - steps / 1000)
+        for steps in (50, 100, 200, 400)
+    ]
+    assert [each.steps for each in useful(trials, mature=200)] == [200, 400]
+    assert [each.steps for each in useful(trials, mature=200, least=3)] == [200, 400, 100]
+    assert mature_steps(recipe, 1_000_000) == MATURE
+    assert mature_steps(recipe, 6400) == 100  # seize époques font 400 étapes
+
+
 class TestRecord:
     def plan(self, **settings):
         return Plan(decision=planned(KnownLaboratory(diverges_at=2.0)), settings=settings)
@@ -228,6 +258,7 @@ class TestRecord:
         """Des fragments ont leur vocabulaire et leur validation ; un texte dit les siens."""
         own = get_tokenizer("char", text="abcd")
         ids, source = own.encode("abcd" * 900), tmp_path / "d"
+        asked = {"train_ratio": 0.5, "skip_bad": True, "field": "texte"}
         if shards:
             parts = {"train": [ids], "val": [ids]}
             write_folder(source, parts, vocab_size=own.vocab_size, tokenizer=own.to_dict())
@@ -238,6 +269,9 @@ class TestRecord:
             return planned(tokenizer=lab.fixed_tokenizer or "char")
 
         monkeypatch.setattr(planner, "make_plan", fake)
-        found = plan(source, 1.0, device="cpu", train_ratio=0.5, skip_bad=True, progress=False)
-        said = {"tokenizer", "train_ratio", "skip_bad"} & set(found.settings)
-        assert len(said) == (0 if shards else 3)
+        for name, value in asked.items() if shards else ():
+            with pytest.raises(ConfigurationError, match=f"`{name}` est donné, et .*fragments"):
+                plan(source, 1.0, progress=False, **{name: value})
+        found = plan(source, 1.0, device="cpu", progress=False, **({} if shards else asked))
+        said = {"tokenizer", *asked} & set(found.settings)
+        assert len(said) == (0 if shards else 4)

@@ -134,6 +134,8 @@ class TestDesign:
         assert chain_lengths(400) == (100, 200, 400)
         assert chain_lengths(150) == (75, 150)
         assert chain_lengths(3) == (3,)
+        assert chain_lengths(900, least=200) == (225, 450, 900)
+        assert chain_lengths(500, least=200) == (250, 500)
 
     @pytest.mark.parametrize(
         "affordable", [[0] * 11, [9999] * 11, [900, 500, 300, 200, 100] + [9] * 6]
@@ -145,7 +147,7 @@ class TestDesign:
         assert sizes == sorted(sizes)
 
     def test_the_largest_tried_makes_enough_steps(self):
-        assert trial_bodies([900, 500, 300, 200, 100] + [9] * 6)[-1] == LADDER[3]
+        assert trial_bodies([2000, 1200, 800, 500, 300] + [9] * 6)[-1] == LADDER[3]
 
     def test_the_reread_part(self):
         """Autant d'époques qu'au bout des heures ; rien si le texte n'est pas relu."""

@@ -12,9 +12,10 @@ from gpt_architecture.config import ComputeConfig, GPTConfig, TrainingConfig
 from gpt_architecture.data.datasets import load_training_data
 from gpt_architecture.errors import ModelFileError, TrainingError
 from gpt_architecture.formats.model_file import read_model
+from gpt_architecture.training.arithmetic import deterministic_algorithms
 from gpt_architecture.training.checkpoint import CheckpointStore, TrainingState
 from gpt_architecture.training.outputs import identity_differences
-from gpt_architecture.training.session import Settings, build_trainer, deterministic_algorithms
+from gpt_architecture.training.session import Settings, build_trainer
 from gpt_architecture.training.step import AutogradEngine
 
 TRAINING = TrainingConfig(max_steps=4, eval_freq=2, lr=1e-3)

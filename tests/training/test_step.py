@@ -114,12 +114,12 @@ def test_bf16_autocast_keeps_fp32_weights_and_gradients():
 
 @pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16"])
 def test_precision_follows_the_hardware(monkeypatch, feature):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: False})
+    monkeypatch.setattr("gpt_architecture.training.step.instructions", frozenset)
     assert resolve_precision("auto", CPU, fused=True) is None
     assert not has_bf16(CPU)
     with pytest.raises(ConfigurationError, match="`precision`"):
         resolve_precision("bf16", CPU, fused=True)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True})
+    monkeypatch.setattr("gpt_architecture.training.step.instructions", lambda: frozenset([feature]))
     assert has_bf16(CPU)
     for fused in (True, False):
         assert resolve_precision("bf16", CPU, fused=fused) is torch.bfloat16
@@ -173,8 +173,8 @@ def evaluator(model, starts, batch_size=2):
 
 
 def test_the_mean_over_windows_last_partial_batch_included(tiny_model):
-    train_loss, val_loss, by_source = evaluator(tiny_model, [0, 8, 16])(lambda: False)
-    assert by_source == {}
+    train_loss, val_loss, by_source, measures = evaluator(tiny_model, [0, 8, 16])(lambda: False)
+    assert by_source == measures == {}
     inputs, targets = make_batch(SOURCE, np.array([0, 8, 16]), 8)
     with torch.no_grad():
         expected = calc_loss_batch(inputs, targets, tiny_model, CPU).item()

@@ -7,13 +7,17 @@ import pytest
 from gpt_architecture import train
 from gpt_architecture.errors import OutputError, TrainingError
 from gpt_architecture.training import laboratory as library
+from gpt_architecture.training import preparation
+from gpt_architecture.training import trials as library_trials
 from gpt_architecture.training.laboratory import TRIALS, TextLaboratory
+from gpt_architecture.training.survey import UNEXAMINED
 from gpt_architecture.training.trainer import Trainer
 from gpt_architecture.training.trials import (
     Body,
     Recipe,
     bits_per_nat,
     decay_start,
+    measure_step,
     run_chain,
     text_bytes,
 )
@@ -166,6 +170,55 @@ class TestKeptTrials:
         found = lab.startup("bpe-300")
         again = TextLaboratory([STORY], tmp_path / "essais", device="cpu")
         assert again.startup("bpe-300") == found > 0
+
+    def test_the_start_examines_the_data(self, tmp_path, monkeypatch):
+        """`train` examine ses données avant sa première étape : le départ annoncé le compte."""
+        now = [0.0]
+
+        def slow(data, settings):
+            now[0] += 7.0
+            return UNEXAMINED
+
+        monkeypatch.setattr(preparation, "survey", slow)
+        lab = TextLaboratory([STORY], tmp_path / "e", device="cpu", clock=lambda: now[0])
+        assert lab.startup("bpe-300") == 7.0
+
+    def test_sustained_steps_count_every_stall(self, lab, monkeypatch):
+        """Une étape sur dix attend : la médiane l'ignore, la durée d'un entraînement non."""
+        now, done = [0.0], [0]
+        advance = Trainer.advance
+
+        def stalling(trainer):
+            done[0] += 1
+            now[0] += 11.0 if done[0] % 10 == 0 else 1.0
+            return advance(trainer)
+
+        monkeypatch.setattr(Trainer, "advance", stalling)
+        bench = lab.bench("bpe-300")
+        assert measure_step(bench, RECIPE, BODY, clock=lambda: now[0]).step == 1.0
+        done[0] = 0
+        found = measure_step(bench, RECIPE, BODY, sustained=80.0, clock=lambda: now[0])
+        assert found.step == pytest.approx(2.0, rel=0.1)
+
+    def test_an_evaluation_is_timed_once_warm(self, lab, monkeypatch):
+        """La première compile : ce n'est pas elle qui se multiplie par le nombre d'évaluations."""
+        now, called = [0.0], [0]
+
+        def evaluate(stopping):
+            called[0] += 1
+            now[0] += 30.0 if called[0] == 1 else 2.0
+            return (1.0, 1.0)
+
+        build = library_trials.build_trainer
+
+        def built(*arguments, **options):
+            trainer = build(*arguments, **options)
+            trainer.evaluate = evaluate
+            return trainer
+
+        monkeypatch.setattr(library_trials, "build_trainer", built)
+        found = measure_step(lab.bench("bpe-300"), RECIPE, BODY, clock=lambda: now[0])
+        assert (found.evaluation, found.warmup, called[0]) == (2.0, 28.0, 2)
 
     def test_a_kept_trial_costs_what_it_cost(self, lab, tmp_path):
         self.losses(lab)

@@ -22,7 +22,7 @@ from gpt_architecture.decoding import config as _declares  # noqa: F401 — remp
 from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.french import french_number
 
-_CONFIGURATIONS = ("config.model", "config.training", "config.run")
+_CONFIGURATIONS = ("config.model", "config.training", "config.objectives", "config.run")
 _FORMATS = (
     ("gpt-model.pt", "modèle", "formats.model_file"),
     ("step-000040/", "point de reprise", "formats.checkpoint"),

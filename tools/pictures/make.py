@@ -4,6 +4,7 @@
     make images ARGS="package-map throughput"    seulement celles-là
     make images ARGS=--train                     entraîne d'abord, une minute, le modèle montré
     make images ARGS=studio                      les captures du studio, par Chromium
+    make images ARGS="studio --copying DOSSIER"  et celle d'un modèle dont une tête recopie
 
 Les dessins ne dépendent que du code et de `docs/figures/donnees` : ils se refont à l'octet près, et
 `tests/docs/test_pictures.py` les compare. Les captures du studio disent de quoi elles sont faites.
@@ -57,6 +58,7 @@ def main() -> None:
         "names", nargs="*", help=f"{', '.join(DRAWN)} ou {STUDIO} ; sans nom : tout"
     )
     parser.add_argument("--train", action="store_true", help="entraîne d'abord le modèle")
+    parser.add_argument("--copying", type=Path, help="entraînement dont une tête recopie")
     options = parser.parse_args()
     unknown = sorted({*options.names} - {*DRAWN, STUDIO})
     if unknown:
@@ -72,7 +74,7 @@ def main() -> None:
     if not options.names or STUDIO in options.names:
         import studio
 
-        studio.capture(FIGURES)
+        studio.capture(FIGURES, options.copying)
 
 
 def _write(path: Path, content: str) -> None:

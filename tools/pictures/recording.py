@@ -124,7 +124,7 @@ def _written(folder: Path) -> dict[str, Any]:
 
 def trace_of(content: Mapping[str, Any]) -> Any:
     """La trace retenue, telle que `infer --trace` la montre."""
-    from gpt_architecture.decoding.config import config_of
+    from gpt_architecture.decoding.named_settings import config_of
     from gpt_architecture.decoding.trace import Candidate, StageSummary, Trace, TraceStep
 
     trace = content["trace"]
@@ -153,7 +153,7 @@ def trace_of(content: Mapping[str, Any]) -> Any:
 
 def comparison_of(content: Mapping[str, Any]) -> Any:
     """La comparaison retenue, telle que `demo` la montre."""
-    from gpt_architecture.decoding.config import config_of
+    from gpt_architecture.decoding.named_settings import config_of
     from gpt_architecture.evaluation.comparison import VariantResult, summarize
 
     return summarize(

@@ -44,9 +44,15 @@ def names() -> list[str]:
 def inputs() -> str:
     """L'empreinte de ce que montrent les captures : page, modèle, gestes."""
     parts = [path.read_bytes() for path in sorted(WEB.iterdir())]
-    gestures = [inspect.getsource(act) for *_, act in SCENES.values()]
+    gestures = [inspect.getsource(act) for name, (*_, act) in SCENES.items() if name != COPYING]
     parts += [json.dumps([gestures, WIDTH, HEIGHT, PHONE, recording.inputs()]).encode()]
     return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def copying_inputs() -> str:
+    """L'empreinte de la vue que montre la capture à part : son modèle demande un roman."""
+    parts = [(WEB / name).read_text(encoding="utf-8") for name in ("understand.js", "heads.js")]
+    return hashlib.sha256("".join([*parts, inspect.getsource(_inside)]).encode()).hexdigest()
 
 
 def digest(path: Path) -> str:
@@ -54,8 +60,13 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def capture(folder: Path) -> None:
-    """Refait toutes les captures, et note de quoi elles sont faites.
+def capture(folder: Path, copying: Path | None) -> None:
+    """Refait les captures, et note de quoi elles sont faites.
+
+    Args:
+        folder: où les écrire.
+        copying: dossier d'un entraînement dont une tête recopie (voir le guide « Regarder dans un
+            modèle ») ; None : la capture qui le montre reste ce qu'elle est.
 
     Raises:
         SystemExit: Chromium ou Playwright manque.
@@ -68,28 +79,38 @@ def capture(folder: Path) -> None:
     if chromium is None:
         sys.exit("erreur : chromium n'est pas installé, les captures ne sont pas refaites.")
     options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with _served() as url, sync_playwright() as running:
+    with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=chromium, args=options)
-        for name, (width, view, act) in SCENES.items():
-            page = browser.new_page(
-                viewport={"width": width, "height": HEIGHT}, color_scheme="light", locale="fr-FR"
-            )
-            page.set_default_timeout(PATIENCE)
-            page.goto(f"{url}/studio#{view}")
-            page.wait_for_selector("#facts div")
-            clip: Any = act(page)
-            _save(page.screenshot(full_page=True, clip=clip), folder / f"studio-{name}.png")
-            page.close()
+        shown = {recording.run_directory(): [name for name in SCENES if name != COPYING]}
+        if copying is not None:
+            shown[copying] = [COPYING]
+        for model, scenes in shown.items():
+            with _served(model) as url:
+                for name in scenes:
+                    width, view, act = SCENES[name]
+                    page = browser.new_page(
+                        viewport={"width": width, "height": HEIGHT},
+                        color_scheme="light",
+                        locale="fr-FR",
+                    )
+                    page.set_default_timeout(PATIENCE)
+                    page.goto(f"{url}/studio#{view}")
+                    page.wait_for_selector("#facts div")
+                    clip: Any = act(page)
+                    _save(page.screenshot(full_page=True, clip=clip), folder / f"studio-{name}.png")
+                    page.close()
         browser.close()
+    known = recording.recorded(RECORDED).get("copying")
+    if copying is not None:
+        known = {"inputs": copying_inputs(), "model": digest(copying / "gpt-model.pt")}
     made = {name: digest(folder / name) for name in names()}
-    text = json.dumps({"inputs": inputs(), "files": made}, indent=1)
+    text = json.dumps({"inputs": inputs(), "copying": known, "files": made}, indent=1)
     RECORDED.write_text(text + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
-def _served() -> Iterator[str]:
+def _served(folder: Path) -> Iterator[str]:
     """Le service, son studio et le dossier de l'entraînement, le temps des captures."""
-    folder = recording.run_directory()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -163,6 +184,11 @@ def _attention(page: Any) -> Frame:
     return _down_to(page, "#heads")
 
 
+def _inside(page: Any) -> Frame:
+    page.wait_for_selector("#heads-one h3")
+    return _down_to(page, "#part-heads")
+
+
 def _training(page: Any) -> Frame:
     page.wait_for_selector("#run-loss path")
     return _down_to(page, "#run-loss")
@@ -182,6 +208,9 @@ SCENES: dict[str, tuple[int, str, Callable[[Any], Frame]]] = {
     "distribution": (WIDTH, "distribution", _distribution),
     "comparer": (WIDTH, "comparer", _comparison),
     "attention": (WIDTH, "attention", _attention),
+    "comprendre": (WIDTH, "comprendre", _inside),
     "telephone": (PHONE, "entrainement", _training),
 }
 """Nom de la capture → largeur de la fenêtre, vue, gestes ; un geste rend le cadre à garder."""
+COPYING = "comprendre"
+"""La capture du modèle dont une tête recopie ; les autres montrent celui des captures."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from gpt_architecture.api.loading import content_of, find_tokenizer, held, source_of
+from gpt_architecture.api.loading import content_of, find_tokenizer, folder_of, held, source_of
 from gpt_architecture.api.options import checked_options
 from gpt_architecture.config import check_int
-from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.formats.adapter_file import read_adapter
-from gpt_architecture.formats.door import locate
+from gpt_architecture.core.grouped_codes import SchemeName
+from gpt_architecture.core.lora import HEAD
+from gpt_architecture.errors import ConfigurationError, ModelFileError
 from gpt_architecture.formats.model_file import ModelFile, save_model
+from gpt_architecture.formats.own_formats import read_adapters
 from gpt_architecture.french import french_number, french_size, thousands
 from gpt_architecture.storage import check_free, check_not_read, check_outputs, exists, nothing
 
@@ -22,22 +23,26 @@ if TYPE_CHECKING:
     from gpt_architecture.api.runs import Run
 
 
-Target = Literal["hf", "gguf", "onnx", "nanogpt", "pt", "peft"]
-"""Transformers, llama.cpp, ONNX, nanoGPT, fichier de ce projet, adaptateurs de PEFT."""
+Target = Literal["hf", "gguf", "ollama", "onnx", "transformersjs", "nanogpt", "pt", "peft", "page"]
+"""Transformers, llama.cpp, Ollama, ONNX, transformers.js, nanoGPT, fichier de ce projet,
+adaptateurs de PEFT, page HTML."""
 
-Dtype = Literal["f32", "f16", "q8_0"]
+Dtype = Literal["f32", "f16", "q8_0", "q4_0", "q4_K_M", "q5_K_M", "q6_K"]
 """Type des poids écrits."""
 
-FOLDERS: tuple[Target, ...] = ("hf", "peft")
+FOLDERS: tuple[Target, ...] = ("hf", "ollama", "transformersjs", "peft")
 """Formats qui écrivent un dossier."""
 
 _DTYPES: dict[Target, tuple[Dtype, ...]] = {
     "hf": ("f32", "f16"),
-    "gguf": ("f32", "f16", "q8_0"),
+    "gguf": get_args(Dtype),
+    "ollama": get_args(Dtype),
     "onnx": ("f32",),
+    "transformersjs": ("f32",),
     "nanogpt": ("f32",),
     "pt": ("f32",),
     "peft": ("f32",),
+    "page": ("f32",),
 }
 
 
@@ -48,8 +53,9 @@ class Conversion:
     Attributes:
         output: le fichier ou le dossier.
         to: son format.
-        dtype: type des poids.
+        dtype: type des poids ; d'une page, comment ils sont quantifiés.
         parameters: paramètres écrits.
+        judges: vrai si le modèle classe ou note des textes.
         context_length: positions du modèle ; None : des adaptateurs.
         window: positions qui ont appris ; None : inconnues.
         bytes: taille, en octets.
@@ -58,8 +64,9 @@ class Conversion:
 
     output: str
     to: Target
-    dtype: Dtype
+    dtype: Dtype | SchemeName
     parameters: int
+    judges: bool = False
     context_length: int | None = None
     window: int | None = None
     bytes: int
@@ -102,6 +109,8 @@ def convert(
     untie: bool = False,
     cache: bool = False,
     shard_size: int = 5120,
+    quant: SchemeName | None = None,
+    text_only: bool = False,
     force: bool = False,
     progress: bool | None = None,
 ) -> Conversion:
@@ -109,16 +118,22 @@ def convert(
 
     Args:
         source: modèle chargé, entraînement, ou chemin dont le format est reconnu au contenu ; pour
-            `peft`, des adaptateurs d'ici.
-        dest: dossier (`hf`, `peft`) ou fichier à écrire.
-        to: `hf` (Transformers), `gguf` (llama.cpp), `onnx`, `nanogpt`, `pt` (ce projet) ou `peft`.
-        dtype: type des poids écrits : `f16` pour `hf` et `gguf`, `q8_0` pour `gguf`.
+            `peft`, des adaptateurs.
+        dest: dossier (`hf`, `ollama`, `transformersjs`, `peft`) ou fichier à écrire.
+        to: `hf` (Transformers), `gguf` (llama.cpp), `ollama` (un GGUF et son Modelfile), `onnx`,
+            `transformersjs` (ONNX fp32 et 8 bits, pour un navigateur ou Node), `nanogpt`, `pt` (ce
+            projet), `peft`, ou `page` (une page HTML où le modèle s'exécute).
+        dtype: type des poids écrits : `f16` pour `hf`, `gguf` et `ollama` ; pour ces deux derniers,
+            aussi `q8_0`, `q6_K`, `q5_K_M`, `q4_K_M` ou `q4_0`.
         tokenizer: vocabulaire des poids qui n'en portent pas.
         n_heads: têtes d'un fichier du livre ; None : une par 64 de la largeur.
         license: licence à écrire dans la fiche.
         untie: écrit la tête de sortie à part de l'embedding.
         cache: avec `onnx`, ajoute cache, masque et positions.
         shard_size: taille d'un fichier de poids `hf`, en Mio, au plus.
+        quant: avec `page`, bits des poids, `int8` ou `int4` ; None : `int8`. Avec `onnx`, `int8`
+            met les matrices et leurs activations sur 8 bits.
+        text_only: avec `page`, n'y met que ce qui écrit, sans distribution ni attention.
         force: remplace ce qui existe.
         progress: vrai ou faux : une barre, ou rien ; None : une barre si quelqu'un la voit.
 
@@ -140,15 +155,21 @@ def convert(
     reads = _reads(source, tokenizer)
     check_conversion(
         dest, reads, to=to, dtype=dtype, n_heads=n_heads, cache=cache, shard_size=shard_size,
-        force=force,
+        quant=quant, text_only=text_only, force=force,
     )  # fmt: skip
     if to == "peft":
         from gpt_architecture.interop.peft import export_peft
 
-        adapter = read_adapter(locate(source_of(source)))
+        adapter = read_adapters(source_of(source))
+        if HEAD in adapter.tensors:
+            raise ModelFileError(
+                "ces adaptateurs ont une tête de classe ou de valeur, que `peft` n'écrit pas",
+                expected="des adaptateurs d'un modèle qui écrit",
+                remedy="fondez-les (« gpt-architecture merge »), et convertissez avec `to=hf`",
+            )
         export_peft(adapter, dest, force=force)
         return _conversion(
-            sorted(dest.iterdir()),
+            _written(dest),
             output=str(dest),
             to=to,
             dtype=dtype,
@@ -158,19 +179,30 @@ def convert(
         bar.start(2, 0)
         known = None if tokenizer is None else find_tokenizer(tokenizer)
         content = content_of(source, tokenizer=known, n_heads=n_heads)
+        if to not in ("hf", "pt"):
+            content.config.check_writes()
         if license is not None:
             content = replace(content, metadata={**content.metadata, "license": license})
         content = content.untied() if untie else content
         bar.update(1, "lecture faite")
-        _write(content, dest, to, dtype, cache=cache, shard_size=shard_size, force=force)
+        if to == "page":
+            from gpt_architecture.reports.portable.page import export_page
+
+            export_page(content, dest, quant=quant or "int8", text_only=text_only)
+        else:
+            _write(
+                content, dest, to, dtype, cache=cache, shard_size=shard_size, quant=quant,
+                force=force, folder=folder_of(source),
+            )  # fmt: skip
         bar.update(2, "écriture faite")
     learned = content.metadata.get("window")
     return _conversion(
-        _written(content, dest, to),
+        [*_written(dest), *_beside(content, dest, to)],
         output=str(dest),
         to=to,
-        dtype=dtype,
+        dtype=quant or ("int8" if to == "page" else dtype),
         parameters=content.config.num_parameters(),
+        judges=content.config.head is not None,
         context_length=content.config.context_length,
         window=learned if isinstance(learned, int) else None,
     )
@@ -185,6 +217,8 @@ def check_conversion(
     n_heads: int | None,
     cache: bool,
     shard_size: int,
+    quant: SchemeName | None = None,
+    text_only: bool = False,
     force: bool,
     **others: tuple[Path | None, Callable[[bytes, bytes], bool]],
 ) -> None:
@@ -198,6 +232,8 @@ def check_conversion(
         n_heads: voir `convert`.
         cache: voir `convert`.
         shard_size: voir `convert`.
+        quant: voir `convert`.
+        text_only: voir `convert`.
         force: voir `convert`.
         others: d'autres sorties de l'appelant, sous le nom de leur réglage.
 
@@ -213,9 +249,23 @@ def check_conversion(
             remedy="corrigez `dtype`",
         )
     check_int("`shard_size`", shard_size, minimum=1, maximum=1 << 20)
-    if cache and to != "onnx":
+    for name, given, targets in (
+        ("cache", cache, ("onnx",)),
+        ("quant", quant is not None, ("page", "onnx")),
+        ("text_only", text_only, ("page",)),
+    ):
+        if given and to not in targets:
+            expected = " ou ".join(f"`to={each}`" for each in targets)
+            raise ConfigurationError(
+                f"`{name}` avec `to={to}`", expected=expected, remedy=f"retirez `{name}`"
+            )
+    if to == "onnx" and quant == "int4":
         raise ConfigurationError(
-            f"`cache` avec `to={to}`", expected="`to=onnx`", remedy="retirez `cache`"
+            "`quant` vaut int4 avec `to=onnx`", expected="int8", remedy="corrigez `quant`"
+        )
+    if to == "page" and dest.suffix.lower() not in (".html", ".htm"):
+        raise ConfigurationError.wrong(
+            "la destination", str(dest), expected="un nom en .html", remedy="changez l'extension"
         )
     if n_heads is not None:
         check_int("`n_heads`", n_heads, minimum=1)
@@ -255,7 +305,9 @@ def _write(
     *,
     cache: bool,
     shard_size: int,
+    quant: SchemeName | None,
     force: bool,
+    folder: Path | None,
 ) -> None:
     if to == "hf":
         from gpt_architecture.interop.hf_export import export_hf
@@ -266,6 +318,7 @@ def _write(
             dtype="f16" if dtype == "f16" else "f32",
             max_shard_bytes=shard_size << 20,
             force=force,
+            folder=folder,
         )
     elif to == "gguf":
         from gpt_architecture.interop.gguf import export_gguf
@@ -274,7 +327,15 @@ def _write(
     elif to == "onnx":
         from gpt_architecture.interop.onnx import export_onnx
 
-        export_onnx(content, dest, cache=cache)
+        export_onnx(content, dest, cache=cache, quant="int8" if quant else None)
+    elif to == "transformersjs":
+        from gpt_architecture.interop.onnx_folder import export_onnx_folder
+
+        export_onnx_folder(content, dest, force=force)
+    elif to == "ollama":
+        from gpt_architecture.interop.ollama import export_ollama
+
+        export_ollama(content, dest, dtype=dtype, force=force)
     elif to == "nanogpt":
         from gpt_architecture.interop.nanogpt import export_nanogpt
 
@@ -289,13 +350,18 @@ def _write(
         )
 
 
-def _written(content: ModelFile, dest: Path, to: Target) -> list[Path]:
-    """Les fichiers de la conversion, ceux qui accompagnent le sien compris."""
-    files = sorted(dest.iterdir()) if dest.is_dir() else [dest]
+def _written(dest: Path) -> list[Path]:
+    """Les fichiers d'un dossier, ou le fichier."""
+    return sorted(file for file in dest.rglob("*") if file.is_file()) if dest.is_dir() else [dest]
+
+
+def _beside(content: ModelFile, dest: Path, to: Target) -> list[Path]:
+    """Ce qui accompagne un fichier."""
     beside = dest.with_name(f"{dest.name}.data")  # les gros poids d'un export ONNX
-    files += [beside] if to == "onnx" and beside.exists() else []
+    if to == "onnx" and beside.exists():
+        return [beside]
     characters = to == "nanogpt" and content.tokenizer.get("name") == "char"
-    return files + ([dest.with_name(f"{dest.stem}.meta.json")] if characters else [])
+    return [dest.with_name(f"{dest.stem}.meta.json")] if characters else []
 
 
 def _reads(source: object, tokenizer: Path | str | None) -> tuple[Path | str | None, ...]:
@@ -308,9 +374,12 @@ def _reads(source: object, tokenizer: Path | str | None) -> tuple[Path | str | N
     )
 
 
-def _conversion(files: Sequence[Path], **known: Any) -> Conversion:
+def _conversion(files: Sequence[Path], *, output: str, **known: Any) -> Conversion:
+    dest = Path(output)
+    root = dest if dest.is_dir() else dest.parent
     return Conversion(
         **known,
+        output=output,
         bytes=sum(file.stat().st_size for file in files),
-        files=tuple(file.name for file in files),
+        files=tuple(file.relative_to(root).as_posix() for file in files),
     )

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.evaluation.classification import LabelMeasures
 from gpt_architecture.evaluation.cloze import ClozeResult
 from gpt_architecture.evaluation.memorisation import MemorisationReport
 from gpt_architecture.evaluation.minimal_pairs import PairsResult
 from gpt_architecture.evaluation.perplexity import TextMeasures
+from gpt_architecture.evaluation.preferences import PreferenceResult
 from gpt_architecture.evaluation.tasks import ChoiceResult, LastWordResult
 from gpt_architecture.french import decimal, percent, significant
 
@@ -32,8 +34,10 @@ class Evaluation:
         choices: choix multiple.
         french: paires minimales du français.
         cloze: mots à deviner, tirés d'un texte.
+        preferences: paires de réponses, l'une préférée à l'autre.
         lm_eval: épreuves de lm-eval.
         memorisation: ce que le modèle récite.
+        labels: textes classés ou notés, et une référence à côté.
         record: tout, en types simples : le JSON de la commande.
         tokenizer: celui du modèle.
     """
@@ -43,8 +47,10 @@ class Evaluation:
     choices: ChoiceResult | None = None
     french: PairsResult | None = None
     cloze: ClozeResult | None = None
+    preferences: PreferenceResult | None = None
     lm_eval: tuple[TaskResult, ...] | None = None
     memorisation: MemorisationReport | None = None
+    labels: LabelMeasures | None = None
     record: dict[str, Any] = field(default_factory=dict)
     tokenizer: Tokenizer
 
@@ -77,8 +83,11 @@ class Evaluation:
 
     def show(self, console: Console) -> None:
         """Écrit les tableaux de la commande."""
-        from gpt_architecture.reports import french, measures, memorisation
+        from gpt_architecture.reports import french, measures, memorisation, preferences
+        from gpt_architecture.reports.labels import show_labels
 
+        if self.labels is not None:
+            show_labels(console, self.labels)
         if self.text is not None:
             measures.show_text(console, self.text)
         if self.last_word is not None:
@@ -89,6 +98,8 @@ class Evaluation:
             french.show_pairs(console, self.french)
         if self.cloze is not None:
             french.show_cloze(console, self.cloze)
+        if self.preferences is not None:
+            preferences.show_preferences(console, self.preferences)
         if self.lm_eval is not None:
             measures.show_harness(console, self.lm_eval)
         if self.memorisation is not None:
@@ -102,24 +113,38 @@ class Evaluation:
         return buffer.getvalue()
 
     def __repr__(self) -> str:
-        names = ("text", "last_word", "choices", "french", "cloze", "lm_eval", "memorisation")
+        names = (
+            *("text", "last_word", "choices", "french", "cloze", "preferences", "lm_eval"),
+            "memorisation",
+        )
         said = [name for name in names if getattr(self, name) is not None]
         if self.text is not None:
             loss, perplexity = decimal(self.loss, 3), significant(self.perplexity)
             said[0] = f"perte {loss} nats, perplexité {perplexity}"
+        if self.labels is not None:
+            said.append(self.labels.said)
         shown = {"last_word": _share(self.last_word), "choices": _share(self.choices)}
         if self.french is not None:
             shown["french"] = percent(self.french.total.accuracy)
         if self.cloze is not None:
             parts = (_share(self.cloze.last_word), _share(self.cloze.choices))
             shown["cloze"] = ", ".join(filter(None, parts))
+        if self.preferences is not None:
+            shown["preferences"] = percent(self.preferences.total.accuracy)
         said = [f"{name} {shown[name]}" if shown.get(name) else name for name in said]
         return f"Evaluation({', '.join(said)})"
 
     def _repr_html_(self) -> str:
-        from gpt_architecture.reports import french, measures, memorisation
+        from gpt_architecture.reports import french, measures, memorisation, preferences
+        from gpt_architecture.reports.labels import labels_notes, labels_tables
         from gpt_architecture.reports.notebook import tables_cell
 
+        if self.labels is not None:
+            return tables_cell(
+                labels_tables(self.labels),
+                calibration=self.labels.calibration,
+                notes=labels_notes(self.labels),
+            )
         tables: list[TableData] = []
         if self.text is not None:
             tables.append(measures.text_table(self.text))
@@ -131,6 +156,8 @@ class Evaluation:
             tables.append(french.pairs_table(self.french))
         if self.cloze is not None:
             tables += french.cloze_tables(self.cloze)
+        if self.preferences is not None:
+            tables.append(preferences.preferences_table(self.preferences))
         if self.lm_eval is not None:
             tables.append(measures.harness_table(self.lm_eval))
         if self.memorisation is not None:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from gpt_architecture.api.options import checked_options
-from gpt_architecture.api.writer import Writer, config_or
+from gpt_architecture.api.understanding import Explained
+from gpt_architecture.api.writer import config_or
 from gpt_architecture.config import check_int
+from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.tokenizers.marked_text import plain, written
 from gpt_architecture.decoding.config import MAX_ALTERNATIVES, GenerationConfig
 from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.sequence import TokenScore
 from gpt_architecture.decoding.trace import MAX_STEPS
 from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.evaluation.embeddings import Pooling, embed_all
 from gpt_architecture.french import thousands
 
 if TYPE_CHECKING:
+    from gpt_architecture.api.labels import Judgements
     from gpt_architecture.api.views import (
         AttentionMap,
         Completion,
@@ -34,10 +41,11 @@ TEMPERATURES = (0.3, 0.7, 1.0, 2.0)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class GPT(Writer):
+class GPT(Explained):
     """Un modèle prêt à écrire, avec son tokenizer ; `load` le construit.
 
-    Il écrit, et montre : probabilités, découpage, attention, filtres.
+    Il écrit, et montre : probabilités, découpage, attention, vecteurs, filtres, et ce qui se passe
+    dans ses couches.
 
     Attributes:
         model: le réseau, en évaluation.
@@ -136,6 +144,31 @@ class GPT(Writer):
         )
 
     @checked_options
+    def classify(self, texts: str | Sequence[str]) -> Judgements:
+        """La classe de chaque texte et ses probabilités, ou sa valeur.
+
+        Args:
+            texts: un texte, ou plusieurs ; de chacun, le contexte d'entraînement est lu, au plus.
+
+        Raises:
+            ConfigurationError: ce modèle écrit : il n'a pas de tête qui classe ou note.
+            DataError: un texte n'a aucun token.
+
+        Examples:
+            >>> from gpt_architecture import train
+            >>> run = train(classify="messages-fr", tokenizer="char", context_length=16,
+            ...             emb_dim=16, n_heads=2, n_layers=1, max_steps=2, output_dir="classes")
+            >>> found = run.model.classify(["Où est mon colis ?", "Ma facture est fausse."])
+            >>> len(found), found[0].label in found[0].probabilities
+            (2, True)
+        """
+        from gpt_architecture.api.labels import Judgements
+        from gpt_architecture.evaluation.judgement import judge
+
+        given = [texts] if isinstance(texts, str) else list(texts)
+        return Judgements(tuple(judge(self.model, self.tokenizer, given, window=self.window)))
+
+    @checked_options
     def distribution(
         self,
         prompt: str | None = None,
@@ -191,8 +224,48 @@ class GPT(Writer):
         from gpt_architecture.api.views import AttentionMap
         from gpt_architecture.evaluation.attention_maps import attention_maps
 
-        maps = attention_maps(self.model, self.tokenizer, text, window=self.window)
+        maps = attention_maps(self.measured, self.tokenizer, text, window=self.window)
         return AttentionMap(**vars(maps))
+
+    @checked_options
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: Pooling = "mean",
+        dimensions: int | None = None,
+        parse_special: bool = False,
+    ) -> Tensor:
+        """Les vecteurs (N, D) de textes, ou celui (D) d'un texte seul ; leur norme vaut 1.
+
+        Args:
+            texts: un texte, ou plusieurs ; chacun est lu seul.
+            pooling: `mean`, la moyenne des états cachés, ou `last`, celui du dernier token.
+            dimensions: n'en garde que les premières ; None : toutes.
+            parse_special: voir `encode`.
+
+        Raises:
+            ConfigurationError: texte vide ou plus long que le contexte, trop de dimensions, ou
+                modèle quantifié.
+
+        Examples:
+            >>> from gpt_architecture import load
+            >>> found = load("modele").embed(["Un soir", "Un matin"])
+            >>> tuple(found.shape) == (2, load("modele").config.emb_dim)
+            True
+            >>> bool((found.norm(dim=1) - 1).abs().max() < 1e-6)  # leur produit est un cosinus
+            True
+        """
+        alone = isinstance(texts, str)
+        given = [texts] if isinstance(texts, str) else list(texts)
+        found = embed_all(
+            self.measured,
+            [self.generator.encode(written(each) if parse_special else each) for each in given],
+            pooling=pooling,
+            dimensions=dimensions,
+            window=self.window,
+        )
+        return found[0] if alone else found
 
     @checked_options
     def trace(
@@ -250,8 +323,38 @@ class GPT(Writer):
                 f"{tokenizer.name}, {thousands(tokenizer.vocab_size)} tokens",
             ),
         ]
+        if config.head is not None:
+            facts.append(("sortie", config.head.said))
         name = data.get("name") if isinstance(data, Mapping) else None
         return [*facts, ("données", str(name))] if name else facts
+
+    @property
+    def folder(self) -> Path | None:
+        """Le dossier d'où il vient, s'il est ici ; None : inconnu."""
+        from gpt_architecture.formats.card import model_folder
+
+        return model_folder(self.name) if self.name else None
+
+    @property
+    def card(self) -> list[tuple[str, str]]:
+        """Sa fiche (nom, valeur), celle d'une conversion vers Transformers ; ici en français.
+
+        L'empreinte de ses poids n'y est que si un dossier de confidentialité la demande.
+        """
+        from gpt_architecture.formats.adapter_file import weights_sha256
+        from gpt_architecture.formats.card import PRIVACY, card_of
+        from gpt_architecture.formats.model_file import ModelFile
+
+        folder, sha256 = self.folder, None
+        if folder is not None and (folder / PRIVACY).is_file() and isinstance(self.model, GPTModel):
+            content = ModelFile(
+                config=self.config,
+                state_dict=self.model.state_dict(),
+                tokenizer=self.tokenizer.to_dict(),
+                metadata=self.metadata,
+            )
+            sha256 = weights_sha256(content)
+        return card_of(self.config, self.metadata, folder=folder, sha256=sha256).said(0)
 
     def __repr__(self) -> str:
         facts = [*self.facts, ("périphérique", str(self.device))]
@@ -265,4 +368,5 @@ class GPT(Writer):
             self.name or "Modèle",
             [*self.facts, ("périphérique", str(self.device))],
             curves=curves_from_metadata(self.metadata),
+            notes=[f"{name} : {value}" for name, value in self.card],
         )

@@ -22,6 +22,7 @@ from gpt_architecture.data.tokenizer import (
 )
 from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
+from gpt_architecture.formats.card import model_folder
 from gpt_architecture.formats.door import locate, open_model, read_any
 from gpt_architecture.formats.model_file import (
     MODEL_NAME,
@@ -134,6 +135,12 @@ def source_of(model: object) -> Path:
     if not isinstance(path, (str, Path)):
         raise ConfigurationError.wrong("`model`", model, expected="un modèle chargé, ou un chemin")
     return Path(path)
+
+
+def folder_of(model: object) -> Path | None:
+    """Le dossier d'un modèle d'ici, où sont son certificat et son journal ; None : inconnu."""
+    gpt = held(model)
+    return model_folder(source_of(model)) if gpt is None else gpt.folder
 
 
 def content_of(model: object, **options: Any) -> ModelFile:
@@ -266,11 +273,12 @@ def runner_of(
     from gpt_architecture.kernels.decode.packed import pack
 
     obstacle = shape_obstacle(model.cfg)
-    if obstacle is not None and engine == "packed":
+    needed = "engine=packed" if engine == "packed" else f"quant={quant}"
+    if obstacle is not None and (engine == "packed" or (quant and model.cfg.head is not None)):
         raise ConfigurationError(
-            f"engine=packed : {obstacle}",
+            f"{needed} : {obstacle}",
             expected="un modèle au calcul de GPT-2",
-            remedy="retirez engine=packed",
+            remedy=f"retirez {needed}",
         )
     if obstacle is not None and quant is None:
         logger.info("décodage par PyTorch : %s", obstacle)

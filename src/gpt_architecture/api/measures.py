@@ -5,34 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.api.evaluations import Evaluation
+from gpt_architecture.api.labels import check_settings
 from gpt_architecture.api.loading import held, load, loaded, source_of
 from gpt_architecture.api.options import checked_options, listed
 from gpt_architecture.api.study import study_model
+from gpt_architecture.api.trials import Measurer
 from gpt_architecture.config import check_int
 from gpt_architecture.data.texts.corpus import read_documents
 from gpt_architecture.errors import ConfigurationError, reason
-from gpt_architecture.evaluation.cloze import ClozeExamples, ClozeResult, build_cloze
-from gpt_architecture.evaluation.minimal_pairs import PairsResult, measure_pairs, read_pairs
-from gpt_architecture.evaluation.perplexity import (
-    TextMeasures,
-    TokenDocument,
-    measure_documents,
-    read_token_documents,
-)
+from gpt_architecture.evaluation.cloze import ClozeExamples, build_cloze
+from gpt_architecture.evaluation.perplexity import read_token_documents
+from gpt_architecture.evaluation.preferences import read_pairs as read_answer_pairs
 from gpt_architecture.evaluation.task_files import read_choices, read_last_words
-from gpt_architecture.evaluation.tasks import (
-    ChoiceResult,
-    LastWord,
-    LastWordResult,
-    MultipleChoice,
-    measure_choices,
-    measure_last_words,
-)
 from gpt_architecture.formats.checkpoint import CHECKPOINTS
 from gpt_architecture.formats.door import locate
 from gpt_architecture.formats.journal import JOURNAL, append_record
@@ -42,8 +30,6 @@ from gpt_architecture.training.distributed.world import World
 if TYPE_CHECKING:
     from gpt_architecture.api.gpt import GPT
     from gpt_architecture.api.runs import Run
-    from gpt_architecture.evaluation.lm_eval import TaskResult
-    from gpt_architecture.reports.console import ProgressBar
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +46,12 @@ def evaluate(
     choices: Path | str | None = None,
     french: bool = False,
     cloze: Sources = (),
+    preferences: Path | str | None = None,
     lm_eval: str | Sequence[str] = (),
     memorisation: Sources = (),
+    classify: Path | str | None = None,
+    label: str | None = None,
+    reference: Path | str | None = None,
     length: int = 64,
     report: Path | str | None = None,
     sentence: str | None = None,
@@ -89,8 +79,14 @@ def evaluate(
         choices: exemples JSONL au format de HellaSwag : choisir la bonne suite.
         french: note les paires minimales du français.
         cloze: textes, inconnus du modèle, d'où tirer des mots à deviner.
+        preferences: paires de réponses : la préférée est-elle la plus probable ?
         lm_eval: épreuves de lm-eval, locales ou siennes.
         memorisation: données de l'entraînement : mesure ce que le modèle en récite.
+        classify: textes étiquetés (CSV, TSV, JSONL, Parquet), pour un modèle qui classe ou note :
+            rien d'autre ne se mesure alors.
+        label: colonne de l'étiquette ; None : celle de l'entraînement.
+        reference: textes étiquetés dont apprend la référence ; None : ceux de l'entraînement, si
+            `classify` est son fichier.
         length: tokens de chaque texte généré pour la mémorisation et la page.
         report: page HTML à écrire : pertes, mémorisation, textes, calibration, attention.
         sentence: phrase dont la page montre l'attention.
@@ -137,20 +133,28 @@ def evaluate(
             remedy="demandez-le à part, sans torchrun ni `launch`",
         )
     check_int("`batch_size`", batch_size, minimum=1)
-    if not (texts or lambada or choices or french or guessed or trials or studied):
+    others = bool(
+        texts or lambada or choices or french or guessed or preferences or trials or studied
+    )
+    check_settings(classify, others=others, label=label, reference=reference)
+    if not (others or classify):
         raise ConfigurationError(
             "rien à mesurer",
-            expected="`data`, `lambada`, `choices`, `french`, `cloze`, `lm_eval`, `memorisation` "
-            "ou `report`",
+            expected="`data`, `lambada`, `choices`, `french`, `cloze`, `preferences`, `lm_eval`, "
+            "`memorisation`, `classify` ou `report`",
             remedy="donnez au moins l'un d'eux",
         )
     gpt = held(model)
     path = locate(source_of(model)) if gpt is None else _place(gpt)
-    reads = (path, texts, recited, guessed, trials, lambada, choices)
+    reads = (
+        *(path, texts, recited, guessed, trials),
+        *(lambada, choices, preferences, classify, reference),
+    )
     check_outputs({"`report`": (report, page_of("model"))}, reads=reads, force=force)
     # Un mauvais fichier n'attend pas le modèle.
     words = [] if lambada is None else read_last_words(Path(lambada), limit=limit)
     questions = [] if choices is None else read_choices(Path(choices), limit=limit)
+    pairs = [] if preferences is None else read_answer_pairs(preferences, limit=limit)
     passages = None
     if guessed:
         passages = _passages(guessed, field=field, limit=limit, offline=offline, skip_bad=skip_bad)
@@ -161,20 +165,28 @@ def evaluate(
     else:
         loaded(gpt, device=device, quant=quant)  # refuse ce qui ne vaut qu'au chargement
         quant = gpt.quant
+    if classify is None:
+        gpt.config.check_writes()
     start = time.perf_counter()
     reading: dict[str, Any] = {"field": field, "offline": offline, "skip_bad": skip_bad}
     documents = read_token_documents(
         texts, gpt.tokenizer, limit=limit, max_tokens=tokens, **reading
     )
     with ProgressBar("Évaluation", width=40, shown=progress if world.is_main else False) as bar:
-        measure = _Measure(gpt, bar, world, batch_size=batch_size, quantized=quant is not None)
+        measure = Measurer(gpt, bar, world, batch_size=batch_size)
         found: dict[str, Any] = {
             "text": measure.texts(documents, stride),
             "last_word": measure.last_words(words),
             "choices": measure.choices(questions),
             "french": measure.french(limit) if french else None,
             "cloze": None if passages is None else measure.cloze(passages),
+            "preferences": measure.preferences(pairs, preferences),
             "lm_eval": measure.harness(trials, limit=limit, offline=offline),
+            "labels": None
+            if classify is None
+            else measure.labels(
+                classify, label=label, field=field, reference=reference, limit=limit
+            ),
         }
         record = _record(found)
         memory = None
@@ -237,88 +249,10 @@ def _check(length: int, sentence: str | None, report: Path | None, **positive: i
             check_int(f"`{name}`", value, minimum=1)
 
 
-class _Measure:
-    """Mesure textes et épreuves, l'avancement sur une barre ; None : rien à mesurer."""
-
-    def __init__(
-        self, gpt: GPT, bar: ProgressBar, world: World, *, batch_size: int, quantized: bool
-    ) -> None:
-        self._gpt, self._bar, self._world, self._batch_size = gpt, bar, world, batch_size
-        self._model = gpt.runner if quantized and gpt.runner is not None else gpt.model
-
-    def texts(self, documents: Sequence[TokenDocument], stride: int | None) -> TextMeasures | None:
-        prefix = self._gpt.tokenizer.eos_id
-        run = partial(measure_documents, self._model, documents, stride=stride, prefix=prefix)
-        return self._run(run, "Textes") if documents else None
-
-    def last_words(self, words: Sequence[LastWord]) -> LastWordResult | None:
-        run = partial(measure_last_words, self._model, self._gpt.tokenizer, words)
-        return self._run(run, "Dernier mot") if words else None
-
-    def choices(self, questions: Sequence[MultipleChoice]) -> ChoiceResult | None:
-        run = partial(measure_choices, self._model, self._gpt.tokenizer, questions)
-        return self._run(run, "Choix multiple") if questions else None
-
-    def french(self, limit: int | None) -> PairsResult:
-        phenomena, pairs = read_pairs(limit=limit)
-        run = partial(measure_pairs, self._model, self._gpt.tokenizer, phenomena, pairs)
-        found: PairsResult = self._run(run, "Paires minimales")
-        return found
-
-    def cloze(self, passages: ClozeExamples) -> ClozeResult:
-        return ClozeResult(
-            last_word=self.last_words(passages.last_words), choices=self.choices(passages.choices)
-        )
-
-    def harness(
-        self, trials: Sequence[str], *, limit: int | None, offline: bool
-    ) -> tuple[TaskResult, ...] | None:
-        if not trials:
-            return None
-        from gpt_architecture.evaluation.lm_eval import run_tasks
-
-        found = run_tasks(
-            trials,
-            self._model,
-            self._gpt.tokenizer,
-            offline=offline,
-            limit=limit,
-            window=self._gpt.window,
-            max_rows=self._batch_size,
-            on_progress=_progress_by_kind(self._bar),
-            crew=self._world,
-        )
-        return tuple(found)
-
-    def _run(self, run: Callable[..., Any], name: str) -> Any:
-        from gpt_architecture.reports.console import PaceProgress
-
-        return run(
-            window=self._gpt.window,
-            max_rows=self._batch_size,
-            on_progress=PaceProgress(self._bar, name),
-            crew=self._world,
-        )
-
-
-def _progress_by_kind(bar: ProgressBar) -> Callable[[str, int, int], None]:
-    """L'avancement de lm-eval : chaque nature de requêtes a le sien."""
-    from gpt_architecture.evaluation.lm_eval import UNITS
-    from gpt_architecture.reports.console import PaceProgress
-
-    started: dict[str, PaceProgress] = {}
-
-    def advance(kind: str, done: int, total: int) -> None:
-        if kind not in started:
-            started[kind] = PaceProgress(bar, f"lm-eval, {kind}", UNITS.get(kind, "tokens"))
-        started[kind](done, total)
-
-    return advance
-
-
 def _record(found: dict[str, Any]) -> dict[str, Any]:
     """Ce qui est mesuré, en types simples."""
-    from gpt_architecture.reports import french, measures
+    from gpt_architecture.reports import french, measures, preferences
+    from gpt_architecture.reports.labels import labels_record
 
     simple: dict[str, Callable[[Any], dict[str, Any]]] = {
         "text": measures.text_record,
@@ -326,7 +260,9 @@ def _record(found: dict[str, Any]) -> dict[str, Any]:
         "choices": measures.choices_record,
         "french": french.pairs_record,
         "cloze": french.cloze_record,
+        "preferences": preferences.preferences_record,
         "lm_eval": measures.harness_record,
+        "labels": labels_record,
     }
     return {name: simple[name](each) for name, each in found.items() if each is not None}
 

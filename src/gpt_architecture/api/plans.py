@@ -149,7 +149,7 @@ def plan(
     Args:
         data: texte, dossier, fragments ou nom connu, comme `train`.
         hours: heures de l'entraînement à venir.
-        minutes: minutes d'essais, environ ; None : un dixième des heures, de 2 à 20.
+        minutes: minutes d'essais, environ ; None : un dixième des heures, de 4 à 24.
         out: fichier de réglages à écrire, que `train --config` prend tel quel ; None : aucun.
         trials: dossier où garder les essais, pour n'en refaire aucun ; None : ils sont oubliés.
         tokenizer: vocabulaire imposé ; None : choisi parmi plusieurs.
@@ -165,7 +165,8 @@ def plan(
         progress: vrai ou faux : ce qui se fait est dit, ou rien ; None : si quelqu'un le voit.
 
     Raises:
-        ConfigurationError: durées qui n'ont pas de sens, ou trop courtes pour ce texte.
+        ConfigurationError: durées qui n'ont pas de sens, ou trop courtes pour ce texte ; réglage
+            d'un texte donné pour des fragments.
         DataError: texte absent, illisible ou trop court.
         OutputError: un fichier ne peut pas être écrit.
 
@@ -177,6 +178,7 @@ def plan(
         >>> found.settings["max_steps"] == found.best.steps
         True
     """
+    from gpt_architecture.data.shards.layout import holds_shards
     from gpt_architecture.reports.console import ProgressBar
     from gpt_architecture.reports.plan import TrialProgress
     from gpt_architecture.training.laboratory import TextLaboratory
@@ -192,6 +194,8 @@ def plan(
     for name, value in (("price_per_hour", price_per_hour), ("watts", watts)):
         if value is not None:
             check_float(f"`{name}`", value, minimum=0.0)
+    if len(sources) == 1 and holds_shards(sources[0]):
+        _check_shards(sources[0], field=field, skip_bad=skip_bad, train_ratio=train_ratio)
     for source in (*sources, *(() if tokenizer is None else (str(tokenizer),))):
         _check_writable(_absolute(source))
     path = None if out is None else Path(out)
@@ -241,6 +245,18 @@ def plan(
         text = found.to_toml()
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return found
+
+
+def _check_shards(source: str, **given: Any) -> None:
+    """Refuse ce qui ne vaut que pour un texte : des fragments sont déjà lus, codés et coupés."""
+    usual = {"train_ratio": TrainingConfig.train_ratio}
+    for name, value in given.items():
+        if value and value != usual.get(name):
+            raise ConfigurationError(
+                f"`{name}` est donné, et {source} est un dossier de fragments",
+                expected="un texte : des fragments sont déjà lus et coupés",
+                remedy=f"retirez `{name}`, ou donnez-le à « gpt-architecture prepare »",
+            )
 
 
 def _told(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from typing import Any
 
 from gpt_architecture.api.loading import find_tokenizer
 from gpt_architecture.api.options import checked_with, listed
+from gpt_architecture.config import check_int
 from gpt_architecture.data.hygiene.config import HygieneConfig
+from gpt_architecture.data.provenance.build import MIN_MEMORY
 from gpt_architecture.data.shards.plan import PrepareConfig
 from gpt_architecture.data.shards.prepare import PreparedTokens, prepare_tokens
 from gpt_architecture.data.texts.shares import Share
@@ -110,6 +112,8 @@ def prepare(
     offline: bool = False,
     hygiene: str | HygieneConfig | None = None,
     report: str | Path | None = None,
+    index: bool = False,
+    index_memory: int = 512,
     dry_run: bool = False,
     task: str | None = None,
     merge: bool = False,
@@ -136,6 +140,8 @@ def prepare(
         hygiene: ce qui est retiré des textes avant de les coder : un préréglage (`fr`, `en`,
             `neutre`, `doublons`), ou ses étapes, voir `HygieneConfig.preset` ; None : rien.
         report: page HTML à écrire : ce qui est entré, sorti, et des exemples de chaque retrait.
+        index: construit aussi l'index qui dira d'où vient un passage (voir `index_sources`).
+        index_memory: mémoire, en Mio, que cette construction peut prendre.
         dry_run: fait tout dans un dossier provisoire, qui est effacé : il n'en reste que le bilan.
         task: ne fait que cette tâche, « 3/7 » ou, d'après Slurm ou Kubernetes, « auto » ou
             « auto/7 » ; les mêmes réglages pour toutes.
@@ -173,7 +179,8 @@ def prepare(
             "`out` n'est pas donné", expected="un dossier à écrire", remedy="donnez `out`"
         )
     share = None if task is None else Share.parse(task)
-    _check_shared(task, merge=merge, dry_run=dry_run, report=report)
+    _check_shared(task, merge=merge, dry_run=dry_run, report=report, index=index)
+    check_int("`index_memory`", index_memory, minimum=MIN_MEMORY >> 20, maximum=1 << 20)
     steps = HygieneConfig.preset(hygiene) if isinstance(hygiene, str) else hygiene
     page = None if report is None else Path(report)
     reads = (given, tokenizer, () if steps is None else steps.evaluation)
@@ -211,19 +218,31 @@ def prepare(
             )
         if page is not None and found.outcome != "decided":
             write_hygiene_page(page, found)
+        if index and found.outcome in ("new", "resumed", "present"):
+            from gpt_architecture.api.sources import index_sources
+
+            index_sources(folder, memory=index_memory << 20, force=force, progress=progress)
         if dry_run:
             found = replace(found, folder=folder if out is None else Path(out), outcome="dry")
     return Prepared(**vars(found))
 
 
 def _check_shared(
-    task: str | None, *, merge: bool, dry_run: bool, report: str | Path | None
+    task: str | None, *, merge: bool, dry_run: bool, report: str | Path | None, index: bool
 ) -> None:
     """Refuse ce qu'une tâche, ou la réunion de plusieurs, ne peut pas faire."""
     if task is not None and merge:
         raise ConfigurationError.together("`task`", "`merge`")
     if dry_run and (merge or task is not None):
         raise ConfigurationError.together("`merge`" if merge else "`task`", "`dry_run`")
+    if index and (dry_run or task is not None):
+        raise ConfigurationError.together(
+            "`dry_run`" if dry_run else "`task`",
+            "`index`",
+            remedy="demandez l'index de ce qui est gardé"
+            if dry_run
+            else "demandez l'index à la réunion, par `merge`",
+        )
     if task is not None and report is not None:
         raise ConfigurationError.together(
             "`task`", "`report`", remedy="demandez le bilan à la réunion, par `merge`"

@@ -136,6 +136,7 @@ def quantize(
     from gpt_architecture.kernels.decode.packed import pack
 
     content = content_of(model)
+    content.config.check_writes()
     with ProgressBar("Quantification", shown=progress):
         packed = pack(content.build(), Scheme(name=scheme, group_size=group_size))
     save_quantized(output, packed, tokenizer=content.tokenizer, metadata=content.metadata)

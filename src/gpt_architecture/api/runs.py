@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from gpt_architecture.training.diagnosis import Finding
 
 _STEP_COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_second")
+_MEASURES = (
+    *("reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy"),
+    *("cross_entropy", "kl"),
+)
+"""Ce qu'un objectif mesure de plus, s'il y en a un."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -80,7 +85,8 @@ class Run:
     def steps(self) -> Table:
         """Les étapes, telles que le journal les garde : perte du lot, taux, gradient, débit."""
         records = [each for each in self._journal if each["kind"] == "step"]
-        columns = {name: [each.get(name) for each in records] for name in _STEP_COLUMNS}
+        more = [name for name in _MEASURES if any(name in each for each in records)]
+        columns = {name: [each.get(name) for each in records] for name in (*_STEP_COLUMNS, *more)}
         return Table(columns, title="Étapes")
 
     @cached_property
@@ -217,18 +223,19 @@ def train(
     from gpt_architecture.training.run import train_model
 
     asked = {"data": data, "preset": preset, **settings}
-    for name, wanted in {"resume": "output_dir", "start": "path"}.items():
+    for name, wanted in {"resume": "output_dir", "start": "path", "distill": "path"}.items():
         if isinstance(asked.get(name), Run):
             asked[name] = getattr(asked[name], wanted)
     places = {"resume", "start", "output_dir", "chat", "chat_template", "sign_key"}
+    places |= {"preferences", "distill", "classify", "val"}
     for name in places & settings.keys():
         if not isinstance(asked[name], (str, Path, type(None))):
             raise ConfigurationError.wrong(f"`{name}`", asked[name], expected="un chemin")
     origins = Origins()
     given = {name: each for name, each in asked.items() if name in settings or each is not None}
     run = prepare(request_of(given, origins), origins)
-    with _interruptible(should_stop) as stops:
-        outcome = train_model(run, _reporter(progress), callbacks=callbacks, should_stop=stops)
+    with interruptible(should_stop) as stops:
+        outcome = train_model(run, bar_reporter(progress), callbacks=callbacks, should_stop=stops)
     path = run.path if outcome.model is not None else run.store.path_of(outcome.state.step)
     start, device = run.settings.start, run.settings.device
     if run.settings.lora is None or start is None:
@@ -248,7 +255,7 @@ def train(
     )
 
 
-def _reporter(progress: bool | None) -> Any:
+def bar_reporter(progress: bool | None) -> Any:
     """Ne montre qu'une barre ; les pertes et les exemples sont dans le `Run`."""
     from gpt_architecture.reports.console import ProgressBar
     from gpt_architecture.reports.training import TrainingBar
@@ -269,7 +276,7 @@ def _reporter(progress: bool | None) -> Any:
 
 
 @contextmanager
-def _interruptible(should_stop: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]:
+def interruptible(should_stop: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]:
     """De quoi demander l'arrêt : la question de l'appelant, ou le premier SIGINT.
 
     Hors du thread principal, ou si l'appelant a déjà pris le signal, il lui est laissé.

@@ -5,25 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gpt_architecture.api.engines import (
+    MAX_ADAPTER_RANK,
+    MAX_ADAPTERS,
+    other_models,
+    start_engine,
+)
 from gpt_architecture.api.gpt import GPT
-from gpt_architecture.api.loading import held, load, loaded, runner_of, source_of
+from gpt_architecture.api.loading import held, loaded, source_of
 from gpt_architecture.api.options import checked_options, listed
-from gpt_architecture.config import VERSION, check_float, check_int
-from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.tokenizers.marked_text import own_prompt
+from gpt_architecture.config import check_float, check_int
 from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
 from gpt_architecture.errors import MissingDependencyError, ServiceError
-from gpt_architecture.evaluation.attention_maps import attention_of
-from gpt_architecture.evaluation.comparison import SIX_VARIANTS
 from gpt_architecture.formats.door import check_source, locate, short_name
 from gpt_architecture.storage import exists
 
@@ -31,18 +31,17 @@ if TYPE_CHECKING:
     import socket
 
     from gpt_architecture.api.runs import Run
-    from gpt_architecture.serving.context import ServingContext
+    from gpt_architecture.api.sources import SourceIndex
     from gpt_architecture.serving.engine.engine import Engine
+    from gpt_architecture.serving.http.observer import Observer
     from gpt_architecture.serving.http.server import HttpServer
-    from gpt_architecture.serving.limits import Limits
-    from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
+    from gpt_architecture.serving.pool import ModelPool
 
 logger = logging.getLogger(__name__)
 
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 """Adresses que cette machine seule atteint."""
 
-_EXAMPLE = "Il était une fois"
 _POLL_S = 0.01
 
 
@@ -58,84 +57,6 @@ def check_serving() -> None:
             raise MissingDependencyError(name, purpose="servir un modèle", extra="serve")
 
 
-def start_engine(
-    model: GPT | Path | str,
-    *,
-    name: str,
-    limits: Limits,
-    fields: FieldPolicy,
-    slots: int = 8,
-    max_waiting: int = 64,
-    drafts: int = MAX_SELF_DRAFT,
-    run_directory: Path | str | None = None,
-    device: str = "auto",
-    quant: str | None = None,
-) -> tuple[Engine, ServingContext]:
-    """Le moteur d'un modèle, démarré, et ce que l'application en sert.
-
-    Args:
-        model: le modèle, ou son fichier.
-        name: nom du modèle pour les clients.
-        limits: ce qu'une requête peut demander.
-        fields: ce qui est fait des champs inconnus.
-        slots: textes générés ensemble.
-        max_waiting: textes qui attendent, au plus.
-        drafts: tokens proposés d'avance, à faible charge.
-        run_directory: dossier d'entraînement que le studio montre.
-        device: voir `load`.
-        quant: voir `load`.
-    """
-    from gpt_architecture.serving.context import ServingContext, digest_of
-    from gpt_architecture.serving.engine.engine import Engine
-
-    hashing, digest = ThreadPoolExecutor(1), None  # l'empreinte, pendant que le reste se charge
-    # Seuls les noyaux rendent les mêmes bits sous toute charge : un petit modèle les a aussi.
-    if isinstance(model, GPT):
-        gpt, runner = model, model.runner
-        if runner is None and isinstance(model.model, GPTModel):
-            runner = runner_of(model.model, model.device, None, "auto")
-    else:
-        digest = hashing.submit(digest_of, model)
-        hashing.shutdown(wait=False)
-        gpt = load(model, device=device, quant=quant, compile_from=0)
-        runner = gpt.runner
-    runner = gpt.model if runner is None else runner
-    engine = Engine(
-        runner,
-        gpt.tokenizer,
-        window=gpt.window,
-        slots=slots,
-        max_waiting=max_waiting,
-        drafts=drafts,
-    )
-    engine.start()
-    try:
-        engine.prepare_constraints()
-        found = None if digest is None else digest.result()
-    except BaseException:
-        engine.stop()
-        raise
-    context = ServingContext(
-        engine=engine,
-        model=runner,
-        tokenizer=gpt.tokenizer,
-        name=name,
-        metadata=gpt.metadata,
-        window=gpt.window,
-        limits=limits,
-        fields=fields,
-        run_directory=None if run_directory is None else Path(run_directory),
-        example=own_prompt(gpt.metadata) or _EXAMPLE,
-        attention=partial(attention_of, gpt.model, window=gpt.window)
-        if isinstance(gpt.model, GPTModel)
-        else None,
-        variants=tuple(SIX_VARIANTS),
-        digest=found,
-        version=VERSION,
-    )
-    return engine, context
-
-
 class Service:
     """Un modèle servi ; `serve` le construit, `stop` ou la fin d'un `with` l'arrête.
 
@@ -146,13 +67,20 @@ class Service:
     """
 
     def __init__(
-        self, server: HttpServer, listener: socket.socket, engine: Engine, name: str
+        self,
+        server: HttpServer,
+        listener: socket.socket,
+        engine: Engine,
+        name: str,
+        observer: Observer,
+        pool: ModelPool | None = None,
     ) -> None:
         from gpt_architecture.serving.http.server import url_of
 
         self.name, self.url = name, url_of(listener)
         self.error: BaseException | None = None
-        self._server, self._listener, self._engine = server, listener, engine
+        self._server, self._listener, self._observer = server, listener, observer
+        self._engine, self._pool = engine, pool
         self._closing, self._done = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._serve, name="service", daemon=True)
         self._thread.start()
@@ -185,7 +113,10 @@ class Service:
             self._thread.join()
             self._engine.drain(1.0)  # il ne reste que des textes abandonnés
             self._engine.stop()
+            if self._pool is not None:
+                self._pool.close()
             self._listener.close()
+            self._observer.close()
 
     def wait(self) -> None:
         """Attend qu'on l'arrête : Ctrl-C, ou l'arrêt du noyau d'un carnet.
@@ -252,9 +183,18 @@ def serve(
     drain_timeout: float = 60.0,
     name: str | None = None,
     run_directory: Path | str | None = None,
+    index: SourceIndex | Path | str | None = None,
     device: str = "auto",
     quant: str | None = None,
     drafts: int = MAX_SELF_DRAFT,
+    sign_key: Path | str | None = None,
+    otlp: str | None = None,
+    adapters: Mapping[str, Path | str] | None = None,
+    adapters_dir: Path | str | None = None,
+    max_adapters: int = MAX_ADAPTERS,
+    max_adapter_rank: int = MAX_ADAPTER_RANK,
+    models: Mapping[str, Path | str] | None = None,
+    max_memory: float | None = None,
 ) -> Service:
     """Sert un modèle à tout client d'OpenAI, comme `gpt-architecture serve`, avec son studio.
 
@@ -273,13 +213,27 @@ def serve(
         drain_timeout: secondes laissées, à l'arrêt, aux requêtes en cours.
         name: nom du modèle pour les clients ; None : celui de son fichier.
         run_directory: dossier d'entraînement à montrer dans le studio.
+        index: index des données d'entraînement (voir `index_sources`), ou son dossier : le service
+            en montrera des passages à qui a le droit de l'appeler ; None : il n'en montre rien.
         device: voir `load`.
         quant: voir `load`.
         drafts: tokens proposés d'avance, à faible charge ; le texte reste le même.
+        sign_key: clé privée Ed25519 (PEM) qui signe les reçus ; None : aucune.
+        otlp: collecteur OpenTelemetry (OTLP sur HTTP) à qui remettre un span par requête ; None :
+            celui que nomme `OTEL_EXPORTER_OTLP_ENDPOINT`, s'il y en a un.
+        adapters: affinages du modèle, par nom : une requête en choisit un par `model`.
+        adapters_dir: dossier où une requête qui a une clé peut en ajouter ; None : aucun.
+        max_adapters: adaptateurs en mémoire, au plus.
+        max_adapter_rank: rang de chacun, au plus.
+        models: autres modèles, par nom, chargés à la première requête qui en demande un.
+        max_memory: milliards d'octets que tous prennent, au plus : au-delà, le plus anciennement
+            employé est rendu ; None : pas de borne.
 
     Raises:
-        ConfigurationError: port pris ou adresse inconnue, ou réglage hors bornes.
-        MissingDependencyError: les bibliothèques du service ne sont pas installées.
+        ConfigurationError: port pris ou adresse inconnue, réglage hors bornes, mauvaise clé, ou
+            index d'un autre tokenizer.
+        DataError: l'index ne convient pas.
+        MissingDependencyError: les bibliothèques du service, ou des traces, ne sont pas installées.
         ModelFileError: voir `load`.
         ServiceError: le modèle ne calcule pas.
 
@@ -294,7 +248,9 @@ def serve(
     check_serving()
     from gpt_architecture.serving.app import create_app
     from gpt_architecture.serving.http.access import KeyRing, check_origin
+    from gpt_architecture.serving.http.observer import Observer
     from gpt_architecture.serving.http.server import HttpServer, bind
+    from gpt_architecture.serving.http.tracing import tracing_to
     from gpt_architecture.serving.limits import Limits
     from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
@@ -316,23 +272,36 @@ def serve(
     )
     served, own_name = _served(model, device=device, quant=quant)
     name = name or own_name
+    observer = Observer(tracing=tracing_to(otlp))
     with ExitStack() as undo:  # ce qui échoue ne laisse ni port ni thread
+        undo.callback(observer.close)
         listener = bind(host, port)
         undo.callback(listener.close)
+        common: dict[str, Any] = {
+            "limits": limits,
+            "fields": FieldPolicy(strict=strict),
+            "slots": slots,
+            "max_waiting": max_waiting,
+            "drafts": drafts,
+            "device": device,
+            "quant": quant,
+            "sign_key": sign_key,
+        }
+        pool = other_models(models, name, served, max_memory=max_memory, **common)
         engine, context = start_engine(
             served,
             name=name,
-            limits=limits,
-            fields=FieldPolicy(strict=strict),
-            slots=slots,
-            max_waiting=max_waiting,
-            drafts=drafts,
             run_directory=run_directory,
-            device=device,
-            quant=quant,
+            index=index,
+            taken=models or (),
+            adapters=adapters,
+            adapters_dir=adapters_dir,
+            max_adapters=max_adapters,
+            max_adapter_rank=max_adapter_rank,
+            **common,
         )
         undo.callback(engine.stop)
-        app = create_app(context, keys=keys, origins=origins)
+        app = create_app(context, keys=keys, origins=origins, observer=observer, pool=pool)
         engine.wait_started()
         if engine.state != "ready":
             raise ServiceError(
@@ -340,8 +309,8 @@ def serve(
                 expected="un modèle qui calcule",
                 remedy="essayez `gpt.generate` : l'erreur y est dite",
             )
-        server = HttpServer(app, limits=limits, drain_seconds=drain_timeout)
-        service = Service(server, listener, engine, name)
+        server = HttpServer(app, limits=limits, drain_seconds=drain_timeout, observer=observer)
+        service = Service(server, listener, engine, name, observer, pool)
         if service.error is not None:
             raise ServiceError(
                 "le service s'est arrêté aussitôt",

@@ -13,7 +13,9 @@ import numpy as np
 from gpt_architecture.api.gpt import GPT
 from gpt_architecture.config import TrainingConfig
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.data.datasets import load_training_data
+from gpt_architecture.data.datasets import TrainingData, load_training_data
+from gpt_architecture.data.masking import without
+from gpt_architecture.data.removal import REMOVAL_NAME, Removal, read_removal
 from gpt_architecture.data.shards.reader import TokenArray, TokenSource
 from gpt_architecture.data.tokenizers.marked_text import own_prompt
 from gpt_architecture.errors import ConfigurationError
@@ -30,6 +32,7 @@ from gpt_architecture.evaluation.memorisation import (
     openings,
 )
 from gpt_architecture.evaluation.reliability import Calibration, calibrate
+from gpt_architecture.training.inputs import with_canaries
 
 if TYPE_CHECKING:
     from gpt_architecture.reports.model_page import TextScore
@@ -44,6 +47,7 @@ _SENTENCE_TOKENS = 16
 _CALIBRATION_TOKENS = 4096
 _SHOWN_DOCUMENTS = 20
 _MEASURED = "texte mesuré"
+_UNSEEN = "celui de `data`"
 
 
 def study_model(
@@ -90,7 +94,7 @@ def study_model(
     from gpt_architecture.reports.model_page import ModelPage, TextScore, write_model_page
 
     looked = None if sentence is None else gpt.attention(sentence)  # elle n'attend pas les textes
-    training, unseen = _read_texts(
+    training, unseen = read_texts(
         gpt, memorisation, held_out, field=field, offline=offline, skip_bad=skip_bad
     )
     results = _write_texts(gpt, length, [training, unseen], progress("Textes"))
@@ -123,26 +127,77 @@ def study_model(
     return recited
 
 
-def _read_texts(
+def read_texts(
     gpt: GPT,
     memorisation: Sequence[str],
-    held_out: Sequence[Sequence[int]],
+    held_out: Sequence[Sequence[int]] | None,
     *,
     field: str | None,
     offline: bool,
     skip_bad: bool,
+    setting: str = "memorisation",
 ) -> tuple[TokenSource | None, TokenSource | None]:
-    """Ce que le modèle a appris, et ce qu'il n'a pas vu ; None : inconnu."""
-    joined = [token for document in held_out for token in document]
+    """Ce que le modèle a appris, et ce qu'il n'a pas vu ; None : inconnu.
+
+    Args:
+        gpt: le modèle.
+        memorisation: données de son entraînement ; vide : on ne sait pas ce qu'il a appris.
+        held_out: tokens de textes qu'il n'a pas appris, quand la coupe n'est pas connue ; None : on
+            n'en a pas.
+        field: champ ou colonne du texte ; None : celui dont le nom est évident.
+        offline: interdit tout téléchargement.
+        skip_bad: laisse de côté ce qui est illisible, abîmé ou trop gros.
+        setting: le réglage qui donne ces données, pour les messages.
+
+    Raises:
+        ConfigurationError: fragments codés par un autre tokenizer.
+        DataError: données absentes, abîmées ou trop courtes.
+    """
+    joined = [token for document in held_out or () for token in document]
     given = TokenArray(joined) if joined else None
     if not memorisation:
         return None, given
-    ratio = _recorded(gpt, "training").get("train_ratio", TrainingConfig.train_ratio)
+    data, is_exact = learned_data(
+        gpt, memorisation, field=field, offline=offline, skip_bad=skip_bad
+    )
+    if is_exact:
+        return data.train, data.val
+    logger.warning(
+        "`%s` n'est pas exactement le texte de l'entraînement (autre empreinte) ; tout "
+        "ce texte est tenu pour appris, et l'inédit est %s",
+        setting,
+        "inconnu" if held_out is None else _UNSEEN if given else f"{_UNSEEN}, qui n'est pas donné",
+    )
+    parts = [part.read(0, part.num_tokens).numpy() for part in (data.train, data.val)]
+    return TokenArray(np.concatenate(parts)), given
+
+
+def learned_data(
+    gpt: GPT, sources: Sequence[str], *, field: str | None, offline: bool, skip_bad: bool
+) -> tuple[TrainingData, bool]:
+    """Les données d'un entraînement, relues : coupées comme alors, canaris plantés, retrait fait.
+
+    Args:
+        gpt: le modèle.
+        sources: celles données à l'entraînement.
+        field, offline, skip_bad: voir `load_training_data`.
+
+    Returns:
+        Les données, et vrai si leur empreinte est celle que le modèle garde.
+
+    Raises:
+        ConfigurationError: des fragments codés par un autre tokenizer, ou un oubli dont le retrait
+            n'est pas à côté du modèle.
+        DataError: données absentes, abîmées ou trop courtes.
+    """
+    known = _recorded(gpt, "training")
+    kept = {name: known[name] for name in ("train_ratio", "seed", "canaries") if name in known}
+    training = TrainingConfig(batch_size=1, **kept)
     data = load_training_data(
-        memorisation,
+        sources,
         gpt.tokenizer.name,
         window=1,
-        training=TrainingConfig(train_ratio=ratio, batch_size=1),
+        training=training,
         vocabulary=gpt.tokenizer,
         field=field,
         offline=offline,
@@ -150,19 +205,32 @@ def _read_texts(
     )
     if data.tokenizer.to_dict() != gpt.tokenizer.to_dict():
         raise ConfigurationError(
-            f"{memorisation[0]} est codé par {data.tokenizer.name}",
+            f"{sources[0]} est codé par {data.tokenizer.name}",
             expected=f"des fragments codés par {gpt.tokenizer.name}, le tokenizer du modèle",
             remedy="donnez les données de son entraînement",
         )
-    if data.sha256 == _recorded(gpt, "data").get("sha256"):
-        return data.train, data.val
-    logger.warning(
-        "`memorisation` n'est pas exactement le texte de l'entraînement (autre empreinte) ; tout "
-        "ce texte est tenu pour appris, et l'inédit est celui de `data`%s",
-        "" if given else ", qui n'est pas donné",
-    )
-    parts = [part.read(0, part.num_tokens).numpy() for part in (data.train, data.val)]
-    return TokenArray(np.concatenate(parts)), given
+    data, told = with_canaries(data, training), _recorded(gpt, "data")
+    is_exact = data.sha256 == told.get("sha256")
+    if is_exact and told.get("removed") is not None:
+        data = without(data, _removal(gpt, told["removed"]))
+    return data, is_exact
+
+
+def _removal(gpt: GPT, sha256: object) -> Removal:
+    """Le retrait d'un modèle qui a oublié des textes.
+
+    Raises:
+        ConfigurationError: il n'est pas à côté de lui.
+    """
+    path = None if gpt.folder is None else gpt.folder / REMOVAL_NAME
+    found = read_removal(path) if path is not None and path.is_file() else None
+    if found is None or found.sha256 != sha256:
+        raise ConfigurationError(
+            "ce modèle a oublié des textes, et le retrait qui dit lesquels n'est pas à côté de lui",
+            expected=f"{REMOVAL_NAME}, tel que « gpt-architecture forget » l'a écrit",
+            remedy="rendez ce fichier au dossier du modèle",
+        )
+    return found
 
 
 def _write_texts(
@@ -207,7 +275,7 @@ def _calibrations(
         (
             label,
             calibrate(
-                gpt.model,
+                gpt.measured,
                 source.read(0, min(_CALIBRATION_TOKENS + 1, source.num_tokens)),
                 window=gpt.window,
                 on_progress=progress("Calibration"),
@@ -234,7 +302,7 @@ def _score(loss: Mapping[str, Any]) -> TextScore:
 
 def _first_words(gpt: GPT, first: VariantResult) -> AttentionMaps | None:
     """Les cartes des premiers mots écrits ; un modèle quantifié n'en a pas."""
-    if not isinstance(gpt.model, GPTModel):
+    if gpt.quant is not None or not isinstance(gpt.model, GPTModel):
         return None
     ids = (*first.prompt_ids, *first.tokens)[: min(_SENTENCE_TOKENS, gpt.window)]
     return gpt.attention(ids)

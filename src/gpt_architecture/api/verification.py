@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_architecture.api.loading import source_of
-from gpt_architecture.api.options import checked_options
+from gpt_architecture.api.options import checked_options, listed
 from gpt_architecture.errors import CertificateError, ConfigurationError, on_one_line
 from gpt_architecture.formats.adapter_file import ADAPTER_NAME
 from gpt_architecture.formats.door import open_model
@@ -24,8 +25,8 @@ from gpt_architecture.storage.chain import (
 if TYPE_CHECKING:
     from gpt_architecture.api.gpt import GPT
     from gpt_architecture.api.runs import Run
+    from gpt_architecture.formats.story import Difference, Story
     from gpt_architecture.training.audit import Audit
-    from gpt_architecture.training.story import Difference
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -42,6 +43,8 @@ class Verification:
         gap: plus grand écart relatif entre deux pertes, là où les bits diffèrent.
         weights_gap: de même, entre deux tenseurs de poids, en norme ; None : aucun n'a été comparé.
         seed: graine qui a choisi les intervalles ; None : tous l'ont été.
+        removal: le retrait en vigueur : tokens retirés de l'entraînement et de la validation,
+            empreinte, étape depuis laquelle il vaut ; None : rien n'est retiré.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class Verification:
     gap: float
     weights_gap: float | None
     seed: int | None
+    removal: Mapping[str, Any] | None = None
 
     @property
     def conforming(self) -> bool:
@@ -77,6 +81,7 @@ class Verification:
             "gap": self.gap,
             "weights_gap": self.weights_gap,
             "seed": self.seed,
+            "removal": None if self.removal is None else dict(self.removal),
             "differences": [each.to_dict() for each in self.differences],
             "notes": list(self.notes),
         }
@@ -88,6 +93,8 @@ class Verification:
             found = []
             for each in self.differences:
                 where = "" if each.step is None else f" (étape {each.step})"
+                if re.search(rf"étape {each.step}\b", each.message):  # la phrase le dit déjà
+                    where = ""
                 found.append(f"Non conforme, {each.cause}{where} : {each.message}.")
         elif not self.intervals:
             found = ["Conforme pour ce qui se vérifie sans calcul ; rien n'a été rejoué."]
@@ -98,6 +105,13 @@ class Verification:
                 f"Conforme, {how} : {counted(self.replayed, 'étape')} sur {self.steps} ({share}), "
                 f"{', '.join(f'{first} à {last}' for first, last in self.intervals)}."
             ]
+        if self.removal is not None:
+            told = self.removal
+            found.append(
+                f"Retrait en vigueur depuis l'étape {told['step']} : "
+                f"{counted(told['tokens'], 'token')} de l'entraînement, {told['val_tokens']} de la "
+                f"validation (empreinte {told['sha256'][:16]}…)."
+            )
         return [on_one_line(each) for each in (*found, *self.notes)]
 
     @property
@@ -132,6 +146,8 @@ def verify(
     part: str | float = "5%",
     seed: int | None = None,
     chain_only: bool = False,
+    document: str | Sequence[str] = (),
+    text: str | Path | Sequence[str | Path] = (),
     certificate: Path | str | None = None,
     public_key: Path | str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -141,19 +157,23 @@ def verify(
 
     Args:
         model: le modèle, son dossier, ou l'entraînement qui l'a fait.
-        data: les textes de l'entraînement ; None : ceux que ses points de reprise nomment.
+        data: les textes de l'entraînement ; None : le corpus connu que ses points de reprise
+            nomment, s'ils en nomment un : aucun de leurs chemins n'est ouvert.
         part: part des étapes à rejouer : « 5% », 0.05 ; 1 ou « 100% » : toutes.
         seed: graine qui choisit les intervalles ; None : prise au hasard, et dite.
         chain_only: ne rejoue rien : la chaîne, la signature et les poids seulement.
+        document: documents qui doivent être retirés, nommés comme pour `forget`.
+        text: fichiers dont le texte doit l'être, partout où il est recopié.
         certificate: le certificat ; None : certificat.json, à côté du modèle.
         public_key: clé publique Ed25519 qui doit avoir signé le dernier maillon.
         on_progress: reçoit les étapes rejouées et leur nombre.
         sources: les autres origines de l'entraînement, nommées comme ses options : `sources`,
-            `chat`, `chat_template`, `start`, `field`.
+            `chat`, `chat_template`, `preferences`, `start`, `distill`, `field`.
 
     Raises:
         CertificateError: certificat absent ou illisible.
         ConfigurationError: réglage hors bornes, ou clé qui n'en est pas une.
+        DataError: les données n'ont pas ce qui doit être retiré.
         ModelFileError: modèle illisible.
 
     Examples:
@@ -162,10 +182,17 @@ def verify(
         >>> found.conforming, found.exact, found.replayed
         (True, True, 4)
     """
+    from gpt_architecture.data.places import Target
     from gpt_architecture.training.audit import Audit
 
+    documents, texts = tuple(listed(document)), tuple(listed(text))
+    target = Target(documents=documents, texts=texts) if documents or texts else None
+    if target is not None and chain_only:
+        raise ConfigurationError.together(
+            "`chain_only`", "`text`", expected="les données relues, où chercher ce qui est désigné"
+        )
     share = share_of(part)
-    folder, product = _located(model)
+    folder, product = located(model)
     path = folder / CERTIFICATE if certificate is None else Path(certificate)
     if not path.exists():
         raise CertificateError(
@@ -187,7 +214,7 @@ def verify(
     names = {"sources": "source", "start": "from"}
     origins = {names.get(name, name): getattr(v, "path", v) for name, v in sources.items()}
     given = {"data": data, **origins}
-    audit.replay(given, share, seed, on_progress or (lambda done, total: None))
+    audit.replay(given, share, seed, on_progress or (lambda done, total: None), target)
     return _concluded(audit, path, None if share >= 1 else seed)
 
 
@@ -207,13 +234,17 @@ def share_of(part: str | float) -> float:
     return share
 
 
-def _located(model: object) -> tuple[Path, Path | None]:
+EXPORTED = "model.safetensors"
+"""Les poids d'un dossier de Transformers, que `push` accompagne de leur certificat."""
+
+
+def located(model: object) -> tuple[Path, Path | None]:
     """Le dossier de l'entraînement, et le fichier de son modèle, s'il y est."""
     source = source_of(model)
     if not source.is_dir():
         file = open_model(source).path
         return file.parent, file
-    products = [source / name for name in (MODEL_NAME, ADAPTER_NAME)]
+    products = [source / name for name in (MODEL_NAME, ADAPTER_NAME, EXPORTED)]
     return source, next((each for each in products if each.exists()), None)
 
 
@@ -244,4 +275,18 @@ def _concluded(audit: Audit, path: Path, seed: int | None) -> Verification:
         gap=max((outcome.gap for _, outcome in audit.outcomes), default=0.0),
         weights_gap=max((o.weights_gap for _, o in audit.outcomes if o.compared), default=None),
         seed=seed,
+        removal=_in_force(story),
     )
+
+
+def _in_force(story: Story) -> dict[str, Any] | None:
+    """Ce que dit le certificat du retrait en vigueur ; None : rien n'est retiré."""
+    removal = story.removal
+    if removal is None or not story.removals:
+        return None
+    return {
+        "tokens": removal.tokens,
+        "val_tokens": sum(stop - start for start, stop in removal.val),
+        "sha256": removal.sha256,
+        "step": story.removals[-1]["step"],
+    }

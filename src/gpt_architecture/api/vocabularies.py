@@ -12,7 +12,8 @@ from gpt_architecture.api.loading import find_tokenizer
 from gpt_architecture.api.options import checked_options, listed
 from gpt_architecture.api.views import Table
 from gpt_architecture.data.shards.layout import tokenizer_sha256
-from gpt_architecture.data.texts.corpus import CORPUS_NAMES, SourceTexts, read_documents
+from gpt_architecture.data.texts.corpus import CORPUS_NAMES, read_documents
+from gpt_architecture.data.texts.source_texts import SourceTexts
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
 from gpt_architecture.data.tokenizers.simple import CharTokenizer

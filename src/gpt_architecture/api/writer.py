@@ -17,9 +17,10 @@ from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE, check_template, render_chat
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.data.tokenizers.marked_text import chosen_prompt, plain, written
-from gpt_architecture.decoding.config import GenerationConfig, config_of
+from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import cut_warning
 from gpt_architecture.decoding.generator import Generation, Generator
+from gpt_architecture.decoding.named_settings import config_of
 from gpt_architecture.decoding.proposers import MAX_SELF_DRAFT
 from gpt_architecture.decoding.sequence import Observer, Piece
 from gpt_architecture.errors import ConfigurationError
@@ -57,9 +58,15 @@ class Writer:
         limit = self.config.context_length
         return min(learned, limit) if isinstance(learned, int) and learned > 0 else limit
 
+    @property
+    def measured(self) -> CausalLM:
+        """Ce qui se mesure et se regarde : `model`, ou ce que `quant` en a fait au chargement."""
+        return self.model if self.quant is None or self.runner is None else self.runner
+
     @cached_property
     def generator(self) -> Generator:
         """Le générateur complet : lots, scores, flux (voir `decoding.generator`)."""
+        self.config.check_writes()
         model = self.model if self.runner is None else self.runner
         return Generator(
             model, self.tokenizer, window=self.window, draft=self.draft, drafts=self.drafts

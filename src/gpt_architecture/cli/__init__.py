@@ -6,6 +6,7 @@
   tokenizer.
 - `field_help` : L'aide de chaque option, qui est la docstring de son champ : chaque module n'est lu
   qu'une fois.
+- `judging` : Des textes qu'un modèle classe ou note, montrés au terminal ou à un programme.
 - `launch` : Plusieurs processus, et l'arrêt en douceur : options, lanceur de PyTorch (torchrun),
   signaux.
 - `logs` : Le journal sur stderr : en texte pour une personne, ou en JSON, une ligne par événement.
@@ -15,5 +16,6 @@
 - `train/` : La commande `train` : ses options, ce qu'elle montre, ce qu'elle lance.
 - `sampling` : Les réglages du décodage, en options : ce qu'une commande en offre, ce qu'ils
   donnent.
+- `sources` : L'index des données d'entraînement : le construire, y chercher un texte, le dire.
 - `usage` : L'usage des commandes, en français : l'aide, les erreurs, les variables mal écrites.
 """

@@ -21,12 +21,13 @@ from cyclopts.config import Env
 from gpt_architecture.cli.command import (
     ENV_PREFIX,
     OTHER_VARIABLES,
+    CommonOptions,
     model_here,
     models_below,
     remember_command_line,
     silence_stdout,
 )
-from gpt_architecture.cli.logs import Translated, configure_logs, in_journal
+from gpt_architecture.cli.logs import JsonLines, LogFormat, Translated, configure_logs
 from gpt_architecture.cli.usage import (
     EPILOGUE,
     FrenchFormatter,
@@ -44,7 +45,7 @@ from gpt_architecture.errors import (
     reason,
 )
 from gpt_architecture.french import french_size
-from gpt_architecture.reports.console import output_console, say_aside, silence
+from gpt_architecture.reports.console import output_console, say_aside, shaped, silence
 from gpt_architecture.storage import exists, is_own, json_of, read_text
 
 _MAX_TOML = 1 << 20
@@ -66,18 +67,24 @@ COMMANDS = {
     "tokenizer": "Apprend un vocabulaire, en compare plusieurs, en montre le découpage.",
     "prepare": "Prépare des textes : fragments de tokens, entraînement et validation.",
     "plan": "Dit quoi entraîner sur un texte, dans les heures données, et quelle perte attendre.",
-    "train": "Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.",
-    "merge": "Fond des adaptateurs LoRA dans leur modèle de départ.",
+    "train": "Entraîne un modèle à écrire ou à classer, et l'écrit avec sa courbe.",
+    "merge": "Fond des adaptateurs LoRA, d'un affinage ou de plusieurs, dans leur modèle.",
     "infer": "Continue un texte, et l'affiche à mesure qu'il est généré.",
-    "evaluate": "Mesure un modèle : perplexité, épreuves, mémorisation ; en fait une page.",
+    "evaluate": "Mesure un modèle, en fait une page : perplexité, épreuves, classes, mémorisation.",
     "quantize": "Écrit un modèle quantifié sur 8 ou 4 bits, et mesure ce qu'il perd.",
-    "convert": "Convertit un modèle : Transformers, llama.cpp, ONNX, nanoGPT, livre de Raschka.",
+    "convert": "Convertit un modèle : Transformers, llama.cpp, Ollama, ONNX, nanoGPT, page HTML.",
     "inspect": "Dit ce qu'est un modèle, sans charger ses poids.",
+    "models": "Dit quels modèles il y a ici et dans le cache, sans les charger.",
+    "push": "Dépose un modèle, sa fiche et son certificat : dossier partagé, ou Hub.",
+    "pull": "Reprend un modèle d'un dossier partagé ou du Hub, empreintes vérifiées.",
     "verify": "Vérifie le certificat d'un entraînement : chaîne, données, étapes rejouées.",
-    "serve": "Sert un modèle à tout client d'OpenAI (HTTP), jusqu'à Ctrl-C ou SIGTERM.",
+    "forget": "Fait oublier un texte à un modèle : refait l'entraînement sans lui, exactement.",
+    "dossier": "Mesure ce qu'un modèle retient de ses textes : canaris, extraction, appartenance.",
+    "replay": "Refait une réponse du service de son reçu, ou dit ce qui diffère.",
+    "serve": "Sert un modèle à tout client d'OpenAI ou d'Anthropic (HTTP), avec son studio.",
     "chat": "Converse avec un modèle affiné sur des dialogues, ici ou derrière un service.",
     "demo": "Compare six stratégies de décodage côte à côte, avec leurs mesures.",
-    "visualize": "Montre l'effet de la température, de top-k et de top-p sur une distribution.",
+    "visualize": "Montre l'effet de la température, ou l'intérieur d'un modèle, tête par tête.",
 }
 """Nom de chaque commande et sa ligne d'aide ; le module du même nom est chargé à l'appel."""
 SUBCOMMANDS = {
@@ -94,12 +101,27 @@ _ARGUMENTS = {
     "tokenizer view": "TEXTE ",
     "prepare": "SOURCE… --out DOSSIER ",
     "plan": "SOURCE… --hours NOMBRE ",
-    "merge": "MODÈLE ADAPTATEURS --out FICHIER ",
+    "merge": "MODÈLE ADAPTATEURS… --out FICHIER ",
+    "models": "[DOSSIER…] ",
+    "push": "MODÈLE LIEU ",
+    "pull": "LIEU [DOSSIER] ",
     "convert": "SOURCE DESTINATION --to FORMAT ",
     **dict.fromkeys(
-        ("infer", "evaluate", "quantize", "inspect", "verify", "serve", "chat", "demo"),
+        (
+            "infer",
+            "evaluate",
+            "quantize",
+            "inspect",
+            "verify",
+            "forget",
+            "serve",
+            "chat",
+            "demo",
+            "dossier",
+        ),
         "[MODÈLE] ",
     ),
+    "replay": "REÇU ",
     "visualize": "[MODÈLE] ",
 }
 
@@ -145,7 +167,8 @@ def launch(app: App, tokens: list[str]) -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # une console qui ne sait pas un caractère n'arrête rien
             reconfigure(errors="replace")
-    configure_logs(None, Translated(lambda message: with_options(message, app, tokens)))
+    asked = _option_value(tokens, "--log-format") or os.environ.get(f"{ENV_PREFIX}LOG_FORMAT")
+    _configure_journal("json" if asked == "json" else "text", app, tokens)
     debug = "--debug" in tokens or os.environ.get(f"{ENV_PREFIX}DEBUG", "") in ("1", "true")
     try:
         code = _run(app, tokens)
@@ -218,12 +241,21 @@ def _run(app: App, tokens: list[str]) -> int:
     if any(_is_foreign(name) for name in os.environ):
         warn_unknown_variables(app, tokens)
     command, bound, unparsed = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    common = bound.arguments.get("common")
+    if isinstance(common, CommonOptions):  # aussi d'un fichier, ou de la variable d'une commande
+        _configure_journal(common.log_format, app, tokens)
     result = command(
         *bound.args,
         **bound.kwargs,
         **{name: injected[name] for name in unparsed if name in injected},
     )
     return result if isinstance(result, int) else 0
+
+
+def _configure_journal(form: LogFormat, app: App, tokens: list[str]) -> None:
+    """Donne sa forme au journal ; ses phrases nomment les options de la commande en cours."""
+    named = Translated(lambda message: with_options(message, app, tokens))
+    configure_logs(JsonLines() if form == "json" else None, named)
 
 
 def _asks_only_help(app: App, tokens: list[str]) -> bool:
@@ -318,7 +350,8 @@ def _option_value(tokens: list[str], name: str) -> str | None:
 
 
 def _complain(message: str) -> None:
-    say_aside(in_journal(message, logging.ERROR) or f"erreur : {message}")
+    is_shaped = shaped(message) is not None
+    say_aside(message if is_shaped else f"erreur : {message}", logging.ERROR)
 
 
 def show_tour() -> None:

@@ -13,15 +13,17 @@ from typing import Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.errors import ModelFileError
+from gpt_architecture.cli.logs import LogFormat
+from gpt_architecture.errors import DataError, ModelFileError
 from gpt_architecture.reports.console import silence
-from gpt_architecture.storage import decode_text
+from gpt_architecture.storage import decode_text, read_text
 
 ENV_PREFIX = "GPT_ARCHITECTURE_"
 OTHER_VARIABLES = ("API_KEY", "API_KEYS", "DEBUG", "CONFIG", "TEST_DATA")
 """Variables à ce préfixe qu'aucune option ne porte, ou que toutes les commandes lisent."""
 
 MODEL_NAME = "gpt-model.pt"
+_MAX_PROMPTS = 100_000
 _PARENTS_SEARCHED = 3  # de scripts/ : gpt_architecture/, src/, puis la racine du projet
 
 
@@ -35,6 +37,9 @@ class CommonOptions:
 
     debug: bool = False
     """Montre la pile d'appels complète en cas d'erreur."""
+
+    log_format: LogFormat = "text"
+    """Forme de ce qui est dit sur stderr : text, ou json (un objet par ligne, sans barre)."""
 
 
 _command_line: ContextVar[tuple[str, ...]] = ContextVar("command_line", default=())
@@ -125,3 +130,37 @@ def default_prompt(prompt: str | None, metadata: Mapping[str, Any]) -> str:
     from gpt_architecture.data.tokenizers.marked_text import chosen_prompt
 
     return chosen_prompt(None if prompt is None else read_prompt(prompt), metadata)
+
+
+def starts(
+    prompt: str | None, path: Path | None, metadata: Mapping[str, Any], *, parse_special: bool
+) -> list[str]:
+    """Les invites : celles d'un fichier, une par ligne, ou une seule.
+
+    Args:
+        prompt: l'invite ; « - » la lit sur l'entrée standard ; None : celle de l'entraînement.
+        path: le fichier.
+        metadata: ce que le modèle dit de son entraînement.
+        parse_special: y lit les noms de tokens spéciaux.
+
+    Raises:
+        DataError: ce fichier n'a pas d'invite, en a trop, ou ne se lit pas.
+    """
+    from gpt_architecture.data.tokenizers.marked_text import written
+
+    found = [default_prompt(prompt, metadata)] if path is None else _read_prompts(path)
+    return [written(each) for each in found] if parse_special else found
+
+
+def _read_prompts(path: Path) -> list[str]:
+    lines = read_text(
+        path, expected="un texte UTF-8, une invite par ligne", remedy="corrigez --prompts"
+    ).split("\n")
+    prompts = [line for line in lines if line.strip()]
+    if not 1 <= len(prompts) <= _MAX_PROMPTS:
+        raise DataError(
+            f"{path} contient {len(prompts)} invites",
+            expected=f"de 1 à {_MAX_PROMPTS} lignes non vides",
+            remedy="corrigez ce fichier",
+        )
+    return prompts

@@ -17,7 +17,7 @@ from cyclopts import Group, Parameter
 from gpt_architecture.cli.command import silence_stdout
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError, TrainingError
-from gpt_architecture.reports.console import say_aside, silence
+from gpt_architecture.reports.console import say_aside, shaped, silence
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -190,7 +190,7 @@ def _exit_code(failures: dict[int, ProcessFailure]) -> int:
 
 _NOTICE = (
     "Arrêt demandé : le travail en cours se termine, puis un point de reprise est écrit "
-    "(de nouveau pour quitter sans attendre).\n"
+    "(de nouveau pour quitter sans attendre)."
 )
 
 
@@ -247,6 +247,7 @@ def _hangup() -> tuple[int, ...]:
 def _say(text: str) -> None:
     """Écrit sur stderr sans passer par `print`, que le signal a pu interrompre."""
     try:
-        os.write(2, ("\n" * os.isatty(2) + text).encode())  # sous la barre
+        line = shaped(text) or "\n" * os.isatty(2) + text  # sous la barre
+        os.write(2, f"{line}\n".encode())
     except OSError:  # terminal fermé ; « 2>&1 | tee » : Ctrl-C a emporté le lecteur aussi
         silence(2)

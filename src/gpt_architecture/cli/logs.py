@@ -12,6 +12,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal
 
+from gpt_architecture.reports.console import shape_asides
+
 LogFormat = Literal["text", "json"]
 """Forme du journal."""
 
@@ -99,6 +101,9 @@ def configure_logs(formatter: logging.Formatter | None = None, *filters: Any) ->
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    is_json = isinstance(formatter, JsonLines)
+    logging.captureWarnings(is_json)  # sur stderr, rien que des lignes JSON
+    shape_asides(in_journal if is_json else None)
 
 
 def in_journal(message: str, level: int = logging.INFO) -> str | None:

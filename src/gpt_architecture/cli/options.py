@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import MODEL_NAME, command_line, find_model
-from gpt_architecture.config import check_int
+from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.reports.console import say_aside
 from gpt_architecture.storage import GENERATOR, write_atomically
@@ -92,6 +93,92 @@ def model_and_rest(
     if second is not None:
         problem = f"le modèle est donné deux fois, {model} et {first}"
     raise ConfigurationError(problem, expected=usage, remedy="corrigez la commande")
+
+
+def named_paths(option: str, values: Sequence[str]) -> dict[str, Path]:
+    """Le chemin de chaque nom que donne une option répétée.
+
+    Raises:
+        ConfigurationError: un nom ou un chemin manque, ou un nom est donné deux fois.
+    """
+    found = dict[str, Path]()
+    for each in values:
+        name, _, path = each.partition("=")
+        if not (name and path) or name in found:
+            raise ConfigurationError.wrong(option, each, expected="NOM=CHEMIN, chaque nom une fois")
+        found[name] = Path(path)
+    return found
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(?: ?([MGT])(i?)[oB]?)?")
+_BYTES = {"M": (10**6, 2**20), "G": (10**9, 2**30), "T": (10**12, 2**40)}
+
+
+def gigabytes(option: str, text: str) -> float:
+    """Des milliards d'octets : « 4 », ou une taille comme « 500M », « 2Go », « 1.5Gi ».
+
+    Raises:
+        ConfigurationError: ce n'est pas une taille, ou elle est nulle.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        expected = "des milliards d'octets, ou une taille comme 500M, 2G ou 1.5Gi"
+        raise ConfigurationError.wrong(option, text, expected=expected)
+    size = float(found[1]) * _BYTES[found[2] or "G"][bool(found[3])] / 1e9
+    check_float(option, size, above=0.0)
+    return size
+
+
+@Parameter(name="*", group=Group("Données de l'entraînement", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class TrainedSources:
+    """Ce que l'entraînement a lu."""
+
+    data: Annotated[tuple[str, ...], Parameter(consume_multiple=1, metavar="SOURCE…")] = ()
+    """Textes de l'entraînement, comme pour « train » ; sans eux, ce que nomme son dernier point
+    de reprise : un corpus connu ; pour « forget », vos fichiers aussi."""
+
+    sources: Annotated[tuple[str, ...], Parameter(name="--source", metavar="NOM=CHEMIN:POIDS")] = ()
+    """Source d'un mélange, à la place de data ; une par option."""
+
+    field: str | None = None
+    """Champ ou colonne du texte, si l'entraînement en a nommé un."""
+
+    chat: Path | None = None
+    """Conversations de l'entraînement."""
+
+    chat_template: Path | None = None
+    """Fichier de leur gabarit Jinja, si l'entraînement en a nommé un."""
+
+    classify: Path | None = None
+    """Textes étiquetés de l'entraînement."""
+
+    val: Path | None = None
+    """Textes étiquetés de sa validation, s'il en a nommé."""
+
+    start: Annotated[Path | None, Parameter(name="--from", metavar="MODÈLE")] = None
+    """Modèle dont l'entraînement est parti."""
+
+    preferences: Path | None = None
+    """Paires de préférences de l'entraînement."""
+
+    distill: Annotated[Path | None, Parameter(metavar="MODÈLE")] = None
+    """Professeur de l'entraînement."""
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """Ce qui n'est pas `data`, tel que la bibliothèque le nomme."""
+        return {
+            "sources": self.sources or None,
+            "field": self.field,
+            "chat": self.chat,
+            "chat_template": self.chat_template,
+            "classify": self.classify,
+            "val": self.val,
+            "start": self.start,
+            "preferences": self.preferences,
+            "distill": self.distill,
+        }
 
 
 @Parameter(name="*", group=Group("Résultat", sort_key=7))
@@ -186,3 +273,23 @@ class ModelChoice(DeviceChoice):
         """Ce qui demande le modèle lui-même : option → sa valeur ; None : elle n'est pas donnée."""
         drafts = None if self.drafts == ModelChoice.drafts else self.drafts
         return {"--quant": self.quant, "--drafts": drafts}
+
+
+@Parameter(name="*", group=COMPUTING)
+@dataclass(frozen=True, kw_only=True)
+class ServerChoice:
+    """Le service qui écrit à la place d'un modèle chargé ici."""
+
+    server: Annotated[str | None, Parameter(metavar="ADRESSE")] = None
+    """Adresse d'un service (http://127.0.0.1:8000) qui génère à la place d'un modèle chargé ici."""
+
+    server_model: Annotated[str | None, Parameter(metavar="NOM")] = None
+    """Lequel de ses modèles ou adaptateurs répond ; sans lui, son premier modèle."""
+
+    def __post_init__(self) -> None:
+        if self.server_model is not None and self.server is None:
+            raise ConfigurationError(
+                "--server-model est donné sans --server",
+                expected="l'adresse du service où ce modèle répond",
+                remedy="ajoutez --server, ou donnez le modèle lui-même (--model)",
+            )

@@ -17,6 +17,7 @@ from gpt_architecture.cli.command import ENV_PREFIX
 from gpt_architecture.cli.sampling import warn_cut
 from gpt_architecture.decoding.settings import SETTINGS
 from gpt_architecture.errors import ConfigurationError, ServiceError, reason
+from gpt_architecture.storage import parse_json
 
 if TYPE_CHECKING:
     from gpt_architecture.cli.options import ResultOptions
@@ -28,6 +29,7 @@ TIMEOUT_S = 120.0
 
 _MAX_ANSWER = 64 << 20
 _MAX_LINE = 1 << 20
+_MAX_SHOWN = 1_000  # caractères du refus d'un service
 _TRANSLATED = frozenset({"temperature", "k", "p", "json_schema"})
 _STRATEGIES = ("greedy", "sample", "temperature", "top_k", "top_p")
 
@@ -37,6 +39,7 @@ class Service:
 
     Args:
         url: son adresse, avec ou sans /v1.
+        model: nom servi qui répond (modèle ou adaptateur) ; None : le premier de sa liste.
         key: clé d'accès ; None : celle de GPT_ARCHITECTURE_API_KEY, s'il y en a une.
 
     Attributes:
@@ -46,7 +49,7 @@ class Service:
         ConfigurationError: ce n'est pas une adresse HTTP.
     """
 
-    def __init__(self, url: str, *, key: str | None = None) -> None:
+    def __init__(self, url: str, *, model: str | None = None, key: str | None = None) -> None:
         try:
             parts = urlsplit(url)
             valid = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -61,12 +64,12 @@ class Service:
         proxies = {} if self._proxy is None else {parts.scheme: self._proxy}
         self._opener = build_opener(ProxyHandler(proxies))
         self._key = os.environ.get(KEY_VARIABLE) if key is None else key
-        self._model: str | None = None
+        self._model = model
         self.finish: str | None = None
 
     @property
     def model(self) -> str:
-        """Nom du modèle servi."""
+        """Nom de ce qui répond."""
         if self._model is None:
             answer = self._whole("/v1/models", None)
             try:
@@ -76,18 +79,24 @@ class Service:
         return self._model
 
     def complete(self, prompt: str, settings: dict[str, Any]) -> dict[str, Any]:
-        """La réponse entière de /v1/completions."""
-        return self._whole("/v1/completions", {"prompt": prompt, **settings, "model": self.model})
+        """La réponse entière de /v1/completions : `choices`, dont chaque `text` est un texte."""
+        asked = {"prompt": prompt, **settings, "model": self.model}
+        found = self._whole("/v1/completions", asked)
+        choices = self._listed(found)
+        if not choices or not all(isinstance(each.get("text"), str) for each in choices):
+            raise self._unreadable()
+        return found
 
     def stream(self, prompt: str, settings: dict[str, Any]) -> Iterator[str]:
         """Le texte de /v1/completions, au fil de l'eau."""
         for choice in self._choices("/v1/completions", {"prompt": prompt, **settings}):
-            yield choice.get("text") or ""
+            yield self._text(choice.get("text"))
 
     def chat(self, messages: list[dict[str, str]], settings: dict[str, Any]) -> Iterator[str]:
         """Le texte de /v1/chat/completions, au fil de l'eau."""
         for choice in self._choices("/v1/chat/completions", {"messages": messages, **settings}):
-            yield choice.get("delta", {}).get("content") or ""
+            delta = choice.get("delta")
+            yield self._text(delta.get("content") if isinstance(delta, dict) else delta)
 
     def _choices(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         self.finish = None
@@ -101,12 +110,23 @@ class Service:
                 if data == "[DONE]":
                     return
                 event = self._parse(data)
-                if "error" in event:
-                    raise self._failure(str(event["error"].get("message", "")))
-                for choice in event.get("choices", []):
+                if event.get("error") is not None:
+                    raise self._failure(_sentence(event))
+                for choice in self._listed(event):
                     self.finish = choice.get("finish_reason") or self.finish
                     yield choice
         raise self._failure("la réponse s'est interrompue avant la fin")
+
+    def _listed(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
+        found = answer.get("choices") or []
+        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+            raise self._unreadable()
+        return found
+
+    def _text(self, found: object) -> str:
+        if not isinstance(found, str | None):
+            raise self._unreadable()
+        return found or ""
 
     def _whole(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         with self._open(path, body) as response:
@@ -136,7 +156,7 @@ class Service:
 
     def _parse(self, text: str | bytes) -> dict[str, Any]:
         try:
-            found = json.loads(text)
+            found = parse_json(text)
         except ValueError:
             raise self._unreadable() from None
         if not isinstance(found, dict):
@@ -146,7 +166,7 @@ class Service:
     def _failure(self, message: str) -> ServiceError:
         first = message.split("\n", 1)[0]  # une seconde ligne, en anglais, est pour les programmes
         return ServiceError(
-            f"{self._base} refuse ou échoue : {first}",
+            f"{self._base} refuse ou échoue : {first[:_MAX_SHOWN].removesuffix('.')}",
             expected="une réponse",
             remedy="corrigez la demande, ou réessayez",
         )
@@ -251,6 +271,7 @@ def infer_remotely(
     config: GenerationConfig,
     results: ResultOptions,
     *,
+    model: str | None = None,
     parse_special: bool = False,
 ) -> None:
     """Écrit les textes comme le fait `infer` : au fil de l'eau s'il n'y en a qu'un.
@@ -260,13 +281,14 @@ def infer_remotely(
         prompts: invites, au moins une.
         config: comment générer.
         results: sous quelle forme les rendre.
+        model: voir `Service`.
         parse_special: les noms de tokens spéciaux d'une invite en sont.
 
     Raises:
         ConfigurationError: adresse ou réglage impossible à distance.
         ServiceError: le service ne répond pas, ou refuse.
     """
-    service, settings = Service(server), remote_settings(config)
+    service, settings = Service(server, model=model), remote_settings(config)
     if parse_special:
         settings["parse_special"] = True
     if not results.wants_json and len(prompts) == 1 and config.n == 1:
@@ -283,17 +305,17 @@ def infer_remotely(
         answer = service.complete(prompt, settings)
         for choice in answer["choices"]:
             blocks.append(prompt + choice["text"])
-            ends.append(choice["finish_reason"])
+            ends.append(choice.get("finish_reason"))
             if results.wants_json:
                 record = {
                     "prompt": prompt,
                     "completion": choice["text"],
-                    "finish": choice["finish_reason"],
-                    "model": answer["model"],
+                    "finish": choice.get("finish_reason"),
+                    "model": answer.get("model", service.model),
                     "settings": config.to_dict(),
                 }
                 if config.logprobs is not None:
-                    record["logprobs"] = choice["logprobs"]
+                    record["logprobs"] = choice.get("logprobs")
                 records.append(record)
                 results.show(record)  # sans attendre les suivants
     results.save(records, "infer")
@@ -305,7 +327,13 @@ def infer_remotely(
 def _message(error: HTTPError) -> str:
     """La phrase de l'enveloppe d'OpenAI, sinon le code HTTP."""
     try:
-        found = json.loads(error.read(_MAX_LINE))["error"]["message"]
-    except (ValueError, KeyError, TypeError, OSError, HTTPException):
+        return _sentence(parse_json(error.read(_MAX_LINE))) or f"code HTTP {error.code}"
+    except (ValueError, OSError, HTTPException):
         return f"code HTTP {error.code}"
-    return str(found)
+
+
+def _sentence(answer: object) -> str:
+    """Ce que dit une enveloppe d'erreur ; vide : rien qui se lise."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    found = error.get("message") if isinstance(error, dict) else error
+    return found if isinstance(found, str) else ""

@@ -12,8 +12,8 @@ from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.options import Text
 from gpt_architecture.config import TEMPERATURE
-from gpt_architecture.decoding.config import (
-    GenerationConfig,
+from gpt_architecture.decoding.config import GenerationConfig
+from gpt_architecture.decoding.named_settings import (
     ignored_warning,
     implied_strategy,
     make_config,

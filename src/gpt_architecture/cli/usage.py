@@ -35,7 +35,10 @@ _LABELS = {
     "MODEL": "MODÈLE",
     "START": "MODÈLE",
     "DEST": "DESTINATION",
-    "ADAPTER": "ADAPTATEURS",
+    "ADAPTERS": "ADAPTATEURS",
+    "FOLDER": "DOSSIER",
+    "FOLDERS": "DOSSIER",
+    "PLACE": "LIEU",
     "TEXT": "TEXTE",
 }
 HIDDEN_NAMES = frozenset(("--ordre", "--choix", "--interdit", "--variants", "--seeds"))

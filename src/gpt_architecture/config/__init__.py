@@ -4,13 +4,20 @@ Rien ici ne lit l'environnement, un fichier ou un périphérique : ce paquet ne 
 des valeurs validées.
 
 - `checks` : Vérifications que partagent les dataclasses de configuration.
+- `labels` : Classer ou noter un texte : la tête d'un modèle, et ce qui s'en demande à
+  l'entraînement.
 - `mixture` : Les sources d'un mélange, telles qu'elles se demandent : `NOM=CHEMIN:POIDS`.
 - `model` : La forme du modèle ; deux modes exacts coexistent (voir `GPTConfig`).
+- `objectives` : Ce qui s'apprend à la place du seul token suivant : des préférences, ou un autre
+  modèle.
+- `origin` : D'où part un entraînement : d'un préréglage, d'une reprise ou d'un modèle ; ce qu'il en
+  garde.
 - `run` : Ce qui se demande d'un entraînement : des groupes de réglages, et leur réunion.
 - `training` : Les réglages de l'entraînement et de ses adaptateurs, un groupe par dataclass.
 """
 
 from gpt_architecture.config.checks import check_choice, check_float, check_int
+from gpt_architecture.config.labels import HeadConfig, LabelConfig
 from gpt_architecture.config.mixture import WeightedSource
 from gpt_architecture.config.model import (
     END_OF_TEXT,
@@ -26,14 +33,14 @@ from gpt_architecture.config.model import (
     GPTConfigDict,
     StrategyName,
 )
+from gpt_architecture.config.objectives import ObjectiveConfig, PreferenceLossName
+from gpt_architecture.config.origin import EXAMPLES, check_origin, kept_settings
 from gpt_architecture.config.run import (
     FREE_SETTINGS,
     FinetuningConfig,
     RunConfig,
     ShapeConfig,
     TrainingRequest,
-    check_origin,
-    kept_settings,
 )
 from gpt_architecture.config.training import (
     PRESET_NOTES,
@@ -56,6 +63,7 @@ VERSION = "0.1.0"
 
 __all__ = [
     "END_OF_TEXT",
+    "EXAMPLES",
     "FREE_SETTINGS",
     "GPT_CONFIG_124M",
     "MAX_SIZES",
@@ -73,12 +81,16 @@ __all__ = [
     "FinetuningConfig",
     "GPTConfig",
     "GPTConfigDict",
+    "HeadConfig",
+    "LabelConfig",
     "LoRAConfig",
     "LoRATarget",
     "MemoryMode",
+    "ObjectiveConfig",
     "OptimizerConfig",
     "OptimizerName",
     "PrecisionName",
+    "PreferenceLossName",
     "RunConfig",
     "ScheduleConfig",
     "ScheduleName",

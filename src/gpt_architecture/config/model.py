@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from gpt_architecture.config.checks import check_bool, check_choice, check_float, check_int
+from gpt_architecture.config.labels import HeadConfig
 from gpt_architecture.errors import ConfigurationError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -82,8 +83,9 @@ class GPTConfig:
         inner_dim: largeur cachée du perceptron ; None : quatre fois `emb_dim`, comme GPT-2.
         activation: celle du perceptron.
         norm_eps: ce que les normes ajoutent à la variance.
+        head: ce que le modèle rend d'un texte à la place du token suivant ; None : il écrit.
 
-    Les trois derniers ne s'écartent de GPT-2 que pour les modèles venus d'ailleurs.
+    Les trois qui précèdent `head` ne s'écartent de GPT-2 que pour les modèles venus d'ailleurs.
 
     Raises:
         ConfigurationError: une valeur est du mauvais type ou hors bornes.
@@ -100,6 +102,7 @@ class GPTConfig:
     inner_dim: int | None = None
     activation: Activation = "gelu_tanh"
     norm_eps: float = 1e-5
+    head: HeadConfig | None = None
 
     def __post_init__(self) -> None:
         for name, maximum in MAX_SIZES.items():
@@ -112,6 +115,11 @@ class GPTConfig:
         for name in ("qkv_bias", "tie_weights"):
             check_bool(name, getattr(self, name))
         check_float("drop_rate", self.drop_rate, minimum=0.0, below=1.0)
+        object.__setattr__(self, "head", HeadConfig.coerce(self.head))
+        if self.head is not None and self.tie_weights:
+            raise ConfigurationError.together(
+                "head", "tie_weights", expected="une tête à elle, que l'embedding n'a pas"
+            )
         if self.emb_dim % self.n_heads:
             raise ConfigurationError(
                 f"emb_dim vaut {self.emb_dim} et n_heads {self.n_heads}",
@@ -129,6 +137,30 @@ class GPTConfig:
         """Largeur cachée du perceptron (F)."""
         return 4 * self.emb_dim if self.inner_dim is None else self.inner_dim
 
+    @property
+    def outputs(self) -> int:
+        """Sorties de la tête : le vocabulaire (V), ou celles de `head`."""
+        return self.vocab_size if self.head is None else self.head.outputs
+
+    def check_writes(self) -> None:
+        """Refuse un modèle dont la tête rend autre chose que des tokens.
+
+        Raises:
+            ConfigurationError: il classe ou note des textes.
+        """
+        if self.head is not None:
+            does = "note" if self.head.is_regression else "classe"
+            raise ConfigurationError(
+                f"ce modèle {does} des textes, il n'en écrit pas",
+                expected="un modèle qui prédit le token suivant",
+                remedy="donnez-lui des textes à juger (« gpt-architecture infer », "
+                "`GPT.classify`, POST /v1/classify), ou prenez un autre modèle",
+            )
+
+    def with_head(self, head: HeadConfig | None) -> GPTConfig:
+        """La même forme, qui rend ce que dit `head` ; None : elle-même."""
+        return self if head is None else replace(self, head=head, tie_weights=False)
+
     def variants(self) -> dict[str, Any]:
         """Ce qui s'écarte de GPT-2 : largeur cachée, activation, eps ; vide pour GPT-2."""
         return {name: value for name in _VARIANTS if (value := getattr(self, name)) != _GPT2[name]}
@@ -141,7 +173,7 @@ class GPTConfig:
         norms = 2 * 2 * d
         body = self.n_layers * (attention + feed_forward + norms) + 2 * d
         embeddings = (self.vocab_size + self.context_length) * d
-        head = 0 if self.tie_weights else self.vocab_size * d
+        head = 0 if self.tie_weights else self.outputs * d
         return embeddings + body + head
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,7 +183,9 @@ class GPTConfig:
         empreintes, et les versions précédentes les lisent.
         """
         kept = self.variants()
-        return {k: v for k, v in asdict(self).items() if k not in _VARIANTS or k in kept}
+        values = {k: v for k, v in asdict(self).items() if k not in _VARIANTS or k in kept}
+        del values["head"]
+        return values if self.head is None else {**values, "head": self.head.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GPTConfig:

@@ -13,10 +13,11 @@ from types import NoneType
 from typing import Any
 
 from gpt_architecture.config.checks import check_int
+from gpt_architecture.config.labels import LabelConfig
 from gpt_architecture.config.mixture import WeightedSource, parse_sources, source_texts
 from gpt_architecture.config.model import GPT_CONFIG_124M, GPTConfig
+from gpt_architecture.config.objectives import ObjectiveConfig
 from gpt_architecture.config.training import (
-    TRAINING_PRESETS,
     CheckpointConfig,
     ComputeConfig,
     LoRAConfig,
@@ -32,7 +33,8 @@ _LORA = {"lora_alpha": "alpha", "lora_targets": "targets", "lora_dropout": "drop
 FREE_SETTINGS = (
     *("epochs", "max_steps", "device", "prompt", "eval_freq", "eval_iter", "patience"),
     *("checkpoint_activations", "data", "source", "field", "skip_bad", "tokenizer"),
-    *("tensorboard", "from", "chat", "chat_template"),
+    *("tensorboard", "from", "chat", "chat_template", "forget", "classify", "val"),
+    *("preferences", "distill"),
     *(item.name for item in fields(CheckpointConfig)),
 )
 """Réglages qu'une reprise peut changer sans rien défaire ; des données, l'empreinte juge."""
@@ -44,7 +46,7 @@ _KINDS: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
     *((name, str, "un texte") for name in ("tokenizer", "device")),
     *((name, (str, NoneType), "un texte") for name in ("prompt", "field")),
     ("output_dir", Path, "un chemin"),
-    *((name, (Path, NoneType), "un chemin") for name in ("resume", "sign_key")),
+    *((name, (Path, NoneType), "un chemin") for name in ("resume", "sign_key", "forget")),
     *((name, bool, "un booléen") for name in ("override", "force", "tensorboard", "offline")),
     ("skip_bad", bool, "un booléen"),
 )
@@ -100,6 +102,9 @@ class RunConfig:
 
     sign_key: Path | None = None
     """Clé privée Ed25519 (PEM, lue de vous seul) qui signe certificat.json."""
+
+    forget: Path | None = None
+    """Retrait, écrit par « forget » : ces tokens ne sont ni lus, ni appris, ni mesurés."""
 
     def __post_init__(self) -> None:
         for name, kind, expected in _KINDS:
@@ -183,8 +188,8 @@ class FinetuningConfig:
     d'entraînement ou de Transformers, hub:DÉPÔT."""
 
     chat: Path | None = None
-    """Conversations, en JSONL ou en JSON, à la place des textes ; seules les réponses
-    s'apprennent."""
+    """Conversations, en JSONL ou en JSON (OpenAI, ShareGPT, alpaca, prompt et completion), à la
+    place des textes ; seules les réponses s'apprennent."""
 
     chat_template: Path | None = None
     """Fichier du gabarit Jinja des conversations ; sans lui, celui du modèle, sinon du projet."""
@@ -202,8 +207,6 @@ class FinetuningConfig:
     """Probabilité de dropout à l'entrée des adaptateurs."""
 
     def __post_init__(self) -> None:
-        if self.chat_template is not None and self.chat is None:
-            raise _together("`chat_template` sans `chat`", "ajoutez `chat=FICHIER.jsonl`")
         if self.lora_rank is None:
             for option, name in _LORA.items():
                 if getattr(self, option) != getattr(LoRAConfig, name):
@@ -231,6 +234,8 @@ class TrainingRequest:
     run: RunConfig = made_of(default_factory=RunConfig)
     shape: ShapeConfig = made_of(default_factory=ShapeConfig)
     finetuning: FinetuningConfig = made_of(default_factory=FinetuningConfig)
+    objective: ObjectiveConfig = made_of(default_factory=ObjectiveConfig)
+    labels: LabelConfig = made_of(default_factory=LabelConfig)
     training: TrainingConfig = made_of(default_factory=TrainingConfig)
     optimizer: OptimizerConfig = made_of(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = made_of(default_factory=ScheduleConfig)
@@ -261,73 +266,74 @@ class TrainingRequest:
 
     @property
     def learning(self) -> TrainingConfig:
-        """Ce qui est appris ; une conversation par rangée fixe le décalage des fenêtres.
+        """Ce qui est appris ; une conversation, ou une paire, par fenêtre fixe leur décalage.
 
         Raises:
-            ConfigurationError: `chat` avec `data`, `sources` ou `stride`.
+            ConfigurationError: `chat`, `preferences` ou `classify` avec ce qui n'y va pas.
         """
+        pitch = self.shape.context_length + 1
+        if self.objective.preferences is not None:
+            self._check_preferences()
+            return replace(self.training, stride=2 * pitch)
+        if self.labels.classify is not None:
+            self._refuse(
+                "classify",
+                "chaque texte est un exemple entier",
+                chat=self.finetuning.chat is not None,
+                distill=self.objective.distill is not None,
+                document_mask=self.training.document_mask,
+                canaries=self.training.canaries > 0,
+                forget=self.run.forget is not None,
+                prompt=self.run.prompt is not None,
+            )
+            return replace(self.training, stride=pitch)
         if self.finetuning.chat is None:
+            if self.finetuning.chat_template is not None:
+                raise _together("`chat_template` sans `chat`", "ajoutez `chat=FICHIER.jsonl`")
             return self.training
+        self._refuse("chat", "chaque conversation est un exemple entier")
+        return replace(self.training, stride=pitch)
+
+    def _check_preferences(self) -> None:
+        if self.finetuning.start is None:
+            raise _together("`preferences` sans `start`", "ajoutez `start=MODÈLE`")
+        self._refuse(
+            "preferences",
+            "chaque paire est un exemple entier",
+            chat=self.finetuning.chat is not None,
+            classify=self.labels.classify is not None,
+            document_mask=self.training.document_mask,
+            canaries=self.training.canaries > 0,
+            forget=self.run.forget is not None,
+        )
+        if self.finetuning.lora_rank is not None and self.finetuning.lora_dropout > 0:
+            raise ConfigurationError.together(
+                "`preferences`",
+                "`lora_dropout`",
+                expected="aucun dropout : le modèle se compare à lui-même, sans tirage",
+            )
+
+    def _refuse(self, name: str, why: str, **others: bool) -> None:
+        """Refuse, avec le réglage `name`, un autre texte et les autres réglages donnés."""
         conflicts = {
             "data": tuple(self.run.data) != RunConfig.data,
             "sources": bool(self.run.sources),
             "stride": self.training.stride is not None,
+            **others,
         }
-        for name, given in conflicts.items():
+        for other, given in conflicts.items():
             if given:
                 raise ConfigurationError.together(
-                    "`chat`",
-                    f"`{name}`",
-                    expected="l'un ou l'autre : chaque conversation est un exemple entier",
+                    f"`{name}`", f"`{other}`", expected=f"l'un ou l'autre : {why}"
                 )
-        return replace(self.training, stride=self.shape.context_length + 1)
 
 
-def kept_settings(implied: Mapping[str, Any], *, data: bool, sources: bool) -> dict[str, Any]:
-    """Les réglages retrouvés, sans le texte qu'un autre, demandé, remplace.
-
-    Args:
-        implied: ceux que `preset`, `resume` ou `start` dit.
-        data: un texte est demandé : il remplace un mélange.
-        sources: un mélange est demandé : il remplace un texte.
-    """
-    replaced = "data" if sources else "source" if data else None
-    return {
-        name: value for name, value in implied.items() if value is not None and name != replaced
-    }
-
-
-def check_origin(*, preset: str | None, resume: object, start: object, tokenizer: object) -> None:
-    """Refuse deux origines à la fois : un préréglage, une reprise, un modèle de départ.
-
-    Raises:
-        ConfigurationError: deux d'entre elles sont données, ou le préréglage est inconnu.
-    """
-    if resume is not None and preset is not None:
-        raise ConfigurationError.together(
-            "`resume`", "`preset`", expected="l'un ou l'autre : une reprise retrouve ses options"
-        )
-    if start is not None and preset is not None:
-        raise ConfigurationError.together(
-            "`start`",
-            "`preset`",
-            expected="l'un ou l'autre : un préréglage fixe une forme, le modèle a la sienne",
-        )
-    if resume is None and start is not None and tokenizer is not None:
-        raise ConfigurationError.together(
-            "`start`",
-            "`tokenizer`",
-            expected="le tokenizer du modèle de départ, que ses poids ont appris",
-        )
-    if preset is not None and preset not in TRAINING_PRESETS:
-        raise ConfigurationError(
-            f"préréglage inconnu : {preset}",
-            expected=", ".join(TRAINING_PRESETS),
-            remedy="corrigez `preset`",
-        )
-
-
-_PATHS = frozenset(("output_dir", "resume", "start", "chat", "chat_template", "sign_key"))
+_PATHS = frozenset(
+    (
+        *("output_dir", "resume", "start", "chat", "chat_template", "sign_key", "forget"),
+        *("preferences", "distill", "classify", "val"),
+    )
+)
 
 
 def _typed(name: str, value: Any) -> Any:

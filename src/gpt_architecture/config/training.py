@@ -23,6 +23,7 @@ LoRATarget = Literal["query", "key", "value", "output", "up", "down"]
 """Matrice d'un bloc : les projections de l'attention, puis les deux couches du perceptron."""
 
 MAX_RANK = 4096
+MAX_CANARIES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,10 @@ class TrainingConfig:
     """Chaque document n'est lu qu'avec lui-même, depuis la première position, même si une fenêtre
     en a plusieurs ; les conversations sont alors réunies à plusieurs par rangée."""
 
+    canaries: int = 0
+    """Nombre de canaris plantés dans le texte d'entraînement : des phrases au secret tiré au sort,
+    répétées de 1 à 16 fois, que « dossier » cherche ensuite dans le modèle."""
+
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "eval_freq", "eval_iter"):
             check_int(name, getattr(self, name), minimum=1)
@@ -80,6 +85,7 @@ class TrainingConfig:
         check_float("weight_decay", self.weight_decay, minimum=0.0)
         check_float("train_ratio", self.train_ratio, above=0.0, below=1.0)
         check_bool("document_mask", self.document_mask)
+        check_int("canaries", self.canaries, minimum=0, maximum=MAX_CANARIES)
 
     def to_dict(self) -> dict[str, Any]:
         """Les réglages, tels qu'un point de reprise et un modèle les gardent.
@@ -88,8 +94,9 @@ class TrainingConfig:
         avant lui restent ceux du même entraînement.
         """
         values = asdict(self)
-        if not self.document_mask:
-            del values["document_mask"]
+        for name in ("document_mask", "canaries"):
+            if not values[name]:
+                del values[name]
         return values
 
 
@@ -171,12 +178,20 @@ class CheckpointConfig:
     keep: int = 2
     """Nombre de points de reprise gardés, les plus récents, en plus du meilleur."""
 
+    keep_spread: int | None = None
+    """Nombre de points de reprise gardés, à la place de keep : serrés vers la fin, de plus en plus
+    rares vers le début, pour qu'un oubli reparte de moins loin."""
+
     def __post_init__(self) -> None:
         if self.save_every is not None:
             check_int("save_every", self.save_every, minimum=1)
         check_float("save_minutes", self.save_minutes, above=0.0)
         check_bool("save_best", self.save_best)
         check_int("keep", self.keep, minimum=1)
+        if self.keep_spread is not None:
+            check_int("keep_spread", self.keep_spread, minimum=2)
+            if self.keep != CheckpointConfig.keep:
+                raise ConfigurationError.together("`keep_spread`", "`keep`")
 
 
 @dataclass(frozen=True, kw_only=True)

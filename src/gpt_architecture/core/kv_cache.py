@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.adapters import Adapter
 from gpt_architecture.core.machine import huge_zeros
 from gpt_architecture.errors import GenerationError
 
@@ -98,6 +99,7 @@ class KVCache:
         storage: (couches, 2, B, H, capacité, K) : clés, puis valeurs.
         lengths: positions présentes de chaque séquence.
         rows: lignes du tampon où sont les séquences : une tranche, ou (B,) int64.
+        adapters: l'adaptateur avec lequel chaque séquence est lue ; None : le modèle seul.
         alone: le thread qui s'en sert, le temps d'un passage ; un second est refusé.
     """
 
@@ -121,6 +123,7 @@ class KVCache:
         )
         self.capacity = capacity
         self.lengths = [0] * batch_size
+        self.adapters: list[Adapter | None] = [None] * batch_size
         self.rows: slice | Tensor = slice(None)
         self.alone = Alone()
         self._placement: Placement | None = None
@@ -223,6 +226,7 @@ class KVCache:
                 shape = (*self.storage.shape[:2], len(rows), *self.storage.shape[3:])
                 self.storage = self.storage.new_zeros(shape)
                 self.storage[:, :, :, :, : self.length] = present[:, :, list(rows)]
+            self.adapters = [self.adapters[row] for row in rows]
             self._set_lengths([self.lengths[row] for row in rows])
 
     def load_(self, other: KVCache, first: int) -> None:
@@ -239,6 +243,7 @@ class KVCache:
             )
         with self.alone, other.alone:
             self.storage[:, :, rows, :, : other.length] = other.storage[:, :, :, :, : other.length]
+            self.adapters[rows] = other.adapters
             self._set_lengths([*self.lengths[:first], *other.lengths, *self.lengths[rows.stop :]])
 
     def reset(self) -> None:
@@ -285,6 +290,7 @@ class CacheView(KVCache):
     def __init__(self, pool: KVCache, slots: Sequence[int]) -> None:
         self.storage, self.capacity = pool.storage, pool.capacity
         self.lengths = [pool.lengths[slot] for slot in slots]
+        self.adapters = [pool.adapters[slot] for slot in slots]
         self.alone = pool.alone
         self._slots, self._pool, self._placement = list(slots), pool, None
         first = self._slots[0]

@@ -122,6 +122,15 @@ def processor() -> Processor:
     return read_processor(platform.processor())
 
 
+@lru_cache(maxsize=1)
+def instructions() -> frozenset[str]:
+    """Les jeux d'instructions de ce processeur, aux noms de `torch.cpu.get_capabilities`.
+
+    Lus une fois, ici seulement : ce qui en dépend ne change pas au cours d'un processus.
+    """
+    return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+
+
 def read_processor(text: str) -> Processor:
     """Le premier processeur que nomme un texte : celui de `/proc/cpuinfo`, ou de Windows.
 
@@ -137,11 +146,16 @@ def read_processor(text: str) -> Processor:
 
 
 def peak_resident() -> int:
-    """Mémoire résidente du processus au plus haut, en octets ; 0 si le système ne la dit pas."""
+    """Mémoire résidente du processus au plus haut, en octets ; 0 si le système ne la dit pas.
+
+    Linux compte dans `ru_maxrss` le plus haut de qui a lancé le processus : `VmHWM` ne le fait pas.
+    """
+    if noted := _peak_of_linux():
+        return noted
     try:
         import resource  # noqa: PLC0415 — absent de Windows
     except ImportError:
-        return _peak_of_windows() if hasattr(ctypes, "WinDLL") else _peak_of_linux()
+        return _peak_of_windows() if hasattr(ctypes, "WinDLL") else 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

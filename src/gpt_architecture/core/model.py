@@ -64,9 +64,10 @@ class GPTModel(nn.Module):
         self.drop_emb = nn.Dropout(cfg.drop_rate)
         self.trf_blocks = nn.ModuleList([TransformerBlock(cfg) for _ in range(cfg.n_layers)])
         self.final_norm = LayerNorm(cfg.emb_dim, cfg.norm_eps)
-        self.out_head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
+        self.out_head = nn.Linear(cfg.emb_dim, cfg.outputs, bias=False)
         if cfg.tie_weights:
             self.tie_weights_()
+        if cfg.tie_weights or cfg.head is not None:
             initialize_gpt2_(self, cfg.n_layers)
 
     def tie_weights_(self) -> None:
@@ -96,7 +97,19 @@ class GPTModel(nn.Module):
         with cache.alone:
             return self._forward(in_idx, cache, at)
 
+    def hidden_states(self, in_idx: Tensor) -> Tensor:
+        """(B, T) int64 → (B, T, D) : ce que la tête lit, après la norme finale.
+
+        Raises:
+            ValueError: plus de tokens que `context_length`.
+        """
+        return self._hidden(in_idx, None, None)
+
     def _forward(self, in_idx: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
+        logits: Tensor = self.out_head(self._hidden(in_idx, cache, at))  # (B, T, V)
+        return logits
+
+    def _hidden(self, in_idx: Tensor, cache: KVCache | None, at: Tensor | None) -> Tensor:
         past = 0 if cache is None else cache.length
         end = past + in_idx.size(1)
         if end > self.cfg.context_length:
@@ -117,9 +130,8 @@ class GPTModel(nn.Module):
             cache.advance_(in_idx.size(1))
         if at is not None:
             x = x[torch.arange(x.size(0), device=x.device), at].unsqueeze(1)  # (B, 1, D)
-        x = self.final_norm(x)
-        logits: Tensor = self.out_head(x)  # (B, T, V)
-        return logits
+        found: Tensor = self.final_norm(x)
+        return found
 
     def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
         """Un cache vide, sur le périphérique et dans le type du modèle."""

@@ -77,8 +77,8 @@ def calc_loss_batch(
         documents: ce qui sépare les documents d'une rangée ; None : elle n'en est qu'un.
     """
     seen = () if documents is None else (documents,)
-    logits = model(input_batch.to(device), *seen)
-    return F.cross_entropy(logits.flatten(0, 1), target_batch.to(device).flatten())
+    logits = model(input_batch.to(device), *seen).flatten(0, 1)  # (B·T, V)
+    return F.cross_entropy(logits, target_batch.to(device).flatten())
 
 
 def calc_loss_loader(

@@ -1,21 +1,19 @@
-"""Les données d'un entraînement : du texte en mémoire, des fragments sur disque, des conversations.
-
-Du texte suivi s'apprend en entier ; d'une conversation, les réponses seules.
-"""
+"""Les données d'un entraînement : du texte en mémoire, ou des fragments sur disque."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt_architecture.config import END_OF_TEXT, TRAINING_PRESETS, TrainingConfig
+from gpt_architecture.data.canaries import CanarySet
+from gpt_architecture.data.labelled import LabelledData
 from gpt_architecture.data.loader import split_text
-from gpt_architecture.data.packing import PackedConversations
+from gpt_architecture.data.removal import Removal
 from gpt_architecture.data.shards.layout import (
     INDEX_NAME,
     holds_shards,
@@ -23,14 +21,6 @@ from gpt_architecture.data.shards.layout import (
     tokenizer_sha256,
 )
 from gpt_architecture.data.shards.reader import TokenArray, TokenShards, TokenSource, open_shards
-from gpt_architecture.data.texts.chat import DEFAULT_CHAT_TEMPLATE, check_template, render_chat
-from gpt_architecture.data.texts.conversations import (
-    Conversation,
-    ConversationTokens,
-    EncodedConversation,
-    encode_conversation,
-    read_conversations,
-)
 from gpt_architecture.data.texts.corpus import Corpus, load_corpus
 from gpt_architecture.data.tokenizer import (
     Tokenizer,
@@ -42,12 +32,8 @@ from gpt_architecture.data.tokenizers.bpe import bpe_size
 from gpt_architecture.errors import (
     ConfigurationError,
     DataError,
-    GPTArchitectureError,
-    TokenizerError,
 )
 from gpt_architecture.french import counted
-
-logger = logging.getLogger(__name__)
 
 _OPENING_TOKENS = 32
 
@@ -64,6 +50,11 @@ class TrainingData:
         tokenizer: celui qui les a codés.
         opening: les premiers mots, pour les exemples.
         chat_template: gabarit des conversations ; None : du texte suivi.
+        removal: ce qui en est retiré (voir `data.masking`) ; None : rien.
+        canaries: les canaris plantés dans l'entraînement ; None : aucun.
+        labelled: les exemples étiquetés, dont la classe ou la valeur s'apprend ; None : du texte.
+        split: comment la validation en est prise (voir `data.splits`) ; None : leur fin, un fichier
+            à elle, ou le tirage des exemples étiquetés, que `sha256` compte.
     """
 
     name: str
@@ -73,6 +64,10 @@ class TrainingData:
     tokenizer: Tokenizer
     opening: str
     chat_template: str | None = None
+    removal: Removal | None = None
+    canaries: CanarySet | None = None
+    labelled: LabelledData | None = None
+    split: str | None = None
 
     @property
     def tokenizer_sha256(self) -> str:
@@ -113,7 +108,7 @@ def load_training_data(
         corpus = load_corpus(list(sources), field=field, offline=offline, skip_bad=skip_bad)
         data = data_of_corpus(corpus, tokenizer, vocabulary, training)
     check_windows(data, window)
-    _check_batch(data, window, training)
+    check_batch(data, window, training)
     return data
 
 
@@ -145,7 +140,7 @@ def data_of_shards(
         train=train,
         val=val,
         tokenizer=tokenizer,
-        opening=_first_words(tokenizer.decode(ids).replace(END_OF_TEXT, " ")),
+        opening=first_words(tokenizer.decode(ids).replace(END_OF_TEXT, " ")),
     )
 
 
@@ -190,7 +185,7 @@ def data_of_corpus(
         train=train,
         val=val,
         tokenizer=tokenizer,
-        opening=_first_words(corpus.text),
+        opening=first_words(corpus.text),
     )
 
 
@@ -235,7 +230,7 @@ def check_windows(data: TrainingData, window: int) -> None:
             )
 
 
-def _check_batch(data: TrainingData, window: int, training: TrainingConfig) -> None:
+def check_batch(data: TrainingData, window: int, training: TrainingConfig) -> None:
     """Vérifie que l'entraînement a un lot entier.
 
     Raises:
@@ -254,110 +249,6 @@ def _check_batch(data: TrainingData, window: int, training: TrainingConfig) -> N
         )
 
 
-def load_chat_data(
-    path: Path | str,
-    tokenizer: str,
-    *,
-    window: int,
-    training: TrainingConfig,
-    template: str | None = None,
-    vocabulary: Tokenizer | None = None,
-) -> TrainingData:
-    """Lit un fichier de conversations, et le coupe en entraînement et validation.
-
-    Une conversation qui dépasse la fenêtre est laissée de côté, et c'est dit.
-
-    Args:
-        path: le fichier (voir `data.texts.conversations`).
-        tokenizer: nom ou fichier, quand `vocabulary` n'est pas donné.
-        window: longueur des entrées (T).
-        training: lot et coupe ; son `stride` est celui des rangées, `window` + 1.
-        template: gabarit ; None : `DEFAULT_CHAT_TEMPLATE`.
-        vocabulary: le tokenizer du modèle de départ.
-
-    Raises:
-        DataError: ligne mal formée (elle est désignée), ou trop peu de conversations.
-        TokenizerError: tokenizer inconnu, ou sans fin de texte.
-    """
-    path = Path(path)
-    template = DEFAULT_CHAT_TEMPLATE if template is None else check_template(template)
-    conversations, sha256 = read_conversations(path)
-    if len(conversations) < 2:
-        raise DataError(
-            f"{len(conversations)} conversation",
-            expected="au moins deux : une pour apprendre, une pour valider",
-            remedy="complétez `chat`",
-        )
-    cut = int(training.train_ratio * len(conversations))
-    cut = min(max(1, cut), len(conversations) - 1)
-    train, val = conversations[:cut], conversations[cut:]
-    if vocabulary is None:  # comme d'un texte : un BPE s'apprend sans voir la validation
-        seen = train if bpe_size(tokenizer) is not None else conversations
-        text = "\n".join(render_chat(each.messages, template) for each in seen)
-        vocabulary = get_tokenizer(tokenizer, text=text)
-    if vocabulary.eos_id is None:
-        raise TokenizerError(
-            f"le tokenizer {vocabulary.name} n'a pas de token de fin de texte",
-            expected="un tokenizer qui en a un : il achève chaque réponse",
-            remedy="changez `tokenizer`",
-        )
-    parts = []
-    for part in (train, val):
-        rows = _encode(part, path, template, vocabulary, window)
-        kind = PackedConversations if training.document_mask else ConversationTokens
-        parts.append(kind(rows, window, padding=vocabulary.eos_id))
-    first = val[0].messages
-    asked = first[: [message["role"] for message in first].index("assistant")]
-    data = TrainingData(
-        name=path.stem,
-        sha256=hashlib.sha256(f"{sha256}\n{template}".encode()).hexdigest(),
-        train=parts[0],
-        val=parts[1],
-        tokenizer=vocabulary,
-        opening=render_chat(asked, template, tokenizer=vocabulary, add_generation_prompt=True),
-        chat_template=template,
-    )
-    check_windows(data, window)
-    _check_batch(data, window, training)
-    return data
-
-
-def _encode(
-    conversations: Sequence[Conversation],
-    path: Path,
-    template: str,
-    tokenizer: Tokenizer,
-    window: int,
-) -> list[EncodedConversation]:
-    rows, too_long = [], []
-    for each in conversations:
-        try:
-            row = encode_conversation(each.messages, template, tokenizer, limit=window + 1)
-        except GPTArchitectureError as error:
-            raise DataError(
-                f"{path}, {each.place} : {error.found}",
-                expected=error.expected,
-                remedy=error.remedy,
-            ) from None
-        if row is None:
-            too_long.append(each.place)
-        else:
-            rows.append(row)
-    if too_long:
-        logger.warning(
-            "%s de plus de %d tokens, sans effet sur l'entraînement (la première : %s) ; un plus "
-            "grand `context_length` les garderait",
-            *(counted(len(too_long), "conversation"), window + 1, too_long[0]),
-        )
-    if not rows:
-        raise DataError(
-            f"{path} : aucune conversation, de la {conversations[0].place} à la "
-            f"{conversations[-1].place}, ne tient dans {window + 1} tokens",
-            expected="des conversations plus courtes que le contexte",
-            remedy="allongez `context_length` ou raccourcissez-les",
-        )
-    return rows
-
-
-def _first_words(text: str) -> str:
+def first_words(text: str) -> str:
+    """Les premiers mots d'un texte, pour les exemples."""
     return " ".join(text.split(maxsplit=4)[:4])[:60]

@@ -15,7 +15,6 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -39,7 +38,7 @@ from gpt_architecture.data.shards.layout import holds_shards
 from gpt_architecture.data.shards.reader import TokenSource, check_range
 from gpt_architecture.data.texts.corpus import Corpus, load_corpus
 from gpt_architecture.data.tokenizer import Tokenizer, get_tokenizer, learns_from_text
-from gpt_architecture.errors import ConfigurationError, DataError, TokenizerError
+from gpt_architecture.errors import located
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -151,7 +150,7 @@ class MixtureSampler(WindowSampler):
         self._source = source
         self._samplers = []
         for index, (name, part) in enumerate(zip(source.names, source.parts, strict=True)):
-            with _named(name):
+            with located(f"source {name}"):
                 own = WindowSampler(
                     part.num_tokens,
                     window,
@@ -190,6 +189,30 @@ class MixtureSampler(WindowSampler):
             for name, count, own in zip(self._source.names, counts, self._samplers, strict=True)
         }
 
+    def readers(self, spans: Ints, sequences: int, *, first: int = 0) -> Iterator[Ints]:
+        """Voir `WindowSampler.readers` ; une source après l'autre."""
+        before, counts = (apportion(each, self.shares) for each in (first, sequences))
+        for index, (own, mine) in enumerate(self._shared(spans)):
+            for ranks in own.readers(mine, counts[index], first=before[index]):
+                places = [unweave(index, rank, self.shares) for rank in ranks.tolist()]
+                yield np.array(places, dtype=np.int64)
+
+    def first_reader(self, spans: Ints, first: int, stop: int) -> int | None:
+        """Voir `WindowSampler.first_reader`."""
+        before, counts = (apportion(each, self.shares) for each in (first, stop))
+        found = [
+            (index, own.first_reader(mine, before[index], counts[index]))
+            for index, (own, mine) in enumerate(self._shared(spans))
+        ]
+        places = [unweave(index, rank, self.shares) for index, rank in found if rank is not None]
+        return min(places, default=None)
+
+    def _shared(self, spans: Ints) -> Iterator[tuple[WindowSampler, Ints]]:
+        """De chaque source, ce qui distribue ses fenêtres, et les morceaux qui en sont."""
+        for base, own in zip(self._source.bases, self._samplers, strict=True):
+            mine = np.clip(spans - base, 0, own.num_tokens)
+            yield own, mine[mine[:, 0] < mine[:, 1]]
+
     def _starts_of(self, ids: Ints) -> Ints:
         owners, ranks = np.array([weave(place, self.shares) for place in ids.tolist()]).T
         starts = np.empty_like(ids)
@@ -209,6 +232,20 @@ def weave(place: int, shares: Sequence[int]) -> tuple[int, int]:
     counts = apportion(place, shares)
     source = _next_source(counts, shares)
     return source, counts[source]
+
+
+def unweave(source: int, rank: int, shares: Sequence[int]) -> int:
+    """La place où une source reçoit sa fenêtre de rang `rank` : l'inverse de `weave`.
+
+    Devant elle passent, de chaque autre source, les fenêtres d'instant plus petit, ou égal si cette
+    source est donnée avant elle.
+    """
+    own, place = shares[source], rank
+    for index, share in enumerate(shares):
+        if index != source:  # les m tels que (2m + 1) / share < (2·rang + 1) / own, ou ≤
+            reach = (2 * rank + 1) * share - own + (2 * own - 1 if index > source else 2 * own)
+            place += max(0, reach // (2 * own))
+    return place
 
 
 def apportion(places: int, shares: Sequence[int]) -> list[int]:
@@ -301,7 +338,7 @@ def load_mixture(
     """
     corpora = list[Corpus | None]()  # None : des fragments
     for each in sources:
-        with _named(each.name):
+        with located(f"source {each.name}"):
             corpora.append(
                 None
                 if holds_shards(Path(each.path))
@@ -311,7 +348,7 @@ def load_mixture(
         vocabulary = _common_tokenizer(sources, corpora, tokenizer, training.train_ratio)
     read = []
     for each, corpus in zip(sources, corpora, strict=True):
-        with _named(each.name):
+        with located(f"source {each.name}"):
             if corpus is None:
                 data = data_of_shards(each.path, tokenizer, vocabulary)
             else:
@@ -342,19 +379,9 @@ def _common_tokenizer(
     if tokenizer == "gpt2":
         for each, corpus in zip(sources, corpora, strict=True):
             if corpus is None:
-                with _named(each.name):
+                with located(f"source {each.name}"):
                     return stored_tokenizer(each.path)
     texts = [corpus.text for corpus in corpora if corpus is not None]
     if texts and learns_from_text(tokenizer):
         return learned_tokenizer(tokenizer, texts, train_ratio)
     return get_tokenizer(tokenizer)
-
-
-@contextmanager
-def _named(source: str) -> Iterator[None]:
-    """Un refus dit de quelle source il vient."""
-    try:
-        yield
-    except (ConfigurationError, DataError, TokenizerError) as error:
-        found = f"source {source} : {error.found}"
-        raise type(error)(found, expected=error.expected, remedy=error.remedy) from None

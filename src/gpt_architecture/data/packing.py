@@ -28,17 +28,19 @@ class PackedConversations(ConversationTokens):
     def __init__(self, rows: Sequence[EncodedConversation], window: int, padding: int) -> None:
         groups = pack([len(row.ids) for row in rows], window + 1)
         bounds = np.zeros((len(groups), window + 1), dtype=np.bool_)
-        merged = []
+        merged, places = [], list[tuple[int, int, int]]()
         for index, group in enumerate(groups):
             ids, learned = list[int](), list[bool]()
             for each in group:
                 bounds[index, len(ids)] = True
+                first = index * (window + 1) + len(ids)
+                places.append((rows[each].line, first, first + len(rows[each].ids)))
                 ids += rows[each].ids
                 # Rien ne précède son premier token : la conversation d'avant n'a pas à le prédire.
                 learned += [False, *rows[each].learned[1:]]
             merged.append(EncodedConversation(ids=ids, learned=learned))
         super().__init__(merged, window, padding)
-        self.count = len(rows)
+        self.count, self.places = len(rows), places
         self._bounds = bounds.reshape(-1)
 
     def read_boundaries(self, start: int, length: int) -> Tensor:

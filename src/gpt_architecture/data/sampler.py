@@ -8,6 +8,7 @@ Formes : B séquences d'un processus, T tokens d'une fenêtre.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,6 +25,7 @@ _ROUNDS = 8
 _MIN_HALF_BITS = 3  # sur un trop petit domaine, un réseau de Feistel mélange mal
 _GOLDEN = 0x9E3779B97F4A7C15
 
+_BLOCK = 1 << 16  # fenêtres cherchées à la fois
 _LENGTH_STEP = 64  # peu de formes différentes : les moteurs gardent des tampons par forme
 
 IGNORED = -100
@@ -141,6 +143,72 @@ class WindowSampler:
         ids = np.arange(first, first + share, dtype=np.int64)
         return self._starts_of(ids), ids
 
+    def readers(self, spans: Ints, sequences: int, *, first: int = 0) -> Iterator[Ints]:
+        """Les séquences qui lisent un de ces morceaux, cibles comprises ; rien n'est parcouru.
+
+        L'inverse de `batch` : des tokens aux fenêtres, des fenêtres aux séquences de chaque époque.
+
+        Args:
+            spans: morceaux [début, fin[ de la suite, (N, 2), disjoints et croissants.
+            sequences: séquences de l'entraînement ; les suivantes ne comptent pas.
+            first: les précédentes non plus.
+
+        Yields:
+            Leurs numéros, par blocs, une époque après l'autre, chacun une fois.
+        """
+        windows = self.num_windows
+        low = np.maximum(0, -((self.window - spans[:, 0]) // self.stride))
+        high = np.minimum(windows, (spans[:, 1] - 1) // self.stride + 1)
+        low[1:] = np.maximum(low[1:], high[:-1])  # une fenêtre à cheval ne compte qu'une fois
+        ends = np.cumsum(np.maximum(high - low, 0))
+        count = int(ends[-1]) if len(ends) else 0
+        for epoch in range(first // windows, -(-sequences // windows) if count else 0):
+            for start in range(0, count, _BLOCK):
+                ranks = np.arange(start, min(start + _BLOCK, count), dtype=np.int64)
+                which = np.searchsorted(ends, ranks, side="right")
+                found = high[which] - (ends[which] - ranks)
+                if self.shuffle:
+                    epochs = np.full_like(found, epoch)
+                    found = unpermute(found, windows, seed=self.seed, epochs=epochs)
+                ids = epoch * windows + found
+                yield ids[(first <= ids) & (ids < sequences)]
+
+    def first_reader(self, spans: Ints, first: int, stop: int) -> int | None:
+        """La première séquence de [first, stop[ qui lit un de ces morceaux ; None : aucune.
+
+        Elle se trouve en deux époques au plus, quel que soit `stop`.
+        """
+        best: int | None = None
+        for ids in self.readers(spans, stop, first=first):
+            if not len(ids):
+                continue
+            lowest = int(ids.min())
+            if best is not None and lowest // self.num_windows > best // self.num_windows:
+                break
+            best = lowest if best is None else min(best, lowest)
+        return best
+
+    def reads(self, start: int, length: int, sequences: int) -> bool:
+        """Vrai si les `sequences` premières séquences lisent [start, start + length[ en entier.
+
+        Une cible est lue aussi ; entre deux fenêtres écartées, des tokens ne le sont jamais.
+        """
+        low = max(0, -((self.window - start) // self.stride))
+        high = min(self.num_windows, (start + length - 1) // self.stride + 1)
+        places = np.arange(low, max(low, high), dtype=np.int64)
+        if sequences < self.num_windows:  # la première époque n'est pas finie
+            first = np.zeros_like(places)
+            ids = places
+            if self.shuffle:
+                ids = unpermute(places, self.num_windows, seed=self.seed, epochs=first)
+            places = places[ids < sequences]
+        reached = start
+        for window in (places * self.stride).tolist():
+            if window > reached:
+                break
+            reached = max(reached, window + self.window + 1)
+        return reached >= start + length
+
     def _starts_of(self, ids: Ints) -> Ints:
         epochs, places = np.divmod(ids, self.num_windows)
         if self.shuffle:
@@ -161,15 +229,37 @@ def permute(places: Ints, size: int, *, seed: int, epochs: Ints) -> Ints:
         seed: graine, ≥ 0.
         epochs: (N,) int64, l'époque de chaque place.
     """
-    half = max(_MIN_HALF_BITS, ((size - 1).bit_length() + 1) // 2)
-    base = _mix(_mix(np.array([seed], dtype=np.uint64)) + epochs.astype(np.uint64))  # (N,)
-    keys = [_mix(base + np.uint64(index + 1)) for index in range(_ROUNDS)]
+    half, keys = _network(size, seed, epochs)
     values = places.astype(np.uint64)
     outside = np.arange(values.size)
     while outside.size:
         values[outside] = _feistel(values[outside], [key[outside] for key in keys], half)
         outside = outside[values[outside] >= size]
     return values.astype(np.int64)
+
+
+def unpermute(images: Ints, size: int, *, seed: int, epochs: Ints) -> Ints:
+    """La place de chaque image : l'inverse de `permute`, aux mêmes arguments.
+
+    Args:
+        images: (N,) int64, dans [0, size[.
+        size, seed, epochs: voir `permute`.
+    """
+    half, keys = _network(size, seed, epochs)
+    values = images.astype(np.uint64)
+    outside = np.arange(values.size)
+    while outside.size:
+        backwards = [key[outside] for key in reversed(keys)]
+        values[outside] = _swapped(_feistel(_swapped(values[outside], half), backwards, half), half)
+        outside = outside[values[outside] >= size]
+    return values.astype(np.int64)
+
+
+def _network(size: int, seed: int, epochs: Ints) -> tuple[int, list[UInts]]:
+    """La moitié des bits d'une valeur, et les clés de chaque tour, (N,)."""
+    half = max(_MIN_HALF_BITS, ((size - 1).bit_length() + 1) // 2)
+    base = _mix(_mix(np.array([seed], dtype=np.uint64)) + epochs.astype(np.uint64))  # (N,)
+    return half, [_mix(base + np.uint64(index + 1)) for index in range(_ROUNDS)]
 
 
 def _feistel(values: UInts, keys: list[UInts], half: int) -> UInts:
@@ -179,6 +269,12 @@ def _feistel(values: UInts, keys: list[UInts], half: int) -> UInts:
     for key in keys:
         left, right = right, left ^ (_mix(right ^ key) & mask)
     return (left << shift) | right
+
+
+def _swapped(values: UInts, half: int) -> UInts:
+    """Les deux moitiés échangées : le réseau, aux clés renversées, se défait alors lui-même."""
+    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    return ((values & mask) << shift) | (values >> shift)
 
 
 def _mix(values: UInts) -> UInts:
@@ -199,6 +295,15 @@ class LabelledSource(TokenSource, Protocol):
 
     def count_learned(self, starts: Ints, window: int) -> int:
         """Tokens que les fenêtres commençant en `starts` font apprendre."""
+        ...
+
+
+@runtime_checkable
+class PairedSource(TokenSource, Protocol):
+    """Une suite de tokens dont chaque fenêtre en a une autre, lue avec elle."""
+
+    def row_starts(self, starts: Ints) -> Ints:
+        """Premiers tokens des rangées de ces fenêtres (B,), deux par fenêtre, à la suite."""
         ...
 
 
@@ -246,7 +351,9 @@ def learned_tokens(source: TokenSource, starts: Ints, window: int) -> int:
 def make_batch(source: TokenSource, starts: Ints, window: int) -> tuple[Tensor, Tensor]:
     """Lit les fenêtres et leurs cibles, décalées d'un token.
 
-    Ce qui suit la dernière cible à apprendre est laissé : aucun token ne le voit.
+    Ce qui suit la dernière cible à apprendre est laissé : aucun token ne le voit. Un lot qui n'a
+    plus de cible en garde une de façade, pour que sa perte reste un nombre ; `learned_tokens` ne la
+    compte pas, et sa part est nulle.
 
     Args:
         source: la suite de tokens.
@@ -254,13 +361,19 @@ def make_batch(source: TokenSource, starts: Ints, window: int) -> tuple[Tensor, 
         window: longueur d'une fenêtre (T).
 
     Returns:
-        Entrées et cibles, chacune (B, T) int64 ; (B, T' ≤ T) si `source` distingue des cibles.
+        Entrées et cibles, chacune (B, T) int64 ; (B, T' ≤ T) si `source` distingue des cibles,
+        (2·B, T') si ses fenêtres vont par paires.
     """
+    if isinstance(source, PairedSource):
+        starts = source.row_starts(starts)
     rows = torch.stack([source.read(int(start), window + 1) for start in starts])  # (B, T + 1)
     inputs, targets = rows[:, :-1], rows[:, 1:]
     if isinstance(source, LabelledSource):
         targets = torch.stack([source.read_targets(int(start) + 1, window) for start in starts])
-        last = int((targets != IGNORED).any(dim=0).nonzero().max())
+        kept = (targets != IGNORED).any(dim=0).nonzero()
+        last = int(kept.max()) if len(kept) else 0
+        if not len(kept):
+            targets[0, 0] = inputs[0, 0]
         length = min(window, -(-(last + 1) // _LENGTH_STEP) * _LENGTH_STEP)
         inputs, targets = inputs[:, :length], targets[:, :length]
     return inputs.contiguous(), targets.contiguous()

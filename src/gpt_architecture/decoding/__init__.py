@@ -9,6 +9,8 @@
 - `driver` : Le pilote : le cache d'un modèle, ce qu'il contient, et ce qu'il reste à lire.
 - `generator` : Le générateur : des invites et une configuration, des séquences en retour.
 - `grammars` : D'une contrainte, expression, liste ou schéma JSON, à sa grammaire pour llguidance.
+- `named_settings` : De réglages nommés, tels qu'une personne ou un client les donne, à une
+  configuration.
 - `penalties` : Pénalités : ce qui déplace des logits, d'après le texte déjà là ou à la demande.
 - `pipeline` : L'ordre des filtres : d'une configuration à la suite des étapes qui s'appliquent aux
   logits.

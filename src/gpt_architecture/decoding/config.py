@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,16 +17,8 @@ from gpt_architecture.config import (
     check_float,
     check_int,
 )
-from gpt_architecture.decoding.settings import (
-    ALIASES,
-    SETTINGS,
-    RequestField,
-    setting,
-    unknown_setting,
-)
+from gpt_architecture.decoding.settings import SETTINGS, RequestField, setting, unknown_setting
 from gpt_architecture.errors import ConfigurationError
-
-logger = logging.getLogger(__name__)
 
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
@@ -314,7 +305,7 @@ class GenerationConfig:
         check_int("min_tokens", self.min_tokens, minimum=0, maximum=self.max_tokens)
         self._check_mappings()
         self._check_together()
-        self._check_effects()
+        SETTINGS.check_effects(self.strategy, self._given())
 
     @property
     def is_sampling(self) -> bool:
@@ -383,32 +374,6 @@ class GenerationConfig:
                 raise unknown_setting(name)
             SETTINGS.samplers[name].declaration.check(value)
 
-    def _check_effects(self) -> None:
-        """Refuse un réglage que rien n'appliquerait, plutôt que de l'ignorer."""
-        draws = self.strategy not in ("greedy", "beam")
-        filters = draws and self.strategy != "mirostat"
-        given = self._given()
-        for name in given:
-            each = SETTINGS.declared[name].setting
-            useless = each.is_filter and not filters
-            if name == "temperature" and not draws:
-                useless = self.temperature > 0  # 0 dit la même chose que greedy
-            if useless or each.strategy not in (None, self.strategy):
-                others = "une stratégie qui filtre avant d'échantillonner"
-                better = "choisissez la stratégie sample"
-                raise ConfigurationError(
-                    f"{name} est donné avec la stratégie {self.strategy}, qui n'en fait rien",
-                    expected=others if useless else f"la stratégie {each.strategy}",
-                    remedy=f"{better if useless else 'choisissez-la'}, ou retirez {name}",
-                ).naming(name)
-            refined = each.refines
-            if refined and given.keys().isdisjoint(refined):
-                raise ConfigurationError(
-                    f"{name} est donné sans {' ni '.join(refined)}, et n'aurait aucun effet",
-                    expected=f"{' ou '.join(refined)}",
-                    remedy=f"ajoutez-le, ou retirez {name}",
-                ).naming(name, *refined)
-
     def _check_together(self) -> None:
         if len(self.constraints) > 1:
             raise ConfigurationError.together(*self.constraints[:2])
@@ -425,64 +390,6 @@ class GenerationConfig:
 
 
 SETTINGS.declare(GenerationConfig)
-
-
-def ignored_warning(config: GenerationConfig) -> str | None:
-    """Ce qu'il faut dire de réglages demandés en vain ; None : rien."""
-    if not config.ignored:
-        return None
-    return (
-        "à température 0, le token le plus probable est toujours choisi ; "
-        f"sans effet : {', '.join(config.ignored)}"
-    )
-
-
-def make_config(values: Mapping[str, Any]) -> GenerationConfig:
-    """La configuration de réglages nommés, filtres enregistrés compris.
-
-    Raises:
-        ConfigurationError: valeur hors bornes, ou réglages qui s'excluent.
-    """
-    found = {name: value for name, value in values.items() if name in SETTINGS.samplers}
-    own = {name: value for name, value in values.items() if name not in found}
-    if found:
-        own["samplers"] = found
-    return GenerationConfig(**own)
-
-
-def implied_strategy(settings: Mapping[str, Any]) -> StrategyName:
-    """La stratégie de réglages qui n'en nomment pas : échantillonner, si l'un le suppose."""
-    asked = settings.get("temperature") is not None or any(
-        settings.get(name) not in (None, each.default)
-        for name, each in SETTINGS.declared.items()
-        if each.setting.is_filter
-    )
-    return "sample" if asked else "greedy"
-
-
-def config_of(settings: Mapping[str, Any]) -> GenerationConfig:
-    """La configuration que décrivent des réglages nommés, `top_k` et `top_p` compris.
-
-    Sans `strategy`, un filtre ou une température suffit à demander d'échantillonner. Un
-    avertissement dit ceux qui sont sans effet.
-
-    Raises:
-        ConfigurationError: réglage inconnu, donné deux fois ou hors bornes.
-    """
-    values: dict[str, Any] = {}
-    for given, value in settings.items():
-        name = ALIASES.get(given, given)
-        if name not in SETTINGS.declared:
-            raise unknown_setting(given)
-        if name in values:
-            same = (each for each in settings if ALIASES.get(each, each) == name)
-            raise ConfigurationError.together(*same)
-        values[name] = value
-    values.setdefault("strategy", implied_strategy(values))
-    config = make_config(values)
-    if warning := ignored_warning(config):
-        logger.warning("%s", warning)
-    return config
 
 
 def _plain(value: Any) -> Any:

@@ -77,12 +77,14 @@ class Piece:
         token: identifiant produit ; None : le dernier morceau, qui rend ce qui était retenu.
         score: sa probabilité, si elle est demandée.
         finish: pourquoi la séquence s'arrête ; None : elle continue.
+        stop: le texte d'arrêt trouvé ; None : aucun.
     """
 
     text: str
     token: int | None = None
     score: TokenScore | None = None
     finish: FinishReason | None = None
+    stop: str | None = None
 
 
 class Continuation:
@@ -233,7 +235,8 @@ class Continuation:
             self.constraint.advance(token)
         if token in self.eos_ids:
             text, self.finish = self._release(), "stop"
-            return Piece(text=text, token=token, score=score, finish="stop")
+            stop = self._stop.matched
+            return Piece(text=text, token=token, score=score, finish="stop", stop=stop)
         text = self._stop.push(self._text.push(token))
         complete = self.constraint is not None and self.constraint.is_complete
         if complete or self._stop.matched is not None:
@@ -242,7 +245,8 @@ class Continuation:
             self.finish = "length"
         if self.finish is not None:
             text += self._release()
-        return Piece(text=text, token=token, score=score, finish=self.finish)
+        stop = self._stop.matched
+        return Piece(text=text, token=token, score=score, finish=self.finish, stop=stop)
 
     def step(self, logits: Tensor, observer: Observer | None = None) -> Piece:
         """Choisit puis ajoute le prochain token."""

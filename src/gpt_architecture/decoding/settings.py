@@ -247,6 +247,36 @@ class SettingsRegistry:
         self.samplers[sampler.name] = sampler
         self.declared[sampler.name] = sampler.declaration
 
+    def check_effects(self, strategy: StrategyName, given: Mapping[str, Any]) -> None:
+        """Refuse un réglage que rien n'appliquerait, plutôt que de l'ignorer.
+
+        Args:
+            strategy: la stratégie.
+            given: les réglages qui diffèrent du défaut.
+        """
+        draws = strategy not in ("greedy", "beam")
+        filters = draws and strategy != "mirostat"
+        for name, value in given.items():
+            each = self.declared[name].setting
+            useless = each.is_filter and not filters
+            if name == "temperature" and not draws:
+                useless = value > 0  # 0 dit la même chose que greedy
+            if useless or each.strategy not in (None, strategy):
+                others = "une stratégie qui filtre avant d'échantillonner"
+                better = "choisissez la stratégie sample"
+                raise ConfigurationError(
+                    f"{name} est donné avec la stratégie {strategy}, qui n'en fait rien",
+                    expected=others if useless else f"la stratégie {each.strategy}",
+                    remedy=f"{better if useless else 'choisissez-la'}, ou retirez {name}",
+                ).naming(name)
+            refined = each.refines
+            if refined and given.keys().isdisjoint(refined):
+                raise ConfigurationError(
+                    f"{name} est donné sans {' ni '.join(refined)}, et n'aurait aucun effet",
+                    expected=f"{' ou '.join(refined)}",
+                    remedy=f"ajoutez-le, ou retirez {name}",
+                ).naming(name, *refined)
+
     def close(self, reader: str) -> Iterable[Declaration]:
         """Tous les réglages, pour qui en fait ses options ou ses champs : aucun ne suivra."""
         self._read_by = self._read_by or reader

@@ -11,16 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpt_architecture.core.attention import MultiHeadAttention, attention_weights
-from gpt_architecture.core.layers import TransformerBlock
-from gpt_architecture.core.model import CausalLM, GPTModel
+from gpt_architecture.core.anatomy import Site, embedded, through_blocks
+from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.errors import ConfigurationError
-from gpt_architecture.french import counted
-
-MAX_TOKENS = 256
-"""Tokens d'un texte, au plus : la carte en contient le carré, par tête et par couche."""
+from gpt_architecture.evaluation.inside.sentence import network_of, sentence_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,24 +67,17 @@ def attention_of(
         ConfigurationError: autre sorte de modèle, aucun token, trop de tokens ou identifiant
             hors du vocabulaire.
     """
-    if not isinstance(model, GPTModel):
-        raise ConfigurationError(
-            "ce modèle ne donne pas ses poids d'attention",
-            expected="un modèle en virgule flottante, non quantifié",
-            remedy="donnez le gpt-model.pt d'origine",
-        )
-    tokens = torch.as_tensor(ids, dtype=torch.int64).reshape(-1)
-    limit = model.cfg.context_length if window is None else min(window, model.cfg.context_length)
-    _check(tokens, model.cfg.vocab_size, min(MAX_TOKENS, limit))
-    tokens = tokens.to(model.device)
+    network = network_of(model)
+    tokens = sentence_of(network, ids, window=window)
     found = list[Tensor]()
-    with torch.inference_mode(), evaluation_mode(model):
-        positions = torch.arange(len(tokens), device=model.device)
-        x = (model.tok_emb(tokens) + model.pos_emb(positions)).unsqueeze(0)  # (1, T, D)
-        for block in model.trf_blocks:
-            assert isinstance(block, TransformerBlock)  # noqa: S101 — la liste perd le type
-            found.append(_weights(block.att, block.norm1(x)))
-            x = block(x)
+
+    def keep(site: Site, layer: int, value: Tensor) -> None:
+        del layer
+        if site == "weights":
+            found.append(value)
+
+    with torch.inference_mode(), evaluation_mode(network):
+        through_blocks(network, embedded(network, tokens), keep)
         return torch.cat(found).float().cpu()  # (L, H, T, T)
 
 
@@ -109,27 +97,3 @@ def attention_profile(weights: Tensor) -> tuple[float, float, float]:
     )
     first, previous, itself = (float(each.mean()) for each in diagonals)
     return first, previous, itself
-
-
-def _weights(attention: MultiHeadAttention, x: Tensor) -> Tensor:
-    """Poids (1, H, T, T) d'une couche, depuis son entrée normée (1, T, D)."""
-    q, k = (
-        projection(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # (1, H, T, K)
-        for projection in (attention.W_query, attention.W_key)
-    )
-    return attention_weights(q, k)
-
-
-def _check(tokens: Tensor, vocab_size: int, limit: int) -> None:
-    if not 1 <= len(tokens) <= limit:
-        raise ConfigurationError(
-            f"phrase de {counted(len(tokens), 'token')}",
-            expected=f"de 1 à {limit} tokens",
-            remedy="donnez une phrase plus courte" if len(tokens) else "donnez quelques mots",
-        )
-    if int(tokens.min()) < 0 or int(tokens.max()) >= vocab_size:
-        raise ConfigurationError(
-            f"identifiants de {int(tokens.min())} à {int(tokens.max())} dans la phrase",
-            expected=f"des identifiants de 0 à {vocab_size - 1}",
-            remedy="codez la phrase avec le tokenizer du modèle",
-        )

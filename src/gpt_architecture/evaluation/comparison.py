@@ -16,8 +16,9 @@ from itertools import groupby
 from typing import Any
 
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.decoding.config import STRATEGIES, GenerationConfig, make_config
+from gpt_architecture.decoding.config import STRATEGIES, GenerationConfig
 from gpt_architecture.decoding.generator import Generator
+from gpt_architecture.decoding.named_settings import make_config
 from gpt_architecture.decoding.sequence import FinishReason, TextStream
 from gpt_architecture.decoding.settings import ALIASES, SETTINGS
 from gpt_architecture.errors import ConfigurationError, nearest

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.core.utils import blaming_weights, evaluation_mode
 from gpt_architecture.errors import DataError, NonFiniteError
+from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 
 MAX_LOGITS = 1 << 26
 """Logits d'un lot, au plus : 256 Mio en fp32."""
@@ -31,6 +32,7 @@ Interval = tuple[float, float]
 
 _RESAMPLES = 1000
 _MAX_UNITS = 1000  # au-delà, des unités voisines sont réunies : le tirage reste court
+_MAX_DRAWN = 20_000_000  # exemples tirés pour une statistique quelconque : quelques secondes
 _TAIL = (1 - 0.95) / 2  # de chaque côté de l'intervalle
 _NORMAL_QUANTILE = 1.959963984540054  # 97,5 % de la loi normale
 
@@ -92,6 +94,7 @@ class Alone:
 ALONE = Alone()
 
 
+@fastest_matmul()
 def score_spans(
     model: CausalLM,
     spans: Sequence[Span],
@@ -307,6 +310,39 @@ def bootstrap_interval(totals: Sequence[float], weights: Sequence[float]) -> Int
     drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
     ratios = blocks[0][drawn].sum(axis=1) / blocks[1][drawn].sum(axis=1)
     low, high = np.quantile(ratios, [_TAIL, 1 - _TAIL])
+    return float(low), float(high)
+
+
+def resampled_interval(
+    count: int,
+    statistic: Callable[[NDArray[np.int64]], float],
+    *,
+    strata: NDArray[np.int64] | None = None,
+) -> Interval | None:
+    """Intervalle d'une statistique quelconque, par le même tirage que `bootstrap_interval`.
+
+    Args:
+        count: nombre d'exemples.
+        statistic: rangs tirés (count,), avec remise → valeur ; NaN : sans objet, le tirage est
+            laissé.
+        strata: strate de chaque exemple, (count,) ; chacune garde son effectif. None : une seule.
+
+    Returns:
+        Les quantiles à 2,5 % et 97,5 %, ou None si le tirage ne dit rien : une strate n'a qu'un
+        exemple, ou tous les tirages donnent la même valeur, qui n'est pas sûre pour autant.
+    """
+    groups = np.zeros(count, np.int64) if strata is None else strata
+    order = np.argsort(groups, kind="stable")
+    _, firsts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    if count == 0 or sizes.min() < 2:
+        return None
+    begins, ends = np.repeat(firsts, sizes), np.repeat(firsts + sizes, sizes)
+    generator, times = np.random.default_rng(0), max(200, min(_RESAMPLES, _MAX_DRAWN // count))
+    found = [statistic(order[generator.integers(begins, ends)]) for _ in range(times)]
+    known = [each for each in found if not math.isnan(each)]
+    if not known or min(known) == max(known):
+        return None
+    low, high = np.quantile(known, [_TAIL, 1 - _TAIL])
     return float(low), float(high)
 
 

@@ -1,9 +1,7 @@
 """Les épreuves de lm-eval (Gao et al., 2021) : les nôtres, locales et françaises, et les siennes.
 
 Les nôtres sont des données du paquet : rien n'est téléchargé. Celles de lm-eval vont chercher
-leurs données sur le hub, sauf si c'est interdit ou qu'elles sont en cache. Les requêtes sont codées
-et notées comme le fait son modèle `hf` : les chiffres sont ceux qu'il donne sur le même modèle
-exporté.
+leurs données sur le hub, sauf si c'est interdit ou qu'elles sont en cache.
 """
 
 from __future__ import annotations
@@ -17,38 +15,22 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from io import StringIO
 from typing import Any
 
-import torch
-
-from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.data.tokenizer import Tokenizer
-from gpt_architecture.decoding.config import GenerationConfig
-from gpt_architecture.decoding.generator import MAX_BATCH, Generator
 from gpt_architecture.errors import (
-    ConfigurationError,
     DataError,
     GPTArchitectureError,
     MissingDependencyError,
     reason,
 )
-from gpt_architecture.evaluation.likelihood import (
-    ALONE,
-    MAX_ROWS,
-    Crew,
-    Span,
-    SpanScore,
-    continuation_span,
-    cumulated,
-    score_spans,
-    shared_texts,
-)
-from gpt_architecture.evaluation.perplexity import document_spans
+from gpt_architecture.evaluation.harness import HarnessModel
+from gpt_architecture.evaluation.likelihood import ALONE, MAX_ROWS, Crew
 
 LOCAL_TASKS = ("dernier_mot_fr", "paires_fr", "prose_fr", "serie_fr", "suite_fr")
 """Nos épreuves, par leur nom."""
@@ -56,14 +38,10 @@ LOCAL_TASKS = ("dernier_mot_fr", "paires_fr", "prose_fr", "serie_fr", "suite_fr"
 UNITS = {"générations": "textes"}
 """Ce que compte l'avancement d'une nature de requêtes, quand ce ne sont pas des tokens."""
 
-DEFAULT_NEW_TOKENS = 256
-"""Tokens d'une génération dont l'épreuve ne dit pas la longueur ; celle de lm-eval."""
 
 _BOOTSTRAP = 1000
 _FEWSHOT_SEED = 1234  # celle de lm-eval
 _NUMBER_KINDS = (int, float)
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-_SAMPLING = {"temperature": "temperature", "top_k": "k", "top_p": "p", "min_p": "min_p"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +139,8 @@ def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
     Raises:
         DataError: épreuve inconnue, ou dont les données manquent.
     """
-    from lm_eval.tasks import TaskManager
-
     foreign = [name for name in names if name not in LOCAL_TASKS]
-    manager = TaskManager(include_defaults=bool(foreign))
+    manager = _manager(include_defaults=bool(foreign))
     specs = [_local_task(name) if name in LOCAL_TASKS else name for name in names]
     unknown = [name for name in foreign if name not in manager.all_tasks]
     if unknown:
@@ -188,6 +164,14 @@ def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=_FEWSHOT_SEED)
     return loaded
+
+
+@cache
+def _manager(*, include_defaults: bool) -> Any:
+    """Le répertoire des épreuves ; lm-eval met des dizaines de secondes à lire les siennes."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=include_defaults)
 
 
 def _local_task(name: str) -> dict[str, Any]:
@@ -270,145 +254,3 @@ def _harness(*, offline: bool = False) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-class HarnessModel:
-    """Ce que lm-eval demande à un modèle (son `LM`) : noter des suites, des textes, et écrire.
-
-    Args:
-        model: rend des logits (B, T, V).
-        tokenizer: le sien.
-        window: tokens qu'il lit à la fois, au plus son contexte.
-        max_rows: séquences d'un lot, au plus.
-        on_progress: appelé avec (nature des requêtes, faites, en tout) : des tokens notés, ou
-            des textes écrits.
-        crew: les processus qui se partagent les requêtes, les mêmes pour tous ; chacun rend toutes
-            les réponses, celles d'un seul.
-    """
-
-    def __init__(
-        self,
-        model: CausalLM,
-        tokenizer: Tokenizer,
-        *,
-        window: int,
-        max_rows: int = MAX_ROWS,
-        on_progress: Callable[[str, int, int], None] | None = None,
-        crew: Crew = ALONE,
-    ) -> None:
-        super().__init__()
-        self._model = model
-        self._tokenizer = tokenizer
-        self._window = window
-        self._max_rows = max_rows
-        self._on_progress = on_progress
-        self._crew = crew
-        self._prefix = tokenizer.eos_id
-
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """(log p, suite gloutonne ?) de chaque (contexte, suite)."""
-        spans = [
-            continuation_span(self._encode, *request.args, prefix=self._prefix, window=self._window)
-            for request in requests
-        ]
-        scores = self._score("suites", spans)
-        return [(score.log_prob, score.is_greedy) for score in scores]
-
-    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-        """log p de chaque texte entier, par fenêtres qui ne se recouvrent que pour la dernière."""
-        owners, spans = list[int](), list[Span]()
-        for owner, request in enumerate(requests):
-            (text,) = request.args
-            windows = document_spans(
-                self._encode(text), window=self._window, stride=self._window, prefix=self._prefix
-            )
-            for span in windows:
-                owners.append(owner)
-                spans.append(span)
-        totals = [0.0] * len(requests)
-        for owner, score in zip(owners, self._score("textes", spans), strict=True):
-            totals[owner] += score.log_prob
-        return totals
-
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """La suite de chaque invite, jusqu'à l'un de ses textes d'arrêt.
-
-        Raises:
-            ConfigurationError: une épreuve demande un réglage que le projet n'a pas.
-        """
-        batch = min(self._max_rows, MAX_BATCH)
-        generator = Generator(self._model, self._tokenizer, window=self._window, max_batch=batch)
-        texts = dict[int, str]()
-        for turn, start in enumerate(range(0, len(requests), batch)):
-            if turn % self._crew.size == 0:
-                self._crew.sum(torch.zeros(1))  # à chaque tour : personne n'attend plus d'un lot
-            if turn % self._crew.size != self._crew.rank:
-                continue
-            prompts, configs = list[list[int]](), list[GenerationConfig]()
-            for number, request in enumerate(requests[start : start + batch], start=start):
-                context, settings = request.args
-                config = generation_config(settings, seed=number)
-                prompts.append(self._prompt(context, config.max_tokens))
-                configs.append(config)
-            found = generator.generate(prompts, configs)
-            texts |= {start + place: each.text for place, (each,) in enumerate(found)}
-            if self._on_progress is not None:
-                done = min(start + len(prompts), len(requests))
-                self._on_progress("générations", done, len(requests))
-        return shared_texts(self._crew, len(requests), texts)
-
-    def _prompt(self, context: str, new_tokens: int) -> list[int]:
-        """L'invite, dont la fin seule est gardée pour que sa suite tienne dans la fenêtre."""
-        ids = self._encode(context)
-        if not ids and self._prefix is not None:
-            ids = [self._prefix]
-        room = self._window - new_tokens
-        return ids[-(room if room > 0 else max(1, self._window // 2)) :]
-
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, allowed_special={END_OF_TEXT})
-
-    def _score(self, kind: str, spans: Sequence[Span]) -> list[SpanScore]:
-        report = None if self._on_progress is None else partial(self._on_progress, kind)
-        advance = cumulated(sum(span.scored for span in spans), report)
-        return score_spans(
-            self._model, spans, max_rows=self._max_rows, on_progress=advance, crew=self._crew
-        )
-
-
-def generation_config(settings: Mapping[str, Any], *, seed: int) -> GenerationConfig:
-    """Les réglages de génération d'une épreuve lm-eval, dans les termes du projet.
-
-    Glouton, sauf si l'épreuve demande d'échantillonner : `do_sample`, ou une température positive.
-
-    Args:
-        settings: `generation_kwargs` de l'épreuve.
-        seed: graine de l'échantillonnage.
-
-    Raises:
-        ConfigurationError: réglage inconnu.
-    """
-    left = dict(settings)
-    until = left.pop("until", None) or []
-    stop = tuple(each for each in ([until] if isinstance(until, str) else until) if each)
-    lengths = [left.pop(name, None) for name in _LENGTHS]
-    temperature = float(left.get("temperature", 0.0))
-    samples = left.pop("do_sample", None)
-    samples = temperature > 0 if samples is None else bool(samples)
-    chosen = {
-        ours: left.pop(theirs) for theirs, ours in _SAMPLING.items() if left.get(theirs) is not None
-    }
-    unknown = [name for name, value in left.items() if value is not None]
-    if unknown:
-        raise ConfigurationError(
-            f"l'épreuve demande le réglage de génération {', '.join(sorted(unknown))}",
-            expected=f"until, do_sample, {_LENGTHS[0]}, {', '.join(_SAMPLING)}",
-            remedy="choisissez une autre épreuve",
-        )
-    return GenerationConfig(
-        strategy="sample" if samples else "greedy",
-        max_tokens=int(next((each for each in lengths if each is not None), DEFAULT_NEW_TOKENS)),
-        stop=stop,
-        seed=seed,
-        **(chosen if samples else {}),
-    )

@@ -198,7 +198,7 @@ def measure_memorisation(
         raise DataError(
             "aucun texte généré", expected="au moins un texte", remedy="générez au moins un token"
         )
-    windows = [] if unseen is None else _windows(unseen, size)
+    windows = [] if unseen is None else spread_windows(unseen, size)
     prompts = list(dict.fromkeys(each.prompt_ids for each in results))
     texts = [*(each.tokens for each in results), *prompts, *windows]
     found = overlaps(training, texts, on_progress=on_progress)
@@ -284,10 +284,15 @@ def _excerpt(text: Recollection, training: TokenSource) -> Excerpt | None:
     )
 
 
-def _windows(source: TokenSource, size: int) -> list[list[int]]:
-    """Des extraits de `size` tokens, disjoints, répartis dans tout le texte."""
+def spread_windows(source: TokenSource, size: int, most: int = _WINDOWS) -> list[list[int]]:
+    """Des extraits de `size` tokens, disjoints, répartis dans tout le texte ; `most` au plus."""
     size = min(size, source.num_tokens)
-    count = min(_WINDOWS, source.num_tokens // size)
     return [
-        source.read(number * source.num_tokens // count, size).tolist() for number in range(count)
+        source.read(start, size).tolist() for start in spread_places(source.num_tokens, size, most)
     ]
+
+
+def spread_places(tokens: int, size: int, most: int) -> list[int]:
+    """Où commencent au plus `most` extraits disjoints de `size` tokens, répartis."""
+    count = min(most, tokens // size)
+    return [number * tokens // count for number in range(count)]

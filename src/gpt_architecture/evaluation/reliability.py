@@ -128,21 +128,35 @@ def calibrate(
         DataError: moins de deux tokens.
     """
     check_int("bins", bins, minimum=1, maximum=1000)
-    counts, confidences, rights = torch.zeros(3, bins, dtype=torch.float64)
-    nll = 0.0
+    confidence, right, nll = list[Tensor](), list[Tensor](), 0.0
     with torch.inference_mode(), evaluation_mode(model):
         for inputs, targets in _windows(model, token_ids, window, on_progress):
             log_probs = F.log_softmax(model(inputs)[0].float(), dim=-1)  # (T, V)
             nll += F.nll_loss(log_probs, targets, reduction="sum").item()
             best = log_probs.max(dim=-1)
-            confidence = best.values.exp().double().cpu()  # (T,)
-            right = (best.indices == targets).double().cpu()
-            places = (torch.ceil(confidence * bins).long() - 1).clamp(0, bins - 1)
-            counts.index_add_(0, places, torch.ones_like(confidence))
-            confidences.index_add_(0, places, confidence)
-            rights.index_add_(0, places, right)
+            confidence.append(best.values.exp().double().cpu())  # (T,)
+            right.append((best.indices == targets).cpu())
+    return calibration_of(torch.cat(confidence), torch.cat(right), nll, bins=bins)
+
+
+def calibration_of(
+    confidence: Tensor, right: Tensor, nll: float, *, bins: int = BINS
+) -> Calibration:
+    """La calibration de prédictions déjà faites.
+
+    Args:
+        confidence: (N,) probabilité de ce qui est prédit, dans [0, 1].
+        right: (N,) booléen, vrai si c'était le bon.
+        nll: somme des −log p du vrai, en nats.
+        bins: tranches de confiance, de même largeur.
+    """
+    counts, confidences, rights = torch.zeros(3, bins, dtype=torch.float64)
+    confidence = confidence.double()
+    places = (torch.ceil(confidence * bins).long() - 1).clamp(0, bins - 1)
+    counts.index_add_(0, places, torch.ones_like(confidence))
+    confidences.index_add_(0, places, confidence)
+    rights.index_add_(0, places, right.double())
     sizes = counts.clamp(min=1)
-    total = len(token_ids) - 1
     return Calibration(
         bins=tuple(
             Bin(
@@ -154,8 +168,8 @@ def calibrate(
             )
             for place in range(bins)
         ),
-        tokens=total,
-        nll=nll / total,
+        tokens=len(confidence),
+        nll=nll / len(confidence),
     )
 
 

@@ -17,12 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gpt_architecture.data.provenance.suffixes import Integers, suffix_order
 from gpt_architecture.data.shards.reader import TokenSource
 
 Tokens = Sequence[int]
-Integers = NDArray[np.int64]
 
 REPEATED_LENGTH = 4
 """Longueur des suites dont le retour compte comme une répétition (Welleck et al., 2020)."""
@@ -33,7 +32,6 @@ _SMOOTHING = 0.1
 BLOCK_TOKENS = 1 << 21
 """Tokens du corpus indexés à la fois : une centaine de mégaoctets."""
 
-_KEY_BITS = 62
 _END = -1  # avant tout identifiant
 
 
@@ -228,34 +226,3 @@ def _bound(
         low = np.where(is_open & before, middle + 1, low)
         high = np.where(is_open & ~before, middle, high)
     return low
-
-
-def suffix_order(tokens: Integers, depth: int) -> Integers:
-    """Places (N,) des suffixes de `tokens` (N,), dans l'ordre de leurs `depth` premiers tokens.
-
-    Un suffixe plus court que `depth` vient avant ceux qu'il commence.
-    """
-    size = len(tokens)
-    values, rank = np.unique(tokens, return_inverse=True)
-    rank = rank + 1  # 0 : au-delà de la fin
-    base = len(values) + 1
-    length = max(1, min(depth, int(_KEY_BITS / math.log2(base + 1))))
-    key = np.zeros(size, dtype=np.int64)
-    for shift in range(length):
-        key = key * base + _shifted(rank, shift)
-    while True:
-        order = np.argsort(key)
-        ordered = key[order]
-        fresh = ordered[1:] != ordered[:-1]
-        if length >= depth or fresh.all():
-            return order
-        rank[order] = np.concatenate([[1], 1 + np.cumsum(fresh)])
-        key = rank * (size + 1) + _shifted(rank, length)
-        length *= 2
-
-
-def _shifted(rank: Integers, shift: int) -> Integers:
-    """Le rang `shift` places plus loin ; 0 au-delà de la fin."""
-    moved = np.zeros_like(rank)
-    moved[: max(0, len(rank) - shift)] = rank[shift:]
-    return moved

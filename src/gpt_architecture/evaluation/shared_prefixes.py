@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from gpt_architecture.evaluation.likelihood import (
     SpanScore,
     shared_scores,
 )
+from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 
 TOKENS_PER_ROW = 16
 """Branches lues ensemble pour une séquence d'un lot : elles n'y ont qu'un token chacune."""
@@ -42,6 +44,7 @@ Branch = list[int]
 """Les rangs des séquences qui ont les mêmes tokens jusqu'ici."""
 
 
+@fastest_matmul()
 def score_tree(
     model: CausalLM,
     spans: Sequence[Span],
@@ -67,13 +70,31 @@ def score_tree(
         rows = max(1, min(max_rows * TOKENS_PER_ROW, most, len(order)))
         with torch.inference_mode(), evaluation_mode(model), blaming_weights(model):
             cache = model.new_cache(rows, longest)
-            groups = [order[first : first + rows] for first in range(0, len(order), rows)]
+            groups = _groups(spans, order, rows)
             for first in range(0, len(groups), crew.size):
                 turn = groups[first : first + crew.size]
                 if crew.rank < len(turn):
                     scorer.read(turn[crew.rank], cache)
                 scorer.share(turn, crew)
     return scorer.scores()
+
+
+def _groups(spans: Sequence[Span], order: Sequence[int], rows: int) -> list[list[int]]:
+    """Coupe des séquences triées en arbres dont aucun étage n'a plus de `rows` branches."""
+    groups, widths, last = list[list[int]](), list[int](), list[int]()
+    for rank in order:
+        tokens = spans[rank].tokens[:-1]  # le dernier n'est pas lu
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(tokens, last, strict=False))
+        shared = sum(1 for _ in alike)
+        if not groups or rows in widths[shared : len(tokens)]:
+            groups.append([])
+            widths, shared = [], 0
+        widths += [0] * (len(tokens) - len(widths))
+        for depth in range(shared, len(tokens)):
+            widths[depth] += 1
+        groups[-1].append(rank)
+        last = list(tokens)
+    return groups
 
 
 class _Scorer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt_architecture.config import LoRAConfig
-from gpt_architecture.core.lora import add_lora_, load_adapter_, merge_lora_
-from gpt_architecture.core.model import GPTModel
+from gpt_architecture.config import GPTConfig, HeadConfig, LoRAConfig
+from gpt_architecture.core.adapters import Adapter
+from gpt_architecture.core.lora import (
+    HEAD,
+    adapter_tensors,
+    add_lora_,
+    load_adapter_,
+    merge_lora_,
+    runtime_adapter,
+)
 from gpt_architecture.errors import (
     CheckpointError,
     GPTArchitectureError,
@@ -44,51 +51,103 @@ class AdapterFile:
 
     Attributes:
         lora: leurs réglages.
-        base_sha256: empreinte des poids du modèle de départ (`weights_sha256`).
+        base_sha256: empreinte des poids du modèle de départ (`weights_sha256`) ; None : un fichier
+            venu d'ailleurs ne la dit pas, seules les formes sont alors vérifiées.
         tensors: matrices A et B, par nom.
         metadata: provenance et résultats, en types simples ; le gabarit de conversation y est.
         base_path: où était le modèle de départ, depuis le dossier de ce fichier ; None : inconnu.
+        sparse: vrai si une matrice absente vaut zéro.
     """
 
     lora: LoRAConfig
-    base_sha256: str
+    base_sha256: str | None
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     base_path: str | None = None
+    sparse: bool = False
 
     def merged(self, base: ModelFile) -> ModelFile:
-        """Le modèle de départ, adaptateurs fondus, tel qu'un fichier le contiendrait.
+        """Le modèle de départ, adaptateurs fondus ; voir `merge_adapters`."""
+        return merge_adapters(base, [(self, 1.0)])
+
+    def beside(
+        self, cfg: GPTConfig, base_sha256: str | None, *, device: torch.device | str = "cpu"
+    ) -> Adapter:
+        """L'adaptateur que sert, sans qu'il y soit fondu, un modèle déjà chargé.
+
+        Args:
+            cfg: la forme du modèle.
+            base_sha256: l'empreinte de ses poids ; None : inconnue, les formes seules sont vues.
+            device: où il est.
 
         Raises:
-            ModelFileError: voir `merge`.
+            ModelFileError: ce n'est pas leur modèle de départ, ou des matrices ne lui vont pas.
         """
-        return ModelFile(
-            config=base.config,
-            state_dict=self.merge(base).state_dict(),
-            tokenizer=base.tokenizer,
-            metadata={**base.metadata, **self.metadata},
+        if None not in (base_sha256, self.base_sha256) and base_sha256 != self.base_sha256:
+            raise _other_base(base_sha256, self.base_sha256)
+        return runtime_adapter(cfg, self.lora, self.tensors, sparse=self.sparse, device=device)
+
+
+def merge_adapters(base: ModelFile, weighted: Sequence[tuple[AdapterFile, float]]) -> ModelFile:
+    """Le modèle de départ où des adaptateurs sont fondus, tel qu'un fichier le contiendrait.
+
+    Chaque matrice devient W + Σ poids · (alpha / r) · B·A. `base` n'est pas modifié.
+
+    Args:
+        base: le modèle de départ de tous.
+        weighted: les adaptateurs et leur poids, qui peut être négatif ; les métadonnées du résultat
+            sont celles du premier.
+
+    Raises:
+        ModelFileError: ce n'est pas leur modèle de départ, ou des matrices ne lui vont pas.
+    """
+    known = {adapter.base_sha256 for adapter, _ in weighted} - {None}
+    found = weights_sha256(base) if known else None
+    for expected in known - {found}:
+        raise _other_base(found, expected)
+    model, config = base.build(), base.config
+    head = _head_of(weighted[0][0])
+    if len(weighted) > 1 and any(HEAD in adapter.tensors for adapter, _ in weighted):
+        raise ModelFileError(
+            "plusieurs affinages, dont un a une tête de classe ou de valeur",
+            expected="un seul : deux têtes ne se mêlent pas",
+            remedy="fondez-les un par un",
         )
-
-    def merge(self, base: ModelFile) -> GPTModel:
-        """Le modèle de départ, adaptateurs fondus ; `base` n'est pas modifié.
-
-        Raises:
-            ModelFileError: ce n'est pas le modèle de départ, ou les matrices ne lui vont pas.
-        """
-        found = weights_sha256(base)
-        if found != self.base_sha256:
-            raise ModelFileError(
-                f"ces adaptateurs viennent d'un autre modèle (empreinte {found[:12]}…)",
-                expected=f"les poids d'empreinte {self.base_sha256[:12]}…, ceux du départ",
-                remedy="donnez le modèle dont l'affinage est parti",
-            )
-        model = base.build()
-        add_lora_(model, self.lora, seed=0)
-        load_adapter_(model, self.tensors)
+    if head is not None and head != base.config.head:
+        headed = base.headed(head, seed=0)  # la sienne vient avec les adaptateurs
+        model, config = headed.build(), headed.config
+    for adapter, weight in weighted:
+        add_lora_(model, adapter.lora, seed=0)
+        tensors = dict(adapter.tensors)
+        if adapter.sparse:
+            own = adapter_tensors(model).items()
+            tensors = {n: t if n == HEAD else torch.zeros_like(t) for n, t in own} | tensors
+        if weight != 1:
+            tensors |= {n: t * weight for n, t in tensors.items() if n.endswith(".lora_B")}
+        load_adapter_(model, tensors)
         merge_lora_(model)
-        for parameter in model.parameters():  # un poids voisin, dans le fichier, garderait le sien
-            parameter.data = parameter.data.clone()
-        return model.eval()
+    for parameter in model.parameters():  # un poids voisin, dans le fichier, garderait le sien
+        parameter.data = parameter.data.clone()
+    return ModelFile(
+        config=config,
+        state_dict=model.state_dict(),
+        tokenizer=base.tokenizer,
+        metadata={**base.metadata, **weighted[0][0].metadata},
+    )
+
+
+def _head_of(adapter: AdapterFile) -> HeadConfig | None:
+    """La tête de classe ou de valeur apprise avec des adaptateurs ; None : ils n'en ont pas."""
+    config = adapter.metadata.get("config")
+    return HeadConfig.coerce(config.get("head")) if isinstance(config, Mapping) else None
+
+
+def _other_base(found: str | None, expected: str | None) -> ModelFileError:
+    return ModelFileError(
+        f"ces adaptateurs viennent d'un autre modèle (empreinte {str(found)[:12]}…)",
+        expected=f"les poids d'empreinte {str(expected)[:12]}…, ceux du départ",
+        remedy="donnez le modèle dont l'affinage est parti",
+    )
 
 
 def weights_sha256(content: ModelFile) -> str:
@@ -150,9 +209,9 @@ def read_adapter(
         return _from_file(opened or SafetensorsFile(path), weights=weights)
     except GPTArchitectureError as error:
         found = error.found.removeprefix(f"{path} ").removeprefix(": ")
-        raise _bad(path, found) from None
+        raise not_adapters(path, found) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _bad(path, f"illisible ({malformed(error)})") from None
+        raise not_adapters(path, f"illisible ({malformed(error)})") from None
 
 
 def _from_file(file: SafetensorsFile, *, weights: bool) -> AdapterFile:
@@ -181,7 +240,7 @@ def _from_checkpoint(path: Path) -> AdapterFile:
         )
     state = checkpoint.state
     identity = state["identity"]
-    metadata = {key: state[key] for key in GENERATION_KEYS if key in state}
+    metadata = {key: state[key] for key in (*GENERATION_KEYS, "config") if key in state}
     tensors = checkpoint.tensors(ADAPTER_GROUP)
     return _adapter(
         identity["lora"],
@@ -212,10 +271,11 @@ def _adapter(
     )
 
 
-def _bad(path: Path, found: str) -> ModelFileError:
+def not_adapters(path: Path | str, found: str) -> ModelFileError:
+    """L'erreur d'un chemin qui ne tient pas d'adaptateurs lisibles."""
     return ModelFileError(
         f"{path} : {found}",
-        expected=f"un fichier {ADAPTER_NAME} écrit par « gpt-architecture train --lora-rank », ou "
-        "l'un de ses points de reprise",
+        expected=f"un fichier {ADAPTER_NAME} écrit par « gpt-architecture train --lora-rank », "
+        "l'un de ses points de reprise, ou un dossier de PEFT",
         remedy="corrigez ce chemin",
     )

@@ -21,7 +21,7 @@ from gpt_architecture.config import GPTConfig
 from gpt_architecture.data.shards.layout import tokenizer_sha256
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ModelFileError, TokenizerError
-from gpt_architecture.formats.adapter_file import ADAPTER_NAME
+from gpt_architecture.formats.adapter_file import ADAPTER_NAME, AdapterFile, not_adapters
 from gpt_architecture.formats.checkpoint import CHECKPOINTS, CheckpointFolder
 from gpt_architecture.formats.model_file import MODEL_NAME, ModelFile, missing_model
 from gpt_architecture.formats.tensor_files import (
@@ -73,11 +73,13 @@ class ModelFormat(ABC):
         kind: son nom, pour un programme.
         name: son nom, pour une personne.
         use: ce qu'on sait en faire.
+        has_header: vrai si ce qu'il dit de lui se lit sans lire ses poids.
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
     use: ClassVar[Use] = Use.INSPECT
+    has_header: ClassVar[bool] = True
 
     @abstractmethod
     def recognises(self, model: OpenedModel) -> bool:
@@ -99,6 +101,10 @@ class ModelFormat(ABC):
     def holds_adapters(self, model: OpenedModel) -> bool:
         """Vrai si ce ne sont que des adaptateurs, qu'un modèle de départ attend."""
         return False
+
+    def read_adapters(self, model: OpenedModel) -> AdapterFile:
+        """Les adaptateurs que ce modèle tient ; voir `own_formats.read_adapters`."""
+        raise not_adapters(model.path, f"{self.name}, et non des adaptateurs")
 
     def read(
         self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
@@ -134,17 +140,22 @@ class RemoteSource:
     origin: Callable[[str], Mapping[str, Any]]
 
 
+Designated = Callable[[Path], Path | None]
+"""Dossier → le fichier de modèle qu'il désigne sans en être un ; None : il n'en désigne pas."""
 _FORMATS: dict[str, ModelFormat] = {}
 _REMOTES: dict[str, RemoteSource] = {}
+_FOLDERS: list[Designated] = []
 
 
-def register(*entries: ModelFormat | RemoteSource) -> None:
-    """Inscrit des formats, essayés dans cet ordre après les précédents, et des adresses."""
+def register(*entries: ModelFormat | RemoteSource | Designated) -> None:
+    """Inscrit des formats, essayés dans cet ordre après les précédents, et d'autres sources."""
     for entry in entries:
         if isinstance(entry, RemoteSource):
             _REMOTES[entry.prefix] = entry
-        else:
+        elif isinstance(entry, ModelFormat):
             _FORMATS[entry.kind] = entry
+        else:
+            _FOLDERS.append(entry)
 
 
 class OpenedModel:
@@ -301,10 +312,9 @@ def open_model(source: Path | str, *, use: Use = Use.LOAD) -> OpenedModel:
         MissingDependencyError: ce qui va le chercher manque.
         ModelFileError: absent, illisible, dangereux ou d'un genre inconnu.
     """
-    path = locate(source)
+    path, (remote, name) = locate(source), _remote(source)
     if not exists(path):
         raise missing_model(path)
-    remote, name = _remote(source)
     return OpenedModel(path, None if remote is None else remote.origin(name), use)
 
 
@@ -319,13 +329,13 @@ def locate(source: Path | str) -> Path:
     """Le fichier ou le dossier à lire pour ce nom.
 
     Args:
-        source: chemin, ou adresse inscrite (`hub:DÉPÔT`), alors téléchargée. Du dossier d'un
-            entraînement, c'est son modèle, à défaut ses adaptateurs, à défaut son dernier point de
-            reprise intact.
+        source: chemin, ou adresse inscrite (`hub:DÉPÔT`), alors téléchargée. D'un entraînement,
+            c'est son modèle, à défaut ses adaptateurs, à défaut son dernier point de reprise
+            intact ; d'un autre dossier, le fichier qu'il désigne.
 
     Raises:
         MissingDependencyError: ce qui va le chercher manque.
-        ModelFileError: adresse inconnue, ou réseau absent.
+        ModelFileError: adresse inconnue, réseau absent, ou dossier qui ne désigne rien de lisible.
     """
     remote, name = _remote(source)
     if remote is not None:
@@ -339,7 +349,8 @@ def locate(source: Path | str) -> Path:
     checkpoints = path / CHECKPOINTS
     latest = CheckpointFolder(checkpoints if checkpoints.is_dir() else path).latest()
     if latest is None:
-        return path
+        found = (designated(path) for designated in _FOLDERS)
+        return next((each for each in found if each is not None), path)
     logger.info("%s : point de reprise de l'étape %d.", path, latest.step)
     return latest.path
 

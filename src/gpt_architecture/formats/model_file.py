@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gpt_architecture.config import PRESETS, GPTConfig
-from gpt_architecture.core.model import GPTModel, blank_model
+from gpt_architecture.config import PRESETS, GPTConfig, HeadConfig
+from gpt_architecture.core.model import STD, GPTModel, blank_model
 from gpt_architecture.errors import (
     CheckpointError,
     ConfigurationError,
@@ -40,8 +40,8 @@ MODEL_NAME = "gpt-model.pt"
 FORMAT = "gpt-architecture/model"
 VERSION = 1
 
-GENERATION_KEYS = ("window", "prompt", "prompt_special", "chat_template")
-"""Ce que la génération lit des métadonnées d'un modèle."""
+GENERATION_KEYS = ("window", "prompt", "prompt_special", "chat_template", "labels")
+"""Ce que la génération, ou un classement, lit des métadonnées d'un modèle."""
 _STORED_MASK = re.compile(r"trf_blocks\.\d+\.att\.mask")  # que les fichiers du livre portent
 
 
@@ -87,6 +87,22 @@ class ModelFile:
             self,
             config=replace(self.config, tie_weights=False),
             state_dict={**self.state_dict, "out_head.weight": head},
+        )
+
+    def headed(self, head: HeadConfig, *, seed: int) -> ModelFile:
+        """Le même modèle, une tête neuve à la place de la sienne : N(0 ; 0,02), comme GPT-2.
+
+        Args:
+            head: ce qu'elle rend.
+            seed: graine de ses poids.
+        """
+        like = self.state_dict["tok_emb.weight"]
+        drawn = torch.empty(head.outputs, self.config.emb_dim)
+        drawn.normal_(std=STD, generator=torch.Generator().manual_seed(seed))
+        return replace(
+            self,
+            config=self.config.with_head(head),
+            state_dict={**self.state_dict, "out_head.weight": drawn.to(like.dtype)},
         )
 
     def _blank(self) -> GPTModel:

@@ -19,7 +19,12 @@ from gpt_architecture.errors import (
     malformed,
 )
 from gpt_architecture.formats import adapter_file, model_file, quantized_file
-from gpt_architecture.formats.adapter_file import ADAPTER_GROUP, AdapterFile, read_adapter
+from gpt_architecture.formats.adapter_file import (
+    ADAPTER_GROUP,
+    AdapterFile,
+    not_adapters,
+    read_adapter,
+)
 from gpt_architecture.formats.checkpoint import MANIFEST, SUFFIX, read_checkpoint
 from gpt_architecture.formats.door import (
     Facts,
@@ -90,10 +95,11 @@ class CheckpointFormat(ModelFormat):
             group = "model" if whole else ADAPTER_GROUP
             tensors = SafetensorsFile(path / f"{group}{SUFFIX}").infos
             identity = state.get("identity", {})
-            described = {}
+            described = dict[str, Any]()
+            base = state.get("options", {}).get("from")
             if not whole:
                 lora, start = LoRAConfig.from_dict(identity["lora"]), identity["start"]
-                described = _lora_facts(lora, start["sha256"])
+                described = lora_facts(lora, start["sha256"], base)
         except (CheckpointError, ConfigurationError, KeyError, TypeError) as error:
             found = error.found if isinstance(error, GPTArchitectureError) else malformed(error)
             raise ModelFileError(
@@ -102,23 +108,37 @@ class CheckpointFormat(ModelFormat):
                 remedy="donnez-en un autre",
             ) from None
         noted = identity if isinstance(identity, Mapping) else {}
+        measured = state.get("trainer")
+        losses = measured if isinstance(measured, Mapping) else {}
         return Facts(
             config=config,
             tensors=tensors,
             tokenizer=lambda: tokenizer_from_dict(state.get("tokenizer")),
-            provenance={"steps": checkpoint.step, **described, **noted},
+            provenance={
+                "steps": checkpoint.step,
+                **({} if base is None else {"base": str(base)}),
+                **{name: losses[name] for name in ("train_losses", "val_losses") if name in losses},
+                **described,
+                **noted,
+            },
         )
 
     def holds_adapters(self, model: OpenedModel) -> bool:
         """Vrai s'il a un groupe d'adaptateurs."""
         return (model.path / f"{ADAPTER_GROUP}{SUFFIX}").is_file()
 
+    def read_adapters(self, model: OpenedModel) -> AdapterFile:
+        """Ceux d'un affinage, empreintes vérifiées."""
+        return read_adapter(model.path)
+
     def read(
         self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
     ) -> ModelFile:
         """Le modèle, empreintes vérifiées."""
         path = model.path
-        return _merged(path) if self.holds_adapters(model) else read_model(path)
+        if self.holds_adapters(model):
+            return merged_in_base(path, read_adapter(path))
+        return read_model(path)
 
     def is_intact(self, model: OpenedModel) -> bool | None:
         """Les empreintes du manifeste sont relues."""
@@ -170,18 +190,25 @@ class AdapterFormat(ModelFormat):
         return Facts(
             tensors=file.infos,
             tokenizer=lambda: {"problem": "c'est celui du modèle de départ"},
-            provenance={**_lora_facts(found.lora, found.base_sha256), **found.metadata},
+            provenance={
+                **lora_facts(found.lora, found.base_sha256, found.base_path),
+                **found.metadata,
+            },
         )
 
     def holds_adapters(self, model: OpenedModel) -> bool:
         """Toujours."""
         return True
 
+    def read_adapters(self, model: OpenedModel) -> AdapterFile:
+        """Voir `read_adapter`."""
+        return read_adapter(model.path, opened=model.safetensors)
+
     def read(
         self, model: OpenedModel, *, tokenizer: Tokenizer | None, n_heads: int | None
     ) -> ModelFile:
         """Le modèle de départ, où ils sont fondus."""
-        return _merged(model.path, model.safetensors)
+        return merged_in_base(model.path, self.read_adapters(model))
 
 
 def _announces(model: OpenedModel, format_name: str) -> bool:
@@ -189,24 +216,48 @@ def _announces(model: OpenedModel, format_name: str) -> bool:
     return file is not None and file.metadata.get("format") == format_name
 
 
-def _lora_facts(lora: LoRAConfig, base_sha256: object) -> dict[str, Any]:
+def read_adapters(source: Path | str) -> AdapterFile:
+    """Des adaptateurs, d'ici ou d'ailleurs, sans leur modèle de départ.
+
+    Args:
+        source: voir `locate`.
+
+    Raises:
+        ModelFileError: absent, abîmé, ou autre chose que des adaptateurs.
+    """
+    try:
+        model = open_model(source)
+    except ModelFileError as error:
+        found = error.found.removeprefix(f"{source} ").removesuffix(f" : {source}")
+        raise not_adapters(source, found) from None
+    return model.format.read_adapters(model)
+
+
+def lora_facts(lora: LoRAConfig, base_sha256: object, base: object) -> dict[str, Any]:
+    """Ce que des adaptateurs disent d'eux : réglages, modèle de départ s'il est connu."""
+    known = {"base": base, "base_sha256": base_sha256}
     return {
-        "base_sha256": str(base_sha256),
+        **{name: str(value) for name, value in known.items() if value is not None},
         "rank": lora.rank,
         "alpha": lora.alpha,
         "targets": ", ".join(lora.targets),
     }
 
 
-def _merged(path: Path, opened: SafetensorsFile | None = None) -> ModelFile:
+def merged_in_base(path: Path | str, adapter: AdapterFile) -> ModelFile:
     """Le modèle de départ d'adaptateurs, retrouvé, où ils sont fondus.
 
-    Rien n'est téléchargé : seul un modèle déjà sur le disque, et d'empreinte juste, convient.
+    Rien n'est téléchargé : seul convient un modèle déjà sur le disque, et d'empreinte juste. De
+    ceux qui n'ont pas d'empreinte, c'est le modèle qu'ils nomment, à cette place exactement.
+
+    Args:
+        path: d'où viennent les adaptateurs.
+        adapter: les adaptateurs.
 
     Raises:
-        ModelFileError: fichier abîmé, ou modèle de départ introuvable.
+        ModelFileError: modèle de départ introuvable.
     """
-    adapter = read_adapter(path, opened=opened)
+    path = Path(path)
     for candidate in dict.fromkeys(_bases(path, adapter)):
         try:
             base = open_model(candidate)
@@ -231,8 +282,9 @@ def _bases(path: Path, adapter: AdapterFile) -> Iterator[Path]:
     name = adapter.base_path
     if name is None or is_remote(name):
         return
+    names = (name,) if adapter.base_sha256 is None else (name, Path(name).name)
     for folder in (path.parent, Path()):
-        for candidate in (folder / name, folder / Path(name).name):
+        for candidate in (folder / each for each in names):
             if candidate.exists():
                 yield candidate
 

@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from gpt_architecture.config import Activation, GPTConfig
+from gpt_architecture.config import Activation, GPTConfig, HeadConfig
+from gpt_architecture.config.labels import MAX_LABELS
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import (
@@ -46,6 +47,8 @@ from gpt_architecture.interop.vocabulary import (
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
+CLASSIFIER = "GPT2ForSequenceClassification"
+"""L'architecture de Transformers qui classe ou note un texte, sur son dernier token."""
 PROVENANCE = "gpt_architecture.json"
 """Ce que `config.json` ne sait pas dire : le mode livre, le contexte d'entraînement,
 l'entraînement."""
@@ -201,12 +204,15 @@ def config_from_hf(
     drop = [document.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")]
     if any(rate != drop[0] for rate in drop):
         logger.warning("%s : trois taux de dropout différents, le plus grand sert partout", path)
+    named = document.get("architectures")
+    judges = isinstance(named, list) and CLASSIFIER in named
     try:
         return GPTConfig(
             **{ours: document[theirs] for ours, theirs in _SIZES.items()},
             drop_rate=max(drop),
             qkv_bias=qkv_bias,
-            tie_weights=document.get("tie_word_embeddings", True),
+            head=_head(document, path) if judges else None,
+            tie_weights=False if judges else document.get("tie_word_embeddings", True),
             inner_dim=document.get("n_inner"),
             activation=_ACTIVATIONS[document.get("activation_function", "gelu_new")],
             norm_eps=document.get("layer_norm_epsilon", 1e-5),
@@ -214,6 +220,32 @@ def config_from_hf(
     except (ConfigurationError, TypeError) as error:
         found = getattr(error, "found", "un taux de dropout mal formé")
         _refuse(path, f": {found}", "les tailles d'un GPT-2")
+
+
+def _head(document: Mapping[str, Any], path: Path | str) -> HeadConfig:
+    """La tête d'un `GPT2ForSequenceClassification` : ses classes dans l'ordre, ou une valeur."""
+    kind, names = document.get("problem_type"), document.get("id2label")
+    if kind not in (None, "single_label_classification", "regression"):
+        _refuse(
+            path,
+            f"a problem_type = {shown(kind)}",
+            "une classe par texte (single_label_classification), ou une valeur (regression)",
+            remedy="donnez un modèle de l'un de ces deux genres",
+        )
+    count = len(names) if isinstance(names, Mapping) else document.get("num_labels", 2)
+    if type(count) is not int or not 0 < count <= MAX_LABELS:
+        _refuse(path, f"annonce {shown(count)} classes", f"de 2 à {MAX_LABELS} classes")
+    if count == 1:
+        return HeadConfig()
+    if kind == "regression":
+        _refuse(path, f"rend {count} valeurs par texte", "une seule")
+    known = {f"{rank}": f"LABEL_{rank}" for rank in range(count)}
+    if isinstance(names, Mapping):
+        known = {str(rank): str(name) for rank, name in names.items()}
+    missing = [rank for rank in range(count) if str(rank) not in known]
+    if missing:
+        _refuse(path, f"ne nomme pas la classe {missing[0]}", "id2label, de 0 à la dernière")
+    return HeadConfig(labels=tuple(known[str(rank)] for rank in range(count)))
 
 
 def read_provenance(folder: Path | str) -> dict[str, Any]:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from gpt_architecture.config import Activation, GPTConfig
+from gpt_architecture.config import Activation, GPTConfig, HeadConfig
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict, tokenizer_json
 from gpt_architecture.data.tokenizers.protocol import ROLES, role_ids, role_names
 from gpt_architecture.errors import ModelFileError
+from gpt_architecture.formats.adapter_file import weights_sha256
+from gpt_architecture.formats.card import card_of
 from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
 from gpt_architecture.formats.tensor_files import save_safetensors
-from gpt_architecture.french import thousands
-from gpt_architecture.interop.hf import CONFIG, PROVENANCE, PROVENANCE_FORMAT, WEIGHTS
+from gpt_architecture.interop.hf import (
+    CLASSIFIER,
+    CONFIG,
+    PROVENANCE,
+    PROVENANCE_FORMAT,
+    WEIGHTS,
+)
 from gpt_architecture.interop.state_map import to_hf
 from gpt_architecture.interop.vocabulary import config_templates
 from gpt_architecture.storage import write_directory
@@ -40,6 +47,7 @@ def export_hf(
     dtype: Dtype = "f32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
     force: bool = False,
+    folder: Path | str | None = None,
 ) -> None:
     """Écrit le dossier complet, ou rien.
 
@@ -49,6 +57,7 @@ def export_hf(
         dtype: type des poids écrits.
         max_shard_bytes: au-delà, les poids sont répartis sur plusieurs fichiers.
         force: remplace un dossier exporté auparavant.
+        folder: le dossier d'où vient le modèle, dont la fiche cite le certificat ; None : inconnu.
 
     Raises:
         ModelFileError: les poids ne sont pas ceux de la configuration, ou débordent en fp16.
@@ -56,38 +65,57 @@ def export_hf(
         OutputError: destination prise, ou écriture refusée ; rien n'est laissé.
     """
     dest = Path(dest)
-    check_vocabulary(content.config, content.tokenizer)
-    tokenizer = tokenizer_from_dict(content.tokenizer)
-    weights = to_hf(content.state_dict, content.config)
+    content = _plain_values(content)
     documents = {
-        CONFIG: hf_config(content.config, tokenizer, dtype=dtype),
-        "generation_config.json": _generation_config(tokenizer),
-        "tokenizer.json": tokenizer_json(tokenizer),
-        "tokenizer_config.json": _tokenizer_config(content, tokenizer),
-        "special_tokens_map.json": _special_tokens(tokenizer),
+        **folder_documents(content, dtype=dtype),
         PROVENANCE: {
             "format": PROVENANCE_FORMAT,
             "qkv_bias": content.config.qkv_bias,
             "metadata": dict(content.metadata),
         },
     }
-    card = model_card(content, name=dest.name)
+    weights = to_hf(content.state_dict, content.config)
+    card = model_card(content, name=dest.name, folder=folder)
 
-    def fill(folder: Path) -> None:
-        for name, document in documents.items():
-            text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=name == PROVENANCE)
-            (folder / name).write_text(text + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        _write_weights(folder, weights, _DTYPES[dtype], max_shard_bytes)
+    def fill(new: Path) -> None:
+        write_documents(new, documents)
+        (new / "README.md").write_text(card, encoding="utf-8")
+        _write_weights(new, weights, _DTYPES[dtype], max_shard_bytes)
 
     write_directory(dest, fill, force=force)
+
+
+def folder_documents(content: ModelFile, *, dtype: Dtype = "f32") -> dict[str, Any]:
+    """Les fichiers JSON d'un dossier, par nom : la forme, la génération, le vocabulaire.
+
+    Raises:
+        ModelFileError: le vocabulaire est plus grand que le modèle.
+        TokenizerError: ce tokenizer ne s'écrit pas en `tokenizer.json`.
+    """
+    check_vocabulary(content.config, content.tokenizer)
+    tokenizer = tokenizer_from_dict(content.tokenizer)
+    writes = content.config.head is None
+    return {
+        CONFIG: hf_config(content.config, tokenizer, dtype=dtype),
+        **({"generation_config.json": _generation_config(tokenizer)} if writes else {}),
+        "tokenizer.json": tokenizer_json(tokenizer),
+        "tokenizer_config.json": _tokenizer_config(content, tokenizer),
+        "special_tokens_map.json": _special_tokens(tokenizer),
+    }
+
+
+def write_documents(folder: Path | str, documents: Mapping[str, Any]) -> None:
+    """Écrit ces fichiers JSON dans un dossier."""
+    for name, document in documents.items():
+        text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=name == PROVENANCE)
+        (Path(folder) / name).write_text(text + "\n", encoding="utf-8")
 
 
 def hf_config(config: GPTConfig, tokenizer: Tokenizer, *, dtype: Dtype = "f32") -> dict[str, Any]:
     """Le `config.json` de cette forme, sans rien laisser aux valeurs par défaut d'en face."""
     ids = role_ids(tokenizer)
     return {
-        "architectures": ["GPT2LMHeadModel"],
+        "architectures": ["GPT2LMHeadModel" if config.head is None else CLASSIFIER],
         "model_type": "gpt2",
         "vocab_size": config.vocab_size,
         "n_positions": config.context_length,
@@ -111,7 +139,50 @@ def hf_config(config: GPTConfig, tokenizer: Tokenizer, *, dtype: Dtype = "f32") 
         "eos_token_id": ids.get("eos_token"),
         "use_cache": True,
         "dtype": str(_DTYPES[dtype]).removeprefix("torch."),
+        **({} if config.head is None else _head_config(config.head, ids.get("eos_token"))),
     }
+
+
+def _head_config(head: HeadConfig, padding: int | None) -> dict[str, Any]:
+    """Ce que `GPT2ForSequenceClassification` veut savoir : ses classes, et le remplissage.
+
+    Sans remplissage, il ne juge qu'un texte à la fois ; la fin de texte en tient lieu.
+    """
+    labels = head.labels or ("LABEL_0",)
+    kind = "regression" if head.is_regression else "single_label_classification"
+    return {
+        "problem_type": kind,
+        "id2label": {str(rank): label for rank, label in enumerate(labels)},
+        "label2id": {label: rank for rank, label in enumerate(labels)},
+        "pad_token_id": padding,
+    }
+
+
+def _plain_values(content: ModelFile) -> ModelFile:
+    """Le même modèle, dont la sortie brute est la valeur ; un autre est rendu tel quel.
+
+    La tête n'a pas de biais : `center` va dans le décalage de la dernière norme, le long de ses
+    poids w, où w·(x + center·w/‖w‖²) = w·x + center.
+    """
+    head = content.config.head
+    if head is None or not head.is_regression:
+        return content
+    state = {name: tensor.float() for name, tensor in content.state_dict.items()}
+    weight = head.scale * state["out_head.weight"].double()  # (1, D)
+    norm = float(weight.square().sum())
+    if head.center and not norm:
+        raise ModelFileError(
+            "la tête de ce modèle est nulle : sa valeur constante ne s'écrit pas sans biais",
+            expected="un modèle qui a appris",
+            remedy="entraînez-le davantage",
+        )
+    shift = state["final_norm.shift"].double() + (head.center * weight[0] / norm if norm else 0)
+    changed = {"out_head.weight": weight.float(), "final_norm.shift": shift.float()}
+    return replace(
+        content,
+        config=replace(content.config, head=HeadConfig()),
+        state_dict={**state, **changed},
+    )
 
 
 def learned_window(content: ModelFile) -> int:
@@ -132,6 +203,8 @@ def _tokenizer_config(content: ModelFile, tokenizer: Tokenizer) -> dict[str, Any
         "clean_up_tokenization_spaces": False,
         **_special_tokens(tokenizer),
     }
+    if content.config.head is not None and "eos_token" in document:
+        document |= {"pad_token": document["eos_token"], "padding_side": "right"}
     templates = config_templates(content.metadata)
     if templates is not None:
         document["chat_template"] = templates
@@ -193,118 +266,58 @@ def _narrowed(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return narrowed
 
 
-def model_card(content: ModelFile, *, name: str) -> str:
-    """La fiche, avec l'en-tête que le Hub lit.
-
-    Ce que les métadonnées ne disent pas est dit inconnu, jamais supposé.
+def model_card(content: ModelFile, *, name: str, folder: Path | str | None = None) -> str:
+    """La fiche (`formats.card`), en deux langues, avec l'en-tête que le Hub lit.
 
     Args:
         content: le modèle.
         name: son titre.
+        folder: le dossier d'où il vient, certificat et confidentialité compris ; None : inconnu.
     """
-    config, metadata = content.config, content.metadata
-    license_id = str(metadata.get("license", "unknown"))
-    stated = license_id != "unknown"
-    train, validation = (_last(metadata.get(key)) for key in ("train_losses", "val_losses"))
-    final, tied = measured_at_the_end(metadata), config.tie_weights
-    learned = metadata.get("window")
-    window = str(learned) if type(learned) is int else None
-    past = (
-        "inconnu"
-        if window is None
-        else f"{window} tokens ; au-delà, les positions n'ont rien appris"
+    sha256 = weights_sha256(content)
+    card = card_of(content.config, content.metadata, folder=folder, sha256=sha256)
+    french, english = (
+        "\n".join(f"- **{label}**{mark} {value}." for label, value in card.said(language))
+        for language, mark in enumerate((" :", ":"))
     )
-    shape = (config.n_layers, config.n_heads, config.emb_dim, config.vocab_size)
-    sizes = "{} blocs, {} têtes, largeur {}, vocabulaire de {} tokens".format(*shape)
-    sizes_en = "{} layers, {} heads, width {}, vocabulary of {} tokens".format(*shape)
+    judges = content.config.head is not None
+    auto = "AutoModelForSequenceClassification" if judges else "AutoModelForCausalLM"
     return f"""\
 ---
 library_name: transformers
-pipeline_tag: text-generation
-license: {_yaml(license_id)}
-tags:
-- gpt2
-- gpt-architecture
----
+pipeline_tag: {"text-classification" if judges else "text-generation"}
+license: {_yaml(card.license or "unknown")}
+{_yaml_list("language", card.languages)}{_yaml_list("datasets", card.datasets)}\
+{_yaml_list("tags", ("gpt2", "gpt-architecture"))}---
 
-# {_line(name)}
+# {_LINE.sub(" ", name)[:200]}
 
 ## Fiche
 
 GPT-2 entraîné ou converti avec gpt-architecture.
 
-- **Forme** : {thousands(config.num_parameters(), " ")} paramètres, {sizes}, \
-{config.context_length} positions.
-- **Tête de sortie** : {"liée à" if tied else "indépendante de"} l'embedding.
-- **Contexte d'entraînement** : {past}.
-- **Données** : {_data(metadata) or "inconnues"}.
-- **Tokens vus** : {_count(metadata.get("tokens_seen"), " ") or "inconnu"}.
-- **{"Perte finale" if final else "Dernière perte mesurée"}** : \
-entraînement {_decimal(train, ",") or "inconnue"}, \
-validation {_decimal(validation, ",") or "inconnue"}.
-- **Licence** : {_line(license_id) if stated else "non précisée"}.
-- **Limites** : un modèle de cette taille invente, répète et peut réciter son texte \
-d'entraînement ; ne l'employez pas pour établir un fait.
+{french}
 
 ## Model card
 
 A GPT-2 trained or converted with gpt-architecture.
 
-- **Shape**: {thousands(config.num_parameters(), ",")} parameters, {sizes_en}, \
-{config.context_length} positions.
-- **Head**: {"tied to" if tied else "independent of"} the embedding.
-- **Learned window**: {window or "unknown"} tokens; positions beyond it learned nothing.
-- **Data**: {_data(metadata) or "unknown"}.
-- **Tokens seen**: {_count(metadata.get("tokens_seen"), ",") or "unknown"}.
-- **{"Final loss" if final else "Last measured loss"}**: \
-training {_decimal(train, ".") or "unknown"}, validation {_decimal(validation, ".") or "unknown"}.
-- **License**: {_line(license_id) if stated else "not stated"}.
-- **Limits**: a model this small makes things up, repeats itself and may recite its training text; \
-do not use it to establish a fact.
+{english}
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForCausalLM.from_pretrained(".")
+model = {auto}.from_pretrained(".")
 ```
 """
-
-
-def measured_at_the_end(metadata: Mapping[str, Any]) -> bool:
-    """Vrai si la dernière évaluation a suivi la dernière étape : les poids sont ceux mesurés."""
-    steps, evaluated = metadata.get("steps"), metadata.get("eval_steps")
-    return type(steps) is int and isinstance(evaluated, Sequence) and steps - 1 in evaluated[-1:]
-
-
-def _data(metadata: Mapping[str, Any]) -> str | None:
-    """Nom et empreinte des données, telles que l'entraînement les a notées."""
-    data = metadata.get("data")
-    if not isinstance(data, Mapping):
-        return None
-    return ", ".join(f"{key} {_line(data[key])}" for key in ("name", "sha256") if key in data)
-
-
-def _last(values: object) -> float | None:
-    if isinstance(values, Sequence) and values and isinstance(values[-1], (int, float)):
-        return float(values[-1]) if math.isfinite(values[-1]) else None
-    return None
-
-
-def _decimal(value: float | None, mark: str) -> str | None:
-    return None if value is None else f"{value:.3f}".replace(".", mark)
-
-
-def _count(value: object, mark: str) -> str | None:
-    last = value[-1] if isinstance(value, Sequence) and value else value
-    return thousands(last, mark) if type(last) is int else None
-
-
-def _line(value: object) -> str:
-    """Un texte venu d'ailleurs, sur une ligne et borné."""
-    return _LINE.sub(" ", str(value))[:200]
 
 
 def _yaml(value: str) -> str:
     """Un identifiant, entre guillemets dès qu'il n'est pas fait de lettres ordinaires."""
     return value if re.fullmatch(r"[A-Za-z0-9.\-]{1,64}", value) else "unknown"
+
+
+def _yaml_list(name: str, values: Sequence[str]) -> str:
+    """Un champ de l'en-tête qui a plusieurs valeurs ; rien sans valeur."""
+    return "".join([f"{name}:\n", *(f"- {each}\n" for each in values)]) if values else ""

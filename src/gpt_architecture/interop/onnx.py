@@ -21,6 +21,7 @@ from gpt_architecture.formats.door import Facts, ModelFormat, OpenedModel
 from gpt_architecture.formats.model_file import ModelFile, check_vocabulary
 from gpt_architecture.formats.tensor_files import TensorInfo, refusals
 from gpt_architecture.interop.onnx_graph import GraphBuilder, build_nodes
+from gpt_architecture.interop.onnx_int8 import IntegerGraphBuilder, integer_weights
 from gpt_architecture.storage import open_regular, read_at_most, write_atomically
 
 INLINE_LIMIT = 2_000_000_000
@@ -35,7 +36,13 @@ _PAGE = 4096  # un poids à part commence sur une page, pour être projeté en m
 
 
 def export_onnx(
-    content: ModelFile, dest: Path | str, *, cache: bool = False, inline_limit: int = INLINE_LIMIT
+    content: ModelFile,
+    dest: Path | str,
+    *,
+    cache: bool = False,
+    quant: Literal["int8"] | None = None,
+    inline_limit: int = INLINE_LIMIT,
+    beside: str = ".data",
 ) -> None:
     """Écrit `dest` : `input_ids` (B, T) int64 → `logits` (B, T, V) fp32, B et T libres.
 
@@ -46,7 +53,9 @@ def export_onnx(
             entrées `attention_mask` (B, S) et `position_ids` (B, T) int64,
             `past_key_values.N.{key,value}` (B, H, P, K), P ≥ 0, et les sorties
             `present.N.{key,value}` (B, H, S, K).
-        inline_limit: au-delà de tant d'octets, les poids vont dans `dest` suivi de « .data ».
+        quant: quantifie les matrices ; voir `onnx_int8`.
+        inline_limit: au-delà de tant d'octets, les poids vont dans un second fichier.
+        beside: ce que le nom du second ajoute à celui du premier.
 
     Raises:
         ModelFileError: les poids ne conviennent pas.
@@ -60,11 +69,13 @@ def export_onnx(
         name: tensor.detach()
         for name, tensor in content.build().named_parameters()  # liée, la tête n'y est qu'une fois
     }
+    weights = weights if quant is None else integer_weights(weights)
     shapes = {name: tuple(each.shape) for name, each in weights.items()}
-    graph = GraphBuilder(library, content.config, shapes)
+    builder = GraphBuilder if quant is None else IntegerGraphBuilder
+    graph = builder(library, content.config, shapes)
     build_nodes(graph, content.config, cache=cache)
-    outside = dest.with_name(f"{dest.name}.data")
-    size = 4 * sum(tensor.numel() for tensor in weights.values())
+    outside = dest.with_name(f"{dest.name}{beside}")
+    size = sum(map(_size, weights.values()))
     if size <= inline_limit:
         initializers = [
             _initializer(library, name, tensor, raw_data=_bytes(tensor))
@@ -144,12 +155,13 @@ def _provenance(content: ModelFile) -> dict[str, str]:
 
 def _initializer(library: Any, name: str, tensor: Tensor, **values: Any) -> Any:
     """Un poids, dont `values` donne les octets, ou la place dans le fichier voisin."""
-    kind = library.TensorProto.FLOAT
+    kinds = library.TensorProto
+    kind = kinds.UINT8 if tensor.dtype is torch.uint8 else kinds.FLOAT
     return library.TensorProto(name=name, data_type=kind, dims=tensor.shape, **values)
 
 
 def _place(library: Any, location: str, offset: int, tensor: Tensor) -> dict[str, Any]:
-    where = {"location": location, "offset": str(offset), "length": str(4 * tensor.numel())}
+    where = {"location": location, "offset": str(offset), "length": str(_size(tensor))}
     entries = [library.StringStringEntryProto(key=key, value=value) for key, value in where.items()]
     return {"data_location": library.TensorProto.EXTERNAL, "external_data": entries}
 
@@ -159,7 +171,7 @@ def _places(weights: Mapping[str, Tensor]) -> dict[str, int]:
     places, end = {}, 0
     for name, tensor in weights.items():
         places[name] = end
-        end = -(-(end + 4 * tensor.numel()) // _PAGE) * _PAGE
+        end = -(-(end + _size(tensor)) // _PAGE) * _PAGE
     return places
 
 
@@ -170,8 +182,15 @@ def _write_weights(path: Path, weights: Mapping[str, Tensor], places: Mapping[st
             file.write(_bytes(tensor))
 
 
+def _size(tensor: Tensor) -> int:
+    """Les octets qu'il occupe une fois écrit."""
+    return tensor.numel() * (1 if tensor.dtype is torch.uint8 else 4)
+
+
 def _bytes(tensor: Tensor) -> bytes:
-    """Les octets fp32 du tenseur, petit-boutistes comme ONNX les veut."""
+    """Les octets du tenseur, en fp32 ou en codes, petit-boutistes comme ONNX les veut."""
+    if tensor.dtype is torch.uint8:
+        return tensor.numpy().tobytes()
     data: bytes = tensor.to("cpu", torch.float32).contiguous().numpy().astype("<f4").tobytes()
     return data
 
@@ -189,6 +208,7 @@ class ONNXFormat(ModelFormat):
     """Un fichier ONNX."""
 
     kind, name = "onnx", "fichier ONNX"
+    has_header = False  # la forme est éparse entre les poids
 
     def recognises(self, model: OpenedModel) -> bool:
         """Protobuf : la version de l'IR vient d'abord, puis un autre champ de ModelProto."""

@@ -39,6 +39,12 @@ class GraphBuilder:
         self.nodes.append(node)
         return to
 
+    def cast(self, x: str, kind: str, *, to: str) -> str:
+        """Convertit x en un autre type, nommé comme dans `TensorProto` ; `to` y est un attribut."""
+        helper, kinds = self._library.helper, self._library.TensorProto
+        self.nodes.append(helper.make_node("Cast", [x], [to], name=to, to=getattr(kinds, kind)))
+        return to
+
     def constant(self, name: str, values: Sequence[float] | float, *, integer: bool = True) -> str:
         """Un petit tenseur fixe, int64 ou fp32, écrit dans le graphe."""
         proto = self._library.TensorProto
@@ -51,6 +57,10 @@ class GraphBuilder:
         """x (N, entrée) → (N, sortie) par le poids (sortie, entrée) de `module`, et son biais."""
         bias = [f"{module}.bias"] if f"{module}.bias" in self._weights else []
         return self.add("Gemm", x, f"{module}.weight", *bias, to=to, transB=1)
+
+    def embed(self, ids: str, module: str, *, to: str) -> str:
+        """Identifiants (B, T) → les lignes (B, T, D) du poids de `module`."""
+        return self.add("Gather", f"{module}.weight", ids, to=to)
 
     def normalize(self, x: str, module: str, *, to: str) -> str:
         """x (N, D) → (N, D)."""
@@ -86,7 +96,7 @@ def build_nodes(graph: GraphBuilder, cfg: GPTConfig, *, cache: bool) -> None:
     rows = graph.add("Range", past, total, one, to="positions")  # (T,)
     positions = "position_ids" if cache else rows
 
-    tokens = graph.add("Gather", "tok_emb.weight", "input_ids", to="token_rows")  # (B, T, D)
+    tokens = graph.embed("input_ids", "tok_emb", to="token_rows")  # (B, T, D)
     places = graph.add("Gather", "pos_emb.weight", positions, to="position_rows")  # (T, D)
     embedded = graph.add("Add", tokens, places, to="embeddings")
     flat = graph.constant("flat", [-1, cfg.emb_dim])

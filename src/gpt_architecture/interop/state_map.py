@@ -22,6 +22,8 @@ from gpt_architecture.errors import ModelFileError
 
 PREFIX = "transformer."
 HEAD = "lm_head.weight"
+SCORE = "score.weight"
+"""La tête de `GPT2ForSequenceClassification`."""
 OUR_HEAD = "out_head.weight"
 OUR_EMBEDDING = "tok_emb.weight"
 
@@ -59,7 +61,9 @@ def key_table(config: GPTConfig) -> Iterator[Entry]:
         yield from _block(n, d, config.inner_width, with_bias=config.qkv_bias)
     yield Entry(theirs="ln_f.weight", ours=("final_norm.scale",), shape=(d,))
     yield Entry(theirs="ln_f.bias", ours=("final_norm.shift",), shape=(d,))
-    if not config.tie_weights:
+    if config.head is not None:
+        yield Entry(theirs=SCORE, ours=(OUR_HEAD,), shape=(config.outputs, d))
+    elif not config.tie_weights:
         yield Entry(theirs=HEAD, ours=(OUR_HEAD,), shape=(v, d))
 
 
@@ -128,7 +132,7 @@ def to_hf(state: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
     own = own_weights(state, config)
     converted: dict[str, Tensor] = {}
     for entry in key_table(config):
-        name = entry.theirs if entry.theirs == HEAD else PREFIX + entry.theirs
+        name = entry.theirs if entry.theirs in (HEAD, SCORE) else PREFIX + entry.theirs
         if entry.absent:
             converted[name] = torch.zeros(entry.shape)
             continue

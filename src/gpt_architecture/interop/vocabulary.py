@@ -142,19 +142,22 @@ def read_chat_templates(folder: Path | str) -> dict[str, Any]:
     folder = Path(folder)
     named = _from_config(folder / TOKENIZER_CONFIG) | _from_files(folder)
     template = named.pop(_DEFAULT, None)
-    found: dict[str, Any] = {}
-    if template is not None:
-        found[CHAT_TEMPLATE] = template
-        try:
-            check_template(template)
-        except DataError as error:
-            logger.warning(
-                "%s : %s ; il est gardé pour l'export, mais ce modèle ne conversera pas ici",
-                *(folder, error.found),
-            )
+    found = {} if template is None else kept_template(template, folder)
     if named:
         found[OTHER_TEMPLATES] = named
     return found
+
+
+def kept_template(template: str, origin: Path | str) -> dict[str, Any]:
+    """Un gabarit en métadonnées de modèle ; dit s'il ne se rend pas ici."""
+    try:
+        check_template(template)
+    except DataError as error:
+        logger.warning(
+            "%s : %s ; il est gardé pour l'export, mais ce modèle ne conversera pas ici",
+            *(origin, error.found),
+        )
+    return {CHAT_TEMPLATE: template}
 
 
 def config_templates(metadata: Mapping[str, Any]) -> str | list[dict[str, str]] | None:

@@ -32,6 +32,8 @@ def loading_obstacle(load: Callable[[], object]) -> str | None:
 
 def shape_obstacle(cfg: GPTConfig) -> str | None:
     """Ce que les noyaux ne calculent pas d'un modèle de cette forme ; None : ils la calculent."""
+    if cfg.head is not None:
+        return "ses noyaux rendent des tokens, ce modèle une classe ou une valeur"
     return next(
         (
             f"ses noyaux n'ont que {name} = {_FIXED[name]}, ce modèle a {value}"

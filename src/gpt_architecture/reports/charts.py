@@ -268,8 +268,13 @@ def line_chart(
     return axes.chart(x_label, y_label, strokes=strokes)
 
 
-def reliability_chart(calibration: Calibration) -> Chart:
-    """Place les tranches d'une calibration dans un carré, dont la diagonale est la perfection."""
+def reliability_chart(calibration: Calibration, *, unit: str = "tokens") -> Chart:
+    """Place les tranches d'une calibration dans un carré, dont la diagonale est la perfection.
+
+    Args:
+        calibration: les tranches.
+        unit: ce qui y est compté, au pluriel.
+    """
     steps = [step / 5 for step in range(6)]
     axes = _Axes((_SQUARE, _SQUARE), steps, steps)
     columns = [
@@ -281,7 +286,7 @@ def reliability_chart(calibration: Calibration) -> Chart:
             mark_x=axes.across(each.confidence),
             mark_y=axes.up(each.accuracy),
             text=f"confiance {percent(each.confidence, 0)}, exactitude "
-            f"{percent(each.accuracy, 0)}, {thousands(each.count)} tokens",
+            f"{percent(each.accuracy, 0)}, {thousands(each.count)} {unit}",
         )
         for each in calibration.bins
         if each.count

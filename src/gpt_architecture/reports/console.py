@@ -5,7 +5,9 @@ Rien n'est importé d'avance : l'aide d'une commande n'attend ni rich ni IPython
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from gpt_architecture.french import french_duration, french_number, french_size
 if TYPE_CHECKING:
     from rich.console import Console
 
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # ni fin de ligne, ni tabulation
 _LINE_EVERY_S = 5.0
 _REFRESH_S = 0.2  # un carnet reçoit chaque image par le réseau
 
@@ -36,10 +39,33 @@ def output_console(*, stderr: bool = False) -> Console:
     )
 
 
-def say_aside(line: str) -> None:
-    """Écrit une ligne sur stderr ; si elle ne s'écrit plus, se tait désormais sans s'arrêter."""
+class _Aside:
+    """Ce que devient une ligne avant stderr ; None : elle y va telle quelle."""
+
+    shape: Callable[[str, int], str | None] | None = None
+
+
+def shape_asides(shape: Callable[[str, int], str | None] | None) -> None:
+    """Donne leur forme aux lignes de `say_aside`, et retire les barres : un journal en JSON.
+
+    Args:
+        shape: ligne et niveau (`logging`) → ligne écrite ; None : telle quelle.
+    """
+    _Aside.shape = staticmethod(shape) if shape is not None else None
+
+
+def shaped(line: str, level: int = logging.INFO) -> str | None:
+    """Cette ligne, dans la forme qui leur est donnée ; None : elles n'en ont pas."""
+    return None if _Aside.shape is None else _Aside.shape(line, level)
+
+
+def say_aside(line: str, level: int = logging.INFO) -> None:
+    """Écrit une ligne sur stderr ; si elle ne s'écrit plus, se tait désormais sans s'arrêter.
+
+    Un nom venu d'un fichier ou d'un service n'y commande pas le terminal.
+    """
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(shaped(line, level) or _COMMANDS.sub(" ", line), file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr.fileno())
 
@@ -79,7 +105,7 @@ class ProgressBar:
         display = notebook_display()
         console = output_console(stderr=True)
         seen = display is not None or (sys.stderr.isatty() and console.is_interactive)
-        self.is_live = seen and shown is not False
+        self.is_live = seen and shown is not False and _Aside.shape is None
         self._speaks = shown or (shown is None and seen)
         self._cell = None
         if display is not None and self.is_live:

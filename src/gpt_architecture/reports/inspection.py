@@ -47,7 +47,7 @@ def tensor_lines(tensors: Sequence[TensorInfo], *, complete: bool) -> list[str]:
         key = (name, info.shape, info.dtype)
         groups[key] = groups.get(key, 0) + 1
     return [
-        f"{_clean(name)} ({', '.join(map(str, shape))}) {dtype}"
+        f"{cleaned(name)} ({', '.join(map(str, shape))}) {dtype}"
         + (f" × {count}" if count > 1 else "")
         for (name, shape, dtype), count in groups.items()
     ]
@@ -71,21 +71,22 @@ def _shape(config: GPTConfig) -> str:
         f"tête de sortie {'liée' if config.tie_weights else 'indépendante'}, "
         f"{'avec' if config.qkv_bias else 'sans'} biais q, k, v"
         + "".join(f", {name} = {value}" for name, value in config.variants().items())
+        + ("" if config.head is None else f", rend {cleaned(config.head.said)}")
     )
 
 
 def _tokenizer(tokenizer: Mapping[str, Any]) -> str:
     if "problem" in tokenizer:
-        return f"inconnu ({tokenizer['problem']})"
+        return f"inconnu ({cleaned(tokenizer['problem'])})"
     size = counted(tokenizer["vocab_size"], "token")
-    return f"{tokenizer['name']}, {size}, sha256 {tokenizer['sha256']}"
+    return f"{cleaned(tokenizer['name'])}, {size}, sha256 {tokenizer['sha256']}"
 
 
 def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[tuple[str, str]]:
     """L'essentiel tient en quelques clés connues."""
     if complete:
-        return [(_clean(key), _clean(value)) for key, value in provenance.items()]
-    from gpt_architecture.interop.hf_export import measured_at_the_end
+        return [(cleaned(key), cleaned(value)) for key, value in provenance.items()]
+    from gpt_architecture.formats.card import measured_at_the_end
 
     which = "Perte finale" if measured_at_the_end(provenance) else "Dernière perte mesurée"
     known = {
@@ -98,7 +99,8 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[tuple[
         "train_losses": f"{which}, entraînement",
         "val_losses": f"{which}, validation",
         "versions": "Versions",
-        "base_sha256": "Modèle de départ",
+        "base": "Modèle de départ",
+        "base_sha256": "Empreinte du modèle de départ",
         "rank": "Rang",
         "alpha": "Force",
         "targets": "Matrices adaptées",
@@ -110,7 +112,7 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[tuple[
     }
     facts, data = [], provenance.get("data")
     if isinstance(data, Mapping):
-        said = f"{_clean(data.get('name'))}, sha256 {_clean(data.get('sha256'))}"
+        said = f"{cleaned(data.get('name'))}, sha256 {cleaned(data.get('sha256'))}"
         facts.append(("Données", said))
     training = provenance.get("training")
     if isinstance(training, Mapping) and training.get("document_mask") is True:
@@ -124,7 +126,7 @@ def _provenance(provenance: Mapping[str, Any], *, complete: bool) -> list[tuple[
         if type(value) is int:
             value = french_number(value)
         if value not in (None, ""):
-            facts.append((label, _clean(value)))
+            facts.append((label, cleaned(value)))
     return facts + _judgement(provenance)
 
 
@@ -140,11 +142,11 @@ def _judgement(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = provenance.get("diagnosis")
     for each in found if isinstance(found, list) else ():
         if isinstance(each, Mapping):
-            facts.append(("Diagnostic", _clean(each.get("found"))))
+            facts.append(("Diagnostic", cleaned(each.get("found"))))
     return facts
 
 
-def _clean(value: object) -> str:
+def cleaned(value: object) -> str:
     """Un texte venu d'un fichier : borné, sur une ligne, sans commande de terminal."""
     text = f"{value:.4g}".replace(".", ",") if isinstance(value, float) else str(value)
     text = _LINE.sub(" ", text)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpt_architecture.reports.terminal import TableData
 
 _SHOWN_DOCUMENTS = 20
-_DETAILS = ("documents", "examples", "phenomena")
+_DETAILS = ("documents", "examples", "phenomena", "classes", "confusion", "calibration")
 
 
 def text_record(measures: TextMeasures) -> dict[str, Any]:

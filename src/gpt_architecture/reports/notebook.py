@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpt_architecture.evaluation.comparison import VariantSummary
     from gpt_architecture.evaluation.distribution import DistributionStudy
     from gpt_architecture.evaluation.fertility import Segment
+    from gpt_architecture.evaluation.reliability import Calibration
     from gpt_architecture.reports.curves import LossCurves
     from gpt_architecture.reports.terminal import TableData
 
@@ -98,9 +99,17 @@ def facts_cell(
     )
 
 
-def tables_cell(tables: Sequence[TableData], *, notes: Sequence[str] = ()) -> str:
-    """Des tableaux l'un sous l'autre."""
-    return render_cell("tables", tables=tables, notes=notes)
+def tables_cell(
+    tables: Sequence[TableData],
+    *,
+    calibration: Calibration | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """Des tableaux l'un sous l'autre, puis le diagramme d'une calibration s'il y en a une."""
+    from gpt_architecture.reports.charts import reliability_chart
+
+    chart = None if calibration is None else reliability_chart(calibration, unit="exemples")
+    return render_cell("tables", tables=tables, reliability=chart, notes=notes)
 
 
 def tokens_cell(segments: Sequence[Segment], ids: Sequence[int], facts: Facts) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from gpt_architecture.cli.command import CommonOptions, find_model, read_stdin
-from gpt_architecture.cli.options import COMPUTING, PROMPTING, ModelChoice, ModelSource, Text
+from gpt_architecture.cli.options import PROMPTING, ModelChoice, ModelSource, ServerChoice, Text
 from gpt_architecture.cli.remote import Service, check_remote, remote_settings
 from gpt_architecture.cli.sampling import (
     AnswerOptions,
@@ -38,8 +38,8 @@ def chat(
     model: ModelSource = None,
     *,
     system: Annotated[Text | None, Parameter(group=PROMPTING)] = None,
-    server: Annotated[str | None, Parameter(group=COMPUTING, metavar="ADRESSE")] = None,
-    sampling: AnswerOptions = AnswerOptions(),  # noqa: B008 — immuable
+    server: ServerChoice = ServerChoice(),  # noqa: B008 — immuable
+    sampling: AnswerOptions = AnswerOptions(),  # noqa: B008
     filters: FilterOptions = FilterOptions(),  # noqa: B008
     shape: AnswerShapeOptions = AnswerShapeOptions(),  # noqa: B008
     choice: ModelChoice = ModelChoice(),  # noqa: B008
@@ -48,16 +48,15 @@ def chat(
     """Converse avec un modèle affiné sur des dialogues ; une question par ligne.
 
     Args:
-        server: Adresse d'un service (http://127.0.0.1:8000) ; sans elle, le modèle est chargé ici.
         system: Consigne donnée au modèle avant la conversation.
     """
     del common  # lues par le lanceur
     config = generation_config(sampling, filters, shape)
-    if server is None:
+    if server.server is None:
         respond = _local(find_model(model), choice, config)
     else:
         check_remote({"--model": model, **choice.asked})
-        respond = _remote(Service(server), config)
+        respond = _remote(Service(server.server, model=server.server_model), config)
     from gpt_architecture.api.chats import Chat
 
     _converse(Chat(respond, system=system))

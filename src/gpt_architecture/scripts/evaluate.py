@@ -18,6 +18,7 @@ from cyclopts import Group, Parameter
 from gpt_architecture.cli.command import CommonOptions, command_line
 from gpt_architecture.cli.launch import joined_world, launch_processes, launched_by_torchrun
 from gpt_architecture.cli.options import ModelSource, QuantName, ResultOptions, model_path
+from gpt_architecture.cli.sources import IndexOptions, is_bare, run_index
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.reports.console import output_console
 from gpt_architecture.storage import check_outputs, json_of, page_of
@@ -45,9 +46,24 @@ class EvaluateOptions:
     """Textes que le modèle n'a pas appris, d'où tirer des mots à deviner : le dernier d'un
     passage, celui qui manque à une phrase."""
 
+    preferences: Annotated[Path | None, Parameter(metavar="PAIRES")] = None
+    """Paires de réponses à une même question, comme celles de train : la préférée est-elle la plus
+    probable ?"""
+
     lm_eval: Annotated[tuple[str, ...], Parameter(consume_multiple=1, metavar="ÉPREUVE…")] = ()
     """Épreuves de lm-eval : une des siennes, ou une des nôtres, qui se passent de réseau
     (dernier_mot_fr, paires_fr, prose_fr, serie_fr, suite_fr)."""
+
+    classify: Annotated[Path | None, Parameter(metavar="FICHIER")] = None
+    """Textes étiquetés (CSV, TSV, JSONL ou Parquet), pour un modèle qui classe ou note : il est
+    mesuré, une référence à côté."""
+
+    label: str | None = None
+    """Colonne de l'étiquette ; sans elle, celle de l'entraînement."""
+
+    reference: Annotated[Path | None, Parameter(metavar="FICHIER")] = None
+    """Textes étiquetés dont apprend la référence (des mots pesés, puis une régression) ; sans eux,
+    ceux de l'entraînement, si c'est son fichier qui est mesuré."""
 
     limit: int | None = None
     """Nombre maximal de documents ou d'exemples mesurés dans chaque fichier, et de paires de
@@ -121,14 +137,26 @@ def evaluate(
     options: EvaluateOptions = EvaluateOptions(),
     study: StudyOptions = StudyOptions(),
     compute: MeasureOptions = MeasureOptions(),
+    provenance: IndexOptions = IndexOptions(),  # noqa: B008
     output: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> int:
     """Mesure un modèle : perplexité et bits par octet, épreuves, mémorisation ; en fait une page.
 
+    Avec --index, construit l'index des données de l'entraînement, où --find cherche un texte.
     Les intervalles sont à 95 %. Si le modèle est dans le dossier d'un entraînement, son journal
     reçoit une ligne.
     """
+    reading = {"field": options.field, "offline": options.offline, "skip_bad": options.skip_bad}
+    others = not (is_bare(options, field=None, offline=False, skip_bad=False) and is_bare(study))
+    provenance.check(others)
+    if provenance.index is not None:
+        check_outputs(
+            {"--json-file": (output.json_file, json_of("evaluate"))},
+            reads=(model, provenance, common),
+            force=output.force,
+        )
+        return run_index(provenance, model, reading, output)
     source = model_path(model)
     check_outputs(
         {

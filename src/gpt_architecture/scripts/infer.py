@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from gpt_architecture.cli.command import MODEL_NAME, CommonOptions, default_prompt, read_prompt
+from gpt_architecture.cli.command import MODEL_NAME, CommonOptions, read_prompt, starts
+from gpt_architecture.cli.judging import nothing_to_judge, show_judgements
 from gpt_architecture.cli.options import (
     COMPUTING,
     PROMPTING,
@@ -23,6 +24,7 @@ from gpt_architecture.cli.options import (
     ModelSource,
     Prompt,
     ResultOptions,
+    ServerChoice,
     model_path,
 )
 from gpt_architecture.cli.sampling import (
@@ -32,21 +34,20 @@ from gpt_architecture.cli.sampling import (
     generation_config,
     warn_cut,
 )
-from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.cli.sources import Finder, source_finder
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import counted, decimal, french_number
 from gpt_architecture.reports.console import output_console, say_aside
 from gpt_architecture.reports.trace import TRACE_TITLE, TraceFormat, write_trace
-from gpt_architecture.storage import check_outputs, json_of, page_of, read_text, text_of
+from gpt_architecture.storage import check_outputs, json_of, page_of, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from gpt_architecture.api import GPT
     from gpt_architecture.decoding.config import GenerationConfig
     from gpt_architecture.decoding.generator import Generation
     from gpt_architecture.decoding.sequence import Piece, TokenScore
-
-MAX_PROMPTS = 100_000
 
 
 @Parameter(name="*", group=Group("Sortie", sort_key=2))
@@ -69,6 +70,10 @@ class OutputOptions:
     trace_file: Path | None = None
     """Fichier où écrire la trace ; sans lui, la sortie standard."""
 
+    sources: Annotated[Path | None, Parameter(metavar="DOSSIER")] = None
+    """Montre, sous le texte, d'où viennent ses mots ; l'index des données d'entraînement est dans
+    ce dossier, où « prepare » ou « evaluate » l'ont construit."""
+
     echo: Annotated[bool, Parameter(parse=False)] = True
     """Vrai : l'invite précède le texte généré."""
 
@@ -88,13 +93,13 @@ def infer(
     shape: ShapeOptions = ShapeOptions(),  # noqa: B008
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     draft: Annotated[Path | None, Parameter(group=COMPUTING, metavar="MODÈLE")] = None,
-    server: Annotated[str | None, Parameter(group=COMPUTING, metavar="ADRESSE")] = None,
+    server: ServerChoice = ServerChoice(),  # noqa: B008
     parse_special: Annotated[bool, Parameter(group=PROMPTING)] = False,
     output: OutputOptions = OutputOptions(),
     results: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> None:
-    """Continue un texte, et l'affiche à mesure qu'il est généré.
+    """Continue un texte, et l'affiche à mesure qu'il est généré ; d'un modèle qui classe, le juge.
 
     Args:
         prompt: Texte à continuer ; « - » le lit sur l'entrée standard. Sans lui, l'invite des
@@ -105,12 +110,10 @@ def infer(
             l'invite ou la question.
         draft: Modèle auxiliaire, de même tokenizer, dont le décodage spéculatif vérifie les
             propositions.
-        server: Adresse d'un service (http://127.0.0.1:8000) qui génère à la place d'un modèle
-            chargé ici.
     """
     config = generation_config(sampling, filters, shape)
     _check_together(output, results, config, prompt, chat, draft)
-    source = None if server is not None else model_path(model, whole=True)
+    source = None if server.server is not None else model_path(model, whole=True)
     signature = {"html": page_of("trace"), "json": json_of("infer --trace")}
     check_outputs(
         {
@@ -123,14 +126,18 @@ def infer(
         reads=(source, prompt, chat, draft, shape, output, common),
         force=results.force,
     )
-    if server is not None:
+    if server.server is not None:
         from gpt_architecture.cli.remote import check_remote, infer_remotely
 
         given = {"--model": model, **choice.asked, "--draft": draft, "--chat": chat}
         local = {"--score": output.score or None, "--trace": output.traced or None}
-        check_remote({**given, **local})
-        texts = _starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
-        infer_remotely(server, texts, config, results, parse_special=parse_special)
+        check_remote({**given, **local, "--sources": output.sources})
+        texts = starts(prompt, output.prompts, {}, parse_special=False)  # le service les lira
+        infer_remotely(
+            *(server.server, texts, config, results),
+            model=server.server_model,
+            parse_special=parse_special,
+        )
         return
 
     from gpt_architecture.api import load
@@ -142,21 +149,29 @@ def infer(
         draft=draft,
         drafts=choice.drafts,
     )
+    if gpt.config.head is not None:
+        writes = chat is not None or output.score or output.traced or output.sources is not None
+        if not writes and prompt is None and output.prompts is None:
+            raise nothing_to_judge()
+        texts = [] if writes else starts(prompt, output.prompts, {}, parse_special=False)
+        show_judgements(gpt, texts, results)
+        return
+    sources = source_finder(gpt, output.sources)
     if chat is not None:
         messages = [{"role": "user", "content": read_prompt(chat)}]
         prompt, output = gpt.chat_prompt(messages), replace(output, echo=False)
-    texts = _starts(prompt, output.prompts, gpt.metadata, parse_special=parse_special)
+    texts = starts(prompt, output.prompts, gpt.metadata, parse_special=parse_special)
     if output.score:
         _score(gpt, texts[0], config, results)
     elif output.prompts is not None or config.n > 1 or config.lookup or draft is not None:
-        _whole(gpt, texts, config, results, echo=output.echo)
+        _whole(gpt, texts, config, results, sources, echo=output.echo)
     elif output.traced:
         _trace(gpt, texts[0], config, output)
     else:
-        _stream(gpt, texts[0], config, results, echo=output.echo)
+        _stream(gpt, texts[0], config, results, sources, echo=output.echo)
     is_drawn = config.is_sampling and sampling.given()["seed"] is None
     if is_drawn and not results.as_json and not output.score:
-        print(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)", file=sys.stderr)
+        say_aside(f"(graine {config.seed} : --seed {config.seed} redonne ce texte)")
 
 
 def _trace(gpt: GPT, prompt: str, config: GenerationConfig, output: OutputOptions) -> None:
@@ -189,6 +204,8 @@ def _check_together(
         ("--prompt", "--prompts"): asked and several,
         ("--score", "--trace"): output.score and output.traced,
         ("--score", "--prompts"): output.score and several,
+        ("--score", "--sources"): output.score and output.sources is not None,
+        ("--trace", "--sources"): output.traced and output.sources is not None,
         ("--trace", "--prompts"): output.traced and several,
         ("--trace", "--n"): output.traced and config.n > 1,
         ("--trace", "--lookup"): output.traced and config.lookup > 0,
@@ -201,32 +218,14 @@ def _check_together(
             raise ConfigurationError.together(first, second, remedy="retirez l'un des deux")
 
 
-def _starts(
-    prompt: str | None, path: Path | None, metadata: Mapping[str, Any], *, parse_special: bool
-) -> list[str]:
-    """Les invites : celles d'un fichier, ou une seule."""
-    from gpt_architecture.data.tokenizers.marked_text import written
-
-    found = [default_prompt(prompt, metadata)] if path is None else _read_prompts(path)
-    return [written(each) for each in found] if parse_special else found
-
-
-def _read_prompts(path: Path) -> list[str]:
-    lines = read_text(
-        path, expected="un texte UTF-8, une invite par ligne", remedy="corrigez --prompts"
-    ).split("\n")
-    prompts = [line for line in lines if line.strip()]
-    if not 1 <= len(prompts) <= MAX_PROMPTS:
-        raise DataError(
-            f"{path} contient {len(prompts)} invites",
-            expected=f"de 1 à {MAX_PROMPTS} lignes non vides",
-            remedy="corrigez ce fichier",
-        )
-    return prompts
-
-
 def _stream(
-    gpt: GPT, text: str, config: GenerationConfig, results: ResultOptions, *, echo: bool
+    gpt: GPT,
+    text: str,
+    config: GenerationConfig,
+    results: ResultOptions,
+    sources: Finder | None,
+    *,
+    echo: bool,
 ) -> None:
     """Un texte, au fil de l'eau ; ce qui le refuserait est dit avant que l'invite soit écrit."""
     start = time.perf_counter()
@@ -239,6 +238,10 @@ def _stream(
     if not results.as_json:
         print()
     warn_cut(config, [pieces[-1].finish])
+    tokens = [piece.token for piece in pieces if piece.token is not None]
+    found = None if sources is None else sources(tokens)
+    if found is not None and not results.as_json:
+        print(f"\n{found}")
     record = _record(
         gpt,
         text,
@@ -246,20 +249,28 @@ def _stream(
         config,
         [piece.score for piece in pieces if piece.score is not None],
         finish=pieces[-1].finish,
-        tokens=[piece.token for piece in pieces if piece.token is not None],
+        tokens=tokens,
         seconds=time.perf_counter() - start,
+        sources=found and found.to_dict(),
     )
     results.emit([record], "infer")
 
 
 def _whole(
-    gpt: GPT, texts: list[str], config: GenerationConfig, results: ResultOptions, *, echo: bool
+    gpt: GPT,
+    texts: list[str],
+    config: GenerationConfig,
+    results: ResultOptions,
+    sources: Finder | None,
+    *,
+    echo: bool,
 ) -> None:
     """Tous les textes, une fois achevés."""
     start = time.perf_counter()
     found = gpt.generate_batch(texts, config)
     seconds = time.perf_counter() - start
     pairs = [(text, each) for text, group in zip(texts, found, strict=True) for each in group]
+    traced = [None if sources is None else sources(list(each.tokens)) for _, each in pairs]
     ends = [each.finish for _, each in pairs]
     records = [
         _record(
@@ -274,15 +285,20 @@ def _whole(
             score=each.score,
             speculation=each.speculation and each.speculation.to_dict(),
             seconds=seconds,
+            sources=origin and origin.to_dict(),
         )
-        for text, each in pairs
+        for (text, each), origin in zip(pairs, traced, strict=True)
     ]
     if results.emit(records, "infer"):
         warn_cut(config, ends)
         return
-    print("\n\n---\n\n".join(text + each.text if echo else each.text for text, each in pairs))
+    shown = [
+        (text if echo else "") + each.text + ("" if origin is None else f"\n\n{origin}")
+        for (text, each), origin in zip(pairs, traced, strict=True)
+    ]
+    print("\n\n---\n\n".join(shown))
     warn_cut(config, ends)
-    print(_summary(seconds, [each for _, each in pairs]), file=sys.stderr)
+    say_aside(_summary(seconds, [each for _, each in pairs]))
 
 
 def _summary(seconds: float, generations: list[Generation]) -> str:

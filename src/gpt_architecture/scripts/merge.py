@@ -9,6 +9,7 @@ if __package__ in (None, ""):  # lancé par son chemin : python3 merge.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from cyclopts import Group, Parameter
 
@@ -25,12 +26,14 @@ class MergeOptions:
     out: Path
     """Fichier du modèle à écrire."""
 
+    weights: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = ()
+    """Poids de chaque affinage, s'il y en a plusieurs ; il peut être négatif. Sans lui, 1."""
+
 
 def merge(
     start: str | None = None,
-    adapter: Path | None = None,
     /,
-    *,
+    *adapters: Path,
     model: NamedModel = None,
     options: MergeOptions,
     results: ResultOptions = ResultOptions(),  # noqa: B008
@@ -40,19 +43,22 @@ def merge(
 
     Args:
         start: Modèle dont l'affinage est parti ; tout autre est refusé.
-        adapter: Fichier adapter.safetensors, point de reprise ou dossier de l'affinage.
+        adapters: Fichier adapter.safetensors, point de reprise ou dossier de l'affinage, dossier de
+            PEFT ; plusieurs affinages du même modèle s'additionnent.
     """
-    base_name, adapter = model_and_rest(
-        model, start, adapter, usage="MODÈLE ADAPTATEURS --out FICHIER"
-    )
+    usage = "MODÈLE ADAPTATEURS… --out FICHIER"
+    base_name, first = model_and_rest(model, start, next(iter(adapters), None), usage=usage)
+    given = [first, *adapters[1:]]
     check_outputs(
         {"--out": (options.out, nothing), "--json-file": (results.json_file, json_of("merge"))},
-        reads=(base_name, adapter, common),
+        reads=(base_name, *given, common),
         force=results.force,
     )
     from gpt_architecture.api import merge as merged
 
-    found = merged(base_name, adapter, options.out, force=results.force)
+    found = merged(
+        base_name, given, options.out, weights=options.weights or None, force=results.force
+    )
     if not results.emit([found.record], "merge"):
         print(found)
 

@@ -35,7 +35,7 @@ class PlanOptions:
     """Le même, en français."""
 
     minutes: float | None = None
-    """Nombre de minutes d'essais, environ ; sans elle, un dixième des heures, de 2 à 20."""
+    """Nombre de minutes d'essais, environ ; sans elle, un dixième des heures, de 4 à 24."""
 
     out: Annotated[Path, Parameter(metavar="FICHIER")] = Path("plan.toml")
     """Fichier de réglages à écrire, que « train --config » prend tel quel."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, say
+from gpt_architecture.cli.sources import index_line
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.french import (
@@ -28,6 +29,7 @@ from gpt_architecture.french import (
     plural,
     short,
 )
+from gpt_architecture.reports.console import say_aside
 from gpt_architecture.storage import check_not_read
 
 if TYPE_CHECKING:
@@ -93,6 +95,13 @@ class PrepareOptions:
 
     report: Path | None = None
     """Page HTML à écrire : ce qui est entré, ce qui est sorti, des exemples de chaque retrait."""
+
+    index: bool = False
+    """Construit aussi, dans ce dossier, l'index qui dira d'où vient un passage : trois octets par
+    token."""
+
+    index_memory: int = 512
+    """Mémoire, en Mio, que cette construction peut prendre ; davantage rend l'index plus rapide."""
 
     dry_run: bool = False
     """Fait tout dans un dossier provisoire, effacé ensuite : il n'en reste que le bilan."""
@@ -235,10 +244,10 @@ def prepare(
     try:
         result = prepared(sources, **settings, hygiene=cleaning.config(), progress=True)
     except KeyboardInterrupt:
-        print(f"Interrompu ; {again}.", file=sys.stderr)
+        say_aside(f"Interrompu ; {again}.")
         return 130
     except SystemExit:
-        print(f"Arrêté ; {again}.", file=sys.stderr)
+        say_aside(f"Arrêté ; {again}.")
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -246,6 +255,8 @@ def prepare(
         say(_WAITING[result.outcome])
         return 0
     _report(result, time.perf_counter() - start)
+    if options.index and result.outcome not in _WAITING:
+        say(index_line(result.folder))
     if options.report is not None:
         say(f"Bilan écrit  {options.report}")
     return 0
@@ -265,8 +276,9 @@ def _list_corpora() -> None:
     for each in PACKAGES:
         there = "installé" if each.files() else f"sudo apt install {each.name}"
         rows.append((each.name, f"{there}, {each.licence} — {each.about}"))
+    width = max(len(name) for name, _ in rows)
     for name, said in rows:
-        print(f"{name:<28} {said}")
+        print(f"{name:<{width}}  {said}")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ import gc
 import logging
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
@@ -25,16 +25,19 @@ from gpt_architecture.cli.logs import (
     configure_logs,
     in_journal,
 )
-from gpt_architecture.cli.options import ModelSource, QuantName
+from gpt_architecture.cli.options import ModelSource, QuantName, gigabytes, named_paths
 from gpt_architecture.config import check_float, check_int
 from gpt_architecture.errors import GPTArchitectureError
 from gpt_architecture.french import french_number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.types import ASGIApp
 
     from gpt_architecture.serving.engine.engine import Engine
     from gpt_architecture.serving.http.access import KeyRing
+    from gpt_architecture.serving.pool import ModelPool
 
 logger = logging.getLogger("gpt_architecture.serve")  # `__name__` est `__main__` lancé par chemin
 
@@ -64,8 +67,12 @@ class NetworkOptions:
     log_requests: bool = False
     """Écrit une ligne par requête sur stderr, sans rien du texte traité."""
 
-    log_format: LogFormat = "text"
-    """Forme du journal : text, ou json (un objet par ligne)."""
+    otlp: Annotated[str | None, Parameter(metavar="URL")] = None
+    """Collecteur OpenTelemetry (OTLP sur HTTP) à qui remettre un span par requête ; ou la variable
+    OTEL_EXPORTER_OTLP_ENDPOINT."""
+
+    sign_key: Path | None = None
+    """Clé privée Ed25519 (PEM) qui signe les reçus des réponses ; elle n'est copiée nulle part."""
 
     strict: bool = False
     """Refuse les champs qu'aucune interface d'OpenAI ne connaît, au lieu de les ignorer."""
@@ -115,6 +122,10 @@ class EngineOptions:
     run_directory: Annotated[Path | None, Parameter(metavar="DOSSIER")] = None
     """Dossier d'entraînement à montrer dans le studio."""
 
+    index: Annotated[Path | None, Parameter(metavar="DOSSIER")] = None
+    """Index des données d'entraînement : le studio et /v1/provenance en montreront des passages à
+    qui peut appeler le service."""
+
     def __post_init__(self) -> None:
         check_int("slots", self.slots, minimum=1, maximum=1024)
         check_int("drafts", self.drafts, minimum=0, maximum=5)
@@ -124,19 +135,57 @@ class EngineOptions:
         check_float("drain_timeout", self.drain_timeout, above=0.0, maximum=86_400.0)
 
 
+@Parameter(name="*", group=Group("Adaptateurs et autres modèles", sort_key=3))
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions:
+    """Quels affinages du modèle, et quels autres modèles, une requête peut demander."""
+
+    adapter: Annotated[tuple[str, ...], Parameter(metavar="NOM=CHEMIN")] = ()
+    """Affinage par adaptateurs du modèle (d'ici ou de PEFT), qu'une requête choisit par « model » ;
+    répétable."""
+
+    adapters_dir: Annotated[Path | None, Parameter(metavar="DOSSIER")] = None
+    """Dossier où une requête qui a une clé peut prendre d'autres adaptateurs, sans relancer."""
+
+    max_adapters: int = 16
+    """Nombre maximal d'adaptateurs en mémoire."""
+
+    max_adapter_rank: int = 64
+    """Rang maximal d'un adaptateur."""
+
+    also: Annotated[tuple[str, ...], Parameter(metavar="NOM=CHEMIN")] = ()
+    """Autre modèle, chargé quand une requête le demande par ce nom ; répétable."""
+
+    max_memory: Annotated[str | None, Parameter(metavar="TAILLE")] = None
+    """Mémoire que prennent tous les modèles, au plus (500M, 4G) ; au-delà, celui dont l'emploi est
+    le plus ancien est rendu."""
+
+    def __post_init__(self) -> None:
+        check_int("max_adapters", self.max_adapters, minimum=1, maximum=1024)
+        check_int("max_adapter_rank", self.max_adapter_rank, minimum=1, maximum=4096)
+        if self.max_memory is not None:  # une taille fautive est refusée tout de suite
+            gigabytes("max_memory", self.max_memory)
+
+    @property
+    def memory(self) -> float | None:
+        """Cette mémoire, en milliards d'octets ; None : pas de borne."""
+        return None if self.max_memory is None else gigabytes("max_memory", self.max_memory)
+
+
 def serve(
     model: ModelSource = None,
     *,
     network: NetworkOptions = NetworkOptions(),
     engine: EngineOptions = EngineOptions(),
+    adapters: AdapterOptions = AdapterOptions(),
     common: CommonOptions = CommonOptions(),  # noqa: B008
 ) -> int:
     """Sert un modèle à tout client d'OpenAI, jusqu'à Ctrl-C ou SIGTERM."""
-    del common  # lues par le lanceur
     from gpt_architecture.api import (
         LOCAL_HOSTS,
         check_serving,
         check_source,
+        other_models,
         short_name,
         start_engine,
     )
@@ -145,11 +194,13 @@ def serve(
     from gpt_architecture.serving.http.access import KeyRing
     from gpt_architecture.serving.http.observer import Observer, RequestFilter
     from gpt_architecture.serving.http.server import HttpServer, LoadingGate, bind, url_of
+    from gpt_architecture.serving.http.tracing import tracing_to
     from gpt_architecture.serving.limits import Limits
     from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 
-    _configure_journal(network.log_format, RequestFilter())
+    _configure_journal(common.log_format, RequestFilter())
     source = find_model(model)
+    own, others = named_paths("adapter", adapters.adapter), named_paths("also", adapters.also)
     limits = Limits(
         max_tokens=engine.max_tokens,
         request_seconds=engine.timeout,
@@ -157,29 +208,39 @@ def serve(
     )
     keys = KeyRing(_keys(network.api_key_file))
     if not keys and network.host not in LOCAL_HOSTS:
-        logger.warning(
-            "le service écoute sur %s sans clé d'accès ; donnez --api-key-file.", network.host
-        )
+        _warn_opened(network.host, engine)
+    common_options: dict[str, Any] = {
+        "limits": limits,
+        "fields": FieldPolicy(strict=network.strict),
+        "slots": engine.slots,
+        "max_waiting": engine.max_waiting,
+        "drafts": engine.drafts,
+        "device": engine.device,
+        "quant": engine.quant,
+        "sign_key": network.sign_key,
+    }
     started = list["Engine"]()
-    observer = Observer(log_requests=network.log_requests)
+    observer = Observer(log_requests=network.log_requests, tracing=tracing_to(network.otlp))
 
     def build() -> ASGIApp:
         from gpt_architecture.serving.app import create_app
 
         running, context = start_engine(
             path,
-            name=engine.name or short_name(source, path),
-            limits=limits,
-            fields=FieldPolicy(strict=network.strict),
-            slots=engine.slots,
-            max_waiting=engine.max_waiting,
-            drafts=engine.drafts,
+            name=name,
             run_directory=engine.run_directory,
-            device=engine.device,
-            quant=engine.quant,
+            index=engine.index,
+            taken=others,
+            adapters=own,
+            adapters_dir=adapters.adapters_dir,
+            max_adapters=adapters.max_adapters,
+            max_adapter_rank=adapters.max_adapter_rank,
+            **common_options,
         )
         started.append(running)
-        app = create_app(context, keys=keys, origins=network.allow_origin, observer=observer)
+        app = create_app(
+            context, keys=keys, origins=network.allow_origin, observer=observer, pool=pool
+        )
         running.wait_started()
         _answer_steadily()
         if running.state == "ready":
@@ -206,6 +267,8 @@ def serve(
     listener = bind(network.host, network.port)
     try:
         path = check_source(source)  # un fichier absent est dit avant d'annoncer une adresse
+        name = engine.name or short_name(source, path)
+        pool = other_models(others, name, path, max_memory=adapters.memory, **common_options)
     except BaseException:
         listener.close()
         raise
@@ -215,10 +278,25 @@ def serve(
     code = server.serve_until_stopped(listener)
     if gate.error is not None:
         raise gate.error
+    _stop(started, pool)
+    observer.close()
+    return code
+
+
+def _stop(started: Sequence[Engine], pool: ModelPool | None) -> None:
+    """Arrête les moteurs."""
     for each in started:
         each.drain(1.0)  # les requêtes HTTP sont finies : il ne reste que des textes abandonnés
         each.stop()
-    return code
+    if pool is not None:
+        pool.close()
+
+
+def _warn_opened(host: str, engine: EngineOptions) -> None:
+    """Dit ce que d'autres machines peuvent faire d'un service sans clé."""
+    logger.warning("le service écoute sur %s sans clé d'accès ; donnez --api-key-file.", host)
+    if engine.index is not None:
+        logger.warning("--index sans clé d'accès : des passages des données seront montrés à tous.")
 
 
 def _answer_steadily() -> None:
@@ -237,7 +315,6 @@ def _configure_journal(form: LogFormat, about: logging.Filter) -> None:
     """Donne sa forme au journal ; ce qui y nommait les options de la commande reste."""
     named = [each for handler in logging.getLogger(LOGGER).handlers for each in handler.filters]
     configure_logs(JsonLines() if form == "json" else TimedText(), *named, about)
-    logging.captureWarnings(form == "json")  # sur stderr, rien que des lignes JSON
 
 
 def _keys(path: Path | None) -> list[str]:

@@ -136,8 +136,8 @@ def train(
         raise ConfigurationError.together("`task`", "`merge`")
     check_outputs({"--out": (options.out, nothing)}, reads=(sources, common), force=options.force)
     from gpt_architecture.data.shards import samples
-    from gpt_architecture.data.texts.corpus import SourceTexts
     from gpt_architecture.data.texts.shares import WHOLE, Share
+    from gpt_architecture.data.texts.source_texts import SourceTexts
 
     share = WHOLE if options.task is None else Share.parse(options.task)
     start = time.perf_counter()

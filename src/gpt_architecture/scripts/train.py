@@ -26,7 +26,9 @@ from gpt_architecture.cli.train.options import (
     CheckpointOptions,
     ComputeOptions,
     FinetuningOptions,
+    LabelOptions,
     LearningOptions,
+    ObjectiveOptions,
     OptimizerOptions,
     RunOptions,
     ScheduleOptions,
@@ -36,6 +38,7 @@ from gpt_architecture.cli.train.options import (
 from gpt_architecture.config import (
     CheckpointConfig,
     ComputeConfig,
+    LabelConfig,
     OptimizerConfig,
     ScheduleConfig,
     ShapeConfig,
@@ -48,6 +51,8 @@ def train(
     run: RunOptions = RunOptions(),  # noqa: B008 — immuable, comme les suivants
     shape: ShapeOptions = ShapeConfig(),  # noqa: B008
     finetuning: FinetuningOptions = FinetuningOptions(),  # noqa: B008
+    objective: ObjectiveOptions = ObjectiveOptions(),  # noqa: B008
+    labels: LabelOptions = LabelConfig(),  # noqa: B008
     learning: LearningOptions = LearningOptions(),  # noqa: B008
     optimizer: OptimizerOptions = OptimizerConfig(),  # noqa: B008
     schedule: ScheduleOptions = ScheduleConfig(),  # noqa: B008
@@ -60,7 +65,8 @@ def train(
     """Entraîne un modèle sur un texte et écrit gpt-model.pt et loss-plot.pdf.
 
     Les valeurs par défaut refont l'entraînement de référence : GPT-124M sur The Verdict. Avec
-    --from, affine un modèle qui existe ; avec --lora-rank, écrit adapter.safetensors.
+    --from, affine un modèle qui existe ; avec --lora-rank, écrit adapter.safetensors ; avec
+    --distill, apprend aussi d'un autre modèle ; avec --classify, apprend à classer des textes.
     """
     del common  # lues par le lanceur
     shape.to_config()  # refuse les formes impossibles avant tout travail
@@ -77,6 +83,8 @@ def train(
             run=run,
             shape=shape,
             finetuning=finetuning,
+            objective=objective,
+            labels=labels,
             training=learning.to_config(),
             optimizer=optimizer,
             schedule=schedule,

@@ -14,34 +14,9 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from gpt_architecture.cli.command import CommonOptions, find_model
-from gpt_architecture.cli.options import ModelSource, ResultOptions
+from gpt_architecture.cli.options import ModelSource, ResultOptions, TrainedSources
 from gpt_architecture.reports.console import ProgressBar
 from gpt_architecture.storage import check_outputs, json_of
-
-
-@Parameter(name="*", group=Group("Données de l'entraînement", sort_key=1))
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """Ce que l'entraînement a lu."""
-
-    data: Annotated[tuple[str, ...], Parameter(consume_multiple=1, metavar="SOURCE…")] = ()
-    """Textes de l'entraînement, comme pour « train » ; sans eux, ceux que nomme son dernier point
-    de reprise."""
-
-    sources: Annotated[tuple[str, ...], Parameter(name="--source", metavar="NOM=CHEMIN:POIDS")] = ()
-    """Source d'un mélange, à la place de data ; une par option."""
-
-    field: str | None = None
-    """Champ ou colonne du texte, si l'entraînement en a nommé un."""
-
-    chat: Path | None = None
-    """Conversations de l'entraînement."""
-
-    chat_template: Path | None = None
-    """Fichier de leur gabarit Jinja, si l'entraînement en a nommé un."""
-
-    start: Annotated[Path | None, Parameter(name="--from", metavar="MODÈLE")] = None
-    """Modèle dont l'entraînement est parti."""
 
 
 @Parameter(name="*", group=Group("Vérification", sort_key=2))
@@ -50,8 +25,8 @@ class VerifyOptions:
     """Ce qui est vérifié, et jusqu'où."""
 
     part: Annotated[str, Parameter(metavar="PART")] = "5%"
-    """Part des étapes à rejouer, par intervalles choisis au hasard entre les points de reprise
-    gardés."""
+    """Part des étapes à rejouer : des intervalles choisis au hasard entre les points de reprise
+    gardés, dont le dernier peut n'être rejoué qu'en partie."""
 
     everything: Annotated[bool, Parameter(name="--all")] = False
     """Rejoue toutes les étapes."""
@@ -61,6 +36,13 @@ class VerifyOptions:
 
     chain_only: bool = False
     """Ne rejoue rien : vérifie la chaîne, la signature et les poids."""
+
+    document: Annotated[tuple[str, ...], Parameter(metavar="NOM")] = ()
+    """Document qui doit être retiré, nommé comme pour forget ; un par option."""
+
+    text: Annotated[tuple[Path, ...], Parameter(metavar="FICHIER")] = ()
+    """Fichier dont le texte doit être retiré, partout où il est recopié tel quel ; un par
+    option."""
 
     certificate: Path | None = None
     """Le certificat ; sans lui, certificat.json à côté du modèle."""
@@ -72,7 +54,7 @@ class VerifyOptions:
 def verify(
     model: ModelSource = None,
     *,
-    sources: SourceOptions = SourceOptions(),
+    sources: TrainedSources = TrainedSources(),  # noqa: B008
     options: VerifyOptions = VerifyOptions(),
     output: ResultOptions = ResultOptions(),  # noqa: B008
     common: CommonOptions = CommonOptions(),  # noqa: B008
@@ -96,14 +78,12 @@ def verify(
             part=1.0 if options.everything else options.part,
             seed=options.seed,
             chain_only=options.chain_only,
+            document=options.document,
+            text=options.text,
             certificate=options.certificate,
             public_key=options.public_key,
             on_progress=lambda done, total: bar.start(total, done),
-            sources=sources.sources or None,
-            field=sources.field,
-            chat=sources.chat,
-            chat_template=sources.chat_template,
-            start=sources.start,
+            **sources.others,
         )
     if not output.emit([found.record], "verify"):
         for line in found.lines:

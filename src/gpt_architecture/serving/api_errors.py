@@ -1,14 +1,18 @@
-"""Les erreurs telles qu'un client les reçoit : toujours dans l'enveloppe d'OpenAI."""
+"""Les erreurs telles qu'un client les reçoit : toujours dans l'enveloppe d'OpenAI, ou dans celle
+d'Anthropic à ses adresses.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -26,6 +30,20 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 2
 """Attente proposée à un client quand le service n'est pas prêt."""
 
+MESSAGES = "/v1/messages"
+"""Ce qui commence ici a la forme d'Anthropic."""
+
+_ANTHROPIC = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 _INTERNAL = "erreur interne du service ; réessayez, et voyez son journal si elle revient"
 _HTTP = {
     404: "cette adresse n'existe pas ici ; /docs en donne la liste",
@@ -103,8 +121,13 @@ class ApiError(Exception):
         return cls(503, message, kind="server_error", code=code, headers=retry)
 
     def envelope(self) -> dict[str, Any]:
-        """L'objet JSON d'OpenAI ; la ligne de la requête au journal dira ce motif."""
-        current().code = self.code or self.kind
+        """L'objet JSON qu'attend le client ; la ligne de la requête au journal dira ce motif."""
+        exchange = current()
+        exchange.code = self.code or self.kind
+        if exchange.path.startswith(MESSAGES):
+            kind = _ANTHROPIC.get(self.status, "api_error" if self.status >= 500 else self.kind)
+            error = {"type": kind, "message": self.message}
+            return {"type": "error", "error": error, "request_id": exchange.request_id}
         return {
             "error": {
                 "message": self.message,
@@ -117,6 +140,30 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """La réponse HTTP."""
         return JSONResponse(self.envelope(), self.status, headers=self.headers)
+
+
+@contextmanager
+def renaming(names: Mapping[str, str]) -> Iterator[None]:
+    """Dans ce bloc, une erreur nomme les champs comme le client les a écrits.
+
+    Ce qui ne va pas à un corps fait d'un autre est une faute de la requête, comme s'il était reçu.
+
+    Args:
+        names: nom d'un champ ici → celui du client.
+    """
+    try:
+        try:
+            yield
+        except ValidationError as error:  # sa phrase citerait le texte de la requête
+            found = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+            raise validation_error(RequestValidationError(found)) from None
+    except ApiError as error:
+        name = error.param or ""
+        if name in names:
+            if error.message.startswith(f"{name} "):  # ailleurs, « messages » est un mot
+                error.message = names[name] + error.message.removeprefix(name)
+            error.param = names[name].partition(".")[0]
+        raise
 
 
 def as_api_error(error: Exception) -> ApiError:

@@ -12,7 +12,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from gpt_architecture.data.tokenizers.marked_text import written
 from gpt_architecture.data.tokenizers.protocol import ROLES, role_names, special_names
+from gpt_architecture.serving.anthropic.messages import messages_router
 from gpt_architecture.serving.api_errors import ApiError, install_handlers
+from gpt_architecture.serving.catalogue import Answerers, Catalogue, adapter_router
+from gpt_architecture.serving.classification import classification_router
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.http.access import KeyRing
 from gpt_architecture.serving.http.middleware import (
@@ -24,21 +27,24 @@ from gpt_architecture.serving.http.observer import ObservedMiddleware, Observer,
 from gpt_architecture.serving.metrics import CONTENT_TYPE, Metrics
 from gpt_architecture.serving.openai import bodies, reference
 from gpt_architecture.serving.openai.answers import ChatShape, CompletionShape, Transcript
+from gpt_architecture.serving.openai.embeddings import embeddings_router
 from gpt_architecture.serving.openai.planning import (
     check_body,
     check_ids,
-    check_model,
+    echo_of,
     encode_text,
     plan_chat,
     plan_completion,
     render,
 )
-from gpt_architecture.serving.openai.streaming import Answerer
+from gpt_architecture.serving.openai.receipts import attested
+from gpt_architecture.serving.openai.responses import responses_router
 from gpt_architecture.serving.openai.strict_bodies import StrictRoute
+from gpt_architecture.serving.pool import ModelPool
+from gpt_architecture.serving.provenance import provenance_router
 from gpt_architecture.serving.studio.files import files_router
 from gpt_architecture.serving.studio.routes import studio_router
 
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 _DESCRIPTION = (
     "Un modèle GPT-2 derrière l'interface d'OpenAI. Toute erreur est rendue dans son enveloppe."
 )
@@ -51,9 +57,14 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def _said(*statuses: int | str) -> dict[int, str]:
+    return {int(status): _MEANINGS[int(status)] for status in statuses}
+
+
 _MEANINGS = {
     400: "Requête refusée.",
     401: "Clé d'accès absente ou inconnue.",
+    403: "Ce service ne le permet pas.",
     404: "Adresse ou modèle inconnu.",
     405: "Méthode HTTP refusée.",
     408: "Corps trop lent.",
@@ -72,6 +83,7 @@ def create_app(
     keys: KeyRing | None = None,
     origins: Sequence[str] = (),
     observer: Observer | None = None,
+    pool: ModelPool | None = None,
 ) -> FastAPI:
     """L'application d'un modèle chargé, dont le moteur est démarré.
 
@@ -80,6 +92,7 @@ def create_app(
         keys: clés d'accès ; None : tout le monde est accepté.
         origins: pages web d'ailleurs qui peuvent l'appeler (CORS) ; vide : aucune.
         observer: suit les requêtes ; None : elles ne sont que comptées.
+        pool: les autres modèles, chargés à la demande ; None : il n'y en a pas.
     """
     app = FastAPI(
         title="gpt-architecture",
@@ -93,7 +106,10 @@ def create_app(
     install_handlers(app)
     observer = observer or Observer()
     metrics = Metrics(context.engine, context.name, observer)
-    answerer = Answerer(context, metrics)
+    catalogue = Catalogue(context, pool)
+    answerers = Answerers(catalogue, metrics)
+    if pool is not None:
+        metrics.watch(lambda: catalogue.states)
 
     @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
     async def docs() -> HTMLResponse:
@@ -101,10 +117,16 @@ def create_app(
 
     known = list(app.routes)
     for router in (
-        _generation_routes(context, answerer),
-        _model_routes(context),
-        _watch_routes(context, metrics),
-        studio_router(context, answerer),
+        _generation_routes(catalogue, answerers),
+        _model_routes(catalogue),
+        embeddings_router(catalogue, {**_COMMON, **_errors(404, 504)}),
+        responses_router(catalogue, answerers, {**_COMMON, **_errors(404, 504)}),
+        messages_router(catalogue, answerers, _said(*_COMMON, 404, 504)),
+        adapter_router(catalogue, keys, {**_COMMON, **_errors(403, 404)}),
+        provenance_router(catalogue, {**_COMMON, **_errors(404, 504)}),
+        classification_router(catalogue, {**_COMMON, **_errors(404, 504)}),
+        _watch_routes(catalogue, metrics),
+        studio_router(catalogue, answerers),
         files_router(lambda: context.engine.state),
     ):
         app.include_router(router)
@@ -117,50 +139,43 @@ def create_app(
     return app
 
 
-def _generation_routes(context: ServingContext, answerer: Answerer) -> APIRouter:
+def _generation_routes(catalogue: Catalogue, answerers: Answerers) -> APIRouter:
     router = APIRouter(route_class=StrictRoute, tags=["Génération"])
 
     @router.post(
         "/v1/completions",
         summary="Continuer un texte",
         response_model=reference.CompletionAnswer,
-        responses={200: {"content": _STREAM}, **_COMMON, **_errors(404, 504)},
+        responses={200: {"content": reference.EVENTS}, **_COMMON, **_errors(404, 504)},
     )
     async def completions(body: bodies.CompletionBody, request: Request) -> Response:
+        context = await catalogue.open(body.model)
         plan = await plan_completion(context, body)
-        names, scored = context.names, body.logprobs is not None
-        shape = CompletionShape(context.name, names, plan, logprobs=scored)
-        echo = [
-            prompt if prompt and isinstance(prompt, str) else context.tokenizer.decode(ids)
-            for prompt, ids in zip(body.prompt, plan.prompts, strict=True)
-            if body.echo
-        ]
-        return await answerer.answer(request, Transcript(plan, echo), shape, body.flow)
+        echo, scored = echo_of(context, body, plan), body.logprobs is not None
+        transcript = Transcript(plan, echo, attested=bool(body.receipt))
+        known = await attested(context, body, transcript)
+        shape = CompletionShape(context.name, context.names, plan, logprobs=scored, **known)
+        return await answerers.of(context).answer(request, transcript, shape, body.flow)
 
     @router.post(
         "/v1/chat/completions",
         summary="Répondre à une conversation",
         response_model=reference.ChatAnswer,
-        responses={200: {"content": _STREAM}, **_COMMON, **_errors(404, 504)},
+        responses={200: {"content": reference.EVENTS}, **_COMMON, **_errors(404, 504)},
     )
     async def chat(body: bodies.ChatBody, request: Request) -> Response:
-        plan = await plan_chat(context, body)
-        shape = ChatShape(context.name, context.names, logprobs=bool(body.logprobs))
-        return await answerer.answer(request, Transcript(plan), shape, body.flow)
+        context = await catalogue.open(body.model)
+        transcript = Transcript(await plan_chat(context, body), attested=bool(body.receipt))
+        known = await attested(context, body, transcript)
+        scored = bool(body.logprobs)
+        shape = ChatShape(context.name, context.names, logprobs=scored, **known)
+        return await answerers.of(context).answer(request, transcript, shape, body.flow)
 
     return router
 
 
-def _model_routes(context: ServingContext) -> APIRouter:
+def _model_routes(catalogue: Catalogue) -> APIRouter:
     router = APIRouter(route_class=StrictRoute, tags=["Modèle et tokens"])
-    card = {
-        "id": context.name,
-        "object": "model",
-        "created": context.created,
-        "owned_by": "gpt-architecture",
-        "max_model_len": context.window,
-        "sha256": context.digest,
-    }
 
     @router.get(
         "/v1/models",
@@ -169,7 +184,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses=_errors(401, 429),
     )
     async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [card]})
+        return JSONResponse({"object": "list", "data": list(catalogue.cards().values())})
 
     @router.get(
         "/v1/models/{name:path}",
@@ -178,8 +193,8 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses=_errors(401, 404, 429),
     )
     async def model(name: Annotated[str, Path(min_length=1)]) -> Response:
-        check_model(context, name)
-        return JSONResponse(card)
+        found = catalogue.cards().get(name)
+        return JSONResponse(catalogue.card(catalogue.find(name)) if found is None else found)
 
     @router.post(
         "/tokenize",
@@ -188,6 +203,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses={**_COMMON, **_errors(404)},
     )
     async def tokenize(body: bodies.TokenizeBody) -> Response:
+        context = await catalogue.open(body.model)
         check_body(context, body)
         text = body.prompt
         if text is None:
@@ -214,6 +230,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses={**_COMMON, **_errors(404)},
     )
     async def detokenize(body: bodies.DetokenizeBody) -> Response:
+        context = await catalogue.open(body.model)
         check_body(context, body)
         check_ids(context, body.tokens, param="tokens")
         return JSONResponse({"prompt": context.tokenizer.decode(body.tokens)})
@@ -225,6 +242,7 @@ def _model_routes(context: ServingContext) -> APIRouter:
         responses=_errors(401, 429),
     )
     async def tokenizer_info() -> Response:
+        context = catalogue.default
         roles = role_names(context.tokenizer)
         return JSONResponse(
             {
@@ -238,8 +256,8 @@ def _model_routes(context: ServingContext) -> APIRouter:
     return router
 
 
-def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
-    router = APIRouter(tags=["Surveillance"])
+def _watch_routes(catalogue: Catalogue, metrics: Metrics) -> APIRouter:
+    router, context = APIRouter(tags=["Surveillance"]), catalogue.default
 
     @router.get(
         "/health",
@@ -251,7 +269,8 @@ def _watch_routes(context: ServingContext, metrics: Metrics) -> APIRouter:
         state = context.engine.state
         if state != "ready":
             raise ApiError.unavailable(f"le moteur n'est pas prêt ({state})", code=state)
-        return JSONResponse({"status": "ok"})
+        told = {} if catalogue.pool is None else {"models": catalogue.states}
+        return JSONResponse({"status": "ok", **told})
 
     @router.get(
         "/live",

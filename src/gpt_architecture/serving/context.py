@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +16,21 @@ from typing import Any
 
 from torch import Tensor
 
-from gpt_architecture.core.model import CausalLM
+from gpt_architecture.core.adapters import Adapter
+from gpt_architecture.core.model import CausalLM, GPTModel
+from gpt_architecture.data.provenance.index import TextIndex
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizer import ByteTokenizer, Tokenizer
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.sequence import TextStream
 from gpt_architecture.errors import reason
+from gpt_architecture.serving.adapters import AdapterShelf
 from gpt_architecture.serving.engine.engine import Engine
+from gpt_architecture.serving.identity import Identity
 from gpt_architecture.serving.limits import Limits
 from gpt_architecture.serving.openai.strict_bodies import FieldPolicy
 from gpt_architecture.storage import open_regular
+from gpt_architecture.storage.chain import Signer
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +50,19 @@ class ServingContext:
         fields: ce qui est fait des champs que le service n'a pas.
         run_directory: dossier d'entraînement montré par le studio ; None : aucun.
         example: invite que le studio propose.
-        attention: identifiants (T) → poids d'attention (L, H, T, T), pour le studio ; None : le
-            modèle ne les donne pas.
+        network: le réseau en virgule flottante, où le studio regarde ; None : le modèle, quantifié,
+            ne laisse pas voir son intérieur.
+        embed: le vecteur d'un texte (voir `evaluation.embeddings.embed`, contexte fixé) ; None : le
+            modèle, quantifié, n'en donne pas.
+        index: ses données d'entraînement, où chercher d'où viennent des mots ; None : aucun.
         variants: étiquettes et configurations que le studio compare d'abord.
         digest: empreinte SHA-256 de ses poids (voir `digest_of`) ; None : inconnue.
+        card: sa fiche (nom, valeur), que le studio montre.
+        identity: ce dont ses réponses dépendent, calculé au démarrage ; None, ou un résultat
+            None : inconnu.
+        shelf: les adaptateurs qu'un client peut demander par leur nom ; None : il n'y en a pas.
+        adapter: celui qui répond ici ; None : le modèle seul.
+        signer: la clé qui signe les reçus ; None : aucune.
         version: celle du logiciel.
         created: date de mise en service, en secondes depuis 1970.
         names: le nom de chaque token.
@@ -62,15 +78,28 @@ class ServingContext:
     fields: FieldPolicy = field(default_factory=FieldPolicy)
     run_directory: Path | None = None
     example: str = ""
-    attention: Callable[[Sequence[int]], Tensor] | None = None
+    network: GPTModel | None = None
+    embed: Callable[..., Tensor] | None = None
+    index: TextIndex | None = None
     variants: tuple[tuple[str, GenerationConfig], ...] = ()
     digest: str | None = None
+    card: Sequence[tuple[str, str]] = ()
+    identity: Future[Identity | None] | None = None
+    shelf: AdapterShelf | None = None
+    adapter: Adapter | None = None
+    signer: Signer | None = None
     version: str = "inconnue"
     created: int = field(default_factory=lambda: int(time.time()))
     names: TokenNames = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", TokenNames(self.tokenizer))
+
+    async def identified(self) -> Identity | None:
+        """Ce dont ses réponses dépendent, dès que c'est su : seule une première réponse attend."""
+        if self.identity is None or self.identity.done():
+            return None if self.identity is None else self.identity.result()
+        return await asyncio.shield(asyncio.wrap_future(self.identity))
 
     @property
     def chat_template(self) -> str | None:

@@ -26,6 +26,9 @@ class Limits:
         max_tokens: tokens d'un texte.
         logprobs: autres tokens rendus à chaque place.
         stops: textes d'arrêt.
+        provenance_tokens: tokens d'un texte dont chercher les sources.
+        embedding_texts: textes d'une requête dont donner les vecteurs.
+        embedding_tokens: leurs tokens, réunis.
         requests: requêtes traitées en même temps, en attente comprises.
         header_seconds: temps laissé au client pour envoyer ses en-têtes.
         body_seconds: temps qui lui est laissé pour envoyer le corps.
@@ -44,6 +47,9 @@ class Limits:
     max_tokens: int = 4_096
     logprobs: int = 20
     stops: int = 16
+    provenance_tokens: int = 1_024
+    embedding_texts: int = 2_048
+    embedding_tokens: int = 65_536
     requests: int = 512
     header_seconds: float = 15.0
     body_seconds: float = 30.0

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gpt_architecture.serving.engine.engine import Engine
-from gpt_architecture.serving.engine.messages import Event, Failed, Finished, Produced
+from gpt_architecture.serving.engine.messages import (
+    EngineStats,
+    Event,
+    Failed,
+    Finished,
+    Produced,
+)
 from gpt_architecture.serving.http.observer import Observer
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -32,19 +40,21 @@ class Metrics:
     def __init__(self, engine: Engine, model: str, observer: Observer) -> None:
         self._registry = CollectorRegistry()
         observer.register(self._registry)
-        self._registry.register(_EngineCollector(engine, model))
+        self._engines = dict[str, Engine]()
+        self._registry.register(_EngineCollector(self._engines))
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            found = Histogram(
+            return Histogram(
                 f"vllm:{name}", text, ["model_name"], buckets=buckets, registry=self._registry
             )
-            return found.labels(model)
 
-        self.first = histogram("time_to_first_token_seconds", "Attente du premier token.", _FIRST)
-        self.each = histogram("inter_token_latency_seconds", "Temps entre deux tokens.", _EACH)
-        self.whole = histogram("e2e_request_latency_seconds", "Durée d'un texte.", _WHOLE)
-        self.mean = histogram(
-            "request_time_per_output_token_seconds", "Temps moyen par token d'un texte.", _EACH
+        self._histograms = (
+            histogram("time_to_first_token_seconds", "Attente du premier token.", _FIRST),
+            histogram("inter_token_latency_seconds", "Temps entre deux tokens.", _EACH),
+            histogram("e2e_request_latency_seconds", "Durée d'un texte.", _WHOLE),
+            histogram(
+                "request_time_per_output_token_seconds", "Temps moyen par token d'un texte.", _EACH
+            ),
         )
         self.success = Counter(
             "vllm:request_success",
@@ -52,10 +62,30 @@ class Metrics:
             ["model_name", "finished_reason"],
             registry=self._registry,
         )
-        self.failures = Counter(
+        self._failures = Counter(
             "vllm:request_failure", "Textes échoués.", ["model_name"], registry=self._registry
-        ).labels(model)
-        self.model = model
+        )
+        self._name(engine, model)
+
+    def of(self, engine: Engine, model: str) -> Metrics:
+        """Les mêmes mesures, d'un autre modèle du service."""
+        found = copy(self)
+        found._name(engine, model)
+        return found
+
+    def watch(self, states: Callable[[], Mapping[str, str]]) -> None:
+        """Relève aussi quels modèles sont chargés, parmi ceux que `states` nomme."""
+        self._registry.register(_StateCollector(states))
+
+    def forget(self, model: str) -> None:
+        """Ne lit plus l'état d'un modèle qui n'est plus chargé ; ce qui est compté reste."""
+        self._engines.pop(model, None)
+
+    def _name(self, engine: Engine, model: str) -> None:
+        self.model, self._engines[model] = model, engine
+        each = [histogram.labels(model) for histogram in self._histograms]
+        self.first, self.each, self.whole, self.mean = each
+        self.failures = self._failures.labels(model)
 
     def render(self) -> bytes:
         """Le relevé, au format texte de Prometheus."""
@@ -94,15 +124,40 @@ class SequenceWatch:
                 metrics.failures.inc()
 
 
+class _StateCollector(Collector):
+    """Dit quels modèles sont chargés."""
+
+    def __init__(self, states: Callable[[], Mapping[str, str]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[Metric]:
+        """Une jauge par modèle : 1 s'il est chargé."""
+        found = GaugeMetricFamily(
+            "gpt_architecture_model_loaded", "1 si le modèle est chargé.", labels=["model_name"]
+        )
+        for name, state in self._states().items():
+            found.add_metric([name], float(state == "loaded"))
+        yield found
+
+
 class _EngineCollector(Collector):
     """Lit l'état du moteur au moment du relevé."""
 
-    def __init__(self, engine: Engine, model: str) -> None:
-        self._engine, self._model = engine, model
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
-        """Les jauges et les compteurs du moteur."""
-        stats = self._engine.stats()
+        """Les jauges et les compteurs des moteurs, chacun sous le nom de son modèle."""
+        found = dict[str, Any]()
+        for model, engine in self._engines.items():
+            for name, family, text, value in self._measures(engine.stats()):
+                if name not in found:
+                    found[name] = family(f"vllm:{name}", text, labels=["model_name"])
+                found[name].add_metric([model], value)
+        yield from found.values()
+
+    @staticmethod
+    def _measures(stats: EngineStats) -> Iterator[tuple[str, Any, str, float]]:
         used = stats.kv_tokens / stats.kv_capacity if stats.kv_capacity else 0.0
         gauges = {
             "num_requests_running": ("Textes en cours de génération.", float(stats.running)),
@@ -125,6 +180,4 @@ class _EngineCollector(Collector):
         families = ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters))
         for family, measures in families:
             for name, (text, value) in measures.items():
-                found = family(f"vllm:{name}", text, labels=["model_name"])
-                found.add_metric([self._model], value)
-                yield found
+                yield name, family, text, value

@@ -120,7 +120,7 @@ def read_chain(path: Path | str) -> Chain:
         )
     if type(version) is not int or version != VERSION:
         raise CertificateError.other_version(path, version, expected=f"la version {VERSION}")
-    if not _are_links(links) or not (signature is None or _is_signature(signature)):
+    if not _are_links(links) or not (signature is None or is_signature(signature)):
         raise CertificateError(f"{path} est mal formé", expected=_INTACT, remedy=remedy)
     return Chain(links=list(links), signature=signature)  # type: ignore[arg-type]
 
@@ -138,7 +138,8 @@ def _are_links(links: object) -> bool:
     )
 
 
-def _is_signature(signature: object) -> bool:
+def is_signature(signature: object) -> bool:
+    """Vrai si une valeur lue a la forme d'une signature ; voir `is_signed`."""
     return isinstance(signature, dict) and all(
         isinstance(signature.get(name), str)
         and re.fullmatch(f"[0-9a-f]{{{size}}}", signature[name])
@@ -146,9 +147,9 @@ def _is_signature(signature: object) -> bool:
     )
 
 
-def _message(head: str) -> bytes:
-    """Ce qui est signé : le nom du format, sa version et l'empreinte du dernier maillon."""
-    return f"{FORMAT} {VERSION} {head}\n".encode()
+def _message(head: str, form: str) -> bytes:
+    """Ce qui est signé : le nom du format, sa version et l'empreinte de ce qui est attesté."""
+    return f"{form} {VERSION} {head}\n".encode()
 
 
 class Signer:
@@ -187,9 +188,14 @@ class Signer:
             raise _not_a_key(path, "privée", "`sign_key`")
         self.public_key: str = raw.hex()
 
-    def sign(self, head: str) -> dict[str, str]:
-        """La signature d'une tête de chaîne, et la clé publique qui la vérifie."""
-        value: bytes = self._sign(_message(head))
+    def sign(self, head: str, form: str = FORMAT) -> dict[str, str]:
+        """La signature d'une empreinte, et la clé publique qui la vérifie.
+
+        Args:
+            head: l'empreinte : d'une chaîne, celle de son dernier maillon.
+            form: format de ce qu'elle scelle : une signature n'en vaut pas pour un autre.
+        """
+        value: bytes = self._sign(_message(head, form))
         return {"head": head, "public_key": self.public_key, "value": value.hex()}
 
 
@@ -215,8 +221,8 @@ def read_public_key(path: Path | str) -> str:
     return raw.hex()
 
 
-def is_signed(signature: Mapping[str, str], head: str) -> bool:
-    """Vrai si la signature est bien celle de sa clé publique, sur cette tête de chaîne.
+def is_signed(signature: Mapping[str, str], head: str, form: str = FORMAT) -> bool:
+    """Vrai si la signature est bien celle de sa clé publique, sur cette empreinte (voir `Signer`).
 
     Raises:
         MissingDependencyError: cryptography n'est pas installé.
@@ -226,7 +232,7 @@ def is_signed(signature: Mapping[str, str], head: str) -> bool:
 
     try:
         key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature["public_key"]))
-        key.verify(bytes.fromhex(signature["value"]), _message(head))
+        key.verify(bytes.fromhex(signature["value"]), _message(head, form))
     except (ValueError, InvalidSignature):
         return False
     return signature["head"] == head
@@ -238,7 +244,7 @@ def _library() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
     except ImportError:
         raise MissingDependencyError(
-            "cryptography", purpose="signer un certificat ou vérifier sa signature", extra="preuve"
+            "cryptography", purpose="signer, ou vérifier une signature", extra="preuve"
         ) from None
     return serialization, ed25519
 

@@ -27,7 +27,7 @@ _OUTPUTS = frozenset(
 
 _SEAL = "# empreinte de ce qui précède : "
 
-_EXPORTED = ("config.json", "adapter_config.json")
+_EXPORTED = ("config.json", "adapter_config.json", "Modelfile")
 """Ce qui fait reconnaître un dossier que `convert` a écrit."""
 
 Signature = Callable[[bytes, bytes], bool]

@@ -32,8 +32,15 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 _ATTEMPTS = 8
 
 
-def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
+def write_atomically(
+    path: Path | str, write: Callable[[Path], object], *, private: bool = False
+) -> None:
     """Fait écrire un fichier provisoire, le vide sur disque, puis le renomme en `path`.
+
+    Args:
+        path: le fichier.
+        write: reçoit le provisoire.
+        private: son propriétaire seul pourra le lire (0600).
 
     Raises:
         OutputError: le système refuse ; `path` n'a pas changé et le provisoire est retiré.
@@ -47,6 +54,9 @@ def write_atomically(path: Path | str, write: Callable[[Path], object]) -> None:
             temporary = folder / path.name
             temporary.touch()
             mode = stat.S_IMODE(temporary.stat().st_mode)  # celui que l'umask donne ici
+            if private:
+                mode = stat.S_IRUSR | stat.S_IWUSR
+                temporary.chmod(mode)  # avant d'y écrire
             write(temporary)
             temporary.chmod(mode)  # safetensors écrit en 0600
             sync(temporary)
@@ -110,9 +120,10 @@ def write_directory(
             content.mkdir()
             fill(content)
             mode = content.stat().st_mode & 0o666
-            for file in content.iterdir():
-                file.chmod(mode)  # safetensors écrit en 0600
-                sync(file)
+            for each in sorted(content.rglob("*"), reverse=True):  # un dossier après ce qu'il tient
+                if each.is_file():
+                    each.chmod(mode)  # safetensors écrit en 0600
+                sync(each)
             sync(content)
             if path.exists():
                 path.rename(folder / _REPLACED)

@@ -7,7 +7,9 @@ pertes moyennes s'écartent peu ; `benchmarks/verify.py` mesure de combien.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt_architecture.core.machine import describe_device, processor
+from gpt_architecture.core.machine import describe_device, instructions, processor
 from gpt_architecture.kernels.runtime.matmul import prefers_onednn
 from gpt_architecture.training.step import has_bf16
+
+_THREADS_PER_CORE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +68,11 @@ def arithmetic(
         device: où calculer.
         processes: combien se partagent chaque étape.
     """
-    known = torch.cpu.get_capabilities()
     found = {
         **calculation,
         "instructions": [
             torch.backends.cpu.get_cpu_capability(),
-            *sorted(name for name, value in known.items() if value is True),
+            *sorted(instructions()),
         ],
         "matrices": "oneDNN" if prefers_onednn() else "PyTorch",
         "processes": processes,
@@ -131,6 +134,40 @@ def weights_gap(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         gap = float((one - two).norm()) / max(float(two.norm()), 1e-12)
         worst = max(worst, (gap if math.isfinite(gap) else math.inf, name))
     return worst
+
+
+@contextmanager
+def deterministic_algorithms() -> Iterator[None]:
+    """N'autorise, le temps du contexte, que les algorithmes au résultat toujours identique.
+
+    Sur CUDA, cuBLAS demande en plus la variable CUBLAS_WORKSPACE_CONFIG, lue à son réveil.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def same_threads(count: int) -> Iterator[None]:
+    """Le temps du contexte, PyTorch calcule à ce nombre de threads, dont dépendent les arrondis.
+
+    Un certificat peut en nommer bien plus que la machine n'en tient : au-delà de quelques-uns par
+    cœur, l'arithmétique est une autre, ce que `arithmetic_changes` voit.
+    """
+    before = torch.get_num_threads()
+    most = _THREADS_PER_CORE * (os.cpu_count() or 1)
+    torch.set_num_threads(max(1, min(count, most)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def same_calculation(before: Mapping[str, Any]) -> dict[str, Any]:

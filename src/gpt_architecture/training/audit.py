@@ -8,15 +8,17 @@ rejoue (`replay`) : d'un point de reprise gardé, ou du début, jusqu'au suivant
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from gpt_architecture.data.masking import first_reading
+from gpt_architecture.data.places import Target, find_places
+from gpt_architecture.data.removal import subtracted
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
 from gpt_architecture.errors import (
     ConfigurationError,
@@ -26,18 +28,27 @@ from gpt_architecture.errors import (
 from gpt_architecture.formats.adapter_file import read_adapter
 from gpt_architecture.formats.checkpoint import read_checkpoint, write_checkpoint
 from gpt_architecture.formats.door import read_any
-from gpt_architecture.french import decimal
+from gpt_architecture.formats.story import Cause, Difference, read_story
+from gpt_architecture.french import counted, decimal
 from gpt_architecture.storage.chain import Chain, canonical, is_signed
 from gpt_architecture.training.arithmetic import (
     Tolerance,
     arithmetic,
     arithmetic_changes,
+    deterministic_algorithms,
+    same_threads,
     tolerance,
 )
 from gpt_architecture.training.certificate import learned_of, learned_weights, tensors_sha256
 from gpt_architecture.training.checkpoint import CHECKPOINTS, Checkpoint, CheckpointStore, capture
-from gpt_architecture.training.evidence import check_given, origins_of, request_at
-from gpt_architecture.training.inputs import Origins
+from gpt_architecture.training.evidence import (
+    TEXTS,
+    check_given,
+    origins_of,
+    removal_in,
+    request_at,
+)
+from gpt_architecture.training.inputs import Origins, whole_data
 from gpt_architecture.training.preparation import TrainingRun, prepare
 from gpt_architecture.training.replay import (
     Interval,
@@ -49,8 +60,7 @@ from gpt_architecture.training.replay import (
     replay,
     setting_differences,
 )
-from gpt_architecture.training.session import batches_of, build_trainer, deterministic_algorithms
-from gpt_architecture.training.story import Cause, Difference, read_story
+from gpt_architecture.training.session import batches_of, build_trainer
 from gpt_architecture.training.trainer import Trainer
 
 
@@ -130,20 +140,26 @@ class Audit:
         share: float,
         seed: int,
         on_progress: Callable[[int, int], None],
+        target: Target | None = None,
     ) -> None:
-        """Relit les données, puis rejoue les intervalles choisis au hasard."""
+        """Relit les données, puis rejoue les intervalles choisis au hasard.
+
+        Args:
+            given: d'où lire les données.
+            share: part des étapes à rejouer.
+            seed: graine de ce choix.
+            on_progress: reçoit les étapes rejouées et leur nombre.
+            target: ce qui doit être retiré ; None : rien n'en est exigé.
+
+        Raises:
+            DataError: les données ne se trouvent pas, ou n'ont pas ce qui doit être retiré.
+        """
         story = self.story
-        latest = self.kept[max(self.kept)] if self.kept else None
-        self.given = origins_of(given, latest)
-        if not any(self.given.get(name) for name in ("data", "source", "chat")):
-            raise ConfigurationError(
-                "les données de l'entraînement ne sont pas nommées",
-                expected="celles que « train » a lues",
-                remedy="ajoutez `data`, ou `chain_only` pour ne rien rejouer",
-            )
-        check_given(given)
+        self.find_sources(given, otherwise=", ou `chain_only` pour ne rien rejouer")
         if not self._read_again():
             return
+        if target is not None:
+            self._check_target(target)
         anchors = [*self.kept, *([0] if story.first == 0 else [])]
         if not anchors:
             self.notes.append("Aucun point de reprise n'est gardé : rien ne peut être rejoué.")
@@ -154,6 +170,8 @@ class Audit:
             outcome = self._replayed(interval, _shifted(on_progress, done, total))
             done += outcome.steps
             self.outcomes.append((interval, outcome))
+            if interval.cut is not None:
+                self.notes.append(interval.cut)
             if outcome.difference is not None:
                 self.differences.append(outcome.difference)
                 return
@@ -161,6 +179,30 @@ class Audit:
         compared = set[int]().union(*(outcome.compared for _, outcome in self.outcomes))
         if not exact and self.finished is not None and story.last not in compared:
             self.notes.append("Les poids du modèle fini n'ont été comparés à aucun rejeu.")
+
+    def find_sources(
+        self, given: Mapping[str, Any], *, own: bool = False, otherwise: str = ""
+    ) -> None:
+        """Retient d'où lire les données (voir `evidence.origins_of`).
+
+        Raises:
+            ConfigurationError: elles ne sont nommées nulle part.
+            DataError: ce qui est donné n'est pas là.
+            ModelFileError: de même, du modèle de départ.
+        """
+        self.given = origins_of(given, self.latest, own=own)
+        if not any(self.given.get(name) for name in TEXTS):
+            raise ConfigurationError(
+                "les données de l'entraînement ne sont pas nommées",
+                expected="celles que « train » a lues",
+                remedy=f"ajoutez `data`{otherwise}",
+            )
+        check_given(given)
+
+    @property
+    def latest(self) -> Checkpoint | None:
+        """Le dernier point de reprise gardé que le certificat connaît."""
+        return self.kept[max(self.kept)] if self.kept else None
 
     def _read_again(self) -> bool:
         """Relit les données, et compare réglages et lots ; vrai si tout est comme alors."""
@@ -170,10 +212,12 @@ class Audit:
                 found = setting_differences(facts, run.settings.identity(run.data))
                 self.differences += [each for each in found if each not in self.differences]
             self._check_length()
+            if any(each.cause == "réglages" for each in self.differences):
+                return False  # le nombre d'étapes à relire ne se croit pas
+            self._check_removal()
             batches = {name: batches_of(run.settings, run.data) for name, run in self.runs.items()}
-            if not any(each.cause == "réglages" for each in self.differences):
-                other = first_other_batch(self.story, lambda step: batches[self._key(step)])
-                self.differences += [] if other is None else [other]
+            other = first_other_batch(self.story, lambda step: batches[self._key(step)])
+            self.differences += [] if other is None else [other]
         except MissingDependencyError:
             raise
         except ConfigurationError as error:
@@ -192,19 +236,52 @@ class Audit:
             message = f"{self.story.last} étapes certifiées, ces réglages en font {made}"
             self.refuse("réglages", message, made)
 
+    def _check_removal(self) -> None:
+        """Aucune étape qui vaut encore n'a lu ce qui est finalement dit retiré."""
+        story = self.story
+        final = removal_in(story.facts_at(story.last))
+        for first, stop in pairwise([*sorted(story.facts), story.last]):
+            masked, run = removal_in(story.facts_at(first)), self._run_at(first)
+            left = subtracted(() if final is None else final.train, masked.train if masked else ())
+            step = first_reading(run.settings.sampler(run.data.train), left, first, stop)
+            if step is not None:
+                message = f"l'étape {step} a lu de ce que le certificat dit retiré"
+                self.refuse("retrait", message, step)
+                return
+
+    def _check_target(self, target: Target) -> None:
+        """Tout ce qui est désigné est dans le retrait en vigueur."""
+        request = request_at(self.story.facts_at(self.story.last), self.given)
+        origins = Origins(learned=self.tokenizer).of_request(request)
+        whole = whole_data(request, request.learning, origins)
+        ratio = request.learning.train_ratio
+        train, val = find_places(target, whole, request.run, train_ratio=ratio)
+        removal = self.story.removal
+        kept = [subtracted(train, () if removal is None else removal.train)]
+        kept.append(subtracted(val, () if removal is None else removal.val))
+        counts = [sum(stop - start for start, stop in spans) for spans in kept]
+        if any(counts):
+            left = f"{counted(counts[0], 'token')} de l'entraînement, {counts[1]} de la validation"
+            self.refuse("retrait", f"ce qui est désigné n'est pas retiré en entier ({left})")
+        else:
+            self.notes.append("Tout ce qui est désigné est dans ce retrait.")
+
     def _key(self, step: int) -> str:
-        return canonical(self.story.facts_at(step)["options"])
+        facts = self.story.facts_at(step)
+        return canonical({"options": facts["options"], "removal": facts.get("removal")})
 
     def _changes_at(self, step: int) -> bool:
         """Vrai si la reprise de cette étape change ce qui est calculé, ou comment."""
         before, after = self.story.facts_at(step - 1), self.story.facts_at(step)
-        return any(before[name] != after[name] for name in ("options", "arithmetic"))
+        decisive = ("options", "arithmetic", "removal")
+        return any(before.get(name) != after.get(name) for name in decisive)
 
     def _prepared(self, step: int) -> TrainingRun:
         key = self._key(step)
         if key not in self.runs:
-            request = request_at(self.story.facts_at(step), self.given)
-            self.runs[key] = prepare(request, Origins(learned=self.tokenizer))
+            facts = self.story.facts_at(step)
+            origins = Origins(learned=self.tokenizer, removal=removal_in(facts))
+            self.runs[key] = prepare(request_at(facts, self.given), origins)
         return self.runs[key]
 
     def _run_at(self, step: int) -> TrainingRun:
@@ -220,7 +297,7 @@ class Audit:
         with ExitStack() as stack:
             for first, stop in pairwise(bounds):
                 facts = self.story.facts_at(first)
-                stack.enter_context(_threads(facts["arithmetic"]["threads"]))
+                stack.enter_context(same_threads(facts["arithmetic"]["threads"]))
                 trainer = self._trainer(first, checkpoint, stack)
                 tolerance = self._tolerance(facts, trainer, first)
                 done = whole.steps
@@ -292,14 +369,3 @@ def _handed_over(trainer: Trainer, stack: ExitStack) -> Checkpoint:
     record = {**trainer.config.extra, "trainer": trainer.state.to_dict()}
     write_checkpoint(folder, trainer.state.step, capture(trainer.model, trainer.optimizer), record)
     return read_checkpoint(folder)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Le temps du contexte, PyTorch calcule à ce nombre de threads, dont dépendent les arrondis."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(count, 1024)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from gpt_architecture.config import ComputeConfig, OptimizerConfig, TrainingConfig
 from gpt_architecture.core.machine import drop_library_code
 from gpt_architecture.core.model import GPTModel
-from gpt_architecture.core.utils import calc_loss_batch
+from gpt_architecture.core.utils import calc_loss_batch, evaluation_mode
 from gpt_architecture.errors import CheckpointError, ConfigurationError, MissingDependencyError
 from gpt_architecture.kernels import NO_NUMBA, loading_obstacle
 from gpt_architecture.kernels.train.keyed_dropout import DropoutKeys, use_keyed_dropout_
 from gpt_architecture.training.checkpoint import Checkpoint
 from gpt_architecture.training.losses import EvaluationLoss
+from gpt_architecture.training.objectives import Objective, Scorer
 from gpt_architecture.training.optim import (
     build_optimizer,
     parameter_groups,
@@ -60,6 +61,7 @@ class Backend:
         engine: pertes et gradients.
         optimizer: mise à jour des poids.
         loss: perte d'évaluation.
+        score: logits de certains tokens, sans dropout ni gradient.
         name: le moteur ; d'un moteur à l'autre, les poids diffèrent aux arrondis près.
         parallel: le modèle partagé ; None : un seul processus le garde.
     """
@@ -67,6 +69,7 @@ class Backend:
     engine: TrainingEngine
     optimizer: torch.optim.Optimizer
     loss: EvaluationLoss
+    score: Scorer
     name: BackendName
     parallel: ParallelModel | None = None
 
@@ -167,10 +170,12 @@ def build_backend(
     training: TrainingConfig,
     *,
     sharing: ModelSharing | None = None,
+    objective: Objective | None = None,
 ) -> Backend:
     """Le moteur et l'optimiseur que demandent les réglages.
 
     Args:
+        objective: la perte ; None : l'entropie croisée.
         sharing: partage le modèle entre des processus, au besoin en le modifiant sur place.
 
     Raises:
@@ -180,7 +185,9 @@ def build_backend(
     device = next(model.parameters()).device
     whole = sharing is None or sharing.replicates
     without_dynamo()
-    obstacle = fused_obstacle(model, compute, device, whole=whole)
+    obstacle = None  # autograd se passe des noyaux : les lire serait les compiler
+    if compute.wants_fused or compute.engine == "auto":
+        obstacle = fused_obstacle(model, compute, device, whole=whole)
     if compute.wants_fused and obstacle is not None:
         if obstacle == NO_NUMBA:
             raise MissingDependencyError("numba", purpose="le moteur fusionné")
@@ -191,10 +198,10 @@ def build_backend(
             remedy=f"retirez {asked}",
         )
     if compute.wants_fused or (compute.engine == "auto" and obstacle is None):
-        return _fused(model, compute, optimizer, training, sharing)
+        return _fused(model, compute, optimizer, training, sharing, objective)
     if compute.engine == "auto" and obstacle is not None and obstacle == kernel_obstacle():
         logger.warning("%s : moteur autograd, plus lent", obstacle)
-    return _autograd(model, compute, optimizer, training, sharing)
+    return _autograd(model, compute, optimizer, training, sharing, objective)
 
 
 def _fused(
@@ -203,6 +210,7 @@ def _fused(
     optimizer: OptimizerConfig,
     training: TrainingConfig,
     sharing: ModelSharing | None,
+    objective: Objective | None,
 ) -> Backend:
     from gpt_architecture.kernels.train.fused_step import FusedStep
     from gpt_architecture.kernels.train.gradients import LeanAdamW
@@ -212,13 +220,14 @@ def _fused(
     dtype = resolve_precision(compute.precision, torch.device("cpu"), fused=True) or torch.float32
     if compute.memory != "lean":
         parallel = None if sharing is None else sharing(model, autograd=False)
-        engine = FusedStep(model, seed=training.seed, dtype=dtype)
+        engine = FusedStep(model, seed=training.seed, dtype=dtype, objective=objective)
         built = build_optimizer(model, optimizer, training)
         exchanging = engine if parallel is None else parallel.wrap(engine)
         return Backend(
             engine=exchanging,
             optimizer=built,
             loss=engine.loss,
+            score=engine.logits,
             name="fused",
             parallel=parallel,
         )
@@ -242,9 +251,11 @@ def _fused(
         eps=optimizer.eps,
     )
     remember_peak_lr_(lean)
-    engine = FusedStep(model, seed=training.seed, lean=lean, dtype=dtype)
+    engine = FusedStep(model, seed=training.seed, lean=lean, dtype=dtype, objective=objective)
     watched = LeanEngine(engine, model, lean)
-    return Backend(engine=watched, optimizer=lean, loss=engine.loss, name="fused")
+    return Backend(
+        engine=watched, optimizer=lean, loss=engine.loss, score=engine.logits, name="fused"
+    )
 
 
 def _autograd(
@@ -253,6 +264,7 @@ def _autograd(
     optimizer: OptimizerConfig,
     training: TrainingConfig,
     sharing: ModelSharing | None,
+    objective: Objective | None,
 ) -> Backend:
     device = next(model.parameters()).device
     dtype = resolve_precision(compute.precision, device, fused=False)
@@ -266,7 +278,12 @@ def _autograd(
     module = model if parallel is None else parallel.module
     n_layers = model.cfg.n_layers
     engine: TrainingEngine = AutogradEngine(
-        module, device, dtype=dtype, compiled=compute.compile, n_layers=n_layers
+        module,
+        device,
+        dtype=dtype,
+        compiled=compute.compile,
+        n_layers=n_layers,
+        objective=objective,
     )
     if parallel is not None:
         engine = parallel.wrap(engine)
@@ -278,7 +295,39 @@ def _autograd(
         with autocast(device, dtype):
             return calc_loss_batch(inputs, targets, model, device, documents=documents)
 
-    return Backend(engine=engine, optimizer=built, loss=loss, name="autograd", parallel=parallel)
+    return Backend(
+        engine=engine,
+        optimizer=built,
+        loss=loss,
+        score=_plain_scorer(model, device, dtype, n_layers),
+        name="autograd",
+        parallel=parallel,
+    )
+
+
+def scorer_of(model: GPTModel, compute: ComputeConfig) -> Scorer:
+    """Les logits d'un modèle qui n'apprend pas, par le calcul le plus rapide qui lui convient."""
+    device = next(model.parameters()).device
+    if compute.engine != "autograd" and fused_obstacle(model, compute, device) is None:
+        from gpt_architecture.kernels.train.fused_step import FusedStep
+
+        products = resolve_precision(compute.precision, device, fused=True) or torch.float32
+        return FusedStep(model, seed=0, dtype=products, trains=False).logits
+    dtype = resolve_precision(compute.precision, device, fused=False)
+    return _plain_scorer(model, device, dtype, model.cfg.n_layers)
+
+
+def _plain_scorer(
+    model: nn.Module, device: torch.device, dtype: torch.dtype | None, n_layers: int
+) -> Scorer:
+    def score(inputs: Tensor, positions: Tensor, document_starts: Tensor | None = None) -> Tensor:
+        documents = spans_of(document_starts, n_layers, device)
+        seen = () if documents is None else (documents,)
+        with torch.no_grad(), evaluation_mode(model), autocast(device, dtype):
+            logits: Tensor = model(inputs.to(device), *seen).flatten(0, 1)
+        return logits[positions.to(device)].float()
+
+    return score
 
 
 _NAMES = {"engine": "moteur", "device": "périphérique", "precision": "précision"}

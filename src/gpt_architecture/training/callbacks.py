@@ -1,33 +1,23 @@
 """Ce que la boucle reçoit de qui l'assemble, ce qu'elle raconte, et ceux qui l'écoutent.
 
-Parmi eux : l'arrêt anticipé, l'annonce du surapprentissage, le journal et TensorBoard.
+Parmi eux : l'arrêt anticipé et l'annonce du surapprentissage.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from io import FileIO
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from gpt_architecture.errors import MissingDependencyError, reason
-from gpt_architecture.formats.journal import append_whole, line_of, record_of
 from gpt_architecture.french import counted, decimal
-from gpt_architecture.storage import write_atomically
 from gpt_architecture.training.checkpoint import TrainingState
 from gpt_architecture.training.losses import Losses
 
-_WAITING_LINES = 10_000  # au-delà, les plus anciennes sont perdues
-_RETRIES = ("evaluation", "end")  # ni à chaque étape ni jamais
 _NAMED = 3  # paramètres nommés, au plus, quand une étape en laisse tels quels
-
-logger = logging.getLogger(__name__)
 
 StopCheck = Callable[[], bool]
 
@@ -103,6 +93,7 @@ class StepRecord:
         seconds: durée de l'étape seule.
         skipped: vrai si la perte ou le gradient n'était pas fini : les poids n'ont pas bougé, hors
             ceux que le mode économe met à jour chacun de son côté.
+        measures: ce que l'objectif mesure de plus, par nom.
     """
 
     step: int
@@ -113,6 +104,7 @@ class StepRecord:
     tokens: int
     seconds: float
     skipped: bool
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +112,8 @@ class EvaluationRecord:
     """Les deux pertes (nats par token), mesurées après l'étape `step`.
 
     D'un mélange, `sources` dit par nom ce qui a été lu de chaque source (`share`, `tokens`,
-    `epochs`), et sa perte de validation (`val_loss`).
+    `epochs`), et sa perte de validation (`val_loss`). `measures` : ce que l'objectif mesure de plus
+    sur la validation.
     """
 
     step: int
@@ -129,6 +122,7 @@ class EvaluationRecord:
     val_loss: float
     is_best: bool
     sources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 class OngoingTraining(Protocol):
@@ -263,141 +257,3 @@ def skip_notice(record: StepRecord, held_back: Sequence[str], parameters: int) -
     else:
         culprit = "le gradient" if math.isfinite(record.loss) else "la perte"
     return f"{step} sautée : {culprit} n'est pas un nombre fini."
-
-
-class JournalWriter(Callback):
-    """Ajoute une ligne par étape, évaluation, exemple, point de reprise ou événement.
-
-    À la reprise, les lignes au-delà du point repris sont retirées : aucune étape n'y est deux
-    fois. Un disque qui refuse est dit, une fois, et n'arrête pas l'entraînement : les lignes
-    attendent en mémoire, et sont proposées de nouveau à chaque évaluation et à la fin.
-
-    Args:
-        path: le fichier.
-        flops_per_token: opérations d'un token.
-        peak_flops: opérations par seconde que la machine atteint ; la part en est notée.
-    """
-
-    def __init__(self, path: Path | str, *, flops_per_token: int, peak_flops: float) -> None:
-        self._path = Path(path)
-        self._share = flops_per_token / peak_flops
-        self._file: FileIO | None = None
-        self._waiting: deque[bytes] = deque(maxlen=_WAITING_LINES)
-        self._refusal_said = False
-
-    def on_start(self, state: TrainingState, total_steps: int) -> None:
-        """Repart de rien, ou des lignes d'avant la reprise."""
-        kept = _lines_before(self._path, state) if state.step else []
-        text = b"".join(kept)
-        write_atomically(self._path, lambda temporary: temporary.write_bytes(text))
-        self._file = self._path.open("ab", buffering=0)
-        self._write("start", step=state.step, total_steps=total_steps)
-
-    def on_step(self, record: StepRecord) -> None:
-        """Une ligne par étape."""
-        speed = record.tokens / record.seconds if record.seconds > 0 else 0.0
-        self._write(
-            "step", **asdict(record), tokens_per_second=speed, peak_share=speed * self._share
-        )
-
-    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
-        """Une ligne par évaluation."""
-        values = asdict(record)
-        if not record.sources:
-            del values["sources"]
-        self._write("evaluation", **values, tokens_seen=trainer.state.tokens)
-
-    def on_sample(self, step: int, epoch: int, text: str) -> None:
-        """Une ligne par exemple."""
-        self._write("sample", step=step, epoch=epoch, text=text)
-
-    def on_save(self, step: int, path: str) -> None:
-        """Une ligne par point de reprise."""
-        self._write("checkpoint", step=step, path=Path(path).name)
-
-    def on_event(self, step: int, message: str) -> None:
-        """Une ligne par événement."""
-        self._write("event", step=step, message=message)
-
-    def on_end(self, state: TrainingState) -> None:
-        """La dernière ligne, puis ferme le fichier."""
-        self._write("end", step=state.step, skipped=state.skipped, seconds=state.seconds)
-        if self._file is not None:
-            self._file.close()
-
-    def _write(self, kind: str, **values: Any) -> None:
-        if self._file is None:
-            return
-        self._waiting.append(line_of(kind, values))
-        if len(self._waiting) > 1 and kind not in _RETRIES:
-            return
-        try:
-            append_whole(self._file, b"".join(self._waiting))
-        except OSError as error:
-            if not self._refusal_said:
-                text = "%s n'est pas écrit : %s ; nouvel essai à chaque évaluation"
-                logger.warning(text, self._path, reason(error))
-            self._refusal_said = True
-        else:
-            self._waiting.clear()
-
-
-def _lines_before(path: Path, state: TrainingState) -> list[bytes]:
-    """Les lignes qui restent vraies à la reprise de `state` ; une ligne abîmée est retirée."""
-    if not path.is_file():
-        return []
-    kept = []
-    for line in path.read_bytes().splitlines():
-        record = record_of(line) or {}
-        try:
-            kind, step = record["kind"], int(record["step"])
-        except (ValueError, KeyError, TypeError, OverflowError):
-            continue
-        still_true = {
-            "step": step < state.step,
-            "evaluation": step in state.eval_steps,
-            "sample": step <= state.sampled,
-        }
-        if still_true.get(kind, step <= state.step):
-            kept.append(line + b"\n")
-    return kept
-
-
-class TensorBoardLog(Callback):
-    """Écrit les mesures pour TensorBoard.
-
-    Args:
-        folder: dossier des événements.
-
-    Raises:
-        MissingDependencyError: tensorboard n'est pas installé.
-    """
-
-    def __init__(self, folder: Path | str) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 — facultatif
-        except ImportError:
-            raise MissingDependencyError("tensorboard", purpose="son journal") from None
-        self._open: Any = SummaryWriter
-        self._folder = str(folder)
-        self._writer: Any = None
-
-    def on_start(self, state: TrainingState, total_steps: int) -> None:
-        """Ouvre le dossier ; les mesures au-delà du point repris sont effacées."""
-        self._writer = self._open(self._folder, purge_step=state.step)
-
-    def on_step(self, record: StepRecord) -> None:
-        """Perte, taux, norme du gradient."""
-        self._writer.add_scalar("train/loss", record.loss, record.step)
-        self._writer.add_scalar("train/lr", record.lr, record.step)
-        if record.grad_norm is not None:
-            self._writer.add_scalar("train/grad_norm", record.grad_norm, record.step)
-
-    def on_evaluation(self, record: EvaluationRecord, trainer: OngoingTraining) -> None:
-        """Les deux pertes."""
-        self._writer.add_scalar("eval/train_loss", record.train_loss, record.step)
-        self._writer.add_scalar("eval/val_loss", record.val_loss, record.step)
-
-    def on_end(self, state: TrainingState) -> None:
-        """Ferme les fichiers."""
-        self._writer.close()

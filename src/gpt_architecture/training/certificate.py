@@ -2,7 +2,8 @@
 
 Les maillons, dans l'ordre : `start` (réglages, données, tokenizer, arithmétique, poids de départ),
 `steps` (les lots lus et les pertes de quelques étapes), `weights` (les poids et les moments, à
-chaque point de reprise), `resume` (d'où l'on repart, et ce qui a changé), `end` (les poids finis).
+chaque point de reprise), `resume` (d'où l'on repart, et ce qui a changé), `removal` (de même, quand
+des tokens sont retirés), `end` (les poids finis).
 Ce qu'un texte contient n'y est pas : des empreintes seulement.
 """
 
@@ -27,12 +28,12 @@ from torch import Tensor, nn
 from gpt_architecture.config import VERSION
 from gpt_architecture.data.sampler import document_starts, make_batch
 from gpt_architecture.errors import CertificateError, OutputError
+from gpt_architecture.formats.story import read_story
 from gpt_architecture.storage.chain import CERTIFICATE, Chain, Signer, canonical, read_chain
 from gpt_architecture.training.arithmetic import arithmetic
 from gpt_architecture.training.callbacks import Callback, StepRecord
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, capture
 from gpt_architecture.training.step import TokenBatches
-from gpt_architecture.training.story import read_story
 
 if TYPE_CHECKING:
     from gpt_architecture.training.preparation import TrainingRun
@@ -41,8 +42,12 @@ if TYPE_CHECKING:
 _DAMAGED = "certificat-abime.json"
 _SPANS = 1000  # maillons d'étapes, au plus, d'un entraînement d'une traite
 _MANY = 10_000  # au-delà, un point de reprise trop proche n'a plus le sien
-_PLACES = ("data", "source", "chat", "chat_template", "from", "tokenizer")
+_PLACES = (
+    *("data", "source", "chat", "chat_template", "from", "tokenizer", "forget"),
+    *("preferences", "distill", "classify", "val"),
+)
 _UNSAID = ("prompt", "sign_key")
+_REMOVAL = "removal"
 
 logger = logging.getLogger(__name__)
 
@@ -192,16 +197,20 @@ class CertificateWriter(Callback):
         self._span = Span(state.step)
         found = {**self._facts(), **self._digests(), "step": state.step, "total": total_steps}
         facts = json.loads(canonical(found))  # comme la relecture les rendra
-        previous = self._previous(state.step) if state.step else None
+        previous = self._run.origins.chain
+        if previous is None and state.step:
+            previous = self._previous(state.step)
         if previous is None:
             self._chain = Chain()
+            if facts[_REMOVAL] is None:
+                del facts[_REMOVAL]
             self._chain.add("start", **facts)
         else:
             self._chain = previous
             known = read_story(previous).facts_at(state.step)
             changed = {name: value for name, value in facts.items() if known.get(name) != value}
             kept = {name: facts[name] for name in ("step", "weights", "moments")}
-            self._chain.add("resume", **{**changed, **kept})
+            self._chain.add(_REMOVAL if changed.get(_REMOVAL) else "resume", **{**changed, **kept})
 
     def on_step(self, record: StepRecord) -> None:
         """Ajoute l'étape à son maillon."""
@@ -257,6 +266,7 @@ class CertificateWriter(Callback):
             "code": {"sha256": code_sha256(), "version": VERSION},
             "identity": run.settings.identity(run.data),
             "options": public_options(run.settings.options),
+            _REMOVAL: None if run.data.removal is None else run.data.removal.to_dict(),
         }
 
     def _previous(self, step: int) -> Chain | None:

@@ -42,6 +42,7 @@ from gpt_architecture.formats.checkpoint import (
 )
 from gpt_architecture.storage import sweep, sync, write_atomically
 from gpt_architecture.training.optim import load_optimizer_, optimizer_tensors
+from gpt_architecture.training.spread import Spread
 
 __all__ = [
     "CHECKPOINTS",
@@ -197,6 +198,9 @@ class CheckpointStore(CheckpointFolder):
         root: dossier des `step-*` (par usage, `OUTPUT_DIR / CHECKPOINTS`), créé au besoin.
         keep_last: nombre des derniers points de reprise gardés, outre le meilleur.
 
+    Attributes:
+        spread: lesquels garder, au lieu des derniers ; None : les derniers.
+
     Raises:
         ConfigurationError: `keep_last` n'est pas un entier ≥ 1.
     """
@@ -205,6 +209,7 @@ class CheckpointStore(CheckpointFolder):
         check_int("keep_last", keep_last, minimum=1)
         super().__init__(root)
         self.keep_last = keep_last
+        self.spread: Spread | None = None
         self._lock = FileLock(self.root / _LOCK, thread_local=False)
 
     @contextmanager
@@ -324,6 +329,10 @@ class CheckpointStore(CheckpointFolder):
                 raise _refused(self.root, error) from error
         return removed + leftovers
 
+    def erase(self, step: int) -> None:
+        """Supprime un point de reprise, s'il est là ; le verrou est tenu."""
+        self._discard(step)
+
     def remove_if_empty(self) -> None:
         """Retire le dossier, dont le verrou est tenu, s'il n'y a rien d'autre."""
         with suppress(OSError):
@@ -343,7 +352,8 @@ class CheckpointStore(CheckpointFolder):
         """Retire ce qui n'est ni récent, ni le meilleur, ni `saved` ; un refus n'est que dit."""
         try:
             steps = self.steps()
-            kept = {saved, self.best_step(), *steps[-self.keep_last :]}
+            lasting = steps[-self.keep_last :] if self.spread is None else self.spread.keep(steps)
+            kept = {saved, self.best_step(), *lasting}
             for step in steps:
                 if self.path_of(step).exists():
                     self._discard(step, REPLACED)

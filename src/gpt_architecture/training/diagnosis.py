@@ -114,8 +114,8 @@ class Case:
 
     @property
     def learns_all(self) -> bool:
-        """Vrai si tous les poids apprennent depuis le hasard."""
-        return self.settings.start is None
+        """Vrai si tous les poids apprennent depuis le hasard, et d'un texte."""
+        return self.settings.start is None and self.settings.model.head is None
 
     @property
     def is_stuck(self) -> bool:
@@ -138,7 +138,10 @@ def step_losses(journal: Path | str) -> list[float]:
     try:
         with open_regular(journal) as lines:
             records = (each for each in read_records(lines) if each["kind"] == "step")
-            return [float(each.get("loss", math.nan)) for each in records]
+            # d'une distillation, celle du texte : l'autre part ne se compare pas aux repères
+            return [
+                float(each.get("cross_entropy", each.get("loss", math.nan))) for each in records
+            ]
     except (OSError, ValueError, TypeError):
         return []
 

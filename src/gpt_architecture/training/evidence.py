@@ -1,8 +1,9 @@
-"""D'où « verify » lit ce qu'il rejoue : jamais d'un endroit que le certificat nomme.
+"""D'où se relit ce qu'un entraînement a lu : de là où l'appel le dit.
 
-Un certificat reçu peut nommer un fichier privé, ou une adresse. Les données, le modèle de départ et
-leurs gabarits viennent donc de l'appel, sinon des points de reprise gardés, et jamais du réseau si
-la personne ne le nomme pas elle-même.
+Un certificat ou un point de reprise reçu peut nommer un fichier privé, ou une adresse. Les données,
+le modèle de départ et leurs gabarits viennent donc de l'appel ; un point de reprise ne fait que
+nommer un corpus connu, lu ici et vérifié par son empreinte. Seul « forget », qui refait comme une
+reprise un entraînement que l'on dit sien, rouvre les fichiers de celui-ci ; jamais une adresse.
 """
 
 from __future__ import annotations
@@ -14,49 +15,86 @@ from typing import Any
 
 from gpt_architecture.config import RunConfig, TrainingRequest
 from gpt_architecture.config.mixture import parse_sources
-from gpt_architecture.data.texts.corpus import find_texts
+from gpt_architecture.data.removal import Removal
+from gpt_architecture.data.texts.corpus import CORPUS_NAMES, find_texts
+from gpt_architecture.data.texts.labelled import KNOWN as LABELLED
 from gpt_architecture.errors import ConfigurationError, DataError, ModelFileError
 from gpt_architecture.storage import exists
 from gpt_architecture.training.arithmetic import same_calculation
 from gpt_architecture.training.checkpoint import Checkpoint
-from gpt_architecture.training.inputs import is_tokenizer_name
+from gpt_architecture.training.saved import is_tokenizer_name
 
-_SOURCES = ("data", "source", "chat", "chat_template", "from", "field")
+_SOURCES = (
+    *("data", "source", "chat", "chat_template", "classify", "val", "preferences"),
+    *("from", "distill", "field"),
+)
+TEXTS = frozenset(("data", "source", "chat", "classify", "preferences"))
+"""Ce dont un entraînement apprend : l'un d'eux."""
+
+_NAMED = (
+    *("source", "chat", "classify", "preferences", "data", "val", "from", "distill"),
+    "chat_template",
+)
 _FIELDS = {"from": "start", "source": "sources"}
 _REMOTE = ("hf:", "hub:", "://")
 
 
-def origins_of(given: Mapping[str, Any], latest: Checkpoint | None) -> dict[str, Any]:
-    """D'où lire : ce qui est donné, sinon ce que le dernier point de reprise nomme.
+def origins_of(
+    given: Mapping[str, Any], latest: Checkpoint | None, *, own: bool = False
+) -> dict[str, Any]:
+    """D'où lire : ce qui est donné, sinon le corpus connu que nomme le dernier point de reprise.
 
     Args:
         given: par nom d'option ; None : non donné.
         latest: le dernier point de reprise gardé, s'il y en a un.
+        own: les fichiers qu'il nomme sont repris ; sinon, aucun chemin.
 
     Raises:
-        ConfigurationError: réglage inconnu, ou point de reprise qui nomme le réseau.
+        ConfigurationError: réglage inconnu, ou non donné alors que l'entraînement en a lu un.
     """
-    said = {name: value for name, value in given.items() if value not in (None, ())}
-    unknown = set(said) - set(_SOURCES)
+    found = {name: value for name, value in given.items() if value not in (None, ())}
+    unknown = set(found) - set(_SOURCES)
     if unknown:
         raise ConfigurationError(
             f"réglage inconnu : {', '.join(sorted(unknown))}",
-            expected="data, sources, chat, chat_template, start ou field",
+            expected="data, sources, chat, chat_template, classify, val, preferences, start, "
+            "distill ou field",
             remedy="corrigez ou retirez ce réglage",
         )
-    options = {} if latest is None else latest.state.get("options", {})
-    known = {name: options.get(name) for name in _SOURCES}
-    if {"data", "source", "chat"} & said.keys():
-        known |= dict.fromkeys(("data", "source", "chat"))
-    for name, value in known.items():
-        if name not in said and _is_remote(value):
-            raise ConfigurationError(
-                f"un point de reprise nomme ce qui n'est pas ici : {str(value)[:200]}",
-                expected="un fichier, ou un nom du réseau que vous donnez vous-même",
-                remedy=f"donnez `{_FIELDS.get(name, name)}`",
-            )
-    found = {name: value for name, value in (known | said).items() if value is not None}
-    return found | {"offline": not any(map(_is_remote, said.values()))}
+    options = None if latest is None else latest.state.get("options")
+    told = {name: options.get(name) if isinstance(options, Mapping) else None for name in _SOURCES}
+    if TEXTS & found.keys():
+        told |= dict.fromkeys(TEXTS)
+    readable = _is_local if own else _is_corpus
+    known = {name: value for name, value in told.items() if readable(name, value)}
+    found = known | found
+    for name in _NAMED:
+        if told[name] is not None and name not in found:
+            raise _unnamed(name, told[name])
+    return found | {"offline": not any(map(_is_remote, found.values()))}
+
+
+def _is_local(_name: str, value: Any) -> bool:
+    """Vrai si ce qu'un point de reprise nomme est donné, et ne se cherche pas sur le réseau."""
+    return value is not None and not _is_remote(value)
+
+
+def _is_corpus(name: str, value: Any) -> bool:
+    """Vrai si un point de reprise ne nomme que des corpus connus, qu'aucun fichier ne masque."""
+    names = value if isinstance(value, list) else [value]
+    return name == "data" and all(each in CORPUS_NAMES and not exists(each) for each in names)
+
+
+def _unnamed(name: str, told: object) -> ConfigurationError:
+    """Ce que l'entraînement a lu, et que seule la personne peut désigner."""
+    field = _FIELDS.get(name, name)
+    first = told[0] if isinstance(told, list) and told else told
+    return ConfigurationError(
+        f"`{field}` n'est pas donné ; un point de reprise nomme {str(first)[:200]}",
+        expected="ce que « train » a lu, nommé par vous : un point de reprise reçu pourrait "
+        "désigner n'importe quel fichier",
+        remedy=f"donnez `{field}`",
+    )
 
 
 def check_given(given: Mapping[str, Any]) -> None:
@@ -64,7 +102,7 @@ def check_given(given: Mapping[str, Any]) -> None:
 
     Raises:
         DataError: texte ou conversations absents.
-        ModelFileError: modèle de départ absent.
+        ModelFileError: modèle de départ ou professeur absent.
     """
     data = given.get("data") or ()
     data = [data] if isinstance(data, str | Path) else data
@@ -72,16 +110,20 @@ def check_given(given: Mapping[str, Any]) -> None:
     for name in (*data, *mixed):
         if not exists(name) and not _is_remote(name):
             find_texts([name], offline=True)
-    for name in ("chat", "chat_template"):
-        if given.get(name) is not None and not exists(given[name]):
+    for name in ("chat", "preferences", "chat_template", "classify", "val"):
+        value = given.get(name)
+        if value is not None and str(value) not in LABELLED and not exists(value):
             expected = "un fichier que « train » a lu"
             raise DataError.unreadable(
                 given[name], "fichier absent", expected=expected, remedy=f"corrigez `{name}`"
             )
-    start = given.get("from")
-    if start is not None and not exists(start) and not _is_remote(start):
-        expected = "le modèle dont l'entraînement est parti"
-        raise ModelFileError.missing(start, expected=expected, remedy="corrigez `start`")
+    for name, expected in (
+        ("from", "le modèle dont l'entraînement est parti"),
+        ("distill", "le professeur de l'entraînement"),
+    ):
+        model, field = given.get(name), _FIELDS.get(name, name)
+        if model is not None and not exists(model) and not _is_remote(model):
+            raise ModelFileError.missing(model, expected=expected, remedy=f"corrigez `{field}`")
 
 
 def request_at(facts: Mapping[str, Any], given: Mapping[str, Any]) -> TrainingRequest:
@@ -102,9 +144,19 @@ def request_at(facts: Mapping[str, Any], given: Mapping[str, Any]) -> TrainingRe
         kept["tokenizer"] = told["tokenizer"]
     options = {**kept, **given, **same_calculation(facts["arithmetic"])}
     known = {_FIELDS.get(n, n): value for n, value in options.items() if value is not None}
-    if "sources" in known or "chat" in known:
+    if {"sources", "chat", "classify", "preferences"} & known.keys():
         known.pop("data", None)
     return TrainingRequest.of(known)
+
+
+def removal_in(facts: Mapping[str, Any]) -> Removal | None:
+    """Ce qui était retiré des données, d'après un certificat ; None : rien.
+
+    Raises:
+        ConfigurationError: il le dit mal.
+    """
+    told = facts.get("removal")
+    return None if told is None else Removal.from_dict(told)
 
 
 def _is_remote(value: Any) -> bool:

@@ -31,7 +31,11 @@ MIN_STEPS = 60
 EPOCHS = 16.0
 """Époques des essais qui relisent, au plus."""
 
-_FEW_STEPS = 160  # le plus long essai de la plus grande taille, au moins
+MATURE = 200
+"""Étapes en deçà desquelles une perte tombe plus vite que sa loi : elle n'en dit rien de juste."""
+
+_FEW_STEPS = 2 * MATURE  # le plus long essai de la plus grande taille, au moins
+_LATER = 4.0  # le plus long entraînement qui ait un sens dure tant de fois un essai mûr, au moins
 _SPREAD = 2  # crans d'échelle entre deux tailles essayées
 _REREAD, _DROPOUT = 3.0, 0.1  # au-delà de tant d'époques, du dropout
 _SPOILT = 1.08  # perte, en part de la plus basse de sa chaîne, au-delà de laquelle un essai est ôté
@@ -112,10 +116,16 @@ def first_recipe(tokenizer: str, text: TextSize, *, epochs: float) -> Recipe:
     )
 
 
-def chain_lengths(steps: int) -> tuple[int, ...]:
-    """Les durées d'une chaîne dont la plus longue a `steps` étapes."""
+def mature_steps(recipe: Recipe, unique: int) -> int:
+    """Étapes d'où la loi se lit : `MATURE`, ou moins pour un texte que si peu suffit à épuiser."""
+    useless = EPOCHS * unique / recipe.step_tokens
+    return max(1, min(MATURE, int(useless / _LATER)))
+
+
+def chain_lengths(steps: int, least: int = MIN_STEPS) -> tuple[int, ...]:
+    """Les durées d'une chaîne dont la plus longue a `steps` étapes, la plus courte `least`."""
     found = [steps >> shift for shift in range(LONGEST)]
-    return tuple(each for each in reversed(found) if each >= MIN_STEPS) or (max(1, steps),)
+    return tuple(each for each in reversed(found) if each >= least) or (max(1, steps),)
 
 
 def trial_bodies(steps: Sequence[int]) -> tuple[Body, ...]:
@@ -157,19 +167,23 @@ def preferred(losses: Iterable[tuple[Option, float]], close: float) -> Option:
     return next(option for option, loss in tried if loss <= lowest * (1 + close))
 
 
-def useful(trials: Iterable[Trial], *, least: int = 0) -> list[Trial]:
-    """Les essais sans ceux qui ont bien trop relu leur texte : personne n'irait jusque-là.
+def useful(trials: Iterable[Trial], *, least: int = 0, mature: int = 0) -> list[Trial]:
+    """Les essais dont la loi s'ajuste : sans les trop courts, ni ceux qui ont bien trop relu.
 
     Args:
         trials: les essais d'une recette.
-        least: essais à garder s'il se peut ; les moins mauvais des autres y pourvoient.
+        least: essais à garder s'il se peut ; les meilleurs des autres y pourvoient : les plus longs
+            des trop courts, puis les moins gâtés.
+        mature: étapes en deçà desquelles un essai est trop court.
     """
     finite = {(t.body, t.unique, t.steps): t for t in trials if math.isfinite(t.loss)}
-    kept, left, lowest = list[Trial](), list[Trial](), dict[tuple[Body, int], float]()
+    kept, young, spoilt = list[Trial](), list[Trial](), list[Trial]()
+    lowest = dict[tuple[Body, int], float]()
     for each in sorted(finite.values(), key=lambda trial: trial.steps):
         chain = (each.body, each.unique)
         best = lowest.get(chain, math.inf)
-        (kept if each.loss <= _SPOILT * best else left).append(each)
+        fresh = kept if each.steps >= mature else young
+        (fresh if each.loss <= _SPOILT * best else spoilt).append(each)
         lowest[chain] = min(best, each.loss)
-    left.sort(key=lambda trial: trial.loss)
-    return kept + left[: max(0, least - len(kept))]
+    spoilt.sort(key=lambda trial: trial.loss)
+    return kept + [*reversed(young), *spoilt][: max(0, least - len(kept))]

@@ -145,7 +145,7 @@ def _other_validation(case: Case) -> Finding | None:
 def _skipped_text(case: Case) -> Finding | None:
     settings = case.settings
     skipped = settings.stride - settings.window
-    if skipped <= 1:  # une conversation par rangée : le contexte et sa cible
+    if skipped <= 1 or settings.objective.preferences is not None:  # un exemple par rangée
         return None
     return Finding(
         code="texte-saute",

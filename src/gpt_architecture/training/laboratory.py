@@ -24,7 +24,7 @@ from gpt_architecture.data.tokenizer import get_tokenizer, learns_from_text
 from gpt_architecture.errors import OutputError
 from gpt_architecture.formats.journal import finite_number, line_of, read_records
 from gpt_architecture.storage import open_regular
-from gpt_architecture.training.experiments import TextSize
+from gpt_architecture.training.experiments import LADDER, MIN_STEPS, TextSize, first_recipe
 from gpt_architecture.training.trials import (
     Bench,
     Body,
@@ -51,8 +51,8 @@ class Laboratory(Protocol):
         """Le texte sous ce vocabulaire."""
         ...
 
-    def time(self, recipe: Recipe, body: Body) -> StepTime:
-        """Ce que dure une étape de cette forme."""
+    def time(self, recipe: Recipe, body: Body, *, sustained: float | None = None) -> StepTime:
+        """Ce que dure une étape de cette forme ; voir `trials.measure_step`."""
         ...
 
     def losses(
@@ -117,7 +117,6 @@ class TextLaboratory:
         self._training = TrainingConfig(seed=seed, train_ratio=train_ratio)
         self._corpus: Corpus | None = None
         self._benches = dict[str, Bench]()
-        self._startups = dict[str, float]()
         self._shards = len(sources) == 1 and holds_shards(Path(sources[0]))
         if self._shards:
             vocabulary = None
@@ -169,8 +168,8 @@ class TextLaboratory:
         if tokenizer not in self._benches and self._corpus is not None:
             before = self._clock()
             self._add(tokenizer, data_of_corpus(self._corpus, tokenizer, None, self._training))
-            self._startups[tokenizer] = self._clock() - before
-            self.startup(tokenizer)
+            seconds = self._read + self._clock() - before
+            self._once("startup", tokenizer, lambda: seconds)
         return self._benches[tokenizer]
 
     def _add(self, name: str, data: TrainingData) -> None:
@@ -183,15 +182,29 @@ class TextLaboratory:
         return TextSize(vocab_size=data.tokenizer.vocab_size, unique=data.train.num_tokens)
 
     def startup(self, tokenizer: str) -> float:
-        """Secondes avant la première étape de `train` : lire, apprendre le vocabulaire, coder.
+        """Secondes avant la première étape de `train` : lire, apprendre le vocabulaire, examiner.
 
         Mesurées une fois pour toutes : un plan repris donne le même choix.
         """
-        key = _key("startup", self._machine, self.bench(tokenizer).data)
+        reading = self._once("startup", tokenizer, lambda: self._read)
+        return reading + self._once("survey", tokenizer, lambda: self._examined(tokenizer))
+
+    def _examined(self, tokenizer: str) -> float:
+        """Secondes que prend l'examen des données : repères, recouvrement…"""
+        text = self.text(tokenizer)
+        recipe = first_recipe(tokenizer, text, epochs=0.0)
+        run = self.bench(tokenizer).run(recipe, LADDER[0], MIN_STEPS, text.unique)
+        before = self._clock()
+        run.survey  # noqa: B018 — c'est lui qui est chronométré
+        return self._clock() - before
+
+    def _once(self, kind: str, tokenizer: str, measure: Callable[[], float]) -> float:
+        """Des secondes gardées, ou mesurées à présent."""
+        key = _key(kind, self._machine, self.bench(tokenizer).data)
         stored = finite_number(self._known.get(key, {}).get("seconds"))
         if stored is None:
-            stored = self._read + self._startups.get(tokenizer, 0.0)
-            self._keep(key, "startup", {"seconds": stored})
+            stored = measure()
+            self._keep(key, kind, {"seconds": stored})
         self._count(key)
         return stored
 
@@ -206,16 +219,16 @@ class TextLaboratory:
         device = resolve_device(self._device)
         return f"{describe_device(device)}, {torch.get_num_threads()} threads, {torch.__version__}"
 
-    def time(self, recipe: Recipe, body: Body) -> StepTime:
+    def time(self, recipe: Recipe, body: Body, *, sustained: float | None = None) -> StepTime:
         """Ce que dure une étape de cette forme, mesurée une fois pour toutes."""
         bench = self.bench(recipe.tokenizer)
-        key = _key("time", self._machine, bench.data, asdict(recipe), asdict(body))
+        key = _key("time", self._machine, bench.data, asdict(recipe), asdict(body), sustained)
         stored = self._known.get(key, {})
         values = {each: finite_number(stored.get(each)) for each in StepTime.__dataclass_fields__}
         known = {name: value for name, value in values.items() if value is not None}
         if len(known) < len(values):
             before = self._clock()
-            found = measure_step(bench, recipe, body, clock=self._clock)
+            found = measure_step(bench, recipe, body, sustained=sustained, clock=self._clock)
             self._keep(key, "time", {**asdict(found), "seconds": self._clock() - before})
             self._count(key)
             return found

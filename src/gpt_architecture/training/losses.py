@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -22,6 +23,7 @@ from gpt_architecture.core.utils import evaluation_mode
 from gpt_architecture.data.mixtures import MixtureTokens, sampler_of
 from gpt_architecture.data.sampler import document_starts, learned_tokens, make_batch
 from gpt_architecture.data.shards.reader import TokenSource
+from gpt_architecture.errors import DataError
 from gpt_architecture.training.distributed.world import World
 
 _EVALUATION_SEED = 0
@@ -32,8 +34,13 @@ def evaluation_starts(
 ) -> NDArray[np.int64]:
     """Premiers tokens des fenêtres d'une évaluation : toujours les mêmes, (N,) int64, N ≤ count.
 
+    Une fenêtre qui n'a plus de cible est passée.
+
     Args:
         shuffle: vrai : réparties au hasard, mais fixes ; faux : les premières.
+
+    Raises:
+        DataError: aucune fenêtre n'a de cible.
     """
     sampler = sampler_of(
         source,
@@ -43,8 +50,16 @@ def evaluation_starts(
         seed=_EVALUATION_SEED,
         shuffle=shuffle,
     )
-    chosen = [sampler.start_of(index) for index in range(min(count, sampler.num_windows))]
-    return np.array(list(dict.fromkeys(chosen)), dtype=np.int64)  # une petite source se répète
+    starts = map(sampler.start_of, range(sampler.num_windows))
+    usable = (each for each in starts if learned_tokens(source, np.array([each]), window))
+    chosen = list(dict.fromkeys(islice(usable, count)))  # une petite source se répète
+    if not chosen:
+        raise DataError(
+            "rien à mesurer : tout ce texte est retiré",
+            expected="une fenêtre, au moins, dont une cible reste",
+            remedy="gardez une part plus grande (`train_ratio`), ou retirez moins",
+        )
+    return np.array(chosen, dtype=np.int64)
 
 
 class Losses(NamedTuple):
@@ -54,11 +69,13 @@ class Losses(NamedTuple):
         train: perte d'entraînement.
         val: perte de validation.
         by_source: celle de chaque source d'un mélange.
+        measures: ce que l'objectif mesure de plus sur la validation, par nom.
     """
 
     train: float
     val: float
     by_source: Mapping[str, float] = MappingProxyType({})
+    measures: Mapping[str, float] = MappingProxyType({})
 
 
 class EvaluationLoss(Protocol):

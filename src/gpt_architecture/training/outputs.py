@@ -14,6 +14,7 @@ from typing import Any
 from gpt_architecture.config import FREE_SETTINGS, CheckpointConfig
 from gpt_architecture.core.lora import adapter_parameters, adapter_tensors
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.canaries import CANARIES, CanarySet, described
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import (
     CheckpointError,
@@ -30,7 +31,15 @@ from gpt_architecture.formats.adapter_file import (
 from gpt_architecture.formats.journal import JOURNAL
 from gpt_architecture.formats.model_file import MODEL_NAME, read_model, save_model
 from gpt_architecture.french import french_size
-from gpt_architecture.storage import check_not_read, check_outputs, check_writable, own_figure
+from gpt_architecture.storage import (
+    check_not_read,
+    check_outputs,
+    check_writable,
+    is_own,
+    json_of,
+    own_figure,
+    write_atomically,
+)
 from gpt_architecture.storage.chain import CERTIFICATE, is_chain
 from gpt_architecture.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
 from gpt_architecture.training.session import Settings
@@ -45,7 +54,7 @@ _CHECKPOINT_COPIES = 3  # les poids et les deux moments d'AdamW
 
 def checkpoints_kept(saving: CheckpointConfig) -> int:
     """Points de reprise gardés au plus ; même sans --save-every, le temps en fait écrire."""
-    return saving.keep + saving.save_best
+    return (saving.keep_spread or saving.keep) + saving.save_best
 
 
 def check_output(
@@ -154,10 +163,13 @@ def _essence(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Ce que les options ne disent pas d'un entraînement."""
     return {
         "données": identity.get("data", {}).get("sha256"),
+        "validation": identity.get("data", {}).get("split", "fin des données"),
         "mélange": identity.get("data", {}).get("mixture", {}),
+        "retrait": identity.get("data", {}).get("removed"),
         "tokenizer": identity.get("tokenizer_sha256"),
         "vocab_size": identity.get("config", {}).get("vocab_size"),
         "modèle de départ": (identity.get("start") or {}).get("sha256"),
+        "professeur": identity.get("objective", {}).get("teacher", {}).get("sha256"),
     }
 
 
@@ -214,6 +226,24 @@ def erase_checkpoints(store: CheckpointStore) -> None:
     if store.steps():
         for path in [*store.root.glob("step-*"), store.root / "best.json"]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def write_canaries(
+    folder: Path | str, canaries: CanarySet | None, seed: int, *, force: bool
+) -> None:
+    """Écrit la liste des canaris, lisible de son propriétaire seul ; None : ôte une liste d'avant.
+
+    Raises:
+        OutputError: le disque refuse, ou un autre fichier a ce nom et `force` est faux.
+    """
+    path, own = Path(folder) / CANARIES, json_of("canaris")
+    if canaries is None:
+        if path.is_file() and is_own(path, own):
+            path.unlink()
+        return
+    check_outputs({"`output_dir`": (path, own)}, reads=(), force=force)
+    text = json.dumps(described(canaries, seed), ensure_ascii=False, indent=1)
+    write_atomically(path, lambda new: new.write_text(f"{text}\n", encoding="utf-8"), private=True)
 
 
 def plot(
@@ -291,7 +321,7 @@ def product_of(settings: Settings) -> Product:
             base_sha256=start.sha256,
             tensors=adapter_tensors(model),
             metadata=metadata,
-            base_path=_from_folder(path.parent, start.name),
+            base_path=from_folder(path.parent, start.name),
         )
         save_adapter(path, adapter)
 
@@ -304,11 +334,11 @@ def product_of(settings: Settings) -> Product:
     )
 
 
-def _from_folder(folder: Path, name: str) -> str:
+def from_folder(folder: Path | str, name: str) -> str:
     """Le chemin d'un modèle depuis un dossier, pour l'y retrouver si les deux sont déplacés."""
     if not Path(name).exists():  # hub:DÉPÔT
         return name
     try:
-        return os.path.relpath(Path(name).resolve(), folder.resolve())
+        return os.path.relpath(Path(name).resolve(), Path(folder).resolve())
     except ValueError:  # deux lecteurs de Windows
         return str(Path(name).resolve())

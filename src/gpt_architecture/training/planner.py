@@ -18,6 +18,7 @@ from gpt_architecture.training.experiments import (
     Trial,
     chain_lengths,
     first_recipe,
+    mature_steps,
     model_of,
     preferred,
     reread_tokens,
@@ -40,12 +41,13 @@ from gpt_architecture.training.scaling import MIN_RUNS, TrialRun, fit_law
 from gpt_architecture.training.trials import Body, Recipe, StepTime
 
 _MIN_TOKENS = 2048  # tokens d'entraînement en dessous desquels rien ne s'ajuste
-_RECIPES, _SIZES = 0.3, 0.35  # parts des minutes : comparer des recettes, puis des tailles
-_CONFIRMED = (0.25, 0.15)  # puis approcher le choix, et celui qui le remplacerait
+_RECIPES, _SIZES = 0.25, 0.3  # parts des minutes : comparer des recettes, puis des tailles
+_CONFIRMED = (0.35, 0.1)  # puis approcher le choix, et celui qui le remplacerait
 _COMPARED = 9  # essais de recettes : vocabulaires, contextes, lots, taux
 _CHAINS = 4  # trois tailles, et celle du milieu sur une part du texte
 _LONGER = 0.01  # un entraînement bien plus long préfère un taux plus petit
 _CHAIN_STEPS = 1.2  # étapes d'une chaîne, en part de sa plus longue durée
+_SUSTAINED, _LONGEST_PROBE = 0.06, 30.0  # part des minutes, et secondes, d'étapes du choix
 _BUILD_SECONDS = 0.3
 _SMALL_BATCH = 4
 _LEAST = 2.0  # secondes d'un essai de recette, au moins
@@ -93,6 +95,7 @@ class _Planning:
         self._lab, self._tell = lab, tell
         self._hours, self._seconds = hours, 60 * minutes
         self._trials = list[Trial]()
+        self._left = list[str]()
 
     def run(self, names: Sequence[str]) -> Decision:
         text = self._lab.text(names[len(names) // 2])
@@ -113,6 +116,8 @@ class _Planning:
                 "texte lu",
                 remedy="donnez plus d'heures",
             )
+        if self._left:
+            self._tell(f"Laissé de côté, faute de minutes : {' ; '.join(self._left)}.")
         return self._calibrated(choices, measures)
 
     def _announce(self, names: Sequence[str]) -> None:
@@ -120,8 +125,8 @@ class _Planning:
         self._tell(
             f"Essais prévus, en {french_duration(self._seconds)} environ : la durée d'une étape "
             f"de {len(_PROBED) + 2} formes ; {count + _COMPARED - 3} recettes (vocabulaire, "
-            f"contexte, lot, taux d'apprentissage) ; {_CHAINS} séries de trois durées, sur trois "
-            "tailles de modèle ; une plus longue, à la taille choisie."
+            "contexte, lot, taux d'apprentissage) ; trois tailles de modèle, à trois durées "
+            "chacune ; la taille choisie, de plus en plus longtemps."
         )
 
     def _measure_pace(self, recipe: Recipe, text: TextSize) -> Pace:
@@ -167,7 +172,7 @@ class _Planning:
         recipes = [replace(recipe, tokenizer=name) for name in reversed(names)]
         recipe = self._best("Vocabulaire", recipes, seconds, pace, lambda r: r.tokenizer)
         if seconds < _LEAST or self._is_late(_RECIPES):
-            self._tell("Trop peu de minutes pour comparer contextes, lots et taux : ceux d'usage.")
+            self._left.append("contextes, lots et taux, qui sont ceux d'usage")
             return recipe
         unique = self._lab.text(recipe.tokenizer).unique
         window, batch = recipe.window, recipe.batch_size
@@ -240,21 +245,33 @@ class _Planning:
         affordable = [min(each, max(4 * MIN_STEPS, reread)) for each in affordable]
         bodies = trial_bodies(affordable)
         parts = list[tuple[Body, int, int | None]]()
+        mature = mature_steps(recipe, text.unique)
         for body in bodies:
             steps = max(2 * MIN_STEPS, affordable[LADDER.index(body)])
+            if mature / 2 <= steps < mature:  # un peu plus de minutes, pour qu'il compte
+                steps = mature
             most = steps_within(times[LADDER.index(body)], recipe, 3600 * self._hours, text.unique)
             steps = min(steps, max(2 * MIN_STEPS, most))
             epochs = most * recipe.step_tokens / text.unique
             part = reread_tokens(steps * recipe.step_tokens, epochs, text.unique, recipe)
             parts.append((body, steps, part))
-        for body, steps, _ in parts:
-            self._chain(recipe, body, steps, text.unique)
-        body, steps, part = parts[1]
-        if part is not None and not self._is_late(1 - sum(_CONFIRMED)):
-            self._chain(recipe, body, steps, part)
+        small, middle, large = parts
+        chains = [(small[0], small[1], text.unique), (middle[0], middle[1], text.unique)]
+        # La part relue d'abord : sans elle, la loi croirait que relire ne coûte rien.
+        if middle[2] is not None:
+            chains.append((*middle[:2], middle[2]))
+        for body, steps, unique in chains:
+            self._chain(recipe, body, steps, unique)
+        enough = sum(each.recipe == recipe for each in self._trials) >= MIN_RUNS
+        if enough and self._is_late(1 - sum(_CONFIRMED)):
+            self._left.append("la plus grande taille")
+        else:
+            self._chain(recipe, large[0], large[1], text.unique)
 
     def _chain(self, recipe: Recipe, body: Body, steps: int, unique: int) -> None:
-        losses = self._try(recipe, body, chain_lengths(steps), unique)
+        whole = self._lab.text(recipe.tokenizer).unique
+        least = max(MIN_STEPS, min(mature_steps(recipe, whole), steps // 2))  # deux, s'il se peut
+        losses = self._try(recipe, body, chain_lengths(steps, least), unique)
         said = ", ".join(decimal(each, 3) for each in losses)
         epochs = steps * recipe.step_tokens / unique
         self._tell(
@@ -279,7 +296,7 @@ class _Planning:
                 unique=each.unique,
                 loss=each.loss,
             )
-            for each in useful(trials, least=MIN_RUNS)
+            for each in useful(trials, least=MIN_RUNS, mature=mature_steps(recipe, text.unique))
         ]
         law = fit_law(runs)
         self._tell(
@@ -308,15 +325,18 @@ class _Planning:
             left = max(0.1 * self._seconds, self._seconds - self._lab.spent)
             steps = min(first.steps, _chain_steps(time, min(share * self._seconds, left)))
             if steps < MIN_STEPS:  # trop grand pour être approché en si peu de minutes
+                if len(seen) == 1:
+                    self._left.append("la taille choisie, trop grande pour être essayée")
                 break
             self._chain(recipe, first.body, steps, text.unique)
             measures = self._conclude(recipe, measures.pace, text)
         return measures
 
     def _calibrated(self, choices: Sequence[Choice], measures: Measures) -> Decision:
-        """Le meilleur choix, sa durée fixée par des étapes mesurées de sa propre forme."""
+        """Le meilleur choix, sa durée fixée par des étapes de sa propre forme, longtemps menées."""
         first, *others = choices
-        time = self._lab.time(measures.recipe, first.body)
+        sustained = min(_SUSTAINED * self._seconds, _LONGEST_PROBE)
+        time = self._lab.time(measures.recipe, first.body, sustained=sustained)
         left = 3600 * self._hours - measures.startup
         most = steps_within(time, measures.recipe, left, measures.text.unique)
         guessed = measures.pace.of(first.body, measures.recipe, measures.text.vocab_size)

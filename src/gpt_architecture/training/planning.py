@@ -15,7 +15,7 @@ from gpt_architecture.training.scaling import FittedLaw
 from gpt_architecture.training.trials import EVALUATIONS, Body, Recipe, StepTime
 
 MAX_HOURS = 24.0 * 365
-MINUTES = (2.0, 20.0)
+MINUTES = (4.0, 24.0)
 """Bornes des minutes d'essais, quand elles ne sont pas données : un dixième des heures."""
 
 _FURTHER = 4.0  # une taille n'est proposée qu'à tant de fois la plus grande essayée
@@ -55,13 +55,14 @@ class Pace:
 
 def training_seconds(time: StepTime, recipe: Recipe, steps: int, unique: int) -> float:
     """Durée d'un entraînement entier : ses étapes, ses évaluations, un exemple par époque."""
-    epochs = steps * recipe.step_tokens / unique
-    return steps * time.step + (EVALUATIONS + 1) * time.evaluation + math.ceil(epochs) * time.sample
+    epochs = math.ceil(steps * recipe.step_tokens / unique)
+    evaluated = (EVALUATIONS + 1) * time.evaluation
+    return time.warmup + steps * time.step + evaluated + epochs * time.sample
 
 
 def steps_within(time: StepTime, recipe: Recipe, seconds: float, unique: int) -> int:
     """Étapes qui tiennent dans cette durée ; 0 : aucune."""
-    left = seconds - (EVALUATIONS + 1) * time.evaluation - time.sample
+    left = seconds - time.warmup - (EVALUATIONS + 1) * time.evaluation - time.sample
     return max(0, int(left / (time.step + time.sample * recipe.step_tokens / unique)))
 
 

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gpt_architecture.config import GPTConfig, TrainingRequest, check_origin, kept_settings
+from gpt_architecture.config import (
+    EXAMPLES,
+    GPTConfig,
+    TrainingRequest,
+    check_origin,
+    kept_settings,
+)
 from gpt_architecture.core.machine import peak_resident, resolve_device, return_freed_memory
 from gpt_architecture.data.datasets import TrainingData, preset_settings
 from gpt_architecture.data.mixtures import SourceUse, mixture_use
@@ -23,11 +29,14 @@ from gpt_architecture.kernels.runtime.matmul import fastest_matmul
 from gpt_architecture.training.backends import same_engine, setting_obstacle
 from gpt_architecture.training.checkpoint import CHECKPOINTS, CheckpointStore
 from gpt_architecture.training.distributed.world import World, check_share, on_main
-from gpt_architecture.training.inputs import Origins, choose_prompt, load_data, saved_options
+from gpt_architecture.training.inputs import Origins, choose_prompt, load_data
 from gpt_architecture.training.outputs import Product, product_of
+from gpt_architecture.training.saved import saved_options
 from gpt_architecture.training.session import Settings, build_trainer
+from gpt_architecture.training.spread import Spread
 from gpt_architecture.training.step import resolve_precision
 from gpt_architecture.training.survey import UNEXAMINED, Survey, survey
+from gpt_architecture.training.tasks import check_teacher
 from gpt_architecture.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -130,12 +139,21 @@ def request_of(settings: Mapping[str, Any], origins: Origins) -> TrainingRequest
     resume, start = (
         None if asked.get(name) is None else Path(asked[name]) for name in ("resume", "start")
     )
-    check_origin(preset=preset, resume=resume, start=start, tokenizer=asked.get("tokenizer"))
+    check_origin(
+        preset=preset,
+        resume=resume,
+        start=start,
+        tokenizer=asked.get("tokenizer"),
+        teacher=asked.get("distill"),
+    )
     implied = origins.implied(resume=resume, start=start)
     if preset is not None:
         implied = preset_settings(preset, asked.get("data"))
     kept = kept_settings(
-        implied, data=asked.get("data") is not None, sources=bool(asked.get("sources"))
+        implied,
+        data=asked.get("data") is not None,
+        sources=bool(asked.get("sources")),
+        examples=preset is not None and any(asked.get(each) is not None for each in EXAMPLES),
     )
     known = {_FIELDS.get(name, name): value for name, value in kept.items() if value is not None}
     return TrainingRequest.of(known | asked)
@@ -187,7 +205,14 @@ def prepare(
     model = request.shape.to_config(vocab_size)
     if start is not None:
         start.check_shape(model)
+        start.check_task(data)
         model = replace(model, **start.content.config.variants())
+    if request.objective.preferences is not None:  # la référence n'a pas de dropout
+        model = replace(model, drop_rate=0.0)
+    if origins.teacher is not None:
+        check_teacher(origins.teacher, data.tokenizer, model)
+    if data.labelled is not None:
+        model = model.with_head(data.labelled.head)
     settings = Settings(
         model=model,
         window=request.shape.context_length,
@@ -201,8 +226,17 @@ def prepare(
         options=saved_options(request, run.prompt),
         start=start,
         lora=request.finetuning.lora(),
+        objective=request.objective,
+        teacher=origins.teacher,
     )
     check_share(settings.sequences, world)
+    if request.checkpoints.keep_spread is not None:
+        sampler = settings.sampler(data.train)
+        store.spread = Spread(
+            count=request.checkpoints.keep_spread,
+            total=settings.total_steps(sampler),
+            first_epoch=sampler.steps_per_epoch,
+        )
     return TrainingRun(
         request=request,
         origins=origins,
@@ -253,7 +287,9 @@ def estimate(run: TrainingRun) -> Estimate:
     """Mesure quelques étapes de l'entraînement, sans rien écrire."""
     checkpoint = run.origins.checkpoint
     return estimate_training(
-        build_trainer(run.settings, run.data, checkpoint=checkpoint, other_engine=True)
+        build_trainer(
+            run.settings, run.data, checkpoint=checkpoint, other_engine=True, rehearsal=True
+        )
     )
 
 
@@ -301,7 +337,7 @@ def flops_per_token(config: GPTConfig, window: int) -> int:
     non ; plus l'attention causale, qui voit en moyenne la moitié des `window` positions.
     """
     d = config.emb_dim
-    matrices = config.n_layers * (4 * d + 2 * config.inner_width) * d + config.vocab_size * d
+    matrices = config.n_layers * (4 * d + 2 * config.inner_width) * d + config.outputs * d
     attention = config.n_layers * window * d
     return 6 * (matrices + attention)
 

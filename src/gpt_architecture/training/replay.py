@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from gpt_architecture.errors import CheckpointError, GPTArchitectureError
+from gpt_architecture.formats.story import Cause, Difference, Story, end_of
 from gpt_architecture.french import decimal
 from gpt_architecture.training.arithmetic import Tolerance, weights_gap
 from gpt_architecture.training.certificate import (
@@ -29,7 +30,6 @@ from gpt_architecture.training.checkpoint import (
 )
 from gpt_architecture.training.outputs import identity_differences
 from gpt_architecture.training.step import TokenBatches
-from gpt_architecture.training.story import Cause, Difference, Story, end_of
 from gpt_architecture.training.trainer import Trainer
 
 _FREE = ("name",)  # un fichier renommé porte le même texte
@@ -70,17 +70,14 @@ def first_other_batch(story: Story, batches_at: Callable[[int], TokenBatches]) -
         for step in range(link["first"], link["last"] + 1):
             span.read(batches_at(step), step)
         if span.batches != link["batches"]:
+            first, last = link["first"], link["last"]
+            where = "" if first == last else f", entre les étapes {first} et {last}"
             return Difference(
                 cause="données",
-                step=link["first"],
-                message=f"{_steps(link)} : d'autres tokens que ceux du certificat",
+                step=first,
+                message=f"d'autres tokens que ceux du certificat{where}",
             )
     return None
-
-
-def _steps(link: Mapping[str, Any]) -> str:
-    first, last = link["first"], link["last"]
-    return f"étape {first}" if first == last else f"étapes {first} à {last}"
 
 
 def kept_checkpoints(
@@ -124,10 +121,25 @@ def _read(store: CheckpointStore, step: int) -> tuple[Checkpoint | None, str | N
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Des étapes à rejouer : de `first` (comprise) à `stop` (exclue)."""
+    """Des étapes à rejouer : de `first` (comprise) à `stop` (exclue).
+
+    Attributes:
+        end: fin de l'intervalle entier, là où un autre commence ; None : `stop`.
+    """
 
     first: int
     stop: int
+    end: int | None = None
+
+    @property
+    def cut(self) -> str | None:
+        """Qu'il n'est pas rejoué jusqu'à sa fin, en une phrase ; None : il l'est."""
+        if self.end is None or self.stop == self.end:
+            return None
+        return (
+            f"L'intervalle {self.first} à {self.end - 1} n'est rejoué que jusqu'à l'étape "
+            f"{self.stop - 1}, où la part demandée est atteinte."
+        )
 
     def __str__(self) -> str:
         return f"{self.first} à {self.stop - 1}"
@@ -155,7 +167,7 @@ def draw(story: Story, anchors: Sequence[int], share: float, seed: int) -> list[
     ends = sorted(end_of(each) for each in story.links if each["kind"] == "steps")
     for each in intervals:
         stop = next((end for end in ends if end >= each.first + quota), each.stop)
-        chosen.append(Interval(first=each.first, stop=min(stop, each.stop)))
+        chosen.append(Interval(first=each.first, stop=min(stop, each.stop), end=each.stop))
         quota -= chosen[-1].stop - each.first
         if quota <= 0:
             break

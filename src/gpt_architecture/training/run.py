@@ -17,25 +17,21 @@ import torch
 
 from gpt_architecture.config import VERSION
 from gpt_architecture.core.model import GPTModel
+from gpt_architecture.data.labelled import labels_of
 from gpt_architecture.data.texts.chat import CHAT_TEMPLATE
 from gpt_architecture.data.tokenizers.marked_text import keep_prompt
 from gpt_architecture.errors import reason
 from gpt_architecture.formats.door import locate
 from gpt_architecture.formats.journal import JOURNAL
+from gpt_architecture.training.arithmetic import deterministic_algorithms
 from gpt_architecture.training.baselines import BaselineNotice
-from gpt_architecture.training.callbacks import (
-    Callback,
-    JournalWriter,
-    StopCheck,
-    Store,
-    TensorBoardLog,
-)
+from gpt_architecture.training.callbacks import Callback, StopCheck, Store
 from gpt_architecture.training.certificate import CertificateWriter
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, read_checkpoint
 from gpt_architecture.training.diagnosis import Case, Finding, dead_units, step_losses
 from gpt_architecture.training.distributed.world import World, on_main
 from gpt_architecture.training.faults import check_targets, diagnose
-from gpt_architecture.training.inputs import resumable
+from gpt_architecture.training.journals import JournalWriter, TensorBoardLog
 from gpt_architecture.training.outputs import (
     PLOT_NAME,
     check_no_checkpoint,
@@ -45,9 +41,11 @@ from gpt_architecture.training.outputs import (
     checkpoints_kept,
     erase_checkpoints,
     plot,
+    write_canaries,
 )
 from gpt_architecture.training.preparation import TrainingRun
-from gpt_architecture.training.session import build_trainer, deterministic_algorithms
+from gpt_architecture.training.saved import resumable
+from gpt_architecture.training.session import build_trainer
 
 if TYPE_CHECKING:
     from gpt_architecture.training.distributed.group import DistributedWorld
@@ -212,6 +210,8 @@ def _claim(run: TrainingRun, stack: ExitStack) -> Checkpoint | None:
             erase_checkpoints(store)
         elif not checkpoint.path.exists():  # rendu à son nom par le rangement
             checkpoint = resumable(output_dir)
+        seed, force = run.settings.training.seed, run.request.run.force
+        write_canaries(output_dir, run.data.canaries, seed, force=force)
         return checkpoint
 
     checkpoint = on_main(run.world, claim)
@@ -251,7 +251,7 @@ def _check_output_dir(run: TrainingRun) -> Checkpoint | None:
         replaceable,
         run.product,
         checkpoints=max(written - len(store.steps()), 1),
-        reads=(asked.data, sources, asked.tokenizer, finetuning, named),
+        reads=(asked.data, sources, asked.tokenizer, finetuning, run.request.labels, named),
         force=asked.force,
     )
     return checkpoint
@@ -294,6 +294,7 @@ def _train(
             sharing=sharing,
             should_stop=should_stop,
             other_engine=run.request.run.override,
+            folder=run.output_dir,
         )
         if certificate is not None:
             certificate.watch(trainer)
@@ -351,7 +352,7 @@ def _metadata(
         template = found if isinstance(found, str) else None
     return {
         **settings.identity(data),
-        **keep_prompt(settings.prompt, data.tokenizer),
+        **(keep_prompt(settings.prompt, data.tokenizer) if data.labelled is None else {}),
         "train_losses": state.train_losses,
         "val_losses": state.val_losses,
         "tokens_seen": state.tokens_seen,
@@ -362,6 +363,7 @@ def _metadata(
         "skipped_steps": state.skipped,
         "seconds": state.seconds,
         **_mixture_read(run, state),
+        **labels_of(data.labelled, settings.training),
         "complete": True,
         "versions": {"gpt-architecture": VERSION, "torch": str(torch.__version__)},
         **({} if template is None else {CHAT_TEMPLATE: template}),

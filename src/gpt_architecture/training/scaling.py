@@ -40,6 +40,7 @@ _STEP = 1e-5  # des dérivées par différences finies
 _COVERED, _SIGMA = 1.96, 0.683
 _NOTHING = -60.0  # le logarithme d'un surapprentissage nul
 _NEAR = math.log(3.0)  # portée, en logarithme, de ce qu'un essai dit de ses voisins
+_LEAST_NOISE = 0.01  # une graine, et une loi qui n'est jamais exacte, valent au moins cette part
 _TRUSTED = 0.1  # part de l'écart d'un essai à la loi qui n'est que du bruit
 
 Floats = NDArray[np.float64]
@@ -159,7 +160,7 @@ def fit_law(runs: Sequence[TrialRun]) -> FittedLaw:
     law = places.law(best)
     residuals = losses - places.expected(best)
     free = max(len(runs) / 3, len(runs) - 5)
-    noise = math.sqrt(float(np.square(residuals).sum()) / free)
+    noise = max(_LEAST_NOISE, math.sqrt(float(np.square(residuals).sum()) / free))
     generator = np.random.default_rng(0)
     scaled = (residuals - residuals.mean()) * math.sqrt(len(runs) / free)
     resampled = tuple(

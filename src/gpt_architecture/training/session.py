@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gpt_architecture.config import (
     CheckpointConfig,
     ComputeConfig,
     GPTConfig,
     LoRAConfig,
+    ObjectiveConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainingConfig,
@@ -22,6 +24,7 @@ from gpt_architecture.config import (
 from gpt_architecture.core.lora import add_lora_
 from gpt_architecture.core.model import GPTModel
 from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.data.labelled import labels_of
 from gpt_architecture.data.mixtures import MixtureTokens, sampler_of
 from gpt_architecture.data.sampler import WindowSampler
 from gpt_architecture.data.shards.reader import TokenSource
@@ -43,12 +46,17 @@ from gpt_architecture.training.callbacks import (
 )
 from gpt_architecture.training.checkpoint import Checkpoint, TrainingState, restore_
 from gpt_architecture.training.distributed.world import World
-from gpt_architecture.training.inputs import StartingPoint
 from gpt_architecture.training.losses import LossEvaluator, evaluation_starts
 from gpt_architecture.training.optim import make_schedule
-from gpt_architecture.training.step import (
-    TextSampler,
-    TokenBatches,
+from gpt_architecture.training.preferences import PreferenceObjective
+from gpt_architecture.training.starting import StartingPoint, check_same_start
+from gpt_architecture.training.step import TextSampler, TokenBatches
+from gpt_architecture.training.tasks import (
+    evaluation_loss,
+    objective_identity,
+    objective_of,
+    paired,
+    references_of,
 )
 from gpt_architecture.training.trainer import Trainer
 
@@ -69,6 +77,8 @@ class Settings:
         options: options de la commande, pour que la reprise les retrouve.
         start: modèle dont partent les poids ; None : tirés au hasard.
         lora: adaptateurs, seuls à apprendre ; None : tous les poids apprennent.
+        objective: ce qui s'apprend à la place du seul token suivant.
+        teacher: le professeur d'une distillation.
     """
 
     model: GPTConfig
@@ -83,6 +93,8 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
     start: StartingPoint | None = None
     lora: LoRAConfig | None = None
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    teacher: StartingPoint | None = None
 
     @property
     def sequences(self) -> int:
@@ -116,12 +128,19 @@ class Settings:
             "training": self.training.to_dict(),
             "optimizer": asdict(self.optimizer),
             "schedule": asdict(self.schedule),
-            "data": {"name": data.name, "sha256": data.sha256, **_weights(data)},
+            "data": {
+                "name": data.name,
+                "sha256": data.sha256,
+                **({} if data.split is None else {"split": data.split}),
+                **_weights(data),
+                **({} if data.removal is None else {"removed": data.removal.sha256}),
+            },
             "tokenizer_sha256": data.tokenizer_sha256,
             "config": self.model.to_dict(),
             "window": self.window,
             "start": None if self.start is None else {"sha256": self.start.sha256},
             "lora": None if self.lora is None else self.lora.to_dict(),
+            **objective_identity(self.objective, self.teacher),
         }
 
 
@@ -136,6 +155,8 @@ def build_trainer(
     sharing: ModelSharing | None = None,
     should_stop: Callable[[], bool] | None = None,
     other_engine: bool = False,
+    folder: Path | str | None = None,
+    rehearsal: bool = False,
 ) -> Trainer:
     """Construit le modèle et tout ce qui l'entraîne ; reprend `checkpoint` s'il est donné.
 
@@ -145,6 +166,8 @@ def build_trainer(
         world: les processus qui se partagent chaque étape.
         sharing: partage le modèle entre eux ; None : un seul processus.
         other_engine: accepte que les noyaux du point de reprise manquent ici.
+        folder: où garder ce qu'un objectif calcule avant la première étape ; None : nulle part.
+        rehearsal: ces étapes ne serviront qu'à mesurer leur durée.
 
     Raises:
         ConfigurationError: précision que le matériel ne calcule pas.
@@ -159,29 +182,60 @@ def build_trainer(
     separator = _separator(settings, data)
     torch.manual_seed(training.seed)
     start = settings.start
-    model = GPTModel(settings.model) if start is None else start.build(settings.model)
+    if start is None:
+        model = GPTModel(settings.model)
+    else:
+        model = start.build(settings.model, seed=training.seed)
     if settings.lora is not None:
         add_lora_(model, settings.lora, seed=training.seed)
     model = model.to(device)
     compute = same_engine(settings.compute, checkpoint, device)
-    backend = build_backend(model, compute, settings.optimizer, training, sharing=sharing)
+    objective = objective_of(
+        settings.objective,
+        settings.teacher,
+        compute,
+        device=device,
+        window=settings.window,
+        labelled=data.labelled,
+    )
+    backend = build_backend(
+        model,
+        compute,
+        settings.optimizer,
+        training,
+        sharing=sharing,
+        objective=objective,
+    )
     calculation = calculation_of(backend, compute, device)
     if checkpoint is not None:
         check_calculation(checkpoint, calculation, accepted=other_engine)
+    references = references_of(  # avant de rendre au modèle ce qu'il a appris
+        objective,
+        data,
+        backend.score,
+        window=settings.window,
+        batch_size=training.batch_size,
+        identity={**calculation, "start": "" if start is None else start.sha256},
+        folder=None if folder is None else Path(folder),
+        world=world,
+        rehearsal=rehearsal,
+    )
     state = None
     if checkpoint is not None:
-        _check_start(checkpoint, settings)
+        check_same_start(checkpoint, start, adapts=settings.lora is not None)
         state = _restore(checkpoint, model, backend.optimizer, backend.parallel)
-    count = training.eval_iter * training.batch_size
-    sets = [
-        (
-            source,
-            evaluation_starts(
-                source, settings.window, stride=settings.stride, count=count, shuffle=shuffle
-            ),
-        )
-        for source, shuffle in ((data.train, True), (data.val, False))
-    ]
+    batches = batches_of(settings, data, world=world)
+    evaluate: Any = LossEvaluator(
+        model,
+        measured_sets(settings, data),
+        window=settings.window,
+        batch_size=training.batch_size,
+        loss=evaluation_loss(objective, backend),
+        separator=separator,
+        world=world,
+    )
+    if isinstance(objective, PreferenceObjective):
+        batches, evaluate = paired(objective, references, batches, evaluate, backend.score)
     notices: list[Callback] = [OverfittingNotice()]
     if training.patience is not None:
         notices.append(EarlyStopping(training.patience))
@@ -190,7 +244,7 @@ def build_trainer(
         model,
         backend.engine,
         backend.optimizer,
-        batches_of(settings, data, world=world),
+        batches,
         config=TrainerConfig(
             total_steps=total_steps,
             clip=settings.optimizer.clip,
@@ -208,16 +262,10 @@ def build_trainer(
         ),
         schedule=make_schedule(settings.schedule, total_steps),
         callbacks=[*callbacks, *notices],
-        evaluate=LossEvaluator(
-            model,
-            sets,
-            window=settings.window,
-            batch_size=training.batch_size,
-            loss=backend.loss,
-            separator=separator,
-            world=world,
-        ),
-        sample=TextSampler(
+        evaluate=evaluate,
+        sample=None
+        if data.labelled is not None
+        else TextSampler(
             model,
             data.tokenizer,
             device,
@@ -229,7 +277,28 @@ def build_trainer(
         world=world,
         should_stop=should_stop,
         state=state,
+        measures=None if objective is None else objective.take,
     )
+
+
+def measured_sets(
+    settings: Settings, data: TrainingData
+) -> list[tuple[TokenSource, NDArray[np.int64]]]:
+    """Ce que les évaluations lisent de l'entraînement et de la validation : les fenêtres, (N,).
+
+    Raises:
+        DataError: rien n'y est à mesurer.
+    """
+    count = settings.training.eval_iter * settings.training.batch_size
+    return [
+        (
+            source,
+            evaluation_starts(
+                source, settings.window, stride=settings.stride, count=count, shuffle=shuffle
+            ),
+        )
+        for source, shuffle in ((data.train, True), (data.val, False))
+    ]
 
 
 def batches_of(
@@ -265,24 +334,6 @@ def _weights(data: TrainingData) -> dict[str, Any]:
     return {"mixture": {each.name: each.measure for each in data.train.sources}}
 
 
-@contextmanager
-def deterministic_algorithms() -> Iterator[None]:
-    """N'autorise, le temps du contexte, que les algorithmes au résultat toujours identique.
-
-    Sur CUDA, cuBLAS demande en plus la variable CUBLAS_WORKSPACE_CONFIG, lue à son réveil.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.backends.cudnn.benchmark = benchmark
-
-
 def _check_adapters(settings: Settings, sharing: ModelSharing | None) -> None:
     """Refuse ce que des poids gelés ne permettent pas."""
     if settings.lora is None:
@@ -299,23 +350,6 @@ def _check_adapters(settings: Settings, sharing: ModelSharing | None) -> None:
                 expected="un modèle de départ, AdamW et des poids entiers dans chaque processus",
                 remedy="changez l'un ou l'autre",
             )
-
-
-def _check_start(checkpoint: Checkpoint, settings: Settings) -> None:
-    """Refuse de poser des adaptateurs sur un autre modèle que celui qu'ils ont appris à corriger.
-
-    Des poids entiers, eux, se suffisent.
-    """
-    identity = checkpoint.state.get("identity", {})
-    saved = identity.get("start") or {}
-    if settings.lora is None or settings.start is None or not identity.get("lora"):
-        return
-    if saved.get("sha256") != settings.start.sha256:
-        raise TrainingError(
-            f"le modèle de départ {settings.start.name} n'est plus celui de {checkpoint.path}",
-            expected="les poids dont les adaptateurs sont partis",
-            remedy="rendez-le, ou recommencez avec `force`",
-        )
 
 
 def _restore(
@@ -348,5 +382,6 @@ def _description(settings: Settings, data: TrainingData) -> dict[str, Any]:
         "config": settings.model.to_dict(),
         "tokenizer": data.tokenizer.to_dict(),
         "window": settings.window,
-        **keep_prompt(settings.prompt, data.tokenizer),
+        **(keep_prompt(settings.prompt, data.tokenizer) if data.labelled is None else {}),
+        **labels_of(data.labelled, settings.training),
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from gpt_architecture.config import PrecisionName
 from gpt_architecture.core.documents import DocumentSpans
 from gpt_architecture.core.kv_cache import LayerCache
+from gpt_architecture.core.machine import instructions
 from gpt_architecture.core.model import CausalLM, GPTModel
 from gpt_architecture.core.utils import calc_loss_batch
 from gpt_architecture.data.mixtures import SourceUse, mixture_use
@@ -31,6 +32,7 @@ from gpt_architecture.decoding.simple import stream_tokens
 from gpt_architecture.decoding.strategies import greedy_token
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.training.distributed.world import World
+from gpt_architecture.training.objectives import Objective
 from gpt_architecture.training.simple import SAMPLE_TOKENS
 
 
@@ -45,7 +47,7 @@ class Batch:
         document_starts: (B, T) int64, voir `data.sampler.document_starts` ; None : l'attention voit
             toute la fenêtre.
         share: part de ce lot dans la moyenne de l'étape sur ce processus ; ce qu'il fait apprendre
-            la fixe.
+            la fixe. Nulle : le lot n'a plus de cible.
         is_last: vrai pour le dernier lot de l'étape : les gradients sont ensuite complets.
     """
 
@@ -79,7 +81,7 @@ class TrainingEngine(Protocol):
 
 
 class AutogradEngine:
-    """Le moteur lisible : l'entropie croisée du modèle, puis `backward` de PyTorch.
+    """Le moteur lisible : la perte du modèle, puis `backward` de PyTorch.
 
     Args:
         model: rend des logits (B, T, V).
@@ -87,6 +89,7 @@ class AutogradEngine:
         dtype: type de l'autocast ; None : celui des poids.
         compiled: passe le modèle par `torch.compile`.
         n_layers: nombre de blocs, que seuls des documents séparés demandent.
+        objective: la perte ; None : l'entropie croisée.
     """
 
     held_back: Sequence[str] = ()
@@ -99,7 +102,9 @@ class AutogradEngine:
         dtype: torch.dtype | None = None,
         compiled: bool = False,
         n_layers: int = 0,
+        objective: Objective | None = None,
     ) -> None:
+        self._objective = objective
         self._forward: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
         self._device = torch.device(device)
         self._dtype = dtype
@@ -108,9 +113,14 @@ class AutogradEngine:
     def forward_backward(self, batch: Batch, *, scale: float) -> Tensor:
         """Voir `TrainingEngine.forward_backward`."""
         documents = spans_of(batch.document_starts, self._n_layers, self._device)
-        pair = (batch.inputs, batch.targets)
+        pair, objective = (batch.inputs, batch.targets), self._objective
         with autocast(self._device, self._dtype):
-            loss = calc_loss_batch(*pair, self._forward, self._device, documents=documents)
+            if objective is None:
+                loss = calc_loss_batch(*pair, self._forward, self._device, documents=documents)
+            else:
+                seen = () if documents is None else (documents,)
+                logits = self._forward(batch.inputs.to(self._device), *seen).flatten(0, 1)
+                loss = objective(logits[objective.positions(batch).to(self._device)], batch)
         (loss * scale).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -148,7 +158,7 @@ def resolve_precision(
             expected="un matériel à instructions bf16",
             remedy="retirez `precision` ou changez `device`",
         )
-    chosen = name == "bf16" or fused or device.type != "cpu" or _cpu_has("amx_bf16")
+    chosen = name == "bf16" or fused or device.type != "cpu" or "amx_bf16" in instructions()
     return torch.bfloat16 if chosen and has_bf16(device) else None
 
 
@@ -156,11 +166,7 @@ def has_bf16(device: torch.device) -> bool:
     """Vrai si le matériel calcule bf16 sans l'émuler."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and (_cpu_has("avx512_bf16") or _cpu_has("amx_bf16"))
-
-
-def _cpu_has(feature: str) -> bool:
-    return bool(torch.cpu.get_capabilities().get(feature, False))
+    return device.type == "cpu" and not instructions().isdisjoint(("avx512_bf16", "amx_bf16"))
 
 
 def checkpoint_activations_(model: GPTModel) -> None:
@@ -196,6 +202,9 @@ class TokenBatches:
         world: les processus qui se partagent l'étape.
     """
 
+    rows_per_sequence: ClassVar[int] = 1
+    """Rangées du lot par séquence."""
+
     source: TokenSource
     sampler: WindowSampler
     micro_batch: int
@@ -221,7 +230,7 @@ class TokenBatches:
                     document_starts=document_starts(
                         self.source, starts[chosen], inputs, self.separator
                     ),
-                    share=learned * world.size / total,
+                    share=learned * world.size / max(1, total),
                     is_last=first + self.micro_batch >= len(starts),
                 )
             )

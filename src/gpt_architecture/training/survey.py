@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_architecture.data.sampler import IGNORED, LabelledSource, make_batch
+from gpt_architecture.data.sampler import IGNORED, LabelledSource, PairedSource, make_batch
 from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.tokenizer import UNKNOWN
 from gpt_architecture.data.tokenizers.bpe import BPETokenizer
@@ -100,7 +100,12 @@ UNEXAMINED = Survey(
 
 
 def survey(data: TrainingData, settings: Settings) -> Survey:
-    """Examine les données d'un entraînement, sans rien y changer."""
+    """Examine les données d'un entraînement, sans rien y changer.
+
+    De paires ou d'exemples étiquetés, rien : ces mesures sont celles d'un texte qui se continue.
+    """
+    if isinstance(data.train, PairedSource) or data.labelled is not None:
+        return UNEXAMINED
     learned, shift = _targets(data.train, settings.window, settings.stride)
     pieces, read = _texts(data.train, data.tokenizer)
     text = "".join(pieces)

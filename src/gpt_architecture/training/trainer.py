@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import torch
@@ -56,6 +56,7 @@ class Trainer:
         world: les processus qui se partagent chaque étape.
         should_stop: interrogé souvent ; vrai : enregistre et rend la main.
         state: où reprendre ; None : au début.
+        measures: ce que l'objectif a mesuré de l'étape, par nom ; None : rien de plus que la perte.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class Trainer:
         world: World | None = None,
         should_stop: StopCheck | None = None,
         state: TrainingState | None = None,
+        measures: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
+        self._measures = measures
         self.model = model
         self.engine = engine
         self.optimizer = optimizer
@@ -198,7 +201,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)  # rend la mémoire avant l'évaluation
 
         state = self.state
-        tokens = self.batches.sequences_in(index) * batches[0].inputs.size(1)
+        rows = self.batches.sequences_in(index) * self.batches.rows_per_sequence
+        tokens = rows * batches[0].inputs.size(1)
         state.step += 1
         state.tokens += tokens
         state.sequences += self.batches.sequences_in(index)
@@ -211,9 +215,15 @@ class Trainer:
             tokens=tokens,
             seconds=time.perf_counter() - start,
             skipped=skipped,
+            measures=self._step_measures(),
         )
         self._count_bad_steps(record)
         return record
+
+    def _step_measures(self) -> dict[str, float]:
+        """Ce que l'objectif a mesuré de l'étape, moyenne de tous les processus."""
+        found = {} if self._measures is None else self._measures()
+        return {name: float(self._world.mean(value)) for name, value in found.items()}
 
     def _step(self) -> None:
         record = self.advance()
@@ -323,7 +333,7 @@ class Trainer:
         self.announce(f"{what} : {error}")
 
     def _note_evaluation(self, index: int, losses: Losses) -> None:
-        state, (train_loss, val_loss, by_source) = self.state, losses
+        state, (train_loss, val_loss, by_source, measures) = self.state, losses
         is_best = val_loss < (math.inf if state.best_loss is None else state.best_loss)
         state.eval_steps.append(index)
         state.train_losses.append(train_loss)
@@ -348,6 +358,7 @@ class Trainer:
                 name: asdict(use) | ({"val_loss": by_source[name]} if name in by_source else {})
                 for name, use in self.batches.mixture_after(state.sequences).items()
             },
+            measures=measures,
         )
         self._tell(lambda each: each.on_evaluation(record, self))
 

@@ -44,6 +44,7 @@ LR, MUON_LR = 2e-3, 0.02
 """Taux d'AdamW et de Muon, que l'échelle d'une recette multiplie."""
 
 _PROBE_SECONDS, _PROBE_STEPS = 0.8, (3, 15)
+_SUSTAINED_STEPS = 900  # moins que l'essai n'en a
 _READ_TOKENS = 1 << 16
 _MAX_TOKENS = 1 << 28
 
@@ -259,18 +260,25 @@ class StepTime:
     """La durée mesurée d'une étape.
 
     Attributes:
-        step: secondes d'une étape, médiane.
+        step: secondes d'une étape.
         evaluation: secondes d'une évaluation des deux jeux.
         sample: secondes d'un exemple écrit.
+        warmup: secondes de plus que prennent, la première fois, les trois.
     """
 
     step: float
     evaluation: float
     sample: float
+    warmup: float = 0.0
 
 
 def measure_step(
-    bench: Bench, recipe: Recipe, body: Body, *, clock: Clock = time.perf_counter
+    bench: Bench,
+    recipe: Recipe,
+    body: Body,
+    *,
+    sustained: float | None = None,
+    clock: Clock = time.perf_counter,
 ) -> StepTime:
     """Fait quelques étapes de cette forme, une évaluation et un exemple.
 
@@ -278,24 +286,43 @@ def measure_step(
         bench: texte et machine.
         recipe: comment.
         body: forme du modèle.
+        sustained: secondes d'étapes à la suite, dont la durée est alors la moyenne, à-coups de la
+            machine compris ; None : la médiane de quelques-unes.
         clock: ce qui donne l'heure, en secondes.
     """
     run = bench.run(recipe, body, 1000, bench.data.train.num_tokens)
     trainer = build_trainer(run.settings, run.data)
+    before = clock()
     trainer.advance()  # échauffement : allocations, compilation
-    seconds, start = list[float](), clock()
+    start = clock()
+    cold, seconds = start - before, list[float]()
     fewest, most = _PROBE_STEPS
-    while len(seconds) < fewest or (len(seconds) < most and clock() - start < _PROBE_SECONDS):
+    if sustained is not None:
+        most = _SUSTAINED_STEPS
+    length = _PROBE_SECONDS if sustained is None else sustained
+    while len(seconds) < fewest or (len(seconds) < most and clock() - start < length):
         before = clock()
         trainer.advance()
         seconds.append(clock() - before)
-    marks = [clock()]
-    for action in (trainer.evaluate, trainer.sample):
-        if action is not None:
-            action(lambda: False)
-        marks.append(clock())
+    step = statistics.median(seconds) if sustained is None else statistics.fmean(seconds)
+    first, evaluation = _timed_twice(trainer.evaluate, clock)
+    written, sample = _timed_twice(trainer.sample, clock)
     return StepTime(
-        step=statistics.median(seconds),
-        evaluation=marks[1] - marks[0],
-        sample=marks[2] - marks[1],
+        step=step,
+        evaluation=evaluation,
+        sample=sample,
+        warmup=max(0.0, cold - step) + max(0.0, first - evaluation) + max(0.0, written - sample),
     )
+
+
+def _timed_twice(
+    action: Callable[[Callable[[], bool]], object] | None, clock: Clock
+) -> tuple[float, float]:
+    """Secondes que prend une action, la première fois puis la suivante."""
+    if action is None:
+        return 0.0, 0.0
+    marks = [clock()]
+    for _ in range(2):
+        action(lambda: False)
+        marks.append(clock())
+    return marks[1] - marks[0], marks[2] - marks[1]

@@ -14,12 +14,16 @@ from cyclopts.config import Dict as ConfigDict
 from gpt_architecture.cli.options import Prompt
 from gpt_architecture.cli.usage import COMMON_TITLE
 from gpt_architecture.config import (
+    EXAMPLES,
     CheckpointConfig,
     ComputeConfig,
     FinetuningConfig,
+    LabelConfig,
     LoRAConfig,
     LoRATarget,
+    ObjectiveConfig,
     OptimizerConfig,
+    PreferenceLossName,
     RunConfig,
     ScheduleConfig,
     ShapeConfig,
@@ -97,6 +101,18 @@ class FinetuningOptions(FinetuningConfig):
     )
 
 
+@_advanced("préférences et distillation", 2.7)
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions(ObjectiveConfig):
+    """Ce qui s'apprend à la place du seul token suivant."""
+
+    preferences: Annotated[Path | None, Parameter(metavar="PAIRES")] = None
+
+    preference_loss: PreferenceLossName = ObjectiveConfig.preference_loss
+
+    distill: Annotated[Path | None, Parameter(metavar="MODÈLE")] = None
+
+
 @_advanced("entraînement", 3)
 @dataclass(frozen=True, kw_only=True)
 class LearningOptions(TrainingConfig):
@@ -113,6 +129,7 @@ class LearningOptions(TrainingConfig):
         return TrainingConfig(**vars(self))
 
 
+LabelOptions = Annotated[LabelConfig, _advanced("classer ou noter des textes", 2.7)]
 ShapeOptions = Annotated[ShapeConfig, _advanced("modèle", 2)]
 OptimizerOptions = Annotated[OptimizerConfig, _advanced("optimiseur", 4)]
 ScheduleOptions = Annotated[ScheduleConfig, _advanced("taux d'apprentissage", 5)]
@@ -137,7 +154,13 @@ class TrainingDefaults:
         """Complète les options données (protocole des sources de cyclopts)."""
         given = {each.name: each.tokens[0].value for each in arguments if each.tokens}
         preset, resume, start = (given.get(name) for name in ("--preset", "--resume", "--from"))
-        check_origin(preset=preset, resume=resume, start=start, tokenizer=given.get("--tokenizer"))
+        check_origin(
+            preset=preset,
+            resume=resume,
+            start=start,
+            tokenizer=given.get("--tokenizer"),
+            teacher=given.get("--distill"),
+        )
         options: Mapping[str, Any]
         if preset is not None:
             from gpt_architecture.data.datasets import preset_settings
@@ -158,5 +181,10 @@ class TrainingDefaults:
             source = f"le modèle {start}" if resume is None else f"le point de reprise de {resume}"
         else:
             return
-        known = kept_settings(options, data="--data" in given, sources="--source" in given)
+        known = kept_settings(
+            options,
+            data="--data" in given,
+            sources="--source" in given,
+            examples=preset is not None and any(f"--{each}" in given for each in EXAMPLES),
+        )
         ConfigDict({"train": known}, source=source)(app, commands, arguments)

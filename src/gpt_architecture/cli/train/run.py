@@ -17,9 +17,14 @@ from gpt_architecture.cli.train.options import RunOptions
 from gpt_architecture.config import TrainingRequest
 from gpt_architecture.core.lora import adapter_parameters
 from gpt_architecture.core.machine import describe_device
+from gpt_architecture.data.canaries import CANARIES
 from gpt_architecture.data.datasets import TrainingData
+from gpt_architecture.data.labelled import LabelledData
+from gpt_architecture.data.masking import original
 from gpt_architecture.data.mixtures import SourceUse, mixture_use
+from gpt_architecture.data.preferences import PairTokens
 from gpt_architecture.data.texts.conversations import ConversationTokens
+from gpt_architecture.errors import GPTArchitectureError, on_one_line
 from gpt_architecture.french import (
     counted,
     decimal,
@@ -28,9 +33,11 @@ from gpt_architecture.french import (
     french_size,
     percent,
     plural,
+    short,
+    significant,
 )
-from gpt_architecture.reports.console import ProgressBar
-from gpt_architecture.reports.training import TrainingBar, loss_verdict
+from gpt_architecture.reports.console import ProgressBar, output_console
+from gpt_architecture.reports.training import TrainingBar, loss_verdict, measures_said
 from gpt_architecture.training.callbacks import (
     Callback,
     EvaluationRecord,
@@ -46,6 +53,7 @@ from gpt_architecture.training.session import Settings
 from gpt_architecture.training.simple import format_evaluation
 
 SIGTERM_CODE = 128 + signal.SIGTERM
+_READ = ("chat", "chat_template", "classify", "val", "preferences", "from", "distill")
 
 
 def run_training(
@@ -98,6 +106,13 @@ class TerminalReporter(TrainingReporter):
     def announce(self, run: TrainingRun, checkpoint: Checkpoint | None) -> None:
         """Dit ce qui commence, où, et d'où l'on repart."""
         _announce(run.settings, run.data)
+        if run.data.canaries is not None:
+            planted = run.data.canaries.canaries
+            times = sum(each.repetitions for each in planted)
+            say(
+                f"Canaris      {counted(len(planted), 'canari')}, {times} phrases en tout ; leurs "
+                f"secrets : {run.output_dir / CANARIES}"
+            )
         size = run.world.size
         processes = f", {size} processus ({run.strategy})" if size > 1 else ""
         products = "" if run.dtype is None else ", produits en bf16"
@@ -144,6 +159,8 @@ class TerminalReporter(TrainingReporter):
             say(verdict)
         for each in findings:
             say(f"Diagnostic : {_with_options(each)}")
+        if run.data.labelled is not None:
+            _show_measures(run)
         say(f"Ensuite : {_next_command(run)}")
         best = run.store.path_of(state.best_step + 1)
         if state.best_loss is not None and best.is_dir():
@@ -168,6 +185,28 @@ def _use(use: SourceUse) -> str:
     )
 
 
+def _show_measures(run: TrainingRun) -> None:
+    """Ce que vaut le modèle sur sa validation, et une référence à côté."""
+    from gpt_architecture.api import evaluate
+
+    labels = run.request.labels
+    reference = None if labels.val is None else labels.classify
+    place = str(run.settings.device)
+    try:
+        found = evaluate(
+            run.path,
+            classify=labels.val or labels.classify,
+            reference=reference,
+            device=place,
+            progress=False,
+        )
+    except GPTArchitectureError as error:  # le modèle, lui, est écrit
+        say(f"Validation non mesurée : {error}")
+        return
+    say()
+    found.show(output_console())
+
+
 def _next_command(run: TrainingRun) -> str:
     """La commande qui se sert de ce qui est écrit, à copier."""
     settings, path = run.settings, run.path
@@ -177,6 +216,8 @@ def _next_command(run: TrainingRun) -> str:
         return shlex.join(command)
     chosen = [] if path == Path(MODEL_NAME) else ["--model", str(path)]
     command = ["gpt-architecture", "infer", *chosen]
+    if run.data.labelled is not None:
+        return f'{shlex.join([*command, "--prompt"])} "…"'
     if run.data.chat_template is not None:
         return f'{shlex.join([*command, "--chat"])} "…"'
     return f"{shlex.join([*command, '--strategy', 'top_p', '--prompt'])} {_quoted(settings.prompt)}"
@@ -191,16 +232,26 @@ def _announce(settings: Settings, data: TrainingData) -> None:
     """Dit ce qui va être entraîné, et sur quoi."""
     training, window = settings.training, settings.window
     sampler = settings.sampler(data.train)
-    train, val, rows = data.train.num_tokens, data.val.num_tokens, ""
-    unit = "tokens"
-    if isinstance(data.train, ConversationTokens) and isinstance(data.val, ConversationTokens):
+    train, val, rows, unit = data.train.num_tokens, data.val.num_tokens, "", "tokens"
+    rows_read, rows_held = original(data.train), original(data.val)
+    if isinstance(data.train, PairTokens) and isinstance(data.val, PairTokens):
+        unit, train, val = "paires", data.train.count, data.val.count
+    elif isinstance(rows_read, ConversationTokens) and isinstance(rows_held, ConversationTokens):
         count = train // (window + 1)
-        unit, train, val = "conversations", data.train.count, data.val.count
+        unit, train, val = "conversations", rows_read.count, rows_held.count
         rows = f", les premières en {counted(count, 'rangée')}" if count < train else ""
+    if data.labelled is not None:
+        unit, train, val = "exemples", len(data.labelled.train), len(data.labelled.val)
+    if data.split is not None or (data.labelled is not None and data.labelled.split):
+        rows = f" (tirage de graine {training.seed}){rows}"
     say(
         f"Texte        {data.name} ({data.tokenizer.name}) : {french_number(train)} {unit} "
         f"d'entraînement, {french_number(val)} de validation{rows}"
     )
+    if data.labelled is not None:
+        say(f"À apprendre  {data.labelled.head.said}{_counts(data.labelled)}")
+    if data.removal is not None:
+        say(f"Retrait      {counted(data.removal.tokens, 'token')} d'entraînement")
     sequences = settings.total_steps(sampler) * settings.sequences
     for name, use in mixture_use(sampler, sequences).items():
         say(f"Source       {name} : {_use(use)}, en tout")
@@ -211,6 +262,8 @@ def _announce(settings: Settings, data: TrainingData) -> None:
     )
     if settings.start is not None:
         say(f"Départ       {settings.start.name}{_adapters(settings)}")
+    for line in _objective(settings):
+        say(line)
     alone = ", chaque document seul dans sa fenêtre" if training.document_mask else ""
     batches = f"lots de {french_number(training.batch_size)} × {french_number(window)} tokens"
     if training.accumulate > 1:
@@ -218,11 +271,41 @@ def _announce(settings: Settings, data: TrainingData) -> None:
             f", {training.accumulate} par étape : "
             f"{french_number(settings.sequences * window)} tokens effectifs"
         )
+    total = settings.total_steps(sampler)
+    whole = total == sampler.steps_in(training.epochs)
+    said = f"{french_number(total)} en tout" if whole else f"arrêtées après {french_number(total)}"
     say(
         f"Entraînement {counted(training.epochs, 'époque')} de "
-        f"{counted(sampler.steps_per_epoch, 'étape')}, "
-        f"{french_number(settings.total_steps(sampler))} en tout, {batches}{alone}"
+        f"{counted(sampler.steps_per_epoch, 'étape')}, {said}, {batches}{alone}"
     )
+
+
+def _objective(settings: Settings) -> Iterator[str]:
+    """Ce qui s'apprend à la place du seul token suivant."""
+    asked, teacher = settings.objective, settings.teacher
+    if asked.preferences is not None:
+        margin = f", marge visée {short(asked.margin)}" if asked.preference_loss == "simpo" else ""
+        yield (
+            f"Préférences  {asked.preference_loss}, beta {short(asked.strength)}{margin}, sans "
+            "dropout"
+        )
+    if teacher is not None:
+        size = french_number(teacher.content.config.num_parameters())
+        yield (
+            f"Professeur   {teacher.name}, {size} paramètres, température "
+            f"{short(asked.distill_temperature)}, {percent(asked.distill_alpha, 0)} de la perte"
+        )
+
+
+def _counts(labelled: LabelledData) -> str:
+    """Les effectifs des classes, et leur équilibre."""
+    if labelled.head.is_regression:
+        center, scale = labelled.head.center, labelled.head.scale
+        return f", de moyenne {significant(center)} et d'écart type {significant(scale)}"
+    low, high = min(labelled.counts.values()), max(labelled.counts.values())
+    balanced = ", de même poids" if labelled.balance else ""
+    span = "" if low == high else f"de {low} à "
+    return f" ; {span}{counted(high, 'exemple')} chacune{balanced}"
 
 
 def _adapters(settings: Settings) -> str:
@@ -237,8 +320,11 @@ def _adapters(settings: Settings) -> str:
 
 
 def _announce_resume(checkpoint: Checkpoint, settings: Settings, data: TrainingData) -> None:
-    """Dit d'où l'on repart, et si le programme du taux s'étend sur un autre nombre d'étapes."""
-    say(f"Reprise à l'étape {checkpoint.step}.")
+    """Dit d'où l'on repart, ce qui est relu, et si le taux suit un programme d'autre longueur."""
+    options = settings.options
+    read = [*(options.get("data") or ()), *(options.get("source") or ())]
+    read += [options[name] for name in _READ if options.get(name)]
+    say(f"Reprise à l'étape {checkpoint.step}, lu : {on_one_line(', '.join(map(str, read)))}")
     before = checkpoint.state.get("total_steps")
     total = settings.total_steps(settings.sampler(data.train))
     if before != total and settings.schedule.schedule != "constant":
@@ -258,11 +344,13 @@ def _report_estimate(run: TrainingRun, price_per_hour: float | None) -> None:
     _announce(run.settings, run.data)
     say(f"Mesure de {PROBED_STEPS} étapes, après une étape d'échauffement…\n")
     found, product, kept = estimate(run), run.product, checkpoints_kept(run.settings.checkpoints)
+    written = ""  # qui classe n'écrit pas
+    if run.data.labelled is None:
+        written = f", {counted(found.samples, 'exemple')} de {decimal(found.sample_seconds)} s"
     say(
         f"Durée    {french_duration(found.seconds)} : {counted(found.steps, 'étape')} de "
         f"{decimal(found.step_seconds)} s, {counted(found.evaluations, 'évaluation')} de "
-        f"{decimal(found.evaluation_seconds)} s, {counted(found.samples, 'exemple')} de "
-        f"{decimal(found.sample_seconds)} s"
+        f"{decimal(found.evaluation_seconds)} s{written}"
     )
     say(f"Débit    {french_number(round(found.tokens_per_second))} tokens/s")
     peak = french_size(found.peak_bytes) if found.peak_bytes else "que ce système ne dit pas"
@@ -293,6 +381,8 @@ class TrainingProgress(TrainingBar):
         if losses:
             each = [f"{name} {decimal(loss, 3)}" for name, loss in losses.items()]
             say(f"  Validation par source : {', '.join(each)}")
+        if record.measures:
+            say(f"  Préférences : {measures_said(record.measures)}")
 
     def on_sample(self, step: int, epoch: int, text: str) -> None:
         """Affiche l'exemple de l'époque, sur une ligne."""

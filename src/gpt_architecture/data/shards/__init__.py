@@ -4,8 +4,7 @@
   l'ordre.
 - `job` : Une préparation en cours : lire, nettoyer s'il le faut, coder, écrire, et noter où elle en
   est.
-- `layout` : Un dossier de fragments de tokens, sans PyTorch : en-têtes, index, empreintes, travail
-  en cours.
+- `layout` : Un dossier de fragments de tokens, sans PyTorch : en-têtes, index, empreintes.
 - `merge` : Mettre bout à bout les fragments des tâches : chacun de ceux qui en sortent s'écrit
   seul.
 - `parts` : Les tâches d'une préparation sur le disque : `DIR.taches`, un dossier de fragments par
@@ -19,6 +18,7 @@
 - `tasks` : Une préparation partagée entre machines : chaque tâche prend sa plage, une réunion les
   rassemble.
 - `trove` : Une étape de pipeline datatrove qui code en fragments de tokens, avec le même encodeur.
+- `work` : Une préparation en cours : `DIR.incomplete`, verrouillé, repris s'il le faut, puis `DIR`.
 - `workers` : Une fonction appliquée à une suite de tâches, dans ce processus ou dans plusieurs,
   dans l'ordre.
 - `writer` : Écrire des tokens à la suite, en fragments, et pouvoir reprendre à chaque point sûr.

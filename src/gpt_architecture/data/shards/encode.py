@@ -21,7 +21,7 @@ from gpt_architecture.data.shards.workers import run_in_order
 from gpt_architecture.data.texts.documents import Rejected, Skip, Split, cut_pieces, documents_in
 from gpt_architecture.data.texts.ingest import RecordBlock
 from gpt_architecture.data.tokenizer import Tokenizer, tokenizer_from_dict
-from gpt_architecture.errors import DataError, GPTArchitectureError, TokenizerError
+from gpt_architecture.errors import DataError, TokenizerError, located
 
 Key = TypeVar("Key")
 Tokens = NDArray[np.uint16]
@@ -43,6 +43,11 @@ class Encoded:
     consumed: int = 0
     skips: list[Skip] = field(default_factory=list)
     separated: int = 0
+
+    def documents(self, tokenizer: Tokenizer) -> int:
+        """Documents d'entraînement qui y commencent."""
+        train = self.tokens.get("train")
+        return 0 if train is None else int(np.count_nonzero(train == separator_of(tokenizer)))
 
 
 def separator_of(tokenizer: Tokenizer) -> int:
@@ -73,12 +78,8 @@ class Encoder:
         Raises:
             DataError: un texte ne se code pas ; sa source est nommée.
         """
-        try:
+        with located(task.label, DataError):
             return self._pieces(task) if isinstance(task, TextBlock) else self._records(task)
-        except GPTArchitectureError as error:
-            raise DataError(
-                f"{task.label} : {error.found}", expected=error.expected, remedy=error.remedy
-            ) from None
 
     def _pieces(self, block: TextBlock) -> Encoded:
         parts: dict[Split, list[Tokens]] = {"train": [], "val": []}

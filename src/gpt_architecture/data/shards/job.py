@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.hygiene.run import CleanCorpus, Reading, share_bytes
 from gpt_architecture.data.shards.encode import encode_in_order, separator_of
-from gpt_architecture.data.shards.layout import WorkFolder
 from gpt_architecture.data.shards.plan import CorpusReader, PrepareConfig, SplitPlan, Task
+from gpt_architecture.data.shards.work import WorkFolder
 from gpt_architecture.data.shards.writer import ShardWriter, check_parts, index_of, open_writers
 from gpt_architecture.data.texts.documents import Skip, Split, Tally
 from gpt_architecture.data.texts.ingest import Source
@@ -177,6 +177,9 @@ class _Job:
                     skip.check(skip_bad=skip_bad)
                 for split, tokens in encoded.tokens.items():
                     writers[split].append(tokens)
+                if self.asked.hygiene is None:  # nettoyés, ils n'ont plus leur source
+                    source = self.reader.sources[position[0]]
+                    tally.add_origin(source.short_name, encoded.documents(tokenizer))
                 tally.add(encoded.consumed, encoded.text_bytes, encoded.separated, encoded.skips)
                 since += encoded.text_bytes
                 if since >= CHECKPOINT_BYTES:
@@ -200,6 +203,7 @@ class _Job:
             single_document=plan.single is not None,
             separated=tally.separated,
             skipped=tally.skipped,
+            origins=tally.origins,
         )
 
     def _save(

@@ -1,16 +1,14 @@
-"""Un dossier de fragments de tokens, sans PyTorch : en-têtes, index, empreintes, travail en cours.
+"""Un dossier de fragments de tokens, sans PyTorch : en-têtes, index, empreintes.
 
 Un fragment est un fichier `.bin` de llm.c, build-nanogpt et modded-nanogpt : 256 entiers
 int32 petit-boutistes (nombre magique, version, nombre de tokens, puis des zéros), suivis des
-tokens en uint16. Une préparation travaille dans `DIR.incomplete`, qui devient `DIR`.
+tokens en uint16.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-import shutil
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,20 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from gpt_architecture.config import check_int
 from gpt_architecture.data.texts.documents import Split
-from gpt_architecture.data.tokenizers.json_file import write_json
-from gpt_architecture.errors import DataError, OutputError, reason, shown
-from gpt_architecture.storage import (
-    NotAFileError,
-    is_folder,
-    open_regular,
-    read_json,
-    sweep,
-    sync,
-)
+from gpt_architecture.errors import DataError, reason, shown
+from gpt_architecture.storage import is_folder, open_regular, read_json
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
@@ -43,16 +32,9 @@ MAX_SHARD_TOKENS = 2**31 - 1
 INDEX_NAME = "index.json"
 INDEX_FORMAT = "gpt-architecture/token-shards"
 INDEX_VERSION = 1
-STATE_NAME = "etat.json"
-STATE_VERSION = 2
-_MAX_JSON_BYTES = 256 << 20
-WORK_NAME = "hygiene.travail"
-"""Sous-dossier des fichiers de travail de l'hygiène ; il n'est jamais dans le dossier final."""
-_LOCK_NAME = ".verrou"
-_OURS = re.compile(
-    rf"(train|val)_\d{{6,}}\.bin|\.?({re.escape(INDEX_NAME)}|{re.escape(STATE_NAME)})(\.tmp)?"
-    rf"|{re.escape(_LOCK_NAME)}"
-)
+MAX_JSON_BYTES = 256 << 20
+PROVENANCE_NAME, PROVENANCE_STATE = "provenance.json", "provenance.etat.json"
+"""L'index du texte d'entraînement, et celui qui se construit ; voir `data.provenance`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +137,7 @@ def read_index(folder: Path | str) -> dict[str, Any]:
     folder = Path(folder)
     path = folder / INDEX_NAME
     try:
-        index = read_json(path, _MAX_JSON_BYTES)
+        index = read_json(path, MAX_JSON_BYTES)
     except (OSError, ValueError) as error:
         raise DataError.unreadable(
             path,
@@ -219,222 +201,3 @@ def identity_of_index(index: Mapping[str, Any]) -> dict[str, Any]:
         "tokenizer_sha256": index.get("tokenizer_sha256"),
         "sources": index.get("sources"),
     }
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Les réglages qui diffèrent : « seed 1 → 2, sources »."""
-    parts = []
-    for key in {**now, **before}:
-        old, new = before.get(key), now.get(key)
-        if old != new:
-            simple = key not in ("sources", "tokenizer_sha256", "hygiene")
-            parts.append(f"{key} {old} → {new}" if simple else key.split("_")[0])
-    return ", ".join(parts)
-
-
-def read_present(
-    out: Path | str, identity: Mapping[str, Any], *, force: bool
-) -> dict[str, Any] | None:
-    """L'index de `out` s'il vient de la même préparation ; None s'il faut préparer.
-
-    Args:
-        out: le dossier demandé.
-        identity: ce qui distingue la préparation demandée.
-        force: un dossier déjà préparé sera remplacé.
-
-    Raises:
-        OutputError: d'autres réglages, d'autres sources, ou autre chose qu'une préparation :
-            rien n'y sera effacé, même avec `force`.
-        DataError: son index est illisible.
-    """
-    out = Path(out)
-    if not out.exists():
-        return None
-    if not out.is_dir():
-        foreign: str | None = "n'est pas un dossier"
-    elif any(out.iterdir()) and not (out / INDEX_NAME).exists():
-        foreign = f"n'a pas de {INDEX_NAME}"
-    else:
-        name = _foreign(out)
-        foreign = name and f"contient {name}"
-    if foreign:
-        raise OutputError(
-            f"{out} existe et {foreign}",
-            expected="un dossier absent, vide, ou déjà préparé",
-            remedy="changez de dossier",
-        )
-    if force or not (out / INDEX_NAME).exists():
-        return None
-    present = read_index(out)
-    changed = differences(identity_of_index(present), identity)
-    if changed:
-        raise OutputError(
-            f"{out} est déjà préparé avec d'autres réglages ({changed})",
-            expected="les mêmes réglages, ou un dossier libre",
-            remedy="ajoutez `force` pour le remplacer, ou changez de dossier",
-        )
-    return present
-
-
-class WorkFolder:
-    """`DIR.incomplete`, verrouillé tant que le bloc `with` dure.
-
-    Attributes:
-        path: le dossier de travail.
-        identity: ce qui distingue cette préparation.
-        state: ce que le dernier point sûr a enregistré, ou None.
-        resumed: une préparation interrompue est continuée.
-
-    Raises:
-        OutputError: une autre préparation y écrit, ou y a laissé un travail d'autres réglages.
-    """
-
-    def __init__(self, out: Path | str, identity: Mapping[str, Any], *, force: bool) -> None:
-        out = Path(out)
-        self.path = out.with_name(f"{out.name}.incomplete")
-        self.identity = dict(identity)
-        self.state: dict[str, Any] | None = None
-        self.resumed = False
-        self._out = out
-        self._force = force
-        self._lock = FileLock(self.path / _LOCK_NAME, timeout=0)
-
-    def __enter__(self) -> WorkFolder:
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise OutputError(
-                f"une autre préparation écrit dans {self.path}",
-                expected="une seule à la fois",
-                remedy="attendez sa fin ou changez de dossier",
-            ) from None
-        try:
-            self._recover()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        # Une erreur avant d'avoir rien écrit ne laisse pas de dossier vide
-        if self.path.is_dir() and {p.name for p in self.path.iterdir()} <= {_LOCK_NAME}:
-            (self.path / _LOCK_NAME).unlink(missing_ok=True)
-            self.path.rmdir()
-        self._lock.release()
-
-    def finished_index(self) -> dict[str, Any] | None:
-        """L'index, si la préparation était finie et qu'il ne restait qu'à renommer."""
-        return read_index(self.path) if (self.path / INDEX_NAME).exists() else None
-
-    def restart(self) -> None:
-        """Vide le dossier, et n'y laisse que son identité : ce travail ne reprend pas en route."""
-        _clear(self.path)
-        self.save_state({})
-
-    def save_state(self, progress: Mapping[str, Any]) -> None:
-        """Enregistre un point sûr ; ce qu'il décrit est déjà sur disque."""
-        state = {"version": STATE_VERSION, "identity": self.identity, **progress}
-        write_json(self.path / STATE_NAME, state, indent=1)
-
-    def publish(self, index: dict[str, Any]) -> None:
-        """Écrit l'index, puis fait du dossier de travail le dossier final."""
-        write_json(self.path / INDEX_NAME, index, indent=1)
-        (self.path / STATE_NAME).unlink(missing_ok=True)
-        shutil.rmtree(self.path / WORK_NAME, ignore_errors=True)
-        if self._out.is_dir():
-            if self._force:
-                _clear(self._out)
-            self._out.rmdir()  # refuse s'il contient quoi que ce soit
-        self.path.rename(self._out)
-        (self._out / _LOCK_NAME).unlink(missing_ok=True)
-        sync(self._out)
-        sync(self._out.parent)
-
-    def _recover(self) -> None:
-        """Trouve de quoi reprendre ; sinon vide le dossier de travail."""
-        sweep(self.path)
-        foreign = _foreign(self.path, but=WORK_NAME)
-        if foreign:
-            raise OutputError(
-                f"{self.path} contient {foreign}",
-                expected="un dossier de travail de « gpt-architecture prepare »",
-                remedy="déplacez ce fichier ou changez de dossier",
-            )
-        before = self._previous_identity()
-        changed = "" if before is None else differences(before, self.identity)
-        if before is None or (changed and self._force):
-            self.state = None
-            _clear(self.path)
-            if (self.path / WORK_NAME).exists():
-                shutil.rmtree(self.path / WORK_NAME)
-        elif changed:
-            raise OutputError(
-                f"{self.path} contient une préparation interrompue, d'autres réglages ({changed})",
-                expected="les mêmes réglages pour la reprendre",
-                remedy="ajoutez `force` pour recommencer, ou changez de dossier",
-            )
-        else:
-            self.resumed = True
-
-    def _previous_identity(self) -> dict[str, Any] | None:
-        if (self.path / INDEX_NAME).exists():
-            return identity_of_index(read_index(self.path))
-        try:
-            self.state = _read_state(self.path)
-        except OutputError:
-            if not self._force:
-                raise
-        return None if self.state is None else dict(self.state["identity"])
-
-
-def remove_idle(folder: Path | str) -> bool:
-    """Efface un dossier de travail ; faux : une préparation y écrit, il reste."""
-    folder = Path(folder)
-    try:
-        with FileLock(folder / _LOCK_NAME, timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
-    except Timeout:
-        return False
-    return True
-
-
-def saved_identity(folder: Path | str) -> dict[str, Any] | None:
-    """L'identité de la préparation interrompue d'un dossier de travail ; None : il n'y en a pas.
-
-    Raises:
-        OutputError: son état est illisible.
-    """
-    state = _read_state(Path(folder))
-    return None if state is None else dict(state["identity"])
-
-
-def _read_state(folder: Path) -> dict[str, Any] | None:
-    try:
-        state = read_json(folder / STATE_NAME, _MAX_JSON_BYTES)
-        if state["version"] == STATE_VERSION:
-            dict(state["identity"])
-            return dict(state)
-    except FileNotFoundError:
-        return None
-    except (NotAFileError, ValueError, KeyError, TypeError):
-        pass
-    raise OutputError(
-        f"{folder / STATE_NAME} est illisible",
-        expected="l'état d'une préparation interrompue",
-        remedy="ajoutez `force` pour recommencer",
-    )
-
-
-def _foreign(folder: Path, but: str = "") -> str | None:
-    """Le nom d'un élément qui ne vient pas d'une préparation ; `but` en vient aussi."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != but)
-    return next((name for name in names if not _OURS.fullmatch(name)), None)
-
-
-def _clear(folder: Path) -> None:
-    """Efface les fichiers d'une préparation, l'index d'abord : le reste n'est plus lisible."""
-    names = [INDEX_NAME, *(path.name for path in folder.iterdir())]
-    for name in names:
-        if _OURS.fullmatch(name) and name != _LOCK_NAME:
-            (folder / name).unlink(missing_ok=True)

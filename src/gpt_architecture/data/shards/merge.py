@@ -20,12 +20,12 @@ from gpt_architecture.data.shards.layout import (
     HEADER_BYTES,
     TOKEN_DTYPE,
     ShardEntry,
-    WorkFolder,
     bad_shard,
     file_sha256,
     header,
     read_header,
 )
+from gpt_architecture.data.shards.work import WorkFolder
 from gpt_architecture.data.shards.workers import run_in_order
 from gpt_architecture.data.texts.documents import SPLITS, Split
 from gpt_architecture.storage import open_regular

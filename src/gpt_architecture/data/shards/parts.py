@@ -23,14 +23,8 @@ from gpt_architecture.data.hygiene.store import (
     read_object,
     write_object,
 )
-from gpt_architecture.data.shards.layout import (
-    INDEX_NAME,
-    differences,
-    identity_of_index,
-    read_index,
-    remove_idle,
-    saved_identity,
-)
+from gpt_architecture.data.shards.layout import INDEX_NAME, identity_of_index, read_index
+from gpt_architecture.data.shards.work import differences, remove_idle, saved_identity
 from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.errors import DataError, GPTArchitectureError
 from gpt_architecture.french import counted

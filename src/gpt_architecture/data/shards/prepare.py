@@ -8,9 +8,9 @@ interruptions.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,15 +19,13 @@ from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.hygiene.run import clean_corpus, identity_of
 from gpt_architecture.data.shards.encode import separator_of
 from gpt_architecture.data.shards.job import Preparation, PrepareReporter
-from gpt_architecture.data.shards.layout import (
-    MAX_VOCABULARY,
-    WORK_NAME,
-    WorkFolder,
-    read_present,
-    tokenizer_sha256,
-)
+from gpt_architecture.data.shards.layout import MAX_VOCABULARY, TOKEN_DTYPE, tokenizer_sha256
 from gpt_architecture.data.shards.plan import PrepareConfig
+from gpt_architecture.data.shards.reader import TokenSource
 from gpt_architecture.data.shards.tasks import Step, merge_tasks, run_task
+from gpt_architecture.data.shards.work import WORK_NAME, WorkFolder, read_present
+from gpt_architecture.data.shards.workers import usable_cores
+from gpt_architecture.data.shards.writer import index_of, open_writers
 from gpt_architecture.data.texts.corpus import find_texts
 from gpt_architecture.data.texts.documents import SPLITS, Split
 from gpt_architecture.data.texts.ingest import Source
@@ -35,6 +33,7 @@ from gpt_architecture.data.texts.shares import Share
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.errors import ConfigurationError, OutputError, TokenizerError, reason
 
+_COPIED_TOKENS = 1 << 22
 _SMALL_CORPUS_BYTES = 8 << 20  # en dessous, lancer des processus coûte plus que coder
 
 Outcome = Literal["new", "resumed", "present", "dry", "task", "read", "decided"]
@@ -207,6 +206,83 @@ def prepare_tokens(
     return PreparedTokens.of_step(out, asked.fraction, step)
 
 
+def write_tokens(
+    folder: Path | str,
+    train: TokenSource,
+    val: TokenSource | None,
+    tokenizer: Tokenizer,
+    *,
+    name: str,
+    documents: Sequence[str] = (),
+    shard_tokens: int = PrepareConfig.shard_tokens,
+    force: bool = False,
+) -> None:
+    """Écrit un dossier de fragments de deux parts déjà codées, s'il n'est pas déjà celui-là.
+
+    Args:
+        folder: dossier à écrire, absent ou vide.
+        train: tokens d'entraînement.
+        val: tokens de validation ; None : aucun.
+        tokenizer: celui qui les a codés.
+        name: d'où ils viennent.
+        documents: le nom de chaque document de `train`, séparateur après séparateur ; vide : ils
+            ne sont pas connus, et `name` est celui de tous.
+        shard_tokens: tokens d'un fragment plein.
+        force: remplace un dossier d'autres tokens.
+
+    Raises:
+        OutputError: dossier occupé, ou disque plein.
+        TokenizerError: vocabulaire trop grand, ou sans séparateur.
+    """
+    folder = Path(folder)
+    check_vocabulary(tokenizer)
+    parts: dict[Split, TokenSource] = {"train": train}
+    if val is not None:
+        parts["val"] = val
+    hashes = {split: part.sha256 for split, part in parts.items()}
+    identity = {
+        "val_fraction": 0.0
+        if val is None
+        else val.num_tokens / (train.num_tokens + val.num_tokens),
+        "shard_tokens": shard_tokens,
+        "tokenizer_sha256": tokenizer_sha256(tokenizer.to_dict()),
+        "sources": [{"path": name, "sha256": hashes}],
+    }
+    if read_present(folder, identity, force=force) is not None:
+        return
+    eos_id = separator_of(tokenizer)
+    try:
+        with WorkFolder(folder, identity, force=True) as work:
+            work.restart()
+            writers = open_writers(work.path, shard_tokens=shard_tokens, eos_id=eos_id, state=None)
+            try:
+                for split, part in parts.items():
+                    for start in range(0, part.num_tokens, _COPIED_TOKENS):
+                        count = min(_COPIED_TOKENS, part.num_tokens - start)
+                        writers[split].append(part.read(start, count).numpy().astype(TOKEN_DTYPE))
+                    writers[split].close()
+            finally:
+                for writer in writers.values():
+                    writer.abandon()
+            opens = int(train.read(0, 1).item() == eos_id)
+            total = writers["train"].num_documents + 1 - opens
+            origins = [[each, len(list(run))] for each, run in groupby(documents[:total])]
+            work.publish(
+                index_of(
+                    identity,
+                    tokenizer,
+                    {split: writer.shards for split, writer in writers.items()},
+                    text_bytes=0,
+                    single_document=False,
+                    separated=0,
+                    skipped={},
+                    origins=origins or [[name, total]],
+                )
+            )
+    except OSError as error:
+        raise OutputError.refused(folder, error) from error
+
+
 def check_vocabulary(tokenizer: Tokenizer) -> None:
     """Vérifie, avant de rien lire, qu'un tokenizer peut écrire des fragments.
 
@@ -254,5 +330,4 @@ def _clean(asked: Preparation, work: WorkFolder) -> dict[str, Any]:
 def _auto_workers(sources: Sequence[Source]) -> int:
     if sum(source.size for source in sources) < _SMALL_CORPUS_BYTES:
         return 1
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return usable_cores()

@@ -157,6 +157,13 @@ class TokenShards:
         """Nombre de tokens de la part."""
         return self._starts[-1]
 
+    @property
+    def files(self) -> list[tuple[Path, int]]:
+        """Ses fragments, dans l'ordre, et leurs tokens."""
+        return [
+            (self.path / name, count) for name, count in zip(self._names, self._counts, strict=True)
+        ]
+
     @cached_property
     def sha256(self) -> str:
         """Identité de la part : les empreintes de ses fichiers, dans l'ordre.

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt_architecture.data.shards.parts import Part, in_order, parts_folder
-from gpt_architecture.data.texts.corpus import SourceTexts
 from gpt_architecture.data.texts.documents import Tally
 from gpt_architecture.data.texts.shares import Share
+from gpt_architecture.data.texts.source_texts import SourceTexts
 from gpt_architecture.errors import DataError, OutputError, reason
 from gpt_architecture.storage import json_bytes, write_atomically
 

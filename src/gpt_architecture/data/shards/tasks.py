@@ -29,15 +29,10 @@ from gpt_architecture.data.hygiene.run import (
 from gpt_architecture.data.shards import parts
 from gpt_architecture.data.shards.encode import separator_of
 from gpt_architecture.data.shards.job import Preparation
-from gpt_architecture.data.shards.layout import (
-    TOKEN_DTYPE,
-    ShardEntry,
-    WorkFolder,
-    index_entries,
-    read_present,
-)
+from gpt_architecture.data.shards.layout import TOKEN_DTYPE, ShardEntry, index_entries
 from gpt_architecture.data.shards.merge import join_shards
 from gpt_architecture.data.shards.parts import Part
+from gpt_architecture.data.shards.work import WorkFolder, read_present
 from gpt_architecture.data.shards.writer import check_parts, index_of
 from gpt_architecture.data.texts.documents import SPLITS, Split, Tally
 from gpt_architecture.data.texts.shares import Share
@@ -219,6 +214,8 @@ def _join(asked: Preparation, found: Sequence[Part], work: WorkFolder) -> dict[s
         tally.add_skips(asked.skips)
     for index in indexes:
         tally.merge(index["separated"], index["skipped"])
+        for name, documents in index.get("origins", ()):
+            tally.add_origin(name, documents)
     if asked.hygiene is not None:
         tally.add_skips(asked.skips)
     joined = index_of(
@@ -229,6 +226,7 @@ def _join(asked: Preparation, found: Sequence[Part], work: WorkFolder) -> dict[s
         single_document=any(index["single_document"] for index in indexes),
         separated=tally.separated,
         skipped=tally.skipped,
+        origins=tally.origins,
     )
     if asked.hygiene is not None:
         joined["hygiene"] = summed_reports(index["hygiene"] for index in indexes)

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 from gpt_architecture.config import check_int
 from gpt_architecture.data.shards.encode import Encoder, separator_of
 from gpt_architecture.data.shards.job import Preparation
-from gpt_architecture.data.shards.layout import WorkFolder, read_present, tokenizer_sha256
+from gpt_architecture.data.shards.layout import tokenizer_sha256
 from gpt_architecture.data.shards.parts import part_folder
 from gpt_architecture.data.shards.plan import PrepareConfig, SplitPlan
 from gpt_architecture.data.shards.prepare import PreparedTokens, check_vocabulary
 from gpt_architecture.data.shards.tasks import merge_tasks
+from gpt_architecture.data.shards.work import WorkFolder, read_present
 from gpt_architecture.data.shards.writer import index_of, open_writers
 from gpt_architecture.data.texts.documents import Tally
 from gpt_architecture.data.texts.ingest import RecordBlock

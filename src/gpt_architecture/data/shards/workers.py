@@ -40,6 +40,12 @@ class _Failure:
     remedy: str
 
 
+def usable_cores() -> int:
+    """Cœurs que ce processus peut employer."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def run_in_order(
     tasks: Iterable[tuple[Key, Task]],
     make: Callable[[], Callable[[Task], Result]],

@@ -186,6 +186,7 @@ def index_of(
     single_document: bool,
     separated: int,
     skipped: Mapping[str, Any],
+    origins: Sequence[Sequence[Any]] = (),
 ) -> dict[str, Any]:
     """L'index de fragments écrits en entier.
 
@@ -195,7 +196,7 @@ def index_of(
         entries: les fragments de chaque part, dans l'ordre.
         text_bytes: octets UTF-8 du texte codé.
         single_document: un seul document, coupé par position.
-        separated: voir `Tally`, comme `skipped`.
+        separated: voir `Tally`, comme `skipped` et `origins`.
     """
     settings = dict(identity)
     return {
@@ -217,5 +218,6 @@ def index_of(
         "sources": settings.pop("sources"),
         "separated": separated,
         "skipped": dict(skipped),
+        "origins": [list(each) for each in origins],
         "settings": settings,
     }

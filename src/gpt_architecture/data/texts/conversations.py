@@ -1,8 +1,8 @@
 """Des conversations en JSON ou en JSONL, et ce qu'un modèle en apprend : les réponses.
 
-Chaque ligne, ou chaque élément d'une liste, est un objet `{"messages": [{"role": …, "content": …},
-…]}`, la liste de ses messages, ou un objet de ShareGPT. Une conversation occupe
-une rangée de `window` + 1 tokens, complétée à droite : l'attention causale ne fait rien voir du
+Chaque ligne, ou chaque élément d'une liste, est une conversation, dans l'une des formes que
+`chat_records.recognise` lit : OpenAI, ShareGPT, alpaca, invite et réponse… Elle occupe une rangée
+de `window` + 1 tokens, complétée à droite : l'attention causale ne fait rien voir du
 remplissage aux tokens qui le précèdent. Les cibles qui ne sont pas d'une réponse valent `IGNORED`.
 
 Formes : B rangées, T tokens d'une rangée sans le dernier.
@@ -13,11 +13,11 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 from gpt_architecture.data.sampler import IGNORED
 from gpt_architecture.data.shards.reader import TokenArray
 from gpt_architecture.data.texts.chat import check_messages, render_chat
+from gpt_architecture.data.texts.chat_records import is_dialogue, recognise
 from gpt_architecture.data.tokenizer import Tokenizer
 from gpt_architecture.data.tokenizers.marked_text import encode_text
 from gpt_architecture.errors import DataError, GPTArchitectureError
@@ -37,9 +38,40 @@ MAX_DOCUMENT = 1 << 30
 """Octets d'un fichier JSON, lu d'un bloc."""
 MAX_CONVERSATIONS = 10_000_000
 
-_SHAREGPT = {"human": "user", "gpt": "assistant"}
-
 Messages = Sequence[Mapping[str, str]]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Ce qu'un fichier de dialogues contient, pour les messages.
+
+    Attributes:
+        unit: nom d'un élément.
+        setting: le réglage qui nomme le fichier.
+        expected: la forme d'un élément.
+    """
+
+    unit: str
+    setting: str
+    expected: str
+
+    def bad(self, path: Path | str, place: str, found: str) -> DataError:
+        """L'erreur d'un élément."""
+        return DataError(
+            f"{path}, {place} : {found}",
+            expected=self.expected,
+            remedy=f"corrigez cette {self.unit}",
+        )
+
+
+CONVERSATION = Kind(
+    unit="conversation",
+    setting="chat",
+    expected='{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", '
+    '"content": "…"}]}, ou les champs de ShareGPT, d\'alpaca, ou prompt et completion',
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +82,15 @@ class Conversation:
         line: sa ligne dans le fichier, ou son rang dans la liste, à partir de 1.
         messages: ses messages, vérifiés ; une réponse au moins.
         unit: « ligne », ou « conversation » dans une liste.
+        form: forme où elle était écrite (voir `chat_records.recognise`).
+        muted: rangs, depuis 0, des réponses qui ne s'apprennent pas.
     """
 
     line: int
     messages: Messages
     unit: str = "ligne"
+    form: str = "messages"
+    muted: frozenset[int] = frozenset()
 
     @property
     def place(self) -> str:
@@ -69,10 +105,12 @@ class EncodedConversation:
     Attributes:
         ids: ses tokens, jusqu'à la fin de la dernière réponse.
         learned: de même longueur ; vrai pour les tokens d'une réponse, sa fin comprise.
+        line: voir `Conversation` ; 0 : elle ne vient pas d'un fichier.
     """
 
     ids: list[int]
     learned: list[bool]
+    line: int = 0
 
 
 class ConversationTokens(TokenArray):
@@ -85,6 +123,7 @@ class ConversationTokens(TokenArray):
 
     Attributes:
         count: nombre de conversations.
+        places: de chacune, sa ligne, son premier token et celui d'après son dernier.
     """
 
     def __init__(self, rows: Sequence[EncodedConversation], window: int, padding: int) -> None:
@@ -95,6 +134,10 @@ class ConversationTokens(TokenArray):
             ids[index, : len(row.ids)] = row.ids
             learned[index, : len(row.ids)] = row.learned
         self.count = len(rows)
+        self.places = [
+            (row.line, pitch * index, pitch * index + len(row.ids))
+            for index, row in enumerate(rows)
+        ]
         self._learned = learned.reshape(-1)
         super().__init__(ids.reshape(-1))
 
@@ -111,8 +154,8 @@ class ConversationTokens(TokenArray):
 def read_conversations(path: Path | str) -> tuple[list[Conversation], str]:
     """Lit un fichier de conversations : JSONL, ou JSON d'un seul tenant.
 
-    Dans un message, un champ nul ou une liste vide est un champ absent, et un contenu en parties
-    est le texte de celles-ci, comme les clients d'OpenAI les écrivent.
+    Un champ nul ou une liste vide est un champ absent, et un contenu en parties est le texte de
+    celles-ci, comme les clients d'OpenAI les écrivent.
 
     Returns:
         Les conversations, et l'empreinte sha256 du fichier.
@@ -120,30 +163,61 @@ def read_conversations(path: Path | str) -> tuple[list[Conversation], str]:
     Raises:
         DataError: fichier illisible ou vide, ou conversation mal formée ; elle est désignée.
     """
+    return read_dialogues(path, _conversation, CONVERSATION)
+
+
+def read_dialogues(
+    path: Path | str, build: Callable[[Any, str, int], T], kind: Kind
+) -> tuple[list[T], str]:
+    """Lit un fichier de dialogues : JSONL, ou JSON d'un seul tenant.
+
+    Args:
+        path: le fichier.
+        build: fait un élément de sa valeur JSON, du nom de sa place et de son numéro ; ValueError
+            ou une erreur du projet dit ce qui ne va pas.
+        kind: ce qu'il contient.
+
+    Returns:
+        Les éléments, et l'empreinte sha256 du fichier.
+
+    Raises:
+        DataError: fichier illisible ou vide, ou élément mal formé ; il est désigné.
+    """
     path = Path(path)
-    found: list[Conversation] = []
+    found: list[T] = []
     try:
         with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            for value, number, unit in _values(file, path):
-                found.append(_conversation(value, number, unit, path))
+            for value, number, unit in _values(file, path, kind):
+                place = f"{unit} {number}"
+                try:
+                    found.append(build(value, unit, number))
+                except GPTArchitectureError as error:
+                    raise kind.bad(path, place, error.found) from None
+                except ValueError as error:
+                    raise kind.bad(path, place, str(error)) from None
                 if len(found) > MAX_CONVERSATIONS:
-                    raise _bad(path, found[-1].place, f"plus de {MAX_CONVERSATIONS} conversations")
+                    raise kind.bad(path, place, f"plus de {MAX_CONVERSATIONS} {kind.unit}s")
     except OSError as error:
         raise DataError.unreadable(
-            path, error, expected="un fichier de conversations", remedy="corrigez `chat`"
+            path, error, expected=f"un fichier de {kind.unit}s", remedy=f"corrigez `{kind.setting}`"
         ) from None
     if not found:
         raise DataError(
-            f"{path} ne contient aucune conversation",
-            expected='des lignes {"messages": [{"role": "user", "content": "…"}, …]}',
+            f"{path} ne contient aucune {kind.unit}",
+            expected=f"des lignes {kind.expected}",
             remedy="corrigez ce fichier",
         )
     return found, sha256
 
 
 def encode_conversation(
-    messages: Messages, template: str, tokenizer: Tokenizer, *, limit: int
+    messages: Messages,
+    template: str,
+    tokenizer: Tokenizer,
+    *,
+    limit: int,
+    muted: Collection[int] = (),
 ) -> EncodedConversation | None:
     """Code une conversation, en distinguant ce que le modèle écrit de ce qu'il lit.
 
@@ -156,6 +230,7 @@ def encode_conversation(
         template: gabarit (voir `data.texts.chat`).
         tokenizer: celui du modèle.
         limit: tokens au plus.
+        muted: rangs, depuis 0, des réponses qui se lisent sans s'apprendre.
 
     Returns:
         La conversation codée, ou None si elle est trop longue.
@@ -179,7 +254,8 @@ def encode_conversation(
                 expected="un gabarit qui ne fait qu'ajouter, message après message",
                 remedy="changez de gabarit (`chat_template`)",
             )
-        for text, is_answer in ((before[len(done) :], False), (after[len(before) :], True)):
+        is_learned = index not in muted
+        for text, is_answer in ((before[len(done) :], False), (after[len(before) :], is_learned)):
             part = encode_text(text, tokenizer)
             ids += part
             learned += [is_answer] * len(part)
@@ -195,15 +271,15 @@ def encode_conversation(
     return EncodedConversation(ids=ids, learned=learned)
 
 
-def _values(file: BufferedReader, path: Path) -> Iterator[tuple[Any, int, str]]:
-    """(Valeur JSON, numéro, « ligne » ou « conversation ») de chaque conversation."""
+def _values(file: BufferedReader, path: Path, kind: Kind) -> Iterator[tuple[Any, int, str]]:
+    """(Valeur JSON, numéro, « ligne » ou son unité) de chaque élément."""
     file.seek(0)
     start = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
     file.seek(0)
     if start.startswith(b"[") or path.suffix.lower() == ".json":
-        values = _document(read_at_most(file, MAX_DOCUMENT), path)
+        values = _document(read_at_most(file, MAX_DOCUMENT), path, kind)
         if values is not None:
-            yield from ((value, rank, "conversation") for rank, value in enumerate(values, 1))
+            yield from ((value, rank, kind.unit) for rank, value in enumerate(values, 1))
             return
         file.seek(0)
     number = 0
@@ -211,23 +287,25 @@ def _values(file: BufferedReader, path: Path) -> Iterator[tuple[Any, int, str]]:
         number += 1
         place = f"ligne {number}"
         if len(line) > MAX_LINE:
-            raise _bad(path, place, f"plus de {MAX_LINE >> 20} Mio")
+            raise kind.bad(path, place, f"plus de {MAX_LINE >> 20} Mio")
         if not line.strip():
             continue
         text = decode_text(line, origin=f"{path}, {place}")
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
-            raise _bad(path, place, f"ce n'est pas du JSON (colonne {error.colno})") from None
+            raise kind.bad(path, place, f"ce n'est pas du JSON (colonne {error.colno})") from None
         except (ValueError, RecursionError):  # un entier ou une imbrication démesurés
-            raise _bad(path, place, "ce n'est pas du JSON lisible") from None
+            raise kind.bad(path, place, "ce n'est pas du JSON lisible") from None
         yield value, number, "ligne"
 
 
-def _document(data: bytes, path: Path) -> list[Any] | None:
-    """Les conversations d'un fichier JSON d'un seul tenant ; None si c'est du JSONL."""
+def _document(data: bytes, path: Path, kind: Kind) -> list[Any] | None:
+    """Les éléments d'un fichier JSON d'un seul tenant ; None si c'est du JSONL."""
     if len(data) > MAX_DOCUMENT:
-        raise _bad(path, "tout le fichier", f"plus de {MAX_DOCUMENT >> 20} Mio d'un seul tenant")
+        raise kind.bad(
+            path, "tout le fichier", f"plus de {MAX_DOCUMENT >> 20} Mio d'un seul tenant"
+        )
     text = decode_text(data, origin=str(path))
     try:
         value = json.loads(text)
@@ -235,68 +313,26 @@ def _document(data: bytes, path: Path) -> list[Any] | None:
         if error.msg == "Extra data":
             return None
         where = f"ligne {error.lineno}"
-        raise _bad(path, where, f"ce n'est pas du JSON (colonne {error.colno})") from None
+        raise kind.bad(path, where, f"ce n'est pas du JSON (colonne {error.colno})") from None
     except (ValueError, RecursionError):
-        raise _bad(path, "tout le fichier", "ce n'est pas du JSON lisible") from None
-    if isinstance(value, list) and not _is_conversation(value):
+        raise kind.bad(path, "tout le fichier", "ce n'est pas du JSON lisible") from None
+    if isinstance(value, list) and not is_dialogue(value):
         return value
     return [value]  # une seule conversation
 
 
-def _is_conversation(value: object) -> bool:
-    """Vrai pour une liste de messages."""
-    first = value[0] if isinstance(value, list) and value else None
-    return isinstance(first, Mapping) and "role" in first
-
-
-def _conversation(value: Any, number: int, unit: str, path: Path) -> Conversation:
-    place = f"{unit} {number}"
-    messages = value if _is_conversation(value) else None
-    if isinstance(value, Mapping):
-        messages = value.get("messages")
-        if messages is None and isinstance(value.get("conversations"), list):
-            messages = [_from_sharegpt(each) for each in value["conversations"]]
-    if messages is None:
-        raise _bad(path, place, "messages manque")
-    if isinstance(messages, list):
-        messages = [_plain(message) for message in messages]
-    try:
-        check_messages(messages)
-    except GPTArchitectureError as error:
-        raise _bad(path, place, error.found) from None
+def _conversation(value: Any, unit: str, number: int) -> Conversation:
+    record = recognise(value)
+    messages = record.messages
+    check_messages(messages)
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
-        raise _bad(path, place, "aucune réponse (role assistant)")
+        raise ValueError("aucune réponse (role assistant)")
     if roles[0] == "assistant":
-        raise _bad(path, place, "message 1 : une réponse sans question")
-    return Conversation(line=number, messages=messages, unit=unit)
-
-
-def _from_sharegpt(message: Any) -> Any:
-    """Un message `{"from": "human", "value": …}` de ShareGPT, aux noms d'OpenAI."""
-    if not isinstance(message, Mapping):
-        return message
-    author = message.get("from")
-    return {"role": _SHAREGPT.get(str(author), author), "content": message.get("value")}
-
-
-def _plain(message: Any) -> Any:
-    """Un message sans champ nul ni liste vide, le texte de ses parties mis bout à bout."""
-    if not isinstance(message, Mapping):
-        return message
-    kept = {name: value for name, value in message.items() if value is not None and value != []}
-    parts = kept.get("content")
-    if isinstance(parts, list):
-        texts = [p.get("text") for p in parts if isinstance(p, Mapping) and p.get("type") == "text"]
-        if len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
-            kept["content"] = "".join(map(str, texts))
-    return kept
-
-
-def _bad(path: Path, place: str, found: str) -> DataError:
-    return DataError(
-        f"{path}, {place} : {found}",
-        expected='{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", '
-        '"content": "…"}]}',
-        remedy="corrigez cette conversation",
+        raise ValueError("message 1 : une réponse sans question")
+    answers = {rank for rank, role in enumerate(roles) if role == "assistant"}
+    if answers <= record.muted:
+        raise ValueError("aucune réponse à apprendre : weight y est nul partout")
+    return Conversation(
+        line=number, messages=messages, unit=unit, form=record.form, muted=record.muted
     )

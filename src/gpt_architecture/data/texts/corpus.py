@@ -10,33 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from gpt_architecture.config import END_OF_TEXT, check_float
+from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.texts import hub
-from gpt_architecture.data.texts.documents import (
-    EMPTY,
-    NO_FIELD,
-    Rejected,
-    Skip,
-    Tally,
-    cut_pieces,
-    documents_in,
-    is_sampled,
-    json_messages,
-    stream_documents,
-)
-from gpt_architecture.data.texts.ingest import (
-    RecordBlock,
-    Source,
-    check_text,
-    find_sources,
-    read_blocks,
-    read_chunks,
-)
+from gpt_architecture.data.texts.documents import EMPTY, Rejected, Skip, documents_in
+from gpt_architecture.data.texts.ingest import Source, find_sources, read_blocks
 from gpt_architecture.data.texts.installed import package_files
 from gpt_architecture.data.texts.readers.base import FORMATS
 from gpt_architecture.data.texts.recipes import (
@@ -47,7 +29,6 @@ from gpt_architecture.data.texts.recipes import (
     pinned_text,
     recipe_texts,
 )
-from gpt_architecture.data.texts.shares import WHOLE, Share, owned
 from gpt_architecture.errors import DataError, nearest
 from gpt_architecture.french import plural
 from gpt_architecture.storage import decode_text, exists
@@ -56,8 +37,7 @@ logger = logging.getLogger(__name__)
 
 SHORT_STORY = "la-lampe-du-passeur"
 CORPUS_NAMES = (*RECIPES, NOVELS, SHORT_STORY)
-_MAX_RECORD_BYTES = 32 << 20
-_PIECE_CHARACTERS = 1 << 16
+MAX_RECORD_BYTES = 32 << 20
 _SHOWN = 5
 
 
@@ -163,7 +143,8 @@ def read_documents(
         MissingDependencyError: un fichier demande une bibliothèque qui n'est pas là.
     """
     found, skips = find_texts(sources, offline=offline)
-    _refuse(skips, skip_bad=skip_bad)
+    for skip in skips:
+        skip.check(skip_bad=skip_bad)
     count, aside = 0, [*skips]
     for source in found:
         separated = 0
@@ -225,7 +206,7 @@ def _records(
         DataError: `strict`, et un enregistrement a un défaut.
     """
     unit = FORMATS[source.kind].unit
-    for block in read_blocks(source, field=field, max_record_bytes=_MAX_RECORD_BYTES):
+    for block in read_blocks(source, field=field, max_record_bytes=MAX_RECORD_BYTES):
         for skip in block.skips:
             skip.check(skip_bad=not strict)
             yield skip
@@ -260,11 +241,6 @@ def _explain(record: bytes, where: str) -> None:
         ) from None
 
 
-def _refuse(skips: Sequence[Skip], *, skip_bad: bool) -> None:
-    for skip in skips:
-        skip.check(skip_bad=skip_bad)
-
-
 def _report_skips(skips: Sequence[Skip]) -> None:
     """Dit ce qui est laissé de côté, par raison."""
     for kind in dict.fromkeys(skip.reason for skip in skips):
@@ -282,118 +258,6 @@ def _short_name(source: str | Path, origins: Sequence[str]) -> str:
     if source == VERDICT and SHORT_STORY in origins:
         return SHORT_STORY
     return str(source)
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """Les textes d'un bloc, lus à mesure, et les octets de sa source."""
-
-    texts: Iterator[str]
-    consumed: int
-
-
-class SourceTexts:
-    """Les documents des sources, par morceaux et une seule fois.
-
-    Un long fichier n'est jamais en mémoire en entier. D'une conversation (une ligne JSONL qui a
-    `messages` et n'a pas ce champ), les textes sont ceux de ses messages.
-
-    Args:
-        sources: voir `find_texts`.
-        field: champ ou colonne du texte ; None : celui dont le nom est évident.
-        skip_bad: écarte et compte ce qui est illisible, abîmé ou trop gros.
-        offline: interdit tout téléchargement.
-        sample: part des textes gardée, tirée par l'empreinte de chacun (un document, ou un morceau
-            d'un long fichier) ; None : tous.
-        share: la part des sources à lire ; elle peut n'avoir aucun texte.
-        on_progress: reçoit les octets de sources lus, et leur total.
-
-    Attributes:
-        sources: les fichiers, dans l'ordre.
-        tally: octets lus, octets de texte, et ce qui a été écarté.
-
-    Raises:
-        DataError: source absente ; à la lecture, un défaut, ou aucun texte.
-    """
-
-    def __init__(
-        self,
-        sources: Sequence[str],
-        *,
-        field: str | None = None,
-        skip_bad: bool = False,
-        offline: bool = True,
-        sample: float | None = None,
-        share: Share = WHOLE,
-        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
-    ) -> None:
-        if sample is not None:
-            check_float("`sample`", sample, above=0.0, maximum=1.0)
-        self.tally = Tally()
-        self.sources, skips = find_texts(sources, offline=offline)
-        self._skip_bad, self._sample, self._share = skip_bad, sample, share
-        self._set_aside(skips)
-        self._total = sum(source.size for source in self.sources)
-        self._field, self._on_progress = field, on_progress
-
-    def __iter__(self) -> Iterator[str]:
-        for _, _, block in owned(self.sources, self._blocks, self._share):
-            for text in block.texts:
-                if self._sample is None or is_sampled(text, self._sample):
-                    self.tally.text_bytes += len(text.encode("utf-8"))
-                    yield text
-            self._advance(block.consumed)
-        if not self.tally.text_bytes and self._share == WHOLE:
-            skipped = [f" : {cause}, {e['examples'][0]}" for cause, e in self.tally.skipped.items()]
-            raise DataError(
-                f"aucun texte dans les sources{''.join(skipped[:1])}",
-                expected="au moins un texte lisible, en UTF-8",
-                remedy="vérifiez les fichiers, `field` et `sample`",
-            )
-
-    def _blocks(self, source: Source) -> Iterator[_Texts]:
-        if source.kind == "text":
-            left = source.size  # décompressé, un texte a plus d'octets que son fichier
-            try:
-                if self._skip_bad:
-                    check_text(source)
-                for _, chunks in stream_documents(read_chunks(source)):
-                    for piece in cut_pieces(chunks, _PIECE_CHARACTERS):
-                        read = min(left, len(piece.encode("utf-8")))
-                        left -= read
-                        yield _Texts(iter([piece]), read)
-            except Rejected as rejected:
-                self._set_aside([Skip.of(rejected, source.label)])
-            yield _Texts(iter(()), left)
-            return
-        for block in read_blocks(source, field=self._field, max_record_bytes=_MAX_RECORD_BYTES):
-            yield _Texts(self._records(block), block.consumed)
-
-    def _records(self, block: RecordBlock) -> Iterator[str]:
-        self._set_aside(block.skips)
-        for number, record in block.records:
-            try:
-                yield from self._texts(block, record)
-            except Rejected as rejected:
-                self._set_aside([Skip.of(rejected, block.place(number))])
-
-    def _texts(self, block: RecordBlock, record: bytes) -> list[str]:
-        is_json = block.kind in ("json", "jsonl")
-        try:
-            text = block.text_of(record, self._field)
-        except Rejected as rejected:
-            if is_json and rejected.reason == NO_FIELD and (found := json_messages(record)):
-                return found
-            raise
-        return [document for _, document in documents_in(text)]
-
-    def _set_aside(self, skips: Sequence[Skip]) -> None:
-        _refuse(skips, skip_bad=self._skip_bad)
-        self.tally.add_skips(skips)
-
-    def _advance(self, read: int) -> None:
-        self.tally.done_bytes += read
-        self._on_progress(self.tally.done_bytes, self._total)
 
 
 def _short_story() -> Source:

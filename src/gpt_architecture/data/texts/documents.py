@@ -119,12 +119,14 @@ class Tally:
         text_bytes: octets UTF-8 du texte codé.
         separated: documents qui suivent un `<|endoftext|>` écrit dans leur texte.
         skipped: raison → {"count", "examples"}, premiers exemples seulement.
+        origins: [source, documents d'entraînement], dans l'ordre où ils sont écrits.
     """
 
     done_bytes: int = 0
     text_bytes: int = 0
     separated: int = 0
     skipped: dict[str, dict[str, Any]] = made_of(default_factory=dict)
+    origins: list[list[Any]] = made_of(default_factory=list)
 
     def add(self, done: int, text: int, separated: int, skips: Iterable[Skip]) -> None:
         """Ajoute une tâche : octets lus, octets de texte, documents séparés, et écartés."""
@@ -140,6 +142,13 @@ class Tally:
             entry = self.skipped.setdefault(reason, {"count": 0, "examples": []})
             entry["count"] += found["count"]
             entry["examples"] = [*entry["examples"], *found["examples"]][:_MAX_EXAMPLES]
+
+    def add_origin(self, name: str, documents: int) -> None:
+        """Ajoute des documents d'entraînement d'une source, qui suivent les précédents."""
+        if documents and self.origins and self.origins[-1][0] == name:
+            self.origins[-1][1] += documents
+        elif documents:
+            self.origins.append([name, documents])
 
     def add_skips(self, skips: Iterable[Skip]) -> None:
         """Compte ce qui a été écarté."""

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from gpt_architecture.config import check_int
 from gpt_architecture.data.texts.ingest import Source
-from gpt_architecture.errors import ConfigurationError
+from gpt_architecture.errors import ConfigurationError, shown
 
 MAX_TASKS = 99_999
 _WRITTEN = re.compile(r"(?:(\d{1,9})|auto)(?:/(\d{1,9}))?")
@@ -77,11 +77,11 @@ class Share:
                 "`task`", text, expected="3/7, ou auto, ou auto/7, de 1/7 à 7/7"
             )
         if match[1] is not None:
-            return cls(int(match[1]), int(match[2]))
+            return cls._of(text, int(match[1]), int(match[2]))
         values = os.environ if environment is None else environment
         count = None if match[2] is None else int(match[2])
         if f"{_SLURM}ID" in values:
-            return cls(_variable(values, f"{_SLURM}ID"), count or _slurm_count(values))
+            return cls._of(text, _variable(values, f"{_SLURM}ID"), count or _slurm_count(values))
         if _KUBERNETES in values:
             if count is None:
                 raise ConfigurationError(
@@ -89,12 +89,24 @@ class Share:
                     expected="auto/N, où N est son champ completions",
                     remedy="donnez ce nombre",
                 )
-            return cls(_variable(values, _KUBERNETES) + 1, count)
+            return cls._of(text, _variable(values, _KUBERNETES) + 1, count)
         raise ConfigurationError(
             "`task` vaut auto, mais rien ne dit quelle est cette tâche",
             expected=f"{_SLURM}ID (Slurm) ou {_KUBERNETES} (Kubernetes)",
             remedy="lancez-la dans un tableau Slurm ou un Job indexé, ou donnez 3/7",
         )
+
+    @classmethod
+    def _of(cls, text: str, number: int, count: int) -> Share:
+        """Cette tâche ; un refus dit ce qui était demandé."""
+        try:
+            return cls(number, count)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"`task` vaut {shown(text)} : {error.found}",
+                expected=error.expected,
+                remedy="corrigez `task`",
+            ) from None
 
     def bounds(self, total: int) -> tuple[int, int]:
         """[Début, fin[ de sa plage sur `total` octets ; la dernière n'a pas de fin."""

@@ -146,6 +146,16 @@ def split_words(text: str) -> list[str]:
     return [part for part in _SPLIT.split(text) if part and not part.isspace()]
 
 
+def word_places(text: str) -> list[tuple[int, int]]:
+    """Les octets, début et fin, de chaque mot que `split_words` rend."""
+    found, done = list[tuple[int, int]](), 0
+    for part in _SPLIT.split(text):
+        start, done = done, done + len(part.encode("utf-8", "surrogatepass"))
+        if part and not part.isspace():
+            found.append((start, done))
+    return found
+
+
 def _separates(allowed_special: AllowedSpecial) -> bool:
     """Vrai si `<|endoftext|>`, écrit dans un texte, y est un token."""
     return allowed_special == "all" or END_OF_TEXT in allowed_special

@@ -25,7 +25,12 @@ from gpt_architecture.core.kv_cache import KVCache
 from gpt_architecture.core.model import GPTModel, blank_model
 from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.kernels.decode.passes import Passes
-from gpt_architecture.kernels.decode.weights import DenseMatrix, GroupedMatrix, PackedMatrix
+from gpt_architecture.kernels.decode.weights import (
+    DenseMatrix,
+    GroupedMatrix,
+    IntegerStrips,
+    PackedMatrix,
+)
 
 if TYPE_CHECKING:
     from gpt_architecture.kernels.decode.step import DecodeStep
@@ -287,6 +292,22 @@ class PackedModel:
         logits = step.ragged(parts, cache, wanted)
         cache.advance_each_([len(part) for part in parts])
         return logits
+
+    def stored_weights(self) -> dict[str, Tensor]:
+        """Les poids qui calculent, par nom : d'eux seuls dépend l'empreinte du modèle.
+
+        Ceux qui sont quantifiés y sont en bandes, avec ou sans noyaux ; une matrice partagée y est
+        une fois, et des poids fp32 y ont les noms du `state_dict`.
+        """
+        found = dict(self.vectors)
+        named = {each: name for name, each in reversed(list(self.matrices.items()))}
+        for matrix, name in named.items():
+            if isinstance(matrix, DenseMatrix):
+                found[f"{name}.weight"] = matrix.weight
+                continue
+            strips = IntegerStrips(matrix.grouped) if isinstance(matrix, GroupedMatrix) else matrix
+            found[f"{name}.codes"], found[f"{name}.scales"] = strips.tensors()
+        return found
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Les poids en virgule flottante, ou les échelles de ceux qui sont quantifiés."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt_architecture.config import GPTConfig
+from gpt_architecture.core.adapters import Adapter, add_adapters_
 from gpt_architecture.core.attention import sdpa_attention
 from gpt_architecture.core.grouped_codes import Scheme, quantize
 from gpt_architecture.core.kv_cache import KVCache, LayerCache
@@ -191,8 +192,9 @@ class Passes:
             self._torch_pass = TorchPass(self._cfg, dense, self._vectors, activate=activate)
 
     def _compile(self, form: str, matrices: Mapping[str, KernelMatrix]) -> DecodeStep:
-        """Le pas de cette forme (voir `step.FORMS`), sur ces matrices."""
-        from gpt_architecture.kernels.decode.step import FORMS, DecodeStep  # noqa: PLC0415
+        """Le pas de cette forme (voir `forms`), sur ces matrices."""
+        from gpt_architecture.kernels.decode.forms import FORMS  # noqa: PLC0415
+        from gpt_architecture.kernels.decode.step import DecodeStep  # noqa: PLC0415
 
         embedding = self.matrices["tok_emb"]
         return DecodeStep(self._cfg, matrices, embedding, self._vectors, FORMS[form], self.turn)
@@ -214,6 +216,10 @@ def _compiles(cfg: GPTConfig) -> bool:
 
 Activate = Callable[[Tensor, Tensor], Tensor]
 """(x (n, F) contigu, qui peut être récrit, biais (F,)) → activation(x + biais)."""
+
+
+Rows = Sequence[Adapter | None]
+"""L'adaptateur de chaque ligne d'un lot ; vide : aucune n'en a."""
 
 
 class TorchPass:
@@ -244,23 +250,25 @@ class TorchPass:
         positions = torch.arange(count) if cache is None else cache.positions(count)
         x = self._matrices["tok_emb"].rows(in_idx) + self._vectors["pos_emb.weight"][positions]
         layers = None if cache is None else cache.layers
+        rows = [] if cache is None else cache.adapters
         for index in range(self._cfg.n_layers):
             block = f"trf_blocks.{index}."
             layer = None if layers is None else layers[index]
             h = self._norm(f"{block}norm1", x)
-            x = x + self._linear(f"{block}att.out_proj", self._attention(block, h, layer))
-            h = self._product(f"{block}ff.layers.0", self._norm(f"{block}norm2", x))
+            h = self._attention(block, h, layer, rows)
+            x = x + self._linear(f"{block}att.out_proj", h, rows)
+            h = self._product(f"{block}ff.layers.0", self._norm(f"{block}norm2", x), rows)
             h = self._activate(h.flatten(0, 1), self._vectors[f"{block}ff.layers.0.bias"])
-            x = x + self._linear(f"{block}ff.layers.2", h.view(*x.shape[:2], -1))
+            x = x + self._linear(f"{block}ff.layers.2", h.view(*x.shape[:2], -1), rows)
         if at is not None:
             x = x[torch.arange(batch), at].unsqueeze(1)  # (B, 1, D)
         return self._linear("out_head", self._norm("final_norm", x))
 
-    def _attention(self, block: str, h: Tensor, layer: LayerCache | None) -> Tensor:
+    def _attention(self, block: str, h: Tensor, layer: LayerCache | None, rows: Rows) -> Tensor:
         """Contexte (B, T, D) de h (B, T, D)."""
         batch, count, width = h.shape
         q, k, v = (
-            self._linear(f"{block}att.W_{name}", h)
+            self._linear(f"{block}att.W_{name}", h, rows)
             .view(batch, count, self._cfg.n_heads, self._cfg.head_dim)
             .transpose(1, 2)  # (B, H, T, K)
             for name in ("query", "key", "value")
@@ -271,15 +279,16 @@ class TorchPass:
         context = sdpa_attention(q, k, v, dropout_p=0.0, mask=mask)
         return context.transpose(1, 2).reshape(batch, count, width)
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
+    def _linear(self, name: str, x: Tensor, rows: Rows = ()) -> Tensor:
         """x (B, T, D) · matrice transposée + biais, s'il existe."""
-        out, bias = self._product(name, x), self._vectors.get(f"{name}.bias")
+        out, bias = self._product(name, x, rows), self._vectors.get(f"{name}.bias")
         return out if bias is None else out.add_(bias)
 
-    def _product(self, name: str, x: Tensor) -> Tensor:
-        """x (B, T, D) · matrice transposée."""
-        out = self._matrices[name].times(x.flatten(0, 1))
-        return out.view(*x.shape[:2], -1)
+    def _product(self, name: str, x: Tensor, rows: Rows) -> Tensor:
+        """x (B, T, D) · matrice transposée, avec ce qu'y ajoutent les adaptateurs de `rows`."""
+        out = self._matrices[name].times(x.flatten(0, 1)).view(*x.shape[:2], -1)
+        add_adapters_(out, x, name, rows)
+        return out
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         gain, shift = self._vectors[f"{name}.scale"], self._vectors[f"{name}.shift"]

@@ -1,8 +1,9 @@
 """Ce qui entoure les produits : normes, codes des activations, attention, GELU.
 
 Les trois premiers préparent les activations d'un pas : x (hauteur, D), gain et décalage de la
-norme (vides : pas de norme), lignes de x à lire (vide : toutes). Le dernier sert quand PyTorch fait
-les produits (voir `passes.TorchPass`).
+norme (vides : pas de norme), lignes de x à lire (vide : toutes). `low_rank_` est le calcul des
+adaptateurs (voir `core.adapters`). Le dernier sert quand PyTorch fait les produits (voir
+`passes.TorchPass`).
 
 Formes : M activations présentes, D largeur, H têtes, K taille d'une tête, S positions vues, F
 largeur du perceptron.
@@ -29,7 +30,7 @@ from gpt_architecture.kernels.decode.row_tiles import (
     turn_keys,
 )
 from gpt_architecture.kernels.decode.weights import CHUNK
-from gpt_architecture.kernels.runtime.arithmetic import FAST, exp, gelu, moments
+from gpt_architecture.kernels.runtime.arithmetic import FAST, exp, gelu, mean_and_variance
 from gpt_architecture.kernels.runtime.kernel import (
     Counts,
     Integer,
@@ -57,6 +58,9 @@ sa première activation, et parmi celles-ci la première requête du bloc et cel
 QUERIES = 32
 """Requêtes d'un bloc, au plus : de longues parts occupent tous les threads."""
 
+TABLE = 3
+"""Mots de la table d'un adaptateur, par matrice ; voir `low_rank_`."""
+
 _LINE = 16
 """Valeurs d'une ligne de cache : une clé transposée à cheval sur deux en lirait deux."""
 
@@ -75,7 +79,9 @@ def _normalize(x: Any, gain: Any, shift: Any, y: Any) -> None:
         for j in range(width):
             y[j] = x[j]
         return
-    mean, inverse = moments(x)
+    mean, variance = mean_and_variance(x)
+    # En fp64 : en fp32, ce serait une estimation propre à chaque processeur, puis corrigée.
+    inverse = _F(1.0 / np.sqrt(np.float64(variance + _F(1e-5))))
     for j in range(width):
         y[j] = (x[j] - mean) * inverse * gain[j] + shift[j]
 
@@ -157,6 +163,48 @@ def encode_rows_(
 def _floats(address: Any, size: Any) -> Any:
     """Les `size` valeurs fp32 à cette adresse."""
     return carray(pointer(address), (size,), np.float32)
+
+
+@kernel
+def low_rank_(
+    lots: Lots,
+    x: Matrix,
+    gain: Vector,
+    shift: Vector,
+    owners: Integers,
+    first: Integer,
+    parts: Integer,
+    part_rows: Integer,
+    delta: Matrix,
+) -> None:
+    """delta (hauteur, N) = s·B·A·norme(x), pour les lignes qui ont un adaptateur ; les autres non.
+
+    Un lot est une partie d'une ligne : le résultat n'est fait que d'elle. `owners` : l'adresse de
+    la table de l'adaptateur de chaque ligne, 0 s'il n'y en a pas. Une table a TABLE mots par
+    matrice, dont celles d'ici suivent `first` autres : adresses de A (r, D) et de s·Bᵀ (r, lignes
+    d'une partie), puis r, nul si l'adaptateur laisse cette matrice.
+    """
+    width = x.shape[1]
+    y = np.empty(width, np.float32)
+    for item in lots:
+        m, part = item // parts, item % parts
+        if owners[m] == 0:
+            continue
+        table = carray(pointer(owners[m] + 8 * TABLE * (first + part)), (TABLE,), np.int64)
+        rank = table[2]
+        target = delta[m, part * part_rows : (part + 1) * part_rows]
+        target[:] = _F(0.0)
+        if rank == 0:
+            continue
+        _normalize(x[m], gain, shift, y)
+        for k in range(rank):
+            low = _F(0.0)
+            down = _floats(table[0] + 4 * width * k, width)
+            for j in range(width):
+                low += down[j] * y[j]
+            up = _floats(table[1] + 4 * part_rows * k, part_rows)
+            for n in range(part_rows):
+                target[n] += low * up[n]
 
 
 @njit(**_OPTIONS)

@@ -121,8 +121,8 @@ def fill_multipliers(out: Any, keys: Any, index: Any, row: Any, drop: Any, scale
 
 
 @njit(**_INLINE)
-def moments(x: Any) -> Any:
-    """Moyenne et 1/écart-type d'une ligne x (D,), pour une norme."""
+def mean_and_variance(x: Any) -> Any:
+    """Moyenne et variance d'une ligne x (D,), pour une norme."""
     total = _F(0.0)
     for j in range(x.size):
         total += x[j]
@@ -131,4 +131,11 @@ def moments(x: Any) -> Any:
     for j in range(x.size):
         centered = x[j] - mean
         total += centered * centered
-    return mean, _F(1.0) / np.sqrt(total / _F(x.size) + _F(1e-5))
+    return mean, total / _F(x.size)
+
+
+@njit(**_INLINE)
+def moments(x: Any) -> Any:
+    """Moyenne et 1/écart-type d'une ligne x (D,)."""
+    mean, variance = mean_and_variance(x)
+    return mean, _F(1.0) / np.sqrt(variance + _F(1e-5))

@@ -66,7 +66,7 @@ UNFINISHED = 2
 """Mot où chaque thread ajoute 1 quand il entre dans le noyau, et l'ôte quand il le finit : Numba
 n'arrête pas un noyau à qui la mémoire manque, il l'abandonne sans le dire à l'appelant."""
 
-ARGUMENTS = 16
+ARGUMENTS = 17
 """Arguments d'un noyau, au plus."""
 
 # --- Ce qu'un noyau lit ----------------------------------------------------------------------

@@ -123,6 +123,18 @@ def team_(call: Lots) -> None:
             phase = _read(opened)
 
 
+class Words:
+    """Des entiers que Python écrit entre deux passages, et que les noyaux lisent."""
+
+    def __init__(self, size: int) -> None:
+        self.tensor = torch.zeros(size, dtype=torch.int64)
+        self._words = (ctypes.c_int64 * size).from_address(self.tensor.data_ptr())
+
+    def write(self, values: Sequence[int]) -> None:
+        """Écrit les premiers."""
+        self._words[: len(values)] = values  # type: ignore[call-overload] # une suite suffit
+
+
 class Program:
     """Des noyaux et leurs arguments, dans l'ordre.
 

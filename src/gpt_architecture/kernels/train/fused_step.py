@@ -83,6 +83,18 @@ class SequenceBatch(Protocol):
         ...
 
 
+class LogitsLoss(Protocol):
+    """Une perte sur les logits de certains tokens, à la place de l'entropie croisée."""
+
+    def positions(self, batch: Any) -> Tensor:
+        """(n,) int64, croissants : les tokens du lot aplati dont elle veut les logits."""
+        ...
+
+    def __call__(self, logits: Tensor, batch: Any) -> Tensor:
+        """Logits (n, V) de ces tokens → perte moyenne du lot, avec son graphe."""
+        ...
+
+
 class FusedStep:
     """Calcule perte et gradients d'un `GPTModel`, sans autograd.
 
@@ -95,6 +107,8 @@ class FusedStep:
             le mode économe le fait toujours.
         dtype: type des produits de matrices, fp32 ou bf16 ; l'attention, les logits et tout ce qui
             entoure les produits restent en fp32.
+        objective: la perte ; None : l'entropie croisée, dont tous les logits ne coexistent jamais.
+        trains: faux : aucun gradient ne sera demandé, et rien ne leur est réservé.
 
     Raises:
         ValueError: le modèle ne convient pas.
@@ -108,6 +122,8 @@ class FusedStep:
         lean: LeanAdamW | None = None,
         recompute: bool = False,
         dtype: torch.dtype = torch.float32,
+        objective: LogitsLoss | None = None,
+        trains: bool = True,
     ) -> None:
         problem = why_not_fused(model)
         if problem is not None:
@@ -116,6 +132,7 @@ class FusedStep:
         self.held_back: Sequence[str] = ()  # `LeanEngine`, qui l'enveloppe, le sait
         self._dtype, self._kernels = dtype, kernels_for(dtype)
         self._recompute = recompute or lean is not None
+        self._objective, self._trains = objective, trains
         self._sink: GradientSink = GradientStore(model) if lean is None else LeanSink(model, lean)
         self._sites = 1 + 3 * model.cfg.n_layers
         self._blocks = [
@@ -149,7 +166,7 @@ class FusedStep:
             h = normalize(run, model.final_norm, layers[-1], "stats", OUTSIDE)
             dh = run.get("dh", *h.shape, slot=OUTSIDE)
             head = model.out_head.weight
-            loss = head_loss_and_gradients(run, h, head, targets.reshape(-1), scale, dh, sink)
+            loss = self._head(run, h, head, batch, scale, dh)
             if not torch.isfinite(loss):
                 return loss
             sink.flush()
@@ -165,6 +182,43 @@ class FusedStep:
                 sink.flush()
             self._embedding_backward(run, inputs, dx)
             return loss if sink.finish() else torch.full_like(loss, torch.nan)
+
+    def _head(
+        self, run: Pass, h: Tensor, head: Tensor, batch: SequenceBatch, scale: float, dh: Tensor
+    ) -> Tensor:
+        """La perte du lot, et les gradients de la tête et de ce qu'elle lit."""
+        objective, sink = self._objective, self._sink
+        if objective is None:
+            return head_loss_and_gradients(run, h, head, batch.targets.reshape(-1), scale, dh, sink)
+        places = objective.positions(batch)
+        held = h[places].float()  # (n, D)
+        with torch.enable_grad():  # autograd ne dérive que la perte, sur les logits
+            logits = (held @ head.detach().t()).requires_grad_()  # (n, V)
+            loss = objective(logits, batch)
+            if not torch.isfinite(loss):
+                return loss.detach()
+            (gradient,) = torch.autograd.grad(loss * scale, logits)
+        out, beta = sink.buffer(head)
+        torch.addmm(out, gradient.t(), held, beta=beta, out=out)
+        dh.zero_()[places] = (gradient @ head.detach()).to(dh.dtype)
+        return loss.detach()
+
+    @fastest_matmul()
+    def logits(
+        self, inputs: Tensor, positions: Tensor, document_starts: Tensor | None = None
+    ) -> Tensor:
+        """Logits (n, V) fp32 de certains tokens, sans dropout ni gradient.
+
+        Args:
+            inputs: (B, T) int64.
+            positions: (n,) int64, rangs de ces tokens dans le lot aplati.
+            document_starts: voir `SequenceBatch`.
+        """
+        with torch.no_grad():
+            run = self._start(inputs, inputs, None, document_starts)
+            x = self._forward(run, inputs, keep=False)[-1]
+            h = normalize(run, self.model.final_norm, x, "stats", OUTSIDE)
+            return h[positions].float() @ self.model.out_head.weight.detach().t()
 
     @fastest_matmul()
     def loss(
@@ -227,7 +281,7 @@ class FusedStep:
         )
 
     def _workspace(self, batch: int, length: int) -> Workspace:
-        arenas = self._sink.arenas()
+        arenas = self._sink.arenas() if self._trains else {}
         key = (batch, length, bool(arenas))
         if key not in self._workspaces:
             while len(self._workspaces) >= _WORKSPACES:

@@ -106,7 +106,8 @@ class ContinuousBatch:
     def start(self, job: EngineJob) -> None:
         """Donne un emplacement à une demande, qui est dans `running`."""
         job.started = time.monotonic()
-        job.slot, cached = self._pool.acquire(job.ids, reuse=job.scores is None)
+        adapter, reuse = job.request.adapter, job.scores is None
+        job.slot, cached = self._pool.acquire(job.ids, adapter, reuse=reuse)
         job.cached = job.computed = cached
         self.counts["prompt"] += len(job.ids)
         self.counts["cached"] += cached

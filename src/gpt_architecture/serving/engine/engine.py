@@ -212,6 +212,7 @@ class Engine:
         return bool(self._batch.running) or len(self._queue) > 0
 
     def _check(self, request: EngineRequest) -> None:
+        self._model.cfg.check_writes()
         size, ids = self._model.cfg.vocab_size, request.prompt
         if unknown := [token for token in ids if not 0 <= token < size]:
             raise ConfigurationError(

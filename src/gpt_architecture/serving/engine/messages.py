@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from gpt_architecture.config import check_float, check_int
+from gpt_architecture.core.adapters import Adapter
 from gpt_architecture.decoding.config import MAX_ALTERNATIVES, GenerationConfig
 from gpt_architecture.decoding.sequence import Piece, TokenScore
 from gpt_architecture.errors import ConfigurationError, GPTArchitectureError
@@ -53,6 +54,8 @@ class EngineRequest:
         copies: séquences que la même requête HTTP fait écrire : chacune lit la même contrainte.
         observe: donne aussi les logits de chaque token écrit, avant tout filtre.
         request_id: requête HTTP d'où elle vient, pour le journal.
+        adapter: l'adaptateur avec lequel le modèle la lit et l'écrit, gardé jusqu'à sa fin ; None :
+            le modèle seul.
 
     Raises:
         ConfigurationError: invite vide, plusieurs séquences, rien à faire, ou réglage que le moteur
@@ -69,6 +72,7 @@ class EngineRequest:
     copies: int = 1
     observe: bool = False
     request_id: str = ""
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -305,3 +309,4 @@ class Messenger:
                 time.sleep(_LAUNCH)
             for deliver in deliveries:
                 deliver()
+            del sent, deliveries, deliver  # une demande finie ne tient plus rien jusqu'au suivant

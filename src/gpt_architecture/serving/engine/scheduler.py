@@ -257,7 +257,9 @@ def _without_twins(jobs: Sequence[EngineJob]) -> list[EngineJob]:
     """Écarte celles dont une plus ancienne est en train de lire l'invite."""
     kept = list[EngineJob]()
     for job in jobs:
-        gains = (shared_prefix(job.ids, other.ids) - job.computed for other in kept)
+        adapter = job.request.adapter
+        twins = (other for other in kept if other.request.adapter is adapter)
+        gains = (shared_prefix(job.ids, other.ids) - job.computed for other in twins)
         if job.scores is not None or all(gain < MIN_SHARED for gain in gains):
             kept.append(job)
     return kept

@@ -2,7 +2,7 @@
 
 Une ligne libérée garde ce qu'elle a lu : la demande suivante qui commence de même en part, et une
 demande en cours prête aussi son invite, par copie. Rien n'est jamais recalculé ni déplacé pour une
-autre raison.
+autre raison. Ce qui est lu avec un adaptateur ne sert qu'à lui : ses clés et valeurs en dépendent.
 
 Formes : T tokens d'une part, V vocabulaire.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gpt_architecture.core.adapters import Adapter
 from gpt_architecture.core.kv_cache import CacheView
 from gpt_architecture.core.model import CausalLM
 from gpt_architecture.decoding.cache_reader import CacheReader, Part
@@ -39,6 +40,7 @@ class SlotPool:
         # Prise dès l'ouverture : la mémoire ne doit pas manquer au milieu d'une réponse.
         self.cache.storage.zero_()
         self._tokens: Ids = np.full((rows, capacity), _UNKNOWN, dtype=np.int64)
+        self._numbers: Ids = np.zeros(rows, dtype=np.int64)  # `Adapter.number`, 0 : aucun
         self._busy = [False] * rows
         self._used = [0] * rows  # date de libération
         self._clock = count(1)
@@ -53,29 +55,34 @@ class SlotPool:
         """Positions des lignes prises."""
         return sum(length for length, busy in zip(self.lengths, self._busy, strict=True) if busy)
 
-    def acquire(self, prompt: Ids, *, reuse: bool = True) -> tuple[int, int]:
+    def acquire(
+        self, prompt: Ids, adapter: Adapter | None = None, *, reuse: bool = True
+    ) -> tuple[int, int]:
         """Prend une ligne libre ; rend son numéro et combien de tokens de `prompt` y sont lus.
 
         Le dernier token n'est jamais compté : il faut le lire pour savoir ce qui suit.
 
         Args:
             prompt: l'invite à lire.
+            adapter: avec quoi la lire ; None : le modèle seul.
             reuse: faux : rien de ce qui est déjà lu ne sert.
         """
-        donor, shared = self._longest_prefix(prompt) if reuse else (-1, 0)
+        number = 0 if adapter is None else adapter.number
+        donor, shared = self._longest_prefix(prompt, number) if reuse else (-1, 0)
         free = [row for row, busy in enumerate(self._busy) if not busy]
         if donor in free and 2 * shared >= self.lengths[donor]:
             slot = donor
         else:  # le donneur garde sa séquence, qui peut servir encore
             kept = donor if shared else None
             slot = min(free, key=lambda row: (row == kept, self.lengths[row] > 0, self._used[row]))
-        self._busy[slot] = True
+        self._busy[slot], self._numbers[slot] = True, number
+        self.cache.adapters[slot] = adapter
         self._copy_prefix(donor, slot, shared)
         return slot, shared
 
     def extend_(self, slot: int, prompt: Ids) -> int:
         """Copie dans `slot` ce qu'une autre ligne a lu de plus de `prompt` ; rend combien."""
-        donor, shared = self._longest_prefix(prompt)
+        donor, shared = self._longest_prefix(prompt, int(self._numbers[slot]))
         gained = shared - self.lengths[slot]
         if gained <= 0:
             return 0
@@ -86,6 +93,7 @@ class SlotPool:
         """Rend une ligne ; `spoiled` : ce qu'elle contient est peut-être faux."""
         if spoiled:
             self.cache.clear_(slot)
+        self.cache.adapters[slot] = None  # retiré du service, il n'est plus tenu par personne
         self._busy[slot], self._used[slot] = False, next(self._clock)
 
     def view(self, slots: Sequence[int]) -> CacheView:
@@ -104,10 +112,15 @@ class SlotPool:
         """Ne garde que les `length` premières positions de la ligne."""
         self.cache.set_length_(slot, length)
 
-    def _longest_prefix(self, prompt: Ids) -> tuple[int, int]:
-        """La ligne qui a lu le plus long préfixe de `prompt`, et sa longueur."""
+    def _longest_prefix(self, prompt: Ids, number: int) -> tuple[int, int]:
+        """La ligne qui a lu, avec cet adaptateur, le plus long préfixe de `prompt` ; sa longueur.
+
+        Args:
+            number: celui de l'adaptateur ; 0 : aucun.
+        """
         limit = min(len(prompt) - 1, self._tokens.shape[1])
         present = np.arange(limit) < np.array(self.lengths)[:, None]  # (lignes, positions)
+        present &= (self._numbers == number)[:, None]
         same = (self._tokens[:, :limit] == prompt[:limit]) & present
         # La première différence : une colonne fausse de plus arrête aussi ce qui est tout égal.
         stops = np.column_stack([same, np.zeros(len(same), dtype=bool)])

@@ -7,4 +7,6 @@
 - `observer` : Ce qui reste d'une requête HTTP finie : ses compteurs, et une ligne au journal.
 - `server` : Le serveur HTTP : ce qu'il répond avant que le modèle soit chargé, ses connexions, son
   arrêt.
+- `tracing` : Un span OpenTelemetry par requête, remis à un collecteur (OTLP) sans jamais faire
+  attendre.
 """

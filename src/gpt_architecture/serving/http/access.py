@@ -15,7 +15,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -257,32 +257,68 @@ class Exchange:
 
     Attributes:
         request_id: son identifiant.
+        path: l'adresse demandée.
+        started: instant (`time.perf_counter`) où elle arrive.
+        trace: ses en-têtes qui la rattachent à une trace (`traceparent`, `tracestate`).
         client: qui la fait, pour le partage des emplacements : le nom de sa clé, sinon son adresse.
         access: la clé qui la fait ; None : aucune.
         key_failure: pourquoi sa clé est refusée (`absente`, `inconnue`).
         code: motif de l'erreur rendue.
         status: code HTTP envoyé.
         ending: comment elle finit si ce n'est par une réponse entière (`abandon`, `coupure`).
+        model: ce qui y répond ; None : rien n'a été calculé.
         prompt_tokens: tokens d'invite acceptés au calcul ; None : le moteur n'a rien reçu.
+        first_token: instant (`time.perf_counter`) du premier token écrit ; None : aucun.
+        finishes: pourquoi chaque texte fini s'arrête.
         written: compte les tokens écrits jusqu'ici.
         reserved: tokens retenus sur ce que la clé permet.
+        at_end: ce qui doit être fait quand elle est finie, réponse envoyée et calculs achevés.
     """
 
     request_id: str = field(default_factory=new_id)
+    path: str = ""
+    started: float = field(default_factory=time.perf_counter)
+    trace: Mapping[str, str] = field(default_factory=dict)
     client: str = ""
     access: Access | None = None
     key_failure: str | None = None
     code: str | None = None
     status: int | None = None
     ending: str | None = None
+    model: str | None = None
     prompt_tokens: int | None = None
+    first_token: float | None = None
+    finishes: list[str] = field(default_factory=list)
     written: Callable[[], int] = lambda: 0
     reserved: int = 0
+    at_end: list[Callable[[], None]] = field(default_factory=list)
+    _holds: int = 1  # elle-même, et ses calculs en cours
 
     @property
     def completion_tokens(self) -> int | None:
         """Tokens écrits ; None : le moteur n'a rien reçu."""
         return None if self.prompt_tokens is None else self.written()
+
+    def reserve(self, tokens: int) -> None:
+        """Retient sur la clé, s'il y en a une, ce que la requête peut coûter au plus.
+
+        Raises:
+            QuotaExceeded: la clé a écrit tous les siens.
+        """
+        if self.access is not None:
+            self.reserved = self.access.reserve(tokens)
+
+    def held(self) -> Callable[[object], None]:
+        """Retarde `at_end` d'un calcul qui commence ; rend ce qu'il appelle quand il s'achève."""
+        self._holds += 1
+        return lambda _done: self.finish()
+
+    def finish(self) -> None:
+        """La réponse est envoyée, ou un calcul achevé : le dernier fait ce que dit `at_end`."""
+        self._holds -= 1
+        if not self._holds:
+            for act in self.at_end:
+                act()
 
 
 _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)

@@ -96,7 +96,10 @@ class GuardMiddleware:
         exchange.client = scope["client"][0] if scope.get("client") else ""
         if not self._keys:
             return
-        values = Headers(scope=scope).getlist("authorization")
+        headers = Headers(scope=scope)
+        values = headers.getlist("authorization") or [
+            f"Bearer {key}" for key in headers.getlist("x-api-key")
+        ]
         given = values[0] if len(values) == 1 else None
         exchange.access = self._keys.find(given)
         if not (path in OPEN_PATHS or is_studio_file(path)):
@@ -213,7 +216,8 @@ def _full(limit: int) -> ApiError:
 def _refusal() -> ApiError:
     return ApiError(
         401,
-        "clé d'accès absente ou inconnue ; envoyez « Authorization: Bearer CLÉ »",
+        "clé d'accès absente ou inconnue ; envoyez « Authorization: Bearer CLÉ », ou "
+        "« x-api-key: CLÉ »",
         kind="authentication_error",
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},

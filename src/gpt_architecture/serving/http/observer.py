@@ -17,9 +17,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpt_architecture.serving.api_errors import as_api_error
+from gpt_architecture.serving.api_errors import MESSAGES, as_api_error
 from gpt_architecture.serving.http.access import Exchange, current, entered, new_id
-from gpt_architecture.serving.http.middleware import SlowReader
+from gpt_architecture.serving.http.middleware import PROBES, SlowReader
+from gpt_architecture.serving.http.tracing import HEADERS as TRACE_HEADERS
+from gpt_architecture.serving.http.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +57,14 @@ class Observer:
 
     Args:
         log_requests: écrit la ligne.
+        tracing: fait un span de chaque requête, sauf des sondes ; None : aucun.
     """
 
-    def __init__(self, *, log_requests: bool = False) -> None:
+    def __init__(self, *, log_requests: bool = False, tracing: Tracing | None = None) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=None)
 
-        self._log = log_requests
+        self._log, self._tracing = log_requests, tracing
         self._requests = counter(
             "http_requests", "Requêtes HTTP finies.", "handler", "method", "status"
         )
@@ -79,6 +82,11 @@ class Observer:
         """Ajoute les compteurs à un relevé ; ils comptent même avant que le modèle soit chargé."""
         for counter in (self._requests, self._failures, self._by_key, self._tokens):
             registry.register(counter)
+
+    def close(self) -> None:
+        """Plus rien ne finira : les derniers spans partent."""
+        if self._tracing is not None:
+            self._tracing.close()
 
     def finish(
         self, exchange: Exchange, *, method: str, route: str, client: str, seconds: float
@@ -99,20 +107,32 @@ class Observer:
                     self._tokens.labels(key, kind).inc(value)
         if exchange.key_failure is not None:
             self._failures.labels(exchange.key_failure).inc()
+        trace = None
+        if self._tracing is not None and route not in PROBES:
+            trace = self._tracing.record(
+                exchange, method=method, route=route, status=status, seconds=seconds
+            )
         if not self._log:
             return
+        first = exchange.first_token
         fields = {
             "client": client,
             "method": method,
             "route": route,
             "status": status,
+            "model": exchange.model,
             "prompt_tokens": tokens[0],
             "completion_tokens": tokens[1],
             "milliseconds": round(1000 * seconds, 1),
+            "first_token_milliseconds": None
+            if first is None
+            else round(1000 * (first - exchange.started), 1),
             "key": key,
             "error": exchange.code,
             "ending": exchange.ending,
         }
+        if trace is not None:
+            fields["trace_id"] = trace
         extra = {"fields": fields, "request_id": exchange.request_id}
         logger.info("%s", _line(fields), extra=extra)
 
@@ -134,17 +154,23 @@ class ObservedMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with entered(Exchange(request_id=_request_id(scope))) as exchange:
+        headers = Headers(scope=scope)
+        trace = {name: headers[name] for name in TRACE_HEADERS if name in headers}
+        asked = Exchange(request_id=_request_id(headers), path=scope["path"], trace=trace)
+        with entered(asked) as exchange:
             await self._follow(exchange, scope, receive, send)
 
     async def _follow(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        start, complete = time.perf_counter(), False
+        complete = False
 
         async def named(message: Message) -> None:
             nonlocal complete
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                MutableHeaders(raw=message["headers"])[REQUEST_ID] = exchange.request_id
+                headers = MutableHeaders(raw=message["headers"])
+                headers[REQUEST_ID] = exchange.request_id
+                if exchange.path.startswith(MESSAGES):  # le nom que lit le client d'Anthropic
+                    headers["request-id"] = exchange.request_id
             await send(message)
             complete = message["type"] == "http.response.body" and not message.get("more_body")
 
@@ -161,6 +187,7 @@ class ObservedMiddleware:
             exchange.ending = "coupure"  # le service s'arrête sans l'attendre
             raise
         finally:
+            exchange.finish()
             if not complete:
                 exchange.ending = exchange.ending or "abandon"
             self._observer.finish(
@@ -168,7 +195,7 @@ class ObservedMiddleware:
                 method=scope["method"],
                 route=self._route(scope["path"]),
                 client=scope["client"][0] if scope.get("client") else "",
-                seconds=time.perf_counter() - start,
+                seconds=time.perf_counter() - exchange.started,
             )
 
 
@@ -186,9 +213,9 @@ def route_finder(routes: Iterable[BaseRoute]) -> RouteOf:
     return find
 
 
-def _request_id(scope: Scope) -> str:
+def _request_id(headers: Headers) -> str:
     """L'identifiant que donne le client, s'il est seul et sain ; un nouveau sinon."""
-    given = Headers(scope=scope).getlist(REQUEST_ID)
+    given = headers.getlist(REQUEST_ID)
     return given[0] if len(given) == 1 and _SANE_ID.fullmatch(given[0]) else new_id()
 
 

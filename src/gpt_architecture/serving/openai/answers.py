@@ -5,12 +5,14 @@ Une réponse entière est la réunion des morceaux du flux : les deux disent don
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpt_architecture.decoding.sequence import FinishReason, TokenScore
@@ -29,6 +31,7 @@ class Delta:
         tokens: identifiants nouveaux, si les probabilités sont demandées.
         scores: leurs probabilités ; None pour un token que rien ne précède.
         finish: pourquoi la séquence s'arrête ; None : elle continue.
+        stop: le texte d'arrêt trouvé, si c'est lui.
     """
 
     index: int
@@ -36,6 +39,43 @@ class Delta:
     tokens: tuple[int, ...] = ()
     scores: tuple[TokenScore | None, ...] = ()
     finish: FinishReason | None = None
+    stop: str | None = None
+
+
+@dataclass
+class Answer:
+    """Un texte écrit, dont on attestera (voir `receipts`).
+
+    Attributes:
+        parts: son texte, par morceaux.
+        tokens: les tokens écrits ; ceux d'une invite rendue n'y sont pas.
+        scores: les probabilités rendues, invite notée comprise.
+        finish: pourquoi il s'arrête.
+    """
+
+    parts: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    scores: list[TokenScore | None] = field(default_factory=list)
+    finish: FinishReason | None = None
+
+    @property
+    def text(self) -> str:
+        """Le texte."""
+        return "".join(self.parts)
+
+    def record(self) -> dict[str, Any]:
+        """Ce qu'un reçu en dit : tokens, taille et empreinte du texte, de ses probabilités."""
+        data = self.text.encode()
+        scores = [
+            None if each is None else (each.token, each.logprob, each.top) for each in self.scores
+        ]
+        return {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": len(data),
+            "tokens": self.tokens,
+            "finish_reason": self.finish,
+            "logprobs": hashlib.sha256(json.dumps(scores).encode()).hexdigest() if scores else None,
+        }
 
 
 class Transcript:
@@ -44,12 +84,17 @@ class Transcript:
     Args:
         plan: ce qui est écrit.
         echo: textes des invites, à rendre avant chaque séquence ; vide : ne pas les rendre.
+        attested: garde de quoi attester de chaque texte.
+
+    Attributes:
+        answers: les textes, tels qu'ils sont rendus ; vide si rien n'en est gardé.
     """
 
-    def __init__(self, plan: Plan, echo: Sequence[str] = ()) -> None:
+    def __init__(self, plan: Plan, echo: Sequence[str] = (), *, attested: bool = False) -> None:
         self.plan, self._echo = plan, echo
+        self.answers = [Answer() for _ in range(self.count)] if attested else []
         self._written = Counter[int]()
-        self._ends = dict[int, Finished]()
+        self._ends, self._stops = dict[int, Finished](), dict[int, str]()
 
     @property
     def count(self) -> int:
@@ -63,10 +108,17 @@ class Transcript:
             deltas = [Delta(index=index, text=self._prompt(index)) for index in range(count)]
         if not self.plan.needs_engine:
             deltas += [Delta(index=index, finish="length") for index in range(count)]
+        for delta in deltas:
+            self._attest(delta)
         return deltas
 
     def read(self, batch: Iterable[tuple[int, Event]]) -> Iterator[Delta]:
         """Les morceaux d'un paquet d'événements."""
+        for delta in self._read(batch):
+            self._attest(delta)
+            yield delta
+
+    def _read(self, batch: Iterable[tuple[int, Event]]) -> Iterator[Delta]:
         for index, event in batch:
             match event:
                 case PromptScored(scores=scores):
@@ -74,6 +126,10 @@ class Transcript:
                     yield Delta(index=index, text=self._prompt(index), tokens=prompt, scores=scores)
                 case Produced(piece=piece):
                     self._written[index] += piece.token is not None
+                    if piece.stop is not None:
+                        self._stops[index] = piece.stop
+                    if self.answers and piece.token is not None:
+                        self.answers[index].tokens.append(piece.token)
                     scored = piece.score is not None and piece.token is not None
                     if piece.text or scored:
                         yield Delta(
@@ -85,7 +141,16 @@ class Transcript:
                 case Finished():
                     self._ends[index] = event
                     self._written[index] = event.completion_tokens
-                    yield Delta(index=index, finish="stop" if event.reason == "stop" else "length")
+                    finish: FinishReason = "stop" if event.reason == "stop" else "length"
+                    yield Delta(index=index, finish=finish, stop=self._stops.get(index))
+
+    def _attest(self, delta: Delta) -> None:
+        """Garde ce qui est rendu, s'il faudra en attester."""
+        if self.answers:
+            answer = self.answers[delta.index]
+            answer.parts.append(delta.text)
+            answer.scores += delta.scores
+            answer.finish = delta.finish or answer.finish
 
     def usage(self, *, running: bool = False) -> dict[str, Any]:
         """Le compte des tokens ; une invite n'est comptée qu'une fois, quel que soit `n`.
@@ -124,12 +189,16 @@ class Shape(ABC):
         """Un morceau de flux."""
 
     @abstractmethod
-    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """Le dernier morceau, qui porte le compte des tokens."""
+    def closing(self, usage: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Le morceau qui finit un flux, avec le compte des tokens s'il est voulu ; None : aucun."""
 
     @abstractmethod
     def whole(self, deltas: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
         """La réponse entière."""
+
+
+MakeReceipt = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Identifiant et date d'une réponse finie → son reçu."""
 
 
 class _OpenAIShape(Shape):
@@ -139,22 +208,40 @@ class _OpenAIShape(Shape):
         model: nom du modèle.
         names: nom des tokens.
         logprobs: rend les probabilités.
+        fingerprint: nom court de ce qui répond ; None : inconnu.
+        receipt: fait le reçu de la réponse, d'après son identifiant et sa date ; None : aucun.
     """
 
     prefix: str
     kind: str
     chunk_kind: str
 
-    def __init__(self, model: str, names: TokenNames, *, logprobs: bool) -> None:
-        self._names, self._logprobs = names, logprobs
+    def __init__(
+        self,
+        model: str,
+        names: TokenNames,
+        *,
+        logprobs: bool,
+        fingerprint: str | None = None,
+        receipt: MakeReceipt | None = None,
+    ) -> None:
+        self._names, self._logprobs, self._receipt = names, logprobs, receipt
         self._head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": model,
+            "system_fingerprint": fingerprint,
         }
 
-    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
-        return {**self._head, "object": self.chunk_kind, "choices": [], "usage": usage}
+    def closing(self, usage: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Comptes et reçu, sans texte : un client d'OpenAI s'attend à `choices` vide."""
+        if usage is None and self._receipt is None:
+            return None
+        last = {**self._head, "object": self.chunk_kind, "choices": [], "usage": usage}
+        return {**last, **self._attested()}
+
+    def _attested(self) -> dict[str, Any]:
+        return {} if self._receipt is None else {"receipt": self._receipt(self._head)}
 
     def chunk(self, delta: Delta) -> dict[str, Any]:
         scored = [delta] if delta.tokens else []
@@ -168,7 +255,8 @@ class _OpenAIShape(Shape):
             self._choice(group[-1], self._text("".join(delta.text for delta in group)), group)
             for _, group in sorted(groups.items())
         ]
-        return {**self._head, "object": self.kind, "choices": choices, "usage": usage}
+        whole = {**self._head, "object": self.kind, "choices": choices, "usage": usage}
+        return {**whole, **self._attested()}
 
     def _choice(
         self, last: Delta, content: dict[str, Any], scored: Sequence[Delta]
@@ -205,12 +293,13 @@ class CompletionShape(_OpenAIShape):
 
     Args:
         plan: ce qui est écrit.
+        options: le reste (voir `_OpenAIShape`).
     """
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, model: str, names: TokenNames, plan: Plan, *, logprobs: bool) -> None:
-        super().__init__(model, names, logprobs=logprobs)
+    def __init__(self, model: str, names: TokenNames, plan: Plan, **options: Any) -> None:
+        super().__init__(model, names, **options)
         self._plan, self._places = plan, dict[int, Places]()
 
     def _piece(self, delta: Delta) -> dict[str, Any]:

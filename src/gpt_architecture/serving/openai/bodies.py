@@ -7,14 +7,23 @@ par `strict_bodies`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, PlainValidator, create_model, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, create_model, field_validator, model_validator
 
 from gpt_architecture.decoding.settings import SETTINGS, Declaration, RequestField
+from gpt_architecture.serving.openai.prompts import (
+    MAX_TOKEN_ID,
+    Ids,
+    Prompt,
+    Prompts,
+    TokenIds,
+    refuse,
+)
 from gpt_architecture.serving.openai.strict_bodies import (
     MESSAGE,
+    PART,
     REQUEST,
     STRUCTURED,
     Body,
@@ -22,65 +31,11 @@ from gpt_architecture.serving.openai.strict_bodies import (
     Hint,
 )
 
-MAX_TOKEN_ID = 2**31 - 1
 _MAX_BIASES = 1024
 _MAX_STOP_IDS = 256
-_MAX_MESSAGES = 1024
+MAX_MESSAGES = 1024
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
-Prompt = str | list[int]
-"""Une invite : un texte, ou des identifiants."""
-
-
-def refuse(message: str, *, param: str | None = None) -> PydanticCustomError:
-    """Une erreur de validation qui porte sa phrase ; les accolades y restent des accolades.
-
-    Args:
-        message: la phrase ; celle d'un champ seul commence par son verbe.
-        param: le champ fautif, quand la vérification en compare plusieurs.
-    """
-    return PydanticCustomError("refus", "{message}", {"message": message, "param": param})
-
-
-def _prompts(value: Any) -> list[Prompt]:
-    """Texte, liste de textes, identifiants, ou liste de listes d'identifiants → invites."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and value:
-        if isinstance(value[0], str) and all(isinstance(each, str) for each in value):
-            return value
-        if _are_ids(value):
-            return [value]
-        if all(isinstance(each, list) and _are_ids(each) for each in value):
-            return value
-    raise refuse(
-        "doit être un texte, une liste de textes, une liste d'identifiants de tokens, "
-        "ou une liste de telles listes, sans liste vide"
-    )
-
-
-def _ids(value: Any) -> list[int]:
-    if isinstance(value, list) and (not value or _are_ids(value)):
-        return value
-    raise refuse("doit être une liste d'identifiants de tokens")
-
-
-def _are_ids(value: list[Any]) -> bool:
-    return bool(value) and all(type(each) is int and 0 <= each <= MAX_TOKEN_ID for each in value)
-
-
-TokenIds = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
-Prompts = Annotated[
-    list[Prompt],
-    PlainValidator(
-        _prompts,
-        json_schema_input_type=str
-        | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[TokenIds], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenIds], Field(min_length=1)]], Field(min_length=1)],
-    ),
-]
-Ids = Annotated[list[int], PlainValidator(_ids, json_schema_input_type=list[TokenIds])]
 StopText = Annotated[str, Field(max_length=2000)]
 MaxTokens = Annotated[int, Field(ge=-1)]
 """Tokens à écrire ; −1, comme chez llama.cpp : jusqu'au bout du contexte."""
@@ -213,6 +168,8 @@ class SamplingBody(Body):
         | None
     ) = None
     user: Annotated[str, Field(max_length=512)] | None = None
+    receipt: bool | None = None
+    """Joint à la réponse son reçu, de quoi la refaire (voir `receipts`)."""
     response_format: ResponseFormat | None = None
     # Au-delà d'OpenAI, sous les noms de vLLM.
     top_k: Annotated[int, Field(ge=-1, le=MAX_TOKEN_ID)] | None = None
@@ -300,8 +257,23 @@ class CompletionBody(SamplingBody):
 class TextPart(Body):
     """Un morceau de message."""
 
+    foreign: ClassVar[Foreign] = PART
+
     type: Literal["text"]
     text: str
+
+
+def check_parts(value: Any, kinds: Collection[str] = ("text",)) -> Any:
+    """Ces morceaux, s'ils sont d'un genre admis.
+
+    Raises:
+        PydanticCustomError: l'un est une image, un son, un appel d'outil…
+    """
+    for part in value if isinstance(value, list) else ():
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind not in kinds:
+            raise refuse(f"porte un morceau « {kind[:40]} » : ce modèle ne lit que du texte")
+    return value
 
 
 class Message(Body):
@@ -317,11 +289,7 @@ class Message(Body):
     @field_validator("content", mode="before")
     @classmethod
     def _check_parts(cls, value: Any) -> Any:
-        for part in value if isinstance(value, list) else ():
-            kind = part.get("type") if isinstance(part, dict) else None
-            if isinstance(kind, str) and kind != "text":
-                raise refuse(f"porte un morceau « {kind[:40]} » : ce modèle ne lit que du texte")
-        return value
+        return check_parts(value)
 
     @model_validator(mode="after")
     def _check_content(self) -> Message:
@@ -340,7 +308,7 @@ class Message(Body):
 class ChatBody(SamplingBody):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
@@ -367,7 +335,7 @@ class TokenizeBody(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_generation_prompt: bool = True
     add_special_tokens: bool = False
     parse_special: bool | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
@@ -11,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpt_architecture.core.adapters import Adapter
 from gpt_architecture.data.texts.chat import render_chat
 from gpt_architecture.data.tokenizers.marked_text import encode_text as encode_marked
 from gpt_architecture.data.tokenizers.marked_text import written
-from gpt_architecture.decoding.config import GenerationConfig, make_config
+from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.constraints import budget_warning
-from gpt_architecture.decoding.schemas import make_strict
+from gpt_architecture.decoding.named_settings import make_config
+from gpt_architecture.decoding.sequence import Continuation
 from gpt_architecture.decoding.settings import SETTINGS
-from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.serving.api_errors import ApiError
 from gpt_architecture.serving.context import ServingContext
 from gpt_architecture.serving.engine.messages import EngineRequest
@@ -29,11 +29,11 @@ from gpt_architecture.serving.openai.bodies import (
     CompletionBody,
     DetokenizeBody,
     Message,
-    Prompt,
     SamplingBody,
     TokenizeBody,
 )
-from gpt_architecture.serving.openai.strict_bodies import parse_body
+from gpt_architecture.serving.openai.constraints import constraint_of
+from gpt_architecture.serving.openai.prompts import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ DEFAULT_TOKENS = 16
 
 _LONG_TEXT = 20_000  # caractères : au-delà, les coder ou les mettre en forme quitte la boucle
 _MANY_MESSAGES = 64
-_DEPTH = 32  # d'un schéma envoyé en texte
+_NAMED = 32  # modèles que nomme un refus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +52,13 @@ class Plan:
     Attributes:
         prompts: identifiants de chaque invite.
         n: séquences par invite.
-        config: comment générer ; la graine est celle de la première séquence.
+        config: comment générer ; sa graine, demandée ou tirée, est celle de la première séquence.
         max_tokens: 0 : rien n'est écrit.
         score_prompt: autres tokens à rendre à chaque position de l'invite ; None : invite non
             notée.
         warning: ce qu'il faut dire au client de sa contrainte ; None : rien.
+        adapter: l'adaptateur qui écrit ; None : le modèle seul.
+        model: le nom de ce qui écrit ; None : celui du service.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -65,6 +67,8 @@ class Plan:
     max_tokens: int
     score_prompt: int | None = None
     warning: str | None = None
+    adapter: Adapter | None = None
+    model: str | None = None
 
     @property
     def needs_engine(self) -> bool:
@@ -75,7 +79,7 @@ class Plan:
         """Les demandes au moteur, n par invite, chacune avec sa graine."""
         if not self.needs_engine:
             return []
-        base = secrets.randbelow(2**31) if self.config.seed is None else self.config.seed
+        base = Continuation.seed_of(self.config)
         deadline = time.monotonic() + seconds
         return [
             EngineRequest(
@@ -88,6 +92,7 @@ class Plan:
                 generate=self.max_tokens > 0,
                 copies=len(self.prompts) * self.n,
                 request_id=exchange.request_id,
+                adapter=self.adapter,
             )
             for prompt in self.prompts
             for number in range(self.n)
@@ -110,6 +115,15 @@ async def plan_completion(context: ServingContext, body: CompletionBody) -> Plan
     max_tokens = _room(context, max(map(len, prompts)), body.max_tokens, DEFAULT_TOKENS)
     plan = await _plan(context, body, prompts, max_tokens, body.logprobs)
     return replace(plan, score_prompt=body.logprobs if body.echo else None)
+
+
+def echo_of(context: ServingContext, body: CompletionBody, plan: Plan) -> list[str]:
+    """Les textes des invites à rendre avant chaque séquence ; aucun, si ce n'est pas demandé."""
+    return [
+        prompt if prompt and isinstance(prompt, str) else context.tokenizer.decode(ids)
+        for prompt, ids in zip(body.prompt, plan.prompts, strict=True)
+        if body.echo
+    ]
 
 
 async def plan_chat(context: ServingContext, body: ChatBody) -> Plan:
@@ -151,6 +165,8 @@ async def _plan(
         config=config,
         max_tokens=max_tokens,
         warning=warning,
+        adapter=context.adapter,
+        model=context.name,
     )
 
 
@@ -204,7 +220,7 @@ async def _config(
     return make_config(
         values
         | {
-            "seed": None if body.seed is None else body.seed % 2**63,
+            "seed": secrets.randbelow(2**31) if body.seed is None else body.seed % 2**63,
             "stop": body.stops,
             "stop_ids": tuple(dict.fromkeys(stop_ids)),
             "logit_bias": biases,
@@ -227,69 +243,40 @@ def _biases(context: ServingContext, biases: dict[str, float]) -> dict[int, floa
     return found
 
 
-def constraint_of(body: SamplingBody) -> dict[str, Any]:
-    """Ce que demande un corps : `regex`, `choices` ou `json_schema`, pour `GenerationConfig`.
-
-    Un grand schéma se lit en dizaines de millisecondes : à faire hors de la boucle.
-
-    Raises:
-        ApiError: deux contraintes, ou un schéma illisible ou que le mode strict refuse.
-    """
-    if not body.constraints:
-        return {}
-    (field, setting, value), *others = body.constraints
-    if others:
-        second = others[0][0]
-        raise ApiError.invalid(
-            f"{field} et {second} sont donnés ensemble : gardez l'un des deux",
-            param=second.partition(".")[0],
-        )
-    if setting == "choices":
-        return {"choices": tuple(value)}
-    return {setting: _schema(field, value, body) if setting == "json_schema" else value}
-
-
-def _schema(field: str, value: Any, body: SamplingBody) -> str:
-    """Le texte d'un schéma, rendu strict s'il le demande."""
-    if isinstance(value, str):  # vLLM admet le schéma en texte
-        try:
-            return json.dumps(parse_body(value.encode(errors="surrogatepass"), max_depth=_DEPTH))
-        except ApiError as error:
-            name = field.partition(".")[0]
-            raise ApiError.invalid(f"{field}, lu comme un corps : {error}", param=name) from None
-    form = body.response_format
-    if form is not None and form.json_schema is not None and form.json_schema.strict:
-        try:
-            value = make_strict(value)
-        except ConfigurationError as error:
-            raise ApiError.invalid(str(error), param=field) from None
-    return json.dumps(value)
-
-
 def check_body(context: ServingContext, body: SamplingBody | TokenizeBody | DetokenizeBody) -> None:
     """Vérifie ce que tout corps porte : le modèle qu'il demande, et les champs qu'on n'a pas.
 
     Raises:
         ApiError: 404, ou 400.
+        ConfigurationError: du texte est demandé à un modèle qui n'en écrit pas.
     """
     check_model(context, body.model)
     context.fields.check(body)
+    if isinstance(body, SamplingBody):
+        context.model.cfg.check_writes()
 
 
 def check_model(context: ServingContext, name: str | None) -> None:
-    """Vérifie que le modèle demandé est celui du service.
+    """Vérifie que le modèle demandé est celui qui va répondre.
 
     Raises:
         ApiError: 404.
     """
     if name is not None and name != context.name:
-        raise ApiError(
-            404,
-            f"le modèle « {name[:100]} » n'est pas servi ici ; celui de ce service se nomme "
-            f"« {context.name} »",
-            param="model",
-            code="model_not_found",
-        )
+        raise unknown_model(name, [context.name])
+
+
+def unknown_model(name: str, served: Sequence[str]) -> ApiError:
+    """Le refus d'un nom qui n'est pas servi, et ceux qui le sont."""
+    names = ", ".join(f"« {each} »" for each in served[:_NAMED])
+    told = "celui de ce service se nomme" if len(served) == 1 else "ceux de ce service se nomment"
+    more = ", …" if len(served) > _NAMED else ""
+    return ApiError(
+        404,
+        f"le modèle « {name[:100]} » n'est pas servi ici ; {told} {names}{more}",
+        param="model",
+        code="model_not_found",
+    )
 
 
 async def render(

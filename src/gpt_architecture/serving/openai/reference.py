@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+"""Ce qu'une route rend, en flux."""
+
 
 class ErrorDetail(BaseModel):
     """Une erreur."""
@@ -69,6 +72,9 @@ class CompletionAnswer(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: Usage
+    system_fingerprint: str | None
+    receipt: dict[str, Any] | None = None
+    """Le reçu, si la requête le demande (`receipt`)."""
 
 
 class TopLogprob(BaseModel):
@@ -116,6 +122,9 @@ class ChatAnswer(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    system_fingerprint: str | None
+    receipt: dict[str, Any] | None = None
+    """Le reçu, si la requête le demande (`receipt`)."""
 
 
 class ModelCard(BaseModel):
@@ -125,8 +134,11 @@ class ModelCard(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
-    max_model_len: int
+    max_model_len: int | None
     sha256: str | None
+    root: str
+    parent: str | None
+    state: Literal["loaded", "idle", "failed"]
 
 
 class ModelList(BaseModel):
@@ -166,6 +178,8 @@ class Health(BaseModel):
     """État du service."""
 
     status: Literal["ok"]
+    models: dict[str, Literal["loaded", "idle", "failed"]] = {}
+    """Où en est chaque modèle, si le service en a plusieurs."""
 
 
 class Version(BaseModel):

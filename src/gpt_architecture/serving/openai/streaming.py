@@ -6,19 +6,17 @@ Un client qui s'en va annule ses séquences ; leur emplacement est libre au pas 
 from __future__ import annotations
 
 import asyncio
-import json
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from dataclasses import replace
 from functools import partial
-from json.encoder import encode_basestring
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -39,6 +37,7 @@ from gpt_architecture.serving.limits import Patience
 from gpt_architecture.serving.metrics import Metrics, SequenceWatch
 from gpt_architecture.serving.openai.answers import Delta, Shape, Transcript
 from gpt_architecture.serving.openai.bodies import StreamOptions
+from gpt_architecture.serving.openai.frames import EventShape, Stream, stream_of
 
 PING_SECONDS = 15.0
 """Silence au bout duquel un flux donne signe de vie, pour qu'aucun relais ne le coupe."""
@@ -97,6 +96,7 @@ class Flow:
         self._watchers = [SequenceWatch(metrics) for _ in requests]
         self._tickets, self._cancelled = list[Ticket](), False
         self._written = [0] * len(requests)
+        self._exchange = current()
 
     def written(self) -> int:
         """Tokens écrits jusqu'ici, toutes séquences réunies, même si le client est parti."""
@@ -158,14 +158,12 @@ class Flow:
             self._pending -= 1
         if isinstance(event, Failed):
             raise event.error
-        if isinstance(event, Finished) and event.reason in ("timeout", "cancelled"):
-            raise ApiError(
-                504,
-                "le temps laissé à cette requête est écoulé ; demandez moins de tokens, "
-                "ou réessayez quand le service est moins chargé",
-                kind="timeout_error",
-                code="timeout",
-            )
+        if isinstance(event, Finished):
+            if event.reason in ("timeout", "cancelled"):
+                raise timed_out()
+            self._exchange.finishes.append(event.reason)
+        elif isinstance(event, Produced) and self._exchange.first_token is None:
+            self._exchange.first_token = time.perf_counter()
 
     def _submit(self) -> None:
         try:
@@ -194,8 +192,18 @@ class Flow:
 
 T = TypeVar("T")
 
-_MARK = "\0"  # un texte qu'aucun nom de modèle ne contient
-_DONE = format_sse_event(data_str="[DONE]")
+
+def timed_out() -> ApiError:
+    """Le refus d'une requête trop longue à calculer (504)."""
+    return ApiError(
+        504,
+        "le temps laissé à cette requête est écoulé ; demandez moins de tokens, "
+        "ou réessayez quand le service est moins chargé",
+        kind="timeout_error",
+        code="timeout",
+    )
+
+
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -212,7 +220,11 @@ class Answerer:
         self._waker: Waker | None = None
 
     async def answer(
-        self, request: Request, transcript: Transcript, shape: Shape, options: StreamOptions | None
+        self,
+        request: Request,
+        transcript: Transcript,
+        shape: Shape | EventShape,
+        options: StreamOptions | None,
     ) -> Response:
         """La réponse à une requête ; ses séquences sont annulées si le client s'en va.
 
@@ -228,18 +240,25 @@ class Answerer:
         plan = transcript.plan
         requests = plan.requests(current(), self._context.limits.request_seconds)
         warned = {} if plan.warning is None else {WARNING: plan.warning}
-        async with self._submitted(requests, sum(map(len, plan.prompts))) as flow:
+        async with self._submitted(requests, sum(map(len, plan.prompts)), plan.model) as flow:
             batches = flow.batches()
             if options is None:
-                deltas = await _unless_gone(request, _collect(batches, transcript))
+                deltas = await unless_gone(request, _collect(batches, transcript))
                 return JSONResponse(shape.whole(deltas, transcript.usage()), headers=warned)
             # Le premier paquet décide du code HTTP : après lui, une panne ne peut plus le changer.
-            first = await _unless_gone(request, anext(batches, []))
-            body = _events(first, batches, transcript, shape, options)
+            first = await unless_gone(request, anext(batches, []))
+            body = _events(first, batches, transcript, stream_of(transcript, shape, options))
             return _EventStream(body, flow, warned)
 
-    async def events(self, request: Request, asked: EngineRequest) -> list[Event]:
+    async def events(
+        self, request: Request, asked: EngineRequest, model: str | None = None
+    ) -> list[Event]:
         """Tous les événements d'une demande au moteur, abandonnée si le client s'en va.
+
+        Args:
+            request: la requête HTTP.
+            asked: la demande.
+            model: le nom de ce qui répond ; None : celui du service.
 
         Raises:
             ApiError: le moteur refuse la demande, ou elle échoue.
@@ -248,18 +267,19 @@ class Answerer:
         async def work() -> list[Event]:
             return [event async for batch in flow.batches() for _, event in batch]
 
-        async with self._submitted([asked], len(asked.prompt)) as flow:
-            return await _unless_gone(request, work())
+        async with self._submitted([asked], len(asked.prompt), model) as flow:
+            return await unless_gone(request, work())
 
     @asynccontextmanager
     async def _submitted(
-        self, requests: Sequence[EngineRequest], prompt: int
+        self, requests: Sequence[EngineRequest], prompt: int, model: str | None = None
     ) -> AsyncIterator[Flow]:
         """Confie des séquences au moteur, si la clé le permet ; une erreur dans le bloc les annule.
 
         Args:
             requests: les demandes, une par séquence.
             prompt: tokens d'invite, chaque invite comptée une fois.
+            model: le nom de ce qui écrit ; None : celui du service.
 
         Raises:
             QuotaExceeded: la clé a écrit tout ce qu'elle permet par minute.
@@ -270,10 +290,10 @@ class Answerer:
             self._waker = Waker(loop)
         flow = Flow(self._context.engine, requests, self._metrics, self._waker)
         most = sum(each.config.max_tokens for each in requests if each.generate)
-        if exchange.access is not None:
-            exchange.reserved = exchange.access.reserve(prompt + most)
+        exchange.reserve(prompt + most)
         try:
             await flow.submit()
+            exchange.model = model or self._context.name
             exchange.prompt_tokens, exchange.written = prompt, flow.written
             yield flow
         except BaseException:
@@ -308,68 +328,22 @@ async def _events(
     first: Sequence[tuple[int, Event]],
     batches: AsyncIterator[list[tuple[int, Event]]],
     transcript: Transcript,
-    shape: Shape,
-    options: StreamOptions,
+    stream: Stream,
 ) -> AsyncIterator[bytes]:
     """Les octets du flux ; une panne y devient un dernier événement `error`."""
-    frames = Frames(transcript, shape, options)
-    opening = b"".join(map(frames.event, shape.start(transcript.count)))
-    opening += frames.of(transcript.opening())
-    yield opening + frames.of(transcript.read(first)) or KEEPALIVE_COMMENT
+    opening = stream.opening() + stream.of(transcript.opening())
+    yield opening + stream.of(transcript.read(first)) or KEEPALIVE_COMMENT
     try:
         async for batch in batches:
-            if (chunks := frames.of(transcript.read(batch))) or not batch:
+            if (chunks := stream.of(transcript.read(batch))) or not batch:
                 yield chunks or KEEPALIVE_COMMENT
     except Exception as error:
-        yield _event(as_api_error(error).envelope())
+        yield stream.failure(as_api_error(error))
     else:
-        if options.include_usage:
-            yield _event(shape.usage_chunk(transcript.usage()))
-    yield _DONE
+        yield stream.ending()
 
 
-class Frames:
-    """Les octets des morceaux d'un flux.
-
-    D'un token à l'autre, seul le texte change : ce qui l'entoure n'est écrit qu'une fois par
-    séquence.
-
-    Args:
-        transcript: compte les tokens, s'il faut les dire.
-        shape: forme d'un morceau.
-        options: réglages du flux.
-    """
-
-    def __init__(self, transcript: Transcript, shape: Shape, options: StreamOptions) -> None:
-        self._transcript, self._shape, self._options = transcript, shape, options
-        self._around = dict[int, tuple[bytes, bytes]]()
-
-    def of(self, deltas: Iterable[Delta]) -> bytes:
-        """Les événements de ces morceaux."""
-        return b"".join(map(self._one, deltas))
-
-    def event(self, chunk: dict[str, Any]) -> bytes:
-        """Un événement, avec le compte des tokens si le client le veut."""
-        if self._options.continuous_usage_stats:
-            return _event({**chunk, "usage": self._transcript.usage(running=True)})
-        return _event({**chunk, "usage": None} if self._options.include_usage else chunk)
-
-    def _one(self, delta: Delta) -> bytes:
-        if delta.tokens or delta.finish is not None or self._options.continuous_usage_stats:
-            return self.event(self._shape.chunk(delta))
-        if delta.index not in self._around:
-            mark = self.event(self._shape.chunk(replace(delta, text=_MARK)))
-            before, _, after = mark.partition(encode_basestring(_MARK).encode())
-            self._around[delta.index] = before, after
-        before, after = self._around[delta.index]
-        return before + encode_basestring(delta.text).encode() + after
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return format_sse_event(data_str=json.dumps(content, ensure_ascii=False, separators=(",", ":")))
-
-
-async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """Le résultat d'un travail, abandonné si le client s'en va.
 
     Raises:

@@ -226,6 +226,15 @@ MESSAGE: Foreign = {
 }
 """Champs d'un message : ceux qu'une réponse reçue porte sont renvoyés au tour suivant."""
 
+PART: Foreign = {
+    "annotations": Hint(list),
+    "logprobs": Hint(list),
+    "citations": Hint(list),
+    "cache_control": Hint(dict),
+    "prompt_cache_breakpoint": Hint(dict),
+}
+"""Champs d'un morceau de texte."""
+
 
 class Body(BaseModel):
     """Un objet JSON reçu : types stricts, null vaut l'absence, les autres champs sont gardés.

@@ -109,8 +109,8 @@ RELOAD_SECONDS = 3
 
 _LOADING = (
     "Le modèle se charge",
-    "Le service lit le modèle et prépare ses calculs : quelques secondes d'ordinaire, une minute "
-    "ou deux la première fois. Cette page se recharge d'elle-même, et montrera le studio.",
+    "Le service lit le modèle et prépare ses calculs&nbsp;: quelques secondes d'ordinaire, une "
+    "minute ou deux la première fois. Cette page se recharge d'elle-même, et montrera le studio.",
 )
 _STOPPING = (
     "Le service s'arrête",
@@ -119,8 +119,8 @@ _STOPPING = (
 )
 _DEAD = (
     "Le moteur s'est arrêté",
-    "Il n'écrira plus rien : la cause est dans ce qu'affiche <code>gpt-architecture serve</code>. "
-    "Relancez cette commande, puis rechargez cette page.",
+    "Il n'écrira plus rien&nbsp;: la cause est dans ce qu'affiche "
+    "<code>gpt-architecture serve</code>. Relancez cette commande, puis rechargez cette page.",
 )
 _PAGE = """<!DOCTYPE html>
 <html lang="fr">

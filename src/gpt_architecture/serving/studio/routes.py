@@ -1,54 +1,48 @@
 """Le studio : ce que sa page demande au service, en plus de l'interface d'OpenAI.
 
-Formes : L couches, H têtes, T tokens, V vocabulaire.
+Formes : V vocabulaire.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
 from gpt_architecture.decoding.config import GenerationConfig
 from gpt_architecture.decoding.sequence import TokenScore
+from gpt_architecture.errors import TokenizerError
 from gpt_architecture.formats.journal import JOURNAL, finite_number, read_records
 from gpt_architecture.serving.api_errors import ApiError
+from gpt_architecture.serving.catalogue import Answerers, Catalogue
 from gpt_architecture.serving.context import ServingContext, TokenNames
-from gpt_architecture.serving.engine.messages import EngineRequest, Observed, Overloaded
+from gpt_architecture.serving.engine.messages import EngineRequest, Observed
 from gpt_architecture.serving.http.access import current
 from gpt_architecture.serving.openai import bodies
 from gpt_architecture.serving.openai.answers import Delta, Shape, Transcript
 from gpt_architecture.serving.openai.planning import Plan, encode, plan_completion
-from gpt_architecture.serving.openai.streaming import Answerer
 from gpt_architecture.serving.openai.strict_bodies import StrictRoute
+from gpt_architecture.serving.pool import ModelState
+from gpt_architecture.serving.studio.answers import packed
+from gpt_architecture.serving.studio.inside import (
+    ModelName,
+    PromptBody,
+    inside_router,
+    one_prompt,
+    prompt_of,
+)
 from gpt_architecture.storage import open_regular
-
-ATTENTION_TOKENS = 48
-"""Tokens d'une phrase dont l'attention est montrée : L·H cartes en contiennent le carré."""
 
 NAMED = 300
 """Tokens nommés d'une distribution ; les autres n'y sont que des probabilités."""
-
-_WAITING = 8  # phrases qui attendent leur attention, au plus
-
-
-class PromptBody(BaseModel):
-    """Une invite, texte ou identifiants."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    prompt: bodies.Prompts
 
 
 class StudioShape(Shape):
@@ -76,9 +70,9 @@ class StudioShape(Shape):
             "finish": delta.finish,
         }
 
-    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+    def closing(self, usage: dict[str, Any] | None) -> dict[str, Any] | None:
         """Le compte des tokens."""
-        return {"usage": usage}
+        return None if usage is None else {"usage": usage}
 
     def whole(self, deltas: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
         """La réponse entière : les mêmes morceaux, à la file."""
@@ -94,35 +88,38 @@ class StudioShape(Shape):
         }
 
 
-def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
+def studio_router(catalogue: Catalogue, answerers: Answerers) -> APIRouter:
     """Les données que demande la page du studio ; ses fichiers sont ailleurs (`files_router`).
 
     Args:
-        context: le service.
-        answerer: exécute les demandes au moteur.
+        catalogue: les modèles du service ; la page en nomme un à chaque demande.
+        answerers: ce qui exécute les demandes de chacun.
     """
     router = APIRouter(route_class=StrictRoute, include_in_schema=False)
-    attention = _AttentionReader(context)
 
     @router.get("/studio/api/info")
-    async def info() -> Response:
-        return JSONResponse(_info(context))
+    async def info(model: ModelName = None) -> Response:
+        context = await catalogue.open(model)
+        return JSONResponse(_info(context, catalogue) | {"room": await _room(context)})
 
     @router.post("/studio/api/generate")
     async def generate(body: bodies.CompletionBody, request: Request) -> Response:
         if len(body.prompt) != 1 or (body.n or 1) != 1 or body.echo:
             raise ApiError.invalid("le studio génère un texte à la fois", param="prompt")
+        context = await catalogue.open(body.model)
         if body.logprobs is None:
             body.logprobs = 0
-        body.prompt = [_start(context, body.prompt[0])]
+        body.prompt = [prompt_of(context, body.prompt[0])]
         plan = await plan_completion(context, body)
         shape = StudioShape(plan, context.names)
         flow = bodies.StreamOptions() if body.stream else None
-        return await answerer.answer(request, Transcript(plan), shape, flow)
+        return await answerers.of(context).answer(request, Transcript(plan), shape, flow)
 
     @router.post("/studio/api/next")
     async def following(body: PromptBody, request: Request) -> Response:
-        ids = await _one_prompt(context, body)
+        context = await catalogue.open(body.model)
+        context.model.cfg.check_writes()
+        ids = await one_prompt(context, body)
         asked = EngineRequest(
             prompt=ids,
             config=GenerationConfig(max_tokens=1),
@@ -130,35 +127,25 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
             deadline=time.monotonic() + context.limits.request_seconds,
             observe=True,
             request_id=current().request_id,
+            adapter=context.adapter,
         )
-        events = await answerer.events(request, asked)
+        events = await answerers.of(context).events(request, asked, context.name)
         logits = next(event.logits for event in events if isinstance(event, Observed))
         ordered = await asyncio.to_thread(_ordered, logits, context.names)
         return JSONResponse({"prompt": ids, **ordered})
 
-    @router.post("/studio/api/attention")
-    async def look(body: PromptBody) -> Response:
-        ids = await _one_prompt(context, body)
-        weights = await attention.read(ids)  # (L, H, T, T)
-        levels = (weights * 255).round().to(torch.uint8)
-        return JSONResponse(
-            {
-                "layers": weights.size(0),
-                "heads": weights.size(1),
-                "names": [context.names.text(token) for token in ids],
-                "weights": _base64(levels),
-            }
-        )
+    router.include_router(inside_router(catalogue))
+    folder = catalogue.default.run_directory
 
     @router.get("/studio/api/run")
     async def run(version: Annotated[str, Query(max_length=64)] = "") -> Response:
-        if context.run_directory is None:
+        if folder is None:
             raise ApiError(
                 404,
                 "ce service ne suit aucun entraînement ; relancez-le avec le dossier d'un",
                 code="not_found",
             )
-        return JSONResponse(await asyncio.to_thread(read_run, context.run_directory, version))
+        return JSONResponse(await asyncio.to_thread(read_run, folder, version))
 
     @router.api_route("/studio/api/{name:path}", methods=["GET", "POST"])
     async def unknown(name: str) -> Response:
@@ -168,63 +155,70 @@ def studio_router(context: ServingContext, answerer: Answerer) -> APIRouter:
     return router
 
 
-class _AttentionReader:
-    """Une phrase à la fois, hors de la boucle et du thread du moteur."""
-
-    def __init__(self, context: ServingContext) -> None:
-        self._read = context.attention
-        self._lock, self._waiting = asyncio.Lock(), 0
-
-    async def read(self, ids: Sequence[int]) -> Tensor:
-        """Les poids d'attention (L, H, T, T) d'une phrase.
-
-        Raises:
-            ApiError: 400, phrase trop longue, ou modèle qui ne les donne pas.
-            Overloaded: trop de phrases attendent.
-        """
-        if self._read is None:
-            raise ApiError.invalid("ce modèle, quantifié, ne donne pas ses poids d'attention")
-        if len(ids) > ATTENTION_TOKENS:
-            raise ApiError.invalid(
-                f"la phrase compte {len(ids)} tokens : l'attention en montre au plus "
-                f"{ATTENTION_TOKENS}",
-                param="prompt",
-            )
-        if self._waiting >= _WAITING:
-            raise Overloaded(self._waiting, 1.0)
-        self._waiting += 1
-        try:
-            async with self._lock:
-                return await asyncio.to_thread(self._read, ids)
-        finally:
-            self._waiting -= 1
-
-
-async def _one_prompt(context: ServingContext, body: PromptBody) -> tuple[int, ...]:
-    if len(body.prompt) != 1:
-        raise ApiError.invalid("donnez une seule invite", param="prompt")
-    return await encode(context, _start(context, body.prompt[0]))
-
-
-def _start(context: ServingContext, prompt: bodies.Prompt) -> bodies.Prompt:
-    """L'invite reçue ; l'exemple du modèle, que la page renvoie tel quel, garde ses marques."""
-    return context.example if prompt == context.example else prompt
-
-
-def _info(context: ServingContext) -> dict[str, Any]:
-    """Ce que la page doit savoir avant de se montrer."""
+def _info(context: ServingContext, catalogue: Catalogue) -> dict[str, Any]:
+    """Ce que la page doit savoir d'un modèle, et de ceux qu'elle peut choisir."""
+    head = context.model.cfg.head
     return {
         "name": context.name,
+        "models": _choices(catalogue),
+        "adapter_of": None if context.adapter is None else catalogue.default.name,
+        "judges": None if head is None else {"labels": list(head.labels)},
         "window": context.window,
         "vocabulary": context.tokenizer.vocab_size,
         "parameters": context.model.cfg.num_parameters(),
         "max_tokens": min(context.limits.max_tokens, context.window),
         "candidates": min(10, context.limits.logprobs),
         "example": context.example,
-        "attention": context.attention is not None,
-        "training": context.run_directory is not None,
+        "attention": context.network is not None,
+        "training": catalogue.default.run_directory is not None,
+        "card": [*_adapter_card(context, catalogue), *context.card, *_served(catalogue)],
+        "sources": catalogue.default.index is not None,  # `/v1/provenance` dit de quel nom il est
         "variants": [_variant(label, config) for label, config in context.variants],
     }
+
+
+async def _room(context: ServingContext) -> int:
+    """Tokens que le contexte laisse après l'exemple : la page n'en demande pas d'abord plus."""
+    try:
+        read = len(await encode(context, context.example))
+    except (ApiError, TokenizerError):  # un vocabulaire qui ne sait pas le coder
+        read = 1
+    return max(1, min(context.window - read + 1, context.limits.max_tokens))
+
+
+def _choices(catalogue: Catalogue) -> list[dict[str, Any]]:
+    """Les noms que la page peut choisir, celui du service d'abord."""
+    own = [{"name": each.name, "kind": "adapter", "state": None} for each in catalogue.served[1:]]
+    first, *others = catalogue.states.items()
+    return [
+        {"name": first[0], "kind": "model", "state": None},
+        *own,
+        *({"name": name, "kind": "other", "state": _STATES[state]} for name, state in others),
+    ]
+
+
+def _adapter_card(context: ServingContext, catalogue: Catalogue) -> list[tuple[str, str]]:
+    """Ce que la fiche dit d'un adaptateur : le reste en est celle de son modèle."""
+    if context.adapter is None:
+        return []
+    told = f"« {context.name} », de rang {context.adapter.rank}, ajouté à « "
+    return [("adaptateur", f"{told}{catalogue.default.name} », dont le reste de cette fiche parle")]
+
+
+def _served(catalogue: Catalogue) -> list[tuple[str, str]]:
+    """Ce que la fiche dit des autres noms du service."""
+    adapters = [each.name for each in catalogue.served[1:]]
+    others = list(catalogue.states.items())[1:]
+    told = ", ".join(f"{name} ({_STATES[state]})" for name, state in others)
+    found = [("adaptateurs", ", ".join(adapters)), ("autres modèles", told)]
+    return [(name, value) for name, value in found if value]
+
+
+_STATES: Mapping[ModelState, str] = {
+    "loaded": "chargé",
+    "idle": "à charger",
+    "failed": "ne se charge pas",
+}
 
 
 def _variant(label: str, config: GenerationConfig) -> dict[str, Any]:
@@ -243,16 +237,10 @@ def _ordered(logits: Tensor, names: TokenNames) -> dict[str, Any]:
     values, ids = logits.sort(descending=True, stable=True)
     first = ids[:NAMED].tolist()
     return {
-        "logits": _base64(values),
+        "logits": packed(values),
         "ids": first,
         "names": [names.text(token) if token in names else "" for token in first],
     }
-
-
-def _base64(values: Tensor) -> str:
-    """Les octets d'un tenseur, petit-boutistes."""
-    array = values.contiguous().numpy()
-    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
 
 
 MAX_BYTES = 16 << 20

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dataclasses import field as made_of
 from pathlib import Path
 
-from gpt_architecture.data.texts.documents import TOO_LONG, Skip, clean_bytes
+from gpt_architecture.data.texts.documents import TOO_LONG, Skip, clean_bytes, printable
 from gpt_architecture.errors import DataError, MissingDependencyError
 from gpt_architecture.french import french_number
 
@@ -52,6 +52,12 @@ class Source:
     def label(self) -> str:
         """La source, pour les messages."""
         return self.origin or str(self.path)
+
+    @property
+    def short_name(self) -> str:
+        """La source, sans les dossiers qui y mènent."""
+        inside = None if self.file is None else self.path.relative_to(self.file.parent)
+        return printable(self.origin or str(inside or self.path.name))
 
     @property
     def on_disk(self) -> Path:

@@ -44,7 +44,7 @@ def _read(source: Source, field: str | None, limit: int) -> Iterator[RecordBlock
             header = next(lines, "").removeprefix("\ufeff")
             if (found := foreign_format(header.encode("utf-8", "surrogateescape"))) is not None:
                 raise Rejected(NOT_PLAIN, found[0], remedy=found[1])
-            separator = "\t" if ".tsv" in source.path.suffixes else _separator(header)
+            separator = "\t" if ".tsv" in source.path.suffixes else separator_of(header)
             rows = csv.reader(chain([header], lines), delimiter=separator, strict=True)
             names = next(rows, [])
             column = names.index(_column(field, names))
@@ -83,7 +83,7 @@ def _lines(file: BinaryIO, limit: int) -> Iterator[str]:
         yield line.decode("utf-8", "surrogateescape")
 
 
-def _separator(header: str) -> str:
+def separator_of(header: str) -> str:
     """Ce qui sépare les colonnes : le signe qui en fait le plus, la virgule à égalité."""
     return max(_SEPARATORS, key=lambda each: len(next(csv.reader([header], delimiter=each), [])))
 

@@ -14,7 +14,14 @@ export class ServiceError extends Error {
   }
 }
 
-async function ask(path, { body, signal } = {}) {
+// Le nom auquel vont les demandes : un modèle du service, ou un de ses adaptateurs.
+let chosen;
+export const choose = (name) => {
+  chosen = name;
+};
+
+// `own` : faux si la demande ne dépend pas du modèle choisi.
+async function ask(path, { body, signal, own = true } = {}) {
   const headers = {};
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
@@ -24,7 +31,7 @@ async function ask(path, { body, signal } = {}) {
       method: body === undefined ? "GET" : "POST",
       headers,
       signal,
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined ? undefined : JSON.stringify(own ? { model: chosen, ...body } : body),
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -36,8 +43,11 @@ async function ask(path, { body, signal } = {}) {
   throw new ServiceError(response.status, sentence(content?.error?.message ?? `Erreur ${response.status}.`));
 }
 
+// Ce que dit le service, où aucun signe ne commence une ligne.
+export const typeset = (text) => text.replace(/ (?=[;:!?»%])|(?<=«) /g, "\u00a0");
+
 // Une erreur finit parfois par une seconde ligne, en anglais, pour les programmes.
-export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1).split("\n", 1)[0];
+export const sentence = (text) => typeset(text.charAt(0).toUpperCase() + text.slice(1).split("\n", 1)[0]);
 
 export const read = async (path, options) => (await ask(path, options)).json();
 

@@ -1,7 +1,7 @@
 // Attention : toutes les têtes d'une phrase, et une tête de près.
 
 import { read, unpack } from "./api.js";
-import { bar, byId, counted, element, percent, roving, say, visible } from "./dom.js";
+import { bar, byId, counted, element, percent, rawBytes, rawTitle, roving, say, visible } from "./dom.js";
 
 const MOST_LOOKED = 6;
 const NAMES = 90; // pixels laissés aux noms des lignes
@@ -12,8 +12,8 @@ export function attention(info) {
   const form = byId("attention-form");
   if (!info.attention) {
     form.hidden = true;
-    say(status, "Ce service sert un modèle quantifié, qui ne donne pas ses poids d'attention : relancez-le sans --quant.", { bad: true });
-    return;
+    say(status, "Ce service sert un modèle quantifié, qui ne donne pas ses poids d'attention : relancez-le sans --quant.", { bad: true });
+    return {};
   }
   let maps = null;
   let layer = 0;
@@ -85,11 +85,11 @@ export function attention(info) {
     const cell = Math.max(8, Math.min(30, Math.floor((canvas.closest(".scroll").clientWidth - NAMES) / maps.size)));
     canvas.style.width = canvas.style.height = `${cell * maps.size}px`;
     byId("head-rows").replaceChildren(...maps.names.map((name) => {
-      const row = element("div", {}, visible(name));
+      const row = element("div", { title: rawTitle(name) }, visible(name));
       row.style.height = row.style.lineHeight = `${cell}px`;
       return row;
     }));
-    canvas.setAttribute("aria-label", `Carte de la couche ${l + 1}, tête ${h + 1} : ${counted(maps.size, "token")} par ligne et par colonne.`);
+    canvas.setAttribute("aria-label", `Carte de la couche ${l + 1}, tête ${h + 1} : ${counted(maps.size, "token")} par ligne et par colonne.`);
     ask(query);
   }
 
@@ -101,9 +101,9 @@ export function attention(info) {
     sentence.replaceChildren(...maps.names.map((name, j) => {
       const weight = j <= i ? at(layer, head, i, j) : 0;
       const node = element("span", {
-        class: "tok", role: "button", tabindex: j === i ? 0 : -1, "aria-pressed": j === i,
+        class: "tok", role: "button", tabindex: j === i ? 0 : -1, "aria-pressed": j === i, title: rawTitle(name),
         "aria-label": `${visible(name)}${j <= i ? `, regardé à ${percent(weight)}` : ", après"}`, onclick: () => ask(j),
-      }, name.startsWith("bytes:") ? "·" : name);
+      }, rawBytes(name) ? "·" : name);
       node.style.backgroundColor = `rgb(var(--look) / ${(0.75 * Math.sqrt(weight)).toFixed(3)})`;
       return node;
     }));
@@ -128,5 +128,15 @@ export function attention(info) {
     thumbnails();
     choose(layer, head);
   });
-  look();
+  if (!info.looked) look();
+  return {
+    // Une autre vue peut y envoyer voir une tête, sur un texte.
+    show() {
+      if (!info.looked) return;
+      [layer, head] = [info.looked.layer, info.looked.head];
+      field.value = info.looked.text;
+      info.looked = null;
+      look();
+    },
+  };
 }

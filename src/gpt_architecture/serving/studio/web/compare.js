@@ -17,15 +17,15 @@ export function compare(info) {
 
   byId("compare-prompt").value = info.example;
   form.elements.max_tokens.max = info.max_tokens;
-  form.elements.max_tokens.value = Math.min(60, info.max_tokens);
+  form.elements.max_tokens.value = Math.min(60, info.room ?? info.max_tokens);
   for (const variant of info.variants) addRow(variant);
 
   function addRow({ label = "Autre variante", temperature = 1, top_k = "", top_p = "", min_p = "" } = {}) {
     const cell = (child) => element("td", {}, child);
     const input = (name, hint, value, options) =>
-      cell(element("input", { type: "number", name, "aria-label": `${hint} de « ${label} »`, value, ...options }));
+      cell(element("input", { type: "number", name, "aria-label": `${hint} de « ${label} »`, value, ...options }));
     rows.append(element("tr", {},
-      cell(element("input", { type: "checkbox", name: "active", checked: rows.rows.length < MOST, "aria-label": `Comparer « ${label} »` })),
+      cell(element("input", { type: "checkbox", name: "active", checked: rows.rows.length < MOST, "aria-label": `Comparer « ${label} »` })),
       cell(element("input", { type: "text", name: "label", value: label, maxlength: 60, "aria-label": "Nom de la variante" })),
       input("temperature", "Température", temperature, { min: 0, max: 10, step: 0.1, required: true }),
       input("top_k", "Top-k", top_k, { min: 0, step: 1 }),
@@ -109,7 +109,7 @@ export function compare(info) {
     if (abort !== mine) return;
     stop.disabled = true;
     const total = counts.reduce((sum, count) => sum + count, 0);
-    say(status, `${mine.signal.aborted ? "Arrêté" : "Fini"} : ${counted(variants.length, "variante")}, ${counted(total, "token")}.`);
+    say(status, `${mine.signal.aborted ? "Arrêté" : "Fini"} : ${counted(variants.length, "variante")}, ${counted(total, "token")}.`);
   });
   stop.addEventListener("click", () => abort?.abort());
   byId("variant-add").addEventListener("click", () => {

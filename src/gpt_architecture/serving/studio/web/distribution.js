@@ -1,7 +1,7 @@
 // Distribution : les filtres recalculés dans la page, à chaque mouvement d'un réglage.
 
 import { read, unpack } from "./api.js";
-import { bar, byId, counted, element, number, percent, say, svg, visible } from "./dom.js";
+import { bar, byId, counted, element, number, percent, rawBytes, say, svg, visible } from "./dom.js";
 import { applyFilters } from "./filters.js";
 
 const SHOWN = 25;
@@ -96,7 +96,7 @@ export function distribution(info) {
       const value = gone ? removedBy(rank) : percent(final[rank]);
       return element("li", { class: gone ? "removed" : null }, element("button", {
         type: "button",
-        "aria-label": `Ajouter ${visible(found.names[rank])} ; ${gone ? `retiré par ${value}` : value}, sous le modèle ${percent(raw[rank])}`,
+        "aria-label": `Ajouter ${visible(found.names[rank])} ; ${gone ? `retiré par ${value}` : value}, sous le modèle ${percent(raw[rank])}`,
         onclick: () => take(rank),
       }, ...bar({ name: found.names[rank], share: gone ? 0 : final[rank] / scale, mark: raw[rank] / scale, value })));
     }));
@@ -104,7 +104,7 @@ export function distribution(info) {
   }
 
   function take(rank) {
-    field.value += found.names[rank].startsWith("bytes:") ? "" : found.names[rank];
+    field.value += rawBytes(found.names[rank]) ? "" : found.names[rank];
     compute([...found.prompt, found.ids[rank]]);
   }
 
@@ -126,7 +126,7 @@ export function distribution(info) {
     const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": "mass-text" });
     for (const share of [0, 0.25, 0.5, 0.75, 1]) {
       chart.append(svg("line", { class: "grid", x1: left, x2: width - 8, y1: y(share), y2: y(share) }),
-        svg("text", { x: left - 6, y: y(share) + 4, "text-anchor": "end" }, `${100 * share} %`));
+        svg("text", { x: left - 6, y: y(share) + 4, "text-anchor": "end" }, `${100 * share} %`));
     }
     for (let rank = 1; rank <= size; rank *= 10) {
       chart.append(svg("text", { x: x(rank), y: height - 8, "text-anchor": "middle" }, number(rank)));
@@ -139,7 +139,7 @@ export function distribution(info) {
     box.replaceChildren(chart);
     byId("mass-text").textContent = result.kept < size
       ? `Restent ${counted(result.kept, "token")} sur ${number(size)}, qui portaient ${percent(cumulated[result.kept - 1])} de la masse.`
-      : `Tous les tokens restent possibles ; les dix premiers portent ${percent(cumulated[Math.min(9, size - 1)])} de la masse.`;
+      : `Tous les tokens restent possibles ; les dix premiers portent ${percent(cumulated[Math.min(9, size - 1)])} de la masse.`;
   }
 
   for (const slider of Object.values(sliders)) slider.addEventListener("input", update);
@@ -154,7 +154,7 @@ export function distribution(info) {
   draw.addEventListener("click", () => {
     let rest = Math.random();
     const rank = result.probabilities.findIndex((p) => (rest -= p) <= 0);
-    if (rank >= found.ids.length) say(status, `L'échantillonnage est tombé sur le rang ${number(rank + 1)}, au-delà des ${number(found.ids.length)} tokens nommés ici : recommencez.`);
+    if (rank >= found.ids.length) say(status, `L'échantillonnage est tombé sur le rang ${number(rank + 1)}, au-delà des ${number(found.ids.length)} tokens nommés ici : recommencez.`);
     else take(Math.max(0, rank));
   });
 }

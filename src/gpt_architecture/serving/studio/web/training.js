@@ -2,6 +2,7 @@
 
 import { read } from "./api.js";
 import { byId, element, facts, number, say, svg } from "./dom.js";
+import { learning } from "./learning.js";
 
 const PERIOD = 2000; // millisecondes
 const SILENCE = 180; // secondes sans une ligne
@@ -9,7 +10,7 @@ const SILENCE = 180; // secondes sans une ligne
 export function training(info) {
   const status = byId("run-status");
   if (!info.training) {
-    say(status, "Ce service ne suit aucun entraînement : lancez « gpt-architecture serve MODÈLE --run-directory DOSSIER ».");
+    say(status, "Ce service ne suit aucun entraînement : lancez « gpt-architecture serve MODÈLE --run-directory DOSSIER ».");
     return {};
   }
   byId("run-legend").replaceChildren(
@@ -19,6 +20,7 @@ export function training(info) {
   );
   let timer = null;
   let version = "";
+  learning(info);
 
   async function poll() {
     try {
@@ -28,8 +30,8 @@ export function training(info) {
         draw(run);
       }
       if (run.finished) say(status, "Entraînement fini.");
-      else if (run.silent > SILENCE) say(status, `Sans nouvelles depuis ${number(Math.round(run.silent / 60))} min : arrêté sans finir, ou étape très longue.`);
-      else say(status, "En cours ; relu toutes les deux secondes.");
+      else if (run.silent > SILENCE) say(status, `Sans nouvelles depuis ${number(Math.round(run.silent / 60))} min : arrêté sans finir, ou étape très longue.`);
+      else say(status, "En cours ; relu toutes les deux secondes.");
     } catch (error) {
       say(status, error.message, { bad: true });
     }
@@ -51,7 +53,7 @@ export function training(info) {
     const box = byId("run-loss");
     box.replaceChildren(curves(run, box.clientWidth));
     byId("run-samples").replaceChildren(...run.samples.toReversed().map(([step, text]) =>
-      element("li", {}, element("small", {}, `étape ${number(step)}`), text)));
+      element("li", {}, element("small", {}, `étape ${number(step)}`), folded(text))));
     byId("run-table").tBodies[0].replaceChildren(...run.evaluations.toReversed().map(([step, train, val]) =>
       element("tr", {}, ...[number(step), format(train), format(val)].map((text) => element("td", { class: "number" }, text)))));
   }
@@ -67,6 +69,9 @@ export function training(info) {
     },
   };
 }
+
+// Un modèle qui n'a rien appris n'écrit parfois que des fins de ligne : leur compte en dit autant.
+const folded = (text) => text.replace(/\n{4,}/g, (run) => `\n(${number(run.length - 1)} lignes vides)\n`);
 
 const format = (value, digits = 3) => (value === null ? "—" : number(value, digits));
 
@@ -86,7 +91,7 @@ function curves(run, available) {
   const x = (step) => left + ((width - left - right) * step) / end;
   const y = (value) => top + ((height - top - bottom) * (high + margin - value)) / (high - low + 2 * margin);
   const label = series.filter(([, points]) => points.length).map(([name, points]) =>
-    `${{ step: "étapes", train: "entraînement", val: "validation" }[name]} : de ${number(points[0][1], 2)} à ${number(points.at(-1)[1], 2)}`).join(" ; ");
+    `${{ step: "étapes", train: "entraînement", val: "validation" }[name]} : de ${number(points[0][1], 2)} à ${number(points.at(-1)[1], 2)}`).join(" ; ");
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Perte par étape. ${label}.` });
   for (const value of ticks(low - margin, high + margin, 6)) {
     chart.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),

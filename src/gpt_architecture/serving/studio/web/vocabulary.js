@@ -1,19 +1,15 @@
 // Vocabulaire : un texte coupé en tokens pendant qu'on l'écrit.
 
 import { read } from "./api.js";
-import { byId, counted, element, facts, number, say, visible } from "./dom.js";
+import { byId, counted, element, facts, number, rawBytes, rawTitle, say, visible } from "./dom.js";
 
 const COLOURS = 6;
 const DRAWN = 3000; // tokens montrés : au-delà, la page ralentirait
 const LISTED = 200;
 const PAUSE = 200; // millisecondes sans frappe avant de demander
 
-const RAW = /^bytes:((?:\\x[0-9a-f]{2})+)$/;
-
 function bytesOf(name) {
-  const raw = RAW.exec(name);
-  if (raw) return raw[1].slice(2).split("\\x");
-  return Array.from(new TextEncoder().encode(name), (byte) => byte.toString(16).padStart(2, "0"));
+  return rawBytes(name) ?? Array.from(new TextEncoder().encode(name), (byte) => byte.toString(16).padStart(2, "0"));
 }
 
 export function vocabulary(info) {
@@ -21,7 +17,7 @@ export function vocabulary(info) {
   const field = byId("vocabulary-text");
   let waiting = null;
   let asking = null;
-  field.value = `${info.example.trim()}\nL'été, à Pâques, on dit « naïveté » et tokenization 🙂.`;
+  field.value = `${info.example.trim()}\nL'été, à Pâques, on dit naïveté et tokenization 🙂.`;
 
   async function cut() {
     asking?.abort();
@@ -53,17 +49,17 @@ export function vocabulary(info) {
     ]);
     byId("pieces").replaceChildren(...ids.slice(0, DRAWN).map((id, place) => {
       const name = names[place];
-      const raw = RAW.test(name);
-      return element("span", { class: `tok k${place % COLOURS}${raw ? " raw" : ""}`, title: `${visible(name)} : ${id}` },
-        raw ? bytesOf(name).join("") : name);
+      const raw = rawBytes(name);
+      return element("span", { class: `tok k${place % COLOURS}${raw ? " raw" : ""}`, title: `${rawTitle(name) ?? visible(name)} (token ${id})` },
+        raw ? raw.join("") : name);
     }));
     if (ids.length > DRAWN) say(status, `Les ${number(DRAWN)} premiers tokens sont montrés, sur ${number(ids.length)}.`);
     const ordered = [...counts.values()].sort((a, b) => b.count - a.count || a.id - b.id).slice(0, LISTED);
     const table = byId("pieces-table");
     table.hidden = ordered.length === 0;
-    table.caption.textContent = `Les tokens, du plus fréquent au moins fréquent dans ce texte (${counted(ordered.length, "ligne")})`;
+    table.caption.textContent = `Les tokens, du plus fréquent au moins fréquent dans ce texte (${counted(ordered.length, "ligne")})${ordered.some(({ name }) => rawBytes(name)) ? ". Un octet seul est un morceau de caractère" : ""}`;
     table.tBodies[0].replaceChildren(...ordered.map(({ id, name, count }) => element("tr", {},
-      element("td", {}, element("span", { class: "name" }, RAW.test(name) ? "(morceau de caractère)" : visible(name))),
+      element("td", {}, element("span", { class: "name", title: rawTitle(name) }, visible(name))),
       element("td", { class: "number" }, number(id)),
       element("td", { class: "number" }, number(count)),
       element("td", {}, element("span", { class: "name" }, bytesOf(name).join(" "))),

@@ -1,15 +1,16 @@
 // Atelier : écrire, colorer chaque token par sa probabilité, repartir d'un autre candidat.
 
 import { stream } from "./api.js";
-import { bar, byId, counted, element, number, percent, roving, say, visible } from "./dom.js";
+import { bar, byId, counted, element, number, percent, rawBytes, rawTitle, roving, say, visible } from "./dom.js";
+import { sources } from "./sources.js";
 
 const CLASSES = [
-  [0.8, "80 % et plus"],
-  [0.5, "50 à 80 %"],
-  [0.2, "20 à 50 %"],
-  [0.05, "5 à 20 %"],
-  [0.01, "1 à 5 %"],
-  [0, "moins de 1 %"],
+  [0.8, "80 % et plus"],
+  [0.5, "50 à 80 %"],
+  [0.2, "20 à 50 %"],
+  [0.05, "5 à 20 %"],
+  [0.01, "1 à 5 %"],
+  [0, "moins de 1 %"],
 ];
 
 export const heat = (p) => `p${CLASSES.findIndex(([least]) => p >= least)}`;
@@ -39,14 +40,15 @@ export function workshop(info) {
 
   field.value = info.example;
   form.elements.max_tokens.max = info.max_tokens;
-  form.elements.max_tokens.value = Math.min(60, info.max_tokens);
+  form.elements.max_tokens.value = Math.min(60, info.room ?? info.max_tokens);
   byId("legend").replaceChildren(
-    element("span", {}, "Probabilité du token :"),
+    element("span", {}, "Probabilité du token :"),
     ...CLASSES.map(([, text], rank) =>
       element("span", {}, element("i", { class: `swatch p${rank}`, "aria-hidden": "true" }), text),
     ),
   );
   roving(box, ".tok");
+  const origins = sources(info, box, () => run.tokens);
   describe();
 
   async function write(prompt, body) {
@@ -73,7 +75,7 @@ export function workshop(info) {
       const seconds = (performance.now() - start) / 1000;
       const count = run.tokens.length - first;
       const why = end === "stop" ? "fin de texte" : "longueur demandée";
-      say(status, `Fini (${why}) : ${counted(count, "token")} en ${number(seconds, 1)} s, ${number(count / seconds, 0)} tokens/s.`);
+      say(status, `Fini (${why}) : ${counted(count, "token")} en ${number(seconds, 1)} s, ${number(count / seconds, 0)} tokens/s.`);
     } catch (error) {
       if (abort !== mine) return;
       if (error.name === "AbortError") say(status, `Arrêté après ${counted(run.tokens.length - first, "token")}.`);
@@ -88,6 +90,7 @@ export function workshop(info) {
   function add(token) {
     run.tokens.push(token);
     box.append(tokenNode(token, run.tokens.length - 1));
+    if (run.tokens.length === 1) origins.reset();
   }
 
   function grow(text) {
@@ -112,7 +115,8 @@ export function workshop(info) {
     node.className = `tok ${heat(p)}${token.imposed ? " chosen" : ""}`;
     node.textContent = token.shown;
     node.classList.toggle("raw", token.shown === "");
-    if (token.shown === "") node.textContent = token.text.startsWith("bytes:") ? "·" : token.text;
+    if (token.shown === "") node.textContent = rawBytes(token.text) ? "·" : token.text;
+    node.title = rawTitle(token.text) ?? "";
     node.setAttribute("aria-label", `${visible(token.text)}, ${percent(p)}`);
   }
 
@@ -122,6 +126,7 @@ export function workshop(info) {
       ...run.tokens.map((token, place) => tokenNode(token, place)),
     );
     back.disabled = branches.length === 0;
+    origins.reset();
   }
 
   function select(place) {
@@ -138,7 +143,7 @@ export function workshop(info) {
     if (selected < 0) {
       panel.replaceChildren(
         element("h3", {}, "Candidats"),
-        element("p", { class: "note" }, "Choisissez un token du texte : ses rivaux apparaissent ici, avec leurs probabilités."),
+        element("p", { class: "note" }, "Choisissez un token du texte : ses rivaux apparaissent ici, avec leurs probabilités."),
       );
       return;
     }
@@ -148,7 +153,7 @@ export function workshop(info) {
     const place = rank < 0 ? `au-delà du rang ${token.top.length}` : rank === 0 ? "le plus probable" : `au rang ${rank + 1}`;
     const best = Math.exp(rivals[0][2]);
     panel.replaceChildren(
-      element("h3", {}, `Token ${selected + 1} : « ${visible(token.text)} »`),
+      element("h3", {}, `Token ${selected + 1} : « ${visible(token.text)} »`),
       element("p", { class: "note" }, `${percent(Math.exp(token.logprob))}, ${place}. Choisissez-en un autre pour continuer de là.`),
       element("ol", { class: "bars" }, ...rivals.map(([id, text, logprob]) => {
         const p = Math.exp(logprob);
@@ -158,7 +163,7 @@ export function workshop(info) {
           class: taken ? "taken" : null,
           "aria-label": `${taken ? "Garder" : "Continuer avec"} ${visible(text)}, ${percent(p)}`,
           onclick: () => branch(selected, [id, text, logprob]),
-        }, ...bar({ name: (taken ? "▸" : "") + text, share: p / best, value: percent(p) })));
+        }, ...bar({ name: text, label: (taken ? "▸" : "") + visible(text), share: p / best, value: percent(p) })));
       })),
     );
   }
@@ -166,7 +171,7 @@ export function workshop(info) {
   function branch(place, [id, text, logprob]) {
     abort?.abort();
     branches.push(run);
-    const shown = text.startsWith("bytes:") ? "" : text;
+    const shown = rawBytes(text) ? "" : text;
     const imposed = { id, text, logprob, top: run.tokens[place].top, shown, imposed: true };
     run = { ...run, tokens: [...run.tokens.slice(0, place), imposed] };
     redraw();

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from gpt_architecture.data.removal import Removal, subtracted
+from gpt_architecture.errors import ConfigurationError
 from gpt_architecture.formats.checkpoint import MAX_STEP
-from gpt_architecture.storage.chain import Chain
+from gpt_architecture.storage.chain import Chain, digest_of
 
 Cause = Literal[
     "chaîne",
@@ -22,6 +24,7 @@ Cause = Literal[
     "réglages",
     "données",
     "tokenizer",
+    "retrait",
     "code",
     "arithmétique",
     "pertes",
@@ -62,6 +65,7 @@ class Story:
         differences: ce qui ne se suit pas.
         facts: réglages, données et arithmétique en vigueur à partir de chaque étape.
         digests: empreintes connues des poids, par nombre d'étapes faites.
+        removal: le retrait en vigueur ; None : rien n'est retiré.
     """
 
     links: list[dict[str, Any]] = field(default_factory=list)
@@ -70,6 +74,41 @@ class Story:
     differences: list[Difference] = field(default_factory=list)
     facts: dict[int, dict[str, Any]] = field(default_factory=dict)
     digests: dict[int, dict[str, str]] = field(default_factory=dict)
+    removal: Removal | None = None
+    _said: Mapping[str, Any] | None = None  # le même, tel que le certificat l'écrit
+    _grown: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_sound(self) -> bool:
+        """Vrai si tout se suit, l'entraînement fût-il inachevé."""
+        return all(each.cause == "inachevé" for each in self.differences)
+
+    @property
+    def removals(self) -> list[dict[str, Any]]:
+        """Les maillons qui ont retiré quelque chose, chacun tout ce qui l'est alors.
+
+        Vide si le certificat ne se suit pas : il n'a alors rien montré.
+        """
+        return self._grown if self.is_sound else []
+
+    def remove(self, link: dict[str, Any], said: Mapping[str, Any] | None) -> None:
+        """Le retrait que ce maillon met en vigueur ; un retrait ne peut que croître."""
+        if said is self._said:
+            return
+        before, message = self.removal, None
+        try:
+            self.removal = None if said is None else Removal.from_dict(said)
+        except ConfigurationError:
+            message = "un retrait mal formé"
+        else:
+            if before is not None and not _contains(self.removal, before):
+                message = "ce qui était retiré ne l'est plus"
+        self._said = said
+        if message is not None:
+            step = int(link["step"])
+            self.differences.append(Difference(cause="retrait", step=step, message=message))
+        elif self.removal != before:
+            self._grown.append(link)
 
     def facts_at(self, step: int) -> dict[str, Any]:
         """Ce qui vaut à l'étape `step`."""
@@ -105,10 +144,7 @@ def read_story(chain: Chain) -> Story:
     broken = next(chain.broken(), None)
     try:
         if broken is not None:
-            step = chain.links[broken].get("first", chain.links[broken].get("step"))
-            message = f"le maillon {broken} a été récrit, ou la chaîne est coupée avant lui"
-            known = step if type(step) is int else None
-            story.differences.append(Difference(cause="chaîne", step=known, message=message))
+            story.differences.append(_break(chain, broken))
             return story
         for place, link in enumerate(chain.links):
             _follow(story, place, link)
@@ -123,16 +159,31 @@ def read_story(chain: Chain) -> Story:
     return story
 
 
+def _break(chain: Chain, place: int) -> Difference:
+    """Ce qui ne se suit pas au maillon `place`, et l'étape du maillon falsifié."""
+    link, message = chain.links[place], f"le maillon {place} a été récrit"
+    if link.get("sha256") == digest_of(link):  # il est intact : c'est d'avant lui qu'on a touché
+        place -= place > 0
+        message = f"le maillon {place} a été récrit, ou un autre ôté ou déplacé à côté de lui"
+    step = chain.links[place].get("first", chain.links[place].get("step"))
+    if place and chain.links[place]["kind"] != "resume":  # où il devrait être, quoi qu'il dise
+        step = end_of(chain.links[place - 1])
+    return Difference(cause="chaîne", step=step if type(step) is int else None, message=message)
+
+
 _FIELDS: dict[str, dict[str, type]] = {
     "start": {"step": int, "identity": dict, "options": dict, "arithmetic": dict, "code": dict},
     "steps": {"first": int, "last": int, "batches": str, "losses": str},
     "weights": {"step": int},
     "resume": {"step": int},
+    "removal": {"step": int, "removal": dict},
     "end": {"step": int, "weights": str},
 }
 """Les champs sans lesquels un maillon de chaque genre ne se suit pas."""
 
 _TOLD = ("identity", "options", "arithmetic", "code")
+_BACK = ("resume", "removal")
+"""Les maillons d'où l'on repart, et qui disent ce qui change."""
 
 
 def _is_whole(link: Mapping[str, Any]) -> bool:
@@ -140,6 +191,7 @@ def _is_whole(link: Mapping[str, Any]) -> bool:
     needed = _FIELDS[link["kind"]]
     whole = all(type(link.get(name)) is kind for name, kind in needed.items())
     told = all(isinstance(link.get(name, {}), dict) for name in _TOLD)
+    told &= isinstance(link.get("removal"), dict | None)
     counts = [link.get("arithmetic", {"threads": 1}).get("threads")]
     counts += [link[name] for name, type_ in needed.items() if type_ is int]
     loss = link.get("loss")
@@ -157,7 +209,7 @@ def _follow(story: Story, place: int, link: dict[str, Any]) -> None:
     if kind == "start":
         story.first = story.last = step
         story.facts[step] = link
-    elif kind == "resume" and step < story.last:
+    elif kind in _BACK and step < story.last:
         story.rewind(step)
     if step != story.last or (kind == "steps" and int(link["last"]) < step):
         message = f"les étapes {story.last} à {step - 1} n'ont pas de maillon"
@@ -169,9 +221,20 @@ def _follow(story: Story, place: int, link: dict[str, Any]) -> None:
     if kind != "steps" and any(link.get(name) not in (None, before[name]) for name in before):
         message = f"deux empreintes des poids de l'étape {step} se contredisent"
         story.differences.append(Difference(cause="poids", step=step, message=message))
-    if kind == "resume":
+    if kind in _BACK:
         story.facts[step] = {**story.facts_at(step), **link}
+    if kind in ("start", *_BACK):
+        story.remove(link, story.facts[step].get("removal"))
     story.follow(link)
+
+
+def _contains(removal: Removal | None, before: Removal) -> bool:
+    """Vrai si un retrait, des mêmes données, contient celui d'avant."""
+    if removal is None:
+        return False
+    keys = [(each.data, each.tokenizer, each.neutral) for each in (removal, before)]
+    left = subtracted(before.train, removal.train) or subtracted(before.val, removal.val)
+    return keys[0] == keys[1] and not left
 
 
 def end_of(link: Mapping[str, Any]) -> int:

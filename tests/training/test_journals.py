@@ -7,13 +7,9 @@ import sys
 import pytest
 
 from gpt_architecture.errors import MissingDependencyError
-from gpt_architecture.training.callbacks import (
-    EvaluationRecord,
-    JournalWriter,
-    StepRecord,
-    TensorBoardLog,
-)
+from gpt_architecture.training.callbacks import EvaluationRecord, StepRecord
 from gpt_architecture.training.checkpoint import TrainingState
+from gpt_architecture.training.journals import JournalWriter, TensorBoardLog
 
 
 class FakeTrainer:
