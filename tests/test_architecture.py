@@ -9,6 +9,7 @@ import functools
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -371,12 +372,11 @@ def test_imports_only_go_down(module):
     assert layer_violations(SOURCES[module], module) == []
 
 
-def test_one_name_per_shared_test_file():
-    """Les tests importent `conftest` et leurs outils par leur seul nom : deux se cacheraient."""
+def test_one_name_per_test_file():
+    """Les tests s'importent par leur seul nom : deux fichiers du même se cacheraient."""
     names = [path.name for path in Path(__file__).parent.rglob("*.py")]
-    shared = [name for name in names if name == "conftest.py" or name.endswith("_helpers.py")]
-    assert "conftest.py" in shared
-    assert sorted(shared) == sorted(set(shared))
+    assert "conftest.py" in names
+    assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
 def test_no_circle():
