@@ -92,6 +92,29 @@ def test_other_pages_stay_out(origins):
             assert "access-control-allow-origin" not in response.headers
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_what_another_site_sends_blindly_is_refused(site):
+    """Une image ou un formulaire d'ailleurs : rien n'est calculé, sauf si la page est permise."""
+    engine = ScriptedEngine()
+    blind = {"Sec-Fetch-Site": site}
+    with client_of(make_context(engine), origins=[PAGE]) as client:
+        form = {"headers": {**blind, "Origin": OTHER}, "content": b'{"prompt": "a"}'}
+        for answer in (
+            client.get("/v1/models", headers=blind),
+            client.get("/studio/api/info", headers=blind),
+            client.post(COMPLETIONS, **form),
+        ):
+            error = check_envelope(answer, 403)
+            assert error["code"] == "cors_not_allowed"
+        assert not engine.requests
+        for headers in ({**blind, "Origin": PAGE}, {"Sec-Fetch-Site": "same-origin"}, {}):
+            assert client.get("/v1/models", headers=headers).status_code == 200
+        for path in ("/health", "/studio/", "/studio/studio.css", "/docs"):  # un lien suivi
+            assert client.get(path, headers=blind).status_code == 200
+    with client_of(make_context(engine), origins=["*"]) as client:
+        assert client.get("/v1/models", headers=blind).status_code == 200
+
+
 def test_other_methods_are_refused():
     """Une méthode que le service n'a pas : le refus la nomme."""
     with client_of(make_context(ScriptedEngine()), origins=[PAGE]) as client:

@@ -36,6 +36,7 @@ WARNING = "X-Constraint-Warning"
 """En-tête de réponse : la contrainte demande plus de tokens que la requête n'en accorde."""
 
 _METHODS = ("GET", "HEAD", "POST")
+_ELSEWHERE = ("cross-site", "same-site")  # `Sec-Fetch-Site` d'une autre page, d'un autre port
 _EXPOSED = ("Retry-After", WARNING, "X-Request-Id")  # ce qu'une page peut lire d'une réponse
 
 
@@ -102,7 +103,7 @@ class GuardMiddleware:
         ]
         given = values[0] if len(values) == 1 else None
         exchange.access = self._keys.find(given)
-        if not (path in OPEN_PATHS or is_studio_file(path)):
+        if not _is_open(path):
             if exchange.access is None:
                 exchange.key_failure = "inconnue" if given else "absente"
                 raise _refusal()
@@ -231,6 +232,18 @@ def is_studio_file(path: str) -> bool:
     return path == _OPEN_PAGES or path.startswith(f"{_OPEN_PAGES}/")
 
 
+def _is_open(path: str) -> bool:
+    """Vrai pour ce que tout navigateur peut demander."""
+    return path in OPEN_PATHS or is_studio_file(path)
+
+
+def _not_allowed(whose: str) -> str:
+    return (
+        f"les pages {whose} n'ont pas le droit d'appeler ce service ; demandez à qui le tient de "
+        "permettre cette origine"
+    )
+
+
 class HeadMiddleware:
     """Répond à HEAD comme à GET, sans le corps.
 
@@ -259,7 +272,9 @@ class OriginsMiddleware(CORSMiddleware):
     """CORS de Starlette : les pages de certaines origines appellent le service, clé comprise.
 
     Un navigateur ne montre à sa page que les réponses qui le permettent : cette porte vient donc
-    avant les clés, et les erreurs aussi la traversent.
+    avant les clés, et les erreurs aussi la traversent. Ce qu'il envoie sans en montrer la réponse
+    (une image, un formulaire) ferait pourtant travailler un service sans clé : `Sec-Fetch-Site`,
+    qu'aucune page ne peut écrire, le fait refuser.
 
     Args:
         app: application appelée.
@@ -276,6 +291,27 @@ class OriginsMiddleware(CORSMiddleware):
             expose_headers=_EXPOSED,
         )
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Traite une requête ASGI."""
+        app: ASGIApp = self._foreign if self._is_foreign(scope) else super().__call__
+        await app(scope, receive, send)
+
+    def _is_foreign(self, scope: Scope) -> bool:
+        """Vrai si la page d'un autre site, à qui rien n'est permis, demande plus que des pages."""
+        if scope["type"] != "http" or self.allow_all_origins or _is_open(scope["path"]):
+            return False
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        return headers.get("sec-fetch-site") in _ELSEWHERE and not (
+            scope["method"] == "OPTIONS"  # le navigateur demande : `preflight_response` lui répond
+            or (origin is not None and self.is_allowed_origin(origin))
+        )
+
+    async def _foreign(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse la page d'un autre site."""
+        error = ApiError(403, _not_allowed("d'un autre site"), code="cors_not_allowed")
+        await error.response()(scope, receive, send)
+
     def preflight_response(self, request_headers: Headers) -> Response:
         """La réponse à un navigateur qui demande s'il peut appeler ; un refus a sa phrase."""
         response = super().preflight_response(request_headers)
@@ -285,8 +321,7 @@ class OriginsMiddleware(CORSMiddleware):
         found = (
             f"la méthode {request_headers['access-control-request-method'][:20]} n'est pas permise"
             if self.is_allowed_origin(request_headers["origin"])
-            else f"les pages de {origin} n'ont pas le droit d'appeler ce service ; demandez à qui "
-            "le tient de permettre cette origine"
+            else _not_allowed(f"de {origin}")
         )
         headers = {
             name: value
