@@ -175,6 +175,24 @@ def test_the_tokens_looked_at_are_those_the_key_pays():
     assert codes == [200, 200, 429]
 
 
+def test_heads_and_learning_are_paid_too(tmp_path):
+    """Noter les têtes, lire des points de reprise : des tokens lus ; une note gardée, aucun."""
+    write_checkpoints(tmp_path)
+    key = "clef-de-seize-caracteres"
+    headers = {"Authorization": f"Bearer {key}"}
+    asked = {"prompt": PROMPT, "follow": "e"}
+    for ask, again in (
+        (lambda client: client.get("/studio/api/heads", headers=headers), 200),
+        (lambda client: client.post("/studio/api/learning", json=asked, headers=headers), 429),
+    ):
+        keys = KeyRing([f"sobre {key} tokens/min=1"])
+        context = studio_context(run_directory=tmp_path)
+        with context as served, client_of(served, keys=keys) as client:
+            assert [ask(client).status_code for _ in range(2)] == [200, again]
+            lens = client.post("/studio/api/lens", json={"prompt": PROMPT}, headers=headers)
+            assert lens.status_code == 429
+
+
 def test_a_view_too_long_ends_in_time(monkeypatch):
     """504 passé le délai ; ce qu'il a mesuré est gardé pour qui le redemande."""
     go, calls = threading.Event(), []

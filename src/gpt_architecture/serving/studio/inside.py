@@ -24,8 +24,13 @@ from gpt_architecture.core.model import GPTModel
 from gpt_architecture.errors import CheckpointError, ModelFileError
 from gpt_architecture.evaluation.attention_maps import attention_of
 from gpt_architecture.evaluation.inside.ablation import study_ablation
-from gpt_architecture.evaluation.inside.heads import HeadPatterns, find_heads
-from gpt_architecture.evaluation.inside.learning import MOST_MOMENTS, folder_of, follow_learning
+from gpt_architecture.evaluation.inside.heads import LENGTH, ROWS, HeadPatterns, find_heads
+from gpt_architecture.evaluation.inside.learning import (
+    MOST_MOMENTS,
+    Learning,
+    folder_of,
+    follow_learning,
+)
 from gpt_architecture.evaluation.inside.lens import read_layers
 from gpt_architecture.evaluation.inside.sentence import single_token
 from gpt_architecture.serving.api_errors import ApiError
@@ -50,6 +55,9 @@ SENTENCE_TOKENS = 48
 
 NEURON_TOKENS = 2_048
 """Tokens d'un texte où chercher ce qui allume un neurone."""
+
+PATTERN_TOKENS = 2 * LENGTH * ROWS
+"""Tokens lus pour noter les têtes d'un modèle : chaque suite est écrite deux fois."""
 
 LEARNING_TOKENS = 24
 """Tokens écrits à chaque point de reprise."""
@@ -109,7 +117,7 @@ def inside_router(catalogue: Catalogue) -> APIRouter:
             et dit pourquoi ; sous le nom d'un adaptateur, le réseau regardé est le sien.
     """
     router = APIRouter(route_class=StrictRoute, include_in_schema=False)
-    turns, followed = Turns(), catalogue.default.run_directory
+    turns = Turns()
     # Les notes des têtes ne dépendent que du réseau : mesurées une fois, oubliées avec lui.
     known = WeakKeyDictionary[GPTModel | Adapter, HeadPatterns]()
 
@@ -140,7 +148,8 @@ def inside_router(catalogue: Catalogue) -> APIRouter:
                 known[key] = find_heads(network, vocab_size=size, window=context.window)
             return known[key]
 
-        (found,) = await turns.answer(request, context, [measured])
+        read = None if key in known else PATTERN_TOKENS
+        (found,) = await turns.answer(request, context, [measured], read=read)
         return JSONResponse(patterns_answer(found))
 
     @router.post("/studio/api/lens")
@@ -189,26 +198,7 @@ def inside_router(catalogue: Catalogue) -> APIRouter:
 
     @router.post("/studio/api/learning")
     async def learning(body: LearningBody, request: Request) -> Response:
-        if followed is None or not folder_of(followed).steps():
-            raise ApiError(404, _NO_POINT, code="not_found")
-        call = partial(
-            follow_learning,
-            followed,
-            body.prompt,
-            follow=body.follow,
-            max_tokens=LEARNING_TOKENS,
-            top=_CANDIDATES,
-            most=MOST_MOMENTS,
-        )
-        try:
-            (found,) = await turns.answer(request, catalogue.default, [call])
-        except (CheckpointError, ModelFileError) as error:  # leur phrase dit un chemin d'ici
-            logger.warning("point de reprise illisible : %s", error)
-            raise ApiError(
-                404,
-                "un point de reprise ne se lit pas, ou vient d'être remplacé ; réessayez",
-                code="not_found",
-            ) from None
+        found = await _learned(catalogue.default, turns, body, request)
         return JSONResponse(learning_answer(found, TokenNames(found.tokenizer)))
 
     return router
@@ -243,6 +233,41 @@ def writer_of(context: ServingContext) -> GPTModel:
     """
     context.model.cfg.check_writes()
     return network_of(context)
+
+
+async def _learned(
+    context: ServingContext, turns: Turns, body: LearningBody, request: Request
+) -> Learning:
+    """L'invite, au fil de l'entraînement du modèle toujours chargé ; chaque point lu la relit.
+
+    Raises:
+        ApiError: 404, il n'a pas de point de reprise, ou l'un ne se lit pas.
+    """
+    folder = context.run_directory
+    points = 0 if folder is None else len(folder_of(folder).steps())
+    if folder is None or not points:
+        raise ApiError(404, _NO_POINT, code="not_found")
+    asked = await encode_text(context, body.prompt)
+    call = partial(
+        follow_learning,
+        folder,
+        body.prompt,
+        follow=body.follow,
+        max_tokens=LEARNING_TOKENS,
+        top=_CANDIDATES,
+        most=MOST_MOMENTS,
+    )
+    read = min(points, MOST_MOMENTS) * (len(asked) + LEARNING_TOKENS)
+    try:
+        (found,) = await turns.answer(request, context, [call], read=read)
+    except (CheckpointError, ModelFileError) as error:  # leur phrase dit un chemin d'ici
+        logger.warning("point de reprise illisible : %s", error)
+        raise ApiError(
+            404,
+            "un point de reprise ne se lit pas, ou vient d'être remplacé ; réessayez",
+            code="not_found",
+        ) from None
+    return found
 
 
 async def one_prompt(context: ServingContext, body: PromptBody) -> tuple[int, ...]:
