@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_architecture.data.hygiene import batch as batches
-from gpt_architecture.data.hygiene.batch import Batch, Known, hash_text
+from gpt_architecture.data.hygiene.batch import Batch, Known, hash_text, union
 from gpt_architecture.data.hygiene.config import FUNCTION_WORDS
 from gpt_architecture.data.hygiene.quality import FunctionWords, features_of
 
@@ -194,3 +194,17 @@ def test_known_hashes(inside, others):
         asked = [*inside, *others]
         expected = [each in inside and each != 0 for each in asked]
         assert known.among(np.array(asked, np.uint64)).tolist() == expected
+
+
+@pytest.mark.parametrize("unsorted", [1, 10, 1 << 16])
+def test_union_is_numpy_s(monkeypatch, unsorted):
+    """Triées au fur et à mesure ou à la fin : les mêmes, et les suites données restent entières."""
+    monkeypatch.setattr(batches, "_UNSORTED", unsorted)
+    generator = np.random.default_rng(0)
+    pieces = [generator.integers(0, 99, size, dtype=np.uint64) for size in (40, 0, 7, 90, 1, 60)]
+    before = [each.copy() for each in pieces]
+    found = union(iter(pieces))
+    assert found.dtype == np.uint64
+    assert np.array_equal(found, np.unique(np.concatenate(pieces)))
+    assert all(map(np.array_equal, pieces, before))
+    assert union([]).size == 0

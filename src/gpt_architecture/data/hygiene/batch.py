@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
 
 import numpy as np
@@ -27,6 +27,7 @@ _LAST_LETTER = 0x40000  # les plans suivants n'ont ni lettre, ni chiffre, ni bla
 _BASE = 0x9E3779B97F4A7C15  # impair : il a un inverse modulo 2⁶⁴
 _MODULUS = 1 << 64
 _STEP = 1 << 16
+_UNSORTED = 1 << 16  # empreintes qui attendent d'être réunies aux autres, au moins
 _KEPT_RUNS = 5  # mots d'une suite gardée pour en faire de plus longues
 
 WORD, LETTER, BLANK, SYMBOL, ELLIPSIS, ENDING, BULLET = (np.uint8(1 << n) for n in range(7))
@@ -95,6 +96,30 @@ def hash_text(text: str) -> int:
 def hash_bytes(data: bytes) -> int:
     """L'empreinte de 64 bits d'un document entier : le début de son BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def union(pieces: Iterable[Hashes]) -> Hashes:
+    """Les empreintes de toutes ces suites, triées, chacune une fois.
+
+    Quelques-unes attendent, une part de celles déjà triées, avant de l'être avec elles : la durée
+    suit leur nombre, et la mémoire en tient deux copies.
+    """
+    found, waiting, size = np.zeros(0, np.uint64), list[Hashes](), 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += piece.size
+        if size > max(_UNSORTED, found.size // 4):
+            found, waiting, size = _sorted_once([found, *waiting]), [], 0
+    return _sorted_once([found, *waiting])
+
+
+def _sorted_once(parts: Sequence[Hashes]) -> Hashes:
+    """Triées sur place : `np.unique` en ferait deux copies de plus."""
+    merged = np.concatenate(parts)
+    merged.sort()
+    new = np.ones(merged.size, np.bool_)
+    np.not_equal(merged[1:], merged[:-1], out=new[1:])
+    return merged[new]
 
 
 class _Prefix:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_architecture.data.hygiene.batch import Hashes
+from gpt_architecture.data.hygiene.batch import Hashes, union
 from gpt_architecture.data.hygiene.config import HygieneConfig
 from gpt_architecture.data.hygiene.minhash import PERMUTATIONS, near_duplicates
 from gpt_architecture.data.hygiene.store import (
@@ -29,8 +29,8 @@ from gpt_architecture.data.texts.documents import SPLITS
 
 KEPT, EXACT, NEAR = range(3)
 """Sort d'un document."""
-HELD = 4 << 20
-"""Empreintes triées ensemble : 32 Mio, leurs copies quatre fois autant. Davantage se traite par
+HELD = 1 << 20
+"""Empreintes triées ensemble : 8 Mio, leurs copies sept fois autant. Davantage se traite par
 tranches de valeurs."""
 
 _VALIDATION = SPLITS.index("val")
@@ -125,8 +125,8 @@ def decide(store: Store, tasks: int, config: HygieneConfig) -> None:
         paragraphs, holders = _repeated_paragraphs(corpus, own)
     validation = np.zeros(0, np.uint64)
     if config.validation:
-        for hashes, owners in corpus.pieces("ngrams", "first_ngram"):
-            validation = np.union1d(validation, hashes[kept[owners]])
+        pieces = corpus.pieces("ngrams", "first_ngram")
+        validation = union(hashes[kept[owners]] for hashes, owners in pieces)
     write_arrays(
         store.decisions,
         {

@@ -15,9 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gpt_architecture.data.hygiene.batch import Batch
+from gpt_architecture.data.hygiene.batch import Batch, union
 from gpt_architecture.data.hygiene.clean import (
     Cleaner,
     Located,
@@ -306,10 +304,11 @@ def write_references(store: Store, config: HygieneConfig) -> None:
     Raises:
         DataError: un texte est absent ou illisible, ou ils n'ont aucune suite de mots.
     """
-    found = np.zeros(0, np.uint64)
-    for document in read_documents(config.evaluation, offline=True):
-        for section in sections([document.text]):
-            found = np.union1d(found, Batch([section]).ngrams(config.ngram)[0])
+    found = union(
+        Batch([section]).ngrams(config.ngram)[0]
+        for document in read_documents(config.evaluation, offline=True)
+        for section in sections([document.text])
+    )
     if not found.size:
         raise DataError(
             "les textes d'évaluation n'ont aucune suite de mots",
