@@ -26,6 +26,7 @@ from gpt_architecture.formats.journal import finite_number, line_of, read_record
 from gpt_architecture.storage import open_regular
 from gpt_architecture.training.experiments import LADDER, MIN_STEPS, TextSize, first_recipe
 from gpt_architecture.training.trials import (
+    PIECE_WINDOWS,
     Bench,
     Body,
     Clock,
@@ -243,8 +244,9 @@ class TextLaboratory:
         Elle est entière quand elle atteint sa dernière durée, ou diverge (voir `run_chain`).
         """
         bench = self.bench(recipe.tokenizer)
+        part = (unique,) if unique >= bench.data.train.num_tokens else (unique, PIECE_WINDOWS)
         keys = {
-            steps: _key("trial", bench.data, bench.options(recipe, body, steps, unique), unique)
+            steps: _key("trial", bench.data, bench.options(recipe, body, steps, unique), *part)
             for steps in lengths
         }
         known = {steps: self._loss(key) for steps, key in keys.items()}

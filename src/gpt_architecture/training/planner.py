@@ -32,22 +32,26 @@ from gpt_architecture.training.planning import (
     Decision,
     Measures,
     Pace,
+    approach,
     check_budget,
     choice_of,
     decide,
     steps_within,
+    supported,
 )
 from gpt_architecture.training.scaling import MIN_RUNS, TrialRun, fit_law
 from gpt_architecture.training.trials import Body, Recipe, StepTime
 
 _MIN_TOKENS = 2048  # tokens d'entraînement en dessous desquels rien ne s'ajuste
-_RECIPES, _SIZES = 0.25, 0.3  # parts des minutes : comparer des recettes, puis des tailles
-_CONFIRMED = (0.35, 0.1)  # puis approcher le choix, et celui qui le remplacerait
+_RECIPES, _SIZES = 0.25, 0.25  # parts des minutes : comparer des recettes, puis des tailles
+_CONFIRMED = (0.22, 0.28)  # puis approcher la meilleure, et celle qui la suit
+_RIVAL = 0.03  # en part de la perte : de plus loin, elle ne la remplacerait pas
 _COMPARED = 9  # essais de recettes : vocabulaires, contextes, lots, taux
 _CHAINS = 4  # trois tailles, et celle du milieu sur une part du texte
 _LONGER = 0.01  # un entraînement bien plus long préfère un taux plus petit
 _CHAIN_STEPS = 1.2  # étapes d'une chaîne, en part de sa plus longue durée
 _SUSTAINED, _LONGEST_PROBE = 0.06, 30.0  # part des minutes, et secondes, d'étapes du choix
+_TIMED = 2  # choix dont la durée se mesure, le second s'il dépasse le premier, plus lent que prévu
 _BUILD_SECONDS = 0.3
 _SMALL_BATCH = 4
 _LEAST = 2.0  # secondes d'un essai de recette, au moins
@@ -244,7 +248,7 @@ class _Planning:
         reread = int(EPOCHS * text.unique / recipe.step_tokens)  # au-delà, l'essai se gâte
         affordable = [min(each, max(4 * MIN_STEPS, reread)) for each in affordable]
         bodies = trial_bodies(affordable)
-        parts = list[tuple[Body, int, int | None]]()
+        parts = list[tuple[Body, int, float]]()  # étapes d'essai, et époques de l'entraînement
         mature = mature_steps(recipe, text.unique)
         for body in bodies:
             steps = max(2 * MIN_STEPS, affordable[LADDER.index(body)])
@@ -252,14 +256,14 @@ class _Planning:
                 steps = mature
             most = steps_within(times[LADDER.index(body)], recipe, 3600 * self._hours, text.unique)
             steps = min(steps, max(2 * MIN_STEPS, most))
-            epochs = most * recipe.step_tokens / text.unique
-            part = reread_tokens(steps * recipe.step_tokens, epochs, text.unique, recipe)
-            parts.append((body, steps, part))
+            parts.append((body, steps, most * recipe.step_tokens / text.unique))
         small, middle, large = parts
-        chains = [(small[0], small[1], text.unique), (middle[0], middle[1], text.unique)]
-        # La part relue d'abord : sans elle, la loi croirait que relire ne coûte rien.
-        if middle[2] is not None:
-            chains.append((*middle[:2], middle[2]))
+        chains = [(*small[:2], text.unique), (*middle[:2], text.unique)]
+        # La part relue d'abord : sans elle, la loi croirait que relire ne coûte rien. Relue autant
+        # que le ferait la plus grande des trois, dont le choix est plus proche.
+        part = reread_tokens(middle[1] * recipe.step_tokens, large[2], text.unique, recipe)
+        if part is not None:
+            chains.append((*middle[:2], part))
         for body, steps, unique in chains:
             self._chain(recipe, body, steps, unique)
         enough = sum(each.recipe == recipe for each in self._trials) >= MIN_RUNS
@@ -313,18 +317,27 @@ class _Planning:
         )
 
     def _confirmed(self, measures: Measures) -> Measures:
-        """La loi, approchée du choix par une série plus longue, puis de celui qu'elle préfère."""
+        """La loi, approchée du choix par une série plus longue, puis de sa rivale par une autre.
+
+        D'une même durée, deux tailles diffèrent peu, et leurs courbes se croisent : la loi des
+        premières étapes ne suffit pas à les départager.
+        """
         recipe, text, seen = measures.recipe, measures.text, set[Body]()
         for share in _CONFIRMED:
             choices = decide(measures, self._hours)
-            if not choices or choices[0].body in seen or (seen and self._is_late(1.0)):
+            worst = choices[0].loss * (1 + _RIVAL) if choices else 0.0
+            rivals = [each for each in choices if each.body not in seen and each.loss <= worst]
+            if seen:  # d'abord celle dont aucun essai n'a rien dit
+                rivals.sort(key=lambda each: approach(each, measures.law) > 0)
+            if not rivals or (seen and self._is_late(1.0)):
                 break
-            first = choices[0]
+            first = rivals[0]
             seen.add(first.body)
             time = measures.pace.of(first.body, recipe, text.vocab_size)
             left = max(0.1 * self._seconds, self._seconds - self._lab.spent)
             steps = min(first.steps, _chain_steps(time, min(share * self._seconds, left)))
-            if steps < MIN_STEPS:  # trop grand pour être approché en si peu de minutes
+            least = mature_steps(recipe, text.unique) if len(seen) > 1 else MIN_STEPS
+            if steps < least:  # trop grand pour être approché en si peu de minutes
                 if len(seen) == 1:
                     self._left.append("la taille choisie, trop grande pour être essayée")
                 break
@@ -333,18 +346,17 @@ class _Planning:
         return measures
 
     def _calibrated(self, choices: Sequence[Choice], measures: Measures) -> Decision:
-        """Le meilleur choix, sa durée fixée par des étapes de sa propre forme, longtemps menées."""
-        first, *others = choices
-        sustained = min(_SUSTAINED * self._seconds, _LONGEST_PROBE)
-        time = self._lab.time(measures.recipe, first.body, sustained=sustained)
-        left = 3600 * self._hours - measures.startup
-        most = steps_within(time, measures.recipe, left, measures.text.unique)
-        guessed = measures.pace.of(first.body, measures.recipe, measures.text.vocab_size)
-        before = steps_within(guessed, measures.recipe, left, measures.text.unique)
-        share = first.steps / max(1, before)  # moins que tout, si trop relire nuit
-        steps = most if share > 0.999 else min(most, first.steps)
-        best = choice_of(measures, first.body, max(MIN_STEPS, steps), time)
-        best = replace(best, measured=True)
+        """Le meilleur choix, sa durée fixée par des étapes de sa propre forme, longtemps menées.
+
+        S'il est plus lent que la loi de coût ne le dit, le suivant est mesuré à son tour.
+        """
+        left = list(choices)
+        for _ in range(_TIMED):
+            first = supported(left, measures.law)[0]
+            if first.measured:
+                break
+            left[left.index(first)] = self._timed(first, measures)
+        best, *others = supported(left, measures.law)
         return Decision(
             best=best,
             alternatives=tuple(others),
@@ -352,6 +364,19 @@ class _Planning:
             measures=measures,
             hours=self._hours,
         )
+
+    def _timed(self, choice: Choice, measures: Measures) -> Choice:
+        """Ce choix, à la vraie durée de ses étapes."""
+        sustained = min(_SUSTAINED * self._seconds, _LONGEST_PROBE)
+        time = self._lab.time(measures.recipe, choice.body, sustained=sustained)
+        left = 3600 * self._hours - measures.startup
+        most = steps_within(time, measures.recipe, left, measures.text.unique)
+        guessed = measures.pace.of(choice.body, measures.recipe, measures.text.vocab_size)
+        before = steps_within(guessed, measures.recipe, left, measures.text.unique)
+        share = choice.steps / max(1, before)  # moins que tout, si trop relire nuit
+        steps = most if share > 0.999 else min(most, choice.steps)
+        found = choice_of(measures, choice.body, max(MIN_STEPS, steps), time)
+        return replace(found, measured=True)
 
 
 def _chain_steps(time: StepTime, seconds: float) -> int:

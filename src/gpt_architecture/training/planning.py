@@ -6,6 +6,7 @@ Tout ici est une fonction pure des mesures : les mêmes mesures donnent le même
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpt_architecture.config import check_float
@@ -19,7 +20,7 @@ MINUTES = (4.0, 24.0)
 """Bornes des minutes d'essais, quand elles ne sont pas données : un dixième des heures."""
 
 _FURTHER = 4.0  # une taille n'est proposée qu'à tant de fois la plus grande essayée
-_TIE = 0.001
+_TIE, _CLOSE, _APPROACHED = 0.001, 0.01, 0.05
 _DURATIONS, _PER_DOUBLING = 25, 10  # durées comparées : tant, et tant par doublement des étapes
 _DISK_BYTES = 4 + 3 * 12  # par paramètre : le modèle, deux points de reprise et celui qui s'écrit
 _STATE_BYTES = 16  # par paramètre : poids, gradient, moments
@@ -139,6 +140,26 @@ def decide(measures: Measures, hours: float) -> tuple[Choice, ...]:
         if steps:
             found.append(choice_of(measures, body, steps, time))
     return tuple(sorted(found, key=lambda each: each.loss))
+
+
+def supported(choices: Sequence[Choice], law: FittedLaw) -> tuple[Choice, ...]:
+    """Les mêmes, de la meilleure à la moins bonne, mais d'abord une que ses essais approchent.
+
+    À un centième près, deux pertes se valent : la loi n'en sait pas tant, d'une taille dont le plus
+    long essai n'a pas lu le vingtième de ce qu'elle lirait.
+    """
+    ordered = sorted(choices, key=lambda each: each.loss)
+    close = [each for each in ordered if each.loss <= ordered[0].loss * (1 + _CLOSE)]
+    first = next((each for each in close if approach(each, law) >= _APPROACHED), None)
+    return tuple(sorted(ordered, key=lambda each: each is not first))
+
+
+def approach(choice: Choice, law: FittedLaw) -> float:
+    """La part de ses tokens qu'a lue le plus long essai de cette taille, sur tout le texte."""
+    unique = max((run.unique for run in law.runs), default=0.0)
+    whole = (choice.parameters, unique)
+    tried = [run.tokens for run in law.runs if (run.parameters, run.unique) == whole]
+    return max(tried, default=0.0) / choice.tokens
 
 
 def _best_steps(measures: Measures, parameters: int, time: StepTime, hours: float) -> int:

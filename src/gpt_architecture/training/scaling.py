@@ -27,17 +27,20 @@ MIN_RUNS = 6
 RESAMPLES = 24
 """Lois ajustées de nouveau, sur des pertes rééchantillonnées."""
 
-_USUAL = np.log([0.34, 0.28, 0.05, 0.5, 1.0])
-"""Logarithmes de α et β (Hoffmann et al.), puis de C, κ et δ, vers lesquels on penche."""
+_USUAL = np.log([0.34, 0.17, 0.05, 0.5, 1.0])
+"""Logarithmes de α (Hoffmann et al.) et de β (les premiers milliers d'étapes de petits modèles),
+puis de C, κ et δ, vers lesquels on penche."""
 
-_PRIOR = np.array([0.05, 0.02, 0.02, 0.05, 0.1, 0.1])
+_PRIOR = np.array([1.0, 2.0, 2.0, 0.05, 0.1, 0.1])
 """Poids de ces penchants, et d'abord de celui d'E vers la moitié de la plus basse perte : assez
-pour trancher ce que les mesures ne tranchent pas."""
+pour trancher ce que quelques essais, bien plus courts que l'entraînement, ne tranchent pas."""
 
 _HUBER = 1e-2  # écart (en logarithme) au-delà duquel une mesure pèse moins
 _ROUNDS, _REFITS = 150, 25
 _STEP = 1e-5  # des dérivées par différences finies
 _COVERED, _SIGMA = 1.96, 0.683
+_DOUBT = 0.3  # écart type de chaque penchant, quand les pertes sont rééchantillonnées
+_CENTERED = np.zeros(_PRIOR.size)
 _NOTHING = -60.0  # le logarithme d'un surapprentissage nul
 _NEAR = math.log(3.0)  # portée, en logarithme, de ce qu'un essai dit de ses voisins
 _LEAST_NOISE = 0.01  # une graine, et une loi qui n'est jamais exacte, valent au moins cette part
@@ -125,8 +128,9 @@ class FittedLaw:
     ) -> tuple[float, float, float]:
         """La perte attendue et les bornes de son intervalle à 95 %.
 
-        Leur écart est celui des lois rééchantillonnées (« bootstrap » des résidus), auquel le bruit
-        d'un essai s'ajoute : plus on extrapole, plus elles divergent, plus l'intervalle s'ouvre.
+        Leur écart est celui des lois rééchantillonnées (« bootstrap » des résidus et des
+        penchants), auquel le bruit d'un essai s'ajoute : plus on extrapole, plus elles divergent,
+        plus l'intervalle s'ouvre.
         """
         place = (parameters, tokens, unique)
         center, base = self.loss(*place), math.log(self.law.loss(*place))
@@ -163,16 +167,19 @@ def fit_law(runs: Sequence[TrialRun]) -> FittedLaw:
     noise = max(_LEAST_NOISE, math.sqrt(float(np.square(residuals).sum()) / free))
     generator = np.random.default_rng(0)
     scaled = (residuals - residuals.mean()) * math.sqrt(len(runs) / free)
-    resampled = tuple(
-        places.law(places.minimize(drawn, best, _REFITS)[1])
-        for drawn in (
-            losses - residuals + generator.choice(scaled, len(runs)) for _ in range(RESAMPLES)
-        )
-    )
+    resampled = list[LossLaw]()
+    for _ in range(RESAMPLES):
+        drawn = losses - residuals + generator.choice(scaled, len(runs))
+        leaning = _DOUBT * generator.standard_normal(_PRIOR.size)
+        resampled.append(places.law(places.minimize(drawn, best, _REFITS, leaning)[1]))
     likeness = np.exp([[-_distance(a, b) / 2 for b in runs] for a in runs])
     gaps = np.linalg.solve(likeness + _TRUSTED * np.eye(len(runs)), residuals)
     return FittedLaw(
-        law=law, resampled=resampled, noise=noise, runs=tuple(runs), gaps=tuple(gaps.tolist())
+        law=law,
+        resampled=tuple(resampled),
+        noise=noise,
+        runs=tuple(runs),
+        gaps=tuple(gaps.tolist()),
     )
 
 
@@ -238,30 +245,34 @@ class _Places:
         found: Floats = np.logaddexp.reduce(terms, axis=0)
         return found
 
-    def _gaps(self, unknowns: Floats, losses: Floats) -> Floats:
+    def _gaps(self, unknowns: Floats, losses: Floats, shift: Floats) -> Floats:
         """Ce dont la somme des carrés est à réduire : écarts de Huber, puis penchants."""
         gaps = (self.expected(unknowns) - losses) / _HUBER
         size = np.abs(gaps)
         root = np.sqrt(np.where(size > 1, 2 * size - 1, 1.0)) / np.maximum(size, 1.0)
-        usual = np.concatenate([[math.log(0.5) + losses.min()], _USUAL])
+        usual = np.concatenate([[math.log(0.5) + losses.min()], _USUAL]) + shift
         leaning = np.sqrt(_PRIOR) * (unknowns[[0, 3, 4, 5, 6, 7]] - usual)
         gaps = np.where(size > 1, root * gaps, gaps)
         return np.concatenate([gaps, leaning])
 
-    def minimize(self, losses: Floats, start: Floats, rounds: int) -> tuple[float, Floats]:
-        """Descend depuis `start` ; rend l'écart et les inconnues."""
+    def minimize(
+        self, losses: Floats, start: Floats, rounds: int, shift: Floats = _CENTERED
+    ) -> tuple[float, Floats]:
+        """Descend depuis `start`, les penchants déplacés de `shift` ; rend l'écart et elles."""
         unknowns, damping = start.copy(), 1e-2
-        gaps = self._gaps(unknowns, losses)
+        gaps = self._gaps(unknowns, losses, shift)
         lowest = float(gaps @ gaps)
         for _ in range(rounds):
-            moved = [self._gaps(unknowns + _STEP * axis, losses) for axis in np.eye(unknowns.size)]
+            moved = [
+                self._gaps(unknowns + _STEP * axis, losses, shift) for axis in np.eye(unknowns.size)
+            ]
             slopes = (np.stack(moved, axis=1) - gaps[:, None]) / _STEP
             normal = slopes.T @ slopes
             before = lowest
             for _ in range(10):
                 damped = normal + damping * (np.diag(np.diag(normal)) + 1e-9 * np.eye(len(normal)))
                 asked = unknowns - np.clip(np.linalg.solve(damped, slopes.T @ gaps), -1, 1)
-                tried = self._gaps(asked, losses)
+                tried = self._gaps(asked, losses, shift)
                 if (found := float(tried @ tried)) < lowest:
                     unknowns, gaps, lowest, damping = asked, tried, found, damping / 5
                     break

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ _SUSTAINED_STEPS = 900  # moins que l'essai n'en a
 _READ_TOKENS = 1 << 16
 _MAX_TOKENS = 1 << 28
 
+PIECE_WINDOWS = 8
+"""Contextes d'un morceau de texte, quand un essai n'en lit qu'une part."""
+
 Clock = Callable[[], float]
+Tokens = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -153,13 +158,25 @@ class Bench:
         return max(1, text_bytes(head.tolist(), self.data.tokenizer)) / head.numel()
 
     def run(self, recipe: Recipe, body: Body, steps: int, unique: int) -> TrainingRun:
-        """L'entraînement de `steps` étapes sur les `unique` premiers tokens, prêt à partir."""
+        """L'entraînement de `steps` étapes sur `unique` tokens pris partout, prêt à partir."""
         data = self.data
         if unique < data.train.num_tokens:
-            kept = data.train.read(0, min(unique, _MAX_TOKENS)).numpy()
+            kept = _spread(data.train, min(unique, _MAX_TOKENS), PIECE_WINDOWS * recipe.window)
             data = replace(data, train=TokenArray(kept))
         request = TrainingRequest.of(self.options(recipe, body, steps, unique))
         return prepare(request, data=data)
+
+
+def _spread(source: TokenSource, size: int, piece: int) -> Tokens:
+    """`size` tokens en morceaux d'environ `piece`, pris d'un bout à l'autre du texte.
+
+    Son début ne vaut pas pour lui : celui de la Bible n'en a ni les lettres, ni les noms de la fin.
+    """
+    count = max(1, size // piece)
+    bounds = [size * each // count for each in range(count + 1)]
+    starts = [source.num_tokens * each // count for each in range(count)]
+    pieces = zip(starts, pairwise(bounds), strict=True)
+    return np.concatenate([source.read(at, high - low).numpy() for at, (low, high) in pieces])
 
 
 def text_bytes(tokens: Sequence[int], tokenizer: Tokenizer) -> int:
@@ -180,8 +197,8 @@ def bits_per_nat(run: TrainingRun) -> float:
     return tokens.size / max(1, size) / math.log(2)
 
 
-def _targets(source: TokenSource, start: int, window: int) -> np.ndarray[Any, Any]:
-    found: np.ndarray[Any, Any] = source.read(start + 1, window).numpy()
+def _targets(source: TokenSource, start: int, window: int) -> Tokens:
+    found: Tokens = source.read(start + 1, window).numpy()
     return found
 
 
@@ -207,7 +224,7 @@ def run_chain(
         recipe: comment.
         body: forme du modèle.
         lengths: étapes de chaque durée, croissantes.
-        unique: premiers tokens d'entraînement qu'il lit, et relit.
+        unique: tokens d'entraînement différents qu'il lit, et relit.
         folder: où tiennent, le temps de la chaîne, les points de reprise.
         on_step: appelé à chaque étape.
 
