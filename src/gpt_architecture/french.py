@@ -7,6 +7,7 @@ option ou identifiant, reste telle quelle : « --vocab-size 50257 ».
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 _NO_BREAK = "\u00a0"  # espace insécable
 
@@ -41,6 +42,12 @@ def plural(count: int, noun: str) -> str:
 def counted(count: int, noun: str) -> str:
     """Le nombre et son nom, accordé : « 1 époque », « 1 024 tokens »."""
     return f"{french_number(count)} {plural(count, noun)}"
+
+
+def either(words: Iterable[str]) -> str:
+    """Des mots au choix : « a, b ou c »."""
+    *first, last = words
+    return " ou ".join([*filter(None, [", ".join(first)]), last])
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -182,7 +182,7 @@ class TestFailures:
             raise PermissionError(13, "Permission denied", str(path))
 
         monkeypatch.setattr(layers, "open_regular", refuse)
-        with pytest.raises(DataError, match=r"fichier illisible, secret\.txt \(accès refusé\)"):
+        with pytest.raises(DataError, match=r"secret\.txt \(accès refusé\) : fichier illisible"):
             load_corpus([path])
 
 

@@ -83,7 +83,7 @@ def test_position_is_exact_across_chunks():
     """Un caractère commencé dans un morceau et faux dans le suivant est situé à son début."""
     with pytest.raises(Rejected) as caught:
         list(decode_stream([b"ab", b"c\xc3", b"\x28"]))
-    assert caught.value.detail == "position 3"
+    assert caught.value.detail == "position 3, sans doute en ISO-8859-1"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from test_readers import csv_of, docx_of, epub_of, html_of, odt_of, pdf_of, zip_
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.data.shards.prepare import prepare_tokens
 from gpt_architecture.data.texts.corpus import load_corpus
+from gpt_architecture.data.texts.documents import LEFT_OUT, NOT_READ
 from gpt_architecture.data.texts.ingest import find_sources
 from gpt_architecture.data.texts.readers import isolation, layers
 from gpt_architecture.data.texts.source_texts import SourceTexts
@@ -115,7 +116,7 @@ CASES = {
     "zst-abîmé": ("a.txt.zst", lambda: damaged(zstandard.compress(SOUND.encode())), "zstd : "),
     "gz-coupé": ("a.txt.gz", lambda: gzip.compress(SOUND.encode())[:-9], "gzip : "),
     "pdf-cassé": ("a.pdf", lambda: pdf_of()[:600], "PDF abîmé"),
-    "pdf-faux": ("a.pdf", SOUND.encode, "le contenu n'est pas celui d'un .pdf"),
+    "pdf-faux": ("a.pdf", SOUND.encode, "ce n'est pas un .pdf"),
     "docx-faux": ("a.docx", lambda: zip_of({"a.txt": b"x"}), "fichier illisible"),
     "epub-vide": ("a.epub", lambda: zip_of({"mimetype": b"application/epub+zip"}), "container.xml"),
     "rires-docx": (
@@ -145,12 +146,6 @@ CASES = {
     ),
     "json-sans-fin": ("a.json", lambda: b'[{"text": "un"}, {"te', "JSON invalide"),
     "json-profond": ("a.json", lambda: b"[" * 200_000, "JSON invalide"),
-    "tableur": (
-        "a.xlsx",
-        lambda: zip_of({"[Content_Types].xml": b"", "xl/workbook.xml": b""}),
-        "un classeur",
-    ),
-    "modèle": ("a.zip", lambda: zip_of({"archive/data.pkl": b"x"}), "un modèle PyTorch"),
     "image-en-txt": ("a.txt", lambda: b"\x89PNG\r\n\x1a\n" + bytes(99), "une image"),
     "parquet-cassé": ("a.parquet", lambda: b"PAR1" + b"\0" * 99 + b"PAR1", "fichier illisible"),
     "arrow-cassé": ("a.arrow", lambda: b"ARROW1\0\0" + b"\1" * 99, "fichier illisible"),
@@ -182,6 +177,33 @@ def test_one_line_each_and_the_rest_goes_on(tmp_path, case):
     assert grown < 500 << 10, f"{grown} Kio de plus"
     assert sorted(each.name for each in folder.iterdir()) == sorted([name, "z-sain.txt"])
     assert not (tmp_path.parent / "sorti.txt").exists()
+
+
+LEFT = {
+    "a.xlsx": (zip_of({"[Content_Types].xml": b"", "xl/workbook.xml": b""}), "un classeur"),
+    "a.zip": (zip_of({"archive/data.pkl": b"x"}), "un modèle PyTorch"),
+    "a.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "enregistrez-le en .docx"),
+    "a.tar.gz": (gzip.compress(b"a.txt" + bytes(600)), "faites-en un .zip"),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_document_of_another_format_is_left_where_it_lies(tmp_path, name):
+    """Trouvé dans un dossier, il est compté à part, avec ce qu'il faut en faire ; nommé, refusé."""
+    data, words = LEFT[name]
+    folder = tmp_path / "vrac"
+    folder.mkdir()
+    (folder / name).write_bytes(data)
+    (folder / "z-sain.txt").write_text(SOUND, encoding="utf-8")
+    for system in ("Thumbs.db", "desktop.ini", "~$verrou.docx"):
+        (folder / system).write_bytes(b"\0")
+    sources, skips = find_sources([folder])
+    assert [each.path.name for each in sources] == ["z-sain.txt"]
+    assert [each.reason for each in skips] == [LEFT_OUT]
+    assert words in skips[0].where
+    with pytest.raises(DataError, match=NOT_READ) as caught:
+        find_sources([folder / name])
+    assert words in str(caught.value)
 
 
 def test_every_door_has_the_same_rule(tmp_path):

@@ -76,11 +76,11 @@ def test_lengths_are_those_of_the_documents(tmp_path, monkeypatch, chunk):
 
 
 def test_without_hygiene_the_page_still_says_what_was_prepared(tmp_path):
-    """Ni retraits ni langues : les tokens, les longueurs, et ce qui n'a pas pu être lu."""
+    """Ni retraits ni langues : les tokens, les longueurs, et ce qui n'a pas été lu."""
     page = hygiene_page(prepared(tmp_path, ["un deux trois", "quatre cinq", " "]))
     assert "aucune hygiène" in page
     assert "Ce qui a été retiré" not in page
-    assert "Ce qui n'a pas pu être lu" in unescape(page)
+    assert "Ce qui n'a pas été lu" in unescape(page)
     assert length_bars([0] * 64) == []
 
 

@@ -194,14 +194,15 @@ def _tiles(prepared: PreparedTokens, found: Mapping[str, Any]) -> list[tuple[str
     ratio = f"{decimal(prepared.bytes_per_token)} octets par token"
     tiles.append(("Tokens", thousands(tokens), ratio))
     held_out = prepared.tokens["val"]
-    tiles.append(("Validation", percent(held_out / tokens), f"{thousands(held_out)} tokens"))
+    note = f"{thousands(held_out)} tokens ; demandé : {percent(prepared.val_fraction)}"
+    tiles.append(("Validation", percent(held_out / tokens), note))
     return tiles
 
 
 def _facts(prepared: PreparedTokens, index: Mapping[str, Any]) -> list[tuple[str, str]]:
     train, held_out = (thousands(prepared.documents[split]) for split in SPLITS)
     return [
-        ("sources", thousands(len(index["sources"]))),
+        ("fichiers ouverts", thousands(len(index["sources"]))),
         ("tokenizer", _name_of(index)),
         ("documents d'entraînement", train),
         ("documents de validation", held_out),

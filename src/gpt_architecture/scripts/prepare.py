@@ -53,7 +53,7 @@ _WAITING = {
     "décide de ce qui se répète ; relancez-la ensuite.",
     "decided": "Décisions prises sur l'ensemble ; relancez chaque tâche, puis --merge.",
 }
-_FAR = 5  # une validation tant de fois plus grosse, ou plus petite, que demandé est dite
+_FAR = 2  # une validation tant de fois plus grosse, ou plus petite, que demandé est dite
 
 
 @Parameter(name="*", group=Group("Préparation", sort_key=1))
@@ -312,11 +312,10 @@ def _report(result: PreparedTokens, seconds: float) -> None:
     elif result.outcome == "task":
         pass  # la part d'une tâche ne dit rien de celle de l'ensemble
     elif tokens and not 1 / _FAR <= (share := 100 * result.tokens["val"] / tokens) / wanted <= _FAR:
-        advice = " ; --val-fraction ou --seed la changent" if share < wanted else ""
         say(
             f"Validation   {short(share)} % des tokens pour "
             f"{short(wanted)} % {plural(int(wanted), 'demandé')} : "
-            f"trop peu de documents pour mieux répartir{advice}"
+            "trop peu de documents pour mieux répartir ; --val-fraction ou --seed la changent"
         )
     if result.hygiene is not None:
         _report_hygiene(result.hygiene)

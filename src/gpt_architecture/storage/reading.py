@@ -170,10 +170,18 @@ def encoding_remedy(data: bytes) -> str:
     """Que faire d'octets qui ne sont pas de l'UTF-8, d'après ce qu'ils semblent être."""
     if not _seems_text(data):
         return "donnez un texte"
-    if _ACCENT.search(data):
+    encoding = likely_encoding(data)
+    if encoding is None:
         return "le fichier mêle l'UTF-8 et un autre encodage : réenregistrez-le en entier en UTF-8"
+    return SAVE_AS_UTF8.format(encoding=encoding)
+
+
+def likely_encoding(data: bytes) -> str | None:
+    """L'encodage d'où viennent sans doute des octets qui ne sont pas de l'UTF-8 ; None : aucun."""
+    if not _seems_text(data) or _ACCENT.search(data):
+        return None
     windows = len(data.translate(None, _WINDOWS_ONLY)) < len(data)
-    return SAVE_AS_UTF8.format(encoding="WINDOWS-1252" if windows else "ISO-8859-1")
+    return "WINDOWS-1252" if windows else "ISO-8859-1"
 
 
 def _seems_text(data: bytes) -> bool:

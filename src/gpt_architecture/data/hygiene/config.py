@@ -8,6 +8,7 @@ from typing import Any
 
 from gpt_architecture.config.checks import check_bool, check_float, check_int
 from gpt_architecture.errors import ConfigurationError, nearest
+from gpt_architecture.french import either
 
 PERSONAL_MODES = ("mask", "drop", "keep")
 FUNCTION_WORDS: dict[str, str] = {
@@ -120,7 +121,7 @@ class HygieneConfig:
             check_bool(name, getattr(self, name))
         if self.personal not in PERSONAL_MODES:
             raise ConfigurationError.wrong(
-                "`personal`", self.personal, expected=" ou ".join(PERSONAL_MODES)
+                "`personal`", self.personal, expected=either(PERSONAL_MODES)
             )
         for language in self.languages:
             if not (isinstance(language, str) and len(language) == 2 and language.islower()):
@@ -156,7 +157,7 @@ class HygieneConfig:
             raise ConfigurationError.wrong(
                 "`hygiene`",
                 name,
-                expected=" ou ".join(PRESETS),
+                expected=either(PRESETS),
                 remedy=nearest(name, PRESETS),
             )
         known = {each.name for each in fields(cls)}

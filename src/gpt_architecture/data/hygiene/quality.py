@@ -224,30 +224,46 @@ def _distinct(values: Hashes, counts: Counts) -> tuple[Counts, Counts]:
 
 
 def check_quality(found: Features, rules: QualityRules) -> list[Rejected | None]:
-    """Pour chaque document, la première règle enfreinte et la valeur trouvée ; None : aucune."""
+    """Pour chaque document, la première règle enfreinte, la valeur et sa borne ; None : aucune."""
     verdicts: list[Rejected | None] = [None] * found.words.size
     broken = [
-        ("trop court", found.words < rules.min_words, "words"),
+        ("trop court", found.words < rules.min_words, "words", _at_least(rules.min_words)),
         (
             "longueur des mots",
             (found.word_length < rules.min_word_length)
             | (found.word_length > rules.max_word_length),
             "word_length",
+            f"de {short(rules.min_word_length)} à {short(rules.max_word_length)}",
         ),
-        ("sans mots-outils", found.function_words < rules.function_words, "function_words"),
-        ("faux texte", found.placeholder > 0, "placeholder"),
-        ("mots sans lettre", found.letters < rules.letters, "letters"),
-        ("lignes sans ponctuation", found.punctuated < rules.punctuated, "punctuated"),
+        (
+            "sans mots-outils",
+            found.function_words < rules.function_words,
+            "function_words",
+            _at_least(rules.function_words),
+        ),
+        ("faux texte", found.placeholder > 0, "placeholder", "aucun"),
+        ("mots sans lettre", found.letters < rules.letters, "letters", _at_least(rules.letters)),
+        (
+            "lignes sans ponctuation",
+            found.punctuated < rules.punctuated,
+            "punctuated",
+            _at_least(rules.punctuated),
+        ),
         *(
-            (label, getattr(found, name) > getattr(rules, name), name)
+            (label, getattr(found, name) > bound, name, f"au plus {short(bound)}")
             for name, label in _AT_MOST.items()
+            for bound in (getattr(rules, name),)
         ),
     ]
-    for label, refused, name in reversed(broken):  # la première règle a le dernier mot
+    for label, refused, name, wanted in reversed(broken):  # la première règle a le dernier mot
         for document in np.flatnonzero(refused).tolist():
-            value = getattr(found, name)[document].item()
-            verdicts[document] = Rejected(f"{QUALITY} : {label}", f"{name} {short(value)}")
+            value = short(getattr(found, name)[document].item())
+            verdicts[document] = Rejected(f"{QUALITY} : {label}", f"{value} ; attendu : {wanted}")
     return verdicts
+
+
+def _at_least(bound: float) -> str:
+    return f"au moins {short(bound)}"
 
 
 _AT_MOST = {

@@ -225,7 +225,10 @@ class CorpusReader:
         if census.count < 2 and self._first is not None:
             self._first.check(skip_bad=skip_bad)
         if census.shortest is None or census.longest is None:
-            cause = "" if self._first is None else f" : {self._first.reason}, {self._first.where}"
+            first = self._first
+            if first is not None and (len(self.sources) == 1 or first.reason not in HARMLESS):
+                raise first.error()
+            cause = "" if first is None else f" : {first.where}, {first.reason}"
             raise DataError(
                 f"aucun document dans les sources{cause}",
                 expected="au moins un texte lisible, en UTF-8",

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from gpt_architecture.config import END_OF_TEXT
 from gpt_architecture.errors import DataError
-from gpt_architecture.storage import encoding_remedy, foreign_format
+from gpt_architecture.storage import encoding_remedy, foreign_format, likely_encoding
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -38,6 +38,9 @@ NOT_TEXT = "champ qui n'est pas du texte"
 TOO_LONG = "ligne trop longue"
 UNREADABLE = "fichier illisible"
 UNKNOWN_KIND = "extension inconnue"
+MISNAMED = "contenu qui n'est pas celui de son extension"
+NOT_READ = "format qui n'est pas lu ici"
+LEFT_OUT = "document d'un format qui n'est pas lu"
 REPEATED = "fichier déjà donné"
 
 PIECE_CHARACTERS = 1 << 20
@@ -53,8 +56,20 @@ Where = tuple[str, int, int]
 """La place d'un document : sa source, sa ligne ou sa rangée (0 : tout le fichier), son rang là."""
 
 
-HARMLESS = frozenset({EMPTY, UNKNOWN_KIND, REPEATED})
-"""Ce qui est laissé de côté sans que rien ne manque ; toute autre raison est un défaut."""
+HARMLESS = frozenset({EMPTY, UNKNOWN_KIND, LEFT_OUT, REPEATED})
+"""Ce qui est laissé de côté sans rien arrêter ; toute autre raison est un défaut."""
+
+_EXPECTED = {
+    EMPTY: "un fichier où il y a du texte",
+    BAD_JSON: "du JSON valide",
+    NO_FIELD: "un champ de texte",
+    NOT_TEXT: "un champ de texte",
+    TOO_LONG: "des lignes plus courtes",
+    UNREADABLE: "un fichier entier et lisible",
+    MISNAMED: "le contenu que son nom annonce",
+    NOT_READ: "un texte, un document ou une archive d'un format lu ici",
+}
+_EXPECTED_TEXT = "un texte lisible, en UTF-8"
 
 _SHOWN_FIELDS = 12
 
@@ -101,12 +116,15 @@ class Skip:
         Raises:
             DataError: c'en est un, et `skip_bad` est faux.
         """
-        if skip_bad or self.reason in HARMLESS:
-            return
-        raise DataError(
+        if not (skip_bad or self.reason in HARMLESS):
+            raise self.error("ou écartez de tels textes par `skip_bad`")
+
+    def error(self, *others: str) -> DataError:
+        """L'erreur que c'est, quand il ne peut pas être passé ; `others` : d'autres remèdes."""
+        return DataError(
             f"{self.where} : {self.reason}",
-            expected="un texte lisible, en UTF-8",
-            remedy=f"{self.remedy or 'corrigez-le'}, ou écartez de tels textes par `skip_bad`",
+            expected=_EXPECTED.get(self.reason, _EXPECTED_TEXT),
+            remedy=", ".join([self.remedy or "corrigez-le", *others]),
         )
 
 
@@ -183,6 +201,8 @@ def decode_stream(chunks: Iterable[bytes]) -> Iterator[str]:
             text = decoder.decode(chunk)
         except UnicodeDecodeError as error:
             place = f"position {offset - pending + error.start}"
+            if (encoding := likely_encoding(chunk)) is not None:
+                place += f", sans doute en {encoding}"
             raise Rejected(BAD_UTF8, place, remedy=encoding_remedy(chunk)) from None
         offset += len(chunk)
         if first and text:

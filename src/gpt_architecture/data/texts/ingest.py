@@ -13,7 +13,10 @@ from pathlib import Path
 
 from gpt_architecture.data.texts import readers  # noqa: F401 — les formats s'inscrivent
 from gpt_architecture.data.texts.documents import (
-    NOT_PLAIN,
+    HARMLESS,
+    LEFT_OUT,
+    MISNAMED,
+    NOT_READ,
     REPEATED,
     UNKNOWN_KIND,
     UNREADABLE,
@@ -29,11 +32,16 @@ from gpt_architecture.storage import check_regular, exists, is_plain
 
 __all__ = ["RecordBlock", "Source", "check_text", "find_sources", "read_blocks", "read_chunks"]
 
-_REFUSED = (
+_DOCUMENTS = (
     (".ipynb", "exportez-en le texte, par exemple en Markdown"),
     (".xlsx .xls .ods", "enregistrez-le en .csv"),
     (".doc .rtf .pptx .odp .xml", "enregistrez-le en .docx, .odt, .pdf ou .txt"),
     (".7z .tar .tgz .rar", "décompressez-le, ou faites-en un .zip"),
+)
+"""Extensions de documents qui ne sont pas lus, et ce qu'il faut en faire."""
+
+_REFUSED = (
+    *_DOCUMENTS,
     (
         ".png .jpg .jpeg .gif .webp .svg .mp3 .wav .ogg .mp4 .mkv .avi .pt .pth .safetensors .gguf "
         ".onnx .bin .npy .npz .pickle .pkl .db .sqlite .exe .dll .so .pyc",
@@ -44,7 +52,8 @@ _REFUSED = (
 
 _SHEETS, _EXPORT = "un classeur ou une présentation", "enregistrez-en le texte"
 _HEAD_BYTES = 1024
-_LOCK = "~$"  # le verrou que Word pose à côté d'un document ouvert
+_HIDDEN = (".", "~$")  # un fichier caché, et le verrou que Word pose à côté d'un document ouvert
+_OF_SYSTEM = frozenset({"thumbs.db", "desktop.ini"})  # que Windows pose dans les dossiers
 _OPEN_DOCUMENT = b"application/vnd.oasis.opendocument."
 _PACKAGES = {
     b"application/epub+zip": "epub",
@@ -71,7 +80,7 @@ class _Finder:
         head = b"".join(_first(source))
         codec = layers.codec_of(head)
         if codec == "zip":
-            kind = _package_kind(source, head, claimed)
+            kind = _package_kind(source, head, claimed, named=named)
             if kind is None:
                 yield from self._members(source)
                 return
@@ -97,15 +106,15 @@ class _Finder:
         kept = found or claimed
         if kept is not None:
             if found is None and _needs_mark(kept):
-                said = f"le contenu n'est pas celui d'un {_suffix(kept, name)}"
-                raise Rejected(NOT_PLAIN, said, remedy="donnez-lui sa vraie extension")
+                said = f"ce n'est pas un {_suffix(kept, name)}"
+                raise Rejected(MISNAMED, said, remedy="donnez-lui sa vraie extension")
             yield _checked(replace(source, kind=kept.name))
             return
         if name.lower().endswith(tuple(layers.SUFFIXES.values())):
             raise Rejected(UNREADABLE, "le contenu n'est pas celui d'un fichier compressé")
-        for endings, remedy in _REFUSED:
-            if named and name.lower().endswith(tuple(endings.split())):
-                raise Rejected(NOT_PLAIN, "un format qui n'est pas lu ici", remedy=remedy)
+        for endings, remedy in _REFUSED if named else _DOCUMENTS:
+            if name.lower().endswith(tuple(endings.split())):
+                raise _not_read("", remedy, named=named)
         if not named:
             raise Rejected(UNKNOWN_KIND)
         yield replace(source, kind="text")
@@ -130,8 +139,8 @@ class _Finder:
 def find_sources(given: Sequence[str | Path | Source]) -> tuple[list[Source], list[Skip]]:
     """Les fichiers à lire, dans l'ordre donné ; ceux d'un dossier ou d'une archive sont triés.
 
-    Un dossier est parcouru en entier, sans ses éléments cachés, les verrous de Word ni ses liens
-    vers des dossiers.
+    Un dossier est parcouru en entier, sans ses éléments cachés, les verrous de Word, ce que Windows
+    y pose, ni ses liens vers des dossiers.
     Un fichier donné par son nom est lu comme du texte si rien ne dit ce qu'il est.
 
     Args:
@@ -168,8 +177,10 @@ def find_sources(given: Sequence[str | Path | Source]) -> tuple[list[Source], li
             source = Source(path=path, kind="text", size=size, modified_ns=modified)
             sources += finder.find(source, named=path == Path(each))
     if not sources:
+        if len(skips) == 1 and skips[0].reason not in HARMLESS:
+            raise skips[0].error()
         shown = ", ".join(str(each)[:200] for each in given[:3])
-        cause = f" : {skips[0].reason}, {skips[0].where}" if skips else ""
+        cause = f" : {skips[0].where}, {skips[0].reason}" if skips else ""
         raise DataError(
             f"aucun texte à lire dans {shown}{cause}",
             expected=f"des fichiers {', '.join(suffixes())}, compressés ou non",
@@ -198,12 +209,13 @@ def _walk(folder: Path, skips: list[Skip]) -> Iterator[Path]:
             if not path.is_dir():
                 yield path
             elif path == folder or not path.is_symlink():
-                visible = (
-                    each for each in path.iterdir() if not each.name.startswith((".", _LOCK))
-                )
-                pending += sorted(visible, reverse=True)
+                pending += sorted(filter(_is_visible, path.iterdir()), reverse=True)
         except OSError as error:
             skips.append(Skip(reason=UNREADABLE, where=f"{path} ({reason(error)})"))
+
+
+def _is_visible(path: Path) -> bool:
+    return not path.name.startswith(_HIDDEN) and path.name.lower() not in _OF_SYSTEM
 
 
 def read_blocks(
@@ -284,7 +296,16 @@ def _check_depth(source: Source) -> None:
         raise Rejected(layers.NESTED, f"plus de {layers.MAX_LAYERS} enveloppes")
 
 
-def _package_kind(source: Source, head: bytes, claimed: Format | None) -> str | None:
+def _not_read(what: str, remedy: str, *, named: bool) -> Rejected:
+    """Un défaut du fichier que l'on nomme ; celui que l'on trouve dans un dossier est laissé là."""
+    if named:
+        return Rejected(NOT_READ, what, remedy=remedy)
+    return Rejected(LEFT_OUT, " ; ".join(filter(None, (what, remedy))))
+
+
+def _package_kind(
+    source: Source, head: bytes, claimed: Format | None, *, named: bool
+) -> str | None:
     """Le format d'un document qui est une archive ; None : une archive ordinaire.
 
     Raises:
@@ -294,14 +315,14 @@ def _package_kind(source: Source, head: bytes, claimed: Format | None) -> str | 
     if (kind := _PACKAGES.get(mimetype)) is not None:
         return kind
     if mimetype.startswith(_OPEN_DOCUMENT):
-        raise Rejected(NOT_PLAIN, _SHEETS, remedy=_EXPORT)
+        raise _not_read(_SHEETS, _EXPORT, named=named)
     if claimed is not None and claimed.name in ("docx", "odt", "epub"):
         return claimed.name
     names = {entry.filename for entry in layers.members(source)}
     if "word/document.xml" in names:
         return "docx"
     if "[Content_Types].xml" in names:
-        raise Rejected(NOT_PLAIN, _SHEETS, remedy=_EXPORT)
+        raise _not_read(_SHEETS, _EXPORT, named=named)
     if any(name.endswith("/data.pkl") for name in names):
-        raise Rejected(NOT_PLAIN, "un modèle PyTorch", remedy="retirez-le des sources")
+        raise _not_read("un modèle PyTorch", "retirez-le des sources", named=named)
     return None

@@ -91,7 +91,7 @@ class SourceTexts:
                     yield text
             self._advance(block.consumed)
         if not self.tally.text_bytes and self._share == WHOLE:
-            skipped = [f" : {cause}, {e['examples'][0]}" for cause, e in self.tally.skipped.items()]
+            skipped = [f" : {e['examples'][0]}, {cause}" for cause, e in self.tally.skipped.items()]
             raise DataError(
                 f"aucun texte dans les sources{''.join(skipped[:1])}",
                 expected="au moins un texte lisible, en UTF-8",
