@@ -147,7 +147,7 @@ class Known:
     """
 
     def __init__(self, hashes: Hashes) -> None:
-        self.hashes = np.unique(hashes)
+        self.hashes = _sorted_once([hashes])
         bits = min(25, max(10, (8 * self.hashes.size).bit_length()))
         self._shift = np.uint64(64 - bits)
         self._maybe = np.zeros(1 << bits, np.bool_)  # écarte d'abord presque tout, en un accès
