@@ -138,6 +138,38 @@ def test_trials_stay_within_their_minutes():
     assert 60 < spent < 1.25 * 300  # la seconde approche, la plus rare, comprise
 
 
+def test_the_choice_and_its_rival_are_tried_longer():
+    """Les deux séries qui approchent la fin : deux tailles, et la seconde n'avait rien d'essayé."""
+    lab = KnownLaboratory(unique=10**8)
+    best = planned(lab, hours=0.3).best
+    recipe = best.recipe
+    chains = [(body, lengths[-1]) for each, body, lengths, _ in lab.asked if each == recipe]
+    *before, (first, longest), (rival, length) = chains
+    assert rival not in {body for body, _ in (*before, (first, longest))}
+    assert best.body in (first, rival)
+    assert longest > max((steps for body, steps in before if body == first), default=0)
+    assert min(longest, length) >= MATURE
+
+
+def test_a_choice_slower_than_expected_gives_way():
+    """Sa durée, mesurée, est le triple de celle de la loi de coût : la suivante la remplace."""
+
+    class SlowLaboratory(KnownLaboratory):
+        def time(self, recipe, body, *, sustained=None):
+            found = super().time(recipe, body, sustained=sustained)
+            if sustained is None or body != usual.body:
+                return found
+            return replace(found, step=3 * found.step)
+
+    usual = planned(KnownLaboratory(unique=10**8), hours=0.3).best
+    found = planned(SlowLaboratory(unique=10**8), hours=0.3)
+    assert found.best.body != usual.body
+    assert found.best.measured
+    slow = next(each for each in found.alternatives if each.body == usual.body)
+    assert slow.steps < usual.steps / 2
+    assert found.best.loss < slow.loss
+
+
 def test_late_trials_are_cut_short():
     """Les minutes dépassées, seuls restent les essais sans lesquels rien ne s'ajuste."""
     on_time, late = KnownLaboratory(), KnownLaboratory()

@@ -21,11 +21,13 @@ from gpt_architecture.training.experiments import (
 from gpt_architecture.training.planning import (
     Measures,
     Pace,
+    approach,
     decide,
     steps_within,
+    supported,
     training_seconds,
 )
-from gpt_architecture.training.scaling import FittedLaw, LossLaw
+from gpt_architecture.training.scaling import FittedLaw, LossLaw, TrialRun
 from gpt_architecture.training.trials import EVALUATIONS, Recipe, StepTime
 
 LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.03, kappa=0.3)
@@ -95,6 +97,43 @@ class TestDecision:
     def test_the_interval_holds_the_loss(self):
         for each in decide(measures(), 1.0):
             assert each.low < each.loss < each.high
+
+
+def tried(choice, share, unique=TEXT.unique):
+    """Un essai de cette taille, qui a lu cette part de ce qu'elle lirait."""
+    tokens = share * choice.tokens
+    return TrialRun(parameters=choice.parameters, tokens=tokens, unique=unique, loss=2.0)
+
+
+class TestSupport:
+    """À un centième près, deux pertes se valent : celle qu'un essai approche est préférée."""
+
+    def choices(self, *losses):
+        found = decide(measures(), 1.0)
+        return [replace(each, loss=loss) for each, loss in zip(found, losses, strict=False)]
+
+    def law(self, *runs):
+        return replace(measures().law, runs=runs, gaps=(0.0,) * len(runs))
+
+    def test_the_one_a_trial_comes_near(self):
+        best, second, third = self.choices(2.0, 2.01, 2.015)
+        law = self.law(tried(best, 0.04), tried(second, 0.06), tried(third, 0.5))
+        assert supported([third, second, best], law) == (second, best, third)
+
+    def test_not_one_whose_loss_is_worse(self):
+        best, far = self.choices(2.0, 2.03)
+        law = self.law(tried(best, 0.01), tried(far, 0.9))
+        assert supported([far, best], law) == (best, far)
+
+    def test_not_by_a_part_reread(self):
+        best, second = self.choices(2.0, 2.01)
+        law = self.law(tried(best, 0.01), tried(second, 0.9, unique=1000))
+        assert supported([best, second], law) == (best, second)
+        assert approach(best, law) == pytest.approx(0.01)
+        assert approach(second, law) == 0
+
+    def test_nothing_to_choose(self):
+        assert supported([], self.law()) == ()
 
 
 class TestTime:

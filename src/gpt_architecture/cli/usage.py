@@ -166,7 +166,7 @@ def usage_message(error: CycloptsError, app: App, tokens: list[str]) -> str:
         case cyclopts.CoercionError(token=token) if token is not None:
             name = token.keyword or argument
             problem = f"{name} vaut {token.value!r} (attendu : {_expected(error)})"
-            remedy = "corrigez cette option"
+            remedy = f"corrigez {name}"
         case cyclopts.MissingArgumentError(keyword=None):
             problem, remedy = f"{argument} n'est pas donné", f"ajoutez {argument}"
         case cyclopts.MissingArgumentError():

@@ -130,7 +130,7 @@ class _Planning:
             f"Essais prévus, en {french_duration(self._seconds)} environ : la durée d'une étape "
             f"de {len(_PROBED) + 2} formes ; {count + _COMPARED - 3} recettes (vocabulaire, "
             "contexte, lot, taux d'apprentissage) ; trois tailles de modèle, à trois durées "
-            "chacune ; la taille choisie, de plus en plus longtemps."
+            "chacune ; celle que la loi préfère et sa rivale, plus longtemps."
         )
 
     def _measure_pace(self, recipe: Recipe, text: TextSize) -> Pace:

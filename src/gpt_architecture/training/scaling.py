@@ -27,7 +27,7 @@ MIN_RUNS = 6
 RESAMPLES = 24
 """Lois ajustées de nouveau, sur des pertes rééchantillonnées."""
 
-_USUAL = np.log([0.34, 0.17, 0.05, 0.5, 1.0])
+_USUAL = np.log([0.34, 0.22, 0.05, 0.5, 1.0])
 """Logarithmes de α (Hoffmann et al.) et de β (les premiers milliers d'étapes de petits modèles),
 puis de C, κ et δ, vers lesquels on penche."""
 
