@@ -86,6 +86,14 @@ def test_position_is_exact_across_chunks():
     assert caught.value.detail == "position 3, sans doute en ISO-8859-1"
 
 
+def test_no_encoding_is_guessed_after_accents_in_utf8():
+    """Convertir le fichier entier abîmerait ce qui était juste."""
+    with pytest.raises(Rejected) as caught:
+        list(decode_stream(["déjà ".encode() * 10, b"bon \xff jour"]))
+    assert caught.value.detail == "position 74"
+    assert "mêle" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [

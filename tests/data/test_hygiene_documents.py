@@ -177,6 +177,28 @@ def test_each_quality_rule(text, rule):
     assert found is None if rule is None else found.startswith(rule), found
 
 
+@pytest.mark.parametrize(
+    ("text", "rules", "said"),
+    [
+        ("Un mot.", {}, "2 ; attendu : au moins 50"),
+        ("a b c d e f g h i j " * 9, {}, "1 ; attendu : de 2,5 à 10"),
+        (f"{PROSE} Lorem ipsum dolor.", {}, "1 ; attendu : aucun"),
+        (PROSE + "Retour au menu.\n" * 9, {}, "0,667 ; attendu : au plus 0,3"),
+        (
+            PROSE + "Retour au menu.\n" * 9,
+            {"repeated_lines": 0.6666},
+            "0,666667 ; attendu : au plus",
+        ),
+    ],
+)
+def test_what_breaks_a_rule_is_said_with_its_bound(text, rules, said):
+    """La valeur et la borne, qui ne s'écrivent jamais pareil."""
+    batch = Batch([text])
+    found = features_of(batch, FunctionWords.of(batch))
+    (rejected,) = check_quality(found, QualityRules(**rules))
+    assert rejected.detail.startswith(said)
+
+
 def test_quality_thresholds_are_settings():
     """Chaque seuil se règle ; une borne nulle n'écarte plus."""
     assert verdict("Un mot est là.", min_words=3, function_words=1) is None

@@ -83,7 +83,7 @@ def test_a_page_reads_errors():
 def test_other_pages_stay_out(origins):
     """Une page qu'on n'a pas nommée : un refus en français, et rien que le navigateur montre."""
     with client_of(make_context(ScriptedEngine()), origins=origins) as client:
-        refused = asked(client, OTHER)
+        refused = asked(client, OTHER, **{"Sec-Fetch-Site": "cross-site"})
         error = check_envelope(refused, 400)
         assert error["code"] == "cors_not_allowed"
         assert OTHER in error["message"]

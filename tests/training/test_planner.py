@@ -139,16 +139,16 @@ def test_trials_stay_within_their_minutes():
 
 
 def test_the_choice_and_its_rival_are_tried_longer():
-    """Les deux séries qui approchent la fin : deux tailles, et la seconde n'avait rien d'essayé."""
+    """Les deux séries qui approchent la fin : deux tailles, plus longues qu'aucune d'avant."""
     lab = KnownLaboratory(unique=10**8)
     best = planned(lab, hours=0.3).best
     recipe = best.recipe
     chains = [(body, lengths[-1]) for each, body, lengths, _ in lab.asked if each == recipe]
     *before, (first, longest), (rival, length) = chains
-    assert rival not in {body for body, _ in (*before, (first, longest))}
+    assert rival != first
     assert best.body in (first, rival)
-    assert longest > max((steps for body, steps in before if body == first), default=0)
-    assert min(longest, length) >= MATURE
+    for body, steps in ((first, longest), (rival, length)):
+        assert steps > max((each for tried, each in before if tried == body), default=MATURE)
 
 
 def test_a_choice_slower_than_expected_gives_way():
@@ -168,6 +168,34 @@ def test_a_choice_slower_than_expected_gives_way():
     slow = next(each for each in found.alternatives if each.body == usual.body)
     assert slow.steps < usual.steps / 2
     assert found.best.loss < slow.loss
+
+
+@pytest.mark.parametrize("slower", [1.3, 2.0])
+def test_a_machine_slower_than_its_probes_is_believed(slower):
+    """Toutes les formes ralentissent : la durée annoncée est celle d'étapes mesurées."""
+
+    class TiredLaboratory(KnownLaboratory):
+        def time(self, recipe, body, *, sustained=None):
+            found = super().time(recipe, body, sustained=sustained)
+            return found if sustained is None else replace(found, step=slower * found.step)
+
+    for hours in (0.2, 1.0, 4.0):
+        best = planned(TiredLaboratory(unique=10**8), hours=hours).best
+        step = slower * PACE.of(best.body, best.recipe, 2048).step
+        assert best.measured
+        assert best.steps * step < 3600 * hours
+
+
+@pytest.mark.parametrize("unique", [1_500_000, 10**8])
+@pytest.mark.parametrize("hours", [0.3, 1.0, 4.0])
+def test_a_rival_is_tried_or_said_left_out(unique, hours):
+    """Trop grande pour ses minutes, la rivale cède à la suivante ; aucune : c'est dit."""
+    lab, said = KnownLaboratory(unique=unique), []
+    recipe = planned(lab, hours=hours, tell=said.append).best.recipe
+    long = [(body, steps[-1]) for each, body, steps, part in lab.asked if each == recipe]
+    assert all(steps >= mature_steps(recipe, unique) for _, steps in long[-2:])
+    told = any("celui de sa rivale" in line for line in said)
+    assert told or long[-1][0] != long[-2][0]
 
 
 def test_late_trials_are_cut_short():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_architecture.errors import DataError
+from gpt_architecture.training import scaling
 from gpt_architecture.training.scaling import (
     REREADING,
     LossLaw,
@@ -34,6 +35,18 @@ def runs(law=TRUE, noise=0.0, seed=0, unique=UNIQUE):
         )
         for size in (5e4, 2e5, 8e5)
         for tokens in (1e5, 4e5, 1.6e6)
+    ]
+
+
+YOUNG = LossLaw(floor=1.8, size=20.0, data=2000.0, alpha=0.34, beta=0.7)
+
+
+def young_runs():
+    """Trois tailles, de 60 à 640 étapes."""
+    pairs = ((1.6e5, 1.3e5), (1.6e5, 2.7e5), (3.7e5, 1e5), (3.7e5, 2e5), (7e5, 3e5), (7e5, 6e5))
+    return [
+        TrialRun(parameters=n, tokens=d, unique=UNIQUE, loss=YOUNG.loss(n, d, UNIQUE))
+        for n, d in pairs
     ]
 
 
@@ -95,6 +108,19 @@ class TestFit:
         near = [abs(math.log(each.loss / found.loss(*place(each)))) for each in measured]
         assert sum(near) < sum(law) / 2
         assert found.loss(1e12, 1e14, 1e15) == pytest.approx(found.law.loss(1e12, 1e14, 1e15))
+
+    def test_a_few_young_trials_do_not_set_the_exponent(self):
+        """De 60 à 640 étapes, une perte tombe plus vite qu'elle ne le fera : on penche ailleurs."""
+        found = fit_law(young_runs())
+        assert 0.15 < found.law.beta < 0.5
+        assert found.loss(7e5, 3e6, 1e9) < YOUNG.loss(7e5, 3e6, 1e9)
+
+    def test_the_interval_doubts_what_it_leans_on(self, monkeypatch):
+        wide = fit_law(young_runs()).expected(7e5, 1e7, 1e9)
+        monkeypatch.setattr(scaling, "_DOUBT", 0.0)
+        narrow = fit_law(young_runs()).expected(7e5, 1e7, 1e9)
+        assert wide[0] == narrow[0]
+        assert wide[2] - wide[1] > 1.05 * (narrow[2] - narrow[1])
 
     def test_the_same_runs_give_the_same_law(self):
         assert fit_law(runs(noise=0.01)) == fit_law(runs(noise=0.01))

@@ -202,7 +202,7 @@ def _tiles(prepared: PreparedTokens, found: Mapping[str, Any]) -> list[tuple[str
 def _facts(prepared: PreparedTokens, index: Mapping[str, Any]) -> list[tuple[str, str]]:
     train, held_out = (thousands(prepared.documents[split]) for split in SPLITS)
     return [
-        ("fichiers ouverts", thousands(len(index["sources"]))),
+        ("fichiers lus", thousands(len(index["sources"]))),
         ("tokenizer", _name_of(index)),
         ("documents d'entraînement", train),
         ("documents de validation", held_out),

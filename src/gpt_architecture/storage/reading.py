@@ -166,11 +166,16 @@ def decode_text(data: bytes, *, origin: str, error: type[GPTArchitectureError] =
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def encoding_remedy(data: bytes) -> str:
-    """Que faire d'octets qui ne sont pas de l'UTF-8, d'après ce qu'ils semblent être."""
+def encoding_remedy(data: bytes, *, accented: bool = False) -> str:
+    """Que faire d'octets qui ne sont pas de l'UTF-8, d'après ce qu'ils semblent être.
+
+    Args:
+        data: ces octets.
+        accented: des accents en UTF-8 les précèdent.
+    """
     if not _seems_text(data):
         return "donnez un texte"
-    encoding = likely_encoding(data)
+    encoding = None if accented else likely_encoding(data)
     if encoding is None:
         return "le fichier mêle l'UTF-8 et un autre encodage : réenregistrez-le en entier en UTF-8"
     return SAVE_AS_UTF8.format(encoding=encoding)

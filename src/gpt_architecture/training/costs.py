@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,6 +74,10 @@ class StepCost:
     def seconds(self, work: StepWork) -> float:
         """Durée attendue d'une étape."""
         return sum(rate * term for rate, term in zip(self.rates, work.terms, strict=True))
+
+    def scaled(self, ratio: float) -> StepCost:
+        """Le coût d'une machine tant de fois plus lente."""
+        return replace(self, rates=tuple(ratio * rate for rate in self.rates))
 
 
 def fit_cost(measured: Sequence[tuple[StepWork, float]]) -> StepCost:

@@ -144,7 +144,7 @@ def reread_tokens(tokens: int, epochs: float, unique: int, recipe: Recipe) -> in
 
     Args:
         tokens: tokens que lira l'essai.
-        epochs: époques que ferait, dans les heures données, cette taille.
+        epochs: époques que ferait, dans les heures données, une taille proche du choix.
         unique: tokens d'entraînement en tout.
         recipe: une part plus courte que quelques lots n'apprend rien d'utile.
 

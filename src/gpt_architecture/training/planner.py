@@ -44,14 +44,14 @@ from gpt_architecture.training.trials import Body, Recipe, StepTime
 
 _MIN_TOKENS = 2048  # tokens d'entraînement en dessous desquels rien ne s'ajuste
 _RECIPES, _SIZES = 0.25, 0.25  # parts des minutes : comparer des recettes, puis des tailles
-_CONFIRMED = (0.22, 0.28)  # puis approcher la meilleure, et celle qui la suit
+_CONFIRMED = ((0.22, "l'essai du choix"), (0.28, "celui de sa rivale"))  # puis approcher la fin
 _RIVAL = 0.03  # en part de la perte : de plus loin, elle ne la remplacerait pas
 _COMPARED = 9  # essais de recettes : vocabulaires, contextes, lots, taux
 _CHAINS = 4  # trois tailles, et celle du milieu sur une part du texte
 _LONGER = 0.01  # un entraînement bien plus long préfère un taux plus petit
 _CHAIN_STEPS = 1.2  # étapes d'une chaîne, en part de sa plus longue durée
 _SUSTAINED, _LONGEST_PROBE = 0.06, 30.0  # part des minutes, et secondes, d'étapes du choix
-_TIMED = 2  # choix dont la durée se mesure, le second s'il dépasse le premier, plus lent que prévu
+_SLOWER = 1.1  # en part de l'étape attendue
 _BUILD_SECONDS = 0.3
 _SMALL_BATCH = 4
 _LEAST = 2.0  # secondes d'un essai de recette, au moins
@@ -267,7 +267,7 @@ class _Planning:
         for body, steps, unique in chains:
             self._chain(recipe, body, steps, unique)
         enough = sum(each.recipe == recipe for each in self._trials) >= MIN_RUNS
-        if enough and self._is_late(1 - sum(_CONFIRMED)):
+        if enough and self._is_late(1 - sum(share for share, _ in _CONFIRMED)):
             self._left.append("la plus grande taille")
         else:
             self._chain(recipe, large[0], large[1], text.unique)
@@ -322,40 +322,49 @@ class _Planning:
         D'une même durée, deux tailles diffèrent peu, et leurs courbes se croisent : la loi des
         premières étapes ne suffit pas à les départager.
         """
-        recipe, text, seen = measures.recipe, measures.text, set[Body]()
-        for share in _CONFIRMED:
+        seen = set[Body]()
+        for share, name in _CONFIRMED:
             choices = decide(measures, self._hours)
             worst = choices[0].loss * (1 + _RIVAL) if choices else 0.0
             rivals = [each for each in choices if each.body not in seen and each.loss <= worst]
             if seen:  # d'abord celle dont aucun essai n'a rien dit
                 rivals.sort(key=lambda each: approach(each, measures.law) > 0)
-            if not rivals or (seen and self._is_late(1.0)):
+            tries = [(each.body, self._affordable(each, share, measures)) for each in rivals]
+            first = next(((body, steps) for body, steps in tries if steps), None)
+            if first is None or (seen and self._is_late(1.0)):
+                if tries:
+                    self._left.append(name)
                 break
-            first = rivals[0]
-            seen.add(first.body)
-            time = measures.pace.of(first.body, recipe, text.vocab_size)
-            left = max(0.1 * self._seconds, self._seconds - self._lab.spent)
-            steps = min(first.steps, _chain_steps(time, min(share * self._seconds, left)))
-            least = mature_steps(recipe, text.unique) if len(seen) > 1 else MIN_STEPS
-            if steps < least:  # trop grand pour être approché en si peu de minutes
-                if len(seen) == 1:
-                    self._left.append("la taille choisie, trop grande pour être essayée")
-                break
-            self._chain(recipe, first.body, steps, text.unique)
-            measures = self._conclude(recipe, measures.pace, text)
+            seen.add(first[0])
+            self._chain(measures.recipe, *first, measures.text.unique)
+            measures = self._conclude(measures.recipe, measures.pace, measures.text)
         return measures
+
+    def _affordable(self, choice: Choice, share: float, measures: Measures) -> int:
+        """Étapes d'un essai de ce choix dans cette part des minutes ; 0 : trop peu pour la loi."""
+        recipe, text = measures.recipe, measures.text
+        time = measures.pace.of(choice.body, recipe, text.vocab_size)
+        left = max(0.1 * self._seconds, self._seconds - self._lab.spent)
+        steps = min(choice.steps, _chain_steps(time, min(share * self._seconds, left)))
+        return steps if steps >= min(choice.steps, mature_steps(recipe, text.unique)) else 0
 
     def _calibrated(self, choices: Sequence[Choice], measures: Measures) -> Decision:
         """Le meilleur choix, sa durée fixée par des étapes de sa propre forme, longtemps menées.
 
-        S'il est plus lent que la loi de coût ne le dit, le suivant est mesuré à son tour.
+        S'il est bien plus lent que la loi de coût ne le dit, le suivant est mesuré à son tour ;
+        tous les autres le seraient sans doute autant que le moins lent des deux.
         """
-        left = list(choices)
-        for _ in range(_TIMED):
-            first = supported(left, measures.law)[0]
-            if first.measured:
-                break
-            left[left.index(first)] = self._timed(first, measures)
+        first, *others = supported(choices, measures.law)
+        timed = [self._timed(first, measures)]
+        if others and timed[0][1] > _SLOWER:
+            timed.append(self._timed(others[0], measures))
+        pace = measures.pace.scaled(min(slower for _, slower in timed))
+        left = [choice for choice, _ in timed]
+        bodies = {each.body for each in left}
+        others = list(decide(replace(measures, pace=pace), self._hours))
+        left += [each for each in others if each.body not in bodies]
+        while not (best := supported(left, measures.law)[0]).measured:
+            left[left.index(best)], _ = self._timed(best, measures)
         best, *others = supported(left, measures.law)
         return Decision(
             best=best,
@@ -365,8 +374,8 @@ class _Planning:
             hours=self._hours,
         )
 
-    def _timed(self, choice: Choice, measures: Measures) -> Choice:
-        """Ce choix, à la vraie durée de ses étapes."""
+    def _timed(self, choice: Choice, measures: Measures) -> tuple[Choice, float]:
+        """Ce choix, à la vraie durée de ses étapes ; et ce qu'elle est, en part de l'attendue."""
         sustained = min(_SUSTAINED * self._seconds, _LONGEST_PROBE)
         time = self._lab.time(measures.recipe, choice.body, sustained=sustained)
         left = 3600 * self._hours - measures.startup
@@ -376,7 +385,7 @@ class _Planning:
         share = choice.steps / max(1, before)  # moins que tout, si trop relire nuit
         steps = most if share > 0.999 else min(most, choice.steps)
         found = choice_of(measures, choice.body, max(MIN_STEPS, steps), time)
-        return replace(found, measured=True)
+        return replace(found, measured=True), time.step / guessed.step
 
 
 def _chain_steps(time: StepTime, seconds: float) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpt_architecture.config import check_float
 from gpt_architecture.training.costs import StepCost, StepWork
@@ -52,6 +52,10 @@ class Pace:
             evaluation=self.evaluated * step / recipe.step_tokens,
             sample=self.sample * body.n_layers,
         )
+
+    def scaled(self, ratio: float) -> Pace:
+        """Celle d'une machine tant de fois plus lente."""
+        return replace(self, cost=self.cost.scaled(ratio), sample=ratio * self.sample)
 
 
 def training_seconds(time: StepTime, recipe: Recipe, steps: int, unique: int) -> float:
@@ -208,7 +212,8 @@ class Decision:
 
     Attributes:
         best: l'entraînement proposé.
-        alternatives: les autres tailles, de la meilleure à la moins bonne.
+        alternatives: les autres tailles, de la meilleure à la moins bonne ; une qu'aucun essai
+            n'approche peut y avoir une perte un peu plus basse que `best`.
         trials: les essais faits.
         measures: ce dont la décision dépend.
         hours: les heures données.

@@ -149,8 +149,8 @@ def _distance(first: TrialRun, second: TrialRun) -> float:
 def fit_law(runs: Sequence[TrialRun]) -> FittedLaw:
     """Ajuste la loi, en logarithme, par moindres écarts de Huber (Hoffmann et al., annexe D.3).
 
-    Les exposants sont tirés, faiblement, vers ceux du domaine : quelques essais de tailles proches
-    ne les fixent pas à eux seuls. La descente est celle de Levenberg et Marquardt.
+    Le plancher et les exposants sont tirés vers des valeurs connues : quelques essais courts, de
+    tailles proches, ne les fixent pas à eux seuls. La descente est celle de Levenberg et Marquardt.
 
     Raises:
         DataError: trop peu d'essais, tous de la même taille ou de la même durée, ou une perte qui
@@ -258,7 +258,10 @@ class _Places:
     def minimize(
         self, losses: Floats, start: Floats, rounds: int, shift: Floats = _CENTERED
     ) -> tuple[float, Floats]:
-        """Descend depuis `start`, les penchants déplacés de `shift` ; rend l'écart et elles."""
+        """Descend depuis `start` ; rend l'écart, et les inconnues où il est le plus bas.
+
+        `shift` déplace les penchants.
+        """
         unknowns, damping = start.copy(), 1e-2
         gaps = self._gaps(unknowns, losses, shift)
         lowest = float(gaps @ gaps)

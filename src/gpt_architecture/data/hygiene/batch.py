@@ -102,7 +102,7 @@ def union(pieces: Iterable[Hashes]) -> Hashes:
     """Les empreintes de toutes ces suites, triées, chacune une fois.
 
     Quelques-unes attendent, une part de celles déjà triées, avant de l'être avec elles : la durée
-    suit leur nombre, et la mémoire en tient deux copies.
+    suit leur nombre, et la mémoire en tient trois copies.
     """
     found, waiting, size = np.zeros(0, np.uint64), list[Hashes](), 0
     for piece in pieces:
@@ -114,7 +114,7 @@ def union(pieces: Iterable[Hashes]) -> Hashes:
 
 
 def _sorted_once(parts: Sequence[Hashes]) -> Hashes:
-    """Triées sur place : `np.unique` en ferait deux copies de plus."""
+    """Triées sur place : `np.unique` en fait une table de hachage, bien plus grosse qu'elles."""
     merged = np.concatenate(parts)
     merged.sort()
     new = np.ones(merged.size, np.bool_)

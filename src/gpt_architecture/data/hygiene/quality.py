@@ -20,7 +20,7 @@ from gpt_architecture.data.hygiene.batch import (
 )
 from gpt_architecture.data.hygiene.config import FUNCTION_WORDS, QualityRules
 from gpt_architecture.data.texts.documents import Rejected
-from gpt_architecture.french import short
+from gpt_architecture.french import decimal, short
 
 QUALITY = "qualité"
 _PLACEHOLDER = "lorem ipsum"
@@ -257,8 +257,11 @@ def check_quality(found: Features, rules: QualityRules) -> list[Rejected | None]
     ]
     for label, refused, name, wanted in reversed(broken):  # la première règle a le dernier mot
         for document in np.flatnonzero(refused).tolist():
-            value = short(getattr(found, name)[document].item())
-            verdicts[document] = Rejected(f"{QUALITY} : {label}", f"{value} ; attendu : {wanted}")
+            value = getattr(found, name)[document].item()
+            said = short(value)
+            if wanted.endswith(f" {said}"):  # la valeur, arrondie, serait la borne
+                said = decimal(value, 6)
+            verdicts[document] = Rejected(f"{QUALITY} : {label}", f"{said} ; attendu : {wanted}")
     return verdicts
 
 

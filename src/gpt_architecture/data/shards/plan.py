@@ -226,13 +226,13 @@ class CorpusReader:
             self._first.check(skip_bad=skip_bad)
         if census.shortest is None or census.longest is None:
             first = self._first
-            if first is not None and (len(self.sources) == 1 or first.reason not in HARMLESS):
+            if first is not None and len(self.sources) == 1:
                 raise first.error()
             cause = "" if first is None else f" : {first.where}, {first.reason}"
             raise DataError(
                 f"aucun document dans les sources{cause}",
                 expected="au moins un texte lisible, en UTF-8",
-                remedy="vérifiez les fichiers et `field`",
+                remedy=(first and first.remedy) or "vérifiez les fichiers et `field`",
             )
         if census.count == 1:
             return self._cut_single(*census.shortest)

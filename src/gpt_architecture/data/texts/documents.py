@@ -59,17 +59,17 @@ Where = tuple[str, int, int]
 HARMLESS = frozenset({EMPTY, UNKNOWN_KIND, LEFT_OUT, REPEATED})
 """Ce qui est laissé de côté sans rien arrêter ; toute autre raison est un défaut."""
 
+_TEXT = "un texte lisible, en UTF-8"
 _EXPECTED = {
-    EMPTY: "un fichier où il y a du texte",
+    **{BAD_UTF8: _TEXT, NOT_PLAIN: _TEXT, NUL_BYTE: _TEXT},
+    EMPTY: "du texte",
     BAD_JSON: "du JSON valide",
     NO_FIELD: "un champ de texte",
     NOT_TEXT: "un champ de texte",
     TOO_LONG: "des lignes plus courtes",
-    UNREADABLE: "un fichier entier et lisible",
     MISNAMED: "le contenu que son nom annonce",
     NOT_READ: "un texte, un document ou une archive d'un format lu ici",
 }
-_EXPECTED_TEXT = "un texte lisible, en UTF-8"
 
 _SHOWN_FIELDS = 12
 
@@ -123,7 +123,7 @@ class Skip:
         """L'erreur que c'est, quand il ne peut pas être passé ; `others` : d'autres remèdes."""
         return DataError(
             f"{self.where} : {self.reason}",
-            expected=_EXPECTED.get(self.reason, _EXPECTED_TEXT),
+            expected=_EXPECTED.get(self.reason, "un fichier entier et lisible"),
             remedy=", ".join([self.remedy or "corrigez-le", *others]),
         )
 
@@ -190,21 +190,23 @@ def decode_stream(chunks: Iterable[bytes]) -> Iterator[str]:
     """
     utf8 = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    offset, blank, first = 0, True, True
+    offset, blank, first, accented = 0, True, True, False
     for chunk in chunks:
         if offset == 0 and (found := foreign_format(chunk)) is not None:
             raise Rejected(NOT_PLAIN, found[0], remedy=found[1])
         if b"\0" in chunk:
             raise Rejected(NUL_BYTE, f"position {offset + chunk.index(0)}")
-        pending = len(utf8.getstate()[0])
+        pending = utf8.getstate()[0]
         try:
             text = decoder.decode(chunk)
         except UnicodeDecodeError as error:
-            place = f"position {offset - pending + error.start}"
-            if (encoding := likely_encoding(chunk)) is not None:
+            place, read = f"position {offset - len(pending) + error.start}", pending + chunk
+            if not accented and (encoding := likely_encoding(read)) is not None:
                 place += f", sans doute en {encoding}"
-            raise Rejected(BAD_UTF8, place, remedy=encoding_remedy(chunk)) from None
+            remedy = encoding_remedy(read, accented=accented)
+            raise Rejected(BAD_UTF8, place, remedy=remedy) from None
         offset += len(chunk)
+        accented = accented or not text.isascii()
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         blank = blank and not text.strip()

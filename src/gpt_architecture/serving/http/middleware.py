@@ -237,13 +237,6 @@ def _is_open(path: str) -> bool:
     return path in OPEN_PATHS or is_studio_file(path)
 
 
-def _not_allowed(whose: str) -> str:
-    return (
-        f"les pages {whose} n'ont pas le droit d'appeler ce service ; demandez à qui le tient de "
-        "permettre cette origine"
-    )
-
-
 class HeadMiddleware:
     """Répond à HEAD comme à GET, sans le corps.
 
@@ -309,7 +302,12 @@ class OriginsMiddleware(CORSMiddleware):
 
     async def _foreign(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse la page d'un autre site."""
-        error = ApiError(403, _not_allowed("d'un autre site"), code="cors_not_allowed")
+        error = ApiError(
+            403,
+            "la page d'un autre site n'appelle ce service que par fetch, et si qui le tient a "
+            "permis son origine",
+            code="cors_not_allowed",
+        )
         await error.response()(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
@@ -321,7 +319,8 @@ class OriginsMiddleware(CORSMiddleware):
         found = (
             f"la méthode {request_headers['access-control-request-method'][:20]} n'est pas permise"
             if self.is_allowed_origin(request_headers["origin"])
-            else _not_allowed(f"de {origin}")
+            else f"les pages de {origin} n'ont pas le droit d'appeler ce service ; demandez à qui "
+            "le tient de permettre cette origine"
         )
         headers = {
             name: value

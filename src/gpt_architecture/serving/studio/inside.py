@@ -247,7 +247,8 @@ async def _learned(
     points = 0 if folder is None else len(folder_of(folder).steps())
     if folder is None or not points:
         raise ApiError(404, _NO_POINT, code="not_found")
-    asked = await encode_text(context, body.prompt)
+    asked = len(await encode_text(context, body.prompt))
+    asked += len(await encode_text(context, body.follow)) if body.follow else 0
     call = partial(
         follow_learning,
         folder,
@@ -257,7 +258,7 @@ async def _learned(
         top=_CANDIDATES,
         most=MOST_MOMENTS,
     )
-    read = min(points, MOST_MOMENTS) * (len(asked) + LEARNING_TOKENS)
+    read = min(points, MOST_MOMENTS) * (asked + LEARNING_TOKENS)
     try:
         (found,) = await turns.answer(request, context, [call], read=read)
     except (CheckpointError, ModelFileError) as error:  # leur phrase dit un chemin d'ici

@@ -103,8 +103,8 @@ class _Extractor:
                 timer.cancel()
         if state == b"T":
             return answer
-        cause, detail, remedy = answer.decode("utf-8").split("\n", 2)
-        raise Rejected(cause, detail, remedy=remedy)
+        cause, _, detail = answer.decode("utf-8").partition("\n")
+        raise Rejected(cause, detail)
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._owner == os.getpid():
@@ -191,8 +191,7 @@ def _answer(kind: str, data: bytes) -> tuple[bytes, bytes]:
         rejected = Rejected(BOMB, f"plus de {french_size(MEMORY_BYTES)} de mémoire pour le lire")
     except Exception as error:  # une bibliothèque devant un fichier abîmé lève ce qu'elle veut
         rejected = Rejected(UNREADABLE, f"{type(error).__name__} : {reason(error)}"[:200])
-    said = (rejected.reason, rejected.detail.replace("\n", " "), rejected.remedy)
-    return b"R", "\n".join(said).encode("utf-8", "replace")
+    return b"R", f"{rejected.reason}\n{rejected.detail}".encode("utf-8", "replace")
 
 
 def _limit_memory() -> None:

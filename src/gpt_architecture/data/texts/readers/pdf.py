@@ -55,7 +55,7 @@ def parse(data: bytes) -> str:
     document.close()
     found = join_paragraphs(pages)
     if not found:
-        raise Rejected(EMPTY, "un PDF sans couche de texte", remedy="passez-le à un OCR")
+        raise Rejected(EMPTY, "un PDF sans couche de texte, à passer à un OCR")
     return found
 
 
