@@ -326,7 +326,7 @@ def test_bad_settings(options):
 def test_nothing_to_prepare_leaves_nothing(tmp_path):
     """Sans document valable : une phrase, et aucun dossier."""
     source = write_lines(tmp_path / "a.jsonl", [" "])
-    with pytest.raises(DataError, match=r"a\.jsonl:1 : vide \(attendu : un fichier où"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1 : vide \(attendu : du texte\)"):
         run([source], tmp_path / "d")
     (tmp_path / "b.txt").write_text("x", encoding="utf-8")
     with pytest.raises(DataError, match="un seul document, de 1 caractère"):
