@@ -359,13 +359,14 @@ class _Planning:
         if others and timed[0][1] > _SLOWER:
             timed.append(self._timed(others[0], measures))
         pace = measures.pace.scaled(min(slower for _, slower in timed))
+        measures = replace(measures, pace=pace)
         left = [choice for choice, _ in timed]
         bodies = {each.body for each in left}
-        others = list(decide(replace(measures, pace=pace), self._hours))
-        left += [each for each in others if each.body not in bodies]
-        while not (best := supported(left, measures.law)[0]).measured:
-            left[left.index(best)], _ = self._timed(best, measures)
+        left += [each for each in decide(measures, self._hours) if each.body not in bodies]
         best, *others = supported(left, measures.law)
+        while not best.measured:
+            left[left.index(best)], _ = self._timed(best, measures)
+            best, *others = supported(left, measures.law)
         return Decision(
             best=best,
             alternatives=tuple(others),
