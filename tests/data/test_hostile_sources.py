@@ -99,11 +99,11 @@ CASES = {
     "archives-imbriquées": ("a.zip", lambda: nested(9), "plus de 4 enveloppes"),
     "traversée": ("a.zip", lambda: zip_of({"../../sorti.txt": b"non"}), "nom de fichier suspect"),
     "absolu": ("a.zip", lambda: zip_of({"/etc/sorti.txt": b"non"}), "nom de fichier suspect"),
-    "chiffré": ("a.zip", encrypted, "il est chiffré"),
+    "chiffré": ("a.zip", encrypted, "zip : contenu chiffré"),
     "zip-coupé": (
         "a.zip",
         lambda: zip_of({"a.txt": SOUND.encode()})[:-30],
-        "archive ZIP : il est abîmé",
+        "archive ZIP : contenu abîmé",
     ),
     "crc-faux": (
         "a.zip",

@@ -31,7 +31,7 @@ from gpt_architecture.training.planning import Pace, check_budget
 from gpt_architecture.training.scaling import MIN_RUNS, LossLaw
 from gpt_architecture.training.trials import Recipe
 
-LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.03, kappa=0.3)
+LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.01, kappa=0.7)
 PACE = Pace(cost=StepCost(rates=(4e-12, 8e-12, 1e-10, 5e-3), error=0.0), evaluated=9e3, sample=0.02)
 LIKED = {"bpe-1024": 0.05, "bpe-2048": 0.0, "bpe-4096": 0.03}
 

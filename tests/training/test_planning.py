@@ -106,7 +106,7 @@ def tried(choice, share, unique=TEXT.unique):
 
 
 class TestSupport:
-    """À un centième près, deux pertes se valent : celle qu'un essai approche est préférée."""
+    """À un centième près, deux pertes se valent : la plus grande qu'un essai approche l'emporte."""
 
     def choices(self, *losses):
         found = decide(measures(), 1.0)
@@ -119,6 +119,14 @@ class TestSupport:
         best, second, third = self.choices(2.0, 2.01, 2.015)
         law = self.law(tried(best, 0.04), tried(second, 0.06), tried(third, 0.5))
         assert supported([third, second, best], law) == (second, best, third)
+
+    def test_the_larger_of_two(self):
+        shapes = sorted(self.choices(2.0, 2.0, 2.0), key=lambda each: each.parameters)
+        law = self.law(*map(tried, shapes, (0.5, 0.06, 0.01)))
+        for losses in ((2.0, 2.01, 2.01), (2.01, 2.0, 2.0)):
+            pairs = zip(shapes, losses, strict=True)
+            found = [replace(each, loss=loss) for each, loss in pairs]
+            assert supported(found, law)[0].body == shapes[1].body
 
     def test_not_one_whose_loss_is_worse(self):
         best, far = self.choices(2.0, 2.03)

@@ -105,6 +105,11 @@ def show_plan(console: Console, plan: Decision, spent: Mapping[str, float]) -> N
         lines.append(
             "Ce texte est trop court pour plus : le relire davantage ferait monter la perte."
         )
+    if any(each.loss < best.loss for each in plan.alternatives):
+        lines.append(
+            "À un centième près, deux pertes se valent : des tailles que des essais approchent, "
+            f"{best.body} est la plus grande."
+        )
     for line in lines:
         console.print(Text(line), soft_wrap=True)
     console.print()

@@ -147,14 +147,16 @@ def decide(measures: Measures, hours: float) -> tuple[Choice, ...]:
 
 
 def supported(choices: Sequence[Choice], law: FittedLaw) -> tuple[Choice, ...]:
-    """Les mêmes, de la meilleure à la moins bonne, mais d'abord une que ses essais approchent.
+    """Les mêmes, de la meilleure à la moins bonne, mais d'abord la plus grande des meilleures.
 
-    À un centième près, deux pertes se valent : la loi n'en sait pas tant, d'une taille dont le plus
-    long essai n'a pas lu le vingtième de ce qu'elle lirait.
+    À un centième près, deux pertes se valent. Une grande taille accélère parfois, passé ce que les
+    essais en ont vu ; une petite, jamais. Encore faut-il que son plus long essai ait lu le
+    vingtième de ce qu'elle lirait : sans cela, la loi n'en sait pas tant.
     """
     ordered = sorted(choices, key=lambda each: each.loss)
     close = [each for each in ordered if each.loss <= ordered[0].loss * (1 + _CLOSE)]
-    first = next((each for each in close if approach(each, law) >= _APPROACHED), None)
+    seen = [each for each in close if approach(each, law) >= _APPROACHED]
+    first = max(seen, key=lambda each: each.parameters, default=None)
     return tuple(sorted(ordered, key=lambda each: each is not first))
 
 
@@ -212,8 +214,8 @@ class Decision:
 
     Attributes:
         best: l'entraînement proposé.
-        alternatives: les autres tailles, de la meilleure à la moins bonne ; une qu'aucun essai
-            n'approche peut y avoir une perte un peu plus basse que `best`.
+        alternatives: les autres tailles, de la meilleure à la moins bonne ; la perte d'une plus
+            petite, ou qu'aucun essai n'approche, peut y être un peu plus basse que celle de `best`.
         trials: les essais faits.
         measures: ce dont la décision dépend.
         hours: les heures données.

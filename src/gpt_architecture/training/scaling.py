@@ -1,10 +1,12 @@
 """La loi de perte d'un corpus, ajustée sur quelques entraînements, et ce qu'elle prédit d'un autre.
 
-L(N, D, U) = E + A / N^α + B / D'^β + C · (N / U)^κ · R^δ : N paramètres, D tokens lus, U tokens
-différents, R = D / U − 1 relectures. Les trois premiers termes sont de Hoffmann et al., 2022 ; un
-texte relu n'apprend pas autant qu'un texte neuf, et D' = U + U·R*·(1 − exp(−R / R*)) (Muennighoff
-et al., 2023). Le dernier est le surapprentissage : il croît avec les relectures, d'autant plus que
-le modèle est grand pour son texte.
+L(N, D, U) = E + √((A / N^α)² + (B / D'^β)²) + C · (N / U)^κ · R^δ : N paramètres, D tokens lus, U
+tokens différents, R = D / U − 1 relectures. Ce que coûtent un petit modèle et trop peu de tokens ne
+s'ajoute pas, comme chez Hoffmann et al., 2022 : le plus grand des deux l'emporte, comme chez Kaplan
+et al., 2020, et une taille n'en dépasse une autre qu'avec le temps. Un texte relu n'apprend pas
+autant qu'un texte neuf, et D' = U + U·R*·(1 − exp(−R / R*)) (Muennighoff et al., 2023). Le dernier
+terme est le surapprentissage : il croît avec les relectures, d'autant plus que le modèle est grand
+pour son texte.
 """
 
 from __future__ import annotations
@@ -27,11 +29,10 @@ MIN_RUNS = 6
 RESAMPLES = 24
 """Lois ajustées de nouveau, sur des pertes rééchantillonnées."""
 
-_USUAL = np.log([0.34, 0.22, 0.05, 0.5, 1.0])
-"""Logarithmes de α (Hoffmann et al.) et de β (les premiers milliers d'étapes de petits modèles),
-puis de C, κ et δ, vers lesquels on penche."""
+_USUAL = np.log([0.34, 0.28, 0.05, 1.0, 1.0])
+"""Logarithmes de α et β (Hoffmann et al.), puis de C, κ et δ, vers lesquels on penche."""
 
-_PRIOR = np.array([1.0, 2.0, 2.0, 0.05, 0.1, 0.1])
+_PRIOR = np.array([1.0, 2.0, 2.0, 0.05, 1.0, 1.0])
 """Poids de ces penchants, et d'abord de celui d'E vers la moitié de la plus basse perte : assez
 pour trancher ce que quelques essais, bien plus courts que l'entraînement, ne tranchent pas."""
 
@@ -90,10 +91,10 @@ class LossLaw:
     def loss(self, parameters: float, tokens: float, unique: float) -> float:
         """La perte attendue, en bits par octet."""
         read = effective_tokens(tokens, unique)
-        expected = self.floor + self.size / parameters**self.alpha + self.data / read**self.beta
+        limits = math.hypot(self.size / parameters**self.alpha, self.data / read**self.beta)
         rereads = max(0.0, tokens / unique - 1)
         overfit = (parameters / unique) ** self.kappa * rereads**self.delta
-        return float(expected + self.excess * overfit)
+        return float(self.floor + limits + self.excess * overfit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,11 +236,12 @@ class _Places:
         alpha, beta, kappa, delta = np.exp(unknowns[[3, 4, 6, 7]])
         again = self.rereads > 0
         powers = np.log(np.where(again, self.rereads, 1.0))
+        # Centrés, A et α (B et β) ne se compensent plus l'un l'autre : la descente est courte.
+        small = size - alpha * (self.sizes - self.sizes.mean())
+        short = data - beta * (self.reads - self.reads.mean())
         terms = [
             np.full_like(self.sizes, floor),
-            # Centrés, A et α (B et β) ne se compensent plus l'un l'autre : la descente est courte.
-            size - alpha * (self.sizes - self.sizes.mean()),
-            data - beta * (self.reads - self.reads.mean()),
+            np.logaddexp(2 * small, 2 * short) / 2,
             np.where(again, excess + kappa * self.crowding + delta * powers, _NOTHING),
         ]
         found: Floats = np.logaddexp.reduce(terms, axis=0)

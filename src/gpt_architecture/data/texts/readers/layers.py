@@ -358,9 +358,9 @@ def _said(codec: str, error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno:
         cause = reason(error)
     elif "password required" in str(error):
-        cause = "il est chiffré"
+        cause = "contenu chiffré"
     elif isinstance(error, NotImplementedError):
         cause = "cette compression n'est pas lue"
     else:
-        cause = "il est abîmé ou coupé"
+        cause = "contenu abîmé ou coupé"
     return f"{codec} : {cause}"

@@ -41,7 +41,7 @@ def parse(data: bytes) -> str:
         document = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:
         locked = "password" in str(error).lower()
-        raise Rejected(UNREADABLE, "il est chiffré" if locked else "PDF abîmé") from None
+        raise Rejected(UNREADABLE, "PDF chiffré" if locked else "PDF abîmé") from None
     pages = []
     for number in range(len(document)):
         try:
