@@ -1,17 +1,20 @@
 """Le déroulement d'un plan, dans un laboratoire où la loi est connue d'avance."""
 
+import io
 import json
 import math
 import tomllib
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 from shard_helpers import write_folder
 
 from gpt_architecture import plan
 from gpt_architecture.api.plans import Plan
 from gpt_architecture.data.tokenizer import get_tokenizer
 from gpt_architecture.errors import ConfigurationError, DataError
+from gpt_architecture.reports.plan import show_plan
 from gpt_architecture.training import planner
 from gpt_architecture.training.costs import StepCost
 from gpt_architecture.training.experiments import (
@@ -297,6 +300,17 @@ def test_trials_too_young_for_the_law_only_fill_in():
     assert [each.steps for each in useful(trials, mature=200, least=3)] == [200, 400, 100]
     assert mature_steps(recipe, 1_000_000) == MATURE
     assert mature_steps(recipe, 6400) == 100  # seize époques font 400 étapes
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.995, True), (1.0, False)])
+def test_a_smaller_size_as_good_is_said(share, said):
+    """Le tableau montre alors une perte plus basse que celle du choix : une phrase dit pourquoi."""
+    plan, screen = planned(), io.StringIO()
+    others = tuple(replace(each, loss=share * plan.best.loss) for each in plan.alternatives)
+    show_plan(Console(file=screen, width=120), replace(plan, alternatives=others), {})
+    shown = screen.getvalue()
+    assert ("deux pertes se valent" in shown) == said
+    assert str(plan.best.body) in shown
 
 
 class TestRecord:
