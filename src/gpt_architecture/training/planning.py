@@ -150,8 +150,8 @@ def supported(choices: Sequence[Choice], law: FittedLaw) -> tuple[Choice, ...]:
     """Les mêmes, de la meilleure à la moins bonne, mais d'abord la plus grande des meilleures.
 
     À un centième près, deux pertes se valent. Une grande taille accélère parfois, passé ce que les
-    essais en ont vu ; une petite, jamais. Encore faut-il que son plus long essai ait lu le
-    vingtième de ce qu'elle lirait : sans cela, la loi n'en sait pas tant.
+    essais en ont vu : se tromper pour elle coûte moins que contre elle. Encore faut-il que son plus
+    long essai ait lu le vingtième de ce qu'elle lirait : sans cela, la loi n'en sait pas tant.
     """
     ordered = sorted(choices, key=lambda each: each.loss)
     close = [each for each in ordered if each.loss <= ordered[0].loss * (1 + _CLOSE)]
