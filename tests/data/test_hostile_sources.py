@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import resource
 import signal
 import struct
@@ -75,6 +76,13 @@ def nested(depth):
     return data
 
 
+def locked_pdf():
+    """Un PDF chiffré : aucun mot de passe, même vide, n'a cette empreinte."""
+    lock = b"<</Filter/Standard/V 1/R 2/P -4/O<%b>/U<%b>>>" % (b"41" * 32, b"42" * 32)
+    trailer = b"trailer\n<</ID[<00><00>]/Encrypt %b" % lock
+    return re.sub(rb"trailer\s*<<", lambda _: trailer, pdf_of(), count=1)
+
+
 def encrypted():
     data = bytearray(zip_of({"a.txt": SOUND.encode()}))
     for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
@@ -116,6 +124,7 @@ CASES = {
     "zst-abîmé": ("a.txt.zst", lambda: damaged(zstandard.compress(SOUND.encode())), "zstd : "),
     "gz-coupé": ("a.txt.gz", lambda: gzip.compress(SOUND.encode())[:-9], "gzip : "),
     "pdf-cassé": ("a.pdf", lambda: pdf_of()[:600], "PDF abîmé"),
+    "pdf-chiffré": ("a.pdf", locked_pdf, "PDF chiffré"),
     "pdf-faux": ("a.pdf", SOUND.encode, "ce n'est pas un .pdf"),
     "docx-faux": ("a.docx", lambda: zip_of({"a.txt": b"x"}), "fichier illisible"),
     "epub-vide": ("a.epub", lambda: zip_of({"mimetype": b"application/epub+zip"}), "container.xml"),

@@ -34,7 +34,7 @@ from gpt_architecture.training.planning import Pace, check_budget
 from gpt_architecture.training.scaling import MIN_RUNS, LossLaw
 from gpt_architecture.training.trials import Recipe
 
-LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.01, kappa=0.7)
+LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.03, kappa=0.3)
 PACE = Pace(cost=StepCost(rates=(4e-12, 8e-12, 1e-10, 5e-3), error=0.0), evaluated=9e3, sample=0.02)
 LIKED = {"bpe-1024": 0.05, "bpe-2048": 0.0, "bpe-4096": 0.03}
 
@@ -302,15 +302,29 @@ def test_trials_too_young_for_the_law_only_fill_in():
     assert mature_steps(recipe, 6400) == 100  # seize époques font 400 étapes
 
 
-@pytest.mark.parametrize(("share", "said"), [(0.995, True), (1.0, False)])
-def test_a_smaller_size_as_good_is_said(share, said):
+@pytest.mark.parametrize(
+    ("times", "share", "why"),
+    [
+        (0.5, 0.995, ", plus petite : une grande taille accélère parfois"),
+        (2.0, 0.995, ", qu'aucun essai n'approche d'assez près"),
+        (0.5, 1.0, None),
+    ],
+)
+def test_why_a_lower_loss_is_not_chosen(times, share, why):
     """Le tableau montre alors une perte plus basse que celle du choix : une phrase dit pourquoi."""
     plan, screen = planned(), io.StringIO()
-    others = tuple(replace(each, loss=share * plan.best.loss) for each in plan.alternatives)
-    show_plan(Console(file=screen, width=120), replace(plan, alternatives=others), {})
+    other = replace(
+        plan.best,
+        body=LADDER[0],
+        parameters=int(times * plan.best.parameters),
+        loss=share * plan.best.loss,
+    )
+    show_plan(Console(file=screen, width=120), replace(plan, alternatives=(other,)), {})
     shown = screen.getvalue()
-    assert ("deux pertes se valent" in shown) == said
-    assert str(plan.best.body) in shown
+    if why is None:
+        assert "se valent" not in shown
+    else:
+        assert f"se valent : {plan.best.body} passe devant {LADDER[0]}{why}" in shown
 
 
 class TestRecord:

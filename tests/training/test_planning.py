@@ -123,10 +123,19 @@ class TestSupport:
     def test_the_larger_of_two(self):
         shapes = sorted(self.choices(2.0, 2.0, 2.0), key=lambda each: each.parameters)
         law = self.law(*map(tried, shapes, (0.5, 0.06, 0.01)))
-        for losses in ((2.0, 2.01, 2.01), (2.01, 2.0, 2.0)):
+        for losses in ((2.0, 2.01, 2.01), (2.0, 2.01, 2.0)):
             pairs = zip(shapes, losses, strict=True)
             found = [replace(each, loss=loss) for each, loss in pairs]
             assert supported(found, law)[0].body == shapes[1].body
+
+    def test_not_a_larger_one_already_seen(self):
+        """Un essai en a lu plus de la moitié : elle n'a plus de surprise à faire."""
+        best, other = self.choices(2.0, 2.01)
+        large, small = replace(other, parameters=2 * best.parameters), best
+        law = self.law(tried(small, 0.9), tried(large, 0.9))
+        assert supported([large, small], law) == (small, large)
+        law = self.law(tried(small, 0.9), tried(large, 0.4))
+        assert supported([large, small], law) == (large, small)
 
     def test_not_one_whose_loss_is_worse(self):
         best, far = self.choices(2.0, 2.03)

@@ -1,6 +1,7 @@
 """La loi de perte : retrouvée quand elle est vraie, prudente quand elle extrapole."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,23 @@ class TestRereading:
         assert values[2] == pytest.approx(3.73, abs=0.01)
         assert values[3] < 11
         assert values[4] == pytest.approx(1 + REREADING)
+
+
+class TestLaw:
+    def test_by_hand(self):
+        """Trois et quatre de part et d'autre : leur hypoténuse, et non leur somme."""
+        law = LossLaw(floor=1.0, size=300.0, data=400.0, alpha=0.5, beta=0.5)
+        assert law.loss(1e4, 1e4, 1e9) == pytest.approx(1.0 + 5.0)
+        spoilt = replace(law, excess=0.1, kappa=2.0, delta=1.0)
+        read = effective_tokens(1e4, 5e3)
+        expected = 1.0 + math.hypot(3.0, 400.0 / read**0.5) + 0.1 * 2.0**2
+        assert spoilt.loss(1e4, 1e4, 5e3) == pytest.approx(expected)
+
+    def test_a_larger_size_gains_more_and_more(self):
+        """À tokens égaux, l'écart de deux tailles croît ; une somme le garderait constant."""
+        gaps = [TRUE.loss(1e5, d, 1e12) - TRUE.loss(1e6, d, 1e12) for d in (1e5, 1e6, 1e7)]
+        assert 0 < 1.3 * gaps[0] < gaps[1]
+        assert 1.2 * gaps[1] < gaps[2]
 
 
 class TestFit:

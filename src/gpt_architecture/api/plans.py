@@ -118,10 +118,11 @@ class Plan:
 
     def _repr_html_(self) -> str:
         from gpt_architecture.reports.notebook import tables_cell
-        from gpt_architecture.reports.plan import choices_table
+        from gpt_architecture.reports.plan import choices_table, tie_said
 
         tables: list[TableData] = [choices_table(self.decision)]
-        return tables_cell(tables, notes=["Perte en bits par octet ; intervalles à 95 %."])
+        notes = ["Perte en bits par octet ; intervalles à 95 %.", *tie_said(self.decision)]
+        return tables_cell(tables, notes=notes)
 
 
 @checked_options

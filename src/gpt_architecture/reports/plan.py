@@ -56,7 +56,7 @@ class TrialProgress:
 
 
 def choices_table(plan: Decision) -> TableData:
-    """Le choix et les autres tailles, le meilleur d'abord."""
+    """Le choix d'abord, et les autres tailles."""
     choices = (plan.best, *plan.alternatives)
     title = f"Tailles possibles en {french_duration(3600 * plan.hours)}, chacune à sa durée"
     return title, _HEADINGS, [_cells(each) for each in choices]
@@ -72,6 +72,21 @@ def _cells(choice: Choice) -> list[str]:
         f"{decimal(choice.low, 3)}–{decimal(choice.high, 3)}",
         french_duration(choice.seconds),
         french_size(choice.memory),
+    ]
+
+
+def tie_said(plan: Decision) -> list[str]:
+    """Pourquoi une autre taille n'est pas choisie, quand le tableau en montre une plus basse."""
+    best = plan.best
+    lowest = min(plan.alternatives, key=lambda each: each.loss, default=best)
+    if round(lowest.loss, 3) >= round(best.loss, 3):
+        return []
+    why = "qu'aucun essai n'approche d'assez près"
+    if lowest.parameters < best.parameters:
+        why = "plus petite : une grande taille accélère parfois, passé ses essais"
+    return [
+        f"À un centième près, deux pertes se valent : {best.body} passe devant {lowest.body}, "
+        f"{why}."
     ]
 
 
@@ -105,11 +120,7 @@ def show_plan(console: Console, plan: Decision, spent: Mapping[str, float]) -> N
         lines.append(
             "Ce texte est trop court pour plus : le relire davantage ferait monter la perte."
         )
-    if any(each.loss < best.loss for each in plan.alternatives):
-        lines.append(
-            "À un centième près, deux pertes se valent : des tailles que des essais approchent, "
-            f"{best.body} est la plus grande."
-        )
+    lines += tie_said(plan)
     for line in lines:
         console.print(Text(line), soft_wrap=True)
     console.print()

@@ -20,7 +20,8 @@ MINUTES = (4.0, 24.0)
 """Bornes des minutes d'essais, quand elles ne sont pas données : un dixième des heures."""
 
 _FURTHER = 4.0  # une taille n'est proposée qu'à tant de fois la plus grande essayée
-_TIE, _CLOSE, _APPROACHED = 0.001, 0.01, 0.05
+_TIE, _CLOSE = 0.001, 0.01
+_APPROACHED, _SEEN = 0.05, 0.5  # parts, lues par un essai, de ce qu'une taille lirait
 _DURATIONS, _PER_DOUBLING = 25, 10  # durées comparées : tant, et tant par doublement des étapes
 _DISK_BYTES = 4 + 3 * 12  # par paramètre : le modèle, deux points de reprise et celui qui s'écrit
 _STATE_BYTES = 16  # par paramètre : poids, gradient, moments
@@ -147,16 +148,17 @@ def decide(measures: Measures, hours: float) -> tuple[Choice, ...]:
 
 
 def supported(choices: Sequence[Choice], law: FittedLaw) -> tuple[Choice, ...]:
-    """Les mêmes, de la meilleure à la moins bonne, mais d'abord la plus grande des meilleures.
+    """Les mêmes, de la meilleure à la moins bonne ; mais d'abord, à égalité, la plus grande.
 
-    À un centième près, deux pertes se valent. Une grande taille accélère parfois, passé ce que les
-    essais en ont vu : se tromper pour elle coûte moins que contre elle. Encore faut-il que son plus
-    long essai ait lu le vingtième de ce qu'elle lirait : sans cela, la loi n'en sait pas tant.
+    À un centième près, deux pertes se valent. Une grande taille accélère parfois, passé ce que ses
+    essais en ont vu : elle passe devant, si le plus long n'a pas lu la moitié de ce qu'elle lirait.
+    S'il n'en a pas lu le vingtième, la loi n'en sait pas tant, et elle ne passe devant rien.
     """
     ordered = sorted(choices, key=lambda each: each.loss)
     close = [each for each in ordered if each.loss <= ordered[0].loss * (1 + _CLOSE)]
-    seen = [each for each in close if approach(each, law) >= _APPROACHED]
-    first = max(seen, key=lambda each: each.parameters, default=None)
+    near = [each for each in close if approach(each, law) >= _APPROACHED]
+    known = [each for each in near[1:] if approach(each, law) >= _SEEN]
+    first = max((e for e in near if e not in known), key=lambda e: e.parameters, default=None)
     return tuple(sorted(ordered, key=lambda each: each is not first))
 
 
@@ -215,7 +217,8 @@ class Decision:
     Attributes:
         best: l'entraînement proposé.
         alternatives: les autres tailles, de la meilleure à la moins bonne ; la perte d'une plus
-            petite, ou qu'aucun essai n'approche, peut y être un peu plus basse que celle de `best`.
+            petite, ou d'une qu'aucun essai n'approche, peut y être jusqu'à un centième plus basse
+            que celle de `best`.
         trials: les essais faits.
         measures: ce dont la décision dépend.
         hours: les heures données.

@@ -1,12 +1,13 @@
 """La loi de perte d'un corpus, ajustée sur quelques entraînements, et ce qu'elle prédit d'un autre.
 
 L(N, D, U) = E + √((A / N^α)² + (B / D'^β)²) + C · (N / U)^κ · R^δ : N paramètres, D tokens lus, U
-tokens différents, R = D / U − 1 relectures. Ce que coûtent un petit modèle et trop peu de tokens ne
-s'ajoute pas, comme chez Hoffmann et al., 2022 : le plus grand des deux l'emporte, comme chez Kaplan
-et al., 2020, et une taille n'en dépasse une autre qu'avec le temps. Un texte relu n'apprend pas
-autant qu'un texte neuf, et D' = U + U·R*·(1 − exp(−R / R*)) (Muennighoff et al., 2023). Le dernier
-terme est le surapprentissage : il croît avec les relectures, d'autant plus que le modèle est grand
-pour son texte.
+tokens différents, R = D / U − 1 relectures. Ce que coûte un petit modèle et ce que coûte le manque
+de tokens s'additionnent chez Hoffmann et al., 2022 ; chez Kaplan et al., 2020, une norme d'ordre
+dix ne garde que le plus grand des deux, ou presque. Celle d'ordre deux est entre les leurs : à
+tokens égaux, ce qu'une grande taille gagne sur une petite croît avec eux. Un texte relu n'apprend
+pas autant qu'un texte neuf, et D' = U + U·R*·(1 − exp(−R / R*)) (Muennighoff et al., 2023). Le
+dernier terme est le surapprentissage : il croît avec les relectures, d'autant plus que le modèle
+est grand pour son texte.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class LossLaw:
     alpha: float
     beta: float
     excess: float = 0.0
-    kappa: float = 0.5
+    kappa: float = 1.0
     delta: float = 1.0
 
     def loss(self, parameters: float, tokens: float, unique: float) -> float:
@@ -227,7 +228,7 @@ class _Places:
     def guess(self, losses: Floats, share: float) -> Floats:
         """Un départ : une part de la plus basse perte pour E, le reste partagé."""
         lowest = math.exp(losses.min())
-        left = math.log((1 - share) * lowest / 2)
+        left = math.log((1 - share) * lowest / math.sqrt(2))
         return np.array([math.log(share * lowest), left, left, *_USUAL])
 
     def expected(self, unknowns: Floats) -> Floats:
