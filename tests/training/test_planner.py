@@ -48,9 +48,16 @@ class KnownLaboratory:
 
     def __init__(self, unique=1_500_000, diverges_at=math.inf, law=LAW):
         self.unique, self.diverges_at, self.law, self.asked = unique, diverges_at, law, []
+        self.validation, self.kept = 150_000, False
 
     def text(self, tokenizer):
-        return TextSize(vocab_size=2048, unique=self.unique)
+        return TextSize(vocab_size=2048, unique=self.unique, validation=self.validation)
+
+    def knows(self, recipe, body, lengths, unique):
+        return self.kept
+
+    def nats(self, recipe):
+        return 2.5
 
     def time(self, recipe, body, *, sustained=None):
         self.sustained = sustained
@@ -211,6 +218,51 @@ def test_late_trials_are_cut_short():
     assert math.isfinite(best.loss)
 
 
+def test_trials_kept_by_a_plan_before_are_used_however_late():
+    """Une série gardée ne coûte rien : la plus grande taille et les deux approchées reviennent."""
+    on_time, late, said = KnownLaboratory(), KnownLaboratory(), []
+    late.spent, late.kept = 1e4, True
+    recipe = planned(late, tell=said.append).best.recipe
+    planned(on_time)
+    assert len({body for each, body, *_ in late.asked if each == recipe}) >= 4
+    assert not any("la plus grande taille" in line for line in said)
+
+
+def test_a_law_of_first_steps_only_is_doubted():
+    """Il a fallu la compléter d'essais de moins de 200 étapes : l'intervalle s'ouvre."""
+    least, noise = [], []
+    for minutes in (0.1, 6.0):
+        measures = planned(minutes=minutes).measures
+        tokens = min(run.tokens for run in measures.law.runs)
+        least.append(tokens / measures.recipe.step_tokens)
+        noise.append(measures.law.noise)
+    assert least[0] < MATURE <= least[1]
+    assert noise[0] > 0.03 > noise[1]
+
+
+class TestValidation:
+    def test_windows_fit_in_it(self):
+        """Trop courte pour le contexte préféré : un plus court, et c'est dit."""
+        lab, said = KnownLaboratory(), []
+        lab.validation = 221
+        best = planned(lab, tell=said.append).best.recipe
+        assert best.window == 64
+        assert all(2 * recipe.window < 221 for recipe, *_ in lab.asked)
+        assert any("La validation n'a que 221 tokens" in line for line in said)
+
+    def test_a_few_tokens_are_refused_first(self):
+        lab = KnownLaboratory()
+        lab.validation = 32
+        with pytest.raises(DataError, match=r"part de validation : .*32 tokens"):
+            planned(lab)
+        assert not lab.asked
+
+    def test_enough_is_not_said(self):
+        said = []
+        planned(tell=said.append)
+        assert not any("validation" in line.lower() for line in said)
+
+
 def test_the_same_measures_give_the_same_plan():
     assert planned() == planned()
 
@@ -244,6 +296,13 @@ def test_a_given_vocabulary_is_kept():
     lab = KnownLaboratory()
     assert planned(lab, tokenizer="bpe-4096").best.recipe.tokenizer == "bpe-4096"
     assert {recipe.tokenizer for recipe, *_ in lab.asked} == {"bpe-4096"}
+
+
+def test_a_given_vocabulary_is_said():
+    said = []
+    planned(tokenizer="bpe-4096", tell=said.append)
+    assert "recettes (contexte, lot, taux d'apprentissage)" in said[0]
+    assert said[1].startswith("Vocabulaire imposé : bpe-4096, 2 048 tokens")
 
 
 class TestRefusals:

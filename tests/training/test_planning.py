@@ -11,6 +11,7 @@ from gpt_architecture.training.experiments import (
     LADDER,
     MIN_STEPS,
     TextSize,
+    block_weights,
     chain_lengths,
     first_recipe,
     model_of,
@@ -31,7 +32,7 @@ from gpt_architecture.training.scaling import FittedLaw, LossLaw, TrialRun
 from gpt_architecture.training.trials import EVALUATIONS, Recipe, StepTime
 
 LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.03, kappa=0.3)
-TEXT = TextSize(vocab_size=2048, unique=1_500_000)
+TEXT = TextSize(vocab_size=2048, unique=1_500_000, validation=150_000)
 RECIPE = Recipe(tokenizer="bpe-2048", window=128, batch_size=16)
 PACE = Pace(cost=StepCost(rates=(4e-12, 8e-12, 1e-10, 5e-3), error=0.0), evaluated=9e3, sample=0.02)
 
@@ -43,9 +44,10 @@ def measures(law=LAW, text=TEXT, noise=0.01):
         text=text,
         pace=PACE,
         law=fitted,
-        largest=2_000_000,
+        largest=500_000,
         base_bytes=300 << 20,
         startup=20.0,
+        nats=2.5,
     )
 
 
@@ -56,7 +58,7 @@ class TestDecision:
         oracle = math.inf
         for body in LADDER:
             size = model_of(body, RECIPE, TEXT.vocab_size).num_parameters()
-            if size > 4 * 2_000_000:  # trop loin des essais
+            if block_weights(body) > 4 * 500_000:  # trop loin des essais
                 break
             time = PACE.of(body, RECIPE, TEXT.vocab_size)
             most = steps_within(time, RECIPE, 1800 - 20, TEXT.unique)
@@ -81,7 +83,7 @@ class TestDecision:
 
     def test_a_short_text_is_not_reread_for_nothing(self):
         """Trop relire fait monter la perte : le plan s'arrête avant la fin des heures."""
-        short = TextSize(vocab_size=2048, unique=6000)
+        short = TextSize(vocab_size=2048, unique=6000, validation=600)
         spoilt = replace(LAW, excess=0.05, delta=2.0)
         best = decide(measures(spoilt, short), 2.0)[0]
         assert best.seconds < 3600
@@ -89,7 +91,8 @@ class TestDecision:
 
     def test_a_size_far_beyond_the_trials_is_not_offered(self):
         found = decide(measures(), 1000.0)
-        assert max(each.parameters for each in found) <= 4 * 2_000_000
+        assert max(block_weights(each.body) for each in found) <= 4 * 500_000
+        assert max(block_weights(each.body) for each in found) > 500_000
 
     def test_no_time_no_choice(self):
         assert decide(measures(), 20.5 / 3600) == ()
@@ -182,7 +185,7 @@ class TestDesign:
         assert first_recipe("x", TEXT, epochs=1.0) == Recipe(
             tokenizer="x", window=128, batch_size=16, drop_rate=0.0
         )
-        short = TextSize(vocab_size=300, unique=6000)
+        short = TextSize(vocab_size=300, unique=6000, validation=600)
         found = first_recipe("x", short, epochs=50.0)
         assert (found.window, found.batch_size, found.drop_rate) == (64, 4, 0.1)
 

@@ -108,7 +108,8 @@ def show_plan(console: Console, plan: Decision, spent: Mapping[str, float]) -> N
         f"Entraînement {counted(best.steps, 'étape')} de {recipe.batch_size} × {recipe.window} "
         f"tokens, {short(best.epochs)} {'époques' if best.epochs >= 2 else 'époque'}, taux "
         f"× {short(recipe.lr_scale)}",
-        f"Perte        {decimal(best.loss, 3)} bits par octet attendus, à {share} % près",
+        f"Perte        {decimal(best.loss, 3)} bits par octet attendus, à {share} % près ; soit "
+        f"{decimal(best.loss * plan.measures.nats, 3)} nats par token, que `train` affiche",
         f"Durée        {french_duration(best.seconds)}, mémoire {french_size(best.memory)}, disque "
         f"{french_size(best.disk)} au plus",
     ]

@@ -315,7 +315,8 @@ def _report(result: PreparedTokens, seconds: float) -> None:
         say(
             f"Validation   {short(share)} % des tokens pour "
             f"{short(wanted)} % {plural(int(wanted), 'demandé')} : "
-            "trop peu de documents pour mieux répartir ; --val-fraction ou --seed la changent"
+            "documents trop peu nombreux, ou trop inégaux, pour mieux répartir ; --val-fraction ou "
+            "--seed la changent"
         )
     if result.hygiene is not None:
         _report_hygiene(result.hygiene)

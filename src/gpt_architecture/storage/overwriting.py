@@ -155,8 +155,8 @@ def _check_output(
     if not ours and not force:
         never = signature is nothing
         raise OutputError(
-            f"{path} existe déjà" + ("" if never else ", et cette commande ne l'a pas écrit"),
-            expected="un nom libre" + ("" if never else ", ou son propre fichier"),
+            f"{path} existe déjà" + ("" if never else ", et cette commande ne l'a pas écrit ainsi"),
+            expected="un nom libre" + ("" if never else ", ou son propre fichier, non retouché"),
             remedy=f"ajoutez `force` pour le remplacer, ou changez {option}",
         )
     _check_place(path, option)

@@ -28,6 +28,9 @@ LONGEST = 3
 MIN_STEPS = 60
 """Étapes de l'essai le plus court."""
 
+SHORTEST = 16
+"""Contexte le plus court, en tokens."""
+
 EPOCHS = 16.0
 """Époques des essais qui relisent, au plus."""
 
@@ -50,10 +53,12 @@ class TextSize:
     Attributes:
         vocab_size: tokens du vocabulaire (V).
         unique: tokens d'entraînement (U).
+        validation: tokens de validation.
     """
 
     vocab_size: int
     unique: int
+    validation: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +93,11 @@ def model_of(body: Body, recipe: Recipe, vocab_size: int) -> GPTConfig:
     )
 
 
+def block_weights(body: Body) -> int:
+    """Poids des matrices des blocs : deux tailles en diffèrent plus que de leurs vocabulaires."""
+    return 12 * body.n_layers * body.emb_dim**2
+
+
 def vocabulary_names(octets: int) -> tuple[str, ...]:
     """Les vocabulaires à comparer, pour un texte de tant d'octets.
 
@@ -107,6 +117,8 @@ def first_recipe(tokenizer: str, text: TextSize, *, epochs: float) -> Recipe:
         epochs: relectures auxquelles s'attendre.
     """
     window = 128 if text.unique >= 1 << 16 else 64
+    while window > SHORTEST and not validates(window, text):
+        window //= 2
     batch = 2 ** round(math.log2(max(1, text.unique / 32 / window)))
     return Recipe(
         tokenizer=tokenizer,
@@ -114,6 +126,11 @@ def first_recipe(tokenizer: str, text: TextSize, *, epochs: float) -> Recipe:
         batch_size=min(max(batch, 4), 16),
         drop_rate=_DROPOUT if epochs > _REREAD else 0.0,
     )
+
+
+def validates(window: int, text: TextSize) -> bool:
+    """Vrai si la validation a deux fenêtres de cette longueur, et leur cible."""
+    return text.validation > 2 * window
 
 
 def mature_steps(recipe: Recipe, unique: int) -> int:

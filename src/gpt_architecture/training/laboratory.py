@@ -32,6 +32,7 @@ from gpt_architecture.training.trials import (
     Clock,
     Recipe,
     StepTime,
+    bits_per_nat,
     measure_step,
     run_chain,
 )
@@ -60,6 +61,14 @@ class Laboratory(Protocol):
         self, recipe: Recipe, body: Body, lengths: Sequence[int], unique: int
     ) -> Mapping[int, float]:
         """La perte atteinte en chaque durée, en bits par octet."""
+        ...
+
+    def knows(self, recipe: Recipe, body: Body, lengths: Sequence[int], unique: int) -> bool:
+        """Vrai si ces pertes sont déjà gardées : les demander ne coûte rien."""
+        ...
+
+    def nats(self, recipe: Recipe) -> float:
+        """Nats par token que vaut un bit par octet."""
         ...
 
     def startup(self, tokenizer: str) -> float:
@@ -180,7 +189,18 @@ class TextLaboratory:
     def text(self, tokenizer: str) -> TextSize:
         """Le texte sous ce vocabulaire."""
         data = self.bench(tokenizer).data
-        return TextSize(vocab_size=data.tokenizer.vocab_size, unique=data.train.num_tokens)
+        return TextSize(
+            vocab_size=data.tokenizer.vocab_size,
+            unique=data.train.num_tokens,
+            validation=data.val.num_tokens,
+        )
+
+    def nats(self, recipe: Recipe) -> float:
+        """Nats par token que vaut un bit par octet, sur ce que cette recette évalue."""
+        bench = self.bench(recipe.tokenizer)
+        return 1 / bits_per_nat(
+            bench.run(recipe, LADDER[0], MIN_STEPS, bench.data.train.num_tokens)
+        )
 
     def startup(self, tokenizer: str) -> float:
         """Secondes avant la première étape de `train` : lire, apprendre le vocabulaire, examiner.
@@ -244,15 +264,9 @@ class TextLaboratory:
         Elle est entière quand elle atteint sa dernière durée, ou diverge (voir `run_chain`).
         """
         bench = self.bench(recipe.tokenizer)
-        part = (unique,) if unique >= bench.data.train.num_tokens else (unique, PIECE_WINDOWS)
-        keys = {
-            steps: _key("trial", bench.data, bench.options(recipe, body, steps, unique), *part)
-            for steps in lengths
-        }
-        known = {steps: self._loss(key) for steps, key in keys.items()}
-        end = next((steps for steps in lengths if known[steps] == math.inf), lengths[-1])
-        found = {steps: loss for steps, loss in known.items() if loss is not None and steps <= end}
-        if len(found) == sum(steps <= end for steps in lengths):
+        keys = self._trial_keys(recipe, body, lengths, unique)
+        found, whole = self._kept(keys)
+        if whole:
             for steps in found:
                 self._count(keys[steps])
             return found
@@ -270,6 +284,27 @@ class TextLaboratory:
                 self._count(keys[steps])
                 mark = self._clock()
         return dict(sorted(found.items()))
+
+    def knows(self, recipe: Recipe, body: Body, lengths: Sequence[int], unique: int) -> bool:
+        """Vrai si la chaîne entière est gardée."""
+        return self._kept(self._trial_keys(recipe, body, lengths, unique))[1]
+
+    def _trial_keys(
+        self, recipe: Recipe, body: Body, lengths: Sequence[int], unique: int
+    ) -> dict[int, str]:
+        bench = self.bench(recipe.tokenizer)
+        part = (unique,) if unique >= bench.data.train.num_tokens else (unique, PIECE_WINDOWS)
+        return {
+            steps: _key("trial", bench.data, bench.options(recipe, body, steps, unique), *part)
+            for steps in lengths
+        }
+
+    def _kept(self, keys: Mapping[int, str]) -> tuple[dict[int, float], bool]:
+        """Les pertes gardées de ces durées croissantes, et si rien n'y manque."""
+        known = {steps: self._loss(key) for steps, key in keys.items()}
+        end = next((steps for steps, loss in known.items() if loss == math.inf), max(keys))
+        found = {steps: loss for steps, loss in known.items() if loss is not None and steps <= end}
+        return found, len(found) == sum(steps <= end for steps in keys)
 
     def _loss(self, key: str) -> float | None:
         stored = self._known.get(key, {}).get("loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,8 +15,10 @@ from gpt_architecture.training.experiments import (
     LADDER,
     LONGEST,
     MIN_STEPS,
+    SHORTEST,
     TextSize,
     Trial,
+    block_weights,
     chain_lengths,
     first_recipe,
     mature_steps,
@@ -24,6 +27,7 @@ from gpt_architecture.training.experiments import (
     reread_tokens,
     trial_bodies,
     useful,
+    validates,
     vocabulary_names,
 )
 from gpt_architecture.training.laboratory import Laboratory
@@ -46,6 +50,8 @@ _MIN_TOKENS = 2048  # tokens d'entraînement en dessous desquels rien ne s'ajust
 _RECIPES, _SIZES = 0.25, 0.25  # parts des minutes : comparer des recettes, puis des tailles
 _CONFIRMED = ((0.22, "l'essai du choix"), (0.28, "celui de sa rivale"))  # puis approcher la fin
 _RIVAL = 0.03  # en part de la perte : de plus loin, elle ne la remplacerait pas
+_SETTINGS = "contexte, lot, taux d'apprentissage"
+_FEW_VALIDATION = 2048  # tokens de validation en deçà desquels une perte ne vaut que pour eux
 _COMPARED = 9  # essais de recettes : vocabulaires, contextes, lots, taux
 _CHAINS = 4  # trois tailles, et celle du milieu sur une part du texte
 _LONGER = 0.01  # un entraînement bien plus long préfère un taux plus petit
@@ -58,6 +64,7 @@ _LEAST = 2.0  # secondes d'un essai de recette, au moins
 _PROBED = (0, 1, 3, 5)  # tailles dont l'étape est mesurée
 _LATE = 1.2  # part des minutes au-delà de laquelle les essais facultatifs sont laissés
 _ENOUGH_STEPS = 2000  # étapes que feraient les heures, au moins, ou le lot est réduit
+_YOUNG = 0.03  # bruit, en part de la perte, d'une loi que les premières étapes complètent
 _STARTUP = 6.0  # secondes pour lancer Python et écrire le modèle
 
 Tell = Callable[[str], None]
@@ -126,12 +133,24 @@ class _Planning:
 
     def _announce(self, names: Sequence[str]) -> None:
         count = len(names) if len(names) > 1 else 0
+        compared = f"vocabulaire, {_SETTINGS}" if count else _SETTINGS
         self._tell(
             f"Essais prévus, en {french_duration(self._seconds)} environ : la durée d'une étape "
-            f"de {len(_PROBED) + 2} formes ; {count + _COMPARED - 3} recettes (vocabulaire, "
-            "contexte, lot, taux d'apprentissage) ; trois tailles de modèle, à trois durées "
-            "chacune ; celle que la loi préfère et sa rivale, plus longtemps."
+            f"de {len(_PROBED) + 2} formes ; {count + _COMPARED - 3} recettes ({compared}) ; trois "
+            "tailles de modèle, à plusieurs durées chacune ; celle que la loi préfère et sa "
+            "rivale, plus longtemps."
         )
+        text = self._lab.text(names[0])
+        if not count:
+            self._tell(
+                f"Vocabulaire imposé : {names[0]}, {counted(text.vocab_size, 'token')} ; à des "
+                "fragments, c'est `prepare` qui le donne."
+            )
+        if text.validation < _FEW_VALIDATION:
+            self._tell(
+                f"La validation n'a que {counted(text.validation, 'token')} : la perte annoncée "
+                "ne vaut que pour eux. Une plus grande part à la validation la rendrait plus sûre."
+            )
 
     def _measure_pace(self, recipe: Recipe, text: TextSize) -> Pace:
         """La durée d'une étape, de plusieurs tailles, contextes et lots."""
@@ -139,7 +158,7 @@ class _Planning:
         wide = replace(recipe, window=2 * recipe.window, batch_size=max(1, recipe.batch_size // 2))
         small = replace(recipe, batch_size=max(1, recipe.batch_size // 4))
         shapes.append((small, LADDER[_PROBED[1]]))
-        if 4 * wide.step_tokens < text.unique:
+        if 4 * wide.step_tokens < text.unique and validates(wide.window, text):
             shapes.append((wide, LADDER[_PROBED[2]]))
         measured, evaluated, samples = [], [], []
         for each, body in shapes:
@@ -178,13 +197,17 @@ class _Planning:
         if seconds < _LEAST or self._is_late(_RECIPES):
             self._left.append("contextes, lots et taux, qui sont ceux d'usage")
             return recipe
-        unique = self._lab.text(recipe.tokenizer).unique
-        window, batch = recipe.window, recipe.batch_size
+        text = self._lab.text(recipe.tokenizer)
+        unique, window, batch = text.unique, recipe.window, recipe.batch_size
         recipes = [
             replace(recipe, window=window * up // down, batch_size=max(1, batch * down // up))
             for up, down in ((2, 1), (1, 1), (1, 2))
         ]
-        recipes = [each for each in recipes if 64 * each.window < unique or each == recipe]
+        recipes = [
+            each
+            for each in recipes
+            if (64 * each.window < unique and validates(each.window, text)) or each == recipe
+        ]
         recipe = self._best("Contexte", recipes, seconds, pace, lambda r: f"{r.window} tokens")
         sizes = (2 * recipe.batch_size, recipe.batch_size, recipe.batch_size // 2)
         recipes = [replace(recipe, batch_size=each) for each in sizes if each > 0]
@@ -267,15 +290,24 @@ class _Planning:
         for body, steps, unique in chains:
             self._chain(recipe, body, steps, unique)
         enough = sum(each.recipe == recipe for each in self._trials) >= MIN_RUNS
-        if enough and self._is_late(1 - sum(share for share, _ in _CONFIRMED)):
+        late = self._is_late(1 - sum(share for share, _ in _CONFIRMED))
+        if enough and late and not self._knows(recipe, *large[:2]):
             self._left.append("la plus grande taille")
         else:
-            self._chain(recipe, large[0], large[1], text.unique)
+            self._chain(recipe, *large[:2], text.unique)
 
-    def _chain(self, recipe: Recipe, body: Body, steps: int, unique: int) -> None:
+    def _lengths(self, recipe: Recipe, steps: int) -> tuple[int, ...]:
         whole = self._lab.text(recipe.tokenizer).unique
         least = max(MIN_STEPS, min(mature_steps(recipe, whole), steps // 2))  # deux, s'il se peut
-        losses = self._try(recipe, body, chain_lengths(steps, least), unique)
+        return chain_lengths(steps, least)
+
+    def _knows(self, recipe: Recipe, body: Body, steps: int) -> bool:
+        """Vrai si un plan d'avant a gardé cette série du texte entier : elle ne coûte rien."""
+        whole = self._lab.text(recipe.tokenizer).unique
+        return self._lab.knows(recipe, body, self._lengths(recipe, steps), whole)
+
+    def _chain(self, recipe: Recipe, body: Body, steps: int, unique: int) -> None:
+        losses = self._try(recipe, body, self._lengths(recipe, steps), unique)
         said = ", ".join(decimal(each, 3) for each in losses)
         epochs = steps * recipe.step_tokens / unique
         self._tell(
@@ -293,6 +325,8 @@ class _Planning:
 
     def _conclude(self, recipe: Recipe, pace: Pace, text: TextSize) -> Measures:
         trials = [each for each in self._trials if each.recipe == recipe]
+        mature = mature_steps(recipe, text.unique)
+        kept = useful(trials, least=MIN_RUNS, mature=mature)
         runs = [
             TrialRun(
                 parameters=model_of(each.body, recipe, text.vocab_size).num_parameters(),
@@ -300,9 +334,11 @@ class _Planning:
                 unique=each.unique,
                 loss=each.loss,
             )
-            for each in useful(trials, least=MIN_RUNS, mature=mature_steps(recipe, text.unique))
+            for each in kept
         ]
         law = fit_law(runs)
+        if sum(each.steps >= mature for each in kept) < MIN_RUNS:
+            law = replace(law, noise=math.hypot(law.noise, _YOUNG))
         self._tell(
             f"Loi de perte : {counted(len(runs), 'essai')}, à {decimal(100 * law.noise, 1)} % près."
         )
@@ -311,9 +347,10 @@ class _Planning:
             text=text,
             pace=pace,
             law=law,
-            largest=max(int(each.parameters) for each in runs),
+            largest=max(block_weights(each.body) for each in kept),
             base_bytes=self._lab.base_bytes,
             startup=self._lab.startup(recipe.tokenizer) + _STARTUP,
+            nats=self._lab.nats(recipe),
         )
 
     def _confirmed(self, measures: Measures) -> Measures:
@@ -331,7 +368,8 @@ class _Planning:
                 rivals.sort(key=lambda each: approach(each, measures.law) > 0)
             tries = [(each.body, self._affordable(each, share, measures)) for each in rivals]
             first = next(((body, steps) for body, steps in tries if steps), None)
-            if first is None or (seen and self._is_late(1.0)):
+            late = bool(seen) and self._is_late(1.0)
+            if first is None or (late and not self._knows(measures.recipe, *first)):
                 if tries:
                     self._left.append(name)
                 break
@@ -396,6 +434,12 @@ def _chain_steps(time: StepTime, seconds: float) -> int:
 
 
 def _check_text(text: TextSize) -> None:
+    if text.validation <= 2 * SHORTEST:
+        raise DataError(
+            f"part de validation : texte trop court, {counted(text.validation, 'token')}",
+            expected=f"plus de {2 * SHORTEST}, deux contextes des plus courts",
+            remedy="donnez plus de texte, ou une plus grande part à la validation",
+        )
     if text.unique < _MIN_TOKENS:
         raise DataError(
             f"part d'entraînement : texte trop court, {counted(text.unique, 'token')}",

@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 
 from gpt_architecture.config import check_float
 from gpt_architecture.training.costs import StepCost, StepWork
-from gpt_architecture.training.experiments import LADDER, MIN_STEPS, TextSize, Trial, model_of
+from gpt_architecture.training.experiments import (
+    LADDER,
+    MIN_STEPS,
+    TextSize,
+    Trial,
+    block_weights,
+    model_of,
+)
 from gpt_architecture.training.scaling import FittedLaw
 from gpt_architecture.training.trials import EVALUATIONS, Body, Recipe, StepTime
 
@@ -81,9 +88,10 @@ class Measures:
         text: le texte, sous son vocabulaire.
         pace: la machine.
         law: la loi des essais.
-        largest: paramètres du plus grand modèle essayé.
+        largest: le plus grand modèle essayé, en poids de ses blocs.
         base_bytes: mémoire du processus avant tout modèle.
         startup: secondes avant la première étape : lire le texte, apprendre le vocabulaire.
+        nats: nats par token que vaut un bit par octet.
     """
 
     recipe: Recipe
@@ -93,6 +101,7 @@ class Measures:
     largest: int
     base_bytes: int
     startup: float
+    nats: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +147,7 @@ def decide(measures: Measures, hours: float) -> tuple[Choice, ...]:
     found = list[Choice]()
     for body in LADDER:
         config = model_of(body, measures.recipe, measures.text.vocab_size)
-        if config.num_parameters() > _FURTHER * measures.largest and found:
+        if block_weights(body) > _FURTHER * measures.largest and found:
             break
         time = measures.pace.of(body, measures.recipe, measures.text.vocab_size)
         steps = _best_steps(measures, config.num_parameters(), time, hours)

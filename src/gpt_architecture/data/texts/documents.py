@@ -49,6 +49,9 @@ _SEARCHED = 1 << 14  # caractères où chercher la fin d'un mot que ne suit aucu
 _LAST_BOUNDARY = re.compile(r".*(?:\S(?=[ \t])|[^\W_](?=\n))", re.DOTALL)
 _LAST_LINE_START = re.compile(r".*\S\n(?=\S)", re.DOTALL)
 
+_PLACE = re.compile(r":\d+(?: \(.*)?$", re.DOTALL)
+"""Ce qui suit le nom d'un fichier : la ligne, et ce qui lui est propre."""
+
 _MAX_EXAMPLES = 5
 _MAX_EXAMPLE_CHARACTERS = 300
 
@@ -136,7 +139,7 @@ class Tally:
         done_bytes: octets de sources lus.
         text_bytes: octets UTF-8 du texte codé.
         separated: documents qui suivent un `<|endoftext|>` écrit dans leur texte.
-        skipped: raison → {"count", "examples"}, premiers exemples seulement.
+        skipped: raison → {"count", "examples"} ; les premiers exemples, de fichiers différents.
         origins: [source, documents d'entraînement], dans l'ordre où ils sont écrits.
     """
 
@@ -159,7 +162,8 @@ class Tally:
         for reason, found in skipped.items():
             entry = self.skipped.setdefault(reason, {"count": 0, "examples": []})
             entry["count"] += found["count"]
-            entry["examples"] = [*entry["examples"], *found["examples"]][:_MAX_EXAMPLES]
+            for each in found["examples"]:
+                _add_example(entry["examples"], each)
 
     def add_origin(self, name: str, documents: int) -> None:
         """Ajoute des documents d'entraînement d'une source, qui suivent les précédents."""
@@ -173,8 +177,14 @@ class Tally:
         for skip in skips:
             entry = self.skipped.setdefault(skip.reason, {"count": 0, "examples": []})
             entry["count"] += 1
-            if len(entry["examples"]) < _MAX_EXAMPLES:
-                entry["examples"].append(printable(skip.where)[:_MAX_EXAMPLE_CHARACTERS])
+            _add_example(entry["examples"], printable(skip.where)[:_MAX_EXAMPLE_CHARACTERS])
+
+
+def _add_example(examples: list[str], where: str) -> None:
+    """Ajoute un exemple, s'il reste de la place et que son fichier n'est pas déjà nommé."""
+    files = {_PLACE.sub("", each) for each in examples}
+    if len(examples) < _MAX_EXAMPLES and _PLACE.sub("", where) not in files:
+        examples.append(where)
 
 
 def printable(name: str) -> str:

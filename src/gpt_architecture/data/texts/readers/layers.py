@@ -358,7 +358,7 @@ def _said(codec: str, error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno:
         cause = reason(error)
     elif "password required" in str(error):
-        cause = "contenu chiffré"
+        cause = "contenu chiffré, à déchiffrer d'abord"
     elif isinstance(error, NotImplementedError):
         cause = "cette compression n'est pas lue"
     else:

@@ -41,7 +41,8 @@ def parse(data: bytes) -> str:
         document = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:
         locked = "password" in str(error).lower()
-        raise Rejected(UNREADABLE, "PDF chiffré" if locked else "PDF abîmé") from None
+        said = "PDF chiffré, à déchiffrer d'abord" if locked else "PDF abîmé"
+        raise Rejected(UNREADABLE, said) from None
     pages = []
     for number in range(len(document)):
         try:
