@@ -81,8 +81,28 @@ def planned(lab=None, hours=1.0, **options):
 
 
 def test_the_best_recipe_is_found():
-    best = planned().best.recipe
+    best = planned().measures.recipe
     assert (best.tokenizer, best.window, best.lr_scale) == ("bpe-2048", 256, 2.0)
+
+
+def test_a_longer_training_has_a_smaller_rate():
+    """Quatre fois plus petit pour soixante-seize fois plus d'étapes (Bjorck et al., 2024)."""
+    lab, said = KnownLaboratory(unique=10**9), []
+    plan = planned(lab, hours=4.0, tell=said.append)
+    rates = {steps[-1] for recipe, _, steps, _ in lab.asked if recipe.lr_scale == 0.5}
+    (rated,) = rates
+    assert plan.best.steps > 4 * rated
+    expected = 2.0 * (rated / plan.best.steps) ** 0.32
+    assert plan.best.recipe.lr_scale == pytest.approx(expected, rel=0.05)
+    assert replace(plan.best.recipe, lr_scale=2.0) == plan.measures.recipe
+    (line,) = [line for line in said if "étapes → " in line]
+    assert f"× 2 à {rated} étapes → " in line
+
+
+def test_a_rate_never_compared_is_kept():
+    late = KnownLaboratory()
+    late.spent = 1e4
+    assert planned(late).best.recipe.lr_scale == 1.0
 
 
 def test_the_loss_announced_is_the_law_s():
@@ -131,7 +151,7 @@ def test_chains_all_beyond_their_best_still_give_a_law():
 
 def test_trials_do_not_reread_for_nothing():
     lab = KnownLaboratory(unique=30_000)
-    recipe = planned(lab, hours=24.0, minutes=200).best.recipe
+    recipe = planned(lab, hours=24.0, minutes=200).measures.recipe
     chains = [lengths for each, _, lengths, _ in lab.asked if each == recipe and len(lengths) > 2]
     most = max(4 * MIN_STEPS, EPOCHS * 30_000 / recipe.step_tokens)
     assert chains
@@ -151,8 +171,8 @@ def test_trials_stay_within_their_minutes():
 def test_the_choice_and_its_rival_are_tried_longer():
     """Les deux séries qui approchent la fin : deux tailles, plus longues qu'aucune d'avant."""
     lab = KnownLaboratory(unique=10**8)
-    best = planned(lab, hours=0.3).best
-    recipe = best.recipe
+    plan = planned(lab, hours=0.3)
+    best, recipe = plan.best, plan.measures.recipe
     chains = [(body, lengths[-1]) for each, body, lengths, _ in lab.asked if each == recipe]
     *before, (first, longest), (rival, length) = chains
     assert rival != first
@@ -201,7 +221,7 @@ def test_a_machine_slower_than_its_probes_is_believed(slower):
 def test_a_rival_is_tried_or_said_left_out(unique, hours):
     """Trop grande pour ses minutes, la rivale cède à la suivante ; aucune : c'est dit."""
     lab, said = KnownLaboratory(unique=unique), []
-    recipe = planned(lab, hours=hours, tell=said.append).best.recipe
+    recipe = planned(lab, hours=hours, tell=said.append).measures.recipe
     long = [(body, steps[-1]) for each, body, steps, part in lab.asked if each == recipe]
     assert all(steps >= mature_steps(recipe, unique) for _, steps in long[-2:])
     told = any("celui de sa rivale" in line for line in said)
@@ -222,7 +242,7 @@ def test_trials_kept_by_a_plan_before_are_used_however_late():
     """Une série gardée ne coûte rien : la plus grande taille et les deux approchées reviennent."""
     on_time, late, said = KnownLaboratory(), KnownLaboratory(), []
     late.spent, late.kept = 1e4, True
-    recipe = planned(late, tell=said.append).best.recipe
+    recipe = planned(late, tell=said.append).measures.recipe
     planned(on_time)
     assert len({body for each, body, *_ in late.asked if each == recipe}) >= 4
     assert not any("la plus grande taille" in line for line in said)
@@ -269,7 +289,7 @@ def test_the_same_measures_give_the_same_plan():
 
 def test_a_rate_that_diverges_is_left_aside():
     plan = planned(KnownLaboratory(diverges_at=2.0))
-    assert plan.best.recipe.lr_scale == 1.0
+    assert plan.measures.recipe.lr_scale == 1.0
     assert math.isfinite(plan.best.loss)
 
 

@@ -55,6 +55,7 @@ _FEW_VALIDATION = 2048  # tokens de validation en deçà desquels une perte ne v
 _COMPARED = 9  # essais de recettes : vocabulaires, contextes, lots, taux
 _CHAINS = 4  # trois tailles, et celle du milieu sur une part du texte
 _LONGER = 0.01  # un entraînement bien plus long préfère un taux plus petit
+_HORIZON = 0.32  # et il décroît comme cette puissance de la durée (Bjorck et al., 2024)
 _CHAIN_STEPS = 1.2  # étapes d'une chaîne, en part de sa plus longue durée
 _SUSTAINED, _LONGEST_PROBE = 0.06, 30.0  # part des minutes, et secondes, d'étapes du choix
 _SLOWER = 1.1  # en part de l'étape attendue
@@ -107,6 +108,7 @@ class _Planning:
         self._hours, self._seconds = hours, 60 * minutes
         self._trials = list[Trial]()
         self._left = list[str]()
+        self._rated = 0  # étapes où les taux ont été comparés ; 0 : ils ne l'ont pas été
 
     def run(self, names: Sequence[str]) -> Decision:
         text = self._lab.text(names[len(names) // 2])
@@ -129,7 +131,7 @@ class _Planning:
             )
         if self._left:
             self._tell(f"Laissé de côté, faute de minutes : {' ; '.join(self._left)}.")
-        return self._calibrated(choices, measures)
+        return self._slowed(self._calibrated(choices, measures))
 
     def _announce(self, names: Sequence[str]) -> None:
         count = len(names) if len(names) > 1 else 0
@@ -214,7 +216,7 @@ class _Planning:
         recipes = [each for each in recipes if 8 * each.step_tokens < unique or each == recipe]
         recipe = self._best("Lot", recipes, seconds, pace, lambda r: str(r.batch_size))
         recipes = [replace(recipe, lr_scale=each) for each in (0.5, 1.0, 2.0)]
-        return self._best(
+        recipe = self._best(
             "Taux d'apprentissage",
             recipes,
             seconds,
@@ -222,6 +224,8 @@ class _Planning:
             lambda r: f"× {short(r.lr_scale)}",
             close=_LONGER,
         )
+        self._rated = max(each.steps for each in self._trials if each.recipe == recipe)
+        return recipe
 
     def _best(
         self,
@@ -412,6 +416,19 @@ class _Planning:
             measures=measures,
             hours=self._hours,
         )
+
+    def _slowed(self, decision: Decision) -> Decision:
+        """Le choix à un taux plus petit, s'il dure plus que les essais qui ont comparé les taux."""
+        best = decision.best
+        if not 0 < self._rated < best.steps:
+            return decision
+        scale = best.recipe.lr_scale * (self._rated / best.steps) ** _HORIZON
+        recipe = replace(best.recipe, lr_scale=float(f"{scale:.2g}"))
+        self._tell(
+            f"Taux d'apprentissage : × {short(best.recipe.lr_scale)} à {self._rated} étapes → "
+            f"× {short(recipe.lr_scale)} à {best.steps}."
+        )
+        return replace(decision, best=replace(best, recipe=recipe))
 
     def _timed(self, choice: Choice, measures: Measures) -> tuple[Choice, float]:
         """Ce choix, à la vraie durée de ses étapes ; et ce qu'elle est, en part de l'attendue."""
