@@ -183,7 +183,26 @@ def test_skips_are_counted_with_examples(tmp_path):
         documents.EMPTY: 2,
     }
     assert result.skipped[documents.BAD_JSON]["examples"][0].startswith(f"{source}:61 (colonne")
-    assert len(result.skipped[documents.BAD_JSON]["examples"]) == 5
+    assert len(result.skipped[documents.BAD_JSON]["examples"]) == 2
+
+
+def test_no_file_hides_the_others(tmp_path):
+    """Deux exemples par fichier, cinq en tout ; d'un « nom (1) », c'est le nom qui compte."""
+    skips = [
+        documents.Skip(reason="r", where=f"{name}:{line} (colonne 2)")
+        for name in ("a (1).csv", "a (2).csv", "b.csv", "c.csv")
+        for line in range(3)
+    ]
+    whole, parts, other = documents.Tally(), documents.Tally(), documents.Tally()
+    whole.add_skips(skips)
+    assert [each.split(" (col")[0] for each in whole.skipped["r"]["examples"]] == [
+        *("a (1).csv:0", "a (1).csv:1", "a (2).csv:0", "a (2).csv:1", "b.csv:0")
+    ]
+    assert whole.skipped["r"]["count"] == 12
+    parts.add_skips(skips[:5])
+    other.add_skips(skips[5:])
+    parts.merge(0, other.skipped)
+    assert parts.skipped == whole.skipped
 
 
 SEPARATED = f"{END_OF_TEXT}\n{END_OF_TEXT}".join(

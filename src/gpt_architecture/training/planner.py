@@ -451,15 +451,15 @@ def _chain_steps(time: StepTime, seconds: float) -> int:
 
 
 def _check_text(text: TextSize) -> None:
-    if text.validation <= 2 * SHORTEST:
-        raise DataError(
-            f"part de validation : texte trop court, {counted(text.validation, 'token')}",
-            expected=f"plus de {2 * SHORTEST}, deux contextes des plus courts",
-            remedy="donnez plus de texte, ou une plus grande part à la validation",
-        )
     if text.unique < _MIN_TOKENS:
         raise DataError(
             f"part d'entraînement : texte trop court, {counted(text.unique, 'token')}",
             expected=f"au moins {_MIN_TOKENS} pour que des essais en apprennent quelque chose",
             remedy="donnez plus de texte, ou entraînez avec le préréglage eclair",
+        )
+    if text.validation <= 2 * SHORTEST:
+        raise DataError(
+            f"part de validation : texte trop court, {counted(text.validation, 'token')}",
+            expected=f"plus de {2 * SHORTEST}, deux contextes des plus courts",
+            remedy="donnez plus de texte, ou une plus grande part à la validation",
         )

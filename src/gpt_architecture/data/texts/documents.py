@@ -52,7 +52,7 @@ _LAST_LINE_START = re.compile(r".*\S\n(?=\S)", re.DOTALL)
 _PLACE = re.compile(r":\d+(?: \(.*)?$", re.DOTALL)
 """Ce qui suit le nom d'un fichier : la ligne, et ce qui lui est propre."""
 
-_MAX_EXAMPLES = 5
+_MAX_EXAMPLES, _PER_FILE = 5, 2
 _MAX_EXAMPLE_CHARACTERS = 300
 
 Where = tuple[str, int, int]
@@ -139,7 +139,7 @@ class Tally:
         done_bytes: octets de sources lus.
         text_bytes: octets UTF-8 du texte codé.
         separated: documents qui suivent un `<|endoftext|>` écrit dans leur texte.
-        skipped: raison → {"count", "examples"} ; les premiers exemples, de fichiers différents.
+        skipped: raison → {"count", "examples"} ; les premiers exemples, deux par fichier au plus.
         origins: [source, documents d'entraînement], dans l'ordre où ils sont écrits.
     """
 
@@ -181,9 +181,9 @@ class Tally:
 
 
 def _add_example(examples: list[str], where: str) -> None:
-    """Ajoute un exemple, s'il reste de la place et que son fichier n'est pas déjà nommé."""
-    files = {_PLACE.sub("", each) for each in examples}
-    if len(examples) < _MAX_EXAMPLES and _PLACE.sub("", where) not in files:
+    """Ajoute un exemple, s'il reste de la place et que son fichier n'en a pas déjà deux."""
+    files = [_PLACE.sub("", each) for each in examples]
+    if len(examples) < _MAX_EXAMPLES and files.count(_PLACE.sub("", where)) < _PER_FILE:
         examples.append(where)
 
 
