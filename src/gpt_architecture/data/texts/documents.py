@@ -177,14 +177,16 @@ class Tally:
         for skip in skips:
             entry = self.skipped.setdefault(skip.reason, {"count": 0, "examples": []})
             entry["count"] += 1
-            _add_example(entry["examples"], printable(skip.where)[:_MAX_EXAMPLE_CHARACTERS])
+            _add_example(entry["examples"], skip.where)
 
 
 def _add_example(examples: list[str], where: str) -> None:
     """Ajoute un exemple, s'il reste de la place et que son fichier n'en a pas déjà deux."""
-    files = [_PLACE.sub("", each) for each in examples]
-    if len(examples) < _MAX_EXAMPLES and files.count(_PLACE.sub("", where)) < _PER_FILE:
-        examples.append(where)
+    if len(examples) < _MAX_EXAMPLES:
+        shown = printable(where)[:_MAX_EXAMPLE_CHARACTERS]
+        files = [_PLACE.sub("", each) for each in examples]
+        if files.count(_PLACE.sub("", shown)) < _PER_FILE:
+            examples.append(shown)
 
 
 def printable(name: str) -> str:
