@@ -114,7 +114,7 @@ class _Planning:
         text = self._lab.text(names[len(names) // 2])
         _check_text(text)
         recipe = first_recipe(names[len(names) // 2], text, epochs=0.0)
-        self._announce(names)
+        self._announce(names, text)
         pace = self._measure_pace(recipe, text)
         recipe = self._first_recipe(recipe, pace, text)
         recipe = self._compare(names, recipe, pace)
@@ -133,7 +133,7 @@ class _Planning:
             self._tell(f"Laissé de côté, faute de minutes : {' ; '.join(self._left)}.")
         return self._slowed(self._calibrated(choices, measures))
 
-    def _announce(self, names: Sequence[str]) -> None:
+    def _announce(self, names: Sequence[str], text: TextSize) -> None:
         count = len(names) if len(names) > 1 else 0
         compared = f"vocabulaire, {_SETTINGS}" if count else _SETTINGS
         self._tell(
@@ -142,7 +142,6 @@ class _Planning:
             "tailles de modèle, à plusieurs durées chacune ; celle que la loi préfère et sa "
             "rivale, plus longtemps."
         )
-        text = self._lab.text(names[0])
         if not count:
             self._tell(
                 f"Vocabulaire imposé : {names[0]}, {counted(text.vocab_size, 'token')} ; à des "
@@ -425,8 +424,9 @@ class _Planning:
         scale = best.recipe.lr_scale * (self._rated / best.steps) ** _HORIZON
         recipe = replace(best.recipe, lr_scale=float(f"{scale:.2g}"))
         self._tell(
-            f"Taux d'apprentissage : × {short(best.recipe.lr_scale)} à {self._rated} étapes → "
-            f"× {short(recipe.lr_scale)} à {best.steps}."
+            f"Taux d'apprentissage : × {short(best.recipe.lr_scale)} à "
+            f"{counted(self._rated, 'étape')} → × {short(recipe.lr_scale)} à "
+            f"{counted(best.steps, 'étape')}."
         )
         return replace(decision, best=replace(best, recipe=recipe))
 
