@@ -1,8 +1,10 @@
 """Étude d'une distribution : valeurs refaites à la main, dessin relu."""
 
+import itertools
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -193,6 +195,14 @@ class TestPlot:
     def test_suffix_chooses_the_format(self, study):
         path = plot_distribution(study, self.LABELS, "t", "d.png")
         assert path.read_bytes().startswith(b"\x89PNG")
+
+    def test_a_slow_machine_raises_no_warning(self, study, monkeypatch):
+        """Placer la légende lui prend plus d'une seconde ; les avertissements sont des erreurs."""
+        legend = pytest.importorskip("matplotlib.legend", reason="tracé : matplotlib absent")
+        clock = SimpleNamespace(perf_counter=itertools.count(step=2).__next__)
+        monkeypatch.setattr(legend, "time", clock)
+        assert plot_distribution(study, self.LABELS, "t", "d.pdf").is_file()
+        assert clock.perf_counter() > 0  # l'horloge a bien servi
 
     def test_folder_that_cannot_be_created(self, study):
         Path("fichier").write_text("pas un dossier", encoding="utf-8")

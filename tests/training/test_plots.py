@@ -1,7 +1,9 @@
 """Courbes de pertes : un vrai PDF, et des refus clairs."""
 
+import itertools
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,6 +60,14 @@ class TestFile:
 
     def test_no_evaluation(self):
         assert plot_losses([], [], [], [], "vide.pdf").is_file()
+
+    def test_a_slow_machine_raises_no_warning(self, monkeypatch):
+        """Placer la légende lui prend plus d'une seconde ; les avertissements sont des erreurs."""
+        legend = pytest.importorskip("matplotlib.legend", reason="tracé : matplotlib absent")
+        clock = SimpleNamespace(perf_counter=itertools.count(step=2).__next__)
+        monkeypatch.setattr(legend, "time", clock)
+        assert plot_losses(EPOCHS, TOKENS, TRAIN, VALIDATION).is_file()
+        assert clock.perf_counter() > 0  # l'horloge a bien servi
 
     @pytest.mark.slow
     @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def distribution_figure(
             tick.set_parse_math(False)  # un token « $ » n'est pas une formule
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: short(value)))
         axes.grid(axis="y", alpha=0.25)
-        axes.legend(frameon=False, fontsize="small")
+        axes.legend(loc="best", frameon=False, fontsize="small")
     return figure
 
 

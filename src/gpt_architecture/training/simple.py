@@ -268,7 +268,7 @@ def loss_figure(
         FuncFormatter(lambda value, _position: f"{value:g}".replace(".", ","))
     )
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    axes.legend(loc="best", frameon=False)  # dit ainsi, une machine lente n'avertit pas
     if len(tokens_seen) > 1:
         tokens_axis = axes.twiny()
         tokens_axis.plot(tokens_seen, train_losses, alpha=0)  # invisible : aligne les deux axes
