@@ -209,10 +209,12 @@ def test_an_option_without_effect_is_not_offered():
         (("serve", "m.pt", "texte.txt"), "voyez --help."),
         (("chat", "--n", "2"), "option inconnue : --n ; voyez --help."),
         (("infer", "--min-token", "2"), "essayez --min-tokens."),
+        (("plan", "a.txt", "--hours", "0,5"), "écrivez 0.5, avec un point."),
+        (("plan", "a.txt", "--hours", "0,5x"), "(attendu : un nombre) ; corrigez --hours."),
     ],
 )
-def test_an_extra_argument_is_told_where_to_go(cli, command, said):
-    """Le texte d'une commande ne se donne pas sans nom : la phrase dit lequel."""
+def test_a_usage_error_says_what_to_type(cli, command, said):
+    """La phrase dit quoi taper : le texte d'une commande ne se donne pas sans nom, par exemple."""
     outcome = cli(*command)
     outcome.check_one_line_error(2)
     assert outcome.err.strip().endswith(said)

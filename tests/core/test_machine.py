@@ -200,6 +200,17 @@ def test_peak_is_not_that_of_the_parent():
     assert 0 < int(found.stdout) < 1 << 30
 
 
+def test_what_is_freed_is_no_longer_resident():
+    if sys.platform != "linux":
+        pytest.skip("le fichier /proc/self/status est de Linux")
+    before = machine.resident()
+    held = torch.ones(1 << 26)
+    size = held.numel() * 4
+    assert machine.resident() - before == pytest.approx(size, rel=0.1)
+    del held
+    assert machine.resident() - before < size / 2 <= machine.peak_resident() - size / 2
+
+
 def test_peak_is_measured_everywhere(monkeypatch):
     """Sans /proc, le module de POSIX dit le même plus haut ; sans lui, rien ne le dit."""
     if sys.platform != "linux":
@@ -207,8 +218,9 @@ def test_peak_is_measured_everywhere(monkeypatch):
     held = torch.ones(1 << 27)  # plus que n'en tenait qui a lancé les tests
     expected = machine.peak_resident()
     assert expected > held.numel() * 4
-    monkeypatch.setattr(machine, "_peak_of_linux", lambda: 0)
+    monkeypatch.setattr(machine, "_noted_by_linux", lambda _: 0)
     assert machine.peak_resident() >= 0.98 * expected
+    assert machine.resident() == machine.peak_resident()
     monkeypatch.setitem(sys.modules, "resource", None)
     assert machine.peak_resident() == 0
 
@@ -228,7 +240,7 @@ def test_peak_of_windows(monkeypatch):
                 counters.peak_working_set = 123 << 20
                 return 1
 
-    monkeypatch.setattr(machine, "_peak_of_linux", lambda: 0)
+    monkeypatch.setattr(machine, "_noted_by_linux", lambda _: 0)
     monkeypatch.setitem(sys.modules, "resource", None)
     monkeypatch.setattr(machine.ctypes, "WinDLL", {"kernel32": Kernel}.get, raising=False)
     assert machine.peak_resident() == 123 << 20

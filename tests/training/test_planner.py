@@ -32,7 +32,7 @@ from gpt_architecture.training.experiments import (
 from gpt_architecture.training.planner import make_plan
 from gpt_architecture.training.planning import Pace, check_budget
 from gpt_architecture.training.scaling import MIN_RUNS, LossLaw
-from gpt_architecture.training.trials import Recipe
+from gpt_architecture.training.trials import Memory, Recipe
 
 LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.03, kappa=0.3)
 PACE = Pace(cost=StepCost(rates=(4e-12, 8e-12, 1e-10, 5e-3), error=0.0), evaluated=9e3, sample=0.02)
@@ -43,7 +43,6 @@ class KnownLaboratory:
     """Un laboratoire fabriqué : chaque perte est celle de `LAW`, selon la recette."""
 
     fixed_tokenizer = None
-    base_bytes = 300 << 20
     spent = 0.0
 
     def __init__(self, unique=1_500_000, diverges_at=math.inf, law=LAW):
@@ -58,6 +57,10 @@ class KnownLaboratory:
 
     def nats(self, recipe):
         return 2.5
+
+    def memory(self, tokenizer):
+        assert not self.asked  # un essai d'abord en ajouterait
+        return Memory(resident=300 << 20, peak=400 << 20)
 
     def time(self, recipe, body, *, sustained=None):
         self.sustained = sustained

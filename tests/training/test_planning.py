@@ -24,12 +24,13 @@ from gpt_architecture.training.planning import (
     Pace,
     approach,
     decide,
+    memory_of,
     steps_within,
     supported,
     training_seconds,
 )
 from gpt_architecture.training.scaling import FittedLaw, LossLaw, TrialRun
-from gpt_architecture.training.trials import EVALUATIONS, Recipe, StepTime
+from gpt_architecture.training.trials import EVALUATIONS, Memory, Recipe, StepTime
 
 LAW = LossLaw(floor=0.8, size=25.0, data=40.0, alpha=0.3, beta=0.28, excess=0.03, kappa=0.3)
 TEXT = TextSize(vocab_size=2048, unique=1_500_000, validation=150_000)
@@ -45,7 +46,7 @@ def measures(law=LAW, text=TEXT, noise=0.01):
         pace=PACE,
         law=fitted,
         largest=500_000,
-        base_bytes=300 << 20,
+        memory=Memory(resident=300 << 20, peak=400 << 20),
         startup=20.0,
         nats=2.5,
     )
@@ -100,6 +101,21 @@ class TestDecision:
     def test_the_interval_holds_the_loss(self):
         for each in decide(measures(), 1.0):
             assert each.low < each.loss < each.high
+
+
+def test_the_memory_of_a_training():
+    """À la main : états, activations, scores et logits ; jamais moins que la lecture du texte."""
+    body, recipe = LADDER[5], replace(RECIPE, window=256, batch_size=32)
+    size = model_of(body, recipe, 4096).num_parameters()
+    states = 16 * (size - 3_145_728) + 12 * 3_145_728
+    activations = 4 * 8192 * (4 * 10 * 256 + 4 * 1.1 * 4 * 256 + 0.25 * 4096)
+    expected = states + activations
+    assert memory_of(body, recipe, model_of(body, recipe, 4096)) == pytest.approx(expected)
+    assert (361 + 57 << 20) + expected == pytest.approx(1002 << 20, rel=0.05)  # mesurées
+    small = decide(measures(), 0.01)[0]
+    assert small.memory == max(
+        400 << 20, (300 << 20) + memory_of(small.body, RECIPE, model_of(small.body, RECIPE, 2048))
+    )
 
 
 def tried(choice, share, unique=TEXT.unique):

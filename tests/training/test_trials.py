@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
 
 from gpt_architecture import train
+from gpt_architecture.core.machine import resident
 from gpt_architecture.errors import OutputError, TrainingError
 from gpt_architecture.training import laboratory as library
 from gpt_architecture.training import preparation
@@ -190,6 +192,26 @@ class TestKeptTrials:
         monkeypatch.setattr(preparation, "survey", slow)
         lab = TextLaboratory([STORY], tmp_path / "e", device="cpu", clock=lambda: now[0])
         assert lab.startup("bpe-300") == 7.0
+
+    def test_the_memory_is_that_of_the_data(self, tmp_path, monkeypatch):
+        """Mesurée une fois l'examen fait, qui n'est pas refait pour sa durée ; puis reprise."""
+        held = list[torch.Tensor]()
+
+        def examined(data, settings):
+            held.append(torch.ones(1 << 25))
+            return UNEXAMINED
+
+        monkeypatch.setattr(preparation, "survey", examined)
+        lab = TextLaboratory([STORY], tmp_path / "e", device="cpu")
+        lab.text("bpe-300")
+        before = resident()
+        found = lab.memory("bpe-300")
+        assert found.resident - before >= 4 << 25
+        assert found.peak - before >= 4 << 25
+        lab.startup("bpe-300")
+        again = TextLaboratory([STORY], tmp_path / "e", device="cpu")
+        assert again.memory("bpe-300") == found
+        assert len(held) == 1
 
     def test_sustained_steps_count_every_stall(self, lab, monkeypatch):
         """Une étape sur dix attend : la médiane l'ignore, la durée d'un entraînement non."""

@@ -142,6 +142,7 @@ _LESS_MEMORY = ("--batch-size", "--context-length", "--emb-dim", "--slots", "--n
 _ROUND = re.compile(r"^(-?\d+)\.0$")
 _EXPONENT = re.compile(r"^(-?\d[\d.]*)e(-?)0*(?=\d)")
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\n]*))?`")
+_COMMA = re.compile(r"^-?\d*,\d+$")
 _TYPES = {"int": "un entier", "float": "un nombre", "bool": "un booléen (true ou false)"}
 
 
@@ -166,7 +167,9 @@ def usage_message(error: CycloptsError, app: App, tokens: list[str]) -> str:
         case cyclopts.CoercionError(token=token) if token is not None:
             name = token.keyword or argument
             problem = f"{name} vaut {token.value!r} (attendu : {_expected(error)})"
-            remedy = f"corrigez {name}"
+            is_comma = error.target_type is float and _COMMA.match(token.value)
+            pointed = token.value.replace(",", ".")
+            remedy = f"écrivez {pointed}, avec un point" if is_comma else f"corrigez {name}"
         case cyclopts.MissingArgumentError(keyword=None):
             problem, remedy = f"{argument} n'est pas donné", f"ajoutez {argument}"
         case cyclopts.MissingArgumentError():

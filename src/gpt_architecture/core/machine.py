@@ -150,7 +150,7 @@ def peak_resident() -> int:
 
     Linux compte dans `ru_maxrss` le plus haut de qui a lancé le processus : `VmHWM` ne le fait pas.
     """
-    if noted := _peak_of_linux():
+    if noted := _noted_by_linux("VmHWM"):
         return noted
     try:
         import resource  # noqa: PLC0415 — absent de Windows
@@ -160,11 +160,16 @@ def peak_resident() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _peak_of_linux() -> int:
-    """Le plus haut que le noyau de Linux a noté."""
+def resident() -> int:
+    """Mémoire résidente du processus à présent, en octets ; hors de Linux, son plus haut."""
+    return _noted_by_linux("VmRSS") or peak_resident()
+
+
+def _noted_by_linux(name: str) -> int:
+    """Une mémoire, en octets, que tient le noyau de Linux ; 0 ailleurs."""
     with suppress(OSError):
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-        if found := re.search(r"^VmHWM:\s+([0-9]+) kB$", status, re.MULTILINE):
+        if found := re.search(rf"^{name}:\s+([0-9]+) kB$", status, re.MULTILINE):
             return int(found[1]) * 1024
     return 0
 

@@ -16,7 +16,12 @@ from typing import Any, Protocol
 import torch
 
 from gpt_architecture.config import VERSION, TrainingConfig
-from gpt_architecture.core.machine import describe_device, peak_resident, resolve_device
+from gpt_architecture.core.machine import (
+    describe_device,
+    peak_resident,
+    resident,
+    resolve_device,
+)
 from gpt_architecture.data.datasets import TrainingData, data_of_corpus, data_of_shards
 from gpt_architecture.data.shards.layout import holds_shards
 from gpt_architecture.data.texts.corpus import Corpus, load_corpus
@@ -30,6 +35,7 @@ from gpt_architecture.training.trials import (
     Bench,
     Body,
     Clock,
+    Memory,
     Recipe,
     StepTime,
     bits_per_nat,
@@ -75,9 +81,8 @@ class Laboratory(Protocol):
         """Secondes avant la première étape de `train`."""
         ...
 
-    @property
-    def base_bytes(self) -> int:
-        """Mémoire du processus avant tout modèle, en octets."""
+    def memory(self, tokenizer: str) -> Memory:
+        """La mémoire de `train` avant sa première étape ; à demander avant tout essai."""
         ...
 
     @property
@@ -139,7 +144,6 @@ class TextLaboratory:
                 list(sources), field=field, offline=offline, skip_bad=skip_bad
             )
         self._read = clock() - start
-        self.base_bytes = peak_resident()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._journal = self._folder / TRIALS
@@ -210,11 +214,32 @@ class TextLaboratory:
         reading = self._once("startup", tokenizer, lambda: self._read)
         return reading + self._once("survey", tokenizer, lambda: self._examined(tokenizer))
 
+    def memory(self, tokenizer: str) -> Memory:
+        """La mémoire de `train` avant sa première étape ; à demander avant tout essai.
+
+        Mesurée une fois pour toutes, avec la durée de l'examen des données.
+        """
+        bench = self.bench(tokenizer)
+        key = _key("memory", self._machine, bench.data)
+        stored = self._known.get(key, {})
+        values = {each: finite_number(stored.get(each)) for each in Memory.__dataclass_fields__}
+        known = {name: int(value) for name, value in values.items() if value is not None}
+        if len(known) < len(values):
+            examined = _key("survey", self._machine, bench.data)
+            self._keep(examined, "survey", {"seconds": self._examined(tokenizer)})
+            peak = peak_resident()
+            recipe = first_recipe(tokenizer, self.text(tokenizer), epochs=0.0)
+            self.time(recipe, LADDER[0])  # charge ce que les étapes demandent
+            known = {"resident": resident(), "peak": peak}
+            self._keep(key, "memory", known)
+        return Memory(**known)
+
     def _examined(self, tokenizer: str) -> float:
         """Secondes que prend l'examen des données : repères, recouvrement…"""
         text = self.text(tokenizer)
         recipe = first_recipe(tokenizer, text, epochs=0.0)
         run = self.bench(tokenizer).run(recipe, LADDER[0], MIN_STEPS, text.unique)
+        run.dtype  # noqa: B018 — charge les noyaux, que la mémoire compte
         before = self._clock()
         run.survey  # noqa: B018 — c'est lui qui est chronométré
         return self._clock() - before

@@ -115,6 +115,7 @@ class _Planning:
         _check_text(text)
         recipe = first_recipe(names[len(names) // 2], text, epochs=0.0)
         self._announce(names, text)
+        self._memory = self._lab.memory(recipe.tokenizer)
         pace = self._measure_pace(recipe, text)
         recipe = self._first_recipe(recipe, pace, text)
         recipe = self._compare(names, recipe, pace)
@@ -351,7 +352,7 @@ class _Planning:
             pace=pace,
             law=law,
             largest=max(block_weights(each.body) for each in kept),
-            base_bytes=self._lab.base_bytes,
+            memory=self._memory,
             startup=self._lab.startup(recipe.tokenizer) + _STARTUP,
             nats=self._lab.nats(recipe),
         )

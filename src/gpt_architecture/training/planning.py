@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpt_architecture.config import check_float
+from gpt_architecture.config import GPTConfig, check_float
 from gpt_architecture.training.costs import StepCost, StepWork
 from gpt_architecture.training.experiments import (
     LADDER,
@@ -20,7 +20,7 @@ from gpt_architecture.training.experiments import (
     model_of,
 )
 from gpt_architecture.training.scaling import FittedLaw
-from gpt_architecture.training.trials import EVALUATIONS, Body, Recipe, StepTime
+from gpt_architecture.training.trials import EVALUATIONS, Body, Memory, Recipe, StepTime
 
 MAX_HOURS = 24.0 * 365
 MINUTES = (4.0, 24.0)
@@ -31,8 +31,9 @@ _TIE, _CLOSE = 0.001, 0.01
 _APPROACHED, _SEEN = 0.05, 0.5  # parts, lues par un essai, de ce qu'une taille lirait
 _DURATIONS, _PER_DOUBLING = 25, 10  # durées comparées : tant, et tant par doublement des étapes
 _DISK_BYTES = 4 + 3 * 12  # par paramètre : le modèle, deux points de reprise et celui qui s'écrit
-_STATE_BYTES = 16  # par paramètre : poids, gradient, moments
-_ACTIVATIONS = 40  # nombres gardés par token, par bloc et par unité de largeur
+_STATE_BYTES = 16, 12  # par paramètre : poids, gradient, moments ; Muon n'en a qu'un
+_ACTIVATIONS, _SCORES = 10, 1.1  # nombres gardés par token et par bloc : × largeur, × T têtes
+_LOGITS = 0.25  # et par token et mot du vocabulaire : la perte se calcule par morceaux
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class Measures:
         pace: la machine.
         law: la loi des essais.
         largest: le plus grand modèle essayé, en poids de ses blocs.
-        base_bytes: mémoire du processus avant tout modèle.
+        memory: celle d'avant le modèle.
         startup: secondes avant la première étape : lire le texte, apprendre le vocabulaire.
         nats: nats par token que vaut un bit par octet.
     """
@@ -99,7 +100,7 @@ class Measures:
     pace: Pace
     law: FittedLaw
     largest: int
-    base_bytes: int
+    memory: Memory
     startup: float
     nats: float
 
@@ -202,7 +203,6 @@ def choice_of(measures: Measures, body: Body, steps: int, time: StepTime) -> Cho
     config = model_of(body, recipe, text.vocab_size)
     parameters, tokens = config.num_parameters(), steps * recipe.step_tokens
     loss, low, high = measures.law.expected(parameters, tokens, text.unique)
-    kept = recipe.step_tokens * (_ACTIVATIONS * body.n_layers * body.emb_dim + 3 * text.vocab_size)
     return Choice(
         body=body,
         recipe=recipe,
@@ -214,9 +214,25 @@ def choice_of(measures: Measures, body: Body, steps: int, time: StepTime) -> Cho
         low=low,
         high=high,
         seconds=measures.startup + training_seconds(time, recipe, steps, text.unique),
-        memory=measures.base_bytes + _STATE_BYTES * parameters + 4 * kept,
+        memory=max(
+            measures.memory.peak, measures.memory.resident + memory_of(body, recipe, config)
+        ),
         disk=_DISK_BYTES * parameters,
     )
+
+
+def memory_of(body: Body, recipe: Recipe, config: GPTConfig) -> int:
+    """Octets que demande un entraînement, sur le processeur, en plus de ceux d'avant.
+
+    Ce qu'un bloc garde pour le gradient, les scores d'attention et les logits comptés à part ; les
+    facteurs sont ceux de mémoires mesurées (docs/mesures/journal.md).
+    """
+    widths = body.n_layers * (_ACTIVATIONS * body.emb_dim + _SCORES * body.n_heads * recipe.window)
+    kept = recipe.step_tokens * (widths + _LOGITS * config.vocab_size)
+    blocks = block_weights(body)
+    embeddings, matrices = _STATE_BYTES
+    states = embeddings * (config.num_parameters() - blocks) + matrices * blocks
+    return states + int(4 * kept)
 
 
 @dataclass(frozen=True, kw_only=True)

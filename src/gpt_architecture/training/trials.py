@@ -289,6 +289,19 @@ class StepTime:
     warmup: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """La mémoire d'un entraînement avant son modèle, en octets.
+
+    Attributes:
+        resident: une fois faites quelques étapes du plus petit modèle.
+        peak: au plus haut, les données lues et examinées.
+    """
+
+    resident: int
+    peak: int
+
+
 def measure_step(
     bench: Bench,
     recipe: Recipe,
