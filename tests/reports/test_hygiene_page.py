@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from html import unescape
 
 import pytest
@@ -47,6 +47,17 @@ def test_the_page_says_what_the_index_says(tmp_path):
     assert page.count('<p class="where">') == 20
     assert re.search(r"doublons exacts\s+oui", words)
     assert re.search(r"de \S*a\.jsonl:61", words)
+
+
+def test_a_language_has_its_name(tmp_path):
+    """Le nom plutôt que son code ; d'une langue que la page ne nomme pas, le code."""
+    found = {"fr": [3, 600], "en": [1, 300], "xh": [1, 90], "?": [1, 10]}
+    result = prepared(tmp_path, ["un texte"] * 4, hygiene=HygieneConfig(exact=True))
+    page = hygiene_page(replace(result, hygiene={**result.hygiene, "languages": found}))
+    words = unescape(re.sub(r"<[^>]*>", " ", page))
+    shown = [re.search(rf"\s{name}\s", words) for name in ("français", "anglais", "code xh")]
+    assert [match.start() for match in shown] == sorted(match.start() for match in shown)
+    assert re.search(r"\sinconnue\s", words)
 
 
 def test_a_hostile_text_is_only_shown(tmp_path):

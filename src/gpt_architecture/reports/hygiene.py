@@ -50,6 +50,16 @@ _RULE_NAMES = {
     "repeated_fivegrams": "part des suites de cinq mots répétées, au plus",
     "repeated_tengrams": "part des suites de dix mots répétées, au plus",
 }
+_LANGUAGES = {
+    "?": "inconnue",
+    **{"ar": "arabe", "br": "breton", "ca": "catalan", "co": "corse", "cs": "tchèque"},
+    **{"da": "danois", "de": "allemand", "el": "grec", "en": "anglais", "es": "espagnol"},
+    **{"eu": "basque", "fi": "finnois", "fr": "français", "he": "hébreu", "hu": "hongrois"},
+    **{"it": "italien", "ja": "japonais", "ko": "coréen", "la": "latin", "lb": "luxembourgeois"},
+    **{"nl": "néerlandais", "oc": "occitan", "pl": "polonais", "pt": "portugais", "ro": "roumain"},
+    **{"ru": "russe", "sv": "suédois", "tr": "turc", "uk": "ukrainien", "vi": "vietnamien"},
+    **{"wa": "wallon", "zh": "chinois"},
+}
 _VALUES = {True: "oui", False: "non", "mask": "masquées", "drop": "écartent", "keep": "laissées"}
 
 
@@ -167,7 +177,7 @@ def _language_bars(languages: Mapping[str, Sequence[int]]) -> list[Bar]:
     total = sum(size for _, (_, size) in ordered) or 1
     return [
         Bar(
-            "inconnue" if name == "?" else name,
+            _LANGUAGES.get(name, f"code {name}"),
             thousands(count),
             size / ordered[0][1][1] if ordered[0][1][1] else 0.0,
             percent(size / total),
