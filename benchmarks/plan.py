@@ -4,7 +4,7 @@ Questions : la perte annoncée (bits par octet) est-elle celle qu'on obtient, à
 à 10 % près ? et le choix est-il à 1 % du meilleur d'une grille de tailles, de durées et de taux ?
 
     python benchmarks/plan.py [--data DOSSIER] [--only NOM …] [--hours H] [--minutes M]
-        [--no-grid] [--cpu-time] [--quick] [--json FICHIER]
+        [--no-grid] [--quick] [--json FICHIER]
 
 La grille, réduite, entoure le choix : la taille d'en dessous et celle d'au-dessus, chacune à la
 moitié et à la totalité des étapes que les heures permettent, et le choix à la moitié de son taux.
@@ -17,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,45 +28,29 @@ from _machine import announce
 from _measure import french, write_rows
 
 from gpt_architecture import api
-from gpt_architecture.training.callbacks import Callback
-from gpt_architecture.training.checkpoint import TrainingState
+from gpt_architecture.formats.journal import read_records
+from gpt_architecture.french import french_size
 from gpt_architecture.training.experiments import LADDER
 from gpt_architecture.training.laboratory import TextLaboratory
-from gpt_architecture.training.planner import make_plan
 from gpt_architecture.training.planning import Decision, steps_within
-from gpt_architecture.training.trials import Body, Clock, Recipe, bits_per_nat
+from gpt_architecture.training.trials import Body, Recipe
 
 CORPORA = ("the-verdict.txt", "shakespeare.en.txt", "segond-1910.fr.txt")
 TARGETS = {"perte": 0.03, "durée": 0.10, "choix": 0.01}
 
 
-class Timer(Callback):
-    """La durée des étapes, évaluations et exemples, sans la lecture du texte ni les courbes."""
+def trained(settings: Path, folder: Path) -> tuple[float, float]:
+    """Lance `train --config` sur ce qui est proposé ; rend la perte (nats par token), les secondes.
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock, self._start, self.seconds = clock, 0.0, 0.0
-
-    def on_start(self, state: TrainingState, total_steps: int) -> None:
-        """Les étapes commencent."""
-        self._start = self._clock()
-
-    def on_end(self, state: TrainingState) -> None:
-        """Elles sont faites."""
-        self.seconds = self._clock() - self._start
-
-
-def trained(
-    lab: TextLaboratory, plan: Decision, source: Path, folder: Path, clock: Clock
-) -> tuple[float, float]:
-    """Entraîne ce que le plan propose, par `train` ; rend bits par octet et secondes."""
-    best = plan.best
-    unique = plan.measures.text.unique
-    options = lab.bench(best.recipe.tokenizer).options(best.recipe, best.body, best.steps, unique)
-    timer = Timer(clock)
-    output = folder / "modele"
-    run = api.train(str(source), **options, output_dir=output, progress=False, callbacks=[timer])
-    again = lab.bench(best.recipe.tokenizer).run(best.recipe, best.body, best.steps, unique)
-    return run.state.val_losses[-1] * bits_per_nat(again), timer.seconds
+    Comme le fait qui suit le plan : les secondes vont du lancement de la commande à son retour.
+    """
+    train = [sys.executable, "-m", "gpt_architecture", "train", "--config", str(settings)]
+    start = time.perf_counter()
+    subprocess.run([*train, "--output-dir", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    with (folder / "journal.jsonl").open("rb") as lines:
+        losses = [each["val_loss"] for each in read_records(lines) if "val_loss" in each]
+    return losses[-1], seconds
 
 
 def grid(lab: TextLaboratory, plan: Decision) -> list[dict[str, Any]]:
@@ -90,28 +76,26 @@ def grid(lab: TextLaboratory, plan: Decision) -> list[dict[str, Any]]:
 
 
 def announced(
-    source: Path, folder: Path, hours: float, minutes: float | None, clock: Clock
+    source: Path, folder: Path, hours: float, minutes: float | None
 ) -> tuple[TextLaboratory, Decision, float, float]:
     """Planifie, entraîne ce qui est proposé ; rend aussi bits par octet et secondes."""
-    lab = TextLaboratory([str(source)], folder / "essais", clock=clock)
-    start = clock()
-    plan = make_plan(
-        lab,
-        hours=hours,
-        minutes=minutes,
-        octets=lab.octets,
-        tell=lambda line: print(f"  {line}", flush=True),
-    )
+    folder.mkdir()
+    settings, trials, start = folder / "nuit.toml", folder / "essais", time.perf_counter()
+    plan = api.plan(
+        source, hours, minutes=minutes, out=settings, trials=trials, progress=True
+    ).decision
     best = plan.best
     print(
-        f"  plan en {clock() - start:.0f} s : {best.body}, {best.recipe.tokenizer}, "
+        f"  plan en {time.perf_counter() - start:.0f} s : {best.body}, {best.recipe.tokenizer}, "
         f"{best.steps} étapes, {french(best.epochs, 1)} époques, {french(best.loss, 3)} bits par "
-        f"octet ({french(best.low, 3)}–{french(best.high, 3)}), {best.seconds:.0f} s",
+        f"octet ({french(best.low, 3)}–{french(best.high, 3)}), {french(best.seconds, 1)} s, "
+        f"{french_size(best.memory)}",
         flush=True,
     )
-    loss, seconds = trained(lab, plan, source, folder, clock)
-    print(f"  entraîné : {french(loss, 3)} bits par octet, {seconds:.0f} s", flush=True)
-    return lab, plan, loss, seconds
+    nats, seconds = trained(settings, folder / "modele")
+    loss = nats / plan.measures.nats
+    print(f"  entraîné : {french(loss, 3)} bits par octet, {french(seconds, 1)} s", flush=True)
+    return TextLaboratory([str(source)], trials), plan, loss, seconds
 
 
 def judge(
@@ -128,7 +112,7 @@ def judge(
     lowest = min([loss, *(each["bits_per_byte"] for each in tried)])
     pairs = {
         "perte": (best.loss, loss),
-        "durée": (best.seconds - plan.measures.startup, seconds),
+        "durée": (best.seconds, seconds),
         "choix": (lowest, loss),
     }
     if not tried:
@@ -160,16 +144,12 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=0.05)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--quick", action="store_true", help="le plus petit corpus, en une minute")
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="en secondes de processeur : un thread, des voisins"
-    )
     parser.add_argument("--no-grid", action="store_true", help="sans chercher mieux autour")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     announce()
     names = [each for each in CORPORA if each.startswith(tuple(arguments.only or CORPORA))]
     hours, minutes = arguments.hours, arguments.minutes
-    clock = time.process_time if arguments.cpu_time else time.perf_counter
     if arguments.quick:
         names, hours, minutes = names[:1], 0.004, 0.2
     rows, found = [], []
@@ -181,7 +161,7 @@ def main() -> None:
                 continue
             print(f"\n{name}, {french(60 * hours, 1)} min", flush=True)
             folder = Path(parent) / source.stem
-            found.append((source.stem, *announced(source, folder, hours, minutes, clock)))
+            found.append((source.stem, *announced(source, folder, hours, minutes)))
         print("\nDurées mesurées ; la suite n'en dépend plus.", flush=True)
         for name, lab, plan, loss, seconds in found:
             print(f"\n{name}", flush=True)
