@@ -6,7 +6,10 @@ import os
 import platform
 from pathlib import Path
 
+# isort: off — le paquet règle l'attente des threads de PyTorch, qui la lit à son chargement
+import gpt_architecture  # noqa: F401
 import torch
+# isort: on
 
 _SETS = {
     "avx2": "avx2",

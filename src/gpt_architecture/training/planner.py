@@ -66,7 +66,7 @@ _PROBED = (0, 1, 3, 5)  # tailles dont l'étape est mesurée
 _LATE = 1.2  # part des minutes au-delà de laquelle les essais facultatifs sont laissés
 _ENOUGH_STEPS = 2000  # étapes que feraient les heures, au moins, ou le lot est réduit
 _YOUNG = 0.03  # bruit, en part de la perte, d'une loi que les premières étapes complètent
-_STARTUP = 2.2  # secondes pour lancer Python et écrire le modèle
+_STARTUP = 2.0  # secondes pour lancer Python et écrire le modèle
 
 Tell = Callable[[str], None]
 
