@@ -6,10 +6,10 @@ import os
 import platform
 from pathlib import Path
 
-# isort: off — le paquet règle l'attente des threads de PyTorch, qui la lit à son chargement
-import gpt_architecture  # noqa: F401
+import gpt_architecture  # noqa: F401 — règle l'attente des threads, que PyTorch lit à son chargement
+
+# isort: split
 import torch
-# isort: on
 
 _SETS = {
     "avx2": "avx2",
