@@ -28,8 +28,7 @@ from _machine import announce
 from _measure import french, write_rows
 
 from gpt_architecture import api
-from gpt_architecture.formats.journal import read_records
-from gpt_architecture.french import french_size
+from gpt_architecture.formats.journal import finite_number, read_records
 from gpt_architecture.training.experiments import LADDER
 from gpt_architecture.training.laboratory import TextLaboratory
 from gpt_architecture.training.planning import Decision, steps_within
@@ -50,7 +49,8 @@ def trained(settings: Path, folder: Path) -> tuple[float, float]:
     seconds = time.perf_counter() - start
     with (folder / "journal.jsonl").open("rb") as lines:
         losses = [each["val_loss"] for each in read_records(lines) if "val_loss" in each]
-    return losses[-1], seconds
+    found = finite_number(losses[-1])  # une perte non finie y est un mot
+    return math.inf if found is None else found, seconds
 
 
 def grid(lab: TextLaboratory, plan: Decision) -> list[dict[str, Any]]:
@@ -88,8 +88,7 @@ def announced(
     print(
         f"  plan en {time.perf_counter() - start:.0f} s : {best.body}, {best.recipe.tokenizer}, "
         f"{best.steps} étapes, {french(best.epochs, 1)} époques, {french(best.loss, 3)} bits par "
-        f"octet ({french(best.low, 3)}–{french(best.high, 3)}), {french(best.seconds, 1)} s, "
-        f"{french_size(best.memory)}",
+        f"octet ({french(best.low, 3)}–{french(best.high, 3)}), {french(best.seconds, 1)} s",
         flush=True,
     )
     nats, seconds = trained(settings, folder / "modele")

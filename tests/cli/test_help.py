@@ -210,6 +210,7 @@ def test_an_option_without_effect_is_not_offered():
         (("chat", "--n", "2"), "option inconnue : --n ; voyez --help."),
         (("infer", "--min-token", "2"), "essayez --min-tokens."),
         (("plan", "a.txt", "--hours", "0,5"), "écrivez 0.5, avec un point."),
+        (("train", "--lr", "1,5e-3"), "écrivez 1.5e-3, avec un point."),
         (("plan", "a.txt", "--hours", "0,5x"), "(attendu : un nombre) ; corrigez --hours."),
     ],
 )

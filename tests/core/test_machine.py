@@ -208,7 +208,8 @@ def test_what_is_freed_is_no_longer_resident():
     size = held.numel() * 4
     assert machine.resident() - before == pytest.approx(size, rel=0.1)
     del held
-    assert machine.resident() - before < size / 2 <= machine.peak_resident() - size / 2
+    assert machine.resident() - before < size / 2
+    assert machine.peak_resident() - before >= 0.9 * size
 
 
 def test_peak_is_measured_everywhere(monkeypatch):
@@ -220,7 +221,7 @@ def test_peak_is_measured_everywhere(monkeypatch):
     assert expected > held.numel() * 4
     monkeypatch.setattr(machine, "_noted_by_linux", lambda _: 0)
     assert machine.peak_resident() >= 0.98 * expected
-    assert machine.resident() == machine.peak_resident()
+    assert machine.resident() == pytest.approx(machine.peak_resident(), rel=0.02)
     monkeypatch.setitem(sys.modules, "resource", None)
     assert machine.peak_resident() == 0
 

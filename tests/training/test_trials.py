@@ -3,10 +3,8 @@
 import math
 
 import pytest
-import torch
 
 from gpt_architecture import train
-from gpt_architecture.core.machine import resident
 from gpt_architecture.errors import OutputError, TrainingError
 from gpt_architecture.training import laboratory as library
 from gpt_architecture.training import preparation
@@ -17,6 +15,7 @@ from gpt_architecture.training.trainer import Trainer
 from gpt_architecture.training.trials import (
     PIECE_WINDOWS,
     Body,
+    Memory,
     Recipe,
     bits_per_nat,
     decay_start,
@@ -194,24 +193,22 @@ class TestKeptTrials:
         assert lab.startup("bpe-300") == 7.0
 
     def test_the_memory_is_that_of_the_data(self, tmp_path, monkeypatch):
-        """Mesurée une fois l'examen fait, qui n'est pas refait pour sa durée ; puis reprise."""
-        held = list[torch.Tensor]()
+        """L'examen, le plus haut, quelques étapes, ce qui reste : dans cet ordre ; puis reprise."""
+        order = list[str]()
 
-        def examined(data, settings):
-            held.append(torch.ones(1 << 25))
-            return UNEXAMINED
+        def noted(name, value):
+            return lambda *_, **__: order.append(name) or value
 
-        monkeypatch.setattr(preparation, "survey", examined)
+        monkeypatch.setattr(preparation, "survey", noted("examen", UNEXAMINED))
+        monkeypatch.setattr(library, "peak_resident", noted("plus haut", 500 << 20))
+        monkeypatch.setattr(library, "measure_step", noted("étapes", None))
+        monkeypatch.setattr(library, "resident", noted("reste", 400 << 20))
         lab = TextLaboratory([STORY], tmp_path / "e", device="cpu")
-        lab.text("bpe-300")
-        before = resident()
-        found = lab.memory("bpe-300")
-        assert found.resident - before >= 4 << 25
-        assert found.peak - before >= 4 << 25
+        assert lab.memory("bpe-300") == Memory(resident=400 << 20, peak=500 << 20)
         lab.startup("bpe-300")
         again = TextLaboratory([STORY], tmp_path / "e", device="cpu")
-        assert again.memory("bpe-300") == found
-        assert len(held) == 1
+        assert again.memory("bpe-300") == lab.memory("bpe-300")
+        assert order == ["examen", "plus haut", "étapes", "reste"]
 
     def test_sustained_steps_count_every_stall(self, lab, monkeypatch):
         """Une étape sur dix attend : la médiane l'ignore, la durée d'un entraînement non."""

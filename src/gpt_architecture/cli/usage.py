@@ -142,7 +142,7 @@ _LESS_MEMORY = ("--batch-size", "--context-length", "--emb-dim", "--slots", "--n
 _ROUND = re.compile(r"^(-?\d+)\.0$")
 _EXPONENT = re.compile(r"^(-?\d[\d.]*)e(-?)0*(?=\d)")
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\n]*))?`")
-_COMMA = re.compile(r"^-?\d*,\d+$")
+_COMMA = re.compile(r"^-?\d*,\d+(?:[eE][+-]?\d+)?$")
 _TYPES = {"int": "un entier", "float": "un nombre", "bool": "un booléen (true ou false)"}
 
 

@@ -51,14 +51,15 @@ _RULE_NAMES = {
     "repeated_tengrams": "part des suites de dix mots répétées, au plus",
 }
 _LANGUAGES = {
-    "?": "inconnue",
-    **{"ar": "arabe", "br": "breton", "ca": "catalan", "co": "corse", "cs": "tchèque"},
-    **{"da": "danois", "de": "allemand", "el": "grec", "en": "anglais", "es": "espagnol"},
-    **{"eu": "basque", "fi": "finnois", "fr": "français", "he": "hébreu", "hu": "hongrois"},
-    **{"it": "italien", "ja": "japonais", "ko": "coréen", "la": "latin", "lb": "luxembourgeois"},
-    **{"nl": "néerlandais", "oc": "occitan", "pl": "polonais", "pt": "portugais", "ro": "roumain"},
-    **{"ru": "russe", "sv": "suédois", "tr": "turc", "uk": "ukrainien", "vi": "vietnamien"},
-    **{"wa": "wallon", "zh": "chinois"},
+    **{"?": "inconnue", "zxx": "aucune", "ar": "arabe", "bg": "bulgare", "br": "breton"},
+    **{"ca": "catalan", "cs": "tchèque", "da": "danois", "de": "allemand", "el": "grec"},
+    **{"en": "anglais", "eo": "espéranto", "es": "espagnol", "eu": "basque", "fa": "persan"},
+    **{"fi": "finnois", "fr": "français", "gl": "galicien", "he": "hébreu", "hi": "hindi"},
+    **{"hr": "croate", "hu": "hongrois", "id": "indonésien", "it": "italien", "ja": "japonais"},
+    **{"ko": "coréen", "la": "latin", "lb": "luxembourgeois", "nl": "néerlandais"},
+    **{"no": "norvégien", "oc": "occitan", "pl": "polonais", "pt": "portugais", "ro": "roumain"},
+    **{"ru": "russe", "sk": "slovaque", "sl": "slovène", "sr": "serbe", "sv": "suédois"},
+    **{"tr": "turc", "uk": "ukrainien", "vi": "vietnamien", "wa": "wallon", "zh": "chinois"},
 }
 _VALUES = {True: "oui", False: "non", "mask": "masquées", "drop": "écartent", "keep": "laissées"}
 

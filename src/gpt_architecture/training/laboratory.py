@@ -82,7 +82,7 @@ class Laboratory(Protocol):
         ...
 
     def memory(self, tokenizer: str) -> Memory:
-        """La mémoire de `train` avant sa première étape ; à demander avant tout essai."""
+        """La mémoire de `train`, son modèle à part ; à demander avant tout essai."""
         ...
 
     @property
@@ -215,8 +215,9 @@ class TextLaboratory:
         return reading + self._once("survey", tokenizer, lambda: self._examined(tokenizer))
 
     def memory(self, tokenizer: str) -> Memory:
-        """La mémoire de `train` avant sa première étape ; à demander avant tout essai.
+        """La mémoire de `train`, son modèle à part ; à demander avant tout essai.
 
+        C'est celle de ce processus : ce qu'il a fait d'autre avant y compte aussi.
         Mesurée une fois pour toutes, avec la durée de l'examen des données.
         """
         bench = self.bench(tokenizer)
@@ -225,11 +226,11 @@ class TextLaboratory:
         values = {each: finite_number(stored.get(each)) for each in Memory.__dataclass_fields__}
         known = {name: int(value) for name, value in values.items() if value is not None}
         if len(known) < len(values):
-            examined = _key("survey", self._machine, bench.data)
-            self._keep(examined, "survey", {"seconds": self._examined(tokenizer)})
+            seconds = self._examined(tokenizer)
+            self._once("survey", tokenizer, lambda: seconds)
             peak = peak_resident()
             recipe = first_recipe(tokenizer, self.text(tokenizer), epochs=0.0)
-            self.time(recipe, LADDER[0])  # charge ce que les étapes demandent
+            measure_step(bench, recipe, LADDER[0], clock=self._clock)  # charge ce qu'il y faut
             known = {"resident": resident(), "peak": peak}
             self._keep(key, "memory", known)
         return Memory(**known)

@@ -90,7 +90,7 @@ class Measures:
         pace: la machine.
         law: la loi des essais.
         largest: le plus grand modèle essayé, en poids de ses blocs.
-        memory: celle d'avant le modèle.
+        memory: celle que le modèle n'explique pas.
         startup: secondes avant la première étape : lire le texte, apprendre le vocabulaire.
         nats: nats par token que vaut un bit par octet.
     """
@@ -225,7 +225,8 @@ def memory_of(body: Body, recipe: Recipe, config: GPTConfig) -> int:
     """Octets que demande un entraînement, sur le processeur, en plus de ceux d'avant.
 
     Ce qu'un bloc garde pour le gradient, les scores d'attention et les logits comptés à part ; les
-    facteurs sont ceux de mémoires mesurées (docs/mesures/journal.md).
+    facteurs sont ceux de mémoires mesurées, avec nos noyaux (docs/mesures/journal.md) : sans eux,
+    autograd en garde davantage.
     """
     widths = body.n_layers * (_ACTIVATIONS * body.emb_dim + _SCORES * body.n_heads * recipe.window)
     kept = recipe.step_tokens * (widths + _LOGITS * config.vocab_size)

@@ -291,7 +291,7 @@ class StepTime:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """La mémoire d'un entraînement avant son modèle, en octets.
+    """La mémoire d'un entraînement, son modèle à part, en octets.
 
     Attributes:
         resident: une fois faites quelques étapes du plus petit modèle.
