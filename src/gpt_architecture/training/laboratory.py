@@ -222,10 +222,8 @@ class TextLaboratory:
         """
         bench = self.bench(tokenizer)
         key = _key("memory", self._machine, bench.data)
-        stored = self._known.get(key, {})
-        values = {each: finite_number(stored.get(each)) for each in Memory.__dataclass_fields__}
-        known = {name: int(value) for name, value in values.items() if value is not None}
-        if len(known) < len(values):
+        known = self._numbers(key, Memory)
+        if known is None:
             seconds = self._examined(tokenizer)
             self._once("survey", tokenizer, lambda: seconds)
             peak = peak_resident()
@@ -233,7 +231,7 @@ class TextLaboratory:
             measure_step(bench, recipe, LADDER[0], clock=self._clock)  # charge ce qu'il y faut
             known = {"resident": resident(), "peak": peak}
             self._keep(key, "memory", known)
-        return Memory(**known)
+        return Memory(**{name: int(value) for name, value in known.items()})
 
     def _examined(self, tokenizer: str) -> float:
         """Secondes que prend l'examen des données : repères, recouvrement…"""
@@ -255,6 +253,13 @@ class TextLaboratory:
         self._count(key)
         return stored
 
+    def _numbers(self, key: str, kind: type[Memory | StepTime]) -> dict[str, float] | None:
+        """Les champs gardés d'une mesure ; None s'il en manque."""
+        stored = self._known.get(key, {})
+        values = {each: finite_number(stored.get(each)) for each in kind.__dataclass_fields__}
+        known = {name: value for name, value in values.items() if value is not None}
+        return known if len(known) == len(values) else None
+
     def _count(self, key: str) -> None:
         """Ajoute une mesure à ce qui est dépensé : reprise, elle coûte ce qu'elle a coûté."""
         if key not in self._counted:
@@ -270,10 +275,8 @@ class TextLaboratory:
         """Ce que dure une étape de cette forme, mesurée une fois pour toutes."""
         bench = self.bench(recipe.tokenizer)
         key = _key("time", self._machine, bench.data, asdict(recipe), asdict(body), sustained)
-        stored = self._known.get(key, {})
-        values = {each: finite_number(stored.get(each)) for each in StepTime.__dataclass_fields__}
-        known = {name: value for name, value in values.items() if value is not None}
-        if len(known) < len(values):
+        known = self._numbers(key, StepTime)
+        if known is None:
             before = self._clock()
             found = measure_step(bench, recipe, body, sustained=sustained, clock=self._clock)
             self._keep(key, "time", {**asdict(found), "seconds": self._clock() - before})
